@@ -1,0 +1,3 @@
+"""tagstream: the stream worker that tags and captions every picture of an image store, exactly once."""
+
+__version__ = "0.1.0"

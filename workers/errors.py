@@ -1,0 +1,74 @@
+"""Whose fault an error is. The core knows these and catches nothing else: any other exception is our own bug,
+logged once, and the process ends with nothing committed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from schemas.dead_letter import Reason, Stage
+
+
+class TagstreamError(Exception):
+    """Base of every error that this project raises on purpose; its text is fit for a person to read."""
+
+
+class Rejected(TagstreamError):
+    """The message's or its picture's own fault: no retry can help. Becomes a dead letter.
+
+    Args:
+        stage: where it was found out.
+        reason: a word of the closed list in `schemas.dead_letter`.
+        detail: one line for a person, without secrets, URLs with signatures, or stack traces.
+    """
+
+    def __init__(self, stage: Stage, reason: Reason, detail: str) -> None:
+        super().__init__(f"{stage}: {reason}: {detail}")
+        self.stage = stage
+        self.reason = reason
+        self.detail = detail
+
+
+class Gone(TagstreamError):
+    """The object does not exist (any more). Becomes a skip `gone`."""
+
+
+class Superseded(TagstreamError):
+    """The object has another etag than the event names: a newer event is on its way. Becomes a skip `superseded`."""
+
+
+class Unavailable(TagstreamError):
+    """A neighbour (store, broker, cache) does not answer, or not as it should. Retried; never a record's fault.
+
+    Args:
+        neighbour: "s3", "kafka" or "redis".
+        detail: one line that says what was tried and what came back.
+        forbidden: the neighbour answered that these credentials may not (401, 403).
+    """
+
+    def __init__(self, neighbour: str, detail: str, *, forbidden: bool = False) -> None:
+        super().__init__(f"{neighbour}: {detail}")
+        self.neighbour = neighbour
+        self.detail = detail
+        self.forbidden = forbidden
+
+
+class Unpublished(TagstreamError):
+    """A run was not published, or nobody knows whether it was. Only `Publisher.recover` may follow.
+
+    Args:
+        cause: a short word for the metric: "membership", "timeout", "fenced", "broker", …
+    """
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(f"{cause}: {detail}")
+        self.cause = cause
+        self.detail = detail
+
+
+class Misconfigured(TagstreamError):
+    """Settings or a bundle with which no work can begin. The process exits with 2."""
+
+
+class Broken(TagstreamError):
+    """This process can't go on: a broken device, a wedged client, a stolen transactional id. It exits with 3."""

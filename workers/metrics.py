@@ -1,0 +1,99 @@
+"""Every metric of the product, with its one-line meaning. A new metric is added here first.
+
+The instruments come from OpenTelemetry's API: without a provider they cost nothing and go nowhere; `service` sets
+the provider (Prometheus endpoint, OTLP). Labels never hold keys, captions or anything of unbounded variety.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from opentelemetry import metrics
+from opentelemetry.util.types import AttributeValue
+
+_meter = metrics.get_meter("tagstream")
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric. `name` is Prometheus' own spelling, without the `_total` that a counter gets there."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    meaning: str
+    unit: str
+    labels: tuple[str, ...]
+
+
+ALL: list[Metric] = []
+
+
+class Counter:
+    def __init__(self, name: str, meaning: str, *, unit: str = "1", labels: tuple[str, ...] = ()) -> None:
+        ALL.append(Metric(name, "counter", meaning, unit, labels))
+        self._instrument = _meter.create_counter(name, unit, meaning)
+
+    def add(self, amount: float = 1, **labels: AttributeValue) -> None:
+        self._instrument.add(amount, labels)
+
+
+class Gauge:
+    def __init__(self, name: str, meaning: str, *, unit: str = "1", labels: tuple[str, ...] = ()) -> None:
+        ALL.append(Metric(name, "gauge", meaning, unit, labels))
+        self._instrument = _meter.create_gauge(name, unit, meaning)
+
+    def set(self, value: float, **labels: AttributeValue) -> None:
+        self._instrument.set(value, labels)
+
+
+class Histogram:
+    def __init__(
+        self,
+        name: str,
+        meaning: str,
+        *,
+        unit: str = "s",
+        labels: tuple[str, ...] = (),
+        buckets: Sequence[float] = SECONDS,
+    ) -> None:
+        ALL.append(Metric(name, "histogram", meaning, unit, labels))
+        self._instrument = _meter.create_histogram(
+            name, unit, meaning, explicit_bucket_boundaries_advisory=list(buckets)
+        )
+
+    def record(self, value: float, **labels: AttributeValue) -> None:
+        self._instrument.record(value, labels)
+
+
+RECORDS_POLLED = Counter("tagstream_records_polled", "Records taken from the input topics", labels=("topic",))
+OUTCOMES = Counter(
+    "tagstream_outcomes", "Outcomes published and committed: enriched, partial, retraction, skip, dead-letter",
+    labels=("kind",),
+)
+DEAD_LETTERS = Counter("tagstream_dead_letters", "Failures in dead letters, by stage and reason", labels=("stage", "reason"))
+SKIPS = Counter("tagstream_skips", "Events skipped, by reason", labels=("reason",))
+DROPPED_JOBS = Counter("tagstream_dropped_jobs", "Jobs whose partition left while they were worked on; they come again elsewhere")
+RUNS = Counter("tagstream_runs_published", "Runs of outcomes published and committed")
+RUNS_FAILED = Counter("tagstream_runs_failed", "Runs that were not, or not known to be, published, by cause", labels=("cause",))
+RECOVERIES = Counter("tagstream_publisher_recoveries", "Producers rebuilt after a failed run")
+PUBLISH_SECONDS = Histogram("tagstream_publish_seconds", "From begin to commit of one run")
+EVENT_SECONDS = Histogram("tagstream_event_seconds", "From taking a record to its commit")
+STAGE_SECONDS = Histogram("tagstream_stage_seconds", "Time of one picture (a batch for annotate) in a stage", labels=("stage",))
+BATCH_PICTURES = Histogram("tagstream_batch_pictures", "Pictures in a batch on the device", unit="1", buckets=SIZES)
+SAFE_BATCH = Gauge("tagstream_safe_batch", "The batch size that is known to be safe on this device")
+IN_FLIGHT = Gauge("tagstream_pictures_in_flight", "Pictures between their record's arrival and its commit, by stage", labels=("stage",))
+BUDGET_BYTES = Gauge("tagstream_budget_bytes", "Bytes reserved of a budget", unit="By", labels=("budget",))
+BUDGET_LIMIT_BYTES = Gauge("tagstream_budget_limit_bytes", "Size of a budget", unit="By", labels=("budget",))
+LEDGER_RECORDS = Gauge("tagstream_ledger_records", "Records that wait for those before them, or for their commit")
+PARTITIONS = Gauge("tagstream_partitions", "Partitions assigned to this worker, by state: reading, paused, opening", labels=("state",))
+CACHE = Counter("tagstream_cache_lookups", "Cache look-ups by level and answer", labels=("level", "answer"))
+CACHE_ERRORS = Counter("tagstream_cache_errors", "Cache calls given up, by cause; each one is a miss", labels=("cause",))
+COALESCED = Counter("tagstream_coalesced", "Pictures that took the answer of an equal one in flight")
+RETRIES = Counter("tagstream_retries", "Calls to a neighbour tried again", labels=("neighbour",))
+WARM = Gauge("tagstream_ready", "1 when warmed up and joined to the group")
+BATCH_FAILURES = Counter("tagstream_batch_failures", "Batches that raised and were halved, by cause: memory, error", labels=("cause",))

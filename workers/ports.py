@@ -1,0 +1,265 @@
+"""The seams of the pipeline: what it asks of the world, and nothing of how the world does it.
+
+Each Protocol has a contract suite (tests/contract) that runs on the in-memory twin (workers/backends/memory.py) and
+on the real server. Raised errors are those of workers/errors.py; anything else is a bug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol, runtime_checkable
+
+from workers.vocabulary import (
+    Caption,
+    Epoch,
+    Fetched,
+    Job,
+    LabelScores,
+    Partition,
+    Picture,
+    Pixels,
+    Polled,
+    Run,
+    StoredObject,
+    Transform,
+)
+
+
+class RecordSource(Protocol):
+    """The input topics as one member of the consumer group. Every call but `member_id` belongs to the poll thread."""
+
+    def poll(self, timeout_s: float) -> Polled:
+        """Take all that has arrived, waiting at most `timeout_s` for the first record.
+
+        Records of one partition come in offset order (offsets may have gaps). An epoch ends by itself when its
+        partition is revoked or lost, or when the member id changes with or without a callback; a partition that we
+        still (or again) hold then starts a new epoch. Records are never of an ended epoch at the time of the poll,
+        nor of one that was not started.
+
+        Raises:
+            Misconfigured: a topic does not exist, or the group may not be joined.
+            Broken: an offset is out of range (the text names the gap).
+        """
+        ...
+
+    def start(self, epoch: Epoch, offset: int) -> None:
+        """Deliver the epoch's partition from `offset` on. Does nothing when the epoch has ended."""
+        ...
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        """Deliver nothing of these until `resume`; what is not assigned is ignored. Polling must go on."""
+        ...
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        """Undo `pause`; no record is lost or comes twice by it."""
+        ...
+
+    def close(self) -> None:
+        """Leave the group (ends every epoch). Bounded in time."""
+        ...
+
+
+class Publisher(Protocol):
+    """The way out: messages and offsets, all or nothing. Every call belongs to the publish thread."""
+
+    max_message_bytes: Mapping[str, int]
+    """For each output topic the largest `Message.size` that it takes."""
+
+    def publish(self, run: Run) -> None:
+        """Send the messages and commit the offsets. When it returns, both are done.
+
+        Raises:
+            Unpublished: not done, or not known to be. `recover` must follow, whatever the cause.
+            Broken: a wedged client, or another process with our transactional id.
+        """
+        ...
+
+    def recover(self) -> None:
+        """After `Unpublished`: leave nothing of the failed run in flight, then be able to publish again.
+
+        Returns when it is so, waiting as long as the broker is away (it reports each try to the log and metrics).
+
+        Raises:
+            Broken: the old client can't be stopped, or the id is stolen again.
+        """
+        ...
+
+    def committed(self, epoch: Epoch) -> int | None:
+        """The group's committed offset of the epoch's partition, when no transaction on it is pending.
+
+        For a group without one: resolve TAGSTREAM_OFFSET_RESET to a position, commit it, return it.
+        None: the epoch has ended meanwhile, or the broker does not answer for now (ask again).
+
+        Raises:
+            Broken: a pending transaction never ends (`transaction marker lost`).
+        """
+        ...
+
+    def close(self) -> None:
+        """Bounded in time; leaves no transaction open."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """Read access to the buckets. Thread-safe."""
+
+    def get(
+        self,
+        bucket: str,
+        key: str,
+        *,
+        version_id: str | None,
+        etag: str | None,
+        max_bytes: int,
+        deadline_s: float,
+    ) -> StoredObject:
+        """Read one object whole. With an `etag` (quotes or not), only that one.
+
+        Raises:
+            Gone: no such object (or version).
+            Superseded: the etag is another one.
+            Rejected: larger than `max_bytes` by its Content-Length or while streaming ("object-too-large"),
+                or empty ("empty-object").
+            Unavailable: the bucket does not exist, access is refused (`forbidden`), 5xx, a reset,
+                or more than `deadline_s` seconds for the whole body.
+        """
+        ...
+
+
+class ResultCache(Protocol):
+    """Memory that may forget: never an error, never a stall. Thread-safe. What it can't do it counts and drops.
+
+    Two shapes of entry, both with a time to live: plain keys, and fields of a hash that go together.
+    """
+
+    def recall(self, keys: Sequence[str]) -> list[bytes | None]:
+        """The values of these keys, one answer a key; None is a miss (or a cache that doesn't answer in time)."""
+        ...
+
+    def recall_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        """The values of these (hash, field) pairs, one answer a pair."""
+        ...
+
+    def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
+        """Keep plain values and hash fields for the configured time to live."""
+        ...
+
+    def forget(self, hashes: Sequence[str]) -> None:
+        """Drop whole hashes."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Intake(Protocol):
+    """From a job to its pixels, in threads or in child processes. Thread-safe; futures carry the errors.
+
+    The caller reserves memory before each call and gives it back at its end: an intake holds the encoded bytes from
+    `fetch` to the end of `decode` or `discard`.
+    """
+
+    def fetch(self, job: Job) -> Future[Fetched]:
+        """Get the object and read its header.
+
+        Fails with Gone, Superseded, Rejected (limits, formats, a broken header) or Unavailable.
+        """
+        ...
+
+    def decode(self, fetched: Fetched) -> Future[Picture]:
+        """Decode and transform, once, for every Transform the intake was made with. Fails with Rejected."""
+        ...
+
+    def discard(self, fetched: Fetched) -> None:
+        """The bytes are not needed (a cache hit, an ended epoch)."""
+        ...
+
+    def close(self) -> None:
+        """Drop what waits, wait for what runs; bounded in time."""
+        ...
+
+
+class Model(Protocol):
+    """What a tagger and a captioner have in common. `forward` runs on the device thread and nowhere else."""
+
+    name: str
+    digest: str
+    """sha256 of weights and labels, hex."""
+    precision: str
+    transform: Transform
+    max_batch: int
+    """The largest batch known to be safe on this device."""
+
+    def warm_up(self) -> None:
+        """Run once what will be run, check the golden answer, settle `max_batch`.
+
+        Raises:
+            Broken: the device fails, or the answer is not the golden one.
+        """
+        ...
+
+    def canary(self) -> Pixels:
+        """A picture that is known to be good, as its transform leaves it."""
+        ...
+
+
+@runtime_checkable
+class Tagger(Model, Protocol):
+    """Scores labels."""
+
+    labels: Sequence[str]
+    """Names by label id; may repeat (a noun and a verb)."""
+    translations: Mapping[str, Sequence[str]]
+    """Other languages' names by label id, e.g. "zh"."""
+    thresholds: Sequence[float]
+    """By label id: a tag is shown when its score is greater."""
+    floor: float
+    """Scores below are not kept."""
+
+    def forward(self, pictures: Sequence[Pixels]) -> Sequence[Any]:
+        """A list in, a list of the same length and order out, on the host.
+
+        Raises:
+            OutOfMemoryError of the device as `MemoryError`; anything else blames a picture or the device.
+        """
+        ...
+
+    def postprocess(self, raw: Any) -> LabelScores:
+        """One answer of `forward` as scores above the floor. Any thread.
+
+        Raises:
+            ValueError: not a number among the scores (a broken device).
+        """
+        ...
+
+
+@runtime_checkable
+class Captioner(Model, Protocol):
+    """Writes a caption of each picture under the guidance of a tag string."""
+
+    options_digest: str
+    """Decoding options, as part of a cache key."""
+
+    def guide(self, names: Sequence[str]) -> str:
+        """The exact guide string for these tag names."""
+        ...
+
+    def forward(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
+        """As `Tagger.forward`; guides go with pictures one by one."""
+        ...
+
+    def postprocess(self, raw: Any) -> Caption: ...
+
+
+class Clock(Protocol):
+    """Time, so that tests can own it."""
+
+    def monotonic(self) -> float:
+        """Seconds that never jump."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the Unix epoch; may jump, so only ever for what a person or a message reads."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...

@@ -1,0 +1,231 @@
+"""The frozen words of the pipeline. A new word is added here first; nothing here does any work.
+
+A `Record` is parsed into `Job`s, a Job's object is fetched (`Fetched`), decoded (`Picture`), annotated
+(`LabelScores`, `Caption`) and finished as `Outcome`s; the outcomes of a row of records are published as one `Run`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.dead_letter import Failure
+from schemas.enriched_image import EnrichedImage, Retraction, Skip
+from schemas.image_event import ImageEvent
+
+Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
+"""Kafka headers in order; a name may come more than once, a value may be null."""
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""One picture as a model's Transform leaves it: (height, width, 3), RGB."""
+
+
+class Partition(NamedTuple):
+    """A topic's partition."""
+
+    topic: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}:{self.number}"
+
+
+class Coordinates(NamedTuple):
+    """Where an outcome comes from: `index` counts the events inside one record's message, from 0."""
+
+    topic: str
+    partition: int
+    offset: int
+    index: int
+
+
+class Epoch:
+    """One stretch of one partition in our hands, from its assignment to its end. Compared by identity.
+
+    It is ended from the client's I/O thread (revoked, lost) or the poll thread (a new member id), once and for all.
+    A job of an ended epoch may finish on the device and fill the cache; the ledger drops it.
+    """
+
+    __slots__ = ("_ended", "member_id", "partition")
+
+    def __init__(self, partition: Partition, member_id: str) -> None:
+        self.partition = partition
+        self.member_id = member_id
+        self._ended = threading.Event()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    @property
+    def current(self) -> bool:
+        return not self._ended.is_set()
+
+    def __repr__(self) -> str:
+        return f"<Epoch {self.partition} of {self.member_id!r}{'' if self.current else ', ended'}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of an input topic, as it came. `offset` is its own; the offset to commit after it is offset + 1."""
+
+    partition: Partition
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    epoch: Epoch = field(compare=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory, near enough for a budget."""
+        return 200 + len(self.key or b"") + len(self.value or b"") + sum(len(k) + len(v or b"") for k, v in self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What one poll brought. `started` epochs deliver nothing until `RecordSource.start` opens them."""
+
+    records: tuple[Record, ...]
+    started: tuple[Epoch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One picture to annotate: one event of one record."""
+
+    coordinates: Coordinates
+    epoch: Epoch
+    event: ImageEvent
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of an object's bytes and its picture without its pixels; kept in the cache's first level."""
+
+    sha256: str
+    etag: str
+    version_id: str | None
+    last_modified: str
+    """RFC 3339, UTC."""
+    size: int
+    """Bytes of the object."""
+    format: str
+    """Pillow's name in lower case: jpeg, png, webp, gif, bmp, tiff, avif."""
+    width: int
+    height: int
+    decode_bytes: int
+    """What decoding holds in memory: width × height × channels × bytes a channel, read from the header."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as the store gave it."""
+
+    body: bytes
+    etag: str
+    version_id: str | None
+    last_modified: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An object in the hands of an intake. `handle` is the intake's own (bytes here, a slot's name elsewhere)."""
+
+    facts: Facts
+    handle: object
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """How a model wants its picture: data, executed by the intake with Pillow, the same for every process.
+
+    Args:
+        size: side of the square that comes out, pixels.
+        fit: "squash" resizes to size × size without keeping the aspect ratio; "crop" resizes the shorter side to
+            `resize` and cuts the centre.
+        resize: the shorter side before the cut; only for "crop".
+        interpolation: Pillow's resampling filter, antialiased.
+        exif_transpose: turn the picture as its EXIF orientation says before anything else.
+    """
+
+    size: int
+    fit: Literal["squash", "crop"] = "squash"
+    resize: int = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    exif_transpose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The pixels of one job: one array for each distinct Transform in use."""
+
+    pixels: Mapping[Transform, Pixels]
+
+    @property
+    def size(self) -> int:
+        return sum(array.nbytes for array in self.pixels.values())
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScores:
+    """A tagger's answer for one picture: every label whose score reached the floor.
+
+    Args:
+        label_ids: (n,) int32, ascending.
+        scores: (n,) float32 in 0..1, one for each id.
+    """
+
+    label_ids: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A caption and how it came about. `score` is the mean log-probability of its tokens; None for a template."""
+
+    text: str
+    score: float | None
+    method: str
+    """"template", or the decoding: "beam", "greedy", "nucleus"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One Kafka record to send. A null key or value is sent as such."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    @property
+    def size(self) -> int:
+        """An upper bound of its size in a record batch, in bytes (record overhead by KIP-98's format v2)."""
+        return (
+            70
+            + len(self.key or b"")
+            + len(self.value or b"")
+            + sum(10 + 3 * len(k) + len(v or b"") for k, v in self.headers)
+        )
+
+
+Outcome: TypeAlias = EnrichedImage | Retraction | Skip | Failure
+"""What becomes of one job. A partial picture has two: its EnrichedImage and the Failure of its caption."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Outcomes to publish and the offsets to commit with them, all or nothing. Offsets mean "next to read"."""
+
+    messages: Sequence[Message]
+    offsets: Mapping[Epoch, int]
+
+    def __repr__(self) -> str:
+        ends = ", ".join(f"{epoch.partition}→{offset}" for epoch, offset in self.offsets.items())
+        return f"<Run of {len(self.messages)} messages, {ends}>"
