@@ -1,0 +1,190 @@
+"""The environment becomes settings, or sentences that say what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workers.errors import Misconfigured
+from workers.settings import Settings, read
+
+
+def complaint(environ: dict[str, str]) -> str:
+    with pytest.raises(Misconfigured) as caught:
+        read(environ)
+    return str(caught.value)
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    settings = read({})
+    assert settings.group == "tagstream"
+    assert settings.input_topics == ("images",)
+    assert settings.delivery == "exactly_once"
+    assert settings.max_object_bytes == 20 * 1024 * 1024
+    assert settings == Settings()
+
+
+def test_values_are_read_by_their_types() -> None:
+    settings = read(
+        {
+            "TAGSTREAM_KAFKA_SERVERS": "one:9092, two:9093 ,[::1]:9094",
+            "TAGSTREAM_MAX_OBJECT_BYTES": "1MiB",
+            "TAGSTREAM_RUN_BYTES": "1000",
+            "TAGSTREAM_FORMATS": "JPEG,png",
+            "TAGSTREAM_DELIVERY": "At_Least_Once",
+            "TAGSTREAM_DRAIN_S": "7.5",
+            "TAGSTREAM_S3_ENDPOINT": "https://store.example/",
+        }
+    )
+    assert settings.kafka_servers == ("one:9092", "two:9093", "[::1]:9094")
+    assert settings.max_object_bytes == 1024 * 1024
+    assert settings.run_bytes == 1000
+    assert settings.formats == ("jpeg", "png")
+    assert settings.delivery == "at_least_once"
+    assert settings.drain_s == 7.5
+    assert settings.s3_endpoint == "https://store.example"
+
+
+def test_an_empty_value_counts_as_not_set() -> None:
+    assert read({"TAGSTREAM_GROUP": "", "TAGSTREAM_HTTP_PORT": " "}) == Settings()
+
+
+def test_settings_made_by_hand_do_not_look_at_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGSTREAM_GROUP", "another")
+    assert Settings().group == "tagstream"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().group = "another"
+
+
+def test_an_unknown_name_is_an_error_that_suggests_the_nearest() -> None:
+    assert complaint({"TAGSTREAM_KAFKA_SERVER": "a:1"}).endswith("Do you mean TAGSTREAM_KAFKA_SERVERS?")
+    assert complaint({"TAGSTREAM_S3_SECRET_FILE": "/x"}).endswith("Do you mean TAGSTREAM_S3_SECRET_KEY_FILE?")
+    assert "tagstream settings" in complaint({"TAGSTREAM_QQQQQQQQ": "1"})
+
+
+def test_a_name_in_lower_case_is_not_taken_for_ours() -> None:
+    assert "Do you mean TAGSTREAM_GROUP?" in complaint({"TAGSTREAM_group": "x"})
+
+
+def test_all_wrong_names_and_values_are_told_at_once() -> None:
+    assert len(complaint({"TAGSTREAM_A": "1", "TAGSTREAM_B": "2"}).splitlines()) == 2
+    assert len(complaint({"TAGSTREAM_DEVICE": "gpu", "TAGSTREAM_HTTP_PORT": "x"}).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TAGSTREAM_SERVICE_HOST", "10.0.0.1"),
+        ("TAGSTREAM_SERVICE_PORT", "80"),
+        ("TAGSTREAM_SERVICE_PORT_HTTP", "80"),
+        ("TAGSTREAM_CONSOLE_SERVICE_HOST", "10.0.0.1"),
+        ("TAGSTREAM_PORT", "tcp://10.0.0.1:80"),
+        ("TAGSTREAM_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("TAGSTREAM_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("TAGSTREAM_WORKER_PORT_80_TCP_PROTO", "tcp"),
+        ("TAGSTREAM_HTTP_PORT", "tcp://10.0.0.1:80"),
+    ],
+)
+def test_names_that_kubernetes_makes_for_a_service_are_ignored(name: str, value: str) -> None:
+    assert read({name: value}) == Settings()
+
+
+def test_a_mistyped_port_is_not_taken_for_one_of_kubernetes() -> None:
+    assert "Do you mean TAGSTREAM_HTTP_PORT?" in complaint({"TAGSTREAM_HTP_PORT": "8080"})
+
+
+def test_a_secret_comes_from_its_file_without_the_newline(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(" s3cret \n")
+    settings = read({"TAGSTREAM_S3_ACCESS_KEY": "me", "TAGSTREAM_S3_SECRET_KEY_FILE": str(tmp_path / "key")})
+    assert settings.s3_secret_key.get_secret_value() == " s3cret "
+
+
+def test_a_secret_given_twice_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("s")
+    text = complaint({"TAGSTREAM_KAFKA_PASSWORD": "s", "TAGSTREAM_KAFKA_PASSWORD_FILE": str(tmp_path / "key")})
+    assert "both set" in text
+
+
+def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nothing"
+    text = complaint({"TAGSTREAM_REDIS_URL_FILE": str(path)})
+    assert str(path) in text
+    assert "No such file" in text
+
+
+def test_only_secrets_come_from_files() -> None:
+    assert "set TAGSTREAM_GROUP itself" in complaint({"TAGSTREAM_GROUP_FILE": "/etc/group"})
+
+
+def test_a_wrong_value_is_told_with_what_the_setting_is() -> None:
+    text = complaint({"TAGSTREAM_DEVICE": "gpu"})
+    assert text.startswith("TAGSTREAM_DEVICE=gpu: ")
+    assert "'auto', 'cpu' or 'cuda'" in text
+    assert "CUDA where there is one" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("KAFKA_SERVERS", "localhost", "not host:port"),
+        ("S3_ENDPOINT", "store:9000", "http://host:port"),
+        ("S3_ENDPOINT", "http://store/bucket", "no bucket"),
+        ("REDIS_URL", "http://cache", "redis://"),
+        ("FORMATS", "jpg", "'jpg' is not among jpeg"),
+        ("OUTPUT_TOPIC", "a b", "not a topic's name"),
+        ("MAX_OBJECT_BYTES", "-3", "a size, such as 20MiB"),
+        ("MAX_BATCH_S", "0", "greater than 0"),
+        ("FETCH_THREADS", "many", "a whole number"),
+        ("INPUT_TOPICS", ",", "at least one"),
+        ("MAX_FAILURES_SHARE", "2", "less than or equal to 1"),
+        ("HTTP_PORT", "70000", "less than or equal to 65535"),
+    ],
+)
+def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
+    assert says in complaint({f"TAGSTREAM_{name}": value})
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "sasl_ssl"}, "needs TAGSTREAM_KAFKA_USER"),
+        ({"TAGSTREAM_KAFKA_TLS_CERT": "/c"}, "go together"),
+        ({"TAGSTREAM_S3_ACCESS_KEY": "a"}, "go together"),
+        ({"TAGSTREAM_INPUT_TOPICS": "a,images.enriched"}, "read its own output"),
+        ({"TAGSTREAM_ENCODED_BYTES": "1MiB"}, "could never be fetched"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str], says: str) -> None:
+    assert says in complaint(environ)
+
+
+def test_a_required_setting_is_named_with_its_meaning() -> None:
+    with pytest.raises(Misconfigured, match=r"TAGSTREAM_BUCKETS is not set. It is: Buckets that events may name"):
+        Settings(kafka_servers=("a:1",)).require("kafka_servers", "buckets")
+    assert Settings(kafka_servers=("a:1",)).require("kafka_servers").group == "tagstream"
+
+
+def test_the_state_folder_follows_xdg(tmp_path: Path) -> None:
+    assert read({"XDG_STATE_HOME": str(tmp_path)}).state_dir == tmp_path / "tagstream"
+    assert read({"XDG_STATE_HOME": str(tmp_path), "TAGSTREAM_STATE_DIR": "/s"}).state_dir == Path("/s")
+    assert read({}).state_dir == Path.home() / ".local/state/tagstream"
+
+
+def test_the_http_endpoint_can_be_turned_off() -> None:
+    assert read({"TAGSTREAM_HTTP_PORT": "off"}).http_port is None
+    assert read({"TAGSTREAM_HTTP_PORT": "0"}).http_port == 0
+
+
+def test_otlp_is_exported_when_opentelemetrys_own_variables_ask_for_it() -> None:
+    assert not read({}).otlp_traces
+    both = read({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"})
+    assert (both.otlp_traces, both.otlp_metrics) == (True, True)
+    traces = read({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318/v1/traces"})
+    assert (traces.otlp_traces, traces.otlp_metrics) == (True, False)
+    none = read({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"})
+    assert (none.otlp_traces, none.otlp_metrics) == (False, True)
+    assert not read({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "true"}).otlp_traces

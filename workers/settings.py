@@ -1,0 +1,489 @@
+"""The environment, read once: every name, its meaning, its default, and sentences for what is wrong.
+
+`read(os.environ)` is called by the command line and nowhere else; everybody else takes arguments. Building a
+`Settings(...)` by hand never looks at the environment. An empty value counts as not set.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from workers.errors import Misconfigured
+
+PREFIX = "TAGSTREAM_"
+MIB = 1024 * 1024
+
+DECODABLE = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
+"""Formats that may stand in TAGSTREAM_FORMATS."""
+
+
+class SecretUrl(SecretStr):
+    """A URL whose password is masked when it is shown; the rest is what a person needs to see."""
+
+    def _display(self) -> str:
+        return _mask_password(self.get_secret_value())
+
+
+def _mask_password(url: str) -> str:
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url
+    login, _, host = parts.netloc.rpartition("@")
+    user = login.partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    return value
+
+
+def _check_servers(servers: tuple[str, ...]) -> tuple[str, ...]:
+    for server in servers:
+        if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:/\s]+):\d{1,5}", server):
+            raise ValueError(f"{server!r} is not host:port")
+    return servers
+
+
+def _check_endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it must be a URL, http://host:port or https://host")
+    if parts.path not in ("", "/") or parts.query or parts.username:
+        raise ValueError("it must be the bare endpoint: no bucket, path, user or query in it")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _check_redis(url: SecretUrl) -> SecretUrl:
+    if url and urlsplit(url.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("it must begin with redis://, rediss:// (TLS) or unix://")
+    return url
+
+
+def _check_formats(formats: tuple[str, ...]) -> tuple[str, ...]:
+    lowered = tuple(name.lower() for name in formats)
+    for name in lowered:
+        if name not in DECODABLE:
+            raise ValueError(f"{name!r} is not among {', '.join(DECODABLE)}")
+    return lowered
+
+
+def _check_topic(topic: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", topic) or topic in (".", ".."):
+        raise ValueError(f"{topic!r} is not a topic's name: letters, digits, '.', '_' and '-', at most 249")
+    return topic
+
+
+def _check_topics(topics: tuple[str, ...]) -> tuple[str, ...]:
+    for topic in topics:
+        _check_topic(topic)
+    return topics
+
+
+def _off(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() == "off" else value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _upper(value: object) -> object:
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Servers = Annotated[Words, AfterValidator(_check_servers)]
+Topic = Annotated[str, AfterValidator(_check_topic)]
+OptionalTopic = Annotated[str, AfterValidator(lambda topic: _check_topic(topic) if topic else topic)]
+Topics = Annotated[Words, AfterValidator(_check_topics)]
+Endpoint = Annotated[str, AfterValidator(lambda url: _check_endpoint(url) if url else url)]
+Bytes = Annotated[ByteSize, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and path.expanduser())]
+
+
+def _setting(group: str, default: Any, meaning: str) -> Any:
+    return Field(default, description=meaning, json_schema_extra={"group": group})
+
+
+class Settings(BaseModel):
+    """Everything that the environment says, validated and frozen. A field `x_y` is the variable TAGSTREAM_X_Y."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    # Where the work comes from and goes to
+    kafka_servers: Servers = _setting("Kafka", (), "Bootstrap servers, `host:port,…`. Required")
+    group: Annotated[str, Field(min_length=1)] = _setting("Kafka", "tagstream", "Consumer group")
+    input_topics: Annotated[Topics, Field(min_length=1)] = _setting(
+        "Kafka", ("images",), "Topics to read image events from, comma separated"
+    )
+    output_topic: Topic = _setting("Kafka", "images.enriched", "Topic of enriched images and retractions")
+    dead_letter_topic: Topic = _setting("Kafka", "images.dead-letters", "Topic of what could not be handled")
+    skipped_topic: OptionalTopic = _setting("Kafka", "", "Topic of skipped events; empty: skips are only counted")
+    delivery: Annotated[Literal["exactly_once", "at_least_once"], BeforeValidator(_lower)] = _setting(
+        "Kafka", "exactly_once", "`exactly_once` publishes and commits in one Kafka transaction; or `at_least_once`"
+    )
+    transactional_id: str = _setting(
+        "Kafka", "", "One per replica and stable (a pod's name); empty: group, host and the first free slot"
+    )
+    offset_reset: Annotated[Literal["earliest", "latest"], BeforeValidator(_lower)] = _setting(
+        "Kafka", "earliest", "Where a new group begins: `earliest` or `latest`"
+    )
+    kafka_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = _setting(
+        "Kafka", 10.0, "A worker that is silent for so long loses its partitions"
+    )
+    kafka_transaction_timeout_s: Annotated[float, Field(ge=2, le=900)] = _setting(
+        "Kafka", 15.0, "The broker aborts a dead worker's transaction after so long; readers wait that long"
+    )
+    kafka_security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
+    ] = _setting("Kafka", "PLAINTEXT", "`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`")
+    kafka_tls_ca: OptionalFile = _setting(
+        "Kafka", None, "PEM file of the authority that signed the brokers; empty: the system's"
+    )
+    kafka_tls_cert: OptionalFile = _setting("Kafka", None, "PEM file of our certificate, where brokers ask for one")
+    kafka_tls_key: OptionalFile = _setting("Kafka", None, "PEM file of its key")
+    kafka_tls_key_password: SecretStr = _setting("Kafka", SecretStr(""), "Password of that key")
+    kafka_sasl_mechanism: Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], BeforeValidator(_upper)] = (
+        _setting("Kafka", "SCRAM-SHA-512", "`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; used with `SASL_…`")
+    )
+    kafka_user: str = _setting("Kafka", "", "User name for `SASL_…`")
+    kafka_password: SecretStr = _setting("Kafka", SecretStr(""), "Password for `SASL_…`")
+
+    s3_endpoint: Endpoint = _setting("Object storage", "", "URL of the object store, `http://host:port`. Required")
+    s3_region: str = _setting("Object storage", "", "Region; empty: asked of the store")
+    s3_access_key: SecretStr = _setting("Object storage", SecretStr(""), "Access key; empty: anonymous")
+    s3_secret_key: SecretStr = _setting("Object storage", SecretStr(""), "Secret key")
+    buckets: Words = _setting("Object storage", (), "Buckets that events may name, comma separated. Required")
+    keys: Annotated[Words, Field(min_length=1)] = _setting(
+        "Object storage", ("*",), "Globs of keys to work on, comma separated; others are skipped. `*` crosses `/`"
+    )
+
+    redis_url: Annotated[SecretUrl, AfterValidator(_check_redis)] = _setting(
+        "Cache", SecretUrl(""), "`redis://[user:password@]host:port/db`; empty: no cache"
+    )
+    cache_ttl_s: Seconds = _setting("Cache", 30 * 86400.0, "How long results are remembered")
+    cache_timeout_s: Annotated[float, Field(gt=0, le=5)] = _setting(
+        "Cache", 0.1, "A cache that does not answer within this is a miss"
+    )
+
+    tagger: Annotated[str, Field(min_length=1)] = _setting("Models", "compact", "`compact`, or a bundle's folder")
+    captioner: Annotated[str, Field(min_length=1)] = _setting(
+        "Models", "template", "`template` (a caption made of the tags by rule), `none`, or a bundle's folder"
+    )
+    device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower)] = _setting(
+        "Models", "auto", "`auto` (CUDA where there is one), `cpu` or `cuda`"
+    )
+    precision: Annotated[Literal["tuned", "fp32", "bf16", "fp16", "int8"], BeforeValidator(_lower)] = _setting(
+        "Models", "tuned", "`tuned` (what was measured for this device), `fp32`, `bf16`, `fp16` or `int8`"
+    )
+    profiles: OptionalFile = _setting(
+        "Models", None, "JSON file of named threshold profiles that an event's `options.profile` may choose"
+    )
+    state_dir: Folder = _setting(
+        "Models", Path("~/.local/state/tagstream"), "Folder for what outlives a restart: tuning, journal, slots"
+    )
+
+    max_object_bytes: Bytes = _setting("Limits", ByteSize(20 * MIB), "Largest object (`object-too-large`)")
+    get_timeout_s: Seconds = _setting("Limits", 30.0, "Wall-clock of one GET")
+    max_pixels: Count = _setting(
+        "Limits", 50_000_000, "Most pixels of a picture, read from its header (`too-many-pixels`)"
+    )
+    min_side: Count = _setting("Limits", 3, "Shortest side in pixels (`too-small`)")
+    formats: Annotated[Words, Field(min_length=1), AfterValidator(_check_formats)] = _setting(
+        "Limits", DECODABLE, "Picture formats to decode, comma separated"
+    )
+    max_events: Annotated[int, Field(ge=1, le=100_000)] = _setting(
+        "Limits", 1000, "Most events in one message (`too-many-records`)"
+    )
+    retry_s: Seconds = _setting(
+        "Limits", 20.0, "A neighbour's passing failure is retried for so long; then the partition pauses"
+    )
+    unreadable_s: Seconds = _setting(
+        "Limits", 600.0, "An object that fails for so long while others of its bucket read is dead-lettered"
+    )
+    max_failures_in_a_row: Count = _setting(
+        "Limits", 20, "So many dead letters of the models in a row stop the worker: it is broken, not the pictures"
+    )
+    max_failures_share: Annotated[float, Field(gt=0, le=1)] = _setting(
+        "Limits", 0.5, "Such a share of dead letters of the models among the newest pictures stops the worker"
+    )
+
+    encoded_bytes: Bytes = _setting("Tuning", ByteSize(256 * MIB), "Memory for pictures as fetched")
+    decoded_bytes: Bytes = _setting("Tuning", ByteSize(512 * MIB), "Memory for pictures being decoded and batched")
+    polled_bytes: Bytes = _setting("Tuning", ByteSize(64 * MIB), "Memory for records that wait")
+    ledger_bytes: Bytes = _setting("Tuning", ByteSize(64 * MIB), "Memory for outcomes that wait for those before them")
+    jobs_ahead: Count = _setting("Tuning", 10_000, "Most pictures of a partition ahead of its committed offset")
+    max_batch: Annotated[int, Field(ge=0)] = _setting("Tuning", 0, "Largest batch; 0: as the warm-up found safe")
+    max_batch_s: Seconds = _setting("Tuning", 3.0, "A batch is kept small enough to take no longer")
+    fetch_threads: Annotated[int, Field(ge=1, le=1024)] = _setting("Tuning", 16, "GETs at the same time")
+    decode_threads: Annotated[int, Field(ge=0, le=256)] = _setting(
+        "Tuning", 0, "Decodes at the same time; 0: one for each processor"
+    )
+    run_outcomes: Annotated[int, Field(ge=1, le=10_000)] = _setting("Tuning", 500, "Most outcomes of one transaction")
+    run_bytes: Bytes = _setting(
+        "Tuning", ByteSize(4_000_000), "Most bytes of one transaction, unless one message is larger"
+    )
+
+    http_host: str = _setting("Running", "0.0.0.0", "Address that /livez, /readyz and /metrics listen on")
+    http_port: Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_off)] = _setting(
+        "Running", 8080, "Their port; 0: any free one (logged at start); `off`: none"
+    )
+    drain_s: Seconds = _setting(
+        "Running", 25.0, "After SIGTERM the work in hand may take so long; keep it below the grace period"
+    )
+    wedged_s: Annotated[float, Field(ge=1, le=3600)] = _setting(
+        "Running", 15.0, "Work in hand without any progress for so long (or 5 × the slowest batch) ends the process"
+    )
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
+        "Running", "info", "`debug` (names keys), `info`, `warning` or `error`"
+    )
+    log_format: Annotated[Literal["auto", "text", "json"], BeforeValidator(_lower)] = _setting(
+        "Running", "auto", "`text`, `json` (a line each), or `auto`: text on a terminal"
+    )
+
+    # Not TAGSTREAM_ names: whether OpenTelemetry's own variables ask for an export.
+    otlp_traces: bool = False
+    otlp_metrics: bool = False
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        for complaint in _complaints(self):
+            raise ValueError(complaint)
+        return self
+
+    def require(self, *fields: str) -> Self:
+        """These fields must be set.
+
+        Raises:
+            Misconfigured: names the first that is not, and what it is.
+        """
+        for field in fields:
+            if not getattr(self, field):
+                info = type(self).model_fields[field]
+                raise Misconfigured(f"{variable(field)} is not set. It is: {_plain(info.description)}.")
+        return self
+
+
+def _complaints(settings: Settings) -> Iterator[str]:
+    """What is wrong between settings that are right each by itself."""
+    if settings.kafka_security_protocol.startswith("SASL") and not (settings.kafka_user and settings.kafka_password):
+        yield (
+            f"TAGSTREAM_KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol} needs TAGSTREAM_KAFKA_USER and "
+            "TAGSTREAM_KAFKA_PASSWORD (or …_PASSWORD_FILE)"
+        )
+    if bool(settings.kafka_tls_cert) != bool(settings.kafka_tls_key):
+        yield "TAGSTREAM_KAFKA_TLS_CERT and TAGSTREAM_KAFKA_TLS_KEY go together: set both or none"
+    if bool(settings.s3_access_key) != bool(settings.s3_secret_key):
+        yield "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY go together: set both or none (anonymous)"
+    outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
+    for topic in settings.input_topics:
+        if topic in outputs:
+            yield f"the topic {topic!r} is both read and written: the worker would read its own output"
+    if settings.max_object_bytes > settings.encoded_bytes:
+        yield "TAGSTREAM_MAX_OBJECT_BYTES is above TAGSTREAM_ENCODED_BYTES: such an object could never be fetched"
+
+
+_DERIVED = {"otlp_traces", "otlp_metrics"}
+
+FIELDS: Mapping[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if name not in _DERIVED}
+"""The fields that have a variable, in the order of the table."""
+
+
+def variable(field: str) -> str:
+    """The name of a field's environment variable."""
+    return PREFIX + field.upper()
+
+
+def is_secret(field: str) -> bool:
+    """Masked when shown, and may come from a file: `<variable>_FILE`."""
+    return isinstance(FIELDS[field].default, SecretStr)
+
+
+def read(environ: Mapping[str, str]) -> Settings:
+    """The settings that this environment holds.
+
+    Raises:
+        Misconfigured: one line for each unknown name, unreadable file and wrong value.
+    """
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name, text in sorted(environ.items()):
+        if not name.startswith(PREFIX) or not text.strip() or _made_by_kubernetes(name, text):
+            continue
+        try:
+            field, value = _take(name, text)
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        if field in values:
+            wrong.append(f"{variable(field)} and {variable(field)}_FILE are both set: keep one")
+        values[field] = value
+    if wrong:
+        raise Misconfigured("\n".join(wrong))
+    return _validate({**_from_elsewhere(environ), **values})
+
+
+def _take(name: str, text: str) -> tuple[str, str]:
+    """The field that a variable sets, and its value. ValueError: a sentence for the user."""
+    field = name.removeprefix(PREFIX).lower()
+    if field in FIELDS and name.isupper():
+        return field, text
+    secret = field.removesuffix("_file")
+    if secret != field and secret in FIELDS and name.isupper():
+        if not is_secret(secret):
+            raise ValueError(f"{name}: only secrets are read from files; set {variable(secret)} itself")
+        return secret, _read_file(name, Path(text))
+    raise ValueError(f"{name} is not a setting.{_nearest(name)}")
+
+
+def _read_file(name: str, path: Path) -> str:
+    try:
+        return path.expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        raise ValueError(f"{name}={path} can't be read: {reason}") from error
+
+
+def _nearest(name: str) -> str:
+    known = [field.upper() for field in FIELDS]
+    known += [f"{field.upper()}_FILE" for field in FIELDS if is_secret(field)]
+    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1)
+    return f" Do you mean {PREFIX}{near[0]}?" if near else " `tagstream settings` lists them all."
+
+
+def _made_by_kubernetes(name: str, text: str) -> bool:
+    """Kubernetes gives every pod variables for each Service; one that is called tagstream… would look like ours."""
+    if re.search(r"_SERVICE_HOST$|_SERVICE_PORT(_|$)|_PORT_\d+_(TCP|UDP|SCTP)(_|$)", name):
+        return True
+    return name.endswith("_PORT") and re.match(r"(tcp|udp|sctp)://", text) is not None
+
+
+def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What follows from variables that are not ours: the XDG state folder, and OpenTelemetry's own."""
+    found: dict[str, Any] = {
+        "otlp_traces": _exports(environ, "TRACES"),
+        "otlp_metrics": _exports(environ, "METRICS"),
+    }
+    if xdg := environ.get("XDG_STATE_HOME"):
+        found["state_dir"] = Path(xdg) / "tagstream"
+    return found
+
+
+def _exports(environ: Mapping[str, str], signal: str) -> bool:
+    if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return False
+    if environ.get(f"OTEL_{signal}_EXPORTER", "otlp") != "otlp":
+        return False
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT")
+    return any(environ.get(name) for name in endpoints)
+
+
+def _validate(values: Mapping[str, Any]) -> Settings:
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise Misconfigured("\n".join(_sentences(error))) from None
+
+
+_SAYS = {
+    "byte_size": "it must be a size, such as 20MiB or 4000000",
+    "int_parsing": "it must be a whole number",
+    "float_parsing": "it must be a number",
+    "too_short": "it must name at least one",
+    "string_too_short": "it must not be empty",
+}
+"""What to say for pydantic's kinds of error where its own words do not teach."""
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False, include_context=False):
+        says = _SAYS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            yield f"{says}."
+            continue
+        field = str(problem["loc"][0])
+        given = "" if is_secret(field) else f"={_as_text(problem['input'])}"
+        yield f"{variable(field)}{given}: {says[:1].lower()}{says[1:]}. It is: {_plain(FIELDS[field].description)}."
+
+
+def _plain(markdown: str | None) -> str:
+    return (markdown or "").replace("`", "").removesuffix(". Required")
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """Every variable with its value as a person may see it: secrets are masked."""
+    values = {variable(field): _as_text(getattr(settings, field)) for field in FIELDS}
+    return values | ({"TAGSTREAM_HTTP_PORT": "off"} if settings.http_port is None else {})
+
+
+def _as_text(value: object) -> str:
+    writers: list[tuple[type | tuple[type, ...], Callable[[Any], str]]] = [
+        (tuple, ",".join),
+        (ByteSize, _size),
+        (float, lambda number: f"{number:g}" if number < 1e6 else f"{number:.0f}"),
+        (SecretUrl, str),
+        (SecretStr, lambda secret: "***" if secret else ""),
+        (type(None), lambda _: ""),
+    ]
+    for kind, write in writers:
+        if isinstance(value, kind):
+            return write(value)
+    return str(value)
+
+
+def _size(size: ByteSize) -> str:
+    return f"{size // MIB}MiB" if size % MIB == 0 else str(int(size))
+
+
+BEGIN, END = "<!-- settings:begin -->", "<!-- settings:end -->"
+
+
+def fill(page: str) -> str:
+    """The page with the table between its markers brought up to date; a page without markers stays as it is."""
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    return f"{head}{begin}\n{markdown()}{end}{tail}" if end else page
+
+
+def markdown() -> str:
+    """The settings as a Markdown table for each group; docs/settings.md and the README hold it between markers."""
+    parts: list[str] = []
+    group = ""
+    for field, info in FIELDS.items():
+        extra = info.json_schema_extra
+        assert isinstance(extra, dict)
+        if extra["group"] != group:
+            group = str(extra["group"])
+            parts.append(f"\n**{group}**\n\n| variable | default | meaning |\n|---|---|---|")
+        parts.append(_row(field, info))
+    return "\n".join(parts).strip() + "\n"
+
+
+def _row(field: str, info: FieldInfo) -> str:
+    default = _as_text(info.default)
+    also = " (or `…_FILE`)" if is_secret(field) else ""
+    meaning = (info.description or "").replace("|", "\\|")
+    return f"| `{variable(field)}`{also} | {f'`{default}`' if default else ''} | {meaning} |"
