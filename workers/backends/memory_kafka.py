@@ -1,0 +1,244 @@
+"""The in-memory twins of the Kafka source and publisher, on a `MemoryBroker`.
+
+They follow the same rules as the real ones (workers/backends/kafka.py), and one contract suite runs on both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from workers.backends.kafka_types import Delivery, Membership, OffsetReset, ReadRecord, refusal
+from workers.backends.memory_broker import Fault, Member, MemoryBroker, Transaction
+from workers.errors import Broken, TagstreamError, Unpublished
+from workers.vocabulary import Epoch, Partition, Polled, Record, Run
+
+__all__ = ["Fault", "MemoryBroker", "MemoryPublisher", "MemoryRecordSource"]
+
+
+class MemoryRecordSource:
+    """One member of a group on a `MemoryBroker`. Joins at its first poll.
+
+    Args:
+        broker: where the topics are.
+        group: the consumer group.
+        topics: what to read; they must exist.
+    """
+
+    def __init__(self, broker: MemoryBroker, group: str, topics: Sequence[str]) -> None:
+        self.member = Member(tuple(topics))
+        self._broker = broker
+        self._group = group
+        self._positions: dict[Epoch, int] = {}
+        self._paused: set[Partition] = set()
+
+    def membership(self) -> Membership:
+        """Who we are in the group, as our client believes. Any thread."""
+        with self._broker.changed:
+            return self.member.believed
+
+    def poll(self, timeout_s: float) -> Polled:
+        with self._broker.changed:
+            self._broker.require(self.member.topics)
+            self._broker.changed.wait_for(lambda: not self._broker.away, timeout_s)
+            if self._broker.away:
+                return Polled((), ())
+            self._rejoin_if_needed()
+            if not self._anything():
+                self._broker.changed.wait_for(self._anything, timeout_s)
+            return Polled(tuple(self._take()), tuple(self._started()))
+
+    def start(self, epoch: Epoch, offset: int) -> None:
+        with self._broker.changed:
+            if epoch.current and self.member.assigned.get(epoch.partition) is epoch:
+                self._positions[epoch] = offset
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        self._paused.update(partition for partition in partitions if partition in self.member.assigned)
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        self._paused.difference_update(partitions)
+
+    def close(self) -> None:
+        with self._broker.changed:
+            self._broker.leave(self._group, self.member)
+
+    def _rejoin_if_needed(self) -> None:
+        member = self.member
+        if not self._broker.joined(self._group, member):
+            for partition in list(member.assigned):
+                member.drop(partition)
+            self._broker.join(self._group, member)
+        self._broker.catch_up(self._group, member)
+        for partition, epoch in list(member.assigned.items()):
+            if epoch.member_id != member.id:
+                member.drop(partition)
+                member.assign(partition)
+
+    def _reading(self) -> Iterable[tuple[Epoch, int]]:
+        self._positions = {epoch: offset for epoch, offset in self._positions.items() if epoch.current}
+        self._paused &= self.member.assigned.keys()
+        return [(epoch, at) for epoch, at in self._positions.items() if epoch.partition not in self._paused]
+
+    def _anything(self) -> bool:
+        if self._broker.away:
+            return False
+        out_of_date = not self._broker.joined(self._group, self.member)
+        return bool(out_of_date or self.member.fresh or any(self._fetch(epoch, at) for epoch, at in self._reading()))
+
+    def _fetch(self, epoch: Epoch, offset: int) -> list[ReadRecord]:
+        partition = epoch.partition
+        first, _ = self._broker.bounds(partition)
+        if not first <= offset <= self._broker.end(partition):
+            raise Broken(out_of_range(partition, offset, first, self._broker.end(partition)))
+        return self._broker.read(partition, offset)
+
+    def _take(self) -> Iterable[Record]:
+        for epoch, offset in self._reading():
+            for read in self._fetch(epoch, offset):
+                yield Record(epoch.partition, read.offset, read.timestamp_ms, read.key, read.value, read.headers, epoch)
+                self._positions[epoch] = read.offset + 1
+
+    def _started(self) -> list[Epoch]:
+        fresh, self.member.fresh = self.member.fresh, []
+        return [epoch for epoch in fresh if epoch.current]
+
+
+def out_of_range(partition: Partition, offset: int, first: int, end: int) -> str:
+    """What to tell a person whose next offset does not exist."""
+    gap = (
+        f"offsets {offset} to {first - 1} were deleted before they were read"
+        if offset < first
+        else f"the partition ends at {end}, before the offset that was committed"
+    )
+    return (
+        f"offset {offset} of {partition} is out of range ({first} to {end}): {gap}. Set the group's offset to one"
+        f" that exists (kafka-consumer-groups --reset-offsets) to accept the gap, then start again"
+    )
+
+
+class MemoryPublisher:
+    """A publisher on a `MemoryBroker`.
+
+    Args:
+        broker: where the topics are.
+        group: the consumer group whose offsets are committed.
+        transactional_id: one for each worker.
+        membership: the source's own, asked at every commit.
+        output_topics: every topic that a run may name; they must exist.
+        delivery: with "at_least_once" messages are visible before their offsets are committed.
+        offset_reset: where a group without committed offsets begins.
+    """
+
+    def __init__(
+        self,
+        broker: MemoryBroker,
+        group: str,
+        transactional_id: str,
+        *,
+        membership: Callable[[], Membership],
+        output_topics: Sequence[str],
+        delivery: Delivery = "exactly_once",
+        offset_reset: OffsetReset = "earliest",
+    ) -> None:
+        self._broker = broker
+        self._group = group
+        self._transactional_id = transactional_id
+        self._membership = membership
+        self._delivery = delivery
+        self._offset_reset = offset_reset
+        self._failed = False
+        self._fenced_before = False
+        with broker.changed:
+            broker.require(output_topics)
+            self.max_message_bytes: Mapping[str, int] = {
+                topic: broker.max_message_bytes(topic) for topic in output_topics
+            }
+            self._producer_epoch = self._init()
+
+    def publish(self, run: Run) -> None:
+        if self._failed:
+            raise RuntimeError("publish after a failed run: recover must come first")
+        self._failed = True
+        with self._broker.changed:
+            self._reach()
+            fault = self._broker.next_fault()
+            transaction = self._send(run, fault)
+        if (hook := self._broker.before_commit) is not None:
+            hook()
+        with self._broker.changed:
+            self._reach()
+            self._commit(run.offsets, transaction, fault)
+        self._failed = self._fenced_before = False
+
+    def recover(self) -> None:
+        with self._broker.changed:
+            self._broker.changed.wait_for(lambda: not self._broker.away)
+            if self._fenced_before:
+                raise Broken(f"another process has our transactional id {self._transactional_id!r}; stop one of them")
+            self._fenced_before = self._failed and self._is_fenced()
+            self._producer_epoch = self._init()
+            self._failed = False
+
+    def committed(self, epoch: Epoch) -> int | None:
+        with self._broker.changed:
+            if self._broker.away or not epoch.current or self._broker.pending(self._group, epoch.partition):
+                return None
+            offset = self._broker.committed_offset(self._group, epoch.partition)
+            return self._first_offset(epoch) if offset is None else offset
+
+    def close(self) -> None:
+        with self._broker.changed:
+            if not self._is_fenced():
+                self._init()
+
+    def _init(self) -> int:
+        return self._broker.init_producer(self._transactional_id) if self._delivery == "exactly_once" else -1
+
+    def _reach(self) -> None:
+        if self._broker.away:
+            raise Unpublished("broker", "the broker does not answer")
+
+    def _is_fenced(self) -> bool:
+        return self._producer_epoch >= 0 and not self._broker.owns(self._transactional_id, self._producer_epoch)
+
+    def _send(self, run: Run, fault: Fault | None) -> Transaction | None:
+        transaction = None
+        if self._delivery == "exactly_once":
+            transaction = self._broker.begin(self._transactional_id, self._producer_epoch)
+        if fault is Fault.SEND:
+            raise Unpublished("send", fault.value)
+        for message in run.messages:
+            self._broker.send(message, transaction)
+        return transaction
+
+    def _commit(self, offsets: Mapping[Epoch, int], transaction: Transaction | None, fault: Fault | None) -> None:
+        membership = self._membership()
+        if (reason := refusal(membership, offsets)) is not None:
+            raise Unpublished("membership", reason)
+        if fault is Fault.OFFSETS_REFUSED:
+            raise Unpublished("membership", fault.value)
+        if fault is Fault.FENCED:
+            self._broker.init_producer(self._transactional_id)
+            raise Unpublished("fenced", fault.value)
+        if fault is Fault.COMMIT_LOST:
+            raise Unpublished("timeout", fault.value)
+        by_partition = {epoch.partition: offset for epoch, offset in offsets.items()}
+        if transaction is None:
+            self._broker.commit_offsets(self._group, membership, by_partition)
+        else:
+            self._broker.add_offsets(transaction, self._group, membership, by_partition)
+            self._broker.commit(transaction)
+        if fault is Fault.COMMIT_UNACKNOWLEDGED:
+            raise Unpublished("timeout", fault.value)
+
+    def _first_offset(self, epoch: Epoch) -> int | None:
+        first, stable = self._broker.bounds(epoch.partition)
+        offset = first if self._offset_reset == "earliest" else stable
+        membership = self._membership()
+        if refusal(membership, [epoch]) is not None:
+            return None
+        try:
+            self._broker.commit_offsets(self._group, membership, {epoch.partition: offset})
+        except TagstreamError:
+            return None
+        return offset
