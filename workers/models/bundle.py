@@ -1,0 +1,383 @@
+"""Bundles: everything a model needs, in one folder that travels as a whole.
+
+    model.json            what it is (`Manifest`), with the size and sha256 of every other file
+    weights.safetensors   the parameters; never a pickle
+    tags.txt              label names, one a line, the line number is the label id
+    tags.<lang>.txt       the same labels in another language
+    vocab.txt             WordPiece vocabulary of a captioner
+    golden.safetensors    pictures and the answers that fp32 gave for them when the bundle was made
+
+`Bundle.open` is quick whatever the weights' size: it checks the manifest, that every file is there and has its length,
+and the content of all but the weights. `Bundle.verify` reads the weights too. A worker does the first, and then runs
+the golden pictures, which no damaged weights survive.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from workers.errors import Misconfigured
+from workers.vocabulary import Pixels, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MANIFEST = "model.json"
+WEIGHTS = "weights.safetensors"
+LABELS = "tags.txt"
+VOCABULARY = "vocab.txt"
+GOLDEN = "golden.safetensors"
+
+Score = Annotated[float, Field(ge=0, le=1)]
+Thresholds = Score | tuple[Score, ...]
+"""One number for all labels, or one for each, by label id."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FileFacts(_Frozen):
+    """What a file of the bundle has to be."""
+
+    bytes: int
+    sha256: str
+
+
+class Provenance(_Frozen):
+    """Where the weights come from."""
+
+    source: str
+    sha256: str | None = None
+    """Of the file they were taken from."""
+    licence: str | None = None
+    random: bool = False
+    """Seeded random weights, for trials and benchmarks: the answers mean nothing."""
+
+
+class Manifest(_Frozen):
+    """model.json. Every field that is not of the format's own travels to the builder of the bundle's `kind`."""
+
+    format: Literal["tagstream-bundle/1"] = "tagstream-bundle/1"
+    kind: str
+    """Which builder makes a model of it."""
+    name: str
+    provenance: Provenance
+    transform: Transform
+    mean: tuple[float, float, float]
+    """By channel, of pixels scaled to 0..1."""
+    std: tuple[float, float, float]
+    labels: int = Field(ge=0)
+    languages: tuple[str, ...] = ()
+    thresholds: Thresholds = 0.5
+    profiles: dict[str, Thresholds] = {}
+    """Other thresholds that an event may ask for by name."""
+    floor: Score = 0.0
+    architecture: dict[str, JsonValue] = {}
+    """Sizes: widths, depths, heads, …"""
+    options: dict[str, JsonValue] = {}
+    """How to run it: decoding of captions, …"""
+    files: dict[str, FileFacts] = {}
+    digest: str = ""
+    """sha256 of weights and labels (`digest_of`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Pictures with the answers that the bundle's own weights gave in fp32 when it was made.
+
+    Args:
+        pixels: (n, side, side, 3) uint8, as the transform leaves them. The first is the model's canary.
+        outputs: (n, m) float32, what `forward` gives for each; empty (n, 0) for a model without such a row.
+        guides: a captioner's guide for each picture, or empty.
+        captions: and its caption for each.
+    """
+
+    pixels: Pixels
+    outputs: NDArray[np.float32]
+    guides: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """One opened bundle. Make it with `open` or `write`."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Read a bundle and check all of it but the content of its weights (see the module).
+
+        Raises:
+            Misconfigured: it is not a bundle, or something of it is missing, cut short, or not what it was.
+        """
+        bundle = cls(folder, _read_manifest(folder))
+        _check_files(bundle)
+        _check_lengths(bundle)
+        return bundle
+
+    @classmethod
+    def write(
+        cls,
+        folder: Path,
+        manifest: Manifest,
+        *,
+        weights: Mapping[str, Tensor],
+        labels: Sequence[str] = (),
+        translations: Mapping[str, Sequence[str]] | None = None,
+        vocabulary: bytes | None = None,
+        golden: Callable[[Bundle], Golden] | None = None,
+        replace_existing: bool = False,
+    ) -> Bundle:
+        """Write a bundle as a whole or not at all.
+
+        Args:
+            manifest: without `labels`, `languages`, `files` and `digest`, which are filled in here.
+            golden: runs the finished bundle (in fp32) to make its golden answers.
+            replace_existing: put it in the place of a bundle of that name instead of refusing.
+
+        Raises:
+            Misconfigured: the folder exists, or lengths do not fit together.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        scratch.chmod(0o755)  # mkdtemp's 0700 would hide the bundle from a worker under another user
+        try:
+            _write_tensors(scratch / WEIGHTS, weights)
+            for name, lines in _lists(labels, translations or {}).items():
+                (scratch / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            if vocabulary is not None:
+                (scratch / VOCABULARY).write_bytes(vocabulary)
+            languages = tuple(translations or {})
+            bundle = _seal(scratch, manifest.model_copy(update={"labels": len(labels), "languages": languages}))
+            if golden is not None:
+                _write_golden(scratch / GOLDEN, golden(bundle))
+                bundle = _seal(scratch, bundle.manifest)
+            _move(scratch, folder, replace_existing)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        return replace(bundle, folder=folder)
+
+    def verify(self) -> None:
+        """Check the content of every file, weights included: about a second a gigabyte.
+
+        Raises:
+            Misconfigured: a file is not what it was when the bundle was made.
+        """
+        for name in self.manifest.files:
+            _check_content(self, name)
+
+    @property
+    def name(self) -> str:
+        """What events call the model; random weights say so."""
+        return f"{self.manifest.name} (random weights)" if self.manifest.provenance.random else self.manifest.name
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        return _lines(self.folder / LABELS) if self.manifest.labels else ()
+
+    @cached_property
+    def translations(self) -> dict[str, tuple[str, ...]]:
+        return {language: _lines(self.folder / _translated(language)) for language in self.manifest.languages}
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """One for each label."""
+        return _spread(self.manifest.thresholds, self.manifest.labels)
+
+    @property
+    def profiles(self) -> dict[str, tuple[float, ...]]:
+        """The other thresholds by name, one for each label."""
+        return {name: _spread(given, self.manifest.labels) for name, given in self.manifest.profiles.items()}
+
+    @property
+    def vocabulary(self) -> Path:
+        return self.folder / VOCABULARY
+
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters by name, on the host, mapped from the file rather than read."""
+        from safetensors.torch import load_file  # torch takes seconds to import, and listing bundles needs none
+
+        return load_file(self.folder / WEIGHTS)
+
+    @cached_property
+    def golden(self) -> Golden | None:
+        """The golden pictures and answers; None for a bundle made without."""
+        return _read_golden(self.folder / GOLDEN) if GOLDEN in self.manifest.files else None
+
+    def __repr__(self) -> str:
+        return f"<Bundle {self.name} ({self.manifest.kind}, {self.manifest.labels} labels, {self.digest[:12]})>"
+
+
+def digest_of(weights_sha256: str, labels_sha256: str) -> str:
+    """A model's identity: sha256 over the sha256 of its weights and of its label names, hex."""
+    return hashlib.sha256(f"{weights_sha256}\n{labels_sha256}\n".encode()).hexdigest()
+
+
+def list_bundles(folder: Path) -> list[Bundle | Misconfigured]:
+    """Every folder below `folder` that has a manifest, by name; one that does not open is its error instead."""
+    found: list[Bundle | Misconfigured] = []
+    for manifest in sorted(folder.glob(f"*/{MANIFEST}")):
+        if manifest.parent.name.startswith("."):
+            continue  # being written
+        try:
+            found.append(Bundle.open(manifest.parent))
+        except Misconfigured as error:
+            found.append(error)
+    return found
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise Misconfigured(
+            f"{folder} is not a bundle: it has no {MANIFEST}. Make one with `tagstream models import`."
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise Misconfigured(f"{path} is not a manifest that this version reads: {where}: {first['msg']}.") from None
+
+
+def _check_files(bundle: Bundle) -> None:
+    needed = [WEIGHTS, *([LABELS] if bundle.manifest.labels else []), *map(_translated, bundle.manifest.languages)]
+    for name in needed:
+        if name not in bundle.manifest.files:
+            raise Misconfigured(f"{bundle.folder / MANIFEST} does not list {name}; import the model again.")
+    for name, facts in bundle.manifest.files.items():
+        path = bundle.folder / name
+        if not path.is_file():
+            raise Misconfigured(f"{path} is missing; copy the bundle again as a whole.")
+        if path.stat().st_size != facts.bytes:
+            raise Misconfigured(
+                f"{path} has {path.stat().st_size:,} bytes where {facts.bytes:,} belong: "
+                "cut short or changed; copy the bundle again."
+            )
+        if name != WEIGHTS:
+            _check_content(bundle, name)
+    if bundle.digest != _digest(bundle.manifest.files):
+        raise Misconfigured(f"{bundle.folder / MANIFEST}: its digest is not that of its weights and labels.")
+
+
+def _check_content(bundle: Bundle, name: str) -> None:
+    path = bundle.folder / name
+    found = _facts(path).sha256
+    if found != bundle.manifest.files[name].sha256:
+        raise Misconfigured(
+            f"{path} is not the file that the bundle was made with (sha256 {found[:12]}… "
+            f"instead of {bundle.manifest.files[name].sha256[:12]}…); copy the bundle again."
+        )
+
+
+def _check_lengths(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    lists = {LABELS: bundle.labels} | {_translated(lang): names for lang, names in bundle.translations.items()}
+    rows = {"thresholds": manifest.thresholds} | {f"profile {k}": v for k, v in manifest.profiles.items()}
+    lengths = {name: len(names) for name, names in lists.items()}
+    lengths |= {name: len(row) for name, row in rows.items() if isinstance(row, tuple)}
+    for name, length in lengths.items():
+        if length != manifest.labels:
+            raise Misconfigured(f"{bundle.folder}: {name} has {length:,} entries for {manifest.labels:,} labels.")
+
+
+def _lists(labels: Sequence[str], translations: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    lists = {LABELS: labels} if labels else {}
+    lists |= {_translated(language): names for language, names in translations.items()}
+    for name, lines in lists.items():
+        if any("\n" in line or not line for line in lines):
+            raise Misconfigured(f"{name}: a label's name is empty or has a line break.")
+    return lists
+
+
+def _seal(folder: Path, manifest: Manifest) -> Bundle:
+    """Write the manifest with the facts of the files that lie there, and open the result with all its checks."""
+    files = {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
+    sealed = manifest.model_copy(update={"files": files, "digest": _digest(files)})
+    document = sealed.model_dump(mode="json")
+    (folder / MANIFEST).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return Bundle.open(folder)
+
+
+def _move(scratch: Path, folder: Path, replace_existing: bool) -> None:
+    if replace_existing and folder.exists():
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        os.rename(folder, aside / "old")
+        os.rename(scratch, folder)
+        shutil.rmtree(aside, ignore_errors=True)
+        return
+    try:
+        os.rename(scratch, folder)  # fails unless the target is absent or an empty folder
+    except OSError as error:
+        raise Misconfigured(f"{folder} exists already ({error.strerror}); remove it or choose another name.") from error
+
+
+def _facts(path: Path) -> FileFacts:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileFacts(bytes=path.stat().st_size, sha256=digest)
+
+
+def _digest(files: Mapping[str, FileFacts]) -> str:
+    labels = files[LABELS].sha256 if LABELS in files else ""
+    return digest_of(files[WEIGHTS].sha256, labels)
+
+
+def _translated(language: str) -> str:
+    return f"tags.{language}.txt"
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    """Split at line feeds alone: names may hold other breaks, and blanks at their ends belong to them."""
+    return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+
+
+def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:
+    return given if isinstance(given, tuple) else (given,) * labels
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _write_golden(path: Path, golden: Golden) -> None:
+    from safetensors.numpy import save_file
+
+    texts = {"guides": json.dumps(golden.guides), "captions": json.dumps(golden.captions)}
+    save_file({"pixels": golden.pixels, "outputs": golden.outputs}, path, metadata=texts)
+
+
+def _read_golden(path: Path) -> Golden:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        texts = file.metadata() or {}
+        return Golden(
+            pixels=file.get_tensor("pixels"),
+            outputs=file.get_tensor("outputs"),
+            guides=tuple(json.loads(texts.get("guides", "[]"))),
+            captions=tuple(json.loads(texts.get("captions", "[]"))),
+        )

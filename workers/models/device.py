@@ -1,0 +1,175 @@
+"""The device seam: everything that differs between a CPU and a CUDA device, and nothing else.
+
+A model takes its pictures from `Device.upload` or `Device.stream`, puts its modules in place with `Device.place`, and
+runs inside `Device.run()`. What a model sees is the same on both: uint8 pictures on the device, in channels-last
+memory, which is also how the intake leaves them, so nothing is copied to re-order them.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workers.errors import Broken, Misconfigured
+from workers.models.int8 import quantize_linears
+from workers.vocabulary import Pixels
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+_DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.float32,  # what is not a linear layer stays in fp32
+}
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One CPU or one CUDA device.
+
+    Args:
+        kind: "cpu" or "cuda".
+        name: the hardware's own name, as part of the key under which tuning is remembered.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    _copies: Any = field(default=None, repr=False, compare=False)
+    """CUDA: the stream that uploads run on."""
+
+    @property
+    def where(self) -> torch.device:
+        return torch.device(self.kind)
+
+    def dtype(self, precision: Precision) -> torch.dtype:
+        """The dtype of activations in this precision."""
+        return _DTYPES[precision]
+
+    def place(self, module: Module, precision: Precision) -> Module:
+        """The module ready to run here: evaluation mode, no gradients, weights in `precision`, channels-last.
+
+        "int8" replaces linear layers by int8 ones with dynamically quantised inputs (`int8.quantize_linears`);
+        only CPUs have them.
+
+        Raises:
+            Misconfigured: the device does not compute in this precision.
+        """
+        module = module.eval().requires_grad_(False)
+        if precision == "int8":
+            if self.kind != "cpu":
+                raise Misconfigured("int8 runs on CPUs alone; on CUDA choose bf16, fp16 or fp32.")
+            return quantize_linears(module)
+        # typed as Module.to(device, dtype) only when memory_format is not given
+        return cast("Module", module.to(self.where, self.dtype(precision), memory_format=torch.channels_last))  # type: ignore[call-overload]
+
+    def upload(self, pictures: Sequence[Pixels]) -> Tensor:
+        """(n, 3, height, width) uint8 on the device, channels-last. All pictures have one size."""
+        batch = torch.from_numpy(np.stack(pictures))
+        if self.kind == "cuda":
+            batch = self._send(batch)
+        return batch.permute(0, 3, 1, 2)
+
+    def stream(self, pictures: Sequence[Pixels], size: int) -> Iterator[Tensor]:
+        """`upload` in pieces of at most `size` pictures, each on its way while the one before it is computed."""
+        pieces = [pictures[start : start + size] for start in range(0, len(pictures), size)]
+        ahead = self.upload(pieces[0]) if pieces else None
+        for following in [*pieces[1:], None]:
+            current, ahead = ahead, self.upload(following) if following else None
+            assert current is not None
+            yield current
+
+    @contextmanager
+    def run(self) -> Iterator[None]:
+        """Around every forward: no gradients, and memory that runs out is a `MemoryError` whatever the device."""
+        try:
+            with torch.inference_mode():
+                yield
+        except torch.OutOfMemoryError as error:
+            self.release()
+            raise MemoryError(str(error)) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # all that torch's CPU allocator says
+                raise
+            raise MemoryError(str(error)) from error
+
+    def synchronise(self) -> None:
+        """Wait until the device has done all that was asked of it; only timing needs this."""
+        if self.kind == "cuda":
+            torch.cuda.synchronize()
+
+    def release(self) -> None:
+        """Give cached memory back, so that the next, smaller batch finds it in one piece."""
+        if self.kind == "cuda":
+            torch.cuda.empty_cache()
+
+    def _send(self, batch: Tensor) -> Tensor:
+        """Copy from pinned memory on the copy stream; the compute stream waits for it, the host does not."""
+        with torch.cuda.stream(self._copies):
+            sent = batch.pin_memory().to(self.where, non_blocking=True)
+        compute = torch.cuda.current_stream()
+        compute.wait_stream(self._copies)
+        sent.record_stream(compute)  # or its memory could be handed out again while it is still read
+        return sent
+
+
+def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device:
+    """The device for TAGSTREAM_DEVICE: auto (CUDA where there is one), cpu, cuda.
+
+    Args:
+        threads: how many a CPU computes with; None leaves torch's choice, one a core.
+
+    Raises:
+        Misconfigured: an unknown word, or cuda where torch finds none.
+        Broken: a CUDA device that does not start.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise Misconfigured(f"TAGSTREAM_DEVICE is {wanted!r}; it may be auto, cpu or cuda.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return Device("cpu", cpu_name())
+    if not torch.cuda.is_available():
+        raise Misconfigured("TAGSTREAM_DEVICE is cuda, but torch finds no CUDA device; check the driver, or set cpu.")
+    try:
+        return Device("cuda", torch.cuda.get_device_name(), torch.cuda.Stream())  # type: ignore[no-untyped-call]
+    except RuntimeError as error:
+        raise Broken(f"The CUDA device does not start: {error}") from error
+
+
+def cpu_name() -> str:
+    """The processor's model name with the instruction sets that decide which precision is fast."""
+    try:
+        facts = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    model = re.search(r"^model name\s*:\s*(.+)$", facts, re.MULTILINE)
+    flags = re.search(r"^flags\s*:\s*(.+)$", facts, re.MULTILINE)
+    sets = {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni"} & set(flags[1].split() if flags else ())
+    return " ".join([model[1] if model else platform.machine(), *sorted(sets)])
+
+
+def normaliser(mean: Sequence[float], std: Sequence[float], device: Device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """A function from uint8 pictures (n, 3, h, w) to normalised ones of `dtype`: (x / 255 - mean) / std.
+
+    Computed in fp32 whatever the dtype, as one multiplication and one addition.
+    """
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device.where).view(1, 3, 1, 1)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device.where).view(1, 3, 1, 1)
+
+    def normalise(pictures: Tensor) -> Tensor:
+        return torch.addcmul(shift, pictures.float(), scale).to(dtype)
+
+    return normalise

@@ -1,0 +1,149 @@
+"""EfficientNet-Lite0, for inference, with timm's parameter names (`tf_efficientnet_lite0`).
+
+The network has no squeeze-and-excitation and ReLU6 for its activation. Its weights come from TensorFlow, and so do
+two habits: padding "same" (a convolution of stride 2 pads one more at the right and at the bottom) and a batch norm
+epsilon of 1e-3. Every batch norm is folded into the convolution before it, in double precision: logits differ from
+the unfolded network's by rounding alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from workers.errors import Misconfigured
+
+STAGES = (
+    # kernel, stride, expansion, channels, blocks
+    (3, 1, 1, 16, 1),
+    (3, 2, 6, 24, 2),
+    (5, 2, 6, 40, 2),
+    (3, 2, 6, 80, 3),
+    (5, 1, 6, 112, 3),
+    (5, 2, 6, 192, 4),
+    (3, 1, 6, 320, 1),
+)
+STEM = 32
+FEATURES = 1280
+EPSILON = 1e-3
+
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+class _Parameters:
+    """The given parameters, handed out by name with their shapes checked, and the names that are left over."""
+
+    def __init__(self, given: Mapping[str, Tensor]) -> None:
+        self._given = given
+        self.left = set(given)
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        if name not in self._given:
+            raise Misconfigured(f"these are not EfficientNet-Lite0's weights: {name} is missing.")
+        found = self._given[name]
+        if tuple(found.shape) != shape:
+            raise Misconfigured(f"these are not EfficientNet-Lite0's weights: {name} is {tuple(found.shape)}, not {shape}.")
+        self.left.discard(name)
+        return found
+
+    def folded(self, conv: str, norm: str, out: int, into: int, kernel: int) -> tuple[Tensor, Tensor]:
+        """A convolution's weight and bias with the batch norm after it multiplied in."""
+        weight = self.take(f"{conv}.weight", out, into, kernel, kernel).double()
+        gain, bias, mean, variance = (self.take(f"{norm}.{name}", out).double() for name in _NORM)
+        gain = gain / torch.sqrt(variance + EPSILON)
+        return (weight * gain.view(-1, 1, 1, 1)).float(), (bias - mean * gain).float()
+
+
+def parameter_names() -> list[str]:
+    """The names of all parameters in the order of the layers, which is also the order of other ports' files."""
+    names = _with_norm("conv_stem", "bn1")
+    for stage, (_, _, expand, _, repeats) in enumerate(STAGES):
+        for block in range(repeats):
+            names += [name for conv, norm in _convs(f"blocks.{stage}.{block}", expand) for name in _with_norm(conv, norm)]
+    return [*names, *_with_norm("conv_head", "bn2"), "classifier.weight", "classifier.bias"]
+
+
+def _convs(block: str, expand: int) -> list[tuple[str, str]]:
+    """A block's convolutions, each with the batch norm after it."""
+    convs = ["conv_dw", "conv_pw"] if expand == 1 else ["conv_pw", "conv_dw", "conv_pwl"]
+    return [(f"{block}.{conv}", f"{block}.bn{number}") for number, conv in enumerate(convs, 1)]
+
+
+def _with_norm(conv: str, norm: str) -> list[str]:
+    return [f"{conv}.weight", *(f"{norm}.{name}" for name in _NORM)]
+
+
+class _Conv(nn.Module):
+    """A convolution with padding "same", then ReLU6 unless it is `linear`."""
+
+    def __init__(self, folded: tuple[Tensor, Tensor], *, stride: int = 1, groups: int = 1, linear: bool = False) -> None:
+        super().__init__()
+        weight, bias = folded
+        kernel = weight.shape[-1]
+        self.conv = nn.Conv2d(
+            weight.shape[1] * groups, weight.shape[0], kernel, stride, 0 if stride > 1 else kernel // 2, groups=groups
+        )
+        self.conv.weight = nn.Parameter(weight)
+        self.conv.bias = nn.Parameter(bias)
+        before = (kernel - stride) // 2  # for an even input, as all of ours are
+        self.pad = (before, kernel - stride - before) * 2 if stride > 1 else None
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x if self.pad is None else F.pad(x, self.pad))
+        return x if self.linear else F.relu6(x, inplace=True)
+
+
+class _Block(nn.Module):
+    """Expand (unless the factor is 1), filter each channel, project; plus the input where the shape stays."""
+
+    def __init__(self, given: _Parameters, name: str, into: int, out: int, kernel: int, stride: int, expand: int) -> None:
+        super().__init__()
+        wide = into * expand
+        *widen, filters, project = _convs(name, expand)
+        self.layers = nn.Sequential(
+            *(_Conv(given.folded(*conv, wide, into, 1)) for conv in widen),
+            _Conv(given.folded(*filters, wide, 1, kernel), stride=stride, groups=wide),
+            _Conv(given.folded(*project, out, wide, 1), linear=True),
+        )
+        self.residual = stride == 1 and into == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x)
+        return y.add_(x) if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """Normalised pictures (n, 3, 224, 224) to logits (n, labels).
+
+    Args:
+        weights: parameters under timm's names; counters (`num_batches_tracked`) are not among them.
+
+    Raises:
+        Misconfigured: a parameter is missing, left over, or of another shape.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], labels: int) -> None:
+        super().__init__()
+        given = _Parameters(weights)
+        layers: list[nn.Module] = [_Conv(given.folded("conv_stem", "bn1", STEM, 3, 3), stride=2)]
+        into = STEM
+        for stage, (kernel, stride, expand, out, repeats) in enumerate(STAGES):
+            for block in range(repeats):
+                name = f"blocks.{stage}.{block}"
+                layers.append(_Block(given, name, into, out, kernel, stride if block == 0 else 1, expand))
+                into = out
+        layers.append(_Conv(given.folded("conv_head", "bn2", FEATURES, into, 1)))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(FEATURES, labels)
+        self.classifier.weight = nn.Parameter(given.take("classifier.weight", labels, FEATURES))
+        self.classifier.bias = nn.Parameter(given.take("classifier.bias", labels))
+        if given.left:
+            raise Misconfigured(f"these are not EfficientNet-Lite0's weights alone: {min(given.left)} is left over.")
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(x).mean(dim=(2, 3)))
+        return logits

@@ -1,0 +1,129 @@
+"""Which precision runs, how large a batch may be, and whether the answers are still the right ones.
+
+Precision is fixed, never guessed at start-up. `tuned` means the answer that was measured once for this bundle on this
+device and stored in the state folder. Where there is none, it is bf16 on CUDA and fp32 on a CPU, where bf16 can be
+five times slower.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.errors import Broken, Misconfigured
+from workers.models.device import PRECISIONS, Device, Precision
+
+logger = logging.getLogger(__name__)
+
+BATCHES = (1, 2, 4)
+LONGEST_BATCH_S = 3.0
+"""A batch that takes longer delays its pictures more than it saves."""
+
+DRIFT: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 0.1, "int8": 0.15}
+"""How far an output may lie from its golden one, as a share of the golden outputs' range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What was measured for one bundle on one device."""
+
+    digest: str
+    device: str
+    precision: Precision
+    max_batch: int
+
+
+def resolve(wanted: str, digest: str, device: Device, state_dir: Path | None) -> tuple[Precision, int]:
+    """The precision for TAGSTREAM_PRECISION and the largest safe batch, 0 where that is still to be found out.
+
+    A stored batch size counts only for the precision that it was measured in.
+
+    Raises:
+        Misconfigured: an unknown word.
+    """
+    if wanted != "tuned" and wanted not in PRECISIONS:
+        raise Misconfigured(f"TAGSTREAM_PRECISION is {wanted!r}; it may be tuned, {', '.join(PRECISIONS)}.")
+    tuned = recall_tuned(digest, device, state_dir)
+    if wanted != "tuned":
+        precision: Precision = wanted  # type: ignore[assignment] # one of PRECISIONS, just checked
+        return precision, tuned.max_batch if tuned and tuned.precision == precision else 0
+    if tuned:
+        return tuned.precision, tuned.max_batch
+    fallback: Precision = "bf16" if device.kind == "cuda" else "fp32"
+    logger.warning("not tuned for %s: running in %s; `tagstream models tune` finds the fastest", device.name, fallback)
+    return fallback, 0
+
+
+def recall_tuned(digest: str, device: Device, state_dir: Path | None) -> Tuned | None:
+    """The stored answer for this bundle on this device; one that does not read is none."""
+    if state_dir is None:
+        return None
+    try:
+        tuned = Tuned(**json.loads(_tuned_path(digest, device, state_dir).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+    right = tuned.digest == digest and tuned.device == device.name and tuned.precision in PRECISIONS
+    return tuned if right and tuned.max_batch >= 1 else None
+
+
+def remember_tuned(tuned: Tuned, device: Device, state_dir: Path) -> None:
+    """Store an answer, as a whole or not at all."""
+    path = _tuned_path(tuned.digest, device, state_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".tuned-", delete=False) as file:
+        json.dump(asdict(tuned), file, indent=1)
+    os.replace(file.name, path)
+
+
+def settle_batch(forward: Callable[[int], object], *, clock: Callable[[], float] = time.perf_counter) -> int:
+    """The largest of `BATCHES` that fits in memory and runs in less than `LONGEST_BATCH_S`, at least 1.
+
+    Args:
+        forward: runs a batch of that many pictures to its end. It has run before: the first run of all is slower.
+
+    Raises:
+        Broken: not even one picture fits.
+    """
+    safe = 1
+    for size in BATCHES:
+        started = clock()
+        try:
+            forward(size)
+        except MemoryError as error:
+            if size == 1:
+                raise Broken(f"The device has no memory for a single picture: {error}") from error
+            break
+        if clock() - started >= LONGEST_BATCH_S:
+            break
+        safe = size
+    return safe
+
+
+def check_golden(name: str, precision: Precision, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Compare a model's answers to the golden pictures with the stored ones; returns the drift (see `DRIFT`).
+
+    Raises:
+        Broken: they differ by more than the precision explains.
+    """
+    span = float(np.ptp(expected)) or 1.0
+    drift = float(np.abs(found - expected).max(initial=0.0)) / span if found.shape == expected.shape else float("inf")
+    if not drift <= DRIFT[precision]:  # written so that a NaN fails
+        raise Broken(
+            f"{name} in {precision} does not give its golden answers (off by {drift:.2g} of their range, "
+            f"{DRIFT[precision]:.2g} is allowed): damaged weights, or a device that computes wrongly."
+        )
+    return drift
+
+
+def _tuned_path(digest: str, device: Device, state_dir: Path) -> Path:
+    return state_dir / "tuned" / f"{digest[:16]}-{re.sub(r'[^A-Za-z0-9]+', '-', device.name).strip('-')}.json"

@@ -1,0 +1,129 @@
+"""A tagger around one torch network: everything of the `Tagger` port but the network itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.models.bundle import Bundle, Golden
+from workers.models.device import Device, Precision, normaliser
+from workers.models.precision import check_golden, settle_batch
+from workers.vocabulary import LabelScores, Pixels, Transform
+
+Network = Callable[[Tensor], Tensor]
+"""Normalised pictures (n, 3, side, side) on the device to logits (n, columns), any float dtype."""
+
+PIECE = 16
+"""Pictures that travel to the device together: large enough to fill it, small enough to overlap with the next."""
+
+
+class TorchTagger:
+    """Makes a `Tagger` of a bundle and a network that gives logits.
+
+    Args:
+        network: built from the bundle's weights and placed on the device by the caller.
+        exclusive: True: the labels exclude each other, and scores are a softmax over all of them, so that the network
+            always computes every label. False: each label is scored alone, by a sigmoid, and with a `subset` the
+            network computes these columns only.
+        subset: label ids to score, ascending; None means all. A subset's scores are those of the full set.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        device: Device,
+        precision: Precision,
+        network: Network,
+        *,
+        exclusive: bool = False,
+        subset: Sequence[int] | None = None,
+    ) -> None:
+        self.name = bundle.name
+        self.digest = bundle.digest if subset is None else _narrowed(bundle.digest, subset)
+        self.precision: str = precision
+        self.transform: Transform = bundle.manifest.transform
+        self.max_batch = 0
+        """Set by whoever knows it, or found by `warm_up`."""
+        self.labels: Sequence[str] = bundle.labels
+        self.translations: Mapping[str, Sequence[str]] = bundle.translations
+        self.thresholds: Sequence[float] = bundle.thresholds
+        self.profiles: Mapping[str, Sequence[float]] = bundle.profiles
+        self.floor = bundle.manifest.floor
+        self._golden = bundle.golden
+        self._device = device
+        self._precision: Precision = precision
+        self._network = network
+        self._normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
+        self._exclusive = exclusive
+        self._ids = np.arange(len(self.labels), dtype=np.int32) if subset is None else np.asarray(subset, np.int32)
+        self._columns = np.arange(len(self.labels)) if exclusive else self._ids
+
+    def warm_up(self) -> None:
+        found = np.stack(self.forward(self._warm_pictures()))
+        if self._golden is not None:
+            check_golden(self.name, self._precision, self._golden.outputs[:, self._columns], found)
+        if self.max_batch == 0:
+            self.max_batch = settle_batch(lambda size: self.forward([self.canary()] * size))
+
+    def canary(self) -> Pixels:
+        return self._warm_pictures()[0]
+
+    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """One row of logits a picture."""
+        with self._device.run():
+            pieces = [self._network(self._normalise(piece)) for piece in self._device.stream(pictures, PIECE)]
+            return list(torch.cat(pieces).float().cpu().numpy()) if pieces else []
+
+    def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
+        if not np.isfinite(raw).all():
+            raise ValueError(f"{self.name}: not a number among {raw.size} logits")
+        scores = _softmax(raw)[self._ids] if self._exclusive else _sigmoid(raw)
+        kept = scores >= self.floor
+        return LabelScores(self._ids[kept], scores[kept])
+
+    def _warm_pictures(self) -> Sequence[Pixels]:
+        return list(self._golden.pixels) if self._golden is not None else [test_card(self.transform.size)]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name} in {self.precision} on {self._device.name}, batches of {self.max_batch}>"
+
+
+def golden_answers(tagger: TorchTagger) -> Golden:
+    """What a new bundle keeps: two test cards and what this tagger, in fp32, makes of them."""
+    cards = [test_card(tagger.transform.size, seed) for seed in (0, 1)]
+    return Golden(np.stack(cards), np.stack(tagger.forward(cards)))
+
+
+def test_card(side: int, seed: int = 0) -> Pixels:
+    """A picture that needs no file: (side, side, 3), smooth colours with sharp edges, the same everywhere."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    waves = np.stack([np.sin((3 + k + seed) * np.pi * x + k) * np.cos((2 + 2 * k) * np.pi * y) for k in range(3)], -1)
+    squares = ((np.floor(x * 6) + np.floor(y * 6)) % 2)[..., None]
+    picture: Pixels = np.rint(np.clip(128 + 90 * waves + 35 * (squares - 0.5), 0, 255)).astype(np.uint8)
+    return picture
+
+
+test_card.__test__ = False  # type: ignore[attr-defined] # a picture for testing screens, not a test
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """In fp32, never above 1 and without an overflow for very negative logits."""
+    small = np.exp(-np.abs(logits))
+    scores: NDArray[np.float32] = np.where(logits >= 0, 1 / (1 + small), small / (1 + small)).astype(np.float32)
+    return scores
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(logits - logits.max())
+    scores: NDArray[np.float32] = (powers / powers.sum()).astype(np.float32)
+    return scores
+
+
+def _narrowed(digest: str, subset: Sequence[int]) -> str:
+    ids = ",".join(map(str, subset))
+    return hashlib.sha256(f"{digest}\n{ids}\n".encode()).hexdigest()
