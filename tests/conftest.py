@@ -1,0 +1,100 @@
+"""The real servers that tests ask for by name, each started once, when first asked for."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import pytest
+
+from workers.local.apache_kafka import ApacheKafka
+from workers.local.scratch import Scratch
+from workers.local.seaweedfs import SeaweedFS
+from workers.local.server import CannotStart, Server
+from workers.local.valkey import Valkey
+
+_SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack"}
+
+ServerT = TypeVar("ServerT", bound=Server)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The three servers of this test session. Whoever breaks one mends it before the test ends."""
+
+    kafka: ApacheKafka
+    s3: SeaweedFS
+    valkey: Valkey
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that uses a server carries the marker `servers` without saying so."""
+    for item in items:
+        if _SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
+
+
+@pytest.fixture(scope="session")
+def scratch() -> Iterator[Scratch]:
+    """The temporary folder of the session's servers."""
+    with Scratch() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def kafka(scratch: Scratch) -> Iterator[ApacheKafka]:
+    """Apache Kafka; topics are not made by themselves."""
+    yield from _started(ApacheKafka(scratch.path / "kafka"))
+
+
+@pytest.fixture(scope="session")
+def s3(scratch: Scratch) -> Iterator[SeaweedFS]:
+    """An S3 server that refuses wrong keys."""
+    yield from _started(SeaweedFS(scratch.path / "s3", scratch.will_litter))
+
+
+@pytest.fixture(scope="session")
+def valkey(scratch: Scratch) -> Iterator[Valkey]:
+    """A Redis-compatible server; its keys stay from test to test."""
+    yield from _started(Valkey(scratch.path / "valkey"))
+
+
+@pytest.fixture(scope="session")
+def stack(kafka: ApacheKafka, s3: SeaweedFS, valkey: Valkey) -> Stack:
+    """All three."""
+    return Stack(kafka, s3, valkey)
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """Makes names that no other test uses: `unique("images")` → "images-1f0c…"; fit for topics and buckets."""
+    return lambda stem: f"{stem}-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def topic_name(unique: Callable[[str], str]) -> str:
+    """A topic's name of this test alone; the topic is not made."""
+    return unique("topic")
+
+
+@pytest.fixture
+def bucket_name(unique: Callable[[str], str]) -> str:
+    """A bucket's name of this test alone; the bucket is not made."""
+    return unique("bucket")
+
+
+def _started(server: ServerT) -> Iterator[ServerT]:
+    """The server, up. One that can't be had skips here and fails where CI is set, so that nothing goes untested."""
+    try:
+        server.start()
+    except CannotStart as error:
+        if os.environ.get("CI", "").lower() in {"1", "true"}:
+            pytest.fail(f"{error}", pytrace=False)
+        pytest.skip(f"{error}")
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -1,0 +1,137 @@
+"""The real Apache Kafka: one node, broker and controller in one process (KRaft)."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from workers.local import programs
+from workers.local.server import CannotStart, Server
+
+_CLUSTER_ID = "dGFnc3RyZWFtLWxvY2FsMQ"
+_JVM = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
+_PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    "inter.broker.listener.name": "PLAINTEXT",
+    # A missing topic must show itself as an error, as it does where topics are made by people.
+    "auto.create.topics.enable": "false",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # Tests join and leave groups, and let transactions time out, within fractions of a second.
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "100",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "500",
+}
+
+
+class ApacheKafka(Server):
+    """One node on one port for clients (`servers`) and one for its controller.
+
+    Args:
+        folder: its data, configuration and log.
+        properties: broker settings by their Kafka names, on top of those that suit a test. A short
+            `broker.session.timeout.ms` makes a restart after a SIGKILL quick (3 s instead of 11 s), but a node that is
+            frozen or starved for longer than it is fenced and may lose transaction markers: leave it out then.
+    """
+
+    name: ClassVar[str] = "Apache Kafka"
+    port_count: ClassVar[int] = 2
+
+    def __init__(self, folder: Path, properties: Mapping[str, str] | None = None) -> None:
+        super().__init__(folder)
+        self._extra = dict(properties or {})
+        self._java = ""
+
+    @property
+    def servers(self) -> str:
+        """host:port, as TAGSTREAM_KAFKA_SERVERS takes it."""
+        return f"127.0.0.1:{self.ports[0]}"
+
+    def prepare(self) -> None:
+        self._java = programs.java()
+        self._config.write_text("".join(f"{key}={value}\n" for key, value in self._properties().items()))
+        if not (self.folder / "data" / "meta.properties").exists():
+            self._format()
+
+    def command(self) -> Sequence[str]:
+        return [self._java, *_JVM, "-cp", programs.kafka_class_path(), "kafka.Kafka", str(self._config)]
+
+    def environment(self) -> Mapping[str, str]:
+        return _without_java_options()
+
+    def is_ready(self) -> bool:
+        """Whether it lists itself as a broker: by then its listener is open and the controller has let it in."""
+        with socket.create_connection(("127.0.0.1", self.ports[0]), timeout=2) as connection:
+            return _broker_count(connection) > 0
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "server.properties"
+
+    def _properties(self) -> dict[str, str]:
+        clients, controller = (f"127.0.0.1:{port}" for port in self.ports)
+        return (
+            _PROPERTIES
+            | {
+                "listeners": f"PLAINTEXT://{clients},CONTROLLER://{controller}",
+                "advertised.listeners": f"PLAINTEXT://{clients}",
+                "controller.quorum.voters": f"1@{controller}",
+                "log.dirs": str(self.folder / "data"),
+            }
+            | self._extra
+        )
+
+    def _format(self) -> None:
+        tool = [self._java, *_JVM, "-cp", programs.kafka_class_path(), "kafka.tools.StorageTool", "format"]
+        answer = subprocess.run(
+            [*tool, "-t", _CLUSTER_ID, "-c", str(self._config)],
+            env=_without_java_options(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=self.ready_within_s,
+        )
+        if answer.returncode != 0:
+            raise CannotStart(f"Apache Kafka could not format its folder:\n{answer.stdout}{answer.stderr}")
+
+
+def _without_java_options() -> dict[str, str]:
+    """Our environment less the variables that change a JVM's or Kafka's behaviour behind our back."""
+    ours = {"CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"}
+    return {name: value for name, value in os.environ.items() if name not in ours}
+
+
+def _broker_count(connection: socket.socket) -> int:
+    """How many brokers a Metadata response (version 1, about no topic) names.
+
+    Spoken by hand: it is four lines of bytes, and a client library would wait and retry behind our back.
+    """
+    header = struct.pack(">hhi", 3, 1, 1) + struct.pack(">h", 5) + b"ready"
+    body = struct.pack(">i", 0)
+    connection.sendall(struct.pack(">i", len(header + body)) + header + body)
+    answer = _read(connection, 12)
+    return int(struct.unpack(">iii", answer)[2])
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    read = b""
+    while len(read) < size:
+        part = connection.recv(size - len(read))
+        if not part:
+            raise ConnectionResetError("the broker closed the connection")
+        read += part
+    return read

@@ -1,0 +1,102 @@
+"""Temporary folders that do not pile up, even when their owner was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "tagstream-"
+_LOCK = "owner.lock"
+_ELSEWHERE = "elsewhere"
+
+
+class Scratch:
+    """One temporary folder, gone when closed.
+
+    A folder whose owner died is recognised by its lock, which the kernel released, and is swept when the next one is
+    made. Process ids would not do: they come again.
+    """
+
+    def __init__(self, parent: Path | None = None) -> None:
+        parent = parent or Path(tempfile.gettempdir())
+        sweep(parent)
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+        self._lock = _lock(self.path / _LOCK)
+
+    def will_litter(self, paths: Iterable[Path]) -> None:
+        """Name files that a program is about to leave outside of the folder; they go when the folder goes."""
+        with (self.path / _ELSEWHERE).open("a") as names:
+            names.writelines(f"{path}\n" for path in paths)
+
+    def close(self) -> None:
+        _remove(self.path)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Scratch:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def sweep(parent: Path) -> list[Path]:
+    """Remove the folders of dead owners; returns those that were removed."""
+    swept = []
+    for folder in parent.glob(f"{_PREFIX}*"):
+        with _adopted(folder) as ours:
+            if ours:
+                logger.info("removing %s, whose owner died", folder)
+                _remove(folder)
+                swept.append(folder)
+    return swept
+
+
+@contextlib.contextmanager
+def _adopted(folder: Path) -> Iterator[bool]:
+    lock = _lock(folder / _LOCK, create=False)
+    try:
+        yield lock is not None
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(path: Path, *, create: bool = True) -> int | None:
+    """A descriptor that holds the lock, or None: held by its living owner, not ours to open, or not there."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        for line in (folder / _ELSEWHERE).read_text().splitlines():
+            Path(line).unlink(missing_ok=True)
+    # The lock goes last, so that a removal that is cut short is finished by the next sweep.
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.name == _LOCK:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)

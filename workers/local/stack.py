@@ -1,0 +1,84 @@
+"""All the servers that the worker needs, in one temporary folder, for as long as a `with` block lasts."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from workers.local.apache_kafka import ApacheKafka
+from workers.local.scratch import Scratch
+from workers.local.seaweedfs import SeaweedFS
+from workers.local.server import Server
+from workers.local.valkey import Valkey
+
+
+class LocalStack:
+    """Apache Kafka (`kafka`), S3 (`s3`) and Valkey (`valkey`), side by side with any other stack on this machine.
+
+    Each is a `Server` of its own that can be stopped, killed, frozen and brought back. When the block ends, or this
+    process does in whatever way, no server is left; when the block ends, no folder either.
+
+    Raises:
+        CannotStart: on entering, with the log's last lines.
+    """
+
+    def __init__(self) -> None:
+        self.scratch = Scratch()
+        self.kafka = ApacheKafka(self.scratch.path / "kafka")
+        self.s3 = SeaweedFS(self.scratch.path / "s3", self.scratch.will_litter)
+        self.valkey = Valkey(self.scratch.path / "valkey")
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        return self.valkey, self.s3, self.kafka
+
+    def start(self) -> None:
+        """Bring all up side by side: as slow as the slowest (about 3 s)."""
+        for server in self.servers:
+            server.launch()
+        for server in self.servers:
+            server.wait()
+
+    def environment(self) -> dict[str, str]:
+        """What `tagstream run` needs to find these servers, by the names that it reads."""
+        return {
+            "TAGSTREAM_KAFKA_SERVERS": self.kafka.servers,
+            "TAGSTREAM_S3_ENDPOINT": self.s3.endpoint_url,
+            "TAGSTREAM_S3_REGION": self.s3.region,
+            "TAGSTREAM_S3_ACCESS_KEY": self.s3.access_key,
+            "TAGSTREAM_S3_SECRET_KEY": self.s3.secret_key,
+            "TAGSTREAM_REDIS_URL": self.valkey.url,
+        }
+
+    def close(self) -> None:
+        """Kill all, since nothing of them is kept, and remove the folder. A second Ctrl-C does not cut it short."""
+        with _undisturbed():
+            for server in self.servers:
+                server.kill()
+            self.scratch.close()
+
+    def __enter__(self) -> LocalStack:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
