@@ -80,7 +80,7 @@ class Manifest(_Frozen):
     mean: tuple[float, float, float]
     """By channel, of pixels scaled to 0..1."""
     std: tuple[float, float, float]
-    labels: int = Field(ge=0)
+    labels: int = Field(default=0, ge=0)
     languages: tuple[str, ...] = ()
     thresholds: Thresholds = 0.5
     profiles: dict[str, Thresholds] = {}
@@ -313,6 +313,8 @@ def _lists(labels: Sequence[str], translations: Mapping[str, Sequence[str]]) -> 
 
 def _seal(folder: Path, manifest: Manifest) -> Bundle:
     """Write the manifest with the facts of the files that lie there, and open the result with all its checks."""
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors writes for its owner alone
     files = {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
     sealed = manifest.model_copy(update={"files": files, "digest": _digest(files)})
     document = sealed.model_dump(mode="json")

@@ -157,11 +157,15 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
     model = re.search(r"^model name\s*:\s*(.+)$", facts, re.MULTILINE)
     flags = re.search(r"^flags\s*:\s*(.+)$", facts, re.MULTILINE)
-    sets = {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni"} & set(flags[1].split() if flags else ())
+    sets = {"amx_bf16", "amx_int8", "avx512_bf16", "avx512_fp16", "avx512_vnni"} & set(
+        flags[1].split() if flags else ()
+    )
     return " ".join([model[1] if model else platform.machine(), *sorted(sets)])
 
 
-def normaliser(mean: Sequence[float], std: Sequence[float], device: Device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def normaliser(
+    mean: Sequence[float], std: Sequence[float], device: Device, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
     """A function from uint8 pictures (n, 3, h, w) to normalised ones of `dtype`: (x / 255 - mean) / std.
 
     Computed in fp32 whatever the dtype, as one multiplication and one addition.

@@ -45,7 +45,9 @@ class _Parameters:
             raise Misconfigured(f"these are not EfficientNet-Lite0's weights: {name} is missing.")
         found = self._given[name]
         if tuple(found.shape) != shape:
-            raise Misconfigured(f"these are not EfficientNet-Lite0's weights: {name} is {tuple(found.shape)}, not {shape}.")
+            raise Misconfigured(
+                f"these are not EfficientNet-Lite0's weights: {name} is {tuple(found.shape)}, not {shape}."
+            )
         self.left.discard(name)
         return found
 
@@ -62,7 +64,9 @@ def parameter_names() -> list[str]:
     names = _with_norm("conv_stem", "bn1")
     for stage, (_, _, expand, _, repeats) in enumerate(STAGES):
         for block in range(repeats):
-            names += [name for conv, norm in _convs(f"blocks.{stage}.{block}", expand) for name in _with_norm(conv, norm)]
+            names += [
+                name for conv, norm in _convs(f"blocks.{stage}.{block}", expand) for name in _with_norm(conv, norm)
+            ]
     return [*names, *_with_norm("conv_head", "bn2"), "classifier.weight", "classifier.bias"]
 
 
@@ -79,7 +83,9 @@ def _with_norm(conv: str, norm: str) -> list[str]:
 class _Conv(nn.Module):
     """A convolution with padding "same", then ReLU6 unless it is `linear`."""
 
-    def __init__(self, folded: tuple[Tensor, Tensor], *, stride: int = 1, groups: int = 1, linear: bool = False) -> None:
+    def __init__(
+        self, folded: tuple[Tensor, Tensor], *, stride: int = 1, groups: int = 1, linear: bool = False
+    ) -> None:
         super().__init__()
         weight, bias = folded
         kernel = weight.shape[-1]
@@ -100,7 +106,9 @@ class _Conv(nn.Module):
 class _Block(nn.Module):
     """Expand (unless the factor is 1), filter each channel, project; plus the input where the shape stays."""
 
-    def __init__(self, given: _Parameters, name: str, into: int, out: int, kernel: int, stride: int, expand: int) -> None:
+    def __init__(
+        self, given: _Parameters, name: str, into: int, out: int, kernel: int, stride: int, expand: int
+    ) -> None:
         super().__init__()
         wide = into * expand
         *widen, filters, project = _convs(name, expand)

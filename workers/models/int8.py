@@ -34,7 +34,8 @@ class Int8Linear(nn.Module):
         self.packed = torch.ops.onednn.qlinear_prepack(quantised, None)
         self.scale = scale
         self.zeros = torch.zeros(linear.out_features, dtype=torch.int32)
-        self.bias = None if linear.bias is None else linear.bias.detach().float()
+        bias: Tensor | None = linear.bias
+        self.bias = None if bias is None else bias.detach().float()
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_features) to (…, out_features), fp32."""
@@ -42,7 +43,19 @@ class Int8Linear(nn.Module):
         largest = rows.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         quantised = torch.addcmul(rows.new_full((), _ZERO), rows, _STEPS / largest).round_().to(torch.uint8)
         product = torch.ops.onednn.qlinear_pointwise(
-            quantised, 1 / _STEPS, _ZERO, self.packed, self.scale, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            quantised,
+            1 / _STEPS,
+            _ZERO,
+            self.packed,
+            self.scale,
+            self.zeros,
+            None,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
         )
         product = product.mul_(largest) if self.bias is None else torch.addcmul(self.bias, product, largest)
         return product.view(*x.shape[:-1], self.out_features)

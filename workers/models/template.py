@@ -1,0 +1,77 @@
+"""A caption made from tags by rule, for workers without a captioning model. It is marked as such in the event."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from workers.vocabulary import Caption
+
+NAMED = 3
+"""Tags that a caption names at most: more reads like a list, which the event has already."""
+
+_YOU_SOUND = re.compile(r"(uni|use|usu|uto|eu|ewe|one\b|once\b|ukulele)", re.IGNORECASE)
+_SILENT_H = re.compile(r"(hour|honest|honou?r|heir)", re.IGNORECASE)
+_REMARK = re.compile(r"\s*\([^)]*\)")
+"""What tells two labels of one name apart: "crane (bird)"."""
+
+_UNCOUNTED = """
+    air art beef beer bread broccoli butter carbonara cash cheese chocolate clothing coffee corn cotton denim dirt
+    dough electricity espresso equipment fish fog food fruit fur furniture garlic gold grass gravel guacamole hair
+    hay honey ice jewelry juice land leather lightning luggage lumber makeup meat metal milk money mud music nature
+    paper pasta pork potpie rain rice salt sand seafood silver smoke snow soap soil steel straw sugar sunlight tea
+    traffic velvet water wheat wildlife wine wood wool
+"""
+UNCOUNTED = frozenset(_UNCOUNTED.split())
+"""Names, by their last word, that take no article."""
+_SINGULAR_S = frozenset(("atlas", "canvas", "chassis", "gas", "lens", "pyrenees", "tennis", "triceratops"))
+
+
+class TemplateCaptioner:
+    """Writes "a picture of a tabby cat and a window" from tag names, best first. Pure; any thread."""
+
+    method = "template"
+
+    def __call__(self, names: Sequence[str]) -> Caption:
+        return Caption(text=describe(names), score=None, method=self.method)
+
+
+def describe(names: Sequence[str]) -> str:
+    """One phrase that names the first few tags.
+
+    Tags that end in the same word ("tiger cat", "tabby cat") are one thing seen twice: the first stands for all.
+
+    >>> describe(["tiger cat", "tabby cat", "umbrella", "sunglasses", "lens"])
+    'a picture of a tiger cat, an umbrella and sunglasses'
+    """
+    named = [with_article(name) for name in _distinct(names)[:NAMED]]
+    if not named:
+        return "a picture"
+    return f"a picture of {' and '.join(filter(None, [', '.join(named[:-1]), named[-1]]))}"
+
+
+def with_article(name: str) -> str:
+    """The name with "a" or "an", or bare when it is a plural or can't be counted."""
+    last = name.split()[-1].lower()
+    if last in UNCOUNTED or _is_plural(last):
+        return name
+    vowel = (name[0].lower() in "aeiou" and not _YOU_SOUND.match(name)) or _SILENT_H.match(name)
+    return f"{'an' if vowel else 'a'} {name}"
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    by_last_word: dict[str, str] = {}
+    for name in names:
+        plain = _REMARK.sub("", name).strip()
+        if plain:
+            by_last_word.setdefault(plain.split()[-1].lower(), plain)
+    return list(by_last_word.values())
+
+
+def _is_plural(word: str) -> bool:
+    return (
+        word.endswith("s")
+        and not word.endswith(("ss", "us", "is"))
+        and word not in _SINGULAR_S
+        and word != "triceratops"
+    )
