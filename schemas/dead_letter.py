@@ -1,0 +1,252 @@
+"""Dead letters: the original record's bytes, and what we add to its headers.
+
+Key, value and headers stay what they were, so that any Kafka tool can send a dead letter back; what went wrong stands
+in headers whose names begin with `tagstream-`. Clients that refuse nulls get empty bytes instead, and the header
+`tagstream-nulls` names what was null (`without_nulls`, `with_nulls`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from .text import Headers
+
+Stage: TypeAlias = Literal["parse", "fetch", "decode", "annotate", "caption", "publish"]
+"""Where a failure was found out."""
+
+Reason: TypeAlias = Literal[
+    # parse: the message
+    "undecodable",  # not UTF-8 JSON, or null
+    "not-an-event",  # JSON, but none of the dialects
+    "schema",  # of a dialect, but not as its schema says
+    "bucket-not-allowed",
+    "unknown-profile",  # names a threshold profile that this worker does not have
+    "too-many-records",
+    # fetch: the object
+    "unreadable",  # the store goes on failing for it, and not for others
+    "forbidden",
+    "object-too-large",
+    "empty-object",
+    "fetch-too-slow",
+    # decode: the picture
+    "not-an-image",
+    "format-not-allowed",
+    "broken-image",
+    "too-many-pixels",
+    "too-small",
+    "decode-failed",  # the decoder raised something that no broken picture explains
+    "decode-timeout",
+    "decode-memory",
+    "kills-decoder",
+    # annotate, caption: the models
+    "annotate-failed",
+    "caption-failed",
+    "kills-worker",
+    # publish
+    "result-too-large",
+    "skipped-by-operator",
+]
+"""Why a record, or one event in it, was refused: a closed list. A replay is chosen by it."""
+
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+
+DETAIL_MAX = 200
+"""Characters that a detail keeps."""
+DETAILED_FAILURES = 100
+"""Failures of one message that keep their detail, so that the header stays far below a topic's message limit."""
+
+PREFIX: Final = "tagstream-"
+ONLY: Final = "tagstream-only"
+INPUT_KEY: Final = "tagstream-input-key"
+"""Header of enriched images and retractions: the producer's own record key."""
+
+_SCHEMA: Final = "dead-letter/1"
+_INDEX_MAX = 999
+_SIGNED_URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#]*)[?#]\S*")
+
+
+def _one_line(detail: object) -> object:
+    """Fit for a header and a person: one line, bounded, valid UTF-8, and no query string of a (presigned) URL."""
+    if not isinstance(detail, str):
+        return detail
+    printable = detail.encode("utf-8", "replace").decode("utf-8")
+    line = " ".join(_SIGNED_URL.sub(r"\1?…", printable).split())
+    return line if len(line) <= DETAIL_MAX else line[: DETAIL_MAX - 1] + "…"
+
+
+class Failure(BaseModel):
+    """What became of one event of a message that could not be enriched. Never raises for a long or dirty detail."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int = Field(ge=0, description="Counts the events inside one message, from 0.")
+    stage: Stage
+    reason: Reason
+    detail: Annotated[str, BeforeValidator(_one_line)] = Field(
+        max_length=DETAIL_MAX, description="One line for a person."
+    )
+
+
+class DeadLetter(BaseModel):
+    """The added headers of a dead letter, read back."""
+
+    model_config = ConfigDict(frozen=True)
+
+    topic: str
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+    timestamp_ms: int
+    failures: tuple[Failure, ...]
+    attempts: int = Field(ge=1)
+    worker: str
+    models: dict[str, str]
+    nulls: tuple[str, ...] = ()
+    truncated: bool = False
+
+    @property
+    def indexes(self) -> frozenset[int]:
+        """The events that failed; what a replay is for."""
+        return frozenset(failure.index for failure in self.failures)
+
+
+_FAILURES = TypeAdapter(tuple[Failure, ...])
+_MODELS = TypeAdapter(dict[str, str])
+_NULLS = TypeAdapter(tuple[str, ...])
+
+
+def dead_letter_headers(
+    *,
+    topic: str,
+    partition: int,
+    offset: int,
+    timestamp_ms: int,
+    failures: Sequence[Failure],
+    attempts: int,
+    worker: str,
+    models: Mapping[str, str],
+    nulls: Sequence[str] = (),
+    truncated: bool = False,
+) -> Headers:
+    """The headers to append to the original's.
+
+    Args:
+        topic, partition, offset, timestamp_ms: the original record's; milliseconds since the Unix epoch.
+        failures: one for each event that failed; at least one.
+        attempts: how often it was tried here.
+        worker: the worker's version.
+        models: version by role, e.g. {"tagger": "compact 3f2a…"}.
+        nulls: what was null, as `without_nulls` names it.
+        truncated: the value was dropped because it would not have fitted.
+    """
+    if not failures:
+        raise ValueError("a dead letter names at least one failure")
+    detailed = [
+        failure if number < DETAILED_FAILURES else failure.model_copy(update={"detail": ""})
+        for number, failure in enumerate(failures)
+    ]
+    values = {
+        "schema": _SCHEMA.encode(),
+        "topic": topic.encode(),
+        "partition": b"%d" % partition,
+        "offset": b"%d" % offset,
+        "timestamp": b"%d" % timestamp_ms,
+        "failures": _FAILURES.dump_json(tuple(detailed)),
+        "attempts": b"%d" % attempts,
+        "worker": worker.encode(),
+        "models": _json(dict(models)),
+        "nulls": _json(list(nulls)),
+        "truncated": b"true" if truncated else b"false",
+    }
+    return tuple((PREFIX + name, value) for name, value in values.items())
+
+
+def read_dead_letter_headers(headers: Headers) -> DeadLetter:
+    """What `dead_letter_headers` wrote.
+
+    Raises:
+        ValueError: these are not a dead letter's headers; the text says what is missing or wrong.
+    """
+    own = {name.removeprefix(PREFIX): value or b"" for name, value in headers if name.startswith(PREFIX)}
+    schema = own.get("schema", b"").decode("utf-8", "replace")
+    if schema != _SCHEMA:
+        raise ValueError(f"not a dead letter of this project: header tagstream-schema is {schema!r}, not {_SCHEMA!r}")
+    try:
+        return DeadLetter(
+            topic=own["topic"].decode(),
+            partition=int(own["partition"]),
+            offset=int(own["offset"]),
+            timestamp_ms=int(own["timestamp"]),
+            failures=_FAILURES.validate_json(own["failures"]),
+            attempts=int(own["attempts"]),
+            worker=own["worker"].decode(),
+            models=_MODELS.validate_json(own["models"]),
+            nulls=_NULLS.validate_json(own["nulls"]),
+            truncated=own["truncated"] == b"true",
+        )
+    except KeyError as missing:
+        raise ValueError(f"a dead letter without the header tagstream-{missing.args[0]}") from None
+    except (ValidationError, ValueError) as error:
+        raise ValueError(f"a dead letter with a header that does not read: {error}") from error
+
+
+def only_indexes(headers: Headers) -> frozenset[int] | None:
+    """The events that a replay is for, by the header `tagstream-only` ("0,3"); None means all.
+
+    A header that does not read counts as absent: to do too much is safe, to do nothing would lose the record.
+    """
+    written = [value for name, value in headers if name == ONLY]
+    if not written or written[-1] is None or not re.fullmatch(rb"[0-9]{1,3}(,[0-9]{1,3})*", written[-1]):
+        return None
+    return frozenset(int(index) for index in written[-1].split(b","))
+
+
+def replay_headers(headers: Headers) -> Headers:
+    """The headers with which a dead letter goes back to its topic: the original's, and what failed.
+
+    Raises:
+        ValueError: as `read_dead_letter_headers`.
+    """
+    failed = ",".join(str(index) for index in sorted(read_dead_letter_headers(headers).indexes))
+    return (*strip_own_headers(headers), (ONLY, failed.encode()))
+
+
+def strip_own_headers(headers: Headers) -> Headers:
+    """Without every `tagstream-*`, whoever put it there."""
+    return tuple(header for header in headers if not header[0].startswith(PREFIX))
+
+
+class Nonnull(NamedTuple):
+    """A record that every client can send, and what was null in it."""
+
+    key: bytes
+    value: bytes
+    headers: Headers
+    nulls: tuple[str, ...]
+
+
+def without_nulls(key: bytes | None, value: bytes | None, headers: Headers) -> Nonnull:
+    """Empty bytes in the place of nulls; `nulls` names them: "key", "value", "headers[2]" (from 0)."""
+    nulls = [name for name, content in (("key", key), ("value", value)) if content is None]
+    nulls += [f"headers[{number}]" for number, (_, content) in enumerate(headers) if content is None]
+    return Nonnull(key or b"", value or b"", tuple((name, content or b"") for name, content in headers), tuple(nulls))
+
+
+def with_nulls(
+    key: bytes | None, value: bytes | None, headers: Headers, nulls: Sequence[str]
+) -> tuple[bytes | None, bytes | None, Headers]:
+    """The original record, from what `without_nulls` made of it. Headers that we appended come after and stay."""
+    named = frozenset(nulls)
+    restored = tuple(
+        (name, None if f"headers[{number}]" in named else content) for number, (name, content) in enumerate(headers)
+    )
+    return None if "key" in named else key, None if "value" in named else value, restored
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

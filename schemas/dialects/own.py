@@ -1,0 +1,66 @@
+"""The own dialect, `image-event/1`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
+
+from ..options import Options
+from ..text import Bucket, Key, Moment, Sequencer, Short, Version
+from .words import Document, ImageEvent, Unreadable, schema_fault
+
+SCHEMA = "image-event/1"
+
+
+def unquoted(etag: object) -> object:
+    """HTTP quotes an etag, notifications don't: here it never has quotes."""
+    return etag.strip('"') if isinstance(etag, str) else etag
+
+
+Etag = Annotated[Short, BeforeValidator(unquoted)]
+
+
+class ImageEventDocument(BaseModel):
+    """A picture to enrich, in this project's own words. Fields that are not named here are ignored."""
+
+    model_config = ConfigDict(title="ImageEvent", frozen=True)
+
+    schema_name: Literal["image-event/1"] = Field(alias="schema")
+    id: Short = Field(description="The producer's own id of this event; the same when it is sent again.")
+    bucket: Bucket
+    key: Key = Field(description="The object's key as the store knows it, nothing escaped; at most 1,024 bytes.")
+    version_id: Version | None = None
+    etag: Etag | None = Field(default=None, description="Read only this content; another one is skipped as superseded.")
+    size: Annotated[StrictInt, Field(ge=0, lt=2**63)] | None = Field(default=None, description="Bytes.")
+    sequencer: Sequencer | None = Field(
+        default=None, description="Hexadecimal, growing with every change of one object, as S3 counts."
+    )
+    event_time: Moment | None = None
+    options: Options = Options()
+
+
+def read(document: Document, index: int) -> ImageEvent:
+    """Raises:
+    Unreadable: not as the schema says.
+    """
+    if document["schema"] != SCHEMA:
+        raise Unreadable("schema", f"schema is {document['schema']!r}; this version reads {SCHEMA}")
+    try:
+        event = ImageEventDocument.model_validate(document)
+    except ValidationError as error:
+        raise schema_fault(error) from None
+    return ImageEvent(
+        id=event.id,
+        dialect="own",
+        action="enrich",
+        index=index,
+        bucket=event.bucket,
+        key=event.key,
+        version_id=event.version_id,
+        etag=event.etag,
+        size=event.size,
+        sequencer=event.sequencer,
+        event_time=event.event_time,
+        options=event.options,
+    )

@@ -1,0 +1,225 @@
+"""S3's bucket notifications, as MinIO, AWS and others send them, and as SNS and EventBridge wrap them.
+
+What names the object is taken strictly; what only helps (etag, size, sequencer, time) counts as absent where it is
+not what it should be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+from urllib.parse import unquote_to_bytes
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+
+from ..text import Bucket, Key, Moment, Sequencer, Short, Version, subject
+from .own import unquoted
+from .words import Document, Entry, Ignored, ImageEvent, Place, Unreadable, document, schema_fault
+
+MAX_RECORDS = 1000
+"""Events that one message may hold."""
+
+# Not PutTagging, PutRetention and their like: an indexer that writes tags back must not wake us again.
+_CREATED = frozenset(f"ObjectCreated:{cause}" for cause in ("Put", "Post", "Copy", "CompleteMultipartUpload"))
+_REMOVED = frozenset(f"ObjectRemoved:{cause}" for cause in ("Delete", "DeleteMarkerCreated", "DeleteAllVersions"))
+_EXPIRED = "LifecycleExpiration:"
+
+_EVENT_BRIDGE = {
+    ("Object Created", ""): "ObjectCreated:Put",
+    ("Object Deleted", "Permanently Deleted"): "ObjectRemoved:Delete",
+    ("Object Deleted", "Delete Marker Created"): "ObjectRemoved:DeleteMarkerCreated",
+}
+
+
+def unescaped(key: str) -> str:
+    """A notification's key as the store knows it: spaces travel as plus signs, other bytes percent-encoded.
+
+    Raises:
+        ValueError: what was escaped is not UTF-8. Replacing characters would name another object.
+    """
+    return unquote_to_bytes(key.replace("+", " ")).decode("utf-8")
+
+
+def _or_none(wanted: Any) -> BeforeValidator:
+    """Before a nullable field: what is not as `wanted` counts as absent."""
+    adapter: TypeAdapter[Any] = TypeAdapter(wanted)
+
+    def lenient(value: object) -> object:
+        if value is None:
+            return None
+        try:
+            return adapter.validate_python(value)
+        except ValidationError:
+            return None
+
+    return BeforeValidator(lenient)
+
+
+def _empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+_Size = Annotated[int | None, _or_none(Annotated[int, Field(ge=0, lt=2**63)])]
+_Etag = Annotated[str | None, _or_none(Annotated[Short, BeforeValidator(unquoted)])]
+_Version = Annotated[Version | None, BeforeValidator(_empty_is_none)]
+_Sequencer = Annotated[str | None, _or_none(Sequencer)]
+_Time = Annotated[str | None, _or_none(Moment)]
+_EscapedKey = Annotated[
+    str, Field(min_length=1), AfterValidator(unescaped), AfterValidator(TypeAdapter(Key).validate_python)
+]
+
+
+class _Bucket(BaseModel):
+    name: Bucket
+
+
+class _Object(BaseModel):
+    key: _EscapedKey
+    size: _Size = None
+    etag: _Etag = Field(None, alias="eTag")
+    version_id: _Version = Field(None, alias="versionId")
+    sequencer: _Sequencer = None
+
+
+class _Body(BaseModel):
+    bucket: _Bucket
+    object: _Object
+
+
+class _Record(BaseModel):
+    name: str = Field(alias="eventName")
+    time: _Time = Field(None, alias="eventTime")
+    s3: _Body
+
+
+class _BridgeObject(BaseModel):
+    key: Key  # EventBridge does not escape it
+    size: _Size = None
+    etag: _Etag = None
+    version_id: _Version = Field(None, alias="version-id")
+    sequencer: _Sequencer = None
+
+
+class _BridgeDetail(BaseModel):
+    bucket: _Bucket
+    object: _BridgeObject
+
+
+class _Bridged(BaseModel):
+    time: _Time = None
+    detail: _BridgeDetail
+
+
+def is_notification(doc: Document) -> bool:
+    return "Records" in doc or _is_test(doc) or _is_bridged(doc)
+
+
+def read(doc: Document, place: Place) -> tuple[Entry, ...]:
+    """One entry for each record.
+
+    Raises:
+        Unreadable: the message as a whole.
+    """
+    if _is_bridged(doc):
+        return (_entry(doc, 0, place, _bridged),)
+    if "Records" not in doc:
+        return (Ignored(0, "test-event"),)
+    records = doc["Records"]
+    if not isinstance(records, list):
+        raise Unreadable("schema", "Records is not a list")
+    if not records:
+        raise Unreadable("not-an-event", "Records is empty")
+    if len(records) > MAX_RECORDS:
+        raise Unreadable("too-many-records", f"{len(records):,} records in one message; at most {MAX_RECORDS:,}")
+    return tuple(_entry(record, index, place, _record) for index, record in enumerate(records))
+
+
+def _is_test(doc: Document) -> bool:
+    return _plain(doc.get("Event")) == "TestEvent"
+
+
+def _is_bridged(doc: Document) -> bool:
+    return doc.get("source") == "aws.s3" and "detail-type" in doc
+
+
+def _entry(record: Any, index: int, place: Place, read_one: Callable[[Document, int, Place], Entry]) -> Entry:
+    if not isinstance(record, dict):
+        return Unreadable("schema", "a record is not an object").bad_event(index)
+    try:
+        return read_one(record, index, place)
+    except ValidationError as error:
+        return schema_fault(error).bad_event(index)
+
+
+def _record(record: Document, index: int, place: Place) -> Entry:
+    name = _plain(record.get("eventName"))
+    if name is not None and not _concerns_us(name):
+        return Ignored(index, "event-type", _subject_of(_Body, record.get("s3")))
+    read = _Record.model_validate(record)
+    return _event(_plain(read.name) or "", read.s3.bucket.name, read.s3.object, read.time, index, place)
+
+
+def _bridged(doc: Document, index: int, place: Place) -> Entry:
+    detail = doc.get("detail")
+    deletion = detail.get("deletion-type", "") if isinstance(detail, dict) else ""
+    name = _EVENT_BRIDGE.get((str(doc["detail-type"]), str(deletion)))
+    if name is None:
+        return Ignored(index, "event-type", _subject_of(_BridgeDetail, detail))
+    read = _Bridged.model_validate(doc)
+    return _event(name, read.detail.bucket.name, read.detail.object, read.time, index, place)
+
+
+def _event(
+    name: str, bucket: str, object_: _Object | _BridgeObject, time: str | None, index: int, place: Place
+) -> ImageEvent:
+    retract = name not in _CREATED
+    # A delete marker hides the whole object, and its version id is the marker's own. A plain Delete with a version id
+    # removed that version for good; whether it was the newest, the event does not tell.
+    one_version = retract and name.endswith(":Delete") and object_.version_id is not None
+    return ImageEvent(
+        id=object_.sequencer or place.event_id(index),
+        dialect="s3",
+        action="retract" if retract else "enrich",
+        index=index,
+        bucket=bucket,
+        key=object_.key,
+        version_id=object_.version_id if one_version or not retract else None,
+        etag=object_.etag,
+        size=object_.size,
+        sequencer=object_.sequencer,
+        event_time=time,
+        versioned_removal=one_version,
+    )
+
+
+def _plain(name: object) -> str | None:
+    """An event's name without the prefix that some send and others don't."""
+    return name.removeprefix("s3:") if isinstance(name, str) else None
+
+
+def _concerns_us(name: str) -> bool:
+    return name in _CREATED or name in _REMOVED or name.startswith(_EXPIRED)
+
+
+def _subject_of(model: type[_Body] | type[_BridgeDetail], part: object) -> str | None:
+    try:
+        read = model.model_validate(part)
+    except ValidationError:
+        return None
+    return subject(read.bucket.name, read.object.key)
+
+
+def unwrapped(doc: Document) -> Document:
+    """What an SNS envelope holds; any other document as it is.
+
+    Raises:
+        Unreadable: the envelope holds no JSON object, or is not a notification.
+    """
+    if not ("TopicArn" in doc and isinstance(doc.get("Type"), str)):
+        return doc
+    if doc["Type"] != "Notification":
+        raise Unreadable("not-an-event", f"SNS sent a {doc['Type']!r}; it is the subscription's owner who answers it")
+    message = doc.get("Message")
+    if not isinstance(message, str):
+        raise Unreadable("schema", "the SNS envelope's Message is not a string")
+    return document(message)

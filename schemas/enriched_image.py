@@ -1,0 +1,291 @@
+"""The events that go out: EnrichedImage, Retraction and Skip.
+
+Each says in `event` which input it answers; (topic, partition, offset, index) and the kind are unique among them.
+Models are exact when they are written: a field that is not named here is an error. Whoever reads uses `read_output`
+or ignores what it does not know, because later versions may add fields.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from .dead_letter import Reason
+from .options import Options
+from .text import Bucket, Key, Moment, Sequencer, subject
+
+Status: TypeAlias = Literal["complete", "partial"]
+HitOrMiss: TypeAlias = Literal["hit", "miss"]
+Scope: TypeAlias = Literal["object", "version"]
+Dialect: TypeAlias = Literal["own", "s3", "cloudevents"]
+
+SkipReason: TypeAlias = Literal[
+    "test-event",  # a bucket's own sign of life
+    "event-type",  # nothing that changes a picture
+    "key-not-matched",  # outside TAGSTREAM_KEYS
+    "not-replayed",  # a replay named other events of this message
+    "stale",  # a newer event of this object was seen before
+    "gone",  # the object does not exist any more
+    "superseded",  # the object has another content by now; its event is on the way
+]
+"""Why an event was passed over: a closed list."""
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Exact(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        serialize_by_alias=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+        json_schema_serialization_defaults_required=True,
+    )
+
+
+class EventRef(_Exact):
+    """The input that an output answers."""
+
+    id: str = Field(description="The event's own id; for S3 its sequencer, or else topic:partition:offset:index.")
+    dialect: Dialect | None = Field(default=None, description="null: the message could not be told.")
+    time: Moment | None = Field(default=None, description="When it happened, by the event's own word.")
+    topic: str
+    partition: int = Field(ge=0)
+    offset: int = Field(ge=0)
+    index: int = Field(ge=0, description="Counts the events inside one message, from 0.")
+
+
+class Source(_Exact):
+    """The object as it was read."""
+
+    bucket: Bucket
+    key: Key
+    version_id: str | None = None
+    etag: str = Field(description="Of what was read, without quotes.")
+    sequencer: Sequencer | None = Field(
+        default=None,
+        description="Hexadecimal. Of two outputs of one subject the greater is the newer, padded with zeros on the "
+        "left to equal length; without one, last_modified decides.",
+    )
+    last_modified: Moment
+    sha256: Sha256
+
+
+class GoneSource(_Exact):
+    """The object, or the version of one, that is gone."""
+
+    bucket: Bucket
+    key: Key
+    version_id: str | None = None
+    sequencer: Sequencer | None = None
+
+
+class ImageFacts(_Exact):
+    """The picture as its header says."""
+
+    format: str = Field(description="jpeg, png, webp, gif, bmp, tiff or avif.")
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+    bytes: int = Field(ge=1, description="Size of the object.")
+
+
+class Tag(_Exact):
+    """A label that the tagger is sure enough of."""
+
+    name: str
+    score: float = Field(ge=0, le=1)
+    label_id: int = Field(ge=0, description="The label's place in the tagger's list; names may repeat, ids don't.")
+    translations: Mapping[str, str] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="The name in other languages, by language code, where the model knows any.",
+    )
+
+
+class CaptionText(_Exact):
+    """A sentence about the picture."""
+
+    text: str
+    score: float | None = Field(default=None, description="Mean log-probability of its tokens; null for a template.")
+    method: str = Field(description="How it was made: template, greedy, beam, nucleus.")
+    guided_by: tuple[str, ...] = Field(default=(), description="The tag names that it was written under.")
+
+
+class ModelRef(_Exact):
+    """What ran."""
+
+    name: str
+    digest: str = Field(description="sha256 of weights and labels, hex.")
+    precision: str
+    random_weights: bool = Field(
+        default=False, description="True: seeded random weights for trials; the answers mean nothing."
+    )
+
+
+class Models(_Exact):
+    tagger: ModelRef | None = None
+    captioner: ModelRef | None = None
+
+
+class Thresholds(_Exact):
+    """Which scores became tags."""
+
+    profile: str
+    digest: str
+
+
+class Cache(_Exact):
+    """What was remembered; null: not asked for."""
+
+    source: HitOrMiss | None = None
+    tags: HitOrMiss | None = None
+    caption: HitOrMiss | None = None
+
+
+class _Output(_Exact):
+    def to_bytes(self) -> bytes:
+        """JSON in UTF-8, as it travels."""
+        return self.__pydantic_serializer__.to_json(self)
+
+
+class EnrichedImage(_Output):
+    """A picture with its tags and its caption. Indexers upsert on `subject`, unless what they hold is newer."""
+
+    schema_name: Literal["enriched-image/1"] = Field(default="enriched-image/1", alias="schema")
+    id: str = Field(description="The same for a redelivery, another for a new upload of the same bytes.")
+    subject: str = Field(description="bucket/key, nothing escaped.")
+    status: Status = Field(description="partial: a part that was asked for could not be had, and `reason` says why.")
+    reason: Reason | None = None
+    event: EventRef
+    source: Source
+    image: ImageFacts
+    tags: tuple[Tag, ...] = Field(description="Best score first.")
+    caption: CaptionText | None = Field(default=None, description="null: not asked for, or status is partial.")
+    models: Models
+    thresholds: Thresholds
+    timings_ms: Mapping[str, Annotated[float, Field(ge=0)]] = Field(description="Milliseconds by stage.")
+    produced_at: Moment
+    cache: Cache = Cache()
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if (self.status == "partial") != (self.reason is not None):
+            raise ValueError("a partial image has a reason, a complete one has none")
+        if any(worse.score > better.score for better, worse in zip(self.tags, self.tags[1:], strict=False)):
+            raise ValueError("tags come by score, best first")
+        if self.subject != subject(self.source.bucket, self.source.key):
+            raise ValueError("the subject is bucket/key of the source")
+        return self
+
+    @property
+    def message_key(self) -> bytes:
+        """Outputs of one object share a partition, and a compacted topic keeps the newest."""
+        return self.subject.encode()
+
+
+class Retraction(_Output):
+    """A picture is gone: drop what is held for `subject`.
+
+    With scope `version` only `source.version_id` is gone: drop what was made of that version, and nothing else.
+    """
+
+    schema_name: Literal["image-retraction/1"] = Field(default="image-retraction/1", alias="schema")
+    subject: str = Field(description="bucket/key, nothing escaped.")
+    scope: Scope = "object"
+    event: EventRef
+    source: GoneSource
+    produced_at: Moment
+
+    @model_validator(mode="after")
+    def _coherent(self) -> Self:
+        if self.scope == "version" and self.source.version_id is None:
+            raise ValueError("the retraction of a version names it")
+        if self.subject != subject(self.source.bucket, self.source.key):
+            raise ValueError("the subject is bucket/key of the source")
+        return self
+
+    @property
+    def message_key(self) -> bytes:
+        """`bucket/key`; for one old version a key of its own, or it would compact the live picture away."""
+        if self.scope == "version":
+            return f"{self.subject}?versionId={self.source.version_id}".encode()
+        return self.subject.encode()
+
+
+class Skip(_Output):
+    """An event that was rightly passed over, and why."""
+
+    schema_name: Literal["skipped/1"] = Field(default="skipped/1", alias="schema")
+    event: EventRef
+    subject: str | None = Field(default=None, description="bucket/key, where the event names an object.")
+    reason: SkipReason
+
+    @property
+    def message_key(self) -> bytes:
+        """The subject; without one, the event's coordinates."""
+        event = self.event
+        return (self.subject or f"{event.topic}:{event.partition}:{event.offset}:{event.index}").encode()
+
+
+_OUTPUT: TypeAdapter[EnrichedImage | Retraction | Skip] = TypeAdapter(
+    Annotated[EnrichedImage | Retraction | Skip, Field(discriminator="schema_name")]
+)
+
+
+def read_output(value: bytes) -> EnrichedImage | Retraction | Skip:
+    """Read one of ours, also from a later version that has more fields.
+
+    Raises:
+        ValueError: it is none of the three kinds.
+    """
+    return _OUTPUT.validate_json(value, extra="ignore")
+
+
+def enriched_id(
+    *,
+    bucket: str,
+    key: str,
+    version_id: str | None,
+    etag: str,
+    sequencer: str | None,
+    event_id: str,
+    models: Models,
+    thresholds: Thresholds,
+    options: Options,
+    status: Status,
+) -> str:
+    """What an enriched image is known by: equal for a redelivery, different for a new upload of the same bytes.
+
+    The lower-case hex sha256 of one JSON array in UTF-8, in the canonical form of RFC 8785 (no spaces, nothing
+    escaped that need not be), so that no two inputs share an encoding and any language can repeat it:
+
+        ["enriched-image/1", bucket, key,
+         ["version", version_id] or else ["etag", etag],
+         ["sequencer", sequencer] or else ["event", event_id],
+         [tagger digest or null, captioner digest or null, thresholds digest],
+         [want, guide_tags, profile or null], status]
+
+    The precision is not part of it: the same weights are the same model.
+    """
+    parts: list[Any] = [
+        "enriched-image/1",
+        bucket,
+        key,
+        ["etag", etag] if version_id is None else ["version", version_id],
+        ["event", event_id] if sequencer is None else ["sequencer", sequencer],
+        [_digest(models.tagger), _digest(models.captioner), thresholds.digest],
+        [options.want, options.guide_tags, options.profile],
+        status,
+    ]
+    canonical = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _digest(model: ModelRef | None) -> str | None:
+    return None if model is None else model.digest

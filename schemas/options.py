@@ -1,0 +1,32 @@
+"""What a producer may ask for."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from .text import Short
+
+Want: TypeAlias = Literal["tags", "caption"]
+
+
+def _each_once(want: tuple[Want, ...]) -> tuple[Want, ...]:
+    return tuple(sorted(set(want), reverse=True))
+
+
+class Options(BaseModel):
+    """What is asked for. Equal wishes are equal values: `want` is without repeats, tags first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    want: Annotated[tuple[Want, ...], Field(min_length=1, max_length=16), AfterValidator(_each_once)] = (
+        "tags",
+        "caption",
+    )
+    guide_tags: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+        default=(),
+        max_length=50,
+        description="Tag names that steer the caption in the place of the picture's own tags; empty: its own.",
+    )
+    profile: Short | None = Field(default=None, description="The name of a threshold profile; null: the default one.")

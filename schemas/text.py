@@ -1,0 +1,47 @@
+"""Strings that several documents share, with the bounds that the wire gives them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, TypeAlias
+
+from pydantic import AfterValidator, Field
+
+Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
+"""Kafka headers in order; a name may come more than once, a value may be null."""
+
+KEY_BYTES_MAX = 1024
+"""S3's own bound of an object key, in bytes of UTF-8."""
+
+
+def _key_of_s3(key: str) -> str:
+    if len(key.encode()) > KEY_BYTES_MAX:
+        raise ValueError(f"an object key has at most {KEY_BYTES_MAX} bytes")
+    return key
+
+
+def _moment(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+_RFC_3339 = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"
+
+Bucket = Annotated[str, Field(min_length=1, max_length=255, pattern="^[^/]+$")]
+Key = Annotated[str, Field(min_length=1, max_length=KEY_BYTES_MAX), AfterValidator(_key_of_s3)]
+"""An object key as the store knows it: nothing is escaped."""
+Short = Annotated[str, Field(min_length=1, max_length=256)]
+Version = Annotated[str, Field(min_length=1, max_length=1024)]
+Sequencer = Annotated[str, Field(min_length=1, max_length=128, pattern="^[0-9A-Fa-f]+$")]
+"""Hexadecimal; the greater is the newer, among events of one object (see `image_event.newer`)."""
+Moment = Annotated[
+    str,
+    Field(max_length=40, pattern=_RFC_3339, json_schema_extra={"format": "date-time"}),
+    AfterValidator(_moment),
+]
+"""An RFC 3339 timestamp with its offset from UTC."""
+
+
+def subject(bucket: str, key: str) -> str:
+    """How an object is named in outputs and in record keys: `bucket/key`, nothing escaped."""
+    return f"{bucket}/{key}"
