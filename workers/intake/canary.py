@@ -1,0 +1,42 @@
+"""A small picture known to be good, for each format: before a picture is blamed, its decoder must read this one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+
+from PIL import Image
+
+from workers.errors import Broken, Rejected
+from workers.intake.transform import decode
+from workers.vocabulary import Transform
+
+_TRANSFORM = Transform(size=8)
+
+
+class Canary:
+    """Made once, at the start, while all is well. Thread-safe."""
+
+    def __init__(self, formats: Iterable[str]) -> None:
+        Image.init()
+        writable = [name for name in formats if name.upper() in Image.SAVE]
+        self._pictures = {name: _encoded(name) for name in writable}
+
+    def check(self, name: str) -> None:
+        """Decode the good picture of this format.
+
+        Raises:
+            Broken: it can't be decoded either, so this process is at fault and not the picture at hand.
+        """
+        try:
+            if name in self._pictures:
+                decode(self._pictures[name], name, (_TRANSFORM,))
+        except Rejected as error:
+            raise Broken(f"the {name} decoder fails on a picture known to be good: {error.detail}") from error
+
+
+def _encoded(name: str) -> bytes:
+    ramp = Image.linear_gradient("L").resize((16, 16)).convert("RGB")
+    encoded = io.BytesIO()
+    ramp.save(encoded, name.upper())
+    return encoded.getvalue()

@@ -1,0 +1,114 @@
+"""The two stages of an intake, done in the caller's thread: what every form of intake runs, wherever it runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+
+from workers.errors import Rejected
+from workers.intake.canary import Canary
+from workers.intake.header import guard, read_header
+from workers.intake.limits import Limits
+from workers.intake.transform import decode
+from workers.ports import ObjectStore
+from workers.vocabulary import Facts, Fetched, Job, Picture, StoredObject, Transform
+
+
+class EncodedBytes:
+    """The handle of a `Fetched`: an object's bytes, which can be taken out once."""
+
+    __slots__ = ("_body", "_lock")
+
+    def __init__(self, body: bytes) -> None:
+        self._lock = threading.Lock()
+        self._body: bytes | None = body
+
+    def take(self) -> bytes:
+        """Hand the bytes over and forget them.
+
+        Raises:
+            RuntimeError: they were decoded or discarded before, which is a bug of the caller.
+        """
+        with self._lock:
+            body, self._body = self._body, None
+        if body is None:
+            raise RuntimeError("this object was decoded or discarded before")
+        return body
+
+    def drop(self) -> None:
+        with self._lock:
+            self._body = None
+
+    def __repr__(self) -> str:
+        return f"<EncodedBytes{'' if self._body is None else f' {len(self._body)}'}>"
+
+
+class Stages:
+    """Fetch and decode. Thread-safe; holds no bytes of its own.
+
+    Args:
+        store: where the objects are.
+        transforms: every distinct Transform of the models in use.
+        limits: what an object and its picture may be.
+    """
+
+    def __init__(self, store: ObjectStore, transforms: Sequence[Transform], limits: Limits) -> None:
+        guard(limits)
+        self._store = store
+        self._transforms = tuple(dict.fromkeys(transforms))
+        self._limits = limits
+        self._canary = Canary(limits.formats)
+
+    def fetch(self, job: Job) -> Fetched:
+        """Get the object, read and check its header. Errors as in `ports.Intake.fetch`."""
+        stored = self._get(job)
+        header = read_header(stored.body, self._limits)
+        facts = Facts(
+            sha256=hashlib.sha256(stored.body).hexdigest(),
+            etag=stored.etag,
+            version_id=stored.version_id,
+            last_modified=stored.last_modified,
+            size=len(stored.body),
+            format=header.format,
+            width=header.width,
+            height=header.height,
+            decode_bytes=header.decode_bytes,
+        )
+        return Fetched(facts, EncodedBytes(stored.body))
+
+    def decode(self, fetched: Fetched) -> Picture:
+        """Decode and transform. Errors as in `ports.Intake.decode`.
+
+        Raises:
+            Broken: a picture known to be good can't be decoded either.
+        """
+        body = _handle(fetched).take()
+        try:
+            return decode(body, fetched.facts.format, self._transforms)
+        except Rejected:
+            self._canary.check(fetched.facts.format)
+            raise
+
+    def discard(self, fetched: Fetched) -> None:
+        _handle(fetched).drop()
+
+    def _get(self, job: Job) -> StoredObject:
+        event, limits = job.event, self._limits
+        if event.size is not None and event.size > limits.max_object_bytes:
+            detail = f"{event.size} bytes by its event, at most {limits.max_object_bytes} are allowed"
+            raise Rejected("fetch", "object-too-large", detail)
+        return self._store.get(
+            event.bucket,
+            event.key,
+            version_id=event.version_id,
+            etag=event.etag,
+            max_bytes=limits.max_object_bytes,
+            deadline_s=limits.fetch_s,
+        )
+
+
+def _handle(fetched: Fetched) -> EncodedBytes:
+    if not isinstance(fetched.handle, EncodedBytes):
+        raise TypeError("this object was fetched by another intake")
+    return fetched.handle

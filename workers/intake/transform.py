@@ -1,0 +1,113 @@
+"""Execute a model's `Transform` with Pillow, the same in every process: encoded bytes in, uint8 pixels out.
+
+The treatment of every kind of picture, which follows `Image.open(...).convert("RGB")` where that is sensible:
+
+- palette, 1-bit and grey are expanded; of YCbCr, CMYK (Adobe's inversion undone) and LAB Pillow's own conversion;
+- alpha is dropped, which shows the colour that lies under it: nothing is blended;
+- 16-bit grey keeps its high byte (Pillow alone would clip to white); 16-bit colour is reduced so by Pillow;
+- 32-bit integers and floats have no range in their header: stretched from their least to their greatest value;
+- an animation is its first frame; a truncated file is refused, never half decoded;
+- colour profiles are ignored, and so is EXIF's orientation unless the Transform asks for it. A TIFF is always
+  turned as its orientation tag says, because Pillow does so while it loads.
+
+JPEG's reduced-size decoding (Pillow's draft mode) is not used: its pixels differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from workers.intake.faults import blame
+from workers.intake.header import open_picture
+from workers.vocabulary import Picture, Pixels, Transform
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_SMALL = 4_000_000
+"""Pixels (16 MB) that an intermediate picture may have even when its source is smaller."""
+_LONGEST = 4
+"""Before a crop, a picture is cut to at most this many times its shorter side; no crop sees what lies beyond."""
+
+
+def decode(body: bytes, name: str, transforms: Iterable[Transform]) -> Picture:
+    """Decode the bytes of a picture of format `name` once, and transform it for every Transform.
+
+    Returns:
+        for each Transform a contiguous uint8 array (size, size, 3), RGB.
+
+    Raises:
+        Rejected: stage "decode"; broken-image, decode-memory or decode-failed.
+    """
+    with blame(), open_picture(body, name) as image:
+        image.load()
+        pixels: dict[Transform, Pixels] = {}
+        upright: dict[bool, Image.Image] = {}
+        for transform in transforms:
+            turn = transform.exif_transpose
+            if turn not in upright:
+                upright[turn] = to_rgb(ImageOps.exif_transpose(image) if turn else image)
+            pixels[transform] = apply(transform, upright[turn])
+    return Picture(pixels)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode as RGB, by the rules above."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16"):
+        return _grey(np.asarray(image) >> 8)
+    if image.mode in ("I", "F"):
+        return _grey(_stretched(np.asarray(image, dtype=np.float32)))
+    if image.mode == "La":
+        return image.convert("LA").convert("RGB")
+    image.info.pop("transparency", None)  # it would change no colour, but makes Pillow warn
+    return image.convert("RGB")
+
+
+def apply(transform: Transform, image: Image.Image) -> Pixels:
+    """Resize (and cut) an RGB picture as the transform says."""
+    square = (transform.size, transform.size)
+    if transform.fit == "squash":
+        return np.array(_resized(image, square, transform))
+    image = _shortened(image)
+    shorter = min(image.size)
+    width, height = (
+        transform.resize if side == shorter else int(transform.resize * side / shorter) for side in image.size
+    )
+    image = _resized(image, (width, height), transform)
+    left, top = round((width - transform.size) / 2), round((height - transform.size) / 2)
+    return np.array(image.crop((left, top, left + transform.size, top + transform.size)))
+
+
+def _resized(image: Image.Image, size: tuple[int, int], transform: Transform) -> Image.Image:
+    """Resize as Pillow does, antialiased, but never through an intermediate picture of gigabytes.
+
+    Pillow resizes rows first, so a very high and narrow picture, inside every limit, would be held at its full
+    height and its new width. Such a one is resized by its columns first, which differs by rounding alone.
+    """
+    resample = _FILTERS[transform.interpolation]
+    if size[0] * image.height > max(_SMALL, image.width * image.height):
+        image = image.resize((image.width, size[1]), resample)
+    return image.resize(size, resample)
+
+
+def _shortened(image: Image.Image) -> Image.Image:
+    longest = _LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    width, height = (min(side, longest) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _grey(levels: NDArray[np.generic]) -> Image.Image:
+    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+
+
+def _stretched(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    known = np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(known.min()), float(known.max())
+    return (known - low) * np.float32(255 / (high - low) if high > low else 0)
