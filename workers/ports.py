@@ -189,6 +189,8 @@ class Model(Protocol):
     transform: Transform
     max_batch: int
     """The largest batch known to be safe on this device."""
+    random_weights: bool
+    """Seeded random weights, for trials: the answers mean nothing, and every event says so."""
 
     def warm_up(self) -> None:
         """Run once what will be run, check the golden answer, settle `max_batch`.

@@ -35,7 +35,8 @@ class Partition(NamedTuple):
         return f"{self.topic}:{self.number}"
 
 
-class Coordinates(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class Coordinates:
     """Where an outcome comes from: `index` counts the events inside one record's message, from 0."""
 
     topic: str
@@ -84,7 +85,9 @@ class Record:
     @property
     def size(self) -> int:
         """Bytes that it holds in memory, near enough for a budget."""
-        return 200 + len(self.key or b"") + len(self.value or b"") + sum(len(k) + len(v or b"") for k, v in self.headers)
+        return (
+            200 + len(self.key or b"") + len(self.value or b"") + sum(len(k) + len(v or b"") for k, v in self.headers)
+        )
 
 
 @dataclass(frozen=True, slots=True)

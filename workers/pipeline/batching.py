@@ -1,0 +1,107 @@
+"""Batches for the device: work-conserving, and halved to the guilty picture when one fails."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Inbox(Generic[Item]):
+    """A queue between threads that hands out all that is ready, up to a number. Closing it wakes the reader.
+
+    Its length is bounded by the budgets of what is put in, not here: a put never waits.
+    """
+
+    def __init__(self) -> None:
+        self._items: deque[Item] = deque()
+        self._filled = threading.Condition()
+        self._closed = False
+
+    def put(self, item: Item) -> None:
+        with self._filled:
+            self._items.append(item)
+            self._filled.notify()
+
+    def take(self, most: int, timeout_s: float) -> list[Item]:
+        """Up to `most` items at once; waits for the first at most `timeout_s`. Empty: none came, or it is closed."""
+        with self._filled:
+            if not self._items and not self._closed:
+                self._filled.wait(timeout_s)
+            return [self._items.popleft() for _ in range(min(most, len(self._items)))]
+
+    def close(self) -> None:
+        with self._filled:
+            self._closed = True
+            self._filled.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Closed and empty: nothing more will come."""
+        with self._filled:
+            return self._closed and not self._items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class SafeBatch:
+    """The batch size that is known to be safe. Memory that runs out halves it; quiet batches let it grow back.
+
+    Args:
+        largest: what the model's warm-up found safe.
+        quiet: full batches without trouble before it doubles again.
+    """
+
+    def __init__(self, largest: int, quiet: int = 100) -> None:
+        self.largest = max(1, largest)
+        self.size = self.largest
+        self._quiet = quiet
+        self._good = 0
+
+    def ran(self, pictures: int) -> None:
+        if self.size < self.largest and pictures >= self.size:
+            self._good += 1
+            if self._good >= self._quiet:
+                self.size = min(self.largest, self.size * 2)
+                self._good = 0
+
+    def ran_out_of_memory(self, pictures: int) -> None:
+        self.size = max(1, min(self.size, pictures) // 2)
+        self._good = 0
+
+
+def run_halving(
+    step: Callable[[Sequence[Item]], Sequence[Answer]],
+    items: Sequence[Item],
+    failed: Callable[[Sequence[Item], Exception], None],
+) -> list[Answer | Exception]:
+    """Run `step` on all items at once; when it raises, on halves, until only the guilty items are left.
+
+    Args:
+        step: a list in, a list of the same length and order out.
+        failed: told of every failing call, with the items that were in it.
+
+    Returns:
+        For each item its answer, or what a call with this item alone raised.
+
+    Raises:
+        ValueError: `step` returned another number of answers than it was given items. That is a bug of the model.
+    """
+    if not items:
+        return []
+    try:
+        answers = step(items)
+    except Exception as error:  # noqa: BLE001  # a model may raise anything; the caller decides whose fault it is
+        failed(items, error)
+        if len(items) == 1:
+            return [error]
+        middle = len(items) // 2
+        return run_halving(step, items[:middle], failed) + run_halving(step, items[middle:], failed)
+    if len(answers) != len(items):
+        raise ValueError(f"the model was given {len(items)} pictures and returned {len(answers)} answers")
+    return list(answers)

@@ -1,0 +1,450 @@
+"""The straight line: what happens to a record, from top to bottom.
+
+    take → read → recall by source → fetch → recall by content → decode → annotate → finish → (ledger) → settle
+
+Each step is a method that says what comes next; the threads of `threads.py` and the intake's own call them. A task is
+in the hands of one thread at a time, handed on through an inbox, a budget or a future.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from schemas.dead_letter import Failure
+from workers import metrics
+from workers.errors import Gone, Rejected, Superseded, Unavailable
+from workers.pipeline import tracing
+from workers.pipeline.annotate import Annotator
+from workers.pipeline.batching import Inbox
+from workers.pipeline.budget import Budget, Ticket
+from workers.pipeline.cache_entries import NOTHING, CacheWrite
+from workers.pipeline.coalesce import Flights
+from workers.pipeline.ledger import Entry, Ledger
+from workers.pipeline.neighbours import Neighbours
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.progress import Stages
+from workers.pipeline.recall import Recall
+from workers.pipeline.rendering import Renderer
+from workers.pipeline.screening import Passed, Removed, Screen, Screened, Wanted, coordinates
+from workers.pipeline.task import Task
+from workers.ports import Clock, Intake
+from workers.vocabulary import Fetched, Job, Outcome, Picture, Record
+
+_log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One index whose outcomes are known without a picture."""
+
+    entry: Entry
+    index: int
+    outcomes: tuple[Outcome, ...]
+    write: CacheWrite = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A task's results, to be remembered and handed to the equal pictures that wait for `flight`."""
+
+    task: Task
+    values: dict[str, bytes]
+    flight: Hashable | None
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Entries whose commit is known, in ledger order."""
+
+    entries: tuple[Entry, ...]
+
+
+RecallItem: TypeAlias = Entry | Task | Computed | Committed
+
+
+class Line:
+    """Every step of the line; see the module.
+
+    Args:
+        crash: told of an exception that is our bug; it ends the process.
+    """
+
+    def __init__(
+        self,
+        *,
+        intake: Intake,
+        recall: Recall,
+        annotator: Annotator,
+        renderer: Renderer,
+        clock: Clock,
+        options: WorkerOptions,
+        crash: Callable[[BaseException], None],
+    ) -> None:
+        self._intake = intake
+        self._recall = recall
+        self._annotator = annotator
+        self._renderer = renderer
+        self._clock = clock
+        self._options = options
+        self._crash = crash
+        self._screen = Screen(options.buckets, options.key_globs, options.profiles)
+        self._flights: Flights[Task] = Flights()
+        self.ledger = Ledger()
+        self.stages = Stages(clock)
+        self.neighbours: Neighbours[Task] = Neighbours()
+        self.encoded = Budget(options.encoded_budget_bytes)
+        self.decoded = Budget(options.decoded_budget_bytes)
+        self.recall_inbox: Inbox[RecallItem] = Inbox()
+        self.device_inbox: Inbox[Task] = Inbox()
+        self.finish_inbox: Inbox[Task | Done] = Inbox()
+
+    # ---- poll thread ------------------------------------------------------------------------------------------
+
+    def take(self, record: Record) -> bool:
+        """Admit a polled record. False: its epoch has ended."""
+        entry = self.ledger.admit(record, self._clock.monotonic())
+        if entry is None:
+            return False
+        self.stages.moved()
+        self.recall_inbox.put(entry)
+        return True
+
+    def retry_due(self) -> None:
+        """Send on the tasks whose time to try again has come."""
+        for task in self.neighbours.due(self._clock.monotonic()):
+            metrics.RETRIES.add(neighbour="s3")
+            self._want_bytes(task)
+
+    # ---- recall thread ----------------------------------------------------------------------------------------
+
+    def recall(self, items: Sequence[RecallItem]) -> None:
+        """Everything that concerns the cache, for all that is ready at once: few round trips for many items."""
+        self._recall.settle([write for item in items if isinstance(item, Committed) for write in _writes(item)])
+        computed = [item for item in items if isinstance(item, Computed)]
+        self._recall.remember([item.values for item in computed])
+        for item in computed:
+            self._land(item)
+        fresh = [task for item in items if isinstance(item, Entry) for task in self._read(item)]
+        arrived = [item for item in items if isinstance(item, Task)]
+        self._recall_by_source(fresh)
+        self._recall_by_content(arrived)
+
+    def _read(self, entry: Entry) -> list[Task]:
+        """Parse a record; whatever needs no picture is done here."""
+        screened = self._screen.read(entry.record)
+        self.ledger.expect(entry, len(screened))
+        tasks: list[Task] = []
+        for index, item in enumerate(screened):
+            if isinstance(item, Wanted):
+                tasks.append(self._begin(entry, index, item))
+            else:
+                self._finish_without_picture(entry, index, item)
+        return tasks
+
+    def _begin(self, entry: Entry, index: int, wanted: Wanted) -> Task:
+        job = Job(coordinates(entry.record, index), entry.record.epoch, wanted.event)
+        task = Task(job, entry, wanted.profile, tracing.start(job, entry.record.headers))
+        entry.traces[index] = tracing.headers_of(task.span)
+        self.stages.enter(task)
+        return task
+
+    def _finish_without_picture(self, entry: Entry, index: int, item: Screened) -> None:
+        where = coordinates(entry.record, index)
+        write = NOTHING
+        outcome: Outcome
+        if isinstance(item, Removed):
+            outcome = self._renderer.retraction(where, item.event)
+            write = self._recall.removal(item.event)
+        elif isinstance(item, Passed):
+            outcome = self._renderer.skip(where, item.event, item.reason, item.subject)
+        else:
+            assert isinstance(item, Failure)
+            outcome = item
+        self.finish_inbox.put(Done(entry, index, (outcome,), write))
+
+    def _recall_by_source(self, tasks: Sequence[Task]) -> None:
+        stale = self._recall.sources(tasks)
+        for task in tasks:
+            if id(task) in stale:
+                self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "stale"),))
+        known = [task for task in tasks if id(task) not in stale]
+        self._recall.contents([task for task in known if task.facts is not None])
+        for task in known:
+            if task.facts is not None and self._recall.complete(task):
+                self._to_finish(task)
+            else:
+                self._want_bytes(task)
+
+    def _recall_by_content(self, tasks: Sequence[Task]) -> None:
+        live = [task for task in tasks if self._still_wanted(task)]
+        self._recall.contents(live)
+        for task in live:
+            if self._recall.complete(task):
+                self._let_go_of_bytes(task)
+                self._to_finish(task)
+            else:
+                self._compute_once(task)
+
+    def _compute_once(self, task: Task) -> None:
+        if task.flight is not None:  # it leads already, and had to fetch its bytes again
+            self._want_pixels(task)
+            return
+        task.flight = self._recall.flight_key(task)
+        self.stages.move(task, "wait-equal")
+        if task.flight in self._flights:
+            # A follower waits without its bytes, and must let go of them before anyone can promote it.
+            self._let_go_of_bytes(task)
+        if self._flights.join(task.flight, task):
+            self._want_pixels(task)
+
+    def _land(self, computed: Computed) -> None:
+        if computed.flight is None:
+            return
+        leader = computed.task
+        for task in self._flights.land(computed.flight):
+            metrics.COALESCED.add()
+            task.scores, task.caption, task.guide = leader.scores, leader.caption, leader.guide
+            task.tags_hit = task.scores is not None
+            task.caption_hit = task.caption is not None
+            task.flight = None
+            self._to_finish(task)
+
+    # ---- intake's threads -------------------------------------------------------------------------------------
+
+    def _want_bytes(self, task: Task) -> None:
+        if not self._still_wanted(task):
+            return
+        self.stages.move(task, "wait-fetch")
+        size = task.event.size if task.event.size is not None else self._options.max_object_bytes
+        self.encoded.reserve(task.job.epoch.partition, size, lambda ticket: self._fetch(task, ticket))
+
+    def _fetch(self, task: Task, ticket: Ticket) -> None:
+        task.encoded = ticket
+        if self._still_wanted(task):
+            self.stages.move(task, "fetch")
+            self._when_done(task, self._intake.fetch(task.job), self._fetched)
+
+    def _fetched(self, task: Task, future: Future[Fetched]) -> None:
+        try:
+            task.fetched = future.result()
+        except Unavailable as error:
+            task.give_back()
+            self._try_later(task, error)
+            return
+        except Gone:
+            self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "gone"),))
+            return
+        except Superseded:
+            self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "superseded"),))
+            return
+        except Rejected as error:
+            self._reject(task, error)
+            return
+        task.facts = task.fetched.facts
+        self.neighbours.note_read(task.event.bucket, self._clock.monotonic())
+        if task.encoded is not None:
+            task.encoded.shrink(task.facts.size)
+        self.stages.move(task, "recall")
+        self.recall_inbox.put(task)
+
+    def _want_pixels(self, task: Task) -> None:
+        assert task.facts is not None
+        if task.fetched is None:  # promoted, after its bytes were let go
+            self._want_bytes(task)
+            return
+        self.stages.move(task, "wait-decode")
+        partition = task.job.epoch.partition
+        self.decoded.reserve(partition, task.facts.decode_bytes, lambda ticket: self._decode(task, ticket))
+
+    def _decode(self, task: Task, ticket: Ticket) -> None:
+        task.decoded = ticket
+        if self._still_wanted(task):
+            assert task.fetched is not None
+            self.stages.move(task, "decode")
+            self._when_done(task, self._intake.decode(task.fetched), self._decoded)
+
+    def _decoded(self, task: Task, future: Future[Picture]) -> None:
+        task.fetched = None
+        if task.encoded is not None:
+            task.encoded.release()
+        try:
+            task.picture = future.result()
+        except Rejected as error:
+            self._reject(task, error)
+            return
+        if task.decoded is not None:
+            task.decoded.shrink(task.picture.size)
+        self.stages.move(task, "wait-device")
+        self.device_inbox.put(task)
+
+    def _try_later(self, task: Task, error: Unavailable) -> None:
+        """A neighbour's failure: wait and try again, unless this one object alone is what fails."""
+        now = self._clock.monotonic()
+        if task.first_failure_at is None:
+            task.first_failure_at = now
+        rejection = self._verdict(task, error, now)
+        if rejection is not None:
+            self._reject(task, rejection)
+            return
+        task.attempts += 1
+        ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.attempts, 10))
+        self.stages.move(task, "wait-neighbour")
+        self.neighbours.wait(task.job.epoch.partition, now + random.uniform(ceiling / 2, ceiling), task)
+        _log.warning("the object store fails, attempt %d: %s", task.attempts, error.detail)
+
+    def _verdict(self, task: Task, error: Unavailable, now: float) -> Rejected | None:
+        assert task.first_failure_at is not None
+        if error.forbidden:
+            if self.neighbours.has_read(
+                task.event.bucket, since=task.first_failure_at - self._options.unreadable_after_s
+            ):
+                return Rejected("fetch", "forbidden", "the store refuses this object and gives others of its bucket")
+            return None
+        failed_for = now - task.first_failure_at
+        patience = self._options.unreadable_after_s
+        if failed_for >= patience and self.neighbours.has_read(task.event.bucket, since=task.first_failure_at):
+            detail = f"failed for {failed_for:.0f} s while others of its bucket could be read"
+            return Rejected("fetch", "unreadable", detail)
+        return None
+
+    # ---- device thread ----------------------------------------------------------------------------------------
+
+    @property
+    def batch_size(self) -> int:
+        """Pictures that the device takes at once, as far as they are ready."""
+        return self._annotator.safe.size
+
+    def annotate(self, tasks: Sequence[Task]) -> None:
+        """One batch. Those whose epoch ended are left out; a suspect runs alone."""
+        live = [task for task in tasks if self._still_wanted(task)]
+        for group in ([task for task in live if not task.alone], *([task] for task in live if task.alone)):
+            if not group:
+                continue
+            for task in group:
+                self.stages.move(task, "annotate")
+            started = self._clock.monotonic()
+            self._annotator.annotate(group)
+            metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, stage="annotate")
+            metrics.BATCH_PICTURES.record(len(group))
+            for task in group:
+                self._to_finish(task)
+
+    # ---- finish thread ----------------------------------------------------------------------------------------
+
+    def finish(self, item: Task | Done) -> None:
+        """Turn results into outcomes, and a record's outcomes into messages once it has them all."""
+        if isinstance(item, Done):
+            self._complete(item)
+            return
+        task = item
+        try:
+            self._renderer.postprocess(task)
+        except ValueError:
+            # Not a number among the scores: the device thread runs it again, alone, with the canary beside it.
+            task.alone = True
+            task.raw_scores = None
+            self.stages.move(task, "wait-device")
+            self.device_inbox.put(task)
+            return
+        task.picture = None
+        task.give_back()
+        flight, values = None, self._recall.values(task)
+        if not task.failures:
+            flight, task.flight = task.flight, None
+        if values or flight is not None:
+            self.recall_inbox.put(Computed(task, values, flight))
+        self._end(task, self._renderer.outcomes(task), self._recall.arrival(task))
+
+    def _complete(self, done: Done) -> None:
+        entry = done.entry
+        entry.after_commit.append(done.write)
+        if not self.ledger.complete(entry, done.index, done.outcomes):
+            return
+        if not self.ledger.fill(entry, self._renderer.messages(entry)):
+            metrics.DROPPED_JOBS.add(len(entry.outcomes))
+
+    # ---- publish thread ---------------------------------------------------------------------------------------
+
+    def settle(self, entries: Sequence[Entry]) -> None:
+        """These records are committed: count them, and tell the cache."""
+        now = self._clock.monotonic()
+        self.stages.moved()
+        for entry in entries:
+            metrics.EVENT_SECONDS.record(now - entry.taken_at)
+            for outcomes in entry.outcomes.values():
+                self._renderer.count(outcomes)
+        self.recall_inbox.put(Committed(tuple(entries)))
+
+    # ---- any thread -------------------------------------------------------------------------------------------
+
+    def _when_done(self, task: Task, future: Future[_Result], then: Callable[[Task, Future[_Result]], None]) -> None:
+        def call(done: Future[_Result]) -> None:
+            try:
+                then(task, done)
+            except CancelledError:
+                self._drop(task)
+            except BaseException as error:  # noqa: BLE001  # nobody else would ever hear of it
+                self._crash(error)
+
+        future.add_done_callback(call)
+
+    def _still_wanted(self, task: Task) -> bool:
+        if task.current:
+            return True
+        self._drop(task)
+        return False
+
+    def _drop(self, task: Task) -> None:
+        """Its epoch ended: whoever has the partition now does the work. An equal picture that waits takes over."""
+        metrics.DROPPED_JOBS.add()
+        self._let_go_of_bytes(task)
+        task.picture = None
+        task.give_back()
+        self._abandon(task)
+        tracing.end(task.span, "dropped")
+        self.stages.leave(task)
+
+    def _abandon(self, task: Task) -> None:
+        if task.flight is None:
+            return
+        key, task.flight = task.flight, None
+        while (follower := self._flights.abandon(key)) is not None:
+            if follower.current:
+                self._want_pixels(follower)
+                return
+            follower.flight = None
+            self._drop(follower)
+
+    def _reject(self, task: Task, error: Rejected) -> None:
+        failure = Failure(index=task.job.coordinates.index, stage=error.stage, reason=error.reason, detail=error.detail)
+        self._end(task, (failure,))
+
+    def _end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
+        self._let_go_of_bytes(task)
+        task.give_back()
+        self._abandon(task)
+        tracing.end(task.span, "done")
+        self.stages.leave(task)
+        self.finish_inbox.put(Done(task.entry, task.job.coordinates.index, outcomes, write))
+
+    def _let_go_of_bytes(self, task: Task) -> None:
+        if task.fetched is not None:
+            self._intake.discard(task.fetched)
+            task.fetched = None
+        if task.encoded is not None:
+            task.encoded.release()
+
+    def _to_finish(self, task: Task) -> None:
+        self.stages.move(task, "finish")
+        self.finish_inbox.put(task)
+
+
+def _writes(item: Committed) -> list[CacheWrite]:
+    return [write for entry in item.entries for write in entry.after_commit]

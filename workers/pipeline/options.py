@@ -1,0 +1,53 @@
+"""What the pipeline is told at its start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from workers.pipeline.profiles import Profile
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """Names, bounds and clocks.
+
+    Args:
+        skipped_topic: empty: skips are counted, not published.
+        buckets: allowed bucket names; empty allows all.
+        key_globs: keys that are worked on; empty means all. Others are skipped.
+        profiles: threshold profiles by name; `default` is used when an event names none.
+        max_object_bytes: what an event that doesn't tell its object's size may turn out to hold.
+        encoded_budget_bytes, decoded_budget_bytes: the two budgets of memory.
+        max_polled_bytes: records that were polled and wait with us.
+        max_jobs_ahead: jobs of one partition beyond its committed offset.
+        max_ledger_bytes: finished outcomes that wait for those before them.
+        run_outcomes, run_bytes: bounds of one transaction (one record may exceed them alone).
+        drain_s: after a stop, how long admitted records may take to finish.
+        retry_min_s, retry_max_s: bounds of the jittered backoff after a neighbour's failure.
+        unreadable_after_s: how long one object may fail while others of its bucket read.
+        stall_s: with records in hand, none of which changed its stage for so long, we are wedged.
+    """
+
+    output_topic: str
+    dead_letter_topic: str
+    skipped_topic: str = ""
+    buckets: tuple[str, ...] = ()
+    key_globs: tuple[str, ...] = ()
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    worker_version: str = "unknown"
+    max_object_bytes: int = 20 * MIB
+    encoded_budget_bytes: int = 256 * MIB
+    decoded_budget_bytes: int = 512 * MIB
+    max_polled_bytes: int = 32 * MIB
+    max_jobs_ahead: int = 2_000
+    max_ledger_bytes: int = 64 * MIB
+    run_outcomes: int = 500
+    run_bytes: int = 4 * MIB
+    drain_s: float = 20.0
+    retry_min_s: float = 0.2
+    retry_max_s: float = 10.0
+    unreadable_after_s: float = 600.0
+    stall_s: float = 60.0

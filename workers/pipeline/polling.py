@@ -1,0 +1,155 @@
+"""The poll thread's work: it owns the record source, admits what the bounds allow, and never works itself."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from workers import metrics
+from workers.pipeline.batching import Inbox
+from workers.pipeline.line import Line
+from workers.pipeline.options import WorkerOptions
+from workers.ports import RecordSource
+from workers.vocabulary import Epoch, Partition, Polled, Record
+
+_RECALL_BACKLOG = 1_000
+"""Items before the recall thread beyond which no record is admitted."""
+
+
+class Poller:
+    """Polls, opens partitions, admits records in offset order, pauses and resumes.
+
+    What is polled and not yet admitted waits in `backlog`, counted: a client's own half-delivered fetch is not a
+    place to keep records in (delivery: pausing).
+
+    Args:
+        opening: epochs whose committed offset the publish thread has to find out.
+        opened: its answers; a negative offset says that the epoch has ended.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        line: Line,
+        options: WorkerOptions,
+        opening: Inbox[Epoch],
+        opened: Inbox[tuple[Epoch, int]],
+    ) -> None:
+        self._source = source
+        self._line = line
+        self._options = options
+        self._opening = opening
+        self._opened = opened
+        self._backlog: dict[Epoch, deque[Record]] = {}
+        self._paused: set[Partition] = set()
+        self.admitting = True
+        self.opening = 0
+
+    def step(self) -> bool:
+        """One turn. True when records came or were admitted."""
+        polled = self._source.poll(0.02 if self._backlog else 0.1)
+        self._leave_ended()
+        self._begin(polled)
+        self._open()
+        for record in polled.records:
+            metrics.RECORDS_POLLED.add(topic=record.partition.topic)
+            self._backlog.setdefault(record.epoch, deque()).append(record)
+        self._line.retry_due()
+        if not self.admitting:
+            self._backlog.clear()
+        admitted = self._admit()
+        self._hold_back()
+        self._report()
+        return bool(polled.records) or admitted > 0
+
+    def stop_admitting(self) -> None:
+        """For the drain: what was not admitted belongs to whoever comes next."""
+        self.admitting = False
+
+    @property
+    def idle(self) -> bool:
+        return not self._backlog and not self.opening
+
+    def _begin(self, polled: Polled) -> None:
+        for epoch in polled.started:
+            self.opening += 1
+            self._paused.discard(epoch.partition)
+            self._opening.put(epoch)
+        if polled.started:
+            self._line.ledger.wake()
+
+    def _open(self) -> None:
+        for epoch, offset in self._opened.take(1_000, 0):
+            self.opening -= 1
+            if epoch.current and offset >= 0:
+                self._line.ledger.open(epoch, offset)
+                self._source.start(epoch, offset)
+                self._divide()
+
+    def _leave_ended(self) -> None:
+        ended = self._line.ledger.close_ended()
+        for epoch in [epoch for epoch in self._backlog if not epoch.current]:
+            del self._backlog[epoch]
+        if ended:
+            self._divide()
+
+    def _divide(self) -> None:
+        partitions = len(self._line.ledger.epochs())
+        self._line.encoded.divide(partitions)
+        self._line.decoded.divide(partitions)
+
+    def _admit(self) -> int:
+        """Round robin, one record a partition and turn, as far as the bounds allow."""
+        admitted = 0
+        waiting = [epoch for epoch in self._backlog if self._may_admit(epoch)]
+        while waiting:
+            for epoch in list(waiting):
+                queue = self._backlog[epoch]
+                if self._line.take(queue.popleft()):
+                    admitted += 1
+                else:
+                    queue.clear()
+                if not queue:
+                    del self._backlog[epoch]
+                if not queue or not self._may_admit(epoch):
+                    waiting.remove(epoch)
+        return admitted
+
+    def _may_admit(self, epoch: Epoch) -> bool:
+        ledger = self._line.ledger
+        ahead = ledger.jobs_ahead(epoch)
+        if self._line.neighbours.holds_back(epoch.partition) or ahead >= self._options.max_jobs_ahead:
+            return False
+        if len(self._line.recall_inbox) >= _RECALL_BACKLOG:
+            return False
+        # The head of a partition always gets in: it is what the others of its partition wait for.
+        return ahead == 0 or ledger.bytes < self._options.max_ledger_bytes
+
+    def _hold_back(self) -> None:
+        """Pause the partitions whose backlog is above its share of the bound; resume below half of it."""
+        share = self._options.max_polled_bytes / max(1, len(self._line.ledger.epochs()))
+        sizes = {epoch.partition: sum(r.size for r in queue) for epoch, queue in self._backlog.items()}
+        if not self.admitting:
+            full = {epoch.partition for epoch in self._line.ledger.epochs()}
+        else:
+            full = {
+                partition
+                for partition, size in sizes.items()
+                if size > (share / 2 if partition in self._paused else share)
+            }
+        if pause := full - self._paused:
+            self._source.pause(sorted(pause))
+        if resume := self._paused - full:
+            self._source.resume(sorted(resume))
+        self._paused = full
+
+    def _report(self) -> None:
+        line = self._line
+        held = len(line.ledger.epochs())
+        metrics.PARTITIONS.set(held - len(self._paused), state="reading")
+        metrics.PARTITIONS.set(len(self._paused), state="paused")
+        metrics.PARTITIONS.set(self.opening, state="opening")
+        metrics.LEDGER_RECORDS.set(line.ledger.records)
+        for name, budget in (("encoded", line.encoded), ("decoded", line.decoded)):
+            metrics.BUDGET_BYTES.set(budget.used, budget=name)
+            metrics.BUDGET_LIMIT_BYTES.set(budget.limit, budget=name)
+        line.stages.report()

@@ -1,0 +1,78 @@
+"""The publish thread's work: it owns the way out, and is the only one that reads or writes committed offsets."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from workers import metrics
+from workers.errors import Unpublished
+from workers.pipeline.batching import Inbox
+from workers.pipeline.line import Line
+from workers.pipeline.options import WorkerOptions
+from workers.ports import Publisher
+from workers.vocabulary import Epoch
+
+_log = logging.getLogger(__name__)
+
+
+class Publishing:
+    """Takes runs from the ledger, publishes them, and finds out the truth after anything unclear."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        line: Line,
+        options: WorkerOptions,
+        opening: Inbox[Epoch],
+        opened: Inbox[tuple[Epoch, int]],
+    ) -> None:
+        self._publisher = publisher
+        self._line = line
+        self._options = options
+        self._opening = opening
+        self._opened = opened
+
+    def step(self) -> bool:
+        """One turn; waits a moment when there is nothing to do. True when a run was published."""
+        self._open()
+        taken = self._line.ledger.take(self._options.run_outcomes, self._options.run_bytes)
+        if taken is None:
+            self._line.ledger.wait(0.05)
+            return False
+        started = time.perf_counter()
+        try:
+            self._publisher.publish(taken.run)
+        except Unpublished as error:
+            metrics.RUNS_FAILED.add(cause=error.cause)
+            _log.warning("%r was not published (%s): asking the broker what is committed", taken.run, error)
+            self._reconcile()
+            return False
+        self._line.ledger.settle(taken)
+        metrics.PUBLISH_SECONDS.record(time.perf_counter() - started)
+        metrics.RUNS.add()
+        self._line.settle(taken.entries)
+        return True
+
+    def _open(self) -> None:
+        """Answer where newly assigned partitions are to be read from."""
+        for epoch in self._opening.take(1_000, 0):
+            offset = self._publisher.committed(epoch) if epoch.current else None
+            if offset is None and epoch.current:
+                self._opening.put(epoch)
+            else:
+                self._opened.put((epoch, -1 if offset is None else offset))
+
+    def _reconcile(self) -> None:
+        """A new producer under the same id, then the committed offsets decide what is still to be published."""
+        metrics.RECOVERIES.add()
+        self._publisher.recover()
+        for epoch in self._line.ledger.epochs():
+            committed = None
+            while epoch.current and committed is None:
+                committed = self._publisher.committed(epoch)
+            if committed is not None:
+                gone = self._line.ledger.rewind(epoch, committed)
+                if gone:
+                    metrics.RUNS.add()
+                    self._line.settle(gone)

@@ -1,0 +1,173 @@
+"""What was computed before is not computed again: the two levels of the cache, in batches.
+
+Everything here runs on the recall thread, except the few functions that touch no cache (named so). The cache never
+raises: a miss is all that can go wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+
+from schemas.image_event import ImageEvent, newer
+from workers import metrics
+from workers.pipeline import cache_entries as entries
+from workers.pipeline.annotate import guide_names
+from workers.pipeline.cache_entries import CacheWrite
+from workers.pipeline.task import Task
+from workers.ports import Captioner, ResultCache, Tagger
+
+_HEX = re.compile(rb"[0-9A-Fa-f]{1,128}")
+
+
+class Recall:
+    """The cache as the line uses it.
+
+    Args:
+        tagger, captioner: whose results are kept; None where nothing of the kind runs on the device.
+    """
+
+    def __init__(self, cache: ResultCache, tagger: Tagger | None, captioner: Captioner | None) -> None:
+        self._cache = cache
+        self._tagger = tagger
+        self._captioner = captioner
+        self._tagger_key = entries.tagger_key(tagger) if tagger is not None else ""
+        self._captioner_key = entries.captioner_key(captioner) if captioner is not None else ""
+
+    # ---- what a task needs (touch no cache) ---------------------------------------------------------------------
+
+    def needs_scores(self, task: Task) -> bool:
+        return self._tagger is not None and (task.wants_tags or not task.event.options.guide_tags)
+
+    def needs_caption(self, task: Task) -> bool:
+        return self._captioner is not None and task.wants_caption
+
+    def complete(self, task: Task) -> bool:
+        """Is nothing left for the device to do?"""
+        scored = task.scores is not None or not self.needs_scores(task)
+        return scored and (task.caption is not None or not self.needs_caption(task))
+
+    def flight_key(self, task: Task) -> Hashable:
+        """Equal for two tasks exactly when one's results are the other's."""
+        assert task.facts is not None
+        needs_caption = self.needs_caption(task)
+        guide: Hashable = ()
+        if needs_caption:
+            guide = task.event.options.guide_tags or task.profile.digest
+        return (task.facts.sha256, self.needs_scores(task), needs_caption, guide)
+
+    def values(self, task: Task) -> dict[str, bytes]:
+        """What the content level should keep of a finished task: only what it did not have."""
+        values: dict[str, bytes] = {}
+        if task.facts is None:
+            return values
+        sha256 = task.facts.sha256
+        if self._tagger is not None and task.scores is not None and not task.tags_hit:
+            values[entries.scores_key(sha256, self._tagger_key)] = entries.pack_scores(task.scores)
+        if self._captioner is not None and task.caption is not None and task.guide is not None and not task.caption_hit:
+            key = entries.caption_key(sha256, self._captioner_key, task.guide)
+            values[key] = entries.pack_caption(task.caption)
+        return values
+
+    def arrival(self, task: Task) -> CacheWrite:
+        """What the source level is told once the task's outcome is committed."""
+        event = task.event
+        values, fields = self._newest(event), {}
+        field = entries.source_field(event.version_id, event.etag)
+        if field is not None and task.facts is not None and not task.source_hit:
+            fields[(entries.source_hash(event), field)] = entries.pack_facts(task.facts)
+        return CacheWrite(values, fields)
+
+    def removal(self, event: ImageEvent) -> CacheWrite:
+        return CacheWrite(self._newest(event), forget=(entries.source_hash(event),))
+
+    def _newest(self, event: ImageEvent) -> Mapping[str, bytes]:
+        return {entries.sequencer_key(event): event.sequencer.encode()} if event.sequencer else {}
+
+    # ---- reading ------------------------------------------------------------------------------------------------
+
+    def sources(self, tasks: Sequence[Task]) -> set[int]:
+        """Fill in `facts` from the first level. Returns the `id` of each task whose event is stale."""
+        if not tasks:
+            return set()
+        self._facts(tasks)
+        sequenced = [task for task in tasks if task.event.sequencer]
+        newest = self._cache.recall([entries.sequencer_key(task.event) for task in sequenced]) if sequenced else []
+        return {
+            id(task)
+            for task, known in zip(sequenced, newest, strict=True)
+            if known is not None and _HEX.fullmatch(known) and newer(known.decode(), task.event.sequencer or "")
+        }
+
+    def _facts(self, tasks: Sequence[Task]) -> None:
+        wanted: list[tuple[Task, tuple[str, str]]] = []
+        for task in tasks:
+            field = entries.source_field(task.event.version_id, task.event.etag)
+            if field is not None:
+                wanted.append((task, (entries.source_hash(task.event), field)))
+        found = self._cache.recall_fields([place for _, place in wanted]) if wanted else []
+        for (task, _), value in zip(wanted, found, strict=True):
+            task.facts = entries.unpack_facts(value)
+            task.source_hit = task.facts is not None
+            _count("source", task.source_hit)
+
+    def contents(self, tasks: Sequence[Task]) -> None:
+        """Fill in `scores` and `caption` from the second level, for tasks whose content's hash is known."""
+        self._scores([task for task in tasks if task.scores is None and self.needs_scores(task)])
+        captioner = self._captioner
+        if captioner is not None:
+            self._captions(captioner, [task for task in tasks if task.caption is None and task.wants_caption])
+
+    def _scores(self, tasks: Sequence[Task]) -> None:
+        if not tasks or self._tagger is None:
+            return
+        keys = [entries.scores_key(task.facts.sha256, self._tagger_key) for task in tasks if task.facts is not None]
+        for task, value in zip(tasks, self._cache.recall(keys), strict=True):
+            task.scores = entries.unpack_scores(value, len(self._tagger.labels))
+            task.tags_hit = task.scores is not None
+            _count("tags", task.tags_hit)
+
+    def _captions(self, captioner: Captioner, tasks: Sequence[Task]) -> None:
+        asked: list[Task] = []
+        keys: list[str] = []
+        for task in tasks:
+            guided = bool(task.event.options.guide_tags)
+            if task.facts is None or not (guided or task.scores is not None or self._tagger is None):
+                continue
+            names = task.event.options.guide_tags or guide_names(task, self._tagger)
+            task.guide = captioner.guide(names)
+            asked.append(task)
+            keys.append(entries.caption_key(task.facts.sha256, self._captioner_key, task.guide))
+        found = self._cache.recall(keys) if keys else []
+        for task, value in zip(asked, found, strict=True):
+            task.caption = entries.unpack_caption(value)
+            task.caption_hit = task.caption is not None
+            _count("caption", task.caption_hit)
+
+    # ---- writing ------------------------------------------------------------------------------------------------
+
+    def remember(self, results: Sequence[Mapping[str, bytes]]) -> None:
+        """Keep results by content. They are pure: any worker may write them, at any time."""
+        values = {key: value for result in results for key, value in result.items()}
+        if values:
+            self._cache.remember(values, {})
+
+    def settle(self, writes: Sequence[CacheWrite]) -> None:
+        """Tell the source level what was committed, in ledger order: a later removal wins over an earlier arrival."""
+        values: dict[str, bytes] = {}
+        fields: dict[tuple[str, str], bytes] = {}
+        forget: dict[str, None] = {}
+        for write in writes:
+            for gone in write.forget:
+                fields = {place: value for place, value in fields.items() if place[0] != gone}
+                forget[gone] = None
+            values.update(write.values)
+            fields.update(write.fields)
+        if forget:
+            self._cache.forget(list(forget))
+        if values or fields:
+            self._cache.remember(values, fields)
+
+
+def _count(level: str, hit: bool) -> None:
+    metrics.CACHE.add(level=level, answer="hit" if hit else "miss")

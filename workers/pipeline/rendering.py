@@ -1,0 +1,273 @@
+"""From results to outcomes, and from a record's outcomes to the messages that leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from schemas.dead_letter import INPUT_KEY, Failure, dead_letter_headers, strip_own_headers, without_nulls
+from schemas.enriched_image import (
+    Cache,
+    CaptionText,
+    EnrichedImage,
+    EventRef,
+    GoneSource,
+    HitOrMiss,
+    ImageFacts,
+    ModelRef,
+    Models,
+    Retraction,
+    Skip,
+    SkipReason,
+    Source,
+    Status,
+    Tag,
+    Thresholds,
+    enriched_id,
+)
+from schemas.image_event import ImageEvent
+from workers import metrics
+from workers.pipeline import tracing
+from workers.pipeline.ledger import Entry
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.task import Task
+from workers.ports import Captioner, Clock, Tagger
+from workers.vocabulary import Caption, Coordinates, Headers, Message, Outcome
+
+
+class Renderer:
+    """Builds every document that leaves. Pure but for the clock; any thread.
+
+    Args:
+        template: a caption by rule, where no captioner runs; None: no captions then.
+        max_message_bytes: by output topic, the largest message that it takes.
+    """
+
+    def __init__(
+        self,
+        tagger: Tagger | None,
+        captioner: Captioner | None,
+        template: Callable[[Sequence[str]], Caption] | None,
+        options: WorkerOptions,
+        max_message_bytes: Mapping[str, int],
+        clock: Clock,
+    ) -> None:
+        self._tagger = tagger
+        self._captioner = captioner
+        self._template = template
+        self._options = options
+        self._limits = max_message_bytes
+        self._clock = clock
+        self._models = Models(tagger=_reference(tagger), captioner=_reference(captioner))
+
+    # ---- outcomes ---------------------------------------------------------------------------------------------
+
+    def postprocess(self, task: Task) -> None:
+        """Finish what the device left raw.
+
+        Raises:
+            ValueError: not a number among the scores.
+        """
+        if self._tagger is not None and task.scores is None and task.raw_scores is not None:
+            task.scores = self._tagger.postprocess(task.raw_scores)
+        task.raw_scores = None
+
+    def outcomes(self, task: Task) -> tuple[Outcome, ...]:
+        """An enriched image; a partial one with the failure of its caption; or what failed before there were tags."""
+        lost_tags = [failure for failure in task.failures if failure.stage != "caption"]
+        if lost_tags:
+            return tuple(lost_tags)
+        return (self._enriched(task), *task.failures)
+
+    def retraction(self, where: Coordinates, event: ImageEvent) -> Retraction:
+        return Retraction(
+            subject=event.subject,
+            scope="version" if event.versioned_removal else "object",
+            event=_event_ref(where, event),
+            source=GoneSource(
+                bucket=event.bucket, key=event.key, version_id=event.version_id, sequencer=event.sequencer
+            ),
+            produced_at=self._now(),
+        )
+
+    def skip(
+        self, where: Coordinates, event: ImageEvent | None, reason: SkipReason, subject: str | None = None
+    ) -> Skip:
+        named = event.subject if event is not None else subject
+        return Skip(event=_event_ref(where, event), subject=named, reason=reason)
+
+    def _enriched(self, task: Task) -> EnrichedImage:
+        facts, event = task.facts, task.event
+        assert facts is not None
+        tags = self._tags(task)
+        status: Status = "partial" if task.failures else "complete"
+        version_id = facts.version_id if facts.version_id is not None else event.version_id
+        thresholds = Thresholds(profile=task.profile.name, digest=task.profile.digest)
+        return EnrichedImage(
+            id=enriched_id(
+                bucket=event.bucket,
+                key=event.key,
+                version_id=version_id,
+                etag=facts.etag,
+                sequencer=event.sequencer,
+                event_id=event.id,
+                models=self._models,
+                thresholds=thresholds,
+                options=event.options,
+                status=status,
+            ),
+            subject=event.subject,
+            status=status,
+            reason=task.failures[0].reason if task.failures else None,
+            event=_event_ref(task.job.coordinates, event),
+            source=Source(
+                bucket=event.bucket,
+                key=event.key,
+                version_id=version_id,
+                etag=facts.etag,
+                sequencer=event.sequencer,
+                last_modified=facts.last_modified,
+                sha256=facts.sha256,
+            ),
+            image=ImageFacts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
+            tags=tags if task.wants_tags else (),
+            caption=self._caption(task, [tag.name for tag in tags]),
+            models=self._models,
+            thresholds=thresholds,
+            timings_ms=task.timings_ms,
+            produced_at=self._now(),
+            cache=self._cache(task),
+        )
+
+    def _tags(self, task: Task) -> tuple[Tag, ...]:
+        if self._tagger is None or task.scores is None:
+            return ()
+        tagger = self._tagger
+        return tuple(
+            Tag(
+                name=tagger.labels[label_id],
+                score=score,
+                label_id=label_id,
+                translations={code: names[label_id] for code, names in tagger.translations.items()} or None,
+            )
+            for label_id, score in task.profile.select(task.scores)
+        )
+
+    def _caption(self, task: Task, names: Sequence[str]) -> CaptionText | None:
+        if not task.wants_caption or task.failures:
+            return None
+        guide = tuple(task.event.options.guide_tags or names)
+        caption = task.caption
+        if caption is None and self._captioner is None and self._template is not None:
+            caption = self._template(guide)
+        if caption is None:
+            return None
+        return CaptionText(text=caption.text, score=caption.score, method=caption.method, guided_by=guide)
+
+    def _cache(self, task: Task) -> Cache:
+        scored = self._tagger is not None and task.scores is not None
+        captioned = self._captioner is not None and task.caption is not None
+        return Cache(
+            source=_hit(task.source_hit) if task.event.version_id or task.event.etag else None,
+            tags=_hit(task.tags_hit) if scored else None,
+            caption=_hit(task.caption_hit) if captioned else None,
+        )
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+    # ---- messages ---------------------------------------------------------------------------------------------
+
+    def messages(self, entry: Entry) -> list[Message]:
+        """Everything that leaves for one record, in index order; its dead letter, if any, comes last."""
+        messages: list[Message] = []
+        failures: list[Failure] = []
+        for index in sorted(entry.outcomes):
+            for outcome in entry.outcomes[index]:
+                if isinstance(outcome, Failure):
+                    failures.append(outcome)
+                    continue
+                message = self._message(entry, index, outcome)
+                if message is not None and message.size > self._limits[message.topic]:
+                    detail = f"{message.size} bytes, and {message.topic} takes {self._limits[message.topic]}"
+                    failures.append(Failure(index=index, stage="publish", reason="result-too-large", detail=detail))
+                elif message is not None:
+                    messages.append(message)
+        if failures:
+            messages.append(self._dead_letter(entry, failures))
+        return messages
+
+    def _message(self, entry: Entry, index: int, outcome: EnrichedImage | Retraction | Skip) -> Message | None:
+        topic = self._options.skipped_topic if isinstance(outcome, Skip) else self._options.output_topic
+        if not topic:
+            return None
+        headers = entry.traces.get(index) or tracing.inherited(entry.record.headers)
+        if entry.record.key is not None:
+            headers = (*headers, (INPUT_KEY, entry.record.key))
+        return Message(topic, outcome.message_key, outcome.to_bytes(), headers)
+
+    def _dead_letter(self, entry: Entry, failures: Sequence[Failure]) -> Message:
+        """The original's bytes with our headers; without its value where it would not fit."""
+        record = entry.record
+        original = without_nulls(record.key, record.value, strip_own_headers(record.headers))
+
+        def added(truncated: bool) -> Headers:
+            return dead_letter_headers(
+                topic=record.partition.topic,
+                partition=record.partition.number,
+                offset=record.offset,
+                timestamp_ms=record.timestamp_ms,
+                failures=failures,
+                attempts=1,
+                worker=self._options.worker_version,
+                models={
+                    role: f"{model.name} {model.digest[:12]}"
+                    for role, model in (("tagger", self._models.tagger), ("captioner", self._models.captioner))
+                    if model is not None
+                },
+                nulls=original.nulls,
+                truncated=truncated,
+            )
+
+        topic = self._options.dead_letter_topic
+        whole = Message(topic, original.key, original.value, original.headers + added(False))
+        if whole.size <= self._limits[topic]:
+            return whole
+        without_value = Message(topic, original.key, b"", original.headers + added(True))
+        if without_value.size <= self._limits[topic]:
+            return without_value
+        return Message(topic, b"", b"", added(True))
+
+    def count(self, outcomes: Sequence[Outcome]) -> None:
+        """Note committed outcomes in the metrics."""
+        for outcome in outcomes:
+            match outcome:
+                case Failure():
+                    metrics.DEAD_LETTERS.add(stage=outcome.stage, reason=outcome.reason)
+                    metrics.OUTCOMES.add(kind="dead-letter")
+                case Skip():
+                    metrics.SKIPS.add(reason=outcome.reason)
+                    metrics.OUTCOMES.add(kind="skip")
+                case Retraction():
+                    metrics.OUTCOMES.add(kind="retraction")
+                case EnrichedImage():
+                    metrics.OUTCOMES.add(kind="enriched" if outcome.status == "complete" else "partial")
+
+
+def _reference(model: Tagger | Captioner | None) -> ModelRef | None:
+    if model is None:
+        return None
+    return ModelRef(
+        name=model.name, digest=model.digest, precision=model.precision, random_weights=model.random_weights
+    )
+
+
+def _event_ref(where: Coordinates, event: ImageEvent | None) -> EventRef:
+    place = {"topic": where.topic, "partition": where.partition, "offset": where.offset, "index": where.index}
+    if event is None:
+        return EventRef(id=f"{where.topic}:{where.partition}:{where.offset}:{where.index}", **place)  # type: ignore[arg-type]
+    return EventRef(id=event.id, dialect=event.dialect, time=event.event_time, **place)  # type: ignore[arg-type]
+
+
+def _hit(hit: bool) -> HitOrMiss:
+    return "hit" if hit else "miss"

@@ -1,0 +1,76 @@
+"""A task: one job on its way through the line, owned by one thread at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.trace import Span
+
+from schemas.dead_letter import Failure
+from schemas.image_event import ImageEvent
+from workers.pipeline.budget import Ticket
+from workers.pipeline.ledger import Entry
+from workers.pipeline.profiles import Profile
+from workers.vocabulary import Caption, Facts, Fetched, Job, LabelScores, Picture
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """What is known so far of one job, and what it holds.
+
+    `scores` and `caption` are set by a recall, by the device, or by the equal picture that led; `raw_scores` is a
+    tagger's answer that the finish thread has yet to postprocess.
+    """
+
+    job: Job
+    entry: Entry
+    profile: Profile
+    span: Span
+    stage: str = "recall"
+    since: float = 0.0
+    facts: Facts | None = None
+    fetched: Fetched | None = None
+    picture: Picture | None = None
+    raw_scores: Any = None
+    scores: LabelScores | None = None
+    caption: Caption | None = None
+    guide: str | None = None
+    failures: list[Failure] = field(default_factory=list)
+    encoded: Ticket | None = None
+    decoded: Ticket | None = None
+    flight: Hashable | None = None
+    source_hit: bool = False
+    tags_hit: bool = False
+    caption_hit: bool = False
+    alone: bool = False
+    attempts: int = 0
+    first_failure_at: float | None = None
+    timings_ms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def event(self) -> ImageEvent:
+        return self.job.event
+
+    @property
+    def wants_tags(self) -> bool:
+        return "tags" in self.job.event.options.want
+
+    @property
+    def wants_caption(self) -> bool:
+        return "caption" in self.job.event.options.want
+
+    @property
+    def current(self) -> bool:
+        return self.job.epoch.current
+
+    def took(self, stage: str, seconds: float) -> None:
+        self.timings_ms[stage] = round(self.timings_ms.get(stage, 0.0) + seconds * 1000, 3)
+
+    def give_back(self) -> None:
+        """Release every reservation."""
+        for ticket in (self.encoded, self.decoded):
+            if ticket is not None:
+                ticket.release()
+        self.encoded = self.decoded = None

@@ -1,0 +1,298 @@
+"""The worker: the line's threads, their start, their end, and whether they get on.
+
+| thread | owns |
+|---|---|
+| poll | the record source; admission |
+| recall | parsing; the cache |
+| (the intake's) | fetch and decode |
+| device | the models |
+| finish | postprocessing and rendering |
+| publish | the publisher: messages and offsets |
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from workers import metrics
+from workers.pipeline.annotate import Annotator
+from workers.pipeline.batching import Inbox
+from workers.pipeline.line import Committed, Computed, Line
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.polling import Poller
+from workers.pipeline.profiles import default_profiles
+from workers.pipeline.progress import Progress
+from workers.pipeline.publishing import Publishing
+from workers.pipeline.recall import Recall
+from workers.pipeline.rendering import Renderer
+from workers.pipeline.task import Task
+from workers.ports import Captioner, Clock, Intake, Publisher, RecordSource, ResultCache, Tagger
+from workers.vocabulary import Caption, Epoch
+
+__all__ = ["Progress", "Worker", "WorkerOptions"]
+
+_log = logging.getLogger(__name__)
+
+_CLOSE_S = 10.0
+"""How long the end of one thread may take before it is left behind (they are daemons)."""
+
+
+@dataclass(slots=True)
+class _DeviceClock:
+    """How long the batch in hand has taken, against max(15 s, 5 × the slowest so far)."""
+
+    since: float | None = None
+    slowest: float = 0.0
+
+    @property
+    def limit(self) -> float:
+        return max(15.0, 5 * self.slowest)
+
+
+class Worker:
+    """Annotates records until it is stopped.
+
+    Args:
+        source: joins the group; called once the models are warm.
+        publisher: given the source, for the membership that it publishes under.
+        intake, cache, clock: ports.
+        tagger, captioner: at least one, or no picture needs the device.
+        template: a caption by rule from tag names, where no captioner runs; None for no such captions.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Callable[[], RecordSource],
+        publisher: Callable[[RecordSource], Publisher],
+        intake: Intake,
+        cache: ResultCache,
+        tagger: Tagger | None,
+        captioner: Captioner | None,
+        template: Callable[[Sequence[str]], Caption] | None,
+        clock: Clock,
+        options: WorkerOptions,
+    ) -> None:
+        self._make_source = source
+        self._make_publisher = publisher
+        self._intake = intake
+        self._cache = cache
+        self._models = [model for model in (tagger, captioner) if model is not None]
+        self._tagger, self._captioner, self._template = tagger, captioner, template
+        self._clock = clock
+        if not options.profiles:
+            options = replace(options, profiles=default_profiles(tagger))
+        self._options = options
+        self._stop = threading.Event()
+        self._crashed: BaseException | None = None
+        self._crash_lock = threading.Lock()
+        self._warm = threading.Event()
+        self._device = _DeviceClock()
+        self._drained = threading.Event()
+        self._published = threading.Event()
+        self._line: Line | None = None
+        self._busy_at = clock.monotonic()
+        self.ready = False
+        """Warmed up, joined, and not stopping."""
+
+    # ---- life -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Warm up, join the group, work until `stop`, drain, leave.
+
+        Raises:
+            Broken, Misconfigured: as the ports say.
+            Exception: our own bug, from whichever thread; nothing after it was committed.
+        """
+        threads = [threading.Thread(target=self._guarded(self._run_device), name="device", daemon=True)]
+        threads[0].start()
+        while not self._warm.wait(0.1):
+            self._raise_crash()
+        self._raise_crash()
+        if self._stop.is_set():
+            self._drained.set()
+            threads[0].join(_CLOSE_S)
+            return
+        source = self._make_source()
+        publisher: Publisher | None = None
+        try:
+            publisher = self._make_publisher(source)
+            self._work(source, publisher, threads)
+        finally:
+            self.ready = False
+            metrics.WARM.set(0)
+            self._drained.set()
+            self._intake.close()
+            _close_quietly("publisher", publisher)
+            _close_quietly("record source", source)
+            self._cache.close()
+        self._raise_crash()
+
+    def stop(self) -> None:
+        """Begin the drain. From any thread, or a signal handler; more than once does nothing."""
+        self._stop.set()
+
+    def _work(self, source: RecordSource, publisher: Publisher, threads: list[threading.Thread]) -> None:
+        line = self._line_for(publisher)
+        self._line = line
+        opening: Inbox[Epoch] = Inbox()
+        opened: Inbox[tuple[Epoch, int]] = Inbox()
+        poller = Poller(source, line, self._options, opening, opened)
+        publishing = Publishing(publisher, line, self._options, opening, opened)
+        loops = {
+            "recall": lambda: self._run_recall(line),
+            "finish": lambda: self._run_finish(line),
+            "publish": lambda: self._run_publish(line, publishing),
+            "poll": lambda: self._run_poll(poller, line),
+        }
+        for name, loop in loops.items():
+            thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
+            thread.start()
+            threads.append(thread)
+        self.ready = True
+        metrics.WARM.set(1)
+        _log.info("ready: joined the group")
+        self._shut_down(threads, line)
+
+    def _shut_down(self, threads: list[threading.Thread], line: Line) -> None:
+        """Wait for the end, then go through it in order.
+
+        1. `stop` was called: the poll thread admits nothing more, and goes on polling, so that we stay a member.
+        2. What was admitted finishes, is published and committed: the poll thread says so, or the drain's time is up.
+        3. Every loop ends (the publisher between two runs); `run` closes intake, publisher and source, in this order.
+        """
+        while not self._drained.wait(0.1):
+            pass
+        for inbox in (line.recall_inbox, line.device_inbox, line.finish_inbox):
+            inbox.close()
+        line.ledger.wake()
+        for thread in threads:
+            thread.join(_CLOSE_S if self._crashed is None else 1.0)
+            if thread.is_alive():
+                _log.warning("the %s thread did not end in time", thread.name)
+
+    # ---- loops ------------------------------------------------------------------------------------------------
+
+    def _run_poll(self, poller: Poller, line: Line) -> None:
+        deadline: float | None = None
+        while not self._drained.is_set():
+            busy = poller.step()
+            now = self._clock.monotonic()
+            if busy or line.ledger.records or not poller.idle:
+                self._busy_at = now
+            if self._stop.is_set() and deadline is None:
+                _log.info("draining: %d records in hand", line.ledger.records)
+                self.ready = False
+                poller.stop_admitting()
+                deadline = now + self._options.drain_s
+            if deadline is not None and (not line.ledger.records or now >= deadline):
+                _log.info("drained, %d records left behind", line.ledger.records)
+                self._drained.set()
+
+    def _run_recall(self, line: Line) -> None:
+        while not self._drained.is_set():
+            items = line.recall_inbox.take(256, 0.2)
+            if items:
+                line.recall(items)
+        if self._crashed is None:
+            left = line.recall_inbox.take(len(line.recall_inbox), 0)
+            line.recall([item for item in left if isinstance(item, Committed | Computed)])
+
+    def _run_device(self) -> None:
+        for model in self._models:
+            model.warm_up()
+        self._warm.set()
+        while not self._drained.is_set():
+            line = self._line
+            if line is None:
+                self._drained.wait(0.05)
+                continue
+            tasks = line.device_inbox.take(line.batch_size, 0.2)
+            if tasks:
+                self._run_batch(line, tasks)
+
+    def _run_batch(self, line: Line, tasks: Sequence[Task]) -> None:
+        started = self._device.since = self._clock.monotonic()
+        line.annotate(tasks)
+        self._device.slowest = max(self._device.slowest, self._clock.monotonic() - started)
+        self._device.since = None
+
+    def _run_finish(self, line: Line) -> None:
+        while not self._drained.is_set():
+            for item in line.finish_inbox.take(256, 0.2):
+                line.finish(item)
+
+    def _run_publish(self, line: Line, publishing: Publishing) -> None:
+        while not self._drained.is_set():
+            publishing.step()
+
+    # ---- trouble ----------------------------------------------------------------------------------------------
+
+    def _guarded(self, loop: Callable[[], None]) -> Callable[[], None]:
+        def guarded() -> None:
+            try:
+                loop()
+            except BaseException as error:  # noqa: BLE001  # a thread that dies unheard is a process that hangs
+                self._crash(error)
+
+        return guarded
+
+    def _crash(self, error: BaseException) -> None:
+        """The first error of any thread ends the worker; nothing more is committed."""
+        with self._crash_lock:
+            if self._crashed is None:
+                self._crashed = error
+        self.ready = False
+        self._warm.set()
+        self._drained.set()
+
+    def _raise_crash(self) -> None:
+        if self._crashed is not None:
+            raise self._crashed
+
+    # ---- questions --------------------------------------------------------------------------------------------
+
+    def idle_s(self) -> float:
+        """Seconds since there was last something to do."""
+        return self._clock.monotonic() - self._busy_at
+
+    def progress(self) -> Progress:
+        """Alive means idle, or something moved within the clock, or all wait on a neighbour. Any thread."""
+        line = self._line
+        if line is None:
+            return Progress(self._crashed is None, (), {})
+        now = self._clock.monotonic()
+        reasons: list[str] = []
+        since = self._device.since
+        if since is not None and now - since > self._device.limit:
+            reasons.append(f"the device has worked on one batch for {now - since:.0f} s")
+        still = now - line.stages.moved_at
+        if line.stages.working() and still > self._options.stall_s:
+            reasons.append(f"{line.stages.working()} pictures in hand and none moved for {still:.0f} s")
+        return Progress(not reasons, tuple(reasons), line.stages.counts())
+
+    def _line_for(self, publisher: Publisher) -> Line:
+        return Line(
+            intake=self._intake,
+            recall=Recall(self._cache, self._tagger, self._captioner),
+            annotator=Annotator(self._tagger, self._captioner),
+            renderer=Renderer(
+                self._tagger, self._captioner, self._template, self._options, publisher.max_message_bytes, self._clock
+            ),
+            clock=self._clock,
+            options=self._options,
+            crash=self._crash,
+        )
+
+
+def _close_quietly(name: str, closable: RecordSource | Publisher | None) -> None:
+    """At the end of the process a client that can't close is logged, and hides no earlier error."""
+    if closable is None:
+        return
+    try:
+        closable.close()
+    except Exception as error:  # noqa: BLE001
+        _log.warning("the %s did not close: %s", name, error)
