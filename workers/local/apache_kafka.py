@@ -14,7 +14,15 @@ from workers.local import programs
 from workers.local.server import CannotStart, Server
 
 _CLUSTER_ID = "dGFnc3RyZWFtLWxvY2FsMQ"
-_JVM = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+_JVM = (
+    "-Xms64m",
+    "-Xmx256m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
+)
 
 _PROPERTIES = {
     "process.roles": "broker,controller",

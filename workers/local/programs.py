@@ -14,7 +14,8 @@ from pathlib import Path
 from workers.local.server import CannotStart
 
 KAFKA_VERSION = "4.4.0"
-_KAFKA = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}"
+# Kafka logs through SLF4J and brings no binding: without one, a broker that can't start says nothing.
+_KAFKA = f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}+org.slf4j:slf4j-simple:1.7.36"
 _OLDEST_JAVA = 17
 
 

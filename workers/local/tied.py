@@ -23,7 +23,10 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"This system can't tie a process to its parent: {os.strerror(ctypes.get_errno())}.")
     if parent and os.getppid() != parent:
         sys.exit("The parent is gone already.")
-    os.execvp(program[0], program)
+    try:
+        os.execvp(program[0], program)
+    except OSError as error:
+        sys.exit(f"{program[0]} can't be run: {error.strerror}.")
 
 
 if __name__ == "__main__":

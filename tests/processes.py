@@ -1,0 +1,77 @@
+"""What Linux tells about other processes, read from /proc."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+_PROC = Path("/proc")
+_LISTEN = "0A"
+
+
+def lives(pid: int) -> bool:
+    """Whether the process exists and is more than a zombie."""
+    try:
+        return (_PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def survivors(pids: Iterable[int], within_s: float = 5.0) -> list[int]:
+    """Those that still live, after they were given that long to end."""
+    pids = list(pids)
+    eventually(lambda: not any(lives(pid) for pid in pids), within_s)
+    return [pid for pid in pids if lives(pid)]
+
+
+def eventually(holds: Callable[[], bool], within_s: float) -> bool:
+    """Whether it came to hold in that time."""
+    deadline = time.monotonic() + within_s
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of all that descend from it now."""
+    parents: dict[int, int] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    found = [pid]
+    for ancestor in found:
+        found += [child for child, parent in parents.items() if parent == ancestor]
+    return found[1:]
+
+
+def listening(pid: int) -> set[tuple[str, int]]:
+    """The (address, port) pairs on which the process accepts TCP connections."""
+    ours = {inode for link in (_PROC / str(pid) / "fd").iterdir() if (inode := _socket_inode(link))}
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in (_PROC / str(pid) / "net" / table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTEN and fields[9] in ours:
+                found.add(_address(fields[1]))
+    return found
+
+
+def _socket_inode(link: Path) -> str | None:
+    try:
+        found = re.fullmatch(r"socket:\[(\d+)\]", str(link.readlink()))
+    except FileNotFoundError:
+        return None
+    return found.group(1) if found else None
+
+
+def _address(text: str) -> tuple[str, int]:
+    """`0100007F:1F90` → ("127.0.0.1", 8080). Of an IPv6 address the last four bytes (an IPv4 one is mapped there)."""
+    host, port = text.split(":")
+    return ".".join(str(byte) for byte in reversed(bytes.fromhex(host[-8:]))), int(port, 16)

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from workers.local.ports import free_ports
+
+
+def test_the_ports_are_different_and_free() -> None:
+    ports = free_ports(8)
+    assert len(set(ports)) == 8
+    for port in ports:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+
+
+def test_a_port_that_something_listens_on_is_not_given() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", free_ports(1)[0]))
+        listener.listen()
+        taken = listener.getsockname()[1]
+        assert all(taken not in free_ports(50) for _ in range(20))
+
+
+def test_a_port_is_never_one_that_an_outgoing_connection_could_be_given() -> None:
+    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert max(free_ports(100)) < first_ephemeral

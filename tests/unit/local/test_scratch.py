@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from workers.local.scratch import Scratch, sweep
+
+OWNER_THAT_DIES = """
+import os, signal, sys
+from pathlib import Path
+from workers.local.scratch import Scratch
+scratch = Scratch(Path(sys.argv[1]))
+(scratch.path / "data").mkdir()
+(scratch.path / "data" / "file").write_text("x")
+elsewhere = Path(sys.argv[1]) / "socket"
+elsewhere.touch()
+scratch.will_litter([elsewhere])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_folder_is_gone_with_all_that_is_in_it_when_closed(tmp_path: Path) -> None:
+    with Scratch(tmp_path) as scratch:
+        (scratch.path / "a" / "b").mkdir(parents=True)
+        (scratch.path / "a" / "b" / "file").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_program_leaves_elsewhere_goes_with_the_folder(tmp_path: Path) -> None:
+    socket = tmp_path / "elsewhere.sock"
+    with Scratch(tmp_path) as scratch:
+        scratch.will_litter([socket, tmp_path / "never made"])
+        socket.touch()
+    assert not socket.exists()
+
+
+def test_the_folder_of_an_owner_that_was_killed_is_swept_by_the_next(tmp_path: Path) -> None:
+    owner = subprocess.run([sys.executable, "-c", OWNER_THAT_DIES, str(tmp_path)], check=False)
+    assert owner.returncode == -9
+    assert {path.name for path in tmp_path.iterdir()} > {"socket"}
+    with Scratch(tmp_path) as scratch:
+        assert list(tmp_path.iterdir()) == [scratch.path]
+
+
+def test_the_folder_of_a_living_owner_is_left_alone(tmp_path: Path) -> None:
+    with Scratch(tmp_path) as scratch:
+        assert sweep(tmp_path) == []
+        assert scratch.path.is_dir()
+
+
+def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "tagstream-photos").mkdir()
+    assert sweep(tmp_path) == []
+    assert (tmp_path / "tagstream-photos").is_dir()
