@@ -1,0 +1,66 @@
+"""Signals ask to stop, on a thread of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from workers.service.signals import stop_on_signals
+
+
+def test_the_first_signal_stops_and_each_further_one_hurries() -> None:
+    stopped, hurried = threading.Event(), threading.Event()
+    numbers: list[int] = []
+
+    def hurry(number: int) -> None:
+        numbers.append(number)
+        if len(numbers) == 2:
+            hurried.set()
+
+    with stop_on_signals(stopped.set, hurry):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped.wait(5)
+        assert numbers == []
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert hurried.wait(5)
+    assert sorted(numbers) == [signal.SIGINT, signal.SIGTERM]
+
+
+def test_stop_may_wait_for_a_lock_that_the_main_thread_holds() -> None:
+    lock, stopped = threading.Lock(), threading.Event()
+
+    def stop() -> None:
+        with lock:
+            stopped.set()
+
+    with stop_on_signals(stop, lambda _: None):
+        with lock:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert not stopped.wait(0.1)
+        assert stopped.wait(5)
+
+
+def test_the_handlers_before_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with stop_on_signals(lambda: None):
+        assert signal.getsignal(signal.SIGTERM) is not before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_a_second_signal_ends_a_process_that_does_not_drain() -> None:
+    code = (
+        "import threading; from workers.service.signals import stop_on_signals\n"
+        "with stop_on_signals(lambda: print('stopping', flush=True)):\n"
+        "    print('up', flush=True); threading.Event().wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "stopping\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM

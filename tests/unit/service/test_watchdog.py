@@ -1,0 +1,103 @@
+"""A wedged process says where it stands and ends with 3; a live one is left alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from workers.service.health import Health, Report
+from workers.service.watchdog import Watchdog
+
+WEDGED_PROGRAM = """
+import logging, threading, time
+from workers.service.health import Health
+from workers.service.logs import start_logging
+from workers.service.watchdog import Watchdog
+
+start_logging("info", "text")
+
+def stuck_in_the_driver():
+    threading.Event().wait()
+
+threading.Thread(target=stuck_in_the_driver, daemon=True).start()
+Watchdog(
+    lambda: Health(False, ("annotate: nothing moved for 16 s",)),
+    unready=lambda reason: print(f"unready: {reason}", flush=True),
+    every_s=0.05,
+    patience=3,
+).start()
+time.sleep(60)
+"""
+
+
+def test_a_wedge_dumps_every_stack_turns_unready_and_exits_with_3() -> None:
+    done = subprocess.run([sys.executable, "-c", WEDGED_PROGRAM], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3
+    assert done.stdout == "unready: wedged: annotate: nothing moved for 16 s\n"
+    assert "critical service.watchdog: wedged: annotate: nothing moved" in done.stderr
+    assert "stuck_in_the_driver" in done.stderr
+    assert "Current thread" in done.stderr
+
+
+class Ends:
+    """Takes the place of os._exit."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+        self.happened = threading.Event()
+        self.reasons: list[str] = []
+
+    def __call__(self, code: int) -> None:
+        self.code = code
+        self.happened.set()
+
+
+def watch(alive: Callable[[], Report], ends: Ends, *, stacks: TextIO, patience: int = 4) -> Watchdog:
+    """`stacks` must be a real file: faulthandler writes to its descriptor."""
+    return Watchdog(alive, unready=ends.reasons.append, every_s=0.02, patience=patience, leave=ends, stream=stacks)
+
+
+@pytest.fixture
+def stacks(tmp_path: Path) -> Iterator[TextIO]:
+    with (tmp_path / "stacks").open("w") as file:
+        yield file
+
+
+def test_answers_that_recover_in_time_end_nothing(stacks: TextIO) -> None:
+    ends = Ends()
+    answers = iter([False, True] * 10_000)
+    dog = watch(lambda: Health(next(answers)), ends, stacks=stacks)
+    dog.start()
+    assert not ends.happened.wait(0.5)
+    dog.stop()
+
+
+def test_a_check_that_does_not_return_is_a_wedge(stacks: TextIO) -> None:
+    ends, never = Ends(), threading.Event()
+
+    def hang() -> Report:
+        never.wait()
+        return Health(True)
+
+    dog = watch(hang, ends, stacks=stacks)
+    dog.start()
+    assert ends.happened.wait(5)
+    assert ends.code == 3
+    assert ends.reasons == ["wedged: the check for progress does not return"]
+    never.set()
+
+
+def test_a_stopped_watchdog_ends_nothing(stacks: TextIO) -> None:
+    ends = Ends()
+    dog = watch(lambda: Health(False), ends, stacks=stacks, patience=50)
+    dog.start()
+    dog.stop()
+    time.sleep(0.1)
+    assert not ends.happened.is_set()
