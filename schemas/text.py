@@ -36,7 +36,7 @@ Sequencer = Annotated[str, Field(min_length=1, max_length=128, pattern="^[0-9A-F
 """Hexadecimal; the greater is the newer, among events of one object (see `image_event.newer`)."""
 Moment = Annotated[
     str,
-    Field(max_length=40, pattern=_RFC_3339, json_schema_extra={"format": "date-time"}),
+    Field(pattern=_RFC_3339, json_schema_extra={"format": "date-time"}),
     AfterValidator(_moment),
 ]
 """An RFC 3339 timestamp with its offset from UTC."""

@@ -104,10 +104,7 @@ def binary(value: bytes | None, headers: Headers) -> CloudEvent | None:
         return None
     named = {name.removeprefix("ce_"): text for name, text in texts.items() if name.startswith("ce_")}
     attributes = _attributes({**named, "datacontenttype": texts.get("content-type")})
-    if not value:
-        return CloudEvent(attributes, None)
-    _must_be_json(attributes.datacontenttype)
-    return CloudEvent(attributes, document(value))
+    return CloudEvent(attributes, _encoded(value, attributes))
 
 
 def is_structured(headers: Headers) -> bool:
@@ -132,8 +129,7 @@ def structured(doc: Document) -> CloudEvent:
     if doc.get("data") is not None:
         return CloudEvent(attributes, _inline(doc["data"], attributes))
     if doc.get("data_base64") is not None:
-        _must_be_json(attributes.datacontenttype)
-        return CloudEvent(attributes, document(_from_base64(doc["data_base64"])))
+        return CloudEvent(attributes, _encoded(_from_base64(doc["data_base64"]), attributes))
     return CloudEvent(attributes, None)
 
 
@@ -162,9 +158,15 @@ def _is_json(media_type: str) -> bool:
     return essence.endswith(("/json", "+json"))
 
 
-def _must_be_json(media_type: str | None) -> None:
-    if media_type and not _is_json(media_type):
-        raise Unreadable("not-an-event", "the CloudEvent's data is not JSON; a picture is referred to by dataref")
+def _encoded(data: bytes | None, attributes: _Attributes) -> Document | None:
+    """The JSON object in `data`; None where `dataref` has to answer: the picture itself may travel along with it."""
+    if not data:
+        return None
+    if not attributes.datacontenttype or _is_json(attributes.datacontenttype):
+        return document(data)
+    if attributes.dataref:
+        return None
+    raise Unreadable("not-an-event", "the CloudEvent's data is not JSON; a picture is referred to by dataref")
 
 
 def _from_base64(text: object) -> bytes:

@@ -24,12 +24,6 @@ _CREATED = frozenset(f"ObjectCreated:{cause}" for cause in ("Put", "Post", "Copy
 _REMOVED = frozenset(f"ObjectRemoved:{cause}" for cause in ("Delete", "DeleteMarkerCreated", "DeleteAllVersions"))
 _EXPIRED = "LifecycleExpiration:"
 
-_EVENT_BRIDGE = {
-    ("Object Created", ""): "ObjectCreated:Put",
-    ("Object Deleted", "Permanently Deleted"): "ObjectRemoved:Delete",
-    ("Object Deleted", "Delete Marker Created"): "ObjectRemoved:DeleteMarkerCreated",
-}
-
 
 def unescaped(key: str) -> str:
     """A notification's key as the store knows it: spaces travel as plus signs, other bytes percent-encoded.
@@ -69,27 +63,33 @@ _EscapedKey = Annotated[
 ]
 
 
-class _Bucket(BaseModel):
+class S3Bucket(BaseModel):
     name: Bucket
 
 
-class _Object(BaseModel):
-    key: _EscapedKey
+class S3Object(BaseModel):
+    key: _EscapedKey = Field(description="Query-escaped: a space is a plus sign, other bytes are percent-encoded.")
     size: _Size = None
     etag: _Etag = Field(None, alias="eTag")
     version_id: _Version = Field(None, alias="versionId")
     sequencer: _Sequencer = None
 
 
-class _Body(BaseModel):
-    bucket: _Bucket
-    object: _Object
+class S3Body(BaseModel):
+    bucket: S3Bucket
+    object: S3Object
 
 
-class _Record(BaseModel):
+class S3Record(BaseModel):
     name: str = Field(alias="eventName")
     time: _Time = Field(None, alias="eventTime")
-    s3: _Body
+    s3: S3Body
+
+
+class S3Notification(BaseModel):
+    """What is read of a bucket notification; everything else in it is ignored."""
+
+    records: list[S3Record] = Field(alias="Records", min_length=1, max_length=MAX_RECORDS)
 
 
 class _BridgeObject(BaseModel):
@@ -101,7 +101,7 @@ class _BridgeObject(BaseModel):
 
 
 class _BridgeDetail(BaseModel):
-    bucket: _Bucket
+    bucket: S3Bucket
     object: _BridgeObject
 
 
@@ -154,23 +154,26 @@ def _entry(record: Any, index: int, place: Place, read_one: Callable[[Document, 
 def _record(record: Document, index: int, place: Place) -> Entry:
     name = _plain(record.get("eventName"))
     if name is not None and not _concerns_us(name):
-        return Ignored(index, "event-type", _subject_of(_Body, record.get("s3")))
-    read = _Record.model_validate(record)
+        return Ignored(index, "event-type", _subject_of(S3Body, record.get("s3")))
+    read = S3Record.model_validate(record)
     return _event(_plain(read.name) or "", read.s3.bucket.name, read.s3.object, read.time, index, place)
 
 
 def _bridged(doc: Document, index: int, place: Place) -> Entry:
-    detail = doc.get("detail")
-    deletion = detail.get("deletion-type", "") if isinstance(detail, dict) else ""
-    name = _EVENT_BRIDGE.get((str(doc["detail-type"]), str(deletion)))
-    if name is None:
+    kind, detail = doc["detail-type"], doc.get("detail")
+    if kind == "Object Created":
+        name = "ObjectCreated:Put"
+    elif kind == "Object Deleted":
+        marker = isinstance(detail, dict) and detail.get("deletion-type") == "Delete Marker Created"
+        name = "ObjectRemoved:DeleteMarkerCreated" if marker else "ObjectRemoved:Delete"
+    else:
         return Ignored(index, "event-type", _subject_of(_BridgeDetail, detail))
     read = _Bridged.model_validate(doc)
     return _event(name, read.detail.bucket.name, read.detail.object, read.time, index, place)
 
 
 def _event(
-    name: str, bucket: str, object_: _Object | _BridgeObject, time: str | None, index: int, place: Place
+    name: str, bucket: str, object_: S3Object | _BridgeObject, time: str | None, index: int, place: Place
 ) -> ImageEvent:
     retract = name not in _CREATED
     # A delete marker hides the whole object, and its version id is the marker's own. A plain Delete with a version id
@@ -201,7 +204,7 @@ def _concerns_us(name: str) -> bool:
     return name in _CREATED or name in _REMOVED or name.startswith(_EXPIRED)
 
 
-def _subject_of(model: type[_Body] | type[_BridgeDetail], part: object) -> str | None:
+def _subject_of(model: type[S3Body] | type[_BridgeDetail], part: object) -> str | None:
     try:
         read = model.model_validate(part)
     except ValidationError:

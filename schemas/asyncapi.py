@@ -1,0 +1,167 @@
+"""The AsyncAPI 3.0 document: topics, messages, and who sends what."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .headers_schema import INPUT_HEADERS, OUTPUT_HEADERS
+
+_VERSION: Final = "1.0.0"
+_BINDING: Final = "0.5.0"
+_CE_HEADERS: Final = {
+    "type": "object",
+    "properties": {
+        "ce_specversion": {"type": "string", "pattern": "^1\\.[0-9]+$"},
+        "ce_id": {"type": "string", "minLength": 1},
+        "ce_source": {"type": "string", "minLength": 1},
+        "ce_type": {"type": "string", "minLength": 1},
+        "ce_time": {"type": "string", "format": "date-time"},
+        "ce_dataref": {
+            "type": "string",
+            "pattern": "^s3://",
+            "description": "Without data: the picture itself, as s3://bucket/key, percent-encoded, optionally with "
+            "?versionId=.",
+        },
+        "content-type": {"type": "string", "description": "Of the data: JSON."},
+    },
+    "required": ["ce_specversion", "ce_id", "ce_source", "ce_type"],
+}
+_SUBJECT_KEY: Final = {"type": "string", "description": "bucket/key of the object, nothing escaped."}
+
+
+def asyncapi(schemas: dict[str, Any], dead_letter_headers: dict[str, Any]) -> dict[str, Any]:
+    """The document over the given component schemas."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "tagstream",
+            "version": _VERSION,
+            "description": "Image events in, enriched images out, over Kafka. Addresses are the default topics; each "
+            "is a setting.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "channels": {
+            "images": _channel(
+                "images",
+                "What happened to pictures (TAGSTREAM_INPUT_TOPICS).",
+                "imageEvent",
+                "s3Notification",
+                "cloudEventBinary",
+                "cloudEventStructured",
+            ),
+            "enriched": _channel(
+                "images.enriched",
+                "Tags and captions, and pictures that are gone (TAGSTREAM_OUTPUT_TOPIC). May be compacted.",
+                "enrichedImage",
+                "retraction",
+            ),
+            "deadLetters": _channel(
+                "images.dead-letters", "What can't be enriched (TAGSTREAM_DEAD_LETTER_TOPIC).", "deadLetter"
+            ),
+            "skipped": _channel(
+                "images.skipped",
+                "What was rightly passed over (TAGSTREAM_SKIPPED_TOPIC; unset: not published).",
+                "skip",
+            ),
+        },
+        "operations": {
+            "readEvents": _operation("receive", "images", "Read events in any dialect."),
+            "sendEnriched": _operation(
+                "send", "enriched", "One outcome for each event, in the order of its partition."
+            ),
+            "sendDeadLetters": _operation("send", "deadLetters", "At most one for each record."),
+            "sendSkipped": _operation("send", "skipped", "One for each event that is passed over."),
+        },
+        "components": {"messages": _messages(dead_letter_headers), "schemas": schemas},
+    }
+
+
+def _channel(address: str, description: str, *messages: str) -> dict[str, Any]:
+    return {
+        "address": address,
+        "description": description,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+        "bindings": {"kafka": {"bindingVersion": _BINDING}},
+    }
+
+
+def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
+    return {"action": action, "channel": {"$ref": f"#/channels/{channel}"}, "summary": summary}
+
+
+def _messages(dead_letter_headers: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "imageEvent": _message("The own dialect.", _ref("ImageEventDocument"), INPUT_HEADERS),
+        "s3Notification": _message(
+            "A bucket notification, as S3 and MinIO write it; also inside an SNS or EventBridge envelope.",
+            _ref("S3Notification"),
+            INPUT_HEADERS,
+        ),
+        "cloudEventBinary": _message(
+            "A CloudEvent in binary mode; its data is one of the two above.",
+            {"anyOf": [_ref("ImageEventDocument"), _ref("S3Notification"), {"type": "null"}]},
+            _both(_CE_HEADERS, INPUT_HEADERS),
+        ),
+        "cloudEventStructured": _message(
+            "A CloudEvent in structured mode; its data is one of the two above.",
+            {
+                "type": "object",
+                "properties": {
+                    "specversion": {"type": "string", "pattern": "^1\\.[0-9]+$"},
+                    "id": {"type": "string", "minLength": 1},
+                    "source": {"type": "string", "minLength": 1},
+                    "type": {"type": "string", "minLength": 1},
+                    "time": {"type": "string", "format": "date-time"},
+                    "dataref": {"type": "string", "pattern": "^s3://"},
+                    "data": {"anyOf": [_ref("ImageEventDocument"), _ref("S3Notification")]},
+                    "data_base64": {"type": "string", "contentEncoding": "base64"},
+                },
+                "required": ["specversion", "id", "source", "type"],
+            },
+            INPUT_HEADERS,
+            content_type="application/cloudevents+json",
+        ),
+        "enrichedImage": _message("A picture's tags and caption.", _ref("EnrichedImage"), OUTPUT_HEADERS, _SUBJECT_KEY),
+        "retraction": _message(
+            "A picture is gone.",
+            _ref("Retraction"),
+            OUTPUT_HEADERS,
+            {
+                "type": "string",
+                "description": "bucket/key of the object; bucket/key?versionId=V where one version alone is gone.",
+            },
+        ),
+        "deadLetter": _message(
+            "The original record, byte for byte, with headers that say what was wrong.",
+            {"description": "Whatever the original's value was."},
+            dead_letter_headers,
+            {"description": "The original's key."},
+        ),
+        "skip": _message("An event that was passed over.", _ref("Skip"), OUTPUT_HEADERS),
+    }
+
+
+def _message(
+    summary: str,
+    payload: dict[str, Any],
+    headers: dict[str, Any],
+    key: dict[str, Any] | None = None,
+    content_type: str = "application/json",
+) -> dict[str, Any]:
+    binding = {"bindingVersion": _BINDING} | ({} if key is None else {"key": key})
+    return {
+        "summary": summary,
+        "contentType": content_type,
+        "headers": headers,
+        "payload": payload,
+        "bindings": {"kafka": binding},
+    }
+
+
+def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return one | {"properties": one["properties"] | other["properties"]}
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -1,0 +1,196 @@
+"""Whether a change of the published schemas would break those who rely on them.
+
+Consumers of an output wrote their code against the old schema: everything that the new one lets us send must be valid
+under the old one. Producers of an input did so too: everything that the old one lets them send must be valid under the
+new one. Both are one question, whether one schema lies inside another, asked in opposite directions. Fields that a
+schema does not name are ignored by those who read, so a new field breaks nobody; a field that is gone does, whichever
+way it travelled.
+
+It knows the keywords that the published schemas use, and refuses others: better no answer than a wrong one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+Json: TypeAlias = dict[str, Any]
+
+_NOTES: Final = frozenset({"$schema", "$id", "$defs", "title", "description", "default", "examples"})
+_EXACT: Final = ("pattern", "format", "contentMediaType", "contentEncoding")
+_LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems")
+_UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
+_KNOWN: Final = _NOTES | {*_EXACT, *_LOWER, *_UPPER} | {
+    "$ref", "anyOf", "type", "const", "enum", "properties", "required", "additionalProperties", "items",
+    "contentSchema",
+}  # fmt: skip
+
+
+def breaking_changes(
+    old: Mapping[str, bytes], new: Mapping[str, bytes], directions: Mapping[str, Literal["in", "out"]]
+) -> list[str]:
+    """What breaks between two sets of `publish.documents()`, one line each; empty: nothing does.
+
+    Args:
+        directions: which files are schemas, and whether producers write ("in") or consumers read ("out") them.
+            Files that are not named here are not compared.
+    """
+    found: list[str] = []
+    for name, content in old.items():
+        direction = directions.get(name)
+        if direction is None:
+            continue
+        if name not in new:
+            found.append(f"{name}: no longer published")
+            continue
+        before, after = json.loads(content), json.loads(new[name])
+        changes = breaks_producers(before, after) if direction == "in" else breaks_consumers(before, after)
+        found += [f"{name}: {change}" for change in changes]
+    return found
+
+
+def breaks_consumers(old: Json, new: Json) -> list[str]:
+    """Why what is sent under `new` may not be what readers of `old` expect."""
+    return list(_outside(_Node(new, new), _Node(old, old), "$", "consumers"))
+
+
+def breaks_producers(old: Json, new: Json) -> list[str]:
+    """Why what producers send under `old` may be refused, or read differently, under `new`."""
+    return list(_outside(_Node(old, old), _Node(new, new), "$", "producers"))
+
+
+class _Node(NamedTuple):
+    """A schema and the document that its references point into."""
+
+    schema: Any
+    root: Json
+
+    def at(self, schema: Any) -> _Node:
+        return _Node(schema, self.root)
+
+    def alternatives(self) -> list[_Node]:
+        """Without references and unions: one of these must match."""
+        schema: Json = {} if self.schema is True else self.schema
+        unknown = schema.keys() - _KNOWN
+        if unknown:
+            raise ValueError(f"can't compare schemas with {', '.join(sorted(unknown))}")
+        if "$ref" in schema:
+            return self.at(self.root["$defs"][schema["$ref"].removeprefix("#/$defs/")]).alternatives()
+        if "anyOf" in schema:
+            return [one for option in schema["anyOf"] for one in self.at(option).alternatives()]
+        return [self.at(schema)]
+
+
+Whose: TypeAlias = Literal["consumers", "producers"]
+"""Who relies on the old schema: for consumers it is the outer one, for producers the inner."""
+
+
+def _outside(inner: _Node, outer: _Node, path: str, whose: Whose) -> Iterator[str]:
+    """Why some value of `inner` may lie outside `outer`."""
+    outers = outer.alternatives()
+    for one in inner.alternatives():
+        complaints = [list(_differences(one, other, path, whose)) for other in outers]
+        if all(complaints):
+            # The alternative of the same type tells most; of another type it would only say so.
+            alike = [c for c, other in zip(complaints, outers, strict=True) if _type(other) == _type(one)]
+            yield from min(alike or complaints, key=len)
+
+
+def _differences(inner: _Node, outer: _Node, path: str, whose: Whose) -> Iterator[str]:
+    """The same for two schemas without unions."""
+    yield from _type_differences(inner.schema, outer.schema, path)
+    yield from _value_differences(inner.schema, outer.schema, path)
+    yield from _bound_differences(inner.schema, outer.schema, path)
+    yield from _text_differences(inner.schema, outer.schema, path)
+    yield from _field_differences(inner, outer, path, whose)
+    for keyword, step in (("items", "[]"), ("contentSchema", "(content)")):
+        if keyword in outer.schema:
+            yield from _outside(
+                inner.at(inner.schema.get(keyword, True)), outer.at(outer.schema[keyword]), path + step, whose
+            )
+    if isinstance(outer.schema.get("additionalProperties"), dict):
+        inner_values = inner.at(inner.schema.get("additionalProperties", True))
+        yield from _outside(inner_values, outer.at(outer.schema["additionalProperties"]), f"{path}.*", whose)
+
+
+def _type(node: _Node) -> str | None:
+    kind: str | None = node.schema.get("type")
+    return kind
+
+
+def _type_differences(inner: Json, outer: Json, path: str) -> Iterator[str]:
+    have, want = inner.get("type"), outer.get("type")
+    if want is not None and have != want and (have, want) != ("integer", "number"):
+        yield f"{path} may be {have or 'anything'}, not only {want}"
+
+
+def _values(schema: Json) -> list[Any] | None:
+    if "const" in schema:
+        return [schema["const"]]
+    values: list[Any] | None = schema.get("enum")
+    return values
+
+
+def _value_differences(inner: Json, outer: Json, path: str) -> Iterator[str]:
+    allowed = _values(outer)
+    if allowed is None:
+        return
+    possible = _values(inner)
+    if possible is None:
+        yield f"{path} may be anything, not only {_listed(allowed)}"
+    elif surplus := [value for value in possible if value not in allowed]:
+        yield f"{path} may be {_listed(surplus)}, not only {_listed(allowed)}"
+
+
+def _listed(values: list[Any]) -> str:
+    return ", ".join(json.dumps(value) for value in values)
+
+
+def _bound_differences(inner: Json, outer: Json, path: str) -> Iterator[str]:
+    if _values(inner) is not None:
+        return
+    for keyword in _LOWER:
+        if keyword in outer and not inner.get(keyword, float("-inf")) >= outer[keyword]:
+            yield f"{path} may be below {keyword} {outer[keyword]}"
+    for keyword in _UPPER:
+        if keyword in outer and not inner.get(keyword, float("inf")) <= outer[keyword]:
+            yield f"{path} may be above {keyword} {outer[keyword]}"
+
+
+def _text_differences(inner: Json, outer: Json, path: str) -> Iterator[str]:
+    values = _values(inner)
+    for keyword in _EXACT:
+        if keyword not in outer or inner.get(keyword) == outer[keyword]:
+            continue
+        if keyword == "pattern" and values is not None and all(re.search(outer["pattern"], str(v)) for v in values):
+            continue
+        yield f"{path} need not have the {keyword} {outer[keyword]}"
+
+
+def _field_differences(inner: _Node, outer: _Node, path: str, whose: Whose) -> Iterator[str]:
+    have: Json = inner.schema.get("properties", {})
+    want: Json = outer.schema.get("properties", {})
+    always = frozenset(inner.schema.get("required", ()))
+    for name in outer.schema.get("required", ()):
+        if name not in always:
+            yield f"{path}.{name} may be missing"
+    for name in sorted(want.keys() & have.keys()):
+        yield from _outside(inner.at(have[name]), outer.at(want[name]), f"{path}.{name}", whose)
+    if whose == "producers":
+        yield from _default_differences(have, want, path)
+    before, after = (want, have) if whose == "consumers" else (have, want)
+    for name in sorted(before.keys() - after.keys() - set(outer.schema.get("required", ()))):
+        yield f"{path}.{name} is {'no longer sent' if whose == 'consumers' else 'ignored now'}"
+    if outer.schema.get("additionalProperties") is False:
+        for name in sorted(have.keys() - want.keys()):
+            yield f"{path}.{name} is not allowed, as no field is that the schema does not name"
+
+
+def _default_differences(before: Json, after: Json, path: str) -> Iterator[str]:
+    """What a producer leaves out must go on meaning what it meant."""
+    for name in sorted(before.keys() & after.keys()):
+        meant, means = (fields[name].get("default") for fields in (before, after))
+        if meant != means:
+            yield f"{path}.{name}, when absent, meant {json.dumps(meant)} and means {json.dumps(means)} now"

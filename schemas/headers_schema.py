@@ -1,0 +1,83 @@
+"""JSON Schema of the header values that we write and read; as text, which is what headers hold."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from .dead_letter import INPUT_KEY, ONLY, PREFIX
+
+_NATURAL: Final = {"type": "string", "pattern": "^[0-9]+$"}
+
+TRACEPARENT: Final = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
+    "description": "W3C Trace Context.",
+}
+
+INPUT_HEADERS: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "traceparent": TRACEPARENT,
+        ONLY: {
+            "type": "string",
+            "pattern": "^[0-9]{1,3}(,[0-9]{1,3})*$",
+            "description": "A replay: only these events of the message are handled, by index from 0.",
+        },
+    },
+}
+
+OUTPUT_HEADERS: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {
+        "traceparent": TRACEPARENT,
+        INPUT_KEY: {"type": "string", "description": "The record key that the producer of the event chose."},
+    },
+}
+
+
+def _json(schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": schema,
+        "description": description,
+    }
+
+
+def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
+    """Of the headers that a dead letter has beside the original's, given the schema of a Failure."""
+    own: dict[str, dict[str, Any]] = {
+        "schema": {"const": "dead-letter/1", "type": "string"},
+        "topic": {"type": "string", "description": "Where the original stands; with partition and offset."},
+        "partition": _NATURAL,
+        "offset": _NATURAL,
+        "timestamp": {
+            "type": "string",
+            "pattern": "^-?[0-9]+$",
+            "description": "The original's, in Unix milliseconds.",
+        },
+        "failures": _json({"type": "array", "minItems": 1, "items": failure}, "One for each event that failed."),
+        "attempts": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "How often it was tried."},
+        "worker": {"type": "string", "description": "The worker's version."},
+        "models": _json(
+            {"type": "object", "additionalProperties": {"type": "string"}}, "Version by role: tagger, captioner."
+        ),
+        "nulls": _json(
+            {"type": "array", "items": {"type": "string", "pattern": r"^(key|value|headers\[[0-9]+\])$"}},
+            "What was null in the original and is empty here.",
+        ),
+        "truncated": {
+            "type": "string",
+            "enum": ["true", "false"],
+            "description": "true: the value was too large for this topic and was dropped; the original stands where it "
+            "stood.",
+        },
+    }
+    return {
+        "title": "DeadLetterHeaders",
+        "description": "What a dead letter adds to the original's headers. Key, value and the other headers are the "
+        "original's bytes.",
+        "type": "object",
+        "properties": {PREFIX + name: schema for name, schema in own.items()},
+        "required": [PREFIX + name for name in own],
+    }
