@@ -1,0 +1,103 @@
+"""Captions against the original programs, token for token, under both length rules and in batches."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from tests.parity.subjects import REFERENCE, Subject
+from workers.models.ram.decoding import Decoding, LengthRule, Tokens, decode
+from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.wordpiece import ENC, GUIDE_LENGTH, PROMPT_IDS, SEP
+
+SETUPS = {
+    "beam3_max30": Decoding(),
+    "beam3_max50": Decoding(max_length=50),
+    "beam1_max30": Decoding(method="greedy"),
+    "beam1_max50": Decoding(method="greedy", max_length=50),
+    "beam5_max20_min5": Decoding(beams=5, max_length=20, min_length=5),
+    "beam3_rep1.3": Decoding(repetition_penalty=1.3),
+    "beam3_usertags": Decoding(),
+}
+RULES: tuple[LengthRule, ...] = ("original", "hf436")
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("setup", SETUPS)
+def test_captions_are_the_original_ones(tag2text: Subject, setup: str, rule: LengthRule) -> None:
+    options = _under(SETUPS[setup], rule)
+    wanted = tag2text.facts["captions"][rule][setup]
+    for index, caption in enumerate(wanted):
+        alone = write(tag2text, [index], [caption["guide"]], options)
+        assert list(alone[0].ids) == caption["ids"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("setup", SETUPS)
+def test_eight_pictures_in_a_batch_get_the_captions_that_each_gets_alone(
+    tag2text: Subject, setup: str, rule: LengthRule
+) -> None:
+    options = _under(SETUPS[setup], rule)
+    wanted = tag2text.facts["captions"][rule][setup]
+    order = [0, 1, 1, 0, 1, 0, 0, 1]
+    found = write(tag2text, order, [wanted[index]["guide"] for index in order], options)
+    assert [list(each.ids) for each in found] == [wanted[index]["ids"] for index in order]
+
+
+def test_sampling_gives_a_picture_the_same_caption_in_every_batch(tag2text: Subject) -> None:
+    options = Decoding(method="nucleus", repetition_penalty=1.1, seed=4)
+    guides = [caption["guide"] for caption in tag2text.facts["captions"]["original"]["beam3_max30"]]
+    alone = [write(tag2text, [index], [guides[index]], options)[0] for index in (0, 1)]
+    together = write(tag2text, [1, 0, 1], [guides[1], guides[0], guides[1]], options)
+    assert [each.ids for each in together] == [alone[index].ids for index in (1, 0, 1)]
+    other = write(tag2text, [0], guides[:1], Decoding(method="nucleus", repetition_penalty=1.1, seed=5))
+    assert other[0].ids != alone[0].ids
+
+
+def test_a_tiny_nucleus_is_greedy(tag2text: Subject) -> None:
+    guides = [caption["guide"] for caption in tag2text.facts["captions"]["original"]["beam1_max30"]]
+    tiny = write(tag2text, [0, 1], guides, Decoding(method="nucleus", top_p=1e-6))
+    assert [each.ids for each in tiny] == [each.ids for each in write(tag2text, [0, 1], guides, SETUPS["beam1_max30"])]
+
+
+@pytest.mark.parametrize("setup", ["beam3_max30", "beam1_max30"])
+def test_the_score_is_the_mean_log_probability_of_the_caption(tag2text: Subject, setup: str) -> None:
+    guide = tag2text.facts["captions"]["original"][setup][0]["guide"]
+    found = write(tag2text, [0], [guide], SETUPS[setup])[0]
+    model = _model(tag2text)
+    ids = torch.tensor([found.ids])
+    logits = model.text.decoder(ids, torch.ones_like(ids), _states(tag2text, 0, guide)[None])[0]
+    logits[: SETUPS[setup].min_length - 1, SEP] = float("-inf")  # no end before the least length
+    steps = logits.log_softmax(dim=-1)[:-1].gather(1, ids[0, 1:, None])[len(PROMPT_IDS) - 1 :]
+    # a beam's log-probabilities are taken before the end token is ruled out, greedy ones after: both are tiny changes
+    assert found.score == pytest.approx(float(steps.mean()), abs=2e-2)
+
+
+def write(subject: Subject, order: list[int], guides: list[str], options: Decoding) -> list[Tokens]:
+    """Captions of the recipe's pictures with these numbers under these guides."""
+    states = torch.stack([_states(subject, index, guide) for index, guide in zip(order, guides, strict=True)])
+    return decode(_model(subject).text.decoder, states, PROMPT_IDS, SEP, options)
+
+
+@cache
+def _states(subject: Subject, index: int, guide: str) -> torch.Tensor:
+    """What the tag encoder makes of one picture and one guide, both from the reference."""
+    body = json.loads((REFERENCE / "guides.json").read_text())[guide]
+    ids = torch.tensor([[ENC, *body[: GUIDE_LENGTH - 2], SEP]])
+    padding = GUIDE_LENGTH - ids.shape[1]
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (0, padding))
+    tokens = subject.embeds[index : index + 1]
+    return _model(subject).guide(torch.nn.functional.pad(ids, (0, padding)), mask, tokens)[0]
+
+
+def _model(subject: Subject) -> Tag2Text:
+    assert isinstance(subject.model, Tag2Text)
+    return subject.model
+
+
+def _under(options: Decoding, rule: LengthRule) -> Decoding:
+    return replace(options, length_rule=rule)

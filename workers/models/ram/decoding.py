@@ -1,0 +1,297 @@
+"""Greedy, beam search and nucleus sampling over a text decoder, picture by picture the same in every batch.
+
+A picture that has its caption leaves the batch; the others go on. Nothing that is computed for one depends on which
+others are there (to float rounding of the products), and sampling draws the same random numbers for every picture.
+
+**Length rules.** A beam's worth is its log-probability divided by a length, and two versions of the library that the
+published models were used with count it differently: `original` (transformers 4.25) counts all tokens before the end
+token, prompt included; `hf436` (4.36) counts generated tokens only, the end token among them. The captions differ.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from workers.models.ram.text import DecoderCache, TextDecoder
+
+LengthRule: TypeAlias = Literal["original", "hf436"]
+_NEVER = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How captions are made. Lengths count the prompt, as the official defaults do.
+
+    Args:
+        method: "beam"; "greedy" takes the likeliest token each time; "nucleus" samples.
+        beams: hypotheses kept for each picture; only for "beam".
+        max_length: tokens at most, prompt and end token included.
+        min_length: no end token before this many tokens.
+        repetition_penalty: above 1 makes tokens that were used already (in the prompt too) less likely.
+        top_p: the nucleus, the likeliest tokens that together reach this probability; only for "nucleus".
+        seed: of the sampling; a picture's caption depends on it and on nothing of the batch.
+        length_rule: how beams of different lengths compare (see the module).
+    """
+
+    method: Literal["beam", "greedy", "nucleus"] = "beam"
+    beams: int = 3
+    max_length: int = 30
+    min_length: int = 10
+    repetition_penalty: float = 1.0
+    top_p: float = 0.9
+    seed: int = 0
+    length_rule: LengthRule = "original"
+
+    def __post_init__(self) -> None:
+        if self.beams < 1 or self.max_length < 1:
+            raise ValueError(f"a caption needs at least one beam and one token, not {self.beams} and {self.max_length}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is a probability above 0, not {self.top_p}")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"repetition_penalty is above 0, not {self.repetition_penalty}")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A finished text.
+
+    Args:
+        ids: prompt, text, and the end token if one came within the length.
+        score: mean log-probability of the generated tokens, the end token included (under a repetition penalty: of
+            the penalised ones that the search compares).
+    """
+
+    ids: tuple[int, ...]
+    score: float
+
+
+def decode(decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding) -> list[Tokens]:
+    """Write one text for each row of `states`.
+
+    Args:
+        states: (pictures, n, width), what the decoder attends to.
+        prompt: ids that every text begins with, at least one.
+        end: id that ends a text.
+
+    Raises:
+        ValueError: the prompt leaves no room, or the length is beyond the decoder's positions.
+    """
+    positions = decoder.embeddings.position.num_embeddings
+    if not 0 < len(prompt) < options.max_length <= positions:
+        raise ValueError(f"{len(prompt)} prompt tokens and a max_length of {options.max_length} do not go together")
+    if len(states) == 0:
+        return []
+    with torch.no_grad():
+        if options.method == "beam" and options.beams > 1:
+            return _Beams(decoder, states, prompt, end, options).run()
+        return _Single(decoder, states, prompt, end, options).run()
+
+
+class _Search:
+    """What every search shares: the cache, the ids written so far, and which pictures are still at work."""
+
+    def __init__(
+        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding
+    ) -> None:
+        self.decoder = decoder
+        self.options = options
+        self.end = end
+        self.prompt = len(prompt)
+        self.live = list(range(len(states)))
+        self.done: dict[int, Tokens] = {}
+        self.cache: DecoderCache = decoder.open(states, options.max_length)
+        self.ids = torch.tensor([list(prompt)] * len(states), device=states.device)  # (rows, length so far)
+
+    @property
+    def length(self) -> int:
+        return self.ids.shape[1]
+
+    def run(self) -> list[Tokens]:
+        count = len(self.live)
+        logits = self.decoder.step(self.ids, self.cache)
+        while True:
+            self.advance(logits)
+            if not self.live:
+                return [self.done[picture] for picture in range(count)]
+            logits = self.decoder.step(self.ids[:, -1:], self.cache)
+
+    def advance(self, logits: Tensor) -> None:
+        """Append a token to every live row by the logits of its next one, and let finished pictures go."""
+        raise NotImplementedError
+
+    def adjusted(self, scores: Tensor) -> Tensor:
+        """Logits or log-probabilities (rows, vocabulary) after the repetition penalty and the least length."""
+        if self.options.repetition_penalty != 1.0:
+            seen = scores.gather(1, self.ids)
+            penalty = self.options.repetition_penalty
+            scores = scores.scatter(1, self.ids, torch.where(seen < 0, seen * penalty, seen / penalty))
+        if self.length < self.options.min_length:
+            scores = scores.clone()
+            scores[:, self.end] = _NEVER
+        return scores
+
+    def keep(self, places: list[int]) -> None:
+        """Go on with the live pictures at these places only; their rows are `select`ed by the caller."""
+        if len(places) < len(self.live):
+            self.live = [self.live[place] for place in places]
+            self.cache.keep_pictures(torch.tensor(places, dtype=torch.int64, device=self.ids.device))
+
+
+class _Single(_Search):
+    """One row a picture: greedy or nucleus."""
+
+    def __init__(
+        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding
+    ) -> None:
+        super().__init__(decoder, states, prompt, end, options)
+        self.total = torch.zeros(len(states), device=states.device)
+        self.generator = torch.Generator().manual_seed(options.seed)
+
+    def advance(self, logits: Tensor) -> None:
+        scores = self.adjusted(logits.float())
+        token = self._sample(scores) if self.options.method == "nucleus" else scores.argmax(dim=-1)
+        chosen = scores.gather(1, token[:, None])[:, 0]
+        self.total = self.total + chosen - scores.logsumexp(dim=-1)
+        self.ids = torch.cat((self.ids, token[:, None]), dim=1)
+        full = self.length == self.options.max_length
+        finished = [full or last == self.end for last in token.tolist()]
+        if any(finished):
+            self._release(finished)
+
+    def _sample(self, scores: Tensor) -> Tensor:
+        """Draw from the nucleus by the Gumbel trick: the largest sum of log-probability and noise is a fair draw.
+
+        A rounding difference then matters only between two nearly equal sums; walking up a cumulative sum, it could
+        matter at each of thousands of tokens.
+        """
+        probability, order = scores.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
+        before = probability.double().cumsum(dim=-1) - probability.double()
+        outside = torch.zeros_like(before, dtype=torch.bool).scatter_(1, order, before > self.options.top_p)
+        uniform = torch.rand(scores.shape[-1], generator=self.generator, dtype=torch.float64)
+        noise = -torch.log(-torch.log(uniform)).to(scores.device, scores.dtype)
+        return (scores + noise).masked_fill(outside, _NEVER).argmax(dim=-1)
+
+    def _release(self, finished: list[bool]) -> None:
+        generated = self.length - self.prompt
+        for row, (picture, ends) in enumerate(zip(self.live, finished, strict=True)):
+            if ends:
+                self.done[picture] = Tokens(tuple(self.ids[row].tolist()), float(self.total[row]) / generated)
+        places = [row for row, ends in enumerate(finished) if not ends]
+        self.keep(places)
+        if places:
+            rows = torch.tensor(places, device=self.ids.device)
+            self.ids, self.total = self.ids[rows], self.total[rows]
+            self.cache.select(rows)
+
+
+@dataclass(slots=True)
+class _Finished:
+    """The best finished hypotheses of one picture: (worth, tie-break, ids, log-probability, tokens it is a mean of)."""
+
+    capacity: int
+    heap: list[tuple[float, int, tuple[int, ...], float, int]] = field(default_factory=list)
+    added: int = 0
+
+    def add(self, ids: tuple[int, ...], total: float, length: int, generated: int) -> None:
+        entry = (total / length, self.added, ids, total, generated)
+        self.added += 1
+        if len(self.heap) < self.capacity:
+            heapq.heappush(self.heap, entry)
+        elif entry[0] > self.heap[0][0]:
+            heapq.heapreplace(self.heap, entry)
+
+    def beats(self, worth: float) -> bool:
+        """Whether it is full and its worst is no worse than `worth`."""
+        return len(self.heap) == self.capacity and self.heap[0][0] >= worth
+
+    def best(self) -> Tokens:
+        _, _, ids, total, generated = max(self.heap)
+        return Tokens(ids, total / generated)
+
+
+class _Beams(_Search):
+    """`beams` rows a picture, the first step excepted, where all beams would be the same row."""
+
+    def __init__(
+        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding
+    ) -> None:
+        super().__init__(decoder, states, prompt, end, options)
+        self.beams = 1
+        self.running = torch.zeros(len(states), 1, device=states.device)  # (pictures, beams) log-probabilities
+        self.finished = {picture: _Finished(options.beams) for picture in self.live}
+
+    def advance(self, logits: Tensor) -> None:
+        scores = self.adjusted(logits.float().log_softmax(dim=-1))
+        total = scores.view(len(self.live), self.beams, -1) + self.running[..., None]
+        best, flat = total.flatten(1).topk(2 * self.options.beams, dim=-1)
+        vocabulary = logits.shape[-1]
+        written, totals = self.ids.tolist(), best.tolist()
+        beams, tokens = (flat // vocabulary).tolist(), (flat % vocabulary).tolist()
+        places: list[int] = []
+        parents: list[int] = []
+        chosen: list[tuple[int, float]] = []
+        for place, picture in enumerate(self.live):
+            candidates = [
+                (total, place * self.beams + beam, token)
+                for total, beam, token in zip(totals[place], beams[place], tokens[place], strict=True)
+            ]
+            going_on = self._divide(picture, candidates, written)
+            if not self._settled(picture, totals[place][0], going_on, written):
+                places.append(place)
+                parents.extend(row for _, row, _ in going_on)
+                chosen.extend((token, total) for total, _, token in going_on)
+        self.keep(places)
+        if places:
+            self._go_on(parents, chosen)
+
+    def _divide(
+        self, picture: int, candidates: list[tuple[float, int, int]], written: list[list[int]]
+    ) -> list[tuple[float, int, int]]:
+        """Walk down the candidates (total, row, token): ended ones are filed, the best others go on."""
+        going_on = []
+        for rank, (total, row, token) in enumerate(candidates):
+            if token != self.end:
+                going_on.append((total, row, token))
+                if len(going_on) == self.options.beams:
+                    break
+            elif rank < self.options.beams:
+                self._file(picture, written[row], total, ended=True)
+        return going_on
+
+    def _settled(
+        self, picture: int, best: float, going_on: list[tuple[float, int, int]], written: list[list[int]]
+    ) -> bool:
+        """Whether this picture has its caption: nothing that goes on can win any more, or the length is reached."""
+        finished = self.finished[picture]
+        if not finished.beats(best / self._divisor(self.length, ended=True)):
+            if self.length + 1 < self.options.max_length:
+                return False
+            for total, row, token in going_on:
+                self._file(picture, [*written[row], token], total, ended=False)
+        self.done[picture] = finished.best()
+        return True
+
+    def _file(self, picture: int, ids: list[int], total: float, *, ended: bool) -> None:
+        """Keep a hypothesis; `ids` are without the end token."""
+        whole = (*ids, self.end) if ended else tuple(ids)
+        self.finished[picture].add(whole, total, self._divisor(len(ids), ended), len(whole) - self.prompt)
+
+    def _divisor(self, length: int, ended: bool) -> int:
+        if self.options.length_rule == "original":
+            return length
+        return length - self.prompt + (1 if ended else 0)
+
+    def _go_on(self, parents: list[int], chosen: list[tuple[int, float]]) -> None:
+        device = self.ids.device
+        rows = torch.tensor(parents, device=device)
+        token = torch.tensor([[token] for token, _ in chosen], device=device)
+        self.ids = torch.cat((self.ids[rows], token), dim=1)
+        self.running = torch.tensor([total for _, total in chosen], device=device).view(len(self.live), -1)
+        self.beams = self.options.beams
+        self.cache.select(rows)

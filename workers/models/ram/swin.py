@@ -1,0 +1,193 @@
+"""The image encoder: a Swin transformer whose tokens stay in window order from end to end.
+
+Everything but attention treats tokens one by one, so the order they stand in is free. Between an unshifted and a
+shifted block one gather brings them into the next block's windows, and patch merging reads straight from there into
+the next stage's windows: one copy a block, and no rolling, cutting and putting back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from workers.models.ram.config import SwinConfig
+from workers.models.ram.layers import layers_of
+from workers.models.ram.windows import change_of_order, merge_order, relative_index, shift_mask, window_order
+
+EPS = 1e-5
+PATCH = 4
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside each window, with a learned bias for each relative position.
+
+    Args:
+        grid: side of the token grid; `shift` 0 for blocks whose windows tile it plainly.
+    """
+
+    bias_index: Tensor
+    mask: Tensor | None
+    frozen_bias: Tensor | None
+
+    def __init__(self, width: int, heads: int, grid: int, window: int, shift: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.register_buffer("bias_index", relative_index(window).flatten(), persistent=False)
+        self.register_buffer("mask", shift_mask(grid, window, shift) if shift else None, persistent=False)
+        self.register_buffer("frozen_bias", None, persistent=False)
+
+    def freeze(self) -> None:
+        """Keep the bias and mask as one tensor; the table must not change afterwards."""
+        with torch.no_grad():
+            self.frozen_bias = self.bias().contiguous()
+
+    def bias(self) -> Tensor:
+        """(1 or windows, heads, window², window²), what is added to the scaled products."""
+        places = int(self.bias_index.numel() ** 0.5)
+        bias = self.bias_table[self.bias_index].view(1, places, places, self.heads).permute(0, 3, 1, 2)
+        return bias if self.mask is None else bias + self.mask[:, None].to(bias.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(pictures, windows, window², width) → the same."""
+        pictures, windows, places, width = x.shape
+        bias = self.bias() if self.frozen_bias is None else self.frozen_bias
+        parts = self.qkv(x).view(pictures, windows, places, 3, self.heads, width // self.heads)
+        if bias.shape[0] == 1 or pictures == 1:
+            q, k, v = parts.flatten(0, 1).permute(2, 0, 3, 1, 4)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        else:
+            # Windows have masks of their own and pictures share them: windows as heads let the mask broadcast.
+            q, k, v = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1)[None])
+        mixed = mixed.view(pictures, windows, self.heads, places, -1).transpose(2, 3)
+        joined: Tensor = self.out(mixed.reshape(x.shape))
+        return joined
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each before a residual sum, each behind its norm."""
+
+    def __init__(self, width: int, heads: int, grid: int, window: int, shift: int) -> None:
+        super().__init__()
+        self.shift = shift
+        self.window_tokens = window * window
+        self.attention_norm = nn.LayerNorm(width, eps=EPS)
+        self.attention = WindowAttention(width, heads, grid, window, shift)
+        self.mlp_norm = nn.LayerNorm(width, eps=EPS)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(pictures, tokens, width) in this block's window order → the same."""
+        windows = self.attention_norm(x).view(x.shape[0], -1, self.window_tokens, x.shape[2])
+        x = x + self.attention(windows).view(x.shape)
+        out: Tensor = x + self.down(F.gelu(self.up(self.mlp_norm(x))))
+        return out
+
+
+class Merge(nn.Module):
+    """Four neighbours become one token of twice the width."""
+
+    order: Tensor
+
+    def __init__(self, width: int, order: Tensor) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width, eps=EPS)
+        self.reduce = nn.Linear(4 * width, 2 * width, bias=False)
+        self.register_buffer("order", order, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pictures, tokens, width = x.shape
+        fours = x.index_select(1, self.order).view(pictures, tokens // 4, 4 * width)
+        merged: Tensor = self.reduce(self.norm(fours))
+        return merged
+
+
+class Stage(nn.Module):
+    """Blocks on one grid, every second one shifted by half a window, and the merge that follows (all but the last)."""
+
+    to_shifted: Tensor
+    to_plain: Tensor
+
+    def __init__(self, width: int, depth: int, heads: int, grid: int, window: int, last: bool) -> None:
+        super().__init__()
+        shift = window // 2 if grid > window else 0
+        window = min(grid, window)
+        shifts = [shift if index % 2 else 0 for index in range(depth)]
+        plain, shifted = window_order(grid, window, 0), window_order(grid, window, shift)
+        self.blocks = layers_of(Block(width, heads, grid, window, each) for each in shifts)
+        self.register_buffer("to_shifted", change_of_order(plain, shifted), persistent=False)
+        self.register_buffer("to_plain", change_of_order(shifted, plain), persistent=False)
+        self.merge: Merge | None = None
+        if not last:
+            coarse = window_order(grid // 2, min(grid // 2, window), 0)
+            final = shifted if shifts[-1] else plain
+            self.merge = Merge(width, torch.argsort(final)[merge_order(grid, coarse)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(pictures, tokens, width) in plain window order → the next stage's tokens in its plain window order."""
+        shift = 0
+        for block in self.blocks:
+            if block.shift != shift:
+                x = x.index_select(1, self.to_shifted if block.shift else self.to_plain)
+                shift = block.shift
+            x = block(x)
+        if self.merge is not None:
+            merged: Tensor = self.merge(x)
+            return merged
+        return x.index_select(1, self.to_plain) if shift else x
+
+
+class Patches(nn.Module):
+    """Patches of 4 × 4 pixels as tokens, in the first stage's plain window order."""
+
+    order: Tensor
+
+    def __init__(self, width: int, grid: int, window: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, width, kernel_size=PATCH, stride=PATCH)
+        self.norm = nn.LayerNorm(width, eps=EPS)
+        self.register_buffer("order", window_order(grid, min(grid, window), 0), persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(pictures, 3, side, side) normalised → (pictures, tokens, width)."""
+        tokens = self.project(pictures).flatten(2).transpose(1, 2)
+        normed: Tensor = self.norm(tokens.index_select(1, self.order))
+        return normed
+
+
+class Swin(nn.Module):
+    """The whole encoder. Call `freeze` once the weights are loaded, moved and cast, unless it is to be trained."""
+
+    def __init__(self, config: SwinConfig) -> None:
+        super().__init__()
+        self.config = config
+        grid = config.image_size // PATCH
+        last = len(config.depths) - 1
+        self.patches = Patches(config.width, grid, config.window)
+        self.stages = layers_of(
+            Stage(config.width << i, depth, heads, grid >> i, config.window, i == last)
+            for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True))
+        )
+        self.norm = nn.LayerNorm(config.width_out, eps=EPS)
+
+    def freeze(self) -> None:
+        """Keep each block's bias and mask as one tensor: 140 MB in fp32 for Swin-L at 384."""
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.freeze()
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """(pictures, 3, side, side) normalised → (pictures, 1 + tokens, width).
+
+        Token 0 is the mean of the others, which come row by row.
+        """
+        x = self.patches(pictures)
+        for stage in self.stages:
+            x = stage(x)
+        x = self.norm(x)
+        return torch.cat((x.mean(dim=1, keepdim=True), x), dim=1)
