@@ -152,10 +152,10 @@ class Settings(BaseModel):
         "Kafka", "earliest", "Where a new group begins: `earliest` or `latest`"
     )
     kafka_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = _setting(
-        "Kafka", 10.0, "A worker that is silent for so long loses its partitions"
+        "Kafka", 8.0, "A worker that is silent for so long loses its partitions"
     )
-    kafka_transaction_timeout_s: Annotated[float, Field(ge=2, le=900)] = _setting(
-        "Kafka", 15.0, "The broker aborts a dead worker's transaction after so long; readers wait that long"
+    kafka_transaction_timeout_s: Annotated[float, Field(ge=8, le=900)] = _setting(
+        "Kafka", 10.0, "The broker aborts a dead worker's transaction after so long; readers wait that long"
     )
     kafka_security_protocol: Annotated[
         Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
@@ -215,29 +215,23 @@ class Settings(BaseModel):
     formats: Annotated[Words, Field(min_length=1), AfterValidator(_check_formats)] = _setting(
         "Limits", DECODABLE, "Picture formats to decode, comma separated"
     )
-    max_events: Annotated[int, Field(ge=1, le=100_000)] = _setting(
-        "Limits", 1000, "Most events in one message (`too-many-records`)"
-    )
+
     retry_s: Seconds = _setting(
-        "Limits", 20.0, "A neighbour's passing failure is retried for so long; then the partition pauses"
+        "Limits", 5.0, "A GET's passing failures (5xx, resets) are retried for so long; then its partition waits"
     )
     unreadable_s: Seconds = _setting(
         "Limits", 600.0, "An object that fails for so long while others of its bucket read is dead-lettered"
     )
-    max_failures_in_a_row: Count = _setting(
-        "Limits", 20, "So many dead letters of the models in a row stop the worker: it is broken, not the pictures"
-    )
-    max_failures_share: Annotated[float, Field(gt=0, le=1)] = _setting(
-        "Limits", 0.5, "Such a share of dead letters of the models among the newest pictures stops the worker"
-    )
 
     encoded_bytes: Bytes = _setting("Tuning", ByteSize(256 * MIB), "Memory for pictures as fetched")
     decoded_bytes: Bytes = _setting("Tuning", ByteSize(512 * MIB), "Memory for pictures being decoded and batched")
-    polled_bytes: Bytes = _setting("Tuning", ByteSize(64 * MIB), "Memory for records that wait")
+    polled_bytes: Bytes = _setting("Tuning", ByteSize(32 * MIB), "Memory for records that wait")
     ledger_bytes: Bytes = _setting("Tuning", ByteSize(64 * MIB), "Memory for outcomes that wait for those before them")
-    jobs_ahead: Count = _setting("Tuning", 10_000, "Most pictures of a partition ahead of its committed offset")
-    max_batch: Annotated[int, Field(ge=0)] = _setting("Tuning", 0, "Largest batch; 0: as the warm-up found safe")
-    max_batch_s: Seconds = _setting("Tuning", 3.0, "A batch is kept small enough to take no longer")
+    jobs_ahead: Count = _setting("Tuning", 2_000, "Most pictures of a partition ahead of its committed offset")
+    max_batch: Annotated[int, Field(ge=0)] = _setting(
+        "Tuning", 0, "Pictures in a batch at most; 0: what tuning or the warm-up found"
+    )
+
     fetch_threads: Annotated[int, Field(ge=1, le=1024)] = _setting("Tuning", 16, "GETs at the same time")
     decode_threads: Annotated[int, Field(ge=0, le=256)] = _setting(
         "Tuning", 0, "Decodes at the same time; 0: one for each processor"
@@ -255,7 +249,7 @@ class Settings(BaseModel):
         "Running", 25.0, "After SIGTERM the work in hand may take so long; keep it below the grace period"
     )
     wedged_s: Annotated[float, Field(ge=1, le=3600)] = _setting(
-        "Running", 15.0, "Work in hand without any progress for so long (or 5 × the slowest batch) ends the process"
+        "Running", 60.0, "Work in hand of which nothing moves for so long: the process says where it stands and ends"
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
         "Running", "info", "`debug` (names keys), `info`, `warning` or `error`"
@@ -337,6 +331,8 @@ def read(environ: Mapping[str, str]) -> Settings:
             field, value = _take(name, text)
         except ValueError as error:
             wrong.append(str(error))
+            continue
+        if not value:  # an empty file, as a Secret's optional entry may be
             continue
         if field in values:
             wrong.append(f"{variable(field)} and {variable(field)}_FILE are both set: keep one")

@@ -103,6 +103,11 @@ def test_a_secret_comes_from_its_file_without_the_newline(tmp_path: Path) -> Non
     assert settings.s3_secret_key.get_secret_value() == " s3cret "
 
 
+def test_an_empty_secret_file_counts_as_not_set(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text("\n")
+    assert read({"TAGSTREAM_REDIS_URL_FILE": str(tmp_path / "url")}) == Settings()
+
+
 def test_a_secret_given_twice_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("s")
     text = complaint({"TAGSTREAM_KAFKA_PASSWORD": "s", "TAGSTREAM_KAFKA_PASSWORD_FILE": str(tmp_path / "key")})
@@ -137,10 +142,9 @@ def test_a_wrong_value_is_told_with_what_the_setting_is() -> None:
         ("FORMATS", "jpg", "'jpg' is not among jpeg"),
         ("OUTPUT_TOPIC", "a b", "not a topic's name"),
         ("MAX_OBJECT_BYTES", "-3", "a size, such as 20MiB"),
-        ("MAX_BATCH_S", "0", "greater than 0"),
+        ("WEDGED_S", "0", "greater than or equal to 1"),
         ("FETCH_THREADS", "many", "a whole number"),
         ("INPUT_TOPICS", ",", "at least one"),
-        ("MAX_FAILURES_SHARE", "2", "less than or equal to 1"),
         ("HTTP_PORT", "70000", "less than or equal to 65535"),
     ],
 )
