@@ -1,3 +1,37 @@
-.PHONY: help
-help:
-	@echo see README
+# Everything a person or CI runs. Each target first makes sure that .venv holds what the locks say (scripts/install),
+# which takes no time and no network when it does.
+
+# Ends what it runs when make ends, even if make was killed.
+TIED := exec .venv/bin/python workers/local/tied.py TERM 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo stack test lint bench
+
+help: ## This list
+	@awk 'BEGIN { print "tagstream: tags and captions for every picture of an image store\n" } \
+	  /^[a-z-]+:.*## / { split($$0, part, ":.*## "); printf "  make %-14s %s\n", part[1], part[2] } \
+	  /^# \+ / { printf "  %-19s %s\n", "", substr($$0, 5) }' $(MAKEFILE_LIST)
+
+install: ## Make .venv and put all that is needed into it
+# + PYTHON=python3.12 chooses the interpreter (3.11 to 3.13)
+	@scripts/install
+
+demo: install ## Start real servers, tag photographs, watch it happen (ends by itself)
+# + PHOTOS=folder takes your own pictures, KEEP=1 leaves everything running
+	@$(TIED) .venv/bin/tagstream demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(KEEP)),--keep)
+
+stack: install ## Start the servers alone and print the environment to export (until Ctrl-C)
+	@$(TIED) .venv/bin/tagstream stack up
+
+test: install ## Run the tests, on real servers where they need them
+# + ARGS="-k cache" goes to pytest
+	@.venv/bin/python -m pytest -m "not full and not chaos" $(ARGS)
+
+lint: install ## Check style, types and who imports whom
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+bench: install ## Measure; each figure is a ratio taken in one run
+	@.venv/bin/python -m benchmarks $(ARGS)
