@@ -1,0 +1,74 @@
+"""Batches: nobody waits for a timer, and a failing batch is halved to the guilty item."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.pipeline.batching import Inbox, SafeBatch, run_halving
+
+
+def test_an_inbox_hands_out_what_is_ready_up_to_a_number() -> None:
+    inbox = Inbox[int]()
+    for number in range(5):
+        inbox.put(number)
+    assert inbox.take(3, 0) == [0, 1, 2]
+    assert inbox.take(3, 0) == [3, 4]
+    assert inbox.take(3, 0) == []
+
+
+def test_a_closed_inbox_gives_what_is_left_and_waits_for_nothing() -> None:
+    inbox = Inbox[int]()
+    inbox.put(1)
+    inbox.close()
+    assert inbox.take(9, 60) == [1]
+    assert inbox.take(9, 60) == []
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_only_the_guilty_fail_and_every_item_has_its_own_answer(guilty: list[bool]) -> None:
+    def step(items: Sequence[tuple[int, bool]]) -> list[int]:
+        if any(bad for _, bad in items):
+            raise RuntimeError("bad")
+        return [number * 10 for number, _ in items]
+
+    answers = run_halving(step, list(enumerate(guilty)), lambda items, error: None)
+    assert [isinstance(answer, RuntimeError) for answer in answers] == guilty
+    assert all(answer == number * 10 for number, answer in enumerate(answers) if not guilty[number])
+
+
+def test_every_failing_call_is_told_with_its_items() -> None:
+    told: list[int] = []
+
+    def step(items: Sequence[int]) -> list[int]:
+        if 3 in items:
+            raise RuntimeError("three")
+        return list(items)
+
+    run_halving(step, [1, 2, 3, 4], lambda items, error: told.append(len(items)))
+    assert told == [4, 2, 1]
+
+
+def test_a_step_that_returns_another_number_of_answers_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="given 2 pictures and returned 1"):
+        run_halving(lambda items: items[:1], [1, 2], lambda items, error: None)
+
+
+def test_memory_that_runs_out_halves_the_safe_size_and_full_quiet_batches_grow_it_back() -> None:
+    safe = SafeBatch(16, quiet=3)
+    safe.ran_out_of_memory(16)
+    assert safe.size == 8
+    safe.ran_out_of_memory(3)
+    assert safe.size == 1
+    for _ in range(3):
+        safe.ran(1)
+    assert safe.size == 2
+    for _ in range(9):
+        safe.ran(1)
+    assert safe.size == 2, "half-empty batches prove nothing"
+    for _ in range(9):
+        safe.ran(16)
+    assert safe.size == 16

@@ -1,0 +1,49 @@
+"""Threshold profiles: which scores are shown, and clear words for what can't be read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.unit.pipeline.rig import ColourTagger
+from workers.errors import Misconfigured
+from workers.pipeline.profiles import make_profile, read_profiles
+from workers.vocabulary import LabelScores
+
+
+def scores(*values: float) -> LabelScores:
+    return LabelScores(np.arange(len(values), dtype=np.int32), np.array(values, np.float32))
+
+
+def test_a_tag_is_shown_when_its_score_is_greater_than_its_threshold_best_first() -> None:
+    profile = make_profile("p", [0.5, 0.5, 0.25, 0.9])
+    assert [i for i, _ in profile.select(scores(0.5, 0.75, 1.0, 0.5))] == [2, 1]
+
+
+def test_equal_scores_come_in_label_order() -> None:
+    assert [i for i, _ in make_profile("p", [0.1] * 3).select(scores(0.5, 0.75, 0.5))] == [1, 0, 2]
+
+
+def test_a_profile_replaces_all_thresholds_or_single_ones_and_its_digest_tells() -> None:
+    profiles = read_profiles(ColourTagger(), {"strict": {"all": 0.9}, "red": {"labels": {"red": 0.125}}})
+    assert profiles["strict"].thresholds.tolist() == pytest.approx([0.9] * 3)
+    assert profiles["red"].thresholds.tolist() == [0.125, 0.5, 0.5]
+    assert len({profile.digest for profile in profiles.values()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ({"labels": {"purple": 0.5}}, "has no tag 'purple'"),
+        ({"all": 2}, "not a number from 0 to 1"),
+        ({"all": True}, "not a number from 0 to 1"),
+        ({"every": 1}, "give {"),
+        ([], "give {"),
+        ({"labels": [1]}, "a mapping"),
+    ],
+)
+def test_what_cannot_be_read_is_said_clearly(rules: Any, says: str) -> None:
+    with pytest.raises(Misconfigured, match=says):
+        read_profiles(ColourTagger(), {"p": rules})

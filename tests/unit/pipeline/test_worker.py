@@ -1,0 +1,408 @@
+"""The whole line on in-memory neighbours: every record gets exactly one outcome set, in order."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from schemas.enriched_image import EnrichedImage, Retraction, read_output
+from tests.unit.pipeline.rig import BUCKET, DEAD, GROUP, OUT, POISON, EchoCaptioner, Rig, eventually, running
+from workers.backends.memory_broker import Fault
+from workers.errors import Broken, Unavailable
+from workers.vocabulary import Partition
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def test_an_event_becomes_an_enriched_image_with_tags_and_a_caption() -> None:
+    rig = Rig()
+    etag = rig.put("a.png", RED)
+    offset = rig.send(rig.event("a.png"), key=b"mine")
+    with rig.running():
+        rig.settled()
+    [record] = rig.broker.visible(OUT)
+    image = rig.enriched()["a.png"]
+    assert [(tag.name, tag.score, tag.label_id) for tag in image.tags] == [("red", 1.0, 0)]
+    assert image.caption is not None
+    assert (image.caption.text, image.caption.method, image.caption.guided_by) == ("red", "template", ("red",))
+    assert image.status == "complete"
+    assert (image.source.etag, image.image.format, image.image.width) == (etag, "png", 16)
+    assert (image.event.topic, image.event.partition, image.event.offset, image.event.index) == ("images", 0, offset, 0)
+    assert record.key == b"photos/a.png"
+    assert ("tagstream-input-key", b"mine") in record.headers
+
+
+def test_every_record_has_its_outcomes_once_and_in_the_order_of_its_partition() -> None:
+    rig = Rig(partitions=3)
+    for number in range(60):
+        rig.put(f"{number}.png", (number, 0, 255 - number))
+        rig.send(rig.event(f"{number}.png"), partition=number % 3)
+    with rig.running():
+        rig.settled()
+    assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
+    # One object's outputs share an output partition; within it those of one input partition keep their order.
+    for output in range(3):
+        events = [read_output(r.value or b"").event for r in rig.broker.visible(OUT) if r.partition == output]
+        for number in range(3):
+            offsets = [event.offset for event in events if event.partition == number]
+            assert offsets == sorted(offsets)
+
+
+def test_a_slow_picture_holds_back_its_own_partition_only() -> None:
+    rig = Rig(partitions=2)
+    for key in ("slow.png", "after.png", "other.png"):
+        rig.put(key, RED if key != "other.png" else BLUE)
+    rig.store.delay(BUCKET, "slow.png", 1.0)
+    rig.send(rig.event("slow.png"), partition=0)
+    rig.send(rig.event("after.png"), partition=0)
+    rig.send(rig.event("other.png"), partition=1)
+    with rig.running():
+        eventually(lambda: "other.png" in rig.enriched())
+        assert "after.png" not in rig.enriched()
+        rig.settled()
+    assert set(rig.enriched()) == {"slow.png", "after.png", "other.png"}
+
+
+def test_one_message_of_many_records_is_committed_with_all_its_outcomes() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    rig.store.put(BUCKET, "b.png", b"not a picture at all")
+    rig.send(rig.notification("a.png", "b.png", "missing.png"))
+    with rig.running():
+        rig.settled()
+    assert rig.coordinates() == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
+    assert [(f.index, f.reason) for letter in rig.dead() for f in letter.failures] == [(1, "not-an-image")]
+    assert [(skip.event.index, skip.reason) for skip in rig.skips()] == [(2, "gone")]
+
+
+def test_a_removal_becomes_a_retraction_and_the_first_cache_level_forgets() -> None:
+    rig = Rig()
+    etag = rig.put("a.png", RED)
+    rig.send(rig.event("a.png", etag=etag))
+    with rig.running():
+        rig.settled()
+        rig.send(rig.notification("a.png", name="ObjectRemoved:Delete"))
+        rig.settled()
+        eventually(lambda: rig.cache.recall_fields([("tagstream:1:source:photos/a.png", f"e:{etag}")]) == [None])
+    retractions = [item for item in rig.outputs() if isinstance(item, Retraction)]
+    assert [item.subject for item in retractions] == ["photos/a.png"]
+
+
+def test_bad_input_is_dead_lettered_with_its_own_bytes_and_good_input_goes_on() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    rig.send(b"\xff\xfe not json")
+    rig.send({"schema": "image-event/1", "id": "1", "bucket": BUCKET})
+    rig.send(rig.event("a.png"))
+    with rig.running():
+        rig.settled()
+    assert [letter.failures[0].reason for letter in rig.dead()] == ["undecodable", "schema"]
+    assert {record.value for record in rig.broker.visible(DEAD)} >= {b"\xff\xfe not json"}
+    assert set(rig.enriched()) == {"a.png"}
+
+
+def test_a_bucket_outside_the_allow_list_is_a_dead_letter_and_a_key_outside_the_globs_a_skip() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    rig.send(rig.event("a.png", bucket="secret") | {"bucket": "secret"})
+    rig.send(rig.event("a.json"))
+    rig.send(rig.event("a.png"))
+    with rig.running(buckets=(BUCKET,), key_globs=("*.png",)):
+        rig.settled()
+    assert [letter.failures[0].reason for letter in rig.dead()] == ["bucket-not-allowed"]
+    assert [skip.reason for skip in rig.skips()] == ["key-not-matched"]
+    assert set(rig.enriched()) == {"a.png"}
+
+
+def test_an_older_event_of_the_same_object_is_skipped_as_stale() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    rig.send(rig.notification("a.png", sequencers=["00FF"]))
+    with rig.running():
+        rig.settled()
+        eventually(lambda: rig.cache.recall(["tagstream:1:sequencer:photos/a.png"]) == [b"00FF"])
+        rig.send(rig.notification("a.png", sequencers=["FE"]))
+        rig.settled()
+    assert [skip.reason for skip in rig.skips()] == ["stale"]
+
+
+def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() -> None:
+    rig = Rig()
+    etag = rig.put("a.png", RED)
+    rig.put("copy.png", RED)
+    rig.send(rig.event("a.png", etag=etag))
+    with rig.running():
+        rig.settled()
+        eventually(lambda: rig.cache.recall_fields([("tagstream:1:source:photos/a.png", f"e:{etag}")]) != [None])
+        rig.store.fail(BUCKET, "a.png", Unavailable("s3", "not to be asked"))
+        rig.send(rig.event("a.png", etag=etag))
+        rig.send(rig.event("copy.png"))
+        rig.settled()
+    assert rig.tagger.batches == [1]
+    images = [item for item in rig.outputs() if isinstance(item, EnrichedImage)]
+    again = next(i for i in images if i.source.key == "a.png" and i.event.offset == 1)
+    copy = next(i for i in images if i.source.key == "copy.png")
+    assert (again.cache.source, again.cache.tags) == ("hit", "hit")
+    assert (copy.cache.source, copy.cache.tags) == (None, "hit")
+    assert again.tags == copy.tags
+
+
+def test_equal_pictures_in_flight_are_computed_once() -> None:
+    rig = Rig()
+    for number in range(50):
+        rig.put(f"{number}.png", RED)
+        rig.send(rig.event(f"{number}.png"), partition=number % 2)
+    rig.tagger.gate.clear()
+    with rig.running():
+        rig.tagger.waiting.wait(10)
+        rig.tagger.gate.set()
+        rig.settled()
+    assert sum(rig.tagger.batches) == 1
+    assert len(rig.enriched()) == 50
+
+
+def test_when_the_leading_picture_is_dropped_an_equal_one_takes_over() -> None:
+    rig = Rig(partitions=2)
+    rig.put("a.png", RED)
+    rig.put("b.png", RED)
+    rig.put("hold.png", BLUE)
+    rig.send(rig.event("hold.png"), partition=1)
+    rig.tagger.gate.clear()
+    with rig.running() as worker:
+        rig.tagger.waiting.wait(10)
+        rig.send(rig.event("a.png"), partition=0)
+        eventually(lambda: worker.progress().in_flight["wait-device"] == 1)
+        rig.send(rig.event("b.png"), partition=1)
+        eventually(lambda: worker.progress().in_flight["wait-equal"] == 1)
+        rig.broker.regain(GROUP, Partition("images", 0))
+        rig.tagger.gate.set()
+        rig.settled()
+    assert set(rig.enriched()) == {"a.png", "b.png", "hold.png"}
+    assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
+
+
+def test_the_guilty_picture_of_a_batch_is_dead_lettered_and_its_neighbours_are_not() -> None:
+    rig = Rig()
+    for number in range(7):
+        rig.put(f"{number}.png", (0, 100 + number, 0))
+    rig.put("poison.png", POISON)
+    for key in ("0", "1", "2", "poison", "3", "4", "5", "6"):
+        rig.send(rig.event(f"{key}.png"))
+    rig.tagger.gate.clear()
+    with rig.running() as worker:
+        eventually(lambda: worker.progress().in_flight.get("wait-device", 0) >= 6)
+        rig.tagger.gate.set()
+        rig.settled()
+    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("annotate", "annotate-failed")]
+    assert len(rig.enriched()) == 7
+
+
+def test_a_broken_device_stops_the_worker_with_the_topic_untouched() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    rig.send(rig.event("a.png"))
+    rig.tagger.broken = True
+    with pytest.raises(Broken, match="known to be good"), rig.running():
+        threading.Event().wait(1)
+    assert rig.coordinates() == []
+
+
+def test_scores_that_are_no_numbers_mean_a_broken_device() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    rig.send(rig.event("a.png"))
+    rig.tagger.nan = True
+    with pytest.raises(Broken, match="known to be good"), rig.running():
+        threading.Event().wait(1)
+    assert rig.coordinates() == []
+
+
+def test_out_of_memory_halves_the_batch_and_blames_nobody() -> None:
+    rig = Rig()
+    rig.tagger.memory = 2
+    for number in range(16):
+        rig.put(f"{number}.png", (0, 100 + number, 0))
+        rig.send(rig.event(f"{number}.png"))
+    rig.tagger.gate.clear()
+    with rig.running() as worker:
+        eventually(lambda: worker.progress().in_flight.get("wait-device", 0) >= 8)
+        rig.tagger.gate.set()
+        rig.settled()
+    assert rig.dead() == []
+    assert len(rig.enriched()) == 16
+    assert max(rig.tagger.batches) == 2
+
+
+def test_a_failing_store_is_waited_for_and_nothing_is_dead_lettered() -> None:
+    rig = Rig()
+    for key in ("a.png", "b.png"):
+        rig.put(key, RED)
+        rig.send(rig.event(key))
+    rig.store.fail(BUCKET, None, Unavailable("s3", "connection refused"), times=12)
+    with rig.running():
+        rig.settled()
+    assert rig.dead() == []
+    assert set(rig.enriched()) == {"a.png", "b.png"}
+
+
+def test_one_object_that_always_fails_while_others_read_is_dead_lettered_as_unreadable() -> None:
+    rig = Rig()
+    rig.put("bad.png", RED)
+    rig.put("good.png", BLUE)
+    rig.store.fail(BUCKET, "bad.png", Unavailable("s3", "500"))
+    rig.send(rig.event("bad.png"), partition=0)
+    with rig.running(unreadable_after_s=0.3):
+        for number in range(3):
+            rig.send(rig.event("good.png", id=str(number)), partition=1)
+            threading.Event().wait(0.2)
+        rig.settled()
+    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("fetch", "unreadable")]
+
+
+def test_an_object_that_is_refused_while_others_read_is_dead_lettered_at_once() -> None:
+    rig = Rig()
+    rig.put("good.png", BLUE)
+    rig.put("bad.png", RED)
+    rig.store.fail(BUCKET, "bad.png", Unavailable("s3", "403", forbidden=True))
+    rig.send(rig.event("good.png"))
+    with rig.running():
+        rig.settled()
+        rig.send(rig.event("bad.png"))
+        rig.settled()
+    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("fetch", "forbidden")]
+
+
+def test_a_partial_picture_has_its_tags_and_a_dead_letter_for_its_caption() -> None:
+    rig = Rig()
+    rig.captioner = EchoCaptioner()
+    rig.captioner.fails = True
+    rig.put("a.png", RED)
+    rig.send(rig.event("a.png"))
+    with rig.running():
+        rig.settled()
+    image = rig.enriched()["a.png"]
+    assert (image.status, image.reason, image.caption) == ("partial", "caption-failed", None)
+    assert [tag.name for tag in image.tags] == ["red"]
+    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("caption", "caption-failed")]
+
+
+def test_captions_are_guided_by_the_tags_or_by_the_events_own() -> None:
+    rig = Rig()
+    rig.captioner = EchoCaptioner()
+    rig.put("a.png", RED)
+    rig.put("b.png", BLUE)
+    rig.send(rig.event("a.png"))
+    rig.send(rig.event("b.png", options={"want": ["caption"], "guide_tags": ["sky", "sea"]}))
+    with rig.running():
+        rig.settled()
+    texts = {key: image.caption.text for key, image in rig.enriched().items() if image.caption}
+    assert texts == {"a.png": "saw red", "b.png": "saw sky | sea"}
+    assert rig.enriched()["b.png"].tags == ()
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_whatever_happens_to_a_run_its_outcomes_are_there_once(fault: Fault) -> None:
+    rig = Rig()
+    for number in range(20):
+        rig.put(f"{number}.png", (number, 0, 200))
+    with rig.running():
+        for number in range(20):
+            if number == 3 or (number == 11 and fault is not Fault.FENCED):
+                rig.broker.fail_next(fault)
+            rig.send(rig.event(f"{number}.png"), partition=number % 2)
+            threading.Event().wait(0.01)
+        rig.settled()
+    assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
+
+
+def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    rig.send(rig.event("a.png"))
+    rig.broker.fail_next(Fault.FENCED, Fault.FENCED)
+    with pytest.raises(Broken, match="transactional id"), rig.running():
+        threading.Event().wait(2)
+    assert rig.coordinates() == []
+
+
+def test_two_workers_that_pass_partitions_to_and_fro_lose_nothing_and_do_nothing_twice() -> None:
+    rig = Rig(partitions=4)
+    stop = threading.Event()
+
+    def storm() -> None:
+        while not stop.wait(0.05):
+            rig.broker.rebalance(GROUP)
+
+    with rig.running("w1"), ExitStack() as second:
+        thread = threading.Thread(target=storm, daemon=True)
+        thread.start()
+        for number in range(80):
+            rig.put(f"{number}.png", (number, 0, 200))
+            rig.send(rig.event(f"{number}.png"), partition=number % 4)
+            if number == 30:
+                second.enter_context(running(rig.worker("w2")))
+            if number == 60:
+                second.close()
+            threading.Event().wait(0.005)
+        stop.set()
+        thread.join()
+        rig.settled()
+    assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
+
+
+def test_a_stop_drains_what_was_admitted_and_leaves_no_thread_behind() -> None:
+    rig = Rig()
+    for number in range(30):
+        rig.put(f"{number}.png", (number, 0, 200))
+        rig.send(rig.event(f"{number}.png"), partition=number % 2)
+    before = threading.active_count()
+    with rig.running() as worker:
+        eventually(lambda: worker.ready)
+        eventually(lambda: len(rig.outputs()) > 0)
+    done = rig.coordinates()
+    assert len(done) == len(set(done))
+    committed = {p.number: o for p, o in rig.broker.committed(GROUP).items()}
+    assert done == sorted((p, o, 0) for p in committed for o in range(committed[p]))
+    eventually(lambda: threading.active_count() <= before)
+
+
+def test_a_bug_in_any_thread_ends_the_worker_with_that_error() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    rig.send(rig.event("a.png"))
+    rig.store.fail(BUCKET, "a.png", KeyError("a bug"))  # type: ignore[arg-type]
+    with pytest.raises(KeyError, match="a bug"), rig.running():
+        threading.Event().wait(1)
+    assert rig.coordinates() == []
+
+
+def test_outputs_that_are_too_large_for_their_topic_become_dead_letters() -> None:
+    rig = Rig()
+    rig.broker.create_topic(OUT, 3, max_message_bytes=700)
+    rig.put("a.png", RED)
+    rig.send(rig.event("a.png"))
+    with rig.running():
+        rig.settled()
+    assert rig.enriched() == {}
+    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("publish", "result-too-large")]
+
+
+def test_a_worker_with_nothing_to_do_is_idle_and_alive() -> None:
+    rig = Rig()
+    with rig.running() as worker:
+        eventually(lambda: worker.ready)
+        eventually(lambda: worker.idle_s() > 0.2)
+        assert worker.progress().ok
+
+
+def test_a_message_that_names_what_to_replay_does_only_that() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    rig.put("b.png", BLUE)
+    rig.send(rig.notification("a.png", "b.png"), headers=(("tagstream-only", b"1"),))
+    with rig.running():
+        rig.settled()
+    assert set(rig.enriched()) == {"b.png"}
+    assert [(skip.event.index, skip.reason) for skip in rig.skips()] == [(0, "not-replayed")]
