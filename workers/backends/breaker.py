@@ -1,0 +1,63 @@
+"""A circuit breaker whose probes run in a thread of their own, so that no caller ever waits for a dead neighbour."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+
+class Breaker:
+    """Open after one failure; closed again by a probe that succeeds. Thread-safe.
+
+    Probes come after `first_pause_s`, then after twice the pause before, up to `last_pause_s`. Only calls that
+    succeed make it start from the shortest pause again, so a neighbour that answers probes and fails at work is left
+    alone for longer and longer.
+
+    Args:
+        name: who is behind it, for the log.
+        probe: asks the neighbour for a sign of life; whether it came. Must be bounded in time and not raise.
+    """
+
+    def __init__(
+        self, name: str, probe: Callable[[], bool], *, first_pause_s: float = 0.2, last_pause_s: float = 5.0
+    ) -> None:
+        self._name = name
+        self._probe = probe
+        self._first_pause_s = first_pause_s
+        self._last_pause_s = last_pause_s
+        self._pause_s = first_pause_s
+        self._lock = threading.Lock()
+        self._open = False
+        self._closing = threading.Event()
+
+    @property
+    def closed(self) -> bool:
+        """Whether calls may go through."""
+        return not self._open
+
+    def success(self) -> None:
+        self._pause_s = self._first_pause_s
+
+    def failure(self, cause: str) -> None:
+        """Open, unless it is open."""
+        with self._lock:
+            if self._open or self._closing.is_set():
+                return
+            self._open = True
+        logger.warning("%s does without: %s", self._name, cause)
+        threading.Thread(target=self._probe_until_well, name="tagstream-probe", daemon=True).start()
+
+    def close(self) -> None:
+        """End the probing."""
+        self._closing.set()
+
+    def _probe_until_well(self) -> None:
+        while not self._closing.wait(self._pause_s):
+            self._pause_s = min(2 * self._pause_s, self._last_pause_s)
+            if self._probe():
+                logger.info("%s is back", self._name)
+                self._open = False
+                return

@@ -1,0 +1,228 @@
+"""The result cache in Redis (or Valkey), and the one that remembers nothing. The only module that knows redis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
+from redis.retry import Retry
+
+from workers import metrics
+from workers.backends.breaker import Breaker
+from workers.errors import Misconfigured, Unavailable
+
+Item = TypeVar("Item")
+Command: TypeAlias = tuple[str | bytes | int, ...]
+
+_CHUNK = 256
+"""Commands or keys sent at once."""
+
+_CAUSES: tuple[tuple[type[Exception], str], ...] = (
+    (redis.exceptions.AuthenticationError, "auth"),
+    (redis.exceptions.AuthorizationError, "auth"),
+    (redis.exceptions.NoPermissionError, "auth"),
+    (redis.exceptions.TimeoutError, "timeout"),
+    (redis.exceptions.BusyLoadingError, "loading"),
+    (redis.exceptions.ConnectionError, "connection"),
+    (OSError, "connection"),
+    (redis.exceptions.OutOfMemoryError, "full"),
+    (redis.exceptions.ReadOnlyError, "readonly"),
+    (redis.exceptions.ResponseError, "refused"),
+    (redis.exceptions.RedisError, "garbage"),
+    (ValueError, "garbage"),
+    (LookupError, "garbage"),
+)
+"""What each of a neighbour's faults is called in `metrics.CACHE_ERRORS`; the first that fits. A call that the open
+breaker stopped is `paused`."""
+
+_FAULTS = tuple(error for error, _ in _CAUSES)
+
+
+class RedisResultCache:
+    """`ports.ResultCache` on one Redis server. Thread-safe.
+
+    A call that fails opens a breaker: from then on calls are misses at once, until a probe in a thread of its own has
+    had an answer. So a server that hangs costs a caller `timeout_s` once, and no caller is ever spent on probing.
+
+    Args:
+        url: redis://, rediss:// or unix://; may hold a password, which is never shown.
+        ttl_s: how long entries live; a hash lives so long from its last write.
+        timeout_s: for a connection, for an answer, and for a free connection.
+        connections: how many may be open.
+
+    Raises:
+        Misconfigured: the URL can't be read.
+    """
+
+    def __init__(self, url: str, *, ttl_s: float, timeout_s: float = 0.1, connections: int = 8) -> None:
+        self._shown = _shown(url)
+        self._timeout_s = timeout_s
+        self._ttl_ms = max(1, round(ttl_s * 1000))
+        self._client = redis.Redis(connection_pool=_pool(url, timeout_s, connections))
+        self._breaker = Breaker(self._shown, self._answers)
+
+    def recall(self, keys: Sequence[str]) -> list[bytes | None]:
+        answers = self._send([("MGET", *chunk) for chunk in _chunks(keys)])
+        return [value for chunk, answer in zip(_chunks(keys), answers, strict=True) for value in _values(answer, chunk)]
+
+    def recall_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        hashes: dict[str, list[str]] = {}
+        for name, field in dict.fromkeys(fields):
+            hashes.setdefault(name, []).append(field)
+        answers = self._send([("HMGET", name, *names) for name, names in hashes.items()])
+        found = {
+            (name, field): value
+            for (name, names), answer in zip(hashes.items(), answers, strict=True)
+            for field, value in zip(names, _values(answer, names), strict=True)
+        }
+        return [found[pair] for pair in fields]
+
+    def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
+        commands: list[Command] = [("SET", key, value, "PX", self._ttl_ms) for key, value in values.items()]
+        for (name, field), value in fields.items():
+            commands.append(("HSET", name, field, value))
+        for name in dict.fromkeys(name for name, _ in fields):
+            commands.append(("PEXPIRE", name, self._ttl_ms))
+        self._send(commands)
+
+    def forget(self, hashes: Sequence[str]) -> None:
+        self._send([("DEL", *chunk) for chunk in _chunks(hashes)])
+
+    def close(self) -> None:
+        self._breaker.close()
+        self._client.close()
+
+    def check(self) -> None:
+        """Ask for a sign of life, without the breaker.
+
+        Raises:
+            Misconfigured: the server refuses the user or the password.
+            Unavailable: no answer within `timeout_s`, or not Redis' answer.
+        """
+        try:
+            self._client.ping()
+        except _FAULTS as error:
+            cause = _cause(error)
+            if cause == "auth":
+                raise Misconfigured(f"{self._shown} refuses the user or the password in TAGSTREAM_REDIS_URL") from None
+            raise Unavailable(
+                "redis",
+                f"{self._shown} gave no good answer within {self._timeout_s:g} s ({error}). "
+                "Is TAGSTREAM_REDIS_URL right, and the server running?",
+            ) from None
+
+    def _send(self, commands: Sequence[Command]) -> list[Any]:
+        """One answer a command; None where there is none. What went wrong is counted."""
+        answers: list[Any] = []
+        for chunk in _chunks(commands):
+            answers += self._pipeline(chunk) if self._breaker.closed else _paused(chunk)
+        return [self._unless_refused(answer) for answer in answers]
+
+    def _pipeline(self, commands: Sequence[Command]) -> Sequence[Any]:
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        try:
+            answers = pipeline.execute(raise_on_error=False)
+        except _FAULTS as error:
+            cause = _cause(error)
+            metrics.CACHE_ERRORS.add(cause=cause)
+            self._breaker.failure(f"{cause} ({error})")
+            return [None] * len(commands)
+        self._breaker.success()
+        return answers
+
+    def _unless_refused(self, answer: Any) -> Any:
+        if not isinstance(answer, Exception):
+            return answer
+        metrics.CACHE_ERRORS.add(cause=_cause(answer))
+        return None
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._client.ping())
+        except _FAULTS:
+            return False
+
+
+class NoCache:
+    """`ports.ResultCache` that remembers nothing: for an empty TAGSTREAM_REDIS_URL."""
+
+    def recall(self, keys: Sequence[str]) -> list[bytes | None]:
+        return [None] * len(keys)
+
+    def recall_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        return [None] * len(fields)
+
+    def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
+        pass
+
+    def forget(self, hashes: Sequence[str]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _pool(url: str, timeout_s: float, connections: int) -> redis.BlockingConnectionPool:
+    try:
+        pool = redis.BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s)
+    except ValueError as error:
+        raise Misconfigured(f"TAGSTREAM_REDIS_URL can't be read ({_shown(url)}): {error}") from None
+    _settle(pool, timeout_s)
+    try:
+        pool.connection_class(**pool.connection_kwargs)  # connects to nothing; names what it does not know
+    except (TypeError, ValueError, redis.exceptions.RedisError) as error:
+        raise Misconfigured(f"TAGSTREAM_REDIS_URL has an option that does not work: {error}") from None
+    return pool
+
+
+def _settle(pool: redis.BlockingConnectionPool, timeout_s: float) -> None:
+    """Set what must be so, after the URL was read, because what stands in its query would win.
+
+    RESP2 without notifications and the library's name needs no handshake, which would be round trips on a caller's
+    clock.
+    """
+    pool.connection_kwargs.update(
+        socket_timeout=timeout_s,
+        socket_connect_timeout=timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+        decode_responses=False,
+        protocol=2,
+        driver_info=None,
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
+    )
+
+
+def _shown(url: str) -> str:
+    """The URL as a person may see it: no user, no password, no query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _cause(error: Exception) -> str:
+    return next(cause for kind, cause in _CAUSES if isinstance(error, kind))
+
+
+def _paused(commands: Sequence[Command]) -> list[None]:
+    metrics.CACHE_ERRORS.add(cause="paused")
+    return [None] * len(commands)
+
+
+def _values(answer: Any, names: Sequence[str]) -> list[bytes | None]:
+    """An answer to MGET or HMGET, if it is one."""
+    if answer is None:
+        return [None] * len(names)
+    if not isinstance(answer, list) or len(answer) != len(names):
+        metrics.CACHE_ERRORS.add(cause="garbage")
+        return [None] * len(names)
+    return [value if isinstance(value, bytes) else None for value in answer]
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
