@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from workers.vocabulary import Epoch, Headers
+from workers.errors import Broken
+from workers.vocabulary import Epoch, Headers, Message, Partition
 
 Delivery: TypeAlias = Literal["exactly_once", "at_least_once"]
 OffsetReset: TypeAlias = Literal["earliest", "latest"]
@@ -49,3 +51,68 @@ class ReadRecord:
     key: bytes | None
     value: bytes | None
     headers: Headers
+
+
+def out_of_range(partition: Partition, offset: int, first: int, end: int) -> str:
+    """What to tell a person whose next offset does not exist."""
+    gap = (
+        f"offsets {offset} to {first - 1} were deleted before they were read"
+        if offset < first
+        else f"the partition ends at {end}, before the offset that was committed"
+    )
+    return (
+        f"offset {offset} of {partition} is out of range ({first} to {end}): {gap}. Set the group's offset to one"
+        f" that exists (kafka-consumer-groups --reset-offsets) to accept the gap, then start again"
+    )
+
+
+def check_sendable(messages: Iterable[Message], max_message_bytes: Mapping[str, int]) -> None:
+    """
+    Raises:
+        ValueError: a message that no publisher can send; whoever made it must know better.
+    """
+    for message in messages:
+        if message.topic not in max_message_bytes:
+            raise ValueError(f"{message.topic!r} is not one of the output topics")
+        if message.size > max_message_bytes[message.topic]:
+            raise ValueError(f"a message of {message.size} bytes is too large for {message.topic!r}")
+        if message.key is None and message.value is None:
+            raise ValueError("a message needs a key or a value")
+        if any(value is None for _, value in message.headers):
+            raise ValueError("a header's value can't be null")
+
+
+class StolenId:
+    """Tells a transaction that was fenced by its own timeout from another process with our transactional id.
+
+    The first fencing may be our own doing (a transaction that the broker timed out), and making a new producer mends
+    it. When that one is fenced as well, sooner than its transactions can time out, somebody else makes producers too.
+    """
+
+    def __init__(
+        self, transactional_id: str, transaction_timeout_s: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._transactional_id = transactional_id
+        self._transaction_timeout_s = transaction_timeout_s
+        self._now = now
+        self._fenced = False
+        self._initialised_after_fence: float | None = None
+
+    def note(self, cause: str) -> None:
+        """A run failed for this cause.
+
+        Raises:
+            Broken: the id is not ours alone.
+        """
+        self._fenced = cause == "fenced"
+        since = self._initialised_after_fence
+        if self._fenced and since is not None and self._now() - since < self._transaction_timeout_s:
+            raise Broken(
+                f"another process has our transactional id {self._transactional_id!r}; give every worker its own"
+                f" (TAGSTREAM_TRANSACTIONAL_ID)"
+            )
+
+    def initialised(self) -> None:
+        """A new producer has taken the id."""
+        self._initialised_after_fence = self._now() if self._fenced else None
+        self._fenced = False

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from workers.backends.kafka_types import Delivery, Membership, OffsetReset, ReadRecord, refusal
+from workers.backends.kafka_types import (
+    Delivery,
+    Membership,
+    OffsetReset,
+    ReadRecord,
+    StolenId,
+    check_sendable,
+    out_of_range,
+    refusal,
+)
 from workers.backends.memory_broker import Fault, Member, MemoryBroker, Transaction
 from workers.errors import Broken, TagstreamError, Unpublished
 from workers.vocabulary import Epoch, Partition, Polled, Record, Run
@@ -103,19 +112,6 @@ class MemoryRecordSource:
         return [epoch for epoch in fresh if epoch.current]
 
 
-def out_of_range(partition: Partition, offset: int, first: int, end: int) -> str:
-    """What to tell a person whose next offset does not exist."""
-    gap = (
-        f"offsets {offset} to {first - 1} were deleted before they were read"
-        if offset < first
-        else f"the partition ends at {end}, before the offset that was committed"
-    )
-    return (
-        f"offset {offset} of {partition} is out of range ({first} to {end}): {gap}. Set the group's offset to one"
-        f" that exists (kafka-consumer-groups --reset-offsets) to accept the gap, then start again"
-    )
-
-
 class MemoryPublisher:
     """A publisher on a `MemoryBroker`.
 
@@ -127,6 +123,7 @@ class MemoryPublisher:
         output_topics: every topic that a run may name; they must exist.
         delivery: with "at_least_once" messages are visible before their offsets are committed.
         offset_reset: where a group without committed offsets begins.
+        transaction_timeout_s: fenced twice within this time means that somebody else has our transactional id.
     """
 
     def __init__(
@@ -139,6 +136,7 @@ class MemoryPublisher:
         output_topics: Sequence[str],
         delivery: Delivery = "exactly_once",
         offset_reset: OffsetReset = "earliest",
+        transaction_timeout_s: float = 10.0,
     ) -> None:
         self._broker = broker
         self._group = group
@@ -147,7 +145,7 @@ class MemoryPublisher:
         self._delivery = delivery
         self._offset_reset = offset_reset
         self._failed = False
-        self._fenced_before = False
+        self._stolen_id = StolenId(transactional_id, transaction_timeout_s)
         with broker.changed:
             broker.require(output_topics)
             self.max_message_bytes: Mapping[str, int] = {
@@ -158,25 +156,20 @@ class MemoryPublisher:
     def publish(self, run: Run) -> None:
         if self._failed:
             raise RuntimeError("publish after a failed run: recover must come first")
+        check_sendable(run.messages, self.max_message_bytes)
         self._failed = True
-        with self._broker.changed:
-            self._reach()
-            fault = self._broker.next_fault()
-            transaction = self._send(run, fault)
-        if (hook := self._broker.before_commit) is not None:
-            hook()
-        with self._broker.changed:
-            self._reach()
-            self._commit(run.offsets, transaction, fault)
-        self._failed = self._fenced_before = False
+        try:
+            self._publish(run)
+        except Unpublished as error:
+            self._stolen_id.note(error.cause)
+            raise
+        self._failed = False
 
     def recover(self) -> None:
         with self._broker.changed:
             self._broker.changed.wait_for(lambda: not self._broker.away)
-            if self._fenced_before:
-                raise Broken(f"another process has our transactional id {self._transactional_id!r}; stop one of them")
-            self._fenced_before = self._failed and self._is_fenced()
             self._producer_epoch = self._init()
+            self._stolen_id.initialised()
             self._failed = False
 
     def committed(self, epoch: Epoch) -> int | None:
@@ -200,6 +193,17 @@ class MemoryPublisher:
 
     def _is_fenced(self) -> bool:
         return self._producer_epoch >= 0 and not self._broker.owns(self._transactional_id, self._producer_epoch)
+
+    def _publish(self, run: Run) -> None:
+        with self._broker.changed:
+            self._reach()
+            fault = self._broker.next_fault()
+            transaction = self._send(run, fault)
+        if (hook := self._broker.before_commit) is not None:
+            hook()
+        with self._broker.changed:
+            self._reach()
+            self._commit(run.offsets, transaction, fault)
 
     def _send(self, run: Run, fault: Fault | None) -> Transaction | None:
         transaction = None

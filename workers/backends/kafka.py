@@ -1,0 +1,21 @@
+"""Apache Kafka by kafka-python: the face of the package's Kafka modules."""
+
+from workers.backends.kafka_emitter import KafkaEmitter
+from workers.backends.kafka_publisher import KafkaPublisher
+from workers.backends.kafka_reader import read_range, tail
+from workers.backends.kafka_source import KafkaRecordSource
+from workers.backends.kafka_topics import ensure_topics, lag, topic_exists
+from workers.backends.kafka_types import Membership, ReadRecord
+
+__all__ = [
+    "KafkaEmitter",
+    "KafkaPublisher",
+    "KafkaRecordSource",
+    "Membership",
+    "ReadRecord",
+    "ensure_topics",
+    "lag",
+    "read_range",
+    "tail",
+    "topic_exists",
+]

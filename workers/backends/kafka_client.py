@@ -1,0 +1,194 @@
+"""What every use of kafka-python here has in common: settings, the errors it may raise, and making and ending clients.
+
+No exception of the client library leaves the backend; `mapped` turns them all into ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
+
+from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+Client = TypeVar("Client")
+Security = Mapping[str, Any]
+"""TLS and SASL settings by kafka-python's names: security_protocol, ssl_cafile, sasl_mechanism, …"""
+
+CLIENT_ID = "tagstream"
+
+SHARED: dict[str, Any] = {
+    "client_id": CLIENT_ID,
+    # The default of 30 s keeps a client away for as long after a broker has come back.
+    "reconnect_backoff_max_ms": 800,
+}
+
+_NOT_ALLOWED = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+    kafka_errors.IllegalSaslStateError,
+)
+_WRONG_SETTINGS = (
+    kafka_errors.KafkaConfigurationError,
+    kafka_errors.InconsistentGroupProtocolError,
+    kafka_errors.InvalidSessionTimeoutError,
+    kafka_errors.InvalidTransactionTimeoutError,
+    kafka_errors.InvalidTopicError,
+    kafka_errors.UnsupportedVersionError,
+    kafka_errors.UnsupportedCodecError,
+)
+
+
+def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
+    """The error of ours that says what went wrong while `doing` something, a phrase such as "reading images"."""
+    if isinstance(error, _NOT_ALLOWED):
+        return Misconfigured(f"Kafka does not allow {doing}: {error}. Check the user's password and its ACLs")
+    if isinstance(error, _WRONG_SETTINGS):
+        return Misconfigured(f"Kafka refuses {doing}: {error}")
+    if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
+        return Misconfigured(f"{doing}: the topic does not exist; create it first")
+    if passing(error) or isinstance(error, kafka_errors.BrokerResponseError):
+        return Unavailable("kafka", f"{doing}: {error}")
+    return Broken(f"the Kafka client failed {doing}: {error}")
+
+
+def passing(error: kafka_errors.KafkaError) -> bool:
+    """Whether the same call may succeed later."""
+    return bool(error.retriable)
+
+
+@contextmanager
+def mapped(doing: str) -> Iterator[None]:
+    """Let no exception of kafka-python through.
+
+    Raises:
+        Misconfigured, Unavailable, Broken: see `translated`.
+    """
+    try:
+        yield
+    except kafka_errors.KafkaError as error:
+        raise translated(doing, error) from error
+
+
+def connect(
+    make: Callable[..., Client], servers: str, security: Security, *, timeout_s: float, **settings: Any
+) -> Client:
+    """Make one of kafka-python's clients, which talk to the broker before they are made.
+
+    Args:
+        make: KafkaConsumer, KafkaProducer or KafkaAdminClient.
+        servers: "host:port,host:port".
+        timeout_s: how long to try.
+
+    Raises:
+        Unavailable: nobody answered. kafka-python does not say why: a wrong password looks the same.
+        Misconfigured: settings that can't work.
+    """
+    sockets: list[KafkaNetClient] = []
+    base = settings.pop("kafka_client", KafkaNetClient)
+
+    def remember(**config: Any) -> KafkaNetClient:
+        sockets.append(base(**config))
+        return sockets[-1]
+
+    try:
+        return make(
+            bootstrap_servers=servers.split(","),
+            bootstrap_timeout_ms=int(timeout_s * 1000),
+            kafka_client=remember,
+            **SHARED,
+            **security,
+            **settings,
+        )
+    except (OSError, ssl.SSLError, ValueError, AssertionError) as error:
+        raise Misconfigured(f"the Kafka settings can't work: {error}") from error
+    except kafka_errors.KafkaError as error:
+        # A constructor that fails leaves its sockets and its thread behind.
+        for opened in sockets:
+            opened.close()
+        if isinstance(error, kafka_errors.KafkaTimeoutError):
+            raise Unavailable(
+                "kafka", f"none of {servers} answered within {timeout_s:g} s; check the address, TLS and the password"
+            ) from error
+        raise translated(f"connecting to {servers}", error) from error
+
+
+class PatientClient(KafkaNetClient):  # type: ignore[misc]
+    """The network client of a producer that outlives a broker's absence.
+
+    kafka-python 3.0.12 drops a transaction's request for ever when its connection can't be made (the sender takes
+    the exception of `await_ready` for a reason to look for the coordinator, and forgets to put the request back); the
+    thread that waits for its answer then never returns. It does put it back when the answer is "not ready".
+    """
+
+    RETRY_S = 0.1
+
+    def await_ready(self, node_id: Any, timeout_ms: float = 30000) -> bool:
+        try:
+            return bool(super().await_ready(node_id, timeout_ms=timeout_ms))
+        except kafka_errors.KafkaError as error:
+            logger.debug("node %s is not ready: %s", node_id, error)
+            time.sleep(self.RETRY_S)
+            return False
+
+
+def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool:
+    """Whether a fresh connection gets the cluster's metadata."""
+    client = KafkaNetClient(bootstrap_servers=servers.split(","), **SHARED, **security)
+    try:
+        client._manager.bootstrap(timeout_ms=int(timeout_s * 1000))
+    except kafka_errors.KafkaError:
+        return False
+    finally:
+        client.close()
+    return True
+
+
+def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
+    """Stop a producer for good, whatever state it is in, so that nothing of it can reach a broker any more.
+
+    `close` flushes first, and may leave by an exception before its thread was told to stop, hence the rest.
+
+    Raises:
+        Broken: its thread does not stop.
+    """
+    try:
+        producer.close(timeout=3)
+    except kafka_errors.KafkaError as error:
+        logger.debug("closing the producer: %s", error)
+    sender = producer._sender
+    sender.force_close()
+    sender.join(within_s)
+    # Else the finalizer would try to flush again.
+    producer._closed = True
+    if sender.is_alive():
+        raise Broken("the thread of the old Kafka producer does not stop; its messages could still be sent")
+
+
+def end_consumer(consumer: KafkaConsumer, *, within_s: float = 3.0) -> None:
+    """Close a consumer, leaving its group; an unreachable broker learns of it by the session timeout instead."""
+    try:
+        consumer.close(autocommit=False, timeout_ms=int(within_s * 1000))
+    except kafka_errors.KafkaError as error:
+        logger.debug("closing the consumer: %s", error)
+
+
+@contextmanager
+def admin(servers: str, security: Security, *, timeout_s: float = 10.0) -> Iterator[KafkaAdminClient]:
+    """An admin client for a few calls; its exceptions are mapped."""
+    client = connect(KafkaAdminClient, servers, security, timeout_s=timeout_s)
+    try:
+        with mapped("asking the cluster"):
+            yield client
+    finally:
+        client.close()

@@ -1,0 +1,336 @@
+"""The publisher on Apache Kafka: outcomes and offsets in one transaction, or one after the other.
+
+The rules here are what kafka-python 3.0.12 needs so that nothing is lost or published twice:
+
+* Before the commit every message's future is asked. A message that expired inside a transaction would else be left out
+  of a commit that succeeds.
+* The group's membership is read after that, not per job: metadata from before a join is refused for ever. It is checked
+  against every epoch, because the broker lets a membership without a generation through unchecked, and never asks who
+  owns a partition.
+* After any failure the producer is ended and replaced. One that has failed or aborted keeps offsets of the failed
+  transaction and commits them with the next.
+* Offsets are written by this thread alone, within transactions. A commit beside them would win over theirs in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+
+from workers import metrics
+from workers.backends.kafka_client import (
+    PatientClient,
+    Security,
+    answers,
+    connect,
+    end_consumer,
+    end_producer,
+    mapped,
+    passing,
+    translated,
+)
+from workers.backends.kafka_topics import max_message_bytes
+from workers.backends.kafka_types import Delivery, Membership, OffsetReset, StolenId, check_sendable, refusal
+from workers.backends.kafka_watch import StuckClock
+from workers.errors import Broken, TagstreamError, Unavailable, Unpublished
+from workers.vocabulary import Epoch, Message, Partition, Run
+
+logger = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S = 6.0
+_DELIVERY_TIMEOUT_S = 8.0
+_LOOKUP_S = 2.0
+_RETRY_S = 0.5
+
+_CAUSES: Sequence[tuple[str, tuple[type[Exception], ...]]] = (
+    (
+        "membership",
+        (
+            kafka_errors.CommitFailedError,
+            kafka_errors.RebalanceInProgressError,
+            kafka_errors.IllegalGenerationError,
+            kafka_errors.UnknownMemberIdError,
+        ),
+    ),
+    ("fenced", (kafka_errors.ProducerFencedError, kafka_errors.InvalidProducerEpochError)),
+    ("timeout", (kafka_errors.KafkaTimeoutError, kafka_errors.RequestTimedOutError)),
+    ("size", (kafka_errors.MessageSizeTooLargeError, kafka_errors.RecordListTooLargeError)),
+    ("authorization", (kafka_errors.AuthorizationError,)),
+)
+
+
+def cause_of(error: BaseException) -> str:
+    """One word for what made a run fail; kafka-python often wraps the error that matters."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for cause, kinds in _CAUSES:
+            if isinstance(seen, kinds):
+                return cause
+        inner = next((part for part in seen.args if isinstance(part, BaseException)), None)
+        seen = seen.__cause__ or inner
+    return "broker"
+
+
+class KafkaPublisher:
+    """See `workers.ports.Publisher`.
+
+    Args:
+        servers: "host:port,host:port".
+        group: the consumer group whose offsets are committed.
+        transactional_id: of this worker alone, and the same after a restart: taking it again ends what the worker
+            before left open.
+        membership: the source's `membership`.
+        output_topics: every topic that a run may name; they must exist.
+        delivery: "exactly_once", or "at_least_once": messages first, their offsets after.
+        offset_reset: where a group without committed offsets begins.
+        commit: the source's `commit`; needed for at_least_once, whose offsets travel with the member's own requests.
+        security: TLS and SASL settings by kafka-python's names.
+        transaction_timeout_s: after how long the broker aborts a transaction; 8 to 15.
+        connect_timeout_s: how long to try to reach a broker at first.
+
+    Raises:
+        Misconfigured: an output topic does not exist, or settings that can't work.
+        Unavailable: no broker answers.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        group: str,
+        transactional_id: str,
+        *,
+        membership: Callable[[], Membership],
+        output_topics: Sequence[str],
+        delivery: Delivery = "exactly_once",
+        offset_reset: OffsetReset = "earliest",
+        commit: Callable[[Mapping[Partition, int], float], None] | None = None,
+        security: Security | None = None,
+        transaction_timeout_s: float = 10.0,
+        connect_timeout_s: float = 30.0,
+    ) -> None:
+        if delivery == "at_least_once" and commit is None:
+            raise ValueError("at_least_once needs the source's commit")
+        self._servers = servers
+        self._security = dict(security or {})
+        self._group = group
+        self._transactional_id = transactional_id
+        self._membership = membership
+        self._transactional = delivery == "exactly_once"
+        self._offset_reset = offset_reset
+        self._commit_beside = commit
+        self._transaction_timeout_s = transaction_timeout_s
+        self._stolen_id = StolenId(transactional_id, transaction_timeout_s)
+        self._clock = StuckClock(REQUEST_TIMEOUT_S, self._broker_answers)
+        self._unstable_since: dict[Partition, float] = {}
+        self.max_message_bytes: Mapping[str, int] = max_message_bytes(
+            servers, output_topics, security=self._security, connect_timeout_s=connect_timeout_s
+        )
+        self._offsets = self._make_offsets_consumer(connect_timeout_s)
+        self._producer: Any = self._make_producer(connect_timeout_s)
+        self._failed = False
+
+    def publish(self, run: Run) -> None:
+        if self._failed:
+            raise RuntimeError("publish after a failed run: recover must come first")
+        check_sendable(run.messages, self.max_message_bytes)
+        self._failed = True
+        try:
+            self._publish(run)
+        except kafka_errors.KafkaError as error:
+            unpublished = Unpublished(cause_of(error), str(error))
+            self._stolen_id.note(unpublished.cause)
+            raise unpublished from error
+        self._failed = False
+
+    def recover(self) -> None:
+        end_producer(self._producer, within_s=REQUEST_TIMEOUT_S + 4)
+        tried = 0
+        while True:
+            try:
+                self._producer = self._make_producer(timeout_s=REQUEST_TIMEOUT_S)
+                break
+            except Unavailable as error:
+                tried += 1
+                metrics.RETRIES.add(neighbour="kafka")
+                logger.warning("no new producer at try %d: %s", tried, error)
+                time.sleep(_RETRY_S)
+        self._stolen_id.initialised()
+        self._failed = False
+
+    def committed(self, epoch: Epoch) -> int | None:
+        # The member id first, the offset second: what others had in flight under the partition is decided by then.
+        if refusal(self._membership(), [epoch]) is not None:
+            return None
+        partition = TopicPartition(*epoch.partition)
+        try:
+            offset = self._offsets.committed(partition, timeout_ms=int(_LOOKUP_S * 1000))
+        except kafka_errors.KafkaError as error:
+            if not passing(error):
+                raise translated(f"asking for the offsets of {self._group!r}", error) from error
+            self._note_unstable(epoch.partition)
+            return None
+        self._unstable_since.pop(epoch.partition, None)
+        if offset is None:
+            return self._first_offset(epoch)
+        return int(offset) if epoch.current else None
+
+    def stuck(self) -> str | None:
+        """What has been hanging although the broker answers, or None. For a watchdog's thread, every second or so.
+
+        The publish thread can't be freed then; the process must end (exit code 3).
+        """
+        return self._clock.check()
+
+    def close(self) -> None:
+        try:
+            end_producer(self._producer, within_s=REQUEST_TIMEOUT_S)
+        finally:
+            end_consumer(self._offsets)
+
+    # One run
+
+    def _publish(self, run: Run) -> None:
+        if self._transactional:
+            self._producer.begin_transaction()
+        self._send(run.messages)
+        membership = self._membership()
+        if (reason := refusal(membership, run.offsets)) is not None:
+            raise kafka_errors.CommitFailedError(reason)
+        self._commit(membership, {epoch.partition: offset for epoch, offset in run.offsets.items()})
+
+    def _send(self, messages: Iterable[Message]) -> None:
+        futures = [
+            self._producer.send(message.topic, message.value, message.key, list(message.headers))
+            for message in messages
+        ]
+        self._producer.flush(timeout=_DELIVERY_TIMEOUT_S + 1)
+        for future in futures:
+            future.get(timeout=1)
+
+    def _commit(self, membership: Membership, offsets: Mapping[Partition, int]) -> None:
+        if not self._transactional:
+            assert self._commit_beside is not None
+            with self._clock.watching("the commit of offsets"):
+                self._commit_beside(offsets, REQUEST_TIMEOUT_S)
+            return
+        at = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+        with self._clock.watching("sending offsets to the transaction"):
+            self._producer.send_offsets_to_transaction(
+                at, ConsumerGroupMetadata(self._group, membership.generation, membership.member_id)
+            )
+        with self._clock.watching("the commit of a transaction"):
+            self._producer.commit_transaction()
+
+    # Clients
+
+    def _make_producer(self, timeout_s: float) -> Any:
+        """A producer that can publish; with transactions it has ended what was open under its id.
+
+        Raises:
+            Unavailable: not now.
+        """
+        limits = self.max_message_bytes.values()
+        settings: dict[str, Any] = {}
+        if self._transactional:
+            settings["transactional_id"] = self._transactional_id
+            settings["transaction_timeout_ms"] = int(self._transaction_timeout_s * 1000)
+        producer = connect(
+            KafkaProducer,
+            self._servers,
+            self._security,
+            timeout_s=timeout_s,
+            kafka_client=PatientClient,
+            # A record that is not too large itself must not become so in company.
+            batch_size=min(65_536, *limits),
+            max_request_size=max(limits),
+            linger_ms=2,
+            request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
+            delivery_timeout_ms=int(_DELIVERY_TIMEOUT_S * 1000),
+            max_block_ms=int(_DELIVERY_TIMEOUT_S * 1000),
+            # The default makes every transaction wait in steps of 100 ms for the one before.
+            retry_backoff_ms=15,
+            allow_auto_create_topics=False,
+            metrics_enabled=False,
+            **settings,
+        )
+        if self._transactional:
+            self._initialise(producer)
+        return producer
+
+    def _initialise(self, producer: Any) -> None:
+        try:
+            with mapped(f"taking the transactional id {self._transactional_id!r}"):
+                producer.init_transactions()
+        except TagstreamError:
+            end_producer(producer, within_s=REQUEST_TIMEOUT_S + 4)
+            raise
+
+    def _make_offsets_consumer(self, timeout_s: float) -> Any:
+        """Never subscribed, so never a member; read_committed, so that it waits for pending transactions."""
+        return connect(
+            KafkaConsumer,
+            self._servers,
+            self._security,
+            timeout_s=timeout_s,
+            group_id=self._group,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            allow_auto_create_topics=False,
+            request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000),
+            metrics_enabled=False,
+        )
+
+    def _broker_answers(self) -> bool:
+        return answers(self._servers, self._security)
+
+    # Offsets
+
+    def _note_unstable(self, partition: Partition) -> None:
+        """
+        Raises:
+            Broken: a transaction has been pending for longer than any may, while the broker was there.
+        """
+        now = time.monotonic()
+        if not self._broker_answers():
+            self._unstable_since.pop(partition, None)
+            return
+        since = self._unstable_since.setdefault(partition, now - _LOOKUP_S)
+        if now - since > self._transaction_timeout_s + 10:
+            raise Broken(
+                f"transaction marker lost: the broker has counted a transaction on {partition} as pending for"
+                f" {now - since:.0f} s, longer than any may last"
+            )
+
+    def _first_offset(self, epoch: Epoch) -> int | None:
+        """Settle where a group without an offset begins, so that the next worker begins there too.
+
+        Safe because it is a commit like any other: the membership is read before, checked against the epoch, and the
+        broker refuses it should the group have moved on. That nobody committed before was asked under the same member
+        id, so nobody else can have read the partition in between.
+        """
+        partition = TopicPartition(*epoch.partition)
+        ask = self._offsets.beginning_offsets if self._offset_reset == "earliest" else self._offsets.end_offsets
+        try:
+            offset = int(ask([partition], timeout_ms=int(_LOOKUP_S * 1000))[partition])
+            membership = self._membership()
+            if refusal(membership, [epoch]) is not None:
+                return None
+        except kafka_errors.KafkaError as error:
+            logger.warning("no first offset for %s yet: %s", epoch.partition, error)
+            return None
+        try:
+            if self._transactional:
+                self._producer.begin_transaction()
+            self._commit(membership, {epoch.partition: offset})
+        except kafka_errors.KafkaError as error:
+            logger.warning("the first offset of %s was not committed: %s", epoch.partition, error)
+            self.recover()
+            return None
+        return offset

@@ -1,0 +1,165 @@
+"""Reading topics as any outsider would: committed records only, in no group, nothing committed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from kafka import KafkaConsumer, TopicPartition
+
+from workers.backends.kafka_client import Security, connect, end_consumer, mapped
+from workers.backends.kafka_types import ReadRecord
+from workers.errors import Misconfigured
+from workers.vocabulary import Partition
+
+_POLL_S = 0.2
+
+
+class Tail:
+    """Some partitions read from a settled position on. Made by `tail` and `read_range`.
+
+    Iterating goes on until the ends that were set, or for ever; `poll` takes what is there. Use it in a `with`, or
+    `close` it.
+    """
+
+    def __init__(
+        self, consumer: Any, ends: dict[TopicPartition, int] | None, until: Callable[[], bool] | None = None
+    ) -> None:
+        self._consumer = consumer
+        self._ends = ends
+        self._until = until
+
+    def poll(self, timeout_s: float) -> list[ReadRecord]:
+        """What has come, waiting at most this long for the first of it. Each partition's records come in order.
+
+        Raises:
+            Unavailable, Misconfigured: see `workers.backends.kafka_client.mapped`.
+        """
+        with mapped("reading"):
+            batches = self._consumer.poll(timeout_ms=timeout_s * 1000)
+        return [
+            ReadRecord(
+                read.topic, read.partition, read.offset, read.timestamp, read.key, read.value, tuple(read.headers)
+            )
+            for partition, batch in batches.items()
+            for read in batch
+            if self._ends is None or read.offset < self._ends[partition]
+        ]
+
+    def __iter__(self) -> Iterator[ReadRecord]:
+        while not self._at_end():
+            yield from self.poll(_POLL_S)
+            if self._until is not None and self._until():
+                return
+
+    def close(self) -> None:
+        end_consumer(self._consumer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _at_end(self) -> bool:
+        if self._ends is None:
+            return False
+        # Positions move over markers and aborted records too, which `poll` never shows.
+        with mapped("asking for positions"):
+            return all(self._consumer.position(partition) >= end for partition, end in self._ends.items())
+
+
+def tail(
+    servers: str,
+    topics: Sequence[str],
+    *,
+    start: Literal["beginning", "end"] = "end",
+    follow: bool = True,
+    until: Callable[[], bool] | None = None,
+    security: Security | None = None,
+) -> Tail:
+    """Read whole topics. What is committed after this returns is in it, whenever iterating begins.
+
+    Args:
+        start: where every partition begins.
+        follow: go on for ever; else up to what is committed now.
+        until: asked about five times a second while iterating; true ends it.
+
+    Raises:
+        Misconfigured: a topic does not exist.
+        Unavailable: no broker answers.
+    """
+    consumer = _consumer(servers, security)
+    try:
+        with mapped(f"reading {', '.join(topics)}"):
+            partitions = [TopicPartition(topic, number) for topic in topics for number in _numbers(consumer, topic)]
+            consumer.assign(partitions)
+            ends = consumer.end_offsets(partitions, timeout_ms=10_000)
+            starts = ends if start == "end" else consumer.beginning_offsets(partitions, timeout_ms=10_000)
+            for partition in partitions:
+                consumer.seek(partition, starts[partition])
+    except BaseException:
+        end_consumer(consumer)
+        raise
+    return Tail(consumer, None if follow else ends, until)
+
+
+def read_range(
+    servers: str,
+    partition: Partition,
+    start: int,
+    end: int,
+    *,
+    timeout_s: float = 10.0,
+    security: Security | None = None,
+) -> list[ReadRecord]:
+    """The committed records at offsets from `start` on and below `end`, as far as they exist now.
+
+    Raises:
+        Misconfigured: no such topic or partition.
+        Unavailable: they did not come within `timeout_s`.
+    """
+    consumer = _consumer(servers, security)
+    deadline = time.monotonic() + timeout_s
+    place = TopicPartition(*partition)
+    with mapped(f"reading {partition}"):
+        try:
+            if partition.number not in _numbers(consumer, partition.topic):
+                raise Misconfigured(f"there is no partition {partition}")
+            consumer.assign([place])
+            first = consumer.beginning_offsets([place], timeout_ms=timeout_s * 1000)[place]
+            last = consumer.end_offsets([place], timeout_ms=timeout_s * 1000)[place]
+            start, end = max(start, first), min(end, last)
+            if start >= end:
+                return []
+            consumer.seek(place, start)
+            return list(Tail(consumer, {place: end}, lambda: time.monotonic() > deadline))
+        finally:
+            end_consumer(consumer)
+
+
+def _numbers(consumer: Any, topic: str) -> list[int]:
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        raise Misconfigured(f"the topic {topic!r} does not exist")
+    return sorted(numbers)
+
+
+def _consumer(servers: str, security: Security | None) -> Any:
+    return connect(
+        KafkaConsumer,
+        servers,
+        security or {},
+        timeout_s=10.0,
+        group_id=None,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        allow_auto_create_topics=False,
+        fetch_max_wait_ms=int(_POLL_S * 1000),
+        metrics_enabled=False,
+    )

@@ -1,0 +1,256 @@
+"""The record source on Apache Kafka: one member of a consumer group.
+
+Three threads come here. The poll thread owns the consumer. kafka-python's own I/O thread runs the rebalance callbacks,
+always while the poll thread waits inside `poll`; they only mark. The publish thread asks for the membership and, with
+at_least_once, commits; both calls are made for any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from kafka import ConsumerRebalanceListener, KafkaConsumer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.structs import MemberState, OffsetAndMetadata
+
+from workers import metrics
+from workers.backends.kafka_client import Security, connect, end_consumer, mapped, passing, translated
+from workers.backends.kafka_types import Membership, out_of_range
+from workers.errors import Broken, Misconfigured
+from workers.vocabulary import Epoch, Partition, Polled, Record
+
+logger = logging.getLogger(__name__)
+
+_ALL = sys.maxsize
+"""A poll takes all that was fetched: a partition that is paused while part of its fetch is still in kafka-python's
+hands is never fetched again once another one was read."""
+
+_ANYWHERE = 0
+"""Where a partition stands that is paused until `start` seeks: kafka-python would else look for the committed offset by
+itself, which blocks every other partition as long as a transaction is pending on this one."""
+
+
+class KafkaRecordSource:
+    """See `workers.ports.RecordSource`. Joins the group at its first poll.
+
+    Args:
+        servers: "host:port,host:port".
+        group: the consumer group.
+        topics: what to read.
+        security: TLS and SASL settings by kafka-python's names.
+        session_timeout_s: how long the group waits for a silent member before it gives its partitions away.
+        fetch_bytes: about how much one poll may bring, in bytes as stored (compressed).
+        connect_timeout_s: how long to try to reach a broker at first.
+
+    Raises:
+        Unavailable: no broker answers.
+        Misconfigured: settings that can't work.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        group: str,
+        topics: Sequence[str],
+        *,
+        security: Security | None = None,
+        session_timeout_s: float = 8.0,
+        fetch_bytes: int = 8 << 20,
+        connect_timeout_s: float = 30.0,
+    ) -> None:
+        self._topics = tuple(topics)
+        self._topics_checked = False
+        self._lock = threading.Lock()
+        self._epochs: dict[TopicPartition, Epoch] = {}
+        self._fresh: list[Epoch] = []
+        self._open: set[Epoch] = set()
+        self._paused: set[Epoch] = set()
+        self._consumer: Any = connect(
+            KafkaConsumer,
+            servers,
+            security or {},
+            timeout_s=connect_timeout_s,
+            group_id=group,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            allow_auto_create_topics=False,
+            partition_assignment_strategy=(CooperativeStickyAssignor,),
+            session_timeout_ms=int(session_timeout_s * 1000),
+            heartbeat_interval_ms=500,
+            max_poll_interval_ms=60_000,
+            max_poll_records=_ALL,
+            max_partition_fetch_bytes=min(1 << 20, fetch_bytes),
+            fetch_max_bytes=fetch_bytes,
+            fetch_max_wait_ms=250,
+            request_timeout_ms=10_000,
+            metrics_enabled=False,
+        )
+        self._consumer.subscribe(topics=list(topics), listener=_Callbacks(self))
+
+    def membership(self) -> Membership:
+        """Who we are in the group at this moment, as the client knows. Any thread."""
+        known = self._consumer.group_metadata()
+        return Membership(known.generation_id, known.member_id)
+
+    def commit(self, offsets: Mapping[Partition, int], timeout_s: float) -> None:
+        """Commit outside of any transaction, for at_least_once. Any thread.
+
+        The request is sent from the client's I/O thread under the membership of that moment, and the group refuses it
+        unless that is current. It is never asked whether the partition is still ours: should it have left since the
+        caller looked, the offset goes back to what we published last, and its new owner's next commit mends that.
+
+        Raises:
+            kafka.errors.KafkaError: for the publisher, which maps them.
+        """
+        at = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
+        self._consumer.commit(at, timeout_ms=int(timeout_s * 1000))
+
+    def poll(self, timeout_s: float) -> Polled:
+        self._require_topics()
+        batches = self._fetch(timeout_s)
+        self._renew_after_new_member_id()
+        return Polled(tuple(self._records(batches)), self._collect())
+
+    def start(self, epoch: Epoch, offset: int) -> None:
+        with self._lock:
+            if not epoch.current or self._epochs.get(TopicPartition(*epoch.partition)) is not epoch:
+                return
+            self._open.add(epoch)
+        partition = TopicPartition(*epoch.partition)
+        self._consumer.seek(partition, offset)
+        if epoch not in self._paused:
+            self._consumer.resume(partition)
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        for partition, epoch in self._held(partitions):
+            self._paused.add(epoch)
+            self._consumer.pause(partition)
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        for partition, epoch in self._held(partitions):
+            self._paused.discard(epoch)
+            if epoch in self._open:
+                self._consumer.resume(partition)
+
+    def close(self) -> None:
+        end_consumer(self._consumer)
+        self.drop(list(self._epochs))
+
+    # On the client's I/O thread, or on the poll thread while that one rests
+
+    def drop(self, partitions: Iterable[TopicPartition]) -> None:
+        """These left us: end their epochs."""
+        with self._lock:
+            for partition in partitions:
+                if (epoch := self._epochs.pop(partition, None)) is not None:
+                    epoch.end()
+
+    def take(self, partitions: Iterable[TopicPartition]) -> None:
+        """These are ours now, by the present member id: begin epochs that wait for `start`."""
+        member_id = self.membership().member_id
+        partitions = sorted(partitions)
+        self.drop(partitions)
+        self._consumer.pause(*partitions)
+        with self._lock:
+            for partition in partitions:
+                self._consumer.seek(partition, _ANYWHERE)
+                epoch = Epoch(Partition(partition.topic, partition.partition), member_id)
+                self._epochs[partition] = epoch
+                self._fresh.append(epoch)
+
+    # On the poll thread
+
+    def _require_topics(self) -> None:
+        if self._topics_checked:
+            return
+        with mapped("listing the topics"):
+            known = self._consumer.topics()
+        for topic in self._topics:
+            if topic not in known:
+                raise Misconfigured(f"the input topic {topic!r} does not exist; create it first")
+        self._topics_checked = True
+
+    def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[Any]]:
+        started = time.monotonic()
+        try:
+            return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
+        except kafka_errors.OffsetOutOfRangeError as error:
+            raise Broken(self._out_of_range(error)) from error
+        except kafka_errors.KafkaError as error:
+            if not passing(error):
+                raise translated(f"reading {', '.join(self._topics)}", error) from error
+            logger.warning("polling again after %s", error)
+            metrics.RETRIES.add(neighbour="kafka")
+            time.sleep(max(0.0, min(0.1, started + timeout_s - time.monotonic())))
+            return {}
+
+    def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> str:
+        partition, offset = next(iter(error.args[0].items()))
+        place = Partition(partition.topic, partition.partition)
+        try:
+            first = self._consumer.beginning_offsets([partition], timeout_ms=5_000)[partition]
+            end = self._consumer.end_offsets([partition], timeout_ms=5_000)[partition]
+        except kafka_errors.KafkaError:
+            return f"offset {offset} of {place} is out of range, and the broker does not say what it has"
+        return out_of_range(place, offset, first, end)
+
+    def _renew_after_new_member_id(self) -> None:
+        """End what was assigned under another member id and begin it anew.
+
+        A member that was frozen for longer than its session can come back under a new id with the same partitions and
+        no callback, although others have worked on them meanwhile.
+        """
+        known = self._consumer.group_metadata()
+        # Before the join is complete somebody else may still own, and commit for, what we believe to hold.
+        if not known.member_id or known.generation_id < 0 or known.state != MemberState.STABLE:
+            return
+        outdated = [tp for tp, epoch in list(self._epochs.items()) if epoch.member_id != known.member_id]
+        if outdated:
+            logger.warning("the member id has changed; beginning %d partitions anew", len(outdated))
+            self.take(outdated)
+
+    def _records(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> Iterable[Record]:
+        for partition, batch in batches.items():
+            epoch = self._epochs.get(partition)
+            if epoch is None or epoch not in self._open:
+                continue
+            metrics.RECORDS_POLLED.add(len(batch), topic=partition.topic)
+            for read in batch:
+                yield Record(
+                    epoch.partition, read.offset, read.timestamp, read.key, read.value, tuple(read.headers), epoch
+                )
+
+    def _collect(self) -> tuple[Epoch, ...]:
+        with self._lock:
+            fresh, self._fresh = self._fresh, []
+            self._open = {epoch for epoch in self._open if epoch.current}
+            self._paused = {epoch for epoch in self._paused if epoch.current}
+        return tuple(epoch for epoch in fresh if epoch.current)
+
+    def _held(self, partitions: Sequence[Partition]) -> list[tuple[TopicPartition, Epoch]]:
+        with self._lock:
+            asked = [TopicPartition(*partition) for partition in partitions]
+            return [(partition, self._epochs[partition]) for partition in asked if partition in self._epochs]
+
+
+class _Callbacks(ConsumerRebalanceListener):  # type: ignore[misc]
+    """kafka-python calls these on its I/O thread, where a call that waits for the broker would never return."""
+
+    def __init__(self, source: KafkaRecordSource) -> None:
+        self._source = source
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        self._source.take(assigned)
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        self._source.drop(revoked)
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        self._source.drop(lost)
