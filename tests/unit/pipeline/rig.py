@@ -23,7 +23,7 @@ from workers.intake.limits import Limits
 from workers.intake.threads import ThreadIntake
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Captioner, RecordSource, Tagger
-from workers.vocabulary import Caption, LabelScores, Pixels, Transform
+from workers.vocabulary import Caption, Headers, LabelScores, Pixels, Transform
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
 GROUP = "tagstream"
@@ -142,7 +142,7 @@ class Rig:
         return self.store.put(BUCKET, key, png(colour)).etag
 
     def send(
-        self, value: bytes | dict[str, Any], partition: int = 0, headers: Any = (), key: bytes | None = b"k"
+        self, value: bytes | dict[str, Any], partition: int = 0, headers: Headers = (), key: bytes | None = b"k"
     ) -> int:
         raw = value if isinstance(value, bytes) else json.dumps(value).encode()
         offset = self.broker.append(IN, partition, key, raw, headers)

@@ -11,9 +11,15 @@ from schemas.enriched_image import EnrichedImage, Retraction, read_output
 from tests.unit.pipeline.rig import BUCKET, DEAD, GROUP, OUT, POISON, EchoCaptioner, Rig, eventually, running
 from workers.backends.memory_broker import Fault
 from workers.errors import Broken, Unavailable
+from workers.pipeline.worker import Worker
 from workers.vocabulary import Partition
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+def at_device(worker: Worker) -> int:
+    in_flight = worker.progress().in_flight
+    return in_flight.get("wait-device", 0) + in_flight.get("annotate", 0)
 
 
 def test_an_event_becomes_an_enriched_image_with_tags_and_a_caption() -> None:
@@ -192,7 +198,7 @@ def test_the_guilty_picture_of_a_batch_is_dead_lettered_and_its_neighbours_are_n
         rig.send(rig.event(f"{key}.png"))
     rig.tagger.gate.clear()
     with rig.running() as worker:
-        eventually(lambda: worker.progress().in_flight.get("wait-device", 0) >= 6)
+        eventually(lambda: at_device(worker) == 8)
         rig.tagger.gate.set()
         rig.settled()
     assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("annotate", "annotate-failed")]
@@ -227,7 +233,7 @@ def test_out_of_memory_halves_the_batch_and_blames_nobody() -> None:
         rig.send(rig.event(f"{number}.png"))
     rig.tagger.gate.clear()
     with rig.running() as worker:
-        eventually(lambda: worker.progress().in_flight.get("wait-device", 0) >= 8)
+        eventually(lambda: at_device(worker) == 16)
         rig.tagger.gate.set()
         rig.settled()
     assert rig.dead() == []
