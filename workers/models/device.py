@@ -84,12 +84,14 @@ class Device:
 
     def stream(self, pictures: Sequence[Pixels], size: int) -> Iterator[Tensor]:
         """`upload` in pieces of at most `size` pictures, each on its way while the one before it is computed."""
-        pieces = [pictures[start : start + size] for start in range(0, len(pictures), size)]
-        ahead = self.upload(pieces[0]) if pieces else None
-        for following in [*pieces[1:], None]:
-            current, ahead = ahead, self.upload(following) if following else None
-            assert current is not None
-            yield current
+        ahead: Tensor | None = None
+        for start in range(0, len(pictures), size):
+            sent = self.upload(pictures[start : start + size])
+            if ahead is not None:
+                yield ahead
+            ahead = sent
+        if ahead is not None:
+            yield ahead
 
     @contextmanager
     def run(self) -> Iterator[None]:

@@ -53,7 +53,7 @@ class BuildCaptioner(Protocol):
 
 
 def load_tagger(
-    name_or_folder: str,
+    name_or_folder: str | Path,
     *,
     device: str = "auto",
     precision: str = "tuned",
@@ -88,7 +88,7 @@ def load_tagger(
 
 
 def load_captioner(
-    name_or_folder: str,
+    name_or_folder: str | Path,
     *,
     device: str = "auto",
     precision: str = "tuned",

@@ -47,6 +47,7 @@ class TorchTagger:
         self.digest = bundle.digest if subset is None else _narrowed(bundle.digest, subset)
         self.precision: str = precision
         self.transform: Transform = bundle.manifest.transform
+        self.random_weights: bool = bundle.manifest.provenance.random
         self.max_batch = 0
         """Set by whoever knows it, or found by `warm_up`."""
         self.labels: Sequence[str] = bundle.labels

@@ -24,7 +24,9 @@ _UNCOUNTED = """
 """
 UNCOUNTED = frozenset(_UNCOUNTED.split())
 """Names, by their last word, that take no article."""
-_SINGULAR_S = frozenset(("atlas", "canvas", "chassis", "gas", "lens", "pyrenees", "tennis", "triceratops"))
+_SINGULAR_S = frozenset(
+    ("atlas", "canvas", "chassis", "gas", "hen-of-the-woods", "lens", "pyrenees", "tennis", "triceratops")
+)
 
 
 class TemplateCaptioner:

@@ -1,0 +1,126 @@
+"""The contract of taggers and captioners, on every model that comes with the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.unit.models.tiny import build_tagger, tiny_bundle
+from workers.models import conformance
+from workers.models.bundle import Bundle
+from workers.models.conformance import TAGGER_CHECKS, LoadTagger, NotConforming
+from workers.models.device import Precision, choose_device
+from workers.models.load import label_ids, load_tagger
+from workers.models.tagger import TorchTagger
+from workers.ports import Tagger
+from workers.vocabulary import LabelScores, Pixels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models")
+
+
+def _compact(folder: Path, precision: Precision) -> LoadTagger:
+    def load(allow: Sequence[str] | None) -> Tagger:
+        return load_tagger("compact", device="cpu", precision=precision, cache_dir=folder, allow=allow, threads=1)
+
+    return load
+
+
+def _tiny(folder: Path, precision: Precision) -> LoadTagger:
+    target = folder / "tiny"
+    bundle = Bundle.open(target) if target.exists() else tiny_bundle(target)
+    return lambda allow: _build(bundle, precision, allow)
+
+
+def _build(bundle: Bundle, precision: Precision, allow: Sequence[str] | None) -> TorchTagger:
+    subset = None if allow is None else label_ids(bundle, allow)
+    return build_tagger(bundle, choose_device("cpu", threads=1), precision, subset)
+
+
+TAGGERS: dict[str, Callable[[Path], LoadTagger]] = {
+    "compact in fp32": lambda folder: _compact(folder, "fp32"),
+    "compact in bf16": lambda folder: _compact(folder, "bf16"),
+    "a linear layer in fp32": lambda folder: _tiny(folder, "fp32"),
+    "a linear layer in int8": lambda folder: _tiny(folder, "int8"),
+}
+
+
+@pytest.mark.parametrize("check", TAGGER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("tagger", TAGGERS)
+def test_tagger(tagger: str, check: Callable[[LoadTagger], None], folder: Path) -> None:
+    check(TAGGERS[tagger](folder))
+
+
+class LosesAPicture(TorchTagger):
+    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return super().forward(pictures)[:2]
+
+
+class TurnsTheListRound(TorchTagger):
+    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return super().forward([*pictures[1:], *pictures[:1]])
+
+
+class DependsOnItsNeighbours(TorchTagger):
+    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return [row + 0.01 * len(pictures) for row in super().forward(pictures)]
+
+
+class TakesNothingForANumber(TorchTagger):
+    def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
+        return super().postprocess(np.nan_to_num(raw))
+
+
+class KeepsWhatIsBelowTheFloor(TorchTagger):
+    def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
+        return LabelScores(self._ids, np.zeros(len(self._ids), np.float32))
+
+
+class NeverSettles(TorchTagger):
+    def warm_up(self) -> None:
+        self.canary()
+
+
+class ShowsACanaryOfAnotherSize(TorchTagger):
+    def canary(self) -> Pixels:
+        return super().canary()[:-1]
+
+
+class NumbersItsSubsetAnew(TorchTagger):
+    def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
+        scores = super().postprocess(raw)
+        return LabelScores(np.searchsorted(self._ids, scores.label_ids).astype(np.int32), scores.scores)
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"),
+    [
+        (LosesAPicture, conformance.a_list_comes_back_with_its_length_and_order),
+        (TurnsTheListRound, conformance.a_list_comes_back_with_its_length_and_order),
+        (DependsOnItsNeighbours, conformance.a_picture_scores_the_same_alone_and_among_eight),
+        (TakesNothingForANumber, conformance.not_a_number_is_a_value_error),
+        (KeepsWhatIsBelowTheFloor, conformance.scores_are_ids_and_numbers_above_the_floor),
+        (NeverSettles, conformance.warming_up_settles_the_batch_and_can_be_repeated),
+        (ShowsACanaryOfAnotherSize, conformance.its_canary_fits_its_transform_and_is_tagged),
+        (NumbersItsSubsetAnew, conformance.a_subset_of_labels_scores_as_the_full_set),
+    ],
+)
+def test_a_tagger_that_breaks_a_promise_is_found_out(
+    broken: type[TorchTagger], check: Callable[[LoadTagger], None], folder: Path
+) -> None:
+    load_right = _tiny(folder, "fp32")
+
+    def load(allow: Sequence[str] | None) -> Tagger:
+        tagger = load_right(allow)
+        tagger.__class__ = broken
+        return tagger
+
+    check(load_right)
+    with pytest.raises(NotConforming):
+        check(load)

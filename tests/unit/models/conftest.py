@@ -1,0 +1,32 @@
+"""Bundles for the tests of models: the compact one, and a tiny one that needs no weights from anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.unit.models.tiny import tiny_bundle
+from workers.models.bundle import Bundle
+from workers.models.compact import compact_bundle
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def compact(cache_dir: Path) -> Bundle:
+    return compact_bundle(cache_dir)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Bundle:
+    return tiny_bundle(tmp_path / "bundles" / "tiny")

@@ -1,0 +1,28 @@
+"""Photographs from the wheels of scikit-image and scikit-learn, as the compact model's transform leaves them.
+
+The cut is made here with Pillow, independently of the intake, so that these tests stand alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import skimage
+import sklearn
+from PIL import Image
+
+from workers.vocabulary import Pixels
+
+SKIMAGE = Path(skimage.__file__).parent / "data"
+SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
+
+
+def photograph(name: str, side: int = 224, shorter: int = 256) -> Pixels:
+    path = next(folder / name for folder in (SKIMAGE, SKLEARN) if (folder / name).exists())
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    scale = shorter / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image.crop((left, top, left + side, top + side)))

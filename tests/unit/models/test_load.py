@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
+
+import pytest
+
+from tests.unit.models import tiny as tiny_kind
+from tests.unit.models.tiny import LABELS
+from workers.errors import Misconfigured
+from workers.models import load
+from workers.models.bundle import Bundle
+from workers.models.device import choose_device
+from workers.models.load import kinds, label_ids, load_captioner, load_tagger
+from workers.models.precision import Tuned, remember_tuned
+from workers.models.template import TemplateCaptioner
+from workers.ports import Tagger
+
+
+@pytest.fixture
+def _tiny_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if an installed package had the entry point tagstream.models: tiny = tests.unit.models.tiny."""
+    points = [
+        EntryPoint("tiny", "tests.unit.models.tiny", "tagstream.models"),
+        EntryPoint("lost", "no_such_package.model", "tagstream.models"),
+    ]
+
+    def entry_points(group: str, name: str | None = None) -> EntryPoints:
+        return EntryPoints(point for point in points if point.group == group and name in (None, point.name))
+
+    monkeypatch.setitem(sys.modules, "tests.unit.models.tiny", tiny_kind)
+    monkeypatch.setattr(load, "entry_points", entry_points)
+
+
+def test_compact_is_loaded_by_its_name(compact: Bundle, cache_dir: Path) -> None:
+    tagger = load_tagger("compact", device="cpu", precision="fp32", cache_dir=cache_dir)
+    assert isinstance(tagger, Tagger)
+    assert (tagger.name, tagger.digest, tagger.precision) == ("compact", compact.digest, "fp32")
+
+
+def test_a_bundles_folder_is_loaded_too(compact: Bundle) -> None:
+    assert load_tagger(str(compact.folder), device="cpu", precision="fp32").digest == compact.digest
+
+
+@pytest.mark.usefixtures("_tiny_kind")
+def test_another_packages_kind_is_found_by_its_entry_point(tiny: Bundle) -> None:
+    tagger = load_tagger(str(tiny.folder), device="cpu")
+    tagger.warm_up()
+    assert (tagger.name, list(tagger.labels), tagger.max_batch) == ("tiny", list(LABELS), 4)
+
+
+@pytest.mark.usefixtures("_tiny_kind")
+def test_a_tuned_answer_sets_precision_and_batch(tiny: Bundle, tmp_path: Path) -> None:
+    device = choose_device("cpu")
+    remember_tuned(Tuned(tiny.digest, device.name, "bf16", 7), device, tmp_path)
+    tagger = load_tagger(str(tiny.folder), device="cpu", state_dir=tmp_path)
+    tagger.warm_up()
+    assert (tagger.precision, tagger.max_batch) == ("bf16", 7)
+
+
+@pytest.mark.usefixtures("_tiny_kind")
+def test_allowed_labels_alone_are_scored(tiny: Bundle) -> None:
+    tagger = load_tagger(str(tiny.folder), device="cpu", allow=["blue", "red"])
+    scores = tagger.postprocess(tagger.forward([tagger.canary()])[0])
+    assert set(scores.label_ids.tolist()) <= {0, 2}
+
+
+def test_label_ids_ascend_and_a_repeated_name_means_all_of_them(tiny: Bundle) -> None:
+    bundle = Bundle(tiny.folder, tiny.manifest)
+    bundle.__dict__["labels"] = ("train", "cat", "train")
+    assert label_ids(bundle, ["train"]) == [0, 2]
+
+
+def test_an_unknown_label_is_a_sentence(tiny: Bundle) -> None:
+    with pytest.raises(Misconfigured, match=r"tiny has no label 'mauve' \(1 of 2 are unknown\)"):
+        label_ids(tiny, ["mauve", "red"])
+
+
+def test_no_allowed_label_at_all_is_a_sentence(tiny: Bundle) -> None:
+    with pytest.raises(Misconfigured, match="is empty"):
+        label_ids(tiny, [])
+
+
+def test_a_folder_that_is_no_bundle_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="is not a bundle"):
+        load_tagger(str(tmp_path))
+
+
+def test_an_unknown_kind_is_a_sentence_that_names_the_known_ones(tiny: Bundle) -> None:
+    with pytest.raises(Misconfigured, match="No builder for bundles of the kind 'tiny'; known are efficientnet_lite0"):
+        load_tagger(str(tiny.folder))
+
+
+@pytest.mark.usefixtures("_tiny_kind")
+def test_a_tagger_given_as_a_captioner_is_a_sentence(tiny: Bundle) -> None:
+    with pytest.raises(Misconfigured, match="of which no captioner can be made"):
+        load_captioner(str(tiny.folder))
+
+
+@pytest.mark.usefixtures("_tiny_kind")
+def test_a_builder_that_does_not_import_is_a_sentence(tmp_path: Path) -> None:
+    bundle = Bundle.write(
+        tmp_path / "lost", tiny_kind.tiny_manifest(kind="lost"), weights=tiny_kind.tiny_weights(), labels=LABELS
+    )
+    with pytest.raises(Misconfigured, match=r"'lost' .* does not import"):
+        load_tagger(str(bundle.folder))
+
+
+@pytest.mark.usefixtures("_tiny_kind")
+def test_kinds_are_ours_and_those_of_other_packages() -> None:
+    assert set(kinds()) >= {"efficientnet_lite0", "ram", "ram_plus", "tag2text", "tiny"}
+
+
+def test_template_and_none_are_no_device_models() -> None:
+    assert isinstance(load_captioner("template"), TemplateCaptioner)
+    assert load_captioner("none") is None

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.errors import Broken, Misconfigured
+from workers.models.device import Device
+from workers.models.precision import (
+    LONGEST_BATCH_S,
+    Tuned,
+    check_golden,
+    recall_tuned,
+    remember_tuned,
+    resolve,
+    settle_batch,
+)
+
+CPU = Device("cpu", "A Processor (TM) @ 2.0 GHz")
+CUDA = Device("cuda", "A Card")
+DIGEST = "ab" * 32
+TUNED = Tuned(DIGEST, CPU.name, "int8", 8)
+
+
+def test_tuned_takes_the_stored_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    remember_tuned(TUNED, CPU, tmp_path)
+    assert resolve("tuned", DIGEST, CPU, tmp_path) == ("int8", 8)
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("device", "precision"), [(CPU, "fp32"), (CUDA, "bf16")])
+def test_without_a_stored_answer_it_falls_back_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, device: Device, precision: str
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert resolve("tuned", DIGEST, device, tmp_path) == (precision, 0)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert device.name in caplog.text
+
+
+def test_an_answer_for_another_bundle_or_device_is_not_taken(tmp_path: Path) -> None:
+    remember_tuned(TUNED, CPU, tmp_path)
+    assert recall_tuned("cd" * 32, CPU, tmp_path) is None
+    assert recall_tuned(DIGEST, CUDA, tmp_path) is None
+    assert recall_tuned(DIGEST, CPU, None) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"digest": "x"}', '{"digest":"%s","device":"%s","precision":"fp8","max_batch":8}']
+)
+def test_an_answer_that_does_not_read_is_none(tmp_path: Path, content: str) -> None:
+    remember_tuned(TUNED, CPU, tmp_path)
+    (path,) = (tmp_path / "tuned").iterdir()
+    path.write_text(content % (DIGEST, CPU.name) if "%s" in content else content)
+    assert recall_tuned(DIGEST, CPU, tmp_path) is None
+
+
+def test_a_named_precision_is_taken_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    remember_tuned(TUNED, CPU, tmp_path)
+    assert resolve("fp32", DIGEST, CPU, tmp_path) == ("fp32", 0)
+    assert resolve("int8", DIGEST, CPU, tmp_path) == ("int8", 8)
+    assert caplog.records == []
+
+
+def test_an_unknown_precision_is_a_sentence() -> None:
+    with pytest.raises(Misconfigured, match="may be tuned, fp32, bf16, fp16, int8"):
+        resolve("fp64", DIGEST, CPU, None)
+
+
+class Batches:
+    """A device whose batches take `seconds` by size, or do not fit; it owns its clock."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        self._seconds = seconds
+        self.now = 0.0
+        self.ran: list[int] = []
+
+    def __call__(self, size: int) -> None:
+        self.ran.append(size)
+        if size not in self._seconds:
+            raise MemoryError(f"{size} do not fit")
+        self.now += self._seconds[size]
+
+    def clock(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batch", "ran"),
+    [
+        ({1: 0.1, 2: 0.2, 4: 0.4}, 4, [1, 2, 4]),
+        ({1: 1.0, 2: 2.0, 4: LONGEST_BATCH_S}, 2, [1, 2, 4]),
+        ({1: 9.0}, 1, [1]),
+        ({1: 0.1, 2: 0.2}, 2, [1, 2, 4]),
+    ],
+    ids=["all quick", "four too slow", "even one is slow", "four do not fit"],
+)
+def test_the_largest_batch_that_is_quick_and_fits_is_safe(
+    seconds: dict[int, float], batch: int, ran: list[int]
+) -> None:
+    device = Batches(seconds)
+    assert settle_batch(device, clock=device.clock) == batch
+    assert device.ran == ran
+
+
+def test_a_device_without_memory_for_one_picture_is_broken() -> None:
+    with pytest.raises(Broken, match="no memory for a single picture"):
+        settle_batch(Batches({}))
+
+
+GOLDEN = np.array([[-5.0, 5.0]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("precision", "off", "agrees"),
+    [("fp32", 0.009, True), ("fp32", 0.011, False), ("bf16", 0.9, True), ("bf16", 1.1, False), ("int8", 1.4, True)],
+)
+def test_answers_may_drift_only_as_far_as_the_precision_explains(precision: str, off: float, agrees: bool) -> None:
+    found = GOLDEN + np.array([[0.0, off]], np.float32)
+    if agrees:
+        assert check_golden("it", precision, GOLDEN, found) == pytest.approx(off / 10, rel=1e-3)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(Broken, match="does not give its golden answers"):
+            check_golden("it", precision, GOLDEN, found)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("found", [np.array([[np.nan, 5.0]], np.float32), np.zeros((1, 3), np.float32)])
+def test_answers_without_numbers_or_of_another_shape_are_broken(
+    found: np.ndarray[tuple[int, int], np.dtype[np.float32]],
+) -> None:
+    with pytest.raises(Broken):
+        check_golden("it", "int8", GOLDEN, found)
