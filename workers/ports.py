@@ -48,7 +48,10 @@ class RecordSource(Protocol):
         ...
 
     def pause(self, partitions: Sequence[Partition]) -> None:
-        """Deliver nothing of these until `resume`; what is not assigned is ignored. Polling must go on."""
+        """Deliver nothing of these until `resume`; what is not assigned is ignored. Polling must go on.
+
+        A pause ends with its epoch: when the partition's next one is started, it delivers.
+        """
         ...
 
     def resume(self, partitions: Sequence[Partition]) -> None:

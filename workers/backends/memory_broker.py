@@ -210,6 +210,14 @@ class MemoryBroker:
             self.changed.notify_all()
             return offset
 
+    def append_aborted(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
+        """Add one record in a transaction that is aborted: readers see a gap."""
+        with self.changed:
+            transaction = self.begin("aborted", self.init_producer("aborted"))
+            transaction.partitions.add(Partition(topic, partition))
+            self._append(Partition(topic, partition), key, value, (), transaction)
+            self.abort(transaction)
+
     def visible(self, topic: str) -> list[ReadRecord]:
         """What a read_committed reader of the topic sees, partition by partition, in offset order."""
         with self.changed:

@@ -38,7 +38,7 @@ class MemoryRecordSource:
         self._broker = broker
         self._group = group
         self._positions: dict[Epoch, int] = {}
-        self._paused: set[Partition] = set()
+        self._paused: set[Epoch] = set()
 
     def membership(self) -> Membership:
         """Who we are in the group, as our client believes. Any thread."""
@@ -62,10 +62,12 @@ class MemoryRecordSource:
                 self._positions[epoch] = offset
 
     def pause(self, partitions: Sequence[Partition]) -> None:
-        self._paused.update(partition for partition in partitions if partition in self.member.assigned)
+        with self._broker.changed:
+            self._paused.update(self._held(partitions))
 
     def resume(self, partitions: Sequence[Partition]) -> None:
-        self._paused.difference_update(partitions)
+        with self._broker.changed:
+            self._paused.difference_update(self._held(partitions))
 
     def close(self) -> None:
         with self._broker.changed:
@@ -83,10 +85,13 @@ class MemoryRecordSource:
                 member.drop(partition)
                 member.assign(partition)
 
+    def _held(self, partitions: Sequence[Partition]) -> list[Epoch]:
+        return [self.member.assigned[partition] for partition in partitions if partition in self.member.assigned]
+
     def _reading(self) -> Iterable[tuple[Epoch, int]]:
         self._positions = {epoch: offset for epoch, offset in self._positions.items() if epoch.current}
-        self._paused &= self.member.assigned.keys()
-        return [(epoch, at) for epoch, at in self._positions.items() if epoch.partition not in self._paused]
+        self._paused = {epoch for epoch in self._paused if epoch.current}
+        return [(epoch, at) for epoch, at in self._positions.items() if epoch not in self._paused]
 
     def _anything(self) -> bool:
         if self._broker.away:

@@ -1,0 +1,340 @@
+"""Two Kafkas to run one contract on: the in-memory broker and a real one, each with one input and one output topic."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol, TypeAlias
+
+import confluent_kafka
+from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
+from kafka import errors as kafka_errors
+from kafka.admin import MemberToRemove
+from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
+
+from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
+from workers.backends.kafka_types import Delivery, Membership, OffsetReset, ReadRecord
+from workers.backends.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
+from workers.vocabulary import Epoch, Headers, Partition, Record
+
+Source: TypeAlias = MemoryRecordSource | KafkaRecordSource
+AnyPublisher: TypeAlias = MemoryPublisher | KafkaPublisher
+MAX_MESSAGE_BYTES = 20_000
+
+FAIL_WITHIN_S = 20.0
+
+
+class World(Protocol):
+    """One Kafka with topics of this test alone: `input` (2 partitions) and `output` (1)."""
+
+    group: str
+    input: str
+    output: str
+
+    def source(self, *, topic: str | None = None) -> Source: ...
+
+    def publisher(
+        self,
+        source: Source,
+        *,
+        membership: Callable[[], Membership] | None = None,
+        transactional_id: str = "one",
+        delivery: Delivery = "exactly_once",
+        offset_reset: OffsetReset = "earliest",
+        topic: str | None = None,
+    ) -> AnyPublisher: ...
+
+    def append(self, partition: int, value: bytes | None, *, key: bytes | None = b"key", headers: Headers = ()) -> int:
+        """Add a record to the input, committed; its offset."""
+        ...
+
+    def append_aborted(self, partition: int, value: bytes) -> None:
+        """Add a record to the input in a transaction that is aborted."""
+        ...
+
+    def delete_records(self, partition: int, before: int) -> None: ...
+
+    def visible(self) -> list[ReadRecord]:
+        """What a read_committed reader of the output sees."""
+        ...
+
+    def committed(self) -> Mapping[int, int]:
+        """The group's offsets for the input, by partition."""
+        ...
+
+    def rename(self, source: Source) -> None:
+        """Let the member rejoin at its next poll under a new id, with no callback."""
+        ...
+
+    def expel(self, source: Source) -> None:
+        """Put the member out of the group behind its back."""
+        ...
+
+    def fail_commit(self, publisher: AnyPublisher, *, happened: bool) -> None:
+        """Let the next commit raise, after it happened or instead."""
+        ...
+
+    def leave_pending(self, source: Source, epoch: Epoch, offset: int) -> Callable[[], None]:
+        """Open a transaction with an offset of the epoch's partition; the answer commits it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MemoryWorld:
+    group = "group"
+    input = "input"
+    output = "output"
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self.broker.create_topic(self.input, 2)
+        self.broker.create_topic(self.output, 1, max_message_bytes=MAX_MESSAGE_BYTES)
+
+    def source(self, *, topic: str | None = None) -> MemoryRecordSource:
+        return MemoryRecordSource(self.broker, self.group, [topic or self.input])
+
+    def publisher(
+        self,
+        source: Source,
+        *,
+        membership: Callable[[], Membership] | None = None,
+        transactional_id: str = "one",
+        delivery: Delivery = "exactly_once",
+        offset_reset: OffsetReset = "earliest",
+        topic: str | None = None,
+    ) -> MemoryPublisher:
+        return MemoryPublisher(
+            self.broker,
+            self.group,
+            transactional_id,
+            membership=membership or source.membership,
+            output_topics=[topic or self.output],
+            delivery=delivery,
+            offset_reset=offset_reset,
+        )
+
+    def append(self, partition: int, value: bytes | None, *, key: bytes | None = b"key", headers: Headers = ()) -> int:
+        return self.broker.append(self.input, partition, key, value, headers)
+
+    def append_aborted(self, partition: int, value: bytes) -> None:
+        self.broker.append_aborted(self.input, partition, b"key", value)
+
+    def delete_records(self, partition: int, before: int) -> None:
+        self.broker.delete_records(self.input, partition, before)
+
+    def visible(self) -> list[ReadRecord]:
+        return self.broker.visible(self.output)
+
+    def committed(self) -> Mapping[int, int]:
+        return {partition.number: offset for partition, offset in self.broker.committed(self.group).items()}
+
+    def rename(self, source: Source) -> None:
+        assert isinstance(source, MemoryRecordSource)
+        self.broker.rename(self.group, source.member)
+
+    def expel(self, source: Source) -> None:
+        assert isinstance(source, MemoryRecordSource)
+        self.broker.expel(self.group, source.member)
+
+    def fail_commit(self, publisher: AnyPublisher, *, happened: bool) -> None:
+        self.broker.fail_next(Fault.COMMIT_UNACKNOWLEDGED if happened else Fault.COMMIT_LOST)
+
+    def leave_pending(self, source: Source, epoch: Epoch, offset: int) -> Callable[[], None]:
+        with self.broker.changed:
+            transaction = self.broker.begin("other", self.broker.init_producer("other"))
+            self.broker.add_offsets(transaction, self.group, source.membership(), {epoch.partition: offset})
+
+        def commit() -> None:
+            with self.broker.changed:
+                self.broker.commit(transaction)
+
+        return commit
+
+    def close(self) -> None: ...
+
+
+class KafkaWorld:
+    def __init__(self, servers: str, unique: Callable[[str], str]) -> None:
+        self.servers = servers
+        self.group = unique("group")
+        self.input = unique("input")
+        self.output = unique("output")
+        self._id = unique("worker")
+        self._closing: list[Source | AnyPublisher] = []
+        self._admin: Any = KafkaAdminClient(bootstrap_servers=servers)
+        self._producer: Any = KafkaProducer(bootstrap_servers=servers)
+        ensure_topics(
+            servers,
+            {self.input: (2, {}), self.output: (1, {"max.message.bytes": str(MAX_MESSAGE_BYTES)})},
+        )
+
+    def source(self, *, topic: str | None = None) -> KafkaRecordSource:
+        source = KafkaRecordSource(self.servers, self.group, [topic or self.input], session_timeout_s=6)
+        self._closing.append(source)
+        return source
+
+    def publisher(
+        self,
+        source: Source,
+        *,
+        membership: Callable[[], Membership] | None = None,
+        transactional_id: str = "one",
+        delivery: Delivery = "exactly_once",
+        offset_reset: OffsetReset = "earliest",
+        topic: str | None = None,
+    ) -> KafkaPublisher:
+        assert isinstance(source, KafkaRecordSource)
+        publisher = KafkaPublisher(
+            self.servers,
+            self.group,
+            f"{self._id}-{transactional_id}",
+            membership=membership or source.membership,
+            commit=source.commit,
+            output_topics=[topic or self.output],
+            delivery=delivery,
+            offset_reset=offset_reset,
+        )
+        self._closing.append(publisher)
+        return publisher
+
+    def append(self, partition: int, value: bytes | None, *, key: bytes | None = b"key", headers: Headers = ()) -> int:
+        future = self._producer.send(self.input, value, key, list(headers), partition)
+        return int(future.get(timeout=10).offset)
+
+    def append_aborted(self, partition: int, value: bytes) -> None:
+        producer = self._transactional("aborting")
+        producer.begin_transaction()
+        producer.send(self.input, value, b"key", partition=partition).get(timeout=10)
+        producer.abort_transaction()
+        producer.close()
+
+    def delete_records(self, partition: int, before: int) -> None:
+        self._admin.delete_records({TopicPartition(self.input, partition): before})
+
+    def visible(self) -> list[ReadRecord]:
+        """By a client that shares no code with ours."""
+        consumer = confluent_kafka.Consumer(
+            {
+                "bootstrap.servers": self.servers,
+                "group.id": f"{self.group}-reader",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "enable.auto.commit": False,
+            }
+        )
+        consumer.assign([confluent_kafka.TopicPartition(self.output, 0, 0)])
+        read: list[ReadRecord] = []
+        try:
+            while (message := consumer.poll(10)) is not None:
+                if (error := message.error()) is not None:
+                    assert error.code() == confluent_kafka.KafkaError._PARTITION_EOF, error
+                    return read
+                headers = tuple((name, bytes(value)) for name, value in message.headers() or [])
+                key = message.key()
+                value = message.value()
+                read.append(
+                    ReadRecord(
+                        self.output,
+                        0,
+                        message.offset() or 0,
+                        message.timestamp()[1],
+                        None if key is None else bytes(key),
+                        None if value is None else bytes(value),
+                        headers,
+                    )
+                )
+        finally:
+            consumer.close()
+        raise AssertionError("the reader came to no end")
+
+    def committed(self) -> Mapping[int, int]:
+        offsets = self._admin.list_group_offsets(self.group)[self.group]
+        return {partition.partition: int(at.offset) for partition, at in offsets.items()}
+
+    def rename(self, source: Source) -> None:
+        """Into the hole that a frozen member can fall into: its generation is gone while a rejoin was pending."""
+        assert isinstance(source, KafkaRecordSource)
+        self.expel(source)
+        coordinator = source._consumer._coordinator
+        coordinator.reset_generation()
+        coordinator.rejoining = True
+
+    def expel(self, source: Source) -> None:
+        member = MemberToRemove(member_id=source.membership().member_id)
+        self._admin.remove_group_members(self.group, [member])
+
+    def fail_commit(self, publisher: AnyPublisher, *, happened: bool) -> None:
+        assert isinstance(publisher, KafkaPublisher)
+        producer = publisher._producer
+        commit = producer.commit_transaction
+
+        def failing() -> None:
+            if happened:
+                commit()
+            raise kafka_errors.RequestTimedOutError("no answer")
+
+        producer.commit_transaction = failing
+
+    def leave_pending(self, source: Source, epoch: Epoch, offset: int) -> Callable[[], None]:
+        producer = self._transactional("other")
+        producer.begin_transaction()
+        generation, member_id = source.membership()
+        producer.send_offsets_to_transaction(
+            {TopicPartition(*epoch.partition): OffsetAndMetadata(offset, "", -1)},
+            ConsumerGroupMetadata(self.group, generation, member_id),
+        )
+
+        def commit() -> None:
+            producer.commit_transaction()
+            producer.close()
+
+        return commit
+
+    def close(self) -> None:
+        for closing in self._closing:
+            with suppress(Exception):
+                closing.close()
+        self._producer.close()
+        self._admin.close()
+
+    def _transactional(self, name: str) -> Any:
+        producer = KafkaProducer(
+            bootstrap_servers=self.servers, transactional_id=f"{self._id}-{name}", retry_backoff_ms=15
+        )
+        producer.init_transactions()
+        return producer
+
+
+def poll_until(source: Source, enough: Callable[[list[Record], list[Epoch]], bool]) -> tuple[list[Record], list[Epoch]]:
+    """Poll until what has come is enough; all of it."""
+    records: list[Record] = []
+    started: list[Epoch] = []
+    deadline = time.monotonic() + FAIL_WITHIN_S
+    while not enough(records, started):
+        assert time.monotonic() < deadline, f"only {len(records)} records and {started} came"
+        polled = source.poll(0.1)
+        records.extend(polled.records)
+        started.extend(polled.started)
+    return records, started
+
+
+def epochs_of(source: Source, count: int = 2) -> dict[int, Epoch]:
+    """Join and wait for this many partitions; their epochs by number."""
+    _, started = poll_until(source, lambda _, started: len({e.partition for e in started if e.current}) >= count)
+    return {epoch.partition.number: epoch for epoch in started if epoch.current}
+
+
+def records_of(source: Source, count: int) -> list[Record]:
+    return poll_until(source, lambda records, _: len(records) >= count)[0]
+
+
+def poll_for(source: Source, seconds: float) -> list[Record]:
+    """All that comes within this time."""
+    deadline = time.monotonic() + seconds
+    return poll_until(source, lambda *_: time.monotonic() > deadline)[0]
+
+
+def partition_of(world: World, number: int) -> Partition:
+    return Partition(world.input, number)

@@ -1,0 +1,267 @@
+"""What every record source promises, on the in-memory broker and on Apache Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.contract.kafka_worlds import (
+    KafkaWorld,
+    MemoryWorld,
+    Source,
+    World,
+    epochs_of,
+    partition_of,
+    poll_for,
+    poll_until,
+    records_of,
+)
+from workers.errors import Broken, Misconfigured
+from workers.ports import RecordSource
+from workers.vocabulary import Epoch
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
+def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
+    made: World = (
+        MemoryWorld() if request.param == "memory" else KafkaWorld(request.getfixturevalue("kafka").servers, unique)
+    )
+    yield made
+    made.close()
+
+
+def started(source: Source, offset: int = 0) -> dict[int, Epoch]:
+    epochs = epochs_of(source)
+    for epoch in epochs.values():
+        source.start(epoch, offset)
+    return epochs
+
+
+def test_a_source_satisfies_the_port(world: World) -> None:
+    source: RecordSource = world.source()
+    source.close()
+
+
+def test_nothing_is_delivered_of_an_epoch_that_was_not_started(world: World) -> None:
+    world.append(0, b"a")
+    source = world.source()
+    epochs = epochs_of(source)
+    assert poll_for(source, 0.6) == []
+    source.start(epochs[0], 0)
+    assert [record.value for record in records_of(source, 1)] == [b"a"]
+
+
+def test_an_epoch_is_delivered_from_the_offset_that_it_was_started_at(world: World) -> None:
+    for value in (b"0", b"1", b"2"):
+        world.append(0, value)
+    source = world.source()
+    source.start(epochs_of(source)[0], 1)
+    assert [(record.offset, record.value) for record in records_of(source, 2)] == [(1, b"1"), (2, b"2")]
+
+
+def test_a_record_comes_with_null_key_null_value_and_repeated_headers_as_they_are(world: World) -> None:
+    world.append(0, b"value", key=None, headers=(("h", b"1"), ("h", b"2"), ("ü", b"")))
+    world.append(0, None, key=b"key")
+    source = world.source()
+    epochs = started(source)
+    first, second = records_of(source, 2)
+    assert (first.key, first.value, first.headers) == (None, b"value", (("h", b"1"), ("h", b"2"), ("ü", b"")))
+    assert (second.key, second.value, second.headers) == (b"key", None, ())
+    assert first.epoch is epochs[0]
+    assert first.partition == partition_of(world, 0)
+    assert first.timestamp_ms > 1_600_000_000_000
+
+
+def test_records_of_an_aborted_transaction_are_a_gap(world: World) -> None:
+    world.append(0, b"before")
+    world.append_aborted(0, b"aborted")
+    after = world.append(0, b"after")
+    source = world.source()
+    started(source)
+    assert [(record.offset, record.value) for record in records_of(source, 2)] == [(0, b"before"), (after, b"after")]
+    assert after > 1
+
+
+def test_records_of_a_partition_come_in_order_and_once(world: World) -> None:
+    for number in range(300):
+        world.append(number % 2, b"%d" % number)
+    source = world.source()
+    started(source)
+    records = records_of(source, 300)
+    for partition in (0, 1):
+        offsets = [record.offset for record in records if record.partition.number == partition]
+        assert offsets == list(range(150))
+
+
+def test_a_partition_that_was_paused_while_another_was_read_is_delivered_after_resume(world: World) -> None:
+    for number in range(200):
+        world.append(number % 2, b"%d" % number)
+    source = world.source()
+    started(source)
+    source.pause([partition_of(world, 0)])
+    others = records_of(source, 100)
+    for number in range(200, 400):
+        world.append(number % 2, b"%d" % number)
+    others += records_of(source, 100)
+    assert {record.partition.number for record in others} == {1}
+    source.resume([partition_of(world, 0)])
+    assert [record.offset for record in records_of(source, 200)] == list(range(200))
+
+
+def test_a_partition_can_be_paused_and_resumed_at_any_moment_without_loss(world: World) -> None:
+    for number in range(100):
+        world.append(number % 2, b"%d" % number)
+    source = world.source()
+    started(source)
+    offsets: dict[int, list[int]] = {0: [], 1: []}
+    for turn in range(60):
+        source.pause([partition_of(world, turn % 2)])
+        for record in source.poll(0.02).records:
+            offsets[record.partition.number].append(record.offset)
+            assert record.partition.number != turn % 2
+        source.resume([partition_of(world, turn % 2)])
+        if turn < 20:
+            world.append(0, b"more")
+            world.append(1, b"more")
+    missing = 140 - len(offsets[0]) - len(offsets[1])
+    for record in records_of(source, missing):
+        offsets[record.partition.number].append(record.offset)
+    assert offsets == {0: list(range(70)), 1: list(range(70))}
+
+
+def test_pausing_what_is_not_ours_is_ignored(world: World) -> None:
+    source = world.source()
+    source.pause([partition_of(world, 0)])
+    world.append(0, b"a")
+    started(source)
+    assert len(records_of(source, 1)) == 1
+    source.pause([partition_of(world, 99)])
+    source.resume([partition_of(world, 99)])
+
+
+def test_a_partition_that_moves_to_a_new_member_ends_its_epoch_here_and_begins_one_there(world: World) -> None:
+    first, second = world.source(), world.source()
+    epochs = started(first)
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(epochs_of, second, 1)
+        poll_until(first, lambda *_: theirs.done())
+    (moved,) = theirs.result()
+    assert not epochs[moved].current
+    assert epochs[1 - moved].current
+    world.append(moved, b"theirs")
+    world.append(1 - moved, b"ours")
+    second.start(theirs.result()[moved], 0)
+    assert [record.value for record in records_of(second, 1)] == [b"theirs"]
+    assert [record.value for record in records_of(first, 1)] == [b"ours"]
+
+
+def test_a_retained_partition_goes_on_after_a_rebalance_where_it_was(world: World) -> None:
+    first, second = world.source(), world.source()
+    epochs = started(first)
+    world.append(0, b"0")
+    world.append(1, b"0")
+    records_of(first, 2)
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(epochs_of, second, 1)
+        poll_until(first, lambda *_: theirs.done())
+    (retained,) = (number for number, epoch in epochs.items() if epoch.current)
+    world.append(retained, b"1")
+    assert [(record.offset, record.epoch) for record in records_of(first, 1)] == [(1, epochs[retained])]
+
+
+def test_the_partitions_of_a_member_that_leaves_begin_new_epochs_with_the_others(world: World) -> None:
+    first, second = world.source(), world.source()
+    started(first)
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(epochs_of, second, 1)
+        poll_until(first, lambda *_: theirs.done())
+    (moved,) = theirs.result()
+    second.close()
+    assert not theirs.result()[moved].current
+    _, begun = poll_until(first, lambda _, started: bool(started))
+    assert [epoch.partition.number for epoch in begun] == [moved]
+
+
+def test_closing_ends_every_epoch_and_the_membership(world: World) -> None:
+    source = world.source()
+    epochs = epochs_of(source)
+    assert source.membership().generation >= 0
+    source.close()
+    assert not any(epoch.current for epoch in epochs.values())
+    assert source.membership().generation < 0
+
+
+def test_an_expelled_member_ends_its_epochs_and_begins_new_ones_when_it_polls(world: World) -> None:
+    source = world.source()
+    epochs = started(source)
+    world.expel(source)
+    _, begun = poll_until(source, lambda _, started: len(started) == 2)
+    assert not any(epoch.current for epoch in epochs.values())
+    assert {epoch.member_id for epoch in begun} == {source.membership().member_id}
+    assert all(epoch.current for epoch in begun)
+
+
+def test_a_member_id_that_changed_without_a_callback_ends_epochs_and_begins_new_ones(world: World) -> None:
+    source = world.source()
+    epochs = started(source)
+    world.append(0, b"a")
+    records_of(source, 1)
+    world.rename(source)
+    world.append(0, b"b")
+    records, begun = poll_until(source, lambda _, started: len(started) == 2)
+    records += poll_for(source, 0.5)
+    assert not any(epoch.current for epoch in epochs.values())
+    assert [record for record in records if record.epoch.current] == []
+    assert {epoch.member_id for epoch in begun} == {source.membership().member_id}
+    for epoch in begun:
+        source.start(epoch, 0)
+    again = records_of(source, 2)
+    assert [(record.offset, record.epoch.current) for record in again] == [(0, True), (1, True)]
+
+
+def test_a_pause_ends_with_its_epoch(world: World) -> None:
+    source = world.source()
+    started(source)
+    source.pause([partition_of(world, 0), partition_of(world, 1)])
+    world.rename(source)
+    world.append(0, b"a")
+    started(source)
+    assert len(records_of(source, 1)) == 1
+
+
+def test_starting_an_ended_epoch_does_nothing(world: World) -> None:
+    source = world.source()
+    old = started(source)
+    world.rename(source)
+    epochs = epochs_of(source)
+    world.append(0, b"a")
+    source.start(old[0], 0)
+    assert poll_for(source, 0.5) == []
+    source.start(epochs[0], 0)
+    assert len(records_of(source, 1)) == 1
+
+
+def test_an_offset_that_retention_has_deleted_is_named_with_the_gap(world: World) -> None:
+    for number in range(5):
+        world.append(0, b"%d" % number)
+    world.delete_records(0, 3)
+    source = world.source()
+    source.start(epochs_of(source)[0], 1)
+    with pytest.raises(Broken, match=r"offset 1 of .*:0 is out of range \(3 to 5\): offsets 1 to 2 were deleted"):
+        records_of(source, 1)
+
+
+def test_an_offset_beyond_the_end_is_named(world: World) -> None:
+    world.append(0, b"a")
+    source = world.source()
+    source.start(epochs_of(source)[0], 7)
+    with pytest.raises(Broken, match=r"offset 7 .* is out of range \(0 to 1\): the partition ends at 1"):
+        records_of(source, 1)
+
+
+def test_a_topic_that_does_not_exist_is_named(world: World) -> None:
+    source = world.source(topic="no-such-topic")
+    with pytest.raises(Misconfigured, match="'no-such-topic' does not exist; create it"):
+        source.poll(0.1)
