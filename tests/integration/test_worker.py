@@ -1,0 +1,149 @@
+"""Worker processes on Apache Kafka, SeaweedFS and Valkey: each record one outcome set, in order, whatever dies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from schemas.enriched_image import EnrichedImage, Retraction, Skip
+from tests.conftest import Stack
+from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from workers.backends.kafka import lag
+from workers.vocabulary import Headers
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture
+def site(stack: Stack, unique: Callable[[str], str]) -> Site:
+    return Site(stack, unique("line"))
+
+
+def all_committed(site: Site) -> Callable[[], bool]:
+    def check() -> bool:
+        behind = lag(site.stack.kafka.servers, site.name, [site.images])
+        return all(value == 0 for value in behind.values())
+
+    return check
+
+
+def notification(bucket: str, *keys: str, name: str = "s3:ObjectCreated:Put") -> bytes:
+    records = [
+        {
+            "eventVersion": "2.1",
+            "eventSource": "aws:s3",
+            "eventName": name,
+            "eventTime": "2026-01-02T03:04:05.000Z",
+            "s3": {"bucket": {"name": bucket}, "object": {"key": key}},
+        }
+        for key in keys
+    ]
+    return json.dumps({"Records": records}).encode()
+
+
+def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site, tmp_path: Path) -> None:
+    for number in range(12):
+        site.upload(f"pictures/a b+{number}.jpg", photo(number))
+    ce: Headers = (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", b"c-1"),
+        ("ce_source", b"/uploads"),
+        ("ce_type", b"image.uploaded"),
+        ("content-type", b"application/json"),
+    )
+    structured = {
+        "specversion": "1.0",
+        "id": "c-2",
+        "source": "/uploads",
+        "type": "image.uploaded",
+        "datacontenttype": "application/json",
+        "data": json.loads(site.own("pictures/a b+9.jpg")),
+    }
+    site.send(
+        [(site.own(f"pictures/a b+{n}.jpg"), ()) for n in range(6)]
+        + [(notification(site.name, "pictures/a+b%2B6.jpg"), ())]
+        + [(site.own("pictures/a b+8.jpg"), ce)]
+        + [(json.dumps(structured).encode(), (("content-type", b"application/cloudevents+json"),))]
+        + [(notification(site.name, "pictures/a+b%2B7.jpg", name="ObjectRemoved:Delete"), ())]
+        + [(b'{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"x"}', ()), (b"\x00\x01", ())]
+    )
+    with worker(site, "w", tmp_path) as process:
+        eventually(all_committed(site), 90, process.said)
+        assert process.terminate() == 0, process.said()
+    assert site.outcomes() == site.inputs()
+    site.assert_in_order()
+    outputs = site.outputs()
+    images = [output for output in outputs if isinstance(output, EnrichedImage)]
+    assert {image.event.dialect for image in images} == {"own", "s3", "cloudevents"}
+    assert {image.source.key for image in images} == {f"pictures/a b+{n}.jpg" for n in (0, 1, 2, 3, 4, 5, 6, 8, 9)}
+    assert all(image.caption is not None and image.caption.method == "template" for image in images)
+    assert [r.source.key for r in outputs if isinstance(r, Retraction)] == ["pictures/a b+7.jpg"]
+    assert [skip.reason for skip in outputs if isinstance(skip, Skip)] == ["test-event"]
+    assert [letter.failures[0].reason for letter in site.letters()] == ["undecodable"]
+
+
+def test_two_workers_share_the_partitions_and_repeat_nothing(site: Site, tmp_path: Path) -> None:
+    for number in range(60):
+        site.upload(f"{number}.jpg", photo(number))
+    with worker(site, "w1", tmp_path) as first:
+        site.send([(site.own(f"{number}.jpg"), ()) for number in range(30)])
+        with worker(site, "w2", tmp_path) as second:
+            site.send([(site.own(f"{number}.jpg"), ()) for number in range(30, 60)])
+            eventually(lambda: second.metric("tagstream_records_polled_total") > 0, 60, second.said)
+            eventually(all_committed(site), 90, first.said)
+            assert second.terminate() == 0, second.said()
+        assert first.terminate() == 0, first.said()
+    assert site.outcomes() == site.inputs()
+    site.assert_in_order()
+
+
+def in_flight(process: WorkerProcess) -> float:
+    return process.metric("tagstream_pictures_in_flight")
+
+
+def test_a_worker_killed_in_mid_batch_loses_nothing_and_nothing_comes_twice(site: Site, tmp_path: Path) -> None:
+    for number in range(300):
+        site.upload(f"{number}.jpg", photo(number, 256))
+    with worker(site, "w", tmp_path) as victim:
+        site.send([(site.own(f"{number}.jpg"), ()) for number in range(300)])
+        eventually(lambda: in_flight(victim) > 0 and len(site.read(site.enriched)) > 0, 60, victim.said)
+        victim.kill()
+    done = len(site.read(site.enriched))
+    assert 0 < done < 300, "the kill came too early or too late to prove anything"
+    with worker(site, "w", tmp_path) as heir:
+        eventually(all_committed(site), 120, heir.said)
+        assert heir.terminate() == 0, heir.said()
+    assert site.outcomes() == site.inputs()
+    site.assert_in_order()
+    assert site.letters() == []
+
+
+def test_the_cache_may_die_and_come_back_meanwhile(site: Site, tmp_path: Path) -> None:
+    for number in range(40):
+        site.upload(f"{number}.jpg", photo(number))
+    with worker(site, "w", tmp_path) as process:
+        site.send([(site.own(f"{number}.jpg"), ()) for number in range(20)])
+        eventually(all_committed(site), 60, process.said)
+        site.stack.valkey.stop()
+        try:
+            site.send([(site.own(f"{number}.jpg"), ()) for number in range(20, 40)])
+            eventually(all_committed(site), 60, process.said)
+            assert process.metric("tagstream_cache_errors_total") > 0
+        finally:
+            site.stack.valkey.restart()
+        # The breaker probes again after a moment; then copies of known pictures are hits.
+        eventually(lambda: _a_copy_is_remembered(site), 30, process.said)
+        assert process.terminate() == 0, process.said()
+    assert site.outcomes() == site.inputs()
+
+
+def _a_copy_is_remembered(site: Site) -> bool:
+    site.send([(site.own("39.jpg"), ())])
+    eventually(all_committed(site), 30)
+    images = [
+        output for output in site.outputs() if isinstance(output, EnrichedImage) and output.source.key == "39.jpg"
+    ]
+    return any(image.cache.tags == "hit" for image in images)

@@ -1,0 +1,260 @@
+"""Real worker processes on real servers, and an independent reader of what came out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from PIL import Image
+
+from schemas.dead_letter import DeadLetter, read_dead_letter_headers
+from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from tests.conftest import Stack
+from workers.backends.kafka import KafkaEmitter, ensure_topics
+from workers.backends.object_store import MinioObjectStore
+from workers.vocabulary import Headers
+
+Coordinates = tuple[int, int, int]
+"""(partition, offset, index) in the input topic."""
+
+
+def photo(seed: int, side: int = 64) -> bytes:
+    """A JPEG of noise over a colour: no two seeds give the same bytes."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 80, (side, side, 3)) + rng.integers(0, 170, 3)
+    out = io.BytesIO()
+    Image.fromarray(pixels.astype(np.uint8)).save(out, "JPEG", quality=90)
+    return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One record of an output topic, as an independent read_committed client gives it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes
+    headers: Headers
+
+
+@dataclass
+class Site:
+    """The topics and the bucket of one test, on the session's servers."""
+
+    stack: Stack
+    name: str
+    partitions: int = 4
+    sent: list[tuple[int, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.images, self.enriched = f"{self.name}.images", f"{self.name}.enriched"
+        self.dead, self.skipped = f"{self.name}.dead", f"{self.name}.skipped"
+        ensure_topics(
+            self.stack.kafka.servers,
+            {self.images: (self.partitions, {}), self.enriched: (3, {}), self.dead: (1, {}), self.skipped: (1, {})},
+        )
+        s3 = self.stack.s3
+        self.store = MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key)
+        self.store.make_bucket(self.name)
+
+    def environment(self, replica: str, state: Path) -> dict[str, str]:
+        mine = {
+            "TAGSTREAM_KAFKA_SERVERS": self.stack.kafka.servers,
+            "TAGSTREAM_GROUP": self.name,
+            "TAGSTREAM_INPUT_TOPICS": self.images,
+            "TAGSTREAM_OUTPUT_TOPIC": self.enriched,
+            "TAGSTREAM_DEAD_LETTER_TOPIC": self.dead,
+            "TAGSTREAM_SKIPPED_TOPIC": self.skipped,
+            "TAGSTREAM_S3_ENDPOINT": self.stack.s3.endpoint_url,
+            "TAGSTREAM_S3_ACCESS_KEY": self.stack.s3.access_key,
+            "TAGSTREAM_S3_SECRET_KEY": self.stack.s3.secret_key,
+            "TAGSTREAM_BUCKETS": self.name,
+            "TAGSTREAM_REDIS_URL": self.stack.valkey.url,
+            "TAGSTREAM_TRANSACTIONAL_ID": f"{self.name}-{replica}",
+            "TAGSTREAM_STATE_DIR": str(state),
+            "TAGSTREAM_HTTP_HOST": "127.0.0.1",
+            "TAGSTREAM_HTTP_PORT": "0",
+            "TAGSTREAM_DEVICE": "cpu",
+            "TAGSTREAM_PRECISION": "fp32",
+            "TAGSTREAM_MAX_BATCH": "8",
+        }
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TAGSTREAM_", "OTEL_"))}
+        return inherited | mine
+
+    # ---- in ---------------------------------------------------------------------------------------------------
+
+    def upload(self, key: str, body: bytes) -> str:
+        return self.store.put(self.name, key, body)
+
+    def own(self, key: str, **more: Any) -> bytes:
+        event = {"schema": "image-event/1", "id": f"id-{key}", "bucket": self.name, "key": key, **more}
+        return json.dumps(event).encode()
+
+    def send(self, values: Sequence[tuple[bytes | None, Headers]]) -> None:
+        """Send in order, spread over the partitions by key."""
+        with KafkaEmitter(self.stack.kafka.servers) as emitter:
+            for number, (value, headers) in enumerate(values):
+                emitter.send(self.images, f"key-{number}".encode(), value, headers)
+            emitter.flush()
+
+    # ---- out --------------------------------------------------------------------------------------------------
+
+    def read(self, topic: str) -> list[Seen]:
+        """All that a read_committed reader sees of a topic, partition by partition in offset order."""
+        reader = Consumer(
+            {
+                "bootstrap.servers": self.stack.kafka.servers,
+                "group.id": "reads-all",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        try:
+            numbers = reader.list_topics(topic, timeout=10).topics[topic].partitions
+            reader.assign([TopicPartition(topic, number, 0) for number in numbers])
+            found: list[Seen] = []
+            ended: set[int] = set()
+            while len(ended) < len(numbers):
+                message = reader.poll(10.0)
+                assert message is not None, f"nothing more came of {topic}: an open transaction?"
+                error = message.error()
+                if error is not None:
+                    if error.code() != -191:  # the end of a partition
+                        raise KafkaException(error)
+                    ended.add(message.partition() or 0)
+                    continue
+                headers = tuple((name, value) for name, value in message.headers() or [])
+                found.append(
+                    Seen(
+                        topic,
+                        message.partition() or 0,
+                        message.offset() or 0,
+                        message.key(),
+                        message.value() or b"",
+                        headers,
+                    )
+                )
+            return sorted(found, key=lambda seen: (seen.partition, seen.offset))
+        finally:
+            reader.close()
+
+    def outputs(self) -> list[EnrichedImage | Retraction | Skip]:
+        return [read_output(seen.value) for topic in (self.enriched, self.skipped) for seen in self.read(topic)]
+
+    def letters(self) -> list[DeadLetter]:
+        return [read_dead_letter_headers(seen.headers) for seen in self.read(self.dead)]
+
+    def outcomes(self) -> list[Coordinates]:
+        """The coordinates of every outcome there is: the law is checked by this list, never by ids."""
+        found = [(o.event.partition, o.event.offset, o.event.index) for o in self.outputs()]
+        for letter in self.letters():
+            found += [(letter.partition, letter.offset, failure.index) for failure in letter.failures]
+        return sorted(found)
+
+    def inputs(self) -> list[Coordinates]:
+        """Coordinates of every record of the input topic, of one event each."""
+        return sorted((seen.partition, seen.offset, 0) for seen in self.read(self.images))
+
+    def assert_in_order(self) -> None:
+        """Order is promised per (input partition, output partition)."""
+        places: dict[tuple[int, int], list[int]] = {}
+        for seen in self.read(self.enriched):
+            event = read_output(seen.value).event
+            places.setdefault((event.partition, seen.partition), []).append(event.offset)
+        assert places
+        for offsets in places.values():
+            assert offsets == sorted(offsets)
+
+
+class WorkerProcess:
+    """`tagstream run` as a process of its own."""
+
+    def __init__(self, site: Site, replica: str, folder: Path, **settings: str) -> None:
+        self.log = folder / f"{replica}.log"
+        environment = site.environment(replica, folder / f"state-{replica}") | settings
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "workers", "run"],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def url(self) -> str | None:
+        found = re.findall(r"127\.0\.0\.1:(\d+)", self.said())
+        return f"http://127.0.0.1:{found[-1]}" if found else None
+
+    def get(self, path: str) -> tuple[int, str]:
+        url = self.url
+        if url is None:
+            return 0, ""
+        try:
+            with urlopen(f"{url}{path}", timeout=5) as response:
+                return response.status, response.read().decode()
+        except URLError as error:
+            return getattr(error, "code", 0), ""
+        except OSError:
+            return 0, ""
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels."""
+        total = 0.0
+        for line in self.get("/metrics")[1].splitlines():
+            if re.match(rf"{name}[{{ ]", line) and all(f'{label}="{value}"' in line for label, value in labels.items()):
+                total += float(line.rsplit(" ", 1)[1])
+        return total
+
+    def wait_ready(self) -> None:
+        eventually(lambda: self.get("/readyz")[0] == 200 or self.process.poll() is not None, 60, self.said)
+        assert self.process.poll() is None, self.said()
+
+    def terminate(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(40)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+@contextmanager
+def worker(site: Site, replica: str, folder: Path, **settings: str) -> Iterator[WorkerProcess]:
+    """A worker that is ready, and is gone after the block, whatever happens in it."""
+    process = WorkerProcess(site, replica, folder, **settings)
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        if process.process.poll() is None:
+            process.kill()
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float, why: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come about in {timeout_s} s\n{why()}"
+        time.sleep(0.1)
