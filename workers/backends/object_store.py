@@ -40,6 +40,9 @@ _CHUNK = 256 * 1024
 _GONE_TRIES = 3
 _GONE_WAIT_S = 0.1
 _CHECK_S = 5.0
+_NAMES_NOTHING = frozenset({"NoSuchKey", "NoSuchVersion", "KeyTooLongError", "XMinioInvalidObjectName"})
+"""Codes for an object that is not there, or that never can be under such a name. An ill-formed version id is one too,
+but it has no code of its own."""
 _DELETE_MARKER = 405
 """What S3 answers when the version that is asked for is a delete marker."""
 
@@ -175,6 +178,8 @@ class MinioObjectStore:
             with self._http.within(_CHECK_S):
                 next(iter(self._client.list_objects(bucket, recursive=True)), None)
         except S3Error as error:
+            if error.response.status >= 500:
+                raise Unavailable("s3", self._advice(bucket, error)) from error
             raise Misconfigured(self._advice(bucket, error)) from error
         except ValueError as error:
             raise Misconfigured(f"{bucket!r} can't be a bucket's name: correct TAGSTREAM_BUCKETS") from error
@@ -234,7 +239,8 @@ def _mapped() -> Iterator[None]:
     try:
         yield
     except S3Error as error:
-        raise _of_answer(error.response.status, error.code or "") from error
+        code = "NoSuchVersion" if "version id" in (error.message or "").lower() else error.code or ""
+        raise _of_answer(error.response.status, code) from error
     except InvalidResponseError as error:  # an error without XML: from a proxy, or a store with manners of its own
         raise _of_answer(error._code, "NoSuchKey" if "NoSuchKey" in (error._body or "") else "") from error
     except ServerError as error:
@@ -247,7 +253,7 @@ def _mapped() -> Iterator[None]:
 
 def _of_answer(status: int, code: str) -> TagstreamError:
     said = f"HTTP {status} {code}".rstrip()
-    if code in ("NoSuchKey", "NoSuchVersion") or status == _DELETE_MARKER:
+    if code in _NAMES_NOTHING or status == _DELETE_MARKER:
         return Gone("no such object")
     if status == 412:
         return Superseded("the object has another etag than the event names")

@@ -1,0 +1,160 @@
+"""The object store's port, on the twin in memory and on a real S3 server."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+import pytest
+from minio import Minio
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
+
+from workers.backends.memory import MemoryObjectStore
+from workers.backends.object_store import MinioObjectStore
+from workers.errors import Gone, Rejected, Superseded, Unavailable
+from workers.local.seaweedfs import SeaweedFS
+from workers.ports import ObjectStore
+from workers.vocabulary import StoredObject
+
+
+@dataclass
+class Bucket:
+    """One bucket of one store, with what the tests do to it besides reading."""
+
+    name: str
+    store: ObjectStore
+    put: Callable[[str, bytes], object]
+    remove: Callable[[str], None]
+
+    def get(
+        self, key: str, *, etag: str | None = None, version_id: str | None = None, max_bytes: int = 1_000_000
+    ) -> StoredObject:
+        return self.store.get(self.name, key, version_id=version_id, etag=etag, max_bytes=max_bytes, deadline_s=10.0)
+
+
+def keep_versions(server: SeaweedFS, bucket: str) -> None:
+    """Turn versioning on, which no command of ours does."""
+    client = Minio(urlsplit(server.endpoint_url).netloc, server.access_key, server.secret_key, secure=False)
+    client.set_bucket_versioning(bucket, VersioningConfig(ENABLED))
+
+
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.servers)])
+def bucket(request: pytest.FixtureRequest, bucket_name: str) -> Iterator[Bucket]:
+    if request.param == "memory":
+        twin = MemoryObjectStore()
+        twin.make_bucket(bucket_name)
+        yield Bucket(
+            bucket_name,
+            twin,
+            lambda key, body: twin.put(bucket_name, key, body),
+            lambda key: twin.remove(bucket_name, key),
+        )
+        return
+    server: SeaweedFS = request.getfixturevalue("s3")
+    real = MinioObjectStore(server.endpoint_url, server.access_key, server.secret_key, connections=4)
+    real.make_bucket(bucket_name)
+    keep_versions(server, bucket_name)
+    yield Bucket(
+        bucket_name, real, lambda key, body: real.put(bucket_name, key, body), lambda key: real.remove(bucket_name, key)
+    )
+    real.close()
+
+
+def test_an_object_is_read_whole_with_its_etag_and_its_date(bucket: Bucket) -> None:
+    body = bytes(range(256)) * 2000
+    bucket.put("folder/a picture.jpg", body)
+
+    stored = bucket.get("folder/a picture.jpg")
+
+    assert stored.body == body
+    assert stored.etag == hashlib.md5(body, usedforsecurity=False).hexdigest()
+    modified = datetime.strptime(stored.last_modified, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert abs(datetime.now(UTC) - modified) < timedelta(minutes=2)
+
+
+@pytest.mark.parametrize(
+    "key", ["a b", "a+b", "ü/日本/é", "100%", "a%20b", "a&b=c?d#e", "deep/er/still", "~!*'();:@$,[]"]
+)
+def test_a_key_of_any_characters_is_read(bucket: Bucket, key: str) -> None:
+    bucket.put(key, key.encode())
+    assert bucket.get(key).body == key.encode()
+
+
+def test_an_etag_is_taken_with_and_without_quotes(bucket: Bucket) -> None:
+    bucket.put("a", b"one")
+    etag = bucket.get("a").etag
+    assert bucket.get("a", etag=etag).body == b"one"
+    assert bucket.get("a", etag=f'"{etag}"').body == b"one"
+
+
+def test_an_object_that_changed_since_its_event_is_superseded(bucket: Bucket) -> None:
+    bucket.put("a", b"one")
+    etag = bucket.get("a").etag
+    bucket.put("a", b"two")
+    with pytest.raises(Superseded):
+        bucket.get("a", etag=etag)
+
+
+def test_an_object_that_never_was_is_gone(bucket: Bucket) -> None:
+    with pytest.raises(Gone):
+        bucket.get("nothing")
+
+
+def test_a_removed_object_is_gone_even_with_its_etag(bucket: Bucket) -> None:
+    bucket.put("a", b"one")
+    etag = bucket.get("a").etag
+    bucket.remove("a")
+    with pytest.raises(Gone):
+        bucket.get("a", etag=etag)
+
+
+def test_an_older_version_is_read_by_its_id(bucket: Bucket) -> None:
+    bucket.put("a", b"one")
+    older = bucket.get("a").version_id
+    bucket.put("a", b"two")
+    assert bucket.get("a", version_id=older).body == b"one"
+    assert bucket.get("a").body == b"two"
+
+
+def test_an_older_version_outlives_the_removal_of_its_object(bucket: Bucket) -> None:
+    bucket.put("a", b"one")
+    older = bucket.get("a").version_id
+    bucket.remove("a")
+    assert bucket.get("a", version_id=older).body == b"one"
+
+
+def test_a_version_that_never_was_is_gone(bucket: Bucket) -> None:
+    bucket.put("a", b"one")
+    with pytest.raises(Gone):
+        bucket.get("a", version_id="0123456789abcdef0123456789abcdef")
+
+
+def test_an_object_of_just_the_allowed_size_is_read_and_one_byte_more_is_rejected(bucket: Bucket) -> None:
+    bucket.put("a", b"x" * 1000)
+    assert len(bucket.get("a", max_bytes=1000).body) == 1000
+    with pytest.raises(Rejected) as rejected:
+        bucket.get("a", max_bytes=999)
+    assert (rejected.value.stage, rejected.value.reason) == ("fetch", "object-too-large")
+
+
+def test_an_object_without_bytes_is_rejected(bucket: Bucket) -> None:
+    bucket.put("a", b"")
+    with pytest.raises(Rejected) as rejected:
+        bucket.get("a")
+    assert rejected.value.reason == "empty-object"
+
+
+def test_a_bucket_that_does_not_exist_is_the_neighbours_fault_and_not_the_objects(bucket: Bucket) -> None:
+    with pytest.raises(Unavailable) as unavailable:
+        bucket.store.get("no-such-bucket-here", "a", version_id=None, etag=None, max_bytes=10, deadline_s=5.0)
+    assert not unavailable.value.forbidden
+
+
+def test_no_error_tells_the_key(bucket: Bucket) -> None:
+    with pytest.raises(Gone) as gone:
+        bucket.get("someone's private name")
+    assert "private" not in str(gone.value)

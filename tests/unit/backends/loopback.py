@@ -1,0 +1,61 @@
+"""A server on a loopback port that says exactly what a test wants, byte by byte."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Answer = Callable[[socket.socket, bytes], None]
+"""Says something to one connection, given what it just received. Raising ends that connection."""
+
+
+class Loopback:
+    """Accepts connections and lets `answer` speak on each, once for every chunk received."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.received: list[bytes] = []
+        self.accepted = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._open: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(5)
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self.accepted += 1
+                self._open.append(connection)
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError, ConnectionAbortedError):
+            while chunk := connection.recv(65536):
+                self.received.append(chunk)
+                self.answer(connection, chunk)
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+        connection.close()
+
+
+@contextmanager
+def loopback(answer: Answer) -> Iterator[Loopback]:
+    server = Loopback(answer)
+    try:
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,361 @@
+"""What the object store makes of servers that misbehave."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import threading
+import time
+
+import pytest
+
+from tests.unit.backends.loopback import Answer, Loopback, loopback
+from workers import metrics
+from workers.backends.object_store import MinioObjectStore
+from workers.errors import Gone, Misconfigured, Rejected, Superseded, TagstreamError, Unavailable
+from workers.vocabulary import StoredObject
+
+DATE = "Last-Modified: Wed, 25 Nov 2026 01:02:03 GMT"
+ETAG = 'ETag: "e7a6"'
+
+
+def message(status: str, *headers: str, body: bytes = b"", length: int | None = None) -> bytes:
+    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body) if length is None else length}", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def fault(status: str, code: str) -> bytes:
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>m</Message><Key>secret-key</Key></Error>".encode()
+    return message(status, "Content-Type: application/xml", body=body)
+
+
+GOOD = message("200 OK", ETAG, DATE, body=b"picture")
+SLOW_DOWN = fault("503 Slow Down", "SlowDown")
+NOT_FOUND = fault("404 Not Found", "NoSuchKey")
+
+
+def says(*answers: bytes) -> Answer:
+    """Gives these answers one after the other, and the last one again and again."""
+    waiting = iter(answers)
+    last = answers[-1]
+    return lambda connection, _: connection.sendall(next(waiting, last))
+
+
+def store_of(server: Loopback, *, retry_s: float = 2.0, connections: int = 2) -> MinioObjectStore:
+    return MinioObjectStore(
+        f"http://127.0.0.1:{server.port}", "key", "secret", "us-east-1", connections=connections, retry_s=retry_s
+    )
+
+
+def get(
+    answer: Answer, *, etag: str | None = None, max_bytes: int = 1000, deadline_s: float = 5.0, retry_s: float = 2.0
+) -> StoredObject:
+    with loopback(answer) as server:
+        return store_of(server, retry_s=retry_s).get(
+            "bucket", "secret-key", version_id=None, etag=etag, max_bytes=max_bytes, deadline_s=deadline_s
+        )
+
+
+@pytest.fixture
+def retries(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    counted: list[object] = []
+    monkeypatch.setattr(metrics.RETRIES, "add", lambda *_, **labels: counted.append(labels))
+    return counted
+
+
+def test_an_etag_is_sent_in_quotes_and_the_dates_come_in_utc() -> None:
+    with loopback(says(GOOD)) as server:
+        stored = store_of(server).get("bucket", "k", version_id=None, etag="e7a6", max_bytes=9, deadline_s=5)
+        request = b"".join(server.received)
+    assert b'If-Match: "e7a6"' in request
+    assert stored == StoredObject(b"picture", "e7a6", None, "2026-11-25T01:02:03Z")
+
+
+def test_a_store_that_does_not_know_if_match_is_caught_by_its_own_etag() -> None:
+    with pytest.raises(Superseded):
+        get(says(GOOD), etag="another")
+
+
+def test_a_version_id_is_asked_for_and_answered() -> None:
+    with loopback(says(message("200 OK", ETAG, DATE, "x-amz-version-id: v7", body=b"x"))) as server:
+        stored = store_of(server).get("bucket", "k", version_id="v7", etag=None, max_bytes=9, deadline_s=5)
+        assert b"versionId=v7" in server.received[0]
+    assert stored.version_id == "v7"
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (NOT_FOUND, Gone),
+        (fault("404 Not Found", "NoSuchVersion"), Gone),
+        (
+            message("405 Method Not Allowed", "Content-Type: application/xml", "x-amz-delete-marker: true"),
+            Gone,
+        ),
+        (fault("405 Method Not Allowed", "MethodNotAllowed"), Gone),
+        (fault("400 Bad Request", "KeyTooLongError"), Gone),
+        (fault("412 Precondition Failed", "PreconditionFailed"), Superseded),
+        (message("412 Precondition Failed"), Superseded),
+    ],
+)
+def test_answers_about_the_object_are_the_objects(answer: bytes, error: type[TagstreamError]) -> None:
+    with pytest.raises(error) as raised:
+        get(says(answer))
+    assert "secret-key" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "forbidden"),
+    [
+        (fault("403 Forbidden", "AccessDenied"), True),
+        (fault("401 Unauthorized", "Unauthorized"), True),
+        (message("403 Forbidden", "Content-Type: text/html", body=b"<html>a proxy's</html>"), True),
+        (fault("404 Not Found", "NoSuchBucket"), False),
+        (message("404 Not Found", "Content-Type: text/html", body=b"a proxy's"), False),
+        (fault("500 Internal Server Error", "InternalError"), False),
+        (message("502 Bad Gateway", "Content-Type: text/html", body=b"a proxy's"), False),
+        (SLOW_DOWN, False),
+        (message("500 Oh No", "Content-Type: application/xml", body=b"not xml <"), False),
+        (message("200 OK", ETAG, body=b"no date"), False),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", False),
+    ],
+)
+def test_answers_about_the_store_are_the_stores(answer: bytes, forbidden: bool) -> None:
+    with pytest.raises(Unavailable) as raised:
+        get(says(answer), retry_s=0.1)
+    assert (raised.value.neighbour, raised.value.forbidden) == ("s3", forbidden)
+    assert "secret" not in str(raised.value)
+
+
+def test_an_object_that_shows_up_at_the_third_look_is_read(retries: list[object]) -> None:
+    assert get(says(NOT_FOUND, NOT_FOUND, GOOD)).body == b"picture"
+    assert retries == [{"neighbour": "s3"}] * 2
+
+
+def test_three_looks_are_enough_to_believe_that_an_object_is_gone(retries: list[object]) -> None:
+    with loopback(says(NOT_FOUND)) as server:
+        with pytest.raises(Gone):
+            store_of(server).get("bucket", "k", version_id=None, etag=None, max_bytes=9, deadline_s=5)
+        assert len(server.received) == 3
+
+
+def test_a_failure_that_passes_is_tried_again_and_counted(retries: list[object]) -> None:
+    assert get(says(SLOW_DOWN, SLOW_DOWN, GOOD)).body == b"picture"
+    assert len(retries) == 2
+
+
+def test_a_refusal_is_not_tried_again() -> None:
+    with loopback(says(fault("403 Forbidden", "AccessDenied"))) as server:
+        with pytest.raises(Unavailable):
+            store_of(server).get("bucket", "k", version_id=None, etag=None, max_bytes=9, deadline_s=5)
+        assert len(server.received) == 1
+
+
+def test_trying_again_ends_with_its_deadline() -> None:
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        get(says(SLOW_DOWN), retry_s=10, deadline_s=0.6)
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_connection_that_breaks_halfway_is_tried_again() -> None:
+    halfway = iter([True])
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        if next(halfway, False):
+            connection.sendall(message("200 OK", ETAG, DATE, body=b"pic", length=7))
+            raise ConnectionAbortedError
+        connection.sendall(GOOD)
+
+    assert get(answer).body == b"picture"
+
+
+def test_half_a_body_is_never_taken_for_a_whole_one() -> None:
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(message("200 OK", ETAG, DATE, body=b"pic", length=7))
+        raise ConnectionAbortedError
+
+    with pytest.raises(Unavailable):
+        get(answer, retry_s=0.3)
+
+
+def drip(data: bytes, *, after: bytes = b"") -> Answer:
+    """One byte each twentieth of a second, so that no single wait is long."""
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(after)
+        for byte in data:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.05)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        drip(message("200 OK", ETAG, DATE, body=b"x" * 900)),
+        drip(b"x" * 900, after=message("200 OK", ETAG, DATE, length=900)),
+    ],
+    ids=["its headers", "its body"],
+)
+def test_a_store_that_sends_a_byte_at_a_time_does_not_evade_the_deadline(answer: Answer) -> None:
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="in time"):
+        get(answer, deadline_s=0.8)
+    assert 0.6 < time.monotonic() - began < 1.6
+
+
+def test_a_dripping_body_that_ends_in_time_is_read() -> None:
+    assert get(drip(GOOD[-7:], after=GOOD[:-7]), deadline_s=5).body == b"picture"
+
+
+def test_a_store_that_says_nothing_is_given_up_at_the_deadline() -> None:
+    began = time.monotonic()
+    with pytest.raises(Unavailable):
+        get(lambda connection, _: time.sleep(3), deadline_s=0.5)
+    assert time.monotonic() - began < 1.5
+
+
+def test_waiting_for_a_free_connection_is_on_the_same_clock() -> None:
+    with loopback(lambda connection, _: time.sleep(2)) as server:
+        store = store_of(server, connections=1, retry_s=0.1)
+
+        def occupy() -> None:
+            with pytest.raises(Unavailable):
+                read(store, 1.5)
+
+        thread = threading.Thread(target=occupy)
+        thread.start()
+        time.sleep(0.1)
+        began = time.monotonic()
+        with pytest.raises(Unavailable):
+            read(store, 0.4)
+        assert time.monotonic() - began < 1.0
+        thread.join()
+
+
+def read(store: MinioObjectStore, deadline_s: float = 5.0, max_bytes: int = 1000) -> StoredObject:
+    return store.get("bucket", "k", version_id=None, etag=None, max_bytes=max_bytes, deadline_s=deadline_s)
+
+
+def test_an_object_announced_too_large_is_refused_before_its_body() -> None:
+    with pytest.raises(Rejected, match="object-too-large"):
+        get(says(message("200 OK", ETAG, DATE, body=b"x" * 5, length=5_000_000)))
+
+
+def chunked(body: bytes, *, encoding: str = "identity") -> bytes:
+    head = f"HTTP/1.1 200 OK\r\n{ETAG}\r\n{DATE}\r\nContent-Encoding: {encoding}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+
+
+def test_an_object_without_an_announced_size_is_read() -> None:
+    assert get(says(chunked(b"picture"))).body == b"picture"
+
+
+def test_an_object_larger_than_allowed_is_refused_while_it_streams() -> None:
+    with pytest.raises(Rejected, match="object-too-large"):
+        get(says(chunked(b"x" * 5000)))
+
+
+def test_an_endless_object_is_refused_while_it_streams() -> None:
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(f"HTTP/1.1 200 OK\r\n{ETAG}\r\n{DATE}\r\nConnection: close\r\n\r\n".encode())
+        while True:
+            connection.sendall(b"x" * 1000)
+
+    with pytest.raises(Rejected, match="object-too-large"):
+        get(answer)
+
+
+def test_an_object_stored_compressed_is_read_as_it_was_and_counts_at_that_size() -> None:
+    small, bomb = gzip.compress(b"picture"), gzip.compress(b"x" * 5_000_000)
+    assert get(says(message("200 OK", ETAG, DATE, "Content-Encoding: gzip", body=small))).body == b"picture"
+    with pytest.raises(Rejected, match="object-too-large"):
+        get(says(message("200 OK", ETAG, DATE, "Content-Encoding: gzip", body=bomb)), max_bytes=100_000)
+
+
+@pytest.mark.parametrize("key", ["a/../b", "./a"])
+def test_a_key_that_the_client_can_not_ask_for_is_the_objects_fault(key: str) -> None:
+    store = MinioObjectStore("http://127.0.0.1:1", "key", "secret", "us-east-1")
+    with pytest.raises(Rejected, match="unreadable"):
+        store.get("bucket", key, version_id=None, etag=None, max_bytes=9, deadline_s=1)
+
+
+def test_a_connection_is_kept_after_a_good_answer_and_after_an_error() -> None:
+    with loopback(says(GOOD, NOT_FOUND, NOT_FOUND, NOT_FOUND, GOOD)) as server:
+        store = store_of(server, connections=1)
+        read(store)
+        with pytest.raises(Gone):
+            read(store)
+        read(store)
+        assert server.accepted == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        message("200 OK", ETAG, DATE, body=b"x" * 5, length=5_000_000),
+        message("200 OK", 'ETag: "other"', DATE, body=b"x" * 5, length=500),
+        message("200 OK", ETAG, body=b"x"),
+        message("200 OK", ETAG, DATE, body=b""),
+    ],
+)
+def test_a_refused_answer_gives_its_connection_back(bad: bytes) -> None:
+    with loopback(says(bad, bad, bad, GOOD)) as server:
+        store = store_of(server, connections=1)
+        for _ in range(3):
+            with pytest.raises(TagstreamError):
+                store.get("bucket", "k", version_id=None, etag="e7a6", max_bytes=1000, deadline_s=5)
+        assert read(store, deadline_s=2).body == b"picture"
+
+
+def test_a_server_that_closed_a_kept_connection_costs_no_error() -> None:
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(GOOD)
+        raise ConnectionAbortedError
+
+    with loopback(answer) as server:
+        store = store_of(server)
+        assert [read(store).body for _ in range(3)] == [b"picture"] * 3
+
+
+def test_a_store_that_is_down_is_unavailable_within_the_time_to_try_again() -> None:
+    store = MinioObjectStore("http://127.0.0.1:1", "key", "secret", "us-east-1", retry_s=0.3)
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match="no connection"):
+        read(store, deadline_s=5)
+    assert time.monotonic() - began < 1.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "advice"),
+    [
+        (fault("404 Not Found", "NoSuchBucket"), Misconfigured, "TAGSTREAM_BUCKETS"),
+        (fault("403 Forbidden", "InvalidAccessKeyId"), Misconfigured, "TAGSTREAM_S3_ACCESS_KEY"),
+        (fault("403 Forbidden", "SignatureDoesNotMatch"), Misconfigured, "TAGSTREAM_S3_SECRET_KEY"),
+        (fault("403 Forbidden", "AccessDenied"), Misconfigured, "s3:ListBucket"),
+        (fault("403 Forbidden", "RequestTimeTooSkewed"), Misconfigured, "clock"),
+        (fault("400 Bad Request", "AuthorizationHeaderMalformed"), Misconfigured, "TAGSTREAM_S3_REGION"),
+        (fault("400 Bad Request", "Strange"), Misconfigured, "Strange"),
+        (message("200 OK", "Content-Type: text/html", body=b"<html>"), Unavailable, "TAGSTREAM_S3_ENDPOINT"),
+        (message("404 Not Found", "Content-Type: text/html", body=b"<html>"), Unavailable, "TAGSTREAM_S3_ENDPOINT"),
+        (SLOW_DOWN, Unavailable, "SlowDown"),
+    ],
+)
+def test_check_says_what_is_wrong_and_how_to_mend_it(answer: bytes, error: type[TagstreamError], advice: str) -> None:
+    with loopback(says(answer)) as server, pytest.raises(error, match=advice) as raised:
+        store_of(server).check("bucket")
+    assert f"http://127.0.0.1:{server.port}" in str(raised.value)
+
+
+def test_check_of_a_server_that_is_down_names_its_address() -> None:
+    with pytest.raises(Unavailable, match=r"http://127\.0\.0\.1:1: no connection"):
+        MinioObjectStore("http://127.0.0.1:1", "key", "secret").check("bucket")
+
+
+def test_the_region_is_asked_of_the_store_only_where_it_is_not_set() -> None:
+    location = message("200 OK", body=b'<?xml version="1.0"?><LocationConstraint>eu-central-1</LocationConstraint>')
+    with loopback(says(location, GOOD)) as server:
+        read(MinioObjectStore(f"http://127.0.0.1:{server.port}", "key", "secret"))
+        assert b"/eu-central-1/s3/" in server.received[-1]
