@@ -33,7 +33,6 @@ class Breaker:
         self._open = False
         self._closing = threading.Event()
 
-    @property
     def closed(self) -> bool:
         """Whether calls may go through."""
         return not self._open

@@ -119,7 +119,7 @@ class RedisResultCache:
         """One answer a command; None where there is none. What went wrong is counted."""
         answers: list[Any] = []
         for chunk in _chunks(commands):
-            answers += self._pipeline(chunk) if self._breaker.closed else _paused(chunk)
+            answers += self._pipeline(chunk) if self._breaker.closed() else _paused(chunk)
         return [self._unless_refused(answer) for answer in answers]
 
     def _pipeline(self, commands: Sequence[Command]) -> Sequence[Any]:

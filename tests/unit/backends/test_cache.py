@@ -1,0 +1,249 @@
+"""What the result cache makes of servers that are away, hang, refuse or talk nonsense: misses, at once."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from tests.unit.backends.loopback import loopback
+from workers import metrics
+from workers.backends.result_cache import NoCache, RedisResultCache
+from workers.errors import Misconfigured, Unavailable
+from workers.local.valkey import Valkey
+
+TIMEOUT_S = 0.1
+NOBODY = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def causes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The causes counted in CACHE_ERRORS, in order."""
+    counted: list[object] = []
+    monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **labels: counted.append(labels["cause"]))
+    return counted
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[[str], RedisResultCache]]:
+    made: list[RedisResultCache] = []
+
+    def build(url: str) -> RedisResultCache:
+        made.append(RedisResultCache(url, ttl_s=60.0, timeout_s=TIMEOUT_S))
+        return made[-1]
+
+    yield build
+    for cache in made:
+        cache.close()
+
+
+Make = Callable[[str], RedisResultCache]
+
+
+def use(cache: RedisResultCache) -> None:
+    """Every call once; all must be misses and no error."""
+    assert cache.recall(["a", "b"]) == [None, None]
+    assert cache.recall_fields([("h", "a"), ("h", "b"), ("i", "a")]) == [None, None, None]
+    cache.remember({"a": b"1"}, {("h", "a"): b"2"})
+    cache.forget(["h"])
+
+
+def keeps(cache: RedisResultCache, key: str) -> bool:
+    cache.remember({key: b"1"}, {})
+    return cache.recall([key]) == [b"1"]
+
+
+def eventually(what: Callable[[], bool], within_s: float = 8.0) -> bool:
+    until = time.monotonic() + within_s
+    while not (done := what()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return done
+
+
+def test_a_server_that_is_not_there_is_a_miss_at_once(make: Make, causes: list[object]) -> None:
+    cache = make(NOBODY)
+    began = time.monotonic()
+    for _ in range(20):
+        use(cache)
+    assert time.monotonic() - began < 0.3
+    assert causes[0] == "connection"
+    assert set(causes[1:]) == {"paused"}
+
+
+def test_a_server_that_hangs_costs_one_timeout_and_then_nothing(make: Make, causes: list[object]) -> None:
+    with loopback(lambda connection, _: time.sleep(1.5)) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}")
+        began = time.monotonic()
+        for _ in range(20):
+            use(cache)
+        assert time.monotonic() - began < 2 * TIMEOUT_S
+    assert causes[0] == "timeout"
+
+
+def test_timeouts_in_the_url_do_not_win(make: Make) -> None:
+    with loopback(lambda connection, _: time.sleep(1.5)) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}?socket_timeout=30&decode_responses=true&protocol=3")
+        began = time.monotonic()
+        use(cache)
+        assert time.monotonic() - began < 2 * TIMEOUT_S
+
+
+@pytest.mark.parametrize(
+    ("reply", "cause"),
+    [
+        (b"-NOAUTH Authentication required.\r\n", "auth"),
+        (b"-NOPERM this user has no permissions to run the 'mget' command\r\n", "auth"),
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "loading"),
+        (b"-OOM command not allowed when used memory > 'maxmemory'.\r\n", "full"),
+        (b"-READONLY You can't write against a read only replica.\r\n", "readonly"),
+        (b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n", "refused"),
+        (b"+OK\r\n", "garbage"),
+        (b"*1\r\n$1\r\nx\r\n", "garbage"),
+        (b":12\r\n", "garbage"),
+        (b"$-1\r\n", None),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "garbage"),
+        (b"*two\r\n", "garbage"),
+        (b"$xyz\r\n", "garbage"),
+        (b"\x00\x01\x02\r\n", "garbage"),
+        (b"", "timeout"),
+    ],
+)
+def test_whatever_a_server_replies_is_a_miss_with_a_cause(
+    make: Make, causes: list[object], reply: bytes, cause: str | None
+) -> None:
+    with loopback(lambda connection, _: connection.sendall(reply)) as server:
+        assert make(f"redis://127.0.0.1:{server.port}").recall(["a", "b"]) == [None, None]
+    assert causes[:1] == ([cause] if cause else [])
+
+
+def test_random_bytes_from_a_server_are_never_an_error(make: Make) -> None:
+    chance = random.Random(7)
+
+    def answer() -> bytes:
+        kinds = (b"+", b"-", b":", b"$", b"*", b"%", b">", b"_", b"#", b"", bytes([chance.randrange(256)]))
+        return chance.choice(kinds) + chance.randbytes(chance.randrange(12)) + b"\r\n" + chance.randbytes(9) + b"\r\n"
+
+    for _ in range(60):
+        with loopback(lambda connection, _: connection.sendall(answer())) as server:
+            cache = make(f"redis://127.0.0.1:{server.port}")
+            for value in cache.recall(["a", "b"]) + cache.recall_fields([("h", "a")]):
+                assert value is None or isinstance(value, bytes)
+
+
+def test_a_value_that_is_no_bytes_is_a_miss(make: Make) -> None:
+    with loopback(lambda connection, _: connection.sendall(b"*2\r\n:7\r\n$1\r\nx\r\n")) as server:
+        assert make(f"redis://127.0.0.1:{server.port}").recall(["a", "b"]) == [None, b"x"]
+
+
+def test_a_refused_command_does_not_stop_the_next(make: Make, causes: list[object]) -> None:
+    with loopback(lambda connection, _: connection.sendall(b"-OOM full\r\n")) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}")
+        cache.remember({"a": b"1"}, {})
+        cache.remember({"a": b"1"}, {})
+    assert causes == ["full", "full"]
+
+
+def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(
+    valkey: Valkey, unique: Callable[[str], str]
+) -> None:
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    good, bad = unique("hash"), unique("hash")
+    cache.remember({bad: b"a plain value"}, {(good, "f"): b"1"})
+    assert cache.recall_fields([(bad, "f"), (good, "f")]) == [None, b"1"]
+    assert cache.recall([good]) == [None]
+    cache.close()
+
+
+def test_every_entry_has_a_time_to_live(valkey: Valkey, unique: Callable[[str], str]) -> None:
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    key, name = unique("key"), unique("hash")
+    cache.remember({key: b"1"}, {(name, "a"): b"1", (name, "b"): b"2"})
+    with redis.Redis.from_url(valkey.url) as client:
+        for entry in (key, name):
+            left_ms = client.pttl(entry)
+            assert isinstance(left_ms, int)
+            assert 50_000 < left_ms <= 60_000
+    cache.close()
+
+
+def test_a_server_that_hangs_and_wakes_is_used_again_by_itself(
+    valkey: Valkey, make: Make, unique: Callable[[str], str]
+) -> None:
+    cache = make(valkey.url)
+    key = unique("key")
+    assert eventually(lambda: keeps(cache, key))
+    valkey.freeze()
+    try:
+        began = time.monotonic()
+        for _ in range(50):
+            assert cache.recall([key]) == [None]
+        assert time.monotonic() - began < 3 * TIMEOUT_S
+    finally:
+        valkey.thaw()
+    assert eventually(lambda: cache.recall([key]) == [b"1"])
+
+
+def test_a_server_that_restarts_is_used_again_by_itself(
+    valkey: Valkey, make: Make, unique: Callable[[str], str]
+) -> None:
+    cache = make(valkey.url)
+    key = unique("key")
+    assert eventually(lambda: keeps(cache, key))
+    valkey.kill()
+    try:
+        for _ in range(5):
+            assert cache.recall([key]) == [None]
+    finally:
+        valkey.start()
+    assert eventually(lambda: cache.recall([key]) == [b"1"])
+
+
+def test_nothing_probes_a_dead_server_after_close(make: Make) -> None:
+    cache = make(NOBODY)
+    use(cache)
+    cache.close()
+    use(cache)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://user:hunter2@host", "redis://:hunter2@host:port", "redis://:hunter2@h?nonsense=1"]
+)
+def test_a_url_that_can_not_be_used_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(Misconfigured, match="TAGSTREAM_REDIS_URL") as raised:
+        RedisResultCache(url, ttl_s=60.0)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_no_password_reaches_the_log(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with loopback(lambda connection, _: connection.sendall(b"-WRONGPASS invalid pair\r\n")) as server:
+        cache = make(f"redis://user:hunter2@127.0.0.1:{server.port}/0")
+        use(cache)
+        assert f"redis://127.0.0.1:{server.port}/0 does without: auth" in caplog.text
+        with pytest.raises(Misconfigured) as raised:
+            cache.check()
+    assert "hunter2" not in caplog.text + str(raised.value)
+
+
+def test_check_passes_on_a_server_that_answers(valkey: Valkey) -> None:
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    cache.check()
+    cache.close()
+
+
+def test_check_names_the_server_that_does_not_answer(make: Make) -> None:
+    with pytest.raises(Unavailable, match=r"redis://127\.0\.0\.1:1/0 .*TAGSTREAM_REDIS_URL"):
+        make(NOBODY).check()
+
+
+def test_no_cache_remembers_nothing_and_never_complains() -> None:
+    cache = NoCache()
+    cache.remember({"a": b"1"}, {("h", "a"): b"1"})
+    cache.forget(["h"])
+    assert cache.recall(["a", "b"]) == [None, None]
+    assert cache.recall_fields([("h", "a")]) == [None]
+    cache.close()

@@ -1,0 +1,84 @@
+"""The breaker in front of the cache."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from workers.backends.breaker import Breaker
+
+
+def wait_until_closed(breaker: Breaker) -> bool:
+    until = time.monotonic() + 5
+    while not breaker.closed() and time.monotonic() < until:
+        time.sleep(0.005)
+    return breaker.closed()
+
+
+def test_one_failure_opens_it_and_a_good_probe_closes_it() -> None:
+    breaker = Breaker("x", lambda: True, first_pause_s=0.02)
+    assert breaker.closed()
+    breaker.failure("why")
+    assert not breaker.closed()
+    assert wait_until_closed(breaker)
+
+
+def test_it_stays_open_while_probes_fail() -> None:
+    answers = iter([False, False, True])
+    probes: list[float] = []
+
+    def probe() -> bool:
+        probes.append(time.monotonic())
+        return next(answers)
+
+    breaker = Breaker("x", probe, first_pause_s=0.02)
+    breaker.failure("why")
+    assert wait_until_closed(breaker)
+    assert len(probes) == 3
+    assert probes[2] - probes[1] > probes[1] - probes[0]
+
+
+def test_many_failures_at_once_start_one_probe() -> None:
+    probing = threading.Event()
+    probes: list[int] = []
+
+    def probe() -> bool:
+        probes.append(1)
+        return probing.wait(5)
+
+    breaker = Breaker("x", probe, first_pause_s=0.01)
+    for _ in range(10):
+        breaker.failure("why")
+    time.sleep(0.1)
+    assert probes == [1]
+    probing.set()
+    assert wait_until_closed(breaker)
+
+
+def test_a_neighbour_that_answers_probes_and_fails_at_work_is_left_alone_for_longer_and_longer() -> None:
+    breaker = Breaker("x", lambda: True, first_pause_s=0.02, last_pause_s=0.2)
+    pauses = []
+    for _ in range(3):
+        began = time.monotonic()
+        breaker.failure("why")
+        assert wait_until_closed(breaker)
+        pauses.append(time.monotonic() - began)
+    assert pauses[2] > 2 * pauses[0]
+
+
+def test_work_that_succeeds_makes_the_next_pause_short_again() -> None:
+    breaker = Breaker("x", lambda: True, first_pause_s=0.02, last_pause_s=10.0)
+    for _ in range(8):
+        breaker.failure("why")
+        assert wait_until_closed(breaker)
+        breaker.success()
+
+
+def test_close_ends_the_probing() -> None:
+    breaker = Breaker("x", lambda: False, first_pause_s=0.01)
+    breaker.failure("why")
+    breaker.close()
+    until = time.monotonic() + 5
+    while any(thread.name == "tagstream-probe" for thread in threading.enumerate()) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not any(thread.name == "tagstream-probe" for thread in threading.enumerate())
