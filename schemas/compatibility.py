@@ -172,16 +172,15 @@ def _text_differences(inner: Json, outer: Json, path: str) -> Iterator[str]:
 def _field_differences(inner: _Node, outer: _Node, path: str, whose: Whose) -> Iterator[str]:
     have: Json = inner.schema.get("properties", {})
     want: Json = outer.schema.get("properties", {})
-    always = frozenset(inner.schema.get("required", ()))
-    for name in outer.schema.get("required", ()):
-        if name not in always:
-            yield f"{path}.{name} may be missing"
+    missing = set(outer.schema.get("required", ())) - set(inner.schema.get("required", ()))
+    for name in sorted(missing):
+        yield f"{path}.{name} may be missing"
     for name in sorted(want.keys() & have.keys()):
         yield from _outside(inner.at(have[name]), outer.at(want[name]), f"{path}.{name}", whose)
     if whose == "producers":
         yield from _default_differences(have, want, path)
     before, after = (want, have) if whose == "consumers" else (have, want)
-    for name in sorted(before.keys() - after.keys() - set(outer.schema.get("required", ()))):
+    for name in sorted(before.keys() - after.keys() - missing):
         yield f"{path}.{name} is {'no longer sent' if whose == 'consumers' else 'ignored now'}"
     if outer.schema.get("additionalProperties") is False:
         for name in sorted(have.keys() - want.keys()):

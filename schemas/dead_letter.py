@@ -67,16 +67,15 @@ INPUT_KEY: Final = "tagstream-input-key"
 """Header of enriched images and retractions: the producer's own record key."""
 
 _SCHEMA: Final = "dead-letter/1"
-_INDEX_MAX = 999
 _SIGNED_URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#]*)[?#]\S*")
 
 
 def _one_line(detail: object) -> object:
-    """Fit for a header and a person: one line, bounded, valid UTF-8, and no query string of a (presigned) URL."""
+    """Fit for a header and a person: one printable line, bounded, without the query string of a (presigned) URL."""
     if not isinstance(detail, str):
         return detail
-    printable = detail.encode("utf-8", "replace").decode("utf-8")
-    line = " ".join(_SIGNED_URL.sub(r"\1?…", printable).split())
+    line = " ".join(_SIGNED_URL.sub(r"\1?…", detail).split())
+    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
     return line if len(line) <= DETAIL_MAX else line[: DETAIL_MAX - 1] + "…"
 
 

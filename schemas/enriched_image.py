@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -177,7 +178,7 @@ class EnrichedImage(_Output):
     def _coherent(self) -> Self:
         if (self.status == "partial") != (self.reason is not None):
             raise ValueError("a partial image has a reason, a complete one has none")
-        if any(worse.score > better.score for better, worse in zip(self.tags, self.tags[1:], strict=False)):
+        if any(worse.score > better.score for better, worse in pairwise(self.tags)):
             raise ValueError("tags come by score, best first")
         if self.subject != subject(self.source.bucket, self.source.key):
             raise ValueError("the subject is bucket/key of the source")

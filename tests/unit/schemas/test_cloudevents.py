@@ -1,0 +1,186 @@
+"""CloudEvents around the other dialects, in both content modes of the Kafka binding."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+
+from schemas.image_event import BadEvent, Ignored, ImageEvent
+from schemas.text import Headers
+from tests.unit.schemas.documents import AWS, event, fault, keys, notification, own, parse, patient
+
+ATTRIBUTES = {
+    "specversion": "1.0",
+    "id": "ce-1",
+    "source": "/uploads",
+    "type": "com.example.picture.stored",
+    "time": "2026-02-03T04:05:06Z",
+}
+STRUCTURED: Headers = (("content-type", b"application/cloudevents+json; charset=UTF-8"),)
+
+
+def binary(content_type: str | None = "application/json", **attributes: str | None) -> Headers:
+    """`ce_*` headers; an attribute of None is left out."""
+    named = {f"ce_{name}": value for name, value in (ATTRIBUTES | attributes).items()}
+    named["content-type"] = content_type
+    return tuple((name, value.encode()) for name, value in named.items() if value is not None)
+
+
+def structured(**fields: Any) -> dict[str, Any]:
+    return ATTRIBUTES | fields
+
+
+def test_an_event_in_binary_mode_is_read() -> None:
+    read = event(own(event_time="2026-01-01T00:00:00Z"), binary())
+    assert (read.dialect, read.id, read.subject) == ("cloudevents", "evt-1", "photos/a.jpg")
+    assert read.event_time == "2026-01-01T00:00:00Z"
+
+
+def test_an_event_in_structured_mode_is_read() -> None:
+    read = event(structured(datacontenttype="application/json", data=own()), STRUCTURED)
+    assert (read.dialect, read.id, read.subject) == ("cloudevents", "evt-1", "photos/a.jpg")
+
+
+def test_both_modes_read_alike() -> None:
+    assert parse(structured(data=own()), STRUCTURED) == parse(own(), binary())
+
+
+def test_the_envelope_tells_the_time_where_the_event_does_not() -> None:
+    assert event(own(), binary()).event_time == "2026-02-03T04:05:06Z"
+    assert event(own(), binary(time="some day")).event_time is None
+    assert event(own(), binary(time=None)).event_time is None
+
+
+def test_a_structured_event_is_known_even_when_its_header_got_lost() -> None:
+    assert parse(structured(data=own())) == parse(structured(data=own()), STRUCTURED)
+
+
+def test_structured_mode_may_carry_the_headers_of_binary_mode_too() -> None:
+    headers = (*binary(content_type=None), *STRUCTURED)
+    assert parse(structured(data=own()), headers) == parse(structured(data=own()), STRUCTURED)
+
+
+def test_data_may_come_as_base64_or_as_text() -> None:
+    encoded = base64.b64encode(json.dumps(own()).encode()).decode()
+    expected = parse(own(), binary())
+    assert parse(structured(data_base64=encoded), STRUCTURED) == expected
+    assert parse(structured(data=json.dumps(own())), STRUCTURED) == expected
+
+
+def test_a_notification_inside_a_cloudevent_keeps_its_records() -> None:
+    entries = parse(structured(data=notification("ObjectCreated:Put", "ObjectAccessed:Get", "ObjectRemoved:Delete")))
+    assert [entry.index for entry in entries] == [0, 1, 2]
+    assert [type(entry) for entry in entries] == [ImageEvent, Ignored, ImageEvent]
+    first = entries[0]
+    assert isinstance(first, ImageEvent)
+    assert (first.dialect, first.id) == ("cloudevents", "images:3:17:0")
+
+
+def test_envelopes_inside_a_cloudevent_are_unwrapped() -> None:
+    assert event(AWS["sns"], binary()).subject == "holiday-photos/2026/red flower (a+b) ü.jpg"
+    assert event(AWS["bridge created"], binary()).dialect == "cloudevents"
+
+
+def test_dataref_names_the_picture_itself() -> None:
+    read = parse(None, binary(content_type=None, dataref="s3://photos/red%20flower+1.jpg"))
+    assert read == (
+        ImageEvent(
+            id="ce-1",
+            dialect="cloudevents",
+            action="enrich",
+            index=0,
+            bucket="photos",
+            key="red flower+1.jpg",
+            event_time="2026-02-03T04:05:06Z",
+        ),
+    )
+
+
+def test_dataref_may_name_a_version() -> None:
+    read = event(structured(dataref="s3://photos/a.jpg?versionId=v%201"))
+    assert (read.key, read.version_id) == ("a.jpg", "v 1")
+
+
+@patient
+@given(keys)
+def test_any_key_comes_through_dataref(key: str) -> None:
+    if len(key.encode()) <= 1024:
+        assert event(structured(dataref=f"s3://photos/{quote(key)}")).key == key
+
+
+def test_data_is_read_before_dataref() -> None:
+    assert event(structured(data=own(), dataref="s3://other/b.jpg")).subject == "photos/a.jpg"
+
+
+def test_a_picture_that_travels_along_is_read_from_where_dataref_says() -> None:
+    headers = binary(content_type="image/jpeg", dataref="s3://photos/a.jpg")
+    (entry,) = parse(b"\xff\xd8\xff\xe0", headers)
+    assert isinstance(entry, ImageEvent)
+    assert entry.subject == "photos/a.jpg"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "https://photos.s3.amazonaws.com/a.jpg",
+        "/a.jpg",
+        "s3://photos",
+        "s3://photos/",
+        "s3:///a.jpg",
+        "s3://photos/a.jpg#part",
+        "s3://photos/a.jpg?X-Amz-Signature=secret",
+        "s3://photos/a.jpg?versionId=",
+        "s3://photos/caf%E9.jpg",
+        "s3://photos/" + "x" * 1025,
+    ],
+)
+def test_a_dataref_that_is_no_object_is_a_fault_that_does_not_repeat_it(uri: str) -> None:
+    bad = fault(structured(dataref=uri))
+    assert (bad.index, bad.reason) == (0, "schema")
+    assert "secret" not in bad.detail
+
+
+@pytest.mark.parametrize("attribute", ["id", "source", "type"])
+def test_a_missing_attribute_is_named(attribute: str) -> None:
+    document = structured(data=own())
+    del document[attribute]
+    assert fault(document).detail == f"{attribute}: Field required"
+    assert fault(own(), binary(**{attribute: None})).detail == f"{attribute}: Field required"
+
+
+def test_another_specversion_is_a_fault() -> None:
+    assert fault(structured(specversion="0.3", data=own())).detail.startswith("specversion: ")
+
+
+@pytest.mark.parametrize(
+    ("value", "headers", "reason"),
+    [
+        (structured(), STRUCTURED, "not-an-event"),
+        (structured(data=[1]), STRUCTURED, "not-an-event"),
+        (structured(data={"a": 1}), STRUCTURED, "not-an-event"),
+        (structured(data="<picture/>"), STRUCTURED, "undecodable"),
+        (structured(data_base64="***"), STRUCTURED, "undecodable"),
+        (structured(data_base64=5), STRUCTURED, "undecodable"),
+        (structured(data=structured(data=own())), STRUCTURED, "not-an-event"),
+        (b"\x01\x02", (("content-type", b"application/cloudevents+avro"),), "not-an-event"),
+        (b"not json", STRUCTURED, "undecodable"),
+        (None, STRUCTURED, "undecodable"),
+        (b"not json", binary(), "undecodable"),
+        (b"\xff\xd8\xff\xe0", binary(content_type="image/jpeg"), "not-an-event"),
+        (None, binary(), "not-an-event"),
+    ],
+)
+def test_an_envelope_without_an_event_is_a_fault(value: Any, headers: Headers, reason: str) -> None:
+    bad = fault(value, headers)
+    assert isinstance(bad, BadEvent)
+    assert (bad.index, bad.reason) == (0, reason)
+
+
+def test_data_without_a_content_type_counts_as_json() -> None:
+    assert event(own(), binary(content_type=None)).subject == "photos/a.jpg"
+    assert event(own(), binary(content_type="application/vnd.photos+json; charset=utf-8")).subject == "photos/a.jpg"

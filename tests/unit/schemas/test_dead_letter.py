@@ -1,0 +1,209 @@
+"""The headers of dead letters."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from schemas.dead_letter import (
+    DETAIL_MAX,
+    DETAILED_FAILURES,
+    REASONS,
+    STAGES,
+    Failure,
+    dead_letter_headers,
+    only_indexes,
+    read_dead_letter_headers,
+    replay_headers,
+    strip_own_headers,
+    with_nulls,
+    without_nulls,
+)
+from schemas.text import Headers
+from tests.unit.schemas.documents import patient
+
+FAILURE = Failure(index=2, stage="decode", reason="broken-image", detail="the JPEG ends before its last row")
+
+
+def letter(**fields: Any) -> Headers:
+    values: dict[str, Any] = {
+        "topic": "images",
+        "partition": 3,
+        "offset": 17,
+        "timestamp_ms": 1_764_028_800_123,
+        "failures": [FAILURE],
+        "attempts": 1,
+        "worker": "tagstream 0.1.0",
+        "models": {"tagger": "compact cccc"},
+    }
+    return dead_letter_headers(**(values | fields))
+
+
+def test_the_headers_on_the_wire() -> None:
+    assert dict(letter()) == {
+        "tagstream-schema": b"dead-letter/1",
+        "tagstream-topic": b"images",
+        "tagstream-partition": b"3",
+        "tagstream-offset": b"17",
+        "tagstream-timestamp": b"1764028800123",
+        "tagstream-failures": b'[{"index":2,"stage":"decode","reason":"broken-image",'
+        b'"detail":"the JPEG ends before its last row"}]',
+        "tagstream-attempts": b"1",
+        "tagstream-worker": b"tagstream 0.1.0",
+        "tagstream-models": b'{"tagger":"compact cccc"}',
+        "tagstream-nulls": b"[]",
+        "tagstream-truncated": b"false",
+    }
+
+
+failures = st.builds(
+    Failure,
+    index=st.integers(0, 999),
+    stage=st.sampled_from(STAGES),
+    reason=st.sampled_from(REASONS),
+    detail=st.text(max_size=300),
+)
+
+
+@patient
+@given(
+    st.lists(failures, min_size=1, max_size=4),
+    st.integers(0, 2**62),
+    st.integers(1, 99),
+    st.booleans(),
+    st.lists(st.sampled_from(["key", "value", "headers[3]"]), unique=True),
+)
+def test_what_is_written_reads_back(
+    failed: list[Failure], offset: int, attempts: int, truncated: bool, nulls: list[str]
+) -> None:
+    headers = letter(failures=failed, offset=offset, attempts=attempts, truncated=truncated, nulls=nulls)
+    read = read_dead_letter_headers((("x", b"y"), *headers))
+    assert (read.topic, read.partition, read.offset) == ("images", 3, offset)
+    assert (read.timestamp_ms, read.attempts, read.truncated) == (1_764_028_800_123, attempts, truncated)
+    assert (read.failures, read.nulls) == (tuple(failed), tuple(nulls))
+    assert (read.worker, read.models) == ("tagstream 0.1.0", {"tagger": "compact cccc"})
+    assert read.indexes == frozenset(failure.index for failure in failed)
+
+
+def test_a_dead_letter_names_a_failure() -> None:
+    with pytest.raises(ValueError, match="at least one failure"):
+        letter(failures=[])
+
+
+@pytest.mark.parametrize("missing", sorted(set(dict(letter())) - {"tagstream-schema"}))
+def test_a_missing_header_is_named(missing: str) -> None:
+    with pytest.raises(ValueError, match=missing):
+        read_dead_letter_headers(tuple(header for header in letter() if header[0] != missing))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tagstream-offset", b"seventeen"),
+        ("tagstream-offset", None),
+        ("tagstream-offset", b"-1"),
+        ("tagstream-topic", b"\xff"),
+        ("tagstream-failures", b"{}"),
+        ("tagstream-failures", b'[{"index":0,"stage":"parse","reason":"bad-luck","detail":""}]'),
+        ("tagstream-models", b"[]"),
+    ],
+)
+def test_a_header_that_does_not_read_is_a_value_error(name: str, value: bytes | None) -> None:
+    with pytest.raises(ValueError, match="does not read"):
+        read_dead_letter_headers((*letter(), (name, value)))
+
+
+@pytest.mark.parametrize("headers", [(), (("a", b"b"),), (("tagstream-schema", b"dead-letter/9"),)])
+def test_other_records_are_no_dead_letters(headers: Headers) -> None:
+    with pytest.raises(ValueError, match="not a dead letter of this project"):
+        read_dead_letter_headers(headers)
+
+
+def test_a_thousand_failures_stay_far_below_a_message_limit() -> None:
+    many = [Failure(index=i, stage="parse", reason="schema", detail="ü" * 500) for i in range(1000)]
+    headers = letter(failures=many)
+    assert sum(len(name) + len(value or b"") for name, value in headers) < 200_000
+    read = read_dead_letter_headers(headers)
+    assert [failure.index for failure in read.failures] == list(range(1000))
+    assert {failure.detail for failure in read.failures[DETAILED_FAILURES:]} == {""}
+    assert read.failures[:DETAILED_FAILURES] == tuple(many[:DETAILED_FAILURES])
+
+
+@patient
+@given(st.text(st.characters(), max_size=400))
+def test_any_detail_becomes_one_bounded_line(detail: str) -> None:
+    kept = Failure(index=0, stage="parse", reason="schema", detail=detail).detail
+    assert len(kept) <= DETAIL_MAX
+    assert kept.splitlines() in ([kept], [])
+    assert kept.isprintable()
+    kept.encode()
+
+
+def test_a_signed_url_loses_its_signature() -> None:
+    detail = "GET https://s3.example/photos/a.jpg?X-Amz-Signature=0123&X-Amz-Date=1 answered 500"
+    kept = Failure(index=0, stage="fetch", reason="unreadable", detail=detail).detail
+    assert kept == "GET https://s3.example/photos/a.jpg?… answered 500"
+
+
+@pytest.mark.parametrize("fields", [{"index": -1}, {"stage": "think"}, {"reason": "bad-luck"}, {"detail": 5}])
+def test_a_failure_uses_the_closed_lists(fields: dict[str, Any]) -> None:
+    values: dict[str, Any] = {"index": 0, "stage": "parse", "reason": "schema", "detail": ""}
+    with pytest.raises(ValidationError):
+        Failure(**(values | fields))
+
+
+def test_reasons_are_words_for_metrics_and_command_lines() -> None:
+    assert len(set(REASONS)) == len(REASONS)
+    assert all(reason.replace("-", "").isalpha() and reason.islower() for reason in REASONS)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ((), None),
+        ((("tagstream-only", b"0"),), {0}),
+        ((("tagstream-only", b"3,0,999"),), {0, 3, 999}),
+        ((("tagstream-only", b"1"), ("tagstream-only", b"2")), {2}),
+        ((("tagstream-only", b""),), None),
+        ((("tagstream-only", None),), None),
+        ((("tagstream-only", b"1,"),), None),
+        ((("tagstream-only", b"-1"),), None),
+        ((("tagstream-only", b"1000"),), None),
+        ((("tagstream-only", b"all\n"),), None),
+        ((("tagstream-only", b"\xff"),), None),
+    ],
+)
+def test_a_replay_names_events_and_an_unreadable_one_means_all(headers: Headers, expected: set[int] | None) -> None:
+    assert only_indexes(headers) == expected
+
+
+def test_a_replay_carries_the_original_headers_and_what_failed() -> None:
+    original = (("traceparent", b"00-1"), ("a", None), ("a", b"2"))
+    failed = [FAILURE, FAILURE.model_copy(update={"index": 0}), FAILURE]
+    replayed = replay_headers((*original, *letter(failures=failed)))
+    assert replayed == (*original, ("tagstream-only", b"0,2"))
+    assert only_indexes(replayed) == frozenset({0, 2})
+
+
+def test_our_headers_are_stripped_whoever_put_them_there() -> None:
+    headers = (("a", b"1"), ("tagstream-only", b"0"), ("tagstream-made-up", b""), ("b", None))
+    assert strip_own_headers(headers) == (("a", b"1"), ("b", None))
+
+
+nullable = st.none() | st.binary(max_size=4)
+
+
+@given(nullable, nullable, st.lists(st.tuples(st.sampled_from("abc"), nullable), max_size=4).map(tuple))
+def test_nulls_survive_a_client_that_refuses_them(key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    sent = without_nulls(key, value, headers)
+    assert None not in (sent.key, sent.value, *(content for _, content in sent.headers))
+    added = (*sent.headers, *letter(nulls=sent.nulls))
+    read = read_dead_letter_headers(added)
+    restored = with_nulls(sent.key, sent.value, added, read.nulls)
+    assert (restored[0], restored[1], strip_own_headers(restored[2])) == (key, value, headers)
+    assert json.loads(dict(added)["tagstream-nulls"] or b"") == list(sent.nulls)

@@ -1,0 +1,146 @@
+"""`image-event/1`, the own dialect."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.image_event import ImageEvent, Options
+from schemas.publish import documents
+from tests.unit.schemas.documents import event, fault, json_values, keys, own, parse, patient
+
+
+def test_every_field_is_read() -> None:
+    read = event(
+        own(
+            version_id="v1",
+            etag='"abc"',
+            size=12,
+            sequencer="0A",
+            event_time="2026-01-02T03:04:05+01:00",
+            options={"want": ["caption"], "guide_tags": ["dog", "snow"], "profile": "strict"},
+        )
+    )
+    assert read == ImageEvent(
+        id="evt-1",
+        dialect="own",
+        action="enrich",
+        index=0,
+        bucket="photos",
+        key="a.jpg",
+        version_id="v1",
+        etag="abc",
+        size=12,
+        sequencer="0A",
+        event_time="2026-01-02T03:04:05+01:00",
+        options=Options(want=("caption",), guide_tags=("dog", "snow"), profile="strict"),
+    )
+    assert read.subject == "photos/a.jpg"
+
+
+def test_without_options_tags_and_caption_are_wanted() -> None:
+    assert event(own()).options == Options(want=("tags", "caption"), guide_tags=(), profile=None)
+
+
+def test_equal_wishes_are_equal_options() -> None:
+    assert event(own(options={"want": ["caption", "tags", "caption"]})).options == Options()
+
+
+def test_fields_that_are_not_ours_are_ignored() -> None:
+    assert event(own(colour="red", options={"want": ["tags"], "later": 1})).options.want == ("tags",)
+
+
+def test_the_key_is_taken_as_it_stands() -> None:
+    assert event(own(key="a+b%20c.jpg")).key == "a+b%20c.jpg"
+
+
+@patient
+@given(keys)
+def test_any_key_comes_through(key: str) -> None:
+    if len(key.encode()) <= 1024:
+        assert event(own(key=key)).key == key
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"bucket": ""}, "bucket"),
+        ({"bucket": "a/b"}, "bucket"),
+        ({"bucket": 7}, "bucket"),
+        ({"key": ""}, "key"),
+        ({"key": "ü" * 513}, "key"),
+        ({"id": None}, "id"),
+        ({"size": -1}, "size"),
+        ({"size": "12"}, "size"),
+        ({"size": True}, "size"),
+        ({"sequencer": "not hex"}, "sequencer"),
+        ({"event_time": "yesterday"}, "event_time"),
+        ({"event_time": "2026-13-45T00:00:00Z"}, "event_time"),
+        ({"options": {"want": []}}, "options.want"),
+        ({"options": {"want": ["poem"]}}, "options.want.0"),
+        ({"options": {"guide_tags": ["x"] * 51}}, "options.guide_tags"),
+        ({"options": None}, "options"),
+    ],
+)
+def test_a_wrong_field_is_a_schema_fault_that_names_it(fields: dict[str, Any], named: str) -> None:
+    bad = fault(own(**fields))
+    assert (bad.index, bad.reason) == (0, "schema")
+    assert bad.detail.startswith(f"{named}: ")
+
+
+def test_a_fault_never_repeats_what_the_message_holds() -> None:
+    assert "secret-value" not in fault(own(size="secret-value", sequencer="secret-value")).detail
+
+
+def test_a_missing_field_is_named() -> None:
+    document = own()
+    del document["bucket"]
+    assert fault(document).detail == "bucket: Field required"
+
+
+def test_many_faults_are_counted_not_listed() -> None:
+    assert fault({"schema": "image-event/1", "size": -1, "etag": 1}).detail.endswith("; and 2 more")
+
+
+def test_a_later_version_is_refused_and_says_so() -> None:
+    bad = fault(own(schema="image-event/2"))
+    assert bad.reason == "schema"
+    assert "image-event/2" in bad.detail
+
+
+def test_our_own_output_is_no_input() -> None:
+    assert fault(own(schema="enriched-image/1")).reason == "not-an-event"
+
+
+_PUBLISHED = jsonschema.Draft202012Validator(json.loads(documents()["image-event-1.json"]))
+_FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "version_id": st.none() | st.text("ab", min_size=0, max_size=3) | json_values,
+        "etag": st.none() | st.text("ab-", min_size=1, max_size=3) | json_values,
+        "size": st.none() | st.integers(-5, 2**64) | json_values,
+        "sequencer": st.none() | st.text("0aFg", max_size=4) | json_values,
+        "options": st.fixed_dictionaries(
+            {},
+            optional={
+                "want": st.lists(st.sampled_from(["tags", "caption", "poem"]), max_size=3) | json_values,
+                "guide_tags": st.lists(st.text(max_size=3), max_size=3) | json_values,
+                "profile": json_values,
+            },
+        )
+        | json_values,
+        "more": json_values,
+    },
+)
+
+
+@patient
+@given(_FIELDS)
+def test_the_published_schema_and_the_parser_accept_the_same(fields: dict[str, Any]) -> None:
+    document = own(**fields)
+    assert _PUBLISHED.is_valid(document) == isinstance(parse(document)[0], ImageEvent), document
