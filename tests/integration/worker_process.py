@@ -142,17 +142,9 @@ class Site:
                         raise KafkaException(error)
                     ended.add(message.partition() or 0)
                     continue
-                headers = tuple((name, value) for name, value in message.headers() or [])
-                found.append(
-                    Seen(
-                        topic,
-                        message.partition() or 0,
-                        message.offset() or 0,
-                        message.key(),
-                        message.value() or b"",
-                        headers,
-                    )
-                )
+                headers = tuple((str(name), _bytes(value)) for name, value in list(message.headers() or []))
+                place = (message.partition() or 0, message.offset() or 0)
+                found.append(Seen(topic, *place, _bytes(message.key()), _bytes(message.value()) or b"", headers))
             return sorted(found, key=lambda seen: (seen.partition, seen.offset))
         finally:
             reader.close()
@@ -183,6 +175,10 @@ class Site:
         assert places
         for offsets in places.values():
             assert offsets == sorted(offsets)
+
+
+def _bytes(value: str | bytes | None) -> bytes | None:
+    return value.encode() if isinstance(value, str) else value
 
 
 class WorkerProcess:
