@@ -94,6 +94,9 @@ class Server(ABC):
     def environment(self) -> Mapping[str, str]:
         return os.environ
 
+    def working_folder(self) -> Path:
+        return self.folder
+
     def start(self) -> Self:
         self.launch()
         self.wait()
@@ -107,7 +110,7 @@ class Server(ABC):
         if not self.ports:
             self.ports = free_ports(self.port_count)
         self.prepare()
-        self._process = spawn_tied(self.command(), log=self.log, env=self.environment(), cwd=self.folder)
+        self._process = spawn_tied(self.command(), log=self.log, env=self.environment(), cwd=self.working_folder())
 
     def wait(self) -> None:
         """Return when it answers. A port that somebody took in between is replaced, as long as nobody knows it.
@@ -120,13 +123,13 @@ class Server(ABC):
         while not self._answers():
             if not self.running:
                 if self._has_been_up or tries == _PORT_TRIES or not _PORT_TAKEN.search(self.log_tail()):
-                    raise CannotStart(self._complaint(f"ended with exit code {self._exit_code()} while starting"))
+                    raise CannotStart(self.complaint(f"ended with exit code {self.exit_code} while starting"))
                 tries += 1
                 self.ports = []
                 self.launch()
             elif time.monotonic() > deadline:
                 self.kill()
-                raise CannotStart(self._complaint(f"did not answer within {self.ready_within_s:.0f} s"))
+                raise CannotStart(self.complaint(f"did not answer within {self.ready_within_s:.0f} s"))
             time.sleep(_POLL_S)
         self._has_been_up = True
 
@@ -169,6 +172,11 @@ class Server(ABC):
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None and self.running else None
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process that ended last; None while one runs or before the first."""
+        return None if self._process is None else self._process.poll()
+
     def log_tail(self, lines: int = 15) -> str:
         try:
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
@@ -185,10 +193,8 @@ class Server(ABC):
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(which)
 
-    def _exit_code(self) -> int | None:
-        return None if self._process is None else self._process.returncode
-
-    def _complaint(self, what: str) -> str:
+    def complaint(self, what: str) -> str:
+        """A sentence about it, with the last lines of its log."""
         tail = self.log_tail()
         return f"{self.name} {what}." + (f" Its log ends with:\n{tail}" if tail else " Its log is empty.")
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from types import TracebackType
 
+from workers.backends.kafka import ensure_topics
+from workers.backends.object_store import MinioObjectStore
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.server import Server
 from workers.local.valkey import Valkey
+
+BUCKET = "photos"
+TOPICS = ("images", "images.enriched", "images.dead-letters", "images.skipped")
+"""Input, output, dead letters and skips: everything is published, so that nothing can vanish."""
+_PARTITIONS = 3
 
 
 class LocalStack:
@@ -42,9 +50,22 @@ class LocalStack:
         for server in self.servers:
             server.wait()
 
+    def furnish(self) -> None:
+        """Make the bucket and the topics that `environment` names, unless they are there."""
+        ensure_topics(self.kafka.servers, {topic: (_PARTITIONS, {}) for topic in TOPICS})
+        with closing(self.object_store()) as store:
+            store.make_bucket(BUCKET)
+
+    def object_store(self) -> MinioObjectStore:
+        """A client of `s3`; the caller closes it."""
+        return MinioObjectStore(self.s3.endpoint_url, self.s3.access_key, self.s3.secret_key, self.s3.region)
+
     def environment(self) -> dict[str, str]:
-        """What `tagstream run` needs to find these servers, by the names that it reads."""
+        """All that `tagstream run` needs to work on these servers, by the names that it reads."""
+        names = ("INPUT_TOPICS", "OUTPUT_TOPIC", "DEAD_LETTER_TOPIC", "SKIPPED_TOPIC")
         return {
+            **{f"TAGSTREAM_{name}": topic for name, topic in zip(names, TOPICS, strict=True)},
+            "TAGSTREAM_BUCKETS": BUCKET,
             "TAGSTREAM_KAFKA_SERVERS": self.kafka.servers,
             "TAGSTREAM_S3_ENDPOINT": self.s3.endpoint_url,
             "TAGSTREAM_S3_REGION": self.s3.region,
@@ -52,6 +73,10 @@ class LocalStack:
             "TAGSTREAM_S3_SECRET_KEY": self.s3.secret_key,
             "TAGSTREAM_REDIS_URL": self.valkey.url,
         }
+
+    def exports(self) -> list[str]:
+        """`environment` as lines for a shell."""
+        return [f"export {name}={shlex.quote(value)}" for name, value in self.environment().items()]
 
     def close(self) -> None:
         """Kill all, since nothing of them is kept, and remove the folder. A second Ctrl-C does not cut it short."""

@@ -1,0 +1,109 @@
+"""The demo: real servers, real photographs, a real worker, and what comes of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from workers.errors import TagstreamError
+from workers.local import demo_page
+from workers.local.demo_acts import Acts
+from workers.local.demo_screen import Screen
+from workers.local.demo_watch import Watch
+from workers.local.endings import Ended, signals_end
+from workers.local.photos import Photograph, photographs
+from workers.local.programs import KAFKA_VERSION
+from workers.local.stack import BUCKET, TOPICS, LocalStack
+from workers.local.worker_process import WorkerProcess
+
+_SERVERS = f"Apache Kafka {KAFKA_VERSION}, SeaweedFS (S3) and Valkey"
+
+
+class PromiseBroken(TagstreamError):
+    """An event has no outcome, or more than one."""
+
+
+def run_demo(photos: Path | None = None, keep: bool = False, page: Path | None = None) -> int:
+    """Show the whole line at work, from upload to dead letter, and write a page about it.
+
+    Args:
+        photos: a folder of pictures; None: those in the wheels.
+        keep: leave everything running at the end, until Ctrl-C.
+        page: where the HTML page goes; None: tagstream-demo.html in the current folder.
+
+    Returns:
+        The exit code: 0; 1 when something did not work (said in a sentence); 128 + the signal that ended it.
+    """
+    screen = Screen()
+    try:
+        with signals_end():
+            chosen = photographs(photos)
+            with closing(LocalStack()) as stack:
+                _play(screen, stack, chosen, page or Path("tagstream-demo.html"), keep)
+    except Ended as ended:
+        screen.say("\nStopped. Nothing is left running.")
+        return ended.exit_code
+    except TagstreamError as error:
+        screen.complain(str(error))
+        return 1
+    return 0
+
+
+def _play(screen: Screen, stack: LocalStack, photos: Sequence[Photograph], page: Path, keep: bool) -> None:
+    with screen.step(f"Starting {_SERVERS}"):
+        stack.start()
+    with screen.step(f"Making the bucket {BUCKET} and the topics {', '.join(TOPICS)}"):
+        stack.furnish()
+    with ExitStack() as ending:
+        worker = WorkerProcess(stack.scratch.path / "worker", stack.environment())
+        ending.callback(worker.kill)
+        worker.launch()  # it loads its model while the pictures are uploaded
+        store = ending.enter_context(closing(stack.object_store()))
+        watch = ending.enter_context(closing(Watch(stack.kafka.servers, *TOPICS[1:])))
+        acts = Acts(screen, stack, store, watch, worker)
+        with screen.step(f"Uploading {len(photos)} pictures"):
+            uploads = [acts.upload(photo) for photo in photos]
+        with screen.step("Loading the worker's model and warming up"):
+            worker.wait()
+        _sum_up(screen, acts, acts.play(uploads), page)
+        if keep:
+            _stay(screen, stack, worker)
+        with screen.step("Stopping the worker: it finishes what it has, commits and leaves"):
+            worker.stop()
+            worker.must_have_ended_well()
+
+
+def _sum_up(screen: Screen, acts: Acts, scenes: demo_page.Scenes, page: Path) -> None:
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(demo_page.render(scenes, _SERVERS))
+    screen.title("Summary")
+    for line in _summary(scenes):
+        screen.say(f"  {line}")
+    lost, twice = acts.lost_and_twice()
+    screen.say(f"  {acts.sent} events sent: {lost} lost, {twice} answered twice")
+    screen.say(f"\nA page with the pictures: {page.resolve()}")
+    if lost or twice:
+        raise PromiseBroken("Every event must have exactly one outcome. This is a bug; please report it.")
+
+
+def _summary(scenes: demo_page.Scenes) -> Iterable[str]:
+    saved = [row.remembered for row in scenes.second]
+    outcomes = [row.outcome for row in (*scenes.first, *scenes.second, *scenes.faults)]
+    yield f"first pass: {len(scenes.first)} pictures in {scenes.seconds:.1f} s, up to the last commit"
+    yield (
+        f"second pass: of {len(saved)}, {saved.count('fetch and model')} needed no download and no model, "
+        f"{saved.count('model')} no model"
+    )
+    yield f"outcomes: {', '.join(f'{outcomes.count(outcome)} {outcome}' for outcome in dict.fromkeys(outcomes))}"
+
+
+def _stay(screen: Screen, stack: LocalStack, worker: WorkerProcess) -> None:
+    screen.title("Everything stays up until Ctrl-C. To use it from another terminal:")
+    for line in stack.exports():
+        screen.say(line)
+    screen.say(f"\nThe worker's health and metrics: {worker.url}/readyz and {worker.url}/metrics")
+    while True:
+        worker.must_run()
+        time.sleep(0.5)

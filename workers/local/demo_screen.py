@@ -1,0 +1,138 @@
+"""What the demo shows in a terminal: a live table where there is one, plain lines where there is not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from schemas.dead_letter import DeadLetter
+from schemas.enriched_image import EnrichedImage, Retraction, Skip
+from workers.local.demo_watch import Row
+
+_TAGS_SHOWN = 3
+_FRAME = 10
+"""Lines of a terminal that the table leaves free."""
+
+
+class Screen:
+    """One console. `live` is whether it can redraw."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False)
+        self.live = self.console.is_terminal and not self.console.is_dumb_terminal
+
+    def say(self, text: str = "") -> None:
+        self.console.print(escape(text), soft_wrap=True)
+
+    def title(self, text: str) -> None:
+        self.console.print(f"\n[bold]{escape(text)}[/bold]", soft_wrap=True)
+
+    def complain(self, text: str) -> None:
+        self.console.print(f"[red]{escape(text)}[/red]", soft_wrap=True)
+
+    @contextmanager
+    def step(self, text: str) -> Iterator[None]:
+        """Something that takes a while: shown while it runs, and with its time when it is done."""
+        started = time.monotonic()
+        if self.live:
+            with self.console.status(escape(text)):
+                yield
+        else:
+            yield
+        took = f"{time.monotonic() - started:.1f} s"
+        self.console.print(f"[green]✓[/green] {escape(text)} [dim]{took}[/dim]", soft_wrap=True)
+
+    @contextmanager
+    def act(self, title: str, total: int) -> Iterator[Act]:
+        """A table that grows as answers come, until there are `total`."""
+        self.title(title)
+        act = Act(total)
+        if not self.live:
+            act.on_row = lambda row: self.console.print(_line(row), soft_wrap=True)
+            yield act
+            return
+        with Live(
+            get_renderable=lambda: act.render(self.console.height - _FRAME),
+            console=self.console,
+            refresh_per_second=12,
+            vertical_overflow="crop",
+        ):
+            yield act
+            act.whole = True
+
+
+class Act:
+    """The state of one table on the screen."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._answered: list[Row] = []
+        self._started = time.monotonic()
+        self.whole = False
+        self.on_row: Callable[[Row], None] = self._answered.append
+
+    def answered(self, row: Row) -> None:
+        self.on_row(row)
+
+    def render(self, height: int) -> RenderableType:
+        """The newest rows that fit, and how far it is; at the end all rows."""
+        shown = self._answered if self.whole else self._answered[-max(3, height) :]
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+        table.add_column("picture", ratio=3, no_wrap=True, overflow="ellipsis")
+        table.add_column("tags", ratio=5, no_wrap=True, overflow="ellipsis")
+        table.add_column("caption", ratio=5, no_wrap=True, overflow="ellipsis")
+        table.add_column("ms", justify="right", width=6, no_wrap=True)
+        table.add_column("cache saved", width=15, no_wrap=True)
+        for row in shown:
+            table.add_row(*_cells(row))
+        return table if self.whole else Group(table, Text(), self._progress())
+
+    def _progress(self) -> RenderableType:
+        done, total = len(self._answered), self._total
+        grid = Table.grid(padding=(0, 1))
+        elapsed = time.monotonic() - self._started
+        grid.add_row(ProgressBar(total, done, width=40), f"{done}/{total}", Text(f"{elapsed:.1f} s", "dim"))
+        return grid
+
+
+def _cells(row: Row) -> tuple[RenderableType, ...]:
+    answer = row.answer
+    milliseconds = "" if row.work_ms is None else f"{row.work_ms:.0f}"
+    saved = Text(row.remembered or "", "green")
+    key = Text(row.key)
+    if isinstance(answer, EnrichedImage):
+        tags = Text(", ").join(
+            Text.assemble((tag.name, "cyan"), f" {tag.score:.2f}") for tag in answer.tags[:_TAGS_SHOWN]
+        )
+        return key, tags, Text(answer.caption.text if answer.caption else ""), milliseconds, saved
+    return key, _other(answer), Text(), milliseconds, saved
+
+
+def _other(answer: DeadLetter | Retraction | Skip | None) -> Text:
+    if isinstance(answer, DeadLetter):
+        reasons = "; ".join(f"{failure.reason}: {failure.detail}" for failure in answer.failures)
+        return Text.assemble(("dead letter ", "red"), reasons)
+    if isinstance(answer, Retraction):
+        return Text.assemble(("retraction ", "yellow"), "indexers drop this picture")
+    if isinstance(answer, Skip):
+        return Text.assemble(("skipped ", "yellow"), answer.reason)
+    return Text("…", "dim")
+
+
+def _line(row: Row) -> Text:
+    """A row where nothing can be redrawn: one line of text."""
+    answer = row.answer
+    if not isinstance(answer, EnrichedImage):
+        return Text.assemble(row.key, "  ", _other(answer))
+    tags = ", ".join(f"{tag.name} {tag.score:.2f}" for tag in answer.tags[:_TAGS_SHOWN])
+    caption = f'  "{answer.caption.text}"' if answer.caption else ""
+    saved = f"  cache saved {row.remembered}" if row.remembered else ""
+    return Text(f"{row.key}  {tags}{caption}  {row.work_ms or 0:.0f} ms{saved}")

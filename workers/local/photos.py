@@ -1,0 +1,92 @@
+"""The photographs that the demo shows: those that wheels carry, or a folder of one's own."""
+
+from __future__ import annotations
+
+import mimetypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from workers.errors import TagstreamError
+
+_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+# Public-domain and freely licensed pictures that scikit-image and scikit-learn ship for their own examples.
+_IN_WHEELS = {
+    "scikit-image": (
+        "chelsea.png",
+        "coffee.png",
+        "rocket.jpg",
+        "astronaut.png",
+        "motorcycle_left.png",
+        "clock_motion.png",
+        "camera.png",
+        "coins.png",
+        "hubble_deep_field.jpg",
+        "moon.png",
+        "retina.jpg",
+        "brick.png",
+        "gravel.png",
+        "grass.png",
+    ),
+    "scikit-learn": ("flower.jpg", "china.jpg"),
+}
+
+
+class NoPhotographs(TagstreamError):
+    """There is nothing to show; the text says where was looked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """A picture file and the key that it gets in the bucket."""
+
+    key: str
+    path: Path
+
+    @property
+    def content_type(self) -> str:
+        return mimetypes.guess_type(self.path.name)[0] or "application/octet-stream"
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def photographs(folder: Path | None) -> Sequence[Photograph]:
+    """The pictures below `folder`, by name, or those in the wheels.
+
+    Raises:
+        NoPhotographs: no such folder, or no picture in it; or the wheels are not installed.
+    """
+    found = _in_wheels() if folder is None else _below(folder)
+    if found:
+        return found
+    if folder is None:
+        raise NoPhotographs("The demo's photographs are in scikit-image and scikit-learn, which are not installed.")
+    raise NoPhotographs(f"There is no picture in {folder} ({', '.join(sorted(_SUFFIXES))}).")
+
+
+def _in_wheels() -> list[Photograph]:
+    return [
+        Photograph(f"{distribution}/{path.name}", path)
+        for distribution, names in _IN_WHEELS.items()
+        for path in sorted(_files(distribution, names), key=lambda path: names.index(path.name))
+    ]
+
+
+def _files(distribution: str, names: Sequence[str]) -> list[Path]:
+    """Found by the wheel's own list of files: importing the package would take a second, and would download more."""
+    try:
+        files = metadata.files(distribution) or []
+    except metadata.PackageNotFoundError:
+        return []
+    located = [Path(str(file.locate())) for file in files if file.name in names and "data" in "/".join(file.parts[:-1])]
+    return [path for path in located if path.is_file()]
+
+
+def _below(folder: Path) -> list[Photograph]:
+    if not folder.is_dir():
+        raise NoPhotographs(f"{folder} is no folder.")
+    files = (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return [Photograph(path.relative_to(folder).as_posix(), path) for path in files]
