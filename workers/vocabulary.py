@@ -211,7 +211,7 @@ class Message:
     def size(self) -> int:
         """An upper bound of its size in a record batch, in bytes (record overhead by KIP-98's format v2)."""
         return (
-            70
+            90
             + len(self.key or b"")
             + len(self.value or b"")
             + sum(10 + 3 * len(k) + len(v or b"") for k, v in self.headers)

@@ -215,15 +215,7 @@ class KafkaWorld:
 
     def visible(self) -> list[ReadRecord]:
         """By a client that shares no code with ours."""
-        consumer = confluent_kafka.Consumer(
-            {
-                "bootstrap.servers": self.servers,
-                "group.id": f"{self.group}-reader",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "enable.auto.commit": False,
-            }
-        )
+        consumer = self._reader(f"{self.group}-reader")
         consumer.assign([confluent_kafka.TopicPartition(self.output, 0, 0)])
         read: list[ReadRecord] = []
         try:
@@ -250,8 +242,13 @@ class KafkaWorld:
         raise AssertionError("the reader came to no end")
 
     def committed(self) -> Mapping[int, int]:
-        offsets = self._admin.list_group_offsets(self.group)[self.group]
-        return {partition.partition: int(at.offset) for partition, at in offsets.items()}
+        consumer = self._reader(self.group)
+        asked = [confluent_kafka.TopicPartition(self.input, number) for number in (0, 1)]
+        try:
+            answered = consumer.committed(asked, timeout=10)
+        finally:
+            consumer.close()
+        return {place.partition: place.offset for place in answered if place.offset >= 0}
 
     def rename(self, source: Source) -> None:
         """Into the hole that a frozen member can fall into: its generation is gone while a rejoin was pending."""
@@ -298,6 +295,18 @@ class KafkaWorld:
                 closing.close()
         self._producer.close()
         self._admin.close()
+
+    def _reader(self, group: str) -> confluent_kafka.Consumer:
+        return confluent_kafka.Consumer(
+            {
+                "bootstrap.servers": self.servers,
+                "group.id": group,
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+                "enable.auto.commit": False,
+                "fetch.wait.max.ms": 50,
+            }
+        )
 
     def _transactional(self, name: str) -> Any:
         producer = KafkaProducer(
