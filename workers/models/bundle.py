@@ -185,8 +185,7 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """What events call the model; random weights say so."""
-        return f"{self.manifest.name} (random weights)" if self.manifest.provenance.random else self.manifest.name
+        return self.manifest.name
 
     @property
     def digest(self) -> str:

@@ -145,6 +145,9 @@ def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device
         return Device("cpu", cpu_name())
     if not torch.cuda.is_available():
         raise Misconfigured("TAGSTREAM_DEVICE is cuda, but torch finds no CUDA device; check the driver, or set cpu.")
+    # fp32 means fp32: tensor cores would round its inputs to 10 bits, by default in convolutions
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # set at import, unseen by mypy
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
     try:
         return Device("cuda", torch.cuda.get_device_name(), torch.cuda.Stream())  # type: ignore[no-untyped-call]
     except RuntimeError as error:

@@ -10,7 +10,7 @@ group `tagstream.models`, whose name is the kind and whose value is a module wit
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,8 +20,9 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
 from workers.models.device import Device, Precision, choose_device
-from workers.models.precision import resolve
+from workers.models.precision import Role, Tuned, resolve
 from workers.models.template import TemplateCaptioner
+from workers.models.tune import Trial, tune
 from workers.ports import Captioner, Tagger
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,9 @@ BUILDERS = {
 
 
 class BuildTagger(Protocol):
-    def __call__(self, bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None) -> Tagger:
+    def __call__(
+        self, bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None = None
+    ) -> Tagger:
         """A tagger that has not run yet, its weights on the device. `subset`: score these label ids only.
 
         Raises:
@@ -78,10 +81,10 @@ def load_tagger(
             device does not know.
         Broken: the CUDA device does not start.
     """
-    bundle = compact_bundle(cache_dir) if name_or_folder == "compact" else Bundle.open(Path(name_or_folder))
+    bundle = open_bundle(name_or_folder, cache_dir)
     build = cast("BuildTagger", _builder(bundle, "tagger"))
     place = choose_device(device, threads=threads)
-    chosen, max_batch = resolve(precision, bundle.digest, place, state_dir)
+    chosen, max_batch = resolve(precision, bundle.digest, "tagger", place, state_dir)
     model = build(bundle, place, chosen, None if allow is None else label_ids(bundle, allow))
     model.max_batch = max_batch
     return model
@@ -106,10 +109,37 @@ def load_captioner(
     bundle = Bundle.open(Path(name_or_folder))
     build = cast("BuildCaptioner", _builder(bundle, "captioner"))
     place = choose_device(device, threads=threads)
-    chosen, max_batch = resolve(precision, bundle.digest, place, state_dir)
+    chosen, max_batch = resolve(precision, bundle.digest, "captioner", place, state_dir)
     model = build(bundle, place, chosen)
     model.max_batch = max_batch
     return model
+
+
+def tune_model(
+    name_or_folder: str | Path,
+    state_dir: Path,
+    *,
+    role: Role = "tagger",
+    device: str = "auto",
+    cache_dir: Path | None = None,
+    threads: int | None = None,
+    report: Callable[[Trial], None] = lambda _: None,
+) -> Tuned:
+    """Find and store what `precision="tuned"` means for this bundle in this role on this device (see `tune`)."""
+    bundle = open_bundle(name_or_folder, cache_dir)
+    build = _builder(bundle, role)
+    place = choose_device(device, threads=threads)
+
+    def fresh(precision: Precision) -> Tagger | Captioner:
+        model: Tagger | Captioner = build(bundle, place, precision)
+        return model
+
+    return tune(bundle.digest, role, fresh, place, state_dir, report=report)
+
+
+def open_bundle(name_or_folder: str | Path, cache_dir: Path | None = None) -> Bundle:
+    """The bundle called "compact", or the one in this folder."""
+    return compact_bundle(cache_dir) if name_or_folder == "compact" else Bundle.open(Path(name_or_folder))
 
 
 def label_ids(bundle: Bundle, names: Iterable[str]) -> list[int]:
@@ -132,7 +162,7 @@ def kinds() -> list[str]:
     return sorted({*BUILDERS, *(point.name for point in entry_points(group=GROUP))})
 
 
-def _builder(bundle: Bundle, role: str) -> Any:
+def _builder(bundle: Bundle, role: Role) -> Any:
     """`build_tagger` or `build_captioner` of the bundle's kind, imported only when it is needed."""
     kind = bundle.manifest.kind
     build = getattr(_module(kind), f"build_{role}", None)

@@ -39,11 +39,6 @@ def test_other_labels_make_another_digest(tiny: Bundle, tmp_path: Path) -> None:
     assert other.digest != tiny.digest
 
 
-def test_random_weights_say_so_in_the_name(tmp_path: Path) -> None:
-    bundle = tiny_bundle(tmp_path / "b", provenance={"source": "seed 1", "random": True})
-    assert bundle.name == "tiny (random weights)"
-
-
 def test_golden_answers_are_those_of_the_bundles_own_weights(tiny: Bundle) -> None:
     assert tiny.golden is not None
     assert tiny.golden.pixels.shape == (2, SIDE, SIDE, 3)

@@ -12,9 +12,10 @@ from workers.errors import Misconfigured
 from workers.models import load
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
-from workers.models.load import kinds, label_ids, load_captioner, load_tagger
+from workers.models.load import kinds, label_ids, load_captioner, load_tagger, tune_model
 from workers.models.precision import Tuned, remember_tuned
 from workers.models.template import TemplateCaptioner
+from workers.models.tune import Trial
 from workers.ports import Tagger
 
 
@@ -53,7 +54,7 @@ def test_another_packages_kind_is_found_by_its_entry_point(tiny: Bundle) -> None
 @pytest.mark.usefixtures("_tiny_kind")
 def test_a_tuned_answer_sets_precision_and_batch(tiny: Bundle, tmp_path: Path) -> None:
     device = choose_device("cpu")
-    remember_tuned(Tuned(tiny.digest, device.name, "bf16", 7), device, tmp_path)
+    remember_tuned(Tuned(tiny.digest, "tagger", device.name, "bf16", 7), device, tmp_path)
     tagger = load_tagger(str(tiny.folder), device="cpu", state_dir=tmp_path)
     tagger.warm_up()
     assert (tagger.precision, tagger.max_batch) == ("bf16", 7)
@@ -110,6 +111,17 @@ def test_a_builder_that_does_not_import_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_tiny_kind")
 def test_kinds_are_ours_and_those_of_other_packages() -> None:
     assert set(kinds()) >= {"efficientnet_lite0", "ram", "ram_plus", "tag2text", "tiny"}
+
+
+@pytest.mark.usefixtures("_tiny_kind")
+def test_a_tuned_model_starts_in_the_precision_that_was_fastest(tiny: Bundle, tmp_path: Path) -> None:
+    trials: list[Trial] = []
+    tuned = tune_model(tiny.folder, tmp_path, device="cpu", report=trials.append)
+    assert [trial.precision for trial in trials] == ["fp32", "bf16", "fp16", "int8"]
+    fastest = max(trials, key=lambda trial: trial.pictures_per_s)
+    assert (tuned.precision, tuned.max_batch) == (fastest.precision, fastest.max_batch)
+    tagger = load_tagger(tiny.folder, device="cpu", state_dir=tmp_path)
+    assert (tagger.precision, tagger.max_batch) == (tuned.precision, tuned.max_batch)
 
 
 def test_template_and_none_are_no_device_models() -> None:

@@ -21,12 +21,12 @@ from workers.models.precision import (
 CPU = Device("cpu", "A Processor (TM) @ 2.0 GHz")
 CUDA = Device("cuda", "A Card")
 DIGEST = "ab" * 32
-TUNED = Tuned(DIGEST, CPU.name, "int8", 8)
+TUNED = Tuned(DIGEST, "tagger", CPU.name, "int8", 8)
 
 
 def test_tuned_takes_the_stored_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
-    assert resolve("tuned", DIGEST, CPU, tmp_path) == ("int8", 8)
+    assert resolve("tuned", DIGEST, "tagger", CPU, tmp_path) == ("int8", 8)
     assert caplog.records == []
 
 
@@ -35,38 +35,47 @@ def test_without_a_stored_answer_it_falls_back_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, device: Device, precision: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert resolve("tuned", DIGEST, device, tmp_path) == (precision, 0)
+        assert resolve("tuned", DIGEST, "tagger", device, tmp_path) == (precision, 0)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert device.name in caplog.text
 
 
 def test_an_answer_for_another_bundle_or_device_is_not_taken(tmp_path: Path) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
-    assert recall_tuned("cd" * 32, CPU, tmp_path) is None
-    assert recall_tuned(DIGEST, CUDA, tmp_path) is None
-    assert recall_tuned(DIGEST, CPU, None) is None
+    assert recall_tuned("cd" * 32, "tagger", CPU, tmp_path) is None
+    assert recall_tuned(DIGEST, "tagger", CUDA, tmp_path) is None
+    assert recall_tuned(DIGEST, "tagger", CPU, None) is None
 
 
-@pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"digest": "x"}', '{"digest":"%s","device":"%s","precision":"fp8","max_batch":8}']
-)
+def test_a_bundle_that_tags_and_captions_is_tuned_for_each(tmp_path: Path) -> None:
+    captioner = Tuned(DIGEST, "captioner", CPU.name, "bf16", 2)
+    for tuned in (TUNED, captioner):
+        remember_tuned(tuned, CPU, tmp_path)
+    assert recall_tuned(DIGEST, "tagger", CPU, tmp_path) == TUNED
+    assert recall_tuned(DIGEST, "captioner", CPU, tmp_path) == captioner
+
+
+UNKNOWN_PRECISION = '{"digest":"%s","role":"tagger","device":"%s","precision":"fp8","max_batch":8}'
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"digest": "x"}', UNKNOWN_PRECISION])
 def test_an_answer_that_does_not_read_is_none(tmp_path: Path, content: str) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
     (path,) = (tmp_path / "tuned").iterdir()
     path.write_text(content % (DIGEST, CPU.name) if "%s" in content else content)
-    assert recall_tuned(DIGEST, CPU, tmp_path) is None
+    assert recall_tuned(DIGEST, "tagger", CPU, tmp_path) is None
 
 
 def test_a_named_precision_is_taken_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
-    assert resolve("fp32", DIGEST, CPU, tmp_path) == ("fp32", 0)
-    assert resolve("int8", DIGEST, CPU, tmp_path) == ("int8", 8)
+    assert resolve("fp32", DIGEST, "tagger", CPU, tmp_path) == ("fp32", 0)
+    assert resolve("int8", DIGEST, "tagger", CPU, tmp_path) == ("int8", 8)
     assert caplog.records == []
 
 
 def test_an_unknown_precision_is_a_sentence() -> None:
     with pytest.raises(Misconfigured, match="may be tuned, fp32, bf16, fp16, int8"):
-        resolve("fp64", DIGEST, CPU, None)
+        resolve("fp64", DIGEST, "tagger", CPU, None)
 
 
 class Batches:

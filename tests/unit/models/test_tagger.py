@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.unit.models.tiny import SIDE, build_tagger
+from tests.unit.models.tiny import SIDE, build_tagger, tiny_bundle
 from workers.errors import Broken
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
@@ -93,6 +95,12 @@ def test_a_tagger_without_golden_answers_still_has_a_canary(tiny: Bundle) -> Non
     tagger = build_tagger(bundle, CPU, "fp32")
     tagger.warm_up()
     assert tagger.canary().shape == (SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize("random", [True, False])
+def test_random_weights_are_known_as_such(tmp_path: Path, random: bool) -> None:
+    bundle = tiny_bundle(tmp_path / "b", provenance={"source": "seed 1", "random": random})
+    assert build_tagger(bundle, CPU, "fp32").random_weights is random
 
 
 def test_its_repr_tells_state_and_no_pixels(tiny: Bundle) -> None:

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from workers.errors import Broken, Misconfigured
+from workers.models.device import Device, Precision
+from workers.models.precision import recall_tuned
+from workers.models.tune import LARGEST_BATCH, Trial, tune
+from workers.ports import Tagger
+from workers.vocabulary import LabelScores, Pixels, Transform
+
+CPU = Device("cpu", "A Processor")
+
+
+class World:
+    """Models that take `seconds[precision]` by batch size on a clock of their own; a missing size does not fit."""
+
+    def __init__(self, seconds: Mapping[Precision, Mapping[int, float]], wrong: Sequence[Precision] = ()) -> None:
+        self.seconds = seconds
+        self.wrong = wrong
+        self.now = 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def build(self, precision: Precision) -> Tagger:
+        if precision not in self.seconds:
+            raise Misconfigured(f"no {precision} here")
+        return Model(self, precision)
+
+
+class Model:
+    name = "timed"
+    digest = "ab" * 32
+    random_weights = True
+    transform = Transform(size=4)
+    labels: Sequence[str] = ("cat",)
+    translations: Mapping[str, Sequence[str]] = {}
+    thresholds: Sequence[float] = (0.5,)
+    floor = 0.0
+
+    def __init__(self, world: World, precision: Precision) -> None:
+        self.world = world
+        self.precision: str = precision
+        self.max_batch = 0
+        self._seconds = world.seconds[precision]
+
+    def warm_up(self) -> None:
+        if self.precision in self.world.wrong:
+            raise Broken("not the golden answers")
+        self.forward([self.canary()])
+
+    def canary(self) -> Pixels:
+        return np.zeros((4, 4, 3), np.uint8)
+
+    def forward(self, pictures: Sequence[Pixels]) -> Sequence[None]:
+        if len(pictures) not in self._seconds:
+            raise MemoryError
+        self.world.now += self._seconds[len(pictures)]
+        return [None] * len(pictures)
+
+    def postprocess(self, raw: None) -> LabelScores:
+        raise NotImplementedError
+
+
+def _tune(world: World, tmp_path: Path) -> dict[Precision, Trial]:
+    trials: list[Trial] = []
+    tune("ab" * 32, "tagger", world.build, CPU, tmp_path, report=trials.append, clock=world.clock)
+    return {trial.precision: trial for trial in trials}
+
+
+def _even(seconds: float, largest: int) -> dict[int, float]:
+    """Every batch takes the same time, so that twice the size is twice as fast."""
+    return {2**k: seconds for k in range(12) if 2**k <= largest}
+
+
+def test_the_fastest_precision_with_golden_answers_is_stored(tmp_path: Path) -> None:
+    world = World({"fp32": _even(1.0, 8), "bf16": _even(0.5, 8), "int8": _even(0.1, 8)}, wrong=["int8"])
+    trials = _tune(world, tmp_path)
+    stored = recall_tuned("ab" * 32, "tagger", CPU, tmp_path)
+    assert stored is not None
+    assert (stored.precision, stored.max_batch) == ("bf16", 8)
+    assert trials["int8"].refusal == "not the golden answers"
+    assert trials["fp16"].refusal == "no fp16 here"
+    assert trials["bf16"].pictures_per_s == pytest.approx(16)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "batch"),
+    [
+        (_even(1.0, 4), 4),
+        (_even(1.0, 1024), LARGEST_BATCH),
+        ({1: 1.0, 2: 1.9, 4: 3.9, 8: 1.0}, 2),
+        ({1: 5.0}, 1),
+        ({1: 2.0, 2: 2.5, 4: 3.0}, 2),
+    ],
+    ids=[
+        "until memory ends",
+        "until the largest",
+        "until it gains nothing",
+        "a slow device",
+        "until it takes too long",
+    ],
+)
+def test_batches_double_as_long_as_that_pays(tmp_path: Path, seconds: Mapping[int, float], batch: int) -> None:
+    assert _tune(World({"fp32": seconds}), tmp_path)["fp32"].max_batch == batch
+
+
+def test_a_device_where_nothing_fits_or_agrees_is_broken(tmp_path: Path) -> None:
+    with pytest.raises(Broken, match="No precision gives the golden answers on A Processor"):
+        _tune(World({"fp32": {}, "bf16": _even(1.0, 8)}, wrong=["bf16"]), tmp_path)
+    assert recall_tuned("ab" * 32, "tagger", CPU, tmp_path) is None

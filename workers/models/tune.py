@@ -1,0 +1,111 @@
+"""Finding the fastest precision of a bundle on a device, once, so that every start can take it as given.
+
+Each precision that the device offers is tried: it must give the golden answers, and is then timed in batches that
+double as long as that pays. What is fastest is stored in the state folder, where `resolve` finds it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.errors import Broken, Misconfigured
+from workers.models.device import PRECISIONS, Device, Precision
+from workers.models.precision import LONGEST_BATCH_S, Role, Tuned, remember_tuned
+from workers.ports import Captioner, Tagger
+
+LARGEST_BATCH = 128
+GAIN = 1.05
+"""A batch of twice the size has to bring this much more pictures a second; below, it only delays them."""
+TIMED = 3
+"""Runs of a batch, of which the quickest counts."""
+
+Build = Callable[[Precision], Tagger | Captioner]
+"""Makes a fresh model in a precision; raises Misconfigured where the device or the model lacks it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of one precision. `refusal` says why it is out of the question; else it ran."""
+
+    precision: Precision
+    pictures_per_s: float = 0.0
+    max_batch: int = 0
+    refusal: str = ""
+
+
+def tune(
+    digest: str,
+    role: Role,
+    build: Build,
+    device: Device,
+    state_dir: Path,
+    *,
+    report: Callable[[Trial], None] = lambda _: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Tuned:
+    """Try every precision, store the fastest, return it.
+
+    Args:
+        digest: the bundle's, without regard to a subset of labels.
+        role: what `build` makes.
+        report: called after each trial.
+
+    Raises:
+        Broken: no precision gives the golden answers.
+    """
+    best: Trial | None = None
+    for precision in PRECISIONS:
+        trial = _try(precision, build, device, clock)
+        report(trial)
+        if not trial.refusal and (best is None or trial.pictures_per_s > best.pictures_per_s):
+            best = trial
+    if best is None:
+        raise Broken(f"No precision gives the golden answers on {device.name}: damaged weights, or a broken device.")
+    tuned = Tuned(digest, role, device.name, best.precision, best.max_batch)
+    remember_tuned(tuned, device, state_dir)
+    return tuned
+
+
+def _try(precision: Precision, build: Build, device: Device, clock: Callable[[], float]) -> Trial:
+    try:
+        model = build(precision)
+        model.max_batch = 1  # known, so that warming up checks the answers and settles nothing
+        model.warm_up()
+    except (Misconfigured, Broken) as refusal:
+        return Trial(precision, refusal=str(refusal))
+    except MemoryError:
+        return Trial(precision, refusal="not even one picture fits in memory")
+    speed, batch = max(_speeds(model, device, clock), key=lambda found: found[0])
+    return Trial(precision, speed, batch)
+
+
+def _speeds(model: Tagger | Captioner, device: Device, clock: Callable[[], float]) -> Iterator[tuple[float, int]]:
+    """(pictures a second, batch size) of growing batches, until one does not fit, takes too long or gains nothing."""
+    size, before = 1, 0.0
+    while size <= LARGEST_BATCH:
+        try:
+            took = min(_time(model, device, size, clock) for _ in range(TIMED))
+        except MemoryError:
+            device.release()
+            return
+        if took >= LONGEST_BATCH_S and size > 1:
+            return
+        yield size / took, size
+        if size / took < GAIN * before:
+            return
+        size, before = 2 * size, size / took
+
+
+def _time(model: Tagger | Captioner, device: Device, size: int, clock: Callable[[], float]) -> float:
+    pictures = [model.canary()] * size
+    device.synchronise()
+    started = clock()
+    if isinstance(model, Captioner):
+        model.forward(pictures, [model.guide([])] * size)
+    else:
+        model.forward(pictures)
+    device.synchronise()
+    return clock() - started
