@@ -1,0 +1,125 @@
+"""Schemas of the kinds that Kubernetes itself does not know, as far as our files use them. Strict: a field that is
+not here is a misspelt one, or one to look up and add."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+
+from tests.unit.deploy.tools import Manifest
+
+
+def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": required | (optional or {}),
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def _kind(api_version: str, spec: dict[str, Any]) -> dict[str, Any]:
+    return _object(
+        {"apiVersion": {"const": api_version}, "kind": _TEXT, "metadata": {"type": "object"}, "spec": spec},
+    )
+
+
+_TEXT = {"type": "string", "minLength": 1}
+_TEXTS = {"type": "object", "additionalProperties": _TEXT, "minProperties": 1}
+_COUNT = {"type": "integer", "minimum": 0}
+_FLAG = {"enum": ["true", "false"]}
+
+_POLICIES = {
+    "type": "array",
+    "minItems": 1,
+    "items": _object({"type": {"enum": ["Pods", "Percent"]}, "value": _COUNT, "periodSeconds": _COUNT}),
+}
+_SCALING = _object(
+    {"policies": _POLICIES},
+    {"stabilizationWindowSeconds": {**_COUNT, "maximum": 3600}, "selectPolicy": {"enum": ["Max", "Min", "Disabled"]}},
+)
+_KAFKA_TRIGGER = _object(
+    {
+        "bootstrapServersFromEnv": _TEXT,
+        "consumerGroupFromEnv": _TEXT,
+        # KEDA takes only text here, numbers and truth values among them.
+        "lagThreshold": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+    },
+    {
+        "topicFromEnv": _TEXT,
+        "offsetResetPolicy": {"enum": ["earliest", "latest"]},
+        "allowIdleConsumers": _FLAG,
+        "excludePersistentLag": _FLAG,
+        "ensureEvenDistributionOfPartitions": _FLAG,
+        "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
+        "tls": {"enum": ["enable", "disable"]},
+        "sasl": {"enum": ["none", "plaintext", "scram_sha256", "scram_sha512"]},
+    },
+)
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "ScaledObject": _kind(
+        "keda.sh/v1alpha1",
+        _object(
+            {
+                "scaleTargetRef": _object({"name": _TEXT}, {"envSourceContainerName": _TEXT}),
+                "triggers": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": _object(
+                        {"type": {"const": "kafka"}, "metadata": _KAFKA_TRIGGER},
+                        {"authenticationRef": _object({"name": _TEXT})},
+                    ),
+                },
+            },
+            {
+                "minReplicaCount": _COUNT,
+                "maxReplicaCount": _COUNT,
+                "pollingInterval": _COUNT,
+                "cooldownPeriod": _COUNT,
+                "advanced": _object(
+                    {
+                        "horizontalPodAutoscalerConfig": _object(
+                            {"behavior": _object({"scaleUp": _SCALING, "scaleDown": _SCALING})}
+                        )
+                    }
+                ),
+            },
+        ),
+    ),
+    "TriggerAuthentication": _kind(
+        "keda.sh/v1alpha1",
+        _object(
+            {
+                "secretTargetRef": {
+                    "type": "array",
+                    "items": _object(
+                        {
+                            "parameter": {"enum": ["username", "password", "ca", "cert", "key", "keyPassword"]},
+                            "name": _TEXT,
+                            "key": _TEXT,
+                        }
+                    ),
+                }
+            }
+        ),
+    ),
+    "PodMonitor": _kind(
+        "monitoring.coreos.com/v1",
+        _object(
+            {
+                "selector": _object({"matchLabels": _TEXTS}),
+                "podMetricsEndpoints": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": _object({"port": _TEXT, "path": _TEXT, "interval": _TEXT}),
+                },
+            }
+        ),
+    ),
+}
+
+
+def validate(manifest: Manifest) -> None:
+    jsonschema.validate(manifest, SCHEMAS[manifest["kind"]])

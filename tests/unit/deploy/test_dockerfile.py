@@ -1,0 +1,180 @@
+"""The Dockerfile, held against the repository; what it runs is run here with this environment's own programs."""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.unit.deploy.dockerfile import Dockerfile, Instruction
+from tests.unit.deploy.tools import ROOT, overlay, program, the, version
+from workers import settings
+from workers.service.endpoint import Endpoint
+from workers.service.health import Health
+
+TARGETS = ["cpu", "cuda"]
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> Dockerfile:
+    return Dockerfile(ROOT / "Dockerfile")
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def copies(dockerfile: Dockerfile) -> list[Instruction]:
+    everything = [each for stage in dockerfile.stages.values() for each in stage.instructions]
+    return [each for each in everything if each.keyword == "COPY"]
+
+
+def from_the_repository(dockerfile: Dockerfile) -> set[str]:
+    return {source for copy in copies(dockerfile) if "from" not in copy.flags for source in copy.words[:-1]}
+
+
+def reaches_the_build(path: str) -> bool:
+    """What .dockerignore says of a path; the last line that fits decides."""
+    ignored = False
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        pattern = line.removeprefix("!")
+        if line and not line.startswith("#") and fnmatch.fnmatch(path, pattern.removeprefix("**/")):
+            ignored = not line.startswith("!")
+    return not ignored
+
+
+def test_a_build_without_a_target_makes_the_small_image(dockerfile: Dockerfile) -> None:
+    assert list(dockerfile.stages)[-1] == "cpu"
+
+
+def test_the_base_image_has_an_exact_version(dockerfile: Dockerfile) -> None:
+    bases = {stage.base for stage in dockerfile.stages.values()} - dockerfile.stages.keys()
+    assert bases == {"${PYTHON_IMAGE}"}
+    python = dockerfile.arguments["PYTHON_IMAGE"]
+    assert python.startswith("python:3.13.") and python.endswith("-slim-trixie")
+
+
+def test_everything_that_is_copied_exists_and_reaches_the_build(dockerfile: Dockerfile) -> None:
+    sources = from_the_repository(dockerfile)
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert [source for source in sources if not reaches_the_build(source)] == []
+
+
+def test_nothing_reaches_the_build_but_what_is_copied(dockerfile: Dockerfile) -> None:
+    unused = [path.name for path in ROOT.iterdir() if reaches_the_build(path.name)]
+    assert set(unused) <= from_the_repository(dockerfile)
+    assert not reaches_the_build("__pycache__")
+
+
+def test_stages_copy_only_from_stages_that_exist(dockerfile: Dockerfile) -> None:
+    named = {copy.flags["from"] for copy in copies(dockerfile) if "from" in copy.flags}
+    assert named <= dockerfile.stages.keys()
+
+
+def test_the_targets_differ_in_their_build_of_torch(dockerfile: Dockerfile) -> None:
+    for target in TARGETS:
+        (packages,) = [
+            copy.flags["from"] for copy in copies(dockerfile) if copy in dockerfile.stages[target].instructions
+        ]
+        assert packages == f"packages-{target}"
+    runs = {name: dockerfile.stages[f"packages-{name}"].instructions for name in TARGETS}
+    assert "--torch-backend=cpu" in runs["cpu"][0].words
+    assert not any("--torch-backend=cpu" in each.value for each in runs["cuda"])
+
+
+def test_packages_come_from_the_locks_with_their_hashes(dockerfile: Dockerfile, target: str) -> None:
+    runs = [each.value for each in dockerfile.whole(f"packages-{target}") if each.keyword == "RUN"]
+    for lock in ("requirements-uv.lock", "requirements.lock"):
+        (install,) = [run for run in runs if lock in run]
+        assert "--require-hashes" in install
+
+
+def test_the_process_is_nobody_special(dockerfile: Dockerfile, target: str) -> None:
+    user, _, group = dockerfile.last(target, "USER").value.partition(":")
+    assert int(user) > 0
+    assert int(group) > 0
+    security = the(overlay("cpu"), "Deployment")["spec"]["template"]["spec"]["securityContext"]
+    assert (str(security["runAsUser"]), str(security["runAsGroup"])) == (user, group)
+
+
+def test_signals_reach_the_worker(dockerfile: Dockerfile, target: str) -> None:
+    assert dockerfile.last(target, "ENTRYPOINT").exec_form == ["tini", "--", "tagstream"]
+    assert dockerfile.last(target, "CMD").exec_form == ["run"]
+    assert dockerfile.last(target, "STOPSIGNAL").value == "SIGTERM"
+
+
+def test_all_that_is_written_lies_in_the_state_folder(dockerfile: Dockerfile, target: str) -> None:
+    environment = dockerfile.environment(target)
+    state = environment["TAGSTREAM_STATE_DIR"]
+    assert environment["HOME"] == state
+    assert environment["XDG_CACHE_HOME"].startswith(f"{state}/")
+    assert environment["PYTHONDONTWRITEBYTECODE"] == "1"
+    assert dockerfile.last(target, "WORKDIR").value == state
+
+
+def test_the_worker_accepts_the_images_settings(dockerfile: Dockerfile, target: str) -> None:
+    settings.read(dockerfile.environment(target))
+
+
+def test_the_gpu_is_asked_of_the_container_runtime(dockerfile: Dockerfile) -> None:
+    environment = dockerfile.environment("cuda")
+    assert environment["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert environment["NVIDIA_DRIVER_CAPABILITIES"] == "compute,utility"
+
+
+def test_the_label_has_the_version_of_the_project(dockerfile: Dockerfile, target: str) -> None:
+    labels = dict(word.split("=", 1) for word in dockerfile.last(target, "LABEL").words)
+    assert labels["org.opencontainers.image.version"] == version()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_the_health_check_tells_a_live_worker_from_a_dead_one(dockerfile: Dockerfile, alive: bool) -> None:
+    (python, *arguments) = health_check(dockerfile)
+    assert python == "python"
+    endpoint = Endpoint(
+        "127.0.0.1", 0, alive=lambda: Health(alive), ready=lambda: Health(True), metrics_page=lambda: b""
+    )
+    try:
+        environment = {"TAGSTREAM_HTTP_PORT": str(endpoint.port)}
+        answer = subprocess.run([sys.executable, *arguments], env=environment, timeout=20)
+    finally:
+        endpoint.close()
+    assert (answer.returncode == 0) is alive
+
+
+def test_the_health_check_asks_the_port_that_the_worker_has_by_default(dockerfile: Dockerfile) -> None:
+    assert f"or {settings.Settings().http_port})" in health_check(dockerfile)[-1]
+
+
+def health_check(dockerfile: Dockerfile) -> list[str]:
+    command = dockerfile.last("cpu", "HEALTHCHECK").value
+    assert command.startswith("CMD [")
+    members = Instruction("CMD", {}, command.removeprefix("CMD ")).exec_form
+    assert members is not None
+    return members
+
+
+def test_a_wheel_can_be_built_of_what_is_copied(dockerfile: Dockerfile, tmp_path: Path) -> None:
+    build = dockerfile.stages["wheel"].instructions
+    for copy in [each for each in build if each.keyword == "COPY"]:
+        for source in copy.words[:-1]:
+            here = tmp_path / "build" / source
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, here, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                here.parent.mkdir(exist_ok=True)
+                shutil.copyfile(ROOT / source, here)
+    (command,) = [each.words for each in build if each.keyword == "RUN"]
+    assert command[0] == "uv"
+    here_command = [program("uv", "uv"), *(word.replace("/dist", str(tmp_path / "dist")) for word in command[1:])]
+    subprocess.run(here_command, cwd=tmp_path / "build", check=True, capture_output=True, timeout=100)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"workers/__main__.py", "schemas/__init__.py"} <= set(names)
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

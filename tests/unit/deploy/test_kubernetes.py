@@ -1,0 +1,314 @@
+"""The Kubernetes files, rendered by kubectl and held against Kubernetes' own schemas and the worker's own settings."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+
+from tests.unit.deploy import foreign_kinds
+from tests.unit.deploy.tools import (
+    COMPONENTS,
+    K8S,
+    OVERLAYS,
+    ROOT,
+    Manifest,
+    kinds,
+    overlay,
+    pod_environment,
+    the,
+    version,
+    with_components,
+    worker_of,
+)
+from workers import settings
+from workers.service.watchdog import Watchdog
+
+OLDEST_KUBERNETES = "1.31"
+SECRETS_AT = "/etc/tagstream/secrets/"
+SECRET_VALUES = {
+    "s3-access-key": "access",
+    "s3-secret-key": "secret",
+    "redis-url": "redis://:password@valkey:6379/0",
+    "kafka-user": "tagstream",
+    "kafka-password": "password",
+    "kafka-ca": "PEM",
+    "kafka-cert": "PEM",
+    "kafka-key": "PEM",
+}
+COMBINATIONS = [
+    (),
+    ("otlp", "pod-monitor", "bundles", "kafka-sasl-tls"),
+    ("otlp", "pod-monitor", "bundles", "kafka-mtls"),
+    ("kafka-sasl-tls", "fixed-size"),
+    ("fixed-size",),
+]
+
+
+@pytest.fixture(params=OVERLAYS)
+def manifests(request: pytest.FixtureRequest) -> Sequence[Manifest]:
+    return overlay(request.param)
+
+
+@pytest.fixture
+def pod(manifests: Sequence[Manifest]) -> Manifest:
+    spec: Manifest = the(manifests, "Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.fixture
+def worker(manifests: Sequence[Manifest]) -> Manifest:
+    return worker_of(manifests)
+
+
+def read_settings(manifests: Sequence[Manifest], folder: Path) -> settings.Settings:
+    """The worker's settings as its pod would read them, with the Secret's files in `folder`."""
+    for key, value in SECRET_VALUES.items():
+        (folder / key).write_text(value)
+    environment = pod_environment(manifests, SECRET_VALUES)
+    here = {name: value.replace(SECRETS_AT, f"{folder}/") for name, value in environment.items()}
+    return settings.read(here).require("kafka_servers", "s3_endpoint", "buckets")
+
+
+def test_there_is_an_overlay_for_processors_and_one_for_gpus() -> None:
+    assert OVERLAYS == ["cpu", "gpu"]
+
+
+def test_every_component_is_among_the_combinations_that_are_tried() -> None:
+    assert {name for names in COMBINATIONS for name in names} == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("kubernetes", [OLDEST_KUBERNETES, kubernetes_validate.latest_version()])
+@pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
+@pytest.mark.parametrize("base", OVERLAYS)
+def test_what_is_rendered_is_valid(base: str, components: Sequence[str], kubernetes: str, tmp_path: Path) -> None:
+    for manifest in with_components(tmp_path, base, components):
+        if manifest["kind"] in foreign_kinds.SCHEMAS:
+            foreign_kinds.validate(manifest)
+        else:
+            kubernetes_validate.validate(manifest, kubernetes, strict=True)
+
+
+@pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
+@pytest.mark.parametrize("base", OVERLAYS)
+def test_the_worker_accepts_its_settings(base: str, components: Sequence[str], tmp_path: Path) -> None:
+    manifests = with_components(tmp_path, base, components)
+    read = read_settings(manifests, tmp_path)
+    assert read.s3_secret_key.get_secret_value() == "secret"
+    assert read.device == {"cpu": "cpu", "gpu": "cuda"}[base]
+    expected = {"kafka-sasl-tls": "SASL_SSL", "kafka-mtls": "SSL"}
+    protocols = [expected[name] for name in components if name in expected]
+    assert [read.kafka_security_protocol] == (protocols or ["PLAINTEXT"])
+
+
+def test_settings_that_an_overlay_changes_roll_the_pods(tmp_path: Path) -> None:
+    plain, changed = overlay("cpu"), with_components(tmp_path, "cpu", ["otlp"])
+    names = [the(each, "ConfigMap")["metadata"]["name"] for each in (plain, changed)]
+    assert names[0] != names[1]
+    assert worker_of(changed)["envFrom"] == [{"configMapRef": {"name": names[1]}}]
+
+
+def test_no_secret_is_in_the_files() -> None:
+    assert all("Secret" not in kinds(overlay(name)) for name in OVERLAYS)
+
+
+def test_the_documentation_names_every_key_of_the_secret() -> None:
+    said = (ROOT / "docs" / "deploying.md").read_text()
+    assert [key for key in SECRET_VALUES if f"`{key}`" not in said] == []
+
+
+def test_an_image_has_the_version_of_the_project(worker: Manifest) -> None:
+    name, _, tag = worker["image"].partition(":")
+    assert name == "registry.example.com/tagstream"
+    assert tag in {f"{version()}-cpu", f"{version()}-cuda"}
+
+
+def test_the_pod_may_do_nothing_that_the_restricted_standard_forbids(pod: Manifest, worker: Manifest) -> None:
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert worker["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    assert {kind for volume in pod["volumes"] for kind in volume} <= {"name", "emptyDir", "secret"}
+
+
+def test_the_pod_has_no_token_for_the_api(manifests: Sequence[Manifest], pod: Manifest) -> None:
+    account = the(manifests, "ServiceAccount")
+    assert pod["serviceAccountName"] == account["metadata"]["name"]
+    assert pod["automountServiceAccountToken"] is False
+    assert account["automountServiceAccountToken"] is False
+
+
+def test_only_the_state_folder_and_tmp_can_be_written(pod: Manifest, worker: Manifest, tmp_path: Path) -> None:
+    mounts = {mount["name"]: mount for mount in worker["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    writable = {mount["mountPath"]: volumes[name] for name, mount in mounts.items() if not mount.get("readOnly")}
+    assert set(writable) == {"/var/lib/tagstream", "/tmp"}
+    assert all(volume["emptyDir"]["sizeLimit"] for volume in writable.values())
+
+
+def test_the_state_folder_is_the_one_that_is_mounted(manifests: Sequence[Manifest], tmp_path: Path) -> None:
+    assert str(read_settings(manifests, tmp_path).state_dir) in {
+        mount["mountPath"] for mount in worker_of(manifests)["volumeMounts"]
+    }
+
+
+def test_the_drain_fits_into_the_grace_period_with_room_to_leave(
+    manifests: Sequence[Manifest], pod: Manifest, tmp_path: Path
+) -> None:
+    read = read_settings(manifests, tmp_path)
+    assert pod["terminationGracePeriodSeconds"] >= read.drain_s + 10
+
+
+def test_the_transactional_id_is_the_name_of_the_pod(worker: Manifest) -> None:
+    (variable,) = [each for each in worker["env"] if each["name"] == "TAGSTREAM_TRANSACTIONAL_ID"]
+    assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+def test_probes_ask_where_the_worker_answers(manifests: Sequence[Manifest], worker: Manifest, tmp_path: Path) -> None:
+    ports = {port["name"]: port["containerPort"] for port in worker["ports"]}
+    assert ports == {"http": read_settings(manifests, tmp_path).http_port}
+    asked = {name: worker[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
+    assert {probe["port"] for probe in asked.values()} == {"http"}
+    assert {name: probe["path"] for name, probe in asked.items()} == {
+        "startup": "/livez",
+        "liveness": "/livez",
+        "readiness": "/readyz",
+    }
+
+
+def test_a_slow_start_is_not_taken_for_a_dead_worker(worker: Manifest) -> None:
+    probe = worker["startupProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 600
+
+
+def test_liveness_leaves_the_worker_time_to_end_itself_with_a_reason(worker: Manifest) -> None:
+    watchdog = inspect.signature(Watchdog).parameters
+    ends_itself_s = watchdog["every_s"].default * watchdog["patience"].default
+    probe = worker["livenessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] >= 5 * ends_itself_s
+
+
+def test_threads_follow_the_processors_that_are_asked_for(manifests: Sequence[Manifest], worker: Manifest) -> None:
+    environment = pod_environment(manifests, SECRET_VALUES)
+    cpus = worker["resources"]["requests"]["cpu"]
+    assert environment["OMP_NUM_THREADS"] == environment["TAGSTREAM_DECODE_THREADS"] == cpus
+
+
+def test_memory_holds_every_budget_and_the_program(
+    manifests: Sequence[Manifest], worker: Manifest, tmp_path: Path
+) -> None:
+    read = read_settings(manifests, tmp_path)
+    budgets = read.encoded_bytes + read.decoded_bytes + read.polled_bytes + read.ledger_bytes
+    limit, unit = worker["resources"]["limits"]["memory"][:-2], worker["resources"]["limits"]["memory"][-2:]
+    assert unit == "Gi"
+    assert int(limit) * 2**30 - budgets >= 1.5 * 2**30
+
+
+def test_selectors_choose_the_workers_and_nothing_else(manifests: Sequence[Manifest]) -> None:
+    deployment = the(manifests, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"].items()
+    spread = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    budget = the(manifests, "PodDisruptionBudget")
+    selectors = [
+        deployment["spec"]["selector"],
+        budget["spec"]["selector"],
+        *(each["labelSelector"] for each in spread),
+    ]
+    for selector in selectors:
+        assert selector["matchLabels"].items() <= labels
+        assert "app.kubernetes.io/name" in selector["matchLabels"]
+
+
+def test_a_node_can_always_be_drained(manifests: Sequence[Manifest]) -> None:
+    spec = the(manifests, "PodDisruptionBudget")["spec"]
+    assert spec["maxUnavailable"] == 1
+    assert spec["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_the_autoscaler_reads_what_the_worker_reads(manifests: Sequence[Manifest]) -> None:
+    scaled = the(manifests, "ScaledObject")["spec"]
+    assert scaled["scaleTargetRef"]["name"] == the(manifests, "Deployment")["metadata"]["name"]
+    assert scaled["scaleTargetRef"]["envSourceContainerName"] == worker_of(manifests)["name"]
+    environment = pod_environment(manifests, SECRET_VALUES)
+    (trigger,) = scaled["triggers"]
+    names = {key: value for key, value in trigger["metadata"].items() if key.endswith("FromEnv")}
+    assert set(names) == {"bootstrapServersFromEnv", "consumerGroupFromEnv", "topicFromEnv"}
+    assert all(environment[name] for name in names.values())
+
+
+def test_the_autoscaler_begins_a_new_group_where_the_worker_does(manifests: Sequence[Manifest], tmp_path: Path) -> None:
+    (trigger,) = the(manifests, "ScaledObject")["spec"]["triggers"]
+    assert trigger["metadata"]["offsetResetPolicy"] == read_settings(manifests, tmp_path).offset_reset
+
+
+def test_the_autoscaler_owns_the_number_of_workers(manifests: Sequence[Manifest]) -> None:
+    assert "replicas" not in the(manifests, "Deployment")["spec"]
+    scaled = the(manifests, "ScaledObject")["spec"]
+    assert 1 <= scaled["minReplicaCount"] < scaled["maxReplicaCount"]
+
+
+def test_a_gpu_worker_asks_for_one_gpu_and_waits_for_the_last_to_leave() -> None:
+    manifests = overlay("gpu")
+    spec = the(manifests, "Deployment")["spec"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"} in spec["template"]["spec"][
+        "tolerations"
+    ]
+    resources = worker_of(manifests)["resources"]
+    assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize("others", [(), ("kafka-sasl-tls",), ("kafka-mtls",)], ids="+".join)
+def test_a_fixed_size_needs_no_autoscaler(others: Sequence[str], tmp_path: Path) -> None:
+    manifests = with_components(tmp_path, "cpu", [*others, "fixed-size"])
+    assert the(manifests, "Deployment")["spec"]["replicas"] == 2
+    assert not {"ScaledObject", "TriggerAuthentication"} & kinds(manifests)
+
+
+@pytest.mark.parametrize("component", ["kafka-sasl-tls", "kafka-mtls"])
+def test_the_autoscaler_logs_in_to_kafka_as_the_worker_does(component: str, tmp_path: Path) -> None:
+    manifests = with_components(tmp_path, "cpu", [component])
+    (trigger,) = the(manifests, "ScaledObject")["spec"]["triggers"]
+    login = the(manifests, "TriggerAuthentication")
+    assert trigger["authenticationRef"] == {"name": login["metadata"]["name"]}
+    assert trigger["metadata"]["tls"] == "enable"
+    assert {each["key"] for each in login["spec"]["secretTargetRef"]} <= SECRET_VALUES.keys()
+    if component == "kafka-sasl-tls":
+        mechanism = read_settings(manifests, tmp_path).kafka_sasl_mechanism
+        assert trigger["metadata"]["sasl"] == mechanism.lower().replace("-", "_").replace("scram_sha_", "scram_sha")
+
+
+def test_spans_say_which_pod_they_are_of(tmp_path: Path) -> None:
+    environment = pod_environment(with_components(tmp_path, "cpu", ["otlp"]), SECRET_VALUES)
+    assert environment["OTEL_RESOURCE_ATTRIBUTES"] == "k8s.pod.name=tagstream-7c9d8b6f5-x2x4z,k8s.node.name=node-1"
+    assert settings.read({name: value for name, value in environment.items() if name.startswith("OTEL_")}).otlp_traces
+
+
+def test_a_pod_monitor_asks_the_workers_port(tmp_path: Path) -> None:
+    manifests = with_components(tmp_path, "cpu", ["pod-monitor"])
+    (endpoint,) = the(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["path"] == "/metrics"
+    assert endpoint["port"] in {port["name"] for port in worker_of(manifests)["ports"]}
+
+
+def test_every_file_belongs_to_a_kustomization() -> None:
+    kustomizations = [path.parent for path in K8S.rglob("kustomization.yaml")]
+    unused = [
+        path
+        for path in K8S.rglob("*")
+        if path.is_file()
+        and path.name != "kustomization.yaml"
+        and not any(
+            folder == path.parent and path.name in (folder / "kustomization.yaml").read_text()
+            for folder in kustomizations
+        )
+    ]
+    assert unused == []

