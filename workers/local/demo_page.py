@@ -56,8 +56,8 @@ def render(scenes: Scenes, servers: str) -> str:
 
 def _lead(scenes: Scenes, servers: str) -> str:
     return (
-        f"{_count(len(scenes.first), 'picture')} went to object storage, one event for each to Kafka, and a worker sent "
-        f"these answers to the indexers downstream. All of it ran on this machine: {servers}."
+        f"{_count(len(scenes.first), 'picture')} went to object storage, one event for each to Kafka, and a worker "
+        f"sent these answers to the indexers downstream. All of it ran on this machine: {servers}."
     )
 
 

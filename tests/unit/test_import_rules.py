@@ -1,0 +1,59 @@
+"""The import rules of pyproject.toml forbid what they say. Each case breaks one of them in a copy of the sources."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sources and their rules, to be spoiled."""
+    target = tmp_path_factory.mktemp("checkout")
+    shutil.copy(CHECKOUT / "pyproject.toml", target)
+    for package in ("workers", "schemas"):
+        shutil.copytree(CHECKOUT / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def check(checkout: Path) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.prefix) / "bin" / "lint-imports"
+    return subprocess.run([program, "--no-cache"], cwd=checkout, capture_output=True, text=True, timeout=100)
+
+
+def test_the_sources_keep_the_rules(copy: Path) -> None:
+    answer = check(copy)
+    assert answer.returncode == 0, answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("workers/pipeline/spoiled.py", "import torch"),
+        ("workers/intake/spoiled.py", "import redis"),
+        ("workers/local/spoiled.py", "import kafka"),
+        ("workers/backends/spoiled.py", "import workers.pipeline"),
+        ("workers/local/spoiled.py", "import workers.cli"),
+        ("workers/vocabulary.py", "import workers.ports"),
+        ("schemas/spoiled.py", "import workers.vocabulary"),
+    ],
+)
+def test_a_forbidden_import_is_found(module: str, line: str, copy: Path) -> None:
+    spoiled = copy / module
+    before = spoiled.read_text() if spoiled.exists() else None
+    spoiled.write_text(f"{line}\n" if before is None else f"{before}\n\n{line}\n")
+    try:
+        answer = check(copy)
+    finally:
+        if before is None:
+            spoiled.unlink()
+        else:
+            spoiled.write_text(before)
+    assert answer.returncode == 1, answer.stdout
+    assert "BROKEN" in answer.stdout
