@@ -30,6 +30,7 @@ from workers.models.ram.config import (
 )
 from workers.models.ram.keys import plan, translate
 from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.wordpiece import ENC, GUIDE_LENGTH, PAD, SEP
 
 REFERENCE = Path(__file__).with_name("reference")
 MEAN = (0.485, 0.456, 0.406)
@@ -158,3 +159,11 @@ def pictures() -> Tensor:
     """(2, 3, 384, 384), both pictures of the recipe, normalised."""
     scaled = torch.from_numpy(np.stack([pixels(0), pixels(1)])).permute(0, 3, 1, 2) / 255
     return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def guide_ids(text: str) -> tuple[list[int], list[int]]:
+    """Ids and mask of a guide of the reference, as bert-base-uncased's tokenizer cuts it."""
+    body: list[int] = json.loads((REFERENCE / "guides.json").read_text())[text]
+    ids = [ENC, *body[: GUIDE_LENGTH - 2], SEP]
+    padding = GUIDE_LENGTH - len(ids)
+    return ids + [PAD] * padding, [1] * len(ids) + [0] * padding

@@ -31,7 +31,7 @@ def test_steps_with_a_cache_give_the_logits_of_the_whole_text(writer: Subject) -
     cache = text.decoder.open(states, 8)
     found = [text.decoder.step(ids[:, :4], cache)]
     found += [text.decoder.step(ids[:, i : i + 1], cache) for i in range(4, 8)]
-    assert (torch.stack(found, dim=1) - whole[:, 3:]).abs().max() <= 2e-5
+    assert (torch.stack(found, dim=1) - whole[:, 3:]).abs().max() <= 1e-4
 
 
 def test_beams_of_a_picture_share_its_states(writer: Subject) -> None:
@@ -43,7 +43,7 @@ def test_beams_of_a_picture_share_its_states(writer: Subject) -> None:
     rows = ids[:, 7:].repeat_interleave(3, dim=0)
     found = text.decoder.step(rows, cache)
     whole = text.decoder(ids, torch.ones_like(ids), states)[:, -1]
-    assert (found - whole.repeat_interleave(3, dim=0)).abs().max() <= 2e-5
+    assert (found - whole.repeat_interleave(3, dim=0)).abs().max() <= 1e-4
 
 
 def test_tags_and_texts_have_the_original_ids(writer: Subject, wordpiece: WordPiece) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -103,7 +104,7 @@ PUBLISHED: Mapping[Kind, AnyConfig] = {
     "tag2text": Tag2TextConfig(SWIN_BASE, labels=3429),
 }
 
-_ADAPTERS: Mapping[Kind, TypeAdapter[Any]] = {
+_ADAPTERS: Mapping[str, TypeAdapter[Any]] = {
     "ram": TypeAdapter(RamConfig),
     "ram_plus": TypeAdapter(RamPlusConfig),
     "tag2text": TypeAdapter(Tag2TextConfig),
@@ -117,17 +118,21 @@ def kind_of(config: AnyConfig) -> Kind:
 
 
 def to_json(config: AnyConfig) -> dict[str, Any]:
-    return asdict(config)
+    document: dict[str, Any] = json.loads(json.dumps(asdict(config)))  # tuples become lists
+    return document
 
 
-def from_json(kind: Kind, document: Mapping[str, Any]) -> AnyConfig:
+def from_json(kind: str, document: Mapping[str, Any]) -> AnyConfig:
     """Read what `to_json` wrote.
 
     Raises:
-        Misconfigured: a size is missing or is no number.
+        Misconfigured: another kind, or a size that is missing or is no number.
     """
+    adapter = _ADAPTERS.get(kind)
+    if adapter is None:
+        raise Misconfigured(f"{kind!r} is no bundle of RAM, RAM++ or Tag2Text; those are {', '.join(_ADAPTERS)}.")
     try:
-        config: AnyConfig = _ADAPTERS[kind].validate_python(dict(document))
+        config: AnyConfig = adapter.validate_python(dict(document))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

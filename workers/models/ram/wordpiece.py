@@ -24,7 +24,7 @@ PROMPT = "a picture of "
 PROMPT_IDS = (DEC, 1037, 3861, 1997)
 GUIDE_LENGTH = 40
 
-_SPECIAL = {PAD: "[PAD]", UNKNOWN: "[UNK]", CLS: "[CLS]", SEP: "[SEP]", MASK: "[MASK]"}
+SPECIAL = {PAD: "[PAD]", UNKNOWN: "[UNK]", CLS: "[CLS]", SEP: "[SEP]", MASK: "[MASK]"}
 _ADDED = {DEC: "[DEC]", ENC: "[ENC]"}
 _CLEAN_UP = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 
@@ -49,7 +49,7 @@ class WordPiece:
         )
         self._tokenizer.normalizer = BertNormalizer(lowercase=True)
         self._tokenizer.pre_tokenizer = BertPreTokenizer()
-        self._tokenizer.add_special_tokens([*_SPECIAL.values(), *_ADDED.values()])
+        self._tokenizer.add_special_tokens([*SPECIAL.values(), *_ADDED.values()])
 
     @classmethod
     def read(cls, path: Path) -> WordPiece:
@@ -67,7 +67,7 @@ class WordPiece:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; special tokens are left out, blanks before punctuation closed up."""
-        words = " ".join(self._tokens[i] for i in ids if i not in _SPECIAL and i not in _ADDED)
+        words = " ".join(self._tokens[i] for i in ids if i not in SPECIAL and i not in _ADDED)
         text = words.replace(" ##", "").strip()
         for spaced in _CLEAN_UP:
             text = text.replace(spaced, spaced.strip())
@@ -91,6 +91,6 @@ def _check(tokens: Sequence[str]) -> None:
             f"the vocabulary has {len(set(tokens)):,} different tokens in {len(tokens):,} lines where "
             f"bert-base-uncased has {VOCABULARY_SIZE:,}; give its vocab.txt."
         )
-    wrong = [token for index, token in _SPECIAL.items() if tokens[index] != token]
+    wrong = [token for index, token in SPECIAL.items() if tokens[index] != token]
     if wrong:
         raise Misconfigured(f"the vocabulary has {', '.join(wrong)} not at their places; give bert-base-uncased's.")

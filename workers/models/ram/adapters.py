@@ -1,0 +1,188 @@
+"""RAM, RAM++ and Tag2Text behind the ports `Tagger` and `Captioner`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle, Golden
+from workers.models.device import Device, Precision
+from workers.models.precision import check_golden, settle_batch
+from workers.models.ram.decoding import Decoding, Tokens, decode
+from workers.models.ram.engine import Engine, engine_of
+from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
+from workers.models.tagger import TorchTagger, sample_picture
+from workers.vocabulary import Caption, Pixels, Transform
+
+SEPARATOR = " | "
+
+
+class RamTagger(TorchTagger):
+    """Scores labels with a RAM, RAM++ or Tag2Text bundle; with a `subset`, these labels alone, and cheaper."""
+
+    def __init__(
+        self, bundle: Bundle, device: Device, precision: Precision, engine: Engine, subset: Sequence[int] | None
+    ) -> None:
+        super().__init__(bundle, device, precision, _no_network, subset=subset)
+        self._engine = engine
+        self._subset = None if subset is None else torch.tensor(subset, dtype=torch.int64, device=device.where)
+
+    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """One row of logits a picture, of the scored labels."""
+        if not pictures:
+            return []
+        model = self._engine.model
+        with self._engine.device.run():
+            logits = model.score(model.embed(self._engine.encode(pictures)), self._subset)
+            return list(logits.cpu().numpy())
+
+
+class Tag2TextCaptioner:
+    """Writes captions with a Tag2Text bundle. The bundle's option `decoding` has `Decoding`'s fields."""
+
+    def __init__(self, bundle: Bundle, device: Device, precision: Precision, engine: Engine) -> None:
+        model = engine.model
+        if not isinstance(model, Tag2Text):
+            raise Misconfigured(f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}: it can't caption.")
+        self.name = bundle.name
+        self.digest = bundle.digest
+        self.precision: str = precision
+        self.transform: Transform = bundle.manifest.transform
+        self.random_weights: bool = bundle.manifest.provenance.random
+        self.max_batch = 0
+        """Set by whoever knows it, or found by `warm_up`."""
+        self.decoding = _decoding(bundle)
+        self.options_digest = hashlib.sha256(json.dumps(asdict(self.decoding), sort_keys=True).encode()).hexdigest()
+        self._precision: Precision = precision
+        self._golden = bundle.golden
+        self._wordpiece = WordPiece.read(bundle.vocabulary)
+        self._engine = engine
+        self._model = model
+        engine.has_captioner = True
+
+    def guide(self, names: Sequence[str]) -> str:
+        return SEPARATOR.join(names)
+
+    def forward(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Tokens]:
+        """The ids of each picture's caption, and their mean log-probability."""
+        if len(pictures) != len(guides):
+            raise ValueError(f"{len(guides)} guides for {len(pictures)} pictures")
+        if not pictures:
+            return []
+        with self._engine.device.run():
+            states = self._states(pictures, guides)
+            return decode(self._model.text.decoder, states, PROMPT_IDS, SEP, self.decoding)
+
+    def postprocess(self, raw: Tokens) -> Caption:
+        """Raises:
+        ValueError: not a number as the score (a broken device).
+        """
+        if raw.score != raw.score:
+            raise ValueError(f"{self.name}: not a number among the probabilities of a caption")
+        return Caption(self._wordpiece.caption(raw.ids), raw.score, self.decoding.method)
+
+    def warm_up(self) -> None:
+        golden = self._golden
+        if golden is not None and golden.guides:
+            found = self.first_logits(list(golden.pixels), golden.guides)
+            check_golden(self.name, self._precision, golden.outputs[:, -found.shape[1] :], found)
+        self.forward([self.canary()], [""])
+        if self.max_batch == 0:
+            self.max_batch = settle_batch(lambda size: self.forward([self.canary()] * size, [""] * size))
+
+    def canary(self) -> Pixels:
+        return self._golden.pixels[0] if self._golden is not None else sample_picture(self.transform.size)
+
+    def first_logits(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> NDArray[np.float32]:
+        """(pictures, vocabulary), of the first token behind the prompt: the golden answer of a captioner."""
+        with self._engine.device.run():
+            states = self._states(pictures, guides)
+            prompt = torch.tensor([PROMPT_IDS] * len(pictures), device=states.device)
+            decoder = self._model.text.decoder
+            logits: NDArray[np.float32] = (
+                decoder.step(prompt, decoder.open(states, len(PROMPT_IDS))).float().cpu().numpy()
+            )
+            return logits
+
+    def _states(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> Tensor:
+        tokens = self._engine.encode_again(pictures)
+        rows = [self._wordpiece.guide(guide) for guide in guides]
+        ids, mask = (torch.tensor(part, device=tokens.device) for part in zip(*rows, strict=True))
+        return self._model.guide(ids, mask, tokens)
+
+    def __repr__(self) -> str:
+        return f"<Tag2TextCaptioner {self.name} in {self.precision} on {self._engine.device.name}, {self.decoding}>"
+
+
+def build_tagger(
+    bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None = None
+) -> RamTagger:
+    """A tagger that has not run yet.
+
+    Raises:
+        Misconfigured: the weights do not fit, or the device lacks the precision.
+    """
+    return RamTagger(bundle, device, precision, engine_of(bundle, device, precision), subset)
+
+
+def build_captioner(bundle: Bundle, device: Device, precision: Precision) -> Tag2TextCaptioner:
+    """A captioner that has not run yet.
+
+    Raises:
+        Misconfigured: no Tag2Text bundle, weights, vocabulary or options that do not fit, or a precision that the
+            device lacks.
+    """
+    return Tag2TextCaptioner(bundle, device, precision, engine_of(bundle, device, precision))
+
+
+def golden_of(bundle: Bundle, device: Device) -> Golden:
+    """The golden answers of a new bundle, in fp32: label logits, for a captioner with its first logits behind them."""
+    tagger = build_tagger(bundle, device, "fp32")
+    pictures = [sample_picture(bundle.manifest.transform.size, seed) for seed in (0, 1)]
+    logits = np.stack(tagger.forward(pictures))
+    if bundle.manifest.kind != "tag2text":
+        return Golden(np.stack(pictures), logits)
+    captioner = build_captioner(bundle, device, "fp32")
+    guides = tuple(captioner.guide(_tags(tagger, row)) for row in logits)
+    captions = tuple(captioner.postprocess(raw).text for raw in captioner.forward(pictures, guides))
+    outputs = np.concatenate((logits, captioner.first_logits(pictures, guides)), axis=1)
+    return Golden(np.stack(pictures), outputs, guides, captions)
+
+
+def _tags(tagger: RamTagger, logits: NDArray[np.float32]) -> list[str]:
+    """Names of the labels above their thresholds, by label id."""
+    scores = tagger.postprocess(logits)
+    kept = zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True)
+    return [tagger.labels[i] for i, score in kept if score > tagger.thresholds[i]]
+
+
+def _decoding(bundle: Bundle) -> Decoding:
+    given = bundle.manifest.options.get("decoding", {})
+    known = {field.name for field in fields(Decoding)}
+    try:
+        if isinstance(given, dict) and (unknown := sorted(given.keys() - known)):
+            raise ValueError(f"{unknown[0]} is none of {', '.join(sorted(known))}")
+        return _DECODING.validate_python(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join([*map(str, first["loc"]), first["msg"]])
+    except ValueError as error:
+        reason = str(error)
+    raise Misconfigured(f"{bundle.folder}: the option `decoding` can't be read: {reason}.")
+
+
+_DECODING = TypeAdapter(Decoding)
+
+
+def _no_network(pictures: Tensor) -> Tensor:
+    raise AssertionError("a RamTagger has its own forward")

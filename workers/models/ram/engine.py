@@ -1,0 +1,94 @@
+"""A bundle's model on its device, shared by the tagger and the captioner made of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.device import Device, Precision, normaliser
+from workers.models.ram.build import filled_model
+from workers.models.ram.config import from_json
+from workers.models.ram.scoring import LabelScorer
+from workers.vocabulary import Pixels
+
+PIECE = 16
+"""Pictures that travel to the device together."""
+
+
+class Engine:
+    """From pictures to image tokens. Belongs to the device thread.
+
+    A captioner asks for the pictures that the tagger of the same bundle has just seen, so while there is one, the
+    tagger's last tokens are kept for it, by the content of the pixels: the memory of pictures is used again, and
+    addresses say nothing.
+    """
+
+    def __init__(self, model: LabelScorer, bundle: Bundle, device: Device, precision: Precision) -> None:
+        self.model = model
+        self.device = device
+        self.has_captioner = False
+        self._normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
+        self._kept: dict[bytes, Tensor] = {}
+
+    def encode(self, pictures: Sequence[Pixels]) -> Tensor:
+        """Image tokens (pictures, 1 + tokens, width); at least one picture, inside `Device.run`."""
+        tokens = self._encode(pictures)
+        if self.has_captioner:
+            self._kept = dict(zip(map(_content, pictures), tokens, strict=True))
+        return tokens
+
+    def encode_again(self, pictures: Sequence[Pixels]) -> Tensor:
+        """As `encode`, but what its last call left is taken (once) instead of computed."""
+        keys = [_content(picture) for picture in pictures]
+        found = {key: self._kept.pop(key) for key in set(keys) if key in self._kept}
+        new = [picture for key, picture in zip(keys, pictures, strict=True) if key not in found]
+        rest = iter(self._encode(new)) if new else iter(())
+        return torch.stack([found[key] if key in found else next(rest) for key in keys])
+
+    def _encode(self, pictures: Sequence[Pixels]) -> Tensor:
+        pieces = [self.model.encode(self._normalise(piece)) for piece in self.device.stream(pictures, PIECE)]
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _content(picture: Pixels) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(picture).data, digest_size=16).digest()
+
+
+_engines: WeakValueDictionary[tuple[str, Device, Precision], Engine] = WeakValueDictionary()
+
+
+def engine_of(bundle: Bundle, device: Device, precision: Precision) -> Engine:
+    """The engine of this bundle; the one that is there already, where somebody still holds it.
+
+    Raises:
+        Misconfigured: the weights do not fit the bundle's architecture, or the device lacks the precision.
+    """
+    key = (bundle.digest, device, precision)
+    engine = _engines.get(key)
+    if engine is None:
+        engine = _engines[key] = Engine(_ready(bundle, device, precision), bundle, device, precision)
+    return engine
+
+
+def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
+    """The bundle's model, placed and frozen."""
+    try:
+        model = filled_model(from_json(bundle.manifest.kind, bundle.manifest.architecture), bundle.weights())
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise Misconfigured(f"{bundle.folder}: the weights do not fit the architecture: {detail}") from None
+    if precision == "int8":
+        # int8 layers keep no float weights, which freezing needs; what it makes of them stays in fp32
+        model.float().freeze()
+        return device.place(model, precision)
+    model = device.place(model, precision)
+    with torch.inference_mode():
+        model.freeze()
+    return model

@@ -1,0 +1,237 @@
+"""From a published checkpoint and its lists to a bundle. The only place that reads a pickle, and only its tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle, Manifest, Provenance
+from workers.models.device import choose_device
+from workers.models.ram.adapters import golden_of
+from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, kind_of, to_json
+from workers.models.ram.keys import translate
+from workers.models.ram.wordpiece import WordPiece
+from workers.vocabulary import Transform
+
+WeightDtype = Literal["fp32", "bf16", "fp16"]
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+DTYPES: Mapping[WeightDtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+FLOOR = 0.1
+
+NAMES: Mapping[Kind, str] = {"ram": "RAM", "ram_plus": "RAM++", "tag2text": "Tag2Text"}
+DEFAULT_THRESHOLD = 0.68
+PAPER_THRESHOLD = 0.86
+"""RAM's paper shows its results under this one threshold."""
+TAG2TEXT_PEOPLE = (2701, 2828, 1167)
+"""person, man, woman: 0.7 in Tag2Text."""
+TAG2TEXT_SILENT = (127, 2961, 3351, 3265, 3338, 3355, 3359)
+"""quarter, back and the numbers from one to five, which Tag2Text never shows: no score exceeds 1."""
+
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The text files that belong to a checkpoint.
+
+    Args:
+        tags: label names, one a line.
+        thresholds: a number a line, as many as tags; None takes the published defaults.
+        translations: language → file of as many lines as tags.
+        vocabulary: WordPiece's vocab.txt; Tag2Text needs it.
+    """
+
+    tags: Path
+    thresholds: Path | None = None
+    translations: Mapping[str, Path] | None = None
+    vocabulary: Path | None = None
+
+
+def import_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    lists: Lists,
+    *,
+    dtype: WeightDtype = "bf16",
+    config: AnyConfig | None = None,
+    sha256: str | None = None,
+    progress: Progress = lambda doing, done, total: None,
+    replace_existing: bool = False,
+) -> Bundle:
+    """Make a bundle of a published (or fine-tuned) checkpoint: only what inference needs, in `dtype`.
+
+    The file is memory-mapped, so that an optimizer inside costs nothing; it is read once for its sha256.
+
+    Args:
+        config: sizes; None takes the published ones of the kind that the file turns out to be.
+        sha256: what the file has to be; None takes what it is.
+
+    Raises:
+        Misconfigured: a file that is no checkpoint, cut short, of another model, or not of this sha256; a list of the
+            wrong length; a bundle that exists already. Nothing is left behind.
+    """
+    tensors = read_checkpoint(checkpoint)
+    found = config or _published_config(checkpoint, tensors)
+    labels, translations = _names(lists, found.labels)
+    thresholds = _thresholds(lists, found)
+    vocabulary = _vocabulary(lists, found)
+    digest = _sha256(checkpoint, progress)
+    if sha256 is not None and digest != sha256.lower():
+        raise Misconfigured(f"{checkpoint} has the sha256 {digest} where {sha256} is wanted; download it again.")
+    convert = _Converter(DTYPES[dtype], len(tensors), progress)
+    try:
+        weights = translate(tensors, found, convert)
+    except Misconfigured as error:
+        raise Misconfigured(f"{checkpoint}: {error}") from None
+    progress("writing the bundle and its golden answers", 0, 1)
+    bundle = Bundle.write(
+        out,
+        manifest_of(found, Provenance(source=checkpoint.name, sha256=digest), thresholds),
+        weights=weights,
+        labels=labels,
+        translations=translations,
+        vocabulary=vocabulary,
+        golden=lambda made: golden_of(made, choose_device("cpu")),
+        replace_existing=replace_existing,
+    )
+    progress("writing the bundle and its golden answers", 1, 1)
+    return bundle
+
+
+def manifest_of(config: AnyConfig, provenance: Provenance, thresholds: float | tuple[float, ...]) -> Manifest:
+    """The manifest of a bundle of these sizes, with the published transform."""
+    kind = kind_of(config)
+    return Manifest(
+        kind=kind,
+        name=NAMES[kind],
+        provenance=provenance,
+        transform=Transform(size=config.encoder.image_size),
+        mean=MEAN,
+        std=STD,
+        thresholds=thresholds,
+        profiles={} if kind == "tag2text" else {"paper": PAPER_THRESHOLD},
+        floor=FLOOR,
+        architecture=to_json(config),
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The model's tensors of a checkpoint under their official names, mapped from the file rather than read.
+
+    Raises:
+        Misconfigured: it can't be read, or holds no model.
+    """
+    try:
+        document = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except FileNotFoundError:
+        raise Misconfigured(f"{path} does not exist.") from None
+    except pickle.UnpicklingError as error:
+        raise Misconfigured(
+            f"{path} holds more than tensors, and nothing else is unpickled here ({str(error).splitlines()[0]})."
+        ) from None
+    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        size = path.stat().st_size if path.is_file() else 0
+        raise Misconfigured(
+            f"{path} ({size:,} bytes) is no checkpoint that torch can read, or is cut short; download it again "
+            f"({str(error).splitlines()[0][:120]})."
+        ) from None
+    model = document.get("model", document) if isinstance(document, dict) else None
+    tensors = {name: value for name, value in model.items() if isinstance(value, Tensor)} if model else {}
+    if not tensors:
+        raise Misconfigured(f"{path} holds no model: its weights should be under the key `model`.")
+    return tensors
+
+
+def kind_in(names: Mapping[str, Tensor]) -> Kind | None:
+    """Which model a checkpoint is of, by its names."""
+    if "fc.W" in names:
+        return "tag2text"
+    if "reweight_scale" in names:
+        return "ram_plus"
+    return "ram" if {"label_embed", "fc.weight"} <= names.keys() else None
+
+
+class _Converter:
+    """Casts matrices and tells the progress; norms, biases and scales are few and stay as they are."""
+
+    def __init__(self, dtype: torch.dtype, total: int, progress: Progress) -> None:
+        self._dtype = dtype
+        self._total = total
+        self._done = 0
+        self._progress = progress
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        self._done += 1
+        self._progress("converting tensors", self._done, self._total)
+        return tensor.to(self._dtype) if tensor.dim() > 1 else tensor
+
+
+def _published_config(path: Path, tensors: Mapping[str, Tensor]) -> AnyConfig:
+    """The published sizes of the checkpoint's kind, with as many labels as it has."""
+    kind = kind_in(tensors)
+    if kind is None:
+        raise Misconfigured(f"{path} is no checkpoint of RAM, RAM++ or Tag2Text: it has none of their classifiers.")
+    config = PUBLISHED[kind]
+    embedded = tensors["label_embed.weight" if kind == "tag2text" else "label_embed"].shape[0]
+    return replace(config, labels=embedded // getattr(config, "descriptions", 1))
+
+
+def _names(lists: Lists, labels: int) -> tuple[list[str], dict[str, list[str]]]:
+    translations = {language: _lines(path, labels) for language, path in (lists.translations or {}).items()}
+    return _lines(lists.tags, labels), translations
+
+
+def _thresholds(lists: Lists, config: AnyConfig) -> float | tuple[float, ...]:
+    if lists.thresholds is not None:
+        lines = _lines(lists.thresholds, config.labels)
+        try:
+            return tuple(float(line) for line in lines)
+        except ValueError as error:
+            raise Misconfigured(f"{lists.thresholds}: {error}.") from None
+    if config.labels != PUBLISHED["tag2text"].labels or kind_of(config) != "tag2text":
+        return DEFAULT_THRESHOLD
+    special = dict.fromkeys(TAG2TEXT_PEOPLE, 0.7) | dict.fromkeys(TAG2TEXT_SILENT, 1.0)
+    return tuple(special.get(label, DEFAULT_THRESHOLD) for label in range(config.labels))
+
+
+def _vocabulary(lists: Lists, config: AnyConfig) -> bytes | None:
+    if kind_of(config) != "tag2text":
+        return None
+    if lists.vocabulary is None:
+        raise Misconfigured("Tag2Text needs the vocabulary of bert-base-uncased; give its vocab.txt.")
+    WordPiece.read(lists.vocabulary)
+    return lists.vocabulary.read_bytes()
+
+
+def _lines(path: Path, wanted: int) -> list[str]:
+    """The lines of a list; blanks at their ends belong to the names."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path} can't be read: {error}.") from None
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    if len(lines) != wanted:
+        raise Misconfigured(f"{path} has {len(lines):,} lines where the checkpoint has {wanted:,} labels.")
+    return lines
+
+
+def _sha256(path: Path, progress: Progress) -> str:
+    digest = hashlib.sha256()
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            progress("reading the checkpoint", file.tell(), total)
+    return digest.hexdigest()
