@@ -214,10 +214,18 @@ class Bundle:
         return self.folder / VOCABULARY
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters by name, on the host, mapped from the file rather than read."""
+        """The parameters by name, on the host, mapped from the file rather than read.
+
+        Raises:
+            Misconfigured: the file is damaged where it says what it holds.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file  # torch takes seconds to import, and listing bundles needs none
 
-        return load_file(self.folder / WEIGHTS)
+        try:
+            return load_file(self.folder / WEIGHTS)
+        except SafetensorError as error:
+            raise Misconfigured(f"{self.folder / WEIGHTS} is damaged ({error}); copy the bundle again.") from error
 
     @cached_property
     def golden(self) -> Golden | None:
@@ -254,6 +262,8 @@ def _read_manifest(folder: Path) -> Manifest:
         raise Misconfigured(
             f"{folder} is not a bundle: it has no {MANIFEST}. Make one with `tagstream models import`."
         ) from None
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"

