@@ -99,6 +99,13 @@ class Publisher(Protocol):
         """
         ...
 
+    def stuck(self) -> str | None:
+        """What has been hanging although the neighbour answers others, or None. One watching thread's call.
+
+        The publish thread can't be freed then: the process has to end.
+        """
+        ...
+
     def close(self) -> None:
         """Bounded in time; leaves no transaction open."""
         ...

@@ -184,6 +184,9 @@ class MemoryPublisher:
             offset = self._broker.committed_offset(self._group, epoch.partition)
             return self._first_offset(epoch) if offset is None else offset
 
+    def stuck(self) -> str | None:
+        return None
+
     def close(self) -> None:
         with self._broker.changed:
             if not self._is_fenced():

@@ -51,7 +51,6 @@ class Poller:
         self._begin(polled)
         self._open()
         for record in polled.records:
-            metrics.RECORDS_POLLED.add(topic=record.partition.topic)
             self._backlog.setdefault(record.epoch, deque()).append(record)
         self._line.retry_due()
         if not self.admitting:

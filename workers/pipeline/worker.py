@@ -8,6 +8,7 @@
 | device | the models |
 | finish | postprocessing and rendering |
 | publish | the publisher: messages and offsets |
+| watch | nothing: it asks whether the publisher hangs |
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from workers import metrics
+from workers.errors import Broken
 from workers.pipeline.annotate import Annotator
 from workers.pipeline.batching import Inbox
 from workers.pipeline.line import Committed, Computed, Line
@@ -92,7 +94,6 @@ class Worker:
         self._warm = threading.Event()
         self._device = _DeviceClock()
         self._drained = threading.Event()
-        self._published = threading.Event()
         self._line: Line | None = None
         self._busy_at = clock.monotonic()
         self.ready = False
@@ -147,6 +148,7 @@ class Worker:
             "finish": lambda: self._run_finish(line),
             "publish": lambda: self._run_publish(line, publishing),
             "poll": lambda: self._run_poll(poller, line),
+            "watch": lambda: self._run_watch(publisher),
         }
         for name, loop in loops.items():
             thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
@@ -228,6 +230,12 @@ class Worker:
     def _run_publish(self, line: Line, publishing: Publishing) -> None:
         while not self._drained.is_set():
             publishing.step()
+
+    def _run_watch(self, publisher: Publisher) -> None:
+        """A publish thread that hangs in its client can't be freed: only the end of the process helps."""
+        while not self._drained.wait(1.0):
+            if reason := publisher.stuck():
+                raise Broken(reason)
 
     # ---- trouble ----------------------------------------------------------------------------------------------
 

@@ -133,6 +133,7 @@ class Rig:
         self.cache = MemoryResultCache()
         self.tagger = ColourTagger()
         self.captioner: EchoCaptioner | None = None
+        self.publisher_hangs: str | None = None
         self.partitions = partitions
         self.appended: list[tuple[int, int]] = []
 
@@ -186,9 +187,11 @@ class Rig:
 
         def publisher(source: RecordSource) -> MemoryPublisher:
             assert isinstance(source, MemoryRecordSource)
-            return MemoryPublisher(
+            made = MemoryPublisher(
                 self.broker, GROUP, name, membership=source.membership, output_topics=(OUT, DEAD, SKIPPED)
             )
+            made.stuck = lambda: self.publisher_hangs  # type: ignore[method-assign]
+            return made
 
         return Worker(
             source=lambda: MemoryRecordSource(self.broker, GROUP, [IN]),
