@@ -215,7 +215,6 @@ class Settings(BaseModel):
     formats: Annotated[Words, Field(min_length=1), AfterValidator(_check_formats)] = _setting(
         "Limits", DECODABLE, "Picture formats to decode, comma separated"
     )
-
     retry_s: Seconds = _setting(
         "Limits", 5.0, "A GET's passing failures (5xx, resets) are retried for so long; then its partition waits"
     )
@@ -231,7 +230,6 @@ class Settings(BaseModel):
     max_batch: Annotated[int, Field(ge=0)] = _setting(
         "Tuning", 0, "Pictures in a batch at most; 0: what tuning or the warm-up found"
     )
-
     fetch_threads: Annotated[int, Field(ge=1, le=1024)] = _setting("Tuning", 16, "GETs at the same time")
     decode_threads: Annotated[int, Field(ge=0, le=256)] = _setting(
         "Tuning", 0, "Decodes at the same time; 0: one for each processor"
@@ -468,18 +466,28 @@ def markdown() -> str:
     """The settings as a Markdown table for each group; docs/settings.md and the README hold it between markers."""
     parts: list[str] = []
     group = ""
-    for field, info in FIELDS.items():
-        extra = info.json_schema_extra
-        assert isinstance(extra, dict)
-        if extra["group"] != group:
-            group = str(extra["group"])
+    for field in FIELDS:
+        if group_of(field) != group:
+            group = group_of(field)
             parts.append(f"\n**{group}**\n\n| variable | default | meaning |\n|---|---|---|")
-        parts.append(_row(field, info))
+        parts.append(_row(field))
     return "\n".join(parts).strip() + "\n"
 
 
-def _row(field: str, info: FieldInfo) -> str:
-    default = _as_text(info.default)
+def group_of(field: str) -> str:
+    """The heading that a field stands under."""
+    extra = FIELDS[field].json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["group"])
+
+
+def default_text(field: str) -> str:
+    """A field's default as one would set it; empty where there is none."""
+    return _as_text(FIELDS[field].default)
+
+
+def _row(field: str) -> str:
+    default = f"`{default_text(field)}`" if default_text(field) else ""
     also = " (or `…_FILE`)" if is_secret(field) else ""
-    meaning = (info.description or "").replace("|", "\\|")
-    return f"| `{variable(field)}`{also} | {f'`{default}`' if default else ''} | {meaning} |"
+    meaning = (FIELDS[field].description or "").replace("|", "\\|")
+    return f"| `{variable(field)}`{also} | {default} | {meaning} |"

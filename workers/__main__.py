@@ -1,0 +1,25 @@
+"""`python -m workers`, the same as `tagstream`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from workers.cli.app import run_command
+
+_LINGER_S = 10.0
+"""How long threads that are stuck in a library may hold up the end of the process."""
+
+
+def main() -> None:
+    """Run the command line, and be gone soon after it has ended, whatever some thread still waits for."""
+    code = run_command(sys.argv[1:])
+    timer = threading.Timer(_LINGER_S, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

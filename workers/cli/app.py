@@ -1,0 +1,95 @@
+"""All commands under one name, and what becomes of their errors: a sentence and an exit code, never a stack trace."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from workers import __version__
+from workers.cli import check, dead_letters, demo, emit, models, run, schemas, settings, skip, stack, tail
+from workers.errors import Broken, Misconfigured, TagstreamError
+
+logger = logging.getLogger(__name__)
+
+OUR_BUG, MISCONFIGURED, BROKEN, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 4, 130
+
+app = typer.Typer(
+    name="tagstream",
+    help="Tags and captions every picture of an image store, exactly once: image events come in from Kafka, enriched "
+    "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
+    "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.",
+    epilog="Exit codes: 0 done · 1 a bug of ours · 2 wrong settings or arguments · 3 a broken device or a wedge · "
+    "4 a neighbour (Kafka, object storage, Redis) does not answer",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command()(run.run)
+app.command()(demo.demo)
+app.add_typer(stack.app, name="stack")
+app.command()(emit.emit)
+app.command()(tail.tail)
+app.command()(check.check)
+app.command()(settings.settings)
+app.add_typer(dead_letters.app, name="dead-letters")
+app.command()(skip.skip)
+app.add_typer(models.app, name="models")
+app.add_typer(schemas.app, name="schemas")
+
+
+@app.callback()
+def _globals(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"tagstream {__version__}")
+        raise typer.Exit
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    """Run one command line to its end.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        app(list(arguments), prog_name="tagstream")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _reader_left()
+    except TagstreamError as error:
+        return _complain(error)
+    except Exception:
+        logger.exception("this is a bug of ours; nothing after it was committed")
+        return OUR_BUG
+    return 0
+
+
+def exit_code(error: TagstreamError) -> int:
+    """Whose fault, as a number."""
+    if isinstance(error, Misconfigured):
+        return MISCONFIGURED
+    return BROKEN if isinstance(error, Broken) else UNAVAILABLE
+
+
+def _complain(error: TagstreamError) -> int:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    for line in str(error).splitlines():
+        console.print(line, style="red", markup=False)
+    return exit_code(error)
+
+
+def _reader_left() -> int:
+    """`tagstream tail | head`: whoever read us has enough. Keep the interpreter from complaining at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

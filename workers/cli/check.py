@@ -1,0 +1,144 @@
+"""`tagstream check`: are the settings right, and does every neighbour answer? What is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from workers.errors import TagstreamError
+
+if TYPE_CHECKING:
+    from workers.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of one question. `error` None: all is well, and `says` what was found."""
+
+    about: str
+    says: str
+    error: TagstreamError | None = None
+
+
+def check(
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show every setting, and not only those that differ from their default.")
+    ] = False,
+) -> None:
+    """Read the settings, mask the secrets, ask Kafka, the object store, Redis and the bundles, and say what is wrong.
+
+    Changes nothing anywhere. Ends with 0 when a worker could start, with 2 when a setting is wrong, and with 4 when
+    only a neighbour does not answer.
+    """
+    from workers.settings import read
+
+    settings = read(os.environ)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(_settings_table(settings, everything))
+    findings = []
+    for finding in findings_of(settings):
+        findings.append(finding)
+        mark = "[green]✓[/]" if finding.error is None else "[red]✗[/]"
+        console.print(f"{mark} {finding.about}: ", end="")
+        console.print(finding.says, markup=False)
+    raise typer.Exit(_verdict(findings))
+
+
+def _settings_table(settings: Settings, everything: bool) -> Table:
+    from workers.settings import Settings as Defaults
+    from workers.settings import shown
+
+    table = Table("setting", "value", box=None, pad_edge=False)
+    defaults = shown(Defaults())
+    for name, value in shown(settings).items():
+        if everything or value != defaults[name]:
+            table.add_row(name, value.replace("[", r"\["))
+    table.add_row()
+    return table
+
+
+def _verdict(findings: list[Finding]) -> int:
+    from workers.cli.app import exit_code
+
+    return min((exit_code(finding.error) for finding in findings if finding.error is not None), default=0)
+
+
+def findings_of(settings: Settings) -> Iterator[Finding]:
+    """One answer after the other; a question whose neighbour is away does not keep the next from being asked."""
+    for about, ask in _questions(settings):
+        try:
+            yield Finding(about, ask())
+        except TagstreamError as error:
+            yield Finding(about, str(error), error)
+
+
+def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "Kafka", lambda: _kafka(settings)
+    if not settings.buckets:
+        yield "Buckets", lambda: str(settings.require("buckets"))
+    for bucket in settings.buckets:
+        yield f"Bucket {bucket}", lambda bucket=bucket: _bucket(settings, bucket)  # type: ignore[misc]
+    yield "Redis", lambda: _redis(settings)
+    yield "Tagger", lambda: _bundle(settings.tagger)
+    yield "Captioner", lambda: _bundle(settings.captioner)
+    yield "State folder", lambda: _state(settings)
+
+
+def _kafka(settings: Settings) -> str:
+    from workers.backends.kafka import topic_exists
+    from workers.cli.composition import output_topics, security, servers
+    from workers.errors import Misconfigured
+
+    topics = [*settings.input_topics, *output_topics(settings)]
+    missing = [topic for topic in topics if not topic_exists(servers(settings), topic, security=security(settings))]
+    if missing:
+        raise Misconfigured(
+            f"{servers(settings)} answers, but has no topic {', '.join(missing)}: create it "
+            "(kafka-topics.sh --create --topic NAME), or correct the setting that names it"
+        )
+    return f"{servers(settings)} has the topics {', '.join(topics)}"
+
+
+def _bucket(settings: Settings, bucket: str) -> str:
+    from workers.cli.composition import object_store
+
+    with closing(object_store(settings)) as store:
+        store.check(bucket)
+    return f"{settings.s3_endpoint} lists it"
+
+
+def _redis(settings: Settings) -> str:
+    from workers.backends.result_cache import RedisResultCache
+    from workers.cli.composition import result_cache
+
+    with closing(result_cache(settings)) as cache:
+        if not isinstance(cache, RedisResultCache):
+            return "no cache (TAGSTREAM_REDIS_URL is not set); every picture is computed"
+        cache.check()
+    return f"{settings.redis_url} answers"
+
+
+def _bundle(name: str) -> str:
+    from pathlib import Path
+
+    from workers.models.bundle import Bundle
+    from workers.models.compact import compact_bundle
+
+    if name in ("template", "none"):
+        return name
+    bundle = compact_bundle() if name == "compact" else Bundle.open(Path(name))
+    return f"{bundle.name}, {bundle.manifest.labels} labels, digest {bundle.digest[:12]}"
+
+
+def _state(settings: Settings) -> str:
+    from workers.service.slots import Slot
+
+    with Slot(settings.state_dir / "slots", settings.group) as slot:
+        return f"{settings.state_dir} can be written; the next worker here gets slot {slot.number}"

@@ -1,0 +1,243 @@
+"""Settings become objects, and objects meet. Nobody else knows more than its own ports."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from workers import __version__
+from workers.backends.clock import SystemClock
+from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
+from workers.backends.object_store import MinioObjectStore
+from workers.backends.result_cache import NoCache, RedisResultCache
+from workers.errors import Misconfigured, Unavailable
+from workers.intake import Limits, ThreadIntake
+from workers.models.load import load_captioner, load_tagger
+from workers.models.template import TemplateCaptioner
+from workers.pipeline.profiles import Profile, read_profiles
+from workers.pipeline.worker import Worker, WorkerOptions
+from workers.ports import Captioner, Publisher, RecordSource, ResultCache, Tagger
+from workers.settings import Settings
+from workers.vocabulary import Caption
+
+logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
+
+
+class Stopped(Exception):
+    """A stop was asked for before the group was joined: nothing is to be drained."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The models that the settings name. `template` stands in for a captioner where none is loaded."""
+
+    tagger: Tagger | None
+    captioner: Captioner | None
+    template: Callable[[Sequence[str]], Caption] | None
+
+
+def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[], bool]) -> Worker:
+    """A worker of real parts, its models loaded and not yet warm. It joins the group when it is run.
+
+    Args:
+        transactional_id: ours alone.
+        stopping: asked while a broker is waited for at the start; true raises `Stopped` from `Worker.run`.
+
+    Raises:
+        Misconfigured: a bundle that does not load, profiles that do not fit, addresses that can't be.
+        Broken: the device does not start.
+    """
+    models = load_models(settings)
+    store = object_store(settings)
+    return Worker(
+        source=lambda: _patiently(lambda: record_source(settings), stopping),
+        publisher=lambda source: _patiently(lambda: publisher(settings, source, transactional_id), stopping),
+        intake=ThreadIntake(
+            store,
+            _transforms(models),
+            limits(settings),
+            fetch_threads=settings.fetch_threads,
+            decode_threads=settings.decode_threads or processors(),
+        ),
+        cache=result_cache(settings),
+        tagger=models.tagger,
+        captioner=models.captioner,
+        template=models.template,
+        clock=SystemClock(),
+        options=worker_options(settings, models.tagger),
+    )
+
+
+def load_models(settings: Settings) -> Loaded:
+    tagger = load_tagger(
+        settings.tagger, device=settings.device, precision=settings.precision, state_dir=settings.state_dir
+    )
+    captioner = load_captioner(
+        settings.captioner, device=settings.device, precision=settings.precision, state_dir=settings.state_dir
+    )
+    if isinstance(captioner, TemplateCaptioner):
+        return Loaded(_bounded(tagger, settings), None, captioner)
+    return Loaded(_bounded(tagger, settings), captioner and _bounded(captioner, settings), None)
+
+
+AnyModel = TypeVar("AnyModel", Tagger, Captioner)
+
+
+def _bounded(model: AnyModel, settings: Settings) -> AnyModel:
+    if settings.max_batch:
+        model.max_batch = min(settings.max_batch, model.max_batch or settings.max_batch)
+    return model
+
+
+def _transforms(models: Loaded) -> list[Any]:
+    return list(dict.fromkeys(model.transform for model in (models.tagger, models.captioner) if model is not None))
+
+
+def processors() -> int:
+    """Those that this process may use, which in a container can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limits(settings: Settings) -> Limits:
+    return Limits(
+        max_object_bytes=settings.max_object_bytes,
+        fetch_s=settings.get_timeout_s,
+        max_pixels=settings.max_pixels,
+        min_side=settings.min_side,
+        formats=settings.formats,
+    )
+
+
+def worker_options(settings: Settings, tagger: Tagger | None) -> WorkerOptions:
+    return WorkerOptions(
+        output_topic=settings.output_topic,
+        dead_letter_topic=settings.dead_letter_topic,
+        skipped_topic=settings.skipped_topic,
+        buckets=settings.buckets,
+        key_globs=settings.keys,
+        profiles=profiles(settings, tagger),
+        worker_version=__version__,
+        max_object_bytes=settings.max_object_bytes,
+        encoded_budget_bytes=settings.encoded_bytes,
+        decoded_budget_bytes=settings.decoded_bytes,
+        max_polled_bytes=settings.polled_bytes,
+        max_jobs_ahead=settings.jobs_ahead,
+        max_ledger_bytes=settings.ledger_bytes,
+        run_outcomes=settings.run_outcomes,
+        run_bytes=settings.run_bytes,
+        drain_s=settings.drain_s,
+        unreadable_after_s=settings.unreadable_s,
+        stall_s=settings.wedged_s,
+    )
+
+
+def profiles(settings: Settings, tagger: Tagger | None) -> Mapping[str, Profile]:
+    """The threshold profiles of TAGSTREAM_PROFILES, and the tagger's own.
+
+    Raises:
+        Misconfigured: the file can't be read, or does not fit the tagger.
+    """
+    if settings.profiles is None:
+        return read_profiles(tagger, {})
+    name = f"TAGSTREAM_PROFILES={settings.profiles}"
+    try:
+        wanted = json.loads(settings.profiles.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Misconfigured(f"{name} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise Misconfigured(f"{name} is not JSON: {error}") from error
+    if not isinstance(wanted, dict):
+        raise Misconfigured(f'{name} must hold an object, such as {{"strict": {{"all": 0.9}}}}')
+    return read_profiles(tagger, wanted)
+
+
+# ---- neighbours -----------------------------------------------------------------------------------------------
+
+
+def servers(settings: Settings) -> str:
+    return ",".join(settings.require("kafka_servers").kafka_servers)
+
+
+def security(settings: Settings) -> dict[str, Any]:
+    """TLS and SASL as kafka-python names them; only what was set."""
+    found: dict[str, Any] = {"security_protocol": settings.kafka_security_protocol}
+    if settings.kafka_security_protocol.endswith("SSL"):
+        files = {
+            "ssl_cafile": settings.kafka_tls_ca,
+            "ssl_certfile": settings.kafka_tls_cert,
+            "ssl_keyfile": settings.kafka_tls_key,
+        }
+        found |= {name: str(path) for name, path in files.items() if path is not None}
+        if password := settings.kafka_tls_key_password.get_secret_value():
+            found["ssl_password"] = password
+    if settings.kafka_security_protocol.startswith("SASL"):
+        found |= {
+            "sasl_mechanism": settings.kafka_sasl_mechanism,
+            "sasl_plain_username": settings.kafka_user,
+            "sasl_plain_password": settings.kafka_password.get_secret_value(),
+        }
+    return found
+
+
+def object_store(settings: Settings) -> MinioObjectStore:
+    settings.require("s3_endpoint")
+    return MinioObjectStore(
+        settings.s3_endpoint,
+        settings.s3_access_key.get_secret_value(),
+        settings.s3_secret_key.get_secret_value(),
+        settings.s3_region,
+        connections=settings.fetch_threads,
+        retry_s=settings.retry_s,
+    )
+
+
+def result_cache(settings: Settings) -> ResultCache:
+    url = settings.redis_url.get_secret_value()
+    return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s) if url else NoCache()
+
+
+def output_topics(settings: Settings) -> list[str]:
+    named = (settings.output_topic, settings.dead_letter_topic, settings.skipped_topic)
+    return list(dict.fromkeys(topic for topic in named if topic))
+
+
+def record_source(settings: Settings) -> KafkaRecordSource:
+    return KafkaRecordSource(
+        servers(settings),
+        settings.group,
+        settings.input_topics,
+        security=security(settings),
+        session_timeout_s=settings.kafka_session_timeout_s,
+    )
+
+
+def publisher(settings: Settings, source: RecordSource, transactional_id: str) -> Publisher:
+    assert isinstance(source, KafkaRecordSource)
+    return KafkaPublisher(
+        servers(settings),
+        settings.group,
+        transactional_id,
+        membership=source.membership,
+        output_topics=output_topics(settings),
+        delivery=settings.delivery,
+        offset_reset=settings.offset_reset,
+        commit=source.commit,
+        security=security(settings),
+        transaction_timeout_s=settings.kafka_transaction_timeout_s,
+    )
+
+
+def _patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
+    """At the start a broker that is away is waited for: to exit would only make the orchestrator start us again."""
+    while not stopping():
+        try:
+            return make()
+        except Unavailable as error:
+            logger.warning("waiting: %s", error)
+    raise Stopped

@@ -1,0 +1,302 @@
+"""`tagstream dead-letters`: look at what could not be handled, and send it back when the cause is mended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from workers.cli.skip import parse_place
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from schemas.dead_letter import DeadLetter
+    from workers.backends.kafka import ReadRecord
+    from workers.settings import Settings
+    from workers.vocabulary import Message
+
+app = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True)
+
+Reasons = Annotated[
+    list[str] | None, typer.Option("--reason", metavar="REASON", help="Only this reason; may be given again.")
+]
+Since = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Only from then on: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d ago."),
+]
+Until = Annotated[str | None, typer.Option(metavar="TIME", help="Only before then.")]
+Keys = Annotated[
+    str | None,
+    typer.Option("--key", metavar="GLOB", help="Only where the record's key matches, such as 'photos/2024/*'."),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A dead letter as it lies in its topic, and its headers read."""
+
+    record: ReadRecord
+    told: DeadLetter
+
+    @property
+    def place(self) -> str:
+        return f"{self.record.topic}:{self.record.partition}:{self.record.offset}"
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(failure.reason for failure in self.told.failures))
+
+    @property
+    def key(self) -> str:
+        return (self.record.key or b"").decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which letters are meant; everything that is given must hold. Times are of the letter, in ms since 1970."""
+
+    reasons: frozenset[str] = frozenset()
+    since_ms: int | None = None
+    until_ms: int | None = None
+    key: str | None = None
+
+    def holds(self, letter: Letter) -> bool:
+        at = letter.record.timestamp_ms
+        return (
+            (not self.reasons or not self.reasons.isdisjoint(letter.reasons))
+            and (self.since_ms is None or at >= self.since_ms)
+            and (self.until_ms is None or at < self.until_ms)
+            and (self.key is None or fnmatchcase(letter.key, self.key))
+        )
+
+
+@app.command("list")
+def list_letters(
+    reason: Reasons = None,
+    since: Since = None,
+    until: Until = None,
+    key: Keys = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line.")] = False,
+) -> None:
+    """List dead letters, and count them by reason.
+
+    tagstream dead-letters list --since 12h --reason broken-image
+    """
+    settings = _settings()
+    counts: Counter[str] = Counter()
+    console = Console(highlight=False)
+    table = Table("letter", "when", "record", "key", "reason", "detail", box=None, pad_edge=False)
+    for letter in read_letters(settings, _choice(reason, since, until, key)):
+        counts.update(letter.reasons)
+        if as_json:
+            typer.echo(json.dumps(_summary(letter), ensure_ascii=False))
+        else:
+            table.add_row(*(text.replace("[", r"\[") for text in _row(letter)))
+    if not as_json:
+        console.print(table)
+        for name, count in counts.most_common():
+            console.print(f"{count:7} {name}")
+        console.print(
+            f"{counts.total():7} in all" if counts else f"no such dead letters in {settings.dead_letter_topic}"
+        )
+
+
+@app.command()
+def show(
+    place: Annotated[
+        str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The letter, as the list names it; or its record.")
+    ],
+) -> None:
+    """Show one dead letter whole: what failed, and the original's key, headers and value.
+
+    tagstream dead-letters show images.dead-letters:0:17
+    """
+    settings = _settings()
+    letter = _find(settings, *parse_place(place))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print_json(json.dumps(_summary(letter), ensure_ascii=False))
+    console.print("\nThe original record:", style="bold")
+    console.print_json(json.dumps(_original(letter), ensure_ascii=False))
+
+
+@app.command()
+def replay(
+    reason: Reasons = None,
+    since: Since = None,
+    until: Until = None,
+    key: Keys = None,
+    go: Annotated[bool, typer.Option("--go", help="Send them. Without it nothing is sent: a dry run.")] = False,
+    rate: Annotated[float, typer.Option(metavar="N", min=0.1, help="At most so many a second.")] = 50.0,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most so many in all.")] = None,
+) -> None:
+    """Send dead letters back to the topics they came from; only what failed in them is worked on again.
+
+    Look first: without --go it only says what it would send. A letter stays in its topic when it was sent back, so
+    choose by time what is not to be sent again. One whose value was too large to keep can't be sent.
+
+    [dim]What would be sent:[/]  tagstream dead-letters replay --reason unreadable --since 2h
+    [dim]Send it:[/]             tagstream dead-letters replay --reason unreadable --since 2h --go
+    """
+    settings = _settings()
+    letters = _up_to(limit, read_letters(settings, _choice(reason, since, until, key)))
+    whole = [letter for letter in letters if not letter.told.truncated]
+    for name, count in Counter(reason for letter in whole for reason in letter.reasons).most_common():
+        typer.echo(f"{count:7} {name}")
+    if len(whole) < len(letters):
+        typer.echo(f"{len(letters) - len(whole):7} can't be sent: their values were too large to keep")
+    if not go:
+        typer.echo(f"{len(whole):7} would be sent back. This was a dry run: add --go to send them.")
+        return
+    typer.echo(f"{send_back(settings, whole, rate):7} sent back")
+
+
+def read_letters(settings: Settings, choice: Choice) -> Iterator[Letter]:
+    """The chosen letters that are in the topic now, each partition's in order. What is no dead letter is passed."""
+    from schemas.dead_letter import read_dead_letter_headers
+    from workers.backends.kafka import tail
+    from workers.cli.composition import security, servers
+
+    topics = [settings.dead_letter_topic]
+    with tail(servers(settings), topics, start="beginning", follow=False, security=security(settings)) as records:
+        for record in records:
+            try:
+                letter = Letter(record, read_dead_letter_headers(record.headers))
+            except ValueError:
+                continue
+            if choice.holds(letter):
+                yield letter
+
+
+def send_back(settings: Settings, letters: Sequence[Letter], rate: float) -> int:
+    """Send each to the topic it came from, at most `rate` a second, each acknowledged before the next.
+
+    Returns:
+        How many were sent.
+    """
+    from workers.backends.kafka import KafkaEmitter
+    from workers.cli.composition import security, servers
+    from workers.cli.progress import counting
+
+    started = time.monotonic()
+    with (
+        KafkaEmitter(servers(settings), security=security(settings)) as emitter,
+        counting("sent back", len(letters)) as advance,
+    ):
+        for number, letter in enumerate(letters):
+            time.sleep(max(0.0, started + number / rate - time.monotonic()))
+            message = original(letter)
+            emitter.send(message.topic, message.key, message.value, message.headers)
+            emitter.flush()
+            advance(1)
+    return len(letters)
+
+
+def original(letter: Letter) -> Message:
+    """The record that a letter was made of, with the header that names what failed in it.
+
+    Nulls come back as nulls, but for header values, which no client can send as such, and for a key beside a null
+    value: those stay empty.
+    """
+    from schemas.dead_letter import replay
+    from workers.vocabulary import Message
+
+    key, value, headers = replay(letter.record.key, letter.record.value, letter.record.headers)
+    if key is None and value is None:
+        key = b""
+    return Message(letter.told.topic, key, value, tuple((name, content or b"") for name, content in headers))
+
+
+def _settings() -> Settings:
+    from workers.settings import read
+
+    return read(os.environ).require("kafka_servers")
+
+
+def _choice(reasons: Sequence[str] | None, since: str | None, until: str | None, key: str | None) -> Choice:
+    from schemas.dead_letter import REASONS
+
+    for name in reasons or ():
+        if name not in REASONS:
+            raise Misconfigured(f"--reason {name}: known are {', '.join(REASONS)}")
+    return Choice(
+        frozenset(reasons or ()),
+        None if since is None else moment_ms(since),
+        None if until is None else moment_ms(until),
+        key,
+    )
+
+
+def moment_ms(text: str) -> int:
+    """ "2026-01-31", an ISO time, or "90m", "12h", "7d" before now, in milliseconds since 1970. Without a zone: UTC.
+
+    Raises:
+        Misconfigured: it is none of these.
+    """
+    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+    if ago := re.fullmatch(r"(\d+)([smhd])", text):
+        return int((datetime.now(UTC) - timedelta(**{units[ago[2]]: int(ago[1])})).timestamp() * 1000)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Misconfigured(f"{text!r} is no time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d (ago)") from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _find(settings: Settings, topic: str, partition: int, offset: int) -> Letter:
+    """By the letter's own place, or by that of the record it was made of."""
+    for letter in read_letters(settings, Choice()):
+        at = letter.record if topic == settings.dead_letter_topic else letter.told
+        if (at.topic, at.partition, at.offset) == (topic, partition, offset):
+            return letter
+    raise Misconfigured(f"there is no dead letter {topic}:{partition}:{offset} in {settings.dead_letter_topic}")
+
+
+def _up_to(limit: int | None, letters: Iterator[Letter]) -> list[Letter]:
+    return list(letters) if limit is None else [letter for letter, _ in zip(letters, range(limit), strict=False)]
+
+
+def _row(letter: Letter) -> tuple[str, ...]:
+    told = letter.told
+    when = datetime.fromtimestamp(letter.record.timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    record = f"{told.topic}:{told.partition}:{told.offset}"
+    return letter.place, when, record, letter.key, ", ".join(letter.reasons), told.failures[0].detail
+
+
+def _summary(letter: Letter) -> dict[str, Any]:
+    return {"letter": letter.place, "key": letter.key, **letter.told.model_dump(mode="json")}
+
+
+def _original(letter: Letter) -> dict[str, Any]:
+    """For a person: bytes as text; a value that is JSON as such."""
+    from schemas.dead_letter import strip_own_headers, with_nulls
+
+    record = letter.record
+    headers = strip_own_headers(record.headers)
+    key, value, headers = with_nulls(record.key, record.value, headers, letter.told.nulls)
+    return {
+        "key": _text(key),
+        "headers": [[name, _text(content)] for name, content in headers],
+        "value": "(too large to keep)" if letter.told.truncated else _json_or_text(value),
+    }
+
+
+def _text(content: bytes | None) -> str | None:
+    return None if content is None else content.decode("utf-8", "replace")
+
+
+def _json_or_text(content: bytes | None) -> Any:
+    try:
+        return json.loads(content or b"")
+    except ValueError:
+        return _text(content)

@@ -1,0 +1,207 @@
+"""`tagstream emit`: ask for pictures, from a folder that is uploaded first or from what a bucket already holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mimetypes
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import typer
+
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from workers.backends.object_store import MinioObjectStore
+    from workers.cli.events import Dialect, StoredPicture
+    from workers.settings import Settings
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+"""Endings by which a folder's files are taken for pictures. Of a bucket all is taken: the worker's TAGSTREAM_KEYS
+chooses there."""
+
+BATCH = 100
+"""Events that are acknowledged before the place is noted; so many may be sent twice after a kill."""
+UPLOADS = 8
+"""Uploads at the same time."""
+
+
+def emit(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            exists=True, file_okay=False, help="Pictures to upload first. Without it: what the bucket holds."
+        ),
+    ] = None,
+    bucket: Annotated[
+        str | None, typer.Option(metavar="NAME", help="[default: the only one of TAGSTREAM_BUCKETS]")
+    ] = None,
+    prefix: Annotated[str, typer.Option(metavar="P", help="Keys begin with this.")] = "",
+    topic: Annotated[str | None, typer.Option(help="[default: the first of TAGSTREAM_INPUT_TOPICS]")] = None,
+    dialect: Annotated[str, typer.Option(metavar="own|s3", help="How the events are written.")] = "own",
+    again: Annotated[
+        bool, typer.Option("--again", help="Begin anew, even where an earlier run was interrupted.")
+    ] = False,
+) -> None:
+    """Send an event for each picture of a folder (uploading it) or of a bucket (as it is).
+
+    Interrupted, it goes on where it stopped when the same command is given again.
+
+    [dim]Upload and tag a folder:[/]   tagstream emit ~/Pictures --bucket photos --prefix mine/
+    [dim]Tag what is there already:[/]  tagstream emit --bucket photos --prefix 2024/
+    """
+    from workers.settings import read
+
+    settings = read(os.environ).require("kafka_servers", "s3_endpoint")
+    if dialect not in ("own", "s3"):
+        raise Misconfigured(f"--dialect {dialect}: it is own or s3")
+    emission = Emission(
+        settings, folder, _bucket(settings, bucket), prefix, topic or settings.input_topics[0], _dialect(dialect)
+    )
+    if again:
+        emission.place.forget()
+    sent = emission.run()
+    typer.echo(f"{sent} events are in {emission.topic}")
+
+
+def _dialect(name: str) -> Dialect:
+    return "s3" if name == "s3" else "own"
+
+
+def _bucket(settings: Settings, named: str | None) -> str:
+    if named is not None:
+        if settings.buckets and named not in settings.buckets:
+            raise Misconfigured(f"a worker with these settings refuses {named!r}: add it to TAGSTREAM_BUCKETS")
+        return named
+    if len(settings.buckets) != 1:
+        raise Misconfigured("which bucket? Name it with --bucket, or name just one in TAGSTREAM_BUCKETS")
+    return settings.buckets[0]
+
+
+class Place:
+    """How far a command came, in a file of TAGSTREAM_STATE_DIR that is named after what was asked for."""
+
+    def __init__(self, folder: Path, command: Iterable[str]) -> None:
+        name = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()[:16]
+        self._path = folder / "emit" / f"{name}.json"
+
+    def last(self) -> str:
+        """The last key whose event is acknowledged; empty: begin at the beginning."""
+        try:
+            return str(json.loads(self._path.read_text(encoding="utf-8"))["last"])
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError, KeyError) as error:
+            raise Misconfigured(f"{self._path} can't be read ({error}); --again begins anew") from error
+
+    def note(self, key: str) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = self._path.with_suffix(".new")
+            scratch.write_text(json.dumps({"last": key}), encoding="utf-8")
+            scratch.replace(self._path)
+        except OSError as error:
+            raise Misconfigured(f"TAGSTREAM_STATE_DIR: {self._path} can't be written: {error.strerror}") from error
+
+    def forget(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+Item = TypeVar("Item")
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of this size; the last may be shorter."""
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+class Emission:
+    """One `emit`: pictures in key order, in batches: upload, send, wait for the acknowledgement, note the place."""
+
+    def __init__(
+        self, settings: Settings, folder: Path | None, bucket: str, prefix: str, topic: str, dialect: Dialect
+    ) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._bucket = bucket
+        self._prefix = prefix
+        self._dialect: Literal["own", "s3"] = dialect
+        self.topic = topic
+        source = str(folder.resolve()) if folder is not None else ""
+        command = (source, settings.s3_endpoint, bucket, prefix, topic, dialect, *settings.kafka_servers)
+        self.place = Place(settings.state_dir, command)
+
+    def run(self) -> int:
+        """Send all that was not sent before.
+
+        Returns:
+            How many events were sent now.
+        """
+        from workers.backends.kafka import KafkaEmitter
+        from workers.cli.composition import object_store, security, servers
+        from workers.cli.events import event_for
+        from workers.cli.progress import counting
+
+        last = self.place.last()
+        if last:
+            typer.echo(f"going on after {last} (--again begins anew)", err=True)
+        sent = 0
+        with (
+            closing(object_store(self._settings)) as store,
+            KafkaEmitter(servers(self._settings), security=security(self._settings)) as emitter,
+            counting("events sent", self._total(last)) as advance,
+        ):
+            for pictures in batches(self._pictures(store, last), BATCH):
+                sent += emitter.emit(event_for(picture, self.topic, self._dialect) for picture in pictures)
+                self.place.note(pictures[-1].key)
+                advance(len(pictures))
+        self.place.forget()
+        return sent
+
+    def _total(self, last: str) -> int | None:
+        """Known for a folder; a bucket is counted only by listing it."""
+        return None if self._folder is None else len(self._files(last))
+
+    def _pictures(self, store: MinioObjectStore, last: str) -> Iterator[StoredPicture]:
+        from workers.cli.events import StoredPicture
+
+        if self._folder is None:
+            for found in store.list(self._bucket, self._prefix, last):
+                if not found.key.endswith("/"):
+                    yield StoredPicture(self._bucket, found.key, found.size, found.etag)
+            return
+        store.make_bucket(self._bucket)
+        with ThreadPoolExecutor(UPLOADS) as pool:
+            for files in batches(self._files(last), BATCH):
+                yield from pool.map(self._uploader(store), files)
+
+    def _files(self, last: str) -> list[tuple[str, Path]]:
+        """(key, file) of the folder's pictures behind `last`, in key order as a store lists them."""
+        assert self._folder is not None
+        files = [path for path in self._folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file()]
+        keyed = [(self._prefix + path.relative_to(self._folder).as_posix(), path) for path in files]
+        if not keyed:
+            raise Misconfigured(f"{self._folder} holds no pictures ({', '.join(sorted(PICTURES))})")
+        return sorted((pair for pair in keyed if pair[0].encode() > last.encode()), key=lambda pair: pair[0].encode())
+
+    def _uploader(self, store: MinioObjectStore) -> Callable[[tuple[str, Path]], StoredPicture]:
+        from workers.cli.events import StoredPicture
+
+        def upload(item: tuple[str, Path]) -> StoredPicture:
+            key, path = item
+            try:
+                body = path.read_bytes()
+            except OSError as error:
+                raise Misconfigured(f"{path} can't be read: {error.strerror}") from error
+            kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+            return StoredPicture(self._bucket, key, len(body), store.put(self._bucket, key, body, kind))
+
+        return upload

@@ -1,0 +1,67 @@
+"""Image events as `tagstream emit` makes them, in the own dialect or as S3 would."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeAlias
+from urllib.parse import quote_plus
+
+from workers.vocabulary import Message
+
+Dialect: TypeAlias = Literal["own", "s3"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPicture:
+    """An object that is in the store. `etag` without quotes."""
+
+    bucket: str
+    key: str
+    size: int
+    etag: str
+
+
+def event_for(picture: StoredPicture, topic: str, dialect: Dialect) -> Message:
+    """The message that asks for this picture; keyed bucket/key, so that one object's events keep their order.
+
+    It has no sequencer: the store keeps none that a later listing could ask for, and one made up here could declare
+    the store's own next event stale. A worker that reads another etag than this skips it as superseded.
+    """
+    document = _WRITERS[dialect](picture, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+    value = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    return Message(topic, f"{picture.bucket}/{picture.key}".encode(), value, ())
+
+
+def _own(picture: StoredPicture, now: str) -> Mapping[str, Any]:
+    return {
+        "schema": "image-event/1",
+        "id": f"emit-{time.time_ns():x}",
+        "bucket": picture.bucket,
+        "key": picture.key,
+        "etag": picture.etag,
+        "size": picture.size,
+        "event_time": now,
+    }
+
+
+def _s3(picture: StoredPicture, now: str) -> Mapping[str, Any]:
+    record = {
+        "eventVersion": "2.1",
+        "eventSource": "tagstream:emit",
+        "awsRegion": "",
+        "eventTime": now,
+        "eventName": "ObjectCreated:Put",
+        "s3": {
+            "s3SchemaVersion": "1.0",
+            "bucket": {"name": picture.bucket, "arn": f"arn:aws:s3:::{picture.bucket}"},
+            "object": {"key": quote_plus(picture.key), "size": picture.size, "eTag": picture.etag},
+        },
+    }
+    return {"Records": [record]}
+
+
+_WRITERS: Mapping[Dialect, Callable[[StoredPicture, str], Mapping[str, Any]]] = {"own": _own, "s3": _s3}

@@ -1,0 +1,179 @@
+"""`tagstream run`: the worker, and around it all that a process needs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workers.errors import Broken, Unavailable
+
+if TYPE_CHECKING:
+    from workers.pipeline.worker import Worker
+    from workers.service.health import Report
+    from workers.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    until_idle: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            help="End when nothing has come for so long: for backfills and tests. Give joining the group its time, "
+            "some 5 seconds.",
+        ),
+    ] = None,
+) -> None:
+    """Work: read image events, tag and caption the pictures, publish the results.
+
+    Needs TAGSTREAM_KAFKA_SERVERS, TAGSTREAM_S3_ENDPOINT and TAGSTREAM_BUCKETS; [bold]tagstream check[/] tries them.
+    SIGTERM or Ctrl-C drains: what is in hand is finished and committed. A second one leaves at once, which loses
+    nothing either. Health and metrics are on TAGSTREAM_HTTP_PORT: /livez, /readyz, /metrics.
+
+    [dim]Start one here:[/]      tagstream run
+    [dim]Work off a backlog:[/]  tagstream run --until-idle 30
+    """
+    from workers.service.logs import start_logging
+    from workers.settings import read
+
+    settings = read(os.environ).require("kafka_servers", "s3_endpoint", "buckets")
+    start_logging(settings.log_level, settings.log_format, secrets=secrets(settings))
+    try:
+        _Process(settings, until_idle).run()
+    except Unavailable as error:
+        # The pipeline waits for its neighbours by itself; what comes through here nobody could wait for.
+        raise Broken(str(error)) from error
+
+
+def secrets(settings: Settings) -> list[str]:
+    """Every value that must not be seen in a log."""
+    from workers.settings import FIELDS, is_secret
+
+    return [getattr(settings, field).get_secret_value() for field in FIELDS if is_secret(field)]
+
+
+class _Process:
+    """One worker's life: telemetry and endpoint first, so that a slow start can be watched; then models; then work."""
+
+    def __init__(self, settings: Settings, until_idle_s: float | None) -> None:
+        self._settings = settings
+        self._until_idle_s = until_idle_s
+        self._stopping = threading.Event()
+        self._worker: Worker | None = None
+        self._wedged: str | None = None
+
+    def run(self) -> None:
+        from workers.cli.composition import Stopped, compose
+        from workers.service.signals import stop_on_signals
+
+        with ExitStack() as cleanup:
+            transactional_id = cleanup.enter_context(self._identity())
+            cleanup.enter_context(self._observed(transactional_id))
+            cleanup.enter_context(stop_on_signals(self.stop))
+            logger.info("loading the models: tagger %s, captioner %s", self._settings.tagger, self._settings.captioner)
+            worker = compose(self._settings, transactional_id=transactional_id, stopping=self._stopping.is_set)
+            self._worker = worker
+            if self._stopping.is_set():
+                return
+            if self._until_idle_s is not None:
+                threading.Thread(target=self._stop_when_idle, name="until-idle", daemon=True).start()
+            try:
+                worker.run()
+            except Stopped:
+                logger.info("stopped before the group was joined")
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._worker is not None:
+            self._worker.stop()
+
+    @contextmanager
+    def _identity(self) -> Iterator[str]:
+        """Our transactional id; by default group, host and a slot that is held as long as we live."""
+        from workers.service.slots import Slot, default_transactional_id
+
+        if self._settings.transactional_id:
+            yield self._settings.transactional_id
+            return
+        with Slot(self._settings.state_dir / "slots", self._settings.group) as slot:
+            yield default_transactional_id(self._settings.group, slot)
+
+    @contextmanager
+    def _observed(self, transactional_id: str) -> Iterator[None]:
+        """Metrics, traces, health and the watchdog, from here to the end."""
+        from workers import __version__
+        from workers.service.telemetry import make_telemetry
+        from workers.service.watchdog import Watchdog
+
+        telemetry = make_telemetry(
+            instance=f"{transactional_id}@{socket.gethostname()}",
+            version=__version__,
+            otlp_traces=self._settings.otlp_traces,
+            otlp_metrics=self._settings.otlp_metrics,
+        )
+        telemetry.install()
+        watchdog = Watchdog(self.alive, unready=self._turn_unready)
+        with ExitStack() as cleanup:
+            cleanup.callback(telemetry.close)
+            cleanup.enter_context(self._served(telemetry.metrics_page))
+            watchdog.start()
+            cleanup.callback(watchdog.stop)
+            yield
+
+    @contextmanager
+    def _served(self, metrics_page: Callable[[], bytes]) -> Iterator[None]:
+        if self._settings.http_port is None:
+            yield
+            return
+        from workers.service.endpoint import Endpoint
+
+        endpoint = Endpoint(
+            self._settings.http_host,
+            self._settings.http_port,
+            alive=self.alive,
+            ready=self.ready,
+            metrics_page=metrics_page,
+        )
+        try:
+            yield
+        finally:
+            endpoint.close()
+
+    def alive(self) -> Report:
+        from workers.service.health import Health
+
+        return Health(True, ("starting",)) if self._worker is None else self._worker.progress()
+
+    def ready(self) -> Report:
+        from workers.service.health import Health
+
+        if self._wedged is not None:
+            return Health(False, (self._wedged,))
+        if self._stopping.is_set():
+            return Health(False, ("draining",))
+        if self._worker is None:
+            return Health(False, ("loading the models",))
+        return Health(True) if self._worker.ready else Health(False, ("warming up, then joining the group",))
+
+    def _turn_unready(self, reason: str) -> None:
+        self._wedged = reason
+
+    def _stop_when_idle(self) -> None:
+        """Idle counts from being ready: before that there is nothing to be idle about."""
+        assert self._worker is not None
+        assert self._until_idle_s is not None
+        waited_s = 0.0
+        while not self._stopping.wait(0.2):
+            waited_s = waited_s + 0.2 if self._worker.ready else 0.0
+            if min(waited_s, self._worker.idle_s()) >= self._until_idle_s:
+                logger.info("nothing has come for %g s: draining", self._until_idle_s)
+                self.stop()

@@ -1,0 +1,35 @@
+"""`tagstream schemas`: the documents that other teams build on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="JSON Schema and AsyncAPI of everything that travels.", no_args_is_help=True)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to write them; made if it is not there.")],
+) -> None:
+    """Write a JSON Schema for each event and one AsyncAPI document over them all.
+
+    tagstream schemas export ./schemas
+    """
+    from schemas.publish import documents
+    from workers.errors import Misconfigured
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in documents().items():
+            (folder / name).write_bytes(content)
+            typer.echo(folder / name)
+    except OSError as error:
+        raise Misconfigured(f"{error.filename} can't be written: {error.strerror}") from error
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `export` a word of its own."""

@@ -1,0 +1,49 @@
+"""`tagstream settings`: every variable, its default and its meaning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def settings(
+    fill: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Bring the table between this Markdown file's settings markers up to date, instead.",
+        ),
+    ] = None,
+) -> None:
+    """List every TAGSTREAM_… variable with its default and its meaning.
+
+    What they are set to, and whether that works, is [bold]tagstream check[/].
+    """
+    from workers.settings import fill as filled
+
+    for path in fill or []:
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    if not fill:
+        Console().print(_table())
+
+
+def _table() -> Table:
+    from workers.settings import FIELDS, default_text, group_of, is_secret, variable
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("variable", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    group = ""
+    for field, info in FIELDS.items():
+        if group_of(field) != group:
+            group = group_of(field)
+            table.add_row()
+            table.add_row(f"[bold]{group}[/]")
+        also = " or …_FILE" if is_secret(field) else ""
+        table.add_row(f"{variable(field)}{also}", default_text(field), (info.description or "").replace("`", ""))
+    return table
