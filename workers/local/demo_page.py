@@ -19,7 +19,8 @@ from workers.local.demo_watch import Row
 _STYLE = Path(__file__).with_name("demo_page.css")
 _THUMBNAIL = (560, 420)
 _TAGS_SHOWN = 5
-_COLOURS = 5
+_WAITING = 5
+"""The last colour of the style sheet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,14 @@ def _card(row: Row, stages: Mapping[str, int]) -> str:
     caption = f'<p class="caption">{escape(_sentence(answer.caption.text))}</p>' if answer.caption else ""
     return (
         f'<article class="card">{_picture(row)}<div>{caption}<p class="key">{escape(row.key)}</p>'
-        f'<ul class="tags">{"".join(map(_tag, answer.tags[:_TAGS_SHOWN]))}</ul>'
-        f"{_time(answer, stages)}</div></article>"
+        f"{_tags(answer.tags)}{_time(answer, stages)}</div></article>"
     )
+
+
+def _tags(tags: Sequence[Tag]) -> str:
+    if not tags:
+        return '<p class="none">no tag is sure enough</p>'
+    return f'<ul class="tags">{"".join(map(_tag, tags[:_TAGS_SHOWN]))}</ul>'
 
 
 def _tag(tag: Tag) -> str:
@@ -105,8 +111,7 @@ def _tag(tag: Tag) -> str:
 def _time(answer: EnrichedImage, stages: Mapping[str, int]) -> str:
     bars = "".join(
         f'<b class="c{stages[stage]}" style="flex:{spent:.3f}" title="{escape(stage)} {spent:.1f} ms"></b>'
-        for stage, spent in answer.timings_ms.items()
-        if stage in stages
+        for stage, spent in _spent_by_stage(answer).items()
     )
     facts = f"{answer.image.format.upper()}, {answer.image.width} × {answer.image.height}"
     total = sum(answer.timings_ms.values())
@@ -189,14 +194,20 @@ def _thumbnail(path: Path) -> str | None:
     return base64.b64encode(encoded.getvalue()).decode()
 
 
+def _spent_by_stage(answer: EnrichedImage) -> dict[str, float]:
+    """Milliseconds by what the picture went through; all its waiting for a turn is one."""
+    spent: dict[str, float] = {}
+    for stage, milliseconds in answer.timings_ms.items():
+        shown = "waiting" if stage.startswith("wait") else stage
+        spent[shown] = spent.get(shown, 0.0) + milliseconds
+    return spent
+
+
 def _stages(rows: Sequence[Row]) -> dict[str, int]:
-    """A colour for each stage that took time, in the order in which a picture passes them."""
-    seen: dict[str, int] = {}
-    for row in _enriched(rows):
-        assert isinstance(row.answer, EnrichedImage)
-        for stage in row.answer.timings_ms:
-            seen.setdefault(stage, min(len(seen), _COLOURS - 1))
-    return seen
+    """A colour's number for each stage that took time, in the order in which a picture passes them; waiting is last."""
+    answers = [row.answer for row in rows if isinstance(row.answer, EnrichedImage)]
+    seen = dict.fromkeys(stage for answer in answers for stage in _spent_by_stage(answer) if stage != "waiting")
+    return {stage: min(number, _WAITING - 1) for number, stage in enumerate(seen)} | {"waiting": _WAITING}
 
 
 def _enriched(rows: Sequence[Row]) -> list[Row]:

@@ -107,13 +107,15 @@ def _cells(row: Row) -> tuple[RenderableType, ...]:
     answer = row.answer
     milliseconds = "" if row.work_ms is None else f"{row.work_ms:.0f}"
     saved = Text(row.remembered or "", "green")
-    key = Text(row.key)
     if isinstance(answer, EnrichedImage):
-        tags = Text(", ").join(
-            Text.assemble((tag.name, "cyan"), f" {tag.score:.2f}") for tag in answer.tags[:_TAGS_SHOWN]
-        )
-        return key, tags, Text(answer.caption.text if answer.caption else ""), milliseconds, saved
-    return key, _other(answer), Text(), milliseconds, saved
+        caption = answer.caption.text if answer.caption else ""
+        return Text(row.key), _tags(answer), Text(caption), milliseconds, saved
+    return Text(row.key), _other(answer), Text(), milliseconds, saved
+
+
+def _tags(answer: EnrichedImage) -> Text:
+    best = [Text.assemble((tag.name, "cyan"), f" {tag.score:.2f}") for tag in answer.tags[:_TAGS_SHOWN]]
+    return Text(", ").join(best) if best else Text("no tag is sure enough", "dim")
 
 
 def _other(answer: DeadLetter | Retraction | Skip | None) -> Text:
@@ -132,7 +134,6 @@ def _line(row: Row) -> Text:
     answer = row.answer
     if not isinstance(answer, EnrichedImage):
         return Text.assemble(row.key, "  ", _other(answer))
-    tags = ", ".join(f"{tag.name} {tag.score:.2f}" for tag in answer.tags[:_TAGS_SHOWN])
     caption = f'  "{answer.caption.text}"' if answer.caption else ""
     saved = f"  cache saved {row.remembered}" if row.remembered else ""
-    return Text(f"{row.key}  {tags}{caption}  {row.work_ms or 0:.0f} ms{saved}")
+    return Text.assemble(row.key, "  ", _tags(answer), f"{caption}  {row.work_ms or 0:.0f} ms{saved}")

@@ -12,23 +12,18 @@ from workers.errors import TagstreamError
 
 _SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
-# Public-domain and freely licensed pictures that scikit-image and scikit-learn ship for their own examples.
+# What scikit-image and scikit-learn ship for their own examples, as far as it shows ordinary things: a tagger of
+# everyday words has nothing to say about retinas, galaxies and textures.
 _IN_WHEELS = {
     "scikit-image": (
         "chelsea.png",
         "coffee.png",
         "rocket.jpg",
-        "astronaut.png",
         "motorcycle_left.png",
-        "clock_motion.png",
         "camera.png",
+        "astronaut.png",
+        "motorcycle_right.png",
         "coins.png",
-        "hubble_deep_field.jpg",
-        "moon.png",
-        "retina.jpg",
-        "brick.png",
-        "gravel.png",
-        "grass.png",
     ),
     "scikit-learn": ("flower.jpg", "china.jpg"),
 }
