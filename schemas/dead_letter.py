@@ -205,16 +205,6 @@ def only_indexes(headers: Headers) -> frozenset[int] | None:
     return frozenset(int(index) for index in written[-1].split(b","))
 
 
-def replay_headers(headers: Headers) -> Headers:
-    """The headers with which a dead letter goes back to its topic: the original's, and what failed.
-
-    Raises:
-        ValueError: as `read_dead_letter_headers`.
-    """
-    failed = ",".join(str(index) for index in sorted(read_dead_letter_headers(headers).indexes))
-    return (*strip_own_headers(headers), (ONLY, failed.encode()))
-
-
 def strip_own_headers(headers: Headers) -> Headers:
     """Without every `tagstream-*`, whoever put it there."""
     return tuple(header for header in headers if not header[0].startswith(PREFIX))
@@ -245,6 +235,21 @@ def with_nulls(
         (name, None if f"headers[{number}]" in named else content) for number, (name, content) in enumerate(headers)
     )
     return None if "key" in named else key, None if "value" in named else value, restored
+
+
+def replay(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[bytes | None, bytes | None, Headers]:
+    """The record with which a dead letter goes back to its topic: the original, and which of its events failed.
+
+    Raises:
+        ValueError: it is no dead letter, or its value had to be dropped; the text is fit for a person.
+    """
+    letter = read_dead_letter_headers(headers)
+    if letter.truncated:
+        place = f"{letter.topic}:{letter.partition}:{letter.offset}"
+        raise ValueError(f"the value was too large for the dead-letter topic; the original may still stand at {place}")
+    original_key, original_value, restored = with_nulls(key, value, headers, letter.nulls)
+    only = ",".join(str(index) for index in sorted(letter.indexes))
+    return original_key, original_value, (*strip_own_headers(restored), (ONLY, only.encode()))
 
 
 def _json(value: Any) -> bytes:

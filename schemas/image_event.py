@@ -60,7 +60,8 @@ def _events(doc: Document, place: Place) -> tuple[Entry, ...]:
 def newer(one: str, other: str) -> bool:
     """Whether sequencer `one` came after `other`, for events of one object.
 
-    Sequencers are hexadecimal numbers of any length: the shorter counts as padded with zeros on its left.
+    Sequencers are hexadecimal numbers of any length: the shorter counts as padded with zeros on its left. (S3's
+    documentation has named either side over the years; MinIO's are clock readings, which compare as numbers.)
     """
     width = max(len(one), len(other))
     return one.lower().rjust(width, "0") > other.lower().rjust(width, "0")

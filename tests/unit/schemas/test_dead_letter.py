@@ -19,7 +19,7 @@ from schemas.dead_letter import (
     dead_letter_headers,
     only_indexes,
     read_dead_letter_headers,
-    replay_headers,
+    replay,
     strip_own_headers,
     with_nulls,
     without_nulls,
@@ -182,12 +182,24 @@ def test_a_replay_names_events_and_an_unreadable_one_means_all(headers: Headers,
     assert only_indexes(headers) == expected
 
 
-def test_a_replay_carries_the_original_headers_and_what_failed() -> None:
-    original = (("traceparent", b"00-1"), ("a", None), ("a", b"2"))
+def test_a_replay_is_the_original_record_and_names_what_failed() -> None:
+    original: Headers = (("traceparent", b"00-1"), ("a", None), ("a", b"2"))
+    sent = without_nulls(None, b"{}", original)
     failed = [FAILURE, FAILURE.model_copy(update={"index": 0}), FAILURE]
-    replayed = replay_headers((*original, *letter(failures=failed)))
-    assert replayed == (*original, ("tagstream-only", b"0,2"))
-    assert only_indexes(replayed) == frozenset({0, 2})
+    key, value, headers = replay(sent.key, sent.value, (*sent.headers, *letter(failures=failed, nulls=sent.nulls)))
+    assert (key, value) == (None, b"{}")
+    assert headers == (*original, ("tagstream-only", b"0,2"))
+    assert only_indexes(headers) == frozenset({0, 2})
+
+
+def test_a_dead_letter_that_lost_its_value_is_not_replayed() -> None:
+    with pytest.raises(ValueError, match="images:3:17"):
+        replay(b"k", b"", letter(truncated=True))
+
+
+def test_only_dead_letters_are_replayed() -> None:
+    with pytest.raises(ValueError, match="not a dead letter"):
+        replay(b"k", b"v", ())
 
 
 def test_our_headers_are_stripped_whoever_put_them_there() -> None:
