@@ -223,20 +223,7 @@ class KafkaWorld:
                 if (error := message.error()) is not None:
                     assert error.code() == confluent_kafka.KafkaError._PARTITION_EOF, error
                     return read
-                headers = tuple((name, bytes(value)) for name, value in message.headers() or [])
-                key = message.key()
-                value = message.value()
-                read.append(
-                    ReadRecord(
-                        self.output,
-                        0,
-                        message.offset() or 0,
-                        message.timestamp()[1],
-                        None if key is None else bytes(key),
-                        None if value is None else bytes(value),
-                        headers,
-                    )
-                )
+                read.append(_read(message))
         finally:
             consumer.close()
         raise AssertionError("the reader came to no end")
@@ -314,6 +301,19 @@ class KafkaWorld:
         )
         producer.init_transactions()
         return producer
+
+
+def _read(message: Any) -> ReadRecord:
+    """One of confluent-kafka's messages in our words."""
+    return ReadRecord(
+        message.topic(),
+        message.partition(),
+        message.offset(),
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+        tuple(message.headers() or ()),
+    )
 
 
 def poll_until(source: Source, enough: Callable[[list[Record], list[Epoch]], bool]) -> tuple[list[Record], list[Epoch]]:

@@ -1,0 +1,177 @@
+"""How kafka-python's errors become ours, and the one private method of it that is guarded."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import kafka
+import pytest
+from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
+from kafka.producer.sender import Sender
+
+from workers.backends import kafka_client
+from workers.backends.kafka_client import PatientClient, answers, connect, mapped, translated
+from workers.backends.kafka_publisher import cause_of
+from workers.errors import Broken, Misconfigured, Unavailable
+
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """kafka-python leaves a socket whose connection was refused to the garbage collector: let it come here."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (kafka_errors.TopicAuthorizationFailedError({"images"}), Misconfigured),
+        (kafka_errors.SaslAuthenticationFailedError("bad password"), Misconfigured),
+        (kafka_errors.KafkaConfigurationError("no"), Misconfigured),
+        (kafka_errors.UnknownTopicOrPartitionError("images"), Misconfigured),
+        (kafka_errors.KafkaTimeoutError("late"), Unavailable),
+        (kafka_errors.KafkaConnectionError("reset"), Unavailable),
+        (kafka_errors.NotLeaderForPartitionError(), Unavailable),
+        (kafka_errors.UnknownError(), Unavailable),
+        (kafka_errors.IllegalStateError("closed"), Broken),
+    ],
+)
+def test_every_error_of_the_client_says_whose_fault_it_is(
+    error: kafka_errors.KafkaError, ours: type[Exception]
+) -> None:
+    told = translated("reading images", error)
+    assert type(told) is ours
+    assert "reading images" in str(told)
+
+
+def test_no_error_of_the_client_leaves_the_backend() -> None:
+    with pytest.raises(Unavailable) as told, mapped("listing topics"):
+        raise kafka_errors.KafkaTimeoutError("late")
+    assert isinstance(told.value.__cause__, kafka_errors.KafkaTimeoutError)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (kafka_errors.CommitFailedError(kafka_errors.UnknownMemberIdError()), "membership"),
+        (kafka_errors.IllegalGenerationError(), "membership"),
+        (kafka_errors.ProducerFencedError(), "fenced"),
+        (kafka_errors.KafkaError(kafka_errors.ProducerFencedError()), "fenced"),
+        (kafka_errors.InvalidProducerEpochError(), "fenced"),
+        (kafka_errors.KafkaTimeoutError("expired"), "timeout"),
+        (kafka_errors.MessageSizeTooLargeError(), "size"),
+        (kafka_errors.TopicAuthorizationFailedError({"out"}), "authorization"),
+        (kafka_errors.KafkaConnectionError(), "broker"),
+    ],
+)
+def test_a_failed_run_has_one_word_for_its_cause(error: kafka_errors.KafkaError, cause: str) -> None:
+    assert cause_of(error) == cause
+
+
+def test_a_cause_is_found_behind_the_error_that_wraps_it() -> None:
+    error = kafka_errors.KafkaError("Cannot execute transactional method")
+    error.__cause__ = kafka_errors.ProducerFencedError()
+    assert cause_of(error) == "fenced"
+
+
+def test_nobody_at_the_address_is_said_in_a_sentence_and_leaves_no_socket_behind() -> None:
+    started = time.monotonic()
+    with pytest.raises(Unavailable, match=r"none of 127\.0\.0\.1:\d+ answered within 0\.5 s; check the address"):
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {}, timeout_s=0.5)
+    assert time.monotonic() - started < 3
+
+
+def test_settings_that_the_client_does_not_know_are_said_in_a_sentence() -> None:
+    with pytest.raises(Misconfigured, match="ssl_moon"):
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {"ssl_moon": 1}, timeout_s=0.5)
+
+
+def test_a_certificate_that_is_not_there_is_said_in_a_sentence() -> None:
+    security = {"security_protocol": "SSL", "ssl_cafile": "/nowhere/ca.pem"}
+    with pytest.raises((Misconfigured, Unavailable)):
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", security, timeout_s=0.5)
+
+
+def test_an_absent_broker_does_not_answer() -> None:
+    assert not answers(f"127.0.0.1:{unused_port()}", {}, timeout_s=0.3)
+
+
+def test_the_guard_is_for_the_versions_that_it_was_made_for() -> None:
+    """A new release must be read again: is `await_ready` still what the sender asks, and does it still raise?"""
+    assert kafka.__version__.split(".")[:2] == ["3", "0"]
+
+
+class Unready(KafkaNetClient):  # type: ignore[misc]
+    """A client whose only node can't be reached."""
+
+    def __init__(self) -> None:
+        pass
+
+    def is_ready(self, node_id: Any) -> bool:
+        return False
+
+    def maybe_connect(self, node_id: Any, **kwargs: Any) -> None:
+        pass
+
+    @property
+    def _manager(self) -> Any:
+        return SimpleNamespace(_conns={}, cluster=None)
+
+
+class PatientlyUnready(PatientClient, Unready):
+    pass
+
+
+def offer(client: KafkaNetClient) -> Mock:
+    """Let a sender find a node for the commit of a transaction; its transaction manager afterwards."""
+    manager = Mock()
+    manager.is_completing.return_value = False
+    manager.next_request_handler.return_value.needs_coordinator.return_value = True
+    accumulator = SimpleNamespace(has_incomplete=False)
+    sender = Sender(client, None, accumulator, transaction_manager=manager, request_timeout_ms=10, retry_backoff_ms=1)
+    assert sender._maybe_send_pending_request()
+    return manager
+
+
+def test_without_the_guard_the_sender_forgets_a_request_whose_node_is_away() -> None:
+    """When this fails, kafka-python has mended it and the guard can go."""
+    manager = offer(Unready())
+    manager.retry.assert_not_called()
+
+
+def test_with_the_guard_the_sender_puts_the_request_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatientClient, "RETRY_S", 0.01)
+    manager = offer(PatientlyUnready())
+    manager.retry.assert_called_once_with(manager.next_request_handler.return_value)
+
+
+def test_a_producer_whose_thread_does_not_stop_is_not_replaced() -> None:
+    producer = Mock()
+    producer._sender.is_alive.return_value = True
+    with pytest.raises(Broken, match="does not stop"):
+        kafka_client.end_producer(producer, within_s=0.01)
+    producer._sender.force_close.assert_called_once()
+
+
+def test_a_producer_is_ended_although_closing_it_raises() -> None:
+    producer = Mock()
+    producer.close.side_effect = kafka_errors.KafkaTimeoutError("flush")
+    producer._sender.is_alive.return_value = False
+    kafka_client.end_producer(producer, within_s=1)
+    producer._sender.force_close.assert_called_once()
+    producer._sender.join.assert_called_once_with(1)
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
