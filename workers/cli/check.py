@@ -93,7 +93,7 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 def _kafka(settings: Settings) -> str:
     from workers.backends.kafka import topic_exists
-    from workers.cli.composition import output_topics, security, servers
+    from workers.cli.neighbours import output_topics, security, servers
     from workers.errors import Misconfigured
 
     topics = [*settings.input_topics, *output_topics(settings)]
@@ -107,7 +107,7 @@ def _kafka(settings: Settings) -> str:
 
 
 def _bucket(settings: Settings, bucket: str) -> str:
-    from workers.cli.composition import object_store
+    from workers.cli.neighbours import object_store
 
     with closing(object_store(settings)) as store:
         store.check(bucket)
@@ -116,7 +116,7 @@ def _bucket(settings: Settings, bucket: str) -> str:
 
 def _redis(settings: Settings) -> str:
     from workers.backends.result_cache import RedisResultCache
-    from workers.cli.composition import result_cache
+    from workers.cli.neighbours import result_cache
 
     with closing(result_cache(settings)) as cache:
         if not isinstance(cache, RedisResultCache):

@@ -11,16 +11,14 @@ from typing import Any, TypeVar
 
 from workers import __version__
 from workers.backends.clock import SystemClock
-from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
-from workers.backends.object_store import MinioObjectStore
-from workers.backends.result_cache import NoCache, RedisResultCache
+from workers.cli.neighbours import object_store, publisher, record_source, result_cache
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import Limits, ThreadIntake
 from workers.models.load import load_captioner, load_tagger
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.profiles import Profile, read_profiles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Captioner, Publisher, RecordSource, ResultCache, Tagger
+from workers.ports import Captioner, Tagger
 from workers.settings import Settings
 from workers.vocabulary import Caption
 
@@ -155,82 +153,6 @@ def profiles(settings: Settings, tagger: Tagger | None) -> Mapping[str, Profile]
     if not isinstance(wanted, dict):
         raise Misconfigured(f'{name} must hold an object, such as {{"strict": {{"all": 0.9}}}}')
     return read_profiles(tagger, wanted)
-
-
-# ---- neighbours -----------------------------------------------------------------------------------------------
-
-
-def servers(settings: Settings) -> str:
-    return ",".join(settings.require("kafka_servers").kafka_servers)
-
-
-def security(settings: Settings) -> dict[str, Any]:
-    """TLS and SASL as kafka-python names them; only what was set."""
-    found: dict[str, Any] = {"security_protocol": settings.kafka_security_protocol}
-    if settings.kafka_security_protocol.endswith("SSL"):
-        files = {
-            "ssl_cafile": settings.kafka_tls_ca,
-            "ssl_certfile": settings.kafka_tls_cert,
-            "ssl_keyfile": settings.kafka_tls_key,
-        }
-        found |= {name: str(path) for name, path in files.items() if path is not None}
-        if password := settings.kafka_tls_key_password.get_secret_value():
-            found["ssl_password"] = password
-    if settings.kafka_security_protocol.startswith("SASL"):
-        found |= {
-            "sasl_mechanism": settings.kafka_sasl_mechanism,
-            "sasl_plain_username": settings.kafka_user,
-            "sasl_plain_password": settings.kafka_password.get_secret_value(),
-        }
-    return found
-
-
-def object_store(settings: Settings) -> MinioObjectStore:
-    settings.require("s3_endpoint")
-    return MinioObjectStore(
-        settings.s3_endpoint,
-        settings.s3_access_key.get_secret_value(),
-        settings.s3_secret_key.get_secret_value(),
-        settings.s3_region,
-        connections=settings.fetch_threads,
-        retry_s=settings.retry_s,
-    )
-
-
-def result_cache(settings: Settings) -> ResultCache:
-    url = settings.redis_url.get_secret_value()
-    return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s) if url else NoCache()
-
-
-def output_topics(settings: Settings) -> list[str]:
-    named = (settings.output_topic, settings.dead_letter_topic, settings.skipped_topic)
-    return list(dict.fromkeys(topic for topic in named if topic))
-
-
-def record_source(settings: Settings) -> KafkaRecordSource:
-    return KafkaRecordSource(
-        servers(settings),
-        settings.group,
-        settings.input_topics,
-        security=security(settings),
-        session_timeout_s=settings.kafka_session_timeout_s,
-    )
-
-
-def publisher(settings: Settings, source: RecordSource, transactional_id: str) -> Publisher:
-    assert isinstance(source, KafkaRecordSource)
-    return KafkaPublisher(
-        servers(settings),
-        settings.group,
-        transactional_id,
-        membership=source.membership,
-        output_topics=output_topics(settings),
-        delivery=settings.delivery,
-        offset_reset=settings.offset_reset,
-        commit=source.commit,
-        security=security(settings),
-        transaction_timeout_s=settings.kafka_transaction_timeout_s,
-    )
 
 
 def _patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:

@@ -165,7 +165,7 @@ def read_letters(settings: Settings, choice: Choice) -> Iterator[Letter]:
     """The chosen letters that are in the topic now, each partition's in order. What is no dead letter is passed."""
     from schemas.dead_letter import read_dead_letter_headers
     from workers.backends.kafka import tail
-    from workers.cli.composition import security, servers
+    from workers.cli.neighbours import security, servers
 
     topics = [settings.dead_letter_topic]
     with tail(servers(settings), topics, start="beginning", follow=False, security=security(settings)) as records:
@@ -185,7 +185,7 @@ def send_back(settings: Settings, letters: Sequence[Letter], rate: float) -> int
         How many were sent.
     """
     from workers.backends.kafka import KafkaEmitter
-    from workers.cli.composition import security, servers
+    from workers.cli.neighbours import security, servers
     from workers.cli.progress import counting
 
     started = time.monotonic()

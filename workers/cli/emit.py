@@ -146,8 +146,8 @@ class Emission:
             How many events were sent now.
         """
         from workers.backends.kafka import KafkaEmitter
-        from workers.cli.composition import object_store, security, servers
         from workers.cli.events import event_for
+        from workers.cli.neighbours import object_store, security, servers
         from workers.cli.progress import counting
 
         last = self.place.last()

@@ -69,7 +69,7 @@ class Skipping:
             Unavailable: another member keeps the partition, or a neighbour does not answer.
             Unpublished: the group changed meanwhile; nothing was done.
         """
-        from workers.cli.composition import publisher, record_source
+        from workers.cli.neighbours import publisher, record_source
 
         source = record_source(self._settings)
         try:

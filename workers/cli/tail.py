@@ -46,7 +46,7 @@ def tail(
 
 def _records(settings: Settings, start: bool, follow: bool, limit: int | None) -> Iterator[ReadRecord]:
     from workers.backends.kafka import tail as read_topics
-    from workers.cli.composition import output_topics, security, servers
+    from workers.cli.neighbours import output_topics, security, servers
 
     reading = read_topics(
         servers(settings),
