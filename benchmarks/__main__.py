@@ -1,0 +1,23 @@
+"""`python -m benchmarks [NAME …]`: every benchmark, or those named. Each figure is a ratio taken in one run."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+NAMES = ("line",)
+
+
+def main() -> int:
+    names = sys.argv[1:] or NAMES
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}", file=sys.stderr)  # noqa: T201
+        return 2
+    for name in names:
+        import_module(f"benchmarks.{name}").main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
