@@ -147,7 +147,7 @@ def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool
     client = KafkaNetClient(bootstrap_servers=servers.split(","), **SHARED, **security)
     try:
         client._manager.bootstrap(timeout_ms=int(timeout_s * 1000))
-    except kafka_errors.KafkaError:
+    except (kafka_errors.KafkaError, OSError):
         return False
     finally:
         client.close()

@@ -32,7 +32,6 @@ from workers.backends.kafka_client import (
     end_consumer,
     end_producer,
     mapped,
-    passing,
     translated,
 )
 from workers.backends.kafka_topics import max_message_bytes
@@ -47,6 +46,9 @@ REQUEST_TIMEOUT_S = 6.0
 _DELIVERY_TIMEOUT_S = 8.0
 _LOOKUP_S = 2.0
 _RETRY_S = 0.5
+_PAUSE_S = 0.02
+_CLEANUP_S = 10.0
+"""How much later than a transaction's timeout the broker may abort it."""
 
 _CAUSES: Sequence[tuple[str, tuple[type[Exception], ...]]] = (
     (
@@ -127,7 +129,7 @@ class KafkaPublisher:
         self._transaction_timeout_s = transaction_timeout_s
         self._stolen_id = StolenId(transactional_id, transaction_timeout_s)
         self._clock = StuckClock(REQUEST_TIMEOUT_S, self._broker_answers)
-        self._unstable_since: dict[Partition, float] = {}
+        self._unanswered_since: dict[Partition, float] = {}
         self.max_message_bytes: Mapping[str, int] = max_message_bytes(
             servers, output_topics, security=self._security, connect_timeout_s=connect_timeout_s
         )
@@ -166,32 +168,36 @@ class KafkaPublisher:
     def committed(self, epoch: Epoch) -> int | None:
         # The member id first, the offset second: what others had in flight under the partition is decided by then.
         if refusal(self._membership(), [epoch]) is not None:
+            # Nothing was asked, so nothing has made the caller wait, who will ask again.
+            time.sleep(_PAUSE_S)
             return None
-        partition = TopicPartition(*epoch.partition)
         try:
-            offset = self._offsets.committed(partition, timeout_ms=int(_LOOKUP_S * 1000))
+            offset = self._offsets.committed(TopicPartition(*epoch.partition), timeout_ms=int(_LOOKUP_S * 1000))
         except kafka_errors.KafkaError as error:
-            if not passing(error):
-                raise translated(f"asking for the offsets of {self._group!r}", error) from error
-            self._note_unstable(epoch.partition)
+            self._note_unanswered(epoch.partition, error)
             return None
-        self._unstable_since.pop(epoch.partition, None)
+        self._unanswered_since.pop(epoch.partition, None)
         if offset is None:
             return self._first_offset(epoch)
         return int(offset) if epoch.current else None
 
     def stuck(self) -> str | None:
-        """What has been hanging although the broker answers, or None. For a watchdog's thread, every second or so.
-
-        The publish thread can't be freed then; the process must end (exit code 3).
-        """
         return self._clock.check()
 
     def close(self) -> None:
         try:
             end_producer(self._producer, within_s=REQUEST_TIMEOUT_S)
+            if self._failed and self._transactional:
+                self._end_open_transaction()
         finally:
             end_consumer(self._offsets)
+
+    def _end_open_transaction(self) -> None:
+        """Readers would wait behind it until it times out; taking our id once more ends it at once."""
+        try:
+            end_producer(self._make_producer(timeout_s=_LOOKUP_S), within_s=REQUEST_TIMEOUT_S)
+        except TagstreamError as error:
+            logger.warning("the transaction that failed stays open until it times out: %s", error)
 
     # One run
 
@@ -292,17 +298,21 @@ class KafkaPublisher:
 
     # Offsets
 
-    def _note_unstable(self, partition: Partition) -> None:
+    def _note_unanswered(self, partition: Partition, error: kafka_errors.KafkaError) -> None:
         """
         Raises:
+            Misconfigured: we may not ask.
             Broken: a transaction has been pending for longer than any may, while the broker was there.
         """
+        told = translated(f"asking for the offsets of {self._group!r}", error)
+        if not isinstance(told, Unavailable):
+            raise told from error
         now = time.monotonic()
         if not self._broker_answers():
-            self._unstable_since.pop(partition, None)
+            self._unanswered_since.pop(partition, None)
             return
-        since = self._unstable_since.setdefault(partition, now - _LOOKUP_S)
-        if now - since > self._transaction_timeout_s + 10:
+        since = self._unanswered_since.setdefault(partition, now - _LOOKUP_S)
+        if now - since > self._transaction_timeout_s + _CLEANUP_S:
             raise Broken(
                 f"transaction marker lost: the broker has counted a transaction on {partition} as pending for"
                 f" {now - since:.0f} s, longer than any may last"
@@ -331,6 +341,7 @@ class KafkaPublisher:
             self._commit(membership, {epoch.partition: offset})
         except kafka_errors.KafkaError as error:
             logger.warning("the first offset of %s was not committed: %s", epoch.partition, error)
+            self._stolen_id.note(cause_of(error))
             self.recover()
             return None
         return offset

@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from workers.backends.kafka_client import Security, connect, end_consumer, mapped
 from workers.backends.kafka_types import ReadRecord
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, Unavailable
 from workers.vocabulary import Partition
 
 _POLL_S = 0.2
@@ -49,7 +49,7 @@ class Tail:
         ]
 
     def __iter__(self) -> Iterator[ReadRecord]:
-        while not self._at_end():
+        while not self.at_end():
             yield from self.poll(_POLL_S)
             if self._until is not None and self._until():
                 return
@@ -65,7 +65,8 @@ class Tail:
     ) -> None:
         self.close()
 
-    def _at_end(self) -> bool:
+    def at_end(self) -> bool:
+        """Whether all up to the ends that were set has been read; never without ends."""
         if self._ends is None:
             return False
         # Positions move over markers and aborted records too, which `poll` never shows.
@@ -137,7 +138,11 @@ def read_range(
             if start >= end:
                 return []
             consumer.seek(place, start)
-            return list(Tail(consumer, {place: end}, lambda: time.monotonic() > deadline))
+            reading = Tail(consumer, {place: end}, lambda: time.monotonic() > deadline)
+            records = list(reading)
+            if not reading.at_end():
+                raise Unavailable("kafka", f"{partition} from {start} to {end} did not come within {timeout_s:g} s")
+            return records
         finally:
             end_consumer(consumer)
 

@@ -23,6 +23,8 @@ from workers.vocabulary import Epoch, Partition, Polled, Record, Run
 
 __all__ = ["Fault", "MemoryBroker", "MemoryPublisher", "MemoryRecordSource"]
 
+_PAUSE_S = 0.02
+
 
 class MemoryRecordSource:
     """One member of a group on a `MemoryBroker`. Joins at its first poll.
@@ -179,7 +181,9 @@ class MemoryPublisher:
 
     def committed(self, epoch: Epoch) -> int | None:
         with self._broker.changed:
-            if self._broker.away or not epoch.current or self._broker.pending(self._group, epoch.partition):
+            if not self._may_ask(epoch):
+                # Whoever asks again at once would spin.
+                self._broker.changed.wait(_PAUSE_S)
                 return None
             offset = self._broker.committed_offset(self._group, epoch.partition)
             return self._first_offset(epoch) if offset is None else offset
@@ -194,6 +198,10 @@ class MemoryPublisher:
 
     def _init(self) -> int:
         return self._broker.init_producer(self._transactional_id) if self._delivery == "exactly_once" else -1
+
+    def _may_ask(self, epoch: Epoch) -> bool:
+        refused = refusal(self._membership(), [epoch]) is not None
+        return not (refused or self._broker.away or self._broker.pending(self._group, epoch.partition))
 
     def _reach(self) -> None:
         if self._broker.away:
