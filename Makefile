@@ -18,7 +18,8 @@ install: ## Make .venv and put all that is needed into it
 
 demo: install ## Start real servers, tag photographs, watch it happen (ends by itself)
 # + PHOTOS=folder takes your own pictures, KEEP=1 leaves everything running
-	@$(TIED) .venv/bin/tagstream demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(KEEP)),--keep)
+	@$(TIED) .venv/bin/tagstream demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(KEEP)),--keep) \
+	  --page build/demo.html
 
 stack: install ## Start the servers alone and print the environment to export (until Ctrl-C)
 	@$(TIED) .venv/bin/tagstream stack up

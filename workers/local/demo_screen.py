@@ -15,7 +15,7 @@ from rich.text import Text
 
 from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
-from workers.local.demo_watch import Row
+from workers.local.demo_watch import Answer, Row
 
 _TAGS_SHOWN = 3
 _FRAME = 10
@@ -86,7 +86,7 @@ class Act:
         """The newest rows that fit, and how far it is; at the end all rows."""
         shown = self._answered if self.whole else self._answered[-max(3, height) :]
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
-        table.add_column("picture", ratio=3, no_wrap=True, overflow="ellipsis")
+        table.add_column("picture", ratio=4, no_wrap=True, overflow="ellipsis")
         table.add_column("tags", ratio=5, no_wrap=True, overflow="ellipsis")
         table.add_column("caption", ratio=5, no_wrap=True, overflow="ellipsis")
         table.add_column("ms", justify="right", width=6, no_wrap=True)
@@ -104,36 +104,33 @@ class Act:
 
 
 def _cells(row: Row) -> tuple[RenderableType, ...]:
-    answer = row.answer
+    what, remark = _told(row.answer)
     milliseconds = "" if row.work_ms is None else f"{row.work_ms:.0f}"
-    saved = Text(row.remembered or "", "green")
+    return Text(row.key), what, remark, milliseconds, Text(row.remembered or "", "green")
+
+
+def _line(row: Row) -> Text:
+    """A row where nothing can be redrawn: one line of text."""
+    what, remark = _told(row.answer)
+    spent = "" if row.work_ms is None else f"{row.work_ms:.0f} ms"
+    saved = f"cache saved {row.remembered}" if row.remembered else ""
+    return Text("  ").join(part for part in (Text(row.key), what, remark, Text(spent), Text(saved)) if part)
+
+
+def _told(answer: Answer | None) -> tuple[Text, Text]:
+    """What came back, and a remark on it."""
     if isinstance(answer, EnrichedImage):
-        caption = answer.caption.text if answer.caption else ""
-        return Text(row.key), _tags(answer), Text(caption), milliseconds, saved
-    return Text(row.key), _other(answer), Text(), milliseconds, saved
+        return _tags(answer), Text(answer.caption.text if answer.caption else "")
+    if isinstance(answer, DeadLetter):
+        failure = answer.failures[0]
+        return Text.assemble(("dead letter ", "red"), failure.reason), Text(failure.detail)
+    if isinstance(answer, Retraction):
+        return Text("retraction", "yellow"), Text("indexers drop this picture")
+    if isinstance(answer, Skip):
+        return Text.assemble(("skipped ", "yellow"), answer.reason), Text()
+    return Text("…", "dim"), Text()
 
 
 def _tags(answer: EnrichedImage) -> Text:
     best = [Text.assemble((tag.name, "cyan"), f" {tag.score:.2f}") for tag in answer.tags[:_TAGS_SHOWN]]
     return Text(", ").join(best) if best else Text("no tag is sure enough", "dim")
-
-
-def _other(answer: DeadLetter | Retraction | Skip | None) -> Text:
-    if isinstance(answer, DeadLetter):
-        reasons = "; ".join(f"{failure.reason}: {failure.detail}" for failure in answer.failures)
-        return Text.assemble(("dead letter ", "red"), reasons)
-    if isinstance(answer, Retraction):
-        return Text.assemble(("retraction ", "yellow"), "indexers drop this picture")
-    if isinstance(answer, Skip):
-        return Text.assemble(("skipped ", "yellow"), answer.reason)
-    return Text("…", "dim")
-
-
-def _line(row: Row) -> Text:
-    """A row where nothing can be redrawn: one line of text."""
-    answer = row.answer
-    if not isinstance(answer, EnrichedImage):
-        return Text.assemble(row.key, "  ", _other(answer))
-    caption = f'  "{answer.caption.text}"' if answer.caption else ""
-    saved = f"  cache saved {row.remembered}" if row.remembered else ""
-    return Text.assemble(row.key, "  ", _tags(answer), f"{caption}  {row.work_ms or 0:.0f} ms{saved}")
