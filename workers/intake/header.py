@@ -13,8 +13,12 @@ from workers.intake.faults import blame
 from workers.intake.formats import decodable, sniff
 from workers.intake.limits import Limits
 
-_BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-"""How Pillow stores a pixel; every other mode takes four bytes, RGB among them."""
+_STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+"""Bytes of a pixel as Pillow stores it; every other mode takes four, RGB among them."""
+_CODEC = {"webp": 14, "avif": 10}
+"""Bytes a pixel that a format's decoder holds besides: WebP's canvas, the one before, and a copy; AVIF's planes."""
+_SCALED = {"I": 8, "F": 8, "I;16": 3, "I;16B": 3, "I;16L": 3, "I;16N": 3}
+"""Bytes a pixel for bringing deep grey to eight bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +59,12 @@ def read_header(body: bytes, limits: Limits) -> Header:
     name = _allowed_format(body, limits)
     with blame(), open_picture(body, name) as image:
         width, height, mode = image.width, image.height, image.mode
+        decode_bytes = width * height * _bytes_per_pixel(image, name)
     if width * height > limits.max_pixels:
         raise Rejected("decode", "too-many-pixels", f"{width} × {height}, at most {limits.max_pixels} are allowed")
     if min(width, height) < limits.min_side:
         raise Rejected("decode", "too-small", f"{width} × {height}, each side must have {limits.min_side} or more")
-    return Header(name, width, height, mode, width * height * _bytes_per_pixel(name, mode))
+    return Header(name, width, height, mode, decode_bytes)
 
 
 def open_picture(body: bytes, name: str) -> Image.Image:
@@ -76,7 +81,9 @@ def _allowed_format(body: bytes, limits: Limits) -> str:
     return name
 
 
-def _bytes_per_pixel(name: str, mode: str) -> int:
-    stored = _BYTES_PER_PIXEL.get(mode, 4)
-    as_rgb = 0 if mode == "RGB" else 4
-    return stored + as_rgb
+def _bytes_per_pixel(image: Image.Image, name: str) -> int:
+    """An upper bound, from measurements: the picture as stored, as RGB if it is not, and what the codec needs."""
+    as_rgb = 0 if image.mode == "RGB" else 4
+    # A progressive JPEG keeps every coefficient, two bytes each, until its last scan.
+    progressive = 2 * len(image.getbands()) if "progressive" in image.info else 0
+    return _STORED.get(image.mode, 4) + as_rgb + _CODEC.get(name, 0) + _SCALED.get(image.mode, 0) + progressive

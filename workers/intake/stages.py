@@ -57,6 +57,7 @@ class Stages:
         guard(limits)
         self._store = store
         self._transforms = tuple(dict.fromkeys(transforms))
+        self._turning = 4 if any(transform.exif_transpose for transform in self._transforms) else 0
         self._limits = limits
         self._canary = Canary(limits.formats)
 
@@ -73,7 +74,7 @@ class Stages:
             format=header.format,
             width=header.width,
             height=header.height,
-            decode_bytes=header.decode_bytes,
+            decode_bytes=header.decode_bytes + self._turning * header.width * header.height,
         )
         return Fetched(facts, EncodedBytes(stored.body))
 

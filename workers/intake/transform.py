@@ -15,11 +15,11 @@ JPEG's reduced-size decoding (Pillow's draft mode) is not used: its pixels diffe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from workers.intake.faults import blame
 from workers.intake.header import open_picture
@@ -32,7 +32,7 @@ _LONGEST = 4
 """Before a crop, a picture is cut to at most this many times its shorter side; no crop sees what lies beyond."""
 
 
-def decode(body: bytes, name: str, transforms: Iterable[Transform]) -> Picture:
+def decode(body: bytes, name: str, transforms: Sequence[Transform]) -> Picture:
     """Decode the bytes of a picture of format `name` once, and transform it for every Transform.
 
     Returns:
@@ -41,16 +41,11 @@ def decode(body: bytes, name: str, transforms: Iterable[Transform]) -> Picture:
     Raises:
         Rejected: stage "decode"; broken-image, decode-memory or decode-failed.
     """
-    with blame(), open_picture(body, name) as image:
-        image.load()
-        pixels: dict[Transform, Pixels] = {}
-        upright: dict[bool, Image.Image] = {}
-        for transform in transforms:
-            turn = transform.exif_transpose
-            if turn not in upright:
-                upright[turn] = to_rgb(ImageOps.exif_transpose(image) if turn else image)
-            pixels[transform] = apply(transform, upright[turn])
-    return Picture(pixels)
+    image = _loaded(body, name)
+    upright = {False: to_rgb(image)}
+    if any(transform.exif_transpose for transform in transforms):
+        upright[True] = _turned(upright[False])
+    return Picture({transform: apply(transform, upright[transform.exif_transpose]) for transform in transforms})
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -58,13 +53,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image) >> 8)
+        return _grey(image, np.asarray(image) >> 8)
     if image.mode in ("I", "F"):
-        return _grey(_stretched(np.asarray(image, dtype=np.float32)))
-    if image.mode == "La":
-        return image.convert("LA").convert("RGB")
+        return _grey(image, _stretched(np.array(image, dtype=np.float32)))
     image.info.pop("transparency", None)  # it would change no colour, but makes Pillow warn
-    return image.convert("RGB")
+    with blame():
+        return (image.convert("LA") if image.mode == "La" else image).convert("RGB")
 
 
 def apply(transform: Transform, image: Image.Image) -> Pixels:
@@ -103,11 +97,32 @@ def _shortened(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _grey(levels: NDArray[np.generic]) -> Image.Image:
-    return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+def _loaded(body: bytes, name: str) -> Image.Image:
+    with blame(), open_picture(body, name) as image:
+        image.load()
+        return image
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    with blame():
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if upright else ImageOps.exif_transpose(image)
+
+
+def _grey(image: Image.Image, levels: NDArray[np.generic]) -> Image.Image:
+    grey = Image.fromarray(levels.astype(np.uint8)).convert("RGB")
+    grey.info = image.info
+    return grey
 
 
 def _stretched(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    known = np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(known.min()), float(known.max())
-    return (known - low) * np.float32(255 / (high - low) if high > low else 0)
+    """Scale to 0..255 in place, without overflow at either end of float32. What is no number counts as 0."""
+    np.nan_to_num(values, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return np.zeros_like(values)
+    largest = max(-low, high)
+    values /= largest
+    values -= low / largest
+    values *= 255 / (high / largest - low / largest)
+    return np.clip(np.rint(values, out=values), 0, 255, out=values)

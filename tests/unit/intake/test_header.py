@@ -1,0 +1,149 @@
+"""Reading a picture's header against the limits, without decoding."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.unit.intake import pictures
+from tests.unit.intake.pictures import encoded, ramp
+from workers.errors import Rejected
+from workers.intake.header import Header, guard, read_header
+from workers.intake.limits import Limits
+
+LIMITS = Limits()
+
+
+@pytest.fixture(autouse=True)
+def _guarded() -> None:
+    guard(LIMITS)
+
+
+def refusal(body: bytes, limits: Limits = LIMITS) -> str:
+    with pytest.raises(Rejected) as rejected:
+        read_header(body, limits)
+    assert rejected.value.stage == "decode"
+    return rejected.value.reason
+
+
+@pytest.mark.parametrize("name", LIMITS.formats)
+def test_every_allowed_format_is_read(name: str) -> None:
+    header = read_header(encoded(ramp(40, 30), name), LIMITS)
+    assert (header.format, header.width, header.height) == (name, 40, 30)
+    assert header.decode_bytes >= 40 * 30 * 3
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "bytes_per_pixel"),
+    [
+        (ramp(), "jpeg", 4),
+        (ramp().convert("L"), "jpeg", 5),
+        (ramp().convert("CMYK"), "jpeg", 8),
+        (ramp().convert("RGBA"), "png", 8),
+        (ramp().quantize(16), "png", 5),
+        (pictures.grey16([0, 1, 2]), "png", 9),
+        (Image.fromarray(np.ones((9, 9), np.float32)), "tiff", 16),
+        (ramp(), "webp", 18),
+        (ramp(), "avif", 14),
+    ],
+)
+def test_decode_bytes_are_what_decoding_was_measured_to_hold(
+    image: Image.Image, name: str, bytes_per_pixel: int
+) -> None:
+    header = read_header(encoded(image, name), LIMITS)
+    assert header.decode_bytes == header.width * header.height * bytes_per_pixel
+
+
+def test_a_progressive_jpeg_needs_room_for_its_coefficients() -> None:
+    header = read_header(encoded(ramp(), "jpeg", progressive=True), LIMITS)
+    assert header.decode_bytes == 40 * 30 * (4 + 6)
+
+
+@pytest.mark.parametrize("body", [b"not a picture", b"\0" * 100, b"<html>404</html>", b"\xff"])
+def test_what_is_no_picture_is_not_an_image(body: bytes) -> None:
+    assert refusal(body) == "not-an-image"
+
+
+@pytest.mark.parametrize(
+    "body", [b"%PDF-1.7", b"8BPS\0\x01" + b"\0" * 40, encoded(ramp(), "ppm"), encoded(ramp(), "ico")]
+)
+def test_a_picture_of_a_format_that_is_not_taken_is_told_so(body: bytes) -> None:
+    assert refusal(body) == "format-not-allowed"
+
+
+def test_a_format_that_the_settings_leave_out_is_not_allowed() -> None:
+    assert refusal(encoded(ramp(), "gif"), Limits(formats=("jpeg", "png"))) == "format-not-allowed"
+
+
+@pytest.mark.parametrize("name", LIMITS.formats)
+def test_a_file_cut_inside_its_header_is_broken_or_no_image(name: str) -> None:
+    assert refusal(encoded(ramp(), name)[:21]) in ("broken-image", "not-an-image")
+
+
+@pytest.mark.parametrize("name", LIMITS.formats)
+def test_a_signature_with_rubbish_behind_it_is_broken(name: str) -> None:
+    body = encoded(ramp(), name)[:18] + b"\xa5" * 400
+    assert refusal(body) in ("broken-image", "too-many-pixels", "not-an-image")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pictures.png_claiming(100_000, 100_000),
+        pictures.png_claiming(2**31 - 1, 1),
+        pictures.png_bomb(20_000, 20_000),
+        pictures.bmp_claiming(60_000, 60_000),
+        pictures.gif_claiming(65_535, 65_535),
+        pictures.webp_claiming(16_383, 16_383),
+        pictures.webp_claiming(9_000, 9_000),
+    ],
+    ids=["png", "png of one row", "png honest", "bmp", "gif", "webp", "webp below Pillow's own guard"],
+)
+def test_enormous_dimensions_in_a_tiny_file_are_refused_at_once(body: bytes) -> None:
+    assert len(body) < 100_000
+    began = time.monotonic()
+    assert refusal(body) == "too-many-pixels"
+    assert time.monotonic() - began < 0.5
+
+
+def test_just_the_allowed_pixels_pass_and_one_row_more_does_not() -> None:
+    limits = Limits(max_pixels=40 * 30)
+    guard(limits)
+    assert read_header(encoded(ramp(40, 30), "png"), limits).height == 30
+    assert refusal(encoded(ramp(40, 31), "png"), limits) == "too-many-pixels"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 400), (400, 2)])
+def test_a_side_below_three_pixels_is_too_small(size: tuple[int, int]) -> None:
+    assert refusal(encoded(ramp(*size), "png")) == "too-small"
+
+
+def test_three_pixels_are_enough() -> None:
+    assert read_header(encoded(ramp(3, 3), "png"), LIMITS) == Header("png", 3, 3, "RGB", 36)
+
+
+def test_an_animation_is_as_large_as_its_first_frame() -> None:
+    body = encoded(ramp(40, 30), "gif", save_all=True, append_images=[ramp(40, 30).rotate(90)] * 20)
+    header = read_header(body, LIMITS)
+    assert (header.width, header.height) == (40, 30)
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("name", ["jpeg", "png", "gif", "bmp", "tiff", "webp", "avif"])
+def test_no_rubbish_gets_anything_but_a_rejection(name: str, cut: float, random_bytes: Callable[[int], bytes]) -> None:
+    good = encoded(ramp(), name)
+    at = int(len(good) * cut)
+    for _ in range(10):
+        body = good[:at] + random_bytes(8) + good[at + 8 :]
+        with contextlib.suppress(Rejected):
+            read_header(body, LIMITS)
+
+
+@pytest.fixture
+def random_bytes() -> Callable[[int], bytes]:
+    return np.random.default_rng(5).bytes
