@@ -36,19 +36,19 @@ def eventually(holds: Callable[[], bool], within_s: float) -> bool:
     return True
 
 
-def children(pid: int) -> list[int]:
-    """The process ids of all that descend from it now."""
-    parents: dict[int, int] = {}
+def with_environment(name: str, value: str) -> list[int]:
+    """The processes that were started with this variable: a whole family, however its members were orphaned since."""
+    wanted = f"{name}={value}".encode()
+    found = []
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
+                variables = (entry / "environ").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue
-    found = [pid]
-    for ancestor in found:
-        found += [child for child, parent in parents.items() if parent == ancestor]
-    return found[1:]
+            if wanted in variables:
+                found.append(int(entry.name))
+    return found
 
 
 def listening(pid: int) -> set[tuple[str, int]]:

@@ -19,6 +19,8 @@ _JVM = (
     "-Xmx256m",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
+    # A file in /tmp that outlives a SIGKILL.
+    "-XX:-UsePerfData",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
@@ -76,7 +78,7 @@ class ApacheKafka(Server):
             self._format()
 
     def command(self) -> Sequence[str]:
-        return [self._java, *_JVM, "-cp", programs.kafka_class_path(), "kafka.Kafka", str(self._config)]
+        return [*self._jvm(), "kafka.Kafka", str(self._config)]
 
     def environment(self) -> Mapping[str, str]:
         return _without_java_options()
@@ -89,6 +91,11 @@ class ApacheKafka(Server):
     @property
     def _config(self) -> Path:
         return self.folder / "server.properties"
+
+    def _jvm(self) -> list[str]:
+        temporary = self.folder / "tmp"  # native libraries are unpacked there
+        temporary.mkdir(exist_ok=True)
+        return [self._java, *_JVM, f"-Djava.io.tmpdir={temporary}", "-cp", programs.kafka_class_path()]
 
     def _properties(self) -> dict[str, str]:
         clients, controller = (f"127.0.0.1:{port}" for port in self.ports)
@@ -104,9 +111,8 @@ class ApacheKafka(Server):
         )
 
     def _format(self) -> None:
-        tool = [self._java, *_JVM, "-cp", programs.kafka_class_path(), "kafka.tools.StorageTool", "format"]
         answer = subprocess.run(
-            [*tool, "-t", _CLUSTER_ID, "-c", str(self._config)],
+            [*self._jvm(), "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._config)],
             env=_without_java_options(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
