@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ..dead_letter import Reason
-from ..enriched_image import SkipReason
+from ..enriched_image import Dialect, SkipReason
 from ..options import Options
 from ..text import subject
 
@@ -41,7 +41,7 @@ class ImageEvent:
     """
 
     id: str
-    dialect: Literal["own", "s3", "cloudevents"]
+    dialect: Dialect
     action: Literal["enrich", "retract"]
     index: int
     bucket: str
