@@ -105,4 +105,4 @@ def test_the_topics_are_made_and_made_again_without_complaint(broker: ComposedKa
 def test_clients_outside_are_sent_back_to_the_address_outside(broker: ComposedKafka) -> None:
     outside = broker.ports[2]
     brokers = AdminClient({"bootstrap.servers": f"127.0.0.1:{outside}"}).list_topics(timeout=20).brokers
-    assert [(each.host, each.port) for each in brokers.values()] == [("127.0.0.1", outside)]
+    assert [f"{each.host}:{each.port}" for each in brokers.values()] == [f"127.0.0.1:{outside}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def test_the_base_image_has_an_exact_version(dockerfile: Dockerfile) -> None:
     bases = {stage.base for stage in dockerfile.stages.values()} - dockerfile.stages.keys()
     assert bases == {"${PYTHON_IMAGE}"}
     python = dockerfile.arguments["PYTHON_IMAGE"]
-    assert python.startswith("python:3.13.") and python.endswith("-slim-trixie")
+    assert re.fullmatch(r"python:3\.13\.\d+-slim-trixie", python)
 
 
 def test_everything_that_is_copied_exists_and_reaches_the_build(dockerfile: Dockerfile) -> None:

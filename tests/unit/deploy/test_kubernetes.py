@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from tests.unit.deploy.tools import (
     ROOT,
     Manifest,
     kinds,
+    kustomize,
     overlay,
     pod_environment,
     the,
@@ -300,15 +303,23 @@ def test_a_pod_monitor_asks_the_workers_port(tmp_path: Path) -> None:
 
 
 def test_every_file_belongs_to_a_kustomization() -> None:
-    kustomizations = [path.parent for path in K8S.rglob("kustomization.yaml")]
-    unused = [
-        path
-        for path in K8S.rglob("*")
-        if path.is_file()
-        and path.name != "kustomization.yaml"
-        and not any(
-            folder == path.parent and path.name in (folder / "kustomization.yaml").read_text()
-            for folder in kustomizations
-        )
-    ]
-    assert unused == []
+    files = [path for path in K8S.rglob("*") if path.is_file() and path.name != "kustomization.yaml"]
+    assert [path for path in files if path.name not in (path.parent / "kustomization.yaml").read_text()] == []
+
+
+def test_the_documentations_own_overlay_works(tmp_path: Path) -> None:
+    said = (ROOT / "docs" / "deploying.md").read_text()
+    found = re.search(r"<!-- example:overlay -->\n```yaml\n(.*?)```", said, re.DOTALL)
+    assert found is not None
+    checkout = os.path.relpath(ROOT, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(found[1].replace("- tagstream/", f"- {checkout}/"))
+    manifests = kustomize(tmp_path)
+    assert worker_of(manifests)["image"] == f"registry.my-company.com/tagstream:{version()}-cuda"
+    read = read_settings(manifests, tmp_path)
+    assert read.tagger == "/bundles/ram-plus"
+    assert read.kafka_security_protocol == "SASL_SSL"
+
+
+def test_the_documentation_names_every_component() -> None:
+    said = (ROOT / "docs" / "deploying.md").read_text()
+    assert [name for name in COMPONENTS if f"`{name}`" not in said] == []
