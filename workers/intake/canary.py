@@ -22,8 +22,8 @@ class Canary:
         writable = [name for name in formats if name.upper() in Image.SAVE]
         self._pictures = {name: _encoded(name) for name in writable}
 
-    def check(self, name: str) -> None:
-        """Decode the good picture of this format.
+    def check(self, name: str | None) -> None:
+        """Decode the good picture of this format; None and a format without one pass.
 
         Raises:
             Broken: it can't be decoded either, so this process is at fault and not the picture at hand.
@@ -36,7 +36,7 @@ class Canary:
 
 
 def _encoded(name: str) -> bytes:
-    ramp = Image.linear_gradient("L").resize((16, 16)).convert("RGB")
+    ramp = Image.linear_gradient("L").resize((4, 4)).convert("RGB")
     encoded = io.BytesIO()
     ramp.save(encoded, name.upper())
     return encoded.getvalue()

@@ -19,6 +19,7 @@ _BROKEN = (
     LookupError,
     NotImplementedError,
     OSError,
+    RuntimeError,
     SyntaxError,
     TypeError,
     ValueError,

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 
 from workers.errors import Rejected
 from workers.intake.canary import Canary
-from workers.intake.header import guard, read_header
+from workers.intake.formats import sniff
+from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
 from workers.ports import ObjectStore
 from workers.vocabulary import Facts, Fetched, Job, Picture, StoredObject, Transform
+
+_BLAMED_BY_DECODERS = frozenset({"broken-image", "decode-failed", "decode-memory"})
+"""Verdicts that a decoder came to, not a limit: they need a canary."""
 
 
 class EncodedBytes:
@@ -63,8 +67,30 @@ class Stages:
 
     def fetch(self, job: Job) -> Fetched:
         """Get the object, read and check its header. Errors as in `ports.Intake.fetch`."""
+        try:
+            return self._fetched(job)
+        except Rejected as error:
+            raise _light(error) from None
+
+    def decode(self, fetched: Fetched) -> Picture:
+        """Decode and transform. Errors as in `ports.Intake.decode`.
+
+        Raises:
+            Broken: a picture known to be good can't be decoded either.
+        """
+        handle = _handle(fetched)
+        try:
+            return decode(handle.take(), fetched.facts.format, self._transforms)
+        except Rejected as error:
+            self._canary.check(fetched.facts.format)
+            raise _light(error) from None
+
+    def discard(self, fetched: Fetched) -> None:
+        _handle(fetched).drop()
+
+    def _fetched(self, job: Job) -> Fetched:
         stored = self._get(job)
-        header = read_header(stored.body, self._limits)
+        header = self._header(stored.body)
         facts = Facts(
             sha256=hashlib.sha256(stored.body).hexdigest(),
             etag=stored.etag,
@@ -78,21 +104,13 @@ class Stages:
         )
         return Fetched(facts, EncodedBytes(stored.body))
 
-    def decode(self, fetched: Fetched) -> Picture:
-        """Decode and transform. Errors as in `ports.Intake.decode`.
-
-        Raises:
-            Broken: a picture known to be good can't be decoded either.
-        """
-        body = _handle(fetched).take()
+    def _header(self, body: bytes) -> Header:
         try:
-            return decode(body, fetched.facts.format, self._transforms)
-        except Rejected:
-            self._canary.check(fetched.facts.format)
+            return read_header(body, self._limits)
+        except Rejected as error:
+            if error.reason in _BLAMED_BY_DECODERS:
+                self._canary.check(sniff(body))
             raise
-
-    def discard(self, fetched: Fetched) -> None:
-        _handle(fetched).drop()
 
     def _get(self, job: Job) -> StoredObject:
         event, limits = job.event, self._limits
@@ -113,3 +131,9 @@ def _handle(fetched: Fetched) -> EncodedBytes:
     if not isinstance(fetched.handle, EncodedBytes):
         raise TypeError("this object was fetched by another intake")
     return fetched.handle
+
+
+def _light(error: Rejected) -> Rejected:
+    """The error without the frames that it came through: they hold a picture's bytes for as long as it is kept."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

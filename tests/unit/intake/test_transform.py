@@ -290,7 +290,7 @@ def test_a_decoder_that_raises_what_no_broken_picture_explains_is_its_own_reason
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def raises(*_: object) -> None:
-        raise RuntimeError("unexpected")
+        raise AssertionError("unexpected")
 
     body = encoded(ramp(), "jpeg")
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", raises)

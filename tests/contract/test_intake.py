@@ -1,0 +1,231 @@
+"""The intake's port, in every form it has."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, wait
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from schemas.image_event import ImageEvent
+from tests.unit.intake.pictures import encoded, noise, png_bomb, ramp
+from workers.backends.memory import MemoryObjectStore
+from workers.errors import Broken, Gone, Rejected, Superseded, TagstreamError, Unavailable
+from workers.intake import InlineIntake, Limits, ThreadIntake
+from workers.intake.transform import apply
+from workers.ports import Intake, ObjectStore
+from workers.vocabulary import Coordinates, Epoch, Job, Partition, Transform
+
+SQUASH, CROP = Transform(32), Transform(24, "crop", 28, "bicubic")
+EPOCH = Epoch(Partition("images", 0), "member")
+
+Make: TypeAlias = Callable[..., Intake]
+
+
+def inline(store: ObjectStore, limits: Limits) -> Intake:
+    return InlineIntake(store, (SQUASH, CROP), limits)
+
+
+def threads(store: ObjectStore, limits: Limits) -> Intake:
+    return ThreadIntake(store, (SQUASH, CROP), limits, fetch_threads=4, decode_threads=2)
+
+
+@pytest.fixture
+def store() -> MemoryObjectStore:
+    store = MemoryObjectStore()
+    store.make_bucket("photos")
+    return store
+
+
+@pytest.fixture(params=[inline, threads])
+def make(request: pytest.FixtureRequest, store: MemoryObjectStore) -> Iterator[Make]:
+    made: list[Intake] = []
+
+    def build(**limits: object) -> Intake:
+        made.append(request.param(store, Limits(**limits)))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield build
+    for intake in made:
+        intake.close()
+
+
+@pytest.fixture
+def intake(make: Make) -> Intake:
+    return make()
+
+
+def job(key: str, *, etag: str | None = None, version_id: str | None = None, size: int | None = None) -> Job:
+    event = ImageEvent(
+        id="1",
+        dialect="own",
+        action="enrich",
+        index=0,
+        bucket="photos",
+        key=key,
+        etag=etag,
+        version_id=version_id,
+        size=size,
+    )
+    return Job(Coordinates("images", 0, 0, 0), EPOCH, event)
+
+
+def test_a_picture_is_fetched_with_its_facts(intake: Intake, store: MemoryObjectStore) -> None:
+    body = encoded(ramp(50, 40), "png")
+    stored = store.put("photos", "a.jpg", body)
+
+    facts = intake.fetch(job("a.jpg", etag=stored.etag)).result(10).facts
+
+    assert facts.sha256 == hashlib.sha256(body).hexdigest()
+    assert (facts.etag, facts.version_id, facts.last_modified) == (stored.etag, stored.version_id, stored.last_modified)
+    assert (facts.format, facts.width, facts.height, facts.size) == ("png", 50, 40, len(body))
+    assert facts.decode_bytes == 50 * 40 * 4
+
+
+def test_a_picture_is_decoded_for_every_transform(intake: Intake, store: MemoryObjectStore) -> None:
+    image = noise(60, 50)
+    store.put("photos", "a.png", encoded(image, "png"))
+    picture = intake.decode(intake.fetch(job("a.png")).result(10)).result(10)
+    assert set(picture.pixels) == {SQUASH, CROP}
+    for transform, array in picture.pixels.items():
+        assert np.array_equal(array, apply(transform, image))
+
+
+def test_many_pictures_at_once_are_not_mixed_up(intake: Intake, store: MemoryObjectStore) -> None:
+    for number in range(40):
+        store.put("photos", f"{number}", encoded(Image.new("RGB", (20, 20), (number, 0, 255 - number)), "png"))
+    fetched = [intake.fetch(job(f"{number}")) for number in range(40)]
+    decoded = [intake.decode(future.result(10)) for future in fetched]
+    for number, future in enumerate(decoded):
+        assert (future.result(10).pixels[SQUASH] == (number, 0, 255 - number)).all()
+
+
+@pytest.mark.parametrize(
+    ("body", "stage", "reason"),
+    [
+        (b"x" * 5001, "fetch", "object-too-large"),
+        (b"", "fetch", "empty-object"),
+        (b"hello", "decode", "not-an-image"),
+        (encoded(ramp(), "ico"), "decode", "format-not-allowed"),
+        (encoded(ramp(), "png")[:30], "decode", "broken-image"),
+        (png_bomb(3000, 3000), "decode", "too-many-pixels"),
+        (encoded(ramp(1, 1), "png"), "decode", "too-small"),
+    ],
+)
+def test_each_limit_has_its_own_reason(
+    make: Make, store: MemoryObjectStore, body: bytes, stage: str, reason: str
+) -> None:
+    store.put("photos", "a", body)
+    future = make(max_object_bytes=5000, max_pixels=1_000_000).fetch(job("a"))
+    with pytest.raises(Rejected) as rejected:
+        future.result(10)
+    assert (rejected.value.stage, rejected.value.reason) == (stage, reason)
+
+
+def test_an_object_too_large_by_its_event_is_not_asked_for(make: Make, store: MemoryObjectStore) -> None:
+    with pytest.raises(Rejected, match="object-too-large"):
+        make(max_object_bytes=5000).fetch(job("a", size=5001)).result(10)
+    assert store.reads == []
+
+
+def test_a_truncated_picture_is_rejected_when_it_is_decoded(intake: Intake, store: MemoryObjectStore) -> None:
+    store.put("photos", "a", encoded(noise(64, 64), "jpeg")[:-900])
+    fetched = intake.fetch(job("a")).result(10)
+    with pytest.raises(Rejected, match="broken-image"):
+        intake.decode(fetched).result(10)
+
+
+def test_a_wrong_ending_does_not_matter(intake: Intake, store: MemoryObjectStore) -> None:
+    store.put("photos", "a.gif", encoded(ramp(), "webp"))
+    assert intake.fetch(job("a.gif")).result(10).facts.format == "webp"
+
+
+@pytest.mark.parametrize("error", [Unavailable("s3", "HTTP 500"), Unavailable("s3", "HTTP 403", forbidden=True)])
+def test_the_stores_fault_arrives_as_it_is(intake: Intake, store: MemoryObjectStore, error: TagstreamError) -> None:
+    store.put("photos", "a", encoded(ramp(), "png"))
+    store.fail("photos", "a", error, times=1)
+    assert intake.fetch(job("a")).exception(10) is error
+    assert intake.fetch(job("a")).exception(10) is None
+
+
+def test_an_object_that_is_gone_or_was_replaced_is_told_so(intake: Intake, store: MemoryObjectStore) -> None:
+    with pytest.raises(Gone):
+        intake.fetch(job("a")).result(10)
+    store.put("photos", "a", encoded(ramp(), "png"))
+    with pytest.raises(Superseded):
+        intake.fetch(job("a", etag="another")).result(10)
+
+
+def test_the_version_of_the_event_is_the_one_that_is_fetched(intake: Intake, store: MemoryObjectStore) -> None:
+    older = store.put("photos", "a", encoded(ramp(30, 30), "png"))
+    store.put("photos", "a", encoded(ramp(40, 40), "png"))
+    assert intake.fetch(job("a", version_id=older.version_id)).result(10).facts.width == 30
+
+
+def test_an_object_can_be_decoded_once(intake: Intake, store: MemoryObjectStore) -> None:
+    store.put("photos", "a", encoded(ramp(), "png"))
+    fetched = intake.fetch(job("a")).result(10)
+    intake.decode(fetched).result(10)
+    with pytest.raises(RuntimeError):
+        intake.decode(fetched).result(10)
+
+
+def test_a_discarded_object_is_forgotten(intake: Intake, store: MemoryObjectStore) -> None:
+    store.put("photos", "a", encoded(ramp(), "png"))
+    fetched = intake.fetch(job("a")).result(10)
+    intake.discard(fetched)
+    intake.discard(fetched)
+    with pytest.raises(RuntimeError):
+        intake.decode(fetched).result(10)
+
+
+def test_neither_bytes_nor_pixels_are_in_a_repr(intake: Intake, store: MemoryObjectStore) -> None:
+    body = encoded(ramp(), "png")
+    store.put("photos", "a", body)
+    fetched = intake.fetch(job("a")).result(10)
+    assert repr(fetched.handle) == f"<EncodedBytes {len(body)}>"
+    intake.discard(fetched)
+    assert repr(fetched.handle) == "<EncodedBytes>"
+
+
+def test_after_close_every_future_is_cancelled(intake: Intake, store: MemoryObjectStore) -> None:
+    store.put("photos", "a", encoded(ramp(), "png"))
+    fetched = intake.fetch(job("a")).result(10)
+    intake.close()
+    intake.close()
+    futures: list[Future[Any]] = [intake.fetch(job("a")), intake.decode(fetched)]
+    assert not wait(futures, 5).not_done
+    for future in futures:
+        with pytest.raises(CancelledError):
+            future.result(0)
+
+
+def test_a_decoder_that_fails_on_a_good_picture_too_is_our_fault_and_not_the_pictures(
+    intake: Intake, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("photos", "a", encoded(ramp(), "png"))
+    fetched = intake.fetch(job("a")).result(10)
+
+    def broken(*_: object) -> None:
+        raise OSError("the codec is gone")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
+    with pytest.raises(Broken, match="png decoder"):
+        intake.decode(fetched).result(10)
+
+
+def test_headers_that_can_not_be_read_are_blamed_after_a_good_one_was(
+    intake: Intake, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("photos", "a", encoded(ramp(), "png"))
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError("no plugin can be loaded")
+
+    monkeypatch.setattr("PIL.Image.open", broken)
+    with pytest.raises(Broken, match="png decoder"):
+        intake.fetch(job("a")).result(10)
