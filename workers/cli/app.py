@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from workers import __version__
-from workers.cli import check, dead_letters, demo, emit, models, run, schemas, settings, skip, stack, tail
+from workers.cli import check, dead_letters, demo, emit, models, run, schemas, screen, settings, skip, stack, tail
 from workers.errors import Broken, Misconfigured, TagstreamError
 
 logger = logging.getLogger(__name__)
@@ -65,8 +62,6 @@ def run_command(arguments: Sequence[str]) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        return _reader_left()
     except TagstreamError as error:
         return _complain(error)
     except Exception:
@@ -83,13 +78,7 @@ def exit_code(error: TagstreamError) -> int:
 
 
 def _complain(error: TagstreamError) -> int:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = screen.console(stderr=True)
     for line in str(error).splitlines():
         console.print(line, style="red", markup=False)
     return exit_code(error)
-
-
-def _reader_left() -> int:
-    """`tagstream tail | head`: whoever read us has enough. Keep the interpreter from complaining at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0

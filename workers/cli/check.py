@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from workers.cli import screen
 from workers.errors import TagstreamError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def check(
     from workers.settings import read
 
     settings = read(os.environ)
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen.console()
     console.print(_settings_table(settings, everything))
     findings = []
     for finding in findings_of(settings):

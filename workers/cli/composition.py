@@ -14,6 +14,7 @@ from workers.backends.clock import SystemClock
 from workers.cli.neighbours import object_store, publisher, record_source, result_cache
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import Limits, ThreadIntake
+from workers.models.labels import read_names
 from workers.models.load import load_captioner, load_tagger
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.profiles import Profile, read_profiles
@@ -74,7 +75,11 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
 
 def load_models(settings: Settings) -> Loaded:
     tagger = load_tagger(
-        settings.tagger, device=settings.device, precision=settings.precision, state_dir=settings.state_dir
+        settings.tagger,
+        device=settings.device,
+        precision=settings.precision,
+        state_dir=settings.state_dir,
+        allow=None if settings.allow is None else read_names(settings.allow),
     )
     captioner = load_captioner(
         settings.captioner, device=settings.device, precision=settings.precision, state_dir=settings.state_dir

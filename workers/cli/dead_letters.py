@@ -14,9 +14,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from workers.cli import screen
 from workers.cli.skip import parse_place
 from workers.errors import Misconfigured
 
@@ -94,22 +94,26 @@ def list_letters(
     tagstream dead-letters list --since 12h --reason broken-image
     """
     settings = _settings()
-    counts: Counter[str] = Counter()
-    console = Console(highlight=False)
-    table = Table("letter", "when", "record", "key", "reason", "detail", box=None, pad_edge=False)
-    for letter in read_letters(settings, _choice(reason, since, until, key)):
-        counts.update(letter.reasons)
+    letters = read_letters(settings, _choice(reason, since, until, key))
+    with screen.reader_may_leave():
         if as_json:
-            typer.echo(json.dumps(_summary(letter), ensure_ascii=False))
+            for letter in letters:
+                typer.echo(json.dumps(_summary(letter), ensure_ascii=False))
         else:
-            table.add_row(*(text.replace("[", r"\[") for text in _row(letter)))
-    if not as_json:
-        console.print(table)
-        for name, count in counts.most_common():
-            console.print(f"{count:7} {name}")
-        console.print(
-            f"{counts.total():7} in all" if counts else f"no such dead letters in {settings.dead_letter_topic}"
-        )
+            _print_table(letters)
+
+
+def _print_table(letters: Iterator[Letter]) -> None:
+    counts: Counter[str] = Counter()
+    table = _table()
+    for letter in letters:
+        counts.update(letter.reasons)
+        table.add_row(*(text.replace("[", r"\[") for text in _row(letter)))
+    console = screen.console()
+    console.print(table)
+    for name, count in counts.most_common():
+        console.print(f"{count:7} {name}")
+    console.print(f"{table.row_count:7} letters")
 
 
 @app.command()
@@ -124,7 +128,7 @@ def show(
     """
     settings = _settings()
     letter = _find(settings, *parse_place(place))
-    console = Console(highlight=False, soft_wrap=True)
+    console = screen.console()
     console.print_json(json.dumps(_summary(letter), ensure_ascii=False))
     console.print("\nThe original record:", style="bold")
     console.print_json(json.dumps(_original(letter), ensure_ascii=False))
@@ -186,7 +190,7 @@ def send_back(settings: Settings, letters: Sequence[Letter], rate: float) -> int
     """
     from workers.backends.kafka import KafkaEmitter
     from workers.cli.neighbours import security, servers
-    from workers.cli.progress import counting
+    from workers.cli.screen import counting
 
     started = time.monotonic()
     with (
@@ -264,6 +268,15 @@ def _find(settings: Settings, topic: str, partition: int, offset: int) -> Letter
 
 def _up_to(limit: int | None, letters: Iterator[Letter]) -> list[Letter]:
     return list(letters) if limit is None else [letter for letter, _ in zip(letters, range(limit), strict=False)]
+
+
+def _table() -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("letter", "when", "record"):
+        table.add_column(column, no_wrap=True)
+    for column in ("key", "reason", "detail"):
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _row(letter: Letter) -> tuple[str, ...]:

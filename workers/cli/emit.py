@@ -148,7 +148,7 @@ class Emission:
         from workers.backends.kafka import KafkaEmitter
         from workers.cli.events import event_for
         from workers.cli.neighbours import object_store, security, servers
-        from workers.cli.progress import counting
+        from workers.cli.screen import counting
 
         last = self.place.last()
         if last:

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from workers.cli import screen
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def list_models(
     for bundle in bundles:
         if not isinstance(bundle, Misconfigured):
             table.add_row(*_row(bundle, built_in=bundle is bundles[0]))
-    console = Console(highlight=False)
+    console = screen.console()
     console.print(table)
     for bundle in bundles:
         if isinstance(bundle, Misconfigured):

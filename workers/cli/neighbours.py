@@ -10,6 +10,9 @@ from workers.backends.result_cache import NoCache, RedisResultCache
 from workers.ports import Publisher, RecordSource, ResultCache
 from workers.settings import Settings
 
+CONNECT_S = 5.0
+"""One try to reach a broker. Short, so that a worker that waits for one can still be stopped."""
+
 
 def servers(settings: Settings) -> str:
     return ",".join(settings.require("kafka_servers").kafka_servers)
@@ -65,6 +68,7 @@ def record_source(settings: Settings) -> KafkaRecordSource:
         settings.input_topics,
         security=security(settings),
         session_timeout_s=settings.kafka_session_timeout_s,
+        connect_timeout_s=CONNECT_S,
     )
 
 
@@ -81,4 +85,5 @@ def publisher(settings: Settings, source: RecordSource, transactional_id: str) -
         commit=source.commit,
         security=security(settings),
         transaction_timeout_s=settings.kafka_transaction_timeout_s,
+        connect_timeout_s=CONNECT_S,
     )

@@ -72,13 +72,15 @@ class _Process:
         self._wedged: str | None = None
 
     def run(self) -> None:
-        from workers.cli.composition import Stopped, compose
         from workers.service.signals import stop_on_signals
 
         with ExitStack() as cleanup:
             transactional_id = cleanup.enter_context(self._identity())
             cleanup.enter_context(self._observed(transactional_id))
             cleanup.enter_context(stop_on_signals(self.stop))
+            # Only now, because it brings torch, which takes seconds: meanwhile we can be probed and stopped.
+            from workers.cli.composition import Stopped, compose
+
             logger.info("loading the models: tagger %s, captioner %s", self._settings.tagger, self._settings.captioner)
             worker = compose(self._settings, transactional_id=transactional_id, stopping=self._stopping.is_set)
             self._worker = worker

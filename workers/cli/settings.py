@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from workers.cli import screen
 
 
 def settings(
@@ -29,7 +30,7 @@ def settings(
     for path in fill or []:
         path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
     if not fill:
-        Console().print(_table())
+        screen.console().print(_table())
 
 
 def _table() -> Table:

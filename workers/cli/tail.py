@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from workers.cli import screen
 
 if TYPE_CHECKING:
     from workers.backends.kafka import ReadRecord
@@ -34,11 +35,17 @@ def tail(
 
     settings = read(os.environ).require("kafka_servers")
     records = _records(settings, start or not follow, follow, limit)
-    if as_json:
-        for record in records:
-            typer.echo(json.dumps(document(record), ensure_ascii=False, separators=(",", ":")))
-        return
-    console = Console(highlight=False)
+    with screen.reader_may_leave():
+        (_print_json if as_json else _print_rows)(records)
+
+
+def _print_json(records: Iterator[ReadRecord]) -> None:
+    for record in records:
+        typer.echo(json.dumps(document(record), ensure_ascii=False, separators=(",", ":")))
+
+
+def _print_rows(records: Iterator[ReadRecord]) -> None:
+    console = screen.console()
     console.print(_row("what", "picture", "tags", "caption", style="dim"))
     for record in records:
         console.print(row_of(document(record)))
