@@ -65,6 +65,12 @@ def test_structured_mode_may_carry_the_headers_of_binary_mode_too() -> None:
     assert parse(structured(data=own()), headers) == parse(structured(data=own()), STRUCTURED)
 
 
+def test_a_client_may_capitalise_the_names_of_headers() -> None:
+    headers = tuple((name.title(), value) for name, value in binary())
+    assert parse(own(), headers) == parse(own(), binary())
+    assert event(structured(data=own()), (("Content-Type", STRUCTURED[0][1]),)).dialect == "cloudevents"
+
+
 def test_data_may_come_as_base64_or_as_text() -> None:
     encoded = base64.b64encode(json.dumps(own()).encode()).decode()
     expected = parse(own(), binary())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from pydantic import ValidationError
 
-from schemas.enriched_image import EnrichedImage, GoneSource, Retraction, Skip, Tag, read_output
+from schemas.enriched_image import CaptionText, EnrichedImage, GoneSource, Retraction, Skip, Tag, read_output
 from tests.unit.schemas.documents import EVENT, enriched, keys, patient, retraction, skip
 
 OUTPUTS = [
@@ -125,7 +125,7 @@ def test_a_writer_can_not_add_a_field() -> None:
         {"produced_at": "now"},
         {"produced_at": "2026-11-24T23:46:33"},
         {"timings_ms": {"fetch": -1.0}},
-        {"timings_ms": {"fetch": float("nan")}},
+        {"timings_ms": {"fetch": float("inf")}},
         {"status": "done"},
     ],
 )
@@ -138,6 +138,12 @@ def test_what_contradicts_itself_is_not_written(fields: dict[str, Any]) -> None:
 def test_a_score_is_a_number_from_0_to_1(score: float) -> None:
     with pytest.raises(ValidationError):
         Tag(name="a", score=score, label_id=0)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf")])
+def test_a_caption_whose_score_is_no_number_is_not_written(score: float) -> None:
+    with pytest.raises(ValidationError):
+        CaptionText(text="a dog", score=score, method="beam")
 
 
 def test_the_retraction_of_a_version_names_it() -> None:
