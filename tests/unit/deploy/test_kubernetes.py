@@ -24,7 +24,6 @@ from tests.unit.deploy.tools import (
     pod_environment,
     the,
     version,
-    with_components,
     worker_of,
 )
 from workers import settings
@@ -87,8 +86,8 @@ def test_every_component_is_among_the_combinations_that_are_tried() -> None:
 @pytest.mark.parametrize("kubernetes", [OLDEST_KUBERNETES, kubernetes_validate.latest_version()])
 @pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
 @pytest.mark.parametrize("base", OVERLAYS)
-def test_what_is_rendered_is_valid(base: str, components: Sequence[str], kubernetes: str, tmp_path: Path) -> None:
-    for manifest in with_components(tmp_path, base, components):
+def test_what_is_rendered_is_valid(base: str, components: Sequence[str], kubernetes: str) -> None:
+    for manifest in overlay(base, *components):
         if manifest["kind"] in foreign_kinds.SCHEMAS:
             foreign_kinds.validate(manifest)
         else:
@@ -98,7 +97,7 @@ def test_what_is_rendered_is_valid(base: str, components: Sequence[str], kuberne
 @pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
 @pytest.mark.parametrize("base", OVERLAYS)
 def test_the_worker_accepts_its_settings(base: str, components: Sequence[str], tmp_path: Path) -> None:
-    manifests = with_components(tmp_path, base, components)
+    manifests = overlay(base, *components)
     read = read_settings(manifests, tmp_path)
     assert read.s3_secret_key.get_secret_value() == "secret"
     assert read.device == {"cpu": "cpu", "gpu": "cuda"}[base]
@@ -107,8 +106,8 @@ def test_the_worker_accepts_its_settings(base: str, components: Sequence[str], t
     assert [read.kafka_security_protocol] == (protocols or ["PLAINTEXT"])
 
 
-def test_settings_that_an_overlay_changes_roll_the_pods(tmp_path: Path) -> None:
-    plain, changed = overlay("cpu"), with_components(tmp_path, "cpu", ["otlp"])
+def test_settings_that_an_overlay_changes_roll_the_pods() -> None:
+    plain, changed = overlay("cpu"), overlay("cpu", "otlp")
     names = [the(each, "ConfigMap")["metadata"]["name"] for each in (plain, changed)]
     assert names[0] != names[1]
     assert worker_of(changed)["envFrom"] == [{"configMapRef": {"name": names[1]}}]
@@ -149,7 +148,7 @@ def test_the_pod_has_no_token_for_the_api(manifests: Sequence[Manifest], pod: Ma
     assert account["automountServiceAccountToken"] is False
 
 
-def test_only_the_state_folder_and_tmp_can_be_written(pod: Manifest, worker: Manifest, tmp_path: Path) -> None:
+def test_only_the_state_folder_and_tmp_can_be_written(pod: Manifest, worker: Manifest) -> None:
     mounts = {mount["name"]: mount for mount in worker["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     writable = {mount["mountPath"]: volumes[name] for name, mount in mounts.items() if not mount.get("readOnly")}
@@ -270,15 +269,15 @@ def test_a_gpu_worker_asks_for_one_gpu_and_waits_for_the_last_to_leave() -> None
 
 
 @pytest.mark.parametrize("others", [(), ("kafka-sasl-tls",), ("kafka-mtls",)], ids="+".join)
-def test_a_fixed_size_needs_no_autoscaler(others: Sequence[str], tmp_path: Path) -> None:
-    manifests = with_components(tmp_path, "cpu", [*others, "fixed-size"])
+def test_a_fixed_size_needs_no_autoscaler(others: Sequence[str]) -> None:
+    manifests = overlay("cpu", *others, "fixed-size")
     assert the(manifests, "Deployment")["spec"]["replicas"] == 2
     assert not {"ScaledObject", "TriggerAuthentication"} & kinds(manifests)
 
 
 @pytest.mark.parametrize("component", ["kafka-sasl-tls", "kafka-mtls"])
 def test_the_autoscaler_logs_in_to_kafka_as_the_worker_does(component: str, tmp_path: Path) -> None:
-    manifests = with_components(tmp_path, "cpu", [component])
+    manifests = overlay("cpu", component)
     (trigger,) = the(manifests, "ScaledObject")["spec"]["triggers"]
     login = the(manifests, "TriggerAuthentication")
     assert trigger["authenticationRef"] == {"name": login["metadata"]["name"]}
@@ -289,14 +288,14 @@ def test_the_autoscaler_logs_in_to_kafka_as_the_worker_does(component: str, tmp_
         assert trigger["metadata"]["sasl"] == mechanism.lower().replace("-", "_").replace("scram_sha_", "scram_sha")
 
 
-def test_spans_say_which_pod_they_are_of(tmp_path: Path) -> None:
-    environment = pod_environment(with_components(tmp_path, "cpu", ["otlp"]), SECRET_VALUES)
+def test_spans_say_which_pod_they_are_of() -> None:
+    environment = pod_environment(overlay("cpu", "otlp"), SECRET_VALUES)
     assert environment["OTEL_RESOURCE_ATTRIBUTES"] == "k8s.pod.name=tagstream-7c9d8b6f5-x2x4z,k8s.node.name=node-1"
     assert settings.read({name: value for name, value in environment.items() if name.startswith("OTEL_")}).otlp_traces
 
 
-def test_a_pod_monitor_asks_the_workers_port(tmp_path: Path) -> None:
-    manifests = with_components(tmp_path, "cpu", ["pod-monitor"])
+def test_a_pod_monitor_asks_the_workers_port() -> None:
+    manifests = overlay("cpu", "pod-monitor")
     (endpoint,) = the(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"]
     assert endpoint["path"] == "/metrics"
     assert endpoint["port"] in {port["name"] for port in worker_of(manifests)["ports"]}

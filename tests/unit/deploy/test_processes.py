@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError, URLError
@@ -65,7 +65,7 @@ class Pod:
     def _here(self, text: str) -> str:
         return text.replace(STATE, f"{self._folder}/state").replace(SECRETS, f"{self._folder}/secrets")
 
-    def _instead(self) -> Mapping[str, str]:
+    def _instead(self) -> dict[str, str]:
         """What no two installations have in common."""
         return {
             "TAGSTREAM_KAFKA_SERVERS": self._site.stack.kafka.servers,

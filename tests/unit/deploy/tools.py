@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,20 +55,20 @@ def kustomize(folder: Path) -> list[Manifest]:
 
 
 @functools.cache
-def overlay(name: str) -> Sequence[Manifest]:
-    return kustomize(K8S / "overlays" / name)
-
-
-def with_components(folder: Path, base: str, components: Sequence[str]) -> list[Manifest]:
-    """An overlay of a user's own, in `folder`: one of ours with some components."""
-    settings = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [os.path.relpath(K8S / "overlays" / base, folder.resolve())],
-        "components": [os.path.relpath(K8S / "components" / name, folder.resolve()) for name in components],
-    }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(settings))
-    return kustomize(folder)
+def overlay(name: str, *components: str) -> Sequence[Manifest]:
+    """One of our overlays; with components, as an overlay of a user's own would take them."""
+    if not components:
+        return kustomize(K8S / "overlays" / name)
+    with tempfile.TemporaryDirectory() as folder:
+        here = os.path.relpath(K8S, Path(folder).resolve())
+        settings = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{here}/overlays/{name}"],
+            "components": [f"{here}/components/{component}" for component in components],
+        }
+        Path(folder, "kustomization.yaml").write_text(yaml.safe_dump(settings))
+        return kustomize(Path(folder))
 
 
 def the(manifests: Sequence[Manifest], kind: str) -> Manifest:
