@@ -225,6 +225,8 @@ class Tagger(Model, Protocol):
     """Other languages' names by label id, e.g. "zh"."""
     thresholds: Sequence[float]
     """By label id: a tag is shown when its score is greater."""
+    profiles: Mapping[str, Sequence[float]]
+    """Other thresholds that the bundle offers by name, each by label id."""
     floor: float
     """Scores below are not kept."""
 

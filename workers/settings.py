@@ -199,6 +199,9 @@ class Settings(BaseModel):
     precision: Annotated[Literal["tuned", "fp32", "bf16", "fp16", "int8"], BeforeValidator(_lower)] = _setting(
         "Models", "tuned", "`tuned` (what was measured for this device), `fp32`, `bf16`, `fp16` or `int8`"
     )
+    allow: OptionalFile = _setting(
+        "Models", None, "File with the names of the only labels to score, one a line; empty: all. Exact, and cheaper"
+    )
     profiles: OptionalFile = _setting(
         "Models", None, "JSON file of named threshold profiles that an event's `options.profile` may choose"
     )

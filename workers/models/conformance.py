@@ -37,11 +37,13 @@ class NotConforming(AssertionError):
 
 
 def it_says_what_it_is(load: LoadTagger) -> None:
-    """Name, digest and precision are filled in; thresholds and translations have one entry for each label."""
+    """Name, digest and precision are filled in; thresholds, profiles and translations have one entry for each label."""
     tagger = load(None)
     _check_identity(tagger)
     _require(len(tagger.labels) > 0, "it has no labels")
     _require(len(tagger.thresholds) == len(tagger.labels), "thresholds and labels differ in number")
+    for name, thresholds in tagger.profiles.items():
+        _require(len(thresholds) == len(tagger.labels), f"profile {name} and labels differ in number")
     for language, names in tagger.translations.items():
         _require(len(names) == len(tagger.labels), f"translations into {language} and labels differ in number")
     _require(0 <= tagger.floor < 1, f"the floor is {tagger.floor}, not in 0..1")

@@ -36,14 +36,17 @@ def make_profile(name: str, thresholds: Sequence[float] | NDArray[np.float32]) -
 
 
 def default_profiles(tagger: Tagger | None) -> dict[str, Profile]:
-    """The bundle's own thresholds, as the profile `default`."""
-    return {"default": make_profile("default", tagger.thresholds if tagger is not None else [])}
+    """The bundle's own thresholds, as the profile `default`, and the others that it offers by name."""
+    if tagger is None:
+        return {"default": make_profile("default", [])}
+    offered = {**tagger.profiles, "default": tagger.thresholds}
+    return {name: make_profile(name, thresholds) for name, thresholds in offered.items()}
 
 
 def read_profiles(tagger: Tagger | None, wanted: Mapping[str, object]) -> dict[str, Profile]:
     """Profiles from a mapping name → {"all": number, "labels": {tag name: number}}, beside the bundle's own.
 
-    `all` replaces every threshold, `labels` those of single tags; a threshold of 1 switches a tag off.
+    One of the same name takes the place of the bundle's; each begins with the bundle's thresholds. `all` replaces every threshold, `labels` those of single tags; a threshold of 1 switches a tag off.
 
     Raises:
         Misconfigured: it has another shape, an unknown tag, or a number outside 0..1.

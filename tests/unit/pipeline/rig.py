@@ -44,6 +44,7 @@ class ColourTagger:
     labels: Sequence[str] = ("red", "green", "blue")
     translations: Mapping[str, Sequence[str]] = {}
     thresholds: Sequence[float] = (0.5, 0.5, 0.5)
+    profiles: Mapping[str, Sequence[float]] = {"paper": (0.75, 0.75, 0.75)}
     floor = 0.01
 
     def __init__(self) -> None:

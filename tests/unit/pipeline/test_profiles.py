@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.pipeline.rig import ColourTagger
 from workers.errors import Misconfigured
-from workers.pipeline.profiles import make_profile, read_profiles
+from workers.pipeline.profiles import default_profiles, make_profile, read_profiles
 from workers.vocabulary import LabelScores
 
 
@@ -30,7 +30,31 @@ def test_a_profile_replaces_all_thresholds_or_single_ones_and_its_digest_tells()
     profiles = read_profiles(ColourTagger(), {"strict": {"all": 0.9}, "red": {"labels": {"red": 0.125}}})
     assert profiles["strict"].thresholds.tolist() == pytest.approx([0.9] * 3)
     assert profiles["red"].thresholds.tolist() == [0.125, 0.5, 0.5]
-    assert len({profile.digest for profile in profiles.values()}) == 3
+    assert len({profiles[name].digest for name in ("default", "strict", "red")}) == 3
+
+
+def test_the_bundles_own_profiles_are_offered_beside_its_default() -> None:
+    profiles = default_profiles(ColourTagger())
+    assert {name: profile.thresholds.tolist() for name, profile in profiles.items()} == {
+        "default": [0.5] * 3,
+        "paper": [0.75] * 3,
+    }
+    assert all(name == profile.name for name, profile in profiles.items())
+
+
+def test_a_profile_of_ones_own_takes_the_place_of_the_bundles() -> None:
+    profiles = read_profiles(ColourTagger(), {"paper": {"labels": {"red": 0.25}}})
+    assert profiles["paper"].thresholds.tolist() == [0.25, 0.5, 0.5]
+
+
+def test_no_profile_of_a_bundle_can_change_what_default_means() -> None:
+    tagger = ColourTagger()
+    tagger.profiles = {"default": (0.1, 0.1, 0.1)}
+    assert default_profiles(tagger)["default"].thresholds.tolist() == [0.5] * 3
+
+
+def test_without_a_tagger_there_is_the_default_alone() -> None:
+    assert list(default_profiles(None)) == ["default"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""RAM, RAM++ and Tag2Text in a size that a test makes in a moment, and checkpoints of that size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tests.parity.subjects import checkpoint
+from workers.models.bundle import Bundle
+from workers.models.device import choose_device
+from workers.models.ram.config import (
+    AnyConfig,
+    HeadConfig,
+    Kind,
+    RamConfig,
+    RamPlusConfig,
+    SwinConfig,
+    Tag2TextConfig,
+    TextConfig,
+)
+from workers.models.ram.random_bundle import random_bundle
+
+CPU = choose_device("cpu")
+
+_SWIN = SwinConfig(image_size=64, width=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=2)
+_HEAD = HeadConfig(width=96, heads=4, layers=2, hidden=192)
+_TEXT = TextConfig(width=96, heads=6, layers=3, hidden=192)
+
+SMALL: Mapping[Kind, AnyConfig] = {
+    "ram": RamConfig(_SWIN, labels=60, head=_HEAD),
+    "ram_plus": RamPlusConfig(_SWIN, labels=60, head=_HEAD, descriptions=5),
+    "tag2text": Tag2TextConfig(_SWIN, labels=60, head=_HEAD, text=_TEXT),
+}
+"""A picture of 64 x 64 leaves four tokens; every part is there."""
+
+
+def small_bundle(kind: Kind, out: Path, *, config: AnyConfig | None = None, seed: int = 0) -> Bundle:
+    """Seeded weights of that size."""
+    return random_bundle(kind, out, seed=seed, dtype="fp32", config=config or SMALL[kind])
+
+
+def small_checkpoint(kind: Kind, path: Path) -> dict[str, Tensor]:
+    """Write a file like the published ones, optimizer and captioning branch included; returns its tensors."""
+    config = SMALL[kind]
+    if isinstance(config, RamConfig):
+        config = RamConfig(config.encoder, config.labels, config.head, text=_TEXT)
+    tensors = checkpoint(kind, config, 0.0, full=False)
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(9)}}, "param_groups": [{"lr": 1e-4}]}
+    torch.save({"model": tensors, "optimizer": optimizer, "epoch": 4}, path)
+    return tensors

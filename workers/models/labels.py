@@ -1,0 +1,125 @@
+"""Other labels for RAM and RAM++, which know a label by the text embedding of its name and need no training for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workers.models.ram.config import AnyConfig
+
+THRESHOLD = 0.5
+"""What the official programs take for labels that the model was not trained with."""
+
+NORM_SLACK = 0.05
+"""How far the length of an embedding may lie from 1."""
+
+
+def read_names(path: Path) -> list[str]:
+    """Label names from a text file, one a line; empty lines don't count, blanks at a name's ends belong to it.
+
+    Raises:
+        Misconfigured: the file can't be read, or holds no name.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{path} is not text in UTF-8.") from None
+    names = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    if not names:
+        raise Misconfigured(f"{path} holds no name; write one label a line.")
+    return names
+
+
+def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, threshold: float = THRESHOLD) -> Bundle:
+    """Write a copy of a RAM or RAM++ bundle that knows other labels.
+
+    Thresholds, profiles and translations of the old labels are left out: they are about those.
+
+    Args:
+        embeddings: a safetensors file with one matrix of text embeddings of length 1: for RAM a row for each name;
+            for RAM++ the same number of rows (descriptions) for each, name by name.
+        names: a text file with the labels' names, one a line.
+        threshold: of every label.
+
+    Raises:
+        Misconfigured: a bundle of another kind, files that can't be read or do not fit together, a folder that exists.
+    """
+    from workers.models.device import choose_device
+    from workers.models.ram.adapters import golden_of
+    from workers.models.ram.config import from_json, to_json
+
+    labels = read_names(names)
+    if bundle.manifest.kind not in ("ram", "ram_plus"):
+        raise Misconfigured(
+            f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, whose labels are learnt one by one: "
+            "only RAM and RAM++ take others."
+        )
+    matrix = _matrix(embeddings)
+    config = _resized(from_json(bundle.manifest.kind, bundle.manifest.architecture), matrix, len(labels), embeddings)
+    weights = bundle.weights()
+    weights["label_embed"] = matrix.to(weights["label_embed"].dtype)
+    provenance = bundle.manifest.provenance
+    source = f"{provenance.source}, labels of {embeddings.name}"
+    manifest = bundle.manifest.model_copy(
+        update={
+            "provenance": provenance.model_copy(update={"source": source}),
+            "architecture": to_json(config),
+            "thresholds": threshold,
+            "profiles": {},
+        }
+    )
+    return Bundle.write(
+        out, manifest, weights=weights, labels=labels, golden=lambda made: golden_of(made, choose_device("cpu"))
+    )
+
+
+def _matrix(path: Path) -> Tensor:
+    """The only matrix in a safetensors file, with the checks that a person's own file needs."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise Misconfigured(f"{path} is no safetensors file that can be read ({error}).") from None
+    if len(tensors) != 1:
+        raise Misconfigured(f"{path} has {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}); it must have one.")
+    (matrix,) = tensors.values()
+    if matrix.dim() != 2 or not matrix.is_floating_point():
+        raise Misconfigured(f"{path} holds {matrix.dtype} of shape {tuple(matrix.shape)}; rows of floats are wanted.")
+    lengths = torch.linalg.vector_norm(matrix.float(), dim=1)
+    if not bool(((lengths - 1).abs() <= NORM_SLACK).all()):  # written so that a NaN fails
+        raise Misconfigured(
+            f"{path}: its rows have lengths from {lengths.min():.3g} to {lengths.max():.3g}; "
+            "divide each by its length, as the embeddings that the model was trained with were."
+        )
+    return matrix
+
+
+def _resized(config: AnyConfig, matrix: Tensor, labels: int, path: Path) -> AnyConfig:
+    """The sizes of a model with this label embedding."""
+    from workers.models.ram.config import RamPlusConfig, Tag2TextConfig
+
+    assert not isinstance(config, Tag2TextConfig)
+    rows, width = matrix.shape
+    if width != config.embedding:
+        raise Misconfigured(f"{path} has rows of {width} numbers where this model reads {config.embedding}.")
+    if isinstance(config, RamPlusConfig):
+        if rows % labels:
+            raise Misconfigured(
+                f"{path} has {rows:,} rows for {labels:,} names; RAM++ wants equally many descriptions of each."
+            )
+        return replace(config, labels=labels, descriptions=rows // labels)
+    if rows != labels:
+        raise Misconfigured(f"{path} has {rows:,} rows for {labels:,} names; RAM wants one for each.")
+    return replace(config, labels=labels)
