@@ -201,7 +201,7 @@ class WorkerProcess:
 
     @property
     def url(self) -> str | None:
-        found = re.findall(r"127\.0\.0\.1:(\d+)", self.said())
+        found = re.findall(r"/metrics on 127\.0\.0\.1:(\d+)", self.said())
         return f"http://127.0.0.1:{found[-1]}" if found else None
 
     def get(self, path: str) -> tuple[int, str]:
