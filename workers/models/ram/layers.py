@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar, cast
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.models.ram.packed import gelu_of, sum_of
+
 EPS = 1e-12
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -56,7 +58,7 @@ class SelfAttention(nn.Module):
     def finish(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attend, project, add to `x`, norm. `mask` is True where a query may look."""
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        normed: Tensor = self.norm(x + self.out(join_heads(mixed)))
+        normed: Tensor = self.norm(sum_of(x, self.out, join_heads(mixed)))
         return normed
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -89,8 +91,8 @@ class CrossLayer(nn.Module):
         """(pictures, queries, width) → the same."""
         query = split_heads(self.query(x), memory.key.shape[1])
         mixed = F.scaled_dot_product_attention(query, memory.key, memory.value)
-        return self.feed_forward(self.attention_norm(x + self.out(join_heads(mixed))))
+        return self.feed_forward(self.attention_norm(sum_of(x, self.out, join_heads(mixed))))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        normed: Tensor = self.mlp_norm(x + self.down(F.gelu(self.up(x))))
+        normed: Tensor = self.mlp_norm(sum_of(x, self.down, gelu_of(self.up, x)))
         return normed

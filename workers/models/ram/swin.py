@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.models.ram.config import SwinConfig
 from workers.models.ram.layers import layers_of
+from workers.models.ram.packed import gelu_of, sum_of
 from workers.models.ram.windows import change_of_order, merge_order, relative_index, shift_mask, window_order
 
 EPS = 1e-5
@@ -52,7 +53,7 @@ class WindowAttention(nn.Module):
         return bias if self.mask is None else bias + self.mask[:, None].to(bias.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(pictures, windows, window², width) → the same."""
+        """(pictures, windows, window², width) → the same, before the output projection `out`."""
         pictures, windows, places, width = x.shape
         bias = self.bias() if self.frozen_bias is None else self.frozen_bias
         parts = self.qkv(x).view(pictures, windows, places, 3, self.heads, width // self.heads)
@@ -64,8 +65,7 @@ class WindowAttention(nn.Module):
             q, k, v = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1)[None])
         mixed = mixed.view(pictures, windows, self.heads, places, -1).transpose(2, 3)
-        joined: Tensor = self.out(mixed.reshape(x.shape))
-        return joined
+        return mixed.reshape(x.shape)
 
 
 class Block(nn.Module):
@@ -84,9 +84,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(pictures, tokens, width) in this block's window order → the same."""
         windows = self.attention_norm(x).view(x.shape[0], -1, self.window_tokens, x.shape[2])
-        x = x + self.attention(windows).view(x.shape)
-        out: Tensor = x + self.down(F.gelu(self.up(self.mlp_norm(x))))
-        return out
+        x = sum_of(x, self.attention.out, self.attention(windows).view(x.shape))
+        return sum_of(x, self.down, gelu_of(self.up, self.mlp_norm(x)))
 
 
 class Merge(nn.Module):

@@ -10,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.models.ram.config import TextConfig
 from workers.models.ram.layers import EPS, CrossLayer, KeyValue, SelfAttention, layers_of
+from workers.models.ram.packed import PackedLinear, gelu_of
 
 
 class Embeddings(nn.Module):
@@ -99,10 +100,19 @@ class TextDecoder(nn.Module):
         self.transform = nn.Linear(config.width, config.width)
         self.transform_norm = nn.LayerNorm(config.width, eps=EPS)
         self.bias = nn.Parameter(torch.zeros(config.vocabulary))
+        self.packed_output: PackedLinear | None = None
+
+    def pack_output(self, rows: int) -> None:
+        """Keep the token embeddings a second time, laid out as a packed output matrix."""
+        self.packed_output = PackedLinear(self.embeddings.word.weight, self.bias, rows)
 
     def predict(self, hidden: Tensor) -> Tensor:
         """(…, width) → (…, vocabulary) logits of the next token; the token embeddings serve as output matrix."""
-        return F.linear(self.transform_norm(F.gelu(self.transform(hidden))), self.embeddings.word.weight, self.bias)
+        ready = self.transform_norm(gelu_of(self.transform, hidden))
+        if self.packed_output is not None:
+            logits: Tensor = self.packed_output(ready)
+            return logits
+        return F.linear(ready, self.embeddings.word.weight, self.bias)
 
     def forward(self, ids: Tensor, mask: Tensor, states: Tensor) -> Tensor:
         """Teacher forcing: (rows, n) ids and mask → (rows, n, vocabulary) logits, one row of `states` a row."""
