@@ -12,17 +12,20 @@ It knows the keywords that the published schemas use, and refuses others: better
 from __future__ import annotations
 
 import json
+import operator
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
 
 _NOTES: Final = frozenset({"$schema", "$id", "$defs", "title", "description", "default", "examples"})
 _EXACT: Final = ("pattern", "format", "contentMediaType", "contentEncoding")
-_LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems")
-_UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
-_KNOWN: Final = _NOTES | {*_EXACT, *_LOWER, *_UPPER} | {
+_BOUNDS: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    "minimum": operator.ge, "exclusiveMinimum": operator.gt, "minLength": operator.ge, "minItems": operator.ge,
+    "maximum": operator.le, "exclusiveMaximum": operator.lt, "maxLength": operator.le, "maxItems": operator.le,
+}  # fmt: skip
+_KNOWN: Final = _NOTES | {*_EXACT, *_BOUNDS} | {
     "$ref", "anyOf", "type", "const", "enum", "properties", "required", "additionalProperties", "items",
     "contentSchema",
 }  # fmt: skip
@@ -149,14 +152,19 @@ def _listed(values: list[Any]) -> str:
 
 
 def _bound_differences(inner: Json, outer: Json, path: str) -> Iterator[str]:
-    if _values(inner) is not None:
-        return
-    for keyword in _LOWER:
-        if keyword in outer and not inner.get(keyword, float("-inf")) >= outer[keyword]:
-            yield f"{path} may be below {keyword} {outer[keyword]}"
-    for keyword in _UPPER:
-        if keyword in outer and not inner.get(keyword, float("inf")) <= outer[keyword]:
-            yield f"{path} may be above {keyword} {outer[keyword]}"
+    for keyword in _BOUNDS:
+        if keyword in outer and not _within(inner, keyword, outer[keyword]):
+            yield f"{path} may be outside {keyword} {outer[keyword]}"
+
+
+def _within(inner: Json, keyword: str, bound: float) -> bool:
+    values = _values(inner)
+    if values is not None:
+        return all(_BOUNDS[keyword](len(value) if isinstance(value, str) else value, bound) for value in values)
+    if keyword not in inner:
+        return False
+    loosest: float = inner[keyword]
+    return loosest == bound or _BOUNDS[keyword](loosest, bound)
 
 
 def _text_differences(inner: Json, outer: Json, path: str) -> Iterator[str]:

@@ -62,8 +62,8 @@ def _failure(schema: dict[str, Any]) -> dict[str, Any]:
         (ENRICHED, lambda s: s["properties"]["status"]["enum"].append("late"), '$.status may be "late", not only'),
         (ENRICHED, lambda s: s["properties"]["status"].pop("enum"), "$.status may be anything, not only"),
         (ENRICHED, lambda s: s["$defs"]["Source"]["properties"]["sha256"].pop("pattern"), "$.source.sha256 need not"),
-        (ENRICHED, lambda s: s["$defs"]["Tag"]["properties"]["score"].update(maximum=100), "$.tags[].score may be abo"),
-        (ENRICHED, lambda s: s["$defs"]["EventRef"]["properties"]["index"].pop("minimum"), "$.event.index may be belo"),
+        (ENRICHED, lambda s: s["$defs"]["Tag"]["properties"]["score"].update(maximum=100), "$.tags[].score may be out"),
+        (ENRICHED, lambda s: s["$defs"]["EventRef"]["properties"]["index"].pop("minimum"), "$.event.index may be out"),
         (
             ENRICHED,
             lambda s: s["$defs"]["Source"]["properties"].update(etag={"anyOf": [{"type": "string"}, {"type": "null"}]}),
@@ -80,7 +80,7 @@ def _failure(schema: dict[str, Any]) -> dict[str, Any]:
         (EVENT, lambda s: s["required"].append("etag"), "$.etag may be missing"),
         (EVENT, lambda s: s["properties"].pop("etag"), "$.etag is ignored now"),
         (EVENT, lambda s: s["$defs"]["Options"]["properties"].pop("profile"), "$.options.profile is ignored now"),
-        (EVENT, lambda s: s["properties"]["key"].update(maxLength=100), "$.key may be above maxLength 100"),
+        (EVENT, lambda s: s["properties"]["key"].update(maxLength=100), "$.key may be outside maxLength 100"),
         (EVENT, lambda s: s["properties"]["bucket"].update(pattern="^[a-z]+$"), "$.bucket need not have the pattern"),
         (EVENT, lambda s: s["properties"]["size"]["anyOf"].pop(), "$.size may be null, not only integer"),
         (EVENT, lambda s: s.update(additionalProperties=False, properties={}), "$.bucket is ignored now"),
@@ -123,6 +123,38 @@ def test_a_breaking_change_is_found_and_named(name: str, change: Change, says: s
 )
 def test_a_harmless_change_breaks_nobody(name: str, change: Change) -> None:
     assert changed(name, change) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ({"type": "integer", "minimum": 0}, {"type": "integer", "const": -1}, ["$ may be outside minimum 0"]),
+        ({"type": "integer", "minimum": 0}, {"type": "integer", "const": 0}, []),
+        ({"type": "integer", "exclusiveMinimum": 0}, {"type": "integer", "exclusiveMinimum": 0}, []),
+        (
+            {"type": "string", "maxLength": 2},
+            {"type": "string", "enum": ["a", "abc"]},
+            ["$ may be outside maxLength 2"],
+        ),
+        ({"type": "string", "maxLength": 3}, {"type": "string", "enum": ["a", "abc"]}, []),
+        ({"type": "string", "pattern": "^a"}, {"type": "string", "enum": ["a", "abc"]}, []),
+        (
+            {"type": "string", "pattern": "^a$"},
+            {"type": "string", "enum": ["a", "abc"]},
+            ["$ need not have the pattern ^a$"],
+        ),
+    ],
+)
+def test_values_are_held_against_bounds_one_by_one(old: dict[str, Any], new: dict[str, Any], says: list[str]) -> None:
+    assert breaks_consumers(old, new) == says
+
+
+def test_a_field_that_is_gone_is_said_once() -> None:
+    def gone(schema: dict[str, Any]) -> None:
+        del schema["properties"]["id"]
+        schema["required"].remove("id")
+
+    assert changed(ENRICHED, gone) == ["enriched-image-1.json: $.id may be missing"]
 
 
 def test_a_new_field_breaks_consumers_that_were_told_there_are_no_others() -> None:
