@@ -1,0 +1,174 @@
+"""Fetching the published files, from a hub that can do everything wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.models.hub import Hub, serving
+from workers.errors import Misconfigured, Unavailable
+from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, fetch, sha256_of
+
+BODY = bytes(range(256)) * 400
+SHA256 = hashlib.sha256(BODY).hexdigest()
+WANTED = HubFile("some/model", "weights.pth", len(BODY), (SHA256,))
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with serving(Hub({"some/model/resolve/main/weights.pth": BODY})) as served:
+        yield served
+
+
+@pytest.fixture(autouse=True)
+def _small_and_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library writes 10 MB at a time, and rests a second before it tries again."""
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+
+
+def gets(hub: Hub) -> list[str]:
+    return [wanted for method, wanted in hub.asked if method == "GET"]
+
+
+def test_a_file_is_fetched_and_checked(hub: Hub, tmp_path: Path) -> None:
+    told: dict[str, tuple[int, int]] = {}
+    path = fetch(
+        WANTED,
+        tmp_path / "new",
+        endpoint=hub.endpoint,
+        progress=lambda doing, done, total: told.__setitem__(doing, (done, total)),
+    )
+    assert path.read_bytes() == BODY
+    assert [each.name for each in path.parent.iterdir()] == ["weights.pth"]
+    assert told == {"downloading weights.pth": (len(BODY),) * 2, "checking weights.pth": (len(BODY),) * 2}
+
+
+def test_a_file_that_is_there_is_not_fetched_again(hub: Hub, tmp_path: Path) -> None:
+    fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    hub.asked.clear()
+    fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    assert hub.asked == []
+
+
+def test_the_endpoint_of_the_environment_is_named_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror")
+    assert PUBLISHED["tag2text"].checkpoint.url() == (
+        "https://mirror/spaces/xinyu1205/Recognize_Anything-Tag2Text/resolve/main/tag2text_swin_14m.pth"
+    )
+
+
+def test_a_file_of_a_space_is_found_there(tmp_path: Path) -> None:
+    space = HubFile("some/space", "weights.pth", len(BODY), (SHA256[:8],), space=True)
+    with serving(Hub({"spaces/some/space/resolve/main/weights.pth": BODY})) as hub:
+        assert fetch(space, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+
+
+def test_a_cut_connection_goes_on_where_it_was_cut(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_after = [70_000, 10_000]
+    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+    assert gets(hub) == ["", "bytes=70000-", "bytes=80000-"]
+
+
+def test_a_later_command_goes_on_where_the_last_one_ended(hub: Hub, tmp_path: Path) -> None:
+    hub.cut_after = [70_000] + [0] * 6
+    with pytest.raises(Unavailable, match=r"70,000 bytes have come; the same command goes on from there"):
+        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    hub.asked.clear()
+    hub.cut_after.clear()
+    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+    assert gets(hub) == ["bytes=70000-"]
+
+
+def test_a_server_that_can_not_go_on_begins_anew(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.part").write_bytes(BODY[:999])
+    hub.ranges = False
+    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+
+
+def test_a_part_that_is_longer_than_the_file_is_thrown_away(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.part").write_bytes(BODY + b"more")
+    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+
+
+def test_another_file_under_the_name_is_known_before_it_is_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.files["some/model/resolve/main/weights.pth"] = b"another"
+    with pytest.raises(Unavailable, match=r"is not the published file .* Nothing was downloaded"):
+        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    assert gets(hub) == []
+
+
+def test_a_damaged_file_is_thrown_away(hub: Hub, tmp_path: Path) -> None:
+    hub.announce = False
+    hub.files["some/model/resolve/main/weights.pth"] = BODY[:-1] + b"?"
+    with pytest.raises(Unavailable, match=r"is not the published file .* thrown away"):
+        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_another_version_does_not_stay(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth.part").write_bytes(b"?" * 500)
+    with pytest.raises(Unavailable, match="thrown away"):
+        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+
+
+def test_a_finished_file_that_was_damaged_since_is_fetched_again(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"damaged")
+    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+
+
+def test_a_file_that_is_not_there_is_a_sentence_that_says_how_to_do_it_by_hand(hub: Hub, tmp_path: Path) -> None:
+    hub.files.clear()
+    with pytest.raises(Unavailable) as caught:
+        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    url = f"{hub.endpoint}/some/model/resolve/main/weights.pth"
+    assert f"{url} is not there" in str(caught.value)
+    assert f"By hand: fetch {url}" in str(caught.value)
+    assert "tagstream models import" in str(caught.value)
+
+
+def test_a_hub_that_refuses_is_a_sentence(hub: Hub, tmp_path: Path) -> None:
+    hub.status = 403
+    with pytest.raises(Unavailable, match=r"weights\.pth answers 403"):
+        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+
+
+def test_a_hub_that_is_away_is_a_sentence(hub: Hub, tmp_path: Path) -> None:
+    with serving(Hub()) as gone:
+        pass
+    with pytest.raises(Unavailable, match=r"(?s)can't be fetched: .*By hand"):
+        fetch(WANTED, tmp_path, endpoint=gone.endpoint)
+
+
+def test_offline_mode_is_respected(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(Unavailable, match=r"(?s)HF_HUB_OFFLINE forbids .*By hand"):
+        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    assert hub.asked == []
+
+
+def test_a_folder_that_can_not_be_is_a_sentence(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(Misconfigured, match=r"can't take weights\.pth"):
+        fetch(WANTED, tmp_path / "file" / "below", endpoint=hub.endpoint)
+
+
+def test_what_was_published_is_named_completely() -> None:
+    for published in PUBLISHED.values():
+        assert published.tags in published.lists
+        assert "github.com/xinyu1205/recognize-anything" in published.lists
+        assert published.checkpoint.name.endswith(".pth")
+        assert all(8 <= len(known) <= 64 for known in published.checkpoint.sha256)
+    assert "--vocab" not in PUBLISHED["ram"].lists
+    assert VOCABULARY.is_this(VOCABULARY.sha256[0])
+    assert not VOCABULARY.is_this(SHA256)
+
+
+def test_a_checksum_is_that_of_the_whole_file(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(BODY)
+    assert sha256_of(tmp_path / "f") == SHA256

@@ -1,0 +1,248 @@
+"""The published files on the Hugging Face hub, fetched so that a cut connection costs nothing and nothing wrong stays.
+
+What has come lies in `<name>.part` beside its goal, and the next try goes on from there, in this process or a later
+one. A file gets its own name only when its sha256 is the published one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers.errors import Misconfigured, Unavailable
+from workers.models.ram.config import Kind
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many bytes of it are done, and how many there are."""
+
+HUB = "https://huggingface.co"
+LISTS_FROM = "the folder ram/data of https://github.com/xinyu1205/recognize-anything"
+
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file on the hub.
+
+    Args:
+        repo: owner/name.
+        name: of the file in it.
+        size: bytes, or about as many, so that a person knows what is coming.
+        sha256: those of its known versions, hex; where only the beginning is known, that.
+        space: it lies in a space rather than in a model repository.
+    """
+
+    repo: str
+    name: str
+    size: int
+    sha256: tuple[str, ...]
+    space: bool = False
+
+    def is_this(self, digest: str) -> bool:
+        """Whether a file with this sha256 is a known version of it."""
+        return digest.startswith(self.sha256)
+
+    def url(self, endpoint: str | None = None) -> str:
+        """Where a person finds it."""
+        prefix = "spaces/" if self.space else ""
+        return f"{endpoint or os.environ.get('HF_ENDPOINT') or HUB}/{prefix}{self.repo}/resolve/main/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a model was published as.
+
+    Args:
+        checkpoint: on the hub.
+        tags: name of its tag list, which is not on the hub (`LISTS_FROM`).
+        thresholds: name of its list of thresholds there; None: they are part of the program.
+        chinese: name of the list of Chinese names there.
+    """
+
+    checkpoint: HubFile
+    tags: str
+    thresholds: str | None = None
+    chinese: str | None = None
+
+    @property
+    def lists(self) -> str:
+        """The files that a person has to bring, and from where."""
+        names = [name for name in (self.tags, self.thresholds, self.chinese) if name]
+        return f"{', '.join(names)} from {LISTS_FROM}"
+
+
+VOCABULARY = HubFile(
+    "google-bert/bert-base-uncased",
+    "vocab.txt",
+    231_508,
+    ("07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",),
+)
+"""Tag2Text's tokens."""
+
+PUBLISHED: Mapping[Kind, Published] = {
+    "ram": Published(
+        HubFile(
+            "xinyu1205/recognize_anything_model",
+            "ram_swin_large_14m.pth",
+            5_625_634_877,
+            ("15c729c793af28b9d107c69f85836a1356d76ea830d4714699fb62e55fcc08ed",),
+        ),
+        "ram_tag_list.txt",
+        "ram_tag_list_threshold.txt",
+        "ram_tag_list_chinese.txt",
+    ),
+    "ram_plus": Published(
+        HubFile(
+            "xinyu1205/recognize-anything-plus-model",
+            "ram_plus_swin_large_14m.pth",
+            3_010_210_801,
+            ("497c178836ba66698ca226c7895317e6e800034be986452dbd2593298d50e87d",),
+        ),
+        "ram_tag_list.txt",
+        "ram_tag_list_threshold.txt",
+        "ram_tag_list_chinese.txt",
+    ),
+    "tag2text": Published(
+        HubFile(
+            "xinyu1205/Recognize_Anything-Tag2Text",
+            "tag2text_swin_14m.pth",
+            4_480_000_000,
+            ("9ac35ee5", "4ce96f0c"),  # two uploads with the same weights are about
+            space=True,
+        ),
+        "tag2text_ori_tag_list.txt",
+    ),
+}
+
+
+def fetch(
+    wanted: HubFile,
+    folder: Path,
+    *,
+    endpoint: str | None = None,
+    progress: Progress = lambda doing, done, total: None,
+) -> Path:
+    """Have the file in this folder: at once where it is there, by download where it is not.
+
+    Args:
+        endpoint: of the hub; None takes HF_ENDPOINT, or the public one.
+
+    Raises:
+        Unavailable: the hub does not answer, or has no such file, or has another one under its name.
+        Misconfigured: the folder can't be written.
+    """
+    target = folder / wanted.name
+    part = folder / f"{wanted.name}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if target.is_file():
+            if wanted.is_this(sha256_of(target, progress)):
+                return target
+            target.unlink()
+        _download(wanted, part, endpoint, progress)
+        _check(wanted, part, progress)
+        os.replace(part, target)
+    except OSError as error:
+        raise Misconfigured(f"{folder} can't take {wanted.name}: {error.strerror or error}.") from error
+    return target
+
+
+def sha256_of(path: Path, progress: Progress = lambda doing, done, total: None) -> str:
+    """In hex; about a second a gigabyte."""
+    digest = hashlib.sha256()
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            progress(f"checking {path.name.removesuffix('.part')}", file.tell(), total)
+    return digest.hexdigest()
+
+
+def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progress) -> None:
+    """Append to `part` what is missing of the file."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+
+    with _hub_spoken(wanted, part, endpoint):
+        kind = "space" if wanted.space else None
+        facts = get_hf_file_metadata(hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=endpoint))
+        _check_announced(wanted, facts.etag, endpoint)
+        total = facts.size or wanted.size
+        if part.exists() and part.stat().st_size > total:
+            part.unlink()
+        with part.open("ab") as file:
+            http_get(
+                facts.location,
+                file,
+                resume_size=file.tell(),
+                expected_size=facts.size,
+                displayed_filename=wanted.name,
+                tqdm_class=_bar(f"downloading {wanted.name}", file.tell(), total, progress),
+            )
+
+
+def _bar(doing: str, done: int, total: int, progress: Progress) -> Any:
+    """A progress bar as the library takes them, that tells our own."""
+    from huggingface_hub.utils.tqdm import silent_tqdm
+
+    class Bar(silent_tqdm):
+        def update(self, n: float | None = 1) -> None:
+            nonlocal done
+            done += int(n or 0)
+            progress(doing, done, total)
+
+    return Bar
+
+
+def _check_announced(wanted: HubFile, etag: str | None, endpoint: str | None) -> None:
+    """The hub names the sha256 of a large file beforehand: a wrong one need not be fetched to be known as such."""
+    if etag is not None and re.fullmatch(r"[0-9a-f]{64}", etag) and not wanted.is_this(etag):
+        raise Unavailable("hub", _another(wanted, etag, f"{wanted.url(endpoint)} is", "Nothing was downloaded."))
+
+
+def _check(wanted: HubFile, part: Path, progress: Progress) -> None:
+    digest = sha256_of(part, progress)
+    if not wanted.is_this(digest):
+        part.unlink()
+        raise Unavailable("hub", _another(wanted, digest, f"what came for {wanted.name} is", "It was thrown away."))
+
+
+def _another(wanted: HubFile, digest: str, subject: str, outcome: str) -> str:
+    known = " or ".join(f"{each[:12]}…" for each in wanted.sha256)
+    return f"{subject} not the published file (sha256 {digest[:12]}… instead of {known}). {outcome}"
+
+
+@contextmanager
+def _hub_spoken(wanted: HubFile, part: Path, endpoint: str | None) -> Iterator[None]:
+    """What the client library raises, as a sentence that says how to go on without it."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    url = wanted.url(endpoint)
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        says = f"{url} is not there" if status == httpx2.codes.NOT_FOUND else f"{url} answers {status}"
+        raise Unavailable("hub", f"{says}.\n{_by_hand(wanted, url)}") from error
+    except OfflineModeIsEnabled as error:
+        raise Unavailable("hub", f"HF_HUB_OFFLINE forbids to ask it.\n{_by_hand(wanted, url)}") from error
+    except (httpx2.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise  # the disk's, not the hub's
+        kept = part.stat().st_size if part.exists() else 0
+        goes_on = f" {kept:,} bytes have come; the same command goes on from there." if kept else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Unavailable("hub", f"{url} can't be fetched: {reason}.{goes_on}\n{_by_hand(wanted, url)}") from error
+
+
+def _by_hand(wanted: HubFile, url: str) -> str:
+    how = "give it to `--vocab`" if wanted == VOCABULARY else "turn it into a bundle with `tagstream models import`"
+    return f"By hand: fetch {url} ({wanted.size / 1e6:,.0f} MB) on a machine that can, and {how}."
