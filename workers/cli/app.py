@@ -41,13 +41,19 @@ app.add_typer(models.app, name="models")
 app.add_typer(schemas.app, name="schemas")
 
 
-@app.callback()
-def _globals(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and stop.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"tagstream {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _globals(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options before the command."""
 
 
 def run_command(arguments: Sequence[str]) -> int:
@@ -65,7 +71,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except TagstreamError as error:
         return _complain(error)
     except Exception:
-        logger.exception("this is a bug of ours; nothing after it was committed")
+        logger.exception("this is a bug of ours, please report it with the lines below")
         return OUR_BUG
     return 0
 

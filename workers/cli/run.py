@@ -75,9 +75,9 @@ class _Process:
         from workers.service.signals import stop_on_signals
 
         with ExitStack() as cleanup:
+            cleanup.enter_context(stop_on_signals(self.stop))
             transactional_id = cleanup.enter_context(self._identity())
             cleanup.enter_context(self._observed(transactional_id))
-            cleanup.enter_context(stop_on_signals(self.stop))
             # Only now, because it brings torch, which takes seconds: meanwhile we can be probed and stopped.
             from workers.cli.composition import Stopped, compose
 

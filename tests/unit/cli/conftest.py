@@ -1,0 +1,43 @@
+"""The command line, run in this process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from workers.cli.app import run_command
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command line ended and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings but those that a test makes, and no state outside of its folder."""
+    for name in list(os.environ):
+        if name.startswith(("TAGSTREAM_", "OTEL_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def tagstream(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """`tagstream("tail", "--json")`"""
+
+    def call(*arguments: object) -> Ran:
+        capfd.readouterr()
+        code = run_command([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Ran(code, out, err)
+
+    return call

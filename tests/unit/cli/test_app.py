@@ -1,0 +1,156 @@
+"""All commands under one name: quick, teaching, and ending with the right code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.unit.cli.conftest import Ran
+from workers import __version__
+from workers.cli import app
+from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
+
+COMMANDS = [
+    ("run",),
+    ("demo",),
+    ("stack", "up"),
+    ("emit",),
+    ("tail",),
+    ("check",),
+    ("settings",),
+    ("dead-letters", "list"),
+    ("dead-letters", "show"),
+    ("dead-letters", "replay"),
+    ("skip",),
+    ("models", "list"),
+    ("schemas", "export"),
+]
+
+HEAVY = ("torch", "timm", "kafka", "minio", "redis", "PIL", "numpy", "opentelemetry.sdk", "uvicorn", "pydantic_core")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from workers.cli.app import run_command\n"
+        "assert run_command(['--help']) == 0\n"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...], tagstream: Callable[..., Ran]) -> None:
+    ran = tagstream(*command, "--help")
+    assert ran.code == 0
+    assert "tagstream" in ran.out
+
+
+def test_the_whole_help_names_the_exit_codes(tagstream: Callable[..., Ran]) -> None:
+    ran = tagstream("--help")
+    assert "Exit codes: 0 done" in ran.out
+    for name, *_ in COMMANDS:
+        assert name in ran.out
+
+
+def test_the_version_can_be_asked(tagstream: Callable[..., Ran]) -> None:
+    assert tagstream("--version").out == f"tagstream {__version__}\n"
+
+
+def test_an_unknown_option_is_a_wrong_argument(tagstream: Callable[..., Ran]) -> None:
+    ran = tagstream("tail", "--jsn")
+    assert ran.code == 2
+    assert "No such option: --jsn" in ran.err
+
+
+@pytest.mark.parametrize("command", ["run", "check", "tail", "emit"])
+def test_an_unknown_setting_ends_every_command_with_2_and_a_sentence(
+    command: str, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVER", "a:1")
+    ran = tagstream(command)
+    assert ran.code == 2
+    assert ran.err == "TAGSTREAM_KAFKA_SERVER is not a setting. Do you mean TAGSTREAM_KAFKA_SERVERS?\n"
+
+
+def test_a_missing_setting_is_named_with_its_meaning(tagstream: Callable[..., Ran]) -> None:
+    ran = tagstream("run")
+    assert ran.code == 2
+    assert ran.err == "TAGSTREAM_KAFKA_SERVERS is not set. It is: Bootstrap servers, host:port,….\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Misconfigured("m"), 2),
+        (Broken("b"), 3),
+        (Unavailable("kafka", "u"), 4),
+        (TagstreamError("other"), 4),
+        (KeyboardInterrupt(), 130),
+    ],
+    ids=repr,
+)
+def test_errors_end_with_the_code_of_whose_fault_they_are(
+    error: BaseException, code: int, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("workers.settings.read", fail)
+    ran = tagstream("tail")
+    assert ran.code == code
+    assert "Traceback" not in ran.err
+
+
+def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
+    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("workers.settings.read", lambda _: 1 / 0)
+    assert tagstream("tail").code == app.OUR_BUG
+    assert "a bug of ours" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_settings_are_listed(tagstream: Callable[..., Ran]) -> None:
+    ran = tagstream("settings")
+    assert ran.code == 0
+    assert "TAGSTREAM_S3_SECRET_KEY or …_FILE" in ran.out
+
+
+def test_a_pages_table_of_settings_is_filled_in(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# T\n<!-- settings:begin -->\noutdated words\n<!-- settings:end -->\nrest\n")
+    assert tagstream("settings", "--fill", page).code == 0
+    text = page.read_text()
+    assert "outdated words" not in text
+    assert text.startswith("# T\n<!-- settings:begin -->\n**Kafka**")
+    assert text.endswith("<!-- settings:end -->\nrest\n")
+
+
+def test_schemas_are_written(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
+    ran = tagstream("schemas", "export", tmp_path / "new" / "folder")
+    assert ran.code == 0
+    published = Path(app.__file__).parents[2] / "schemas" / "published"
+    for path in published.glob("*.json"):
+        assert (tmp_path / "new" / "folder" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_is_told(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ran = tagstream("schemas", "export", tmp_path / "file" / "below")
+    assert ran.code == 2
+    assert "can't be written" in ran.err
+
+
+def test_models_are_listed_and_a_broken_bundle_says_why(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
+    (tmp_path / "ruined").mkdir()
+    (tmp_path / "ruined" / "model.json").write_text("{}")
+    ran = tagstream("models", "list", tmp_path)
+    assert ran.code == 0
+    assert "efficientnet_lite0" in ran.out
+    assert "✗" in ran.out
+    assert "ruined" in ran.out

@@ -1,0 +1,120 @@
+"""Settings become what each part takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from workers.backends.result_cache import NoCache, RedisResultCache
+from workers.cli import composition, neighbours
+from workers.errors import Misconfigured, Unavailable
+from workers.ports import Tagger
+from workers.settings import Settings
+
+TAGGER = cast(Tagger, SimpleNamespace(name="toy", labels=["cat", "dog"], thresholds=[0.5, 0.5], profiles={}))
+
+
+def settings(**values: Any) -> Settings:
+    return Settings.model_validate(values)
+
+
+def test_plain_kafka_needs_no_more_than_its_protocol() -> None:
+    assert neighbours.security(settings()) == {"security_protocol": "PLAINTEXT"}
+
+
+def test_tls_and_sasl_travel_under_the_clients_names() -> None:
+    found = neighbours.security(
+        settings(
+            kafka_security_protocol="SASL_SSL",
+            kafka_tls_ca="/ca.pem",
+            kafka_tls_cert="/cert.pem",
+            kafka_tls_key="/key.pem",
+            kafka_tls_key_password="k",
+            kafka_sasl_mechanism="PLAIN",
+            kafka_user="u",
+            kafka_password="p",
+        )
+    )
+    assert found == {
+        "security_protocol": "SASL_SSL",
+        "ssl_cafile": "/ca.pem",
+        "ssl_certfile": "/cert.pem",
+        "ssl_keyfile": "/key.pem",
+        "ssl_password": "k",
+        "sasl_mechanism": "PLAIN",
+        "sasl_plain_username": "u",
+        "sasl_plain_password": "p",
+    }
+
+
+def test_an_empty_redis_url_means_no_cache() -> None:
+    assert isinstance(neighbours.result_cache(settings()), NoCache)
+    cache = neighbours.result_cache(settings(redis_url="redis://127.0.0.1:1/0"))
+    assert isinstance(cache, RedisResultCache)
+    cache.close()
+
+
+def test_an_unset_skipped_topic_is_no_output() -> None:
+    assert neighbours.output_topics(settings()) == ["images.enriched", "images.dead-letters"]
+    assert neighbours.output_topics(settings(skipped_topic="s"))[-1] == "s"
+
+
+def test_every_limit_and_bound_reaches_its_part() -> None:
+    made = settings(max_pixels=7, formats="png", min_side=9, get_timeout_s=3, max_object_bytes=11)
+    limits = composition.limits(made)
+    assert (limits.max_pixels, limits.formats, limits.min_side) == (7, ("png",), 9)
+    assert (limits.fetch_s, limits.max_object_bytes) == (3.0, 11)
+    options = composition.worker_options(
+        settings(
+            output_topic="o", dead_letter_topic="d", skipped_topic="s", buckets="a,b", keys="*.png", run_outcomes=3,
+            run_bytes=4, polled_bytes=5, ledger_bytes=6, jobs_ahead=7, drain_s=8, unreadable_s=9, wedged_s=10,
+            encoded_bytes="30MiB", decoded_bytes=12,
+        ),
+        TAGGER,
+    )  # fmt: skip
+    assert (options.output_topic, options.dead_letter_topic, options.skipped_topic) == ("o", "d", "s")
+    assert (options.buckets, options.key_globs) == (("a", "b"), ("*.png",))
+    assert (options.run_outcomes, options.run_bytes, options.max_polled_bytes) == (3, 4, 5)
+    assert (options.max_ledger_bytes, options.max_jobs_ahead, options.drain_s) == (6, 7, 8)
+    assert (options.unreadable_after_s, options.stall_s) == (9, 10)
+    assert (options.encoded_budget_bytes, options.decoded_budget_bytes) == (30 * 1024 * 1024, 12)
+
+
+def test_profiles_come_from_their_file(tmp_path: Path) -> None:
+    path = tmp_path / "profiles.json"
+    path.write_text('{"strict": {"all": 0.9}}')
+    found = composition.profiles(settings(profiles=str(path)), TAGGER)
+    assert set(found) == {"default", "strict"}
+    assert found["strict"].thresholds.tolist() == pytest.approx([0.9, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("{", "is not JSON"), ("[]", "must hold an object"), ('{"p": {"al": 1}}', "threshold profile")],
+)
+def test_profiles_that_do_not_read_are_told(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "profiles.json"
+    path.write_text(content)
+    with pytest.raises(Misconfigured, match=says):
+        composition.profiles(settings(profiles=str(path)), TAGGER)
+
+
+def test_a_profiles_file_that_is_missing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="can't be read"):
+        composition.profiles(settings(profiles=str(tmp_path / "none")), TAGGER)
+
+
+def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> None:
+    tries = iter([Unavailable("kafka", "away"), Unavailable("kafka", "away")])
+
+    def make() -> str:
+        for error in tries:
+            raise error
+        return "made"
+
+    assert composition._patiently(make, lambda: False) == "made"
+    with pytest.raises(composition.Stopped):
+        composition._patiently(make, lambda: True)

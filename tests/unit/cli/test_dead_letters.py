@@ -1,0 +1,103 @@
+"""Which letters are meant, and what goes back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
+from tests.unit.cli.conftest import Ran
+from workers.backends.kafka_types import ReadRecord
+from workers.cli.dead_letters import Choice, Letter, moment_ms, original
+from workers.errors import Misconfigured
+from workers.vocabulary import Headers
+
+
+def letter(
+    key: bytes | None = b"photos/a.jpg",
+    value: bytes | None = b"{}",
+    headers: Headers = (),
+    *,
+    at_ms: int = 1000,
+    reason: str = "unreadable",
+) -> Letter:
+    bare = without_nulls(key, value, headers)
+    failures = [Failure(index=index, stage="fetch", reason=reason, detail="d") for index in (3, 1)]  # type: ignore[arg-type]
+    added = dead_letter_headers(
+        topic="images", partition=2, offset=7, timestamp_ms=5, failures=failures, attempts=1, worker="0", models={},
+        nulls=bare.nulls,
+    )  # fmt: skip
+    record = ReadRecord("dead", 0, 0, at_ms, bare.key, bare.value, bare.headers + added)
+    return Letter(record, read_dead_letter_headers(record.headers))
+
+
+def test_what_goes_back_is_the_original_and_what_failed_in_it() -> None:
+    message = original(letter(headers=(("traceparent", b"t"),)))
+    assert (message.topic, message.key, message.value) == ("images", b"photos/a.jpg", b"{}")
+    assert message.headers == (("traceparent", b"t"), ("tagstream-only", b"1,3"))
+    assert only_indexes(message.headers) == frozenset({1, 3})
+
+
+def test_nulls_come_back_as_far_as_they_can_be_sent() -> None:
+    assert original(letter(key=None)).key is None
+    assert original(letter(value=None)).value is None
+    both = original(letter(key=None, value=None, headers=(("h", None),)))
+    assert (both.key, both.value) == (b"", None)
+    assert both.headers[0] == ("h", b"")
+
+
+@pytest.mark.parametrize(
+    ("choice", "holds"),
+    [
+        (Choice(), True),
+        (Choice(reasons=frozenset({"unreadable", "schema"})), True),
+        (Choice(reasons=frozenset({"schema"})), False),
+        (Choice(since_ms=1000), True),
+        (Choice(since_ms=1001), False),
+        (Choice(until_ms=1000), False),
+        (Choice(until_ms=1001), True),
+        (Choice(key="photos/*"), True),
+        (Choice(key="other/*"), False),
+        (Choice(key="photos/*", reasons=frozenset({"schema"})), False),
+    ],
+)
+def test_a_letter_is_chosen_when_everything_that_was_given_holds(choice: Choice, holds: bool) -> None:
+    assert choice.holds(letter()) is holds
+
+
+def test_times_are_dates_moments_or_how_long_ago() -> None:
+    assert moment_ms("1970-01-02") == 86_400_000
+    assert moment_ms("1970-01-01T01:00+01:00") == 0
+    assert moment_ms("1970-01-01T00:00:01Z") == 1000
+    assert moment_ms("2h") == pytest.approx((time.time() - 7200) * 1000, abs=5000)
+    with pytest.raises(Misconfigured, match="is no time"):
+        moment_ms("yesterday")
+
+
+def test_an_unknown_reason_names_the_known_ones(tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
+    ran = tagstream("dead-letters", "list", "--reason", "unreadble")
+    assert ran.code == 2
+    assert "unreadable" in ran.err
+
+
+@pytest.mark.parametrize("text", ["images", "images:1", "images:a:1", "images:1:2:3", ":1:2"])
+def test_a_place_that_is_none_is_told(
+    text: str, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
+    for command in (["skip"], ["dead-letters", "show"]):
+        ran = tagstream(*command, text)
+        assert ran.code == 2
+        assert "TOPIC:PARTITION:OFFSET" in ran.err
+
+
+def test_only_records_of_the_input_can_be_skipped(
+    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
+    ran = tagstream("skip", "images.enriched:0:1")
+    assert ran.code == 2
+    assert "TAGSTREAM_INPUT_TOPICS=images" in ran.err

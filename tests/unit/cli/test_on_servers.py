@@ -1,0 +1,250 @@
+"""The commands against real servers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
+from tests.conftest import Stack
+from tests.unit.cli.conftest import Ran
+from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range
+from workers.cli.emit import Place
+from workers.vocabulary import Partition
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Topics and a bucket of one test, and the environment that names them."""
+
+    servers: str
+    name: str
+    environment: dict[str, str]
+
+    @property
+    def images(self) -> str:
+        return f"{self.name}.images"
+
+    @property
+    def dead(self) -> str:
+        return f"{self.name}.dead"
+
+    def send(self, *values: bytes) -> None:
+        with KafkaEmitter(self.servers) as emitter:
+            for value in values:
+                emitter.send(self.images, b"k", value)
+            emitter.flush()
+
+
+@pytest.fixture
+def site(stack: Stack, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> Site:
+    name = unique("cli")
+    servers = stack.kafka.servers
+    ensure_topics(servers, {f"{name}.{topic}": (1, {}) for topic in ("images", "enriched", "dead", "skipped")})
+    environment = {
+        "TAGSTREAM_KAFKA_SERVERS": servers,
+        "TAGSTREAM_GROUP": name,
+        "TAGSTREAM_INPUT_TOPICS": f"{name}.images",
+        "TAGSTREAM_OUTPUT_TOPIC": f"{name}.enriched",
+        "TAGSTREAM_DEAD_LETTER_TOPIC": f"{name}.dead",
+        "TAGSTREAM_SKIPPED_TOPIC": f"{name}.skipped",
+        "TAGSTREAM_S3_ENDPOINT": stack.s3.endpoint_url,
+        "TAGSTREAM_S3_ACCESS_KEY": stack.s3.access_key,
+        "TAGSTREAM_S3_SECRET_KEY": stack.s3.secret_key,
+        "TAGSTREAM_BUCKETS": name,
+        "TAGSTREAM_REDIS_URL": stack.valkey.url,
+        "TAGSTREAM_HTTP_PORT": "off",
+        "TAGSTREAM_DEVICE": "cpu",
+        "TAGSTREAM_PRECISION": "fp32",
+        "TAGSTREAM_MAX_BATCH": "1",
+    }
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    return Site(servers, name, environment)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures, one in a folder of its own, and something that is none."""
+    pictures = tmp_path / "pictures"
+    (pictures / "deep er").mkdir(parents=True)
+    for number, name in enumerate(("a.png", "b+c.png", "deep er/ünï.png")):
+        out = io.BytesIO()
+        Image.new("RGB", (32, 32), (80 * number, 40, 200)).save(out, "PNG")
+        (pictures / name).write_bytes(out.getvalue())
+    (pictures / "notes.txt").write_text("no picture")
+    return pictures
+
+
+def events(site: Site) -> list[str]:
+    """The keys that were asked for so far."""
+    records = read_range(site.servers, Partition(site.images, 0), 0, 1_000)
+    return [json.loads(record.value or b"")["key"] for record in records]
+
+
+def test_a_folder_goes_in_and_what_became_of_it_comes_out(
+    site: Site, folder: Path, tagstream: Callable[..., Ran]
+) -> None:
+    ran = tagstream("emit", folder, "--prefix", "in/")
+    assert (ran.code, ran.out) == (0, f"3 events are in {site.images}\n")
+    site.send(b"no event")
+    command = [sys.executable, "-m", "workers", "run", "--until-idle", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert lag(site.servers, site.name, [site.images]) == {Partition(site.images, 0): 0}
+    found = [json.loads(line) for line in tagstream("tail", "--json", "--no-follow").out.splitlines()]
+    assert [document["subject"] for document in found if document["schema"] == "enriched-image/1"] == [
+        f"{site.name}/in/{key}" for key in ("a.png", "b+c.png", "deep er/ünï.png")
+    ]
+    assert [document["failures"][0]["reason"] for document in found if document["schema"] == "dead-letter/1"] == [
+        "undecodable"
+    ]
+    ran = tagstream("tail", "--no-follow")
+    assert ran.code == 0
+    assert "complete" in ran.out
+    assert "undecodable" in ran.out
+
+
+def test_what_a_bucket_holds_is_asked_for_by_its_prefix(
+    site: Site, folder: Path, tagstream: Callable[..., Ran]
+) -> None:
+    assert tagstream("emit", folder).code == 0
+    assert tagstream("emit", "--bucket", site.name, "--prefix", "deep").code == 0
+    assert events(site) == ["a.png", "b+c.png", "deep er/ünï.png", "deep er/ünï.png"]
+
+
+def test_an_interrupted_emit_goes_on_where_it_stopped(
+    site: Site, folder: Path, tagstream: Callable[..., Ran], tmp_path: Path
+) -> None:
+    arguments = ("emit", folder)
+    command = (
+        str(folder.resolve()), site.environment["TAGSTREAM_S3_ENDPOINT"], site.name, "", site.images, "own", site.servers
+    )  # fmt: skip
+    Place(tmp_path / "state", command).note("a.png")
+    ran = tagstream(*arguments)
+    assert ran.out.startswith("2 events")
+    assert "going on after a.png" in ran.err
+    assert events(site) == ["b+c.png", "deep er/ünï.png"]
+    assert tagstream(*arguments).out.startswith("3 events")
+    Place(tmp_path / "state", command).note("a.png")
+    assert tagstream(*arguments, "--again").out.startswith("3 events")
+
+
+def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Callable[..., Ran]) -> None:
+    with KafkaEmitter(site.servers) as emitter:
+        for offset, (reason, truncated) in enumerate([("unreadable", False), ("schema", False), ("unreadable", True)]):
+            failure = Failure(index=2, stage="fetch", reason=reason, detail=f"letter {offset}")  # type: ignore[arg-type]
+            headers = dead_letter_headers(
+                topic=site.images, partition=0, offset=offset, timestamp_ms=0, failures=[failure], attempts=1,
+                worker="0", models={}, truncated=truncated,
+            )  # fmt: skip
+            emitter.send(site.dead, b"key", b"" if truncated else b'{"n": 1}', (("h", b"x"), *headers))
+        emitter.flush()
+    listed = tagstream("dead-letters", "list", "--reason", "unreadable")
+    assert listed.code == 0
+    assert "letter 0" in listed.out
+    assert "letter 1" not in listed.out
+    assert "2 unreadable" in listed.out
+    as_json = tagstream("dead-letters", "list", "--json", "--since", "1h").out.splitlines()
+    assert [json.loads(line)["offset"] for line in as_json] == [0, 1, 2]
+    for place in (f"{site.dead}:0:1", f"{site.images}:0:1"):
+        shown = tagstream("dead-letters", "show", place)
+        assert "letter 1" in shown.out
+        assert '"n": 1' in shown.out
+    assert tagstream("dead-letters", "show", f"{site.dead}:0:9").code == 2
+    dry = tagstream("dead-letters", "replay", "--reason", "unreadable")
+    assert "1 would be sent back" in dry.out
+    assert "1 can't be sent" in dry.out
+    assert read_range(site.servers, Partition(site.images, 0), 0, 9) == []
+    assert "1 sent back" in tagstream("dead-letters", "replay", "--reason", "unreadable", "--go").out
+    (sent,) = read_range(site.servers, Partition(site.images, 0), 0, 9)
+    assert (sent.key, sent.value, sent.headers[0]) == (b"key", b'{"n": 1}', ("h", b"x"))
+    assert only_indexes(sent.headers) == frozenset({2})
+
+
+def test_a_replay_keeps_to_its_rate(site: Site, tagstream: Callable[..., Ran]) -> None:
+    import time
+
+    failure = Failure(index=0, stage="fetch", reason="unreadable", detail="d")
+    headers = dead_letter_headers(
+        topic=site.images, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0", models={}
+    )
+    with KafkaEmitter(site.servers) as emitter:
+        for _ in range(5):
+            emitter.send(site.dead, b"key", b"{}", headers)
+        emitter.flush()
+    started = time.monotonic()
+    assert "4 sent back" in tagstream("dead-letters", "replay", "--go", "--rate", "4", "--limit", "4").out
+    assert time.monotonic() - started >= 0.75
+
+
+def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
+    site: Site, tagstream: Callable[..., Ran]
+) -> None:
+    site.send(b"poison", b"next")
+    wrong = tagstream("skip", f"{site.images}:0:1")
+    assert wrong.code == 2
+    assert "is 0, not 1: nothing was skipped" in wrong.err
+    ran = tagstream("skip", f"{site.images}:0:0")
+    assert ran.code == 0, ran.err
+    assert lag(site.servers, site.name, [site.images]) == {Partition(site.images, 0): 1}
+    (line,) = tagstream("dead-letters", "list", "--json").out.splitlines()
+    letter = json.loads(line)
+    assert (letter["topic"], letter["offset"]) == (site.images, 0)
+    assert letter["failures"][0]["reason"] == "skipped-by-operator"
+    again = tagstream("skip", f"{site.images}:0:0")
+    assert again.code == 2
+    assert "is 1, not 0" in again.err
+
+
+def test_a_check_of_sound_settings_ends_with_0(site: Site, folder: Path, tagstream: Callable[..., Ran]) -> None:
+    tagstream("emit", folder)
+    ran = tagstream("check")
+    assert ran.code == 0, ran.out
+    assert ran.out.count("✓") == 7
+    assert site.environment["TAGSTREAM_S3_SECRET_KEY"] not in ran.out
+
+
+def test_a_check_tells_each_fault_and_how_to_mend_it(
+    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", f"{site.name}.nowhere")
+    monkeypatch.setenv("TAGSTREAM_TAGGER", "/no/such/bundle")
+    ran = tagstream("check")
+    assert ran.code == 2
+    assert f"has no topic {site.name}.nowhere: create it" in ran.out
+    assert f"the bucket '{site.name}' does not exist: make it" in ran.out
+    assert "is not a bundle" in ran.out
+    assert "✓ Redis" in ran.out
+
+
+def test_a_check_with_only_a_neighbour_away_ends_with_4(
+    site: Site, folder: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tagstream("emit", folder)
+    monkeypatch.setenv("TAGSTREAM_REDIS_URL", "redis://127.0.0.1:1")
+    ran = tagstream("check")
+    assert ran.code == 4, ran.out
+    assert "✗ Redis" in ran.out
+
+
+def test_a_reader_that_leaves_ends_tail_quietly(site: Site, folder: Path, tagstream: Callable[..., Ran]) -> None:
+    with KafkaEmitter(site.servers) as emitter:
+        for _ in range(2_000):
+            emitter.send(f"{site.name}.skipped", b"k", json.dumps({"schema": "skipped/1", "pad": "x" * 100}).encode())
+        emitter.flush()
+    command = f"{sys.executable} -m workers tail --json --no-follow | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=os.environ.copy())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1

@@ -1,0 +1,112 @@
+"""`tagstream run` as a process: what stops it before the work begins, and with which code."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+SETTINGS = {
+    "TAGSTREAM_KAFKA_SERVERS": "127.0.0.1:1",
+    "TAGSTREAM_S3_ENDPOINT": "http://127.0.0.1:1",
+    "TAGSTREAM_BUCKETS": "photos",
+    "TAGSTREAM_HTTP_HOST": "127.0.0.1",
+    "TAGSTREAM_HTTP_PORT": "0",
+    "TAGSTREAM_DEVICE": "cpu",
+    "TAGSTREAM_PRECISION": "fp32",
+    "TAGSTREAM_MAX_BATCH": "1",
+    "TAGSTREAM_LOG_FORMAT": "text",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@contextmanager
+def process(tmp_path: Path, **settings: str) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, **SETTINGS, "TAGSTREAM_STATE_DIR": str(tmp_path / "state"), **settings}
+    command = [sys.executable, "-m", "workers", "run"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def wait_for(running: subprocess.Popen[str], text: str) -> str:
+    """The log up to the first line that has the text."""
+    assert running.stderr is not None
+    seen = ""
+    for line in running.stderr:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"{text!r} never came: {seen}")
+
+
+def ends_with(tmp_path: Path, **settings: str) -> tuple[int, str]:
+    with process(tmp_path, **settings) as running:
+        _, said = running.communicate(timeout=60)
+        return running.returncode, said
+
+
+def test_a_bundle_that_does_not_load_ends_it_with_2(tmp_path: Path) -> None:
+    code, said = ends_with(tmp_path, TAGSTREAM_TAGGER=str(tmp_path / "nothing"))
+    assert code == 2
+    assert "is not a bundle" in said
+    assert "Traceback" not in said
+
+
+def test_a_taken_port_ends_it_with_2(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, said = ends_with(tmp_path, TAGSTREAM_HTTP_PORT=str(taken.getsockname()[1]))
+    assert code == 2
+    assert "Set TAGSTREAM_HTTP_PORT to another port" in said
+
+
+def test_a_state_folder_that_cannot_be_written_ends_it_with_2(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, said = ends_with(tmp_path, TAGSTREAM_STATE_DIR=str(tmp_path / "file"))
+    assert code == 2
+    assert "Name a folder that this user may write" in said
+
+
+@pytest.mark.timeout(120)
+def test_without_a_broker_it_waits_alive_but_unready_and_a_signal_ends_it_with_0(tmp_path: Path) -> None:
+    with process(tmp_path) as running:
+        said = wait_for(running, "waiting: kafka: none of 127.0.0.1:1 answered")
+        port = re.findall(r"on 127\.0\.0\.1:(\d+)", said)[0]
+        assert status(port, "/livez") == 200
+        assert status(port, "/readyz") == 503
+        asked = time.monotonic()
+        running.send_signal(signal.SIGTERM)
+        _, rest = running.communicate(timeout=30)
+        assert running.returncode == 0, said + rest
+        assert time.monotonic() - asked < 20
+
+
+def test_a_signal_while_the_models_load_ends_it_with_0(tmp_path: Path) -> None:
+    with process(tmp_path) as running:
+        wait_for(running, "serving /livez")
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+        assert running.returncode == 0, said
+
+
+def status(port: str, path: str) -> int:
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return int(answer.status)
+    except HTTPError as error:
+        error.close()
+        return error.code
