@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,10 +16,12 @@ from minio.versioningconfig import VersioningConfig
 
 from workers.backends.memory import MemoryObjectStore
 from workers.backends.object_store import MinioObjectStore
-from workers.errors import Gone, Rejected, Superseded, Unavailable
+from workers.errors import Gone, Misconfigured, Rejected, Superseded, Unavailable
 from workers.local.seaweedfs import SeaweedFS
 from workers.ports import ObjectStore
 from workers.vocabulary import StoredObject
+
+Unique: TypeAlias = Callable[[str], str]
 
 
 @dataclass
@@ -158,3 +161,67 @@ def test_no_error_tells_the_key(bucket: Bucket) -> None:
     with pytest.raises(Gone) as gone:
         bucket.get("someone's private name")
     assert "private" not in str(gone.value)
+
+
+@pytest.fixture
+def commands(s3: SeaweedFS, bucket_name: str) -> Iterator[MinioObjectStore]:
+    """What the commands use besides the port; there is no twin of it."""
+    store = MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key, connections=2)
+    store.make_bucket(bucket_name)
+    yield store
+    store.close()
+
+
+def test_a_bucket_is_listed_in_key_order_by_prefix_and_from_a_key_on(
+    commands: MinioObjectStore, bucket_name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.backends.object_store._PAGE", 2)  # so that seven objects are several pages
+    for number in (3, 1, 2, 5, 4):
+        commands.put(bucket_name, f"in/{number} a+b.jpg", b"x" * number, "image/jpeg")
+    commands.put(bucket_name, "in/deeper/6", b"x")
+    commands.put(bucket_name, "out/7", b"x")
+
+    listed = list(commands.list(bucket_name, "in/"))
+
+    assert [entry.key for entry in listed] == [f"in/{n} a+b.jpg" for n in (1, 2, 3, 4, 5)] + ["in/deeper/6"]
+    assert listed[2].size == 3
+    assert listed[2].etag == hashlib.md5(b"xxx", usedforsecurity=False).hexdigest()
+    assert listed[2].last_modified.endswith("Z")
+    resumed = commands.list(bucket_name, "in/", start_after=listed[3].key)
+    assert [entry.key for entry in resumed] == [entry.key for entry in listed[4:]]
+    assert list(commands.list(bucket_name, "nothing/")) == []
+
+
+def test_what_was_put_is_named_by_its_etag_and_can_be_removed_twice(
+    commands: MinioObjectStore, bucket_name: str
+) -> None:
+    etag = commands.put(bucket_name, "a", b"one")
+    stored = commands.get(bucket_name, "a", version_id=None, etag=etag, max_bytes=10, deadline_s=5.0)
+    assert stored.etag == etag
+    commands.remove(bucket_name, "a")
+    commands.remove(bucket_name, "a")
+    commands.make_bucket(bucket_name)
+    assert list(commands.list(bucket_name)) == []
+
+
+def test_check_passes_on_a_bucket_that_can_be_read(commands: MinioObjectStore, bucket_name: str) -> None:
+    commands.check(bucket_name)
+
+
+def test_check_tells_a_missing_bucket_from_wrong_keys(
+    s3: SeaweedFS, commands: MinioObjectStore, unique: Unique
+) -> None:
+    with pytest.raises(Misconfigured, match="TAGSTREAM_BUCKETS"):
+        commands.check(unique("bucket"))
+    with pytest.raises(Misconfigured, match="TAGSTREAM_S3_SECRET_KEY"):
+        MinioObjectStore(s3.endpoint_url, s3.access_key, "wrong").check("bucket")
+    with pytest.raises(Misconfigured, match="TAGSTREAM_S3_ACCESS_KEY"):
+        MinioObjectStore(s3.endpoint_url, "nobody", s3.secret_key).check("bucket")
+
+
+def test_wrong_keys_are_forbidden_and_no_objects_fault(s3: SeaweedFS) -> None:
+    with pytest.raises(Unavailable) as unavailable:
+        MinioObjectStore(s3.endpoint_url, "nobody", "wrong", "us-east-1").get(
+            "bucket", "a", version_id=None, etag=None, max_bytes=10, deadline_s=5.0
+        )
+    assert unavailable.value.forbidden

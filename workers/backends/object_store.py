@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +19,7 @@ from xml.etree import ElementTree
 import certifi
 import urllib3
 from minio import Minio
+from minio.datatypes import Object as MinioObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from tenacity import (
     RetryCallState,
@@ -37,6 +40,7 @@ from workers.vocabulary import StoredObject
 Answer = TypeVar("Answer")
 
 _CHUNK = 256 * 1024
+_PAGE = 1000
 _GONE_TRIES = 3
 _GONE_WAIT_S = 0.1
 _CHECK_S = 5.0
@@ -131,12 +135,9 @@ class MinioObjectStore:
 
         Pages are asked for while the iterator is read. Raises Unavailable.
         """
-        with _mapped():
-            for entry in self._client.list_objects(bucket, prefix, recursive=True, start_after=start_after or None):
-                modified = entry.last_modified or datetime.fromtimestamp(0, UTC)
-                yield ListedObject(
-                    entry.object_name or "", entry.size or 0, _bare(entry.etag) or "", _rfc3339(modified)
-                )
+        while page := self._patiently(functools.partial(self._page, bucket, prefix, start_after), self._retry_s):
+            yield from page
+            start_after = page[-1].key
 
     def put(self, bucket: str, key: str, body: bytes, content_type: str = "application/octet-stream") -> str:
         """Store an object and answer its etag. Raises Unavailable."""
@@ -208,6 +209,11 @@ class MinioObjectStore:
         finally:
             response.close()
             response.release_conn()
+
+    def _page(self, bucket: str, prefix: str, start_after: str) -> Sequence[ListedObject]:
+        with self._http.within(self._command_s), _mapped():
+            entries = self._client.list_objects(bucket, prefix, recursive=True, start_after=start_after or None)
+            return [_listed(entry) for entry in itertools.islice(entries, _PAGE)]
 
     def _patiently(self, call: Callable[[], Answer], seconds: float) -> Answer:
         return Retrying(
@@ -309,6 +315,11 @@ def _body(response: BaseHTTPResponse, max_bytes: int) -> bytes:
     if not body:
         raise Rejected("fetch", "empty-object", "the object has no bytes")
     return bytes(body)
+
+
+def _listed(entry: MinioObject) -> ListedObject:
+    modified = entry.last_modified or datetime.fromtimestamp(0, UTC)
+    return ListedObject(entry.object_name or "", entry.size or 0, _bare(entry.etag) or "", _rfc3339(modified))
 
 
 def _last_modified(response: BaseHTTPResponse) -> str:

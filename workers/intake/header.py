@@ -7,12 +7,14 @@ import warnings
 from dataclasses import dataclass
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from workers.errors import Rejected
 from workers.intake.faults import blame
 from workers.intake.formats import decodable, sniff
 from workers.intake.limits import Limits
 
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes of a pixel as Pillow stores it; every other mode takes four, RGB among them."""
 _CODEC = {"webp": 14, "avif": 10}
@@ -42,9 +44,8 @@ class Header:
 def guard(limits: Limits) -> None:
     """Set Pillow's process-wide guards by our limits.
 
-    Pillow's own bomb check stays on, at our bound, for the sizes that only its decoders see: a WebP's canvas is
-    allocated when it is opened, a TIFF's tile may be larger than its picture. Its warnings are about other people's
-    files, so they are of no use in our log.
+    Pillow's own bomb check stays on, at our bound, for what happens before we see a size: a WebP's canvas is
+    allocated when it is opened. Its warnings are about other people's files, so they are of no use in our log.
     """
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -59,9 +60,11 @@ def read_header(body: bytes, limits: Limits) -> Header:
     name = _allowed_format(body, limits)
     with blame(), open_picture(body, name) as image:
         width, height, mode = image.width, image.height, image.mode
-        decode_bytes = width * height * _bytes_per_pixel(image, name)
+        decode_bytes = max(width * height, tile := _tile_pixels(image)) * _bytes_per_pixel(image, name)
     if width * height > limits.max_pixels:
         raise Rejected("decode", "too-many-pixels", f"{width} × {height}, at most {limits.max_pixels} are allowed")
+    if tile > limits.max_pixels:
+        raise Rejected("decode", "too-many-pixels", f"a tile of {tile} pixels, at most {limits.max_pixels} are allowed")
     if min(width, height) < limits.min_side:
         raise Rejected("decode", "too-small", f"{width} × {height}, each side must have {limits.min_side} or more")
     return Header(name, width, height, mode, decode_bytes)
@@ -79,6 +82,13 @@ def _allowed_format(body: bytes, limits: Limits) -> str:
     if name not in limits.formats or not decodable(name):
         raise Rejected("decode", "format-not-allowed", f"{name} is not among {', '.join(limits.formats)}")
     return name
+
+
+def _tile_pixels(image: Image.Image) -> int:
+    """Pixels of a tiled TIFF's tile, which is decoded whole and may be far larger than its picture."""
+    if not isinstance(image, TiffImageFile):
+        return 0
+    return int(image.tag_v2.get(_TILE_WIDTH, 0)) * int(image.tag_v2.get(_TILE_LENGTH, 0))
 
 
 def _bytes_per_pixel(image: Image.Image, name: str) -> int:

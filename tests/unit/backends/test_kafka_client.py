@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import socket
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -20,15 +18,6 @@ from workers.backends import kafka_client
 from workers.backends.kafka_client import PatientClient, answers, connect, mapped, translated
 from workers.backends.kafka_publisher import cause_of
 from workers.errors import Broken, Misconfigured, Unavailable
-
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected() -> Iterator[None]:
-    """kafka-python leaves a socket whose connection was refused to the garbage collector: let it come here."""
-    yield
-    gc.collect()
 
 
 @pytest.mark.parametrize(

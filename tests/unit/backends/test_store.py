@@ -359,3 +359,21 @@ def test_the_region_is_asked_of_the_store_only_where_it_is_not_set() -> None:
     with loopback(says(location, GOOD)) as server:
         read(MinioObjectStore(f"http://127.0.0.1:{server.port}", "key", "secret"))
         assert b"/eu-central-1/s3/" in server.received[-1]
+
+
+def listing(*keys: str) -> bytes:
+    entries = "".join(
+        f"<Contents><Key>{key}</Key><Size>7</Size><ETag>&quot;e7a6&quot;</ETag>"
+        "<LastModified>2026-11-25T01:02:03.000Z</LastModified></Contents>"
+        for key in keys
+    )
+    body = f"<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
+    return message("200 OK", "Content-Type: application/xml", body=body.encode())
+
+
+def test_a_listing_goes_on_after_a_page_that_failed(retries: list[object]) -> None:
+    with loopback(says(listing("a", "b"), SLOW_DOWN, listing("c"), listing())) as server:
+        assert [entry.key for entry in store_of(server).list("bucket")] == ["a", "b", "c"]
+        assert b"start-after=b" in server.received[1]
+        assert b"start-after=b" in server.received[2]
+    assert len(retries) == 1

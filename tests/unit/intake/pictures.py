@@ -74,19 +74,22 @@ def webp_claiming(width: int, height: int) -> bytes:
 
 
 def tiff_with_a_tile_of(side: int) -> bytes:
-    """A TIFF of 16 × 16 whose one tile claims to be side × side: Pillow makes the picture as large as its tile."""
+    """A grey TIFF of 16 × 16 whose one tile is side × side, black, and deflated to almost nothing."""
+    rows = zlib.compressobj(9)
+    tile = b"".join(rows.compress(b"\0" * side) for _ in range(side)) + rows.flush()
     tags = [
         (256, 4, 16),  # width
         (257, 4, 16),  # height
         (258, 3, 8),  # bits a sample
-        (259, 3, 1),  # not compressed
+        (259, 3, 8),  # deflate
         (262, 3, 1),  # black is zero
         (277, 3, 1),  # samples a pixel
         (322, 4, side),  # tile width
         (323, 4, side),  # tile height
         (324, 4, 8),  # the tile's offset
-        (325, 4, 64),  # the tile's bytes
+        (325, 4, len(tile)),  # the tile's bytes
     ]
+    tile += b"\0" * (len(tile) % 2)
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
     directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
-    return b"II*\0" + struct.pack("<I", 8 + 64) + b"\x80" * 64 + directory
+    return b"II*\0" + struct.pack("<I", 8 + len(tile)) + tile + directory

@@ -111,6 +111,12 @@ def test_enormous_dimensions_in_a_tiny_file_are_refused_at_once(body: bytes) -> 
     assert time.monotonic() - began < 0.5
 
 
+def test_a_tile_larger_than_its_picture_is_no_way_around_the_limit() -> None:
+    assert refusal(pictures.tiff_with_a_tile_of(8_000)) == "too-many-pixels"
+    header = read_header(pictures.tiff_with_a_tile_of(256), LIMITS)
+    assert (header.width, header.decode_bytes) == (16, 256 * 256 * 5)
+
+
 def test_just_the_allowed_pixels_pass_and_one_row_more_does_not() -> None:
     limits = Limits(max_pixels=40 * 30)
     guard(limits)
@@ -147,3 +153,9 @@ def test_no_rubbish_gets_anything_but_a_rejection(name: str, cut: float, random_
 @pytest.fixture
 def random_bytes() -> Callable[[int], bytes]:
     return np.random.default_rng(5).bytes
+
+
+def test_a_jpeg_with_a_second_picture_behind_it_is_a_jpeg_of_its_first() -> None:
+    body = encoded(ramp(40, 30), "mpo", save_all=True, append_images=[ramp(20, 10)])
+    header = read_header(body, LIMITS)
+    assert (header.format, header.width, header.height) == ("jpeg", 40, 30)
