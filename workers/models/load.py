@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from workers.errors import Misconfigured
+from workers.models.agreement import with_golden
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
 from workers.models.device import Device, Precision, choose_device
@@ -32,6 +33,8 @@ BUILDERS = {
     "ram_plus": "workers.models.ram",
     "tag2text": "workers.models.ram",
 }
+TAGGERS_ONLY = ("ram", "ram_plus")
+"""Kinds whose builder makes captioners too, but not of them."""
 
 
 class BuildTagger(Protocol):
@@ -131,7 +134,22 @@ def tune_model(
         model: Tagger | Captioner = build(bundle, place, precision)
         return model
 
-    return tune(bundle.digest, role, fresh, place, state_dir, report=report)
+    return tune(
+        bundle.digest, role, fresh, place, state_dir, report=report, judge=lambda model: with_golden(bundle, model)
+    )
+
+
+def roles_of(bundle: Bundle) -> list[Role]:
+    """What can be made of a bundle: a tagger, a captioner, or both.
+
+    Raises:
+        Misconfigured: nothing here knows the bundle's kind.
+    """
+    module = _module(bundle.manifest.kind)
+    roles: list[Role] = ["tagger"] if hasattr(module, "build_tagger") else []
+    if hasattr(module, "build_captioner") and bundle.manifest.kind not in TAGGERS_ONLY:
+        roles.append("captioner")
+    return roles
 
 
 def open_bundle(name_or_folder: str | Path, cache_dir: Path | None = None) -> Bundle:

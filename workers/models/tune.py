@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workers.errors import Broken, Misconfigured
+from workers.models.agreement import Agreement
 from workers.models.device import PRECISIONS, Device, Precision
 from workers.models.precision import LONGEST_BATCH_S, Role, Tuned, remember_tuned
 from workers.ports import Captioner, Tagger
@@ -34,6 +35,8 @@ class Trial:
     pictures_per_s: float = 0.0
     max_batch: int = 0
     refusal: str = ""
+    agreement: Agreement | None = None
+    """With the golden answers, where the bundle has some."""
 
 
 def tune(
@@ -44,6 +47,7 @@ def tune(
     state_dir: Path,
     *,
     report: Callable[[Trial], None] = lambda _: None,
+    judge: Callable[[Tagger | Captioner], Agreement | None] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Tuned:
     """Try every precision, store the fastest, return it.
@@ -52,13 +56,14 @@ def tune(
         digest: the bundle's, without regard to a subset of labels.
         role: what `build` makes.
         report: called after each trial.
+        judge: says how far a warm model agrees with what it should answer.
 
     Raises:
         Broken: no precision gives the golden answers.
     """
     best: Trial | None = None
     for precision in PRECISIONS:
-        trial = _try(precision, build, device, clock)
+        trial = _try(precision, build, device, judge, clock)
         report(trial)
         if not trial.refusal and (best is None or trial.pictures_per_s > best.pictures_per_s):
             best = trial
@@ -69,17 +74,24 @@ def tune(
     return tuned
 
 
-def _try(precision: Precision, build: Build, device: Device, clock: Callable[[], float]) -> Trial:
+def _try(
+    precision: Precision,
+    build: Build,
+    device: Device,
+    judge: Callable[[Tagger | Captioner], Agreement | None],
+    clock: Callable[[], float],
+) -> Trial:
     try:
         model = build(precision)
         model.max_batch = 1  # known, so that warming up checks the answers and settles nothing
         model.warm_up()
+        agreement = judge(model)
     except (Misconfigured, Broken) as refusal:
         return Trial(precision, refusal=str(refusal))
     except MemoryError:
         return Trial(precision, refusal="not even one picture fits in memory")
     speed, batch = max(_speeds(model, device, clock), key=lambda found: found[0])
-    return Trial(precision, speed, batch)
+    return Trial(precision, speed, batch, agreement=agreement)
 
 
 def _speeds(model: Tagger | Captioner, device: Device, clock: Callable[[], float]) -> Iterator[tuple[float, int]]:
