@@ -170,8 +170,8 @@ class KafkaWorld:
             {self.input: (2, {}), self.output: (1, {"max.message.bytes": str(MAX_MESSAGE_BYTES)})},
         )
 
-    def source(self, *, topic: str | None = None) -> KafkaRecordSource:
-        source = KafkaRecordSource(self.servers, self.group, [topic or self.input], session_timeout_s=6)
+    def source(self, *, topic: str | None = None, session_timeout_s: float = 6) -> KafkaRecordSource:
+        source = KafkaRecordSource(self.servers, self.group, [topic or self.input], session_timeout_s=session_timeout_s)
         self._closing.append(source)
         return source
 
