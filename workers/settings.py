@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import (
     AfterValidator,
@@ -315,6 +315,17 @@ def variable(field: str) -> str:
 def is_secret(field: str) -> bool:
     """Masked when shown, and may come from a file: `<variable>_FILE`."""
     return isinstance(FIELDS[field].default, SecretStr)
+
+
+def secret_values(settings: Settings) -> list[str]:
+    """What must be seen nowhere: every secret that is set; of a URL only its password."""
+    values = [getattr(settings, field) for field in FIELDS if is_secret(field)]
+    plain = [_password(value) if isinstance(value, SecretUrl) else value.get_secret_value() for value in values]
+    return [text for text in plain if text]
+
+
+def _password(url: SecretUrl) -> str:
+    return unquote(urlsplit(url.get_secret_value()).password or "")
 
 
 def read(environ: Mapping[str, str]) -> Settings:

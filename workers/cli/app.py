@@ -10,11 +10,10 @@ import typer
 
 from workers import __version__
 from workers.cli import check, dead_letters, demo, emit, models, run, schemas, screen, settings, skip, stack, tail
-from workers.errors import Broken, Misconfigured, TagstreamError
+from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, exit_code
+from workers.errors import TagstreamError
 
 logger = logging.getLogger(__name__)
-
-OUR_BUG, MISCONFIGURED, BROKEN, UNAVAILABLE, INTERRUPTED = 1, 2, 3, 4, 130
 
 app = typer.Typer(
     name="tagstream",
@@ -74,13 +73,6 @@ def run_command(arguments: Sequence[str]) -> int:
         logger.exception("this is a bug of ours, please report it with the lines below")
         return OUR_BUG
     return 0
-
-
-def exit_code(error: TagstreamError) -> int:
-    """Whose fault, as a number."""
-    if isinstance(error, Misconfigured):
-        return MISCONFIGURED
-    return BROKEN if isinstance(error, Broken) else UNAVAILABLE
 
 
 def _complain(error: TagstreamError) -> int:

@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from workers.cli import screen
+from workers.cli.exit_codes import DONE, exit_code
 from workers.errors import TagstreamError
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ def _settings_table(settings: Settings, everything: bool) -> Table:
 
 
 def _verdict(findings: list[Finding]) -> int:
-    from workers.cli.app import exit_code
-
-    return min((exit_code(finding.error) for finding in findings if finding.error is not None), default=0)
+    return min((exit_code(finding.error) for finding in findings if finding.error is not None), default=DONE)
 
 
 def findings_of(settings: Settings) -> Iterator[Finding]:

@@ -43,22 +43,15 @@ def run(
     [dim]Work off a backlog:[/]  tagstream run --until-idle 30
     """
     from workers.service.logs import start_logging
-    from workers.settings import read
+    from workers.settings import read, secret_values
 
     settings = read(os.environ).require("kafka_servers", "s3_endpoint", "buckets")
-    start_logging(settings.log_level, settings.log_format, secrets=secrets(settings))
+    start_logging(settings.log_level, settings.log_format, secrets=secret_values(settings))
     try:
         _Process(settings, until_idle).run()
     except Unavailable as error:
         # The pipeline waits for its neighbours by itself; what comes through here nobody could wait for.
         raise Broken(str(error)) from error
-
-
-def secrets(settings: Settings) -> list[str]:
-    """Every value that must not be seen in a log."""
-    from workers.settings import FIELDS, is_secret
-
-    return [getattr(settings, field).get_secret_value() for field in FIELDS if is_secret(field)]
 
 
 class _Process:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.cli.conftest import Ran
 from workers import __version__
-from workers.cli import app
+from workers.cli import app, exit_codes
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
 COMMANDS = [
@@ -110,7 +110,7 @@ def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
     tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("workers.settings.read", lambda _: 1 / 0)
-    assert tagstream("tail").code == app.OUR_BUG
+    assert tagstream("tail").code == exit_codes.OUR_BUG
     assert "a bug of ours" in caplog.text
     assert "ZeroDivisionError" in caplog.text
 

@@ -8,7 +8,20 @@ import pytest
 from pydantic import SecretStr
 
 from workers.errors import Misconfigured
-from workers.settings import BEGIN, END, FIELDS, SecretUrl, Settings, fill, is_secret, markdown, read, shown, variable
+from workers.settings import (
+    BEGIN,
+    END,
+    FIELDS,
+    SecretUrl,
+    Settings,
+    fill,
+    is_secret,
+    markdown,
+    read,
+    secret_values,
+    shown,
+    variable,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,6 +47,11 @@ def test_the_list_of_secrets_above_is_complete() -> None:
 def test_a_url_keeps_all_but_its_password_when_shown() -> None:
     assert shown(read(SECRETS))["TAGSTREAM_REDIS_URL"] == "redis://user:***@cache:6379/2"
     assert str(SecretUrl("redis://cache:6379")) == "redis://cache:6379"
+
+
+def test_what_must_be_seen_nowhere_is_every_secret_and_of_a_url_its_password() -> None:
+    assert secret_values(read(SECRETS)) == ["hush4", "hush3", "hush1", "hush2", "hush5"]
+    assert secret_values(read({"TAGSTREAM_REDIS_URL": "redis://cache:6379"})) == []
 
 
 def test_a_wrong_secret_is_not_repeated_in_the_complaint() -> None:

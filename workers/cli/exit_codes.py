@@ -1,0 +1,22 @@
+"""What a command's end says, as a number."""
+
+from __future__ import annotations
+
+from workers.errors import Broken, Misconfigured, TagstreamError
+
+DONE = 0
+OUR_BUG = 1
+MISCONFIGURED = 2
+"""Wrong settings or arguments, or a bundle that does not load."""
+BROKEN = 3
+"""A broken device or a wedge."""
+UNAVAILABLE = 4
+"""A neighbour does not answer. Never of `tagstream run`, which waits for it."""
+INTERRUPTED = 130
+
+
+def exit_code(error: TagstreamError) -> int:
+    """Whose fault, as a number."""
+    if isinstance(error, Misconfigured):
+        return MISCONFIGURED
+    return BROKEN if isinstance(error, Broken) else UNAVAILABLE
