@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from workers.local import programs
-from workers.local.server import CannotStart, Server
+from workers.local.server import CannotStart, Server, spawn_tied
 
 _CLUSTER_ID = "dGFnc3RyZWFtLWxvY2FsMQ"
 _JVM = (
@@ -111,16 +110,10 @@ class ApacheKafka(Server):
         )
 
     def _format(self) -> None:
-        answer = subprocess.run(
-            [*self._jvm(), "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._config)],
-            env=_without_java_options(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=self.ready_within_s,
-        )
-        if answer.returncode != 0:
-            raise CannotStart(f"Apache Kafka could not format its folder:\n{answer.stdout}{answer.stderr}")
+        tool = [*self._jvm(), "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._config)]
+        self._process = spawn_tied(tool, log=self.log, env=_without_java_options())
+        if self._process.wait(self.ready_within_s) != 0:
+            raise CannotStart(self.complaint("could not format its folder"))
 
 
 def _without_java_options() -> dict[str, str]:

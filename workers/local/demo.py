@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
@@ -12,7 +13,7 @@ from workers.local import demo_page
 from workers.local.demo_acts import Acts
 from workers.local.demo_screen import Screen
 from workers.local.demo_watch import Watch
-from workers.local.endings import Ended, signals_end
+from workers.local.endings import run_until_ended
 from workers.local.photos import Photograph, photographs
 from workers.local.programs import KAFKA_VERSION
 from workers.local.stack import BUCKET, TOPICS, LocalStack
@@ -34,21 +35,27 @@ def run_demo(photos: Path | None = None, keep: bool = False, page: Path | None =
         page: where the HTML page goes; None: tagstream-demo.html in the current folder.
 
     Returns:
-        The exit code: 0; 1 when something did not work (said in a sentence); 128 + the signal that ended it.
+        The exit code: 0, or 1 when something did not work (said in a sentence). A signal ends the process, with 128
+        and its number.
     """
     screen = Screen()
     try:
-        with signals_end():
-            chosen = photographs(photos)
-            with closing(LocalStack()) as stack:
-                _play(screen, stack, chosen, page or Path("tagstream-demo.html"), keep)
-    except Ended as ended:
-        screen.say("\nStopped. Nothing is left running.")
-        return ended.exit_code
+        chosen = photographs(photos)
+        with closing(LocalStack()) as stack:
+            run_until_ended(
+                lambda: _play(screen, stack, chosen, page or Path("tagstream-demo.html"), keep),
+                lambda which: _stop(screen, stack, which),
+            )
     except TagstreamError as error:
         screen.complain(str(error))
         return 1
     return 0
+
+
+def _stop(screen: Screen, stack: LocalStack, which: signal.Signals) -> int:
+    stack.close()
+    screen.leave("Stopped. Nothing is left running.")
+    return 128 + which
 
 
 def _play(screen: Screen, stack: LocalStack, photos: Sequence[Photograph], page: Path, keep: bool) -> None:
@@ -57,7 +64,7 @@ def _play(screen: Screen, stack: LocalStack, photos: Sequence[Photograph], page:
     with screen.step(f"Making the bucket {BUCKET} and the topics {', '.join(TOPICS)}"):
         stack.furnish()
     with ExitStack() as ending:
-        worker = WorkerProcess(stack.scratch.path / "worker", stack.environment())
+        worker = stack.add(WorkerProcess(stack.scratch.path / "worker", stack.environment()))
         ending.callback(worker.kill)
         worker.launch()  # it loads its model while the pictures are uploaded
         store = ending.enter_context(closing(stack.object_store()))

@@ -38,6 +38,11 @@ class Screen:
     def complain(self, text: str) -> None:
         self.console.print(f"[red]{escape(text)}[/red]", soft_wrap=True)
 
+    def leave(self, text: str) -> None:
+        """The last words, in the middle of whatever is shown."""
+        self.console.show_cursor(True)
+        self.console.print(f"\n{escape(text)}", soft_wrap=True)
+
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
         """Something that takes a while: shown while it runs, and with its time when it is done."""

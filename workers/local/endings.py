@@ -1,36 +1,55 @@
-"""Signals that end a command, as one exception, so that `with` blocks and `finally` clean up."""
+"""Signals that end a command at any moment, however deep in a library it is."""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
 
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Ended(BaseException):
-    """Somebody asked this process to end. No `Exception`, so that nothing on the way takes it for a failure."""
+def run_until_ended(work: Callable[[], Answer], clean: Callable[[signal.Signals], int]) -> Answer:
+    """Do the work; on the first SIGINT, SIGTERM or SIGHUP clean up instead and end this process.
 
-    def __init__(self, which: int) -> None:
-        super().__init__(signal.Signals(which).name)
-        self.exit_code = 128 + which
-        """By the shell's custom."""
+    An exception raised by a signal's handler would not do: client libraries run event loops of their own in the
+    calling thread, and keep whatever is raised inside for somebody who may never ask. So the work has a thread of its
+    own, the main thread only waits, and after a signal nothing waits for the work any more.
 
-
-@contextmanager
-def signals_end() -> Iterator[None]:
-    """Within it the first SIGINT, SIGTERM or SIGHUP raises Ended in the main thread; later ones don't disturb."""
+    Args:
+        work: runs in another thread; what it returns or raises comes out here.
+        clean: runs in the main thread, undisturbed by further signals, while the work may still be going on. The
+            process ends with the exit code that it returns.
+    """
+    settled = threading.Event()
+    ended: list[signal.Signals] = []
 
     def end(which: int, _: FrameType | None) -> None:
-        for other in _ENDINGS:
-            signal.signal(other, signal.SIG_IGN)
-        raise Ended(which)
+        ended.append(signal.Signals(which))
+        settled.set()
 
     previous = {which: signal.signal(which, end) for which in _ENDINGS}
     try:
-        yield
+        with ThreadPoolExecutor(1, thread_name_prefix="work") as pool:
+            future = pool.submit(work)
+            future.add_done_callback(lambda _: settled.set())
+            settled.wait()
+            if ended:
+                _leave(clean(ended[0]))
+            return future.result()
     finally:
         for which, handler in previous.items():
             signal.signal(which, handler)
+
+
+def _leave(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 _PREFIX = "tagstream-"
 _LOCK = "owner.lock"
 _ELSEWHERE = "elsewhere"
+_REMOVAL_TRIES = 10
 
 
 class Scratch:
@@ -99,4 +101,9 @@ def _remove(folder: Path) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    # Somebody who was just killed, or is about to be, may have written meanwhile.
+    for _ in range(_REMOVAL_TRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)

@@ -78,6 +78,7 @@ class Server(ABC):
         self.ports: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._has_been_up = False
+        self._retired = False
 
     @abstractmethod
     def prepare(self) -> None:
@@ -106,7 +107,9 @@ class Server(ABC):
         """Begin to start; `wait` ends it."""
         if self.running:
             raise RuntimeError(f"{self.name} is running already")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._retired:
+            raise CannotStart(f"{self.name} was given up.")
+        self.folder.mkdir(exist_ok=True)
         if not self.ports:
             self.ports = free_ports(self.port_count)
         self.prepare()
@@ -149,6 +152,11 @@ class Server(ABC):
         if self._process is not None:
             self._signal(signal.SIGKILL)
             self._process.wait()
+
+    def retire(self) -> None:
+        """Kill it for good: another thread that is about to start it fails."""
+        self._retired = True
+        self.kill()
 
     def restart(self) -> None:
         """Stop politely and start again on the same ports and data."""

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from types import TracebackType
+from typing import TypeVar
 
 from workers.backends.kafka import ensure_topics
 from workers.backends.object_store import MinioObjectStore
@@ -21,6 +22,8 @@ BUCKET = "photos"
 TOPICS = ("images", "images.enriched", "images.dead-letters", "images.skipped")
 """Input, output, dead letters and skips: everything is published, so that nothing can vanish."""
 _PARTITIONS = 3
+
+ServerT = TypeVar("ServerT", bound=Server)
 
 
 class LocalStack:
@@ -38,10 +41,16 @@ class LocalStack:
         self.kafka = ApacheKafka(self.scratch.path / "kafka")
         self.s3 = SeaweedFS(self.scratch.path / "s3", self.scratch.will_litter)
         self.valkey = Valkey(self.scratch.path / "valkey")
+        self._guests: list[Server] = []
 
     @property
     def servers(self) -> tuple[Server, ...]:
         return self.valkey, self.s3, self.kafka
+
+    def add(self, guest: ServerT) -> ServerT:
+        """Have another server, one that works on these, ended with them."""
+        self._guests.append(guest)
+        return guest
 
     def start(self) -> None:
         """Bring all up side by side: as slow as the slowest (about 3 s)."""
@@ -81,8 +90,8 @@ class LocalStack:
     def close(self) -> None:
         """Kill all, since nothing of them is kept, and remove the folder. A second Ctrl-C does not cut it short."""
         with _undisturbed():
-            for server in self.servers:
-                server.kill()
+            for server in (*self._guests, *self.servers):
+                server.retire()
             self.scratch.close()
 
     def __enter__(self) -> LocalStack:

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from workers.errors import TagstreamError
 from workers.local.demo_screen import Screen
-from workers.local.endings import Ended, signals_end
+from workers.local.endings import run_until_ended
 from workers.local.server import CannotStart
 from workers.local.stack import LocalStack
 
@@ -22,21 +22,24 @@ def stack_up() -> int:
     """
     screen = Screen()
     try:
-        with signals_end(), closing(LocalStack()) as stack:
-            stack.start()
-            stack.furnish()
-            for line in stack.exports():
-                screen.say(line)
-            screen.say("# up until Ctrl-C")
-            _stay(stack)
-    except Ended:
-        return 0
+        with closing(LocalStack()) as stack:
+            run_until_ended(lambda: _stay(screen, stack), lambda _: _stop(stack))
     except TagstreamError as error:
         screen.complain(str(error))
     return 1
 
 
-def _stay(stack: LocalStack) -> None:
+def _stop(stack: LocalStack) -> int:
+    stack.close()
+    return 0
+
+
+def _stay(screen: Screen, stack: LocalStack) -> None:
+    stack.start()
+    stack.furnish()
+    for line in stack.exports():
+        screen.say(line)
+    screen.say("# up until Ctrl-C")
     while True:
         for server in stack.servers:
             if not server.running:

@@ -110,6 +110,13 @@ def test_a_server_that_runs_is_not_started_twice(toy: Toy) -> None:
         toy.start()
 
 
+def test_a_retired_server_is_gone_and_does_not_come_back(toy: Toy) -> None:
+    toy.retire()
+    assert not toy.running
+    with pytest.raises(CannotStart, match="given up"):
+        toy.start()
+
+
 def test_a_server_that_ends_while_starting_is_an_error_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(CannotStart, match=r"Toy ended with exit code 7 while starting.*\nthe disk is full"):
         Crashing(tmp_path).start()
