@@ -66,8 +66,8 @@ class KafkaEmitter:
         Raises:
             Unavailable, Misconfigured: at least one was not; what was acknowledged stays.
         """
+        # Not by the producer's own flush: it takes a batch that was split, being too large for its topic, for a failure.
         with mapped("sending"):
-            self._producer.flush(timeout=self._timeout_s)
             while self._waiting:
                 self._waiting.popleft().get(timeout=self._timeout_s)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from kafka import KafkaConsumer, TopicPartition
 
 from workers.backends.kafka_client import Security, connect, end_consumer, mapped
+from workers.backends.kafka_topics import numbers
 from workers.backends.kafka_types import ReadRecord
 from workers.errors import Misconfigured, Unavailable
 from workers.vocabulary import Partition
@@ -97,7 +98,7 @@ def tail(
     consumer = _consumer(servers, security)
     try:
         with mapped(f"reading {', '.join(topics)}"):
-            partitions = [TopicPartition(topic, number) for topic in topics for number in _numbers(consumer, topic)]
+            partitions = [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
             consumer.assign(partitions)
             ends = consumer.end_offsets(partitions, timeout_ms=10_000)
             starts = ends if start == "end" else consumer.beginning_offsets(partitions, timeout_ms=10_000)
@@ -129,7 +130,7 @@ def read_range(
     place = TopicPartition(*partition)
     with mapped(f"reading {partition}"):
         try:
-            if partition.number not in _numbers(consumer, partition.topic):
+            if partition.number not in numbers(consumer, partition.topic):
                 raise Misconfigured(f"there is no partition {partition}")
             consumer.assign([place])
             first = consumer.beginning_offsets([place], timeout_ms=timeout_s * 1000)[place]
@@ -145,13 +146,6 @@ def read_range(
             return records
         finally:
             end_consumer(consumer)
-
-
-def _numbers(consumer: Any, topic: str) -> list[int]:
-    numbers = consumer.partitions_for_topic(topic)
-    if not numbers:
-        raise Misconfigured(f"the topic {topic!r} does not exist")
-    return sorted(numbers)
 
 
 def _consumer(servers: str, security: Security | None) -> Any:

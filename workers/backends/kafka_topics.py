@@ -79,6 +79,18 @@ def _max_message_bytes(client: Any, topic: str) -> int:
         return _DEFAULT_MAX_MESSAGE_BYTES
 
 
+def numbers(consumer: Any, topic: str) -> list[int]:
+    """The numbers of a topic's partitions.
+
+    Raises:
+        Misconfigured: no such topic.
+    """
+    known = consumer.partitions_for_topic(topic)
+    if not known:
+        raise Misconfigured(f"the topic {topic!r} does not exist; create it first")
+    return sorted(known)
+
+
 def lag(
     servers: str, group: str, topics: Sequence[str], *, security: Security | None = None
 ) -> dict[Partition, int | None]:
@@ -98,9 +110,7 @@ def lag(
     )
     try:
         with mapped(f"asking for the lag of {group!r}"):
-            partitions = [
-                TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic)
-            ]
+            partitions = [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
             ends = consumer.end_offsets(partitions, timeout_ms=10_000)
             offsets = {partition: consumer.committed(partition, timeout_ms=5_000) for partition in partitions}
     finally:

@@ -1,0 +1,127 @@
+"""Sending from outside, reading as an outsider, and asking about topics, on Apache Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from kafka import KafkaProducer
+
+from tests.contract.kafka_worlds import KafkaWorld, epochs_of
+from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range, tail, topic_exists
+from workers.errors import Misconfigured, Unavailable
+from workers.local.apache_kafka import ApacheKafka
+from workers.vocabulary import Message, Partition, Run
+
+
+@pytest.fixture
+def topic(kafka: ApacheKafka, topic_name: str) -> str:
+    """A topic of two partitions."""
+    ensure_topics(kafka.servers, {topic_name: (2, {"max.message.bytes": "5000"})})
+    return topic_name
+
+
+def test_a_topic_exists_once_it_was_made_and_making_it_again_changes_nothing(
+    kafka: ApacheKafka, topic_name: str
+) -> None:
+    assert not topic_exists(kafka.servers, topic_name)
+    ensure_topics(kafka.servers, {topic_name: (3, {})})
+    assert topic_exists(kafka.servers, topic_name)
+    ensure_topics(kafka.servers, {topic_name: (1, {})})
+    assert len(lag(kafka.servers, "nobody", [topic_name])) == 3
+
+
+def test_emitted_messages_are_all_there_in_order_for_each_key(kafka: ApacheKafka, topic: str) -> None:
+    told: list[int] = []
+    messages = [Message(topic, b"k%d" % (n % 7), b"%d" % n, (("n", b"%d" % n),)) for n in range(2_500)]
+    with KafkaEmitter(kafka.servers) as emitter:
+        assert emitter.emit(messages, told.append) == 2_500
+    with tail(kafka.servers, [topic], start="beginning", follow=False) as reading:
+        read = list(reading)
+    for key in {message.key for message in messages}:
+        assert [r.value for r in read if r.key == key] == [m.value for m in messages if m.key == key]
+    assert len(read) == 2_500
+    assert read[0].headers == (("n", read[0].value),)
+    assert told == sorted(told)
+    assert told[-1] == 2_500
+
+
+def test_a_message_that_the_topic_refuses_is_said(kafka: ApacheKafka, topic: str) -> None:
+    with KafkaEmitter(kafka.servers) as emitter:
+        emitter.send(topic, b"key", b"v" * 6_000)
+        with pytest.raises(Unavailable, match="MessageSizeTooLarge"):
+            emitter.flush()
+
+
+def test_emitting_to_a_topic_that_does_not_exist_is_said(kafka: ApacheKafka, topic_name: str) -> None:
+    with (
+        KafkaEmitter(kafka.servers, timeout_s=2) as emitter,
+        pytest.raises((Unavailable, Misconfigured), match=topic_name),
+    ):
+        emitter.emit([Message(topic_name, b"key", b"value", ())])
+
+
+def test_a_tail_from_the_end_shows_what_comes_after_it_was_made(kafka: ApacheKafka, topic: str) -> None:
+    with KafkaEmitter(kafka.servers) as emitter, tail(kafka.servers, [topic]) as reading:
+        emitter.emit([Message(topic, b"key", b"after", ())])
+        assert [next(iter(reading)).value] == [b"after"]
+
+
+def test_a_tail_ends_when_it_is_told(kafka: ApacheKafka, topic: str) -> None:
+    asked: list[int] = []
+
+    def twice() -> bool:
+        asked.append(1)
+        return len(asked) == 2
+
+    with tail(kafka.servers, [topic], until=twice) as reading:
+        assert list(reading) == []
+    assert len(asked) == 2
+
+
+def test_reading_to_the_end_passes_markers_and_aborted_records(kafka: ApacheKafka, topic: str) -> None:
+    producer = KafkaProducer(bootstrap_servers=kafka.servers, transactional_id=topic)
+    producer.init_transactions()
+    for value, end in ((b"seen", producer.commit_transaction), (b"aborted", producer.abort_transaction)):
+        producer.begin_transaction()
+        producer.send(topic, value, partition=0).get(10)
+        end()
+    producer.close()
+    with tail(kafka.servers, [topic], start="beginning", follow=False) as reading:
+        assert [record.value for record in reading] == [b"seen"]
+
+
+def test_a_range_of_offsets_is_read_as_far_as_it_exists(kafka: ApacheKafka, topic: str) -> None:
+    with KafkaEmitter(kafka.servers) as emitter:
+        emitter.emit([Message(topic, b"key", b"%d" % n, ()) for n in range(10)])
+    partition = next(place for place in (Partition(topic, 0), Partition(topic, 1)) if _count(kafka, place))
+    assert [r.value for r in read_range(kafka.servers, partition, 3, 6)] == [b"3", b"4", b"5"]
+    assert [r.offset for r in read_range(kafka.servers, partition, 8, 99)] == [8, 9]
+    assert read_range(kafka.servers, partition, 50, 60) == []
+    with pytest.raises(Misconfigured, match="no partition"):
+        read_range(kafka.servers, Partition(topic, 9), 0, 1)
+
+
+def _count(kafka: ApacheKafka, partition: Partition) -> int:
+    return len(read_range(kafka.servers, partition, 0, 1_000))
+
+
+def test_reading_a_topic_that_does_not_exist_is_said(kafka: ApacheKafka, topic_name: str) -> None:
+    with pytest.raises(Misconfigured, match=topic_name):
+        tail(kafka.servers, [topic_name])
+    with pytest.raises(Misconfigured, match=topic_name):
+        lag(kafka.servers, "group", [topic_name])
+
+
+def test_lag_is_what_lies_beyond_the_committed_offset(kafka: ApacheKafka, unique: Callable[[str], str]) -> None:
+    world = KafkaWorld(kafka.servers, unique)
+    try:
+        for number in range(5):
+            world.append(0, b"%d" % number)
+        source = world.source()
+        publisher = world.publisher(source)
+        publisher.publish(Run([], {epochs_of(source)[0]: 2}))
+        behind = lag(kafka.servers, world.group, [world.input])
+        assert behind == {Partition(world.input, 0): 3, Partition(world.input, 1): None}
+    finally:
+        world.close()
