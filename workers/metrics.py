@@ -72,28 +72,47 @@ class Histogram:
 
 RECORDS_POLLED = Counter("tagstream_records_polled", "Records taken from the input topics", labels=("topic",))
 OUTCOMES = Counter(
-    "tagstream_outcomes", "Outcomes published and committed: enriched, partial, retraction, skip, dead-letter",
+    "tagstream_outcomes",
+    "Outcomes published and committed: enriched, partial, retraction, skip, dead-letter",
     labels=("kind",),
 )
-DEAD_LETTERS = Counter("tagstream_dead_letters", "Failures in dead letters, by stage and reason", labels=("stage", "reason"))
+DEAD_LETTERS = Counter(
+    "tagstream_dead_letters", "Failures in dead letters, by stage and reason", labels=("stage", "reason")
+)
 SKIPS = Counter("tagstream_skips", "Events skipped, by reason", labels=("reason",))
-DROPPED_JOBS = Counter("tagstream_dropped_jobs", "Jobs whose partition left while they were worked on; they come again elsewhere")
+DROPPED_JOBS = Counter(
+    "tagstream_dropped_jobs", "Jobs whose partition left while they were worked on; they come again elsewhere"
+)
 RUNS = Counter("tagstream_runs_published", "Runs of outcomes published and committed")
-RUNS_FAILED = Counter("tagstream_runs_failed", "Runs that were not, or not known to be, published, by cause", labels=("cause",))
+RUNS_FAILED = Counter(
+    "tagstream_runs_failed", "Runs that were not, or not known to be, published, by cause", labels=("cause",)
+)
 RECOVERIES = Counter("tagstream_publisher_recoveries", "Producers rebuilt after a failed run")
 PUBLISH_SECONDS = Histogram("tagstream_publish_seconds", "From begin to commit of one run")
 EVENT_SECONDS = Histogram("tagstream_event_seconds", "From taking a record to its commit")
-STAGE_SECONDS = Histogram("tagstream_stage_seconds", "Time of one picture (a batch for annotate) in a stage", labels=("stage",))
+STAGE_SECONDS = Histogram(
+    "tagstream_stage_seconds", "Time of one picture (a batch for annotate) in a stage", labels=("stage",)
+)
 BATCH_PICTURES = Histogram("tagstream_batch_pictures", "Pictures in a batch on the device", unit="1", buckets=SIZES)
 SAFE_BATCH = Gauge("tagstream_safe_batch", "The batch size that is known to be safe on this device")
-IN_FLIGHT = Gauge("tagstream_pictures_in_flight", "Pictures between their record's arrival and its commit, by stage", labels=("stage",))
+IN_FLIGHT = Gauge(
+    "tagstream_pictures_in_flight",
+    "Pictures between their record's arrival and its commit, by stage",
+    labels=("stage",),
+)
 BUDGET_BYTES = Gauge("tagstream_budget_bytes", "Bytes reserved of a budget", unit="By", labels=("budget",))
 BUDGET_LIMIT_BYTES = Gauge("tagstream_budget_limit_bytes", "Size of a budget", unit="By", labels=("budget",))
 LEDGER_RECORDS = Gauge("tagstream_ledger_records", "Records that wait for those before them, or for their commit")
-PARTITIONS = Gauge("tagstream_partitions", "Partitions assigned to this worker, by state: reading, paused, opening", labels=("state",))
+PARTITIONS = Gauge(
+    "tagstream_partitions", "Partitions assigned to this worker, by state: reading, paused, opening", labels=("state",)
+)
 CACHE = Counter("tagstream_cache_lookups", "Cache look-ups by level and answer", labels=("level", "answer"))
-CACHE_ERRORS = Counter("tagstream_cache_errors", "Cache calls given up, by cause; each one is a miss", labels=("cause",))
+CACHE_ERRORS = Counter(
+    "tagstream_cache_errors", "Cache calls given up, by cause; each one is a miss", labels=("cause",)
+)
 COALESCED = Counter("tagstream_coalesced", "Pictures that took the answer of an equal one in flight")
 RETRIES = Counter("tagstream_retries", "Calls to a neighbour tried again", labels=("neighbour",))
 WARM = Gauge("tagstream_ready", "1 when warmed up and joined to the group")
-BATCH_FAILURES = Counter("tagstream_batch_failures", "Batches that raised and were halved, by cause: memory, error", labels=("cause",))
+BATCH_FAILURES = Counter(
+    "tagstream_batch_failures", "Batches that raised and were halved, by cause: memory, error", labels=("cause",)
+)

@@ -123,7 +123,7 @@ class Facts:
     width: int
     height: int
     decode_bytes: int
-    """What decoding holds in memory: width × height × channels × bytes a channel, read from the header."""
+    """An upper bound of what decoding holds in memory, from the header and what was measured for its format."""
 
 
 @dataclass(frozen=True, slots=True)

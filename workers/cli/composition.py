@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -69,7 +70,7 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
         captioner=models.captioner,
         template=models.template,
         clock=SystemClock(),
-        options=worker_options(settings, models.tagger),
+        options=worker_options(settings, models.tagger, transactional_id),
     )
 
 
@@ -117,7 +118,7 @@ def limits(settings: Settings) -> Limits:
     )
 
 
-def worker_options(settings: Settings, tagger: Tagger | None) -> WorkerOptions:
+def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: str = "worker") -> WorkerOptions:
     return WorkerOptions(
         output_topic=settings.output_topic,
         dead_letter_topic=settings.dead_letter_topic,
@@ -136,6 +137,7 @@ def worker_options(settings: Settings, tagger: Tagger | None) -> WorkerOptions:
         run_bytes=settings.run_bytes,
         drain_s=settings.drain_s,
         unreadable_after_s=settings.unreadable_s,
+        journal=settings.state_dir / "journals" / re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id),
         stall_s=settings.wedged_s,
     )
 

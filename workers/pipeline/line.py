@@ -24,6 +24,8 @@ from workers.pipeline.batching import Inbox
 from workers.pipeline.budget import Budget, Ticket
 from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.coalesce import Flights
+from workers.pipeline.gate import Gate
+from workers.pipeline.journal import Journal
 from workers.pipeline.ledger import Entry, Ledger
 from workers.pipeline.neighbours import Neighbours
 from workers.pipeline.options import WorkerOptions
@@ -83,6 +85,7 @@ class Line:
         recall: Recall,
         annotator: Annotator,
         renderer: Renderer,
+        journal: Journal,
         clock: Clock,
         options: WorkerOptions,
         crash: Callable[[BaseException], None],
@@ -94,6 +97,8 @@ class Line:
         self._clock = clock
         self._options = options
         self._crash = crash
+        self._journal = journal
+        self._gate = Gate()
         self._screen = Screen(options.buckets, options.key_globs, options.profiles)
         self._flights: Flights[Task] = Flights()
         self.ledger = Ledger()
@@ -142,7 +147,9 @@ class Line:
         self.ledger.expect(entry, len(screened))
         tasks: list[Task] = []
         for index, item in enumerate(screened):
-            if isinstance(item, Wanted):
+            if coordinates(entry.record, index) in self._journal.condemned:
+                self._condemn(entry, index)
+            elif isinstance(item, Wanted):
                 tasks.append(self._begin(entry, index, item))
             else:
                 self._finish_without_picture(entry, index, item)
@@ -154,6 +161,13 @@ class Line:
         entry.traces[index] = tracing.headers_of(task.span)
         self.stages.enter(task)
         return task
+
+    def _condemn(self, entry: Entry, index: int) -> None:
+        """Twice the process died with this picture in hand, the second time with no other."""
+        failure = Failure(
+            index=index, stage="annotate", reason="kills-worker", detail="the process died twice with it in hand"
+        )
+        self.finish_inbox.put(Done(entry, index, (failure,)))
 
     def _finish_without_picture(self, entry: Entry, index: int, item: Screened) -> None:
         where = coordinates(entry.record, index)
@@ -260,13 +274,21 @@ class Line:
             self._want_bytes(task)
             return
         self.stages.move(task, "wait-decode")
-        partition = task.job.epoch.partition
-        self.decoded.reserve(partition, task.facts.decode_bytes, lambda ticket: self._decode(task, ticket))
+        task.alone = task.alone or task.job.coordinates in self._journal.suspects
+        self._gate.enter(lambda: self._want_room(task), alone=task.alone)
+
+    def _want_room(self, task: Task) -> None:
+        assert task.facts is not None
+        task.inside = True
+        if self._still_wanted(task):
+            partition = task.job.epoch.partition
+            self.decoded.reserve(partition, task.facts.decode_bytes, lambda ticket: self._decode(task, ticket))
 
     def _decode(self, task: Task, ticket: Ticket) -> None:
         task.decoded = ticket
         if self._still_wanted(task):
             assert task.fetched is not None
+            self._journal.enter(task.job.coordinates)
             self.stages.move(task, "decode")
             self._when_done(task, self._intake.decode(task.fetched), self._decoded)
 
@@ -408,8 +430,7 @@ class Line:
         task.picture = None
         task.give_back()
         self._abandon(task)
-        tracing.end(task.span, "dropped")
-        self.stages.leave(task)
+        self._leave(task, "dropped")
 
     def _abandon(self, task: Task) -> None:
         if task.flight is None:
@@ -430,9 +451,16 @@ class Line:
         self._let_go_of_bytes(task)
         task.give_back()
         self._abandon(task)
-        tracing.end(task.span, "done")
-        self.stages.leave(task)
+        self._leave(task, "done")
         self.finish_inbox.put(Done(task.entry, task.job.coordinates.index, outcomes, write))
+
+    def _leave(self, task: Task, how: str) -> None:
+        tracing.end(task.span, how)
+        self.stages.leave(task)
+        if task.inside:
+            task.inside = False
+            self._journal.leave(task.job.coordinates)
+            self._gate.leave()
 
     def _let_go_of_bytes(self, task: Task) -> None:
         if task.fetched is not None:

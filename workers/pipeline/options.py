@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from workers.pipeline.profiles import Profile
 
@@ -28,6 +29,7 @@ class WorkerOptions:
         drain_s: after a stop, how long admitted records may take to finish.
         retry_min_s, retry_max_s: bounds of the jittered backoff after a neighbour's failure.
         unreadable_after_s: how long one object may fail while others of its bucket read.
+        journal: file of what is in hand (see journal.py); None: nothing is suspected after a death.
         stall_s: with records in hand, none of which changed its stage for so long, we are wedged.
     """
 
@@ -50,4 +52,5 @@ class WorkerOptions:
     retry_min_s: float = 0.2
     retry_max_s: float = 10.0
     unreadable_after_s: float = 600.0
+    journal: Path | None = None
     stall_s: float = 60.0

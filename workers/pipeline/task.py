@@ -45,6 +45,8 @@ class Task:
     tags_hit: bool = False
     caption_hit: bool = False
     alone: bool = False
+    inside: bool = False
+    """Past the gate: between decoder and finish, and in the journal."""
     attempts: int = 0
     first_failure_at: float | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from workers import metrics
 from workers.errors import Broken
 from workers.pipeline.annotate import Annotator
 from workers.pipeline.batching import Inbox
+from workers.pipeline.journal import Journal
 from workers.pipeline.line import Committed, Computed, Line
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.polling import Poller
@@ -88,6 +89,7 @@ class Worker:
         if not options.profiles:
             options = replace(options, profiles=default_profiles(tagger))
         self._options = options
+        self._journal = Journal(options.journal)
         self._stop = threading.Event()
         self._crashed: BaseException | None = None
         self._crash_lock = threading.Lock()
@@ -131,6 +133,7 @@ class Worker:
             _close_quietly("record source", source)
             self._cache.close()
         self._raise_crash()
+        self._journal.close()
 
     def stop(self) -> None:
         """Begin the drain. From any thread, or a signal handler; more than once does nothing."""
@@ -290,6 +293,7 @@ class Worker:
             renderer=Renderer(
                 self._tagger, self._captioner, self._template, self._options, publisher.max_message_bytes, self._clock
             ),
+            journal=self._journal,
             clock=self._clock,
             options=self._options,
             crash=self._crash,

@@ -1,0 +1,90 @@
+"""The journal: who was in hand at a death is suspected, who was alone at the next is condemned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.errors import Misconfigured
+from workers.pipeline.journal import Journal
+from workers.vocabulary import Coordinates
+
+
+def at(offset: int) -> Coordinates:
+    return Coordinates("images", 0, offset, 0)
+
+
+def test_what_was_in_hand_at_a_death_is_suspected_and_what_had_left_is_not(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "journal")
+    for offset in (1, 2, 3):
+        first.enter(at(offset))
+    first.leave(at(2))
+    assert Journal(tmp_path / "journal").suspects == {at(1), at(3)}
+
+
+def test_a_suspect_that_comes_through_is_cleared(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").enter(at(1))
+    second = Journal(tmp_path / "journal")
+    second.enter(at(1))
+    second.leave(at(1))
+    assert second.suspects == frozenset()
+    assert Journal(tmp_path / "journal").suspects == frozenset()
+
+
+def test_a_suspect_in_hand_at_the_next_death_is_condemned_and_stays_so(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").enter(at(1))
+    Journal(tmp_path / "journal").enter(at(1))
+    for _ in range(3):
+        third = Journal(tmp_path / "journal")
+        assert third.condemned == {at(1)}
+        assert third.suspects == frozenset()
+
+
+def test_a_suspect_that_was_not_tried_yet_is_still_suspected_after_another_death(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").enter(at(1))
+    Journal(tmp_path / "journal").enter(at(2))
+    assert Journal(tmp_path / "journal").suspects == {at(1), at(2)}
+
+
+def test_a_clean_exit_leaves_it_empty(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").enter(at(1))
+    second = Journal(tmp_path / "journal")
+    second.enter(at(2))
+    second.close()
+    assert (tmp_path / "journal").read_bytes() == b""
+
+
+@given(garbage=st.binary(max_size=60))
+def test_garbage_and_a_line_that_was_cut_off_are_ignored(
+    tmp_path_factory: pytest.TempPathFactory, garbage: bytes
+) -> None:
+    path = tmp_path_factory.mktemp("state") / "journal"
+    path.write_bytes(b"+ images 0 1 0\n" + garbage.replace(b"\n", b"") + b"\n+ images 0 99 ")
+    assert at(99) not in Journal(path).suspects
+
+
+def test_it_is_rewritten_when_it_has_grown(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.enter(at(0))
+    for offset in range(1, 20_000):
+        journal.enter(at(offset))
+        journal.leave(at(offset))
+    assert (tmp_path / "journal").stat().st_size < 300 * 1024
+    assert Journal(tmp_path / "journal").suspects == {at(0)}
+
+
+def test_a_folder_that_can_not_be_written_is_said_clearly(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file")
+    with pytest.raises(Misconfigured, match="TAGSTREAM_STATE_DIR"):
+        Journal(tmp_path / "state" / "journal")
+
+
+def test_without_a_file_nobody_is_suspected() -> None:
+    journal = Journal(None)
+    journal.enter(at(1))
+    journal.leave(at(1))
+    journal.close()
+    assert journal.suspects == frozenset()

@@ -1,0 +1,131 @@
+"""The journal: a picture that kills the process must not do it for ever.
+
+Before a picture enters the decoder or the device, its coordinates are written to a small local file, and struck out
+when it leaves. What stands there at the next start was in hand when the process died: such a picture is a *suspect*
+and runs alone. If the process dies again while a suspect runs alone, it was that picture: it is *condemned*, and never
+tried again. Nobody else is charged, nothing is shared with other workers, and a clean exit leaves the file empty.
+
+The file only has to outlive the process, not the machine, so nothing is synced to disk. It is appended to and
+rewritten when it has grown; a line that was cut off by the death is ignored.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from workers.errors import Misconfigured
+from workers.vocabulary import Coordinates
+
+_IN_HAND, _ALONE, _SUSPECT, _LEFT = "+", "!", "?", "-"
+_REWRITE_BYTES = 256 * 1024
+
+
+class Journal:
+    """One worker's journal. Thread-safe.
+
+    Args:
+        path: of the file; its folder is made. None: nothing is written and nobody is suspected.
+
+    Raises:
+        Misconfigured: the file can't be read or written.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._lock = threading.Lock()
+        self._in_hand: dict[Coordinates, str] = {}
+        self._suspects: set[Coordinates] = set()
+        self.condemned: frozenset[Coordinates] = frozenset()
+        self._path = path
+        self._file: int | None = None
+        self._size = 0
+        if path is None:
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._read(path)
+            self._rewrite(path)
+        except OSError as error:
+            raise Misconfigured(
+                f"the journal {path} can't be written ({error.strerror}): TAGSTREAM_STATE_DIR must be a folder of ours"
+            ) from error
+
+    @property
+    def suspects(self) -> frozenset[Coordinates]:
+        """Pictures that were in hand when a process before this one died."""
+        with self._lock:
+            return frozenset(self._suspects)
+
+    def enter(self, picture: Coordinates) -> None:
+        """This picture is about to be decoded; a suspect is so alone."""
+        with self._lock:
+            mark = _ALONE if picture in self._suspects else _IN_HAND
+            self._in_hand[picture] = mark
+            self._append(mark, picture)
+
+    def leave(self, picture: Coordinates) -> None:
+        """It came through (or was dropped before anything happened to it); a suspect is cleared."""
+        with self._lock:
+            if self._in_hand.pop(picture, None) is None:
+                return
+            self._suspects.discard(picture)
+            self._append(_LEFT, picture)
+            if self._size > _REWRITE_BYTES and self._path is not None:
+                self._rewrite(self._path)
+
+    def close(self) -> None:
+        """A clean exit: nobody is in hand, and nobody is suspected any more."""
+        with self._lock:
+            if self._file is None or self._path is None:
+                return
+            self._in_hand.clear()
+            self._suspects.clear()
+            self.condemned = frozenset()
+            self._rewrite(self._path)
+            os.close(self._file)
+            self._file = None
+
+    def _append(self, mark: str, picture: Coordinates) -> None:
+        if self._file is None:
+            return
+        line = f"{mark} {picture.topic} {picture.partition} {picture.offset} {picture.index}\n".encode()
+        os.write(self._file, line)
+        self._size += len(line)
+
+    def _read(self, path: Path) -> None:
+        marks: dict[Coordinates, str] = {}
+        for mark, picture in _entries(path):
+            if mark == _LEFT:
+                marks.pop(picture, None)
+            else:
+                marks[picture] = mark
+        self.condemned = frozenset(picture for picture, mark in marks.items() if mark == _ALONE)
+        self._suspects = {picture for picture, mark in marks.items() if mark != _ALONE}
+
+    def _rewrite(self, path: Path) -> None:
+        """Begin the file anew with what still counts, in one step: a death in between leaves the old or the new."""
+        marks = dict.fromkeys(sorted(self._suspects), _SUSPECT)
+        marks |= dict.fromkeys(sorted(self.condemned), _ALONE)
+        marks |= self._in_hand
+        fresh = path.with_name(f"{path.name}.new")
+        old, self._file = self._file, os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        self._size = 0
+        for picture, mark in marks.items():
+            self._append(mark, picture)
+        fresh.replace(path)
+        if old is not None:
+            os.close(old)
+
+
+def _entries(path: Path) -> Iterable[tuple[str, Coordinates]]:
+    if not path.exists():
+        return
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        words = line.split()
+        if not line.endswith("\n") or len(words) != 5 or words[0] not in {_IN_HAND, _ALONE, _SUSPECT, _LEFT}:
+            continue
+        mark, topic, *numbers = words
+        if all(number.isdigit() for number in numbers):
+            yield mark, Coordinates(topic, *(int(number) for number in numbers))
