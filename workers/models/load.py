@@ -180,10 +180,9 @@ def kinds() -> list[str]:
 def _builder(bundle: Bundle, role: Role) -> Any:
     """`build_tagger` or `build_captioner` of the bundle's kind, imported only when it is needed."""
     kind = bundle.manifest.kind
-    build = getattr(_module(kind), f"build_{role}", None)
-    if build is None:
+    if role not in roles_of(bundle):
         raise Misconfigured(f"{bundle.folder} is a bundle of the kind {kind!r}, of which no {role} can be made.")
-    return build
+    return getattr(_module(kind), f"build_{role}")
 
 
 def _module(kind: str) -> object:

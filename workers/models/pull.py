@@ -52,7 +52,7 @@ class HubFile:
     def url(self, endpoint: str | None = None) -> str:
         """Where a person finds it."""
         prefix = "spaces/" if self.space else ""
-        return f"{endpoint or os.environ.get('HF_ENDPOINT') or HUB}/{prefix}{self.repo}/resolve/main/{self.name}"
+        return f"{endpoint or default_endpoint()}/{prefix}{self.repo}/resolve/main/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,16 @@ PUBLISHED: Mapping[Kind, Published] = {
 }
 
 
+def default_endpoint() -> str:
+    """The hub that HF_ENDPOINT names, or the public one."""
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def download_folder() -> Path:
+    """Where downloads are kept by default: below the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream" / "downloads"
+
+
 def fetch(
     wanted: HubFile,
     folder: Path,
@@ -172,7 +182,8 @@ def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progr
 
     with _hub_spoken(wanted, part, endpoint):
         kind = "space" if wanted.space else None
-        facts = get_hf_file_metadata(hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=endpoint))
+        place = hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=endpoint or default_endpoint())
+        facts = get_hf_file_metadata(place)
         _check_announced(wanted, facts.etag, endpoint)
         total = facts.size or wanted.size
         if part.exists() and part.stat().st_size > total:

@@ -1,0 +1,239 @@
+"""`tagstream models import`, `pull`, `labels` and `random`: from one command line to a bundle, or to a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F  # noqa: N812
+
+from tests.unit.models.hub import Hub, serving
+from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
+from workers.cli.app import run_command
+from workers.cli.exit_codes import MISCONFIGURED, UNAVAILABLE
+from workers.models import pull
+from workers.models.bundle import Bundle
+from workers.models.load import load_captioner, load_tagger
+from workers.models.ram import config
+from workers.models.ram.config import Kind
+from workers.models.ram.random_bundle import made_up_vocabulary
+
+KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+WORDS = {"ram": "ram", "ram_plus": "ram-plus", "tag2text": "tag2text"}
+
+Told = Callable[[], tuple[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As if the models had been published in a size that fits a test."""
+    for kind, sizes in SMALL.items():
+        monkeypatch.setitem(config.PUBLISHED, kind, sizes)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str]) -> Told:
+    """Standard output and standard error since the last time it was asked."""
+
+    def read() -> tuple[str, str]:
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    return read
+
+
+class Files:
+    """A checkpoint as the published ones, with its lists."""
+
+    def __init__(self, kind: Kind, folder: Path) -> None:
+        self.kind = kind
+        self.checkpoint = folder / f"{kind}.pth"
+        self.tensors = small_checkpoint(kind, self.checkpoint)
+        self.tags = _list(folder / "tags.txt", "tag {}")
+        self.thresholds = _list(folder / "thresholds.txt", "0.5{}")
+        self.chinese = _list(folder / "chinese.txt", "标签{}")
+        self.vocab = folder / "vocab.txt"
+        self.vocab.write_text("".join(f"{token}\n" for token in made_up_vocabulary()))
+
+    @property
+    def lists(self) -> list[str]:
+        lists = ["--tags", str(self.tags), "--thresholds", str(self.thresholds), "--translations", f"zh={self.chinese}"]
+        return [*lists, "--vocab", str(self.vocab)] if self.kind == "tag2text" else lists
+
+    def import_to(self, out: Path, *more: str) -> int:
+        return run_command(["models", "import", str(self.checkpoint), *self.lists, "-o", str(out), *more])
+
+
+def _list(path: Path, line: str) -> Path:
+    path.write_text("".join(f"{line.format(number)}\n" for number in range(SMALL["ram"].labels)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def ram(tmp_path: Path) -> Files:
+    return Files("ram", tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_becomes_a_bundle_that_tags(kind: Kind, tmp_path: Path, told: Told) -> None:
+    files = Files(kind, tmp_path)
+    assert files.import_to(tmp_path / "bundles" / kind) == 0
+    bundle = Bundle.open(tmp_path / "bundles" / kind)
+    assert (bundle.manifest.kind, bundle.labels[3], bundle.translations["zh"][3]) == (kind, "tag 3", "标签3")
+    assert bundle.thresholds[:2] == (0.50, 0.51)
+    assert bundle.weights()["label_embed"].dtype == torch.bfloat16
+    load_tagger(bundle.folder, device="cpu", precision="fp32").warm_up()
+    if kind == "tag2text":
+        assert load_captioner(bundle.folder, device="cpu", precision="fp32") is not None
+    out, _ = told()
+    assert f"{bundle.manifest.name}, 60 labels" in out
+    assert bundle.digest[:12] in out
+
+
+def test_what_was_left_out_is_said_with_its_reason(ram: Files, tmp_path: Path, told: Told) -> None:
+    assert ram.import_to(tmp_path / "ram", "--dtype", "fp32") == 0
+    out, _ = told()
+    text = [name for name in ram.tensors if name.startswith(("tag_encoder.", "text_decoder."))]
+    assert f"left out {len([n for n in text if 'position_ids' not in n])} tensors" in out
+    assert "captioning branch, not needed for tagging" in out
+    assert "constant, computed from the sizes" in out
+    assert "tensors (" in out.partition("kept ")[2]
+
+
+def test_a_file_that_is_not_the_published_one_is_noted_and_taken(ram: Files, tmp_path: Path, told: Told) -> None:
+    assert ram.import_to(tmp_path / "ram") == 0
+    assert "this is not the published ram_swin_large_14m.pth" in told()[1]
+
+
+def test_a_file_with_the_wanted_checksum_is_not_noted(ram: Files, tmp_path: Path, told: Told) -> None:
+    assert ram.import_to(tmp_path / "ram", "--sha256", pull.sha256_of(ram.checkpoint)) == 0
+    assert told()[1] == ""
+
+
+def test_missing_thresholds_are_noted(ram: Files, tmp_path: Path, told: Told) -> None:
+    arguments = ["models", "import", str(ram.checkpoint), "--tags", str(ram.tags), "-o", str(tmp_path / "ram")]
+    assert run_command(arguments) == 0
+    assert "every label has the threshold 0.68" in told()[1]
+
+
+def test_wrong_files_end_with_a_sentence_and_leave_nothing(ram: Files, tmp_path: Path, told: Told) -> None:
+    out = tmp_path / "bundles" / "ram"
+    assert ram.import_to(out, "--sha256", "0" * 64) == MISCONFIGURED
+    assert "download it again" in told()[1]
+    ram.tags.write_text("only one\n")
+    assert ram.import_to(out) == MISCONFIGURED
+    assert "tags.txt has 1 lines where the checkpoint has 60 labels" in told()[1]
+    ram.checkpoint.write_bytes(ram.checkpoint.read_bytes()[:9999])
+    assert ram.import_to(out) == MISCONFIGURED
+    assert "is cut short" in told()[1]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("given", ["chinese.txt", "=chinese.txt", "zh=", "../zh=chinese.txt"])
+def test_a_translation_needs_its_language(ram: Files, tmp_path: Path, told: Told, given: str) -> None:
+    assert ram.import_to(tmp_path / "ram", "--translations", given) == MISCONFIGURED
+    assert "write LANGUAGE=FILE" in told()[1]
+
+
+def test_a_bundle_is_replaced_only_when_it_is_asked_for(ram: Files, tmp_path: Path, told: Told) -> None:
+    assert ram.import_to(tmp_path / "ram") == 0
+    assert ram.import_to(tmp_path / "ram") == MISCONFIGURED
+    assert "exists already; give --replace" in told()[1]
+    assert ram.import_to(tmp_path / "ram", "--replace", "--dtype", "fp32") == 0
+    assert Bundle.open(tmp_path / "ram").weights()["label_embed"].dtype == torch.float32
+
+
+def test_a_folder_of_other_things_is_never_replaced(ram: Files, tmp_path: Path, told: Told) -> None:
+    holiday = tmp_path / "photos" / "holiday.jpg"
+    holiday.parent.mkdir()
+    holiday.touch()
+    assert ram.import_to(holiday.parent, "--replace") == MISCONFIGURED
+    assert "is no bundle" in told()[1]
+    assert holiday.exists()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving(Hub()) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.endpoint)
+        yield served
+
+
+def _publish(files: Files, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a checkpoint (and the vocabulary) on the hub, as the published one."""
+    published = pull.PUBLISHED[files.kind]
+    there = replace(published.checkpoint, sha256=(pull.sha256_of(files.checkpoint),))
+    vocabulary = replace(pull.VOCABULARY, sha256=(pull.sha256_of(files.vocab),))
+    monkeypatch.setitem(pull.PUBLISHED, files.kind, replace(published, checkpoint=there))
+    monkeypatch.setattr(pull, "VOCABULARY", vocabulary)
+    for wanted, path in ((there, files.checkpoint), (vocabulary, files.vocab)):
+        hub.files[wanted.url(hub.endpoint).removeprefix(f"{hub.endpoint}/")] = path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_command_goes_from_nothing_to_a_bundle(
+    kind: Kind, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = Files(kind, tmp_path)
+    _publish(files, hub, monkeypatch)
+    arguments = ["models", "pull", WORDS[kind], "--tags", str(files.tags), "--thresholds", str(files.thresholds)]
+    assert run_command([*arguments, "-o", str(tmp_path / "out")]) == 0
+    assert Bundle.open(tmp_path / "out").manifest.provenance.sha256 == pull.sha256_of(files.checkpoint)
+    out, err = told()
+    assert f"The download stays at {tmp_path / 'cache' / 'tagstream' / 'downloads'}" in out
+    assert err == ""
+
+
+def test_pull_says_where_the_lists_are(hub: Hub, tmp_path: Path, told: Told) -> None:
+    assert run_command(["models", "pull", "ram-plus", "-o", str(tmp_path / "out")]) == MISCONFIGURED
+    _, err = told()
+    for name in ("ram_tag_list.txt", "ram_tag_list_threshold.txt", "ram/data", "github.com/xinyu1205"):
+        assert name in err
+    assert hub.asked == []
+
+
+def test_pull_looks_at_the_lists_before_it_fetches(ram: Files, hub: Hub, tmp_path: Path, told: Told) -> None:
+    ram.thresholds.write_text("0.5\n")
+    assert run_command(["models", "pull", "ram", *ram.lists, "-o", str(tmp_path / "out")]) == MISCONFIGURED
+    assert "thresholds.txt has 1 lines" in told()[1]
+    assert hub.asked == []
+
+
+def test_pull_without_a_hub_says_how_to_do_it_by_hand(ram: Files, hub: Hub, tmp_path: Path, told: Told) -> None:
+    assert run_command(["models", "pull", "ram", *ram.lists, "-o", str(tmp_path / "out")]) == UNAVAILABLE
+    assert "tagstream models import" in told()[1]
+
+
+def test_labels_makes_a_bundle_of_other_labels(tmp_path: Path, told: Told) -> None:
+    small_bundle("ram", tmp_path / "ram")
+    save_file({"e": F.normalize(torch.ones(2, 512), dim=1)}, tmp_path / "e.safetensors")
+    (tmp_path / "names.txt").write_text("hen\nox\n")
+    arguments = ["--embeddings", str(tmp_path / "e.safetensors"), "--names", str(tmp_path / "names.txt")]
+    out = ["-o", str(tmp_path / "farm")]
+    assert run_command(["models", "labels", str(tmp_path / "ram"), *arguments, *out, "--threshold", "0.25"]) == 0
+    assert (Bundle.open(tmp_path / "farm").labels, Bundle.open(tmp_path / "farm").thresholds) == (
+        ("hen", "ox"),
+        (0.25, 0.25),
+    )
+    assert "2 labels" in told()[0]
+    assert run_command(["models", "labels", str(tmp_path / "ram"), *arguments, *out]) == MISCONFIGURED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_makes_a_bundle_and_says_that_it_means_nothing(kind: Kind, tmp_path: Path, told: Told) -> None:
+    assert run_command(["models", "random", WORDS[kind], "-o", str(tmp_path / "r"), "--seed", "3"]) == 0
+    bundle = Bundle.open(tmp_path / "r")
+    assert (bundle.manifest.kind, bundle.manifest.provenance.random) == (kind, True)
+    assert "RANDOM weights: its answers mean nothing" in told()[0]
+
+
+def test_random_refuses_a_vocabulary_of_another_model(tmp_path: Path, told: Told) -> None:
+    (tmp_path / "vocab.txt").write_text("one\ntwo\n")
+    arguments = ["models", "random", "tag2text", "--vocab", str(tmp_path / "vocab.txt"), "-o", str(tmp_path / "r")]
+    assert run_command(arguments) == MISCONFIGURED
+    assert "bert-base-uncased" in told()[1]

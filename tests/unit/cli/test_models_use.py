@@ -1,0 +1,163 @@
+"""`tagstream models list`, `verify` and `tune`, and the list of allowed labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.unit.models.small import small_bundle
+from workers.cli.app import run_command
+from workers.cli.composition import load_models
+from workers.cli.exit_codes import BROKEN, MISCONFIGURED
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.compact import compact_bundle
+from workers.ports import Tagger
+from workers.settings import Settings, read
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    compact_bundle(folder / "tagstream")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("TAGSTREAM_DEVICE", "cpu")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def ram(tmp_path: Path) -> Bundle:
+    return small_bundle("ram", tmp_path / "bundles" / "ram")
+
+
+@pytest.fixture
+def tag2text(tmp_path: Path) -> Bundle:
+    return small_bundle("tag2text", tmp_path / "bundles" / "tag2text")
+
+
+def test_list_shows_the_built_in_tagger_and_the_bundles_of_the_default_folder(
+    ram: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["models", "list"]) == 0
+    compact, mine = capsys.readouterr().out.splitlines()[1:]
+    assert compact.startswith("compact")
+    assert "random weights, seed 0" in mine
+    assert mine.endswith("bundles/ram")
+
+
+def test_list_takes_bundles_and_folders_and_names_what_does_not_load(
+    ram: Bundle, tag2text: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tag2text.folder / "tags.txt").unlink()
+    assert run_command(["models", "list", str(ram.folder), str(tag2text.folder), str(tmp_path / "no")]) == 0
+    out = capsys.readouterr().out
+    assert str(ram.folder) in out
+    assert "tags.txt is missing" in out
+    assert "no is no folder" in out
+
+
+def test_verify_reads_every_file_and_computes_the_golden_answers(
+    tag2text: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["models", "verify", str(tag2text.folder), "--precision", "fp32"]) == 0
+    captured = capsys.readouterr()
+    files, tagger, captioner = captured.out.splitlines()
+    assert files.startswith("✓ 4 files")
+    assert tagger.startswith("✓ tagger in fp32: its golden answers (2 of 2 tag sets, logits within ")
+    assert captioner == "✓ captioner in fp32: its golden answers (2 of 2 captions)"
+    assert "its answers mean nothing" in captured.err
+
+
+def test_verify_finds_one_wrong_byte_among_the_weights(ram: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = ram.folder / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert run_command(["models", "verify", str(ram.folder)]) == MISCONFIGURED
+    assert "weights.safetensors is not the file that the bundle was made with" in capsys.readouterr().err
+
+
+def test_verify_finds_a_device_that_computes_wrongly(
+    ram: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("workers.models.ram.swin.Swin.forward", lambda self, x: x.new_zeros(len(x), 5, 128))
+    assert run_command(["models", "verify", str(ram.folder)]) == BROKEN
+    assert "does not give its golden answers" in capsys.readouterr().err
+
+
+def test_verify_says_when_there_is_nothing_to_compare(
+    ram: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Bundle.write(tmp_path / "bare", ram.manifest, weights=ram.weights(), labels=ram.labels)
+    assert run_command(["models", "verify", str(tmp_path / "bare")]) == 0
+    assert "no golden answers" in capsys.readouterr().err
+
+
+def test_verify_takes_the_built_in_tagger_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["models", "verify", "compact"]) == 0
+    assert "✓ tagger in fp32" in capsys.readouterr().out
+
+
+def test_tune_keeps_the_fastest_that_agrees_for_every_use(
+    tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("workers.models.tune.LARGEST_BATCH", 2)
+    assert run_command(["models", "tune", str(tag2text.folder)]) == 0
+    out = capsys.readouterr().out
+    kept = [json.loads(path.read_text()) for path in (tmp_path / "state" / "tuned").iterdir()]
+    assert {each["role"] for each in kept} == {"tagger", "captioner"}
+    for each in kept:
+        line = f"Tag2Text as a {each['role']} on {each['device']}: {each['precision']}, batches of {each['max_batch']}"
+        assert f"{line}; kept in {tmp_path / 'state'}" in out
+    assert out.count("2 of 2 tag sets, logits within") >= 1
+    assert out.count("2 of 2 captions") >= 1
+    assert out.count("fp32") >= 2
+
+
+def test_tune_may_look_at_one_use_alone(
+    tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("workers.models.tune.LARGEST_BATCH", 1)
+    assert run_command(["models", "tune", str(tag2text.folder), "--role", "tagger"]) == 0
+    assert len(list((tmp_path / "state" / "tuned").iterdir())) == 1
+    assert "captioner" not in capsys.readouterr().out
+
+
+def test_a_bundle_that_can_not_caption_is_not_tuned_for_it(ram: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["models", "tune", str(ram.folder), "--role", "captioner"]) == MISCONFIGURED
+    assert "no captioner can be made" in capsys.readouterr().err
+
+
+def _loaded(folder: Path, allow: Path) -> Tagger:
+    settings = read({"TAGSTREAM_TAGGER": str(folder), "TAGSTREAM_DEVICE": "cpu", "TAGSTREAM_ALLOW": str(allow)})
+    tagger = load_models(settings).tagger
+    assert tagger is not None
+    return tagger
+
+
+def test_a_worker_scores_only_the_labels_in_the_list_of_allowed_ones(ram: Bundle, tmp_path: Path) -> None:
+    allow = tmp_path / "allow.txt"
+    allow.write_text("label 7\nlabel 2\n")
+    tagger = _loaded(ram.folder, allow)
+    (raw,) = tagger.forward([tagger.canary()])
+    assert raw.shape == (2,)
+    assert set(tagger.postprocess(raw).label_ids.tolist()) <= {2, 7}
+
+
+def test_an_allowed_label_that_does_not_exist_stops_the_worker(ram: Bundle, tmp_path: Path) -> None:
+    allow = tmp_path / "allow.txt"
+    allow.write_text("label 7\nunicorn\n")
+    with pytest.raises(Misconfigured, match="has no label 'unicorn'"):
+        _loaded(ram.folder, allow)
+
+
+def test_without_a_list_every_label_is_scored() -> None:
+    assert Settings().allow is None

@@ -1,0 +1,244 @@
+"""`tagstream models import`, `pull`, `labels` and `random`: the ways to a bundle."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from workers.cli.models_screen import bars, describe, note, say
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from workers.models.bundle import Bundle
+    from workers.models.ram.config import Kind
+    from workers.models.ram.importer import Lists
+
+Word = Literal["ram", "ram-plus", "tag2text"]
+Dtype = Literal["bf16", "fp32", "fp16"]
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Put it in the place of a bundle of that name.")]
+DtypeOption = Annotated[
+    Dtype, typer.Option(help="What weights are stored in; which precision computes is another question.")
+]
+Thresholds = Annotated[
+    Path | None, typer.Option(help="Thresholds, a number a line, e.g. ram_tag_list_threshold.txt.", show_default=False)
+]
+Translations = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LANGUAGE=FILE", help="Names in another language, e.g. zh=ram_tag_list_chinese.txt."),
+]
+Vocab = Annotated[
+    Path | None, typer.Option(help="vocab.txt of bert-base-uncased, which Tag2Text needs.", show_default=False)
+]
+
+
+def import_model(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of RAM, RAM++ or Tag2Text (.pth).")],
+    tags: Annotated[Path, typer.Option(help="Tag names, one a line, e.g. ram_tag_list.txt.")],
+    out: Out,
+    thresholds: Thresholds = None,
+    translations: Translations = None,
+    vocab: Vocab = None,
+    dtype: DtypeOption = "bf16",
+    sha256: Annotated[str | None, typer.Option(help="What the file has to be.", show_default=False)] = None,
+    replace: Replace = False,
+) -> None:
+    """Make a bundle of a checkpoint: only what inference needs, nothing unpickled but tensors.
+
+    Which model it is, the file says itself. The lists are in the folder ram/data of the repository
+    xinyu1205/recognize-anything on GitHub.
+
+    tagstream models import ram_swin_large_14m.pth --tags ram_tag_list.txt --thresholds ram_tag_list_threshold.txt
+    --translations zh=ram_tag_list_chinese.txt -o bundles/ram
+    """
+    check_free(out, replace)
+    _import(file, out, _lists(tags, thresholds, translations, vocab), dtype, sha256, replace)
+
+
+def pull(
+    model: Annotated[Word, typer.Argument(help="What to fetch.")],
+    out: Out,
+    tags: Annotated[Path | None, typer.Option(help="Tag names, one a line.", show_default=False)] = None,
+    thresholds: Thresholds = None,
+    translations: Translations = None,
+    vocab: Vocab = None,
+    dtype: DtypeOption = "bf16",
+    downloads: Annotated[
+        Path | None, typer.Option(help="Where the download is kept; by default in your cache folder.")
+    ] = None,
+    replace: Replace = False,
+) -> None:
+    """Fetch a published checkpoint from the Hugging Face hub and make a bundle of it.
+
+    A download that was cut goes on where it ended, and only a file with the published sha256 is taken. HF_ENDPOINT
+    names another hub. The tag lists are not on the hub: get ram_tag_list.txt, ram_tag_list_threshold.txt and
+    ram_tag_list_chinese.txt (Tag2Text: tag2text_ori_tag_list.txt) from the folder ram/data of the repository
+    xinyu1205/recognize-anything on GitHub.
+
+    tagstream models pull ram --tags ram_tag_list.txt --thresholds ram_tag_list_threshold.txt -o bundles/ram
+    """
+    from workers.models.pull import PUBLISHED, VOCABULARY, download_folder, fetch
+    from workers.models.ram.config import PUBLISHED as SIZES
+
+    check_free(out, replace)
+    kind = kind_of(model)
+    published = PUBLISHED[kind]
+    if tags is None:
+        raise Misconfigured(f"--tags is missing: the lists of {model} are not on the hub. Get {published.lists}.")
+    _check_lists([tags, thresholds, *_translated(translations).values()], SIZES[kind].labels)
+    folder = downloads or download_folder()
+    with bars() as tell:
+        if kind == "tag2text" and vocab is None:
+            vocab = fetch(VOCABULARY, folder, progress=tell)
+        checkpoint = fetch(published.checkpoint, folder, progress=tell)
+    _import(checkpoint, out, _lists(tags, thresholds, translations, vocab), dtype, None, replace)
+    say(f"The download stays at {checkpoint}; the bundle does not need it.")
+
+
+def labels(
+    bundle: Annotated[Path, typer.Argument(help="A bundle of RAM or RAM++.")],
+    embeddings: Annotated[
+        Path,
+        typer.Option(
+            help="A safetensors file with one matrix: text embeddings of length 1, for RAM a row for each name, for "
+            "RAM++ equally many rows (descriptions) for each, name by name."
+        ),
+    ],
+    names: Annotated[Path, typer.Option(help="Their names, one a line.")],
+    out: Out,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="A tag is shown when its score is greater.")] = 0.5,
+) -> None:
+    """Copy a bundle with other labels, which it was never trained for: the open set.
+
+    The embeddings come from the text side of CLIP ViT-B/16, 512 numbers each.
+
+    tagstream models labels bundles/ram --embeddings tools.safetensors --names tools.txt -o bundles/tools
+    """
+    from workers.models.bundle import Bundle
+    from workers.models.labels import relabel
+
+    check_free(out, replace=False)
+    with bars() as tell:
+        tell("writing the bundle and its golden answers", 0, 1)
+        made = relabel(Bundle.open(bundle), embeddings, names, out, threshold=threshold)
+    say(describe(made))
+
+
+def random(
+    model: Annotated[Word, typer.Argument(help="Whose sizes to take.")],
+    out: Out,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    vocab: Vocab = None,
+    dtype: DtypeOption = "bf16",
+    replace: Replace = False,
+) -> None:
+    """Make a full-size bundle of seeded random weights: for trials and benchmarks, without a download.
+
+    Its answers mean nothing, and every event that it makes says so.
+
+    tagstream models random ram -o bundles/random-ram
+    """
+    from workers.models.ram.random_bundle import random_bundle
+    from workers.models.ram.wordpiece import WordPiece
+
+    check_free(out, replace)
+    if vocab is not None:
+        WordPiece.read(vocab)
+    with bars() as tell:
+        made = random_bundle(
+            kind_of(model),
+            out,
+            seed=seed,
+            dtype=dtype,
+            vocabulary=None if vocab is None else vocab.read_bytes(),
+            progress=tell,
+            replace_existing=replace,
+        )
+    say(describe(made))
+
+
+def check_free(out: Path, replace: bool) -> None:
+    """Before minutes of work: may the bundle be put there?
+
+    Raises:
+        Misconfigured: something is there already, or is no bundle that could be replaced.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "model.json").is_file():
+        raise Misconfigured(f"{out} exists and is no bundle; choose another name.")
+    if not replace:
+        raise Misconfigured(f"{out} exists already; give --replace, or choose another name.")
+
+
+def kind_of(word: Word) -> Kind:
+    """A bundle's kind, as its manifest writes it."""
+    return "ram_plus" if word == "ram-plus" else word
+
+
+def _import(checkpoint: Path, out: Path, lists: Lists, dtype: Dtype, sha256: str | None, replace: bool) -> None:
+    from workers.models.ram.importer import import_checkpoint
+    from workers.models.summary import summarise
+
+    with bars() as tell:
+        made = import_checkpoint(
+            checkpoint, out, lists, dtype=dtype, sha256=sha256, progress=tell, replace_existing=replace
+        )
+    say(describe(made))
+    for line in summarise(checkpoint, made).lines():
+        say(f"  {line}")
+    for line in _notes(made, lists, checked=sha256 is not None):
+        note(line)
+
+
+def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Sequence[str]:
+    from workers.models.pull import PUBLISHED
+
+    kind: Kind = bundle.manifest.kind  # type: ignore[assignment] # just imported as one of them
+    published = PUBLISHED[kind]
+    sha256 = bundle.manifest.provenance.sha256 or ""
+    found = []
+    if not checked and not published.checkpoint.is_this(sha256):
+        known = " or ".join(f"{each[:12]}…" for each in published.checkpoint.sha256)
+        found.append(
+            f"this is not the published {published.checkpoint.name} (sha256 {sha256[:12]}… instead of {known}): "
+            "a checkpoint of your own, or a damaged copy."
+        )
+    if lists.thresholds is None and published.thresholds is not None:
+        found.append(
+            f"every label has the threshold {bundle.thresholds[0]:g}; the published ones are in "
+            f"{published.thresholds}, for --thresholds."
+        )
+    return found
+
+
+def _lists(tags: Path, thresholds: Path | None, translations: Sequence[str] | None, vocab: Path | None) -> Lists:
+    from workers.models.ram.importer import Lists
+
+    return Lists(tags, thresholds, _translated(translations), vocab)
+
+
+def _translated(given: Sequence[str] | None) -> dict[str, Path]:
+    """Of `zh=file` each."""
+    found = {}
+    for each in given or ():
+        language, equals, path = each.partition("=")
+        if not equals or not path or not re.fullmatch("[A-Za-z0-9-]+", language):
+            raise Misconfigured(f"--translations {each}: write LANGUAGE=FILE, e.g. zh=ram_tag_list_chinese.txt.")
+        found[language] = Path(path)
+    return found
+
+
+def _check_lists(lists: Sequence[Path | None], wanted: int) -> None:
+    """Before gigabytes are fetched: have all lists the published length?"""
+    from workers.models.labels import read_names
+
+    for path in filter(None, lists):
+        lines = len(read_names(path))
+        if lines != wanted:
+            raise Misconfigured(f"{path} has {lines:,} lines where the published checkpoint has {wanted:,} labels.")

@@ -1,0 +1,180 @@
+"""`tagstream models list`, `verify` and `tune`: what is there, whether it is whole, and how fast it is here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from workers.cli import screen
+from workers.cli.models_screen import bars, note, say, size_of
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from workers.models.bundle import Bundle
+    from workers.models.precision import Role
+    from workers.models.tune import Trial
+    from workers.settings import Settings
+
+NameOrFolder = Annotated[str, typer.Argument(metavar="BUNDLE", help="`compact`, or a bundle's folder.")]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"] | None,
+    typer.Option("--device", help="By default what TAGSTREAM_DEVICE says.", show_default=False),
+]
+DEFAULT_FOLDER = Path("bundles")
+
+
+def list_models(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER]...", help="Bundles, or folders of bundles. By default: bundles"),
+    ] = None,
+) -> None:
+    """List the built-in tagger and the bundles of some folders; one that does not load says why.
+
+    tagstream models list bundles
+    """
+    from workers.models.compact import compact_bundle
+
+    compact = compact_bundle()
+    table = Table("name", "kind", "labels", "digest", "size", "made of", "use as", box=None, pad_edge=False)
+    table.add_row(*_row(compact, "compact"))
+    broken = []
+    for found in _bundles(folders):
+        if isinstance(found, Misconfigured):
+            broken.append(found)
+        else:
+            table.add_row(*_row(found, str(found.folder)))
+    console = screen.console()
+    console.print(table)
+    for error in broken:
+        console.print(f"✗ {error}", style="red", markup=False)
+
+
+def verify(
+    bundle: NameOrFolder,
+    device: DeviceOption = None,
+    precision: Annotated[
+        Literal["tuned", "fp32", "bf16", "fp16", "int8"] | None,
+        typer.Option(help="By default what TAGSTREAM_PRECISION says.", show_default=False),
+    ] = None,
+) -> None:
+    """Check every byte of a bundle, and that this device computes its golden answers.
+
+    tagstream models verify bundles/ram
+    """
+    from workers.models.load import open_bundle, roles_of
+
+    settings = _settings()
+    opened = open_bundle(bundle)
+    with bars() as tell:
+        tell("reading every file", 0, 1)
+        opened.verify()
+    say(f"✓ {len(opened.manifest.files)} files, {size_of(opened)}: as they were when the bundle was made")
+    if opened.golden is None:
+        note("the bundle has no golden answers: what it computes can't be checked.")
+        return
+    for role in roles_of(opened):
+        say(f"✓ {_golden(bundle, opened, role, device or settings.device, precision or settings.precision, settings)}")
+    if opened.manifest.provenance.random:
+        note("its weights are random: its answers mean nothing.")
+
+
+def tune(
+    bundle: NameOrFolder,
+    role: Annotated[
+        Literal["tagger", "captioner"] | None,
+        typer.Option(help="Only for this use; by default for all that the bundle has.", show_default=False),
+    ] = None,
+    device: DeviceOption = None,
+) -> None:
+    """Find the fastest precision and the best batch on this device, and keep the answer in TAGSTREAM_STATE_DIR.
+
+    Each precision must give the golden answers; then growing batches are timed. TAGSTREAM_PRECISION=tuned, the
+    default, takes what was found. Let nothing else run meanwhile.
+
+    tagstream models tune bundles/ram
+    """
+    from workers.models.load import open_bundle, roles_of, tune_model
+
+    settings = _settings()
+    opened = open_bundle(bundle)
+    for each in [role] if role else roles_of(opened):
+        trials: list[Trial] = []
+        with bars() as tell:
+            tell(f"timing {opened.name} as a {each}", 0, 1)
+            tuned = tune_model(
+                bundle, settings.state_dir, role=each, device=device or settings.device, report=trials.append
+            )
+        screen.console().print(_trials(trials, tuned.precision))
+        say(
+            f"{opened.name} as a {each} on {tuned.device}: {tuned.precision}, batches of {tuned.max_batch}; "
+            f"kept in {settings.state_dir}"
+        )
+
+
+def _settings() -> Settings:
+    from workers.settings import read
+
+    return read(os.environ)
+
+
+def _bundles(folders: list[Path] | None) -> Iterator[Bundle | Misconfigured]:
+    from workers.models.bundle import MANIFEST, Bundle, list_bundles
+
+    for folder in folders or [DEFAULT_FOLDER]:
+        if (folder / MANIFEST).exists():
+            try:
+                yield Bundle.open(folder)
+            except Misconfigured as error:
+                yield error
+        elif folders and not folder.is_dir():
+            yield Misconfigured(f"{folder} is no folder.")
+        else:
+            yield from list_bundles(folder)
+
+
+def _row(bundle: Bundle, use_as: str) -> tuple[str, ...]:
+    manifest = bundle.manifest
+    source = "random weights, " if manifest.provenance.random else ""
+    return (
+        bundle.name,
+        manifest.kind,
+        str(manifest.labels),
+        bundle.digest[:12],
+        size_of(bundle),
+        source + manifest.provenance.source,
+        use_as,
+    )
+
+
+def _golden(name: str, bundle: Bundle, role: Role, device: str, precision: str, settings: Settings) -> str:
+    """Run the golden pictures, which raises Broken where they do not come out right; a sentence where they do."""
+    from workers.models.agreement import with_golden
+    from workers.models.load import load_captioner, load_tagger
+    from workers.models.template import TemplateCaptioner
+
+    load = load_tagger if role == "tagger" else load_captioner
+    model = load(name, device=device, precision=precision, state_dir=settings.state_dir)
+    assert model is not None
+    assert not isinstance(model, TemplateCaptioner)
+    model.max_batch = 1  # known, so that warming up checks the answers and settles nothing
+    model.warm_up()
+    agreement = with_golden(bundle, model)
+    return f"{role} in {model.precision}: its golden answers" + (f" ({agreement})" if agreement else "")
+
+
+def _trials(trials: list[Trial], chosen: str) -> Table:
+    table = Table("precision", "pictures/s", "batch", "agreement with the golden answers", box=None, pad_edge=False)
+    for trial in trials:
+        if trial.refusal:
+            table.add_row(trial.precision, "", "", trial.refusal)
+            continue
+        speed = f"{trial.pictures_per_s:.3g}"
+        style = "bold" if trial.precision == chosen else ""
+        table.add_row(trial.precision, speed, str(trial.max_batch), str(trial.agreement or "not known"), style=style)
+    return table

@@ -1,0 +1,73 @@
+"""What became of a checkpoint's tensors: a few lines for the person who had it imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from workers.models.bundle import WEIGHTS, Bundle
+from workers.models.ram.config import from_json
+from workers.models.ram.importer import read_checkpoint
+from workers.models.ram.keys import plan
+
+REPEATED = "the same tensor under a second name"
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Some tensors of a checkpoint."""
+
+    tensors: int = 0
+    bytes: int = 0
+
+    def with_one(self, tensor: Tensor) -> Share:
+        return Share(self.tensors + 1, self.bytes + tensor.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Of one import.
+
+    Args:
+        kept: tensors that the bundle holds.
+        dropped: reason → tensors that inference does not need.
+        others: bytes of the file that belong to no tensor of the model, an optimizer's most of them.
+        written: bytes of the bundle's weights.
+    """
+
+    kept: Share
+    dropped: Mapping[str, Share]
+    others: int
+    written: int
+
+    def lines(self) -> Iterator[str]:
+        """For a person."""
+        yield f"kept {self.kept.tensors} tensors ({_size(self.kept.bytes)}), written as {_size(self.written)}"
+        for reason, share in self.dropped.items():
+            yield f"left out {share.tensors} tensors ({_size(share.bytes)}): {reason}"
+        if self.others > self.kept.bytes // 100:
+            yield f"left out {_size(self.others)}: an optimizer's state and whatever else is not the model"
+
+
+def summarise(checkpoint: Path, bundle: Bundle) -> Summary:
+    """Compare a checkpoint with the bundle that was made of it; reads no weights."""
+    tensors = read_checkpoint(checkpoint)
+    found = plan(tensors.keys(), from_json(bundle.manifest.kind, bundle.manifest.architecture))
+    kept = Share()
+    dropped: dict[str, Share] = {}
+    for name, tensor in tensors.items():
+        if name in found.loaded:
+            kept = kept.with_one(tensor)
+            continue
+        reason = REPEATED if name in found.tied else found.dropped[name]
+        dropped[reason] = dropped.get(reason, Share()).with_one(tensor)
+    seen = kept.bytes + sum(share.bytes for reason, share in dropped.items() if reason != REPEATED)
+    others = max(0, checkpoint.stat().st_size - seen)
+    return Summary(kept, dropped, others, bundle.manifest.files[WEIGHTS].bytes)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
