@@ -23,11 +23,11 @@ class Profile:
     digest: str
 
     def select(self, scores: LabelScores) -> list[tuple[int, float]]:
-        """(label id, score) of the tags to show, best first; equal scores in label order."""
+        """(label id, score to 6 decimals) of the tags to show, best first; equal scores in label order."""
         shown = scores.scores > self.thresholds[scores.label_ids]
         ids, values = scores.label_ids[shown], scores.scores[shown]
         order = np.argsort(-values, kind="stable")
-        return [(int(ids[i]), float(values[i])) for i in order]
+        return [(int(ids[i]), round(float(values[i]), 6)) for i in order]
 
 
 def make_profile(name: str, thresholds: Sequence[float] | NDArray[np.float32]) -> Profile:
