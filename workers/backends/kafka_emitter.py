@@ -66,7 +66,7 @@ class KafkaEmitter:
         Raises:
             Unavailable, Misconfigured: at least one was not; what was acknowledged stays.
         """
-        # Not by the producer's own flush: it takes a batch that was split, being too large for its topic, for a failure.
+        # Not by the producer's flush: it takes a batch that was split, too large for its topic, for a failure.
         with mapped("sending"):
             while self._waiting:
                 self._waiting.popleft().get(timeout=self._timeout_s)

@@ -17,7 +17,8 @@ from workers.backends.kafka_types import (
     out_of_range,
     refusal,
 )
-from workers.backends.memory_broker import Fault, Member, MemoryBroker, Transaction
+from workers.backends.memory_broker import Fault, Member, MemoryBroker
+from workers.backends.memory_log import Transaction
 from workers.errors import Broken, TagstreamError, Unpublished
 from workers.vocabulary import Epoch, Partition, Polled, Record, Run
 
