@@ -6,14 +6,17 @@ import os
 import sys
 import threading
 
-from workers.cli.app import run_command
-
+_INTERRUPTED = 130
 _LINGER_S = 10.0
 """How long threads that are stuck in a library may hold up the end of the process."""
 
 
 def main() -> None:
     """Run the command line, and be gone soon after it has ended, whatever some thread still waits for."""
+    try:
+        from workers.cli.app import run_command
+    except KeyboardInterrupt:  # importing takes long enough for a Ctrl-C
+        sys.exit(_INTERRUPTED)
     code = run_command(sys.argv[1:])
     timer = threading.Timer(_LINGER_S, os._exit, [code])
     timer.daemon = True

@@ -133,18 +133,6 @@ def test_the_page_that_is_named_holds_every_picture(ran: Ran) -> None:
         assert shown in page
 
 
-def test_pictures_of_ones_own_are_taken(tmp_path: Path) -> None:
-    pictures, temporary = tmp_path / "my pictures", tmp_path / "tmp"
-    pictures.mkdir()
-    temporary.mkdir()
-    Image.new("RGB", (64, 48), "#c04030").save(pictures / "red one.webp")
-    shutil.copy(photographs(None)[0].path, pictures / "cat.png")
-    ran = make(temporary, "demo", f"PHOTOS={pictures}")
-    assert ran.code == 0, ran.output
-    assert "\nred one.webp  " in ran.output
-    assert "\ncat.png  tiger cat" in ran.output
-
-
 def test_a_folder_without_pictures_is_one_sentence(tmp_path: Path) -> None:
     temporary, empty = tmp_path / "tmp", tmp_path / "empty"
     temporary.mkdir()
@@ -155,7 +143,7 @@ def test_a_folder_without_pictures_is_one_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in ran.output
 
 
-@pytest.mark.parametrize("moment", ["at once", "✓ Starting", "✓ Uploading", "First pass"])
+@pytest.mark.parametrize("moment", ["at once", "✓ Starting", "First pass"])
 def test_ctrl_c_leaves_no_process_and_no_folder(moment: str, tmp_path: Path) -> None:
     with running(tmp_path, "demo") as process:
         if moment == "at once":
@@ -170,23 +158,29 @@ def test_ctrl_c_leaves_no_process_and_no_folder(moment: str, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("moment", ["✓ Starting", "First pass"])
-def test_a_kill_of_make_leaves_no_process(moment: str, tmp_path: Path) -> None:
+def test_a_kill_of_make_leaves_no_process(tmp_path: Path) -> None:
     with running(tmp_path, "demo") as process:
-        read_until(process, moment)
+        read_until(process, "First pass")
         os.kill(process.pid, signal.SIGKILL)
         assert survivors(with_environment("TMPDIR", str(tmp_path)), within_s=10) == []
 
 
-def test_kept_running_it_answers_until_ctrl_c(tmp_path: Path) -> None:
-    with running(tmp_path, "demo", "KEEP=1") as process:
-        lines = read_until(process, "metrics")
+def test_pictures_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> None:
+    pictures, temporary = tmp_path / "my pictures", tmp_path / "tmp"
+    pictures.mkdir()
+    temporary.mkdir()
+    Image.new("RGB", (64, 48), "#c04030").save(pictures / "red one.webp")
+    shutil.copy(photographs(None)[0].path, pictures / "cat.png")
+    with running(temporary, "demo", f"PHOTOS={pictures}", "KEEP=1") as process:
+        lines = read_until(process, "health and metrics")
         assert exported(lines)["TAGSTREAM_OUTPUT_TOPIC"] == "images.enriched"
-        assert "A page with the pictures" in "".join(lines)
+        output = "".join(lines)
+        assert "\nred one.webp  " in output
+        assert "\ncat.png  tiger cat" in output
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
-        assert survivors(with_environment("TMPDIR", str(tmp_path))) == []
-    assert list(tmp_path.iterdir()) == []
+        assert survivors(with_environment("TMPDIR", str(temporary))) == []
+    assert list(temporary.iterdir()) == []
 
 
 def test_make_stack_prints_what_a_worker_needs_and_stays_until_ctrl_c(tmp_path: Path) -> None:

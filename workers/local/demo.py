@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from workers.errors import TagstreamError
 from workers.local import demo_page
 from workers.local.demo_acts import Acts
 from workers.local.demo_screen import Screen
@@ -22,8 +21,8 @@ from workers.local.worker_process import WorkerProcess
 _SERVERS = f"Apache Kafka {KAFKA_VERSION}, SeaweedFS (S3) and Valkey"
 
 
-class PromiseBroken(TagstreamError):
-    """An event has no outcome, or more than one."""
+class PromiseBroken(Exception):
+    """An event has no outcome, or more than one: a bug of ours."""
 
 
 def run_demo(photos: Path | None = None, keep: bool = False, page: Path | None = None) -> int:
@@ -35,20 +34,20 @@ def run_demo(photos: Path | None = None, keep: bool = False, page: Path | None =
         page: where the HTML page goes; None: tagstream-demo.html in the current folder.
 
     Returns:
-        The exit code: 0, or 1 when something did not work (said in a sentence). A signal ends the process, with 128
-        and its number.
+        0. A signal ends the process, with 128 and its number.
+
+    Raises:
+        NoPhotographs: the folder holds no picture.
+        CannotStart: a server or the worker did not come up, ended, or answered nothing.
+        PromiseBroken: events and outcomes don't match.
     """
     screen = Screen()
-    try:
-        chosen = photographs(photos)
-        with closing(LocalStack()) as stack:
-            run_until_ended(
-                lambda: _play(screen, stack, chosen, page or Path("tagstream-demo.html"), keep),
-                lambda which: _stop(screen, stack, which),
-            )
-    except TagstreamError as error:
-        screen.complain(str(error))
-        return 1
+    chosen = photographs(photos)
+    with closing(LocalStack()) as stack:
+        run_until_ended(
+            lambda: _play(screen, stack, chosen, page or Path("tagstream-demo.html"), keep),
+            lambda which: _stop(screen, stack, which),
+        )
     return 0
 
 
@@ -92,7 +91,7 @@ def _sum_up(screen: Screen, acts: Acts, scenes: demo_page.Scenes, page: Path) ->
     screen.say(f"  {acts.sent} events sent: {lost} lost, {twice} answered twice")
     screen.say(f"\nA page with the pictures: {page.resolve()}")
     if lost or twice:
-        raise PromiseBroken("Every event must have exactly one outcome. This is a bug; please report it.")
+        raise PromiseBroken("every event must have exactly one outcome")
 
 
 def _summary(scenes: demo_page.Scenes) -> Iterable[str]:

@@ -35,9 +35,6 @@ class Screen:
     def title(self, text: str) -> None:
         self.console.print(f"\n[bold]{escape(text)}[/bold]", soft_wrap=True)
 
-    def complain(self, text: str) -> None:
-        self.console.print(f"[red]{escape(text)}[/red]", soft_wrap=True)
-
     def leave(self, text: str) -> None:
         """The last words, in the middle of whatever is shown."""
         self.console.show_cursor(True)

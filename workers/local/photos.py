@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from workers.errors import TagstreamError
+from workers.errors import Misconfigured
 
 _SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
@@ -29,7 +29,7 @@ _IN_WHEELS = {
 }
 
 
-class NoPhotographs(TagstreamError):
+class NoPhotographs(Misconfigured):
     """There is nothing to show; the text says where was looked."""
 
 

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from typing import NoReturn
 
-from workers.errors import TagstreamError
 from workers.local.demo_screen import Screen
 from workers.local.endings import run_until_ended
 from workers.local.server import CannotStart
 from workers.local.stack import LocalStack
 
 
-def stack_up() -> int:
+def stack_up() -> NoReturn:
     """Start the servers, make the bucket and the topics, print the environment to export, stay until a signal.
 
     What is printed to standard output is fit for a shell: comments and `export` lines.
 
     Returns:
-        The exit code: 0 after Ctrl-C or SIGTERM, 1 when a server did not start or ended by itself.
+        Never. A signal ends the process, with 0.
+
+    Raises:
+        CannotStart: a server did not start, or ended by itself.
     """
     screen = Screen()
-    try:
-        with closing(LocalStack()) as stack:
-            run_until_ended(lambda: _stay(screen, stack), lambda _: _stop(stack))
-    except TagstreamError as error:
-        screen.complain(str(error))
-    return 1
+    with closing(LocalStack()) as stack:
+        run_until_ended(lambda: _stay(screen, stack), lambda _: _stop(stack))
 
 
 def _stop(stack: LocalStack) -> int:
@@ -34,7 +33,7 @@ def _stop(stack: LocalStack) -> int:
     return 0
 
 
-def _stay(screen: Screen, stack: LocalStack) -> None:
+def _stay(screen: Screen, stack: LocalStack) -> NoReturn:
     stack.start()
     stack.furnish()
     for line in stack.exports():
