@@ -1,0 +1,44 @@
+"""What the README shows is what the program takes and gives."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from schemas.enriched_image import EnrichedImage, read_output
+from schemas.image_event import ImageEvent, parse_message
+from workers.cli.app import app
+from workers.settings import FIELDS, variable
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_its_examples_of_events_are_read_and_its_output_is_one() -> None:
+    own, notification, output = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
+    for message, dialect in ((own, "own"), (notification, "s3")):
+        (event,) = parse_message(message.encode(), (), topic="images", partition=0, offset=0)
+        assert isinstance(event, ImageEvent)
+        assert (event.dialect, event.bucket, event.action) == (dialect, "photos", "enrich")
+    assert isinstance(read_output(output.encode()), EnrichedImage)
+
+
+def test_the_settings_that_it_names_exist() -> None:
+    known = {variable(field) for field in FIELDS}
+    named = set(re.findall(r"TAGSTREAM_[A-Z0-9_]+", TEXT))
+    assert {name.removesuffix("_FILE") for name in named} <= known
+
+
+def test_the_commands_that_it_names_exist() -> None:
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    groups = {group.name for group in app.registered_groups}
+    named = set(re.findall(r"`tagstream ([a-z-]+)", TEXT))
+    assert {"run", "check", "models"} <= named
+    assert named <= commands | groups
+
+
+def test_the_pages_and_files_that_it_links_are_there() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
