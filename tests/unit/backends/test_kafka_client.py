@@ -90,6 +90,17 @@ def test_a_certificate_that_is_not_there_is_said_in_a_sentence() -> None:
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", security, timeout_s=0.5)
 
 
+def test_tls_and_sasl_settings_reach_every_client_as_they_are() -> None:
+    security = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "ssl_cafile": "ca.pem"}
+    make = Mock()
+    assert connect(make, "a:1,b:2", security, timeout_s=3, group_id="group") is make.return_value
+    settings = make.call_args.kwargs
+    assert settings["bootstrap_servers"] == ["a:1", "b:2"]
+    assert settings["bootstrap_timeout_ms"] == 3_000
+    assert security.items() <= settings.items()
+    assert settings["reconnect_backoff_max_ms"] <= 1_000
+
+
 def test_an_absent_broker_does_not_answer() -> None:
     assert not answers(f"127.0.0.1:{unused_port()}", {}, timeout_s=0.3)
 
