@@ -1,0 +1,44 @@
+"""A worker with a tracer, in a process of its own (a tracer provider is set once): prints what was traced as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from tests.unit.pipeline.rig import OUT, Rig
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def main() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    rig = Rig(partitions=1)
+    for number in range(3):
+        rig.put(f"{number}.png", (100 + number, 0, 0))
+        rig.send(rig.event(f"{number}.png"), headers=(("traceparent", PARENT.encode()),))
+    with rig.running():
+        rig.settled()
+    spans = [
+        {
+            "name": span.name,
+            "trace": f"{span.context.trace_id:032x}" if span.context else "",
+            "span": f"{span.context.span_id:016x}" if span.context else "",
+            "parent": f"{span.parent.span_id:016x}" if span.parent else None,
+            "links": [f"{link.context.span_id:016x}" for link in span.links],
+        }
+        for span in exporter.get_finished_spans()
+    ]
+    sent = [dict(record.headers).get("traceparent") or b"" for record in rig.broker.visible(OUT)]
+    json.dump({"spans": spans, "sent": [value.decode() for value in sent]}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
