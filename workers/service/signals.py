@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from workers.service.logs import flush_logs
 logger = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
+_END = 0
 
 
 def leave_at_once(number: int) -> NoReturn:
@@ -32,29 +33,39 @@ def leave_at_once(number: int) -> NoReturn:
 def stop_on_signals(stop: Callable[[], None], hurry: Callable[[int], None] = leave_at_once) -> Iterator[None]:
     """While the body runs, a first SIGTERM or SIGINT calls `stop` and each further one `hurry`.
 
-    Both are called on a thread of their own: a signal handler runs in the middle of the main thread's work and could
-    wait there for a lock that the main thread holds. Only the main thread may enter.
+    Both are called on a thread of their own. A handler written in Python would run in the middle of the main thread's
+    work, where it could wait for a lock that the main thread holds, and it would not run at all while the main thread
+    waits without end: a signal that comes just before such a wait begins does not interrupt it. So the interpreter
+    writes each signal's number to a socket, in C and at once, and the thread reads it there. Only the main thread may
+    enter.
     """
-    arrived: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # its put may interrupt itself
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        arrived.put(number)
-
-    thread = threading.Thread(target=_act, args=(arrived, stop, hurry), name="signals", daemon=True)
+    told, tell = socket.socketpair()
+    tell.setblocking(False)
+    wakeup_before = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, _no_more_than_wake_up) for number in STOPPING}
+    thread = threading.Thread(target=_act, args=(told, stop, hurry), name="signals", daemon=True)
     thread.start()
-    before = {number: signal.signal(number, note) for number in STOPPING}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        arrived.put(None)
+        signal.set_wakeup_fd(wakeup_before)
+        tell.send(bytes([_END]))
         thread.join()
+        tell.close()
+        told.close()
 
 
-def _act(arrived: queue.SimpleQueue[int | None], stop: Callable[[], None], hurry: Callable[[int], None]) -> None:
+def _no_more_than_wake_up(_number: int, _frame: FrameType | None) -> None:
+    """Without a handler of ours the signal would do what it does by default."""
+
+
+def _act(told: socket.socket, stop: Callable[[], None], hurry: Callable[[int], None]) -> None:
     stopping = False
-    while (number := arrived.get()) is not None:
+    while (number := told.recv(1)[0]) != _END:
+        if number not in STOPPING:
+            continue
         if stopping:
             logger.warning("%s again: leaving without draining", signal.Signals(number).name)
             hurry(number)

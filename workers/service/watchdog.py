@@ -20,15 +20,18 @@ WEDGED = 3
 
 
 class Watchdog:
-    """Asks `alive` every `every_s` seconds; after `patience` bad answers in a row the process ends.
+    """Asks `alive` twice in every `every_s` seconds, and ends the process after `patience` bad answers in a row.
 
     Answers are counted, not seconds: a process that was frozen or a machine that slept gets its chance to move on
-    when it wakes. An `alive` that itself does not return counts as a bad answer. What it can't see is a C library
-    that keeps the interpreter lock; then /livez doesn't answer either, and the orchestrator ends the process.
+    when it wakes. An `alive` that does not return is a wedge too (a lock that nobody gives back), but only after a
+    longer silence, because on a starved machine it may just not have had its turn. What no thread can see is a C
+    library that keeps the interpreter lock; then /livez doesn't answer either, and the orchestrator ends the process.
 
     Args:
         alive: progress by the pipeline's own clock; its bad answer already means "too long".
         unready: told the reason before the end, so that nobody sends us work meanwhile.
+        patience: bad answers in a row.
+        silence: looks, one every `every_s`, that found no new answer, in a row.
         leave: how to end; takes the exit code.
     """
 
@@ -38,7 +41,8 @@ class Watchdog:
         *,
         unready: Callable[[str], None],
         every_s: float = 1.0,
-        patience: int = 5,
+        patience: int = 10,
+        silence: int = 60,
         leave: Callable[[int], None] = os._exit,
         stream: TextIO | None = None,
     ) -> None:
@@ -46,10 +50,13 @@ class Watchdog:
         self._unready = unready
         self._every_s = every_s
         self._patience = patience
+        self._silence = silence
         self._leave = leave
         self._stream = stream if stream is not None else sys.stderr
         self._stopped = threading.Event()
-        self._answer: Report | None = None
+        self._answers = 0
+        self._bad = 0
+        self._latest: Report = Health(True)
         self._probe = threading.Thread(target=self._ask, name="watchdog-probe", daemon=True)
         self._watch = threading.Thread(target=self._count, name="watchdog", daemon=True)
 
@@ -64,16 +71,17 @@ class Watchdog:
     def _ask(self) -> None:
         """Thread `watchdog-probe`: may hang in `alive`, and is watched for it."""
         while not self._stopped.wait(self._every_s / 2):
-            self._answer = self._alive()
+            self._latest = self._alive()
+            self._bad = 0 if self._latest.ok else self._bad + 1
+            self._answers += 1
 
     def _count(self) -> None:
         """Thread `watchdog`: waits on nothing but time."""
-        bad = 0
+        silent = seen = 0
         while not self._stopped.wait(self._every_s):
-            answer, self._answer = self._answer, None
-            bad = 0 if answer is not None and answer.ok else bad + 1
-            if bad >= self._patience:
-                self._end(answer or Health(False, ("the check for progress does not return",)))
+            silent, seen = (silent + 1 if self._answers == seen else 0), self._answers
+            if self._bad >= self._patience or silent >= self._silence:
+                self._end(Health(False, ("the check for progress does not return",)) if silent else self._latest)
                 return
 
     def _end(self, report: Report) -> None:
