@@ -5,7 +5,7 @@
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack test lint bench
+.PHONY: help install demo stack test lint bench bench-models parity
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every picture of an image store\n" } \
@@ -36,3 +36,10 @@ lint: install ## Check style, types and who imports whom
 
 bench: install ## Measure; each figure is a ratio taken in one run
 	@.venv/bin/python -m benchmarks $(ARGS)
+
+bench-models: install ## Measure RAM, RAM++ and Tag2Text at full size (about 4 GB, some minutes)
+# + ARGS="--models ram --official CHECKOUT" and others: ARGS=--help lists them
+	@.venv/bin/python -m benchmarks.models $(ARGS)
+
+parity: install ## Compare the full-size models with the original programs' answers (about 4 GB, some minutes)
+	@.venv/bin/python -m pytest -m full tests/parity --timeout=1200 $(ARGS)

@@ -1,0 +1,110 @@
+"""A bundle's model stage by stage, so that each can be timed alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import arithmetic
+from workers.models.bundle import Bundle
+from workers.models.device import Device, Precision
+from workers.models.ram.adapters import Tag2TextCaptioner, build_captioner, build_tagger
+from workers.models.ram.config import from_json
+from workers.models.ram.decoding import Tokens, decode
+from workers.models.ram.engine import engine_of
+from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
+from workers.vocabulary import Pixels
+
+Made = TypeVar("Made")
+
+SUBSET = 200
+"""Labels of the subset that is timed beside all."""
+
+
+@dataclass
+class Answers:
+    """What came out for some pictures."""
+
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+
+
+class Subject:
+    """One bundle in one precision."""
+
+    def __init__(self, bundle: Bundle, device: Device, precision: Precision) -> None:
+        self.bundle = bundle
+        self.device = device
+        self.precision = precision
+        self.config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
+        self.tagger = build_tagger(bundle, device, precision)
+        self.engine = engine_of(bundle, device, precision)
+        self.captioner: Tag2TextCaptioner | None = None
+        if isinstance(self.engine.model, Tag2Text):
+            self.captioner = build_captioner(bundle, device, precision)
+            self._wordpiece = WordPiece.read(bundle.vocabulary)
+
+    def guides(self, logits: Sequence[NDArray[np.float32]]) -> list[str]:
+        """The guide of each picture: the tags that are shown."""
+        thresholds = np.asarray(self.tagger.thresholds, np.float32)
+        scores = [self.tagger.postprocess(row) for row in logits]
+        return [
+            " | ".join(self.tagger.labels[i] for i in each.label_ids[each.scores > thresholds[each.label_ids]].tolist())
+            for each in scores
+        ]
+
+    def answers(self, pictures: Sequence[Pixels], guides: Sequence[str] | None = None) -> Answers:
+        """Of the whole model, picture by picture. `guides` None: what its own tags say."""
+        found = Answers()
+        for index, picture in enumerate(pictures):
+            (row,) = self.tagger.forward([picture])
+            found.logits.append(row)
+            if self.captioner is not None:
+                guide = self.guides([row]) if guides is None else [guides[index]]
+                (tokens,) = self.captioner.forward([picture], guide)
+                found.captions.append(self.captioner.postprocess(tokens).text)
+        return found
+
+    def stages(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> dict[str, tuple[float, int]]:
+        """Seconds and operations of every stage for these pictures, as one batch."""
+        model, count = self.engine.model, len(pictures)
+        found: dict[str, tuple[float, int]] = {}
+        with self.device.run():
+            seconds, tokens = self._timed(lambda: self.engine.encode(pictures))
+            found["encoder"] = seconds, count * arithmetic.encoder(self.config.encoder)
+            seconds, _ = self._timed(lambda: model.score(model.embed(tokens)))
+            found["head"] = seconds, count * arithmetic.head(self.config, model.labels)
+            subset = torch.arange(0, model.labels, max(1, model.labels // SUBSET), device=self.device.where)[:SUBSET]
+            seconds, _ = self._timed(lambda: model.score(model.embed(tokens), subset))
+            found[f"head, {len(subset)} labels"] = seconds, count * arithmetic.head(self.config, len(subset))
+            if self.captioner is None or not isinstance(model, Tag2Text):
+                return found
+            rows = [self._wordpiece.guide(guide) for guide in guides]
+            ids, mask = (torch.tensor(part, device=self.device.where) for part in zip(*rows, strict=True))
+            seconds, states = self._timed(lambda: model.guide(ids, mask, tokens))
+            found["tag encoder"] = seconds, count * arithmetic.tag_encoder(model.config)
+            decoding, text = self.captioner.decoding, model.text.decoder
+            seconds, texts = self._timed(lambda: decode(text, states, PROMPT_IDS, SEP, decoding))
+            found["decode"] = seconds, self._decoded(texts)
+        return found
+
+    def _decoded(self, texts: Sequence[Tokens]) -> int:
+        assert self.captioner is not None
+        assert isinstance(self.engine.model, Tag2Text)
+        text = self.engine.model.config.text
+        beams = self.captioner.decoding.beams if self.captioner.decoding.method == "beam" else 1
+        return sum(arithmetic.decoder(text, len(each.ids), beams) for each in texts)
+
+    def _timed(self, do: Callable[[], Made]) -> tuple[float, Made]:
+        self.device.synchronise()
+        started = time.perf_counter()
+        made = do()
+        self.device.synchronise()
+        return time.perf_counter() - started, made

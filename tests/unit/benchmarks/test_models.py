@@ -1,0 +1,188 @@
+"""The benchmark of the models, run at a small size, alone and beside a program that stands in for the official one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from benchmarks import arithmetic, models
+from benchmarks.memory import peak
+from benchmarks.official import Official, official_weights
+from benchmarks.stages import Subject
+from tests.unit.models.small import CPU, SMALL, small_bundle, small_checkpoint
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.device import Device
+from workers.models.ram import config
+from workers.models.ram.config import PUBLISHED, Kind, RamConfig, from_json
+from workers.models.ram.importer import Lists, import_checkpoint
+
+KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+
+STAND_IN = """
+import torch
+
+
+class Model(torch.nn.Module):
+    def __init__(self, **asked):
+        super().__init__()
+        assert asked["vit"] == "swin_l" and asked["pretrained"] == ""
+        self.register_buffer("label_embed", torch.zeros(60, 512))
+
+    def generate_tag(self, image):
+        assert image.shape == (1, 3, 64, 64)
+        print("noise of the official code")
+        shown = self.label_embed[:, 0] > 0
+        return [" | ".join(self.tag_list[shown.numpy()])], None
+
+
+def ram(**asked):
+    return Model(**asked)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A folder with a package `ram` that answers from the weights it was given."""
+    package = tmp_path / "checkout" / "ram"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "models.py").write_text(STAND_IN)
+    return package.parent
+
+
+def printed(console: Console) -> str:
+    text = console.export_text()
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("kind", "stages"),
+    [
+        ("ram", ["encoder", "head", "head, 60 labels"]),
+        ("ram_plus", ["encoder", "head", "head, 60 labels"]),
+        ("tag2text", ["encoder", "head", "head, 60 labels", "tag encoder", "decode"]),
+    ],
+)
+def test_every_stage_of_every_precision_is_timed_and_compared(kind: Kind, stages: list[str], tmp_path: Path) -> None:
+    bundle = small_bundle(kind, tmp_path / kind)
+    console = Console(record=True, width=200, quiet=False)
+    found = models.measure(bundle, CPU, ["fp32", "bf16"], rounds=2, batch=2, official=None, console=console)
+    for measured in found.values():
+        assert list(measured.seconds) == stages
+        assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured.seconds.values())
+        assert measured.ceiling > 0
+        assert len(measured.total()) == 2
+    text = printed(console)
+    assert "bf16 in all" in text
+    assert "of 4 tag sets, logits within" in text
+    assert ("of 4 captions under the same guide" in text) == (kind == "tag2text")
+
+
+def test_the_total_is_that_of_all_stages_but_the_subset() -> None:
+    seconds = {"encoder": [1.0, 2.0], "head": [0.5, 0.5], "head, 200 labels": [9.0, 9.0]}
+    assert models.Measured(seconds).total() == [1.5, 2.5]
+
+
+def test_the_answers_of_a_subject_are_those_of_its_tagger_and_captioner(tmp_path: Path) -> None:
+    bundle = small_bundle("tag2text", tmp_path / "tag2text")
+    golden = bundle.golden
+    assert golden is not None
+    subject = Subject(bundle, CPU, "fp32")
+    answers = subject.answers(list(golden.pixels))
+    assert tuple(answers.captions) == golden.captions
+    assert tuple(subject.guides(answers.logits)) == golden.guides
+
+
+@pytest.mark.parametrize(
+    ("found", "published"),
+    [
+        (arithmetic.encoder(PUBLISHED["ram"].encoder), 207.6e9),
+        (arithmetic.encoder(PUBLISHED["tag2text"].encoder), 94.2e9),
+    ],
+)
+def test_an_encoder_takes_what_its_paper_says(found: int, published: float) -> None:
+    """Swin's paper: 103.9 and 47.1 billion multiply-adds at 384 (of ours the first is an addition too)."""
+    assert found == pytest.approx(published, rel=0.02)
+
+
+def test_a_subset_costs_its_share_of_the_head() -> None:
+    ram = PUBLISHED["ram"]
+    none = arithmetic.head(ram, 0)
+    some, all_of_them = (arithmetic.head(ram, labels) - none for labels in (200, 4585))
+    assert some * 4585 == all_of_them * 200
+
+
+def test_peak_memory_sees_what_was_there_for_a_moment_alone() -> None:
+    with peak(CPU) as before:
+        pass
+    with peak(CPU) as with_more:
+        torch.ones(40_000_000)  # 160 MB
+    if before.bytes is None or with_more.bytes is None:
+        pytest.skip("the system does not tell")
+    assert with_more.bytes - before.bytes > 120e6
+
+
+@pytest.mark.parametrize(
+    ("name", "precisions"),
+    [
+        ("old", ["fp32"]),
+        ("new avx512_vnni", ["fp32", "int8"]),
+        ("newer amx_bf16 amx_int8 avx512_bf16 avx512_fp16 avx512_vnni", ["fp32", "bf16", "fp16", "int8"]),
+    ],
+)
+def test_a_cpu_is_asked_for_what_it_has(name: str, precisions: list[str]) -> None:
+    assert models.sensible_precisions(Device("cpu", name)) == precisions
+
+
+def test_bundles_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(config.PUBLISHED, "ram", SMALL["ram"])
+    made = models.full_size("ram", tmp_path)
+    assert models.full_size("ram", tmp_path).manifest == made.manifest
+    assert made.manifest.provenance.random
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_official_program_gets_the_weights_that_the_checkpoint_had(kind: Kind, tmp_path: Path) -> None:
+    bundle, tensors = _imported(kind, tmp_path)
+    sizes = from_json(kind, bundle.manifest.architecture)
+    found = official_weights(bundle, sizes, {name: list(tensor.shape) for name, tensor in tensors.items()})
+    text = isinstance(sizes, RamConfig)
+    for name, tensor in tensors.items():
+        constant = tensor.dtype == torch.int64
+        unused = text and name.startswith(("tag_encoder.", "text_decoder."))
+        assert (name in found) != (constant or unused), name
+        assert name not in found or torch.equal(found[name], tensor), name
+
+
+def _imported(kind: Kind, folder: Path) -> tuple[Bundle, Mapping[str, torch.Tensor]]:
+    from workers.models.ram.random_bundle import made_up_vocabulary
+
+    tensors = small_checkpoint(kind, folder / "c.pth")
+    (folder / "tags.txt").write_text("".join(f"tag {number}\n" for number in range(SMALL[kind].labels)))
+    (folder / "vocab.txt").write_text("".join(f"{token}\n" for token in made_up_vocabulary()))
+    lists = Lists(folder / "tags.txt", vocabulary=folder / "vocab.txt")
+    return import_checkpoint(folder / "c.pth", folder / "b", lists, dtype="fp32", config=SMALL[kind]), tensors
+
+
+def test_the_official_program_runs_beside_ours_in_its_own_process(checkout: Path, tmp_path: Path) -> None:
+    bundle = small_bundle("ram", tmp_path / "ram")
+    shown = (bundle.weights()["label_embed"][:, 0] > 0).nonzero().flatten().tolist()
+    console = Console(record=True, width=200)
+    with Official(checkout, sys.executable, bundle, models.samples(bundle, models.COMPARED)) as official:
+        seconds, tags = official.tag(1)
+        models.measure(bundle, CPU, ["fp32"], rounds=1, batch=1, official=official, console=console)
+    assert seconds >= 0
+    assert tags == " | ".join(f"label {number}" for number in shown)
+    assert "times as fast, with the same 0 of 4 tag sets" in printed(console)
+
+
+def test_an_official_program_that_does_not_start_says_why(tmp_path: Path) -> None:
+    bundle = small_bundle("ram", tmp_path / "ram")
+    with pytest.raises(Misconfigured, match=r"(?s)The official program ended:.*No module named 'ram'"):
+        Official(tmp_path / "empty", sys.executable, bundle, models.samples(bundle, 1))
