@@ -242,16 +242,21 @@ def _hub_spoken(wanted: HubFile, part: Path, endpoint: str | None) -> Iterator[N
     except HfHubHTTPError as error:
         status = error.response.status_code
         says = f"{url} is not there" if status == httpx2.codes.NOT_FOUND else f"{url} answers {status}"
-        raise Unavailable("hub", f"{says}.\n{_by_hand(wanted, url)}") from error
+        raise Unavailable("hub", _go_on(wanted, part, says, url)) from error
     except OfflineModeIsEnabled as error:
-        raise Unavailable("hub", f"HF_HUB_OFFLINE forbids to ask it.\n{_by_hand(wanted, url)}") from error
+        raise Unavailable("hub", _go_on(wanted, part, "HF_HUB_OFFLINE forbids to ask it", url)) from error
     except (httpx2.HTTPError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # the disk's, not the hub's
-        kept = part.stat().st_size if part.exists() else 0
-        goes_on = f" {kept:,} bytes have come; the same command goes on from there." if kept else ""
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise Unavailable("hub", f"{url} can't be fetched: {reason}.{goes_on}\n{_by_hand(wanted, url)}") from error
+        raise Unavailable("hub", _go_on(wanted, part, f"{url} can't be fetched: {reason}", url)) from error
+
+
+def _go_on(wanted: HubFile, part: Path, says: str, url: str) -> str:
+    """What went wrong, what is not lost, and how to do without the hub."""
+    kept = part.stat().st_size if part.exists() else 0
+    goes_on = f" {kept:,} bytes have come; the same command goes on from there." if kept else ""
+    return f"{says}.{goes_on}\n{_by_hand(wanted, url)}"
 
 
 def _by_hand(wanted: HubFile, url: str) -> str:

@@ -22,6 +22,10 @@ class Hub:
     """Name the sha256 beforehand, as the hub does for large files."""
     status: int = 200
     ranges: bool = True
+    elsewhere: bool = False
+    """Send whoever asks for a file to another address for it, as the hub does for large files."""
+    expires_after: int | None = None
+    """That other address answers 403 after so many GETs, as a signed one does after an hour."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """(method, range) of every request."""
     endpoint: str = ""
@@ -42,9 +46,19 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def _head(self) -> tuple[int, bytes]:
             wanted = self.headers.get("Range", "")
             hub.asked.append((self.command, wanted))
-            body = hub.files.get(self.path.lstrip("/"))
-            if body is None or hub.status != 200:
-                self.send_response(404 if body is None else hub.status)
+            body = hub.files.get(self.path.lstrip("/").removeprefix("elsewhere/"))
+            gets = [method for method, _ in hub.asked if method == "GET"]
+            expired = hub.expires_after is not None and len(gets) > hub.expires_after
+            if body is None or hub.status != 200 or expired:
+                self.send_response(404 if body is None else 403 if expired else hub.status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return 0, b""
+            if hub.elsewhere and not self.path.startswith("/elsewhere/"):
+                self.send_response(302)
+                self.send_header("Location", f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/elsewhere{self.path}")
+                self.send_header("X-Linked-Size", str(len(body)))
+                self.send_header("X-Linked-ETag", f'"{hashlib.sha256(body).hexdigest()}"')
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return 0, b""

@@ -84,6 +84,23 @@ def test_a_later_command_goes_on_where_the_last_one_ended(hub: Hub, tmp_path: Pa
     assert gets(hub) == ["bytes=70000-"]
 
 
+def test_a_large_file_comes_from_where_the_hub_sends_us(hub: Hub, tmp_path: Path) -> None:
+    hub.elsewhere = True
+    hub.cut_after = [70_000]
+    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+    assert gets(hub) == ["", "bytes=70000-"]
+
+
+def test_an_address_that_expires_on_the_way_loses_nothing(hub: Hub, tmp_path: Path) -> None:
+    hub.elsewhere, hub.expires_after = True, 1
+    hub.cut_after = [70_000]
+    with pytest.raises(Unavailable, match=r"answers 403\. 70,000 bytes have come; the same command goes on"):
+        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    hub.expires_after = None
+    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+    assert gets(hub)[-1] == "bytes=70000-"
+
+
 def test_a_server_that_can_not_go_on_begins_anew(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "weights.pth.part").write_bytes(BODY[:999])
     hub.ranges = False
