@@ -10,7 +10,6 @@ import math
 import string
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -18,14 +17,14 @@ from torch import Tensor
 from workers.models.bundle import Bundle, Provenance
 from workers.models.device import choose_device
 from workers.models.ram.adapters import golden_of
-from workers.models.ram.build import empty_model
+from workers.models.ram.build import empty_model, filled_model
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, kind_of
-from workers.models.ram.importer import DEFAULT_THRESHOLD, DTYPES, Progress, WeightDtype, manifest_of
+from workers.models.ram.importer import DEFAULT_THRESHOLD, DTYPES, MEAN, STD, Progress, WeightDtype, manifest_of
 from workers.models.ram.wordpiece import PROMPT, PROMPT_IDS, SEP, SPECIAL, VOCABULARY_SIZE
+from workers.models.tagger import sample_picture
 
-LOGIT_SPREAD = 2.5
-"""Standard deviation of the logits of a picture."""
 SHOWN = 8
+"""Tags of a picture."""
 
 
 def random_bundle(
@@ -54,9 +53,10 @@ def random_bundle(
     weights: dict[str, Tensor] = {}
     generator = torch.Generator().manual_seed(seed)
     for index, (name, shape) in enumerate(shapes.items()):
-        drawn = _class_bias(shape, sizes.labels) if name == "class_bias" else _parameter(name, shape, generator)
+        drawn = _parameter(name, shape, generator)
         weights[name] = drawn.to(DTYPES[dtype]) if drawn.dim() > 1 else drawn
         progress("drawing weights", index + 1, len(shapes))
+    weights["class_bias"] = _bias_that_shows(sizes, weights)
     progress("writing the bundle and its golden answers", 0, 1)
     made_up = "\n".join(made_up_vocabulary()).encode() + b"\n" if kind_of(sizes) == "tag2text" else None
     bundle = Bundle.write(
@@ -72,10 +72,18 @@ def random_bundle(
     return bundle
 
 
-def _class_bias(shape: torch.Size, labels: int) -> Tensor:
-    """Such that about `SHOWN` labels of a picture pass the threshold, whatever their number."""
-    threshold = math.log(DEFAULT_THRESHOLD / (1 - DEFAULT_THRESHOLD))
-    return torch.full(shape, threshold - LOGIT_SPREAD * NormalDist().inv_cdf(1 - min(SHOWN / labels, 0.5)))
+def _bias_that_shows(config: AnyConfig, weights: dict[str, Tensor]) -> Tensor:
+    """The classifier's bias with which `SHOWN` labels of a sample picture pass the threshold.
+
+    Rounded to sixteenths, so that it is the same on processors that round sums differently.
+    """
+    model = filled_model(config, {name: tensor.float() for name, tensor in weights.items()})
+    pixels = torch.from_numpy(sample_picture(config.encoder.image_size)).permute(2, 0, 1)[None] / 255
+    picture = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    logits = model.score(model.embed(model.encode(picture.float())))
+    last = logits.topk(min(SHOWN, config.labels), dim=1).values[0, -1]
+    shift = math.log(DEFAULT_THRESHOLD / (1 - DEFAULT_THRESHOLD)) - float(last)
+    return torch.full_like(weights["class_bias"], math.ceil(shift * 16) / 16)
 
 
 def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
@@ -88,6 +96,8 @@ def _parameter(name: str, shape: torch.Size, generator: torch.Generator) -> Tens
         drawn = drawn * 0.05
         drawn[SEP] += 3.2 * 0.15 * math.sqrt(768)
         return drawn
+    if name == "class_bias":
+        return torch.zeros(shape)
     if name.endswith("bias"):
         return drawn * 0.05
     return drawn.mul_(_scale(name, shape))
@@ -97,7 +107,7 @@ def _scale(name: str, shape: torch.Size) -> float:
     """Standard deviation of a weight."""
     fan_in = math.prod(shape[1:])
     if name == "class_weight":
-        return LOGIT_SPREAD / math.sqrt(fan_in)
+        return 2.5 / math.sqrt(fan_in)
     if "embeddings" in name:
         return 0.15
     if "bias_table" in name:
