@@ -188,6 +188,13 @@ def test_a_stack_ends_with_its_owner(how: signal.Signals) -> None:
     assert not Path(folder).exists()
 
 
+@pytest.mark.servers
+def test_the_object_store_leaves_no_sockets_behind(tmp_path: Path) -> None:
+    with SeaweedFS(tmp_path / "s3") as own:
+        assert all(path.is_socket() for path in own.litter)
+    assert not any(path.exists() for path in own.litter)
+
+
 def test_every_server_says_what_it_is(stack: Stack) -> None:
     servers: tuple[Server, ...] = (stack.kafka, stack.s3, stack.valkey)
     for server in servers:

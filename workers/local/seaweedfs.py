@@ -113,6 +113,11 @@ class SeaweedFS(Server):
             pool.clear()
         return True
 
+    def kill(self) -> None:
+        super().kill()
+        for path in self.litter if self.ports else ():
+            path.unlink(missing_ok=True)
+
     @property
     def _http_ports(self) -> Mapping[str, int]:
         return dict(zip(_PARTS, self.ports[: len(_PARTS)], strict=True))
