@@ -1,0 +1,567 @@
+"""A model of the publish protocol: workers, their group, their broker, and what goes wrong between them.
+
+Small on purpose, so that every order of steps can be tried. What stands for what:
+
+| here | there |
+|---|---|
+| `Lane` | an `Epoch` (its member id, whether it has ended) with its lane in the ledger (`at`: not committed from here on) |
+| `Item` | one record of a `Run`; it keeps the epoch that it was taken under |
+| `Worker.phase` | where the publish thread is: `Publishing.step`, `KafkaPublisher._publish`, `recover`, `committed` |
+| `Worker.generation`, `member` | what kafka-python's `group_metadata()` would say at this moment |
+| "learns", "callbacks", "renews" | the client's I/O thread and the poll thread: `KafkaRecordSource` |
+| `Broker` | the group's coordinator, the transactions' coordinator, and what a read_committed reader sees |
+
+Records are annotated at once: finishing in any order is the ledger's business and tested there. A run holds one
+record of each partition that takes part. The broker behaves as Apache Kafka does where it matters: it never asks who
+owns a partition; it lets offsets without a generation through when the member id is empty too, or when the group is;
+a plain commit wins over a transaction's pending one; taking a transactional id aborts what is open under it.
+
+`Rules` are those of `workers/backends/kafka_publisher.py`, `kafka_types.refusal` and `pipeline/publishing.py`, each of
+which can be taken out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple, TypeAlias, TypeVar
+
+T = TypeVar("T")
+
+NOBODY = -1
+NO_GENERATION, OUTDATED, CURRENT = -1, 0, 1
+"""Generations are told apart by nothing but whether they are the group's present one."""
+NO_MEMBER = 0
+OPENING = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the publish thread keeps to; each is on in the product."""
+
+    generation: bool = True
+    """Offsets go only under a membership that has a generation and a member id."""
+    member: bool = True
+    """The member id must be that of every epoch in the run."""
+    ended: bool = True
+    """No epoch of the run may have ended."""
+    trust_committed: bool = True
+    """After anything unclear the committed offset says what is done; without: it counts as not done."""
+    fresh_producer: bool = True
+    """A producer that failed is replaced; without: aborted and used again."""
+    id_before_offset: bool = True
+    """An epoch's member id is read before the offset that it begins at."""
+    wait_for_pending: bool = True
+    """The committed offset is told only when no transaction on its partition is pending."""
+    ask_futures: bool = True
+    """Every message's future is asked before the commit."""
+    alone: bool = True
+    """Only the publish thread writes offsets, and only in transactions; without: the position is committed beside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How large the world is, and how often each fault may happen."""
+
+    partitions: int = 1
+    records: int = 2
+    freezes: int = 1
+    rebalances: int = 1
+    unknown: int = 1
+    timeouts: int = 1
+    expiries: int = 0
+    leaves: int = 1
+
+
+class Lane(NamedTuple):
+    member: int
+    at: int = OPENING
+
+
+class Item(NamedTuple):
+    partition: int
+    offset: int
+    member: int
+    ended: bool = False
+
+
+Offsets: TypeAlias = tuple[int, ...]
+"""An offset a partition; -1 for none."""
+
+
+class Transaction(NamedTuple):
+    items: tuple[Item, ...]
+    offsets: Offsets
+
+
+class Worker(NamedTuple):
+    phase: str = "idle"
+    frozen: bool = False
+    gone: bool = False
+    generation: int = NO_GENERATION
+    member: int = NO_MEMBER
+    callbacks: bool = False
+    """The client has a new assignment and its callbacks have not run yet."""
+    lanes: tuple[Lane | None, ...] = ()
+    run: tuple[Item, ...] = ()
+    metadata: tuple[int, int] = (NO_GENERATION, NO_MEMBER)
+    asked: tuple[int, int, int] = (0, 0, 0)
+    """The question to the broker in progress: partition, the epoch's member id, the answer (without a rule)."""
+    leftover: Offsets = ()
+    """Offsets that a producer still holds of a transaction that it aborted."""
+    beside: Offsets = ()
+    """Positions that the poll thread is about to commit by itself (without a rule)."""
+
+
+class Broker(NamedTuple):
+    visible: Offsets
+    """How many records of each partition have their outcomes where readers see them."""
+    committed: Offsets
+    members: tuple[int, ...]
+    owners: tuple[int, ...]
+    transactions: tuple[Transaction | None, ...]
+    fenced: tuple[bool, ...]
+
+
+class World(NamedTuple):
+    workers: tuple[Worker, ...]
+    broker: Broker
+    faults: tuple[int, ...]
+    """How often each may still happen: see FAULTS."""
+    wrong: str = ""
+
+
+FREEZE, REBALANCE, UNKNOWN, TIMEOUT, EXPIRY, LEAVE = range(6)
+Step: TypeAlias = tuple[str, World]
+NAMES = "AB"
+
+
+class Protocol:
+    """All steps that can be taken from a world."""
+
+    def __init__(self, rules: Rules, size: Size) -> None:
+        self.rules = rules
+        self.size = size
+        self._none: Offsets = (-1,) * size.partitions
+
+    def start(self) -> World:
+        """A is the group's only member and has everything; B has not joined yet. Nothing is committed."""
+        size = self.size
+        epoch = Lane(1 if self.rules.id_before_offset else NO_MEMBER)
+        blank = Worker(lanes=(None,) * size.partitions, leftover=self._none, beside=self._none)
+        first = blank._replace(generation=CURRENT, member=1, lanes=(epoch,) * size.partitions)
+        broker = Broker(
+            visible=(0,) * size.partitions,
+            committed=(0,) * size.partitions,
+            members=(1, NO_MEMBER),
+            owners=(0,) * size.partitions,
+            transactions=(None, None),
+            fenced=(False, False),
+        )
+        faults = (size.freezes, size.rebalances, size.unknown, size.timeouts, size.expiries, size.leaves)
+        return World((first, blank), broker, faults)
+
+    def wrong(self, world: World) -> str:
+        return world.wrong
+
+    def done(self, world: World) -> bool:
+        return all(offset == self.size.records for offset in (*world.broker.visible, *world.broker.committed))
+
+    def steps(self, world: World) -> Iterator[Step]:
+        for text, after in self._steps(world):
+            yield text, after._replace(**_renumbered(after))
+
+    def _steps(self, world: World) -> Iterator[Step]:
+        yield from self._rebalances(world)
+        for number, worker in enumerate(world.workers):
+            if worker.gone:
+                continue
+            if world.broker.transactions[number] is not None and world.faults[TIMEOUT]:
+                after = _use(world, TIMEOUT)
+                yield f"the broker times out {NAMES[number]}'s transaction", _fence(after, number)
+            if worker.frozen:
+                yield f"{NAMES[number]} wakes", _with(world, number, worker._replace(frozen=False))
+                if world.broker.members[number]:
+                    yield f"the group expels {NAMES[number]}", _put_out(world, number)
+                continue
+            if world.faults[FREEZE]:
+                yield f"{NAMES[number]} freezes", _with(_use(world, FREEZE), number, worker._replace(frozen=True))
+            yield from self._membership(world, number, worker)
+            for text, after in self._publish(world, number, worker):
+                yield f"{NAMES[number]} {text}", after
+
+    # ---- the group ----------------------------------------------------------------------------------------------
+
+    def _rebalances(self, world: World) -> Iterator[Step]:
+        """A generation begins when every member has joined, which each does once it has lived through the last."""
+        broker = world.broker
+        members = [number for number, member in enumerate(broker.members) if member]
+        if not members or not all(_settled(world, number) for number in members):
+            return
+        if NOBODY in broker.owners:
+            yield from self._assignments(world, members, "gives what nobody has")
+        elif world.faults[REBALANCE]:
+            yield from self._assignments(_use(world, REBALANCE), members, "rebalances")
+
+    def _assignments(self, world: World, members: list[int], what: str) -> Iterator[Step]:
+        """Cooperative: a partition that moves is nobody's for one generation."""
+        owners = world.broker.owners
+        keep = len(members) == 1 or NOBODY in owners
+        choices = [members if owner == NOBODY else [owner] if keep else [owner, NOBODY] for owner in owners]
+        for chosen in product(*choices):
+            told = ", ".join("nobody" if owner == NOBODY else NAMES[owner] for owner in chosen)
+            yield f"the group {what}: {told}", _next_generation(world, chosen)
+
+    def _membership(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        """The client's I/O thread, and the poll thread."""
+        broker, name = world.broker, NAMES[number]
+        known = bool(worker.member) and broker.members[number] == worker.member
+        if worker.callbacks:
+            yield f"{name}'s callbacks run", _with(world, number, self._call_back(worker, number, broker))
+            return
+        if known and worker.generation != CURRENT:
+            learnt = worker._replace(generation=CURRENT, callbacks=True)
+            yield f"{name} learns of the new generation", _with(world, number, learnt)
+            if worker.generation == OUTDATED:
+                reset = worker._replace(generation=NO_GENERATION)
+                yield (
+                    f"{name} is told that its generation is over, and keeps its member id",
+                    _with(world, number, reset),
+                )
+        if worker.member and not known:
+            nobody = worker._replace(generation=NO_GENERATION, member=NO_MEMBER)
+            yield f"{name} is told that it is no member, without a callback", _with(world, number, nobody)
+            yield (
+                f"{name} is told that it is no member, and loses its partitions",
+                _with(world, number, _drop_all(nobody)),
+            )
+        if not worker.member and all(_settled(world, other) for other, member in enumerate(broker.members) if member):
+            yield from self._join(world, number, worker)
+        if known and worker.generation >= 0 and any(lane and self._outdated(lane, worker) for lane in worker.lanes):
+            yield f"{name}'s poll begins epochs anew", _with(world, number, self._renew(worker))
+        for partition, offset in enumerate(worker.beside):
+            if offset >= 0:
+                yield (
+                    f"{name} commits its position {offset} of partition {partition} beside the transactions",
+                    self._commit_beside(world, number, worker, partition, offset),
+                )
+        if world.faults[LEAVE] and worker.phase == "idle" and number == 1 and broker.members[number]:
+            left = _put_out(_use(world, LEAVE), number)
+            yield f"{name} leaves the group and ends", _with(left, number, _drop_all(worker)._replace(gone=True))
+
+    def _join(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        broker = world.broker
+        member = 1 + max(_ids(world, number))
+        members = _put(broker.members, number, member)
+        joined = world._replace(broker=broker._replace(members=members))
+        for text, after in self._assignments(joined, [n for n, known in enumerate(members) if known], "has"):
+            entered = worker._replace(generation=CURRENT, member=member, callbacks=True)
+            yield f"{NAMES[number]} joins as member {member}; {text}", _with(after, number, entered)
+
+    def _call_back(self, worker: Worker, number: int, broker: Broker) -> Worker:
+        """Revoked and assigned by comparison with what the client holds: what it kept is not called back."""
+        for partition, owner in enumerate(broker.owners):
+            held = worker.lanes[partition] is not None
+            if held and owner != number:
+                worker = _end(worker, partition)
+            elif owner == number and not held:
+                worker = self._begin(worker, partition)
+        return worker._replace(callbacks=False)
+
+    def _outdated(self, lane: Lane, worker: Worker) -> bool:
+        return lane.member not in (worker.member, NO_MEMBER)
+
+    def _renew(self, worker: Worker) -> Worker:
+        for partition, lane in enumerate(worker.lanes):
+            if lane is not None and self._outdated(lane, worker):
+                worker = self._begin(_end(worker, partition), partition)
+        return worker
+
+    def _begin(self, worker: Worker, partition: int) -> Worker:
+        lane = Lane(worker.member if self.rules.id_before_offset else NO_MEMBER)
+        return worker._replace(lanes=_put(worker.lanes, partition, lane))
+
+    def _commit_beside(self, world: World, number: int, worker: Worker, partition: int, offset: int) -> World:
+        broker = world.broker
+        if worker.generation == CURRENT and worker.member == broker.members[number]:
+            pending = tuple(
+                open_ and open_._replace(offsets=_put(open_.offsets, partition, -1)) for open_ in broker.transactions
+            )
+            committed = _put(broker.committed, partition, offset)
+            world = world._replace(broker=broker._replace(committed=committed, transactions=pending))
+        return _with(world, number, worker._replace(beside=_put(worker.beside, partition, -1)))
+
+    # ---- the publish thread ---------------------------------------------------------------------------------------
+
+    def _publish(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        if worker.phase == "idle":
+            yield from self._ask(world, number, worker)
+            yield from self._send(world, number, worker)
+        elif worker.phase == "asking":
+            yield from self._answer(world, number, worker)
+        elif worker.phase == "sent":
+            yield from self._check(world, number, worker)
+        elif worker.phase == "checked":
+            yield from self._send_offsets(world, number, worker)
+        elif worker.phase == "offsets sent":
+            yield from self._commit(world, number, worker)
+        elif worker.phase == "failed":
+            yield from self._recover(world, number, worker)
+        else:
+            yield from self._reconcile(world, number, worker)
+
+    def _ask(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        """`committed`, first half: who are we? (Without the rule: what is committed?)"""
+        for partition, lane in enumerate(worker.lanes):
+            if lane is None or lane.at != OPENING:
+                continue
+            if self.rules.id_before_offset:
+                if worker.generation >= 0 and worker.member == lane.member:
+                    asking = worker._replace(phase="asking", asked=(partition, lane.member, OPENING))
+                    yield f"asks what is committed of partition {partition}", _with(world, number, asking)
+                    return  # which of them is asked first changes nothing
+            elif not self._pending(world, partition):
+                offset = world.broker.committed[partition]
+                asking = worker._replace(phase="asking", asked=(partition, NO_MEMBER, offset))
+                yield f"is told that {offset} of partition {partition} is committed", _with(world, number, asking)
+
+    def _answer(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        """`committed`, second half; the poll thread opens the lane there, if its epoch is still the same."""
+        partition, member, offset = worker.asked
+        if self.rules.id_before_offset:
+            if self._pending(world, partition):
+                return
+            offset = world.broker.committed[partition]
+        elif worker.generation >= 0:
+            member = worker.member
+        else:
+            return
+        lane, idle = worker.lanes[partition], worker._replace(phase="idle", asked=(0, 0, 0))
+        if lane is not None and lane.at == OPENING and lane.member in (member, NO_MEMBER):
+            idle = idle._replace(lanes=_put(idle.lanes, partition, Lane(member, offset)))
+            if not self.rules.alone:
+                idle = idle._replace(beside=_put(idle.beside, partition, offset))
+        yield f"begins partition {partition} at {offset} as member {member}", _with(world, number, idle)
+
+    def _send(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        """Begin a transaction and send the outcomes of one record of each partition that takes part."""
+        ready = [
+            Item(partition, lane.at, lane.member)
+            for partition, lane in enumerate(worker.lanes)
+            if lane is not None and OPENING < lane.at < self.size.records
+        ]
+        for wanted in product((True, False), repeat=len(ready)):
+            items = tuple(item for item, want in zip(ready, wanted, strict=True) if want)
+            if not items:
+                continue
+            told = ", ".join(f"{item.partition}:{item.offset}" for item in items)
+            sent = worker._replace(phase="sent", run=items)
+            if world.broker.fenced[number]:
+                yield f"is fenced when it sends {told}", _with(world, number, _failed(sent))
+                continue
+            yield f"sends {told}", _with(_open(world, number, Transaction(items, self._none)), number, sent)
+            if world.faults[EXPIRY]:
+                expired = _open(_use(world, EXPIRY), number, Transaction(items[1:], self._none))
+                after = _failed(sent) if self.rules.ask_futures else sent
+                yield f"sends {told}, of which the first expires", _with(expired, number, after)
+
+    def _check(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        """The membership is read now, and compared with every epoch of the run."""
+        rules, refused = self.rules, False
+        if rules.generation and (worker.generation < 0 or not worker.member):
+            refused = True
+        if rules.member and any(item.member != worker.member for item in worker.run):
+            refused = True
+        if rules.ended and any(item.ended for item in worker.run):
+            refused = True
+        if refused:
+            yield "refuses to commit", _with(world, number, _failed(worker))
+        else:
+            checked = worker._replace(phase="checked", metadata=(worker.generation, worker.member))
+            yield "reads its membership", _with(world, number, checked)
+
+    def _send_offsets(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        broker, (generation, member) = world.broker, worker.metadata
+        offsets = worker.leftover
+        for item in worker.run:
+            offsets = _put(offsets, item.partition, item.offset + 1)
+        failed = _failed(worker)
+        transaction = broker.transactions[number]
+        if broker.fenced[number] or transaction is None:
+            yield "is fenced when it sends offsets", _with(world, number, failed)
+            return
+        unchecked = generation < 0 and (not member or not any(broker.members))
+        if not unchecked and (generation != CURRENT or member != broker.members[number]):
+            if not self.rules.fresh_producer:
+                failed = failed._replace(leftover=offsets)
+            yield "has its offsets refused", _with(world, number, failed)
+            return
+        after = _open(world, number, transaction._replace(offsets=offsets))
+        told = failed._replace(phase="offsets sent", run=worker.run, leftover=self._none)
+        yield "has its offsets taken", _with(after, number, told)
+
+    def _commit(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        failed = _with(world, number, _failed(worker))
+        if world.broker.fenced[number]:
+            yield "is fenced when it commits", failed
+            return
+        committed = self._apply(world, number)
+        done = worker._replace(phase="idle", run=())
+        for item in worker.run:
+            if not item.ended:
+                done = done._replace(lanes=_put(done.lanes, item.partition, Lane(item.member, item.offset + 1)))
+        yield "commits", _with(committed, number, done)
+        if world.faults[UNKNOWN]:
+            yield "does not hear whether its commit happened: it did not", _use(failed, UNKNOWN)
+            unheard = _with(_use(committed, UNKNOWN), number, _failed(worker))
+            yield "does not hear whether its commit happened: it did", unheard
+
+    def _apply(self, world: World, number: int) -> World:
+        """The transaction's records and offsets are there for everyone. What must never be is noted."""
+        broker, wrong = world.broker, world.wrong
+        transaction = broker.transactions[number]
+        assert transaction is not None
+        visible, committed = list(broker.visible), list(broker.committed)
+        for item in transaction.items:
+            if item.offset < visible[item.partition]:
+                wrong = f"partition {item.partition}: record {item.offset} is published twice"
+            elif item.offset > visible[item.partition]:
+                wrong = f"partition {item.partition}: record {item.offset} comes before those in front of it"
+            visible[item.partition] = item.offset + 1
+        for partition, offset in enumerate(transaction.offsets):
+            if offset >= 0:
+                committed[partition] = offset
+                if offset > visible[partition]:
+                    wrong = f"partition {partition}: record {visible[partition]} is lost"
+        after = broker._replace(
+            visible=tuple(visible), committed=tuple(committed), transactions=_put(broker.transactions, number, None)
+        )
+        return world._replace(broker=after, wrong=wrong)
+
+    def _recover(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        """Another producer under the same id: what the old one left open is aborted before it can do anything."""
+        broker = world.broker
+        mended = broker._replace(
+            transactions=_put(broker.transactions, number, None), fenced=_put(broker.fenced, number, False)
+        )
+        leftover = self._none if self.rules.fresh_producer or broker.fenced[number] else worker.leftover
+        phase = "reconcile 0" if self.rules.trust_committed else "idle"
+        after = worker._replace(phase=phase, run=(), leftover=leftover)
+        yield "takes its transactional id again", _with(world._replace(broker=mended), number, after)
+
+    def _reconcile(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
+        """One partition after the other: what is committed is done; an offset that can't be ours ends the epoch."""
+        partition = int(worker.phase.split()[1])
+        further = "idle" if partition + 1 == self.size.partitions else f"reconcile {partition + 1}"
+        lane, after = worker.lanes[partition], worker._replace(phase=further)
+        if lane is None or lane.at == OPENING:
+            yield f"has nothing of partition {partition}", _with(world, number, after)
+        elif worker.generation >= 0 and worker.member == lane.member and not self._pending(world, partition):
+            offset = world.broker.committed[partition]
+            if offset < lane.at:
+                after = self._begin(_end(after, partition), partition)
+            else:
+                after = after._replace(lanes=_put(after.lanes, partition, Lane(lane.member, offset)))
+            yield f"goes on with partition {partition} at {offset}", _with(world, number, after)
+
+    def _pending(self, world: World, partition: int) -> bool:
+        if not self.rules.wait_for_pending:
+            return False
+        return any(open_ is not None and open_.offsets[partition] >= 0 for open_ in world.broker.transactions)
+
+
+def _settled(world: World, number: int) -> bool:
+    """Has this member lived through the group's present generation, and can it join the next?"""
+    worker, broker = world.workers[number], world.broker
+    current = worker.generation == CURRENT and worker.member == broker.members[number]
+    return current and not worker.frozen and not worker.callbacks
+
+
+def _next_generation(world: World, owners: tuple[int, ...]) -> World:
+    """What anybody knows of the group, or holds of it in hand, is of the last generation from now on."""
+    workers = tuple(
+        worker._replace(
+            generation=min(worker.generation, OUTDATED),
+            metadata=(min(worker.metadata[0], OUTDATED), worker.metadata[1]),
+        )
+        for worker in world.workers
+    )
+    return world._replace(workers=workers, broker=world.broker._replace(owners=owners))
+
+
+def _ids(world: World, number: int) -> tuple[int, ...]:
+    """Every member id of this worker that anybody still knows."""
+    worker = world.workers[number]
+    lanes = [lane.member for lane in worker.lanes if lane is not None]
+    in_hand = (worker.metadata[1], worker.asked[1], *(item.member for item in worker.run))
+    return (world.broker.members[number], worker.member, *lanes, *in_hand)
+
+
+def _renumbered(world: World) -> dict[str, object]:
+    """Worlds that differ by nothing but the numbers of their member ids are one."""
+    workers, members = list(world.workers), list(world.broker.members)
+    for number, worker in enumerate(workers):
+        names = {NO_MEMBER: NO_MEMBER}
+        for member in _ids(world, number):
+            names.setdefault(member, len(names))
+        if all(old == new for old, new in names.items()):
+            continue
+        members[number] = names[members[number]]
+        workers[number] = worker._replace(
+            member=names[worker.member],
+            lanes=tuple(lane and lane._replace(member=names[lane.member]) for lane in worker.lanes),
+            run=tuple(item._replace(member=names[item.member]) for item in worker.run),
+            metadata=(worker.metadata[0], names[worker.metadata[1]]),
+            asked=(worker.asked[0], names[worker.asked[1]], worker.asked[2]),
+        )
+    return {"workers": tuple(workers), "broker": world.broker._replace(members=tuple(members))}
+
+
+def _put_out(world: World, number: int) -> World:
+    owners = tuple(NOBODY if owner == number else owner for owner in world.broker.owners)
+    members = _put(world.broker.members, number, NO_MEMBER)
+    return world._replace(broker=world.broker._replace(members=members, owners=owners))
+
+
+def _fence(world: World, number: int) -> World:
+    broker = world.broker
+    return world._replace(
+        broker=broker._replace(
+            transactions=_put(broker.transactions, number, None), fenced=_put(broker.fenced, number, True)
+        )
+    )
+
+
+def _open(world: World, number: int, transaction: Transaction) -> World:
+    transactions = _put(world.broker.transactions, number, transaction)
+    return world._replace(broker=world.broker._replace(transactions=transactions))
+
+
+def _end(worker: Worker, partition: int) -> Worker:
+    run = tuple(item._replace(ended=True) if item.partition == partition else item for item in worker.run)
+    return worker._replace(
+        run=run, lanes=_put(worker.lanes, partition, None), beside=_put(worker.beside, partition, -1)
+    )
+
+
+def _failed(worker: Worker) -> Worker:
+    return worker._replace(phase="failed", run=(), metadata=(NO_GENERATION, NO_MEMBER))
+
+
+def _drop_all(worker: Worker) -> Worker:
+    for partition in range(len(worker.lanes)):
+        worker = _end(worker, partition)
+    return worker
+
+
+def _with(world: World, number: int, worker: Worker) -> World:
+    return world._replace(workers=_put(world.workers, number, worker))
+
+
+def _use(world: World, fault: int) -> World:
+    return world._replace(faults=_put(world.faults, fault, world.faults[fault] - 1))
+
+
+def _put(items: tuple[T, ...], place: int, item: T) -> tuple[T, ...]:
+    return (*items[:place], item, *items[place + 1 :])
