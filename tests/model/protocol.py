@@ -4,7 +4,7 @@ Small on purpose, so that every order of steps can be tried. What stands for wha
 
 | here | there |
 |---|---|
-| `Lane` | an `Epoch` (its member id, whether it has ended) with its lane in the ledger (`at`: not committed from here on) |
+| `Lane` | an `Epoch` (its member id) with its lane in the ledger (`at`: not committed from here on) |
 | `Item` | one record of a `Run`; it keeps the epoch that it was taken under |
 | `Worker.phase` | where the publish thread is: `Publishing.step`, `KafkaPublisher._publish`, `recover`, `committed` |
 | `Worker.generation`, `member` | what kafka-python's `group_metadata()` would say at this moment |
@@ -170,7 +170,7 @@ class Protocol:
 
     def steps(self, world: World) -> Iterator[Step]:
         for text, after in self._steps(world):
-            yield text, after._replace(**_renumbered(after))
+            yield text, _renumbered(after)
 
     def _steps(self, world: World) -> Iterator[Step]:
         yield from self._rebalances(world)
@@ -498,7 +498,7 @@ def _ids(world: World, number: int) -> tuple[int, ...]:
     return (world.broker.members[number], worker.member, *lanes, *in_hand)
 
 
-def _renumbered(world: World) -> dict[str, object]:
+def _renumbered(world: World) -> World:
     """Worlds that differ by nothing but the numbers of their member ids are one."""
     workers, members = list(world.workers), list(world.broker.members)
     for number, worker in enumerate(workers):
@@ -515,7 +515,7 @@ def _renumbered(world: World) -> dict[str, object]:
             metadata=(worker.metadata[0], names[worker.metadata[1]]),
             asked=(worker.asked[0], names[worker.asked[1]], worker.asked[2]),
         )
-    return {"workers": tuple(workers), "broker": world.broker._replace(members=tuple(members))}
+    return world._replace(workers=tuple(workers), broker=world.broker._replace(members=tuple(members)))
 
 
 def _put_out(world: World, number: int) -> World:
