@@ -17,7 +17,7 @@ def settings(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Bring the table between this Markdown file's settings markers up to date, instead.",
+            help="Bring the tables of settings and metrics between this Markdown file's markers up to date, instead.",
         ),
     ] = None,
 ) -> None:
@@ -25,10 +25,12 @@ def settings(
 
     What they are set to, and whether that works, is [bold]tagstream check[/].
     """
-    from workers.settings import fill as filled
+    from workers import metrics
+    from workers import settings as variables
 
     for path in fill or []:
-        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+        page = variables.fill(path.read_text(encoding="utf-8"))
+        path.write_text(metrics.fill(page), encoding="utf-8")
     if not fill:
         screen.console().print(_table())
 

@@ -1,0 +1,33 @@
+"""The page that lists every metric."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workers import metrics
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
+
+
+def test_the_table_of_metrics_is_up_to_date() -> None:
+    """`tagstream settings --fill docs/metrics.md` mends this."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert metrics.BEGIN in text
+    assert metrics.fill(text) == text
+
+
+def test_every_metric_has_a_row_with_its_labels_and_its_meaning() -> None:
+    table = metrics.markdown().splitlines()
+    assert len(table) == 2 + len(metrics.ALL)
+    for row, metric in zip(table[2:], metrics.ALL, strict=True):
+        assert metric.name in row
+        assert metric.meaning
+        assert all(f"`{label}`" in row for label in metric.labels)
+
+
+def test_a_counter_is_named_as_prometheus_shows_it() -> None:
+    assert "| `tagstream_runs_published_total` | counter |" in metrics.markdown()
+
+
+def test_a_page_without_markers_is_left_alone() -> None:
+    assert metrics.fill("nothing here") == "nothing here"
