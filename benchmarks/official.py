@@ -24,6 +24,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.ram.config import AnyConfig, from_json
 from workers.models.ram.keys import plan
+from workers.models.ram.random_bundle import made_up_vocabulary
 from workers.vocabulary import Pixels
 
 
@@ -58,10 +59,7 @@ class Official:
 
     def _prepare(self, folder: Path, bundle: Bundle, pictures: Sequence[Pixels]) -> None:
         config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
-        if bundle.manifest.kind == "tag2text":
-            (folder / "tokenizer").mkdir()
-            (folder / "tokenizer" / "vocab.txt").write_bytes(bundle.vocabulary.read_bytes())
-            (folder / "tokenizer" / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+        _write_tokenizer(folder / "tokenizer", bundle)
         np.save(folder / "pictures.npy", _normalised(bundle, pictures))
         shapes = self._ask(
             do="make",
@@ -130,6 +128,15 @@ def official_weights(bundle: Bundle, config: AnyConfig, shapes: Mapping[str, Seq
             piece = whole if target.blocks == 1 else whole.chunk(target.blocks)[target.block]
             tensors[name] = piece.reshape(list(shapes[name])).clone()
     return tensors
+
+
+def _write_tokenizer(folder: Path, bundle: Bundle) -> None:
+    """Every official model wants one, and would fetch it; a tagger never uses it, so a made-up one does."""
+    folder.mkdir()
+    own = bundle.manifest.kind == "tag2text"
+    tokens = bundle.vocabulary.read_text(encoding="utf-8") if own else "\n".join(made_up_vocabulary())
+    (folder / "vocab.txt").write_text(tokens, encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
 
 
 def _normalised(bundle: Bundle, pictures: Sequence[Pixels]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -45,9 +45,10 @@ class Program:
         models = import_module("ram.models")
         torch.set_num_threads(threads)
         maker, vit = MAKERS[kind]
-        local = self.folder / "tokenizer"
-        tokenizer = {"text_encoder_type": str(local)} if local.exists() else {}
-        model = getattr(models, maker)(pretrained="", image_size=image_size, vit=vit, **tokenizer).eval()
+        tokenizer = str(self.folder / "tokenizer")
+        model = getattr(models, maker)(
+            pretrained="", image_size=image_size, vit=vit, text_encoder_type=tokenizer
+        ).eval()
         model.tag_list = np.array(labels)
         model.tag_list_chinese = model.tag_list
         model.delete_tag_index = []

@@ -31,7 +31,7 @@ import torch
 class Model(torch.nn.Module):
     def __init__(self, **asked):
         super().__init__()
-        assert asked["vit"] == "swin_l" and asked["pretrained"] == ""
+        assert asked["vit"] == "swin_l" and asked["pretrained"] == "" and asked["text_encoder_type"]
         self.register_buffer("label_embed", torch.zeros(60, 512))
 
     def generate_tag(self, image):
