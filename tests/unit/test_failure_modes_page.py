@@ -1,0 +1,31 @@
+"""The pages for whoever runs a worker name only what there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from schemas.dead_letter import REASONS
+from workers import metrics
+from workers.settings import FIELDS, variable
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = ("failure-modes.md", "backpressure.md", "delivery.md", "dead-letters.md", "metrics.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_variable_that_a_page_names_can_be_set(page: str) -> None:
+    named = set(re.findall(r"TAGSTREAM_[A-Z0-9_]+", (DOCS / page).read_text(encoding="utf-8")))
+    assert named <= {variable(field) for field in FIELDS}
+
+
+def test_every_metric_and_reason_that_the_page_of_faults_names_exists() -> None:
+    text = (DOCS / "failure-modes.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ")[2] for line in text.splitlines() if line.startswith("| ") and line.count(" | ") == 3]
+    named = {name for cell in cells for name in re.findall(r"`([a-z_]+)", cell)}
+    known = {metric.name.removeprefix("tagstream_") for metric in metrics.ALL}
+    assert {name.removesuffix("_total") for name in named} - {"metric"} <= known
+    assert len(named) > 10
+    assert set(re.findall(r'reason="([a-z-]+)"', text)) <= {*REASONS, "stale", "gone", "superseded"}
