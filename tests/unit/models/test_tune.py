@@ -41,6 +41,7 @@ class Model:
     labels: Sequence[str] = ("cat",)
     translations: Mapping[str, Sequence[str]] = {}
     thresholds: Sequence[float] = (0.5,)
+    profiles: Mapping[str, Sequence[float]] = {}
     floor = 0.0
 
     def __init__(self, world: World, precision: Precision) -> None:
