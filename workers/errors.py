@@ -28,6 +28,9 @@ class Rejected(TagstreamError):
         self.reason = reason
         self.detail = detail
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return Rejected, (self.stage, self.reason, self.detail)
+
 
 class Gone(TagstreamError):
     """The object does not exist (any more). Becomes a skip `gone`."""
@@ -51,6 +54,14 @@ class Unavailable(TagstreamError):
         self.neighbour = neighbour
         self.detail = detail
         self.forbidden = forbidden
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _unavailable, (self.neighbour, self.detail, self.forbidden)
+
+
+def _unavailable(neighbour: str, detail: str, forbidden: bool) -> Unavailable:
+    """Between processes a backend's own subclass travels as what its port promises."""
+    return Unavailable(neighbour, detail, forbidden=forbidden)
 
 
 class Unpublished(TagstreamError):

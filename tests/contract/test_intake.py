@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 
 from schemas.image_event import ImageEvent
+from tests.contract.distant_store import reached_from_afar
 from tests.unit.intake.pictures import encoded, noise, png_bomb, ramp
 from workers.backends.memory import MemoryObjectStore
 from workers.errors import Broken, Gone, Rejected, Superseded, TagstreamError, Unavailable
-from workers.intake import InlineIntake, Limits, ThreadIntake
+from workers.intake import InlineIntake, Limits, ProcessIntake, ThreadIntake
 from workers.intake.transform import apply
-from workers.ports import Intake, ObjectStore
+from workers.ports import Intake
 from workers.vocabulary import Coordinates, Epoch, Job, Partition, Transform
 
 SQUASH, CROP = Transform(32), Transform(24, "crop", 28, "bicubic")
@@ -26,12 +27,16 @@ EPOCH = Epoch(Partition("images", 0), "member")
 Make: TypeAlias = Callable[..., Intake]
 
 
-def inline(store: ObjectStore, limits: Limits) -> Intake:
+def inline(store: MemoryObjectStore, limits: Limits) -> Intake:
     return InlineIntake(store, (SQUASH, CROP), limits)
 
 
-def threads(store: ObjectStore, limits: Limits) -> Intake:
+def threads(store: MemoryObjectStore, limits: Limits) -> Intake:
     return ThreadIntake(store, (SQUASH, CROP), limits, fetch_threads=4, decode_threads=2)
+
+
+def processes(store: MemoryObjectStore, limits: Limits) -> Intake:
+    return ProcessIntake(reached_from_afar(store), (SQUASH, CROP), limits, fetch_threads=4, children=2)
 
 
 @pytest.fixture
@@ -41,7 +46,7 @@ def store() -> MemoryObjectStore:
     return store
 
 
-@pytest.fixture(params=[inline, threads])
+@pytest.fixture(params=[inline, threads, processes])
 def make(request: pytest.FixtureRequest, store: MemoryObjectStore) -> Iterator[Make]:
     made: list[Intake] = []
 
@@ -148,7 +153,9 @@ def test_a_wrong_ending_does_not_matter(intake: Intake, store: MemoryObjectStore
 def test_the_stores_fault_arrives_as_it_is(intake: Intake, store: MemoryObjectStore, error: TagstreamError) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))
     store.fail("photos", "a", error, times=1)
-    assert intake.fetch(job("a")).exception(10) is error
+    arrived = intake.fetch(job("a")).exception(10)
+    assert (type(arrived), str(arrived)) == (type(error), str(error))
+    assert getattr(arrived, "forbidden", None) == getattr(error, "forbidden", None)
     assert intake.fetch(job("a")).exception(10) is None
 
 
@@ -204,6 +211,11 @@ def test_after_close_every_future_is_cancelled(intake: Intake, store: MemoryObje
             future.result(0)
 
 
+in_this_process = pytest.mark.parametrize("make", [inline, threads], indirect=True)
+"""Whoever breaks this process's decoders breaks no child's: tests/unit/intake/test_processes_deaths.py has its own."""
+
+
+@in_this_process
 def test_a_decoder_that_fails_on_a_good_picture_too_is_our_fault_and_not_the_pictures(
     intake: Intake, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +230,7 @@ def test_a_decoder_that_fails_on_a_good_picture_too_is_our_fault_and_not_the_pic
         intake.decode(fetched).result(10)
 
 
+@in_this_process
 def test_headers_that_can_not_be_read_are_blamed_after_a_good_one_was(
     intake: Intake, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
+from schemas.image_event import ImageEvent
 from workers.errors import Rejected
 from workers.intake.canary import Canary
 from workers.intake.formats import sniff
@@ -68,9 +70,17 @@ class Stages:
     def fetch(self, job: Job) -> Fetched:
         """Get the object, read and check its header. Errors as in `ports.Intake.fetch`."""
         try:
-            return self._fetched(job)
+            facts, body = self.read(job.event)
         except Rejected as error:
             raise _light(error) from None
+        return Fetched(facts, EncodedBytes(body))
+
+    def read(self, event: ImageEvent, codec: AbstractContextManager[object] | None = None) -> tuple[Facts, bytes]:
+        """As `fetch`, with the bytes in the open. A header is read inside `codec`, because decoders do that too."""
+        stored = self._get(event)
+        with codec or nullcontext():
+            header = self._header(stored.body)
+        return self._facts(stored, header), stored.body
 
     def decode(self, fetched: Fetched) -> Picture:
         """Decode and transform. Errors as in `ports.Intake.decode`.
@@ -78,20 +88,34 @@ class Stages:
         Raises:
             Broken: a picture known to be good can't be decoded either.
         """
-        handle = _handle(fetched)
+        handle = encoded(fetched)
         try:
-            return decode(handle.take(), fetched.facts.format, self._transforms)
+            return self.decode_bytes(handle.take(), fetched.facts.format)
         except Rejected as error:
-            self._canary.check(fetched.facts.format)
             raise _light(error) from None
 
-    def discard(self, fetched: Fetched) -> None:
-        _handle(fetched).drop()
+    def decode_bytes(self, body: bytes, name: str) -> Picture:
+        """As `decode`, of a picture whose header was read before."""
+        try:
+            return decode(body, name, self._transforms)
+        except Rejected:
+            self._canary.check(name)
+            raise
 
-    def _fetched(self, job: Job) -> Fetched:
-        stored = self._get(job)
-        header = self._header(stored.body)
-        facts = Facts(
+    def check(self, name: str | None) -> None:
+        """Decode a picture known to be good of this format; None: of every format that is taken.
+
+        Raises:
+            Broken: it can't be decoded.
+        """
+        for each in self._limits.formats if name is None else (name,):
+            self._canary.check(each)
+
+    def discard(self, fetched: Fetched) -> None:
+        encoded(fetched).drop()
+
+    def _facts(self, stored: StoredObject, header: Header) -> Facts:
+        return Facts(
             sha256=hashlib.sha256(stored.body).hexdigest(),
             etag=stored.etag,
             version_id=stored.version_id,
@@ -102,7 +126,6 @@ class Stages:
             height=header.height,
             decode_bytes=header.decode_bytes + self._turning * header.width * header.height,
         )
-        return Fetched(facts, EncodedBytes(stored.body))
 
     def _header(self, body: bytes) -> Header:
         try:
@@ -112,8 +135,8 @@ class Stages:
                 self._canary.check(sniff(body))
             raise
 
-    def _get(self, job: Job) -> StoredObject:
-        event, limits = job.event, self._limits
+    def _get(self, event: ImageEvent) -> StoredObject:
+        limits = self._limits
         if event.size is not None and event.size > limits.max_object_bytes:
             detail = f"{event.size} bytes by its event, at most {limits.max_object_bytes} are allowed"
             raise Rejected("fetch", "object-too-large", detail)
@@ -127,7 +150,8 @@ class Stages:
         )
 
 
-def _handle(fetched: Fetched) -> EncodedBytes:
+def encoded(fetched: Fetched) -> EncodedBytes:
+    """The handle of what this kind of intake fetched."""
     if not isinstance(fetched.handle, EncodedBytes):
         raise TypeError("this object was fetched by another intake")
     return fetched.handle

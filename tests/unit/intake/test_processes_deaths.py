@@ -1,0 +1,159 @@
+"""A decoder that hangs, swells or dies: what it costs, what it does not cost, and what is left behind."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.intake.deadly import (
+    DIES_ONCE,
+    EXITS,
+    FAILS,
+    GOOD,
+    HANGS,
+    HEADER_SEGFAULTS,
+    SEGFAULTS,
+    SWELLS,
+    DeadlyStore,
+    job,
+)
+from workers.errors import Broken, Rejected
+from workers.intake import ProcessIntake
+from workers.intake.limits import MIB
+from workers.vocabulary import Transform
+
+SMALL = Transform(8)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
+    made: list[ProcessIntake] = []
+
+    def build(*, canary_dies: bool = False, children: int = 1, decode_s: float = 1.0) -> ProcessIntake:
+        store = functools.partial(DeadlyStore, tmp_path, canary_dies)
+        made.append(
+            ProcessIntake(
+                store,
+                (SMALL,),
+                fetch_threads=4,
+                children=children,
+                decode_s=decode_s,
+                decode_memory_bytes=256 * MIB,
+            )
+        )
+        return made[-1]
+
+    yield build
+    for intake in made:
+        intake.close()
+
+
+def reason(error: BaseException | None) -> str:
+    assert isinstance(error, Rejected), error
+    assert error.stage == "decode"
+    return error.reason
+
+
+@pytest.mark.parametrize(
+    ("width", "verdict"),
+    [
+        (HANGS, "decode-timeout"),
+        (SEGFAULTS, "kills-decoder"),
+        (EXITS, "kills-decoder"),
+        (SWELLS, "decode-memory"),
+        (FAILS, "broken-image"),
+    ],
+)
+def test_a_deadly_picture_costs_itself_and_no_other(
+    make: Callable[..., ProcessIntake], width: int, verdict: str
+) -> None:
+    intake = make()
+    fetched = [intake.fetch(job(each, shade=shade)) for shade, each in enumerate([GOOD, width, GOOD, GOOD])]
+    decoded = [intake.decode(future.result(30)) for future in fetched]
+    fetching = [intake.fetch(job(GOOD)) for _ in range(6)]
+    assert reason(decoded[1].exception(30)) == verdict
+    for shade in (0, 2, 3):
+        assert (decoded[shade].result(30).pixels[SMALL] == (shade, 0, 0)).all()
+    assert all(future.result(30).facts.width == GOOD for future in fetching)
+
+
+def test_a_header_that_kills_is_blamed_and_the_fetches_beside_it_are_done_again(
+    make: Callable[..., ProcessIntake],
+) -> None:
+    intake = make()
+    futures = [intake.fetch(job(width)) for width in (GOOD, HEADER_SEGFAULTS, GOOD, GOOD)]
+    assert reason(futures[1].exception(30)) == "kills-decoder"
+    assert all(futures[each].result(30).facts.width == GOOD for each in (0, 2, 3))
+
+
+def test_a_child_that_something_else_kills_costs_no_picture(make: Callable[..., ProcessIntake]) -> None:
+    intake = make()
+    picture = intake.decode(intake.fetch(job(DIES_ONCE)).result(30)).result(30)
+    assert (picture.pixels[SMALL] == (7, 0, 0)).all()
+
+
+def test_no_picture_is_blamed_when_a_good_one_kills_the_decoder_too(make: Callable[..., ProcessIntake]) -> None:
+    intake = make(canary_dies=True)
+    fetched = intake.fetch(job(SEGFAULTS)).result(30)
+    with pytest.raises(Broken, match="known to be good"):
+        intake.decode(fetched).result(30)
+
+
+def test_the_nursery_is_started_again_when_it_dies(make: Callable[..., ProcessIntake]) -> None:
+    intake = make()
+    fetched = intake.fetch(job(GOOD)).result(30)
+    nursery = int(Path(f"/proc/{intake.pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    assert nursery != os.getpid()
+    os.kill(nursery, signal.SIGKILL)
+    assert (intake.decode(fetched).result(60).pixels[SMALL] == (7, 0, 0)).all()
+
+
+def test_two_hundred_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake]) -> None:
+    die_and_look(make(children=2), 200)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3600)
+def test_ten_thousand_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake]) -> None:
+    die_and_look(make(children=2), 10_000)
+
+
+def die_and_look(intake: ProcessIntake, deaths: int) -> None:
+    """Kill children at random moments while pictures are decoded; every one must come out right, and nothing stay."""
+    rng = random.Random(1)
+    decode(intake, 4)
+    before = holdings()
+    buried: set[int] = set()
+    while len(buried) < deaths:
+        for pid in intake.pids:
+            if pid not in buried:
+                os.kill(pid, signal.SIGKILL)
+                buried.add(pid)
+        if rng.random() < 0.1:
+            decode(intake, 4)
+        time.sleep(rng.random() * 0.01)
+    decode(intake, 4)
+    descriptors, threads, memory = (after - first for after, first in zip(holdings(), before, strict=True))
+    assert descriptors <= 2
+    assert threads <= 0
+    assert memory < 32 * MIB
+
+
+def decode(intake: ProcessIntake, count: int) -> None:
+    fetched = [intake.fetch(job(GOOD, shade=shade)) for shade in range(count)]
+    decoded = [intake.decode(future.result(60)) for future in fetched]
+    for shade, future in enumerate(decoded):
+        assert (future.result(60).pixels[SMALL] == (shade, 0, 0)).all()
+
+
+def holdings() -> tuple[int, int, int]:
+    """Descriptors, threads and bytes of memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), pages * os.sysconf("SC_PAGE_SIZE")
