@@ -34,8 +34,8 @@ class RecordSource(Protocol):
 
         Records of one partition come in offset order (offsets may have gaps). An epoch ends by itself when its
         partition is revoked or lost, or when the member id changes with or without a callback; a partition that we
-        still (or again) hold then starts a new epoch. Records are never of an ended epoch at the time of the poll,
-        nor of one that was not started.
+        still (or again) hold then starts a new epoch, as does one whose epoch the caller ended. Records are never of
+        an ended epoch at the time of the poll, nor of one that was not started.
 
         Raises:
             Misconfigured: a topic does not exist, or the group may not be joined.

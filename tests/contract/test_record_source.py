@@ -221,6 +221,18 @@ def test_a_member_id_that_changed_without_a_callback_ends_epochs_and_begins_new_
     assert [(record.offset, record.epoch.current) for record in again] == [(0, True), (1, True)]
 
 
+def test_an_epoch_that_was_ended_from_outside_begins_anew_while_the_partition_is_ours(world: World) -> None:
+    world.append(0, b"a")
+    source = world.source()
+    first = started(source)[0]
+    assert len(records_of(source, 1)) == 1
+    first.end()
+    _, fresh = poll_until(source, lambda _, epochs: bool(epochs))
+    assert [(epoch.partition, epoch.member_id) for epoch in fresh] == [(first.partition, first.member_id)]
+    source.start(fresh[0], 0)
+    assert [(record.value, record.epoch) for record in records_of(source, 1)] == [(b"a", fresh[0])]
+
+
 def test_a_pause_ends_with_its_epoch(world: World) -> None:
     source = world.source()
     started(source)

@@ -115,7 +115,7 @@ class KafkaRecordSource:
     def poll(self, timeout_s: float) -> Polled:
         self._require_topics()
         batches = self._fetch(timeout_s)
-        self._renew_after_new_member_id()
+        self._renew_ended()
         return Polled(tuple(self._records(batches)), self._collect())
 
     def start(self, epoch: Epoch, offset: int) -> None:
@@ -201,20 +201,22 @@ class KafkaRecordSource:
             return f"offset {offset} of {place} is out of range, and the broker does not say what it has"
         return out_of_range(place, offset, first, end)
 
-    def _renew_after_new_member_id(self) -> None:
-        """End what was assigned under another member id and begin it anew.
+    def _renew_ended(self) -> None:
+        """Begin anew what we still hold and may not go on with: of another member id, or ended by the publish thread.
 
         A member that was frozen for longer than its session can come back under a new id with the same partitions and
-        no callback, although others have worked on them meanwhile.
+        no callback, although others have worked on them meanwhile. And an epoch whose committed offset turned out to
+        be somebody else's has ended without its partition leaving us.
         """
         known = self._consumer.group_metadata()
         # Before the join is complete somebody else may still own, and commit for, what we believe to hold.
         if not known.member_id or known.generation_id < 0 or known.state != MemberState.STABLE:
             return
-        outdated = [tp for tp, epoch in list(self._epochs.items()) if epoch.member_id != known.member_id]
-        if outdated:
-            logger.warning("the member id has changed; beginning %d partitions anew", len(outdated))
-            self.take(outdated)
+        held = list(self._epochs.items())
+        ended = [tp for tp, epoch in held if epoch.member_id != known.member_id or not epoch.current]
+        if ended:
+            logger.warning("the member id or a committed offset has changed; beginning %d partitions anew", len(ended))
+            self.take(ended)
 
     def _records(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> Iterable[Record]:
         for partition, batch in batches.items():

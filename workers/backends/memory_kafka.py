@@ -84,7 +84,7 @@ class MemoryRecordSource:
             self._broker.join(self._group, member)
         self._broker.catch_up(self._group, member)
         for partition, epoch in list(member.assigned.items()):
-            if epoch.member_id != member.id:
+            if epoch.member_id != member.id or not epoch.current:
                 member.drop(partition)
                 member.assign(partition)
 
