@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from workers import metrics
 from workers.errors import Unpublished
@@ -17,7 +18,12 @@ _log = logging.getLogger(__name__)
 
 
 class Publishing:
-    """Takes runs from the ledger, publishes them, and finds out the truth after anything unclear."""
+    """Takes runs from the ledger, publishes them, and finds out the truth after anything unclear.
+
+    Args:
+        opening, opened: epochs that begin, and the offsets to begin at (see `Poller`).
+        ending: whether the process ends and nobody waits for the truth any more.
+    """
 
     def __init__(
         self,
@@ -26,12 +32,14 @@ class Publishing:
         options: WorkerOptions,
         opening: Inbox[Epoch],
         opened: Inbox[tuple[Epoch, int]],
+        ending: Callable[[], bool] = lambda: False,
     ) -> None:
         self._publisher = publisher
         self._line = line
         self._options = options
         self._opening = opening
         self._opened = opened
+        self._ending = ending
 
     def step(self) -> bool:
         """One turn; waits a moment when there is nothing to do. True when a run was published."""
@@ -55,13 +63,18 @@ class Publishing:
         return True
 
     def _open(self) -> None:
-        """Answer where newly assigned partitions are to be read from."""
-        for epoch in self._opening.take(1_000, 0):
+        """Answer where newly assigned partitions are to be read from.
+
+        An answer that does not come (a dead owner's transaction is pending) has cost seconds: the others wait for the
+        next turn, so that the partitions that we work on go on being published.
+        """
+        while epochs := self._opening.take(1, 0):
+            epoch = epochs[0]
             offset = self._publisher.committed(epoch) if epoch.current else None
             if offset is None and epoch.current:
                 self._opening.put(epoch)
-            else:
-                self._opened.put((epoch, -1 if offset is None else offset))
+                return
+            self._opened.put((epoch, -1 if offset is None else offset))
 
     def _reconcile(self) -> None:
         """A new producer under the same id, then the committed offsets decide what is still to be published."""
@@ -69,7 +82,7 @@ class Publishing:
         self._publisher.recover()
         for epoch in self._line.ledger.epochs():
             committed = None
-            while epoch.current and committed is None:
+            while epoch.current and committed is None and not self._ending():
                 committed = self._publisher.committed(epoch)
             if committed is not None:
                 gone = self._line.ledger.rewind(epoch, committed)

@@ -145,7 +145,7 @@ class Worker:
         opening: Inbox[Epoch] = Inbox()
         opened: Inbox[tuple[Epoch, int]] = Inbox()
         poller = Poller(source, line, self._options, opening, opened)
-        publishing = Publishing(publisher, line, self._options, opening, opened)
+        publishing = Publishing(publisher, line, self._options, opening, opened, self._drained.is_set)
         loops = {
             "recall": lambda: self._run_recall(line),
             "finish": lambda: self._run_finish(line),
@@ -178,6 +178,10 @@ class Worker:
             thread.join(_CLOSE_S if self._crashed is None else 1.0)
             if thread.is_alive():
                 _log.warning("the %s thread did not end in time", thread.name)
+        if self._crashed is None:
+            # What the last commits tell the cache comes after the recall thread's end.
+            left = line.recall_inbox.take(len(line.recall_inbox), 0)
+            line.recall([item for item in left if isinstance(item, Committed | Computed)])
 
     # ---- loops ------------------------------------------------------------------------------------------------
 
@@ -202,9 +206,6 @@ class Worker:
             items = line.recall_inbox.take(256, 0.2)
             if items:
                 line.recall(items)
-        if self._crashed is None:
-            left = line.recall_inbox.take(len(line.recall_inbox), 0)
-            line.recall([item for item in left if isinstance(item, Committed | Computed)])
 
     def _run_device(self) -> None:
         for model in self._models:
