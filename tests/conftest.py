@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# One thread a process, here and in what tests start: on a busy machine threads that wait for each other take ten times
+# as long. Before anything imports torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

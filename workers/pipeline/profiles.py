@@ -46,7 +46,8 @@ def default_profiles(tagger: Tagger | None) -> dict[str, Profile]:
 def read_profiles(tagger: Tagger | None, wanted: Mapping[str, object]) -> dict[str, Profile]:
     """Profiles from a mapping name → {"all": number, "labels": {tag name: number}}, beside the bundle's own.
 
-    One of the same name takes the place of the bundle's; each begins with the bundle's thresholds. `all` replaces every threshold, `labels` those of single tags; a threshold of 1 switches a tag off.
+    One of the same name takes the place of the bundle's; each begins with the bundle's thresholds. `all` replaces
+    every threshold, `labels` those of single tags; a threshold of 1 switches a tag off.
 
     Raises:
         Misconfigured: it has another shape, an unknown tag, or a number outside 0..1.
