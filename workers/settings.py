@@ -218,6 +218,12 @@ class Settings(BaseModel):
     formats: Annotated[Words, Field(min_length=1), AfterValidator(_check_formats)] = _setting(
         "Limits", DECODABLE, "Picture formats to decode, comma separated"
     )
+    decode_timeout_s: Seconds = _setting(
+        "Limits", 20.0, "Wall-clock of decoding one picture, with `processes` (`decode-timeout`)"
+    )
+    decode_memory: Bytes = _setting(
+        "Limits", ByteSize(2048 * MIB), "What decoding one picture may allocate, with `processes` (`decode-memory`)"
+    )
     retry_s: Seconds = _setting(
         "Limits", 5.0, "A GET's passing failures (5xx, resets) are retried for so long; then its partition waits"
     )
@@ -236,6 +242,9 @@ class Settings(BaseModel):
     fetch_threads: Annotated[int, Field(ge=1, le=1024)] = _setting("Tuning", 16, "GETs at the same time")
     decode_threads: Annotated[int, Field(ge=0, le=256)] = _setting(
         "Tuning", 0, "Decodes at the same time; 0: one for each processor"
+    )
+    intake: Annotated[Literal["threads", "processes"], BeforeValidator(_lower)] = _setting(
+        "Tuning", "threads", "Where pictures are decoded: `threads`, or `processes`, which a picture can't bring down"
     )
     run_outcomes: Annotated[int, Field(ge=1, le=10_000)] = _setting("Tuning", 500, "Most outcomes of one transaction")
     run_bytes: Bytes = _setting(
@@ -299,6 +308,8 @@ def _complaints(settings: Settings) -> Iterator[str]:
             yield f"the topic {topic!r} is both read and written: the worker would read its own output"
     if settings.max_object_bytes > settings.encoded_bytes:
         yield "TAGSTREAM_MAX_OBJECT_BYTES is above TAGSTREAM_ENCODED_BYTES: such an object could never be fetched"
+    if settings.intake == "processes" and settings.decode_timeout_s >= settings.wedged_s:
+        yield "TAGSTREAM_DECODE_TIMEOUT_S is not below TAGSTREAM_WEDGED_S: a decoder that hangs would end the worker"
 
 
 _DERIVED = {"otlp_traces", "otlp_metrics"}

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from workers import __version__
 from workers.backends.clock import SystemClock
 from workers.cli.neighbours import object_store, publisher, record_source, result_cache
 from workers.errors import Misconfigured, Unavailable
-from workers.intake import Limits, ThreadIntake
+from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.models.labels import read_names
 from workers.models.load import load_captioner, load_tagger
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.profiles import Profile, read_profiles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Captioner, Tagger
+from workers.ports import Captioner, Intake, Tagger
 from workers.settings import Settings
-from workers.vocabulary import Caption
+from workers.vocabulary import Caption, Transform
 
 logger = logging.getLogger(__name__)
 
@@ -54,23 +55,39 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
         Broken: the device does not start.
     """
     models = load_models(settings)
-    store = object_store(settings)
     return Worker(
         source=lambda: _patiently(lambda: record_source(settings), stopping),
         publisher=lambda source: _patiently(lambda: publisher(settings, source, transactional_id), stopping),
-        intake=ThreadIntake(
-            store,
-            _transforms(models),
-            limits(settings),
-            fetch_threads=settings.fetch_threads,
-            decode_threads=settings.decode_threads or processors(),
-        ),
+        intake=intake(settings, _transforms(models)),
         cache=result_cache(settings),
         tagger=models.tagger,
         captioner=models.captioner,
         template=models.template,
         clock=SystemClock(),
         options=worker_options(settings, models.tagger, transactional_id),
+    )
+
+
+def intake(settings: Settings, transforms: Sequence[Transform]) -> Intake:
+    """Where the settings want pictures to be fetched and decoded. A child process gets these settings as they are."""
+    decoders = settings.decode_threads or processors()
+    settings.require("s3_endpoint")
+    if settings.intake == "threads":
+        return ThreadIntake(
+            object_store(settings),
+            transforms,
+            limits(settings),
+            fetch_threads=settings.fetch_threads,
+            decode_threads=decoders,
+        )
+    return ProcessIntake(
+        functools.partial(object_store, settings),
+        transforms,
+        limits(settings),
+        fetch_threads=settings.fetch_threads,
+        children=decoders,
+        decode_s=settings.decode_timeout_s,
+        decode_memory_bytes=settings.decode_memory,
     )
 
 
@@ -99,7 +116,7 @@ def _bounded(model: AnyModel, settings: Settings) -> AnyModel:
     return model
 
 
-def _transforms(models: Loaded) -> list[Any]:
+def _transforms(models: Loaded) -> list[Transform]:
     return list(dict.fromkeys(model.transform for model in (models.tagger, models.captioner) if model is not None))
 
 

@@ -8,11 +8,14 @@ from typing import Any, cast
 
 import pytest
 
+from tests.unit.intake.deadly import job
 from workers.backends.result_cache import NoCache, RedisResultCache
 from workers.cli import composition, neighbours
 from workers.errors import Misconfigured, Unavailable
+from workers.intake import ProcessIntake, ThreadIntake
 from workers.ports import Tagger
 from workers.settings import Settings
+from workers.vocabulary import Transform
 
 TAGGER = cast(Tagger, SimpleNamespace(name="toy", labels=["cat", "dog"], thresholds=[0.5, 0.5], profiles={}))
 
@@ -81,6 +84,31 @@ def test_every_limit_and_bound_reaches_its_part() -> None:
     assert (options.max_ledger_bytes, options.max_jobs_ahead, options.drain_s) == (6, 7, 8)
     assert (options.unreadable_after_s, options.stall_s) == (9, 10)
     assert (options.encoded_budget_bytes, options.decoded_budget_bytes) == (30 * 1024 * 1024, 12)
+
+
+def test_the_intake_is_the_one_that_the_settings_name() -> None:
+    kinds: dict[str, type[ThreadIntake] | type[ProcessIntake]] = {"threads": ThreadIntake, "processes": ProcessIntake}
+    for name, kind in kinds.items():
+        made = settings(intake=name, s3_endpoint="http://127.0.0.1:1", decode_threads=1)
+        intake = composition.intake(made, [Transform(8)])
+        assert isinstance(intake, kind)
+        intake.close()
+
+
+def test_a_child_reads_from_the_store_of_the_settings() -> None:
+    made = settings(
+        intake="processes",
+        s3_endpoint="http://127.0.0.1:1",
+        s3_access_key="key",
+        s3_secret_key="secret",
+        s3_region="here",
+        decode_threads=1,
+        retry_s=0.1,
+    )
+    intake = composition.intake(made, [Transform(8)])
+    with pytest.raises(Unavailable, match="s3"):
+        intake.fetch(job(40)).result(60)
+    intake.close()
 
 
 def test_profiles_come_from_their_file(tmp_path: Path) -> None:
