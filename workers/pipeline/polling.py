@@ -15,6 +15,29 @@ _RECALL_BACKLOG = 1_000
 """Items before the recall thread beyond which no record is admitted."""
 
 
+class _Backlog:
+    """Records of one epoch that were polled and not admitted, and how many bytes they hold."""
+
+    __slots__ = ("bytes", "records")
+
+    def __init__(self) -> None:
+        self.records: deque[Record] = deque()
+        self.bytes = 0
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+        self.bytes += record.size
+
+    def next(self) -> Record:
+        record = self.records.popleft()
+        self.bytes -= record.size
+        return record
+
+    def clear(self) -> None:
+        self.records.clear()
+        self.bytes = 0
+
+
 class Poller:
     """Polls, opens partitions, admits records in offset order, pauses and resumes.
 
@@ -39,7 +62,7 @@ class Poller:
         self._options = options
         self._opening = opening
         self._opened = opened
-        self._backlog: dict[Epoch, deque[Record]] = {}
+        self._backlog: dict[Epoch, _Backlog] = {}
         self._paused: set[Partition] = set()
         self.admitting = True
         self.opening = 0
@@ -51,7 +74,7 @@ class Poller:
         self._begin(polled)
         self._open()
         for record in polled.records:
-            self._backlog.setdefault(record.epoch, deque()).append(record)
+            self._backlog.setdefault(record.epoch, _Backlog()).add(record)
         self._line.retry_due()
         if not self.admitting:
             self._backlog.clear()
@@ -102,14 +125,14 @@ class Poller:
         waiting = [epoch for epoch in self._backlog if self._may_admit(epoch)]
         while waiting:
             for epoch in list(waiting):
-                queue = self._backlog[epoch]
-                if self._line.take(queue.popleft()):
+                backlog = self._backlog[epoch]
+                if self._line.take(backlog.next()):
                     admitted += 1
                 else:
-                    queue.clear()
-                if not queue:
+                    backlog.clear()
+                if not backlog.records:
                     del self._backlog[epoch]
-                if not queue or not self._may_admit(epoch):
+                if not backlog.records or not self._may_admit(epoch):
                     waiting.remove(epoch)
         return admitted
 
@@ -126,7 +149,7 @@ class Poller:
     def _hold_back(self) -> None:
         """Pause the partitions whose backlog is above its share of the bound; resume below half of it."""
         share = self._options.max_polled_bytes / max(1, len(self._line.ledger.epochs()))
-        sizes = {epoch.partition: sum(r.size for r in queue) for epoch, queue in self._backlog.items()}
+        sizes = {epoch.partition: backlog.bytes for epoch, backlog in self._backlog.items()}
         if not self.admitting:
             full = {epoch.partition for epoch in self._line.ledger.epochs()}
         else:
