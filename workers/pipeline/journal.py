@@ -6,18 +6,24 @@ and runs alone. If the process dies again while a suspect runs alone, it was tha
 tried again. Nobody else is charged, nothing is shared with other workers, and a clean exit leaves the file empty.
 
 The file only has to outlive the process, not the machine, so nothing is synced to disk. It is appended to and
-rewritten when it has grown; a line that was cut off by the death is ignored.
+rewritten when it has grown; a line that was cut off by the death is ignored. A disk that is full later on does not stop
+the work: the file is emptied then, because one that misses who came through would condemn innocents.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from workers.errors import Misconfigured
 from workers.vocabulary import Coordinates
+
+_log = logging.getLogger(__name__)
 
 _IN_HAND, _ALONE, _SUSPECT, _LEFT = "+", "!", "?", "-"
 _REWRITE_BYTES = 256 * 1024
@@ -41,6 +47,7 @@ class Journal:
         self._path = path
         self._file: int | None = None
         self._size = 0
+        self._full = False
         if path is None:
             return
         try:
@@ -63,7 +70,7 @@ class Journal:
         with self._lock:
             mark = _ALONE if picture in self._suspects else _IN_HAND
             self._in_hand[picture] = mark
-            self._append(mark, picture)
+            self._note(mark, picture)
 
     def leave(self, picture: Coordinates) -> None:
         """It came through (or was dropped before anything happened to it); a suspect is cleared."""
@@ -71,9 +78,7 @@ class Journal:
             if self._in_hand.pop(picture, None) is None:
                 return
             self._suspects.discard(picture)
-            self._append(_LEFT, picture)
-            if self._size > _REWRITE_BYTES and self._path is not None:
-                self._rewrite(self._path)
+            self._note(_LEFT, picture)
 
     def close(self) -> None:
         """A clean exit: nobody is in hand, and nobody is suspected any more."""
@@ -83,15 +88,35 @@ class Journal:
             self._in_hand.clear()
             self._suspects.clear()
             self.condemned = frozenset()
-            self._rewrite(self._path)
+            try:
+                self._rewrite(self._path)
+            except OSError as error:
+                _log.warning("the journal %s can't be emptied: %s", self._path, error.strerror)
             os.close(self._file)
             self._file = None
 
-    def _append(self, mark: str, picture: Coordinates) -> None:
-        if self._file is None:
+    def _note(self, mark: str, picture: Coordinates) -> None:
+        """Write one line, or the whole file when it has grown or did not take the last one."""
+        if self._file is None or self._path is None:
             return
-        line = f"{mark} {picture.topic} {picture.partition} {picture.offset} {picture.index}\n".encode()
-        os.write(self._file, line)
+        try:
+            if self._full or self._size > _REWRITE_BYTES:
+                self._rewrite(self._path)
+            else:
+                self._append(_line(mark, picture))
+        except OSError as error:
+            if not self._full:
+                _log.warning("the journal %s can't be written (%s): going on without", self._path, error.strerror)
+            self._full = True
+            with suppress(OSError):
+                os.ftruncate(self._file, 0)
+        else:
+            self._full = False
+
+    def _append(self, line: bytes) -> None:
+        assert self._file is not None
+        if os.write(self._file, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += len(line)
 
     def _read(self, path: Path) -> None:
@@ -110,13 +135,22 @@ class Journal:
         marks |= dict.fromkeys(sorted(self.condemned), _ALONE)
         marks |= self._in_hand
         fresh = path.with_name(f"{path.name}.new")
-        old, self._file = self._file, os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
-        self._size = 0
-        for picture, mark in marks.items():
-            self._append(mark, picture)
-        fresh.replace(path)
-        if old is not None:
-            os.close(old)
+        lines = b"".join(_line(mark, picture) for picture, mark in marks.items())
+        new = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:
+            if os.write(new, lines) < len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fresh.replace(path)
+        except OSError:
+            os.close(new)
+            raise
+        if self._file is not None:
+            os.close(self._file)
+        self._file, self._size = new, len(lines)
+
+
+def _line(mark: str, picture: Coordinates) -> bytes:
+    return f"{mark} {picture.topic} {picture.partition} {picture.offset} {picture.index}\n".encode()
 
 
 def _entries(path: Path) -> Iterable[tuple[str, Coordinates]]:

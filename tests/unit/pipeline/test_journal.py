@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,45 @@ def test_a_folder_that_can_not_be_written_is_said_clearly(tmp_path: Path) -> Non
     (tmp_path / "state").write_text("a file")
     with pytest.raises(Misconfigured, match="TAGSTREAM_STATE_DIR"):
         Journal(tmp_path / "state" / "journal")
+
+
+def test_a_disk_that_is_full_stops_no_work_and_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.enter(at(1))
+
+    def full(file: int, line: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        for offset in (2, 3):
+            journal.enter(at(offset))
+            journal.leave(at(offset))
+        assert (tmp_path / "journal").read_bytes() == b""
+    assert len([record for record in caplog.records if "going on without" in record.message]) == 1
+    journal.enter(at(4))
+    assert Journal(tmp_path / "journal").suspects == {at(1), at(4)}
+
+
+def test_a_journal_that_could_not_be_rewritten_suspects_nobody_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.enter(at(0))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", _refused)
+        for offset in range(1, 9_000):
+            journal.enter(at(offset))
+            journal.leave(at(offset))
+    assert (tmp_path / "journal").read_bytes() == b""
+    journal.enter(at(9))
+    assert Journal(tmp_path / "journal").suspects == {at(0), at(9)}
+
+
+def _refused(path: Path, target: Path) -> Path:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_without_a_file_nobody_is_suspected() -> None:
