@@ -145,6 +145,17 @@ def test_children_do_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> None
     assert all(ended(pid) for pid in pids)
 
 
+def test_children_leave_the_draining_to_us_when_all_processes_are_asked_to_end(intake: ProcessIntake) -> None:
+    intake.fetch(job(GOOD)).result(30)
+    pids = intake.pids
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert intake.fetch(job(GOOD)).result(30).facts.width == GOOD
+    assert set(pids) <= set(intake.pids)
+
+
 def test_a_region_is_out_of_reach_of_its_neighbours() -> None:
     layout = Layout((SMALL, Transform(16)))
     slab = make_slab(layout, 2)

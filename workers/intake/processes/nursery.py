@@ -119,6 +119,8 @@ class Nursery:
 def main(control_fd: int, slab: int, parent: int) -> None:
     """The nursery's own life. Ends when the other end of `control_fd` is closed."""
     _tie_to(parent)
+    for request in (signal.SIGTERM, signal.SIGINT):  # meant for the parent, which drains and then ends us
+        signal.signal(request, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
     plan: Plan = pickle.loads(control.recv(_LARGEST_PLAN))
     Image.init()

@@ -58,7 +58,11 @@ class Order:
 
 
 class Child:
-    """A child as we see it. Every call belongs to the supervisor's thread."""
+    """A child as we see it. Every call belongs to the supervisor's thread.
+
+    `at` is the ticket that its decoder was last seen at, `at_s` for how many seconds; `timed_out` the one it was killed
+    for.
+    """
 
     def __init__(self, place: int, pid: int, sock: socket.socket, region: Region) -> None:
         self.place = place
@@ -68,8 +72,8 @@ class Child:
         self.region = region
         self.in_hand: dict[int, Order] = {}
         self.timed_out = 0
+        self.at = 0
         self.at_s = 0.0
-        self._at = 0
         self._grants: dict[int, Grant] = {}
         self._generation = 0
 
@@ -102,8 +106,8 @@ class Child:
     def watch(self, gap_s: float) -> float:
         """Seconds that the decoder has been at its present picture; to be called every `gap_s`."""
         mark = self.region.mark
-        self.at_s = self.at_s + gap_s if mark and mark == self._at else 0.0
-        self._at = mark
+        self.at_s = self.at_s + gap_s if mark and mark == self.at else 0.0
+        self.at = mark
         return self.at_s
 
     def _grant(self, ticket: int) -> Grant:

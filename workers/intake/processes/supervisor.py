@@ -211,7 +211,7 @@ class Supervisor:
         gap_s, self._watched_at = min(now - self._watched_at, _LONGEST_GAP_S), now
         for child in list(self._children):
             if child is not None and child.watch(gap_s) > self._decode_s:
-                child.timed_out = child.region.mark
+                child.timed_out = child.at
                 self._bury(child)
 
     def _bury(self, child: Child) -> None:
@@ -228,19 +228,20 @@ class Supervisor:
             return
         self._stillborn += not child.ready
         suspect = child.in_hand.get(child.region.mark)
-        self._forget(child)
+        if child.timed_out and suspect is not None and suspect.ticket != child.timed_out:
+            suspect = None  # it was done with the slow one after all, and we killed it at the next
         child.region.mark = 0
+        self._forget(child, suspect)
         if suspect is not None:
-            self._blame(suspect, timed_out=suspect.ticket == child.timed_out, code=code)
+            self._blame(suspect, timed_out=bool(child.timed_out), code=code)
 
-    def _forget(self, child: Child) -> None:
+    def _forget(self, child: Child, suspect: Order | None = None) -> None:
         """The place is free, and the innocent orders go back to the front of their queues, in their order."""
         self._selector.unregister(child.channel)
         child.channel.close()
         self._children[child.place] = None
-        mark = child.region.mark
         for order in sorted(child.in_hand.values(), key=lambda each: each.ticket, reverse=True):
-            if order.ticket != mark:
+            if order is not suspect:
                 self._queue(order).appendleft(order)
 
     def _blame(self, order: Order, *, timed_out: bool, code: int) -> None:
@@ -308,7 +309,6 @@ class Supervisor:
     def _close_nursery(self) -> None:
         for child in list(self._children):
             if child is not None:
-                child.region.mark = 0
                 self._forget(child)
         if self._nursery is not None:
             self._nursery.close()
