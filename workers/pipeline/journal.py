@@ -16,6 +16,7 @@ import errno
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -42,6 +43,7 @@ class Journal:
     def __init__(self, path: Path | None) -> None:
         self._lock = threading.Lock()
         self._in_hand: dict[Coordinates, str] = {}
+        self._tasks: Counter[Coordinates] = Counter()
         self._suspects: set[Coordinates] = set()
         self.condemned: frozenset[Coordinates] = frozenset()
         self._path = path
@@ -70,15 +72,24 @@ class Journal:
         with self._lock:
             mark = _ALONE if picture in self._suspects else _IN_HAND
             self._in_hand[picture] = mark
+            self._tasks[picture] += 1
             self._note(mark, picture)
 
-    def leave(self, picture: Coordinates) -> None:
-        """It came through (or was dropped before anything happened to it); a suspect is cleared."""
+    def leave(self, picture: Coordinates, *, came_through: bool = True) -> None:
+        """It came through, which clears a suspect; or it was dropped, and a suspect stays one.
+
+        A partition that left and came back can have the same picture in hand twice: the last one to leave counts.
+        """
         with self._lock:
+            self._tasks[picture] -= 1
+            if self._tasks[picture] > 0:
+                return
+            del self._tasks[picture]
             if self._in_hand.pop(picture, None) is None:
                 return
-            self._suspects.discard(picture)
-            self._note(_LEFT, picture)
+            if came_through:
+                self._suspects.discard(picture)
+            self._note(_SUSPECT if picture in self._suspects else _LEFT, picture)
 
     def close(self) -> None:
         """A clean exit: nobody is in hand, and nobody is suspected any more."""
@@ -86,6 +97,7 @@ class Journal:
             if self._file is None or self._path is None:
                 return
             self._in_hand.clear()
+            self._tasks.clear()
             self._suspects.clear()
             self.condemned = frozenset()
             try:

@@ -288,6 +288,7 @@ class Line:
         task.decoded = ticket
         if self._still_wanted(task):
             assert task.fetched is not None
+            task.in_journal = True
             self._journal.enter(task.job.coordinates)
             self.stages.move(task, "decode")
             self._when_done(task, self._intake.decode(task.fetched), self._decoded)
@@ -457,9 +458,11 @@ class Line:
     def _leave(self, task: Task, how: str) -> None:
         tracing.end(task.span, how)
         self.stages.leave(task)
+        if task.in_journal:
+            task.in_journal = False
+            self._journal.leave(task.job.coordinates, came_through=how == "done")
         if task.inside:
             task.inside = False
-            self._journal.leave(task.job.coordinates)
             self._gate.leave()
 
     def _let_go_of_bytes(self, task: Task) -> None:

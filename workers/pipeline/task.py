@@ -46,7 +46,8 @@ class Task:
     caption_hit: bool = False
     alone: bool = False
     inside: bool = False
-    """Past the gate: between decoder and finish, and in the journal."""
+    """Past the gate: between decoder and finish."""
+    in_journal: bool = False
     attempts: int = 0
     first_failure_at: float | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)

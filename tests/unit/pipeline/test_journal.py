@@ -36,6 +36,28 @@ def test_a_suspect_that_comes_through_is_cleared(tmp_path: Path) -> None:
     assert Journal(tmp_path / "journal").suspects == frozenset()
 
 
+def test_a_suspect_that_is_dropped_with_its_partition_is_still_suspected(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").enter(at(1))
+    second = Journal(tmp_path / "journal")
+    second.enter(at(1))
+    second.leave(at(1), came_through=False)
+    third = Journal(tmp_path / "journal")
+    assert third.suspects == {at(1)}
+    assert not third.condemned
+
+
+def test_a_picture_that_is_in_hand_twice_is_in_hand_until_it_left_twice(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "journal")
+    first.enter(at(1))
+    first.enter(at(1))
+    first.leave(at(1), came_through=False)
+    assert Journal(tmp_path / "journal").suspects == {at(1)}
+    first.leave(at(1))
+    first.leave(at(1))
+    first.enter(at(2))
+    assert at(1) not in first.suspects
+
+
 def test_a_suspect_in_hand_at_the_next_death_is_condemned_and_stays_so(tmp_path: Path) -> None:
     Journal(tmp_path / "journal").enter(at(1))
     Journal(tmp_path / "journal").enter(at(1))
