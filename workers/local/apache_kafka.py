@@ -97,7 +97,7 @@ class ApacheKafka(Server):
         return [self._java, *_JVM, f"-Djava.io.tmpdir={temporary}", "-cp", programs.kafka_class_path()]
 
     def _properties(self) -> dict[str, str]:
-        clients, controller = (f"127.0.0.1:{port}" for port in self.ports)
+        clients, controller = (f"127.0.0.1:{port}" for port in self.ports[:2])
         return (
             _PROPERTIES
             | {

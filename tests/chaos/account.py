@@ -1,0 +1,75 @@
+"""What a scripted fault did: when it landed, when all was well again, what was lost or came twice."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tests.integration.worker_process import Coordinates, Site
+
+RECOVERS_WITHIN_S = 30.0
+
+_COLUMNS = ("fault", "injected at", "recovered after", "lost", "twice", "dead-lettered", "verdict")
+HEAD = f"| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|\n"
+
+
+@dataclass
+class Account:
+    """One row of the report. The law is checked by lists of coordinates, never by ids."""
+
+    fault: str
+    verdict: str = "not reached"
+    lost: int | None = None
+    twice: int | None = None
+    dead_lettered: int | None = None
+    injected_at_s: float | None = None
+    recovered_after_s: float | None = None
+    _began: float = field(default_factory=time.monotonic)
+    _over: float | None = None
+
+    def landed(self) -> None:
+        """Called once the fault has been seen from outside."""
+        if self.injected_at_s is None:
+            self.injected_at_s = time.monotonic() - self._began
+
+    def over(self) -> None:
+        """The cause has ended; the clock of the recovery runs."""
+        self._over = time.monotonic()
+
+    def recovered(self) -> None:
+        """Work moves again; that must not have taken longer than 30 s."""
+        assert self._over is not None, "over() comes first"
+        if self.recovered_after_s is None:
+            self.recovered_after_s = time.monotonic() - self._over
+        assert self.recovered_after_s < RECOVERS_WITHIN_S
+
+    def settle(self, expected: Iterable[Coordinates], found: Iterable[Coordinates], letters: int, allowed: int) -> None:
+        """Every expected coordinate once, and no dead letter but those that the script asks for."""
+        assert self.injected_at_s is not None, "the fault was never seen to land"
+        wanted, counts = set(expected), Counter(found)
+        self.lost = len(wanted - counts.keys())
+        self.twice = sum(count - 1 for count in counts.values())
+        self.dead_lettered = letters
+        assert (self.lost, self.twice, self.dead_lettered) == (0, 0, allowed)
+        assert counts.keys() == wanted
+
+    def settle_site(self, site: Site, letters: int = 0) -> None:
+        """`settle` for all that a site ever got, one event a record, and the order too."""
+        self.settle(site.inputs(), site.outcomes(), len(site.letters()), letters)
+        site.assert_in_order()
+
+    def row(self) -> str:
+        cells = (
+            self.fault,
+            _seconds(self.injected_at_s),
+            _seconds(self.recovered_after_s),
+            *("–" if number is None else str(number) for number in (self.lost, self.twice, self.dead_lettered)),
+            self.verdict,
+        )
+        return f"| {' | '.join(cells)} |\n"
+
+
+def _seconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f} s"

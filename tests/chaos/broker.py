@@ -1,0 +1,68 @@
+"""A broker of our own, whose workers come through a proxy, and what it says of transactions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from kafka.admin import KafkaAdminClient
+from kafka.errors import TransactionalIdNotFoundError
+
+from tests.chaos.proxy import FaultProxy
+from workers.local.apache_kafka import ApacheKafka
+
+
+class BrokerBehindProxy(ApacheKafka):
+    """Whoever bootstraps at the proxy is told to come through it again; `servers` leads straight to the broker.
+
+    The broker's own requests (transaction markers) and the tests take the straight way, so that a fault hits workers
+    alone. Its session timeout is above every freeze here: a fenced single node can lose a transaction marker.
+    """
+
+    port_count: ClassVar[int] = 3
+
+    def __init__(self, folder: Path) -> None:
+        # A restart after a SIGKILL waits until the old session has lapsed.
+        super().__init__(folder)
+        self.proxy = FaultProxy(lambda: self.ports[2])
+
+    @property
+    def proxied(self) -> str:
+        """host:port for the workers."""
+        return f"127.0.0.1:{self.proxy.port}"
+
+    def _properties(self) -> dict[str, str]:
+        own = super()._properties()
+        return own | {
+            "listeners": f"{own['listeners']},DETOUR://127.0.0.1:{self.ports[2]}",
+            "advertised.listeners": f"{own['advertised.listeners']},DETOUR://{self.proxied}",
+            "listener.security.protocol.map": f"{own['listener.security.protocol.map']},DETOUR:PLAINTEXT",
+            # Freezes here last up to 9 s.
+            "broker.session.timeout.ms": "15000",
+            "controller.quorum.fetch.timeout.ms": "15000",
+        }
+
+
+def transaction_state(servers: str, transactional_id: str) -> str:
+    """What the broker says of it: Empty, Ongoing, CompleteCommit, …; "" when it has never heard of it."""
+    admin = KafkaAdminClient(bootstrap_servers=servers)
+    try:
+        return str(admin.describe_transactions([transactional_id])[transactional_id].state.value)
+    except TransactionalIdNotFoundError:
+        return ""
+    finally:
+        admin.close()
+
+
+def catch_open_transaction(servers: str, transactional_id: str, strike: Callable[[], None], timeout_s: float) -> None:
+    """Strike while a transaction is open, as far as the broker has told us a moment ago."""
+    admin = KafkaAdminClient(bootstrap_servers=servers)
+    deadline = time.monotonic() + timeout_s
+    try:
+        while admin.describe_transactions([transactional_id])[transactional_id].state.value != "Ongoing":
+            assert time.monotonic() < deadline, "no transaction was ever seen open"
+    finally:
+        strike()
+        admin.close()

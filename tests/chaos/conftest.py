@@ -1,0 +1,79 @@
+"""The servers that are broken here, one worker that many faults share, and the report of what came of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.account import HEAD, Account
+from tests.chaos.broker import BrokerBehindProxy
+from tests.chaos.line import SharedLine
+from tests.conftest import Stack, _started
+from tests.integration.worker_process import Site
+from workers.local.scratch import Scratch
+
+_ACCOUNT = pytest.StashKey[Account]()
+_ACCOUNTS = pytest.StashKey[list[Account]]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    account = item.stash.get(_ACCOUNT, None)
+    if account is not None and call.when == "call":
+        account.verdict = report.outcome  # type: ignore[attr-defined]
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the report where CHAOS_REPORT says (`make chaos` does)."""
+    accounts = session.config.stash.get(_ACCOUNTS, [])
+    if not accounts or "CHAOS_REPORT" not in os.environ:
+        return
+    path = Path(os.environ["CHAOS_REPORT"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    bad = sum(account.verdict != "passed" for account in accounts)
+    head = f"# Faults and what came of them\n\n{len(accounts)} scripted faults, {bad} not survived as promised.\n\n"
+    path.write_text(head + HEAD + "".join(account.row() for account in accounts))
+
+
+@pytest.fixture
+def account(request: pytest.FixtureRequest) -> Account:
+    """The row of this test; its name is the fault."""
+    name = request.node.name.removeprefix("test_").replace("_", " ").replace("[", ": ").removesuffix("]")
+    made = Account(name)
+    request.node.stash[_ACCOUNT] = made
+    request.config.stash.setdefault(_ACCOUNTS, []).append(made)
+    return made
+
+
+@pytest.fixture(scope="session")
+def broker(scratch: Scratch) -> Iterator[BrokerBehindProxy]:
+    """A broker to break; a test leaves it running, thawed and with a healed proxy."""
+    yield from _started(BrokerBehindProxy(scratch.path / "broken-kafka"))
+
+
+@pytest.fixture
+def outpost(broker: BrokerBehindProxy, stack: Stack, unique: Callable[[str], str]) -> Iterator[Site]:
+    """Topics on the broker that may be broken; tests read it by the straight way."""
+    yield Site(Stack(broker, stack.s3, stack.valkey), unique("line"))
+    broker.proxy.heal()
+    broker.thaw()
+    if not broker.running:
+        broker.start()
+
+
+@pytest.fixture
+def home(stack: Stack, unique: Callable[[str], str]) -> Site:
+    """Topics on the session's own broker, which stays whole."""
+    return Site(stack, unique("line"))
+
+
+@pytest.fixture(scope="session")
+def line(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedLine]:
+    """One worker behind a lying store and a Redis proxy, for every fault that leaves it alive."""
+    with SharedLine.started(stack, tmp_path_factory.mktemp("line")) as shared:
+        yield shared

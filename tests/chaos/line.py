@@ -1,0 +1,134 @@
+"""One worker that many faults share, because a start takes longer than most faults."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from schemas.dead_letter import DeadLetter
+from schemas.enriched_image import EnrichedImage, Retraction, Skip
+from tests.chaos.account import Account
+from tests.chaos.lying_store import LyingStore
+from tests.chaos.proxy import FaultProxy
+from tests.conftest import Stack
+from tests.integration.worker_process import Coordinates, Site, WorkerProcess, eventually, worker
+from workers.backends.kafka import KafkaEmitter, lag
+from workers.errors import TagstreamError
+from workers.vocabulary import Headers
+
+Given = tuple[bytes | None, Headers]
+
+
+def in_flight(process: WorkerProcess) -> float:
+    return process.metric("tagstream_pictures_in_flight")
+
+
+def is_committed(site: Site) -> bool:
+    """Whether the group has committed up to the end of its input; False too while the broker is away."""
+    try:
+        return all(behind == 0 for behind in lag(site.stack.kafka.servers, site.name, [site.images]).values())
+    except TagstreamError:
+        return False
+
+
+@dataclass
+class Results:
+    """All outcomes of some records, by kind."""
+
+    images: list[EnrichedImage] = field(default_factory=list)
+    retractions: list[Retraction] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+
+    @property
+    def coordinates(self) -> list[Coordinates]:
+        outputs: list[EnrichedImage | Retraction | Skip] = [*self.images, *self.retractions, *self.skips]
+        found = [(output.event.partition, output.event.offset, output.event.index) for output in outputs]
+        return found + [(x.partition, x.offset, failure.index) for x in self.letters for failure in x.failures]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Of every failure in a dead letter."""
+        return sorted(failure.reason for letter in self.letters for failure in letter.failures)
+
+    @property
+    def keys(self) -> list[str]:
+        """Of the enriched images."""
+        return sorted(image.source.key for image in self.images)
+
+
+@dataclass
+class SharedLine:
+    """A site, its worker, and the proxies through which the worker sees the store and the cache."""
+
+    site: Site
+    worker: WorkerProcess
+    store: LyingStore
+    cache: FaultProxy
+
+    @classmethod
+    @contextmanager
+    def started(cls, stack: Stack, folder: Path) -> Iterator[SharedLine]:
+        site = Site(stack, f"shared-{uuid.uuid4().hex[:8]}")
+        s3_port = int(stack.s3.endpoint_url.rpartition(":")[2])
+        with (
+            LyingStore(lambda: s3_port) as store,
+            FaultProxy(lambda: stack.valkey.ports[0]) as cache,
+            worker(
+                site,
+                "shared",
+                folder,
+                TAGSTREAM_S3_ENDPOINT=store.url,
+                TAGSTREAM_REDIS_URL=f"redis://127.0.0.1:{cache.port}/0",
+                TAGSTREAM_RETRY_S="1",
+                TAGSTREAM_UNREADABLE_S="4",
+                TAGSTREAM_GET_TIMEOUT_S="20",
+                TAGSTREAM_MAX_OBJECT_BYTES="2MiB",
+                TAGSTREAM_MAX_PIXELS="1000000",
+                TAGSTREAM_BUCKETS=site.name,
+            ) as process,
+        ):
+            yield cls(site, process, store, cache)
+
+    def send(self, values: Sequence[Given], partition_key: bytes | None = None) -> list[Coordinates]:
+        """Send records; answers where they landed, index 0. With a key all go to its one partition."""
+        before = set(self.site.inputs())
+        with KafkaEmitter(self.site.stack.kafka.servers) as emitter:
+            for number, (value, headers) in enumerate(values):
+                emitter.send(self.site.images, partition_key or f"key-{number}".encode(), value, headers)
+            emitter.flush()
+        landed = sorted(set(self.site.inputs()) - before)
+        assert len(landed) == len(values), "an independent reader must see what was sent"
+        return landed
+
+    def committed(self, timeout_s: float = 60.0) -> None:
+        eventually(lambda: is_committed(self.site), timeout_s, self.worker.said)
+
+    def results(self, records: Sequence[Coordinates]) -> Results:
+        """What came of these records."""
+        wanted = {(partition, offset) for partition, offset, _ in records}
+        found = Results()
+        for output in self.site.outputs():
+            if (output.event.partition, output.event.offset) in wanted:
+                match output:
+                    case EnrichedImage():
+                        found.images.append(output)
+                    case Retraction():
+                        found.retractions.append(output)
+                    case Skip():
+                        found.skips.append(output)
+        found.letters = [letter for letter in self.site.letters() if (letter.partition, letter.offset) in wanted]
+        return found
+
+    def settle(
+        self, account: Account, records: Sequence[Coordinates], letters: int = 0, expected: Sequence[Coordinates] = ()
+    ) -> Results:
+        """Wait until all is committed, check the law for these records, and answer their outcomes."""
+        self.committed()
+        found = self.results(records)
+        account.settle(expected or records, found.coordinates, len(found.letters), letters)
+        assert self.worker.process.poll() is None, self.worker.said()
+        return found

@@ -1,0 +1,159 @@
+"""A TCP proxy on loopback that can make a connection slow, frozen, cut or refused while a test runs."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from workers.local.ports import free_ports
+
+_CHUNK = 64 * 1024
+_RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing sends a reset instead of a goodbye."""
+
+
+class FaultProxy:
+    """Forwards every connection to `upstream`, as long as no fault is on.
+
+    One fault at a time; `heal` ends it. The counters say that it landed, and never go back.
+
+    Args:
+        upstream: the port on 127.0.0.1 behind it, asked at each connection, so that it may be known later.
+    """
+
+    def __init__(self, upstream: Callable[[], int]) -> None:
+        self._upstream = upstream
+        self._open = threading.Event()
+        self._open.set()
+        self._refusing = False
+        self._garbage: bytes | None = None
+        self._lock = threading.Lock()
+        self._live: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", free_ports(1)[0]))
+        self.accepted = 0
+        self.refused = 0
+        self.cut_connections = 0
+        self.held_chunks = 0
+        self.answered_with_garbage = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
+
+    # ---- faults -----------------------------------------------------------------------------------------------
+
+    def cut(self) -> int:
+        """Reset every connection that is open now; new ones pass. Answers how many there were."""
+        with self._lock:
+            victims = list(self._live)
+        for victim in victims:
+            _reset(victim)
+        self.cut_connections += len(victims) // 2
+        return len(victims) // 2
+
+    def refuse(self) -> None:
+        """Reset what is open and whoever connects."""
+        self._refusing = True
+        self.cut()
+
+    def freeze(self) -> None:
+        """Connections stay open and nothing passes, as behind a dead switch."""
+        self._open.clear()
+
+    def babble(self, garbage: bytes) -> None:
+        """Answer whatever a client says with these bytes; the upstream hears nothing."""
+        self._garbage = garbage
+        self.cut()
+
+    def heal(self) -> None:
+        self._refusing = False
+        self._garbage = None
+        self._open.set()
+
+    # ---- threads ----------------------------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            self.accepted += 1
+            if self._refusing:
+                self.refused += 1
+                _reset(client)
+                continue
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            server = socket.create_connection(("127.0.0.1", self._upstream()), timeout=5)
+        except OSError:
+            self.refused += 1
+            _reset(client)
+            return
+        server.settimeout(None)
+        for side in (client, server):
+            side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with self._lock:
+            self._live |= {client, server}
+        back = threading.Thread(target=self._pump, args=(server, client, False), daemon=True)
+        back.start()
+        self._pump(client, server, True)
+        back.join()
+        with self._lock:
+            self._live -= {client, server}
+        client.close()
+        server.close()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, from_client: bool) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := source.recv(_CHUNK):
+                if not self._open.is_set():
+                    self.held_chunks += 1
+                    self._open.wait()
+                if self._garbage is None:
+                    sink.sendall(chunk)
+                elif from_client:
+                    self.answered_with_garbage += 1
+                    source.sendall(self._garbage)
+        for side in (source, sink):
+            with contextlib.suppress(OSError):
+                side.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        # A thread in accept keeps the listening socket alive past its close; shutdown wakes it.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.heal()
+        self.cut()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _reset(side: socket.socket) -> None:
+    """Both ends hear of it at once: a thread that waits in recv would keep the descriptor open past a mere close."""
+    with contextlib.suppress(OSError):
+        side.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        side.shutdown(socket.SHUT_RDWR)
+    side.close()
+
+
+def wait_for(count: Callable[[], int], at_least: int, timeout_s: float = 30.0) -> None:
+    """Until a counter got there: the outside proof that a fault has landed."""
+    deadline = time.monotonic() + timeout_s
+    while count() < at_least:
+        assert time.monotonic() < deadline, f"the fault did not land within {timeout_s} s"
+        time.sleep(0.05)

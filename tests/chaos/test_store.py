@@ -1,0 +1,177 @@
+"""The object store fails, lies, or is slow: passing failures are waited for, and only the guilty object pays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.account import Account
+from tests.chaos.line import Given, SharedLine
+from tests.chaos.lying_store import Lie, drips, is_empty, pours, resets, says
+from tests.chaos.proxy import wait_for
+from tests.integration.worker_process import eventually, photo
+
+pytestmark = pytest.mark.timeout(240)
+
+_seeds = iter(range(1_000, 2_000))
+
+
+@pytest.fixture(autouse=True)
+def _truth_again(line: SharedLine) -> Iterator[None]:
+    yield
+    line.store.lies.clear()
+
+
+def fresh(line: SharedLine, *keys: str) -> list[Given]:
+    """New pictures that no cache knows, and their events."""
+    for key in keys:
+        line.site.upload(key, photo(next(_seeds)))
+    return [(line.site.own(key), ()) for key in keys]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("lie", "reason", "times"),
+    [
+        pytest.param(is_empty, "empty-object", 1, id="empty"),
+        pytest.param(pours(3 << 20), "object-too-large", 1, id="larger than announced"),
+        pytest.param(says(403), "forbidden", 1, id="403"),
+        pytest.param(says(500), "unreadable", 2, id="always 500"),
+        pytest.param(resets(1_000), "unreadable", 2, id="always reset halfway"),
+    ],
+)
+def test_one_object_whose_get_is(line: SharedLine, account: Account, lie: Lie, reason: str, times: int) -> None:
+    """Guard: the verdict asks whether others of the bucket could be read meanwhile; without it the partition would
+    wait for ever for one object (or, turned around, healthy pictures would be dead-lettered in an outage)."""
+    guilty = f"{reason}-{times}-{next(_seeds)}.jpg"
+    line.store.lies[guilty] = lie
+    records = line.send(fresh(line, "before.jpg"))
+    line.committed()
+    records += line.send(fresh(line, guilty))
+    wait_for(lambda: line.store.told[guilty], times)
+    account.landed()
+    deadline = threading.Event()
+
+    def others_flow() -> None:
+        # `unreadable` is only said of an object while others of its bucket read.
+        while not deadline.wait(1.0):
+            beside.extend(line.send(fresh(line, f"beside-{next(_seeds)}.jpg"), b"elsewhere"))
+
+    beside: list[tuple[int, int, int]] = []
+    thread = threading.Thread(target=others_flow)
+    thread.start()
+    try:
+        eventually(lambda: bool(line.results(records).letters), 40, line.worker.said)
+    finally:
+        deadline.set()
+        thread.join()
+    account.over()
+    found = line.settle(account, records + beside, letters=1)
+    account.recovered()
+    assert found.reasons == [reason]
+
+
+@pytest.mark.parametrize(
+    ("lie", "times"),
+    [
+        pytest.param(resets(2), 3, id="reset halfway twice"),
+        pytest.param(says(500), 2, id="500 for a while", marks=pytest.mark.chaos),
+        pytest.param(says(503), 2, id="503 for a while", marks=pytest.mark.chaos),
+    ],
+)
+def test_a_get_that_fails_by(line: SharedLine, account: Account, lie: Lie, times: int) -> None:
+    """Guard: passing failures are retried with a growing wait; without it a healthy picture is dead-lettered."""
+    key = f"passing-{next(_seeds)}.jpg"
+    line.store.lies[key] = lie
+    records = line.send(fresh(line, key))
+    wait_for(lambda: line.store.told[key], times)
+    account.landed()
+    account.over()
+    line.store.lies.clear()
+    found = line.settle(account, records)
+    account.recovered()
+    assert found.keys == [key]
+
+
+@pytest.mark.chaos
+def test_every_get_is_forbidden_for_a_while(line: SharedLine, account: Account) -> None:
+    """Guard: 403 blames an object only if its bucket gives others. Credentials that expired must not empty the topic
+    into the dead-letter topic; nothing was read of the bucket for longer than `unreadable_s` here."""
+    time.sleep(5.0)
+    line.store.lies["*"] = says(403)
+    keys = [f"forbidden-{number}-{next(_seeds)}.jpg" for number in range(4)]
+    records = line.send(fresh(line, *keys))
+    wait_for(lambda: sum(line.store.told[key] for key in keys), 6)
+    account.landed()
+    assert line.results(records).coordinates == []
+    line.store.lies.clear()
+    account.over()
+    assert line.settle(account, records).keys == sorted(keys)
+    account.recovered()
+
+
+def test_404_and_a_deleted_prefix_still_in_the_backlog(line: SharedLine, account: Account) -> None:
+    """Guard: an object that is gone is a skip; as a neighbour's failure it would block its partition."""
+    given = fresh(line, *[f"album/{number}.jpg" for number in range(10)])
+    for number in range(10):
+        line.site.store.remove(line.site.name, f"album/{number}.jpg")
+    records = line.send(given + fresh(line, "alive.jpg"))
+    account.landed()
+    found = line.settle(account, records)
+    assert [skip.reason for skip in found.skips] == ["gone"] * 10
+    assert found.keys == ["alive.jpg"]
+
+
+def test_an_object_that_changed_between_event_and_get(line: SharedLine, account: Account) -> None:
+    """Guard: If-Match with the event's etag; without it the old event would describe the new picture."""
+    old = line.site.upload("changing.jpg", photo(next(_seeds)))
+    new = line.site.upload("changing.jpg", photo(next(_seeds)))
+    assert old != new
+    account.landed()
+    records = line.send(
+        [(line.site.own("changing.jpg", etag=old), ()), (line.site.own("changing.jpg", etag=new), ())], b"p"
+    )
+    found = line.settle(account, records)
+    assert [skip.reason for skip in found.skips] == ["superseded"]
+    assert found.keys == ["changing.jpg"]
+
+
+def test_one_byte_a_second_at_the_head_of_a_partition_while_the_others_flow(line: SharedLine, account: Account) -> None:
+    """Guard: fetches run side by side and each partition has its own ledger; with one queue all would wait."""
+    slow = threading.Event()
+    slow.set()
+    line.store.lies["drip.jpg"] = drips(slow.is_set)
+    head = line.send(fresh(line, "drip.jpg"), b"slow")
+    wait_for(lambda: line.store.told["drip.jpg"], 1)
+    account.landed()
+    others = [r for r in line.send(fresh(line, *[f"flow-{n}.jpg" for n in range(12)])) if r[0] != head[0][0]]
+    assert others
+    eventually(lambda: len(line.results(others).images) == len(others), 15, line.worker.said)
+    assert line.results(head).coordinates == [], "the drip ended too early to prove anything"
+    slow.clear()
+    account.over()
+    line.settle(account, head + others)
+    account.recovered()
+
+
+@pytest.mark.chaos
+def test_the_store_is_down(line: SharedLine, account: Account) -> None:
+    """Guard: without an answer nobody is blamed; the picture waits and its partition takes no new records."""
+    keys = [f"down-{number}.jpg" for number in range(8)]
+    given = fresh(line, *keys)
+    s3 = line.site.stack.s3
+    s3.freeze()
+    try:
+        records = line.send(given)
+        eventually(lambda: line.worker.metric("tagstream_pictures_in_flight") >= 1, 20, line.worker.said)
+        account.landed()
+        assert line.results(records).coordinates == []
+        time.sleep(6.0)
+    finally:
+        s3.thaw()
+    account.over()
+    assert line.settle(account, records).keys == sorted(keys)
+    account.recovered()
