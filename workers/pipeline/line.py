@@ -319,7 +319,7 @@ class Line:
         task.attempts += 1
         ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.attempts, 10))
         self.stages.move(task, "wait-neighbour")
-        self.neighbours.wait(task.job.epoch.partition, now + random.uniform(ceiling / 2, ceiling), task)
+        self.neighbours.wait(task.job.epoch, now + random.uniform(ceiling / 2, ceiling), task)
         _log.warning("the object store fails, attempt %d: %s", task.attempts, error.detail)
 
     def _verdict(self, task: Task, error: Unavailable, now: float) -> Rejected | None:

@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from typing import Generic, TypeVar
 
-from workers.vocabulary import Partition
+from workers.vocabulary import Epoch
 
 Waiter = TypeVar("Waiter")
 
@@ -18,34 +18,32 @@ class Neighbours(Generic[Waiter]):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._heap: list[tuple[float, int, Partition, Waiter]] = []
+        self._heap: list[tuple[float, int, Epoch, Waiter]] = []
         self._order = itertools.count()
-        self._waiting: Counter[Partition] = Counter()
+        self._waiting: Counter[Epoch] = Counter()
         self._read_at: dict[str, float] = {}
 
-    def wait(self, partition: Partition, until: float, waiter: Waiter) -> None:
+    def wait(self, epoch: Epoch, until: float, waiter: Waiter) -> None:
         with self._lock:
-            heapq.heappush(self._heap, (until, next(self._order), partition, waiter))
-            self._waiting[partition] += 1
+            heapq.heappush(self._heap, (until, next(self._order), epoch, waiter))
+            self._waiting[epoch] += 1
 
     def due(self, now: float) -> list[Waiter]:
         """Those whose time has come; they wait no more."""
         found: list[Waiter] = []
         with self._lock:
             while self._heap and self._heap[0][0] <= now:
-                _, _, partition, waiter = heapq.heappop(self._heap)
-                self._waiting[partition] -= 1
+                _, _, epoch, waiter = heapq.heappop(self._heap)
+                self._waiting[epoch] -= 1
+                if not self._waiting[epoch]:
+                    del self._waiting[epoch]
                 found.append(waiter)
         return found
 
-    def all(self) -> list[Waiter]:
-        """Everyone, at once: at the end of the process."""
-        return self.due(float("inf"))
-
-    def holds_back(self, partition: Partition) -> bool:
-        """Does something of this partition wait? Then it takes no new records."""
+    def holds_back(self, epoch: Epoch) -> bool:
+        """Does something of this epoch wait? Then its partition takes no new records."""
         with self._lock:
-            return self._waiting[partition] > 0
+            return epoch in self._waiting
 
     def note_read(self, bucket: str, now: float) -> None:
         with self._lock:

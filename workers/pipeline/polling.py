@@ -139,7 +139,7 @@ class Poller:
     def _may_admit(self, epoch: Epoch) -> bool:
         ledger = self._line.ledger
         ahead = ledger.jobs_ahead(epoch)
-        if self._line.neighbours.holds_back(epoch.partition) or ahead >= self._options.max_jobs_ahead:
+        if self._line.neighbours.holds_back(epoch) or ahead >= self._options.max_jobs_ahead:
             return False
         if len(self._line.recall_inbox) >= _RECALL_BACKLOG:
             return False
