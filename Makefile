@@ -5,7 +5,7 @@
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack test lint bench bench-models parity
+.PHONY: help install demo stack test lint bench bench-models parity chaos soak
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every picture of an image store\n" } \
@@ -43,3 +43,12 @@ bench-models: install ## Measure RAM, RAM++ and Tag2Text at full size (about 4 G
 
 parity: install ## Compare the full-size models with the original programs' answers (about 4 GB, some minutes)
 	@.venv/bin/python -m pytest -m full tests/parity --timeout=1200 $(ARGS)
+
+chaos: install ## Break real servers and workers on purpose; writes build/chaos-report.md (about 25 minutes)
+# + ARGS="-k frozen" goes to pytest
+	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or servers" tests/chaos $(ARGS)
+	@.venv/bin/python -m pytest -m chaos --ignore=tests/chaos $(ARGS)
+
+soak: install ## Kill and freeze workers and broker at random under load; writes build/soak-report.md
+# + SOAK_MINUTES=30, SOAK_SEED=1
+	@$(TIED) .venv/bin/python -m tests.chaos.soak

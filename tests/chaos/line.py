@@ -26,6 +26,11 @@ def in_flight(process: WorkerProcess) -> float:
     return process.metric("tagstream_pictures_in_flight")
 
 
+def held(process: WorkerProcess) -> float:
+    """Records whose outcomes are not committed yet."""
+    return process.metric("tagstream_ledger_records")
+
+
 def is_committed(site: Site) -> bool:
     """Whether the group has committed up to the end of its input; False too while the broker is away."""
     try:

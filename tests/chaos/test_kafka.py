@@ -1,0 +1,234 @@
+"""The broker is restarted, away, frozen or cut off while workers publish: each record's outcomes are there once."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.structs import TopicPartition
+
+from tests.chaos.account import Account
+from tests.chaos.broker import BrokerBehindProxy, catch_open_transaction, transaction_state
+from tests.chaos.line import held, is_committed
+from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+
+OUTCOMES_A_RUN = "4"
+"""Small runs: many transactions, so that a strike finds one open."""
+
+
+def load(site: Site, records: int, pictures: int = 12) -> None:
+    """Records for a while of work: few pictures, no cache, so that each is computed again or joins one in flight."""
+    for number in range(pictures):
+        site.upload(f"{number}.jpg", photo(number, 96))
+    site.send([(site.own(f"{number % pictures}.jpg"), ()) for number in range(records)])
+
+
+def behind_proxy(broker: BrokerBehindProxy, **more: str) -> dict[str, str]:
+    return {
+        "TAGSTREAM_KAFKA_SERVERS": broker.proxied,
+        "TAGSTREAM_REDIS_URL": "",
+        "TAGSTREAM_RUN_OUTCOMES": OUTCOMES_A_RUN,
+        **more,
+    }
+
+
+def publishes(process: WorkerProcess) -> None:
+    """Until outcomes come out, so that what is struck next is a run of them."""
+    eventually(lambda: process.metric("tagstream_runs_published_total") > 2, 60, process.said)
+
+
+def finish(site: Site, process: WorkerProcess, account: Account) -> None:
+    """Work moves again within 30 s, everything is committed, the worker leaves politely, the law holds."""
+    committed = process.metric("tagstream_runs_published_total")
+    eventually(
+        lambda: process.metric("tagstream_runs_published_total") > committed or is_committed(site), 30, process.said
+    )
+    account.recovered()
+    eventually(lambda: is_committed(site), 90, process.said)
+    assert process.terminate() == 0, process.said()
+    account.settle_site(site)
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_broker_restarted(broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, how: str) -> None:
+    """Guard: PatientClient; without it a commit that was called while the broker was down never returns."""
+    load(outpost, 600)
+    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
+        name = f"{outpost.name}-w"
+        strike = broker.stop if how == "SIGTERM" else broker.kill
+        publishes(process)
+        catch_open_transaction(broker.servers, name, strike, 60)
+        assert not broker.running
+        assert held(process) > 0
+        account.landed()
+        broker.start()
+        account.over()
+        finish(outpost, process, account)
+
+
+def test_broker_away_for_twenty_seconds(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: after anything but a returned commit a new producer and committed() decide; publishing again blindly, or
+    using the old producer again, brings outcomes twice. Longer than the transaction's timeout."""
+    load(outpost, 600)
+    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
+        publishes(process)
+        catch_open_transaction(broker.servers, f"{outpost.name}-w", broker.stop, 60)
+        assert held(process) > 0
+        account.landed()
+        time.sleep(20)
+        assert process.process.poll() is None, "a worker must wait for its broker"
+        broker.start()
+        account.over()
+        finish(outpost, process, account)
+
+
+def test_broker_frozen_in_a_transaction_beyond_the_request_timeout(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: an ambiguous commit is settled by the committed offset; trusting the client's error publishes twice."""
+    load(outpost, 600)
+    with worker(outpost, "w", tmp_path, **behind_proxy(broker, TAGSTREAM_KAFKA_SESSION_TIMEOUT_S="20")) as process:
+        publishes(process)
+        catch_open_transaction(broker.servers, f"{outpost.name}-w", broker.freeze, 60)
+        failed = process.metric("tagstream_runs_failed_total")
+        eventually(lambda: process.metric("tagstream_runs_failed_total") > failed, 20, process.said)
+        account.landed()
+        broker.thaw()
+        account.over()
+        finish(outpost, process, account)
+
+
+def test_connections_cut_in_mid_transaction(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: every future is asked before the commit, so that a run with a hole is never committed."""
+    load(outpost, 600)
+    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
+        publishes(process)
+        for _ in range(5):
+            if is_committed(outpost):
+                break
+            catch_open_transaction(broker.servers, f"{outpost.name}-w", lambda: _cut(broker), 60)
+            account.landed()
+            time.sleep(0.5)
+        account.over()
+        assert broker.proxy.cut_connections > 0
+        finish(outpost, process, account)
+
+
+def _cut(broker: BrokerBehindProxy) -> None:
+    assert broker.proxy.cut() > 0
+
+
+def test_a_dead_network_to_the_broker(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: request timeouts and the transaction's own; the session lapses meanwhile, so the epochs must end too."""
+    load(outpost, 600)
+    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
+        publishes(process)
+        catch_open_transaction(broker.servers, f"{outpost.name}-w", broker.proxy.freeze, 60)
+        # The broker is well: it aborts the transaction that nobody ends.
+        eventually(lambda: transaction_state(broker.servers, f"{outpost.name}-w") == "CompleteAbort", 30, process.said)
+        account.landed()
+        broker.proxy.heal()
+        broker.proxy.cut()
+        account.over()
+        finish(outpost, process, account)
+
+
+def test_two_processes_with_one_transactional_id(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: StolenId; without it the two would take the id from each other for ever and say nothing."""
+    load(outpost, 600)
+    twin = behind_proxy(broker, TAGSTREAM_TRANSACTIONAL_ID="one-id")
+    with worker(outpost, "w1", tmp_path, **twin) as first:
+        eventually(lambda: first.metric("tagstream_runs_published_total") > 0, 60, first.said)
+        with worker(outpost, "w2", tmp_path, **twin) as second:
+            eventually(
+                lambda: None not in (first.process.poll(), second.process.poll()) or _one_left(first, second), 90
+            )
+            account.landed()
+            gone, left = (first, second) if first.process.poll() is not None else (second, first)
+            assert gone.process.returncode == 3, gone.said()
+            assert "transactional id" in gone.said()
+            account.over()
+            if left.process.poll() is None:
+                eventually(lambda: is_committed(outpost), 90, left.said)
+                account.recovered()
+                left.terminate()
+    if not is_committed(outpost):
+        with worker(outpost, "w3", tmp_path, **behind_proxy(broker)) as heir:
+            eventually(lambda: is_committed(outpost), 90, heir.said)
+            assert heir.terminate() == 0
+    account.settle_site(outpost)
+
+
+def _one_left(first: WorkerProcess, second: WorkerProcess) -> bool:
+    return (first.process.poll() is None) != (second.process.poll() is None)
+
+
+def test_output_topic_missing(broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: topics are looked up at the start; kafka-python leaves the unknown topic out and commits the rest."""
+    load(outpost, 5)
+    missing = behind_proxy(broker, TAGSTREAM_OUTPUT_TOPIC="nobody-made-this")
+    process = WorkerProcess(outpost, "w", tmp_path, **missing)
+    assert process.process.wait(90) == 2, process.said()
+    assert "nobody-made-this" in process.said()
+    account.landed()
+    assert outpost.outcomes() == [], "the topic must stay untouched"
+    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as heir:
+        account.over()
+        finish(outpost, heir, account)
+
+
+def test_offset_out_of_range_stops_and_names_the_gap(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: auto_offset_reset is none; with `earliest` the gap would be jumped over without a word."""
+    load(outpost, 40)
+    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
+        eventually(lambda: is_committed(outpost), 60, process.said)
+        assert process.terminate() == 0
+    before = outpost.outcomes()
+    load(outpost, 40)
+    partition = TopicPartition(outpost.images, outpost.inputs()[-1][0])
+    end = max(offset for number, offset, _ in outpost.inputs() if number == partition.partition)
+    admin = KafkaAdminClient(bootstrap_servers=broker.servers)
+    admin.delete_records({partition: end})
+    admin.close()
+    account.landed()
+    process = WorkerProcess(outpost, "w", tmp_path, **behind_proxy(broker))
+    try:
+        assert process.process.wait(120) == 3, process.said()
+    finally:
+        if process.process.poll() is None:
+            process.kill()
+    said = process.said()
+    assert f"{outpost.images}" in said
+    assert str(end) in said, said
+    assert not [c for c in outpost.outcomes() if c not in before and c[0] == partition.partition]
+
+
+def test_record_too_large(broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: sizes are checked before the transaction; a send that the broker refuses hangs an unchecked commit."""
+    admin = KafkaAdminClient(bootstrap_servers=broker.servers)
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, outpost.enriched, {"max.message.bytes": "700"})])
+    admin.close()
+    load(outpost, 12)
+    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
+        eventually(lambda: process.metric("tagstream_dead_letters_total", reason="too-large") > 0, 60, process.said)
+        account.landed()
+        account.over()
+        eventually(lambda: is_committed(outpost), 60, process.said)
+        account.recovered()
+        assert process.terminate() == 0
+    letters = outpost.letters()
+    account.settle(outpost.inputs(), outpost.outcomes(), len(letters), 12)
