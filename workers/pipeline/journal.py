@@ -2,8 +2,9 @@
 
 Before a picture enters the decoder or the device, its coordinates are written to a small local file, and struck out
 when it leaves. What stands there at the next start was in hand when the process died: such a picture is a *suspect*
-and runs alone. If the process dies again while a suspect runs alone, it was that picture: it is *condemned*, and never
-tried again. Nobody else is charged, nothing is shared with other workers, and a clean exit leaves the file empty.
+and runs alone. If the process dies twice while the same suspect runs alone, it was that picture: it is *condemned*, and
+never tried again. Once is not enough: a process is also killed from outside, and then somebody sound is in hand too.
+Nobody else is charged, nothing is shared with other workers, and a clean exit leaves the file empty.
 
 The file only has to outlive the process, not the machine, so nothing is synced to disk. It is appended to and
 rewritten when it has grown; a line that was cut off by the death is ignored. A disk that is full later on does not stop
@@ -26,7 +27,9 @@ from workers.vocabulary import Coordinates
 
 _log = logging.getLogger(__name__)
 
-_IN_HAND, _ALONE, _SUSPECT, _LEFT = "+", "!", "?", "-"
+_IN_HAND, _ALONE, _ALONE_AGAIN, _SUSPECT, _SUSPECT_AGAIN, _LEFT = "+", "!", "#", "?", "=", "-"
+"""The two `_AGAIN` are of pictures with which, alone, one process has died already."""
+_MARKS = frozenset({_IN_HAND, _ALONE, _ALONE_AGAIN, _SUSPECT, _SUSPECT_AGAIN, _LEFT})
 _REWRITE_BYTES = 256 * 1024
 
 
@@ -45,6 +48,7 @@ class Journal:
         self._in_hand: dict[Coordinates, str] = {}
         self._tasks: Counter[Coordinates] = Counter()
         self._suspects: set[Coordinates] = set()
+        self._died_alone: set[Coordinates] = set()
         self.condemned: frozenset[Coordinates] = frozenset()
         self._path = path
         self._file: int | None = None
@@ -70,7 +74,7 @@ class Journal:
     def enter(self, picture: Coordinates) -> None:
         """This picture is about to be decoded; a suspect is so alone."""
         with self._lock:
-            mark = _ALONE if picture in self._suspects else _IN_HAND
+            mark = self._mark_of_suspect(picture, _ALONE, _ALONE_AGAIN) if picture in self._suspects else _IN_HAND
             self._in_hand[picture] = mark
             self._tasks[picture] += 1
             self._note(mark, picture)
@@ -89,7 +93,7 @@ class Journal:
                 return
             if came_through:
                 self._suspects.discard(picture)
-            self._note(_SUSPECT if picture in self._suspects else _LEFT, picture)
+            self._note(self._suspicion(picture) if picture in self._suspects else _LEFT, picture)
 
     def close(self) -> None:
         """A clean exit: nobody is in hand, and nobody is suspected any more."""
@@ -106,6 +110,12 @@ class Journal:
                 _log.warning("the journal %s can't be emptied: %s", self._path, error.strerror)
             os.close(self._file)
             self._file = None
+
+    def _mark_of_suspect(self, picture: Coordinates, first: str, again: str) -> str:
+        return again if picture in self._died_alone else first
+
+    def _suspicion(self, picture: Coordinates) -> str:
+        return self._mark_of_suspect(picture, _SUSPECT, _SUSPECT_AGAIN)
 
     def _note(self, mark: str, picture: Coordinates) -> None:
         """Write one line, or the whole file when it has grown or did not take the last one."""
@@ -138,13 +148,14 @@ class Journal:
                 marks.pop(picture, None)
             else:
                 marks[picture] = mark
-        self.condemned = frozenset(picture for picture, mark in marks.items() if mark == _ALONE)
-        self._suspects = {picture for picture, mark in marks.items() if mark != _ALONE}
+        self.condemned = frozenset(picture for picture, mark in marks.items() if mark == _ALONE_AGAIN)
+        self._suspects = {picture for picture, mark in marks.items() if mark != _ALONE_AGAIN}
+        self._died_alone = {picture for picture, mark in marks.items() if mark in {_ALONE, _SUSPECT_AGAIN}}
 
     def _rewrite(self, path: Path) -> None:
         """Begin the file anew with what still counts, in one step: a death in between leaves the old or the new."""
-        marks = dict.fromkeys(sorted(self._suspects), _SUSPECT)
-        marks |= dict.fromkeys(sorted(self.condemned), _ALONE)
+        marks = {picture: self._suspicion(picture) for picture in sorted(self._suspects)}
+        marks |= dict.fromkeys(sorted(self.condemned), _ALONE_AGAIN)
         marks |= self._in_hand
         fresh = path.with_name(f"{path.name}.new")
         lines = b"".join(_line(mark, picture) for picture, mark in marks.items())
@@ -170,7 +181,7 @@ def _entries(path: Path) -> Iterable[tuple[str, Coordinates]]:
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         words = line.split()
-        if not line.endswith("\n") or len(words) != 5 or words[0] not in {_IN_HAND, _ALONE, _SUSPECT, _LEFT}:
+        if not line.endswith("\n") or len(words) != 5 or words[0] not in _MARKS:
             continue
         mark, topic, *numbers = words
         if all(number.isdigit() for number in numbers):

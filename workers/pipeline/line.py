@@ -163,9 +163,9 @@ class Line:
         return task
 
     def _condemn(self, entry: Entry, index: int) -> None:
-        """Twice the process died with this picture in hand, the second time with no other."""
+        """Twice the process died with this picture alone in hand."""
         failure = Failure(
-            index=index, stage="annotate", reason="kills-worker", detail="the process died twice with it in hand"
+            index=index, stage="annotate", reason="kills-worker", detail="the process died twice with it alone in hand"
         )
         self.finish_inbox.put(Done(entry, index, (failure,)))
 

@@ -58,13 +58,25 @@ def test_a_picture_that_is_in_hand_twice_is_in_hand_until_it_left_twice(tmp_path
     assert at(1) not in first.suspects
 
 
-def test_a_suspect_in_hand_at_the_next_death_is_condemned_and_stays_so(tmp_path: Path) -> None:
-    Journal(tmp_path / "journal").enter(at(1))
-    Journal(tmp_path / "journal").enter(at(1))
+def test_a_suspect_that_was_alone_at_two_deaths_is_condemned_and_stays_so(tmp_path: Path) -> None:
+    for _ in range(3):
+        Journal(tmp_path / "journal").enter(at(1))
     for _ in range(3):
         third = Journal(tmp_path / "journal")
         assert third.condemned == {at(1)}
         assert third.suspects == frozenset()
+
+
+def test_two_kills_from_outside_condemn_nobody_and_a_death_alone_is_remembered(tmp_path: Path) -> None:
+    """Guard: the second trial. A kill that happens to find a suspect alone would condemn a sound picture."""
+    Journal(tmp_path / "journal").enter(at(1))
+    Journal(tmp_path / "journal").enter(at(1))
+    third = Journal(tmp_path / "journal")
+    assert not third.condemned
+    third.enter(at(1))
+    third.leave(at(1), came_through=False)
+    Journal(tmp_path / "journal").enter(at(1))
+    assert Journal(tmp_path / "journal").condemned == {at(1)}
 
 
 def test_a_suspect_that_was_not_tried_yet_is_still_suspected_after_another_death(tmp_path: Path) -> None:
