@@ -24,7 +24,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     account = item.stash.get(_ACCOUNT, None)
     if account is not None and call.when == "call":
-        account.verdict = report.outcome  # type: ignore[attr-defined]
+        account.verdict = getattr(report, "wasxfail", "") or report.outcome  # type: ignore[attr-defined]
     return report
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,11 +45,23 @@ def publishes(process: WorkerProcess) -> None:
 
 
 def finish(site: Site, process: WorkerProcess, account: Account) -> None:
-    """Work moves again within 30 s, everything is committed, the worker leaves politely, the law holds."""
+    """Work moves again within 30 s, everything is committed, the worker leaves politely, the law holds.
+
+    A single broker that comes back can lose a transaction's marker, which no client can mend: the worker must then
+    stop and say so, and the run is named for what it was.
+    """
     committed = process.metric("tagstream_runs_published_total")
     eventually(
-        lambda: process.metric("tagstream_runs_published_total") > committed or is_committed(site), 30, process.said
+        lambda: (
+            process.metric("tagstream_runs_published_total") > committed
+            or is_committed(site)
+            or process.process.poll() is not None
+        ),
+        40,
+        process.said,
     )
+    if process.process.poll() == 3 and "transaction marker lost" in process.said():
+        pytest.xfail("the broker lost a transaction marker; the worker stopped and said so")
     account.recovered()
     eventually(lambda: is_committed(site), 90, process.said)
     assert process.terminate() == 0, process.said()
@@ -97,7 +112,7 @@ def test_broker_frozen_in_a_transaction_beyond_the_request_timeout(
         publishes(process)
         catch_open_transaction(broker.servers, f"{outpost.name}-w", broker.freeze, 60)
         failed = process.metric("tagstream_runs_failed_total")
-        eventually(lambda: process.metric("tagstream_runs_failed_total") > failed, 20, process.said)
+        eventually(lambda: process.metric("tagstream_runs_failed_total") > failed, 13, process.said)
         account.landed()
         broker.thaw()
         account.over()
@@ -147,28 +162,45 @@ def test_two_processes_with_one_transactional_id(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: StolenId; without it the two would take the id from each other for ever and say nothing."""
-    load(outpost, 600)
+    load(outpost, 40)
     twin = behind_proxy(broker, TAGSTREAM_TRANSACTIONAL_ID="one-id")
-    with worker(outpost, "w1", tmp_path, **twin) as first:
-        eventually(lambda: first.metric("tagstream_runs_published_total") > 0, 60, first.said)
-        with worker(outpost, "w2", tmp_path, **twin) as second:
-            eventually(
-                lambda: None not in (first.process.poll(), second.process.poll()) or _one_left(first, second), 90
-            )
-            account.landed()
-            gone, left = (first, second) if first.process.poll() is not None else (second, first)
-            assert gone.process.returncode == 3, gone.said()
-            assert "transactional id" in gone.said()
-            account.over()
-            if left.process.poll() is None:
-                eventually(lambda: is_committed(outpost), 90, left.said)
-                account.recovered()
-                left.terminate()
+    with (
+        worker(outpost, "w1", tmp_path, **twin) as first,
+        worker(outpost, "w2", tmp_path, **twin) as second,
+    ):
+        with feeding(outpost):
+            eventually(lambda: _one_left(first, second), 90, second.said)
+        account.landed()
+        gone, left = (first, second) if first.process.poll() is not None else (second, first)
+        assert gone.process.returncode == 3, gone.said()
+        assert "another process has our transactional id" in gone.said()
+        account.over()
+        eventually(lambda: is_committed(outpost) or left.process.poll() is not None, 90, left.said)
+        account.recovered()
+        left.terminate()
     if not is_committed(outpost):
         with worker(outpost, "w3", tmp_path, **behind_proxy(broker)) as heir:
             eventually(lambda: is_committed(outpost), 90, heir.said)
             assert heir.terminate() == 0
     account.settle_site(outpost)
+
+
+@contextmanager
+def feeding(site: Site) -> Iterator[None]:
+    """Records of a known picture keep coming."""
+    stop = threading.Event()
+
+    def feed() -> None:
+        while not stop.wait(0.5):
+            site.send([(site.own(f"{number}.jpg"), ()) for number in range(12)])
+
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        feeder.join()
 
 
 def _one_left(first: WorkerProcess, second: WorkerProcess) -> bool:

@@ -22,8 +22,9 @@ BUSY = {
     "TAGSTREAM_REDIS_URL": "",
     "TAGSTREAM_RUN_OUTCOMES": "8",
     "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S),
+    "TAGSTREAM_JOBS_AHEAD": "30",
 }
-"""No cache, small transactions, and a session that lapses soon."""
+"""No cache, small transactions, a session that lapses soon, and a short reach, so that work lasts for a while."""
 
 
 def load(site: Site, records: int, pictures: int = 40) -> None:
