@@ -1,15 +1,16 @@
-"""`python -m benchmarks [NAME …]`: every benchmark, or those named. Each figure is a ratio taken in one run."""
+"""`python -m benchmarks [NAME …]`: the quick benchmarks, or those named. Each figure is a ratio taken in one run."""
 
 from __future__ import annotations
 
 import sys
 from importlib import import_module
 
-NAMES = ("line", "intake", "models")
+QUICK = ("line", "intake")
+NAMES = (*QUICK, "models")
 
 
 def main() -> int:
-    names = sys.argv[1:] or NAMES
+    names = sys.argv[1:] or QUICK
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are: {', '.join(NAMES)}", file=sys.stderr)  # noqa: T201

@@ -74,6 +74,7 @@ class Publisher(Protocol):
 
         Raises:
             Unpublished: not done, or not known to be. `recover` must follow, whatever the cause.
+            Misconfigured: we are not allowed to publish.
             Broken: a wedged client, or another process with our transactional id.
         """
         ...

@@ -37,7 +37,7 @@ from workers.backends.kafka_client import (
 from workers.backends.kafka_topics import max_message_bytes
 from workers.backends.kafka_types import Delivery, Membership, OffsetReset, StolenId, check_sendable, refusal
 from workers.backends.kafka_watch import StuckClock
-from workers.errors import Broken, TagstreamError, Unavailable, Unpublished
+from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable, Unpublished
 from workers.vocabulary import Epoch, Message, Partition, Run
 
 logger = logging.getLogger(__name__)
@@ -145,6 +145,11 @@ class KafkaPublisher:
         try:
             self._publish(run)
         except kafka_errors.KafkaError as error:
+            if cause_of(error) == "authorization":
+                raise Misconfigured(
+                    f"the brokers do not let us publish ({error}): grant Write on the output topics, Read on the group"
+                    " and Write on the transactional id"
+                ) from error
             unpublished = Unpublished(cause_of(error), str(error))
             self._stolen_id.note(unpublished.cause)
             raise unpublished from error

@@ -123,6 +123,14 @@ def test_a_message_that_failed_is_never_left_out_of_a_commit(scene: Scene) -> No
     scene.producer.commit_transaction.assert_not_called()
 
 
+def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: Scene) -> None:
+    denied = kafka_errors.TopicAuthorizationFailedError("out")
+    scene.producer.send.side_effect = lambda *_: Mock(get=Mock(side_effect=denied))
+    with pytest.raises(Misconfigured, match="grant Write"):
+        scene.publish()
+    scene.producer.commit_transaction.assert_not_called()
+
+
 @pytest.mark.parametrize("member", [Membership(-1, ""), Membership(-1, "me"), Membership(9, "another")])
 def test_nothing_is_committed_under_a_membership_that_is_not_the_epochs(scene: Scene, member: Membership) -> None:
     scene.member = member
