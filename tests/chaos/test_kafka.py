@@ -252,11 +252,13 @@ def test_offset_out_of_range_stops_and_names_the_gap(
 def test_record_too_large(broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path) -> None:
     """Guard: sizes are checked before the transaction; a send that the broker refuses hangs an unchecked commit."""
     admin = KafkaAdminClient(bootstrap_servers=broker.servers)
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, outpost.enriched, {"max.message.bytes": "700"})])
+    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, outpost.enriched, {"max.message.bytes": "300"})])
     admin.close()
     load(outpost, 12)
     with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
-        eventually(lambda: process.metric("tagstream_dead_letters_total", reason="too-large") > 0, 60, process.said)
+        eventually(
+            lambda: process.metric("tagstream_dead_letters_total", reason="result-too-large") > 0, 60, process.said
+        )
         account.landed()
         account.over()
         eventually(lambda: is_committed(outpost), 60, process.said)
