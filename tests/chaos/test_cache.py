@@ -13,7 +13,7 @@ from tests.chaos.line import Given, SharedLine, is_committed
 from tests.chaos.proxy import FaultProxy, wait_for
 from tests.integration.worker_process import Site, eventually, photo, worker
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 _seeds = iter(range(3_000, 4_000))
 
@@ -128,7 +128,6 @@ def test_a_cache_with_values_of_an_older_version(line: SharedLine, account: Acco
     assert all(image.cache.tags == "miss" for image in found.images)
 
 
-@pytest.mark.chaos
 def test_a_cache_that_is_down_at_start(home: Site, account: Account, tmp_path: Path) -> None:
     """Guard: the first connection is made at the first call; the worker starts without its cache and finds it later."""
     with FaultProxy(lambda: home.stack.valkey.ports[0]) as cache:

@@ -63,6 +63,7 @@ def test_a_test_event(line: SharedLine, healthy: Given, account: Account) -> Non
     assert [skip.reason for skip in line.settle(account, records).skips] == ["test-event"]
 
 
+@pytest.mark.chaos
 def test_a_bucket_that_is_not_allowed(line: SharedLine, healthy: Given, account: Account) -> None:
     """Guard: the allow-list of buckets, checked before any GET."""
     records = line.send([(notification("somebody-elses", "x.jpg"), ()), healthy], b"p")
@@ -90,6 +91,7 @@ def test_a_message_of_a_thousand_records(line: SharedLine, healthy: Given, accou
     line.settle(account, records, expected=[(partition, offset, index) for index in range(1_000)])
 
 
+@pytest.mark.chaos
 def test_awkward_keys(line: SharedLine, account: Account) -> None:
     """Guard: keys of notifications are form-decoded once, those of our own dialect never."""
     for number, key in enumerate(AWKWARD):
@@ -101,6 +103,7 @@ def test_awkward_keys(line: SharedLine, account: Account) -> None:
     assert line.settle(account, records).keys == sorted(AWKWARD * 2)
 
 
+@pytest.mark.chaos
 def test_duplicate_and_stale_events(line: SharedLine, account: Account) -> None:
     """Guard: the sequencer remembered per object; without it the older event would overwrite the newer answer."""
     line.site.upload("seq.jpg", photo(99))

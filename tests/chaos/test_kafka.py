@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.admin import KafkaAdminClient
 from kafka.structs import TopicPartition
 
 from tests.chaos.account import Account
@@ -247,22 +247,3 @@ def test_offset_out_of_range_stops_and_names_the_gap(
     assert f"{outpost.images}" in said
     assert str(end) in said, said
     assert not [c for c in outpost.outcomes() if c not in before and c[0] == partition.partition]
-
-
-def test_record_too_large(broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: sizes are checked before the transaction; a send that the broker refuses hangs an unchecked commit."""
-    admin = KafkaAdminClient(bootstrap_servers=broker.servers)
-    admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, outpost.enriched, {"max.message.bytes": "300"})])
-    admin.close()
-    load(outpost, 12)
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
-        eventually(
-            lambda: process.metric("tagstream_dead_letters_total", reason="result-too-large") > 0, 60, process.said
-        )
-        account.landed()
-        account.over()
-        eventually(lambda: is_committed(outpost), 60, process.said)
-        account.recovered()
-        assert process.terminate() == 0
-    letters = outpost.letters()
-    account.settle(outpost.inputs(), outpost.outcomes(), len(letters), 12)
