@@ -67,7 +67,7 @@ class Publisher(Protocol):
     """The way out: messages and offsets, all or nothing. Every call belongs to the publish thread."""
 
     max_message_bytes: Mapping[str, int]
-    """For each output topic the largest `Message.size` that it takes."""
+    """For each output topic the largest `Message.size` that it takes; `recover` brings it up to date."""
 
     def publish(self, run: Run) -> None:
         """Send the messages and commit the offsets. When it returns, both are done.

@@ -130,9 +130,9 @@ class KafkaPublisher:
         self._stolen_id = StolenId(transactional_id, transaction_timeout_s)
         self._clock = StuckClock(REQUEST_TIMEOUT_S, self._broker_answers)
         self._unanswered_since: dict[Partition, float] = {}
-        self.max_message_bytes: Mapping[str, int] = max_message_bytes(
-            servers, output_topics, security=self._security, connect_timeout_s=connect_timeout_s
-        )
+        self._limits: dict[str, int] = {}
+        self.max_message_bytes: Mapping[str, int] = self._limits
+        self._read_limits(output_topics, connect_timeout_s)
         self._offsets = self._make_offsets_consumer(connect_timeout_s)
         self._producer: Any = self._make_producer(connect_timeout_s)
         self._failed = False
@@ -160,6 +160,8 @@ class KafkaPublisher:
         tried = 0
         while True:
             try:
+                # A limit that was lowered meanwhile may be why we are here, and often hides behind another error.
+                self._read_limits(tuple(self._limits), REQUEST_TIMEOUT_S)
                 self._producer = self._make_producer(timeout_s=REQUEST_TIMEOUT_S)
                 break
             except Unavailable as error:
@@ -239,6 +241,10 @@ class KafkaPublisher:
             self._producer.commit_transaction()
 
     # Clients
+
+    def _read_limits(self, topics: Sequence[str], timeout_s: float) -> None:
+        found = max_message_bytes(self._servers, topics, security=self._security, connect_timeout_s=timeout_s)
+        self._limits.update(found)
 
     def _make_producer(self, timeout_s: float) -> Any:
         """A producer that can publish; with transactions it has ended what was open under its id.

@@ -292,6 +292,8 @@ class MemoryBroker:
     def send(self, message: Message, transaction: Transaction | None) -> None:
         if transaction is not None:
             self._check_producer(transaction.transactional_id, transaction.producer_epoch)
+        if message.size > self._max_message_bytes[message.topic]:
+            raise Unpublished("size", f"{message.topic} takes {self._max_message_bytes[message.topic]} bytes")
         partition = Partition(message.topic, self._place(message))
         self._append(partition, message.key, message.value, message.headers, transaction)
         if transaction is not None:

@@ -156,9 +156,8 @@ class MemoryPublisher:
         self._stolen_id = StolenId(transactional_id, transaction_timeout_s)
         with broker.changed:
             broker.require(output_topics)
-            self.max_message_bytes: Mapping[str, int] = {
-                topic: broker.max_message_bytes(topic) for topic in output_topics
-            }
+            self._limits = {topic: broker.max_message_bytes(topic) for topic in output_topics}
+            self.max_message_bytes: Mapping[str, int] = self._limits
             self._producer_epoch = self._init()
 
     def publish(self, run: Run) -> None:
@@ -176,6 +175,8 @@ class MemoryPublisher:
     def recover(self) -> None:
         with self._broker.changed:
             self._broker.changed.wait_for(lambda: not self._broker.away)
+            for topic in self._limits:
+                self._limits[topic] = self._broker.max_message_bytes(topic)
             self._producer_epoch = self._init()
             self._stolen_id.initialised()
             self._failed = False

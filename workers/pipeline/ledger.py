@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from workers.pipeline.cache_entries import CacheWrite
@@ -143,6 +143,17 @@ class Ledger:
             self._bytes += entry.size - before
             self._ready.notify_all()
             return True
+
+    def refill(self, render: Callable[[Entry], Sequence[Message] | None]) -> None:
+        """Render anew what has not left yet; `render` returns None for what may stay as it is."""
+        with self._lock:
+            for lane in self._lanes.values():
+                for entry in lane.entries:
+                    messages = render(entry) if entry.messages is not None else None
+                    if messages is not None:
+                        before = entry.size
+                        entry.messages = tuple(messages)
+                        self._bytes += entry.size - before
 
     def wait(self, timeout_s: float) -> None:
         """Wait for `fill` or `wake`, at most this long."""

@@ -405,6 +405,10 @@ class Line:
                 self._renderer.count(outcomes)
         self.recall_inbox.put(Committed(tuple(entries)))
 
+    def render_again(self) -> None:
+        """The topics' limits may be others than when the outcomes were rendered."""
+        self.ledger.refill(self._renderer.messages_again)
+
     # ---- any thread -------------------------------------------------------------------------------------------
 
     def _when_done(self, task: Task, future: Future[_Result], then: Callable[[Task, Future[_Result]], None]) -> None:

@@ -80,6 +80,7 @@ class Publishing:
         """A new producer under the same id, then the committed offsets decide what is still to be published."""
         metrics.RECOVERIES.add()
         self._publisher.recover()
+        self._line.render_again()
         for epoch in self._line.ledger.epochs():
             committed = None
             while epoch.current and committed is None and not self._ending():

@@ -36,7 +36,7 @@ from workers.vocabulary import Caption, Coordinates, Headers, Message, Outcome
 
 
 class Renderer:
-    """Builds every document that leaves. Pure but for the clock; any thread.
+    """Builds every document that leaves.
 
     Args:
         template: a caption by rule, where no captioner runs; None: no captions then.
@@ -179,23 +179,32 @@ class Renderer:
     # ---- messages ---------------------------------------------------------------------------------------------
 
     def messages(self, entry: Entry) -> list[Message]:
-        """Everything that leaves for one record, in index order; its dead letter, if any, comes last."""
+        """Everything that leaves for one record, in index order; its dead letter, if any, comes last.
+
+        An outcome that its topic does not take is replaced by a failure, in the entry too.
+        """
         messages: list[Message] = []
-        failures: list[Failure] = []
         for index in sorted(entry.outcomes):
+            outcomes: list[Outcome] = []
             for outcome in entry.outcomes[index]:
-                if isinstance(outcome, Failure):
-                    failures.append(outcome)
-                    continue
-                message = self._message(entry, index, outcome)
+                message = None if isinstance(outcome, Failure) else self._message(entry, index, outcome)
                 if message is not None and message.size > self._limits[message.topic]:
                     detail = f"{message.size} bytes, and {message.topic} takes {self._limits[message.topic]}"
-                    failures.append(Failure(index=index, stage="publish", reason="result-too-large", detail=detail))
-                elif message is not None:
+                    outcomes.append(Failure(index=index, stage="publish", reason="result-too-large", detail=detail))
+                    continue
+                outcomes.append(outcome)
+                if message is not None:
                     messages.append(message)
+            entry.outcomes[index] = tuple(outcomes)
+        failures = [outcome for found in entry.outcomes.values() for outcome in found if isinstance(outcome, Failure)]
         if failures:
             messages.append(self._dead_letter(entry, failures))
         return messages
+
+    def messages_again(self, entry: Entry) -> list[Message] | None:
+        """After the limits may have changed: the messages anew if one no longer fits, else None."""
+        fits = all(message.size <= self._limits[message.topic] for message in entry.messages or ())
+        return None if fits else self.messages(entry)
 
     def _message(self, entry: Entry, index: int, outcome: EnrichedImage | Retraction | Skip) -> Message | None:
         topic = self._options.skipped_topic if isinstance(outcome, Skip) else self._options.output_topic

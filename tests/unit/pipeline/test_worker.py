@@ -402,6 +402,18 @@ def test_outputs_that_are_too_large_for_their_topic_become_dead_letters() -> Non
     assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("publish", "result-too-large")]
 
 
+def test_a_limit_that_is_lowered_while_the_worker_runs_makes_dead_letters_of_what_no_longer_fits() -> None:
+    rig = Rig()
+    rig.put("a.png", RED)
+    with rig.running() as worker:
+        eventually(lambda: worker.ready)
+        rig.broker.create_topic(OUT, 3, max_message_bytes=700)
+        rig.send(rig.event("a.png"))
+        rig.settled()
+    assert rig.enriched() == {}
+    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("publish", "result-too-large")]
+
+
 def test_a_worker_with_nothing_to_do_is_idle_and_alive() -> None:
     rig = Rig()
     with rig.running() as worker:
