@@ -11,6 +11,7 @@ token, prompt included; `hf436` (4.36) counts generated tokens only, the end tok
 from __future__ import annotations
 
 import heapq
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -93,7 +94,7 @@ def decode(decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int
         return _Single(decoder, states, prompt, end, options).run()
 
 
-class _Search:
+class _Search(ABC):
     """What every search shares: the cache, the ids written so far, and which pictures are still at work."""
 
     def __init__(
@@ -121,9 +122,9 @@ class _Search:
                 return [self.done[picture] for picture in range(count)]
             logits = self.decoder.step(self.ids[:, -1:], self.cache)
 
+    @abstractmethod
     def advance(self, logits: Tensor) -> None:
         """Append a token to every live row by the logits of its next one, and let finished pictures go."""
-        raise NotImplementedError
 
     def adjusted(self, scores: Tensor) -> Tensor:
         """Logits or log-probabilities (rows, vocabulary) after the repetition penalty and the least length."""
