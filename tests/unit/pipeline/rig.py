@@ -16,6 +16,7 @@ from PIL import Image
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from workers.backends.clock import SystemClock
+from workers.backends.kafka_types import Delivery
 from workers.backends.memory import MemoryObjectStore, MemoryResultCache
 from workers.backends.memory_broker import MemoryBroker
 from workers.backends.memory_kafka import MemoryPublisher, MemoryRecordSource
@@ -135,6 +136,7 @@ class Rig:
         self.tagger = ColourTagger()
         self.captioner: EchoCaptioner | None = None
         self.publisher_hangs: str | None = None
+        self.delivery: Delivery = "exactly_once"
         self.partitions = partitions
         self.appended: list[tuple[int, int]] = []
 
@@ -189,7 +191,12 @@ class Rig:
         def publisher(source: RecordSource) -> MemoryPublisher:
             assert isinstance(source, MemoryRecordSource)
             made = MemoryPublisher(
-                self.broker, GROUP, name, membership=source.membership, output_topics=(OUT, DEAD, SKIPPED)
+                self.broker,
+                GROUP,
+                name,
+                membership=source.membership,
+                output_topics=(OUT, DEAD, SKIPPED),
+                delivery=self.delivery,
             )
             made.stuck = lambda: self.publisher_hangs  # type: ignore[method-assign]
             return made

@@ -323,6 +323,26 @@ def test_whatever_happens_to_a_run_its_outcomes_are_there_once(fault: Fault) -> 
     assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
 
 
+def test_at_least_once_loses_nothing_and_what_comes_again_has_the_same_id() -> None:
+    rig = Rig()
+    rig.delivery = "at_least_once"
+    for number in range(20):
+        rig.put(f"{number}.png", (number, 0, 200))
+    with rig.running():
+        for number in range(20):
+            if number in (3, 11):
+                rig.broker.fail_next(Fault.COMMIT_UNACKNOWLEDGED if number == 3 else Fault.COMMIT_LOST)
+            rig.send(rig.event(f"{number}.png"), partition=number % 2)
+            threading.Event().wait(0.01)
+        rig.settled()
+    assert sorted(set(rig.coordinates())) == sorted((p, o, 0) for p, o in rig.appended)
+    ids: dict[tuple[int, int], set[str]] = {}
+    for image in rig.outputs():
+        assert isinstance(image, EnrichedImage)
+        ids.setdefault((image.event.partition, image.event.offset), set()).add(image.id)
+    assert all(len(found) == 1 for found in ids.values())
+
+
 def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker() -> None:
     rig = Rig()
     rig.put("a.png", RED)
