@@ -106,6 +106,22 @@ def test_two_workers_share_the_partitions_and_repeat_nothing(site: Site, tmp_pat
     site.assert_in_order()
 
 
+@pytest.mark.parametrize("settings", [{"TAGSTREAM_DELIVERY": "at_least_once"}, {"TAGSTREAM_INTAKE": "processes"}])
+def test_the_other_delivery_and_the_other_intake_do_the_same_work(
+    site: Site, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    for number in range(20):
+        site.upload(f"{number}.jpg", photo(number))
+    site.upload("broken.jpg", photo(0)[:300])
+    site.send([(site.own(f"{number}.jpg"), ()) for number in range(20)] + [(site.own("broken.jpg"), ())])
+    with worker(site, "w", tmp_path, **settings) as process:
+        eventually(all_committed(site), 60, process.said)
+        assert process.terminate() == 0, process.said()
+    assert site.outcomes() == site.inputs()
+    site.assert_in_order()
+    assert [letter.failures[0].reason for letter in site.letters()] == ["broken-image"]
+
+
 def test_an_outcome_that_is_too_large_for_its_topic_becomes_a_dead_letter_also_when_the_limit_came_later(
     site: Site, tmp_path: Path
 ) -> None:
