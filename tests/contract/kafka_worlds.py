@@ -22,7 +22,7 @@ Source: TypeAlias = MemoryRecordSource | KafkaRecordSource
 AnyPublisher: TypeAlias = MemoryPublisher | KafkaPublisher
 MAX_MESSAGE_BYTES = 20_000
 
-FAIL_WITHIN_S = 20.0
+FAIL_WITHIN_S = 40.0
 
 
 class World(Protocol):
