@@ -7,6 +7,7 @@ can happen at that very moment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -357,13 +358,11 @@ def test_a_new_generation_alone_does_not_stop_a_retained_partition(world: World)
     epochs = epochs_of(first)
     publisher = world.publisher(first)
     before = first.membership().generation
-    theirs: list[Epoch] = []
-
-    def second_has_begun(*_: object) -> bool:
-        theirs.extend(second.poll(0.05).started)
-        return bool(theirs)
-
-    poll_until(first, second_has_begun)
+    # Each member is polled by a thread of its own, as in life: two that take turns hold up each other's join.
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(poll_until, second, lambda _, started: bool(started))
+        poll_until(first, lambda *_: begun.done())
+        assert begun.result()
     assert first.membership().generation > before
     (retained,) = (epoch for epoch in epochs.values() if epoch.current)
     poll_until(first, lambda *_: published(publisher, run_of(world, {retained: 1}, b"a")))
