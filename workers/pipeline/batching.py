@@ -39,12 +39,6 @@ class Inbox(Generic[Item]):
             self._closed = True
             self._filled.notify_all()
 
-    @property
-    def closed(self) -> bool:
-        """Closed and empty: nothing more will come."""
-        with self._filled:
-            return self._closed and not self._items
-
     def __len__(self) -> int:
         return len(self._items)
 
