@@ -135,5 +135,5 @@ class SharedLine:
         self.committed()
         found = self.results(records)
         account.settle(expected or records, found.coordinates, len(found.letters), letters)
-        assert self.worker.process.poll() is None, self.worker.said()
+        assert self.worker.running, self.worker.said()
         return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import sys
 import time
 from collections import Counter
@@ -75,18 +74,16 @@ class Soak:
     def revive(self) -> None:
         """A worker that ended by itself is a finding, unless it was fenced after a freeze: it is started again."""
         for number, process in enumerate(self.workers):
-            if (code := process.process.poll()) is not None:
+            if (code := process.exit_code) is not None:
                 self.strikes[f"worker ended by itself with {code}"] += 1
                 self.workers[number] = self._worker(number)
 
     def sample(self) -> None:
         for process in self.workers:
-            done = process.metric("tagstream_outcomes_total")
-            try:
-                pages = int(Path(f"/proc/{process.process.pid}/statm").read_text().split()[1])
-            except OSError:
-                continue
-            self.memory.setdefault(process.process.pid, []).append((done, pages * _PAGE))
+            done, pid = process.metric("tagstream_outcomes_total"), process.pid
+            if pid is not None:
+                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+                self.memory.setdefault(pid, []).append((done, pages * _PAGE))
 
     def end(self) -> None:
         eventually(lambda: is_committed(self.site), _PATIENCE_S, self.workers[0].said)
@@ -118,10 +115,10 @@ class Soak:
         self.workers[number].wait_ready()
 
     def _freeze(self, number: int) -> None:
-        process = self.workers[number].process
-        process.send_signal(signal.SIGSTOP)
+        process = self.workers[number]
+        process.freeze()
         time.sleep(self.chance.uniform(1, 12))
-        process.send_signal(signal.SIGCONT)
+        process.thaw()
 
     def _freeze_broker(self) -> None:
         self.broker.freeze()

@@ -53,14 +53,12 @@ def finish(site: Site, process: WorkerProcess, account: Account) -> None:
     committed = process.metric("tagstream_runs_published_total")
     eventually(
         lambda: (
-            process.metric("tagstream_runs_published_total") > committed
-            or is_committed(site)
-            or process.process.poll() is not None
+            process.metric("tagstream_runs_published_total") > committed or is_committed(site) or not process.running
         ),
         40,
         process.said,
     )
-    if process.process.poll() == 3 and "transaction marker lost" in process.said():
+    if process.exit_code == 3 and "transaction marker lost" in process.said():
         pytest.xfail("the broker lost a transaction marker; the worker stopped and said so")
     account.recovered()
     eventually(lambda: is_committed(site), 90, process.said)
@@ -97,7 +95,7 @@ def test_broker_away_for_twenty_seconds(
         assert held(process) > 0
         account.landed()
         time.sleep(20)
-        assert process.process.poll() is None, "a worker must wait for its broker"
+        assert process.running, "a worker must wait for its broker"
         broker.start()
         account.over()
         finish(outpost, process, account)
@@ -171,11 +169,11 @@ def test_two_processes_with_one_transactional_id(
         with feeding(outpost):
             eventually(lambda: _one_left(first, second), 90, second.said)
         account.landed()
-        gone, left = (first, second) if first.process.poll() is not None else (second, first)
-        assert gone.process.returncode == 3, gone.said()
+        gone, left = (first, second) if not first.running else (second, first)
+        assert gone.exit_code == 3, gone.said()
         assert "another process has our transactional id" in gone.said()
         account.over()
-        eventually(lambda: is_committed(outpost) or left.process.poll() is not None, 90, left.said)
+        eventually(lambda: is_committed(outpost) or not left.running, 90, left.said)
         account.recovered()
         left.terminate()
     if not is_committed(outpost):
@@ -204,7 +202,7 @@ def feeding(site: Site) -> Iterator[None]:
 
 
 def _one_left(first: WorkerProcess, second: WorkerProcess) -> bool:
-    return (first.process.poll() is None) != (second.process.poll() is None)
+    return (first.running) != (second.running)
 
 
 def test_output_topic_missing(broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path) -> None:
@@ -212,7 +210,7 @@ def test_output_topic_missing(broker: BrokerBehindProxy, outpost: Site, account:
     load(outpost, 5)
     missing = behind_proxy(broker, TAGSTREAM_OUTPUT_TOPIC="nobody-made-this")
     process = WorkerProcess(outpost, "w", tmp_path, **missing)
-    assert process.process.wait(90) == 2, process.said()
+    assert process.wait_gone(90) == 2, process.said()
     assert "nobody-made-this" in process.said()
     account.landed()
     assert outpost.outcomes() == [], "the topic must stay untouched"
@@ -239,9 +237,9 @@ def test_offset_out_of_range_stops_and_names_the_gap(
     account.landed()
     process = WorkerProcess(outpost, "w", tmp_path, **behind_proxy(broker))
     try:
-        assert process.process.wait(120) == 3, process.said()
+        assert process.wait_gone(120) == 3, process.said()
     finally:
-        if process.process.poll() is None:
+        if process.running:
             process.kill()
     said = process.said()
     assert f"{outpost.images}" in said

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import signal
 import time
 from contextlib import ExitStack
 from functools import partial
@@ -76,12 +75,12 @@ def test_sigterm_while_the_worker_still_loads_its_model(home: Site, account: Acc
     load(home, 8)
     process = WorkerProcess(home, "w", tmp_path, **BUSY)
     try:
-        eventually(lambda: process.url is not None, 60, process.said)
+        eventually(lambda: process.get("/livez")[0] == 200, 60, process.said)
         assert process.get("/readyz")[0] != 200
         account.landed()
         assert process.terminate() == 0, process.said()
     finally:
-        if process.process.poll() is None:
+        if process.running:
             process.kill()
     assert home.outcomes() == []
     with worker(home, "w", tmp_path, **BUSY) as heir:
@@ -118,12 +117,12 @@ def test_a_frozen_worker_wakes_after_its_partitions_moved(home: Site, account: A
     load(home, 700)
     with worker(home, "w1", tmp_path, **BUSY) as sleeper, worker(home, "w2", tmp_path, **BUSY) as other:
         busy(sleeper)
-        sleeper.process.send_signal(signal.SIGSTOP)
+        sleeper.freeze()
         try:
             eventually(lambda: other.metric("tagstream_partitions", state="reading") == home.partitions, 40, other.said)
             account.landed()
         finally:
-            sleeper.process.send_signal(signal.SIGCONT)
+            sleeper.thaw()
         account.over()
         before = published(other) + published(sleeper)
         eventually(lambda: published(other) + published(sleeper) > before or is_committed(home), 30, other.said)
@@ -139,12 +138,12 @@ def test_a_frozen_worker_that_gets_the_same_partitions_back(home: Site, account:
     load(home, 700)
     with worker(home, "w", tmp_path, **BUSY) as sleeper:
         busy(sleeper)
-        sleeper.process.send_signal(signal.SIGSTOP)
+        sleeper.freeze()
         time.sleep(SESSION_S + 8)
         done = len(home.outcomes())
         assert done < 700
         account.landed()
-        sleeper.process.send_signal(signal.SIGCONT)
+        sleeper.thaw()
         account.over()
         eventually(lambda: len(home.outcomes()) > done, 30, sleeper.said)
         account.recovered()

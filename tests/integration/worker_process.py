@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -27,6 +23,7 @@ from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tests.conftest import Stack
 from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.backends.object_store import MinioObjectStore
+from workers.local.worker_process import WorkerProcess as LocalWorker
 from workers.vocabulary import Headers
 
 Coordinates = tuple[int, int, int]
@@ -74,8 +71,9 @@ class Site:
         self.store = MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key)
         self.store.make_bucket(self.name)
 
-    def environment(self, replica: str, state: Path) -> dict[str, str]:
-        mine = {
+    def settings(self, replica: str) -> dict[str, str]:
+        """Of a worker here."""
+        return {
             "TAGSTREAM_KAFKA_SERVERS": self.stack.kafka.servers,
             "TAGSTREAM_GROUP": self.name,
             "TAGSTREAM_INPUT_TOPICS": self.images,
@@ -88,15 +86,12 @@ class Site:
             "TAGSTREAM_BUCKETS": self.name,
             "TAGSTREAM_REDIS_URL": self.stack.valkey.url,
             "TAGSTREAM_TRANSACTIONAL_ID": f"{self.name}-{replica}",
-            "TAGSTREAM_STATE_DIR": str(state),
-            "TAGSTREAM_HTTP_HOST": "127.0.0.1",
-            "TAGSTREAM_HTTP_PORT": "0",
+            "TAGSTREAM_TAGGER": "compact",
+            "TAGSTREAM_CAPTIONER": "template",
             "TAGSTREAM_DEVICE": "cpu",
             "TAGSTREAM_PRECISION": "fp32",
             "TAGSTREAM_MAX_BATCH": "8",
         }
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("TAGSTREAM_", "OTEL_"))}
-        return inherited | mine
 
     # ---- in ---------------------------------------------------------------------------------------------------
 
@@ -181,35 +176,32 @@ def _bytes(value: str | bytes | None) -> bytes | None:
     return value.encode() if isinstance(value, str) else value
 
 
-class WorkerProcess:
-    """`tagstream run` as a process of its own."""
+class WorkerProcess(LocalWorker):
+    """`tagstream run` for one site, launched at once; `wait` or `wait_ready` sees it up.
+
+    It is tied to this process: no worker outlives its test.
+    """
+
+    stops_within_s: ClassVar[float] = 40.0
+    inherits: ClassVar[Collection[str]] = ()
 
     def __init__(self, site: Site, replica: str, folder: Path, **settings: str) -> None:
-        self.log = folder / f"{replica}.log"
-        environment = site.environment(replica, folder / f"state-{replica}") | settings
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "workers", "run"],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
+        own = folder / replica
+        own.mkdir(exist_ok=True)
+        super().__init__(own, site.settings(replica) | settings)
+        self.launch()
+
+    def environment(self) -> Mapping[str, str]:
+        """A test chooses every setting, and no trace goes anywhere unless it says so."""
+        return {k: v for k, v in super().environment().items() if not k.startswith("OTEL_")} | self._settings
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
-    @property
-    def url(self) -> str | None:
-        found = re.findall(r"/metrics on 127\.0\.0\.1:(\d+)", self.said())
-        return f"http://127.0.0.1:{found[-1]}" if found else None
-
     def get(self, path: str) -> tuple[int, str]:
-        url = self.url
-        if url is None:
-            return 0, ""
+        """Status and text; status 0 when nobody answers."""
         try:
-            with urlopen(f"{url}{path}", timeout=5) as response:
+            with urlopen(f"{self.url}{path}", timeout=5) as response:
                 return response.status, response.read().decode()
         except URLError as error:
             return getattr(error, "code", 0), ""
@@ -225,16 +217,19 @@ class WorkerProcess:
         return total
 
     def wait_ready(self) -> None:
-        eventually(lambda: self.get("/readyz")[0] == 200 or self.process.poll() is not None, 60, self.said)
-        assert self.process.poll() is None, self.said()
+        eventually(lambda: self.get("/readyz")[0] == 200 or not self.running, 60, self.said)
+        assert self.running, self.said()
 
-    def terminate(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(40)
+    def wait_gone(self, timeout_s: float) -> int:
+        """Its exit code, once it has ended by itself."""
+        eventually(lambda: not self.running, timeout_s, self.said)
+        assert self.exit_code is not None
+        return self.exit_code
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
+    def terminate(self) -> int | None:
+        """SIGTERM, and its exit code; killed (-9) when it takes longer than `stops_within_s`."""
+        self.stop()
+        return self.exit_code
 
 
 @contextmanager
@@ -245,8 +240,7 @@ def worker(site: Site, replica: str, folder: Path, **settings: str) -> Iterator[
         process.wait_ready()
         yield process
     finally:
-        if process.process.poll() is None:
-            process.kill()
+        process.kill()
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float, why: Callable[[], str] = str) -> None:

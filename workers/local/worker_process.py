@@ -6,14 +6,14 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from workers.local.server import CannotStart, Server
 
 _MODELS = ("TAGSTREAM_TAGGER", "TAGSTREAM_CAPTIONER", "TAGSTREAM_DEVICE", "TAGSTREAM_PRECISION", "TAGSTREAM_PROFILES")
-"""What the caller's own environment may say about the models; the rest of its settings is for other servers."""
+"""What a demonstration takes over from its caller: the models. The other settings are for other servers."""
 
 
 class WorkerProcess(Server):
@@ -27,6 +27,8 @@ class WorkerProcess(Server):
 
     name: ClassVar[str] = "worker"
     stops_within_s: ClassVar[float] = 30.0
+    inherits: ClassVar[Collection[str]] = _MODELS
+    """Settings that are taken from the caller's own environment."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str], arguments: Sequence[str] = ()) -> None:
         super().__init__(folder)
@@ -47,7 +49,9 @@ class WorkerProcess(Server):
 
     def environment(self) -> Mapping[str, str]:
         inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_") or name in _MODELS
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("TAGSTREAM_") or name in self.inherits
         }
         own = {
             "TAGSTREAM_STATE_DIR": str(self.folder / "state"),
