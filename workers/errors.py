@@ -3,6 +3,8 @@ logged once, and the process ends with nothing committed."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,3 +85,9 @@ class Misconfigured(TagstreamError):
 
 class Broken(TagstreamError):
     """This process can't go on: a broken device, a wedged client, a stolen transactional id. It exits with 3."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the known one that is most like it; empty where none is."""
+    near = difflib.get_close_matches(name, dict.fromkeys(known), n=1)
+    return f" Do you mean {near[0]!r}?" if near else ""

@@ -22,6 +22,7 @@ from workers.vocabulary import (
     Polled,
     Run,
     StoredObject,
+    Subset,
     Transform,
 )
 
@@ -240,10 +241,29 @@ class Tagger(Model, Protocol):
         ...
 
     def postprocess(self, raw: Any) -> LabelScores:
-        """One answer of `forward` as scores above the floor. Any thread.
+        """One answer as scores above the floor. Any thread.
 
         Raises:
             ValueError: not a number among the scores (a broken device).
+        """
+        ...
+
+
+@runtime_checkable
+class SubsetTagger(Tagger, Protocol):
+    """A tagger to which fewer labels are less work. Optional: of others all labels are scored, and most not shown."""
+
+    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        """As `forward`, but each picture for its own labels alone; None means all that the tagger scores.
+
+        `postprocess` makes of an answer the scores that it makes of `forward`'s, without those of labels outside the
+        subset, whatever the other pictures of the batch are scored for.
+
+        Args:
+            subsets: one for each picture; their ids are among the labels that the tagger scores.
+
+        Raises:
+            As `forward`.
         """
         ...
 

@@ -6,9 +6,11 @@ A `Record` is parsed into `Job`s, a Job's object is fetched (`Fetched`), decoded
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -176,8 +178,33 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Subset:
+    """Some of a tagger's labels, at least one, where a picture needs no others. Compared by `digest`.
+
+    Args:
+        ids: label ids, ascending, each once.
+
+    Raises:
+        ValueError: they are none, or do not ascend.
+    """
+
+    ids: tuple[int, ...] = field(compare=False)
+    digest: str = field(init=False)
+    """Names the ids, hex."""
+
+    def __post_init__(self) -> None:
+        if not self.ids or any(one >= other for one, other in pairwise(self.ids)):
+            raise ValueError("the label ids of a subset must ascend, and be at least one")
+        named = hashlib.sha256(",".join(map(str, self.ids)).encode()).hexdigest()[:16]
+        object.__setattr__(self, "digest", named)
+
+    def __repr__(self) -> str:
+        return f"<Subset of {len(self.ids)} labels, {self.digest}>"
+
+
+@dataclass(frozen=True, slots=True)
 class LabelScores:
-    """A tagger's answer for one picture: every label whose score reached the floor.
+    """A tagger's answer for one picture: every label that it scored and whose score reached the floor.
 
     Args:
         label_ids: (n,) int32, ascending.

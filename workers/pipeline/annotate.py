@@ -14,8 +14,8 @@ from workers import metrics
 from workers.errors import Broken
 from workers.pipeline.batching import SafeBatch, run_halving
 from workers.pipeline.task import Task
-from workers.ports import Captioner, Tagger
-from workers.vocabulary import LabelScores
+from workers.ports import Captioner, SubsetTagger, Tagger
+from workers.vocabulary import LabelScores, Pixels, Subset
 
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("tagstream")
@@ -81,7 +81,7 @@ class Annotator:
             return
 
         def forward(some: Sequence[Task]) -> Sequence[Any]:
-            raws = tagger.forward([_pixels(task, tagger) for task in some])
+            raws = _score(tagger, [_pixels(task, tagger) for task in some], [task.profile.subset for task in some])
             if some[0].alone:
                 # A picture under suspicion is postprocessed here, where the canary can answer for the device.
                 for task, raw in zip(some, raws, strict=True):
@@ -90,7 +90,7 @@ class Annotator:
 
         for task, answer in zip(tasks, run_halving(forward, tasks, self._failed), strict=True):
             if isinstance(answer, Exception):
-                self._blame(task, "annotate", "annotate-failed", answer, lambda: _try_tagger(tagger))
+                self._blame_tagging(tagger, task, answer)
             else:
                 task.raw_scores = answer
                 self._ceilings["annotate"].note(False)
@@ -118,7 +118,7 @@ class Annotator:
             try:
                 task.scores = tagger.postprocess(task.raw_scores)
             except ValueError as error:
-                self._blame(task, "annotate", "annotate-failed", error, lambda: _try_tagger(tagger))
+                self._blame_tagging(tagger, task, error)
                 return False
         task.guide = captioner.guide(guide_names(task, self._tagger))
         return True
@@ -129,6 +129,10 @@ class Annotator:
         _log.warning("a batch of %d failed: %s", len(tasks), type(error).__name__)
         if out_of_memory:
             self.safe.ran_out_of_memory(len(tasks))
+
+    def _blame_tagging(self, tagger: Tagger, task: Task, error: Exception) -> None:
+        """The good picture is scored for the same labels: what fails may be what these take."""
+        self._blame(task, "annotate", "annotate-failed", error, lambda: _try_tagger(tagger, task.profile.subset))
 
     def _blame(self, task: Task, stage: Stage, reason: Reason, error: Exception, canary: Callable[[], object]) -> None:
         """Before a picture is blamed, one that is known to be good takes the same step.
@@ -154,13 +158,20 @@ def guide_names(task: Task, tagger: Tagger | None) -> list[str]:
     return [tagger.labels[label_id] for label_id, _ in sorted(task.profile.select(task.scores))]
 
 
-def _pixels(task: Task, model: Tagger | Captioner) -> Any:
+def _pixels(task: Task, model: Tagger | Captioner) -> Pixels:
     assert task.picture is not None
     return task.picture.pixels[model.transform]
 
 
-def _try_tagger(tagger: Tagger) -> LabelScores:
-    return tagger.postprocess(tagger.forward([tagger.canary()])[0])
+def _score(tagger: Tagger, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+    """Each picture for its labels. Where all want all, the way is the one that every tagger has."""
+    if any(subset is not None for subset in subsets) and isinstance(tagger, SubsetTagger):
+        return tagger.forward_subsets(pictures, subsets)
+    return tagger.forward(pictures)
+
+
+def _try_tagger(tagger: Tagger, subset: Subset | None) -> LabelScores:
+    return tagger.postprocess(_score(tagger, [tagger.canary()], [subset])[0])
 
 
 def _try_captioner(captioner: Captioner) -> object:

@@ -17,7 +17,7 @@ import orjson
 
 from schemas.image_event import ImageEvent
 from workers.ports import Captioner, Tagger
-from workers.vocabulary import Caption, Facts, LabelScores
+from workers.vocabulary import Caption, Facts, LabelScores, Subset
 
 _PREFIX = "tagstream:1"
 _SCORES = struct.Struct("<4sI")
@@ -60,8 +60,9 @@ def captioner_key(captioner: Captioner) -> str:
     return _digest(captioner.digest, repr(captioner.transform), captioner.precision, captioner.options_digest)
 
 
-def scores_key(sha256: str, tagger: str) -> str:
-    return f"{_PREFIX}:scores:{sha256}:{tagger}"
+def scores_key(sha256: str, tagger: str, subset: Subset | None = None) -> str:
+    """Of the scores of all labels (that the tagger scores), or of a subset's: never one for the other."""
+    return f"{_PREFIX}:scores:{sha256}:{tagger}" + (f":{subset.digest}" if subset is not None else "")
 
 
 def caption_key(sha256: str, captioner: str, guide: str) -> str:

@@ -1,26 +1,57 @@
-"""Threshold profiles: which scores become tags. Changing one re-renders cached scores and touches no picture."""
+"""Profiles: which labels count, and which of their scores become tags. Changing one touches no picture that was scored.
+
+A profile that names its labels (`only`) is cheaper on a device whose tagger can score some labels alone. Other taggers
+score all, and the profile's thresholds hide what it does not name, so the tags are the same.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.errors import Misconfigured
-from workers.ports import Tagger
-from workers.vocabulary import LabelScores
+from workers.errors import Misconfigured, nearest
+from workers.ports import SubsetTagger
+from workers.vocabulary import LabelScores, Subset
+
+SHAPE = '{"only": ["cat", "dog"], "all": 0.7, "labels": {"cat": 0.5}}'
+"""Every rule that a profile may have, as an example for errors."""
+
+OFF = 1.0
+"""The threshold that no score exceeds."""
+
+
+class Labelled(Protocol):
+    """What profiles are about: a tagger, or the bundle that one would be made of."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> Sequence[str]: ...
+    @property
+    def thresholds(self) -> Sequence[float]: ...
+    @property
+    def profiles(self) -> Mapping[str, Sequence[float]]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Thresholds by label id, (n,) float32; a tag is shown when its score is greater."""
+    """What a person calls by `name`.
+
+    Args:
+        thresholds: by label id, (n,) float32; a tag is shown when its score is greater.
+        digest: of the thresholds, those of labels that don't count among them.
+        subset: the only labels that the device scores for it; None: all that the tagger scores.
+    """
 
     name: str
     thresholds: NDArray[np.float32]
     digest: str
+    subset: Subset | None = None
 
     def select(self, scores: LabelScores) -> list[tuple[int, float]]:
         """(label id, score to 6 decimals) of the tags to show, best first; equal scores in label order."""
@@ -30,12 +61,12 @@ class Profile:
         return [(int(ids[i]), round(float(values[i]), 6)) for i in order]
 
 
-def make_profile(name: str, thresholds: Sequence[float] | NDArray[np.float32]) -> Profile:
+def make_profile(name: str, thresholds: Sequence[float] | NDArray[np.float32], subset: Subset | None = None) -> Profile:
     values = np.asarray(thresholds, np.float32)
-    return Profile(name, values, hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()[:16])
+    return Profile(name, values, hashlib.sha256(values.astype("<f4").tobytes()).hexdigest()[:16], subset)
 
 
-def default_profiles(tagger: Tagger | None) -> dict[str, Profile]:
+def default_profiles(tagger: Labelled | None) -> dict[str, Profile]:
     """The bundle's own thresholds, as the profile `default`, and the others that it offers by name."""
     if tagger is None:
         return {"default": make_profile("default", [])}
@@ -43,43 +74,93 @@ def default_profiles(tagger: Tagger | None) -> dict[str, Profile]:
     return {name: make_profile(name, thresholds) for name, thresholds in offered.items()}
 
 
-def read_profiles(tagger: Tagger | None, wanted: Mapping[str, object]) -> dict[str, Profile]:
-    """Profiles from a mapping name → {"all": number, "labels": {tag name: number}}, beside the bundle's own.
+def read_profiles(
+    tagger: Labelled | None, wanted: Mapping[str, object], allowed: Collection[str] | None = None
+) -> dict[str, Profile]:
+    """Profiles from a mapping name → {"only": [tag name], "all": number, "labels": {tag name: number}}, beside the
+    bundle's own.
 
     One of the same name takes the place of the bundle's; each begins with the bundle's thresholds. `all` replaces
-    every threshold, `labels` those of single tags; a threshold of 1 switches a tag off.
+    every threshold, `labels` those of single tags; a threshold of 1 switches a tag off. `only` names the tags that
+    count: no other is shown, or scored, where the tagger can do without.
+
+    Args:
+        allowed: names of the only tags that the tagger scores; None means all.
 
     Raises:
-        Misconfigured: it has another shape, an unknown tag, or a number outside 0..1.
+        Misconfigured: it has another shape, a tag that is unknown or not allowed, or a number outside 0..1.
     """
     profiles = default_profiles(tagger)
     for name, rules in wanted.items():
-        profiles[name] = make_profile(name, _apply(name, rules, tagger))
+        profiles[name] = _Reading(name, tagger, allowed).read(rules)
     return profiles
 
 
-def _apply(name: str, rules: object, tagger: Tagger | None) -> NDArray[np.float32]:
-    if tagger is None:
-        raise Misconfigured(f"threshold profile {name!r}: there is no tagger whose thresholds it could change")
-    if not isinstance(rules, Mapping) or not set(rules) <= {"all", "labels"}:
-        raise Misconfigured(f'threshold profile {name!r}: give {{"all": 0.7, "labels": {{"cat": 0.5}}}}')
-    thresholds = np.asarray(tagger.thresholds, np.float32).copy()
-    if "all" in rules:
-        thresholds[:] = _threshold(name, "all", rules["all"])
-    labels = rules.get("labels", {})
-    if not isinstance(labels, Mapping):
-        raise Misconfigured(f"threshold profile {name!r}: labels is a mapping from a tag's name to its threshold")
-    ids_of: dict[str, list[int]] = {}
-    for label_id, label in enumerate(tagger.labels):
-        ids_of.setdefault(label, []).append(label_id)
-    for label, value in labels.items():
-        if label not in ids_of:
-            raise Misconfigured(f"threshold profile {name!r}: {tagger.name} has no tag {label!r}")
-        thresholds[ids_of[label]] = _threshold(name, str(label), value)
-    return thresholds
+class _Reading:
+    """One profile's rules on their way to a `Profile`, and the errors that name it."""
 
+    def __init__(self, name: str, tagger: Labelled | None, allowed: Collection[str] | None) -> None:
+        self._name = name
+        if tagger is None:
+            raise self._error("there is no tagger whose thresholds it could change")
+        self._tagger = tagger
+        self._allowed = allowed
+        self._ids_of: dict[str, list[int]] = {}
+        for label_id, label in enumerate(tagger.labels):
+            self._ids_of.setdefault(label, []).append(label_id)
 
-def _threshold(profile: str, label: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise Misconfigured(f"threshold profile {profile!r}: {label} is {value!r}, not a number from 0 to 1")
-    return float(value)
+    def read(self, rules: object) -> Profile:
+        if not isinstance(rules, Mapping) or not set(rules) <= {"only", "all", "labels"}:
+            raise self._error(f"give {SHAPE}, or some of it")
+        counted = self._counted(rules["only"]) if "only" in rules else None
+        thresholds = self._thresholds(rules)
+        if counted is None:
+            return make_profile(self._name, thresholds)
+        for label in rules.get("labels", {}):
+            if label not in counted:
+                raise self._error(f"{label!r} has a threshold, but is not among `only`: such a tag is never shown")
+        ids = sorted(label_id for label in counted for label_id in self._ids_of[label])
+        thresholds[np.setdiff1d(np.arange(len(thresholds)), ids)] = OFF
+        return make_profile(self._name, thresholds, self._subset(counted, ids))
+
+    def _counted(self, names: object) -> set[str]:
+        """The names of `only`."""
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise self._error("`only` is a list of tags' names, at least one")
+        for name in names:
+            self._known(name)
+            if self._allowed is not None and name not in self._allowed:
+                raise self._error(f"{name!r} is not among the tags that TAGSTREAM_ALLOW names, so it is never scored")
+        return set(names)
+
+    def _thresholds(self, rules: Mapping[str, object]) -> NDArray[np.float32]:
+        thresholds = np.array(self._tagger.thresholds, np.float32)
+        if "all" in rules:
+            thresholds[:] = self._number("all", rules["all"])
+        labels = rules.get("labels", {})
+        if not isinstance(labels, Mapping):
+            raise self._error("`labels` is a mapping from a tag's name to its threshold")
+        for label, value in labels.items():
+            thresholds[self._known(label)] = self._number(label, value)
+        return thresholds
+
+    def _subset(self, counted: set[str], ids: Sequence[int]) -> Subset | None:
+        """What is left to score; nothing to speak of where that is all, or where the tagger scores all anyway."""
+        scored = self._ids_of if self._allowed is None else self._allowed
+        if not isinstance(self._tagger, SubsetTagger) or counted.issuperset(scored):
+            return None
+        return Subset(tuple(ids))
+
+    def _known(self, label: str) -> list[int]:
+        """The ids of a tag's name."""
+        if label not in self._ids_of:
+            raise self._error(f"{self._tagger.name} has no tag {label!r}.{nearest(label, self._ids_of)}")
+        return self._ids_of[label]
+
+    def _number(self, label: str, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise self._error(f"{label} is {value!r}, not a number from 0 to 1")
+        return float(value)
+
+    def _error(self, says: str) -> Misconfigured:
+        return Misconfigured(f"threshold profile {self._name!r}: {says}")

@@ -48,13 +48,13 @@ class Recall:
         return scored and (task.caption is not None or not self.needs_caption(task))
 
     def flight_key(self, task: Task) -> Hashable:
-        """Equal for two tasks exactly when one's results are the other's."""
+        """Equal for two tasks exactly when one's results are the other's: scores of the same labels among them."""
         assert task.facts is not None
-        needs_caption = self.needs_caption(task)
+        needs_scores, needs_caption = self.needs_scores(task), self.needs_caption(task)
         guide: Hashable = ()
         if needs_caption:
             guide = task.event.options.guide_tags or task.profile.digest
-        return (task.facts.sha256, self.needs_scores(task), needs_caption, guide)
+        return (task.facts.sha256, needs_scores, needs_scores and task.profile.subset, needs_caption, guide)
 
     def values(self, task: Task) -> dict[str, bytes]:
         """What the content level should keep of a finished task: only what it did not have."""
@@ -63,7 +63,8 @@ class Recall:
             return values
         sha256 = task.facts.sha256
         if self._tagger is not None and task.scores is not None and not task.tags_hit:
-            values[entries.scores_key(sha256, self._tagger_key)] = entries.pack_scores(task.scores)
+            key = entries.scores_key(sha256, self._tagger_key, task.profile.subset)
+            values[key] = entries.pack_scores(task.scores)
         if self._captioner is not None and task.caption is not None and task.guide is not None and not task.caption_hit:
             key = entries.caption_key(sha256, self._captioner_key, task.guide)
             values[key] = entries.pack_caption(task.caption)
@@ -121,11 +122,19 @@ class Recall:
     def _scores(self, tasks: Sequence[Task]) -> None:
         if not tasks or self._tagger is None:
             return
-        keys = [entries.scores_key(task.facts.sha256, self._tagger_key) for task in tasks if task.facts is not None]
-        for task, value in zip(tasks, self._cache.recall(keys), strict=True):
-            task.scores = entries.unpack_scores(value, len(self._tagger.labels))
+        keys = [self._scores_keys(task) for task in tasks]
+        found = iter(self._cache.recall([key for some in keys for key in some]))
+        for task, some in zip(tasks, keys, strict=True):
+            known = [entries.unpack_scores(next(found), len(self._tagger.labels)) for _ in some]
+            task.scores = next((scores for scores in known if scores is not None), None)
             task.tags_hit = task.scores is not None
             _count("tags", task.tags_hit)
+
+    def _scores_keys(self, task: Task) -> list[str]:
+        """Where the task's scores may be: those of its labels, or of all, of which its profile shows no others."""
+        assert task.facts is not None
+        wanted = dict.fromkeys((task.profile.subset, None))
+        return [entries.scores_key(task.facts.sha256, self._tagger_key, subset) for subset in wanted]
 
     def _captions(self, captioner: Captioner, tasks: Sequence[Task]) -> None:
         asked: list[Task] = []
