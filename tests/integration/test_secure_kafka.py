@@ -1,0 +1,100 @@
+"""The worker and the commands at a broker that asks for TLS, a login, or a certificate."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Stack, _started
+from tests.integration.secure_kafka import PASSWORD, USER, SecureKafka
+from tests.integration.worker_process import Site, eventually, photo, worker
+from workers.backends.kafka import lag
+from workers.local.scratch import Scratch
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+def broker(scratch: Scratch) -> Iterator[SecureKafka]:
+    for server in _started(SecureKafka(scratch.path / "secure-kafka")):
+        server.add_user()
+        yield server
+
+
+@pytest.fixture
+def site(broker: SecureKafka, stack: Stack, unique: Callable[[str], str]) -> Site:
+    return Site(Stack(broker, stack.s3, stack.valkey), unique("line"))
+
+
+def login(broker: SecureKafka, mechanism: str, password: str = PASSWORD) -> dict[str, str]:
+    return {
+        "TAGSTREAM_KAFKA_SERVERS": broker.login,
+        "TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "TAGSTREAM_KAFKA_SASL_MECHANISM": mechanism,
+        "TAGSTREAM_KAFKA_USER": USER,
+        "TAGSTREAM_KAFKA_PASSWORD": password,
+        "TAGSTREAM_KAFKA_TLS_CA": str(broker.authority.certificate),
+    }
+
+
+def certificate(broker: SecureKafka) -> dict[str, str]:
+    ours, key = broker.authority.sign("worker")
+    return {
+        "TAGSTREAM_KAFKA_SERVERS": broker.mutual,
+        "TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SSL",
+        "TAGSTREAM_KAFKA_TLS_CA": str(broker.authority.certificate),
+        "TAGSTREAM_KAFKA_TLS_CERT": str(ours),
+        "TAGSTREAM_KAFKA_TLS_KEY": str(key),
+    }
+
+
+@pytest.mark.parametrize("way", ["SCRAM-SHA-512", "PLAIN", "certificate"])
+def test_a_worker_that_proves_who_it_is_does_its_work_exactly_once(
+    site: Site, broker: SecureKafka, tmp_path: Path, way: str
+) -> None:
+    for number in range(8):
+        site.upload(f"{number}.jpg", photo(number))
+    site.send([(site.own(f"{number % 8}.jpg"), ()) for number in range(24)])
+    secure = certificate(broker) if way == "certificate" else login(broker, way)
+    with worker(site, "w", tmp_path, **secure) as process:
+        eventually(
+            lambda: not any(lag(broker.servers, site.name, [site.images]).values()) and len(site.outcomes()) == 24,
+            60,
+            process.said,
+        )
+        assert process.terminate() == 0, process.said()
+    assert site.outcomes() == site.inputs()
+    site.assert_in_order()
+
+
+def check(site: Site, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """`tagstream check`, as a user would run it."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
+    return subprocess.run(
+        [sys.executable, "-m", "workers", "check"],
+        env=inherited | site.settings("check") | settings,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_check_says_yes_to_the_right_login(site: Site, broker: SecureKafka, tmp_path: Path) -> None:
+    found = check(site, login(broker, "SCRAM-SHA-512") | {"TAGSTREAM_STATE_DIR": str(tmp_path)})
+    assert f"✓ Kafka: {broker.login} has the topics" in found.stdout
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_check_says_what_may_be_wrong_when_the_password_is(site: Site, broker: SecureKafka, tmp_path: Path) -> None:
+    found = check(site, login(broker, "SCRAM-SHA-512", "another") | {"TAGSTREAM_STATE_DIR": str(tmp_path)})
+    kafka = next(line for line in found.stdout.splitlines() if "✗ Kafka" in line)
+    assert broker.login in kafka
+    assert "password" in found.stdout
+    assert "another" not in found.stdout + found.stderr
+    assert "Traceback" not in found.stdout + found.stderr
+    assert found.returncode != 0
