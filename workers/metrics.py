@@ -101,6 +101,12 @@ IN_FLIGHT = Gauge(
     labels=("stage",),
 )
 BUDGET_BYTES = Gauge("tagstream_budget_bytes", "Bytes reserved of a budget", unit="By", labels=("budget",))
+BUDGET_PEAK_BYTES = Gauge(
+    "tagstream_budget_peak_bytes",
+    "Most bytes of a budget that were ever reserved at once",
+    unit="By",
+    labels=("budget",),
+)
 BUDGET_LIMIT_BYTES = Gauge("tagstream_budget_limit_bytes", "Size of a budget", unit="By", labels=("budget",))
 LEDGER_RECORDS = Gauge("tagstream_ledger_records", "Records that wait for those before them, or for their commit")
 PARTITIONS = Gauge(

@@ -12,10 +12,11 @@ from opentelemetry import trace
 from schemas.dead_letter import Failure, Reason, Stage
 from workers import metrics
 from workers.errors import Broken
+from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.batching import SafeBatch, run_halving
 from workers.pipeline.task import Task
 from workers.ports import Captioner, SubsetTagger, Tagger
-from workers.vocabulary import LabelScores, Pixels, Subset
+from workers.vocabulary import Caption, LabelScores, Pixels, Subset
 
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("tagstream")
@@ -82,10 +83,11 @@ class Annotator:
 
         def forward(some: Sequence[Task]) -> Sequence[Any]:
             raws = _score(tagger, [_pixels(task, tagger) for task in some], [task.profile.subset for task in some])
+            one_each(tagger, raws, len(some))
             if some[0].alone:
                 # A picture under suspicion is postprocessed here, where the canary can answer for the device.
                 for task, raw in zip(some, raws, strict=True):
-                    task.scores = tagger.postprocess(raw)
+                    task.scores = scores_of(tagger, raw)
             return raws
 
         for task, answer in zip(tasks, run_halving(forward, tasks, self._failed), strict=True):
@@ -98,12 +100,13 @@ class Annotator:
     def _caption(self, captioner: Captioner, tasks: Sequence[Task]) -> None:
         ready = [task for task in tasks if not task.failures and self._guide(captioner, task)]
 
-        def forward(some: Sequence[Task]) -> Sequence[Any]:
-            return captioner.forward([_pixels(task, captioner) for task in some], [task.guide or "" for task in some])
+        def forward(some: Sequence[Task]) -> Sequence[Caption]:
+            raws = captioner.forward([_pixels(task, captioner) for task in some], [task.guide or "" for task in some])
+            return [caption_of(captioner, raw) for raw in one_each(captioner, raws, len(some))]
 
         for task, answer in zip(ready, run_halving(forward, ready, self._failed), strict=True):
             if not isinstance(answer, Exception):
-                task.caption = captioner.postprocess(answer)
+                task.caption = answer
                 self._ceilings["caption"].note(False)
             else:
                 self._blame(task, "caption", "caption-failed", answer, lambda: _try_captioner(captioner))
@@ -116,7 +119,7 @@ class Annotator:
         if task.scores is None and self._tagger is not None:
             tagger = self._tagger
             try:
-                task.scores = tagger.postprocess(task.raw_scores)
+                task.scores = scores_of(tagger, task.raw_scores)
             except ValueError as error:
                 self._blame_tagging(tagger, task, error)
                 return False
@@ -171,8 +174,8 @@ def _score(tagger: Tagger, pictures: Sequence[Pixels], subsets: Sequence[Subset 
 
 
 def _try_tagger(tagger: Tagger, subset: Subset | None) -> LabelScores:
-    return tagger.postprocess(_score(tagger, [tagger.canary()], [subset])[0])
+    return scores_of(tagger, _score(tagger, [tagger.canary()], [subset])[0])
 
 
 def _try_captioner(captioner: Captioner) -> object:
-    return captioner.postprocess(captioner.forward([captioner.canary()], [""])[0])
+    return caption_of(captioner, captioner.forward([captioner.canary()], [""])[0])

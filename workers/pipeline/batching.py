@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from workers.errors import Broken
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -77,25 +79,24 @@ def run_halving(
     """Run `step` on all items at once; when it raises, on halves, until only the guilty items are left.
 
     Args:
-        step: a list in, a list of the same length and order out.
+        step: a list in, a list of the same length and order out, which is for the caller to make sure.
         failed: told of every failing call, with the items that were in it.
 
     Returns:
         For each item its answer, or what a call with this item alone raised.
 
     Raises:
-        ValueError: `step` returned another number of answers than it was given items. That is a bug of the model.
+        Broken: `step` says that it is not the items' fault.
     """
     if not items:
         return []
     try:
-        answers = step(items)
+        return list(step(items))
+    except Broken:
+        raise
     except Exception as error:  # noqa: BLE001  # a model may raise anything; the caller decides whose fault it is
         failed(items, error)
         if len(items) == 1:
             return [error]
         middle = len(items) // 2
         return run_halving(step, items[:middle], failed) + run_halving(step, items[middle:], failed)
-    if len(answers) != len(items):
-        raise ValueError(f"the model was given {len(items)} pictures and returned {len(answers)} answers")
-    return list(answers)

@@ -58,6 +58,7 @@ class Budget:
         self._pool_used = 0
         self._partitions = 1
         self._granting = False
+        self._peak = 0
 
     def divide(self, partitions: int) -> None:
         """Make the shares those of so many partitions."""
@@ -74,7 +75,12 @@ class Budget:
     @property
     def used(self) -> int:
         with self._lock:
-            return self._pool_used + sum(self._held.values())
+            return self._used()
+
+    @property
+    def peak(self) -> int:
+        """The most that was ever reserved at once: at most `limit`, but for one that runs alone in the pool."""
+        return self._peak
 
     @property
     def waiting(self) -> int:
@@ -127,6 +133,7 @@ class Budget:
                 self._pool_used += waiting.size
             else:
                 self._held[partition] = self._held.get(partition, 0) + waiting.size
+            self._peak = max(self._peak, self._used())
             return waiting, Ticket(self, partition, waiting.size, place == "pool")
         return None
 
@@ -139,6 +146,9 @@ class Budget:
         if self._pool_used + size <= self._pool_limit or (self._is_oversized(size) and not self._pool_used):
             return "pool"
         return None
+
+    def _used(self) -> int:
+        return self._pool_used + sum(self._held.values())
 
     def _is_oversized(self, size: int) -> bool:
         return size > self._pool_limit

@@ -28,6 +28,7 @@ from schemas.enriched_image import (
 from schemas.image_event import ImageEvent
 from workers import metrics
 from workers.pipeline import tracing
+from workers.pipeline.answers import scores_of
 from workers.pipeline.ledger import Entry
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.task import Task
@@ -67,9 +68,10 @@ class Renderer:
 
         Raises:
             ValueError: not a number among the scores.
+            Broken: the tagger's answer is none.
         """
         if self._tagger is not None and task.scores is None and task.raw_scores is not None:
-            task.scores = self._tagger.postprocess(task.raw_scores)
+            task.scores = scores_of(self._tagger, task.raw_scores)
         task.raw_scores = None
 
     def outcomes(self, task: Task) -> tuple[Outcome, ...]:

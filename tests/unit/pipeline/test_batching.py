@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workers.errors import Broken
 from workers.pipeline.batching import Inbox, SafeBatch, run_halving
 
 
@@ -52,9 +53,15 @@ def test_every_failing_call_is_told_with_its_items() -> None:
     assert told == [4, 2, 1]
 
 
-def test_a_step_that_returns_another_number_of_answers_is_a_bug() -> None:
-    with pytest.raises(ValueError, match="given 2 pictures and returned 1"):
-        run_halving(lambda items: items[:1], [1, 2], lambda items, error: None)
+def test_a_step_that_blames_no_item_is_not_halved() -> None:
+    told: list[int] = []
+
+    def step(items: Sequence[int]) -> list[int]:
+        raise Broken("the device is gone")
+
+    with pytest.raises(Broken, match="gone"):
+        run_halving(step, [1, 2], lambda items, error: told.append(len(items)))
+    assert told == []
 
 
 def test_memory_that_runs_out_halves_the_safe_size_and_full_quiet_batches_grow_it_back() -> None:

@@ -68,6 +68,16 @@ def test_what_is_given_back_twice_counts_once() -> None:
     assert budget.used == 0
 
 
+def test_it_remembers_the_most_that_was_ever_reserved() -> None:
+    budget = Budget(100)
+    granted: list[Ticket] = []
+    for size in (30, 20, 5):
+        reserve(budget, A, size, granted)
+        if size == 20:
+            granted[0].release()
+    assert (budget.used, budget.peak) == (25, 50)
+
+
 def test_thousands_that_give_back_at_once_do_not_recurse() -> None:
     budget, first, count = Budget(10), list[Ticket](), 0
 

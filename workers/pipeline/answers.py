@@ -1,0 +1,58 @@
+"""A model's answers are checked where they come in, so that a mistake of a model is called by the model's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from workers.errors import Broken
+from workers.ports import Captioner, Tagger
+from workers.vocabulary import Caption, LabelScores
+
+
+def one_each(model: Tagger | Captioner, answers: Sequence[Any], pictures: int) -> Sequence[Any]:
+    """What `forward` returned for so many pictures.
+
+    Raises:
+        Broken: it is no list of so many.
+    """
+    found = len(answers) if hasattr(answers, "__len__") else type(answers).__name__
+    if found != pictures:
+        raise _mistake(model, f"was given {pictures} pictures and returned {found} answers")
+    return answers
+
+
+def scores_of(tagger: Tagger, raw: Any) -> LabelScores:
+    """`tagger.postprocess`, its answer checked.
+
+    Raises:
+        ValueError: not a number among the scores.
+        Broken: ids and scores do not belong together, or there are no such labels.
+    """
+    answer = tagger.postprocess(raw)
+    ids, scores = np.asarray(answer.label_ids), np.asarray(answer.scores)
+    if ids.ndim != 1 or ids.shape != scores.shape:
+        raise _mistake(tagger, f"returned label ids of the shape {ids.shape} with scores of the shape {scores.shape}")
+    if not np.isfinite(scores).all():
+        raise ValueError(f"{tagger.name}: not a number among {scores.size} scores")
+    if ids.size and (ids[0] < 0 or ids[-1] >= len(tagger.labels) or (np.diff(ids) <= 0).any()):
+        raise _mistake(tagger, f"returned label ids that do not ascend between 0 and {len(tagger.labels) - 1}")
+    return answer
+
+
+def caption_of(captioner: Captioner, raw: Any) -> Caption:
+    """`captioner.postprocess`, its answer checked.
+
+    Raises:
+        Broken: it is no caption.
+    """
+    answer: object = captioner.postprocess(raw)
+    if not isinstance(answer, Caption):
+        raise _mistake(captioner, f"returned a {type(answer).__name__} for a caption")
+    return answer
+
+
+def _mistake(model: Tagger | Captioner, what: str) -> Broken:
+    return Broken(f"the model {model.name} {what}: no picture is to blame for that, and nothing of it was committed")
