@@ -173,5 +173,6 @@ class Poller:
         metrics.LEDGER_RECORDS.set(line.ledger.records)
         for name, budget in (("encoded", line.encoded), ("decoded", line.decoded)):
             metrics.BUDGET_BYTES.set(budget.used, budget=name)
+            metrics.BUDGET_PEAK_BYTES.set(budget.peak, budget=name)
             metrics.BUDGET_LIMIT_BYTES.set(budget.limit, budget=name)
         line.stages.report()
