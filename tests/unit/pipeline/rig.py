@@ -24,7 +24,7 @@ from workers.intake.limits import Limits
 from workers.intake.threads import ThreadIntake
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Captioner, RecordSource, Tagger
-from workers.vocabulary import Caption, Headers, LabelScores, Pixels, Transform
+from workers.vocabulary import Caption, Headers, LabelScores, Pixels, Subset, Transform
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
 GROUP = "tagstream"
@@ -80,6 +80,34 @@ class ColourTagger:
             raise ValueError("not a number")
         ids = np.flatnonzero(raw >= self.floor).astype(np.int32)
         return LabelScores(ids, raw[ids].astype(np.float32))
+
+
+class ChoosyTagger(ColourTagger):
+    """Scores some of its labels alone when it is asked to, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Subset | None] = []
+        self.fails_on_subsets = False
+
+    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        if self.fails_on_subsets:
+            raise RuntimeError("no column may be left out")
+        raws = self.forward(pictures)
+        self.asked += subsets
+        return [
+            raw if subset is None else (subset.ids, raw[list(subset.ids)])
+            for raw, subset in zip(raws, subsets, strict=True)
+        ]
+
+    def postprocess(self, raw: Any) -> LabelScores:
+        if not isinstance(raw, tuple):
+            return super().postprocess(raw)
+        ids, values = raw
+        if not np.isfinite(values).all():
+            raise ValueError("not a number")
+        kept = values >= self.floor
+        return LabelScores(np.array(ids, np.int32)[kept], values[kept].astype(np.float32))
 
 
 class EchoCaptioner:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.pipeline import cache_entries as entries
-from workers.vocabulary import Caption, Facts, LabelScores
+from workers.vocabulary import Caption, Facts, LabelScores, Subset
 
 FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 10, "png", 4, 5, 60)
 
@@ -34,6 +34,12 @@ def test_garbage_is_a_miss(garbage: bytes) -> None:
     assert entries.unpack_scores(garbage, 10) is None
     assert entries.unpack_facts(garbage) is None
     assert entries.unpack_caption(garbage) is None
+
+
+def test_scores_of_some_labels_have_a_place_of_their_own() -> None:
+    subsets = (None, Subset((1, 2)), Subset((12,)), Subset((1,)))
+    assert len({entries.scores_key("a" * 64, "tagger", subset) for subset in subsets}) == 4
+    assert entries.scores_key("a", "t", Subset((1, 2))) == entries.scores_key("a", "t", Subset((1, 2)))
 
 
 def test_scores_of_a_tagger_with_more_labels_or_without_numbers_are_a_miss() -> None:

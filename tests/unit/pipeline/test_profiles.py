@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.pipeline.rig import ColourTagger
+from tests.unit.pipeline.rig import ChoosyTagger, ColourTagger
 from workers.errors import Misconfigured
 from workers.pipeline.profiles import default_profiles, make_profile, read_profiles
-from workers.vocabulary import LabelScores
+from workers.vocabulary import LabelScores, Subset
 
 
 def scores(*values: float) -> LabelScores:
@@ -57,10 +57,55 @@ def test_without_a_tagger_there_is_the_default_alone() -> None:
     assert list(default_profiles(None)) == ["default"]
 
 
+def test_of_tags_that_a_profile_does_not_name_none_is_shown_and_none_needs_scoring() -> None:
+    profile = read_profiles(ChoosyTagger(), {"p": {"only": ["blue", "red"], "all": 0.25, "labels": {"red": 0.125}}})[
+        "p"
+    ]
+    assert profile.thresholds.tolist() == [0.125, 1, 0.25]
+    assert profile.subset == Subset((0, 2))
+    assert [i for i, _ in profile.select(scores(0.5, 1.0, 0.75))] == [2, 0]
+
+
+def test_a_name_that_several_labels_share_means_all_of_them() -> None:
+    tagger = ChoosyTagger()
+    tagger.labels = ("red", "green", "red")
+    assert read_profiles(tagger, {"p": {"only": ["red"]}})["p"].subset == Subset((0, 2))
+
+
+@pytest.mark.parametrize(
+    ("tagger", "only", "allowed"),
+    [
+        (ColourTagger(), ["red"], None),
+        (ChoosyTagger(), ["green", "red", "blue"], None),
+        (ChoosyTagger(), ["red", "green"], {"green", "red"}),
+    ],
+)
+def test_nothing_is_left_out_where_a_tagger_scores_just_that_anyway(
+    tagger: ColourTagger, only: list[str], allowed: set[str] | None
+) -> None:
+    assert read_profiles(tagger, {"p": {"only": only}}, allowed)["p"].subset is None
+
+
+def test_a_tag_that_is_never_scored_can_not_be_the_one_that_counts() -> None:
+    with pytest.raises(Misconfigured, match="'blue' is not among the tags that TAGSTREAM_ALLOW names"):
+        read_profiles(ChoosyTagger(), {"p": {"only": ["red", "blue"]}}, {"red", "green"})
+
+
+@pytest.mark.parametrize("ids", [(), (1, 1), (2, 1)])
+def test_a_subset_is_of_labels_that_ascend(ids: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must ascend"):
+        Subset(ids)
+
+
 @pytest.mark.parametrize(
     ("rules", "says"),
     [
         ({"labels": {"purple": 0.5}}, "has no tag 'purple'"),
+        ({"only": ["blu"]}, r"colours has no tag 'blu'\. Do you mean 'blue'\?"),
+        ({"only": []}, "at least one"),
+        ({"only": "red"}, "is a list of tags' names"),
+        ({"only": [7]}, "is a list of tags' names"),
+        ({"only": ["red"], "labels": {"blue": 0.5}}, "'blue' has a threshold, but is not among `only`"),
         ({"all": 2}, "not a number from 0 to 1"),
         ({"all": True}, "not a number from 0 to 1"),
         ({"every": 1}, "give {"),
