@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from schemas.enriched_image import EnrichedImage
 from tests.unit.pipeline.rig import POISON, ChoosyTagger, ColourTagger, EchoCaptioner, Rig, eventually
 from workers.errors import Broken
 from workers.pipeline.profiles import read_profiles
@@ -38,34 +39,35 @@ class Colours(Rig):
         self.put(key, colour)
         self.send(self.event(key, options={"profile": profile}))
 
-    def run_as_one_batch(self, pictures: int) -> None:
-        """Let what was sent reach the device, then go on to the end."""
+    @contextmanager
+    def one_batch(self, pictures: int) -> Iterator[None]:
+        """Let so many pictures that are asked for in here be scored together, behind one that occupies the device."""
+        self.ask("before", "loose", (1, 2, 3))
         self.tagger.gate.clear()
         with self.running() as worker:
-            eventually(lambda: _at_device(worker) == pictures)
+            assert self.tagger.waiting.wait(10)
+            yield
+            eventually(lambda: worker.progress().in_flight["wait-device"] == pictures)
             self.tagger.gate.set()
             self.settled()
 
-    def asked(self) -> set[tuple[int, ...] | None]:
+    def asked(self) -> list[tuple[int, ...] | None]:
         """The label ids that pictures were scored for, in batches where one wanted fewer than all; None: all."""
-        return {None if subset is None else subset.ids for subset in self.choosy.asked}
+        found = [None if subset is None else subset.ids for subset in self.choosy.asked]
+        return sorted(found, key=lambda ids: (ids is None, ids))
 
     def tags(self) -> dict[str, set[str]]:
-        return {key: {tag.name for tag in image.tags} for key, image in self.enriched().items()}
-
-
-def _at_device(worker: Worker) -> int:
-    in_flight = worker.progress().in_flight
-    return in_flight.get("wait-device", 0) + in_flight.get("annotate", 0)
+        """By key, of what came of a picture that was asked for."""
+        return {key: {tag.name for tag in image.tags} for key, image in self.enriched().items() if key != "before"}
 
 
 def test_pictures_of_one_batch_are_scored_each_for_the_tags_of_its_profile() -> None:
     rig = Colours()
-    for number, (key, profile) in enumerate({"a": "warm", "b": "cold", "c": "loose", "d": "hot"}.items()):
-        rig.ask(key, profile, (100 + number, 100, 100))
-    rig.run_as_one_batch(4)
-    assert rig.asked() == {(0,), (1, 2), None}
-    assert sum(rig.tagger.batches) == 4
+    with rig.one_batch(4):
+        for number, (key, profile) in enumerate({"a": "warm", "b": "cold", "c": "loose", "d": "hot"}.items()):
+            rig.ask(key, profile, (100 + number, 100, 100))
+    assert rig.tagger.batches == [1, 4]
+    assert rig.asked() == [(0,), (0,), (1, 2), None]
     assert rig.tags() == {"a": {"red"}, "b": {"green", "blue"}, "c": {"red", "green", "blue"}, "d": set()}
 
 
@@ -116,10 +118,10 @@ def test_scores_of_all_tags_or_of_the_same_ones_answer_for_a_profiles(first: str
 
 def test_equal_pictures_in_flight_share_an_answer_only_when_it_is_for_the_same_tags() -> None:
     rig = Colours()
-    for key, profile in {"a": "warm", "b": "hot", "c": "cold", "d": "loose", "e": "cold"}.items():
-        rig.ask(key, profile)
-    rig.run_as_one_batch(3)
-    assert sum(rig.tagger.batches) == 3
+    with rig.one_batch(3):
+        for key, profile in {"a": "warm", "b": "hot", "c": "cold", "d": "loose", "e": "cold"}.items():
+            rig.ask(key, profile)
+    assert rig.tagger.batches == [1, 3]
     everything = {"red", "green", "blue"}
     assert rig.tags() == {"a": {"red"}, "b": set(), "c": {"green", "blue"}, "d": everything, "e": {"green", "blue"}}
 
@@ -161,10 +163,10 @@ def test_a_tagger_that_always_scores_all_shows_the_same_tags_and_keeps_all_score
 
 def test_the_guilty_picture_of_a_mixed_batch_is_found_and_its_neighbours_get_their_tags() -> None:
     rig = Colours()
-    rig.ask("a", "warm", (101, 100, 100))
-    rig.ask("b", "cold", POISON)
-    rig.ask("c", "loose", (102, 100, 100))
-    rig.run_as_one_batch(3)
+    with rig.one_batch(3):
+        rig.ask("a", "warm", (101, 100, 100))
+        rig.ask("b", "cold", POISON)
+        rig.ask("c", "loose", (102, 100, 100))
     assert [failure.reason for letter in rig.dead() for failure in letter.failures] == ["annotate-failed"]
     assert rig.tags() == {"a": {"red"}, "c": {"red", "green", "blue"}}
 
@@ -182,10 +184,9 @@ def test_a_device_that_fails_where_tags_are_left_out_is_broken_and_no_picture_is
 def test_memory_that_runs_out_halves_a_mixed_batch_and_everybody_keeps_their_tags() -> None:
     rig = Colours()
     rig.tagger.memory = 1
-    for number, profile in enumerate(("warm", "cold", "loose", "warm")):
-        rig.ask(f"{number}", profile, (100 + number, 100, 100))
-    rig.run_as_one_batch(4)
+    with rig.one_batch(4):
+        for number, (key, profile) in enumerate({"a": "warm", "b": "cold", "c": "loose", "d": "hot"}.items()):
+            rig.ask(key, profile, (100 + number, 100, 100))
     assert rig.dead() == []
     assert set(rig.tagger.batches) == {1}
-    assert rig.tags()["3"] == {"red"}
-    assert [len(image.tags) for image in rig.outputs() if isinstance(image, EnrichedImage)].count(1) == 2
+    assert rig.tags() == {"a": {"red"}, "b": {"green", "blue"}, "c": {"red", "green", "blue"}, "d": set()}
