@@ -43,27 +43,29 @@ class Superseded(TagstreamError):
 
 
 class Unavailable(TagstreamError):
-    """A neighbour (store, broker, cache) does not answer, or not as it should. Retried; never a record's fault.
+    """A neighbour (store, broker, cache, hub) does not answer, or not as it should. Retried; never a record's fault.
 
     Args:
-        neighbour: "s3", "kafka" or "redis".
+        neighbour: "s3", "kafka", "redis", or, for downloads of models alone, "hub".
         detail: one line that says what was tried and what came back.
         forbidden: the neighbour answered that these credentials may not (401, 403).
+        too_slow: it began or was about to answer, and did not come to an end in the time that it had.
     """
 
-    def __init__(self, neighbour: str, detail: str, *, forbidden: bool = False) -> None:
+    def __init__(self, neighbour: str, detail: str, *, forbidden: bool = False, too_slow: bool = False) -> None:
         super().__init__(f"{neighbour}: {detail}")
         self.neighbour = neighbour
         self.detail = detail
         self.forbidden = forbidden
+        self.too_slow = too_slow
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _unavailable, (self.neighbour, self.detail, self.forbidden)
+        return _unavailable, (self.neighbour, self.detail, self.forbidden, self.too_slow)
 
 
-def _unavailable(neighbour: str, detail: str, forbidden: bool) -> Unavailable:
+def _unavailable(neighbour: str, detail: str, forbidden: bool, too_slow: bool) -> Unavailable:
     """Between processes a backend's own subclass travels as what its port promises."""
-    return Unavailable(neighbour, detail, forbidden=forbidden)
+    return Unavailable(neighbour, detail, forbidden=forbidden, too_slow=too_slow)
 
 
 class Unpublished(TagstreamError):

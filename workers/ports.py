@@ -134,7 +134,7 @@ class ObjectStore(Protocol):
             Rejected: larger than `max_bytes` by its Content-Length or while streaming ("object-too-large"),
                 or empty ("empty-object").
             Unavailable: the bucket does not exist, access is refused (`forbidden`), 5xx, a reset,
-                or more than `deadline_s` seconds for the whole body.
+                or more than `deadline_s` seconds for the whole body (`too_slow`).
         """
         ...
 

@@ -149,13 +149,22 @@ def test_a_wrong_ending_does_not_matter(intake: Intake, store: MemoryObjectStore
     assert intake.fetch(job("a.gif")).result(10).facts.format == "webp"
 
 
-@pytest.mark.parametrize("error", [Unavailable("s3", "HTTP 500"), Unavailable("s3", "HTTP 403", forbidden=True)])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable("s3", "HTTP 500"),
+        Unavailable("s3", "HTTP 403", forbidden=True),
+        Unavailable("s3", "no end", too_slow=True),
+    ],
+)
 def test_the_stores_fault_arrives_as_it_is(intake: Intake, store: MemoryObjectStore, error: TagstreamError) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))
     store.fail("photos", "a", error, times=1)
     arrived = intake.fetch(job("a")).exception(10)
     assert (type(arrived), str(arrived)) == (type(error), str(error))
-    assert getattr(arrived, "forbidden", None) == getattr(error, "forbidden", None)
+    assert isinstance(arrived, Unavailable)
+    assert isinstance(error, Unavailable)
+    assert (arrived.forbidden, arrived.too_slow) == (error.forbidden, error.too_slow)
     assert intake.fetch(job("a")).exception(10) is None
 
 

@@ -127,7 +127,7 @@ class MemoryObjectStore:
         if fault is not None and fault.delay_s:
             time.sleep(min(fault.delay_s, deadline_s))
             if fault.delay_s > deadline_s:
-                raise Unavailable("s3", f"the object did not arrive within {deadline_s:g} s")
+                raise Unavailable("s3", f"the object did not arrive within {deadline_s:g} s", too_slow=True)
         if fault is not None and fault.error is not None:
             raise fault.error
         stored = self._find(bucket, key, version_id)

@@ -54,8 +54,8 @@ _DELETE_MARKER = 405
 class _Passing(Unavailable):
     """Unavailable in a way that may pass within seconds: worth another try."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__("s3", detail)
+    def __init__(self, detail: str, *, too_slow: bool = False) -> None:
+        super().__init__("s3", detail, too_slow=too_slow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +251,8 @@ def _mapped() -> Iterator[None]:
         raise _of_answer(error._code, "NoSuchKey" if "NoSuchKey" in (error._body or "") else "") from error
     except ServerError as error:
         raise _of_answer(error.status_code, "") from error
+    except urllib3.exceptions.ReadTimeoutError as error:
+        raise _Passing(_words(error), too_slow=True) from error
     except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError) as error:
         raise _Passing(_words(error)) from error
     except ValueError as error:  # minio refuses "." and ".." as parts of a key, and some buckets' names

@@ -103,9 +103,10 @@ class Line:
         self._flights: Flights[Task] = Flights()
         self.ledger = Ledger()
         self.stages = Stages(clock)
-        self.neighbours: Neighbours[Task] = Neighbours()
+        self.neighbours: Neighbours[Task] = Neighbours(options.retry_min_s, options.retry_max_s)
         self.encoded = Budget(options.encoded_budget_bytes)
         self.decoded = Budget(options.decoded_budget_bytes)
+        self.fetches = Budget(options.fetches)
         self.recall_inbox: Inbox[RecallItem] = Inbox()
         self.device_inbox: Inbox[Task] = Inbox()
         self.finish_inbox: Inbox[Task | Done] = Inbox()
@@ -124,8 +125,14 @@ class Line:
     def retry_due(self) -> None:
         """Send on the tasks whose time to try again has come."""
         for task in self.neighbours.due(self._clock.monotonic()):
-            metrics.RETRIES.add(neighbour="s3")
+            if task.attempts:
+                metrics.RETRIES.add(neighbour="s3")
             self._want_bytes(task)
+
+    def drop_waiting(self) -> None:
+        """Let go of the tasks that wait for the store and whose epoch has ended."""
+        for task in self.neighbours.leave_ended():
+            self._drop(task)
 
     # ---- recall thread ----------------------------------------------------------------------------------------
 
@@ -233,36 +240,58 @@ class Line:
     # ---- intake's threads -------------------------------------------------------------------------------------
 
     def _want_bytes(self, task: Task) -> None:
-        if not self._still_wanted(task):
+        if not self._still_wanted(task) or self._left_alone(task):
             return
         self.stages.move(task, "wait-fetch")
         size = task.event.size if task.event.size is not None else self._options.max_object_bytes
-        self.encoded.reserve(task.job.epoch.partition, size, lambda ticket: self._fetch(task, ticket))
+        self.encoded.reserve(task.job.epoch.partition, size, lambda ticket: self._want_slot(task, ticket))
 
-    def _fetch(self, task: Task, ticket: Ticket) -> None:
+    def _want_slot(self, task: Task, ticket: Ticket) -> None:
         task.encoded = ticket
-        if self._still_wanted(task):
+        self.fetches.reserve(task.job.epoch.partition, 1, lambda slot: self._fetch(task, slot))
+
+    def _fetch(self, task: Task, slot: Ticket) -> None:
+        task.slot = slot
+        if self._still_wanted(task) and not self._left_alone(task):
             self.stages.move(task, "fetch")
             self._when_done(task, self._intake.fetch(task.job), self._fetched)
 
+    def _left_alone(self, task: Task) -> bool:
+        """Is the store left alone for now? Then the task waits, holding nothing."""
+        if self.neighbours.may_ask(task.event.bucket, task):
+            return False
+        task.give_back()
+        self._wait(task, self._clock.monotonic())
+        return True
+
+    def _wait(self, task: Task, until: float) -> None:
+        self.stages.move(task, "wait-neighbour")
+        self.neighbours.wait(task.event.bucket, task.job.epoch, task, until=until, tries=task.attempts)
+
     def _fetched(self, task: Task, future: Future[Fetched]) -> None:
+        now = self._clock.monotonic()
         try:
             task.fetched = future.result()
         except Unavailable as error:
-            task.give_back()
-            self._try_later(task, error)
+            self._try_later(task, error, now)
             return
         except Gone:
+            self.neighbours.answered(task.event.bucket, now, read=False)
             self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "gone"),))
             return
         except Superseded:
+            self.neighbours.answered(task.event.bucket, now, read=False)
             self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "superseded"),))
             return
         except Rejected as error:
+            if error.stage == "decode":  # its header: so it was read
+                self.neighbours.answered(task.event.bucket, now, read=True)
             self._reject(task, error)
             return
         task.facts = task.fetched.facts
-        self.neighbours.note_read(task.event.bucket, self._clock.monotonic())
+        self.neighbours.answered(task.event.bucket, now, read=True)
+        if task.slot is not None:
+            task.slot.release()
         if task.encoded is not None:
             task.encoded.shrink(task.facts.size)
         self.stages.move(task, "recall")
@@ -307,9 +336,8 @@ class Line:
         self.stages.move(task, "wait-device")
         self.device_inbox.put(task)
 
-    def _try_later(self, task: Task, error: Unavailable) -> None:
+    def _try_later(self, task: Task, error: Unavailable, now: float) -> None:
         """A neighbour's failure: wait and try again, unless this one object alone is what fails."""
-        now = self._clock.monotonic()
         if task.first_failure_at is None:
             task.first_failure_at = now
         rejection = self._verdict(task, error, now)
@@ -317,25 +345,39 @@ class Line:
             self._reject(task, rejection)
             return
         task.attempts += 1
+        self.neighbours.failed(task.event.bucket, task.event.key, task, now)
+        task.give_back()  # only now: whoever gets it must know what is known of the store
         ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.attempts, 10))
-        self.stages.move(task, "wait-neighbour")
-        self.neighbours.wait(task.job.epoch, now + random.uniform(ceiling / 2, ceiling), task)
+        self._wait(task, now + random.uniform(ceiling / 2, ceiling))
         _log.warning("the object store fails, attempt %d: %s", task.attempts, error.detail)
 
     def _verdict(self, task: Task, error: Unavailable, now: float) -> Rejected | None:
+        """Whether the object is to blame, because the store gives others of its bucket."""
+        return self._refused(task) if error.forbidden else self._unreadable(task, error, now)
+
+    def _refused(self, task: Task) -> Rejected | None:
+        """Refused twice, because credentials that expire let the first object of many look like the only one."""
         assert task.first_failure_at is not None
-        if error.forbidden:
-            if self.neighbours.has_read(
-                task.event.bucket, since=task.first_failure_at - self._options.unreadable_after_s
-            ):
-                return Rejected("fetch", "forbidden", "the store refuses this object and gives others of its bucket")
-            return None
-        failed_for = now - task.first_failure_at
-        patience = self._options.unreadable_after_s
-        if failed_for >= patience and self.neighbours.has_read(task.event.bucket, since=task.first_failure_at):
-            detail = f"failed for {failed_for:.0f} s while others of its bucket could be read"
-            return Rejected("fetch", "unreadable", detail)
+        since = task.first_failure_at
+        if self.neighbours.closed(task.event.bucket):
+            since -= self._options.unreadable_after_s
+        if task.attempts and self.neighbours.has_read(task.event.bucket, since=since):
+            return Rejected("fetch", "forbidden", "the store refuses this object and gives others of its bucket")
         return None
+
+    def _unreadable(self, task: Task, error: Unavailable, now: float) -> Rejected | None:
+        """The time of an outage is held against nobody."""
+        assert task.first_failure_at is not None
+        since = max(task.first_failure_at, self.neighbours.well_since(task.event.bucket))
+        failed_for = now - since
+        if failed_for < self._options.unreadable_after_s:
+            return None
+        if not self.neighbours.has_read(task.event.bucket, since=since):
+            return None
+        others = "while others of its bucket could be read"
+        if error.too_slow:
+            return Rejected("fetch", "fetch-too-slow", f"came to no end in its time for {failed_for:.0f} s, {others}")
+        return Rejected("fetch", "unreadable", f"failed for {failed_for:.0f} s {others}")
 
     # ---- device thread ----------------------------------------------------------------------------------------
 
@@ -462,6 +504,7 @@ class Line:
     def _leave(self, task: Task, how: str) -> None:
         tracing.end(task.span, how)
         self.stages.leave(task)
+        self.neighbours.left(task.event.bucket, task)
         if task.in_journal:
             task.in_journal = False
             self._journal.leave(task.job.coordinates, came_through=how == "done")

@@ -112,12 +112,14 @@ class Poller:
         for epoch in [epoch for epoch in self._backlog if not epoch.current]:
             del self._backlog[epoch]
         if ended:
+            self._line.drop_waiting()
             self._divide()
 
     def _divide(self) -> None:
         partitions = len(self._line.ledger.epochs())
         self._line.encoded.divide(partitions)
         self._line.decoded.divide(partitions)
+        self._line.fetches.divide(partitions)
 
     def _admit(self) -> int:
         """Round robin, one record a partition and turn, as far as the bounds allow."""

@@ -40,6 +40,8 @@ class Task:
     failures: list[Failure] = field(default_factory=list)
     encoded: Ticket | None = None
     decoded: Ticket | None = None
+    slot: Ticket | None = None
+    """One of the GETs that may run at the same time."""
     flight: Hashable | None = None
     source_hit: bool = False
     tags_hit: bool = False
@@ -73,7 +75,7 @@ class Task:
 
     def give_back(self) -> None:
         """Release every reservation."""
-        for ticket in (self.encoded, self.decoded):
+        for ticket in (self.encoded, self.decoded, self.slot):
             if ticket is not None:
                 ticket.release()
-        self.encoded = self.decoded = None
+        self.encoded = self.decoded = self.slot = None

@@ -123,7 +123,7 @@ def test_answers_about_the_object_are_the_objects(answer: bytes, error: type[Tag
 def test_answers_about_the_store_are_the_stores(answer: bytes, forbidden: bool) -> None:
     with pytest.raises(Unavailable) as raised:
         get(says(answer), retry_s=0.1)
-    assert (raised.value.neighbour, raised.value.forbidden) == ("s3", forbidden)
+    assert (raised.value.neighbour, raised.value.forbidden, raised.value.too_slow) == ("s3", forbidden, False)
     assert "secret" not in str(raised.value)
 
 
@@ -201,8 +201,9 @@ def drip(data: bytes, *, after: bytes = b"") -> Answer:
 )
 def test_a_store_that_sends_a_byte_at_a_time_does_not_evade_the_deadline(answer: Answer) -> None:
     began = time.monotonic()
-    with pytest.raises(Unavailable, match="in time"):
+    with pytest.raises(Unavailable, match="in time") as given_up:
         get(answer, deadline_s=0.8)
+    assert given_up.value.too_slow
     assert 0.6 < time.monotonic() - began < 1.6
 
 

@@ -1,0 +1,101 @@
+"""A line without threads on a clock that the test owns: every step is taken when the test says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tests.unit.pipeline.rig import BUCKET, IN, ColourTagger, png
+from workers.backends.memory import ManualClock, MemoryObjectStore, MemoryResultCache
+from workers.intake.inline import InlineIntake
+from workers.pipeline.line import Done, Line
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.worker import Worker
+from workers.ports import Intake
+from workers.vocabulary import Epoch, Message, Outcome, Partition, Record
+
+
+class NoPublisher:
+    """Enough of one for a line that publishes nothing."""
+
+    max_message_bytes: Mapping[str, int] = {}
+
+
+def none_of_this(*_: object) -> Any:
+    raise AssertionError("a line by hand joins no group")
+
+
+class ByHand:
+    """A worker's line: `events` come in, `turn` lets them go as far as they can, `done` has what came of them."""
+
+    def __init__(self, partitions: int = 1, intake: Intake | None = None, **options: Any) -> None:
+        self.clock = ManualClock()
+        self.store = MemoryObjectStore(clock=self.clock)
+        self.store.make_bucket(BUCKET)
+        tagger = ColourTagger()
+        self.worker = Worker(
+            source=none_of_this,
+            publisher=none_of_this,
+            intake=intake or InlineIntake(self.store, [tagger.transform]),
+            cache=MemoryResultCache(clock=self.clock),
+            tagger=tagger,
+            captioner=None,
+            template=None,
+            clock=self.clock,
+            options=WorkerOptions(output_topic="out", dead_letter_topic="dead", **options),
+        )
+        self.line: Line = self.worker._line_for(NoPublisher())  # type: ignore[arg-type]
+        self.worker._line = self.line
+        self.epochs = [Epoch(Partition(IN, number), "m") for number in range(partitions)]
+        for epoch in self.epochs:
+            self.line.ledger.open(epoch, 0)
+        self._next = [0] * partitions
+        self.done: dict[tuple[int, int, int], tuple[Outcome, ...]] = {}
+
+    def put(self, *keys: str) -> None:
+        for number, key in enumerate(keys):
+            self.store.put(BUCKET, key, png((number, len(key), 9)))
+
+    def events(self, *keys: str, partition: int = 0, bucket: str = BUCKET) -> None:
+        """One record for each key."""
+        for key in keys:
+            value = json.dumps({"schema": "image-event/1", "id": key, "bucket": bucket, "key": key}).encode()
+            offset, self._next[partition] = self._next[partition], self._next[partition] + 1
+            epoch = self.epochs[partition]
+            self.line.take(Record(epoch.partition, offset, 0, None, value, (), epoch))
+
+    def turn(self) -> None:
+        """Let everybody go on until nobody can without time."""
+        self.line.retry_due()
+        while len(self.line.recall_inbox) or len(self.line.device_inbox) or len(self.line.finish_inbox):
+            self.line.recall(self.line.recall_inbox.take(100, 0))
+            self.line.annotate(self.line.device_inbox.take(100, 0))
+            for item in self.line.finish_inbox.take(100, 0):
+                if isinstance(item, Done):
+                    place = item.entry.record.partition.number, item.entry.record.offset, item.index
+                    self.done[place] = item.outcomes
+                    self.line.ledger.complete(item.entry, item.index, item.outcomes)
+                else:
+                    self.line.finish(item)
+
+    def turns(self, seconds: float, every_s: float = 0.1) -> None:
+        """Turns as the poll thread takes them, while this time passes."""
+        until = self.clock.monotonic() + seconds
+        while self.clock.monotonic() < until:
+            self.turn()
+            self.clock.advance(every_s)
+        self.turn()
+
+    @property
+    def in_flight(self) -> dict[str, int]:
+        return {stage: count for stage, count in self.line.stages.counts().items() if count}
+
+    @property
+    def reads(self) -> list[str]:
+        """Keys in the order in which the store was asked for them."""
+        return [key for _, key in self.store.reads]
+
+    def messages(self) -> list[Message]:
+        taken = self.line.ledger.take(1_000, 1_000_000)
+        return list(taken.run.messages) if taken else []
