@@ -1,0 +1,245 @@
+"""The device or its model fails: a guilty picture pays alone, and a broken device never empties the topic."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from schemas.enriched_image import EnrichedImage
+from tests.chaos.account import Account
+from tests.chaos.line import is_committed
+from tests.chaos.unruly import Unruly, picture_of
+from tests.chaos.unruly_model import CURSED, SPEECHLESS, UNCOUNTABLE
+from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
+from workers.backends.kafka import lag
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+
+SOUND = (200, 40, 40)
+GIVES_UP_WITHIN_S = 15.0
+HANG_ENDS_WITHIN_S = 25.0
+"""The device's clock of 15 s, the watchdog's patience, and some room."""
+
+
+@pytest.fixture
+def unruly(tmp_path: Path) -> Unruly:
+    return Unruly(tmp_path / "package")
+
+
+def load(site: Site, records: int, first: int = 0) -> None:
+    """Sound pictures, each of its own bytes, and their events."""
+    numbers = range(first, first + records)
+    for number in numbers:
+        site.upload(f"{number}.png", picture_of(SOUND, number))
+    site.send([(site.own(f"{number}.png"), ()) for number in numbers])
+
+
+def safe_batch(process: WorkerProcess) -> float:
+    return process.metric("tagstream_safe_batch")
+
+
+def assert_untouched(site: Site, records: int) -> None:
+    """Nothing came out and nothing is committed."""
+    assert site.outcomes() == []
+    assert sum(lag(site.stack.kafka.servers, site.name, [site.images]).values()) == records
+
+
+def gives_up(site: Site, unruly: Unruly, folder: Path, why: str, **settings: str) -> str:
+    """A worker ends with 3 within 15 s of the first failing batch, and says why in a sentence. Answers its log."""
+    process = WorkerProcess(site, "w", folder, **settings)
+    try:
+        assert process.wait_gone(60) == 3, process.said()
+        ended = time.monotonic()
+    finally:
+        process.kill()
+    begun = [entry["at"] for what in ("fails", "runs") for entry in unruly.diary(what)]
+    assert ended - min(begun) < GIVES_UP_WITHIN_S
+    assert why in " ".join(process.said().split())
+    assert "Traceback" not in process.said()
+    return process.said()
+
+
+def finish(site: Site, account: Account, folder: Path, settings: dict[str, str]) -> None:
+    """A worker whose device is well takes over and finishes, once."""
+    with worker(site, "w", folder, **settings) as heir:
+        account.over()
+        eventually(lambda: bool(site.outcomes()), 30, heir.said)
+        account.recovered()
+        eventually(lambda: is_committed(site), 60, heir.said)
+        assert heir.terminate() == 0, heir.said()
+    account.settle_site(site)
+
+
+def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
+    """Guards: the halving, without which pictures are blamed or the worker ends; the safe size that follows from it,
+    without which each batch fails anew; its growth, without which one short spell makes the worker slow for ever."""
+    unruly.order(memory=3, slow_s=0.03)
+    load(home, 100)
+    with worker(home, "w", tmp_path, **unruly.settings()) as process:
+        eventually(lambda: bool(unruly.diary("out of memory")), 30, process.said)
+        account.landed()
+        eventually(lambda: is_committed(home), 60, process.said)
+        assert 1 <= safe_batch(process) <= 3
+        assert len(unruly.diary("out of memory")) <= 3, "more than one batch was too large"
+        assert process.metric("tagstream_batch_failures_total", cause="memory") == len(unruly.diary("out of memory"))
+        unruly.order(slow_s=0.03)
+        account.over()
+        load(home, 1_000, first=100)
+        eventually(lambda: safe_batch(process) == 8, 30, process.said)
+        account.recovered()
+        eventually(lambda: is_committed(home), 60, process.said)
+        assert max(entry["pictures"] for entry in unruly.diary("runs")) == 8
+        assert process.terminate() == 0, process.said()
+    account.settle_site(home)
+
+
+@pytest.mark.parametrize(
+    "colour", [pytest.param(CURSED, id="raise"), pytest.param(UNCOUNTABLE, id="give scores that are no numbers")]
+)
+def test_a_picture_in_the_middle_of_a_batch_that_makes_the_tagger(
+    home: Site, unruly: Unruly, account: Account, tmp_path: Path, colour: tuple[int, int, int]
+) -> None:
+    """Guards: halving to the guilty picture (raise) and its second try alone (no numbers); without either the worker
+    ends, or those beside it are dead-lettered too."""
+    unruly.order(slow_s=0.5)
+    home.upload("guilty.png", picture_of(colour))
+    load(home, 12)
+    home.send([(home.own("guilty.png"), ())])
+    load(home, 12, first=12)
+    with worker(home, "w", tmp_path, **unruly.settings()) as process:
+        eventually(lambda: is_committed(home), 60, process.said)
+        if colour == CURSED:
+            assert max(entry["pictures"] for entry in unruly.diary("raises")) > 1, "it was never among others"
+        else:
+            assert max(entry["pictures"] for entry in unruly.diary("runs")) > 1
+        account.landed()
+        assert process.terminate() == 0, process.said()
+    account.settle_site(home, letters=1)
+    [letter] = home.letters()
+    assert [(failure.stage, failure.reason) for failure in letter.failures] == [("annotate", "annotate-failed")]
+    images = [image for image in home.outputs() if isinstance(image, EnrichedImage)]
+    assert {image.source.key for image in images} == {f"{number}.png" for number in range(24)}
+
+
+def test_a_picture_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
+    home: Site, unruly: Unruly, account: Account, tmp_path: Path
+) -> None:
+    """Guard: halving to the guilty picture. Its tags are published as `partial`, and a letter tells of its caption."""
+    unruly.order(captioner={"slow_s": 0.5})
+    home.upload("guilty.png", picture_of(SPEECHLESS))
+    load(home, 12)
+    home.send([(home.own("guilty.png"), ())])
+    load(home, 12, first=12)
+    with worker(home, "w", tmp_path, **unruly.settings(captions=True)) as process:
+        eventually(lambda: is_committed(home), 60, process.said)
+        assert max(entry["pictures"] for entry in unruly.diary("raises", "captioner")) > 1, "it was never among others"
+        account.landed()
+        assert process.terminate() == 0, process.said()
+    images = [image for image in home.outputs() if isinstance(image, EnrichedImage)]
+    where = [(image.event.partition, image.event.offset, image.event.index) for image in images]
+    account.settle(home.inputs(), where, len(home.letters()), 1)
+    home.assert_in_order()
+    home.assert_within_budgets()
+    [partial] = [image for image in images if image.status != "complete"]
+    assert (partial.source.key, partial.status, partial.reason) == ("guilty.png", "partial", "caption-failed")
+    assert partial.tags
+    assert partial.caption is None
+    assert all(image.caption is not None for image in images if image is not partial)
+    [letter] = home.letters()
+    assert [(failure.stage, failure.reason) for failure in letter.failures] == [("caption", "caption-failed")]
+
+
+@pytest.mark.parametrize("max_batch", ["8", "1"])
+def test_every_batch_fails_at_batches_of(
+    home: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
+) -> None:
+    """Guard: the canary before any blame; without it the topic goes to the dead-letter topic picture by picture."""
+    unruly.order(broken=True)
+    load(home, 60)
+    settings = unruly.settings() | {"TAGSTREAM_MAX_BATCH": max_batch}
+    gives_up(home, unruly, tmp_path, "the device fails on a picture that is known to be good", **settings)
+    assert unruly.diary("fails")
+    account.landed()
+    assert_untouched(home, 60)
+    unruly.order()
+    finish(home, account, tmp_path, settings)
+
+
+def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
+    """Guard: the canary, whatever went well before; without it all that follows is dead-lettered."""
+    unruly.order(good=30, slow_s=0.1)
+    load(home, 120)
+    gives_up(home, unruly, tmp_path, "the device fails on a picture that is known to be good", **unruly.settings())
+    assert unruly.diary("fails")
+    account.landed()
+    assert 0 < len(home.outcomes()) <= 30, "it broke too early or too late to prove anything"
+    assert home.letters() == []
+    unruly.order()
+    finish(home, account, tmp_path, unruly.settings())
+
+
+@pytest.mark.parametrize("captions", [pytest.param(False, id="no captions"), pytest.param(True, id="captions")])
+def test_scores_that_are_no_numbers_for_every_picture(
+    home: Site, unruly: Unruly, account: Account, tmp_path: Path, captions: bool
+) -> None:
+    """Guards: scores are looked at (else they are published), and the canary's too (else all are dead-lettered).
+    With a captioner it is the device thread that sees them first, without one the finish thread."""
+    unruly.order(not_a_number=True)
+    load(home, 60)
+    settings = unruly.settings(captions=captions)
+    gives_up(home, unruly, tmp_path, "unruly: not a number among 4 scores", **settings)
+    account.landed()
+    assert_untouched(home, 60)
+    unruly.order()
+    finish(home, account, tmp_path, settings)
+
+
+def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
+    """Guard: the device's clock; without it the worker is alive for ever, because its other threads get on."""
+    unruly.order(hangs=True)
+    load(home, 20)
+    with worker(home, "w", tmp_path, **unruly.settings()) as process:
+        eventually(lambda: bool(unruly.diary("hangs")), 30, process.said)
+        account.landed()
+        eventually(lambda: process.get("/livez")[0] == 503, 20, process.said)
+        assert process.wait_gone(20) == 3, process.said()
+        assert time.monotonic() - unruly.diary("hangs")[0]["at"] < HANG_ENDS_WITHIN_S
+        assert "wedged: the device has worked on one batch for" in process.said()
+        assert 'unruly_model.py", line' in process.said(), "the stack of the device thread is missing"
+    assert_untouched(home, 20)
+    unruly.order()
+    finish(home, account, tmp_path, unruly.settings())
+
+
+@pytest.mark.parametrize(
+    ("tagger", "captioner", "says"),
+    [
+        pytest.param({"loses_one": True}, {}, "returned", id="a tagger that loses an answer"),
+        pytest.param(
+            {"misshapen": True}, {}, "with scores of the shape (3,)", id="a tagger with fewer scores than ids"
+        ),
+        pytest.param({}, {"loses_one": True}, "returned", id="a captioner that loses an answer"),
+    ],
+)
+def test_wrong_answers_of(
+    home: Site,
+    unruly: Unruly,
+    account: Account,
+    tmp_path: Path,
+    tagger: dict[str, object],
+    captioner: dict[str, object],
+    says: str,
+) -> None:
+    """Guard: answers are counted and measured where they come in (`answers.py`); without it a picture gets the scores
+    of another, or the worker ends with a stack trace that names nobody."""
+    unruly.order(captioner=captioner, **tagger)
+    load(home, 20)
+    settings = unruly.settings(captions=bool(captioner))
+    said = gives_up(home, unruly, tmp_path, "the model unruly", **settings)
+    assert says in " ".join(said.split())
+    account.landed()
+    assert_untouched(home, 20)
+    unruly.order()
+    finish(home, account, tmp_path, settings)

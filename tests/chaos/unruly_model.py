@@ -1,0 +1,139 @@
+"""A tagger and a captioner that misbehave on command, as a package of somebody else's would bring them.
+
+It is copied into a folder of its own beside an entry point, and knows of its test only two files in that folder:
+`orders.json`, read before each batch, and `diary.jsonl`, a line for each.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workers.models.bundle import Bundle
+from workers.models.device import Device, Precision
+from workers.vocabulary import Caption, LabelScores, Pixels, Transform
+
+LABELS = ("red", "green", "blue", "any")
+SIDE = 16
+CURSED = (255, 0, 255)
+"""Pictures of this colour make both models raise, whoever else is in the batch."""
+UNCOUNTABLE = (0, 255, 255)
+"""Of this colour the tagger makes scores that are no numbers."""
+SPEECHLESS = (255, 255, 0)
+"""On this colour only the captioner raises."""
+
+_FOLDER = Path(__file__).parent
+
+
+class _Model:
+    """What both have in common: to obey."""
+
+    precision = "fp32"
+    transform = Transform(SIDE)
+    random_weights = False
+    role: str
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.name = bundle.name
+        self.digest = bundle.digest
+        self.max_batch = 0
+        self.orders: dict[str, Any] = {}
+        self._seen = 0
+
+    def warm_up(self) -> None:
+        """Nothing to warm: what is wrong is found out at work."""
+
+    def canary(self) -> Pixels:
+        return np.full((SIDE, SIDE, 3), 128, np.uint8)
+
+    def obey(self, pictures: Sequence[Pixels]) -> None:
+        """Raise, run out of memory, hang or dawdle, as the orders say; each is in the diary before it happens."""
+        self.orders = json.loads((_FOLDER / "orders.json").read_text()).get(self.role, {})
+        self._seen += len(pictures)
+        if "slow_s" in self.orders:
+            time.sleep(self.orders["slow_s"])
+        if len(pictures) > self.orders.get("memory", len(pictures)):
+            self._note("out of memory", pictures)
+            raise MemoryError
+        if self.orders.get("hangs"):
+            self._note("hangs", pictures)
+            threading.Event().wait()
+        if self.orders.get("broken") or self._seen > self.orders.get("good", self._seen):
+            self._note("fails", pictures)
+            raise RuntimeError("no kernel image is available")
+        self._note("runs", pictures)
+
+    def _note(self, what: str, pictures: Sequence[Pixels]) -> None:
+        entry = {"role": self.role, "what": what, "pictures": len(pictures), "at": time.monotonic()}
+        with (_FOLDER / "diary.jsonl").open("a") as diary:
+            diary.write(json.dumps(entry) + "\n")
+
+
+class UnrulyTagger(_Model):
+    """Scores a picture by its mean colour; looks at nothing that it returns."""
+
+    role = "tagger"
+    labels: Sequence[str] = LABELS
+    translations: Mapping[str, Sequence[str]] = {}
+    thresholds: Sequence[float] = (0.5,) * len(LABELS)
+    profiles: Mapping[str, Sequence[float]] = {}
+    floor = 0.0
+
+    def forward(self, pictures: Sequence[Pixels]) -> Sequence[Any]:
+        self.obey(pictures)
+        if any(_is(picture, CURSED) for picture in pictures):
+            self._note("raises", pictures)
+            raise RuntimeError("index out of range in self")
+        rows = [self._row(picture) for picture in pictures]
+        return rows[1:] if self.orders.get("loses_one") else rows
+
+    def postprocess(self, raw: Any) -> LabelScores:
+        ids = np.arange(len(LABELS), dtype=np.int32)
+        return LabelScores(ids, raw[1:] if self.orders.get("misshapen") else raw)
+
+    def _row(self, picture: Pixels) -> Any:
+        if self.orders.get("not_a_number") or _is(picture, UNCOUNTABLE):
+            return np.full(len(LABELS), np.nan, np.float32)
+        return np.append(picture.reshape(-1, 3).mean(0) / 255, 1).astype(np.float32)
+
+
+class UnrulyCaptioner(_Model):
+    """Repeats its guide."""
+
+    role = "captioner"
+    options_digest = "none"
+
+    def guide(self, names: Sequence[str]) -> str:
+        return " and ".join(names)
+
+    def forward(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
+        self.obey(pictures)
+        if any(_is(picture, CURSED) or _is(picture, SPEECHLESS) for picture in pictures):
+            self._note("raises", pictures)
+            raise RuntimeError("no end of the sentence was found")
+        return guides[1:] if self.orders.get("loses_one") else guides
+
+    def postprocess(self, raw: Any) -> Caption:
+        return Caption(f"something {raw}", None, "greedy")
+
+
+def _is(picture: Pixels, colour: tuple[int, int, int]) -> bool:
+    return tuple(picture[0, 0].tolist()) == colour
+
+
+def build_tagger(
+    bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None = None
+) -> UnrulyTagger:
+    """As the entry point's group asks for."""
+    return UnrulyTagger(bundle)
+
+
+def build_captioner(bundle: Bundle, device: Device, precision: Precision) -> UnrulyCaptioner:
+    """As the entry point's group asks for."""
+    return UnrulyCaptioner(bundle)
