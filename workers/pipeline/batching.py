@@ -67,7 +67,8 @@ class SafeBatch:
                 self._good = 0
 
     def ran_out_of_memory(self, pictures: int) -> None:
-        self.size = max(1, min(self.size, pictures) // 2)
+        """So many were too many. What is more than the safe size anyhow says nothing new of it."""
+        self.size = max(1, min(self.size, pictures // 2))
         self._good = 0
 
 

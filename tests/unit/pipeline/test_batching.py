@@ -64,6 +64,13 @@ def test_a_step_that_blames_no_item_is_not_halved() -> None:
     assert told == []
 
 
+def test_both_halves_of_a_batch_that_run_out_of_memory_halve_the_safe_size_once() -> None:
+    safe = SafeBatch(16)
+    for pictures in (16, 8, 8):
+        safe.ran_out_of_memory(pictures)
+    assert safe.size == 4
+
+
 def test_memory_that_runs_out_halves_the_safe_size_and_full_quiet_batches_grow_it_back() -> None:
     safe = SafeBatch(16, quiet=3)
     safe.ran_out_of_memory(16)
