@@ -56,9 +56,10 @@ class Account:
         assert counts.keys() == wanted
 
     def settle_site(self, site: Site, letters: int = 0) -> None:
-        """`settle` for all that a site ever got, one event a record, and the order too."""
+        """`settle` for all that a site ever got, one event a record; order and bytes in flight too."""
         self.settle(site.inputs(), site.outcomes(), len(site.letters()), letters)
         site.assert_in_order()
+        site.assert_within_budgets()
 
     def row(self) -> str:
         cells = (

@@ -131,9 +131,13 @@ class SharedLine:
     def settle(
         self, account: Account, records: Sequence[Coordinates], letters: int = 0, expected: Sequence[Coordinates] = ()
     ) -> Results:
-        """Wait until all is committed, check the law for these records, and answer their outcomes."""
+        """Wait until all is committed, check the law for these records (and the order of all that there ever were, and
+        the bytes in flight), and answer their outcomes."""
         self.committed()
         found = self.results(records)
         account.settle(expected or records, found.coordinates, len(found.letters), letters)
+        self.site.assert_in_order()
         assert self.worker.running, self.worker.said()
+        self.worker.metric("tagstream_budget_peak_bytes")
+        self.site.assert_within_budgets()
         return found

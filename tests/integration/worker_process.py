@@ -58,7 +58,8 @@ class Site:
     stack: Stack
     name: str
     partitions: int = 4
-    sent: list[tuple[int, int]] = field(default_factory=list)
+    workers: list[WorkerProcess] = field(default_factory=list)
+    """Every one that was ever started here."""
 
     def __post_init__(self) -> None:
         self.images, self.enriched = f"{self.name}.images", f"{self.name}.enriched"
@@ -163,13 +164,24 @@ class Site:
 
     def assert_in_order(self) -> None:
         """Order is promised per (input partition, output partition)."""
-        places: dict[tuple[int, int], list[int]] = {}
-        for seen in self.read(self.enriched):
-            event = read_output(seen.value).event
-            places.setdefault((event.partition, seen.partition), []).append(event.offset)
+        places: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+        for topic in (self.enriched, self.skipped):
+            for seen in self.read(topic):
+                event = read_output(seen.value).event
+                places.setdefault((topic, event.partition, seen.partition), []).append((event.offset, event.index))
+        for seen in self.read(self.dead):
+            letter = read_dead_letter_headers(seen.headers)
+            places.setdefault((self.dead, letter.partition, seen.partition), []).append((letter.offset, 0))
         assert places
-        for offsets in places.values():
-            assert offsets == sorted(offsets)
+        for events in places.values():
+            assert events == sorted(events)
+
+    def assert_within_budgets(self) -> None:
+        """No worker here ever held more bytes in flight than its budgets allow, as far as it was asked."""
+        peaks = [peak for process in self.workers for peak in process.budget_peaks.items()]
+        assert peaks or not self.workers, "no worker was asked what it holds"
+        for name, (held, limit) in peaks:
+            assert held <= limit, f"{held:,.0f} bytes of the {limit:,.0f} of the {name} budget"
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:
@@ -189,6 +201,9 @@ class WorkerProcess(LocalWorker):
         own = folder / replica
         own.mkdir(exist_ok=True)
         super().__init__(own, site.settings(replica) | settings)
+        self.budget_peaks: dict[str, tuple[float, float]] = {}
+        """By budget: the most bytes that it ever held and its size, when /metrics was last read."""
+        site.workers.append(self)
         self.launch()
 
     def environment(self) -> Mapping[str, str]:
@@ -210,11 +225,13 @@ class WorkerProcess(LocalWorker):
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that carry these labels."""
-        total = 0.0
-        for line in self.get("/metrics")[1].splitlines():
-            if re.match(rf"{name}[{{ ]", line) and all(f'{label}="{value}"' in line for label, value in labels.items()):
-                total += float(line.rsplit(" ", 1)[1])
-        return total
+        samples = [_sample(line) for line in self.get("/metrics")[1].splitlines() if line[:1] not in "#"]
+        for budget in ("encoded", "decoded"):
+            of_budget = {what: value for what, has, value in samples if has.get("budget") == budget}
+            if "tagstream_budget_peak_bytes" in of_budget:
+                limit = of_budget["tagstream_budget_limit_bytes"]
+                self.budget_peaks[budget] = (of_budget["tagstream_budget_peak_bytes"], limit)
+        return sum(value for what, has, value in samples if what == name and labels.items() <= has.items())
 
     def wait_ready(self) -> None:
         eventually(lambda: self.get("/readyz")[0] == 200 or not self.running, 60, self.said)
@@ -228,8 +245,15 @@ class WorkerProcess(LocalWorker):
 
     def terminate(self) -> int | None:
         """SIGTERM, and its exit code; killed (-9) when it takes longer than `stops_within_s`."""
+        self.metric("")
         self.stop()
         return self.exit_code
+
+
+def _sample(line: str) -> tuple[str, dict[str, str], float]:
+    """Name, labels and value of one line of /metrics."""
+    name, _, labels = line.rpartition(" ")[0].partition("{")
+    return name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(line.rpartition(" ")[2])
 
 
 @contextmanager
@@ -239,6 +263,7 @@ def worker(site: Site, replica: str, folder: Path, **settings: str) -> Iterator[
     try:
         process.wait_ready()
         yield process
+        process.metric("")
     finally:
         process.kill()
 
