@@ -19,8 +19,9 @@ from workers.models.device import choose_device
 from workers.models.load import label_ids, load_captioner, load_tagger
 from workers.models.ram.adapters import RamTagger, build_captioner, build_tagger
 from workers.models.ram.config import AnyConfig, Kind, RamConfig
-from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint, kind_in
+from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint
 from workers.models.ram.random_bundle import made_up_vocabulary, random_bundle
+from workers.models.ram.sizes import kind_in
 from workers.models.ram.wordpiece import WordPiece
 from workers.ports import Captioner, Tagger
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -45,19 +45,28 @@ def import_model(
     translations: Translations = None,
     vocab: Vocab = None,
     dtype: DtypeOption = "bf16",
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the pictures, pixels; by default what it was trained with.", show_default=False),
+    ] = None,
     sha256: Annotated[str | None, typer.Option(help="What the file has to be.", show_default=False)] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Of the weights, to be kept in the bundle.", show_default=False)
+    ] = None,
     replace: Replace = False,
 ) -> None:
-    """Make a bundle of a checkpoint: only what inference needs, nothing unpickled but tensors.
+    """Make a bundle of a checkpoint, published or fine-tuned: only what inference needs, and only tensors are read.
 
-    Which model it is, the file says itself. The lists are in the folder ram/data of the repository
-    xinyu1205/recognize-anything on GitHub.
+    Which model it is and of which size (Swin-B or Swin-L, 224 or 384 pixels, how many labels), the file says itself.
+    The published lists are in the folder ram/data of the repository xinyu1205/recognize-anything on GitHub; a
+    fine-tune with other labels brings its own.
 
     tagstream models import ram_swin_large_14m.pth --tags ram_tag_list.txt --thresholds ram_tag_list_threshold.txt
     --translations zh=ram_tag_list_chinese.txt -o bundles/ram
     """
     check_free(out, replace)
-    _import(file, out, _lists(tags, thresholds, translations, vocab), dtype, sha256, replace)
+    given = _lists(tags, thresholds, translations, vocab)
+    _import(file, out, given, dtype, replace, image_size=image_size, sha256=sha256, licence=licence)
 
 
 def pull(
@@ -96,7 +105,7 @@ def pull(
         if kind == "tag2text" and vocab is None:
             vocab = fetch(VOCABULARY, folder, progress=tell)
         checkpoint = fetch(published.checkpoint, folder, progress=tell)
-    _import(checkpoint, out, _lists(tags, thresholds, translations, vocab), dtype, None, replace)
+    _import(checkpoint, out, _lists(tags, thresholds, translations, vocab), dtype, replace)
     say(f"The download stays at {checkpoint}; the bundle does not need it.")
 
 
@@ -181,40 +190,77 @@ def kind_of(word: Word) -> Kind:
     return "ram_plus" if word == "ram-plus" else word
 
 
-def _import(checkpoint: Path, out: Path, lists: Lists, dtype: Dtype, sha256: str | None, replace: bool) -> None:
+def _import(
+    checkpoint: Path,
+    out: Path,
+    lists: Lists,
+    dtype: Dtype,
+    replace: bool,
+    *,
+    image_size: int | None = None,
+    sha256: str | None = None,
+    licence: str | None = None,
+) -> None:
     from workers.models.ram.importer import import_checkpoint
     from workers.models.summary import summarise
 
     with bars() as tell:
         made = import_checkpoint(
-            checkpoint, out, lists, dtype=dtype, sha256=sha256, progress=tell, replace_existing=replace
+            checkpoint,
+            out,
+            lists,
+            dtype=dtype,
+            image_size=image_size,
+            sha256=sha256,
+            licence=licence,
+            progress=tell,
+            replace_existing=replace,
         )
     say(describe(made))
-    for line in summarise(checkpoint, made).lines():
+    for line in (*summarise(checkpoint, made).lines(), _licence(made)):
         say(f"  {line}")
     for line in _notes(made, lists, checked=sha256 is not None):
         note(line)
 
 
-def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Sequence[str]:
+def _licence(bundle: Bundle) -> str:
     from workers.models.pull import PUBLISHED
 
-    kind: Kind = bundle.manifest.kind  # type: ignore[assignment] # just imported as one of them
-    published = PUBLISHED[kind]
+    checkpoint = PUBLISHED[_kind(bundle)].checkpoint
+    provenance = bundle.manifest.provenance
+    if provenance.licence is not None:
+        return f"licence of the weights: {provenance.licence}"
+    page = f"; look at {checkpoint.page}" if checkpoint.is_this(provenance.sha256 or "") else ""
+    return f"licence of the weights: not known here{page} (`models import --licence` keeps it in the bundle)"
+
+
+def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Iterator[str]:
+    from workers.models.pull import PUBLISHED
+
+    published = PUBLISHED[_kind(bundle)]
     sha256 = bundle.manifest.provenance.sha256 or ""
-    found = []
-    if not checked and not published.checkpoint.is_this(sha256):
-        known = " or ".join(f"{each[:12]}…" for each in published.checkpoint.sha256)
-        found.append(
-            f"this is not the published {published.checkpoint.name} (sha256 {sha256[:12]}… instead of {known}): "
+    known = published.checkpoint.known_by(sha256)
+    if not checked and not known:
+        wanted = " or ".join(f"{each[:12]}…" for each in published.checkpoint.sha256)
+        yield (
+            f"this is not the published {published.checkpoint.name} (sha256 {sha256[:12]}… instead of {wanted}): "
             "a checkpoint of your own, or a damaged copy."
         )
+    if not checked and 0 < known < len(sha256):
+        yield (
+            f"of the published {published.checkpoint.name} only the first {known} digits of the sha256 are known here, "
+            "and they agree: it is not damaged, but whether it is genuine they can't prove."
+        )
     if lists.thresholds is None and published.thresholds is not None:
-        found.append(
+        yield (
             f"every label has the threshold {bundle.thresholds[0]:g}; the published ones are in "
             f"{published.thresholds}, for --thresholds."
         )
-    return found
+
+
+def _kind(bundle: Bundle) -> Kind:
+    kind: Kind = bundle.manifest.kind  # type: ignore[assignment] # just imported as one of them
+    return kind
 
 
 def _lists(tags: Path, thresholds: Path | None, translations: Sequence[str] | None, vocab: Path | None) -> Lists:

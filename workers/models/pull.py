@@ -49,6 +49,15 @@ class HubFile:
         """Whether a file with this sha256 is a known version of it."""
         return digest.startswith(self.sha256)
 
+    def known_by(self, digest: str) -> int:
+        """How many digits of a sha256 agree with all that is known of a version; 64: it is that file for certain."""
+        return max((len(known) for known in self.sha256 if digest.startswith(known)), default=0)
+
+    @property
+    def page(self) -> str:
+        """Where a person reads about it."""
+        return f"{HUB}/{'spaces/' if self.space else ''}{self.repo}"
+
     def url(self, endpoint: str | None = None) -> str:
         """Where a person finds it."""
         prefix = "spaces/" if self.space else ""
@@ -64,12 +73,14 @@ class Published:
         tags: name of its tag list, which is not on the hub (`LISTS_FROM`).
         thresholds: name of its list of thresholds there; None: they are part of the program.
         chinese: name of the list of Chinese names there.
+        licence: of the weights, as their page says; None: nothing is known of it here.
     """
 
     checkpoint: HubFile
     tags: str
     thresholds: str | None = None
     chinese: str | None = None
+    licence: str | None = None
 
     @property
     def lists(self) -> str:
@@ -97,6 +108,7 @@ PUBLISHED: Mapping[Kind, Published] = {
         "ram_tag_list.txt",
         "ram_tag_list_threshold.txt",
         "ram_tag_list_chinese.txt",
+        licence="MIT, by the model card of xinyu1205/recognize_anything_model",
     ),
     "ram_plus": Published(
         HubFile(
@@ -120,6 +132,12 @@ PUBLISHED: Mapping[Kind, Published] = {
         "tag2text_ori_tag_list.txt",
     ),
 }
+
+
+def licence_of(kind: Kind, sha256: str) -> str | None:
+    """What is known of the licence of a checkpoint's weights: that of the published file, if it is this one."""
+    published = PUBLISHED[kind]
+    return published.licence if published.checkpoint.is_this(sha256) else None
 
 
 def default_endpoint() -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from workers.models.bundle import WEIGHTS, Bundle
-from workers.models.ram.config import from_json
+from workers.models.ram.config import SwinConfig, from_json
 from workers.models.ram.importer import read_checkpoint
 from workers.models.ram.keys import plan
+from workers.models.ram.sizes import trained_at
 
 REPEATED = "the same tensor under a second name"
 
@@ -32,12 +33,16 @@ class Summary:
     """Of one import.
 
     Args:
+        encoder: its sizes in the bundle.
+        trained_at: side of the pictures that the checkpoint was trained with.
         kept: tensors that the bundle holds.
         dropped: reason → tensors that inference does not need.
         others: bytes of the file that belong to no tensor of the model, an optimizer's most of them.
         written: bytes of the bundle's weights.
     """
 
+    encoder: SwinConfig
+    trained_at: int
     kept: Share
     dropped: Mapping[str, Share]
     others: int
@@ -45,6 +50,14 @@ class Summary:
 
     def lines(self) -> Iterator[str]:
         """For a person."""
+        side, trained = self.encoder.image_size, self.trained_at
+        blocks = "-".join(map(str, self.encoder.depths))
+        yield f"Swin, {self.encoder.width} wide, {blocks} blocks, {side} x {side} pixels"
+        if side != trained:
+            yield (
+                f"trained with {trained} x {trained} pixels: position biases were resampled, and answers will differ "
+                "from those at its own size"
+            )
         yield f"kept {self.kept.tensors} tensors ({_size(self.kept.bytes)}), written as {_size(self.written)}"
         for reason, share in self.dropped.items():
             yield f"left out {share.tensors} tensors ({_size(share.bytes)}): {reason}"
@@ -55,7 +68,8 @@ class Summary:
 def summarise(checkpoint: Path, bundle: Bundle) -> Summary:
     """Compare a checkpoint with the bundle that was made of it; reads no weights."""
     tensors = read_checkpoint(checkpoint)
-    found = plan(tensors.keys(), from_json(bundle.manifest.kind, bundle.manifest.architecture))
+    config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
+    found = plan(tensors.keys(), config)
     kept = Share()
     dropped: dict[str, Share] = {}
     for name, tensor in tensors.items():
@@ -66,7 +80,8 @@ def summarise(checkpoint: Path, bundle: Bundle) -> Summary:
         dropped[reason] = dropped.get(reason, Share()).with_one(tensor)
     seen = kept.bytes + sum(share.bytes for reason, share in dropped.items() if reason != REPEATED)
     others = max(0, checkpoint.stat().st_size - seen)
-    return Summary(kept, dropped, others, bundle.manifest.files[WEIGHTS].bytes)
+    written = bundle.manifest.files[WEIGHTS].bytes
+    return Summary(config.encoder, trained_at(tensors), kept, dropped, others, written)
 
 
 def _size(count: int) -> str:

@@ -115,6 +115,49 @@ def test_a_file_with_the_wanted_checksum_is_not_noted(ram: Files, tmp_path: Path
     assert told()[1] == ""
 
 
+def test_a_file_known_by_its_first_digits_alone_is_taken_and_said_to_be(
+    ram: Files, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = pull.PUBLISHED["ram"]
+    digits = pull.sha256_of(ram.checkpoint)[:8]
+    known = replace(published, checkpoint=replace(published.checkpoint, sha256=("9" * 64, digits)))
+    monkeypatch.setitem(pull.PUBLISHED, "ram", known)
+    assert ram.import_to(tmp_path / "ram") == 0
+    assert "only the first 8 digits of the sha256 are known here, and they agree" in told()[1]
+
+
+def test_the_published_files_licence_goes_into_the_bundle(
+    ram: Files, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = pull.PUBLISHED["ram"]
+    there = replace(published.checkpoint, sha256=(pull.sha256_of(ram.checkpoint),))
+    monkeypatch.setitem(pull.PUBLISHED, "ram", replace(published, checkpoint=there))
+    assert ram.import_to(tmp_path / "ram") == 0
+    assert "licence of the weights: MIT, by the model card of xinyu1205/recognize_anything_model" in told()[0]
+    assert Bundle.open(tmp_path / "ram").manifest.provenance.licence == published.licence
+    monkeypatch.setitem(pull.PUBLISHED, "ram", replace(published, checkpoint=there, licence=None))
+    assert ram.import_to(tmp_path / "silent") == 0
+    assert f"not known here; look at {pull.HUB}/xinyu1205/recognize_anything_model" in told()[0]
+
+
+def test_a_licence_of_ones_own_is_kept_and_none_is_invented(ram: Files, tmp_path: Path, told: Told) -> None:
+    assert ram.import_to(tmp_path / "mine", "--licence", "CC-BY-4.0") == 0
+    assert Bundle.open(tmp_path / "mine").manifest.provenance.licence == "CC-BY-4.0"
+    assert ram.import_to(tmp_path / "theirs") == 0
+    assert Bundle.open(tmp_path / "theirs").manifest.provenance.licence is None
+    assert "licence of the weights: not known here (`models import --licence`" in told()[0]
+
+
+def test_larger_pictures_than_it_was_trained_with_are_taken_and_said(ram: Files, tmp_path: Path, told: Told) -> None:
+    assert ram.import_to(tmp_path / "ram", "--image-size", "128") == 0
+    out, _ = told()
+    assert "Swin, 16 wide, 1-1-2-1 blocks, 128 x 128 pixels" in out
+    assert "trained with 64 x 64 pixels: position biases were resampled" in out
+    assert Bundle.open(tmp_path / "ram").manifest.transform.size == 128
+    assert ram.import_to(tmp_path / "odd", "--image-size", "100") == MISCONFIGURED
+    assert "their side is a multiple of 32" in told()[1]
+
+
 def test_missing_thresholds_are_noted(ram: Files, tmp_path: Path, told: Told) -> None:
     arguments = ["models", "import", str(ram.checkpoint), "--tags", str(ram.tags), "-o", str(tmp_path / "ram")]
     assert run_command(arguments) == 0

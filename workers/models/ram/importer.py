@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +15,11 @@ from torch import Tensor
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, Manifest, Provenance
 from workers.models.device import choose_device
+from workers.models.pull import licence_of
 from workers.models.ram.adapters import golden_of
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, kind_of, to_json
 from workers.models.ram.keys import translate
+from workers.models.ram.sizes import sizes_in, with_windows
 from workers.models.ram.wordpiece import WordPiece
 from workers.vocabulary import Transform
 
@@ -66,7 +68,9 @@ def import_checkpoint(
     *,
     dtype: WeightDtype = "bf16",
     config: AnyConfig | None = None,
+    image_size: int | None = None,
     sha256: str | None = None,
+    licence: str | None = None,
     progress: Progress = lambda doing, done, total: None,
     replace_existing: bool = False,
 ) -> Bundle:
@@ -75,15 +79,18 @@ def import_checkpoint(
     The file is memory-mapped, so that an optimizer inside costs nothing; it is read once for its sha256.
 
     Args:
-        config: sizes; None takes the published ones of the kind that the file turns out to be.
+        config: sizes; None finds them in the file (`sizes.sizes_in`).
+        image_size: side of the pictures, pixels, where no `config` says it; None takes the one that the checkpoint was
+            trained with. For another, the relative position biases are resampled as the original programs do it.
         sha256: what the file has to be; None takes what it is.
+        licence: of the weights; None takes that of the published file, if it is one and its licence is known.
 
     Raises:
         Misconfigured: a file that is no checkpoint, cut short, of another model, or not of this sha256; a list of the
             wrong length; a bundle that exists already. Nothing is left behind.
     """
     tensors = read_checkpoint(checkpoint)
-    found = config or _published_config(checkpoint, tensors)
+    found = config or _sizes(checkpoint, tensors, image_size)
     labels, translations = _names(lists, found.labels)
     thresholds = _thresholds(lists, found)
     vocabulary = _vocabulary(lists, found)
@@ -92,13 +99,16 @@ def import_checkpoint(
         raise Misconfigured(f"{checkpoint} has the sha256 {digest} where {sha256} is wanted; download it again.")
     convert = _Converter(DTYPES[dtype], len(tensors), progress)
     try:
-        weights = translate(tensors, found, convert)
+        weights = translate(with_windows(tensors, found.encoder.window), found, convert)
     except Misconfigured as error:
         raise Misconfigured(f"{checkpoint}: {error}") from None
+    provenance = Provenance(
+        source=checkpoint.name, sha256=digest, licence=licence or licence_of(kind_of(found), digest)
+    )
     progress("writing the bundle and its golden answers", 0, 1)
     bundle = Bundle.write(
         out,
-        manifest_of(found, Provenance(source=checkpoint.name, sha256=digest), thresholds),
+        manifest_of(found, provenance, thresholds),
         weights=weights,
         labels=labels,
         translations=translations,
@@ -154,15 +164,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def kind_in(names: Mapping[str, Tensor]) -> Kind | None:
-    """Which model a checkpoint is of, by its names."""
-    if "fc.W" in names:
-        return "tag2text"
-    if "reweight_scale" in names:
-        return "ram_plus"
-    return "ram" if {"label_embed", "fc.weight"} <= names.keys() else None
-
-
 class _Converter:
     """Casts matrices and tells the progress; norms, biases and scales are few and stay as they are."""
 
@@ -178,14 +179,11 @@ class _Converter:
         return tensor.to(self._dtype) if tensor.dim() > 1 else tensor
 
 
-def _published_config(path: Path, tensors: Mapping[str, Tensor]) -> AnyConfig:
-    """The published sizes of the checkpoint's kind, with as many labels as it has."""
-    kind = kind_in(tensors)
-    if kind is None:
-        raise Misconfigured(f"{path} is no checkpoint of RAM, RAM++ or Tag2Text: it has none of their classifiers.")
-    config = PUBLISHED[kind]
-    embedded = tensors["label_embed.weight" if kind == "tag2text" else "label_embed"].shape[0]
-    return replace(config, labels=embedded // getattr(config, "descriptions", 1))
+def _sizes(path: Path, tensors: Mapping[str, Tensor], image_size: int | None) -> AnyConfig:
+    try:
+        return sizes_in(tensors, image_size)
+    except Misconfigured as error:
+        raise Misconfigured(f"{path}: {error}") from None
 
 
 def _names(lists: Lists, labels: int) -> tuple[list[str], dict[str, list[str]]]:
