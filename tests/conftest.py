@@ -52,19 +52,19 @@ def scratch() -> Iterator[Scratch]:
 @pytest.fixture(scope="session")
 def kafka(scratch: Scratch) -> Iterator[ApacheKafka]:
     """Apache Kafka; topics are not made by themselves."""
-    yield from _started(ApacheKafka(scratch.path / "kafka"))
+    yield from up_or_skip(ApacheKafka(scratch.path / "kafka"))
 
 
 @pytest.fixture(scope="session")
 def s3(scratch: Scratch) -> Iterator[SeaweedFS]:
     """An S3 server that refuses wrong keys."""
-    yield from _started(SeaweedFS(scratch.path / "s3", scratch.will_litter))
+    yield from up_or_skip(SeaweedFS(scratch.path / "s3", scratch.will_litter))
 
 
 @pytest.fixture(scope="session")
 def valkey(scratch: Scratch) -> Iterator[Valkey]:
     """A Redis-compatible server; its keys stay from test to test."""
-    yield from _started(Valkey(scratch.path / "valkey"))
+    yield from up_or_skip(Valkey(scratch.path / "valkey"))
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +91,7 @@ def bucket_name(unique: Callable[[str], str]) -> str:
     return unique("bucket")
 
 
-def _started(server: ServerT) -> Iterator[ServerT]:
+def up_or_skip(server: ServerT) -> Iterator[ServerT]:
     """The server, up. One that can't be had skips here and fails where CI is set, so that nothing goes untested."""
     try:
         server.start()

@@ -11,7 +11,7 @@ import pytest
 from tests.chaos.account import HEAD, Account
 from tests.chaos.broker import BrokerBehindProxy
 from tests.chaos.line import SharedLine
-from tests.conftest import Stack, _started
+from tests.conftest import Stack, up_or_skip
 from tests.integration.worker_process import Site
 from workers.local.scratch import Scratch
 
@@ -53,7 +53,7 @@ def account(request: pytest.FixtureRequest) -> Account:
 @pytest.fixture(scope="session")
 def broker(scratch: Scratch) -> Iterator[BrokerBehindProxy]:
     """A broker to break; a test leaves it running, thawed and with a healed proxy."""
-    yield from _started(BrokerBehindProxy(scratch.path / "broken-kafka"))
+    yield from up_or_skip(BrokerBehindProxy(scratch.path / "broken-kafka"))
 
 
 @pytest.fixture

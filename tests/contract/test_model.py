@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from workers.models.device import Precision, choose_device
 from workers.models.load import label_ids, load_tagger
 from workers.models.tagger import TorchTagger
 from workers.ports import Tagger
-from workers.vocabulary import LabelScores, Pixels
+from workers.vocabulary import LabelScores, Pixels, Subset
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,17 @@ def _tiny(folder: Path, precision: Precision) -> LoadTagger:
     return lambda allow: _build(bundle, precision, allow)
 
 
+def _choosy(folder: Path) -> LoadTagger:
+    load_plain = _tiny(folder, "fp32")
+
+    def load(allow: Sequence[str] | None) -> Tagger:
+        tagger = load_plain(allow)
+        tagger.__class__ = Choosy
+        return tagger
+
+    return load
+
+
 def _build(bundle: Bundle, precision: Precision, allow: Sequence[str] | None) -> TorchTagger:
     subset = None if allow is None else label_ids(bundle, allow)
     return build_tagger(bundle, choose_device("cpu", threads=1), precision, subset)
@@ -48,6 +60,7 @@ TAGGERS: dict[str, Callable[[Path], LoadTagger]] = {
     "compact in bf16": lambda folder: _compact(folder, "bf16"),
     "a linear layer in fp32": lambda folder: _tiny(folder, "fp32"),
     "a linear layer in int8": lambda folder: _tiny(folder, "int8"),
+    "a linear layer that scores subsets": lambda folder: _choosy(folder),
 }
 
 
@@ -55,6 +68,22 @@ TAGGERS: dict[str, Callable[[Path], LoadTagger]] = {
 @pytest.mark.parametrize("tagger", TAGGERS)
 def test_tagger(tagger: str, check: Callable[[LoadTagger], None], folder: Path) -> None:
     check(TAGGERS[tagger](folder))
+
+
+class Choosy(TorchTagger):
+    """Computes all and hands out some: what it costs is not the port's matter, what it gives is."""
+
+    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        return [_columns(self, row, subset) for row, subset in zip(self.forward(pictures), subsets, strict=True)]
+
+    def postprocess(self, raw: Any) -> LabelScores:
+        return self._above_floor(*raw) if isinstance(raw, tuple) else super().postprocess(raw)
+
+
+def _columns(tagger: TorchTagger, row: NDArray[np.float32], subset: Subset | None) -> Any:
+    if subset is None:
+        return row
+    return np.array(subset.ids, np.int32), row[np.searchsorted(tagger._ids, subset.ids)]
 
 
 class LosesAPicture(TorchTagger):
@@ -98,6 +127,31 @@ class NumbersItsSubsetAnew(TorchTagger):
         return LabelScores(np.searchsorted(self._ids, scores.label_ids).astype(np.int32), scores.scores)
 
 
+class ScoresAllForEverybody(Choosy):
+    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        return self.forward(pictures)
+
+
+class TakesTheFirstColumns(Choosy):
+    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        firsts = [subset and Subset(tuple(self._ids[: len(subset.ids)].tolist())) for subset in subsets]
+        rows = super().forward_subsets(pictures, firsts)
+        return [
+            raw if subset is None else (np.array(subset.ids, np.int32), raw[1])
+            for raw, subset in zip(rows, subsets, strict=True)
+        ]
+
+
+class GivesAllTheSubsetOfTheFirst(Choosy):
+    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        return super().forward_subsets(pictures, [subsets[0]] * len(subsets) if subsets else [])
+
+
+class HandsSubsetsToTheWrongPictures(Choosy):
+    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        return super().forward_subsets([*pictures[1:], *pictures[:1]], subsets)
+
+
 @pytest.mark.parametrize(
     ("broken", "check"),
     [
@@ -109,6 +163,10 @@ class NumbersItsSubsetAnew(TorchTagger):
         (NeverSettles, conformance.warming_up_settles_the_batch_and_can_be_repeated),
         (ShowsACanaryOfAnotherSize, conformance.its_canary_fits_its_transform_and_is_tagged),
         (NumbersItsSubsetAnew, conformance.a_subset_of_labels_scores_as_the_full_set),
+        (ScoresAllForEverybody, conformance.pictures_of_one_batch_may_want_different_labels),
+        (TakesTheFirstColumns, conformance.pictures_of_one_batch_may_want_different_labels),
+        (GivesAllTheSubsetOfTheFirst, conformance.pictures_of_one_batch_may_want_different_labels),
+        (HandsSubsetsToTheWrongPictures, conformance.pictures_of_one_batch_may_want_different_labels),
     ],
 )
 def test_a_tagger_that_breaks_a_promise_is_found_out(

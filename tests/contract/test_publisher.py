@@ -6,15 +6,13 @@ can happen at that very moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.contract.kafka_worlds import (
     MAX_MESSAGE_BYTES,
-    KafkaWorld,
-    MemoryWorld,
     World,
     epochs_of,
     poll_until,
@@ -23,15 +21,6 @@ from workers.backends.kafka_types import NO_MEMBERSHIP, Membership
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
 from workers.vocabulary import Epoch, Headers, Message, Run
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
-def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
-    made: World = (
-        MemoryWorld() if request.param == "memory" else KafkaWorld(request.getfixturevalue("kafka").servers, unique)
-    )
-    yield made
-    made.close()
 
 
 def run_of(world: World, offsets: dict[Epoch, int], *values: bytes) -> Run:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.contract.kafka_worlds import (
-    KafkaWorld,
-    MemoryWorld,
     Source,
     World,
     epochs_of,
@@ -21,15 +18,6 @@ from tests.contract.kafka_worlds import (
 from workers.errors import Broken, Misconfigured
 from workers.ports import RecordSource
 from workers.vocabulary import Epoch
-
-
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
-def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
-    made: World = (
-        MemoryWorld() if request.param == "memory" else KafkaWorld(request.getfixturevalue("kafka").servers, unique)
-    )
-    yield made
-    made.close()
 
 
 def started(source: Source, offset: int = 0) -> dict[int, Epoch]:

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 import pytest
 from kafka.net.compat import KafkaNetClient
 
+from tests.conftest import up_or_skip
 from tests.contract.kafka_worlds import KafkaWorld, epochs_of, poll_for
 from workers.backends import kafka_publisher
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
@@ -17,23 +18,15 @@ from workers.backends.kafka_types import Membership
 from workers.errors import TagstreamError, Unpublished
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
-from workers.local.server import CannotStart
 from workers.vocabulary import Epoch, Message, Run
 
 pytestmark = [pytest.mark.servers, pytest.mark.chaos]
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[ApacheKafka]:
+def broker(scratch: Scratch) -> Iterator[ApacheKafka]:
     """One of our own, to break."""
-    with Scratch() as folder:
-        server = ApacheKafka(folder.path / "kafka")
-        try:
-            server.start()
-        except CannotStart as error:
-            pytest.skip(str(error))
-        yield server
-        server.kill()
+    yield from up_or_skip(ApacheKafka(scratch.path / "broken-by-hand"))
 
 
 class Scene:

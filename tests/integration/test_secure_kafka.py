@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Stack, _started
+from tests.conftest import Stack, up_or_skip
 from tests.integration.secure_kafka import PASSWORD, USER, SecureKafka
 from tests.integration.worker_process import Site, eventually, photo, worker
 from workers.backends.kafka import lag
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(scope="module")
 def broker(scratch: Scratch) -> Iterator[SecureKafka]:
-    for server in _started(SecureKafka(scratch.path / "secure-kafka")):
+    for server in up_or_skip(SecureKafka(scratch.path / "secure-kafka")):
         server.add_user()
         yield server
 

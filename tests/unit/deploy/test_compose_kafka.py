@@ -14,11 +14,11 @@ from typing import ClassVar
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from tests.conftest import up_or_skip
 from tests.unit.deploy.tools import compose
 from workers.local import programs
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
-from workers.local.server import CannotStart
 
 pytestmark = pytest.mark.servers
 
@@ -66,19 +66,8 @@ class ComposedKafka(ApacheKafka):
 
 
 @pytest.fixture(scope="module")
-def broker() -> Iterator[ComposedKafka]:
-    with Scratch() as scratch:
-        kafka = ComposedKafka(scratch.path / "compose-kafka")
-        try:
-            kafka.start()
-        except CannotStart as error:
-            if os.environ.get("CI", "").lower() in {"1", "true"}:
-                pytest.fail(f"{error}", pytrace=False)
-            pytest.skip(f"{error}")
-        try:
-            yield kafka
-        finally:
-            kafka.kill()
+def broker(scratch: Scratch) -> Iterator[ComposedKafka]:
+    yield from up_or_skip(ComposedKafka(scratch.path / "compose-kafka"))
 
 
 @pytest.fixture

@@ -1,0 +1,18 @@
+"""Where the suites of the Kafka ports run: on the in-memory broker and on Apache Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.contract.kafka_worlds import KafkaWorld, MemoryWorld, World
+
+
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
+def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
+    made: World = (
+        MemoryWorld() if request.param == "memory" else KafkaWorld(request.getfixturevalue("kafka").servers, unique)
+    )
+    yield made
+    made.close()
