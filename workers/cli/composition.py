@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -69,17 +70,24 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
 
 
 def intake(settings: Settings, transforms: Sequence[Transform]) -> Intake:
-    """Where the settings want pictures to be fetched and decoded. A child process gets these settings as they are."""
+    """Where the settings want pictures to be fetched and decoded. A child process gets these settings as they are.
+
+    Raises:
+        Misconfigured: there can be no such object store, or no such intake here.
+    """
     decoders = settings.decode_threads or processors()
-    settings.require("s3_endpoint")
+    store = object_store(settings)  # also where each child makes its own: what is wrong with it is said at once
     if settings.intake == "threads":
         return ThreadIntake(
-            object_store(settings),
+            store,
             transforms,
             limits(settings),
             fetch_threads=settings.fetch_threads,
             decode_threads=decoders,
         )
+    store.close()
+    if sys.platform != "linux":
+        raise Misconfigured("TAGSTREAM_INTAKE=processes needs Linux: set TAGSTREAM_INTAKE=threads")
     return ProcessIntake(
         functools.partial(object_store, settings),
         transforms,

@@ -7,6 +7,7 @@ from typing import Any
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.result_cache import NoCache, RedisResultCache
+from workers.errors import Misconfigured
 from workers.ports import Publisher, RecordSource, ResultCache
 from workers.settings import Settings
 
@@ -40,15 +41,23 @@ def security(settings: Settings) -> dict[str, Any]:
 
 
 def object_store(settings: Settings) -> MinioObjectStore:
+    """The object store; nothing is asked of it yet.
+
+    Raises:
+        Misconfigured: its endpoint is not set, or there can be no such one.
+    """
     settings.require("s3_endpoint")
-    return MinioObjectStore(
-        settings.s3_endpoint,
-        settings.s3_access_key.get_secret_value(),
-        settings.s3_secret_key.get_secret_value(),
-        settings.s3_region,
-        connections=settings.fetch_threads,
-        retry_s=settings.retry_s,
-    )
+    try:
+        return MinioObjectStore(
+            settings.s3_endpoint,
+            settings.s3_access_key.get_secret_value(),
+            settings.s3_secret_key.get_secret_value(),
+            settings.s3_region,
+            connections=settings.fetch_threads,
+            retry_s=settings.retry_s,
+        )
+    except ValueError as error:
+        raise Misconfigured(f"{error}: correct TAGSTREAM_S3_ENDPOINT or TAGSTREAM_S3_REGION") from error
 
 
 def result_cache(settings: Settings) -> ResultCache:

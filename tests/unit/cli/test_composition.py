@@ -95,6 +95,20 @@ def test_the_intake_is_the_one_that_the_settings_name() -> None:
         intake.close()
 
 
+@pytest.mark.parametrize("intake", ["threads", "processes"])
+def test_a_store_that_can_not_be_is_told_at_once(intake: str) -> None:
+    made = settings(intake=intake, s3_endpoint="http://127.0.0.1:1", s3_region="no such region")
+    with pytest.raises(Misconfigured, match=r"invalid region no such region: correct .* TAGSTREAM_S3_REGION"):
+        composition.intake(made, [Transform(8)])
+
+
+def test_a_system_without_what_processes_need_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    made = settings(intake="processes", s3_endpoint="http://127.0.0.1:1")
+    with pytest.raises(Misconfigured, match="set TAGSTREAM_INTAKE=threads"):
+        composition.intake(made, [Transform(8)])
+
+
 def test_a_child_reads_from_the_store_of_the_settings() -> None:
     made = settings(
         intake="processes",

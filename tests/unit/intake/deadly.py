@@ -20,7 +20,7 @@ from workers.vocabulary import Coordinates, Epoch, Job, Partition, StoredObject
 
 GOOD: Final = 40
 HANGS, SEGFAULTS, SWELLS, EXITS, DIES_ONCE, FAILS = 41, 42, 43, 44, 45, 46
-HEADER_SEGFAULTS = 47
+HEADER_SEGFAULTS, SLOW_ONCE, ABORTS_WITHOUT_MEMORY = 47, 48, 49
 _EPOCH = Epoch(Partition("images", 0), "member")
 _intact = ImageFile.ImageFile.load
 _intact_open = Image.open
@@ -36,6 +36,13 @@ def sleeping_job(seconds: float) -> Job:
     """A GET that takes so long."""
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=f"sleep/{seconds}")
     return Job(Coordinates("images", 0, 0, 0), _EPOCH, event)
+
+
+def slow_store(folder: Path) -> DeadlyStore:
+    """A store whose making hangs, once."""
+    if first_time(folder / "made"):
+        time.sleep(1000)
+    return DeadlyStore(folder)
 
 
 class DeadlyStore:
@@ -87,9 +94,23 @@ def strike(width: int, folder: Path) -> None:
         os._exit(3)
     elif width == FAILS:
         raise OSError("these bytes are nonsense")
-    elif width == DIES_ONCE and not (folder / "died").exists():
-        (folder / "died").touch()
+    elif width == ABORTS_WITHOUT_MEMORY:
+        try:
+            bytearray(1 << 30)
+        except MemoryError:
+            os.abort()
+    elif width == DIES_ONCE and first_time(folder / "died"):
         os.kill(os.getpid(), signal.SIGKILL)
+    elif width == SLOW_ONCE and first_time(folder / "slow"):
+        time.sleep(1000)
+
+
+def first_time(marker: Path) -> bool:
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _segfault() -> None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.unit.intake.deadly import GOOD, DeadlyStore, job, sleeping_job
+from workers import metrics
 from workers.errors import Broken, Misconfigured
 from workers.intake import ProcessIntake
+from workers.intake.processes.orders import Child, Order
 from workers.intake.processes.slab import Grant, Layout, Region, make_slab
 from workers.ports import ObjectStore
 from workers.vocabulary import Picture, StoredObject, Transform
@@ -53,6 +56,59 @@ class TellingStore(DeadlyStore):
     def get(self, bucket: str, key: str, **_: object) -> StoredObject:
         loaded = sorted(name for name in sys.modules if name.split(".")[0] in {"torch", "torchvision", "timm"})
         raise Misconfigured(f"loaded: {loaded}")
+
+
+class RetryingStore(DeadlyStore):
+    """Counts as the real one does when it tries a GET again."""
+
+    def get(self, bucket: str, key: str, **wanted: object) -> StoredObject:
+        metrics.RETRIES.add(2, neighbour="s3")
+        return super().get(bucket, key, **wanted)
+
+
+def test_what_a_child_counts_is_in_our_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[object, ...]] = []
+    monkeypatch.setattr(metrics, "_listeners", [lambda *count: heard.append(count)])
+    intake = ProcessIntake(functools.partial(RetryingStore, tmp_path), (SMALL,), children=1)
+    intake.fetch(job(GOOD)).result(30)
+    intake.fetch(job(GOOD)).result(30)
+    intake.close()
+    assert heard == [("tagstream_retries", 2, {"neighbour": "s3"})] * 2
+
+
+def suspect(ticket: int) -> Order:
+    return Order("decode", Future(), deaths=1, ticket=ticket)
+
+
+def test_a_suspect_shares_its_decoder_with_nobody() -> None:
+    layout = Layout((SMALL,))
+    slab = make_slab(layout, 1)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        child = Child(0, 1, ours, Region(slab, layout, 0))
+        child.ready = True
+        other = Order("decode", Future(), ticket=1)
+        assert child.open_to(suspect(2), 4)
+        child.give(other)
+        assert child.open_to(Order("decode", Future()), 4)
+        assert not child.open_to(suspect(2), 4)
+        child.take_back(1)
+        child.give(suspect(2))
+        assert not child.open_to(other, 4)
+        assert child.open_to(Order("fetch", Future()), 4)
+        child.channel.close()
+    os.close(slab)
+
+
+def test_children_together_make_no_more_gets_than_was_asked_for(store: Callable[[], ObjectStore]) -> None:
+    intake = ProcessIntake(store, (SMALL,), fetch_threads=1, children=2)
+    while len(intake.pids) < 2:
+        time.sleep(0.01)
+    began = time.monotonic()
+    for future in [intake.fetch(sleeping_job(0.5)) for _ in range(2)]:
+        future.result(30)
+    assert time.monotonic() - began >= 1.0
+    intake.close()
 
 
 def test_no_child_loads_torch(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.intake.deadly import (
+    ABORTS_WITHOUT_MEMORY,
     DIES_ONCE,
     EXITS,
     FAILS,
@@ -20,10 +21,13 @@ from tests.unit.intake.deadly import (
     HANGS,
     HEADER_SEGFAULTS,
     SEGFAULTS,
+    SLOW_ONCE,
     SWELLS,
     DeadlyStore,
     job,
+    slow_store,
 )
+from workers import metrics
 from workers.errors import Broken, Rejected
 from workers.intake import ProcessIntake
 from workers.intake.limits import MIB
@@ -68,6 +72,7 @@ def reason(error: BaseException | None) -> str:
         (SEGFAULTS, "kills-decoder"),
         (EXITS, "kills-decoder"),
         (SWELLS, "decode-memory"),
+        (ABORTS_WITHOUT_MEMORY, "kills-decoder"),
         (FAILS, "broken-image"),
     ],
 )
@@ -97,6 +102,31 @@ def test_a_child_that_something_else_kills_costs_no_picture(make: Callable[..., 
     intake = make()
     picture = intake.decode(intake.fetch(job(DIES_ONCE)).result(30)).result(30)
     assert (picture.pixels[SMALL] == (7, 0, 0)).all()
+
+
+def test_a_child_that_is_slow_once_costs_no_picture(make: Callable[..., ProcessIntake]) -> None:
+    intake = make()
+    picture = intake.decode(intake.fetch(job(SLOW_ONCE)).result(30)).result(30)
+    assert (picture.pixels[SMALL] == (7, 0, 0)).all()
+
+
+def test_children_that_are_lost_are_counted_by_their_cause(
+    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[str, object]] = []
+    monkeypatch.setattr(metrics, "_listeners", [lambda name, _, labels: heard.append((name, labels["cause"]))])
+    intake = make()
+    for width in (SLOW_ONCE, DIES_ONCE):
+        intake.decode(intake.fetch(job(width)).result(30)).result(30)
+    assert heard == [("tagstream_decoders_lost", "clock"), ("tagstream_decoders_lost", "death")]
+
+
+def test_a_child_that_comes_to_no_beginning_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.intake.processes.supervisor._BIRTH_S", 2.0)
+    intake = ProcessIntake(functools.partial(slow_store, tmp_path), (SMALL,), children=1)
+    assert intake.fetch(job(GOOD)).result(30).facts.width == GOOD
+    assert (tmp_path / "made").exists()
+    intake.close()
 
 
 def test_no_picture_is_blamed_when_a_good_one_kills_the_decoder_too(make: Callable[..., ProcessIntake]) -> None:

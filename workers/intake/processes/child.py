@@ -11,12 +11,16 @@ import resource
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias
+
+from opentelemetry.util.types import AttributeValue
 
 from schemas.image_event import ImageEvent
+from workers import metrics
 from workers.errors import Broken, Rejected, TagstreamError
 from workers.intake.limits import Limits
 from workers.intake.processes.channel import Message, receive, send
@@ -44,24 +48,50 @@ class Plan:
     decode_memory_bytes: int
 
 
+Counts: TypeAlias = list[tuple[str, float, dict[str, AttributeValue]]]
+
+
+class Tally:
+    """What is counted in this process, kept until the parent is told: only it has an endpoint. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, tuple[tuple[str, AttributeValue], ...]], float] = {}
+
+    def hear(self, counter: str, amount: float, labels: Mapping[str, AttributeValue]) -> None:
+        """A listener of `metrics.tell`."""
+        with self._lock:
+            key = counter, tuple(labels.items())
+            self._counts[key] = self._counts.get(key, 0) + amount
+
+    def take(self) -> Counts:
+        """What came since the last call."""
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        return [(counter, amount, dict(labels)) for (counter, labels), amount in counts.items()]
+
+
 def serve(sock: socket.socket, slab: int, place: int, plan: Plan) -> None:
     """Answer orders until the parent lets go of the socket."""
     region = Region(slab, plan.layout, place)
     os.close(slab)
+    tally = Tally()
+    metrics.tell(tally.hear)
     try:
         stages = Stages(plan.store(), plan.layout.transforms, plan.limits)
     except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to hear of it
         send(sock, ("useless", 0, _portable(error)))
         return
     send(sock, ("ready", 0))
-    _Child(sock, region, stages, plan).run()
+    _Child(sock, region, stages, tally, plan).run()
 
 
 class _Child:
-    def __init__(self, sock: socket.socket, region: Region, stages: Stages, plan: Plan) -> None:
+    def __init__(self, sock: socket.socket, region: Region, stages: Stages, tally: Tally, plan: Plan) -> None:
         self._socket = sock
         self._region = region
         self._stages = stages
+        self._tally = tally
         self._memory_bytes = plan.decode_memory_bytes + 2 * plan.fetch_threads * plan.limits.max_object_bytes
         self._sending = threading.Lock()
         self._codec = threading.Lock()
@@ -109,6 +139,8 @@ class _Child:
             message, body = ("failed", ticket, _portable(error)), b""
         try:
             with self._sending:
+                if counts := self._tally.take():
+                    send(self._socket, ("counted", 0, counts))
                 send(self._socket, message, body)
         except OSError:
             os._exit(0)

@@ -19,10 +19,11 @@ from workers.vocabulary import Fetched, Job, Picture, Transform
 class ProcessIntake:
     """`ports.Intake` in child processes, which no picture can hang or bring down for long.
 
-    A child that is at one picture for more than `decode_s`, or that dies over one, costs that picture: it is rejected
-    as `decode-timeout` or `kills-decoder`, after a picture known to be good was decoded. A picture that kills is tried
-    twice, so that a child which something else killed costs nothing. A picture that wants more memory than
-    `decode_memory_bytes` is rejected as `decode-memory`. All else that a dead child had in hand is done by another.
+    A child that is at one picture for more than `decode_s` is killed. Whether it was or died by itself, its picture is
+    tried again, alone in its decoder, and all else that it had in hand is done by another child. If a second child is
+    lost with the picture, that is rejected as `decode-timeout` or `kills-decoder`, after a picture known to be good
+    was decoded. So a child that something else killed, or that was slow because the machine was, costs nothing. A
+    picture that wants more memory than `decode_memory_bytes` is rejected as `decode-memory`.
 
     Futures are completed by the supervisor's thread, so their callbacks should be short. A call after `close`, and one
     that `close` could not wait for, has a cancelled future. If no child can be kept alive, every future fails with
@@ -35,7 +36,7 @@ class ProcessIntake:
         limits: what an object and its picture may be.
         children: pictures being decoded at the same time; more than cores gain nothing.
         fetch_threads: GETs at the same time, of all children together.
-        decode_s: wall clock of one picture in a decoder's hands.
+        decode_s: wall clock of one try at one picture, in a decoder's hands.
         decode_memory_bytes: what a decoder may allocate for one picture.
         close_s: how long `close` waits for what runs.
     """
@@ -53,10 +54,14 @@ class ProcessIntake:
         close_s: float = 5.0,
     ) -> None:
         layout = Layout(tuple(dict.fromkeys(transforms)))
-        each = -(-fetch_threads // children)
-        plan = Plan(store, layout, limits or Limits(), each, decode_memory_bytes)
+        plan = Plan(store, layout, limits or Limits(), -(-fetch_threads // children), decode_memory_bytes)
         self._supervisor = Supervisor(
-            pickle.dumps(plan), layout, children=children, fetch_threads=each, decode_s=decode_s, close_s=close_s
+            pickle.dumps(plan),
+            layout,
+            children=children,
+            fetch_threads=fetch_threads,
+            decode_s=decode_s,
+            close_s=close_s,
         )
 
     def fetch(self, job: Job) -> Future[Fetched]:

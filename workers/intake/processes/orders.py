@@ -29,7 +29,7 @@ class Order:
         event: of a fetch.
         body, format: of a decode; kept until it is done, so that a child that dies takes no bytes with it.
         suspect, verdict: of a check: whose decoder died, and what is to be said of it if the canary lives.
-        deaths: children that died with this in a decoder's hands.
+        deaths: children that were lost with this in a decoder's hands, by themselves or by the clock.
         starved: how often it got no memory although it was not in a decoder's hands.
     """
 
@@ -43,6 +43,11 @@ class Order:
     deaths: int = 0
     starved: int = 0
     ticket: int = field(default_factory=lambda: next(_tickets))
+
+    @property
+    def alone(self) -> bool:
+        """Whether it shares a decoder with nobody: a child was lost over it, or over the one that it is to clear."""
+        return self.kind != "fetch" and (self.deaths > 0 or self.suspect is not None)
 
     def done(self, answer: object) -> None:
         if self.future.set_running_or_notify_cancel():
@@ -60,8 +65,8 @@ class Order:
 class Child:
     """A child as we see it. Every call belongs to the supervisor's thread.
 
-    `at` is the ticket that its decoder was last seen at, `at_s` for how many seconds; `timed_out` the one it was killed
-    for.
+    `at` is the ticket that its decoder was last seen at, 0 none; `at_s` for how many seconds, or how long it has not
+    been ready; `timed_out` whether it was killed for that.
     """
 
     def __init__(self, place: int, pid: int, sock: socket.socket, region: Region) -> None:
@@ -71,16 +76,19 @@ class Child:
         self.ready = False
         self.region = region
         self.in_hand: dict[int, Order] = {}
-        self.timed_out = 0
+        self.timed_out = False
         self.at = 0
         self.at_s = 0.0
         self._grants: dict[int, Grant] = {}
         self._generation = 0
 
-    def open_to(self, kind: Kind, fetch_threads: int) -> bool:
+    def open_to(self, order: Order, fetch_threads: int) -> bool:
         if not self.ready or self.at_s >= HESITATION_S:
             return False
-        return self.load(kind) < (fetch_threads if kind == "fetch" else SLOTS)
+        if order.kind == "fetch":
+            return self.load("fetch") < fetch_threads
+        shared = not order.alone and not any(each.alone for each in self.in_hand.values())
+        return self.load(order.kind) < (SLOTS if shared else 1)
 
     def load(self, kind: Kind) -> int:
         return sum((order.kind == "fetch") == (kind == "fetch") for order in self.in_hand.values())
@@ -104,9 +112,9 @@ class Child:
         return self._grants.get(ticket) == grant
 
     def watch(self, gap_s: float) -> float:
-        """Seconds that the decoder has been at its present picture; to be called every `gap_s`."""
+        """`at_s`, brought up to date; to be called every `gap_s`."""
         mark = self.region.mark
-        self.at_s = self.at_s + gap_s if mark and mark == self.at else 0.0
+        self.at_s = self.at_s + gap_s if mark == self.at and (mark or not self.ready) else 0.0
         self.at = mark
         return self.at_s
 

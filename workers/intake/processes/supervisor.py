@@ -12,8 +12,11 @@ import threading
 import time
 from collections import deque
 
+from schemas.dead_letter import Reason
+from workers import metrics
 from workers.errors import Broken, Rejected
 from workers.intake.processes.channel import Garbled, Message
+from workers.intake.processes.child import Counts
 from workers.intake.processes.nursery import Nursery, NurseryLost
 from workers.intake.processes.orders import Child, Order
 from workers.intake.processes.slab import Layout, Region, make_slab
@@ -25,8 +28,11 @@ logger = logging.getLogger(__name__)
 _TICK_S = 0.05
 _LONGEST_GAP_S = 1.0
 """If we ourselves did not run for longer (a frozen machine, a stopped process), that time is nobody's fault."""
+_BIRTH_S = 30.0
+"""A child that is not ready after so long is taken for one that hangs: making its object store may."""
 _TRIES = 2
-"""A picture is blamed for the second child that dies with it: the first may have been killed by something else."""
+"""A picture is blamed for the second child that is lost with it: the first may have been killed by something else, or
+been slow because the machine was."""
 
 
 class Supervisor:
@@ -35,7 +41,8 @@ class Supervisor:
     Args:
         plan: a pickled `Plan`, sent to the nursery.
         layout: as in the plan.
-        children, fetch_threads: how many, and of each how many GETs at the same time.
+        children: how many.
+        fetch_threads: GETs at the same time, of all children together.
         decode_s, close_s: as in `ProcessIntake`.
     """
 
@@ -45,6 +52,7 @@ class Supervisor:
         self._plan = plan
         self._layout = layout
         self._fetch_threads = fetch_threads
+        self._fetch_threads_each = -(-fetch_threads // children)
         self._decode_s = decode_s
         self._close_s = close_s
         self._lock = threading.Lock()
@@ -137,14 +145,17 @@ class Supervisor:
 
     def _hand_out(self) -> None:
         for queue in (self._decodes, self._fetches):
-            while queue:
-                kind = queue[0].kind
-                open_ones = [child for child in self._children if child and child.open_to(kind, self._fetch_threads)]
-                if not open_ones:
-                    break
-                child = min(open_ones, key=lambda each: each.load(kind))
+            while queue and (child := self._least_busy(queue[0])):
                 child.give(queue.popleft())
                 self._listen(child)
+
+    def _least_busy(self, order: Order) -> Child | None:
+        """Of the children that may be given this order."""
+        children = [child for child in self._children if child is not None]
+        if order.kind == "fetch" and sum(child.load("fetch") for child in children) >= self._fetch_threads:
+            return None
+        open_ones = [child for child in children if child.open_to(order, self._fetch_threads_each)]
+        return min(open_ones, key=lambda child: child.load(order.kind), default=None)
 
     # ---- what children say ------------------------------------------------------------------------------------------
 
@@ -176,6 +187,9 @@ class Supervisor:
         if kind == "ready":
             child.ready = True
             self._stillborn = 0
+            return
+        if kind == "counted":
+            _count(rest[0])
             return
         if kind == "useless":
             self._give_up(Broken(f"the intake's child processes can't work: {rest[0]}"))
@@ -210,8 +224,8 @@ class Supervisor:
         now = time.monotonic()
         gap_s, self._watched_at = min(now - self._watched_at, _LONGEST_GAP_S), now
         for child in list(self._children):
-            if child is not None and child.watch(gap_s) > self._decode_s:
-                child.timed_out = child.at
+            if child is not None and child.watch(gap_s) > (self._decode_s if child.ready else _BIRTH_S):
+                child.timed_out = True
                 self._bury(child)
 
     def _bury(self, child: Child) -> None:
@@ -228,12 +242,20 @@ class Supervisor:
             return
         self._stillborn += not child.ready
         suspect = child.in_hand.get(child.region.mark)
-        if child.timed_out and suspect is not None and suspect.ticket != child.timed_out:
+        if child.timed_out and suspect is not None and suspect.ticket != child.at:
             suspect = None  # it was done with the slow one after all, and we killed it at the next
         child.region.mark = 0
         self._forget(child, suspect)
+        words = self._story(child, code)
+        metrics.DECODERS_LOST.add(cause="clock" if child.timed_out else "death")
+        logger.warning("a decoder's process was lost: %s", words)
         if suspect is not None:
-            self._blame(suspect, timed_out=bool(child.timed_out), code=code)
+            self._blame(suspect, "decode-timeout" if child.timed_out else "kills-decoder", words)
+
+    def _story(self, child: Child, code: int) -> str:
+        if not child.timed_out:
+            return f"the decoder's process died: {_cause(code)}"
+        return f"no end after {self._decode_s:g} s" if child.ready else f"not ready after {_BIRTH_S:g} s"
 
     def _forget(self, child: Child, suspect: Order | None = None) -> None:
         """The place is free, and the innocent orders go back to the front of their queues, in their order."""
@@ -244,16 +266,13 @@ class Supervisor:
             if order is not suspect:
                 self._queue(order).appendleft(order)
 
-    def _blame(self, order: Order, *, timed_out: bool, code: int) -> None:
-        words = f"no end after {self._decode_s:g} s" if timed_out else f"the decoder's process died: {_cause(code)}"
-        logger.warning("a decoder's process was lost: %s", words)
+    def _blame(self, order: Order, reason: Reason, words: str) -> None:
         order.deaths += 1
         if order.suspect is not None:
             order.suspect.failed(Broken(f"a decoder fails on a picture known to be good: {words}"))
-        elif timed_out or order.deaths >= _TRIES:
-            reason = Rejected("decode", "decode-timeout" if timed_out else "kills-decoder", words)
-            check = Order("check", order.future, format=order.format, suspect=order, verdict=reason)
-            self._decodes.appendleft(check)
+        elif order.deaths >= _TRIES:
+            verdict = Rejected("decode", reason, words)
+            self._decodes.appendleft(Order("check", order.future, format=order.format, suspect=order, verdict=verdict))
         else:
             self._queue(order).appendleft(order)
 
@@ -348,6 +367,15 @@ class Supervisor:
             self._closing = True
             os.close(self._alarm)
         self._selector.close()
+
+
+def _count(counts: Counts) -> None:
+    """Count for a child what it counted, in the metrics that are shown."""
+    try:
+        for counter, amount, labels in counts:
+            metrics.count(counter, amount, labels)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Garbled(f"counts that are none: {error}") from error
 
 
 def _cause(code: int) -> str:
