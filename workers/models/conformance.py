@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from workers.models.tagger import sample_picture
-from workers.ports import Captioner, Model, Tagger
-from workers.vocabulary import Caption, LabelScores, Pixels
+from workers.ports import Captioner, Model, SubsetTagger, Tagger
+from workers.vocabulary import Caption, LabelScores, Pixels, Subset
 
 LoadTagger = Callable[[Sequence[str] | None], Tagger]
 LoadCaptioner = Callable[[], Captioner]
@@ -91,7 +91,7 @@ def a_picture_scores_the_same_alone_and_among_eight(load: LoadTagger) -> None:
 def a_subset_of_labels_scores_as_the_full_set(load: LoadTagger) -> None:
     """The same numbers under the same ids, nothing of other labels, and another digest (the cache depends on it)."""
     full = load(None)
-    names = sorted(set(full.labels[1::3]))
+    names = _every_third(load)
     allowed = np.isin(np.asarray(full.labels), names)
     subset = load(names)
     pictures = _pictures(full, 2)
@@ -100,6 +100,15 @@ def a_subset_of_labels_scores_as_the_full_set(load: LoadTagger) -> None:
     _require(not found[:, ~allowed].any(), "a label outside the subset has a score")
     _require(_near(full, wanted, found), f"the subset's scores differ from the full set's by {_gap(wanted, found):.2g}")
     _require(subset.digest != full.digest, "the subset has the digest of the full set")
+
+
+def pictures_of_one_batch_may_want_different_labels(load: LoadTagger) -> None:
+    """Of a `SubsetTagger`: a picture gets the scores of its labels among all, and no others, in company as alone. Of
+    any other tagger nothing is asked: the worker lets it score all its labels."""
+    for allow in (None, _every_third(load)):
+        tagger = load(allow)
+        if isinstance(tagger, SubsetTagger):
+            _check_subsets(tagger, [i for i, name in enumerate(tagger.labels) if allow is None or name in allow])
 
 
 def not_a_number_is_a_value_error(load: LoadTagger) -> None:
@@ -175,6 +184,7 @@ TAGGER_CHECKS: tuple[Callable[[LoadTagger], None], ...] = (
     a_list_comes_back_with_its_length_and_order,
     a_picture_scores_the_same_alone_and_among_eight,
     a_subset_of_labels_scores_as_the_full_set,
+    pictures_of_one_batch_may_want_different_labels,
     not_a_number_is_a_value_error,
     its_threads_may_differ,
 )
@@ -218,6 +228,12 @@ def _score(tagger: Tagger, pictures: Sequence[Pixels]) -> list[LabelScores]:
     return [tagger.postprocess(raw) for raw in _as_many(tagger.forward(pictures), pictures)]
 
 
+def _score_subsets(
+    tagger: SubsetTagger, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]
+) -> list[LabelScores]:
+    return [tagger.postprocess(raw) for raw in _as_many(tagger.forward_subsets(pictures, subsets), pictures)]
+
+
 def _caption(captioner: Captioner, pictures: Sequence[Pixels], guides: Sequence[str]) -> list[Caption]:
     return [captioner.postprocess(raw) for raw in _as_many(captioner.forward(pictures, guides), pictures)]
 
@@ -225,6 +241,28 @@ def _caption(captioner: Captioner, pictures: Sequence[Pixels], guides: Sequence[
 def _as_many(raws: Sequence[Any], pictures: Sequence[Pixels]) -> Sequence[Any]:
     _require(len(raws) == len(pictures), f"{len(pictures)} pictures gave {len(raws)} answers")
     return raws
+
+
+def _every_third(load: LoadTagger) -> list[str]:
+    return sorted(set(load(None).labels[1::3]))
+
+
+def _check_subsets(tagger: SubsetTagger, ids: Sequence[int]) -> None:
+    """Args:
+    ids: of the labels that it scores.
+    """
+    _require(len(tagger.forward_subsets([], [])) == 0, "no pictures did not give an empty list")
+    some, last, every = (Subset(tuple(chosen)) for chosen in (ids[::2], ids[-1:], ids))
+    subsets = [some, None, last, some, every]
+    pictures = _pictures(tagger, len(subsets))
+    counted = np.stack([np.isin(np.arange(len(tagger.labels)), (each or every).ids) for each in subsets])
+    wanted = _rows(tagger, _score(tagger, pictures)) * counted
+    mixed = _rows(tagger, _score_subsets(tagger, pictures, subsets))
+    pairs = zip(pictures, subsets, strict=True)
+    alone = _rows(tagger, [_score_subsets(tagger, [picture], [subset])[0] for picture, subset in pairs])
+    _require(not mixed[~counted].any(), "a label outside a picture's subset has a score")
+    _require(_near(tagger, wanted, mixed), f"subsets' scores differ from the full set's by {_gap(wanted, mixed):.2g}")
+    _require(_near(tagger, mixed, alone), f"subsets' scores in company and alone differ by {_gap(mixed, alone):.2g}")
 
 
 def _rows(tagger: Tagger, scores: Sequence[LabelScores]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -81,11 +81,15 @@ class TorchTagger:
             return list(torch.cat(pieces).float().cpu().numpy()) if pieces else []
 
     def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
-        if not np.isfinite(raw).all():
-            raise ValueError(f"{self.name}: not a number among {raw.size} logits")
-        scores = _softmax(raw)[self._ids] if self._exclusive else _sigmoid(raw)
+        return self._above_floor(self._ids, raw)
+
+    def _above_floor(self, ids: NDArray[np.int32], logits: NDArray[np.float32]) -> LabelScores:
+        """Scores of these labels: of as many logits, or, where labels exclude each other, of those of all."""
+        if not np.isfinite(logits).all():
+            raise ValueError(f"{self.name}: not a number among {logits.size} logits")
+        scores = _softmax(logits)[ids] if self._exclusive else _sigmoid(logits)
         kept = scores >= self.floor
-        return LabelScores(self._ids[kept], scores[kept])
+        return LabelScores(ids[kept], scores[kept])
 
     def _warm_pictures(self) -> Sequence[Pixels]:
         return list(self._golden.pixels) if self._golden is not None else [sample_picture(self.transform.size)]

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,32 +20,71 @@ from workers.models.device import Device, Precision
 from workers.models.precision import check_golden, settle_batch
 from workers.models.ram.decoding import Decoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
+from workers.models.ram.passes import Ids, plan
 from workers.models.ram.tag2text import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
 from workers.models.tagger import TorchTagger, sample_picture
-from workers.vocabulary import Caption, Pixels, Transform
+from workers.vocabulary import Caption, LabelScores, Pixels, Subset, Transform
 
 SEPARATOR = " | "
 
 
+class SubsetLogits(NamedTuple):
+    """One picture's answer for some labels: (n,) ids, ascending, and (n,) logits."""
+
+    ids: Ids
+    logits: NDArray[np.float32]
+
+
 class RamTagger(TorchTagger):
-    """Scores labels with a RAM, RAM++ or Tag2Text bundle; with a `subset`, these labels alone, and cheaper."""
+    """Scores labels with a RAM, RAM++ or Tag2Text bundle; with a `subset`, these labels alone, and cheaper.
+
+    A `SubsetTagger`: within its labels each picture may want others.
+    """
 
     def __init__(
         self, bundle: Bundle, device: Device, precision: Precision, engine: Engine, subset: Sequence[int] | None
     ) -> None:
         super().__init__(bundle, device, precision, _no_network, subset=subset)
         self._engine = engine
-        self._subset = None if subset is None else torch.tensor(subset, dtype=torch.int64, device=device.where)
 
     def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         """One row of logits a picture, of the scored labels."""
         if not pictures:
             return []
-        model = self._engine.model
         with self._engine.device.run():
-            logits = model.score(model.embed(self._engine.encode(pictures)), self._subset)
-            return list(logits.cpu().numpy())
+            return list(self._score(self._encode(pictures), self._ids).cpu().numpy())
+
+    def forward_subsets(
+        self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]
+    ) -> Sequence[NDArray[np.float32] | SubsetLogits]:
+        """Encodes all pictures together; the head runs once for each set of labels, or for several sets that are as
+        cheap together (`plan`)."""
+        if not pictures:
+            return []
+        with self._engine.device.run():
+            embeds = self._encode(pictures)
+            passes = plan(subsets, self._ids)
+            # all passes are under way before the first answer is waited for
+            scored = [self._score(embeds[list(each.pictures)], each.labels) for each in passes]
+            rows = {
+                place: (each.labels, row)
+                for each, logits in zip(passes, scored, strict=True)
+                for place, row in zip(each.pictures, logits.cpu().numpy(), strict=True)
+            }
+        return [_columns(subset, *rows[place]) for place, subset in enumerate(subsets)]
+
+    def postprocess(self, raw: NDArray[np.float32] | SubsetLogits) -> LabelScores:
+        return self._above_floor(raw.ids, raw.logits) if isinstance(raw, SubsetLogits) else super().postprocess(raw)
+
+    def _encode(self, pictures: Sequence[Pixels]) -> Tensor:
+        return self._engine.model.embed(self._engine.encode(pictures))
+
+    def _score(self, embeds: Tensor, ids: Ids) -> Tensor:
+        """Logits of these labels; of all without taking each by its number."""
+        model = self._engine.model
+        subset = None if len(ids) == model.labels else torch.from_numpy(ids).to(embeds.device, torch.int64)
+        return model.score(embeds, subset)
 
 
 class Tag2TextCaptioner:
@@ -182,6 +222,14 @@ def _decoding(bundle: Bundle) -> Decoding:
 
 
 _DECODING = TypeAdapter(Decoding)
+
+
+def _columns(subset: Subset | None, labels: Ids, row: NDArray[np.float32]) -> NDArray[np.float32] | SubsetLogits:
+    """What a picture wanted of a pass that may have had more labels."""
+    if subset is None:
+        return row
+    ids = np.array(subset.ids, np.int32)
+    return SubsetLogits(ids, row[np.searchsorted(labels, ids)])
 
 
 def _no_network(pictures: Tensor) -> Tensor:

@@ -1,0 +1,151 @@
+"""Pictures of one batch that want different labels of RAM, RAM++ and Tag2Text: the same numbers, for less work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.unit.models.small import CPU, SMALL, small_bundle
+from workers.models.bundle import Bundle
+from workers.models.ram.adapters import RamTagger, SubsetLogits, build_tagger
+from workers.models.ram.config import Kind
+from workers.models.ram.passes import PASS_ROWS, Pass, plan
+from workers.models.tagger import sample_picture
+from workers.ports import SubsetTagger
+from workers.vocabulary import Pixels, Subset
+
+KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+LABELS = 60
+EVERY = np.arange(LABELS, dtype=np.int32)
+SOME, OTHERS, LAST = Subset(tuple(range(0, LABELS, 7))), Subset(tuple(range(30))), Subset((LABELS - 1,))
+
+
+@pytest.fixture(scope="module")
+def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Bundle]:
+    made: dict[Kind, Bundle] = {}
+
+    def of(kind: Kind) -> Bundle:
+        if kind not in made:
+            made[kind] = small_bundle(kind, tmp_path_factory.mktemp("subsets") / kind)
+        return made[kind]
+
+    return of
+
+
+def pictures(count: int) -> list[Pixels]:
+    return [sample_picture(64, seed) for seed in range(count)]
+
+
+@contextmanager
+def shapes_out_of(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
+    """The shape of everything that the module gives meanwhile."""
+    seen: list[tuple[int, ...]] = []
+    hook = module.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape)))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_picture_gets_its_columns_of_the_full_set_in_company_and_alone(
+    kind: Kind, bundle_of: Callable[[Kind], Bundle]
+) -> None:
+    tagger = build_tagger(bundle_of(kind), CPU, "fp32")
+    subsets = [SOME, None, LAST, OTHERS, SOME]
+    full = tagger.forward(pictures(5))
+    mixed = tagger.forward_subsets(pictures(5), subsets)
+    for picture, subset, row, raw in zip(pictures(5), subsets, full, mixed, strict=True):
+        (alone,) = tagger.forward_subsets([picture], [subset])
+        wanted = row if subset is None else row[list(subset.ids)]
+        assert np.abs(_logits(raw) - wanted).max() <= 2e-5
+        assert np.abs(_logits(alone) - wanted).max() <= 2e-5
+        assert tagger.postprocess(raw).label_ids.tolist() == [
+            each for each in tagger.postprocess(row).label_ids.tolist() if subset is None or each in subset.ids
+        ]
+
+
+def _logits(raw: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return raw.logits if isinstance(raw, SubsetLogits) else np.asarray(raw)
+
+
+def test_pictures_are_encoded_together_once_and_the_head_computes_what_is_wanted(
+    bundle_of: Callable[[Kind], Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.models.ram.passes.PASS_ROWS", 0)
+    tagger = build_tagger(bundle_of("ram"), CPU, "fp32")
+    model = tagger._engine.model
+    with shapes_out_of(model.encoder) as encoded, shapes_out_of(model.head) as scored:
+        tagger.forward_subsets(pictures(4), [SOME, LAST, None, SOME])
+    assert [shape[0] for shape in encoded] == [4]
+    assert sorted(shape[:2] for shape in scored) == [(1, 1), (1, LABELS), (2, len(SOME.ids))]
+
+
+def test_within_an_allow_list_all_means_all_that_is_allowed(bundle_of: Callable[[Kind], Bundle]) -> None:
+    full = build_tagger(bundle_of("ram"), CPU, "fp32")
+    tagger = build_tagger(bundle_of("ram"), CPU, "fp32", OTHERS.ids)
+    few = Subset((3, 29))
+    one, other = tagger.forward_subsets(pictures(2), [None, few])
+    assert isinstance(other, SubsetLogits)
+    assert other.ids.tolist() == [3, 29]
+    first, second = full.forward(pictures(2))
+    assert np.abs(np.asarray(one) - first[:30]).max() <= 2e-5
+    assert np.abs(other.logits - second[[3, 29]]).max() <= 2e-5
+
+
+def test_not_a_number_among_some_labels_is_a_value_error(bundle_of: Callable[[Kind], Bundle]) -> None:
+    tagger = build_tagger(bundle_of("ram"), CPU, "fp32")
+    with pytest.raises(ValueError, match="not a number"):
+        tagger.postprocess(SubsetLogits(np.array([1, 2], np.int32), np.array([0, np.nan], np.float32)))
+
+
+def test_no_pictures_are_no_work(bundle_of: Callable[[Kind], Bundle]) -> None:
+    tagger: RamTagger = build_tagger(bundle_of("ram"), CPU, "fp32")
+    assert isinstance(tagger, SubsetTagger)
+    assert list(tagger.forward_subsets([], [])) == []
+
+
+# ---- the plan ---------------------------------------------------------------------------------------------------
+
+
+def cost(passes: Sequence[Pass]) -> int:
+    return sum(PASS_ROWS + each.rows for each in passes)
+
+
+@given(st.lists(st.one_of(st.none(), st.sets(st.integers(0, 59), min_size=1)), max_size=12))
+def test_every_picture_is_in_one_pass_with_its_labels_and_sharing_never_costs(wanted: list[set[int] | None]) -> None:
+    subsets = [None if ids is None else Subset(tuple(sorted(ids))) for ids in wanted]
+    passes = plan(subsets, EVERY)
+    assert sorted(place for each in passes for place in each.pictures) == list(range(len(subsets)))
+    for each in passes:
+        assert (np.diff(each.labels) > 0).all()
+        for place in each.pictures:
+            subset = subsets[place]
+            assert set(each.labels.tolist()) >= set(EVERY.tolist() if subset is None else subset.ids)
+    apart = {subset: subsets.count(subset) for subset in subsets}
+    assert cost(passes) <= sum(
+        PASS_ROWS + count * (LABELS if subset is None else len(subset.ids)) for subset, count in apart.items()
+    )
+
+
+def test_equal_sets_share_a_pass_and_large_different_ones_do_not() -> None:
+    every = np.arange(4585, dtype=np.int32)
+    one, other = Subset(tuple(range(200))), Subset(tuple(range(1000, 1200)))
+    assert [each.pictures for each in plan([one, other, one, None], every)] == [(3,), (0, 2), (1,)]
+
+
+def test_sets_that_hardly_differ_share_a_pass() -> None:
+    one, other = Subset(tuple(range(20))), Subset(tuple(range(5, 25)))
+    (shared,) = plan([one, other], np.arange(4585, dtype=np.int32))
+    assert (shared.pictures, shared.labels.tolist()) == ((0, 1), list(range(25)))
+
+
+def test_the_small_models_have_as_many_labels_as_these_tests_think() -> None:
+    assert {config.labels for config in SMALL.values()} == {LABELS}
