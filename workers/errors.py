@@ -48,7 +48,7 @@ class Unavailable(TagstreamError):
     Args:
         neighbour: "s3", "kafka", "redis", or, for downloads of models alone, "hub".
         detail: one line that says what was tried and what came back.
-        forbidden: the neighbour answered that these credentials may not (401, 403).
+        forbidden: the neighbour answered that these credentials, which it knows, may not (401, 403).
         too_slow: it began or was about to answer, and did not come to an end in the time that it had.
     """
 

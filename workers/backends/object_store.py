@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 import certifi
 import urllib3
-from minio import Minio
 from minio.datatypes import Object as MinioObject
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from tenacity import (
@@ -33,6 +32,7 @@ from tenacity import (
 from urllib3.response import BaseHTTPResponse
 
 from workers import metrics
+from workers.backends.s3_client import TOO_SKEWED, PunctualMinio
 from workers.backends.s3_http import ClockedPool
 from workers.errors import Gone, Misconfigured, Rejected, Superseded, TagstreamError, Unavailable
 from workers.vocabulary import StoredObject
@@ -47,6 +47,10 @@ _CHECK_S = 5.0
 _NAMES_NOTHING = frozenset({"NoSuchKey", "NoSuchVersion", "KeyTooLongError", "XMinioInvalidObjectName"})
 """Codes for an object that is not there, or that never can be under such a name. An ill-formed version id is one too,
 but it has no code of its own."""
+_REFUSES_US = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidSecurity", TOO_SKEWED}
+)
+"""Codes of a refusal that is about whoever asks, whatever object it is asked for."""
 _DELETE_MARKER = 405
 """What S3 answers when the version that is asked for is a delete marker."""
 
@@ -103,7 +107,7 @@ class MinioObjectStore:
             request_s=command_s,
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
         )
-        self._client = Minio(
+        self._client = PunctualMinio(
             endpoint.netloc,
             access_key=access_key or None,
             secret_key=secret_key or None,
@@ -125,7 +129,7 @@ class MinioObjectStore:
         until = time.monotonic() + deadline_s
 
         def once() -> StoredObject:
-            with self._http.within(until - time.monotonic()), _mapped():
+            with self._asking(until - time.monotonic()):
                 return self._read(bucket, key, version_id, _bare(etag), max_bytes)
 
         return self._patiently(_until_surely_gone(once), min(self._retry_s, deadline_s))
@@ -143,7 +147,7 @@ class MinioObjectStore:
         """Store an object and answer its etag. Raises Unavailable."""
 
         def once() -> str:
-            with self._http.within(self._command_s), _mapped():
+            with self._asking(self._command_s):
                 stored = self._client.put_object(bucket, key, io.BytesIO(body), len(body), content_type)
                 return _bare(stored.etag) or ""
 
@@ -153,7 +157,7 @@ class MinioObjectStore:
         """Make the bucket unless it is there. Raises Unavailable."""
 
         def once() -> None:
-            with self._http.within(self._command_s), _mapped():
+            with self._asking(self._command_s):
                 if not self._client.bucket_exists(bucket):
                     self._client.make_bucket(bucket)
 
@@ -163,7 +167,7 @@ class MinioObjectStore:
         """Remove an object; one that is not there is no error. Raises Unavailable."""
 
         def once() -> None:
-            with self._http.within(self._command_s), _mapped():
+            with self._asking(self._command_s):
                 self._client.remove_object(bucket, key)
 
         self._patiently(once, self._retry_s)
@@ -211,9 +215,20 @@ class MinioObjectStore:
             response.release_conn()
 
     def _page(self, bucket: str, prefix: str, start_after: str) -> Sequence[ListedObject]:
-        with self._http.within(self._command_s), _mapped():
+        with self._asking(self._command_s):
             entries = self._client.list_objects(bucket, prefix, recursive=True, start_after=start_after or None)
             return [_listed(entry) for entry in itertools.islice(entries, _PAGE)]
+
+    @contextmanager
+    def _asking(self, seconds: float) -> Iterator[None]:
+        """For what is asked inside: so long together, and with our errors."""
+        with self._http.within(seconds), _mapped():
+            try:
+                yield
+            except S3Error as error:
+                if error.code == TOO_SKEWED and self._client.take_time_of(error):
+                    raise _Passing("its clock and ours differ by minutes") from error
+                raise
 
     def _patiently(self, call: Callable[[], Answer], seconds: float) -> Answer:
         return Retrying(
@@ -231,7 +246,7 @@ class MinioObjectStore:
             "SignatureDoesNotMatch": "the secret key does not fit the access key: correct TAGSTREAM_S3_SECRET_KEY",
             "AccessDenied": f"these credentials may not list {bucket!r}: allow them s3:GetObject and s3:ListBucket "
             "(without the latter an object that is gone looks like a forbidden one)",
-            "RequestTimeTooSkewed": "its clock and ours differ by minutes: set the clock of this machine",
+            TOO_SKEWED: "its clock and ours differ by minutes: set the clock of this machine",
             "AuthorizationHeaderMalformed": "the bucket is in another region: correct TAGSTREAM_S3_REGION",
             "PermanentRedirect": "the bucket is in another region: correct TAGSTREAM_S3_REGION",
         }
@@ -266,7 +281,7 @@ def _of_answer(status: int, code: str) -> TagstreamError:
     if status == 412:
         return Superseded("the object has another etag than the event names")
     if status in (401, 403):
-        return Unavailable("s3", said, forbidden=True)
+        return Unavailable("s3", said, forbidden=code not in _REFUSES_US)
     if status in (408, 429) or status >= 500:
         return _Passing(said)
     return Unavailable("s3", said)

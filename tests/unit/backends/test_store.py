@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import socket
 import threading
 import time
@@ -109,6 +110,11 @@ def test_answers_about_the_object_are_the_objects(answer: bytes, error: type[Tag
     [
         (fault("403 Forbidden", "AccessDenied"), True),
         (fault("401 Unauthorized", "Unauthorized"), True),
+        (fault("403 Forbidden", "InvalidAccessKeyId"), False),
+        (fault("403 Forbidden", "SignatureDoesNotMatch"), False),
+        (fault("400 Bad Request", "ExpiredToken"), False),
+        (fault("403 Forbidden", "ExpiredToken"), False),
+        (fault("403 Forbidden", "RequestTimeTooSkewed"), False),
         (message("403 Forbidden", "Content-Type: text/html", body=b"<html>a proxy's</html>"), True),
         (fault("404 Not Found", "NoSuchBucket"), False),
         (message("404 Not Found", "Content-Type: text/html", body=b"a proxy's"), False),
@@ -125,6 +131,19 @@ def test_answers_about_the_store_are_the_stores(answer: bytes, forbidden: bool) 
         get(says(answer), retry_s=0.1)
     assert (raised.value.neighbour, raised.value.forbidden, raised.value.too_slow) == ("s3", forbidden, False)
     assert "secret" not in str(raised.value)
+
+
+def test_a_store_with_another_time_is_asked_again_on_its_own_from_then_on() -> None:
+    wrong = fault("403 Forbidden", "RequestTimeTooSkewed").replace(
+        b"\r\n", b"\r\nDate: Wed, 25 Nov 2020 01:02:03 GMT\r\n", 1
+    )
+    with loopback(says(wrong, GOOD)) as server:
+        store = store_of(server)
+        for _ in range(2):
+            store.get("bucket", "k", version_id=None, etag=None, max_bytes=9, deadline_s=5)
+    ours, *theirs = [re.findall(rb"x-amz-date: (\d{8})", request, re.IGNORECASE)[0] for request in server.received]
+    assert ours != b"20201125"
+    assert theirs == [b"20201125"] * 2
 
 
 def test_an_object_that_shows_up_at_the_third_look_is_read(retries: list[object]) -> None:
