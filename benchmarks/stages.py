@@ -79,10 +79,10 @@ class Subject:
         with self.device.run():
             seconds, tokens = self._timed(lambda: self.engine.encode(pictures))
             found["encoder"] = seconds, count * arithmetic.encoder(self.config.encoder)
-            seconds, _ = self._timed(lambda: model.score(model.embed(tokens)))
+            seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens)))
             found["head"] = seconds, count * arithmetic.head(self.config, model.labels)
             subset = torch.arange(0, model.labels, max(1, model.labels // SUBSET), device=self.device.where)[:SUBSET]
-            seconds, _ = self._timed(lambda: model.score(model.embed(tokens), subset))
+            seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens), subset))
             found[f"head, {len(subset)} labels"] = seconds, count * arithmetic.head(self.config, len(subset))
             if self.captioner is None or not isinstance(model, Tag2Text):
                 return found

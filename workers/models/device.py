@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import Broken, Misconfigured
+from workers.models.graphs import Bucketed, CudaRecorder, Function
 from workers.models.int8 import quantize_linears
 from workers.vocabulary import Pixels
 
@@ -77,11 +78,11 @@ class Device:
         return cast("Module", module.to(self.where, self.dtype(precision), memory_format=torch.channels_last))  # type: ignore[call-overload]
 
     def upload(self, pictures: Sequence[Pixels]) -> Tensor:
-        """(n, 3, height, width) uint8 on the device, channels-last. All pictures have one size."""
-        batch = torch.from_numpy(np.stack(pictures))
-        if self.kind == "cuda":
-            batch = self._send(batch)
-        return batch.permute(0, 3, 1, 2)
+        """(n, 3, height, width) uint8 on the device, channels-last. All pictures have one size; at least one."""
+        cuda = self.kind == "cuda"
+        batch = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, pin_memory=cuda)
+        np.stack(pictures, out=batch.numpy())
+        return (self._send(batch) if cuda else batch).permute(0, 3, 1, 2)
 
     def stream(self, pictures: Sequence[Pixels], size: int) -> Iterator[Tensor]:
         """`upload` in pieces of at most `size` pictures.
@@ -91,6 +92,17 @@ class Device:
         """
         for start in range(0, len(pictures), size):
             yield self.upload(pictures[start : start + size])
+
+    def graphs(self) -> Callable[[Function], Function]:
+        """What makes a function of one model's batches faster where kernels are slow to start (see `graphs`).
+
+        On CUDA it replays graphs, which share memory among all functions that one call of this has wrapped; on a CPU a
+        function stays what it is.
+        """
+        if self.kind == "cpu":
+            return lambda function: function
+        record = CudaRecorder()
+        return lambda function: Bucketed(function, record)
 
     @contextmanager
     def run(self) -> Iterator[None]:
@@ -118,9 +130,13 @@ class Device:
             torch.cuda.empty_cache()
 
     def _send(self, batch: Tensor) -> Tensor:
-        """Copy from pinned memory on the copy stream; the compute stream waits for it, the host does not."""
+        """Copy from pinned memory on the copy stream; the compute stream waits for it, the host does not.
+
+        The batch may be dropped at once: torch's allocator of pinned memory notes the copy and hands the memory out
+        again only when it is done.
+        """
         with torch.cuda.stream(self._copies):
-            sent = batch.pin_memory().to(self.where, non_blocking=True)
+            sent = batch.to(self.where, non_blocking=True)
         compute = torch.cuda.current_stream()
         compute.wait_stream(self._copies)
         sent.record_stream(compute)  # or its memory could be handed out again while it is still read

@@ -82,9 +82,8 @@ class RamTagger(TorchTagger):
 
     def _score(self, embeds: Tensor, ids: Ids) -> Tensor:
         """Logits of these labels; of all without taking each by its number."""
-        model = self._engine.model
-        subset = None if len(ids) == model.labels else torch.from_numpy(ids).to(embeds.device, torch.int64)
-        return model.score(embeds, subset)
+        all_of_them = len(ids) == self._engine.model.labels
+        return self._engine.score(embeds, None if all_of_them else torch.from_numpy(ids).to(embeds.device, torch.int64))
 
 
 class Tag2TextCaptioner:

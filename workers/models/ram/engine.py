@@ -25,7 +25,7 @@ PIECE = 16
 
 
 class Engine:
-    """From pictures to image tokens. Belongs to the device thread.
+    """From pictures to image tokens, and from these to logits. Belongs to the device thread.
 
     A captioner asks for the pictures that the tagger of the same bundle has just seen, so while there is one, the
     tagger's last tokens are kept for it, by the content of the pixels: the memory of pictures is used again, and
@@ -36,7 +36,10 @@ class Engine:
         self.model = model
         self.device = device
         self.has_captioner = False
-        self._normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
+        normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
+        graphs = device.graphs()
+        self._tokens = graphs(lambda pictures: model.encode(normalise(pictures)))
+        self._logits = graphs(model.score)
         self._kept: dict[bytes, Tensor] = {}
 
     def encode(self, pictures: Sequence[Pixels]) -> Tensor:
@@ -54,8 +57,12 @@ class Engine:
         rest = iter(self._encode(new)) if new else iter(())
         return torch.stack([found[key] if key in found else next(rest) for key in keys])
 
+    def score(self, embeds: Tensor, subset: Tensor | None = None) -> Tensor:
+        """`LabelScorer.score`, inside `Device.run`; of all labels by graphs, where the device has them."""
+        return self._logits(embeds) if subset is None else self.model.score(embeds, subset)
+
     def _encode(self, pictures: Sequence[Pixels]) -> Tensor:
-        pieces = [self.model.encode(self._normalise(piece)) for piece in self.device.stream(pictures, PIECE)]
+        pieces = [self._tokens(piece) for piece in self.device.stream(pictures, PIECE)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 

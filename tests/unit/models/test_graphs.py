@@ -1,0 +1,216 @@
+"""Buckets and recordings, on a recorder that does on a CPU what a CUDA graph does: one input, one output, for ever."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.unit.models.small import CPU, small_bundle
+from workers.models.device import Device, choose_device
+from workers.models.graphs import BUCKETS, Bucketed, CudaRecorder, Function, bucket_for
+from workers.models.ram.engine import PIECE, Engine, engine_of
+from workers.models.tagger import sample_picture
+
+
+@dataclass
+class FakeRecording:
+    function: Function
+    given: Tensor
+    output: Tensor
+    replays: int = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.output.copy_(self.function(self.given))
+
+
+@dataclass
+class Recorder:
+    """Remembers what it recorded; fails for inputs of the sizes in `fails`."""
+
+    fails: dict[int, RuntimeError] = field(default_factory=dict)
+    made: list[FakeRecording] = field(default_factory=list)
+
+    def __call__(self, function: Function, given: Tensor) -> FakeRecording:
+        if len(given) in self.fails:
+            raise self.fails[len(given)]
+        self.made.append(FakeRecording(function, given, function(given).clone()))
+        return self.made[-1]
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(each.given) for each in self.made]
+
+
+class Calls:
+    """A function that notes the batches it was called with by itself; each row's answer is its own."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        self.rows.append(len(batch))
+        return batch.float().flatten(1).cumsum(dim=1) * 2
+
+
+def batch_of(rows: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, (rows, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("rows", "bucket"), [(0, None), (1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (8, 8), (9, None)])
+def test_a_batch_goes_into_the_smallest_bucket_that_holds_it(rows: int, bucket: int | None) -> None:
+    assert bucket_for(rows, (1, 2, 4, 8)) == bucket
+
+
+def test_at_most_a_third_of_a_batch_is_padding_and_a_piece_has_a_bucket() -> None:
+    waste = [1 - rows / bucket for rows in range(1, PIECE + 1) if (bucket := bucket_for(rows, BUCKETS))]
+    assert len(waste) == PIECE
+    assert max(waste) <= 1 / 3
+
+
+@pytest.mark.parametrize("rows", range(1, 10))
+def test_the_answers_are_those_of_the_function_itself(rows: int) -> None:
+    bucketed = Bucketed(Calls(), Recorder(), (1, 2, 4, 8))
+    for seed in range(3):
+        batch = batch_of(rows, seed)
+        assert torch.equal(bucketed(batch), Calls()(batch))
+
+
+def test_each_bucket_is_recorded_once_and_when_it_is_needed() -> None:
+    record = Recorder()
+    bucketed = Bucketed(Calls(), record, (1, 2, 4, 8))
+    for rows in (3, 4, 3, 1, 7, 8, 4):
+        bucketed(batch_of(rows))
+    assert record.sizes == [4, 1, 8]
+    assert [each.replays for each in record.made] == [4, 1, 2]
+
+
+def test_an_answer_stays_when_the_next_batch_is_computed() -> None:
+    bucketed = Bucketed(Calls(), Recorder())
+    first = bucketed(batch_of(2, 1))
+    kept = first.clone()
+    bucketed(batch_of(2, 2))
+    assert torch.equal(first, kept)
+
+
+def test_rows_of_an_earlier_batch_do_not_show_in_a_smaller_one() -> None:
+    bucketed = Bucketed(Calls(), Recorder(), (4,))
+    bucketed(batch_of(4, 1))
+    found = bucketed(batch_of(3, 2))
+    assert torch.equal(found, Calls()(batch_of(3, 2)))
+
+
+def test_an_input_lies_in_memory_as_the_batch_does() -> None:
+    record = Recorder()
+    Bucketed(Calls(), record, (4,))(batch_of(3).to(memory_format=torch.channels_last))
+    (recording,) = record.made
+    assert recording.given.is_contiguous(memory_format=torch.channels_last)
+    assert (recording.given.dtype, recording.given.shape) == (torch.uint8, (4, 3, 4, 4))
+
+
+@pytest.mark.parametrize("rows", [0, 9])
+def test_a_batch_beyond_the_buckets_is_computed_as_it_is(rows: int) -> None:
+    record, calls = Recorder(), Calls()
+    batch = batch_of(rows)
+    assert torch.equal(Bucketed(calls, record, (1, 8))(batch), Calls()(batch))
+    assert (record.sizes, calls.rows) == ([], [rows])
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("operation not permitted when stream is capturing"), torch.OutOfMemoryError("out of memory")]
+)
+def test_a_bucket_that_can_not_be_recorded_is_computed_without_and_said_once(
+    error: RuntimeError, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, calls = Recorder(fails={4: error}), Calls()
+    bucketed = Bucketed(calls, record, (2, 4))
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert torch.equal(bucketed(batch_of(3)), Calls()(batch_of(3)))
+        bucketed(batch_of(2))
+    assert calls.rows[:2] == [3, 3]
+    assert record.sizes == [2]
+    assert [each.getMessage() for each in caplog.records] == [
+        f"no CUDA graph for batches of 4, which will run a little slower: {error}"
+    ]
+
+
+def test_a_cpu_runs_functions_as_they_are() -> None:
+    calls = Calls()
+    assert CPU.graphs()(calls) is calls
+
+
+@dataclass(frozen=True)
+class Graphed(Device):
+    """A CPU with the recorder above in the place of CUDA's."""
+
+    recorders: list[Recorder] = field(default_factory=list, compare=False)
+
+    def graphs(self) -> Callable[[Function], Function]:
+        record = Recorder()
+        self.recorders.append(record)
+        return lambda function: Bucketed(function, record)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 16, 17, 35])
+def test_an_engine_with_graphs_has_the_tokens_and_logits_of_one_without(count: int, tmp_path: Path) -> None:
+    bundle = small_bundle("ram", tmp_path / "ram")
+    plain = engine_of(bundle, CPU, "fp32")
+    device = Graphed("cpu", CPU.name)
+    graphed = Engine(plain.model, bundle, device, "fp32")
+    pictures = [sample_picture(64, seed) for seed in range(count)]
+    for _ in range(2):
+        with device.run():
+            tokens = graphed.encode(pictures)
+            torch.testing.assert_close(tokens, plain.encode(pictures), atol=1e-5, rtol=0)
+            embeds = plain.model.embed(tokens)
+            torch.testing.assert_close(graphed.score(embeds), plain.score(embeds), atol=1e-4, rtol=0)
+            some = torch.tensor([1, 7])
+            torch.testing.assert_close(graphed.score(embeds, some), plain.score(embeds)[:, some], atol=1e-4, rtol=0)
+    (recorder,) = device.recorders
+    recorded = [len(each.given) for each in recorder.made if each.given.dtype == torch.uint8]
+    assert set(recorded) == {bucket_for(min(PIECE, count - start), BUCKETS) for start in range(0, count, PIECE)}
+    assert len(recorded) == len(set(recorded))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestCuda:
+    def test_graphs_give_the_answers_of_the_function_itself(self) -> None:
+        device = choose_device("cuda")
+        network = device.place(
+            nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 5)), "fp32"
+        )
+        graphs = device.graphs()
+        first, second = graphs(lambda pictures: network(pictures.float() / 255)), graphs(lambda x: x.softmax(dim=-1))
+        for count in (1, 5, 3, 16, 17, 1):
+            pictures = [np.full((16, 16, 3), 7 * value % 256, np.uint8) for value in range(count)]
+            with device.run():
+                batch = device.upload(pictures)
+                expected = (network(batch.float() / 255)).softmax(dim=-1)
+                torch.testing.assert_close(second(first(batch)), expected, atol=1e-5, rtol=1e-5)
+
+    def test_recordings_of_one_recorder_share_their_memory(self) -> None:
+        record = CudaRecorder()
+        with torch.inference_mode():
+            made = [record(lambda x: (x @ x).relu(), torch.ones(size, size, device="cuda")) for size in (64, 32)]
+            assert made[0].graph.pool() == made[1].graph.pool()
+            for each, size in zip(made, (64, 32), strict=True):
+                each.replay()
+                assert float(each.output[0, 0]) == size
+
+    def test_ram_with_graphs_gives_the_golden_answers(self, tmp_path: Path) -> None:
+        from workers.models.ram.adapters import build_tagger
+
+        bundle = small_bundle("ram", tmp_path / "ram")
+        tagger = build_tagger(bundle, choose_device("cuda"), "fp32")
+        tagger.warm_up()
+        pictures = [sample_picture(64, seed) for seed in range(19)]
+        alone = np.stack([tagger.forward([picture])[0] for picture in pictures])
+        assert np.abs(np.stack(tagger.forward(pictures)) - alone).max() < 1e-3
