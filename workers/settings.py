@@ -203,7 +203,7 @@ class Settings(BaseModel):
         "Models", None, "File with the names of the only labels to score, one a line; empty: all. Exact, and cheaper"
     )
     profiles: OptionalFile = _setting(
-        "Models", None, "JSON file of named threshold profiles that an event's `options.profile` may choose"
+        "Models", None, "JSON file of named profiles that an event's `options.profile` may choose: thresholds, and which labels count"
     )
     state_dir: Folder = _setting(
         "Models", Path("~/.local/state/tagstream"), "Folder for what outlives a restart: tuning, journal, slots"

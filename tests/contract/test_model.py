@@ -15,7 +15,8 @@ from workers.models import conformance
 from workers.models.bundle import Bundle
 from workers.models.conformance import TAGGER_CHECKS, LoadTagger, NotConforming
 from workers.models.device import Precision, choose_device
-from workers.models.load import label_ids, load_tagger
+from workers.models.labels import label_ids
+from workers.models.load import load_tagger
 from workers.models.tagger import TorchTagger
 from workers.ports import Tagger
 from workers.vocabulary import LabelScores, Pixels, Subset

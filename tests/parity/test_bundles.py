@@ -16,7 +16,8 @@ from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.conformance import CAPTIONER_CHECKS, TAGGER_CHECKS
 from workers.models.device import choose_device
-from workers.models.load import label_ids, load_captioner, load_tagger
+from workers.models.labels import label_ids
+from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.adapters import RamTagger, build_captioner, build_tagger
 from workers.models.ram.config import AnyConfig, Kind, RamConfig
 from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint

@@ -16,6 +16,7 @@ from workers.cli.exit_codes import DONE, exit_code
 from workers.errors import TagstreamError
 
 if TYPE_CHECKING:
+    from workers.models.bundle import Bundle
     from workers.settings import Settings
 
 
@@ -86,6 +87,10 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"Bucket {bucket}", lambda bucket=bucket: _bucket(settings, bucket)  # type: ignore[misc]
     yield "Redis", lambda: _redis(settings)
     yield "Tagger", lambda: _bundle(settings.tagger)
+    if settings.allow is not None:
+        yield "Allowed labels", lambda: _allowed(settings)
+    if settings.profiles is not None:
+        yield "Profiles", lambda: _profiles(settings)
     yield "Captioner", lambda: _bundle(settings.captioner)
     yield "State folder", lambda: _state(settings)
 
@@ -125,15 +130,44 @@ def _redis(settings: Settings) -> str:
 
 
 def _bundle(name: str) -> str:
+    if name in ("template", "none"):
+        return name
+    bundle = _opened(name)
+    return f"{bundle.name}, {bundle.manifest.labels} labels, digest {bundle.digest[:12]}"
+
+
+def _opened(name: str) -> Bundle:
+    """A bundle without its weights; torch, which takes seconds, is imported only where one may have to be made."""
     from pathlib import Path
 
     from workers.models.bundle import Bundle
+
+    if name != "compact":
+        return Bundle.open(Path(name))
     from workers.models.compact import compact_bundle
 
-    if name in ("template", "none"):
-        return name
-    bundle = compact_bundle() if name == "compact" else Bundle.open(Path(name))
-    return f"{bundle.name}, {bundle.manifest.labels} labels, digest {bundle.digest[:12]}"
+    return compact_bundle()
+
+
+def _allowed(settings: Settings) -> str:
+    from workers.cli.profiles import allowed_names
+    from workers.models.labels import label_ids
+
+    bundle = _opened(settings.tagger)
+    ids = label_ids(bundle, allowed_names(settings) or [])
+    return f"{len(ids)} of the {bundle.manifest.labels} of {bundle.name}, from {settings.allow}"
+
+
+def _profiles(settings: Settings) -> str:
+    from workers.cli.profiles import allowed_names, profiles
+    from workers.models.labels import label_ids
+    from workers.pipeline.profiles import OFF
+
+    bundle = _opened(settings.tagger)
+    found = profiles(settings, bundle)
+    scored = label_ids(bundle, allowed_names(settings) or bundle.labels)
+    counts = {name: int((profile.thresholds[scored] < OFF).sum()) for name, profile in sorted(found.items())}
+    return f"labels that each can show: {', '.join(f'{name} {count}' for name, count in counts.items())}"
 
 
 def _state(settings: Settings) -> str:

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from workers import __version__
 from workers.backends.clock import SystemClock
 from workers.cli.neighbours import object_store, publisher, record_source, result_cache
+from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import Limits, ProcessIntake, ThreadIntake
-from workers.models.labels import read_names
 from workers.models.load import load_captioner, load_tagger
 from workers.models.template import TemplateCaptioner
-from workers.pipeline.profiles import Profile, read_profiles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Captioner, Intake, Tagger
 from workers.settings import Settings
@@ -105,7 +103,7 @@ def load_models(settings: Settings) -> Loaded:
         device=settings.device,
         precision=settings.precision,
         state_dir=settings.state_dir,
-        allow=None if settings.allow is None else read_names(settings.allow),
+        allow=allowed_names(settings),
     )
     captioner = load_captioner(
         settings.captioner, device=settings.device, precision=settings.precision, state_dir=settings.state_dir
@@ -167,26 +165,6 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
         journal=settings.state_dir / "journals" / re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id),
         stall_s=settings.wedged_s,
     )
-
-
-def profiles(settings: Settings, tagger: Tagger | None) -> Mapping[str, Profile]:
-    """The threshold profiles of TAGSTREAM_PROFILES, and the tagger's own.
-
-    Raises:
-        Misconfigured: the file can't be read, or does not fit the tagger.
-    """
-    if settings.profiles is None:
-        return read_profiles(tagger, {})
-    name = f"TAGSTREAM_PROFILES={settings.profiles}"
-    try:
-        wanted = json.loads(settings.profiles.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Misconfigured(f"{name} can't be read: {error.strerror}") from error
-    except ValueError as error:
-        raise Misconfigured(f"{name} is not JSON: {error}") from error
-    if not isinstance(wanted, dict):
-        raise Misconfigured(f'{name} must hold an object, such as {{"strict": {{"all": 0.9}}}}')
-    return read_profiles(tagger, wanted)
 
 
 def _patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:

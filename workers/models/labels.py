@@ -1,12 +1,14 @@
-"""Other labels for RAM and RAM++, which know a label by the text embedding of its name and need no training for it."""
+"""Lists of labels by name, and other labels for RAM and RAM++, which know one by the text embedding of its name and
+need no training for it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, nearest
 from workers.models.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -37,6 +39,24 @@ def read_names(path: Path) -> list[str]:
     if not names:
         raise Misconfigured(f"{path} holds no name; write one label a line.")
     return names
+
+
+def label_ids(bundle: Bundle, names: Iterable[str]) -> list[int]:
+    """The ids of these labels, ascending; a name that several labels share means all of them.
+
+    Raises:
+        Misconfigured: names no label, or one that the bundle does not have.
+    """
+    wanted = set(names)
+    unknown = sorted(wanted.difference(bundle.labels))
+    if unknown:
+        raise Misconfigured(
+            f"{bundle.name} has no label {unknown[0]!r} ({len(unknown)} of {len(wanted)} are unknown)."
+            f"{nearest(unknown[0], bundle.labels)}"
+        )
+    if not wanted:
+        raise Misconfigured(f"The list of allowed labels for {bundle.name} is empty.")
+    return [number for number, name in enumerate(bundle.labels) if name in wanted]
 
 
 def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, threshold: float = THRESHOLD) -> Bundle:

@@ -20,6 +20,7 @@ from workers.models.agreement import with_golden
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
 from workers.models.device import Device, Precision, choose_device
+from workers.models.labels import label_ids
 from workers.models.precision import Role, Tuned, resolve
 from workers.models.template import TemplateCaptioner
 from workers.models.tune import Trial, tune
@@ -155,21 +156,6 @@ def roles_of(bundle: Bundle) -> list[Role]:
 def open_bundle(name_or_folder: str | Path, cache_dir: Path | None = None) -> Bundle:
     """The bundle called "compact", or the one in this folder."""
     return compact_bundle(cache_dir) if name_or_folder == "compact" else Bundle.open(Path(name_or_folder))
-
-
-def label_ids(bundle: Bundle, names: Iterable[str]) -> list[int]:
-    """The ids of these labels, ascending; a name that several labels share means all of them.
-
-    Raises:
-        Misconfigured: names no label, or one that the bundle does not have.
-    """
-    wanted = set(names)
-    unknown = sorted(wanted.difference(bundle.labels))
-    if unknown:
-        raise Misconfigured(f"{bundle.name} has no label {unknown[0]!r} ({len(unknown)} of {len(wanted)} are unknown).")
-    if not wanted:
-        raise Misconfigured(f"The list of allowed labels for {bundle.name} is empty.")
-    return [number for number, name in enumerate(bundle.labels) if name in wanted]
 
 
 def kinds() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -123,30 +122,6 @@ def test_a_child_reads_from_the_store_of_the_settings() -> None:
     with pytest.raises(Unavailable, match="s3"):
         intake.fetch(job(40)).result(60)
     intake.close()
-
-
-def test_profiles_come_from_their_file(tmp_path: Path) -> None:
-    path = tmp_path / "profiles.json"
-    path.write_text('{"strict": {"all": 0.9}}')
-    found = composition.profiles(settings(profiles=str(path)), TAGGER)
-    assert set(found) == {"default", "strict"}
-    assert found["strict"].thresholds.tolist() == pytest.approx([0.9, 0.9])
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [("{", "is not JSON"), ("[]", "must hold an object"), ('{"p": {"al": 1}}', "threshold profile")],
-)
-def test_profiles_that_do_not_read_are_told(tmp_path: Path, content: str, says: str) -> None:
-    path = tmp_path / "profiles.json"
-    path.write_text(content)
-    with pytest.raises(Misconfigured, match=says):
-        composition.profiles(settings(profiles=str(path)), TAGGER)
-
-
-def test_a_profiles_file_that_is_missing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="can't be read"):
-        composition.profiles(settings(profiles=str(tmp_path / "none")), TAGGER)
 
 
 def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> None:

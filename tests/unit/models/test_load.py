@@ -12,7 +12,8 @@ from workers.errors import Misconfigured
 from workers.models import load
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
-from workers.models.load import kinds, label_ids, load_captioner, load_tagger, tune_model
+from workers.models.labels import label_ids
+from workers.models.load import kinds, load_captioner, load_tagger, tune_model
 from workers.models.precision import Tuned, remember_tuned
 from workers.models.template import TemplateCaptioner
 from workers.models.tune import Trial

@@ -1,0 +1,50 @@
+"""Which labels count: what TAGSTREAM_ALLOW and TAGSTREAM_PROFILES say, held against a tagger or its bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from workers.errors import Misconfigured
+from workers.models.labels import read_names
+from workers.pipeline.profiles import Labelled, Profile, read_profiles
+from workers.settings import Settings
+
+
+def allowed_names(settings: Settings) -> list[str] | None:
+    """Names of the only labels to score; None means all.
+
+    Raises:
+        Misconfigured: the file can't be read, or holds no name.
+    """
+    return None if settings.allow is None else read_names(settings.allow)
+
+
+def profiles(settings: Settings, tagger: Labelled | None) -> Mapping[str, Profile]:
+    """The profiles of TAGSTREAM_PROFILES, and the tagger's own.
+
+    Raises:
+        Misconfigured: the file, or one of names that it mentions, can't be read or does not fit the tagger.
+    """
+    if settings.profiles is None:
+        return read_profiles(tagger, {})
+    name = f"TAGSTREAM_PROFILES={settings.profiles}"
+    try:
+        wanted = json.loads(settings.profiles.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Misconfigured(f"{name} can't be read: {error.strerror}") from error
+    except ValueError as error:
+        raise Misconfigured(f"{name} is not JSON: {error}") from error
+    if not isinstance(wanted, dict):
+        raise Misconfigured(f'{name} must hold an object, such as {{"strict": {{"all": 0.9}}}}')
+    allowed = allowed_names(settings)
+    rules = {profile: _with_names(each, settings.profiles.parent) for profile, each in wanted.items()}
+    return read_profiles(tagger, rules, None if allowed is None else set(allowed))
+
+
+def _with_names(rules: object, folder: Path) -> object:
+    """A profile's rules, the file that `only` may name read; its path is relative to the file of profiles."""
+    if not isinstance(rules, dict) or not isinstance(rules.get("only"), str):
+        return rules
+    return rules | {"only": read_names(folder / Path(rules["only"]).expanduser())}
