@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from tests.unit.models.small import CPU, small_bundle
 from workers.models.device import Device, choose_device
-from workers.models.graphs import BUCKETS, Bucketed, CudaRecorder, Function, bucket_for
+from workers.models.graphs import BUCKETS, WARM_UPS, Bucketed, CudaRecorder, Function, bucket_for
 from workers.models.ram.engine import PIECE, Engine, engine_of
 from workers.models.tagger import sample_picture
 
@@ -140,6 +141,52 @@ def test_a_bucket_that_can_not_be_recorded_is_computed_without_and_said_once(
     assert [each.getMessage() for each in caplog.records] == [
         f"no CUDA graph for batches of 4, which will run a little slower: {error}"
     ]
+
+
+def test_cuda_warms_up_on_a_stream_of_its_own_before_it_records_and_all_recordings_share_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    did: list[str] = []
+
+    class Stream:
+        def __init__(self, name: str = "side") -> None:
+            self.name = name
+
+        def wait_stream(self, other: Stream) -> None:
+            did.append(f"{self.name} waits for {other.name}")
+
+    @contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        did.append(f"on {stream.name}")
+        yield
+        did.append(f"off {stream.name}")
+
+    @contextmanager
+    def graph(_: object, *, pool: object, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        did.append(f"record on {stream.name} with {pool}, {capture_error_mode}")
+        yield
+        did.append("recorded")
+
+    class Graph:
+        def pool(self) -> str:
+            return "memory"
+
+    current = Stream("current")
+    for name, made in (("Stream", Stream), ("stream", on), ("graph", graph), ("CUDAGraph", Graph)):
+        monkeypatch.setattr(torch.cuda, name, made)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: current)
+    record = CudaRecorder()
+
+    def function(given: Tensor) -> Tensor:
+        did.append("run")
+        return given + 1
+
+    assert record(function, torch.zeros(2)).output.tolist() == [1.0, 1.0]
+    before = ["side waits for current", "on side", *["run"] * WARM_UPS, "off side", "current waits for side"]
+    assert did == [*before, "record on side with None, thread_local", "run", "recorded"]
+    did.clear()
+    record(function, torch.zeros(4))
+    assert did == [*before, "record on side with memory, thread_local", "run", "recorded"]
 
 
 def test_a_cpu_runs_functions_as_they_are() -> None:
