@@ -180,6 +180,8 @@ def _print(
         )
     console.print(table)
     for precision, measured in found.items():
+        console.print(f"{precision}, {_profile(subjects[precision], measured)}", markup=False)
+    for precision, measured in found.items():
         memory = "" if measured.peak_bytes is None else f", at most {measured.peak_bytes / 1e9:.1f} GB"
         agreement = "" if precision == reference else f"; with {reference}: {_agreement(subjects, found, precision)}"
         console.print(
@@ -214,6 +216,18 @@ def _agreement(subjects: dict[Precision, Subject], found: dict[Precision, Measur
     if answers.captions:
         parts.append(f"{of_captions(reference.captions, answers.captions)} under the same guide")
     return ", ".join(parts)
+
+
+def _profile(subject: Subject, measured: Measured) -> str:
+    """What an event gains whose profile names few labels."""
+    encoder, head = measured.seconds["encoder"], measured.seconds["head"]
+    tagging = [sum(pair) for pair in zip(encoder, head, strict=True)]
+    ratios = (
+        _ratio(head, measured.seconds[subject.profiled_head]),
+        _ratio(tagging, measured.seconds[subject.profiled_tagging]),
+    )
+    labels = f"{len(subject.profile.ids)} of {subject.engine.model.labels} labels"
+    return f"a profile of {labels}: the head {ratios[0]} times as fast, tagging {ratios[1]} times"
 
 
 def _ratio(base: Sequence[float], seconds: Sequence[float]) -> str:

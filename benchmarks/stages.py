@@ -20,12 +20,12 @@ from workers.models.ram.decoding import Tokens, decode
 from workers.models.ram.engine import engine_of
 from workers.models.ram.tag2text import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
-from workers.vocabulary import Pixels
+from workers.vocabulary import Pixels, Subset
 
 Made = TypeVar("Made")
 
 SUBSET = 200
-"""Labels of the subset that is timed beside all."""
+"""Labels of the profile that is timed beside all."""
 
 
 @dataclass
@@ -46,6 +46,10 @@ class Subject:
         self.config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
         self.tagger = build_tagger(bundle, device, precision)
         self.engine = engine_of(bundle, device, precision)
+        labels = self.engine.model.labels
+        self.profile = Subset(tuple(range(0, labels, max(1, labels // SUBSET)))[:SUBSET])
+        self.profiled_head = f"head, {len(self.profile.ids)} labels"
+        self.profiled_tagging = f"tagging, {len(self.profile.ids)} labels"
         self.captioner: Tag2TextCaptioner | None = None
         if isinstance(self.engine.model, Tag2Text):
             self.captioner = build_captioner(bundle, device, precision)
@@ -73,7 +77,8 @@ class Subject:
         return found
 
     def stages(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> dict[str, tuple[float, int]]:
-        """Seconds and operations of every stage for these pictures, as one batch."""
+        """Seconds and operations of every stage for these pictures, as one batch; and, with the number of its labels in
+        the name, of what an event's profile makes of the head and of the tagger as a whole."""
         model, count = self.engine.model, len(pictures)
         found: dict[str, tuple[float, int]] = {}
         with self.device.run():
@@ -81,9 +86,12 @@ class Subject:
             found["encoder"] = seconds, count * arithmetic.encoder(self.config.encoder)
             seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens)))
             found["head"] = seconds, count * arithmetic.head(self.config, model.labels)
-            subset = torch.arange(0, model.labels, max(1, model.labels // SUBSET), device=self.device.where)[:SUBSET]
+            subset = torch.tensor(self.profile.ids, device=self.device.where)
+            few = arithmetic.head(self.config, len(subset))
             seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens), subset))
-            found[f"head, {len(subset)} labels"] = seconds, count * arithmetic.head(self.config, len(subset))
+            found[self.profiled_head] = seconds, count * few
+            seconds, _ = self._timed(lambda: self.tagger.forward_subsets(pictures, [self.profile] * count))
+            found[self.profiled_tagging] = seconds, count * (arithmetic.encoder(self.config.encoder) + few)
             if self.captioner is None or not isinstance(model, Tag2Text):
                 return found
             rows = [self._wordpiece.guide(guide) for guide in guides]

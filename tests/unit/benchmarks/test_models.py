@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -64,9 +65,9 @@ def printed(console: Console) -> str:
 @pytest.mark.parametrize(
     ("kind", "stages"),
     [
-        ("ram", ["encoder", "head", "head, 60 labels"]),
-        ("ram_plus", ["encoder", "head", "head, 60 labels"]),
-        ("tag2text", ["encoder", "head", "head, 60 labels", "tag encoder", "decode"]),
+        ("ram", ["encoder", "head", "head, 60 labels", "tagging, 60 labels"]),
+        ("ram_plus", ["encoder", "head", "head, 60 labels", "tagging, 60 labels"]),
+        ("tag2text", ["encoder", "head", "head, 60 labels", "tagging, 60 labels", "tag encoder", "decode"]),
     ],
 )
 def test_every_stage_of_every_precision_is_timed_and_compared(kind: Kind, stages: list[str], tmp_path: Path) -> None:
@@ -80,12 +81,18 @@ def test_every_stage_of_every_precision_is_timed_and_compared(kind: Kind, stages
         assert len(measured.total()) == 2
     text = printed(console)
     assert "bf16 in all" in text
+    assert re.search(r"bf16, a profile of 60 of 60 labels: the head \S+ \(.*\) times as fast, tagging \S+ \(", text)
     assert "of 4 tag sets, logits within" in text
     assert ("of 4 captions under the same guide" in text) == (kind == "tag2text")
 
 
 def test_the_total_is_that_of_all_stages_but_the_subset() -> None:
-    seconds = {"encoder": [1.0, 2.0], "head": [0.5, 0.5], "head, 200 labels": [9.0, 9.0]}
+    seconds = {
+        "encoder": [1.0, 2.0],
+        "head": [0.5, 0.5],
+        "head, 200 labels": [9.0, 9.0],
+        "tagging, 9 labels": [8.0, 8.0],
+    }
     assert models.Measured(seconds).total() == [1.5, 2.5]
 
 
