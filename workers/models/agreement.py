@@ -28,6 +28,11 @@ class Agreement:
     same_captions: int | None = None
     gap: float | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Whether every tag set and every caption that was compared is the same."""
+        return all(count in (None, self.pictures) for count in (self.same_tags, self.same_captions))
+
     def __str__(self) -> str:
         counts = ((self.same_tags, "tag sets"), (self.same_captions, "captions"))
         parts = [f"{count} of {self.pictures} {what}" for count, what in counts if count is not None]

@@ -1,7 +1,8 @@
 """Finding the fastest precision of a bundle on a device, once, so that every start can take it as given.
 
-Each precision that the device offers is tried: it must give the golden answers, and is then timed in batches that
-double as long as that pays. What is fastest is stored in the state folder, where `resolve` finds it.
+Each precision that the device offers is tried: it must give the golden answers, as nearly as it can; in int8, which
+rounds most, none of their tags or captions may change. It is then timed in batches that double as long as that pays.
+What is fastest, and more than a little so if it is less exact, is stored in the state folder, where `resolve` finds it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from workers.ports import Captioner, Tagger
 LARGEST_BATCH = 128
 GAIN = 1.05
 """A batch of twice the size has to bring this much more pictures a second; below, it only delays them."""
+WORTH = 1.05
+"""A less exact precision has to be so many times as fast as the best before it."""
 TIMED = 3
 """Runs of a batch, of which the quickest counts."""
 
@@ -65,7 +68,7 @@ def tune(
     for precision in PRECISIONS:
         trial = _try(precision, build, device, judge, clock)
         report(trial)
-        if not trial.refusal and (best is None or trial.pictures_per_s > best.pictures_per_s):
+        if not trial.refusal and (best is None or trial.pictures_per_s >= WORTH * best.pictures_per_s):
             best = trial
     if best is None:
         raise Broken(f"No precision gives the golden answers on {device.name}: damaged weights, or a broken device.")
@@ -90,6 +93,8 @@ def _try(
         return Trial(precision, refusal=str(refusal))
     except MemoryError:
         return Trial(precision, refusal="not even one picture fits in memory")
+    if precision == "int8" and agreement is not None and not agreement.complete:
+        return Trial(precision, refusal=f"its rounding changes answers: {agreement}", agreement=agreement)
     speed, batch = max(_speeds(model, device, clock), key=lambda found: found[0])
     return Trial(precision, speed, batch, agreement=agreement)
 

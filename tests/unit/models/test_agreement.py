@@ -28,6 +28,19 @@ def test_captions_are_compared_word_for_word() -> None:
     assert of_captions(["a cat", "a dog"], ["a cat", "a hog"]) == Agreement(2, same_captions=1)
 
 
+@pytest.mark.parametrize(
+    ("agreement", "complete"),
+    [
+        (Agreement(2, same_tags=2, gap=9.0), True),
+        (Agreement(2, same_tags=1), False),
+        (Agreement(2, same_tags=2, same_captions=1), False),
+        (Agreement(2), True),
+    ],
+)
+def test_it_is_complete_when_no_tag_and_no_caption_differs(agreement: Agreement, complete: bool) -> None:
+    assert agreement.complete == complete
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_model_agrees_with_its_own_golden_answers(tiny: Bundle, precision: Precision) -> None:
     found = with_golden(tiny, build_tagger(tiny, CPU, precision))

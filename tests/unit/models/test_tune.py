@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from workers.errors import Broken, Misconfigured
+from workers.models.agreement import Agreement
 from workers.models.device import Device, Precision
 from workers.models.precision import recall_tuned
 from workers.models.tune import LARGEST_BATCH, Trial, tune
@@ -109,6 +110,42 @@ def test_the_fastest_precision_with_golden_answers_is_stored(tmp_path: Path) -> 
 )
 def test_batches_double_as_long_as_that_pays(tmp_path: Path, seconds: Mapping[int, float], batch: int) -> None:
     assert _tune(World({"fp32": seconds}), tmp_path)["fp32"].max_batch == batch
+
+
+def test_a_less_exact_precision_must_be_worth_it(tmp_path: Path) -> None:
+    _tune(World({"fp32": {1: 1.0}, "bf16": {1: 0.98}, "fp16": {1: 0.9}, "int8": {1: 0.89}}), tmp_path)
+    stored = recall_tuned("ab" * 32, "tagger", CPU, tmp_path)
+    assert stored is not None
+    assert stored.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("agreement", "chosen"),
+    [
+        (Agreement(2, same_tags=2, gap=0.4), "int8"),
+        (Agreement(2, same_tags=1, gap=0.4), "bf16"),
+        (Agreement(2, same_captions=1), "bf16"),
+        (None, "int8"),
+    ],
+)
+def test_int8_is_out_of_the_question_where_it_changes_an_answer_and_others_are_not(
+    tmp_path: Path, agreement: Agreement | None, chosen: Precision
+) -> None:
+    world = World({"fp32": _even(1.0, 2), "bf16": _even(0.5, 2), "int8": _even(0.1, 2)})
+    trials: list[Trial] = []
+    tuned = tune(
+        "ab" * 32,
+        "tagger",
+        world.build,
+        CPU,
+        tmp_path,
+        report=trials.append,
+        judge=lambda model: agreement,
+        clock=world.clock,
+    )
+    assert tuned.precision == chosen
+    refused = {trial.precision: trial.refusal for trial in trials}["int8"]
+    assert refused == ("" if chosen == "int8" else f"its rounding changes answers: {agreement}")
 
 
 def test_a_device_where_nothing_fits_or_agrees_is_broken(tmp_path: Path) -> None:
