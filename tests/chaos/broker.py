@@ -10,7 +10,7 @@ from typing import ClassVar
 from kafka.admin import KafkaAdminClient
 from kafka.errors import TransactionalIdNotFoundError
 
-from tests.chaos.proxy import FaultProxy
+from tests.chaos.kafka_proxy import KafkaProxy
 from workers.local.apache_kafka import ApacheKafka
 
 
@@ -26,7 +26,7 @@ class BrokerBehindProxy(ApacheKafka):
     def __init__(self, folder: Path) -> None:
         # A restart after a SIGKILL waits until the old session has lapsed.
         super().__init__(folder)
-        self.proxy = FaultProxy(lambda: self.ports[2])
+        self.proxy = KafkaProxy(lambda: self.ports[2])
 
     @property
     def proxied(self) -> str:

@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -104,18 +104,23 @@ class FaultProxy:
             side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self._lock:
             self._live |= {client, server}
-        back = threading.Thread(target=self._pump, args=(server, client, False), daemon=True)
+        asked, answered = self._streams(client, server)
+        back = threading.Thread(target=self._pump, args=(answered, server, client, False), daemon=True)
         back.start()
-        self._pump(client, server, True)
+        self._pump(asked, client, server, True)
         back.join()
         with self._lock:
             self._live -= {client, server}
         client.close()
         server.close()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, from_client: bool) -> None:
+    def _streams(self, client: socket.socket, server: socket.socket) -> tuple[Iterator[bytes], Iterator[bytes]]:
+        """What is to be forwarded of the two sides of one connection, piece by piece."""
+        return _chunks(client), _chunks(server)
+
+    def _pump(self, pieces: Iterator[bytes], source: socket.socket, sink: socket.socket, from_client: bool) -> None:
         with contextlib.suppress(OSError):
-            while chunk := source.recv(_CHUNK):
+            for chunk in pieces:
                 if not self._open.is_set():
                     self.held_chunks += 1
                     self._open.wait()
@@ -141,6 +146,11 @@ class FaultProxy:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _chunks(side: socket.socket) -> Iterator[bytes]:
+    while chunk := side.recv(_CHUNK):
+        yield chunk
 
 
 def _reset(side: socket.socket) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,55 +14,10 @@ from kafka.structs import TopicPartition
 from tests.chaos.account import Account
 from tests.chaos.broker import BrokerBehindProxy, catch_open_transaction, transaction_state
 from tests.chaos.line import held, is_committed
-from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from tests.chaos.scenes import behind_proxy, failed, finish, load, publishes
+from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
-
-OUTCOMES_A_RUN = "4"
-"""Small runs: many transactions, so that a strike finds one open."""
-
-
-def load(site: Site, records: int, pictures: int = 12) -> None:
-    """Records for a while of work: few pictures, no cache, so that each is computed again or joins one in flight."""
-    for number in range(pictures):
-        site.upload(f"{number}.jpg", photo(number, 96))
-    site.send([(site.own(f"{number % pictures}.jpg"), ()) for number in range(records)])
-
-
-def behind_proxy(broker: BrokerBehindProxy, **more: str) -> dict[str, str]:
-    return {
-        "TAGSTREAM_KAFKA_SERVERS": broker.proxied,
-        "TAGSTREAM_REDIS_URL": "",
-        "TAGSTREAM_RUN_OUTCOMES": OUTCOMES_A_RUN,
-        **more,
-    }
-
-
-def publishes(process: WorkerProcess) -> None:
-    """Until outcomes come out, so that what is struck next is a run of them."""
-    eventually(lambda: process.metric("tagstream_runs_published_total") > 2, 60, process.said)
-
-
-def finish(site: Site, process: WorkerProcess, account: Account) -> None:
-    """Work moves again within 30 s, everything is committed, the worker leaves politely, the law holds.
-
-    A single broker that comes back can lose a transaction's marker, which no client can mend: the worker must then
-    stop and say so, and the run is named for what it was.
-    """
-    committed = process.metric("tagstream_runs_published_total")
-    eventually(
-        lambda: (
-            process.metric("tagstream_runs_published_total") > committed or is_committed(site) or not process.running
-        ),
-        40,
-        process.said,
-    )
-    if process.exit_code == 3 and "transaction marker lost" in process.said():
-        pytest.xfail("the broker lost a transaction marker; the worker stopped and said so")
-    account.recovered()
-    eventually(lambda: is_committed(site), 90, process.said)
-    assert process.terminate() == 0, process.said()
-    account.settle_site(site)
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
@@ -83,24 +37,6 @@ def test_broker_restarted(broker: BrokerBehindProxy, outpost: Site, account: Acc
         finish(outpost, process, account)
 
 
-def test_broker_away_for_twenty_seconds(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
-) -> None:
-    """Guard: after anything but a returned commit a new producer and committed() decide; publishing again blindly, or
-    using the old producer again, brings outcomes twice. Longer than the transaction's timeout."""
-    load(outpost, 600)
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
-        publishes(process)
-        catch_open_transaction(broker.servers, f"{outpost.name}-w", broker.stop, 60)
-        assert held(process) > 0
-        account.landed()
-        time.sleep(20)
-        assert process.running, "a worker must wait for its broker"
-        broker.start()
-        account.over()
-        finish(outpost, process, account)
-
-
 def test_broker_frozen_in_a_transaction_beyond_the_request_timeout(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
@@ -109,34 +45,12 @@ def test_broker_frozen_in_a_transaction_beyond_the_request_timeout(
     with worker(outpost, "w", tmp_path, **behind_proxy(broker, TAGSTREAM_KAFKA_SESSION_TIMEOUT_S="20")) as process:
         publishes(process)
         catch_open_transaction(broker.servers, f"{outpost.name}-w", broker.freeze, 60)
-        failed = process.metric("tagstream_runs_failed_total")
-        eventually(lambda: process.metric("tagstream_runs_failed_total") > failed, 13, process.said)
+        before = failed(process)
+        eventually(lambda: failed(process) > before, 13, process.said)
         account.landed()
         broker.thaw()
         account.over()
         finish(outpost, process, account)
-
-
-def test_connections_cut_in_mid_transaction(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
-) -> None:
-    """Guard: every future is asked before the commit, so that a run with a hole is never committed."""
-    load(outpost, 600)
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
-        publishes(process)
-        for _ in range(5):
-            if is_committed(outpost):
-                break
-            catch_open_transaction(broker.servers, f"{outpost.name}-w", lambda: _cut(broker), 60)
-            account.landed()
-            time.sleep(0.5)
-        account.over()
-        assert broker.proxy.cut_connections > 0
-        finish(outpost, process, account)
-
-
-def _cut(broker: BrokerBehindProxy) -> None:
-    assert broker.proxy.cut() > 0
 
 
 def test_a_dead_network_to_the_broker(

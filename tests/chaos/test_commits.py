@@ -1,0 +1,242 @@
+"""Strikes at one step of a run: while outcomes are sent, while offsets join them, while the commit is under way."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from schemas.enriched_image import EnrichedImage
+from tests.chaos.account import Account
+from tests.chaos.broker import BrokerBehindProxy, transaction_state
+from tests.chaos.kafka_proxy import Api, Side
+from tests.chaos.line import is_committed
+from tests.chaos.proxy import wait_for
+from tests.chaos.scenes import (
+    SESSION_S,
+    behind_proxy,
+    come_through,
+    failed,
+    finish,
+    inherit,
+    limit_messages,
+    load,
+    settled,
+)
+from tests.integration.worker_process import Coordinates, Site, eventually
+
+pytestmark = pytest.mark.timeout(300)
+
+SHORT_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S)}
+LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60"}
+"""What a lost membership does is another test's."""
+
+
+def state(broker: BrokerBehindProxy, site: Site) -> str:
+    return transaction_state(broker.servers, f"{site.name}-w")
+
+
+@pytest.mark.parametrize(
+    ("side", "decided"),
+    [
+        # The fast one runs in `make test` too.
+        pytest.param("request", "Ongoing", id="before the broker saw it"),
+        pytest.param("answer", "CompleteCommit", id="before it was answered", marks=pytest.mark.chaos),
+    ],
+)
+def test_worker_killed_while_it_commits(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, side: Side, decided: str
+) -> None:
+    """Guard: outcomes and offsets in one transaction. Offsets committed beside it, before, lose the run in the one
+    case; after, they bring it twice in the other."""
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **SHORT_SESSION)) as victim:
+        commit = broker.proxy.hold(Api.END_TXN, side)
+        load(outpost, 60)
+        commit.wait_caught()
+        eventually(lambda: state(broker, outpost) == decided, 10)
+        account.landed()
+        victim.kill()
+        broker.proxy.cut()
+        commit.release()
+    inherit(outpost, account, tmp_path, **behind_proxy(broker, **SHORT_SESSION))
+    account.settle_site(outpost)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("side", ["request", "answer"])
+def test_a_commit_whose_answer_never_comes(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, side: Side
+) -> None:
+    """Guard: a commit that failed is settled by the committed offset. Taken for done, the run is lost when the broker
+    never saw the request; taken for undone, it comes twice when only the answer was lost."""
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+        before = failed(process)
+        commit = broker.proxy.hold(Api.END_TXN, side)
+        load(outpost, 60)
+        commit.wait_caught()
+        eventually(lambda: failed(process) > before, 20, process.said)
+        account.landed()
+        commit.release()
+        account.over()
+        finish(outpost, process, account)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("away_s", [5, 60])
+def test_broker_goes_away_while_a_commit_is_called(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, away_s: int
+) -> None:
+    """Guards: PatientClient, without which the client drops the request and the call never returns; and the clock that
+    does not count time without a broker, without which the worker ends instead of waiting for a minute."""
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+        commit = broker.proxy.hold(Api.END_TXN)
+        load(outpost, 60)
+        commit.wait_caught()
+        assert state(broker, outpost) == "Ongoing"
+        broker.stop()
+        broker.proxy.cut()
+        commit.release()
+        account.landed()
+        time.sleep(away_s)
+        assert process.running, "a worker must wait for its broker"
+        broker.start()
+        account.over()
+        finish(outpost, process, account)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("api", [Api.ADD_OFFSETS_TO_TXN, Api.END_TXN])
+def test_connections_are_cut_and_refused_for_a_while(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api
+) -> None:
+    """Guard: PatientClient. The broker was there all the time and has obeyed; the client asks again once it may."""
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+        before = failed(process)
+        step = broker.proxy.hold(api, "answer")
+        load(outpost, 60)
+        step.wait_caught()
+        broker.proxy.refuse()
+        step.release()
+        wait_for(lambda: broker.proxy.refused, broker.proxy.refused + 4)
+        account.landed()
+        broker.proxy.heal()
+        account.over()
+        eventually(lambda: is_committed(outpost), 30, process.said)
+        assert failed(process) == before
+        finish(outpost, process, account)
+
+
+@pytest.mark.chaos
+def test_connection_cut_before_the_acknowledgement_of_outcomes(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: the producer is idempotent without transactions too; else what the client sends again comes twice."""
+    settings = behind_proxy(broker, TAGSTREAM_DELIVERY="at_least_once", **LONG_SESSION)
+    with settled(outpost, "w", tmp_path, **settings) as process:
+        sent = broker.proxy.hold(Api.PRODUCE, "answer")
+        load(outpost, 60)
+        sent.wait_caught()
+        assert broker.proxy.cut() > 0
+        sent.release()
+        account.landed()
+        account.over()
+        finish(outpost, process, account)
+
+
+@pytest.mark.chaos
+def test_the_broker_times_a_transaction_out(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: a producer that was fenced once is replaced, and its run published again. Used again it is fenced for
+    ever; taken for another process with our id, which it looks like, it ends the worker."""
+    timeout = {"TAGSTREAM_KAFKA_TRANSACTION_TIMEOUT_S": "8"}
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION, **timeout)) as process:
+        before = failed(process, cause="fenced")
+        sent, offsets = broker.proxy.hold(Api.PRODUCE, "answer"), broker.proxy.hold(Api.ADD_OFFSETS_TO_TXN)
+        load(outpost, 60)
+        sent.wait_caught()
+        # Each step takes less than a request may, both together more than the transaction.
+        time.sleep(5)
+        assert state(broker, outpost) == "Ongoing"
+        sent.release()
+        offsets.wait_caught()
+        eventually(lambda: state(broker, outpost) == "CompleteAbort", 10)
+        account.landed()
+        offsets.release()
+        account.over()
+        eventually(lambda: failed(process, cause="fenced") > before, 20, process.said)
+        finish(outpost, process, account)
+
+
+@pytest.mark.chaos
+def test_a_batch_expires_inside_a_transaction(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: every message's future is asked before the commit, which else succeeds without the expired ones."""
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+        before = failed(process)
+        broker.proxy.break_at(Api.PRODUCE)
+        load(outpost, 60)
+        eventually(lambda: failed(process) > before, 30, process.said)
+        assert broker.proxy.broken > 1
+        account.landed()
+        broker.proxy.heal()
+        account.over()
+        finish(outpost, process, account)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+    ("api", "repeats"),
+    [
+        pytest.param(Api.PRODUCE, False, id="before its outcomes"),
+        pytest.param(Api.OFFSET_COMMIT, True, id="before its offsets"),
+    ],
+)
+def test_at_least_once_killed(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api, repeats: bool
+) -> None:
+    """Guard: offsets are committed after the acknowledgement of their outcomes; before it, a kill in between loses
+    them. What comes twice has equal ids."""
+    settings = behind_proxy(broker, TAGSTREAM_DELIVERY="at_least_once", **SHORT_SESSION)
+    with settled(outpost, "w", tmp_path, **settings) as victim:
+        step = broker.proxy.hold(api)
+        load(outpost, 60)
+        step.wait_caught()
+        account.landed()
+        victim.kill()
+        broker.proxy.cut()
+        step.release()
+    inherit(outpost, account, tmp_path, **settings)
+    settle_repeats(account, outpost, repeats)
+
+
+def settle_repeats(account: Account, site: Site, repeats: bool) -> None:
+    """Nothing is lost, something comes twice or nothing does, and what does has equal ids."""
+    ids: dict[Coordinates, list[str]] = {}
+    for output in site.outputs():
+        assert isinstance(output, EnrichedImage)
+        ids.setdefault((output.event.partition, output.event.offset, output.event.index), []).append(output.id)
+    account.lost = len(set(site.inputs()) - ids.keys())
+    account.twice = sum(len(found) - 1 for found in ids.values())
+    account.dead_lettered = len(site.letters())
+    assert (account.lost, account.twice > 0, account.dead_lettered) == (0, repeats, 0)
+    assert all(len(set(found)) == 1 for found in ids.values())
+
+
+def test_an_outcome_that_is_too_large_for_its_topic_also_when_the_limit_came_later(
+    outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guards: the size check before sending, for what is known to be too large, and reading the limits anew after a
+    failed run, for a limit that was lowered meanwhile: else the run is tried for ever."""
+    with settled(outpost, "w", tmp_path) as process:
+        before = failed(process)
+        limit_messages(outpost, outpost.enriched, 700)
+        load(outpost, 3, pictures=3)
+        eventually(lambda: failed(process) > before, 30, process.said)
+        account.landed()
+        account.over()
+        come_through(outpost, process, account)
+    account.settle_site(outpost, letters=3)
+    assert [letter.failures[0].reason for letter in outpost.letters()] == ["result-too-large"] * 3

@@ -1,0 +1,223 @@
+"""Partitions move at the wrong moment: between two steps of a run, in the middle of a batch, or again and again."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.account import Account
+from tests.chaos.broker import BrokerBehindProxy
+from tests.chaos.kafka_proxy import Api, Hold
+from tests.chaos.line import is_committed
+from tests.chaos.scenes import BUSY, behind_proxy, come_through, failed, load, published, reads, settled
+from tests.chaos.unruly import Unruly
+from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
+from workers.backends.kafka import KafkaRecordSource, ensure_topics
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+STORM_S = 30
+LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60"}
+
+
+@contextmanager
+def guest(site: Site, topic: str) -> Iterator[KafkaRecordSource]:
+    """A member of the group that is no worker: it takes its part of a topic, does nothing with it, and leaves."""
+    source = KafkaRecordSource(site.stack.kafka.servers, site.name, [topic])
+    leaving = threading.Event()
+
+    def poll() -> None:
+        while not leaving.is_set():
+            source.poll(0.1)
+
+    member = threading.Thread(target=poll)
+    member.start()
+    try:
+        eventually(lambda: source.membership().generation > 0, 20)
+        yield source
+    finally:
+        leaving.set()
+        member.join()
+        source.close()
+
+
+@pytest.fixture
+def elsewhere(outpost: Site) -> str:
+    """A topic that the group's guests may read instead of ours."""
+    topic = f"{outpost.name}.elsewhere"
+    ensure_topics(outpost.stack.kafka.servers, {topic: (1, {})})
+    return topic
+
+
+@contextmanager
+def waiting_to_join(
+    broker: BrokerBehindProxy, site: Site, folder: Path, **settings: str
+) -> Iterator[tuple[WorkerProcess, Hold]]:
+    """A second worker, warm, whose request to join the group waits in the proxy: letting it go takes a moment only."""
+    joining = broker.proxy.hold(Api.JOIN_GROUP)
+    process = WorkerProcess(site, "w2", folder, **settings)
+    try:
+        joining.wait_caught(60)
+        yield process, joining
+        process.metric("")
+    finally:
+        process.kill()
+
+
+def comes_through_all(site: Site, account: Account, *crowd: WorkerProcess) -> None:
+    """As `come_through`, for several workers at once."""
+    before = sum(map(published, crowd))
+    eventually(lambda: sum(map(published, crowd)) > before or is_committed(site), 40, crowd[0].said)
+    account.recovered()
+    eventually(lambda: is_committed(site), 120, crowd[0].said)
+    assert [process.terminate() for process in crowd] == [0] * len(crowd), [process.said() for process in crowd]
+    account.settle_site(site)
+
+
+def test_partitions_move_between_the_flush_and_the_offsets(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: an epoch that has ended refuses the run. The broker lets a valid member commit for any partition, and
+    the outcomes that the new owner has published come a second time."""
+    settings = behind_proxy(broker, **LONG_SESSION)
+    with (
+        settled(outpost, "w", tmp_path, **settings) as loser,
+        waiting_to_join(broker, outpost, tmp_path, **settings) as (winner, joining),
+    ):
+        before = failed(loser, cause="membership")
+        sent = broker.proxy.hold(Api.PRODUCE, "answer")
+        load(outpost, 80)
+        sent.wait_caught()
+        joining.release()
+        # It publishes records of which the other has sent outcomes that nobody can see yet.
+        eventually(lambda: published(winner) > 0, 30, winner.said)
+        account.landed()
+        sent.release()
+        account.over()
+        eventually(lambda: failed(loser, cause="membership") > before, 20, loser.said)
+        comes_through_all(outpost, account, loser, winner)
+
+
+def test_a_worker_frozen_between_the_flush_and_the_offsets(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: a membership without a generation is refused here. The broker asks nothing of it and takes the outcomes,
+    whose records others have had meanwhile, a second time."""
+    settings = behind_proxy(broker, TAGSTREAM_KAFKA_SESSION_TIMEOUT_S="2")
+    with (
+        settled(outpost, "w", tmp_path, **settings) as sleeper,
+        worker(outpost, "w2", tmp_path, **settings | {"TAGSTREAM_KAFKA_SERVERS": broker.servers}) as other,
+    ):
+        eventually(lambda: reads(sleeper) and reads(other), 30, other.said)
+        sent = broker.proxy.hold(Api.PRODUCE, "answer")
+        load(outpost, 40)
+        sent.wait_caught()
+        sleeper.freeze()
+        try:
+            eventually(lambda: is_committed(outpost), 30, other.said)
+            account.landed()
+        finally:
+            sleeper.thaw()
+        # Long enough for a heartbeat, which learns that the group knows it no more.
+        time.sleep(0.8)
+        sent.release()
+        load(outpost, 40)
+        account.over()
+        comes_through_all(outpost, account, sleeper, other)
+
+
+def test_partitions_move_during_a_batch(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: the ledger drops what was worked on for an ended epoch; the new owner computes it again."""
+    unruly = Unruly(tmp_path / "package")
+    settings = behind_proxy(broker, **LONG_SESSION)
+    with (
+        settled(outpost, "w", tmp_path, **settings | unruly.settings()) as loser,
+        waiting_to_join(broker, outpost, tmp_path, **settings) as (winner, joining),
+    ):
+        unruly.order(slow_s=4)
+        load(outpost, 80)
+        eventually(lambda: loser.metric("tagstream_pictures_in_flight", stage="annotate") > 0, 20, loser.said)
+        joining.release()
+        eventually(lambda: published(winner) > 0, 30, winner.said)
+        account.landed()
+        unruly.order()
+        account.over()
+        eventually(lambda: loser.metric("tagstream_dropped_jobs_total") > 0, 20, loser.said)
+        comes_through_all(outpost, account, loser, winner)
+
+
+def test_a_member_joins_between_the_flush_and_the_offsets(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
+) -> None:
+    """Guard: the membership is read at the commit. Read before the flush, or kept per job, its generation is older
+    than the join, and the broker refuses the offsets of partitions that never left."""
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+        before = failed(process)
+        sent = broker.proxy.hold(Api.PRODUCE, "answer")
+        load(outpost, 60)
+        sent.wait_caught()
+        with guest(outpost, elsewhere):
+            account.landed()
+            sent.release()
+            account.over()
+            come_through(outpost, process, account)
+            assert failed(process) == before
+    account.settle_site(outpost)
+
+
+def test_retained_partitions_are_read_on_after_every_rebalance(
+    outpost: Site, account: Account, tmp_path: Path, elsewhere: str
+) -> None:
+    """Guard: a new generation by itself ends no epoch; else each join costs the work in hand, read again."""
+    with settled(outpost, "w", tmp_path, **BUSY) as process:
+        for _ in range(6):
+            with guest(outpost, elsewhere):
+                account.landed()
+                load(outpost, 24)
+                account.over()
+                eventually(lambda: is_committed(outpost), 15, process.said)
+                account.recovered()
+        read = process.metric("tagstream_records_polled_total")
+        assert process.terminate() == 0, process.said()
+        assert read == len(outpost.inputs())
+    account.settle_site(outpost)
+
+
+def test_a_storm_of_rebalances(home: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: joins that raise the generation refuse no run for ever, and partitions that come back are opened anew
+    from the committed offset; kept where they were, they repeat what others did."""
+    over = threading.Event()
+    generations: set[int] = set()
+
+    def come_and_go(seed: int) -> None:
+        moments = random.Random(seed)
+        while not over.is_set():
+            with guest(home, home.images) as member:
+                over.wait(moments.uniform(0.2, 1.5))
+                generations.add(member.membership().generation)
+
+    with worker(home, "w1", tmp_path, **BUSY) as first, worker(home, "w2", tmp_path, **BUSY) as second:
+        load(home, 60)
+        eventually(lambda: published(first) + published(second) > 0, 60, first.said)
+        crowd = [threading.Thread(target=come_and_go, args=(seed,)) for seed in range(3)]
+        for member in crowd:
+            member.start()
+        end = time.monotonic() + STORM_S
+        while time.monotonic() < end:
+            load(home, 60)
+            time.sleep(2)
+        over.set()
+        for member in crowd:
+            member.join()
+        assert max(generations) - min(generations) > STORM_S / 3, "that was no storm"
+        account.landed()
+        account.over()
+        comes_through_all(home, account, first, second)
