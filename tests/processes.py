@@ -51,6 +51,20 @@ def with_environment(name: str, value: str) -> list[int]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """The processes whose parent it is."""
+    found = []
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(parent) == pid:
+                found.append(int(entry.name))
+    return found
+
+
 def listening(pid: int) -> set[tuple[str, int]]:
     """The (address, port) pairs on which the process accepts TCP connections."""
     ours = {inode for link in (_PROC / str(pid) / "fd").iterdir() if (inode := _socket_inode(link))}

@@ -76,7 +76,8 @@ class SharedLine:
 
     @classmethod
     @contextmanager
-    def started(cls, stack: Stack, folder: Path) -> Iterator[SharedLine]:
+    def started(cls, stack: Stack, folder: Path, **settings: str) -> Iterator[SharedLine]:
+        """With these settings over those that suit most faults."""
         site = Site(stack, f"shared-{uuid.uuid4().hex[:8]}")
         s3_port = int(stack.s3.endpoint_url.rpartition(":")[2])
         with (
@@ -86,14 +87,17 @@ class SharedLine:
                 site,
                 "shared",
                 folder,
-                TAGSTREAM_S3_ENDPOINT=store.url,
-                TAGSTREAM_REDIS_URL=f"redis://127.0.0.1:{cache.port}/0",
-                TAGSTREAM_RETRY_S="1",
-                TAGSTREAM_UNREADABLE_S="4",
-                TAGSTREAM_GET_TIMEOUT_S="20",
-                TAGSTREAM_MAX_OBJECT_BYTES="2MiB",
-                TAGSTREAM_MAX_PIXELS="1000000",
-                TAGSTREAM_BUCKETS=site.name,
+                **{
+                    "TAGSTREAM_S3_ENDPOINT": store.url,
+                    "TAGSTREAM_REDIS_URL": f"redis://127.0.0.1:{cache.port}/0",
+                    "TAGSTREAM_RETRY_S": "1",
+                    "TAGSTREAM_UNREADABLE_S": "4",
+                    "TAGSTREAM_GET_TIMEOUT_S": "20",
+                    "TAGSTREAM_MAX_OBJECT_BYTES": "2MiB",
+                    "TAGSTREAM_MAX_PIXELS": "1000000",
+                    "TAGSTREAM_BUCKETS": site.name,
+                    **settings,
+                },
             ) as process,
         ):
             yield cls(site, process, store, cache)

@@ -1,0 +1,26 @@
+"""A folder for a worker's PYTHONPATH: its Pillow then has a PNG decoder that some pictures bring down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.unit.intake.pictures import encoded, png_chunk, ramp
+
+FOLDER = Path(__file__).parent
+_END = png_chunk(b"IEND", b"")
+_HEADER_BYTES = 8 + 25
+"""The signature and IHDR."""
+
+
+def png_that(deed: str, marker: Path | None = None, *, in_header: bool = False) -> bytes:
+    """A sound PNG with a chunk that only the broken decoder knows.
+
+    Args:
+        deed: one of `sitecustomize`.
+        marker: with it the deed is done once: it is left undone where this file is, and makes it.
+        in_header: done while the header is read, not while the pixels are.
+    """
+    picture = encoded(ramp(), "png")
+    chunk = png_chunk(b"doIt", f"{deed} {marker or ''}".encode())
+    at = _HEADER_BYTES if in_header else len(picture) - len(_END)
+    return picture[:at] + chunk + picture[at:]

@@ -1,0 +1,200 @@
+"""Pictures that bring their decoder down, in the middle of a load: with `processes` each costs itself and nobody else,
+with `threads` the worker with it, three times at most."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.account import Account
+from tests.chaos.broken_codec import FOLDER, png_that
+from tests.chaos.line import Given, SharedLine, in_flight, is_committed
+from tests.conftest import Stack
+from tests.integration.worker_process import Site, WorkerProcess, eventually, photo
+from tests.processes import children
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+CLOCK_S = 4
+_seeds = itertools.count(20_000)
+
+
+@pytest.fixture(scope="module")
+def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedLine]:
+    """A worker with two children whose PNG decoder has a fault. It outlives every test here."""
+    with SharedLine.started(
+        stack,
+        tmp_path_factory.mktemp("decoders"),
+        PYTHONPATH=str(FOLDER),
+        TAGSTREAM_INTAKE="processes",
+        TAGSTREAM_DECODE_THREADS="2",
+        TAGSTREAM_DECODE_TIMEOUT_S=str(CLOCK_S),
+        TAGSTREAM_DECODE_MEMORY="256MiB",
+    ) as shared:
+        yield shared
+
+
+def upload_sound(site: Site, count: int) -> list[str]:
+    """Keys of pictures that nobody has seen before."""
+    keys = [f"sound-{next(_seeds)}.jpg" for _ in range(count)]
+    for key in keys:
+        site.upload(key, photo(int(key[6:-4])))
+    return keys
+
+
+def lost_decoders(process: WorkerProcess, cause: str) -> float:
+    return process.metric("tagstream_decoders_lost_total", cause=cause)
+
+
+def living_decoders(process: WorkerProcess) -> set[int]:
+    assert process.pid is not None
+    return {child for nursery in children(process.pid) for child in children(nursery)}
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What a picture does to its decoder, how many it costs, and what is said of it; None: it comes through."""
+
+    does: str
+    cause: str = ""
+    costs: int = 0
+    reason: str | None = None
+    in_header: bool = False
+    once: bool = False
+
+    def picture(self, folder: Path) -> bytes:
+        return png_that(self.does, folder / "done" if self.once else None, in_header=self.in_header)
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        pytest.param(Deed("hangs", "clock", 2, "decode-timeout"), id="hangs"),
+        pytest.param(Deed("hangs", "clock", 2, "decode-timeout", in_header=True), id="hangs in its header"),
+        pytest.param(Deed("segfaults", "death", 2, "kills-decoder"), id="crashes"),
+        pytest.param(Deed("aborts", "death", 2, "kills-decoder", in_header=True), id="crashes in its header"),
+        pytest.param(Deed("swells", reason="decode-memory"), id="swells"),
+        pytest.param(Deed("aborts-without-memory", "death", 2, "kills-decoder"), id="swells in a codec that aborts"),
+        pytest.param(Deed("hangs", "clock", 1, once=True), id="is slow once"),
+        pytest.param(Deed("dies", "death", 1, once=True), id="is in hand when its decoder is killed from outside"),
+    ],
+)
+def test_a_picture_that(decoders: SharedLine, account: Account, tmp_path: Path, deed: Deed) -> None:
+    """Guards: the clock of a decoder, without which one that hangs is never replaced; RLIMIT_DATA, without which one
+    may take the machine's memory; the second try, without which a slow machine or an operator's kill costs a sound
+    picture; the orders that the supervisor keeps, without which what a dead child had in hand is lost."""
+    process, site = decoders.worker, decoders.site
+    eventually(lambda: len(living_decoders(process)) == 2, 30, process.said)
+    lost, before = lost_decoders(process, deed.cause), living_decoders(process)
+    refused = partial(process.metric, "tagstream_dead_letters_total", reason=str(deed.reason))
+    refused_before = refused()
+    sound = upload_sound(site, 60)
+    site.upload("deed.png", deed.picture(tmp_path))
+    given: list[Given] = [(site.own(key), ()) for key in [*sound[:20], "deed.png", *sound[20:]]]
+    records = decoders.send(given)
+    eventually(lambda: lost_decoders(process, deed.cause) == lost + deed.costs, 60, process.said)
+    if deed.reason is not None:
+        eventually(lambda: refused() > refused_before, 60, process.said)
+    account.landed()
+    account.over()
+    eventually(lambda: len(living_decoders(process)) == 2, 10, process.said)
+    account.recovered()
+    assert len(before - living_decoders(process)) >= min(1, deed.costs)
+    found = decoders.settle(account, records, letters=deed.reason is not None)
+    assert found.reasons == [deed.reason] * (deed.reason is not None)
+    assert found.keys == sorted(sound if deed.reason else [*sound, "deed.png"])
+
+
+def test_others_are_decoded_while_a_picture_hangs(decoders: SharedLine, account: Account) -> None:
+    """Guard: a child whose decoder hangs is given nothing new; without that, what it was given waits for its end."""
+    process, site = decoders.worker, decoders.site
+    lost = lost_decoders(process, "clock")
+    site.upload("hangs.png", png_that("hangs"))
+    sound = upload_sound(site, 40)
+    records = decoders.send([(site.own("hangs.png"), ())], b"a partition of its own")
+    eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="decode") == 1, 10, process.said)
+    account.landed()
+    stuck = records[0][0]
+    records += decoders.send([(site.own(key), ()) for key in sound])
+    others = [place for place in records if place[0] != stuck]
+    eventually(lambda: set(others) <= set(site.outcomes()), 2 * CLOCK_S, process.said)
+    assert lost_decoders(process, "clock") <= lost + 1, "the picture was given up before the others were done"
+    account.over()
+    account.recovered()
+    assert decoders.settle(account, records, letters=1).reasons == ["decode-timeout"]
+
+
+THREADS = {
+    "PYTHONPATH": str(FOLDER),
+    "TAGSTREAM_INTAKE": "threads",
+    "TAGSTREAM_DECODE_THREADS": "2",
+    "TAGSTREAM_WEDGED_S": "4",
+    "TAGSTREAM_REDIS_URL": "",
+}
+
+
+def run_to_the_end(site: Site, folder: Path) -> list[int | None]:
+    """A worker, started again whenever it ends, as an orchestrator does; how it ended before all was committed."""
+    ends: list[int | None] = []
+    while len(ends) < 6:
+        process = WorkerProcess(site, "w", folder, **THREADS)
+        try:
+            eventually(partial(_over, process, site), 90, process.said)
+            if process.running:
+                in_flight(process)
+                assert process.terminate() == 0, process.said()
+                return ends
+            ends.append(process.exit_code)
+        finally:
+            process.kill()
+    return ends
+
+
+def _over(process: WorkerProcess, site: Site) -> bool:
+    return not process.running or is_committed(site)
+
+
+def test_a_picture_that_kills_the_process(home: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: the journal, without which the picture kills the worker for ever; its two deaths alone, without which
+    whoever was in hand beside it would pay."""
+    sound = upload_sound(home, 60)
+    home.upload("kills.png", png_that("aborts"))
+    home.send([(home.own(key), ()) for key in [*sound[:20], "kills.png", *sound[20:]]])
+    ends = run_to_the_end(home, tmp_path)
+    assert ends == [-6, -6, -6]
+    account.landed()
+    account.settle_site(home, letters=1)
+    assert [failure.reason for letter in home.letters() for failure in letter.failures] == ["kills-worker"]
+
+
+def test_a_picture_that_hangs_its_decoding_thread_while_others_go_on(
+    home: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: a clock for each picture that is in a working stage; by a clock for the line as a whole, all is well as
+    long as other partitions move. And the journal, as above."""
+    home.upload("hangs.png", png_that("hangs"))
+    home.send([(home.own("hangs.png"), ())])
+    process = WorkerProcess(home, "w", tmp_path, **THREADS)
+    try:
+        eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="decode") == 1, 60, process.said)
+        account.landed()
+        hung_at, done = time.monotonic(), 0.0
+        while process.running:
+            assert time.monotonic() - hung_at < 60, process.said()
+            done = max(done, process.metric("tagstream_outcomes_total"))
+            home.send([(home.own(key), ()) for key in upload_sound(home, 4)])
+            time.sleep(0.5)
+        assert process.exit_code == 3, process.said()
+        assert done > 0, "no other picture came through beside the one that hangs"
+        assert "wedged" in process.said()
+    finally:
+        process.kill()
+    assert run_to_the_end(home, tmp_path) == [3, 3]
+    account.settle_site(home, letters=1)
+    assert [failure.reason for letter in home.letters() for failure in letter.failures] == ["kills-worker"]
