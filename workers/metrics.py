@@ -6,11 +6,13 @@ the provider (Prometheus endpoint, OTLP). Labels never hold keys, captions or an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from opentelemetry import metrics
+from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.util.types import AttributeValue
 
 _meter = metrics.get_meter("tagstream")
@@ -80,6 +82,46 @@ class Gauge:
         self._instrument.set(value, labels)
 
 
+Reading: TypeAlias = tuple[float, Mapping[str, AttributeValue]]
+Reader: TypeAlias = Callable[[], Iterable[Reading]]
+
+
+class ObservedGauge:
+    """A gauge that is read when somebody looks at it, which costs those who work nothing.
+
+    Its readers are called on the threads of whoever looks; they must answer at once.
+    """
+
+    def __init__(self, name: str, meaning: str, *, unit: str = "1", labels: tuple[str, ...] = ()) -> None:
+        ALL.append(Metric(name, "gauge", meaning, unit, labels))
+        self._readers: tuple[Reader, ...] = ()
+        self._instrument = _meter.create_observable_gauge(name, [self._observe], unit, meaning)
+
+    def add(self, reader: Reader) -> None:
+        """Show what this says, until `remove`; each set of labels should be said by one reader."""
+        self._readers = (*self._readers, reader)
+
+    def remove(self, reader: Reader) -> None:
+        self._readers = tuple(known for known in self._readers if known != reader)
+
+    def _observe(self, _: CallbackOptions) -> Iterator[Observation]:
+        for reader in self._readers:
+            for value, labels in reader():
+                yield Observation(value, labels)
+
+
+@contextmanager
+def shown(readers: Mapping[ObservedGauge, Reader]) -> Iterator[None]:
+    """While the body runs, these gauges show what their readers say."""
+    for gauge, reader in readers.items():
+        gauge.add(reader)
+    try:
+        yield
+    finally:
+        for gauge, reader in readers.items():
+            gauge.remove(reader)
+
+
 class Histogram:
     def __init__(
         self,
@@ -124,21 +166,23 @@ STAGE_SECONDS = Histogram(
 )
 BATCH_PICTURES = Histogram("tagstream_batch_pictures", "Pictures in a batch on the device", unit="1", buckets=SIZES)
 SAFE_BATCH = Gauge("tagstream_safe_batch", "The batch size that is known to be safe on this device")
-IN_FLIGHT = Gauge(
+IN_FLIGHT = ObservedGauge(
     "tagstream_pictures_in_flight",
     "Pictures between their record's arrival and its commit, by stage",
     labels=("stage",),
 )
-BUDGET_BYTES = Gauge("tagstream_budget_bytes", "Bytes reserved of a budget", unit="By", labels=("budget",))
-BUDGET_PEAK_BYTES = Gauge(
+BUDGET_BYTES = ObservedGauge("tagstream_budget_bytes", "Bytes reserved of a budget", unit="By", labels=("budget",))
+BUDGET_PEAK_BYTES = ObservedGauge(
     "tagstream_budget_peak_bytes",
     "Most bytes of a budget that were ever reserved at once",
     unit="By",
     labels=("budget",),
 )
-BUDGET_LIMIT_BYTES = Gauge("tagstream_budget_limit_bytes", "Size of a budget", unit="By", labels=("budget",))
-LEDGER_RECORDS = Gauge("tagstream_ledger_records", "Records that wait for those before them, or for their commit")
-PARTITIONS = Gauge(
+BUDGET_LIMIT_BYTES = ObservedGauge("tagstream_budget_limit_bytes", "Size of a budget", unit="By", labels=("budget",))
+LEDGER_RECORDS = ObservedGauge(
+    "tagstream_ledger_records", "Records that wait for those before them, or for their commit"
+)
+PARTITIONS = ObservedGauge(
     "tagstream_partitions", "Partitions assigned to this worker, by state: reading, paused, opening", labels=("state",)
 )
 CACHE = Counter("tagstream_cache_lookups", "Cache look-ups by level and answer", labels=("level", "answer"))
@@ -146,13 +190,18 @@ CACHE_ERRORS = Counter(
     "tagstream_cache_errors", "Cache calls given up, by cause; each one is a miss", labels=("cause",)
 )
 COALESCED = Counter("tagstream_coalesced", "Pictures that took the answer of an equal one in flight")
+BREAKERS = ObservedGauge(
+    "tagstream_breakers",
+    "Breakers by state: closed, open, half-open (a probe is on its way); of the object store one for each bucket",
+    labels=("neighbour", "state"),
+)
 RETRIES = Counter("tagstream_retries", "Calls to a neighbour tried again", labels=("neighbour",))
 DECODERS_LOST = Counter(
     "tagstream_decoders_lost",
     "Decoding processes that ended before their time and were replaced, by cause: clock, death",
     labels=("cause",),
 )
-WARM = Gauge("tagstream_ready", "1 when warmed up and joined to the group")
+READY = ObservedGauge("tagstream_ready", "1 when warmed up and joined to the group")
 BATCH_FAILURES = Counter(
     "tagstream_batch_failures", "Batches that raised and were halved, by cause: memory, error", labels=("cause",)
 )

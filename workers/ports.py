@@ -70,6 +70,11 @@ class Publisher(Protocol):
     max_message_bytes: Mapping[str, int]
     """For each output topic the largest `Message.size` that it takes; `recover` brings it up to date."""
 
+    lost: Mapping[Epoch, str]
+    """Epochs whose committed offset can't be had because a transaction on their partition never ends, each with a
+    sentence for people (`transaction marker lost: …`). It goes when `committed` has an answer after all; those that
+    have ended mean nothing. Replaced, never changed: any thread may read it."""
+
     def publish(self, run: Run) -> None:
         """Send the messages and commit the offsets. When it returns, both are done.
 
@@ -83,7 +88,8 @@ class Publisher(Protocol):
     def recover(self) -> None:
         """After `Unpublished`: leave nothing of the failed run in flight, then be able to publish again.
 
-        Returns when it is so, waiting as long as the broker is away (it reports each try to the log and metrics).
+        Returns when it is so, waiting as long as the broker is away (it reports each try to the log and metrics), or
+        soon after `interrupt`, and then nothing can be published any more.
 
         Raises:
             Broken: the old client can't be stopped, or the id is stolen again.
@@ -94,11 +100,13 @@ class Publisher(Protocol):
         """The group's committed offset of the epoch's partition, when no transaction on it is pending.
 
         For a group without one: resolve TAGSTREAM_OFFSET_RESET to a position, commit it, return it.
-        None: the epoch has ended meanwhile, or the broker does not answer for now (ask again).
-
-        Raises:
-            Broken: a pending transaction never ends (`transaction marker lost`).
+        None: the epoch has ended meanwhile, or there is no answer for now (ask again, also when it is `lost`: the
+        broker is then asked at a slow rate).
         """
+        ...
+
+    def interrupt(self) -> None:
+        """The process ends: nobody waits for a broker any more. Any thread."""
         ...
 
     def stuck(self) -> str | None:

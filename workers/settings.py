@@ -203,7 +203,9 @@ class Settings(BaseModel):
         "Models", None, "File with the names of the only labels to score, one a line; empty: all. Exact, and cheaper"
     )
     profiles: OptionalFile = _setting(
-        "Models", None, "JSON file of named profiles that an event's `options.profile` may choose: thresholds, and which labels count"
+        "Models",
+        None,
+        "JSON file of named profiles that an event's `options.profile` may choose: thresholds, and which labels count",
     )
     state_dir: Folder = _setting(
         "Models", Path("~/.local/state/tagstream"), "Folder for what outlives a restart: tuning, journal, slots"
@@ -259,7 +261,9 @@ class Settings(BaseModel):
         "Running", 25.0, "After SIGTERM the work in hand may take so long; keep it below the grace period"
     )
     wedged_s: Annotated[float, Field(ge=1, le=3600)] = _setting(
-        "Running", 60.0, "Work in hand of which nothing moves for so long: the process says where it stands and ends"
+        "Running",
+        60.0,
+        "Nothing moves of the work in hand, or one picture is worked on, for so long: the process says where, and ends",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
         "Running", "info", "`debug` (names keys), `info`, `warning` or `error`"

@@ -6,6 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from workers import metrics
+
 logger = logging.getLogger(__name__)
 
 
@@ -18,11 +20,18 @@ class Breaker:
 
     Args:
         name: who is behind it, for the log.
+        neighbour: who is behind it, for the metrics: "redis".
         probe: asks the neighbour for a sign of life; whether it came. Must be bounded in time and not raise.
     """
 
     def __init__(
-        self, name: str, probe: Callable[[], bool], *, first_pause_s: float = 0.2, last_pause_s: float = 5.0
+        self,
+        name: str,
+        probe: Callable[[], bool],
+        *,
+        neighbour: str = "redis",
+        first_pause_s: float = 0.2,
+        last_pause_s: float = 5.0,
     ) -> None:
         self._name = name
         self._probe = probe
@@ -31,7 +40,10 @@ class Breaker:
         self._pause_s = first_pause_s
         self._lock = threading.Lock()
         self._open = False
+        self._probing = False
+        self._neighbour = neighbour
         self._closing = threading.Event()
+        metrics.BREAKERS.add(self._states)
 
     def closed(self) -> bool:
         """Whether calls may go through."""
@@ -52,11 +64,22 @@ class Breaker:
     def close(self) -> None:
         """End the probing."""
         self._closing.set()
+        metrics.BREAKERS.remove(self._states)
+
+    def _states(self) -> list[metrics.Reading]:
+        now = "closed" if not self._open else "half-open" if self._probing else "open"
+        return [
+            (float(state == now), {"neighbour": self._neighbour, "state": state})
+            for state in ("closed", "open", "half-open")
+        ]
 
     def _probe_until_well(self) -> None:
         while not self._closing.wait(self._pause_s):
             self._pause_s = min(2 * self._pause_s, self._last_pause_s)
-            if self._probe():
+            self._probing = True
+            answered = self._probe()
+            self._probing = False
+            if answered:
                 logger.info("%s is back", self._name)
                 self._open = False
                 return

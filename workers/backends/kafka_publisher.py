@@ -15,8 +15,10 @@ The rules here are what kafka-python 3.0.12 needs so that nothing is lost or pub
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
@@ -37,7 +39,7 @@ from workers.backends.kafka_client import (
 from workers.backends.kafka_topics import max_message_bytes
 from workers.backends.kafka_types import Delivery, Membership, OffsetReset, StolenId, check_sendable, refusal
 from workers.backends.kafka_watch import StuckClock
-from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable, Unpublished
+from workers.errors import Misconfigured, TagstreamError, Unavailable, Unpublished
 from workers.vocabulary import Epoch, Message, Partition, Run
 
 logger = logging.getLogger(__name__)
@@ -49,6 +51,9 @@ _RETRY_S = 0.5
 _PAUSE_S = 0.02
 _CLEANUP_S = 10.0
 """How much later than a transaction's timeout the broker may abort it."""
+_LOST_ASK_S = 10.0
+"""How often a partition is asked about whose transaction never ends: every question costs the others `_LOOKUP_S`."""
+_LOST_TELL_S = 60.0
 
 _CAUSES: Sequence[tuple[str, tuple[type[Exception], ...]]] = (
     (
@@ -77,6 +82,15 @@ def cause_of(error: BaseException) -> str:
         inner = next((part for part in seen.args if isinstance(part, BaseException)), None)
         seen = seen.__cause__ or inner
     return "broker"
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A partition on which a transaction is pending. Times are monotonic seconds."""
+
+    since: float
+    ask_at: float = 0.0
+    tell_at: float = 0.0
 
 
 class KafkaPublisher:
@@ -129,7 +143,9 @@ class KafkaPublisher:
         self._transaction_timeout_s = transaction_timeout_s
         self._stolen_id = StolenId(transactional_id, transaction_timeout_s)
         self._clock = StuckClock(REQUEST_TIMEOUT_S, self._broker_answers)
-        self._unanswered_since: dict[Partition, float] = {}
+        self._pending: dict[Partition, _Pending] = {}
+        self.lost: Mapping[Epoch, str] = {}
+        self._interrupted = threading.Event()
         self._limits: dict[str, int] = {}
         self.max_message_bytes: Mapping[str, int] = self._limits
         self._read_limits(output_topics, connect_timeout_s)
@@ -157,36 +173,41 @@ class KafkaPublisher:
 
     def recover(self) -> None:
         end_producer(self._producer, within_s=REQUEST_TIMEOUT_S + 4)
+        self._failed = True
         tried = 0
-        while True:
+        while not self._interrupted.is_set():
             try:
                 # A limit that was lowered meanwhile may be why we are here, and often hides behind another error.
                 self._read_limits(tuple(self._limits), REQUEST_TIMEOUT_S)
                 self._producer = self._make_producer(timeout_s=REQUEST_TIMEOUT_S)
-                break
             except Unavailable as error:
                 tried += 1
                 metrics.RETRIES.add(neighbour="kafka")
                 logger.warning("no new producer at try %d: %s", tried, error)
                 time.sleep(_RETRY_S)
-        self._stolen_id.initialised()
-        self._failed = False
+            else:
+                self._stolen_id.initialised()
+                self._failed = False
+                return
 
     def committed(self, epoch: Epoch) -> int | None:
         # The member id first, the offset second: what others had in flight under the partition is decided by then.
-        if refusal(self._membership(), [epoch]) is not None:
+        if refusal(self._membership(), [epoch]) is not None or self._asked_of_late(epoch):
             # Nothing was asked, so nothing has made the caller wait, who will ask again.
             time.sleep(_PAUSE_S)
             return None
         try:
             offset = self._offsets.committed(TopicPartition(*epoch.partition), timeout_ms=int(_LOOKUP_S * 1000))
         except kafka_errors.KafkaError as error:
-            self._note_unanswered(epoch.partition, error)
+            self._note_unanswered(epoch, error)
             return None
-        self._unanswered_since.pop(epoch.partition, None)
+        self._note_answered(epoch)
         if offset is None:
             return self._first_offset(epoch)
         return int(offset) if epoch.current else None
+
+    def interrupt(self) -> None:
+        self._interrupted.set()
 
     def stuck(self) -> str | None:
         return self._clock.check()
@@ -309,25 +330,47 @@ class KafkaPublisher:
 
     # Offsets
 
-    def _note_unanswered(self, partition: Partition, error: kafka_errors.KafkaError) -> None:
-        """
+    def _asked_of_late(self, epoch: Epoch) -> bool:
+        """Is its partition one that has no answer, and was asked about a moment ago?"""
+        pending = self._pending.get(epoch.partition)
+        return epoch in self.lost and pending is not None and time.monotonic() < pending.ask_at
+
+    def _note_answered(self, epoch: Epoch) -> None:
+        self._pending.pop(epoch.partition, None)
+        if epoch in self.lost:
+            logger.info("%s has an answer at last: going on with it", epoch.partition)
+            self._tell_lost(epoch, None)
+
+    def _note_unanswered(self, epoch: Epoch, error: kafka_errors.KafkaError) -> None:
+        """Tell a transaction that is pending from one that never ends: it lasts longer than any may, with a broker.
+
         Raises:
             Misconfigured: we may not ask.
-            Broken: a transaction has been pending for longer than any may, while the broker was there.
         """
         told = translated(f"asking for the offsets of {self._group!r}", error)
         if not isinstance(told, Unavailable):
             raise told from error
         now = time.monotonic()
         if not self._broker_answers():
-            self._unanswered_since.pop(partition, None)
+            self._pending.pop(epoch.partition, None)
+            self._tell_lost(epoch, None)
             return
-        since = self._unanswered_since.setdefault(partition, now - _LOOKUP_S)
-        if now - since > self._transaction_timeout_s + _CLEANUP_S:
-            raise Broken(
-                f"transaction marker lost: the broker has counted a transaction on {partition} as pending for"
-                f" {now - since:.0f} s, longer than any may last"
-            )
+        pending = self._pending.setdefault(epoch.partition, _Pending(now - _LOOKUP_S))
+        if now - pending.since <= self._transaction_timeout_s + _CLEANUP_S:
+            return
+        why = (
+            f"transaction marker lost: the broker has counted a transaction on {epoch.partition} as pending for"
+            f" {now - pending.since:.0f} s, longer than any may last"
+        )
+        self._tell_lost(epoch, why)
+        pending.ask_at = now + _LOST_ASK_S
+        if now >= pending.tell_at:
+            pending.tell_at = now + _LOST_TELL_S
+            logger.error("%s. It can't be read until that ends; other partitions are worked on", why)
+
+    def _tell_lost(self, epoch: Epoch, why: str | None) -> None:
+        lost = {known: said for known, said in self.lost.items() if known.current and known is not epoch}
+        self.lost = lost if why is None else {**lost, epoch: why}
 
     def _first_offset(self, epoch: Epoch) -> int | None:
         """Settle where a group without an offset begins, so that the next worker begins there too.

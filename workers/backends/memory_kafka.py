@@ -153,11 +153,13 @@ class MemoryPublisher:
         self._delivery = delivery
         self._offset_reset = offset_reset
         self._failed = False
+        self._interrupted = False
         self._stolen_id = StolenId(transactional_id, transaction_timeout_s)
         with broker.changed:
             broker.require(output_topics)
             self._limits = {topic: broker.max_message_bytes(topic) for topic in output_topics}
             self.max_message_bytes: Mapping[str, int] = self._limits
+            self.lost: Mapping[Epoch, str] = {}
             self._producer_epoch = self._init()
 
     def publish(self, run: Run) -> None:
@@ -174,7 +176,9 @@ class MemoryPublisher:
 
     def recover(self) -> None:
         with self._broker.changed:
-            self._broker.changed.wait_for(lambda: not self._broker.away)
+            self._broker.changed.wait_for(lambda: self._interrupted or not self._broker.away)
+            if self._broker.away:
+                return
             for topic in self._limits:
                 self._limits[topic] = self._broker.max_message_bytes(topic)
             self._producer_epoch = self._init()
@@ -189,6 +193,11 @@ class MemoryPublisher:
                 return None
             offset = self._broker.committed_offset(self._group, epoch.partition)
             return self._first_offset(epoch) if offset is None else offset
+
+    def interrupt(self) -> None:
+        with self._broker.changed:
+            self._interrupted = True
+            self._broker.changed.notify_all()
 
     def stuck(self) -> str | None:
         return None

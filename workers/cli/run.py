@@ -157,7 +157,8 @@ class _Process:
             return Health(False, ("draining",))
         if self._worker is None:
             return Health(False, ("loading the models",))
-        return Health(True) if self._worker.ready else Health(False, ("warming up, then joining the group",))
+        reason = self._worker.unready()
+        return Health(True) if reason is None else Health(False, (reason,))
 
     def _turn_unready(self, reason: str) -> None:
         self._wedged = reason

@@ -108,7 +108,8 @@ class Skipping:
         while committed is None and epoch.current and time.monotonic() < deadline:
             committed = way_out.committed(epoch)
         if committed is None:
-            raise Unavailable("kafka", f"the committed offset of {epoch.partition} is not known yet; try again")
+            why = way_out.lost.get(epoch, f"the committed offset of {epoch.partition} is not known yet; try again")
+            raise Unavailable("kafka", why)
         if committed != self._offset:
             raise Misconfigured(
                 f"the next record of {epoch.partition} is {committed}, not {self._offset}: nothing was skipped"

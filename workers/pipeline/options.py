@@ -33,7 +33,8 @@ class WorkerOptions:
         retry_min_s, retry_max_s: bounds of the jittered backoff after a neighbour's failure.
         unreadable_after_s: how long one object may fail while others of its bucket read.
         journal: file of what is in hand (see journal.py); None: nothing is suspected after a death.
-        stall_s: with records in hand, none of which changed its stage for so long, we are wedged.
+        stall_s: with records in hand, none of which changed its stage for so long, we are wedged; or with one that is
+            worked on for so long (beyond what a GET or a batch may take).
     """
 
     output_topic: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from workers import metrics
 from workers.pipeline.batching import Inbox
 from workers.pipeline.line import Line
 from workers.pipeline.options import WorkerOptions
@@ -80,7 +79,6 @@ class Poller:
             self._backlog.clear()
         admitted = self._admit()
         self._hold_back()
-        self._report()
         return bool(polled.records) or admitted > 0
 
     def stop_admitting(self) -> None:
@@ -90,6 +88,11 @@ class Poller:
     @property
     def idle(self) -> bool:
         return not self._backlog and not self.opening
+
+    @property
+    def paused(self) -> int:
+        """Partitions whose backlog is full."""
+        return len(self._paused)
 
     def _begin(self, polled: Polled) -> None:
         for epoch in polled.started:
@@ -165,16 +168,3 @@ class Poller:
         if resume := self._paused - full:
             self._source.resume(sorted(resume))
         self._paused = full
-
-    def _report(self) -> None:
-        line = self._line
-        held = len(line.ledger.epochs())
-        metrics.PARTITIONS.set(held - len(self._paused), state="reading")
-        metrics.PARTITIONS.set(len(self._paused), state="paused")
-        metrics.PARTITIONS.set(self.opening, state="opening")
-        metrics.LEDGER_RECORDS.set(line.ledger.records)
-        for name, budget in (("encoded", line.encoded), ("decoded", line.decoded)):
-            metrics.BUDGET_BYTES.set(budget.used, budget=name)
-            metrics.BUDGET_PEAK_BYTES.set(budget.peak, budget=name)
-            metrics.BUDGET_LIMIT_BYTES.set(budget.limit, budget=name)
-        line.stages.report()

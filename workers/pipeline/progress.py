@@ -1,12 +1,16 @@
-"""Is the line getting on? Alive means idle, or something moved within the clock, or all wait on a neighbour."""
+"""Is the line getting on? Alive means idle, or something moved within the clock, or all wait on a neighbour.
+
+That much is true of the line as a whole while one picture is stuck for ever: a decoder that hangs holds back its
+partition alone. So each picture has a clock as well, in the stages where it waits for nobody but us.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from workers import metrics
 from workers.pipeline.task import Task
 from workers.ports import Clock
 
@@ -22,6 +26,8 @@ STAGES = (
     "wait-equal",
     "wait-neighbour",
 )
+WORKING = ("fetch", "decode", "annotate", "finish")
+"""Stages in which somebody is at work on a picture, or it is in the queue of whoever will be."""
 _WAITS_ON_OTHERS = ("wait-neighbour",)
 
 
@@ -34,6 +40,47 @@ class Progress:
     in_flight: dict[str, int]
 
 
+class _AtWork:
+    """The tasks in one working stage, and since when at the latest each has been worked on.
+
+    Work begins in the order of arrival, but only whoever does it knows when. What can be told from outside: the first
+    of those that are there is at work, and so is everybody who was overtaken. So nobody is accused of the time that it
+    spent in a queue, and no task is looked at but those that come and go.
+    """
+
+    __slots__ = ("_begun", "_queue")
+
+    def __init__(self) -> None:
+        # A dict finds its first item ever more slowly while items leave at its front.
+        self._queue: OrderedDict[Task, None] = OrderedDict()
+        self._begun: OrderedDict[Task, float] = OrderedDict()
+
+    def enter(self, task: Task, now: float) -> None:
+        self._queue[task] = None
+        self._begin_first(now)
+
+    def leave(self, task: Task, now: float) -> None:
+        if task in self._begun:
+            del self._begun[task]
+        else:
+            while (overtaken := next(iter(self._queue))) is not task:
+                self._begin(overtaken, now)
+            del self._queue[task]
+        self._begin_first(now)
+
+    def longest(self) -> tuple[Task, float] | None:
+        """Who has been at work for longest, and since when."""
+        return next(iter(self._begun.items()), None)
+
+    def _begin_first(self, now: float) -> None:
+        if not self._begun and self._queue:
+            self._begin(next(iter(self._queue)), now)
+
+    def _begin(self, task: Task, now: float) -> None:
+        del self._queue[task]
+        self._begun[task] = now
+
+
 class Stages:
     """Where the tasks are, and when one last moved. Thread-safe."""
 
@@ -42,7 +89,7 @@ class Stages:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._moved_at = clock.monotonic()
-        self._idle_since = self._moved_at
+        self._at_work = {stage: _AtWork() for stage in WORKING}
 
     def enter(self, task: Task) -> None:
         with self._lock:
@@ -54,17 +101,17 @@ class Stages:
         now = self._clock.monotonic()
         task.took(task.stage, now - task.since)
         with self._lock:
-            self._counts[task.stage] -= 1
+            self._leave(task, now)
             self._counts[stage] += 1
-            self._moved_at = now
+            if stage in self._at_work:
+                self._at_work[stage].enter(task, now)
         task.stage, task.since = stage, now
 
     def leave(self, task: Task) -> None:
         now = self._clock.monotonic()
         task.took(task.stage, now - task.since)
         with self._lock:
-            self._counts[task.stage] -= 1
-            self._moved_at = now
+            self._leave(task, now)
 
     def moved(self) -> None:
         """Something else got on: a record was taken, a run was published."""
@@ -84,6 +131,24 @@ class Stages:
         with self._lock:
             return sum(count for stage, count in self._counts.items() if stage not in _WAITS_ON_OTHERS)
 
-    def report(self) -> None:
-        for stage, count in self.counts().items():
-            metrics.IN_FLIGHT.set(count, stage=stage)
+    def stuck(self, limits_s: Mapping[str, float]) -> list[str]:
+        """What has been in hand for longer than its stage's limit: one sentence for each such stage, for people."""
+        now = self._clock.monotonic()
+        with self._lock:
+            longest = {stage: self._at_work[stage].longest() for stage in limits_s}
+        return [
+            f"{stage} has worked on one picture for {now - found[1]:.0f} s: {_place(found[0])}"
+            for stage, found in longest.items()
+            if found is not None and now - found[1] > limits_s[stage]
+        ]
+
+    def _leave(self, task: Task, now: float) -> None:
+        self._counts[task.stage] -= 1
+        self._moved_at = now
+        if task.stage in self._at_work:
+            self._at_work[task.stage].leave(task, now)
+
+
+def _place(task: Task) -> str:
+    at = task.job.coordinates
+    return f"{at.topic}:{at.partition}:{at.offset}, index {at.index}"

@@ -82,11 +82,24 @@ class Publishing:
         self._publisher.recover()
         self._line.render_again()
         for epoch in self._line.ledger.epochs():
-            committed = None
-            while epoch.current and committed is None and not self._ending():
-                committed = self._publisher.committed(epoch)
+            committed = self._truth(epoch)
             if committed is not None:
                 gone = self._line.ledger.rewind(epoch, committed)
                 if gone:
                     metrics.RUNS.add()
                     self._line.settle(gone)
+
+    def _truth(self, epoch: Epoch) -> int | None:
+        """The epoch's committed offset, however long that takes; None: it ends, or we do.
+
+        A partition whose transaction never ends must not stop the others for ever: its epoch ends, and the next one
+        waits to be opened while we work on.
+        """
+        while epoch.current and not self._ending():
+            committed = self._publisher.committed(epoch)
+            if committed is not None:
+                return committed
+            if epoch in self._publisher.lost:
+                _log.error("%s: giving up what is in hand of it", self._publisher.lost[epoch])
+                epoch.end()
+        return None

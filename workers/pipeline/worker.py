@@ -22,6 +22,7 @@ from workers import metrics
 from workers.errors import Broken
 from workers.pipeline.annotate import Annotator
 from workers.pipeline.batching import Inbox
+from workers.pipeline.gauges import gauges
 from workers.pipeline.journal import Journal
 from workers.pipeline.line import Committed, Computed, Line
 from workers.pipeline.options import WorkerOptions
@@ -97,9 +98,10 @@ class Worker:
         self._device = _DeviceClock()
         self._drained = threading.Event()
         self._line: Line | None = None
+        self._publisher: Publisher | None = None
         self._busy_at = clock.monotonic()
-        self.ready = False
-        """Warmed up, joined, and not stopping."""
+        self._joined = False
+        self._gauges: dict[metrics.ObservedGauge, metrics.Reader] = {metrics.READY: lambda: [(self.ready, {})]}
 
     # ---- life -------------------------------------------------------------------------------------------------
 
@@ -110,6 +112,10 @@ class Worker:
             Broken, Misconfigured: as the ports say.
             Exception: our own bug, from whichever thread; nothing after it was committed.
         """
+        with metrics.shown(self._gauges):
+            self._run()
+
+    def _run(self) -> None:
         threads = [threading.Thread(target=self._guarded(self._run_device), name="device", daemon=True)]
         threads[0].start()
         while not self._warm.wait(0.1):
@@ -122,11 +128,10 @@ class Worker:
         source = self._make_source()
         publisher: Publisher | None = None
         try:
-            publisher = self._make_publisher(source)
+            publisher = self._publisher = self._make_publisher(source)
             self._work(source, publisher, threads)
         finally:
-            self.ready = False
-            metrics.WARM.set(0)
+            self._joined = False
             self._drained.set()
             self._intake.close()
             _close_quietly("publisher", publisher)
@@ -153,24 +158,26 @@ class Worker:
             "poll": lambda: self._run_poll(poller, line),
             "watch": lambda: self._run_watch(publisher),
         }
-        for name, loop in loops.items():
-            thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
-            thread.start()
-            threads.append(thread)
-        self.ready = True
-        metrics.WARM.set(1)
-        _log.info("ready: joined the group")
-        self._shut_down(threads, line)
+        with metrics.shown(gauges(line, poller)):
+            for name, loop in loops.items():
+                thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
+                thread.start()
+                threads.append(thread)
+            self._joined = True
+            _log.info("ready: joined the group")
+            self._shut_down(threads, line, publisher)
 
-    def _shut_down(self, threads: list[threading.Thread], line: Line) -> None:
+    def _shut_down(self, threads: list[threading.Thread], line: Line, publisher: Publisher) -> None:
         """Wait for the end, then go through it in order.
 
         1. `stop` was called: the poll thread admits nothing more, and goes on polling, so that we stay a member.
         2. What was admitted finishes, is published and committed: the poll thread says so, or the drain's time is up.
-        3. Every loop ends (the publisher between two runs); `run` closes intake, publisher and source, in this order.
+        3. Every loop ends (the publisher between two runs, or between two tries to reach a broker that is away);
+           `run` closes intake, publisher and source, in this order.
         """
         while not self._drained.wait(0.1):
             pass
+        publisher.interrupt()
         for inbox in (line.recall_inbox, line.device_inbox, line.finish_inbox):
             inbox.close()
         line.ledger.wake()
@@ -194,7 +201,7 @@ class Worker:
                 self._busy_at = now
             if self._stop.is_set() and deadline is None:
                 _log.info("draining: %d records in hand", line.ledger.records)
-                self.ready = False
+                self._joined = False
                 poller.stop_admitting()
                 deadline = now + self._options.drain_s
             if deadline is not None and (not line.ledger.records or now >= deadline):
@@ -257,7 +264,7 @@ class Worker:
         with self._crash_lock:
             if self._crashed is None:
                 self._crashed = error
-        self.ready = False
+        self._joined = False
         self._warm.set()
         self._drained.set()
 
@@ -267,12 +274,24 @@ class Worker:
 
     # ---- questions --------------------------------------------------------------------------------------------
 
+    @property
+    def ready(self) -> bool:
+        """Warmed up, joined, not stopping, and able to work on all that it holds."""
+        return self.unready() is None
+
+    def unready(self) -> str | None:
+        """Why it is not ready, for people; None when it is. Any thread."""
+        if not self._joined or self._publisher is None:
+            return "warming up, then joining the group"
+        lost = [why for epoch, why in self._publisher.lost.items() if epoch.current]
+        return "; ".join(lost) or None
+
     def idle_s(self) -> float:
         """Seconds since there was last something to do."""
         return self._clock.monotonic() - self._busy_at
 
     def progress(self) -> Progress:
-        """Alive means idle, or something moved within the clock, or all wait on a neighbour. Any thread."""
+        """See `workers.pipeline.progress`. Any thread."""
         line = self._line
         if line is None:
             return Progress(self._crashed is None, (), {})
@@ -284,6 +303,14 @@ class Worker:
         still = now - line.stages.moved_at
         if line.stages.working() and still > self._options.stall_s:
             reasons.append(f"{line.stages.working()} pictures in hand and none moved for {still:.0f} s")
+        reasons += line.stages.stuck(
+            {
+                "fetch": self._options.stall_s + self._options.fetch_s,
+                "decode": self._options.stall_s,
+                "annotate": max(self._options.stall_s, self._device.limit),
+                "finish": self._options.stall_s,
+            }
+        )
         return Progress(not reasons, tuple(reasons), line.stages.counts())
 
     def _line_for(self, publisher: Publisher) -> Line:

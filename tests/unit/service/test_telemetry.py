@@ -24,6 +24,8 @@ for instrument in vars(metrics).values():
         instrument.add(2)
     elif isinstance(instrument, metrics.Gauge):
         instrument.set(2)
+    elif isinstance(instrument, metrics.ObservedGauge):
+        instrument.add(lambda: [(2, {})])
     elif isinstance(instrument, metrics.Histogram):
         instrument.record(0.02)
 page = telemetry.metrics_page().decode()

@@ -1,0 +1,134 @@
+"""Whether each picture gets on: a clock for everyone who is worked on, and none for those who wait."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.pipeline.by_hand import ByHand
+from tests.unit.pipeline.rig import ColourTagger
+from workers.backends.memory import ManualClock
+from workers.errors import Unavailable
+from workers.intake.inline import InlineIntake
+from workers.pipeline.progress import _AtWork
+from workers.pipeline.task import Task
+from workers.vocabulary import Fetched, Job, Picture
+
+
+class Hanging(InlineIntake):
+    """One object hangs in its hands, in one of its two stages."""
+
+    def __init__(self, hand: ByHand) -> None:
+        super().__init__(hand.store, [ColourTagger.transform])
+        self.stage = "decode"
+        self.keys = {"bad.png"}
+        self._key = ""
+
+    def fetch(self, job: Job) -> Future[Fetched]:
+        self._key = job.event.key
+        return Future() if self.stage == "fetch" and job.event.key in self.keys else super().fetch(job)
+
+    def decode(self, fetched: Fetched) -> Future[Picture]:
+        return Future() if self.stage == "decode" and self._key in self.keys else super().decode(fetched)
+
+
+def with_a_hanging(stage: str) -> ByHand:
+    hand = ByHand(partitions=2, stall_s=60.0, fetch_s=30.0)
+    intake = Hanging(hand)
+    intake.stage = stage
+    hand.line._intake = intake
+    hand.put("bad.png", *[f"{number}.png" for number in range(200)])
+    hand.events("bad.png", partition=1)
+    hand.turn()
+    return hand
+
+
+def others_flow(hand: ByHand, seconds: int) -> None:
+    for _ in range(seconds):
+        hand.events(f"{len(hand.done)}.png")
+        hand.turn()
+        hand.clock.advance(1)
+
+
+def test_a_decoder_that_hangs_is_no_life_although_all_others_flow() -> None:
+    """Guard: the clock of each picture. Something moves all the time, and one partition would be stuck for ever."""
+    hand = with_a_hanging("decode")
+    others_flow(hand, 60)
+    assert hand.worker.progress().ok
+    others_flow(hand, 1)
+    progress = hand.worker.progress()
+    assert progress.reasons == ("decode has worked on one picture for 61 s: images:1:0, index 0",)
+    assert not progress.ok
+    assert len(hand.done) == 61
+
+
+def test_a_get_has_its_own_time_beside_the_clock() -> None:
+    hand = with_a_hanging("fetch")
+    others_flow(hand, 90)
+    assert hand.worker.progress().ok
+    others_flow(hand, 1)
+    assert hand.worker.progress().reasons == ("fetch has worked on one picture for 91 s: images:1:0, index 0",)
+
+
+def test_who_waits_for_the_store_has_no_clock() -> None:
+    hand = with_a_hanging("neither")
+    hand.clock.advance(1)
+    hand.store.fail("photos", None, Unavailable("s3", "away"))
+    hand.events("0.png", "1.png", "2.png", "3.png")
+    hand.turns(900, every_s=1.0)
+    assert hand.in_flight == {"wait-neighbour": 4}
+    assert hand.worker.progress().ok
+
+
+def stage_of(count: int) -> tuple[_AtWork, list[Task]]:
+    at_work = _AtWork()
+    tasks: list[Task] = [object.__new__(Task) for _ in range(count)]
+    for task in tasks:
+        at_work.enter(task, 0.0)
+    return at_work, tasks
+
+
+def test_the_time_in_a_queue_is_not_counted() -> None:
+    at_work, (first, second, third) = stage_of(3)
+    at_work.leave(first, 100.0)
+    assert at_work.longest() == (second, 100.0)
+    at_work.leave(second, 200.0)
+    assert at_work.longest() == (third, 200.0)
+    at_work.leave(third, 300.0)
+    assert at_work.longest() is None
+
+
+def test_whoever_is_overtaken_has_been_at_work_since_then() -> None:
+    at_work, (first, second, third, fourth) = stage_of(4)
+    at_work.leave(third, 50.0)
+    at_work.leave(first, 60.0)
+    assert at_work.longest() == (second, 50.0)
+    at_work.leave(second, 70.0)
+    assert at_work.longest() == (fourth, 70.0)
+
+
+@given(st.lists(st.integers(0, 9)), st.integers(1, 4))
+def test_nobody_is_said_to_be_at_work_before_a_pool_of_any_size_began(choices: list[int], threads: int) -> None:
+    """Against a pool that begins in order: what is told never exceeds the truth, and the pool is never all unseen."""
+    at_work, clock = _AtWork(), ManualClock(0.0)
+    queue: list[Task] = []
+    running: dict[Task, float] = {}
+    for choice in choices:
+        clock.advance(1.0)
+        now = clock.monotonic()
+        if choice < 5 or not running:
+            task: Task = object.__new__(Task)
+            queue.append(task)
+            at_work.enter(task, now)
+        else:
+            task = list(running)[choice % len(running)]
+            del running[task]
+            at_work.leave(task, now)
+        while queue and len(running) < threads:
+            running[queue.pop(0)] = now
+        longest = at_work.longest()
+        assert (longest is None) == (not running)
+        if longest is not None:
+            assert longest[1] >= running[longest[0]]
