@@ -4,7 +4,8 @@ Before a picture enters the decoder or the device, its coordinates are written t
 when it leaves. What stands there at the next start was in hand when the process died: such a picture is a *suspect*
 and runs alone. If the process dies twice while the same suspect runs alone, it was that picture: it is *condemned*, and
 never tried again. Once is not enough: a process is also killed from outside, and then somebody sound is in hand too.
-Nobody else is charged, nothing is shared with other workers, and a clean exit leaves the file empty.
+Nobody else is charged and nothing is shared with other workers. A clean exit leaves in the file only those condemned
+whose dead letter is not committed: a process that is stopped before that must not try them again.
 
 The file only has to outlive the process, not the machine, so nothing is synced to disk. It is appended to and
 rewritten when it has grown; a line that was cut off by the death is ignored. A disk that is full later on does not stop
@@ -23,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from workers.errors import Misconfigured
-from workers.vocabulary import Coordinates
+from workers.vocabulary import Coordinates, Partition
 
 _log = logging.getLogger(__name__)
 
@@ -95,6 +96,21 @@ class Journal:
                 self._suspects.discard(picture)
             self._note(self._suspicion(picture) if picture in self._suspects else _LEFT, picture)
 
+    def settled(self, pictures: Iterable[Coordinates]) -> None:
+        """What became of these is committed: whoever of them was condemned will not come again."""
+        with self._lock:
+            for picture in self.condemned.intersection(pictures):
+                self.condemned -= {picture}
+                self._note(_LEFT, picture)
+
+    def begins(self, partition: Partition, offset: int) -> None:
+        """A partition is read from this offset on: what lies before is committed, by us or by others."""
+        self.settled(
+            picture
+            for picture in self.condemned
+            if (picture.topic, picture.partition) == partition and picture.offset < offset
+        )
+
     def close(self) -> None:
         """A clean exit: nobody is in hand, and nobody is suspected any more."""
         with self._lock:
@@ -103,7 +119,6 @@ class Journal:
             self._in_hand.clear()
             self._tasks.clear()
             self._suspects.clear()
-            self.condemned = frozenset()
             try:
                 self._rewrite(self._path)
             except OSError as error:

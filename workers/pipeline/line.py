@@ -35,7 +35,7 @@ from workers.pipeline.rendering import Renderer
 from workers.pipeline.screening import Passed, Removed, Screen, Screened, Wanted, coordinates
 from workers.pipeline.task import Task
 from workers.ports import Clock, Intake
-from workers.vocabulary import Fetched, Job, Outcome, Picture, Record
+from workers.vocabulary import Epoch, Fetched, Job, Outcome, Picture, Record
 
 _log = logging.getLogger(__name__)
 
@@ -121,6 +121,11 @@ class Line:
         self.stages.moved()
         self.recall_inbox.put(entry)
         return True
+
+    def open(self, epoch: Epoch, offset: int) -> None:
+        """A partition is ours, and read from its committed offset on."""
+        self._journal.begins(epoch.partition, offset)
+        self.ledger.open(epoch, offset)
 
     def retry_due(self) -> None:
         """Send on the tasks whose time to try again has come."""
@@ -441,6 +446,8 @@ class Line:
         """These records are committed: count them, and tell the cache."""
         now = self._clock.monotonic()
         self.stages.moved()
+        if self._journal.condemned:
+            self._journal.settled(coordinates(entry.record, index) for entry in entries for index in entry.outcomes)
         for entry in entries:
             metrics.EVENT_SECONDS.record(now - entry.taken_at)
             for outcomes in entry.outcomes.values():

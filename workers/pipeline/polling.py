@@ -106,7 +106,7 @@ class Poller:
         for epoch, offset in self._opened.take(1_000, 0):
             self.opening -= 1
             if epoch.current and offset >= 0:
-                self._line.ledger.open(epoch, offset)
+                self._line.open(epoch, offset)
                 self._source.start(epoch, offset)
                 self._divide()
 

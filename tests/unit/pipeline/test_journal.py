@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from workers.errors import Misconfigured
 from workers.pipeline.journal import Journal
-from workers.vocabulary import Coordinates
+from workers.vocabulary import Coordinates, Partition
 
 
 def at(offset: int) -> Coordinates:
@@ -91,6 +91,45 @@ def test_a_clean_exit_leaves_it_empty(tmp_path: Path) -> None:
     second.enter(at(2))
     second.close()
     assert (tmp_path / "journal").read_bytes() == b""
+
+
+def condemned_at(path: Path, *offsets: int) -> Journal:
+    for _ in range(3):
+        dying = Journal(path)
+        for offset in offsets:
+            dying.enter(at(offset))
+    journal = Journal(path)
+    assert journal.condemned == {at(offset) for offset in offsets}
+    return journal
+
+
+def test_a_clean_exit_forgets_no_picture_whose_dead_letter_is_not_committed(tmp_path: Path) -> None:
+    """Guard: close keeps the condemned. Stopped before the commit, the next process would die of it thrice again."""
+    condemned_at(tmp_path / "journal", 1, 2).close()
+    second = Journal(tmp_path / "journal")
+    assert second.condemned == {at(1), at(2)}
+    second.settled([at(0), at(1)])
+    assert second.condemned == {at(2)}
+    second.close()
+    third = Journal(tmp_path / "journal")
+    assert third.condemned == {at(2)}
+    third.settled([at(2)])
+    third.close()
+    assert (tmp_path / "journal").read_bytes() == b""
+
+
+def test_what_is_settled_is_forgotten_by_a_process_that_dies_as_well(tmp_path: Path) -> None:
+    condemned_at(tmp_path / "journal", 1, 2).settled([at(1)])
+    assert Journal(tmp_path / "journal").condemned == {at(2)}
+
+
+def test_what_lies_before_a_partitions_committed_offset_is_condemned_no_more(tmp_path: Path) -> None:
+    journal = condemned_at(tmp_path / "journal", 1, 2, 3)
+    journal.begins(Partition("images", 1), 99)
+    journal.begins(Partition("others", 0), 99)
+    assert journal.condemned == {at(1), at(2), at(3)}
+    journal.begins(Partition("images", 0), 3)
+    assert journal.condemned == {at(3)}
 
 
 @given(garbage=st.binary(max_size=60))
