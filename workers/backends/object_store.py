@@ -324,14 +324,14 @@ def _body(response: BaseHTTPResponse, max_bytes: int) -> bytes:
     announced = response.headers.get("Content-Length", "")
     if announced.isdigit() and int(announced) > max_bytes:
         raise Rejected("fetch", "object-too-large", f"{announced} bytes, at most {max_bytes} are allowed")
-    body = bytearray()
+    body = io.BytesIO()  # grows in place, and gives its bytes without a copy
     while chunk := response.read1(_CHUNK):
-        body += chunk
-        if len(body) > max_bytes:
+        body.write(chunk)
+        if body.tell() > max_bytes:
             raise Rejected("fetch", "object-too-large", f"more than the {max_bytes} bytes that are allowed")
-    if not body:
+    if not body.tell():
         raise Rejected("fetch", "empty-object", "the object has no bytes")
-    return bytes(body)
+    return body.getvalue()
 
 
 def _listed(entry: MinioObject) -> ListedObject:

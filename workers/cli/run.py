@@ -71,6 +71,9 @@ class _Process:
             cleanup.enter_context(stop_on_signals(self.stop))
             transactional_id = cleanup.enter_context(self._identity())
             cleanup.enter_context(self._observed(transactional_id))
+            from workers.intake.heap import give_back_large_blocks
+
+            give_back_large_blocks()
             # Only now, because it brings torch, which takes seconds: meanwhile we can be probed and stopped.
             from workers.cli.composition import Stopped, compose
 

@@ -5,6 +5,7 @@ Our side never blocks, whatever the child does; the child's side always does.
 
 from __future__ import annotations
 
+import io
 import pickle
 import socket
 import struct
@@ -29,9 +30,7 @@ class Channel:
         sock.setblocking(False)
         self._socket = sock
         self._outbox: deque[memoryview] = deque()
-        self._header = bytearray(_HEADER.size)
-        self._body = bytearray()
-        self._wanted = memoryview(self._header)
+        self._incoming = _Incoming()
         self.ended = False
 
     def fileno(self) -> int:
@@ -66,13 +65,9 @@ class Channel:
         """
         taken: list[tuple[Message, bytes]] = []
         while self._filled():
-            if self._body:
-                taken.append(_unpacked(self._header, self._body))
-                self._body = bytearray()
-                self._wanted = memoryview(self._header)
-            else:
-                self._body = bytearray(_length(self._header))
-                self._wanted = memoryview(self._body)
+            if self._incoming.whole():
+                taken.append(self._incoming.message())
+                self._incoming = _Incoming()
         return taken
 
     def close(self) -> None:
@@ -80,9 +75,10 @@ class Channel:
 
     def _filled(self) -> bool:
         """Whether all that is wanted has come."""
-        while self._wanted:
+        incoming = self._incoming
+        while incoming.wanted:
             try:
-                got = self._socket.recv_into(self._wanted)
+                got = self._socket.recv_into(incoming.wanted)
             except BlockingIOError:
                 return False
             except OSError:
@@ -90,8 +86,51 @@ class Channel:
             if got == 0:
                 self.ended = True
                 return False
-            self._wanted = self._wanted[got:]
+            incoming.wanted = incoming.wanted[got:]
         return True
+
+
+class _Incoming:
+    """A message on its way in: header, words and body, each into memory of its size, and none copied afterwards.
+
+    `wanted` is what has to be filled next.
+    """
+
+    def __init__(self) -> None:
+        self._header = bytearray(_HEADER.size)
+        self._words = bytearray()
+        self._body = io.BytesIO()
+        self._body_size = 0
+        self.wanted = memoryview(self._header)
+
+    def whole(self) -> bool:
+        """What was wanted is there: want what comes next, or answer that nothing does.
+
+        Raises:
+            Garbled: the header is none.
+        """
+        if not self._words:
+            words, self._body_size = _lengths(self._header)
+            self._words = bytearray(words)
+            self.wanted = memoryview(self._words)
+        elif self._body_size and not self._body.tell():
+            self._body.seek(self._body_size - 1)
+            self._body.write(b"\0")  # makes room for all before it
+            self.wanted = self._body.getbuffer()
+        else:
+            self.wanted = memoryview(b"")  # lets go of the body, else it could be had only as a copy
+            return True
+        return False
+
+    def message(self) -> tuple[Message, bytes]:
+        """Once whole. Raises Garbled."""
+        try:
+            message = pickle.loads(self._words)
+        except Exception as error:
+            raise Garbled(f"{type(error).__name__}: {error}") from error
+        if not isinstance(message, tuple) or not message:
+            raise Garbled("not a message")
+        return message, self._body.getvalue()
 
 
 def send(sock: socket.socket, message: Message, body: bytes = b"") -> None:
@@ -106,19 +145,15 @@ def receive(sock: socket.socket) -> tuple[Message, bytes]:
     Raises:
         EOFError: the parent has let go of us.
     """
-    header = _exactly(sock, _HEADER.size)
-    return _unpacked(header, _exactly(sock, _length(header)))
-
-
-def _exactly(sock: socket.socket, size: int) -> bytearray:
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    while view:
-        got = sock.recv_into(view)
-        if got == 0:
-            raise EOFError
-        view = view[got:]
-    return buffer
+    incoming = _Incoming()
+    while True:
+        while incoming.wanted:
+            got = sock.recv_into(incoming.wanted)
+            if got == 0:
+                raise EOFError
+            incoming.wanted = incoming.wanted[got:]
+        if incoming.whole():
+            return incoming.message()
 
 
 def _packed(message: Message, body: bytes) -> list[memoryview]:
@@ -127,20 +162,8 @@ def _packed(message: Message, body: bytes) -> list[memoryview]:
     return [*parts, memoryview(body)] if body else parts
 
 
-def _length(header: bytearray) -> int:
+def _lengths(header: bytearray) -> tuple[int, int]:
     words, body = _HEADER.unpack(header)
-    if not 0 < words + body <= _LARGEST:
+    if not 0 < words <= words + body <= _LARGEST:
         raise Garbled(f"a message of {words + body} bytes")
-    return int(words + body)
-
-
-def _unpacked(header: bytearray, content: bytearray) -> tuple[Message, bytes]:
-    words, _ = _HEADER.unpack(header)
-    view = memoryview(content)
-    try:
-        message = pickle.loads(view[:words])
-    except Exception as error:
-        raise Garbled(f"{type(error).__name__}: {error}") from error
-    if not isinstance(message, tuple) or not message:
-        raise Garbled("not a message")
-    return message, bytes(view[words:])
+    return words, body

@@ -101,10 +101,9 @@ class _Child:
     def run(self) -> None:
         while True:
             try:
-                message, body = receive(self._socket)
+                self._take(*receive(self._socket))  # in no variable, which would hold the bytes until the next come
             except (EOFError, OSError):
                 os._exit(0)  # nobody is left who could be told anything
-            self._take(message, body)
 
     def _take(self, message: Message, body: bytes) -> None:
         kind, ticket, *rest = message

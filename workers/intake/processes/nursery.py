@@ -24,6 +24,7 @@ from collections.abc import Callable
 from PIL import Image
 
 from workers.errors import Broken
+from workers.intake.heap import give_back_large_blocks
 from workers.intake.processes.child import Plan, serve
 
 _PR_SET_PDEATHSIG = 1
@@ -123,6 +124,7 @@ def main(control_fd: int, slab: int, parent: int) -> None:
         signal.signal(request, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
     plan: Plan = pickle.loads(control.recv(_LARGEST_PLAN))
+    give_back_large_blocks()
     Image.init()
     gc.freeze()  # so that children share these pages for good
     control.send(b"0")
