@@ -1,0 +1,240 @@
+"""The machine under a worker fails it: no disk, a clock that jumps, a stop at any moment, a long sleep."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from schemas.enriched_image import EnrichedImage
+from tests.chaos.account import Account
+from tests.chaos.line import in_flight, is_committed
+from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from tests.processes import with_environment
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
+
+GRACE_S = 30.0
+SESSION_S = 4
+BUSY = {
+    "TAGSTREAM_REDIS_URL": "",
+    "TAGSTREAM_RUN_OUTCOMES": "8",
+    "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S),
+    "TAGSTREAM_JOBS_AHEAD": "30",
+}
+_ROOT = Path(__file__).parents[2]
+
+
+def load(site: Site, records: int, pictures: int = 40, side: int = 96) -> None:
+    if not site.inputs():
+        for number in range(pictures):
+            site.upload(f"{number}.jpg", photo(number, side))
+    site.send([(site.own(f"{number % pictures}.jpg"), ()) for number in range(records)])
+
+
+def busy(process: WorkerProcess) -> None:
+    """Until its metrics say that pictures are in flight and outcomes come out."""
+    eventually(
+        lambda: in_flight(process) > 0 and process.metric("tagstream_runs_published_total") > 0, 60, process.said
+    )
+
+
+def finish(site: Site, process: WorkerProcess, account: Account) -> None:
+    """Everything is committed within its time, the worker leaves politely, and the law holds."""
+    eventually(lambda: is_committed(site), 120, process.said)
+    assert process.terminate() == 0, process.said()
+    account.settle_site(site)
+
+
+# ---- disk -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def may_mount() -> None:
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
+        pytest.skip("this user may not make a file system name space, which a small disk needs")
+
+
+class OnSmallDisk(WorkerProcess):
+    """A worker whose state folder is a file system of its own, of 64 KiB.
+
+    Args:
+        mount: how it is mounted; `fill` runs in it before the worker.
+    """
+
+    def __init__(self, site: Site, folder: Path, *, mount: str = "rw", fill: str = "true", **settings: str) -> None:
+        self._script = (
+            f'mount -t tmpfs -o size=64k,{mount} tmpfs "$TAGSTREAM_STATE_DIR"; cd "$TAGSTREAM_STATE_DIR"; {fill}; '
+            'cd "$OLDPWD"; exec "$@"'
+        )
+        super().__init__(site, "w", folder, **settings)
+
+    def command(self) -> Sequence[str]:
+        return ["unshare", "--mount", "--propagation=private", "sh", "-euc", self._script, "sh", *super().command()]
+
+    @property
+    def disk(self) -> Path:
+        """The state folder as the worker sees it."""
+        return Path(f"/proc/{self.pid}/root{self.folder}/state")
+
+    def fill(self) -> None:
+        with (self.disk / "filler").open("wb", buffering=0) as filler:
+            try:
+                while filler.write(bytes(4096)):
+                    pass
+            except OSError:
+                return
+
+    @property
+    def journals(self) -> int:
+        """Bytes in its journal."""
+        return sum(path.stat().st_size for path in (self.disk / "journals").iterdir())
+
+
+@contextmanager
+def on_small_disk(site: Site, folder: Path, **more: str) -> Iterator[OnSmallDisk]:
+    process = OnSmallDisk(site, folder, **more)
+    try:
+        process.wait_ready()
+        yield process
+    finally:
+        process.kill()
+
+
+@pytest.mark.usefixtures("may_mount")
+@pytest.mark.parametrize("when", ["from the start", "midway"])
+def test_the_disk_of_the_state_folder_is_full(home: Site, account: Account, tmp_path: Path, when: str) -> None:
+    """Guard: a journal that can't be written is done without; as an error it would end the worker, for nothing."""
+    load(home, 500)
+    fill = "cat /dev/zero > filler 2> /dev/null || true" if when == "from the start" else "true"
+    with on_small_disk(home, tmp_path, fill=fill, **BUSY) as process:
+        busy(process)
+        process.fill()
+        eventually(lambda: "can't be written (No space left on device): going on without" in process.said(), 20)
+        account.landed()
+        assert not is_committed(home)
+        (process.disk / "filler").unlink()
+        account.over()
+        eventually(lambda: process.journals > 0 or is_committed(home), 30, process.said)
+        account.recovered()
+        finish(home, process, account)
+
+
+@pytest.mark.usefixtures("may_mount")
+def test_a_state_folder_that_can_not_be_written(home: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: the journal's error is told as a setting's, with its name; without it a stack trace says so."""
+    load(home, 20)
+    process = OnSmallDisk(home, tmp_path, mount="ro", **BUSY)
+    try:
+        assert process.wait_gone(60) == 2, process.said()
+    finally:
+        process.kill()
+    assert "(Read-only file system): TAGSTREAM_STATE_DIR must be" in " ".join(process.said().split())
+    assert "Traceback" not in process.said()
+    account.landed()
+    assert home.outcomes() == []
+    with worker(home, "w", tmp_path, **BUSY) as heir:
+        account.over()
+        eventually(lambda: bool(home.outcomes()), 30, heir.said)
+        account.recovered()
+        finish(home, heir, account)
+
+
+# ---- clock ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [1, -1], ids=["forwards", "backwards"])
+def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path: Path, hours: int) -> None:
+    """Guards: monotonic clocks for all that waits, counts or gives up; and signatures on the store's time, without
+    which it refuses every picture until somebody sets the clock right."""
+    wall_clock = tmp_path / "wall-clock"
+    wall_clock.write_text("0")
+    path = os.pathsep.join([str(Path(__file__).parent / "wall_clock"), str(_ROOT)])
+    settings = BUSY | {"PYTHONPATH": path, "WALL_CLOCK": str(wall_clock), "TAGSTREAM_REDIS_URL": home.stack.valkey.url}
+    load(home, 300, pictures=300)
+    with worker(home, "w", tmp_path, **settings) as process:
+        busy(process)
+        fresh = tmp_path / "wall-clock.new"
+        fresh.write_text(str(3600 * hours))
+        fresh.replace(wall_clock)
+        jumped = datetime.now(UTC)
+        account.over()
+        eventually(lambda: any(off_by_an_hour(image, jumped) for image in images(home)), 30, process.said)
+        account.landed()
+        before = process.metric("tagstream_runs_published_total")
+        eventually(lambda: process.metric("tagstream_runs_published_total") > before or is_committed(home), 30)
+        account.recovered()
+        eventually(lambda: is_committed(home), 60, process.said)
+        load(home, 100)
+        eventually(lambda: is_committed(home), 60, process.said)
+        assert process.get("/livez")[0] == 200
+        assert sum(image.cache.tags == "hit" for image in images(home)) >= 90, "the cache forgot"
+        assert "wedged" not in process.said()
+        finish(home, process, account)
+
+
+def images(site: Site) -> list[EnrichedImage]:
+    return [output for output in site.outputs() if isinstance(output, EnrichedImage)]
+
+
+def off_by_an_hour(image: EnrichedImage, now: datetime) -> bool:
+    produced = datetime.fromisoformat(image.produced_at)
+    return abs(abs(produced - now) - timedelta(hours=1)) < timedelta(minutes=5)
+
+
+# ---- stop and sleep ---------------------------------------------------------------------------------------------
+
+
+def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: the drain; without it what is in hand stays behind, and is done again by the next."""
+    moments = random.Random(11)
+    for _ in range(10):
+        load(home, 300)
+        with worker(home, "w", tmp_path, **BUSY) as process:
+            eventually(lambda process=process: in_flight(process) > 0, 30, process.said)  # type: ignore[misc]
+            account.landed()
+            time.sleep(moments.uniform(0, 1))
+            began = time.monotonic()
+            assert process.terminate() == 0, process.said()
+            assert time.monotonic() - began < GRACE_S
+    assert process.said().count("drained, 0 records left behind") == 10
+    with worker(home, "w", tmp_path, **BUSY) as heir:
+        account.over()
+        eventually(lambda: heir.metric("tagstream_runs_published_total") > 0 or is_committed(home), 30, heir.said)
+        account.recovered()
+        finish(home, heir, account)
+
+
+def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: a decoder's clock counts the time in which somebody watched it; by the plain clock each of them would
+    have been at its picture for twenty seconds on waking, and be killed for it."""
+    load(home, 300, side=700)
+    settings = BUSY | {"TAGSTREAM_INTAKE": "processes", "TAGSTREAM_DECODE_TIMEOUT_S": "2"}
+    with worker(home, "w", tmp_path, **settings) as process:
+        busy(process)
+        eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="decode") > 0, 30, process.said)
+        family = with_environment("TAGSTREAM_TRANSACTIONAL_ID", f"{home.name}-w")
+        assert len(family) > 2, "no children were found"
+        for pid in family:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            done = len(home.outcomes())
+            assert done < 300
+            time.sleep(20)
+            assert len(home.outcomes()) - done <= int(BUSY["TAGSTREAM_RUN_OUTCOMES"])
+            account.landed()
+        finally:
+            for pid in family:
+                os.kill(pid, signal.SIGCONT)
+        account.over()
+        eventually(lambda: len(home.outcomes()) > done, 30, process.said)
+        account.recovered()
+        finish(home, process, account)
