@@ -49,6 +49,14 @@ _WRONG_SETTINGS = (
 )
 
 
+_MALFORMED = (
+    kafka_errors.KafkaProtocolError,
+    kafka_errors.UnknownBrokerIdError,
+    kafka_errors.QuotaViolationError,
+)
+"""A broker's own faults that kafka-python does not count among those that may pass."""
+
+
 def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
     """The error of ours that says what went wrong while `doing` something, a phrase such as "reading images"."""
     if isinstance(error, _NOT_ALLOWED):
@@ -57,7 +65,7 @@ def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
         return Misconfigured(f"Kafka refuses {doing}: {error}")
     if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
         return Misconfigured(f"{doing}: the topic does not exist; create it first")
-    if passing(error) or isinstance(error, kafka_errors.BrokerResponseError):
+    if passing(error) or isinstance(error, (kafka_errors.BrokerResponseError, *_MALFORMED)):
         return Unavailable("kafka", f"{doing}: {error}")
     return Broken(f"the Kafka client failed {doing}: {error}")
 

@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 REQUEST_TIMEOUT_S = 6.0
 _DELIVERY_TIMEOUT_S = 8.0
 _LOOKUP_S = 2.0
+_CONNECT_S = 3.0
+"""One try to reach a broker that was away; at the end of the process it is waited for."""
 _RETRY_S = 0.5
 _PAUSE_S = 0.02
 _CLEANUP_S = 10.0
@@ -82,6 +84,18 @@ def cause_of(error: BaseException) -> str:
         inner = next((part for part in seen.args if isinstance(part, BaseException)), None)
         seen = seen.__cause__ or inner
     return "broker"
+
+
+def _require_allowed(error: kafka_errors.KafkaError) -> None:
+    """
+    Raises:
+        Misconfigured: no try can help, because an ACL forbids it.
+    """
+    if cause_of(error) == "authorization":
+        raise Misconfigured(
+            f"the brokers do not let us publish ({error}): grant Write on the output topics, Read on the group"
+            " and Write on the transactional id"
+        ) from error
 
 
 @dataclass(slots=True)
@@ -161,11 +175,7 @@ class KafkaPublisher:
         try:
             self._publish(run)
         except kafka_errors.KafkaError as error:
-            if cause_of(error) == "authorization":
-                raise Misconfigured(
-                    f"the brokers do not let us publish ({error}): grant Write on the output topics, Read on the group"
-                    " and Write on the transactional id"
-                ) from error
+            _require_allowed(error)
             unpublished = Unpublished(cause_of(error), str(error))
             self._stolen_id.note(unpublished.cause)
             raise unpublished from error
@@ -178,8 +188,8 @@ class KafkaPublisher:
         while not self._interrupted.is_set():
             try:
                 # A limit that was lowered meanwhile may be why we are here, and often hides behind another error.
-                self._read_limits(tuple(self._limits), REQUEST_TIMEOUT_S)
-                self._producer = self._make_producer(timeout_s=REQUEST_TIMEOUT_S)
+                self._read_limits(tuple(self._limits), _CONNECT_S)
+                self._producer = self._make_producer(timeout_s=_CONNECT_S)
             except Unavailable as error:
                 tried += 1
                 metrics.RETRIES.add(neighbour="kafka")
@@ -387,6 +397,9 @@ class KafkaPublisher:
             if refusal(membership, [epoch]) is not None:
                 return None
         except kafka_errors.KafkaError as error:
+            told = translated(f"asking where {epoch.partition} begins", error)
+            if not isinstance(told, Unavailable):
+                raise told from error
             logger.warning("no first offset for %s yet: %s", epoch.partition, error)
             return None
         try:
@@ -394,6 +407,7 @@ class KafkaPublisher:
                 self._producer.begin_transaction()
             self._commit(membership, {epoch.partition: offset})
         except kafka_errors.KafkaError as error:
+            _require_allowed(error)
             logger.warning("the first offset of %s was not committed: %s", epoch.partition, error)
             self._stolen_id.note(cause_of(error))
             self.recover()

@@ -22,7 +22,7 @@ from kafka.structs import MemberState, OffsetAndMetadata
 from workers import metrics
 from workers.backends.kafka_client import Security, connect, end_consumer, mapped, passing, translated
 from workers.backends.kafka_types import Membership, out_of_range
-from workers.errors import Broken, Misconfigured
+from workers.errors import Broken, Misconfigured, Unavailable
 from workers.vocabulary import Epoch, Partition, Polled, Record
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,9 @@ logger = logging.getLogger(__name__)
 _ALL = sys.maxsize
 """A poll takes all that was fetched: a partition that is paused while part of its fetch is still in kafka-python's
 hands is never fetched again once another one was read."""
+
+_TELL_S = 5.0
+"""How often the log says the same of a broker that goes on failing; polls follow each other within a tenth of that."""
 
 _ANYWHERE = 0
 """Where a partition stands that is paused until `start` seeks: kafka-python would else look for the committed offset by
@@ -66,6 +69,7 @@ class KafkaRecordSource:
     ) -> None:
         self._topics = tuple(topics)
         self._topics_checked = False
+        self._told = ("", float("-inf"))
         self._lock = threading.Lock()
         self._epochs: dict[TopicPartition, Epoch] = {}
         self._fresh: list[Epoch] = []
@@ -113,8 +117,13 @@ class KafkaRecordSource:
         self._consumer.commit(at, timeout_ms=int(timeout_s * 1000))
 
     def poll(self, timeout_s: float) -> Polled:
-        self._require_topics()
-        batches = self._fetch(timeout_s)
+        until = time.monotonic() + timeout_s
+        try:
+            self._require_topics()
+            batches = self._fetch(timeout_s)
+        except Unavailable as error:
+            self._wait_out(error, until)
+            batches = {}
         self._renew_ended()
         return Polled(tuple(self._records(batches)), self._collect())
 
@@ -178,18 +187,26 @@ class KafkaRecordSource:
         self._topics_checked = True
 
     def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[Any]]:
-        started = time.monotonic()
+        doing = f"reading {', '.join(self._topics)}"
         try:
             return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
         except kafka_errors.OffsetOutOfRangeError as error:
             raise Broken(self._out_of_range(error)) from error
+        except kafka_errors.LogTruncationError as error:
+            raise Broken(_truncated(error)) from error
         except kafka_errors.KafkaError as error:
-            if not passing(error):
-                raise translated(f"reading {', '.join(self._topics)}", error) from error
-            logger.warning("polling again after %s", error)
-            metrics.RETRIES.add(neighbour="kafka")
-            time.sleep(max(0.0, min(0.1, started + timeout_s - time.monotonic())))
-            return {}
+            # A topic that was there is missed for a moment while its metadata changes.
+            raise (Unavailable("kafka", f"{doing}: {error}") if passing(error) else translated(doing, error)) from error
+
+    def _wait_out(self, error: Unavailable, until: float) -> None:
+        """A broker that fails is polled again: it may be one partition's trouble, and the others can be read."""
+        metrics.RETRIES.add(neighbour="kafka")
+        now = time.monotonic()
+        said, at = self._told
+        if error.detail != said or now - at >= _TELL_S:
+            self._told = (error.detail, now)
+            logger.warning("polling again: %s", error.detail)
+        time.sleep(max(0.0, min(0.1, until - now)))
 
     def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> str:
         partition, offset = next(iter(error.args[0].items()))
@@ -216,7 +233,10 @@ class KafkaRecordSource:
         ended = [tp for tp, epoch in held if epoch.member_id != known.member_id or not epoch.current]
         if ended:
             logger.warning("the member id or a committed offset has changed; beginning %d partitions anew", len(ended))
-            self.take(ended)
+            # A join without callbacks can have taken some away, which the client would not let us touch.
+            assigned = self._consumer.assignment()
+            self.drop(tp for tp in ended if tp not in assigned)
+            self.take(tp for tp in ended if tp in assigned)
 
     def _records(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> Iterable[Record]:
         for partition, batch in batches.items():
@@ -240,6 +260,15 @@ class KafkaRecordSource:
         with self._lock:
             asked = [TopicPartition(*partition) for partition in partitions]
             return [(partition, self._epochs[partition]) for partition in asked if partition in self._epochs]
+
+
+def _truncated(error: kafka_errors.LogTruncationError) -> str:
+    """What to tell a person whose brokers have taken back records that were read."""
+    places = ", ".join(str(Partition(place.topic, place.partition)) for place in sorted(error.divergent_offsets))
+    return (
+        f"the log of {places} ends before what was read of it: an unclean leader election has lost records. Set the"
+        f" group's offset to one that exists (kafka-consumer-groups --reset-offsets) to accept that, then start again"
+    )
 
 
 class _Callbacks(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -283,6 +283,19 @@ def test_a_group_that_may_not_be_read_is_said(scene: Scene) -> None:
         scene.publisher.committed(Epoch(PARTITION, "me"))
 
 
+def test_a_first_offset_that_may_not_be_asked_for_or_committed_is_said(scene: Scene) -> None:
+    """Guard: the same question as for a run. Without it the partition would wait for ever for an ACL."""
+    scene.offsets.committed.return_value = None
+    denied = kafka_errors.TopicAuthorizationFailedError({"images"})
+    scene.offsets.beginning_offsets.side_effect = denied
+    with pytest.raises(Misconfigured, match="ACLs"):
+        scene.publisher.committed(Epoch(PARTITION, "me"))
+    scene.offsets.beginning_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 7)
+    scene.producer.send_offsets_to_transaction.side_effect = kafka_errors.GroupAuthorizationFailedError("group")
+    with pytest.raises(Misconfigured, match="Read on the group"):
+        scene.publisher.committed(Epoch(PARTITION, "me"))
+
+
 def test_a_first_offset_that_is_not_committed_is_not_told_and_the_producer_is_replaced(scene: Scene) -> None:
     scene.offsets.committed.return_value = None
     scene.offsets.beginning_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 7)

@@ -1,0 +1,153 @@
+"""What the poll thread makes of each error of its client, on a client that only does what the test says."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from kafka import TopicPartition
+from kafka import errors as kafka_errors
+from kafka.structs import MemberState
+
+from workers.backends import kafka_source
+from workers.backends.kafka_source import KafkaRecordSource
+from workers.errors import Broken, Misconfigured
+from workers.vocabulary import Epoch, Partition
+
+HERE, THERE = TopicPartition("images", 0), TopicPartition("images", 1)
+
+
+@pytest.fixture
+def consumer() -> Any:
+    made = Mock()
+    made.topics.return_value = {"images"}
+    made.poll.return_value = {}
+    made.group_metadata.return_value = member("me")
+    made.assignment.return_value = {HERE, THERE}
+    return made
+
+
+@pytest.fixture
+def source(consumer: Any, monkeypatch: pytest.MonkeyPatch) -> KafkaRecordSource:
+    monkeypatch.setattr(kafka_source, "connect", lambda *_, **__: consumer)
+    return KafkaRecordSource("broker:9092", "group", ["images"])
+
+
+def member(member_id: str) -> Any:
+    return Mock(member_id=member_id, generation_id=1, state=MemberState.STABLE)
+
+
+def opened(source: KafkaRecordSource) -> list[Epoch]:
+    source.take([HERE, THERE])
+    epochs = list(source.poll(0).started)
+    for epoch in epochs:
+        source.start(epoch, 5)
+    return epochs
+
+
+def test_a_broker_that_is_away_at_the_first_poll_is_polled_again(source: KafkaRecordSource, consumer: Any) -> None:
+    """Guard: the first poll asks for the topics, and that too may fail: the worker would end."""
+    consumer.topics.side_effect = kafka_errors.KafkaConnectionError("111 ECONNREFUSED")
+    assert source.poll(0.01).records == ()
+    consumer.topics.side_effect = None
+    assert source.poll(0.01).records == ()
+    consumer.poll.assert_called_once()
+
+
+def test_a_topic_that_is_not_there_is_said(source: KafkaRecordSource, consumer: Any) -> None:
+    consumer.topics.return_value = {"others"}
+    with pytest.raises(Misconfigured, match="'images' does not exist; create it first"):
+        source.poll(0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        kafka_errors.KafkaConnectionError("reset"),
+        kafka_errors.NotLeaderForPartitionError(),
+        kafka_errors.UnknownTopicOrPartitionError("images"),
+        kafka_errors.UnknownError("Unexpected error while fetching data"),
+        kafka_errors.CorruptRecordError("images:0@7"),
+        kafka_errors.GroupMaxSizeReachedError("group"),
+        kafka_errors.InvalidReceiveError("2 GB"),
+        kafka_errors.UnknownBrokerIdError("3"),
+        kafka_errors.QuotaViolationError("slower"),
+    ],
+)
+def test_what_a_broker_does_wrong_ends_no_worker(
+    source: KafkaRecordSource, consumer: Any, error: kafka_errors.KafkaError
+) -> None:
+    """Guard: an error of the broker for one partition, which the client does not count among those that pass."""
+    consumer.poll.side_effect = error
+    assert source.poll(0.01).records == ()
+    consumer.poll.side_effect = None
+    consumer.poll.return_value = {HERE: [Mock(offset=5, timestamp=0, key=None, value=b"x", headers=[])]}
+    opened(source)
+    assert [record.offset for record in source.poll(0.01).records] == [5]
+
+
+@pytest.mark.parametrize(
+    ("error", "ours", "says"),
+    [
+        (kafka_errors.TopicAuthorizationFailedError({"images"}), Misconfigured, "ACLs"),
+        (kafka_errors.GroupAuthorizationFailedError("group"), Misconfigured, "ACLs"),
+        (kafka_errors.InconsistentGroupProtocolError("range"), Misconfigured, "refuses reading images"),
+        (kafka_errors.LogTruncationError({HERE: None}), Broken, "images:0 ends before what was read"),
+        (kafka_errors.NoOffsetForPartitionError({HERE}), Broken, "reading images"),
+        (kafka_errors.IllegalStateError("closed"), Broken, "reading images"),
+    ],
+)
+def test_what_no_polling_can_mend_ends_it_with_a_sentence(
+    source: KafkaRecordSource, consumer: Any, error: kafka_errors.KafkaError, ours: type[Exception], says: str
+) -> None:
+    consumer.poll.side_effect = error
+    with pytest.raises(ours, match=says):
+        source.poll(0.01)
+
+
+def test_an_offset_out_of_range_names_the_gap_or_says_that_nobody_knows_it(
+    source: KafkaRecordSource, consumer: Any
+) -> None:
+    consumer.poll.side_effect = kafka_errors.OffsetOutOfRangeError({HERE: 7})
+    consumer.beginning_offsets.return_value = {HERE: 40}
+    consumer.end_offsets.return_value = {HERE: 90}
+    with pytest.raises(Broken, match="offsets 7 to 39 were deleted"):
+        source.poll(0.01)
+    consumer.beginning_offsets.side_effect = kafka_errors.KafkaTimeoutError("late")
+    with pytest.raises(Broken, match="offset 7 of images:0 is out of range"):
+        source.poll(0.01)
+
+
+def test_a_fault_that_lasts_is_said_once_in_a_while(
+    source: KafkaRecordSource, consumer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer.poll.side_effect = kafka_errors.UnknownError("the same")
+    for _ in range(50):
+        source.poll(0)
+    assert len([record for record in caplog.records if "the same" in record.message]) == 1
+
+
+def test_what_a_join_without_callbacks_has_taken_away_is_left_alone(source: KafkaRecordSource, consumer: Any) -> None:
+    """Guard: the assignment is asked. kafka-python lets nobody pause or seek what is not assigned."""
+    here, there = opened(source)
+    consumer.group_metadata.return_value = member("me again")
+    consumer.assignment.return_value = {THERE}
+
+    def only_assigned(*partitions: TopicPartition) -> None:
+        if HERE in partitions:
+            raise KeyError(HERE)
+
+    consumer.pause.side_effect = only_assigned
+    [again] = source.poll(0).started
+    assert (again.partition, again.member_id) == (Partition("images", 1), "me again")
+    assert not here.current
+    assert not there.current
+
+
+def test_an_epoch_that_has_ended_is_not_started(source: KafkaRecordSource, consumer: Any) -> None:
+    here, _ = opened(source)
+    source.drop([HERE])
+    consumer.seek.reset_mock()
+    source.start(here, 9)
+    consumer.seek.assert_not_called()
