@@ -52,7 +52,8 @@ class Account:
         self.lost = len(wanted - counts.keys())
         self.twice = sum(count - 1 for count in counts.values())
         self.dead_lettered = letters
-        assert (self.lost, self.twice, self.dead_lettered) == (0, 0, allowed)
+        came = f"{self.lost} lost, {self.twice} twice, {letters} dead-lettered (allowed: {allowed})"
+        assert (self.lost, self.twice, letters) == (0, 0, allowed), came
         assert counts.keys() == wanted
 
     def settle_site(self, site: Site, letters: int = 0) -> None:

@@ -22,6 +22,7 @@ from tests.chaos.scenes import (
     inherit,
     limit_messages,
     load,
+    published,
     settled,
 )
 from tests.integration.worker_process import Coordinates, Site, eventually
@@ -69,16 +70,19 @@ def test_a_commit_whose_answer_never_comes(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, side: Side
 ) -> None:
     """Guard: a commit that failed is settled by the committed offset. Taken for done, the run is lost when the broker
-    never saw the request; taken for undone, it comes twice when only the answer was lost."""
+    never saw the request; taken for undone, it comes twice when only the answer was lost. The request arrives after
+    all, when the id has been taken again, and is refused."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
-        before = failed(process)
+        done, before = published(process), failed(process)
         commit = broker.proxy.hold(Api.END_TXN, side)
         load(outpost, 60)
         commit.wait_caught()
         eventually(lambda: failed(process) > before, 20, process.said)
         account.landed()
-        commit.release()
         account.over()
+        eventually(lambda: published(process) > done + 1, 30, process.said)
+        account.recovered()
+        commit.release()
         finish(outpost, process, account)
 
 
