@@ -20,7 +20,7 @@ from workers.models.labels import label_ids
 from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.adapters import RamTagger, build_captioner, build_tagger
 from workers.models.ram.config import AnyConfig, Kind, RamConfig
-from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint
+from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint, read_checkpoint
 from workers.models.ram.random_bundle import made_up_vocabulary, random_bundle
 from workers.models.ram.sizes import kind_in
 from workers.models.ram.wordpiece import WordPiece
@@ -236,6 +236,10 @@ class TestWrongFiles:
         with pytest.raises(Misconfigured, match="download it again"):
             import_checkpoint(page, tmp_path / "out", ram.lists)
 
+    def test_a_folder(self, ram: Published, tmp_path: Path) -> None:
+        with pytest.raises(Misconfigured, match="is a folder; a checkpoint is a file"):
+            import_checkpoint(tmp_path, tmp_path / "out", ram.lists)
+
     def test_a_pickle_of_other_things(self, ram: Published, tmp_path: Path) -> None:
         trap = tmp_path / "trap.pth"
         torch.save({"model": Path("/")}, trap)
@@ -283,6 +287,14 @@ class TestWrongFiles:
         wrong = replace(source.lists, vocabulary=source.lists.tags)
         with pytest.raises(Misconfigured, match="bert-base-uncased"):
             import_checkpoint(source.file, tmp_path / "o", wrong, config=source.config)
+
+
+def test_a_file_of_old_torch_is_read_too(ram: Published, tmp_path: Path) -> None:
+    old = tmp_path / "old.pth"
+    torch.save(torch.load(ram.file), old, _use_new_zipfile_serialization=False)
+    tensors = read_checkpoint(old)
+    assert tensors.keys() == read_checkpoint(ram.file).keys()
+    assert torch.equal(tensors["label_embed"], read_checkpoint(ram.file)["label_embed"])
 
 
 def test_progress_is_told_to_the_end(tmp_path: Path, vocabulary: Path) -> None:

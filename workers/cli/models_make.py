@@ -236,6 +236,7 @@ def _licence(bundle: Bundle) -> str:
 
 def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Iterator[str]:
     from workers.models.pull import PUBLISHED
+    from workers.models.ram.config import PUBLISHED as SIZES
 
     published = PUBLISHED[_kind(bundle)]
     sha256 = bundle.manifest.provenance.sha256 or ""
@@ -252,10 +253,9 @@ def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Iterator[str]:
             "and they agree: it is not damaged, but whether it is genuine they can't prove."
         )
     if lists.thresholds is None and published.thresholds is not None:
-        yield (
-            f"every label has the threshold {bundle.thresholds[0]:g}; the published ones are in "
-            f"{published.thresholds}, for --thresholds."
-        )
+        own = bundle.manifest.labels != SIZES[_kind(bundle)].labels
+        better = "give your own" if own else f"give {published.thresholds}, the published ones,"
+        yield f"every label has the threshold {bundle.thresholds[0]:g}; {better} with --thresholds."
 
 
 def _kind(bundle: Bundle) -> Kind:

@@ -161,7 +161,16 @@ def test_larger_pictures_than_it_was_trained_with_are_taken_and_said(ram: Files,
 def test_missing_thresholds_are_noted(ram: Files, tmp_path: Path, told: Told) -> None:
     arguments = ["models", "import", str(ram.checkpoint), "--tags", str(ram.tags), "-o", str(tmp_path / "ram")]
     assert run_command(arguments) == 0
-    assert "every label has the threshold 0.68" in told()[1]
+    assert "every label has the threshold 0.68; give ram_tag_list_threshold.txt, the published ones" in told()[1]
+
+
+def test_a_fine_tune_is_not_pointed_to_thresholds_that_do_not_fit(
+    ram: Files, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(config.PUBLISHED, "ram", replace(SMALL["ram"], labels=61))
+    arguments = ["models", "import", str(ram.checkpoint), "--tags", str(ram.tags), "-o", str(tmp_path / "ram")]
+    assert run_command(arguments) == 0
+    assert "every label has the threshold 0.68; give your own with --thresholds" in told()[1]
 
 
 def test_wrong_files_end_with_a_sentence_and_leave_nothing(ram: Files, tmp_path: Path, told: Told) -> None:

@@ -42,6 +42,8 @@ TAG2TEXT_SILENT = (127, 2961, 3351, 3265, 3338, 3355, 3359)
 """quarter, back and the numbers from one to five, which Tag2Text never shows: no score exceeds 1."""
 
 _CHUNK = 1 << 24
+_OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+"""What a file begins with that torch saved before version 1.6, or with `_use_new_zipfile_serialization=False`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,11 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         Misconfigured: it can't be read, or holds no model.
     """
     try:
-        document = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        document = torch.load(path, map_location="cpu", mmap=_kind_of_file(path) == "zip", weights_only=True)
     except FileNotFoundError:
         raise Misconfigured(f"{path} does not exist.") from None
+    except IsADirectoryError:
+        raise Misconfigured(f"{path} is a folder; a checkpoint is a file.") from None
     except pickle.UnpicklingError as error:
         raise Misconfigured(
             f"{path} holds more than tensors, and nothing else is unpickled here ({str(error).splitlines()[0]})."
@@ -155,13 +159,28 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         size = path.stat().st_size if path.is_file() else 0
         raise Misconfigured(
             f"{path} ({size:,} bytes) is no checkpoint that torch can read, or is cut short; download it again "
-            f"({str(error).splitlines()[0][:120]})."
+            f"({str(error).splitlines()[0].split('. ')[0]})."
         ) from None
     model = document.get("model", document) if isinstance(document, dict) else None
     tensors = {name: value for name, value in model.items() if isinstance(value, Tensor)} if model else {}
     if not tensors:
         raise Misconfigured(f"{path} holds no model: its weights should be under the key `model`.")
     return tensors
+
+
+def _kind_of_file(path: Path) -> Literal["zip", "old"]:
+    """How torch.save wrote it: an archive, which can be mapped, or one pickle after the other, which is read whole.
+
+    Raises:
+        ValueError: it did not.
+    """
+    with path.open("rb") as file:
+        start = file.read(len(_OLD_FORMAT))
+    if start.startswith(b"PK"):
+        return "zip"
+    if start == _OLD_FORMAT:
+        return "old"
+    raise ValueError("torch.save did not write it")
 
 
 class _Converter:
@@ -217,8 +236,10 @@ def _lines(path: Path, wanted: int) -> list[str]:
     """The lines of a list; blanks at their ends belong to the names."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"{path} can't be read: {error}.") from None
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{path} is not text in UTF-8.") from None
     lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
     if len(lines) != wanted:
         raise Misconfigured(f"{path} has {len(lines):,} lines where the checkpoint has {wanted:,} labels.")
