@@ -13,8 +13,9 @@ from kafka.structs import TopicPartition
 
 from tests.chaos.account import Account
 from tests.chaos.broker import BrokerBehindProxy, catch_open_transaction, transaction_state
+from tests.chaos.kafka_proxy import Api
 from tests.chaos.line import held, is_committed
-from tests.chaos.scenes import behind_proxy, failed, finish, load, publishes
+from tests.chaos.scenes import behind_proxy, failed, finish, load, publishes, settled
 from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
@@ -37,17 +38,21 @@ def test_broker_restarted(broker: BrokerBehindProxy, outpost: Site, account: Acc
         finish(outpost, process, account)
 
 
-def test_broker_frozen_in_a_transaction_beyond_the_request_timeout(
+def test_broker_frozen_during_a_commit_beyond_the_request_timeout(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: an ambiguous commit is settled by the committed offset; trusting the client's error publishes twice."""
-    load(outpost, 600)
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker, TAGSTREAM_KAFKA_SESSION_TIMEOUT_S="20")) as process:
-        publishes(process)
-        catch_open_transaction(broker.servers, f"{outpost.name}-w", broker.freeze, 60)
+    """Guard: an ambiguous commit is settled by the committed offset; trusting the client's error publishes twice what
+    the broker committed and could not say."""
+    long_session = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60"}
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **long_session)) as process:
         before = failed(process)
+        commit = broker.proxy.hold(Api.END_TXN, "answer")
+        load(outpost, 60)
+        commit.wait_caught()
+        broker.freeze()
         eventually(lambda: failed(process) > before, 13, process.said)
         account.landed()
+        commit.release()
         broker.thaw()
         account.over()
         finish(outpost, process, account)
