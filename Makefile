@@ -49,6 +49,6 @@ chaos: install ## Break real servers and workers on purpose; writes build/chaos-
 	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or servers" tests/chaos $(ARGS)
 	@.venv/bin/python -m pytest -m chaos --ignore=tests/chaos $(ARGS)
 
-soak: install ## Kill and freeze workers and broker at random under load; writes build/soak-report.md
-# + SOAK_MINUTES=30, SOAK_SEED=1
+soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 20 minutes)
+# + SOAK_STRIKES=100, SOAK_MINUTES=60 (at most), SOAK_SEED=1
 	@$(TIED) .venv/bin/python -m tests.chaos.soak

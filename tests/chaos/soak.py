@@ -1,7 +1,13 @@
-"""Random deaths and freezes of workers and broker under load, for SOAK_MINUTES: `python -m tests.chaos.soak`.
+"""Random deaths and freezes of workers and broker under load: `python -m tests.chaos.soak`.
 
-Prints a line for each strike and writes build/soak-report.md: what was struck, the law at the end, and how the
-workers' memory grew. Leaves with 1 when something was lost, came twice or was dead-lettered.
+Strikes come in bursts of one to three, some of them while the last one is still felt; after each burst every partition
+has to move again. One worker, the witness, is never struck itself: it lives as long as the soak does, so its memory
+tells whether it grows with the pictures that it does. When the strikes are through, it works on alone until it has done
+enough of them for that. The others decode in threads and in processes, one each; the witness takes the default. There
+is no cache: every event fetches its object, and equal pictures in flight are decoded and annotated once.
+
+Prints a line for each burst and writes build/soak-report.md. SOAK_STRIKES says how many strikes, SOAK_MINUTES for how
+long at most, SOAK_SEED which. Leaves with 1 when a promise was not kept.
 """
 
 from __future__ import annotations
@@ -10,127 +16,202 @@ import os
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.chaos.broker import BrokerBehindProxy
-from tests.chaos.line import is_committed
+from tests.chaos.memory import Growth
+from tests.chaos.offsets import Offsets
+from tests.chaos.soak_findings import Findings
 from tests.conftest import Stack
 from tests.integration.worker_process import Site, WorkerProcess, eventually, photo
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.valkey import Valkey
 
-_PICTURES = 40
-_WORKERS = 2
-_BACKLOG = 400
-"""Records are sent so that about so many wait."""
+PICTURES = 40
+INTAKES = ("threads", "processes")
+"""Of the victims, one each."""
+PARTITIONS = 6
+_BACKLOG = 600
+"""A strike falls while at least half as many records wait."""
 _PATIENCE_S = 180.0
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_CALM_S = 900.0
 
 
-@dataclass
+@dataclass(frozen=True)
+class Plan:
+    """How long, how hard, and by which dice.
+
+    Args:
+        strikes: so many, unless the minutes are over before.
+        pictures: that the witness must have done, for its memory to be judged by; 0: it is not.
+    """
+
+    strikes: int
+    minutes: float
+    seed: int
+    pictures: int
+
+
 class Soak:
-    """The site, its workers, and what happened to them."""
+    """Victims, a witness, a broker that is struck too, and what happened to them."""
 
-    site: Site
-    broker: BrokerBehindProxy
-    folder: Path
-    chance: random.Random
-    workers: list[WorkerProcess] = field(default_factory=list)
-    strikes: Counter[str] = field(default_factory=Counter)
-    memory: dict[int, list[tuple[float, int]]] = field(default_factory=dict)
-    """Per process: (pictures done, resident bytes)."""
-    sent: int = 0
+    def __init__(self, site: Site, broker: BrokerBehindProxy, folder: Path, plan: Plan) -> None:
+        self._site = site
+        self._broker = broker
+        self._folder = folder
+        self._plan = plan
+        self._chance = random.Random(plan.seed)
+        self._victims: list[WorkerProcess] = []
+        self._offsets = Offsets(site)
+        self._findings = Findings()
 
-    def start(self) -> None:
-        for number in range(_PICTURES):
-            self.site.upload(f"{number}.jpg", photo(number, 96))
-        self.workers = [self._worker(number) for number in range(_WORKERS)]
-        for process in self.workers:
+    def run(self, say: Callable[[str], None]) -> Findings:
+        """All of it; answers what was found. No worker is left."""
+        for number in range(PICTURES):
+            self._site.upload(f"{number}.jpg", photo(number, 96))
+        witness = self._worker("witness")
+        self._victims = [self._worker(intake, TAGSTREAM_INTAKE=intake) for intake in INTAKES]
+        try:
+            with self._offsets:
+                self._run(witness, say)
+        finally:
+            for process in (witness, *self._victims):
+                process.kill()
+        return self._findings
+
+    def _run(self, witness: WorkerProcess, say: Callable[[str], None]) -> None:
+        for process in (witness, *self._victims):
             process.wait_ready()
+        assert witness.pid is not None
+        growth = Growth(witness.pid, lambda: witness.metric("tagstream_outcomes_total") or None)
+        growth.start()
+        self._struck_again_and_again(witness, say)
+        self._calm(growth)
+        eventually(lambda: self._offsets.behind() == 0, _PATIENCE_S, witness.said)
+        growth.stop()
+        self._findings.note_budgets(witness)
+        self._findings.judge_memory(growth, asked=self._plan.pictures)
+        self._dismiss(witness)
+        self._findings.judge_outcomes(self._site)
 
-    def feed(self) -> None:
-        if self.sent - len(self.site.outcomes()) < _BACKLOG:
-            self.site.send([(self.site.own(f"{number % _PICTURES}.jpg"), ()) for number in range(_BACKLOG)])
-            self.sent += _BACKLOG
+    # ---- strikes ----------------------------------------------------------------------------------------------------
 
-    def strike(self) -> str:
-        number = self.chance.randrange(_WORKERS)
+    def _struck_again_and_again(self, witness: WorkerProcess, say: Callable[[str], None]) -> None:
+        began = time.monotonic()
+        while self._findings.struck < self._plan.strikes and time.monotonic() - began < 60 * self._plan.minutes:
+            names = self._burst()
+            recovery_s = self._recovery_s()
+            self._findings.recoveries.append((names, recovery_s))
+            self._look_at(witness)
+            say(f"{time.monotonic() - began:6.0f} s  {self._findings.struck:3d}  {recovery_s:4.1f} s after {names}")
+
+    def _burst(self) -> str:
+        names = []
+        for _ in range(self._chance.randint(1, 3)):
+            time.sleep(self._chance.uniform(0.2, 2.0))
+            self._load()
+            names.append(self._strike())
+        return ", ".join(names)
+
+    def _strike(self) -> str:
+        victim = self._chance.randrange(len(self._victims))
         faults: dict[str, Callable[[], None]] = {
-            "worker killed": lambda: self._kill(number),
-            "worker frozen": lambda: self._freeze(number),
-            "broker frozen": self._freeze_broker,
-            "broker restarted": self.broker.restart,
-            "connections cut": lambda: _cut(self.broker),
+            "worker killed": lambda: self._kill(victim),
+            "worker frozen": lambda: self._freeze(self._victims[victim], longest_s=12),
+            "broker frozen": lambda: self._freeze(self._broker, longest_s=9),
+            "broker restarted": self._broker.restart,
+            "connections cut": self._cut,
         }
-        name = self.chance.choices(list(faults), (6, 4, 2, 1, 2))[0]
+        name = self._chance.choices(list(faults), (6, 4, 2, 1, 2))[0]
         faults[name]()
-        self.strikes[name] += 1
+        self._findings.strikes[name] += 1
         return name
 
-    def revive(self) -> None:
-        """A worker that ended by itself is a finding, unless it was fenced after a freeze: it is started again."""
-        for number, process in enumerate(self.workers):
+    def _kill(self, number: int) -> None:
+        """It is started again at once, and may be struck while it loads its model."""
+        self._victims[number].kill()
+        assert self._victims[number].exit_code == -9
+        self._victims[number].launch()
+
+    def _freeze(self, process: WorkerProcess | BrokerBehindProxy, longest_s: float) -> None:
+        process.freeze()
+        try:
+            eventually(lambda: _state(process.pid) == "T", 5)
+            time.sleep(self._chance.uniform(1, longest_s))
+        finally:
+            process.thaw()
+
+    def _cut(self) -> None:
+        assert self._broker.proxy.cut() > 0
+
+    # ---- load, and what becomes of it -------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        """See that enough waits. A broker that was just struck may need a moment to say so."""
+        eventually(lambda: self._offsets.behind() is not None, _PATIENCE_S)
+        while (self._offsets.behind() or 0) < _BACKLOG / 2:
+            self._site.send([(self._site.own(f"{number % PICTURES}.jpg"), ()) for number in range(_BACKLOG)])
+
+    def _recovery_s(self) -> float:
+        """Seconds until every partition has moved on from where it stood, or is done."""
+        over = time.monotonic()
+        before: dict[int, int] = {}
+
+        def moved() -> bool:
+            committed, ends = self._offsets.committed(), self._offsets.ends()
+            if committed is None or ends is None:
+                return False
+            for number, offset in committed.items():
+                before.setdefault(number, offset)
+            return all(committed[number] > before[number] or committed[number] == ends[number] for number in ends)
+
+        eventually(moved, _PATIENCE_S, lambda: "\n".join(process.log_tail() for process in self._victims))
+        return time.monotonic() - over
+
+    def _look_at(self, witness: WorkerProcess) -> None:
+        """The budgets of all, and whether one ended without being told to: it is started again."""
+        for process in (witness, *self._victims):
             if (code := process.exit_code) is not None:
-                self.strikes[f"worker ended by itself with {code}"] += 1
-                self.workers[number] = self._worker(number)
+                self._findings.ended_badly.append(f"by itself with {code}: {process.log_tail()}")
+                process.launch()
+            self._findings.note_budgets(process)
 
-    def sample(self) -> None:
-        for process in self.workers:
-            done, pid = process.metric("tagstream_outcomes_total"), process.pid
-            if pid is not None:
-                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-                self.memory.setdefault(pid, []).append((done, pages * _PAGE))
+    def _calm(self, growth: Growth) -> None:
+        """No strikes, and the witness alone, until it has done its part."""
+        for process in self._victims:
+            self._dismiss(process)
+        deadline = time.monotonic() + _CALM_S
+        while growth.pictures < self._plan.pictures and time.monotonic() < deadline:
+            self._load()
+            time.sleep(0.2)
 
-    def end(self) -> None:
-        eventually(lambda: is_committed(self.site), _PATIENCE_S, self.workers[0].said)
-        for process in self.workers:
-            process.terminate()
+    def _dismiss(self, process: WorkerProcess) -> None:
+        if (code := process.terminate()) != 0:
+            self._findings.ended_badly.append(f"after SIGTERM with {code}: {process.log_tail()}")
 
-    def slope_mb(self) -> float | None:
-        """Megabytes per 10,000 pictures of the process that lived longest, after its first fifth."""
-        longest = max(self.memory.values(), key=len, default=[])
-        settled = longest[len(longest) // 5 :]
-        if len(settled) < 2 or settled[-1][0] <= settled[0][0]:
-            return None
-        return (settled[-1][1] - settled[0][1]) / 1e6 / (settled[-1][0] - settled[0][0]) * 10_000
-
-    def _worker(self, number: int) -> WorkerProcess:
+    def _worker(self, replica: str, **settings: str) -> WorkerProcess:
         return WorkerProcess(
-            self.site,
-            f"w{number}",
-            self.folder,
-            TAGSTREAM_KAFKA_SERVERS=self.broker.proxied,
+            self._site,
+            replica,
+            self._folder,
+            TAGSTREAM_KAFKA_SERVERS=self._broker.proxied,
             TAGSTREAM_REDIS_URL="",
             TAGSTREAM_KAFKA_SESSION_TIMEOUT_S="6",
             TAGSTREAM_RUN_OUTCOMES="20",
+            **settings,
         )
 
-    def _kill(self, number: int) -> None:
-        self.workers[number].kill()
-        self.workers[number] = self._worker(number)
-        self.workers[number].wait_ready()
 
-    def _freeze(self, number: int) -> None:
-        process = self.workers[number]
-        process.freeze()
-        time.sleep(self.chance.uniform(1, 12))
-        process.thaw()
-
-    def _freeze_broker(self) -> None:
-        self.broker.freeze()
-        time.sleep(self.chance.uniform(1, 9))
-        self.broker.thaw()
+def _state(pid: int | None) -> str:
+    """As the kernel tells it: T is stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
-def _cut(broker: BrokerBehindProxy) -> None:
-    broker.proxy.cut()
-
-
-def main(minutes: float, seed: int) -> int:
+def main(plan: Plan, report: Path) -> int:
+    """Runs it on servers of its own; answers the exit code."""
     with Scratch() as scratch:
         broker = BrokerBehindProxy(scratch.path / "kafka")
         with (
@@ -138,51 +219,14 @@ def main(minutes: float, seed: int) -> int:
             SeaweedFS(scratch.path / "s3", scratch.will_litter) as s3,
             Valkey(scratch.path / "valkey") as valkey,
         ):
-            soak = Soak(Site(Stack(broker, s3, valkey), "soak"), broker, scratch.path, random.Random(seed))
-            try:
-                _run(soak, minutes)
-                return _report(soak, Path("build/soak-report.md"))
-            finally:
-                for process in soak.workers:
-                    process.kill()
-
-
-def _run(soak: Soak, minutes: float) -> None:
-    soak.start()
-    began = time.monotonic()
-    while time.monotonic() - began < 60 * minutes:
-        soak.feed()
-        time.sleep(soak.chance.uniform(2, 6))
-        soak.sample()
-        name = soak.strike()
-        soak.revive()
-        _say(f"{time.monotonic() - began:6.0f} s  {name}")
-    soak.end()
-
-
-def _report(soak: Soak, path: Path) -> int:
-    expected, found, letters = soak.site.inputs(), soak.site.outcomes(), soak.site.letters()
-    lost, twice = len(set(expected) - set(found)), len(found) - len(set(found))
-    slope = soak.slope_mb()
-    summary = (
-        f"{len(expected)} records, {soak.strikes.total()} strikes: {lost} lost, {twice} twice, "
-        f"{len(letters)} dead-lettered."
-    )
-    lines = [
-        "# Soak",
-        "",
-        summary,
-        "",
-        "| strike | times |",
-        "|---|---|",
-        *(f"| {name} | {count} |" for name, count in soak.strikes.most_common()),
-        "",
-        "Memory: " + ("too short a life to tell." if slope is None else f"{slope:+.1f} MB per 10,000 pictures."),
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
-    _say(summary)
-    return 1 if lost or twice or letters else 0
+            site = Site(Stack(broker, s3, valkey), "soak", partitions=PARTITIONS)
+            findings = Soak(site, broker, scratch.path, plan).run(_say)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text(findings.report(plan.seed))
+    _say(findings.summary())
+    for words in findings.broken_promises():
+        _say(f"NOT KEPT: {words}")
+    return 1 if findings.broken_promises() else 0
 
 
 def _say(line: str) -> None:
@@ -190,5 +234,15 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
+def _number(name: str, default: float) -> float:
+    return float(os.environ.get(name) or default)
+
+
 if __name__ == "__main__":
-    sys.exit(main(float(os.environ.get("SOAK_MINUTES", "30")), int(os.environ.get("SOAK_SEED", "1"))))
+    _plan = Plan(
+        strikes=int(_number("SOAK_STRIKES", 100)),
+        minutes=_number("SOAK_MINUTES", 60),
+        seed=int(_number("SOAK_SEED", 1)),
+        pictures=10_000,
+    )
+    sys.exit(main(_plan, Path("build/soak-report.md")))

@@ -1,0 +1,124 @@
+"""How much memory a worker and its children take, watched from outside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+_PROC = Path("/proc")
+_EVERY_S = 0.1
+
+
+def family(pid: int) -> list[int]:
+    """The process and its descendants that are alive now."""
+    children: dict[int, list[int]] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit() and (parent := _parent(entry)) is not None:
+            children.setdefault(parent, []).append(int(entry.name))
+    found = [pid]
+    for each in found:
+        found += children.get(each, [])
+    return found
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a worker and its descendants hold. A page that several share (forked ones do) counts once
+    in all (PSS); of one process alone that is its resident set."""
+    return sum(_share(each) for each in family(pid))
+
+
+def _parent(process: Path) -> int | None:
+    try:
+        return int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _share(pid: int) -> int:
+    try:
+        lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+class Watched:
+    """Samples a family's memory every 100 ms, inside the `with` block.
+
+    `peak` and `idle` are bytes; `idle` is what was held when the block was entered.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.idle = self.peak = resident(pid)
+        self.samples = 0
+
+    @property
+    def growth(self) -> int:
+        """The peak over idle."""
+        return self.peak - self.idle
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            self.peak = max(self.peak, resident(self._pid))
+            self.samples += 1
+
+
+class Growth:
+    """How a family's memory grows with what it does: sampled every second from `start` to `stop`.
+
+    Args:
+        done: how many pictures it has done, or None when it does not say just now.
+    """
+
+    def __init__(self, pid: int, done: Callable[[], float | None]) -> None:
+        self._pid = pid
+        self._done = done
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.samples: list[tuple[float, int]] = []
+        """(pictures done, bytes)."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+
+    @property
+    def settled(self) -> list[tuple[float, int]]:
+        """Without the first third of the pictures, in which pools fill and batches grow."""
+        most = self.samples[-1][0] if self.samples else 0.0
+        return [sample for sample in self.samples if sample[0] >= most / 3]
+
+    @property
+    def pictures(self) -> float:
+        """Done while it was settled."""
+        return self.settled[-1][0] - self.settled[0][0] if self.settled else 0.0
+
+    def mb_per_10_000(self) -> float:
+        """The slope of the line that fits the settled samples best, in megabytes per 10,000 pictures."""
+        done, held = zip(*self.settled, strict=True)
+        return float(np.polyfit(np.array(done) / 10_000, np.array(held) / 1e6, 1)[0])
+
+    def _watch(self) -> None:
+        while not self._over.wait(1.0):
+            done = self._done()
+            if done:
+                self.samples.append((done, resident(self._pid)))

@@ -1,0 +1,98 @@
+"""What a soak found, which promises that breaks, and the page that says so."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.chaos.account import RECOVERS_WITHIN_S
+from tests.chaos.memory import Growth
+from tests.integration.worker_process import Site, WorkerProcess
+
+MB_PER_10_000 = 1.0
+
+
+@dataclass
+class Findings:
+    """Filled in as the soak goes on. `recoveries` has (strikes of the burst, seconds)."""
+
+    strikes: Counter[str] = field(default_factory=Counter)
+    recoveries: list[tuple[str, float]] = field(default_factory=list)
+    ended_badly: list[str] = field(default_factory=list)
+    budgets: dict[str, float] = field(default_factory=dict)
+    """Of each budget the largest part of it that any worker ever had reserved."""
+    records: int = 0
+    lost: int = 0
+    twice: int = 0
+    dead_lettered: int = 0
+    in_order: bool = True
+    slope_mb: float | None = None
+    slope_asked: bool = False
+    slope_pictures: float = 0.0
+
+    @property
+    def struck(self) -> int:
+        return self.strikes.total()
+
+    def note_budgets(self, process: WorkerProcess) -> None:
+        for budget in ("encoded", "decoded"):
+            limit = process.metric("tagstream_budget_limit_bytes", budget=budget)
+            if limit:
+                part = process.metric("tagstream_budget_peak_bytes", budget=budget) / limit
+                self.budgets[budget] = max(part, self.budgets.get(budget, 0.0))
+
+    def judge_memory(self, growth: Growth, asked: int) -> None:
+        """Of a life that was long enough to tell."""
+        self.slope_asked = asked > 0
+        self.slope_pictures = growth.pictures
+        if self.slope_asked and growth.pictures >= asked:
+            self.slope_mb = growth.mb_per_10_000()
+
+    def judge_outcomes(self, site: Site) -> None:
+        expected, found = site.inputs(), site.outcomes()
+        self.records = len(expected)
+        self.lost, self.twice = len(set(expected) - set(found)), len(found) - len(set(found))
+        self.dead_lettered = len(site.letters())
+        try:
+            site.assert_in_order()
+        except AssertionError:
+            self.in_order = False
+
+    def broken_promises(self) -> list[str]:
+        slowest = max(self.recoveries, key=lambda recovery: recovery[1], default=("", 0.0))
+        unkept = {
+            f"{self.lost} records have no outcome": self.lost,
+            f"{self.twice} outcomes came twice": self.twice,
+            f"{self.dead_lettered} healthy pictures were dead-lettered": self.dead_lettered,
+            "outcomes of a partition came out of order": not self.in_order,
+            f"{slowest[1]:.0f} s to recover from {slowest[0]}": slowest[1] > RECOVERS_WITHIN_S,
+            f"a budget was overdrawn: {self.budgets}": any(part > 1 for part in self.budgets.values()),
+            "the witness did too few pictures to judge its memory": self.slope_asked and self.slope_mb is None,
+            f"memory grows by {self.slope_mb} MB per 10,000 pictures": (self.slope_mb or 0.0) >= MB_PER_10_000,
+        }
+        return [words for words, is_so in unkept.items() if is_so] + [f"a worker ended {x}" for x in self.ended_badly]
+
+    def summary(self) -> str:
+        return (
+            f"{self.records} records, {self.struck} strikes: {self.lost} lost, {self.twice} twice, "
+            f"{self.dead_lettered} dead-lettered, {'in' if self.in_order else 'OUT OF'} order."
+        )
+
+    def report(self, seed: int) -> str:
+        seconds = [recovery for _, recovery in self.recoveries]
+        slope = "not judged: too few pictures" if self.slope_mb is None else f"{self.slope_mb:+.2f} MB"
+        budgets = ", ".join(f"{name} {100 * part:.1f} %" for name, part in self.budgets.items())
+        lines = [
+            f"# Soak\n\n{self.summary()} Seed {seed}.\n",
+            *(f"**Not kept:** {words}\n" for words in self.broken_promises()),
+            "| strike | times |\n|---|---|",
+            *(f"| {name} | {count} |" for name, count in self.strikes.most_common()),
+            "",
+            f"{len(seconds)} bursts of one to three strikes. Until every partition moved again:",
+            f"median {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s.\n",
+            f"Memory of the worker that was never struck, per 10,000 pictures: {slope}",
+            f"(over {self.slope_pictures:.0f} pictures, without the first third of its life).\n",
+            f"Most that any worker ever reserved of its budgets: {budgets}.",
+        ]
+        return "\n".join(lines) + "\n"
