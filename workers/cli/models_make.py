@@ -72,7 +72,10 @@ def import_model(
 def pull(
     model: Annotated[Word, typer.Argument(help="What to fetch.")],
     out: Out,
-    tags: Annotated[Path | None, typer.Option(help="Tag names, one a line.", show_default=False)] = None,
+    tags: Annotated[
+        Path | None,
+        typer.Option(help="Tag names, one a line. Without it the published lists are fetched too.", show_default=False),
+    ] = None,
     thresholds: Thresholds = None,
     translations: Translations = None,
     vocab: Vocab = None,
@@ -82,30 +85,38 @@ def pull(
     ] = None,
     replace: Replace = False,
 ) -> None:
-    """Fetch a published checkpoint from the Hugging Face hub and make a bundle of it.
+    """Fetch a published checkpoint with its lists and make a bundle of it.
 
-    A download that was cut goes on where it ended, and only a file with the published sha256 is taken. HF_ENDPOINT
-    names another hub. The tag lists are not on the hub: get ram_tag_list.txt, ram_tag_list_threshold.txt and
-    ram_tag_list_chinese.txt (Tag2Text: tag2text_ori_tag_list.txt) from the folder ram/data of the repository
-    xinyu1205/recognize-anything on GitHub.
+    The checkpoint comes from the Hugging Face hub, or from another that HF_ENDPOINT names; tags, thresholds and Chinese
+    names come from the repository xinyu1205/recognize-anything on GitHub, unless --tags is given. A download that was
+    cut goes on where it ended, and only files with the published sha256 are taken.
 
-    tagstream models pull ram --tags ram_tag_list.txt --thresholds ram_tag_list_threshold.txt -o bundles/ram
+    tagstream models pull ram -o bundles/ram
     """
-    from workers.models.pull import PUBLISHED, VOCABULARY, download_folder, fetch
+    from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, download_folder, fetch
     from workers.models.ram.config import PUBLISHED as SIZES
+    from workers.models.ram.importer import Lists
 
     check_free(out, replace)
     kind = kind_of(model)
     published = PUBLISHED[kind]
-    if tags is None:
-        raise Misconfigured(f"--tags is missing: the lists of {model} are not on the hub. Get {published.lists}.")
-    _check_lists([tags, thresholds, *_translated(translations).values()], SIZES[kind].labels)
-    folder = downloads or download_folder()
+    named = _translated(translations)
+    _check_lists([tags, thresholds, *named.values()], SIZES[kind].labels)
     with bars() as tell:
+
+        def have(wanted: HubFile) -> Path:
+            return fetch(wanted, downloads or download_folder(), progress=tell)
+
+        if tags is None:
+            tags = have(published.tags)
+            if thresholds is None and published.thresholds is not None:
+                thresholds = have(published.thresholds)
+            if not named and published.chinese is not None:
+                named = {"zh": have(published.chinese)}
         if kind == "tag2text" and vocab is None:
-            vocab = fetch(VOCABULARY, folder, progress=tell)
-        checkpoint = fetch(published.checkpoint, folder, progress=tell)
-    _import(checkpoint, out, _lists(tags, thresholds, translations, vocab), dtype, replace)
+            vocab = have(VOCABULARY)
+        checkpoint = have(published.checkpoint)
+    _import(checkpoint, out, Lists(tags, thresholds, named, vocab), dtype, replace)
     say(f"The download stays at {checkpoint}; the bundle does not need it.")
 
 
@@ -254,7 +265,7 @@ def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Iterator[str]:
         )
     if lists.thresholds is None and published.thresholds is not None:
         own = bundle.manifest.labels != SIZES[_kind(bundle)].labels
-        better = "give your own" if own else f"give {published.thresholds}, the published ones,"
+        better = "give your own" if own else f"give {published.thresholds.name}, the published ones,"
         yield f"every label has the threshold {bundle.thresholds[0]:g}; {better} with --thresholds."
 
 

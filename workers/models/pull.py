@@ -1,4 +1,5 @@
-"""The published files on the Hugging Face hub, fetched so that a cut connection costs nothing and nothing wrong stays.
+"""The published files, on the Hugging Face hub and on GitHub, fetched so that a cut connection costs nothing and
+nothing wrong stays.
 
 What has come lies in `<name>.part` beside its goal, and the next try goes on from there, in this process or a later
 one. A file gets its own name only when its sha256 is the published one.
@@ -22,21 +23,27 @@ Progress = Callable[[str, int, int], None]
 """Told what is being done, how many bytes of it are done, and how many there are."""
 
 HUB = "https://huggingface.co"
-LISTS_FROM = "the folder ram/data of https://github.com/xinyu1205/recognize-anything"
+LISTS = (
+    "https://raw.githubusercontent.com/xinyu1205/recognize-anything/7cb804a8609e9f4b1a50b7f31436d2df40bb9481/ram/data"
+)
+"""The lists are not on the hub, but in the official program's repository; here at one commit, so that they stay."""
 
 _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file on the hub.
+    """A file on the hub, or at an address of its own.
 
     Args:
         repo: owner/name.
         name: of the file in it.
-        size: bytes, or about as many, so that a person knows what is coming.
+        size: bytes, or about as many, so that a person knows what is coming; with an address, exactly.
         sha256: those of its known versions, hex; where only the beginning is known, that.
         space: it lies in a space rather than in a model repository.
+        address: the whole URL of a file that is not on the hub.
+        option: which option of `tagstream models pull` takes a copy that a person has fetched; None: it is the
+            checkpoint, which `models import` takes.
     """
 
     repo: str
@@ -44,6 +51,8 @@ class HubFile:
     size: int
     sha256: tuple[str, ...]
     space: bool = False
+    address: str | None = None
+    option: str | None = None
 
     def is_this(self, digest: str) -> bool:
         """Whether a file with this sha256 is a known version of it."""
@@ -60,6 +69,8 @@ class HubFile:
 
     def url(self, endpoint: str | None = None) -> str:
         """Where a person finds it."""
+        if self.address is not None:
+            return self.address
         prefix = "spaces/" if self.space else ""
         return f"{endpoint or default_endpoint()}/{prefix}{self.repo}/resolve/main/{self.name}"
 
@@ -70,30 +81,48 @@ class Published:
 
     Args:
         checkpoint: on the hub.
-        tags: name of its tag list, which is not on the hub (`LISTS_FROM`).
-        thresholds: name of its list of thresholds there; None: they are part of the program.
-        chinese: name of the list of Chinese names there.
+        tags: its tag list.
+        thresholds: one for each tag; None: they are part of the program.
+        chinese: names of the tags.
         licence: of the weights, as their page says; None: nothing is known of it here.
     """
 
     checkpoint: HubFile
-    tags: str
-    thresholds: str | None = None
-    chinese: str | None = None
+    tags: HubFile
+    thresholds: HubFile | None = None
+    chinese: HubFile | None = None
     licence: str | None = None
 
-    @property
-    def lists(self) -> str:
-        """The files that a person has to bring, and from where."""
-        names = [name for name in (self.tags, self.thresholds, self.chinese) if name]
-        return f"{', '.join(names)} from {LISTS_FROM}"
 
+def _list(name: str, option: str, size: int, sha256: str) -> HubFile:
+    return HubFile("xinyu1205/recognize-anything", name, size, (sha256,), address=f"{LISTS}/{name}", option=option)
+
+
+_RAM_TAGS = _list(
+    "ram_tag_list.txt", "--tags", 41_904, "5d96d2f7225527480ad773aaac76b6e5c08a18adf6eae9ca7d2ab923d5e7bd8b"
+)
+_RAM_THRESHOLDS = _list(
+    "ram_tag_list_threshold.txt",
+    "--thresholds",
+    22_016,
+    "b6f81d0de1bc7f9c251af512c413eae976c77dbfbadf700d4e3d90510f4c6447",
+)
+_RAM_CHINESE = _list(
+    "ram_tag_list_chinese.txt",
+    "--translations zh=",
+    44_181,
+    "c912657a0f30be7b2f5df6ccffa17e1d84561d0bea508528e38b6d0d711bcfbe",
+)
+_TAG2TEXT_TAGS = _list(
+    "tag2text_ori_tag_list.txt", "--tags", 29_062, "7d05c7cb88ed46a2aee1434776964f6bdbda0c0f4233c8633e109084382d3a45"
+)
 
 VOCABULARY = HubFile(
     "google-bert/bert-base-uncased",
     "vocab.txt",
     231_508,
     ("07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",),
+    option="--vocab",
 )
 """Tag2Text's tokens."""
 
@@ -105,9 +134,9 @@ PUBLISHED: Mapping[Kind, Published] = {
             5_625_634_877,
             ("15c729c793af28b9d107c69f85836a1356d76ea830d4714699fb62e55fcc08ed",),
         ),
-        "ram_tag_list.txt",
-        "ram_tag_list_threshold.txt",
-        "ram_tag_list_chinese.txt",
+        _RAM_TAGS,
+        _RAM_THRESHOLDS,
+        _RAM_CHINESE,
         licence="MIT, by the model card of xinyu1205/recognize_anything_model",
     ),
     "ram_plus": Published(
@@ -117,9 +146,9 @@ PUBLISHED: Mapping[Kind, Published] = {
             3_010_210_801,
             ("497c178836ba66698ca226c7895317e6e800034be986452dbd2593298d50e87d",),
         ),
-        "ram_tag_list.txt",
-        "ram_tag_list_threshold.txt",
-        "ram_tag_list_chinese.txt",
+        _RAM_TAGS,
+        _RAM_THRESHOLDS,
+        _RAM_CHINESE,
     ),
     "tag2text": Published(
         HubFile(
@@ -129,7 +158,7 @@ PUBLISHED: Mapping[Kind, Published] = {
             ("9ac35ee5", "4ce96f0c"),  # two uploads with the same weights are about
             space=True,
         ),
-        "tag2text_ori_tag_list.txt",
+        _TAG2TEXT_TAGS,
     ),
 }
 
@@ -195,26 +224,36 @@ def sha256_of(path: Path, progress: Progress = lambda doing, done, total: None) 
 
 def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progress) -> None:
     """Append to `part` what is missing of the file."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
 
     with _hub_spoken(wanted, part, endpoint):
-        kind = "space" if wanted.space else None
-        place = hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=endpoint or default_endpoint())
-        facts = get_hf_file_metadata(place)
-        _check_announced(wanted, facts.etag, endpoint)
-        total = facts.size or wanted.size
+        location, size = _locate(wanted, endpoint)
+        total = size or wanted.size
         if part.exists() and part.stat().st_size > total:
             part.unlink()
         with part.open("ab") as file:
             http_get(
-                facts.location,
+                location,
                 file,
                 resume_size=file.tell(),
-                expected_size=facts.size,
+                expected_size=size,
                 displayed_filename=wanted.name,
                 tqdm_class=_bar(f"downloading {wanted.name}", file.tell(), total, progress),
             )
+
+
+def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
+    """From where its bytes come, and how many there are, where that is told."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    if wanted.address is not None:
+        return wanted.address, wanted.size
+    kind = "space" if wanted.space else None
+    facts = get_hf_file_metadata(
+        hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=endpoint or default_endpoint())
+    )
+    _check_announced(wanted, facts.etag, endpoint)
+    return facts.location, facts.size
 
 
 def _bar(doing: str, done: int, total: int, progress: Progress) -> Any:
@@ -278,5 +317,6 @@ def _go_on(wanted: HubFile, part: Path, says: str, url: str) -> str:
 
 
 def _by_hand(wanted: HubFile, url: str) -> str:
-    how = "give it to `--vocab`" if wanted == VOCABULARY else "turn it into a bundle with `tagstream models import`"
-    return f"By hand: fetch {url} ({wanted.size / 1e6:,.0f} MB) on a machine that can, and {how}."
+    how = f"give it to `{wanted.option}`" if wanted.option else "turn it into a bundle with `tagstream models import`"
+    size = f"{wanted.size / 1e6:,.0f} MB" if wanted.size > 1e6 else f"{wanted.size / 1e3:,.0f} kB"
+    return f"By hand: fetch {url} ({size}) on a machine that can, and {how}."

@@ -18,6 +18,7 @@ from workers.cli.exit_codes import MISCONFIGURED, UNAVAILABLE
 from workers.models import pull
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
+from workers.models.pull import HubFile
 from workers.models.ram import config
 from workers.models.ram.config import Kind
 from workers.models.ram.random_bundle import made_up_vocabulary
@@ -217,14 +218,24 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def _publish(files: Files, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put a checkpoint (and the vocabulary) on the hub, as the published one."""
+    """Put a checkpoint and all that belongs to it on the hub, as the published ones."""
     published = pull.PUBLISHED[files.kind]
-    there = replace(published.checkpoint, sha256=(pull.sha256_of(files.checkpoint),))
-    vocabulary = replace(pull.VOCABULARY, sha256=(pull.sha256_of(files.vocab),))
-    monkeypatch.setitem(pull.PUBLISHED, files.kind, replace(published, checkpoint=there))
-    monkeypatch.setattr(pull, "VOCABULARY", vocabulary)
-    for wanted, path in ((there, files.checkpoint), (vocabulary, files.vocab)):
-        hub.files[wanted.url(hub.endpoint).removeprefix(f"{hub.endpoint}/")] = path.read_bytes()
+
+    def there(wanted: HubFile, path: Path) -> HubFile:
+        address = wanted.address and f"{hub.endpoint}/lists/{wanted.name}"
+        put = replace(wanted, sha256=(pull.sha256_of(path),), size=path.stat().st_size, address=address)
+        hub.files[put.url(hub.endpoint).removeprefix(f"{hub.endpoint}/")] = path.read_bytes()
+        return put
+
+    put = replace(
+        published,
+        checkpoint=there(published.checkpoint, files.checkpoint),
+        tags=there(published.tags, files.tags),
+        thresholds=published.thresholds and there(published.thresholds, files.thresholds),
+        chinese=published.chinese and there(published.chinese, files.chinese),
+    )
+    monkeypatch.setitem(pull.PUBLISHED, files.kind, put)
+    monkeypatch.setattr(pull, "VOCABULARY", there(pull.VOCABULARY, files.vocab))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -233,20 +244,37 @@ def test_one_command_goes_from_nothing_to_a_bundle(
 ) -> None:
     files = Files(kind, tmp_path)
     _publish(files, hub, monkeypatch)
-    arguments = ["models", "pull", WORDS[kind], "--tags", str(files.tags), "--thresholds", str(files.thresholds)]
-    assert run_command([*arguments, "-o", str(tmp_path / "out")]) == 0
-    assert Bundle.open(tmp_path / "out").manifest.provenance.sha256 == pull.sha256_of(files.checkpoint)
+    assert run_command(["models", "pull", WORDS[kind], "-o", str(tmp_path / "out")]) == 0
+    bundle = Bundle.open(tmp_path / "out")
+    assert bundle.manifest.provenance.sha256 == pull.sha256_of(files.checkpoint)
+    assert bundle.labels[3] == "tag 3"
+    assert bundle.translations.keys() == (set() if kind == "tag2text" else {"zh"})
+    assert bundle.thresholds[1] == (0.68 if kind == "tag2text" else 0.51)
     out, err = told()
     assert f"The download stays at {tmp_path / 'cache' / 'tagstream' / 'downloads'}" in out
     assert err == ""
 
 
-def test_pull_says_where_the_lists_are(hub: Hub, tmp_path: Path, told: Told) -> None:
-    assert run_command(["models", "pull", "ram-plus", "-o", str(tmp_path / "out")]) == MISCONFIGURED
-    _, err = told()
-    for name in ("ram_tag_list.txt", "ram_tag_list_threshold.txt", "ram/data", "github.com/xinyu1205"):
-        assert name in err
-    assert hub.asked == []
+def test_lists_of_ones_own_are_taken_instead_of_the_published_ones(
+    ram: Files, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish(ram, hub, monkeypatch)
+    hub.files = {path: body for path, body in hub.files.items() if not path.startswith("lists/")}
+    ram.tags.write_text("".join(f"mine {number}\n" for number in range(60)))
+    arguments = ["models", "pull", "ram", "--tags", str(ram.tags), "--translations", f"zh={ram.chinese}"]
+    assert run_command([*arguments, "-o", str(tmp_path / "out")]) == 0
+    bundle = Bundle.open(tmp_path / "out")
+    assert (bundle.labels[3], bundle.translations["zh"][3]) == ("mine 3", "标签3")
+
+
+def test_a_published_list_that_can_not_be_fetched_may_be_given(
+    ram: Files, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish(ram, hub, monkeypatch)
+    del hub.files["lists/ram_tag_list_threshold.txt"]
+    assert run_command(["models", "pull", "ram", "-o", str(tmp_path / "out")]) == UNAVAILABLE
+    assert f"fetch {hub.endpoint}/lists/ram_tag_list_threshold.txt (0 kB) on a machine" in told()[1]
+    assert run_command(["models", "pull", "ram", "--thresholds", str(ram.thresholds), "-o", str(tmp_path / "out")]) == 0
 
 
 def test_pull_looks_at_the_lists_before_it_fetches(ram: Files, hub: Hub, tmp_path: Path, told: Told) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.unit.models.hub import Hub, serving
 from workers.errors import Misconfigured, Unavailable
-from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, fetch, sha256_of
+from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, fetch, licence_of, sha256_of
 
 BODY = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -177,13 +178,41 @@ def test_a_folder_that_can_not_be_is_a_sentence(hub: Hub, tmp_path: Path) -> Non
 
 def test_what_was_published_is_named_completely() -> None:
     for published in PUBLISHED.values():
-        assert published.tags in published.lists
-        assert "github.com/xinyu1205/recognize-anything" in published.lists
         assert published.checkpoint.name.endswith(".pth")
         assert all(8 <= len(known) <= 64 for known in published.checkpoint.sha256)
-    assert "--vocab" not in PUBLISHED["ram"].lists
+        for each in filter(None, (published.tags, published.thresholds, published.chinese)):
+            assert each.url().startswith("https://raw.githubusercontent.com/xinyu1205/recognize-anything/")
+            assert [len(known) for known in each.sha256] == [64]
+            assert each.option
     assert VOCABULARY.is_this(VOCABULARY.sha256[0])
     assert not VOCABULARY.is_this(SHA256)
+
+
+def test_a_licence_is_told_of_the_published_file_alone_and_only_where_it_is_known() -> None:
+    ram, ram_plus = (PUBLISHED[kind].checkpoint.sha256[0] for kind in ("ram", "ram_plus"))
+    assert licence_of("ram", ram) == "MIT, by the model card of xinyu1205/recognize_anything_model"
+    assert licence_of("ram", SHA256) is None
+    assert licence_of("ram_plus", ram_plus) is None
+
+
+@pytest.mark.parametrize(("digest", "digits"), [(SHA256, 64), ("0123" + SHA256[4:], 4), ("9" * 64, 0)])
+def test_it_is_known_how_much_of_a_checksum_agrees_with_one_that_is_known(digest: str, digits: int) -> None:
+    assert replace(WANTED, sha256=(SHA256, "0123")).known_by(digest) == digits
+
+
+def test_a_file_at_an_address_of_its_own_is_fetched_from_there(tmp_path: Path) -> None:
+    with serving(Hub({"elsewhere/list.txt": BODY})) as hub:
+        there = HubFile("a/b", "list.txt", len(BODY), (SHA256,), address=f"{hub.endpoint}/elsewhere/list.txt")
+        hub.files["list.txt"] = BODY
+        hub.cut_after = [70_000]
+        assert fetch(there, tmp_path, endpoint="http://127.0.0.1:1").read_bytes() == BODY
+        assert gets(hub) == ["", "bytes=70000-"]
+
+
+def test_a_list_that_can_not_be_fetched_says_which_option_takes_it(hub: Hub, tmp_path: Path) -> None:
+    lost = HubFile("a/b", "tags.txt", 41_904, (SHA256,), address=f"{hub.endpoint}/no/tags.txt", option="--tags")
+    with pytest.raises(Unavailable, match=r"By hand: fetch .*/no/tags\.txt \(42 kB\) .*give it to `--tags`"):
+        fetch(lost, tmp_path)
 
 
 def test_a_checksum_is_that_of_the_whole_file(tmp_path: Path) -> None:
