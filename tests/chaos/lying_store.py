@@ -61,6 +61,17 @@ def says(status: int) -> Lie:
     return lie
 
 
+def refuses_us(code: str) -> Lie:
+    """An S3 store's refusal that is about whoever asks, and no object."""
+
+    def lie(answer: Answer) -> None:
+        answer.status, answer.headers = 403, {"Content-Type": "application/xml"}
+        answer.body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        answer.tell()
+
+    return lie
+
+
 def drips(for_s: Callable[[], bool]) -> Lie:
     """One byte a second, while `for_s()`; the rest at once."""
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
+from schemas.enriched_image import EnrichedImage, Tag
 from tests.chaos.account import Account
 from tests.chaos.line import Given, SharedLine, is_committed
 from tests.chaos.proxy import FaultProxy, wait_for
@@ -36,10 +39,9 @@ def straight(line: SharedLine) -> Iterator[redis.Redis]:
 
 
 def fresh(line: SharedLine, number: int) -> list[Given]:
+    """New pictures and events that name their etags, which the cache's first level goes by."""
     keys = [f"cached-{next(_seeds)}.jpg" for _ in range(number)]
-    for key in keys:
-        line.site.upload(key, photo(next(_seeds)))
-    return [(line.site.own(key), ()) for key in keys]
+    return [(line.site.own(key, etag=line.site.upload(key, photo(next(_seeds)))), ()) for key in keys]
 
 
 def remembers(line: SharedLine) -> None:
@@ -54,15 +56,20 @@ def remembers(line: SharedLine) -> None:
     eventually(a_copy_is_a_hit, 30, line.worker.said)
 
 
-def errors(line: SharedLine) -> int:
-    return int(line.worker.metric("tagstream_cache_errors_total"))
+def errors(line: SharedLine, **labels: str) -> int:
+    return int(line.worker.metric("tagstream_cache_errors_total", **labels))
+
+
+def tags(images: list[EnrichedImage]) -> dict[str, tuple[Tag, ...]]:
+    return {image.source.key: image.tags for image in images}
 
 
 @pytest.mark.parametrize("fault", ["refuses", "hangs", "talks nonsense"])
 def test_a_cache_that(line: SharedLine, account: Account, fault: str) -> None:
-    """Guard: every cache call is bounded in time and its errors are misses; the breaker asks the dead no more."""
+    """Guards: errors of every kind are misses; calls are bounded in time; the breaker asks the dead no more. Without
+    the first the worker ends, without the second it stands still, without the third each call costs its timeout."""
     remembers(line)
-    before = errors(line)
+    before, paused = errors(line), errors(line, cause="paused")
     match fault:
         case "refuses":
             line.cache.refuse()
@@ -75,6 +82,7 @@ def test_a_cache_that(line: SharedLine, account: Account, fault: str) -> None:
     account.landed()
     found = line.settle(account, records)
     assert len(found.images) == 12
+    assert errors(line, cause="paused") > paused
     line.cache.heal()
     line.cache.cut()
     account.over()
@@ -83,49 +91,67 @@ def test_a_cache_that(line: SharedLine, account: Account, fault: str) -> None:
 
 
 def test_a_full_cache(line: SharedLine, account: Account, straight: redis.Redis) -> None:
-    """Guard: an error reply to a write is a miss later, not an exception now."""
+    """Guard: an error reply is that command's alone. As the server's it would open the breaker, and what is remembered
+    could not be read either."""
+    [known] = fresh(line, 1)
+    line.send([known])
+    line.committed()
     straight.config_set("maxmemory", "1")
-    before = errors(line)
+    before, paused = errors(line, cause="full"), errors(line, cause="paused")
     records = line.send(fresh(line, 6))
-    wait_for(lambda: errors(line) - before, 1)
+    wait_for(lambda: errors(line, cause="full") - before, 1)
     account.landed()
-    assert len(line.settle(account, records).images) == 6
+    line.committed()
+    records += line.send([known])
+    found = line.settle(account, records)
+    assert [image.cache.tags for image in found.images].count("hit") == 1
+    assert len(found.images) == 7
+    assert errors(line, cause="paused") == paused
     straight.config_set("maxmemory", "0")
     account.over()
     remembers(line)
     account.recovered()
 
 
-def test_a_cache_that_evicts(line: SharedLine, account: Account, straight: redis.Redis) -> None:
-    """Guard: an entry that is gone is a miss, whatever other level of it is left."""
+@pytest.mark.parametrize("level", ["source", "scores"])
+def test_a_cache_that_evicts_its_level(line: SharedLine, account: Account, straight: redis.Redis, level: str) -> None:
+    """Guard: an entry that is gone is a miss, whatever is left of the other level; without it a picture would be
+    published with what one level knows."""
     given = fresh(line, 6)
-    line.send(given)
+    landed = line.send(given)
     line.committed()
-    keys = straight.keys()
-    assert keys
-    straight.delete(*keys[::2])
+    first = line.results(landed)
+    gone = list(straight.scan_iter(f"tagstream:*:{level}:*"))
+    assert len(gone) >= 6
+    straight.delete(*gone)
     account.landed()
-    assert len(line.settle(account, line.send(given)).images) == 6
+    second = line.settle(account, line.send(given))
+    assert tags(second.images) == tags(first.images)
+    source, content = ("miss", "hit") if level == "source" else ("hit", "miss")
+    assert {(image.cache.source, image.cache.tags) for image in second.images} == {(source, content)}
 
 
 def test_a_cache_with_values_of_an_older_version(line: SharedLine, account: Account, straight: redis.Redis) -> None:
-    """Guard: values carry their version and are checked; an unreadable one is a miss and never an answer."""
+    """Guards: scores carry their format's mark and facts have exactly today's fields; an unreadable one is a miss, and
+    never an answer or the worker's end."""
     given = fresh(line, 6)
     line.send(given)
     line.committed()
-    spoiled = 0
-    for key in list(straight.scan_iter()):
-        if straight.type(key) == b"hash":
-            for name in straight.hkeys(key):
-                straight.hset(key, name, b"\x00an older format")
-        else:
-            straight.set(key, b'{"v": 0}')
-        spoiled += 1
-    assert spoiled
+    older_scores = b"tss0" + struct.pack("<Iif", 1, 0, 0.99)
+    older_facts = json.dumps({"sha256": "0" * 64, "size": 10}).encode()
+    scores = list(straight.scan_iter("tagstream:*:scores:*"))
+    sources = list(straight.scan_iter("tagstream:*:source:*"))
+    for key in scores:
+        straight.set(key, older_scores)
+    for key in sources:
+        for name in straight.hkeys(key):
+            straight.hset(key, name, older_facts)
+    assert len(scores) >= 6
+    assert len(sources) >= 6
     account.landed()
     found = line.settle(account, line.send(given))
     assert len(found.images) == 6
-    assert all(image.cache.tags == "miss" for image in found.images)
+    assert {(image.cache.source, image.cache.tags) for image in found.images} == {("miss", "miss")}
 
 
 def test_a_cache_that_is_down_at_start(home: Site, account: Account, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def healthy(line: SharedLine) -> Given:
 def test_a_message_that_is(
     line: SharedLine, healthy: Given, account: Account, value: bytes | None, reason: str
 ) -> None:
-    """Guard: `read_message` maps every parse error to a Failure; an exception there would end the worker."""
+    """Guard: `parse_message` answers a message that can't be read with a BadEvent; an exception would end us."""
     records = line.send([healthy, (value, ()), healthy], b"one-partition")
     account.landed()
     found = line.settle(account, records, letters=1)
@@ -57,7 +57,7 @@ def test_a_message_that_is(
 
 
 def test_a_test_event(line: SharedLine, healthy: Given, account: Account) -> None:
-    """Guard: the dialect of S3's test events; without it this is a dead letter."""
+    """Guard: S3's test events are known for what they are; without it this is a dead letter."""
     records = line.send([(b'{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"x"}', ()), healthy], b"p")
     account.landed()
     assert [skip.reason for skip in line.settle(account, records).skips] == ["test-event"]

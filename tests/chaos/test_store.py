@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.account import Account
-from tests.chaos.line import Given, SharedLine
-from tests.chaos.lying_store import Lie, drips, is_empty, pours, resets, says
+from tests.chaos.line import Given, SharedLine, in_flight
+from tests.chaos.lying_store import Lie, drips, is_empty, pours, refuses_us, resets, says
 from tests.chaos.proxy import wait_for
 from tests.integration.worker_process import eventually, photo
 
@@ -44,8 +44,8 @@ def fresh(line: SharedLine, *keys: str) -> list[Given]:
     ],
 )
 def test_one_object_whose_get_is(line: SharedLine, account: Account, lie: Lie, reason: str, times: int) -> None:
-    """Guard: the verdict asks whether others of the bucket could be read meanwhile; without it the partition would
-    wait for ever for one object (or, turned around, healthy pictures would be dead-lettered in an outage)."""
+    """Guards: the bounds on what a body may be (empty, larger than announced), and the verdict on an object that alone
+    fails or is refused, without which its partition waits for it for ever."""
     guilty = f"{reason}-{times}-{next(_seeds)}.jpg"
     line.store.lies[guilty] = lie
     records = line.send(fresh(line, "before.jpg"))
@@ -98,23 +98,41 @@ def test_a_get_that_fails_by(line: SharedLine, account: Account, lie: Lie, times
 
 @pytest.mark.chaos
 def test_every_get_is_forbidden_for_a_while(line: SharedLine, account: Account) -> None:
-    """Guard: 403 blames an object only if its bucket gives others. Credentials that expired must not empty the topic
-    into the dead-letter topic; nothing was read of the bucket for longer than `unreadable_s` here."""
-    time.sleep(5.0)
+    """Guards: one refusal is not enough, and different objects that are refused in a row open the breaker. Credentials
+    that are taken away must not empty the topic into the dead-letter topic, although the bucket was read just now."""
+    records = line.send(fresh(line, "before.jpg"))
+    line.committed()
     line.store.lies["*"] = says(403)
     keys = [f"forbidden-{number}-{next(_seeds)}.jpg" for number in range(4)]
-    records = line.send(fresh(line, *keys))
+    records += line.send(fresh(line, *keys))
     wait_for(lambda: sum(line.store.told[key] for key in keys), 6)
     account.landed()
-    assert line.results(records).coordinates == []
+    assert len(line.results(records).coordinates) == 1
     line.store.lies.clear()
     account.over()
-    assert line.settle(account, records).keys == sorted(keys)
+    assert line.settle(account, records).keys == sorted(["before.jpg", *keys])
+    account.recovered()
+
+
+@pytest.mark.chaos
+def test_the_stores_refusal_of_us_hits_a_single_picture(line: SharedLine, account: Account) -> None:
+    """Guard: a refusal whose code is about the credentials, or our clock, is held against no object, however few fail
+    and however well others were read just now."""
+    records = line.send(fresh(line, "before.jpg"))
+    line.committed()
+    key = f"expired-{next(_seeds)}.jpg"
+    line.store.lies["*"] = refuses_us("ExpiredToken")
+    records += line.send(fresh(line, key))
+    wait_for(lambda: line.store.told[key], 4)
+    account.landed()
+    line.store.lies.clear()
+    account.over()
+    assert line.settle(account, records).keys == ["before.jpg", key]
     account.recovered()
 
 
 def test_404_and_a_deleted_prefix_still_in_the_backlog(line: SharedLine, account: Account) -> None:
-    """Guard: an object that is gone is a skip; as a neighbour's failure it would block its partition."""
+    """Guard: what an object's absence is told by; as a neighbour's failure it would block its partition."""
     given = fresh(line, *[f"album/{number}.jpg" for number in range(10)])
     for number in range(10):
         line.site.store.remove(line.site.name, f"album/{number}.jpg")
@@ -126,7 +144,8 @@ def test_404_and_a_deleted_prefix_still_in_the_backlog(line: SharedLine, account
 
 
 def test_an_object_that_changed_between_event_and_get(line: SharedLine, account: Account) -> None:
-    """Guard: If-Match with the event's etag; without it the old event would describe the new picture."""
+    """Guard: the event's etag, asked for by If-Match and compared with the answer's (either will do); without both the
+    old event would describe the new picture."""
     old = line.site.upload("changing.jpg", photo(next(_seeds)))
     new = line.site.upload("changing.jpg", photo(next(_seeds)))
     assert old != new
@@ -140,7 +159,7 @@ def test_an_object_that_changed_between_event_and_get(line: SharedLine, account:
 
 
 def test_one_byte_a_second_at_the_head_of_a_partition_while_the_others_flow(line: SharedLine, account: Account) -> None:
-    """Guard: fetches run side by side and each partition has its own ledger; with one queue all would wait."""
+    """Guard: fetches run side by side; with one thread all would wait."""
     slow = threading.Event()
     slow.set()
     line.store.lies["drip.jpg"] = drips(slow.is_set)
@@ -159,19 +178,25 @@ def test_one_byte_a_second_at_the_head_of_a_partition_while_the_others_flow(line
 
 @pytest.mark.chaos
 def test_the_store_is_down(line: SharedLine, account: Account) -> None:
-    """Guard: without an answer nobody is blamed; the picture waits and its partition takes no new records."""
-    keys = [f"down-{number}.jpg" for number in range(8)]
+    """Guard: an object is blamed only when others of its bucket were read since it first failed. The outage lasts for
+    longer than `unreadable_s`."""
+    keys = [f"down-{number}-{next(_seeds)}.jpg" for number in range(8)]
     given = fresh(line, *keys)
     s3 = line.site.stack.s3
-    s3.freeze()
+    tries = retries(line)
+    s3.stop()
     try:
         records = line.send(given)
-        eventually(lambda: line.worker.metric("tagstream_pictures_in_flight") >= 1, 20, line.worker.said)
+        eventually(lambda: retries(line) > tries and in_flight(line.worker) >= 1, 20, line.worker.said)
         account.landed()
-        assert line.results(records).coordinates == []
         time.sleep(6.0)
+        assert line.results(records).coordinates == []
     finally:
-        s3.thaw()
+        s3.start()
     account.over()
     assert line.settle(account, records).keys == sorted(keys)
     account.recovered()
+
+
+def retries(line: SharedLine) -> float:
+    return line.worker.metric("tagstream_retries_total", neighbour="s3")
