@@ -14,6 +14,8 @@ from tests.chaos.line import SharedLine
 from tests.conftest import Stack, up_or_skip
 from tests.integration.worker_process import Site
 from workers.local.scratch import Scratch
+from workers.local.seaweedfs import SeaweedFS
+from workers.local.valkey import Valkey
 
 _ACCOUNT = pytest.StashKey[Account]()
 _ACCOUNTS = pytest.StashKey[list[Account]]()
@@ -57,9 +59,9 @@ def broker(scratch: Scratch) -> Iterator[BrokerBehindProxy]:
 
 
 @pytest.fixture
-def outpost(broker: BrokerBehindProxy, stack: Stack, unique: Callable[[str], str]) -> Iterator[Site]:
+def outpost(broker: BrokerBehindProxy, s3: SeaweedFS, valkey: Valkey, unique: Callable[[str], str]) -> Iterator[Site]:
     """Topics on the broker that may be broken; tests read it by the straight way."""
-    yield Site(Stack(broker, stack.s3, stack.valkey), unique("line"))
+    yield Site(Stack(broker, s3, valkey), unique("line"))
     broker.proxy.heal()
     broker.thaw()
     if not broker.running:

@@ -14,28 +14,11 @@ from kafka.structs import TopicPartition
 from tests.chaos.account import Account
 from tests.chaos.broker import BrokerBehindProxy, catch_open_transaction, transaction_state
 from tests.chaos.kafka_proxy import Api
-from tests.chaos.line import held, is_committed
+from tests.chaos.line import is_committed
 from tests.chaos.scenes import behind_proxy, failed, finish, load, publishes, settled
 from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
-
-
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
-def test_broker_restarted(broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, how: str) -> None:
-    """Guard: PatientClient; without it a commit that was called while the broker was down never returns."""
-    load(outpost, 600)
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
-        name = f"{outpost.name}-w"
-        strike = broker.stop if how == "SIGTERM" else broker.kill
-        publishes(process)
-        catch_open_transaction(broker.servers, name, strike, 60)
-        assert not broker.running
-        assert held(process) > 0
-        account.landed()
-        broker.start()
-        account.over()
-        finish(outpost, process, account)
 
 
 def test_broker_frozen_during_a_commit_beyond_the_request_timeout(
