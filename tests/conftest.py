@@ -1,4 +1,4 @@
-"""The real servers that tests ask for by name, each started once, when first asked for."""
+"""What tests ask for by name: the real servers, each started once, when first asked for; and what a machine allows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import os
 # as long. Before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
+import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,6 +73,13 @@ def valkey(scratch: Scratch) -> Iterator[Valkey]:
 def stack(kafka: ApacheKafka, s3: SeaweedFS, valkey: Valkey) -> Stack:
     """All three."""
     return Stack(kafka, s3, valkey)
+
+
+@pytest.fixture
+def may_mount() -> None:
+    """For tests that give a process mounts of its own; skips where the user may not."""
+    if not shutil.which("unshare") or subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode:
+        pytest.skip("this user may not make a mount name space, which `unshare --mount` is to give a process")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,12 +54,6 @@ def finish(site: Site, process: WorkerProcess, account: Account) -> None:
 
 
 # ---- disk -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def may_mount() -> None:
-    if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
-        pytest.skip("this user may not make a file system name space, which a small disk needs")
 
 
 class OnSmallDisk(WorkerProcess):

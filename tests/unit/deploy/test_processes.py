@@ -117,13 +117,6 @@ def running(site: Site, folder: Path) -> Iterator[Pod]:
         pod.process.wait(10)
 
 
-@pytest.fixture
-def may_mount() -> None:
-    allowed = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
-    if allowed.returncode != 0:
-        pytest.skip("this user may not make a file system name space, which a read-only root needs")
-
-
 @pytest.mark.usefixtures("may_mount")
 def test_a_pods_worker_does_its_work_and_leaves_in_time(
     stack: Stack, unique: Callable[[str], str], tmp_path: Path
