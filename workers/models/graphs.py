@@ -22,7 +22,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Batch sizes that are recorded: at most a third of a batch is padding."""
+"""Batch sizes that are recorded: at most a quarter of one is padding."""
 WARM_UPS = 3
 """Runs before the recording: libraries choose kernels and take memory at their first calls, which a graph may not."""
 

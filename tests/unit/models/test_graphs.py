@@ -70,10 +70,10 @@ def test_a_batch_goes_into_the_smallest_bucket_that_holds_it(rows: int, bucket: 
     assert bucket_for(rows, (1, 2, 4, 8)) == bucket
 
 
-def test_at_most_a_third_of_a_batch_is_padding_and_a_piece_has_a_bucket() -> None:
+def test_at_most_a_quarter_of_a_bucket_is_padding_and_every_piece_has_one() -> None:
     waste = [1 - rows / bucket for rows in range(1, PIECE + 1) if (bucket := bucket_for(rows, BUCKETS))]
     assert len(waste) == PIECE
-    assert max(waste) <= 1 / 3
+    assert max(waste) == 1 / 4
 
 
 @pytest.mark.parametrize("rows", range(1, 10))
