@@ -18,7 +18,8 @@ class BrokerBehindProxy(ApacheKafka):
     """Whoever bootstraps at the proxy is told to come through it again; `servers` leads straight to the broker.
 
     The broker's own requests (transaction markers) and the tests take the straight way, so that a fault hits workers
-    alone. Its session timeout is above every freeze here: a fenced single node can lose a transaction marker.
+    alone. The proxy's port is closed while the broker is down: to be refused is another fault than to be cut off. Its
+    session timeout is above every freeze here: a fenced single node can lose a transaction marker.
     """
 
     port_count: ClassVar[int] = 3
@@ -27,6 +28,18 @@ class BrokerBehindProxy(ApacheKafka):
         # A restart after a SIGKILL waits until the old session has lapsed.
         super().__init__(folder)
         self.proxy = KafkaProxy(lambda: self.ports[2])
+
+    def wait(self) -> None:
+        super().wait()
+        self.proxy.appear()
+
+    def stop(self) -> None:
+        self.proxy.vanish()
+        super().stop()
+
+    def kill(self) -> None:
+        self.proxy.vanish()
+        super().kill()
 
     @property
     def proxied(self) -> str:

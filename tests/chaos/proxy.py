@@ -35,17 +35,14 @@ class FaultProxy:
         self._garbage: bytes | None = None
         self._lock = threading.Lock()
         self._live: set[socket.socket] = set()
-        self._listener = socket.create_server(("127.0.0.1", free_ports(1)[0]))
+        self.port = free_ports(1)[0]
+        self._listener: socket.socket | None = None
         self.accepted = 0
         self.refused = 0
         self.cut_connections = 0
         self.held_chunks = 0
         self.answered_with_garbage = 0
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    @property
-    def port(self) -> int:
-        return int(self._listener.getsockname()[1])
+        self.appear()
 
     # ---- faults -----------------------------------------------------------------------------------------------
 
@@ -67,6 +64,21 @@ class FaultProxy:
         """Connections stay open and nothing passes, as behind a dead switch."""
         self._open.clear()
 
+    def vanish(self) -> None:
+        """Close the port: whoever connects is refused by the machine, as with a server that is not running."""
+        if self._listener is not None:
+            # A thread in accept keeps the listening socket alive past its close; shutdown wakes it.
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+
+    def appear(self) -> None:
+        """Open the port again."""
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
     def babble(self, garbage: bytes) -> None:
         """Answer whatever a client says with these bytes; the upstream hears nothing."""
         self._garbage = garbage
@@ -79,10 +91,10 @@ class FaultProxy:
 
     # ---- threads ----------------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
             except OSError:  # closed
                 return
             self.accepted += 1
@@ -134,10 +146,7 @@ class FaultProxy:
                 side.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        # A thread in accept keeps the listening socket alive past its close; shutdown wakes it.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.vanish()
         self.heal()
         self.cut()
 

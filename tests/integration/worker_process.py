@@ -234,7 +234,7 @@ class WorkerProcess(LocalWorker):
         return sum(value for what, has, value in samples if what == name and labels.items() <= has.items())
 
     def wait_ready(self) -> None:
-        eventually(lambda: self.get("/readyz")[0] == 200 or not self.running, 60, self.said)
+        eventually(lambda: self.get("/readyz")[0] == 200 or not self.running, 120, self.said)
         assert self.running, self.said()
 
     def wait_gone(self, timeout_s: float) -> int:
