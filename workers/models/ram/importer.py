@@ -104,6 +104,7 @@ def import_checkpoint(
         weights = translate(with_windows(tensors, found.encoder.window), found, convert)
     except Misconfigured as error:
         raise Misconfigured(f"{checkpoint}: {error}") from None
+    convert.finish()
     provenance = Provenance(
         source=checkpoint.name, sha256=digest, licence=licence or licence_of(kind_of(found), digest)
     )
@@ -196,6 +197,10 @@ class _Converter:
         self._done += 1
         self._progress("converting tensors", self._done, self._total)
         return tensor.to(self._dtype) if tensor.dim() > 1 else tensor
+
+    def finish(self) -> None:
+        """What was not asked for is not needed."""
+        self._progress("converting tensors", self._total, self._total)
 
 
 def _sizes(path: Path, tensors: Mapping[str, Tensor], image_size: int | None) -> AnyConfig:
