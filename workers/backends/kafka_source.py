@@ -32,7 +32,7 @@ _ALL = sys.maxsize
 hands is never fetched again once another one was read."""
 
 _TELL_S = 5.0
-"""How often the log says the same of a broker that goes on failing; polls follow each other within a tenth of that."""
+"""How often the log tells of a broker that goes on failing, which is polled ten times a second."""
 
 _ANYWHERE = 0
 """Where a partition stands that is paused until `start` seeks: kafka-python would else look for the committed offset by
@@ -69,7 +69,7 @@ class KafkaRecordSource:
     ) -> None:
         self._topics = tuple(topics)
         self._topics_checked = False
-        self._told = ("", float("-inf"))
+        self._told_at = float("-inf")
         self._lock = threading.Lock()
         self._epochs: dict[TopicPartition, Epoch] = {}
         self._fresh: list[Epoch] = []
@@ -202,9 +202,8 @@ class KafkaRecordSource:
         """A broker that fails is polled again: it may be one partition's trouble, and the others can be read."""
         metrics.RETRIES.add(neighbour="kafka")
         now = time.monotonic()
-        said, at = self._told
-        if error.detail != said or now - at >= _TELL_S:
-            self._told = (error.detail, now)
+        if now - self._told_at >= _TELL_S:
+            self._told_at = now
             logger.warning("polling again: %s", error.detail)
         time.sleep(max(0.0, min(0.1, until - now)))
 

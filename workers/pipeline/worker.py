@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,8 +41,9 @@ __all__ = ["Progress", "Worker", "WorkerOptions"]
 
 _log = logging.getLogger(__name__)
 
-_CLOSE_S = 10.0
-"""How long the end of one thread may take before it is left behind (they are daemons)."""
+_CLOSE_S = 6.0
+"""How long the end of all threads may take before those that are left are left behind (they are daemons): a commit
+that was asked of a broker which has gone away never returns."""
 
 
 @dataclass(slots=True)
@@ -181,8 +183,9 @@ class Worker:
         for inbox in (line.recall_inbox, line.device_inbox, line.finish_inbox):
             inbox.close()
         line.ledger.wake()
+        until = time.monotonic() + (_CLOSE_S if self._crashed is None else 1.0)
         for thread in threads:
-            thread.join(_CLOSE_S if self._crashed is None else 1.0)
+            thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
                 _log.warning("the %s thread did not end in time", thread.name)
         if self._crashed is None:
