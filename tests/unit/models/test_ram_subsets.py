@@ -18,6 +18,7 @@ from workers.models.ram.adapters import RamTagger, SubsetLogits, build_tagger
 from workers.models.ram.config import Kind
 from workers.models.ram.passes import PASS_ROWS, Pass, plan
 from workers.models.tagger import sample_picture
+from workers.pipeline.profiles import read_profiles
 from workers.ports import SubsetTagger
 from workers.vocabulary import Pixels, Subset
 
@@ -86,6 +87,24 @@ def test_pictures_are_encoded_together_once_and_the_head_computes_what_is_wanted
         tagger.forward_subsets(pictures(4), [SOME, LAST, None, SOME])
     assert [shape[0] for shape in encoded] == [4]
     assert sorted(shape[:2] for shape in scored) == [(1, 1), (1, LABELS), (2, len(SOME.ids))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_profile_shows_the_tags_that_it_shows_when_all_are_scored(
+    kind: Kind, bundle_of: Callable[[Kind], Bundle]
+) -> None:
+    tagger = build_tagger(bundle_of(kind), CPU, "fp32")
+    rules: dict[str, object] = {"only": [f"label {number}" for number in range(0, LABELS, 2)], "all": 0.4}
+    profile = read_profiles(tagger, {"even": rules})["even"]
+    assert profile.subset is not None
+
+    def shown(raws: Sequence[Any]) -> list[list[int]]:
+        return [[label_id for label_id, _ in profile.select(tagger.postprocess(raw))] for raw in raws]
+
+    full = shown(tagger.forward(pictures(6)))
+    assert shown(tagger.forward_subsets(pictures(6), [profile.subset] * 6)) == full
+    assert any(full)
+    assert not any(label_id % 2 for tags in full for label_id in tags)
 
 
 def test_within_an_allow_list_all_means_all_that_is_allowed(bundle_of: Callable[[Kind], Bundle]) -> None:
