@@ -40,10 +40,10 @@ def behind_proxy(broker: BrokerBehindProxy, **more: str) -> dict[str, str]:
     }
 
 
-def load(site: Site, records: int, pictures: int = 12) -> None:
+def load(site: Site, records: int, pictures: int = 12, side: int = 96) -> None:
     """Records for a while of work: few pictures, no cache, so that each is computed again or joins one in flight."""
     for number in range(pictures):
-        site.upload(f"{number}.jpg", photo(number, 96))
+        site.upload(f"{number}.jpg", photo(number, side))
     site.send([(site.own(f"{number % pictures}.jpg"), ()) for number in range(records)])
 
 

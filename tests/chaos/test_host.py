@@ -16,41 +16,14 @@ import pytest
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
 from tests.chaos.line import in_flight, is_committed
-from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from tests.chaos.scenes import BUSY, busy, finish, load, published
+from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
 from tests.processes import with_environment
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
 GRACE_S = 30.0
-SESSION_S = 4
-BUSY = {
-    "TAGSTREAM_REDIS_URL": "",
-    "TAGSTREAM_RUN_OUTCOMES": "8",
-    "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S),
-    "TAGSTREAM_JOBS_AHEAD": "30",
-}
 _ROOT = Path(__file__).parents[2]
-
-
-def load(site: Site, records: int, pictures: int = 40, side: int = 96) -> None:
-    if not site.inputs():
-        for number in range(pictures):
-            site.upload(f"{number}.jpg", photo(number, side))
-    site.send([(site.own(f"{number % pictures}.jpg"), ()) for number in range(records)])
-
-
-def busy(process: WorkerProcess) -> None:
-    """Until its metrics say that pictures are in flight and outcomes come out."""
-    eventually(
-        lambda: in_flight(process) > 0 and process.metric("tagstream_runs_published_total") > 0, 60, process.said
-    )
-
-
-def finish(site: Site, process: WorkerProcess, account: Account) -> None:
-    """Everything is committed within its time, the worker leaves politely, and the law holds."""
-    eventually(lambda: is_committed(site), 120, process.said)
-    assert process.terminate() == 0, process.said()
-    account.settle_site(site)
 
 
 # ---- disk -------------------------------------------------------------------------------------------------------
@@ -106,7 +79,7 @@ def on_small_disk(site: Site, folder: Path, **more: str) -> Iterator[OnSmallDisk
 @pytest.mark.parametrize("when", ["from the start", "midway"])
 def test_the_disk_of_the_state_folder_is_full(home: Site, account: Account, tmp_path: Path, when: str) -> None:
     """Guard: a journal that can't be written is done without; as an error it would end the worker, for nothing."""
-    load(home, 500)
+    load(home, 500, pictures=40)
     fill = "cat /dev/zero > filler 2> /dev/null || true" if when == "from the start" else "true"
     with on_small_disk(home, tmp_path, fill=fill, **BUSY) as process:
         busy(process)
@@ -162,11 +135,11 @@ def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path:
         account.over()
         eventually(lambda: any(off_by_an_hour(image, jumped) for image in images(home)), 30, process.said)
         account.landed()
-        before = process.metric("tagstream_runs_published_total")
-        eventually(lambda: process.metric("tagstream_runs_published_total") > before or is_committed(home), 30)
+        before = published(process)
+        eventually(lambda: published(process) > before or is_committed(home), 30)
         account.recovered()
         eventually(lambda: is_committed(home), 60, process.said)
-        load(home, 100)
+        load(home, 100, pictures=100)
         eventually(lambda: is_committed(home), 60, process.said)
         assert process.get("/livez")[0] == 200
         assert sum(image.cache.tags == "hit" for image in images(home)) >= 90, "the cache forgot"
@@ -190,7 +163,7 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
     """Guard: the drain; without it what is in hand stays behind, and is done again by the next."""
     moments = random.Random(11)
     for _ in range(10):
-        load(home, 300)
+        load(home, 300, pictures=40)
         with worker(home, "w", tmp_path, **BUSY) as process:
             eventually(lambda process=process: in_flight(process) > 0, 30, process.said)  # type: ignore[misc]
             account.landed()
@@ -201,7 +174,7 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
     assert process.said().count("drained, 0 records left behind") == 10
     with worker(home, "w", tmp_path, **BUSY) as heir:
         account.over()
-        eventually(lambda: heir.metric("tagstream_runs_published_total") > 0 or is_committed(home), 30, heir.said)
+        eventually(lambda: published(heir) > 0 or is_committed(home), 30, heir.said)
         account.recovered()
         finish(home, heir, account)
 
@@ -209,7 +182,7 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
 def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, account: Account, tmp_path: Path) -> None:
     """Guard: a decoder's clock counts the time in which somebody watched it; by the plain clock each of them would
     have been at its picture for twenty seconds on waking, and be killed for it."""
-    load(home, 300, side=700)
+    load(home, 300, pictures=40, side=700)
     settings = BUSY | {"TAGSTREAM_INTAKE": "processes", "TAGSTREAM_DECODE_TIMEOUT_S": "2"}
     with worker(home, "w", tmp_path, **settings) as process:
         busy(process)
