@@ -12,7 +12,8 @@ logger = logging.getLogger(__name__)
 
 
 class Breaker:
-    """Open after one failure; closed again by a probe that succeeds. Thread-safe.
+    """Open after one failure; closed again by a probe that succeeds. Thread-safe. Shown in `metrics.BREAKERS` from its
+    making to its `close`.
 
     Probes come after `first_pause_s`, then after twice the pause before, up to `last_pause_s`. Only calls that
     succeed make it start from the shortest pause again, so a neighbour that answers probes and fails at work is left
@@ -62,7 +63,7 @@ class Breaker:
         threading.Thread(target=self._probe_until_well, name="tagstream-probe", daemon=True).start()
 
     def close(self) -> None:
-        """End the probing."""
+        """End the probing, and be shown no longer."""
         self._closing.set()
         metrics.BREAKERS.remove(self._states)
 

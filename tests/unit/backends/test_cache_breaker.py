@@ -4,8 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+
+import pytest
 
 from workers.backends.breaker import Breaker
+
+Make = Callable[..., Breaker]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Makes breakers and closes them after the test: until then each is shown among the metrics."""
+    made: list[Breaker] = []
+
+    def build(probe: Callable[[], bool], *, first_pause_s: float, last_pause_s: float = 5.0) -> Breaker:
+        made.append(Breaker("x", probe, first_pause_s=first_pause_s, last_pause_s=last_pause_s))
+        return made[-1]
+
+    yield build
+    for breaker in made:
+        breaker.close()
 
 
 def wait_until_closed(breaker: Breaker) -> bool:
@@ -15,15 +34,15 @@ def wait_until_closed(breaker: Breaker) -> bool:
     return breaker.closed()
 
 
-def test_one_failure_opens_it_and_a_good_probe_closes_it() -> None:
-    breaker = Breaker("x", lambda: True, first_pause_s=0.02)
+def test_one_failure_opens_it_and_a_good_probe_closes_it(make: Make) -> None:
+    breaker = make(lambda: True, first_pause_s=0.02)
     assert breaker.closed()
     breaker.failure("why")
     assert not breaker.closed()
     assert wait_until_closed(breaker)
 
 
-def test_it_stays_open_while_probes_fail() -> None:
+def test_it_stays_open_while_probes_fail(make: Make) -> None:
     answers = iter([False, False, True])
     probes: list[float] = []
 
@@ -31,14 +50,14 @@ def test_it_stays_open_while_probes_fail() -> None:
         probes.append(time.monotonic())
         return next(answers)
 
-    breaker = Breaker("x", probe, first_pause_s=0.02)
+    breaker = make(probe, first_pause_s=0.02)
     breaker.failure("why")
     assert wait_until_closed(breaker)
     assert len(probes) == 3
     assert probes[2] - probes[1] > probes[1] - probes[0]
 
 
-def test_many_failures_at_once_start_one_probe() -> None:
+def test_many_failures_at_once_start_one_probe(make: Make) -> None:
     probing = threading.Event()
     probes: list[int] = []
 
@@ -46,7 +65,7 @@ def test_many_failures_at_once_start_one_probe() -> None:
         probes.append(1)
         return probing.wait(5)
 
-    breaker = Breaker("x", probe, first_pause_s=0.01)
+    breaker = make(probe, first_pause_s=0.01)
     for _ in range(10):
         breaker.failure("why")
     time.sleep(0.1)
@@ -55,8 +74,8 @@ def test_many_failures_at_once_start_one_probe() -> None:
     assert wait_until_closed(breaker)
 
 
-def test_a_neighbour_that_answers_probes_and_fails_at_work_is_left_alone_for_longer_and_longer() -> None:
-    breaker = Breaker("x", lambda: True, first_pause_s=0.02, last_pause_s=0.2)
+def test_a_neighbour_that_answers_probes_and_fails_at_work_is_left_alone_for_longer_and_longer(make: Make) -> None:
+    breaker = make(lambda: True, first_pause_s=0.02, last_pause_s=0.2)
     pauses = []
     for _ in range(3):
         began = time.monotonic()
@@ -66,16 +85,16 @@ def test_a_neighbour_that_answers_probes_and_fails_at_work_is_left_alone_for_lon
     assert pauses[2] > 2 * pauses[0]
 
 
-def test_work_that_succeeds_makes_the_next_pause_short_again() -> None:
-    breaker = Breaker("x", lambda: True, first_pause_s=0.02, last_pause_s=10.0)
+def test_work_that_succeeds_makes_the_next_pause_short_again(make: Make) -> None:
+    breaker = make(lambda: True, first_pause_s=0.02, last_pause_s=10.0)
     for _ in range(8):
         breaker.failure("why")
         assert wait_until_closed(breaker)
         breaker.success()
 
 
-def test_close_ends_the_probing() -> None:
-    breaker = Breaker("x", lambda: False, first_pause_s=0.01)
+def test_close_ends_the_probing(make: Make) -> None:
+    breaker = make(lambda: False, first_pause_s=0.01)
     breaker.failure("why")
     breaker.close()
     until = time.monotonic() + 5
