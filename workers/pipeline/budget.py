@@ -4,7 +4,8 @@ Half of a budget is divided into equal shares, one for each partition; the other
 on. A reservation is granted from its partition's share when it fits there, else from the pool; within a partition
 grants go in offset order. So a partition with a stuck head goes on holding what it holds and no more, and every
 other partition still has its share. A reservation larger than both waits until the pool is empty and then takes all
-of it: it runs alone there. While such a one waits, nobody else is granted from the pool.
+of it: it runs alone there. While such a one waits, nobody else is granted from the pool. When partitions are added, a
+share that was larger before is still held by whoever filled it; the shares together never exceed their half.
 """
 
 from __future__ import annotations
@@ -138,8 +139,9 @@ class Budget:
         return None
 
     def _place(self, partition: Partition, size: int, pool_is_kept: bool) -> str | None:
-        share = (self.limit - self._pool_limit) // self._partitions
-        if self._held.get(partition, 0) + size <= share:
+        shares = self.limit - self._pool_limit
+        has_share = self._held.get(partition, 0) + size <= shares // self._partitions
+        if has_share and sum(self._held.values()) + size <= shares:
             return "share"
         if pool_is_kept:
             return None

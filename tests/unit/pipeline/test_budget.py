@@ -43,6 +43,17 @@ def test_a_stuck_partition_leaves_the_share_of_the_others_alone() -> None:
     assert len(flowing) == 3
 
 
+def test_new_partitions_wait_for_what_others_hold_of_shares_that_were_larger() -> None:
+    budget, old, new = Budget(100), list[Ticket](), list[Ticket]()
+    for _ in range(10):
+        reserve(budget, A, 10, old)
+    budget.divide(2)
+    reserve(budget, B, 10, new)
+    assert (new, budget.peak) == ([], 100)
+    old[0].release()
+    assert [t.size for t in new] == [10]
+
+
 def test_one_above_every_share_waits_for_the_pool_and_runs_alone_in_it() -> None:
     budget, granted = Budget(100), list[Ticket]()
     budget.divide(2)
@@ -95,14 +106,15 @@ def test_thousands_that_give_back_at_once_do_not_recurse() -> None:
     assert count == 5_000
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 200), st.booleans()), max_size=60), st.integers(1, 4))
-def test_everything_is_granted_in_the_end_and_the_limit_holds(
-    asked: list[tuple[int, int, bool]], partitions: int
-) -> None:
+SIZES = st.sampled_from((1, 7, 25, 50, 51, 200))
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), SIZES, st.booleans()), max_size=60))
+def test_everything_is_granted_in_the_end_and_the_limit_holds(asked: list[tuple[int, int, int, bool]]) -> None:
     budget = Budget(100)
-    budget.divide(partitions)
     granted: list[Ticket] = []
-    for number, size, release in asked:
+    for partitions, number, size, release in asked:
+        budget.divide(partitions)
         reserve(budget, Partition("in", number % partitions), size, granted)
         if release and granted:
             granted[0].release()
