@@ -28,6 +28,7 @@ from schemas.enriched_image import (
 from schemas.image_event import ImageEvent
 from workers import metrics
 from workers.pipeline import tracing
+from workers.pipeline.annotate import guide_names
 from workers.pipeline.answers import scores_of
 from workers.pipeline.ledger import Entry
 from workers.pipeline.options import WorkerOptions
@@ -133,7 +134,7 @@ class Renderer:
             ),
             image=ImageFacts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
             tags=tags if task.wants_tags else (),
-            caption=self._caption(task, [tag.name for tag in tags]),
+            caption=self._caption(task, tags),
             models=self._models,
             thresholds=thresholds,
             timings_ms=task.timings_ms,
@@ -155,9 +156,11 @@ class Renderer:
             for label_id, score in task.profile.select(task.scores)
         )
 
-    def _caption(self, task: Task, names: Sequence[str]) -> CaptionText | None:
+    def _caption(self, task: Task, tags: Sequence[Tag]) -> CaptionText | None:
+        """With the names that guided it, in the order in which they did: the best first only under a template."""
         if not task.wants_caption or task.failures:
             return None
+        names = [tag.name for tag in tags] if self._captioner is None else guide_names(task, self._tagger)
         guide = tuple(task.event.options.guide_tags or names)
         caption = task.caption
         if caption is None and self._captioner is None and self._template is not None:

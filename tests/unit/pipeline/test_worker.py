@@ -308,6 +308,20 @@ def test_captions_are_guided_by_the_tags_or_by_the_events_own() -> None:
     assert rig.enriched()["b.png"].tags == ()
 
 
+def test_an_event_names_its_guides_in_the_order_in_which_they_guided() -> None:
+    """A captioner was trained on tags in label order; a template takes the best first."""
+    rig = Rig()
+    rig.captioner = EchoCaptioner()
+    rig.put("a.png", (200, 0, 250))
+    rig.send(rig.event("a.png"))
+    with rig.running():
+        rig.settled()
+    caption = rig.enriched()["a.png"].caption
+    assert caption is not None
+    assert (caption.text, caption.guided_by) == ("saw red | blue", ("red", "blue"))
+    assert [tag.name for tag in rig.enriched()["a.png"].tags] == ["blue", "red"]
+
+
 @pytest.mark.parametrize("fault", list(Fault))
 def test_whatever_happens_to_a_run_its_outcomes_are_there_once(fault: Fault) -> None:
     rig = Rig()
