@@ -29,3 +29,9 @@ def test_every_metric_and_reason_that_the_page_of_faults_names_exists() -> None:
     assert {name.removesuffix("_total") for name in named} - {"metric"} <= known
     assert len(named) > 10
     assert set(re.findall(r'reason="([a-z-]+)"', text)) <= {*REASONS, "stale", "gone", "superseded"}
+
+
+def test_every_reason_of_a_dead_letter_stands_on_the_page_of_faults() -> None:
+    text = (DOCS / "failure-modes.md").read_text(encoding="utf-8")
+    told = {reason for reason in REASONS if f"`{reason}`" in text}
+    assert set(REASONS) - told == {"skipped-by-operator"}, "what an operator asked for is no fault"
