@@ -62,15 +62,16 @@ def gives_up(site: Site, unruly: Unruly, folder: Path, why: str, **settings: str
     return process.said()
 
 
-def finish(site: Site, account: Account, folder: Path, settings: dict[str, str]) -> None:
+def finish(site: Site, account: Account, folder: Path, settings: dict[str, str], letters: int = 0) -> None:
     """A worker whose device is well takes over and finishes, once."""
+    done = len(site.outcomes())
     with worker(site, "w", folder, **settings) as heir:
         account.over()
-        eventually(lambda: bool(site.outcomes()), 30, heir.said)
+        eventually(lambda: len(site.outcomes()) > done, 30, heir.said)
         account.recovered()
         eventually(lambda: is_committed(site), 60, heir.said)
         assert heir.terminate() == 0, heir.said()
-    account.settle_site(site)
+    account.settle_site(site, letters)
 
 
 def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
@@ -156,7 +157,8 @@ def test_a_picture_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
 def test_every_batch_fails_at_batches_of(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
 ) -> None:
-    """Guard: the canary before any blame; without it the topic goes to the dead-letter topic picture by picture."""
+    """Guard: the canary before any blame, which ends the worker at the first batch; without it pictures are
+    dead-lettered until the ceiling on blame is reached."""
     unruly.order(broken=True)
     load(home, 60)
     settings = unruly.settings() | {"TAGSTREAM_MAX_BATCH": max_batch}
@@ -169,7 +171,7 @@ def test_every_batch_fails_at_batches_of(
 
 
 def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
-    """Guard: the canary, whatever went well before; without it all that follows is dead-lettered."""
+    """Guard: the canary, whatever went well before; without it what follows is dead-lettered up to the ceiling."""
     unruly.order(good=30, slow_s=0.1)
     load(home, 120)
     gives_up(home, unruly, tmp_path, "the device fails on a picture that is known to be good", **unruly.settings())
@@ -179,6 +181,24 @@ def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Accoun
     assert home.letters() == []
     unruly.order()
     finish(home, account, tmp_path, unruly.settings())
+
+
+@pytest.mark.parametrize("max_batch", ["8", "1"])
+def test_every_picture_but_the_known_good_one_fails_at_batches_of(
+    home: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
+) -> None:
+    """Guard: the ceiling on blame (`Ceiling`); without it a fault that spares the canary empties the topic."""
+    unruly.order(knows_one=True)
+    load(home, 60)
+    settings = unruly.settings() | {"TAGSTREAM_MAX_BATCH": max_batch}
+    gives_up(home, unruly, tmp_path, "20 of the last 20 pictures made the model fail", **settings)
+    assert len(unruly.diary("fails")) >= 20
+    account.landed()
+    letters = len(home.letters())
+    assert letters < 20
+    assert len(home.outcomes()) == letters
+    unruly.order()
+    finish(home, account, tmp_path, settings, letters)
 
 
 @pytest.mark.parametrize("captions", [pytest.param(False, id="no captions"), pytest.param(True, id="captions")])
@@ -198,7 +218,7 @@ def test_scores_that_are_no_numbers_for_every_picture(
 
 
 def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
-    """Guard: the device's clock; without it the worker is alive for ever, because its other threads get on."""
+    """Guard: the device's clock of 15 s; without it only the clocks of `TAGSTREAM_WEDGED_S` see that nothing moves."""
     unruly.order(hangs=True)
     load(home, 20)
     with worker(home, "w", tmp_path, **unruly.settings()) as process:

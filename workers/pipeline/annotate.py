@@ -46,7 +46,7 @@ class Ceiling:
         if self._run >= self._run_limit or (full and sum(self._last) > self._share * len(self._last)):
             raise Broken(
                 f"{sum(self._last)} of the last {len(self._last)} pictures made the model fail: "
-                "that is the device or the model, not the pictures; nothing of them was committed"
+                "that is the device or the model, not the pictures; replay those that were dead-lettered until now"
             )
 
 
