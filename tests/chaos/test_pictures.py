@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.chaos.account import Account
 from tests.chaos.line import Given, SharedLine
 from tests.integration.worker_process import photo
-from tests.unit.intake.pictures import encoded, grey16, noise, png_bomb, png_claiming, ramp
+from tests.unit.intake.pictures import encoded, noise, png_bomb, png_claiming, ramp
+from tests.unit.models.photographs import SKIMAGE
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
@@ -41,24 +43,49 @@ def test_a_picture_that_is(line: SharedLine, account: Account, body: bytes, reas
     assert found.keys == ["sound-0.jpg", "sound-1.jpg"]
 
 
-_FRAMES = [noise(32, 32, seed) for seed in range(3)]
+with Image.open(SKIMAGE / "chelsea.png") as _opened:
+    CAT = _opened.convert("RGB")
+GREY_CAT = CAT.convert("L")
+CAT_OF_256_COLOURS = CAT.convert("P", palette=Image.Palette.ADAPTIVE)
+GHOST_OF_A_CAT = CAT.copy()
+GHOST_OF_A_CAT.putalpha(Image.linear_gradient("L").resize(CAT.size))
 
 
 @pytest.mark.parametrize(
-    ("key", "body"),
+    ("key", "body", "plain"),
     [
-        pytest.param("wrong.jpg", encoded(ramp(), "png"), id="wrong extension"),
+        pytest.param("wrong.jpg", encoded(CAT, "png"), CAT, id="wrong extension"),
         pytest.param(
-            "animated.gif", encoded(_FRAMES[0], "gif", save_all=True, append_images=_FRAMES[1:]), id="animated"
+            "animated.gif",
+            encoded(CAT_OF_256_COLOURS, "gif", save_all=True, append_images=[noise(*CAT.size, n) for n in range(2)]),
+            CAT_OF_256_COLOURS.convert("RGB"),
+            id="animated",
         ),
-        pytest.param("cmyk.jpg", encoded(ramp().convert("CMYK"), "jpeg"), id="CMYK"),
-        pytest.param("grey16.png", encoded(grey16([0, 20_000, 65_535]), "png"), id="16-bit"),
-        pytest.param("palette.png", encoded(ramp().convert("P", palette=Image.Palette.ADAPTIVE), "png"), id="palette"),
-        pytest.param("alpha.png", encoded(ramp().convert("RGBA"), "png"), id="alpha"),
+        pytest.param("cmyk.jpg", encoded(CAT.convert("CMYK"), "jpeg", quality=100, subsampling=0), CAT, id="CMYK"),
+        pytest.param(
+            "grey16.png",
+            encoded(Image.fromarray(np.asarray(GREY_CAT, np.uint16) * 257), "png"),
+            GREY_CAT.convert("RGB"),
+            id="16-bit",
+        ),
+        pytest.param(
+            "palette.png", encoded(CAT_OF_256_COLOURS, "png"), CAT_OF_256_COLOURS.convert("RGB"), id="palette"
+        ),
+        pytest.param("alpha.png", encoded(GHOST_OF_A_CAT, "png"), CAT, id="alpha"),
     ],
 )
-def test_a_picture_that_is_odd_and_sound(line: SharedLine, account: Account, key: str, body: bytes) -> None:
-    """Guard: the format is read from the bytes, and every mode is brought to RGB by rule."""
-    records = send(line, key, body)
+def test_a_picture_that_is_odd_and_sound(
+    line: SharedLine, account: Account, key: str, body: bytes, plain: Image.Image
+) -> None:
+    """Guard: the format is read from the bytes, and every mode is brought to RGB by rule. Without the first it is
+    dead-lettered, without the second it makes the model fail, or is tagged for what nobody sees in it."""
+    bodies = {key: body, f"plain-{key}.png": encoded(plain, "png")}
+    for name, content in bodies.items():
+        line.site.upload(name, content)
+    records = line.send([(line.site.own(name), ()) for name in bodies], b"p")
     account.landed()
-    assert key in line.settle(account, records).keys
+    found = line.settle(account, records)
+    scores = {image.source.key: {tag.name: tag.score for tag in image.tags} for image in found.images}
+    odd, seen = scores[key], scores[f"plain-{key}.png"]
+    assert any("cat" in name for name in seen)
+    assert odd == pytest.approx(seen, abs=0.02)
