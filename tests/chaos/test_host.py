@@ -15,6 +15,8 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
+from tests.chaos.broken_codec import DAWDLES_S, png_that
+from tests.chaos.broken_codec import FOLDER as BROKEN_CODEC
 from tests.chaos.line import in_flight, is_committed
 from tests.chaos.scenes import BUSY, busy, finish, load, published
 from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
@@ -180,13 +182,19 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
 
 
 def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: a decoder's clock counts the time in which somebody watched it; by the plain clock each of them would
-    have been at its picture for twenty seconds on waking, and be killed for it."""
+    """Guard: a decoder's clock counts the time in which somebody watched it; by the plain clock the one that is at a
+    picture when all fall asleep would have been at it for twenty seconds on waking, and be killed for it."""
+    settings = BUSY | {
+        "TAGSTREAM_INTAKE": "processes",
+        "TAGSTREAM_DECODE_TIMEOUT_S": str(2 * DAWDLES_S),
+        "PYTHONPATH": str(BROKEN_CODEC),
+    }
+    at_it = tmp_path / "a decoder is at it"
+    home.upload("slow.png", png_that("dawdles", at_it))
+    home.send([(home.own("slow.png"), ())])
     load(home, 300, pictures=40, side=700)
-    settings = BUSY | {"TAGSTREAM_INTAKE": "processes", "TAGSTREAM_DECODE_TIMEOUT_S": "2"}
     with worker(home, "w", tmp_path, **settings) as process:
-        busy(process)
-        eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="decode") > 0, 30, process.said)
+        eventually(at_it.exists, 30, process.said)
         family = with_environment("TAGSTREAM_TRANSACTIONAL_ID", f"{home.name}-w")
         assert len(family) > 2, "no children were found"
         for pid in family:
@@ -203,4 +211,6 @@ def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, ac
         account.over()
         eventually(lambda: len(home.outcomes()) > done, 30, process.said)
         account.recovered()
+        eventually(lambda: is_committed(home), 60, process.said)
+        assert process.metric("tagstream_decoders_lost_total") == 0, "a decoder was killed for its sleep"
         finish(home, process, account)

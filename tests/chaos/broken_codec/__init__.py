@@ -7,6 +7,8 @@ from pathlib import Path
 from tests.unit.intake.pictures import encoded, png_chunk, ramp
 
 FOLDER = Path(__file__).parent
+DAWDLES_S = 4
+"""How long a picture takes that `dawdles`; sitecustomize, which can import nothing of ours, says the same."""
 _END = png_chunk(b"IEND", b"")
 _HEADER_BYTES = 8 + 25
 """The signature and IHDR."""

@@ -40,6 +40,7 @@ def _abort_without_memory() -> None:
 DEEDS: dict[str, Callable[[], object]] = {
     "aborts": os.abort,
     "aborts-without-memory": _abort_without_memory,
+    "dawdles": lambda: time.sleep(4),
     "dies": _kill,
     "hangs": lambda: time.sleep(3600),
     "segfaults": lambda: ctypes.string_at(0),
