@@ -18,8 +18,9 @@ from tests.chaos.account import Account
 from tests.chaos.broken_codec import DAWDLES_S, png_that
 from tests.chaos.broken_codec import FOLDER as BROKEN_CODEC
 from tests.chaos.line import in_flight, is_committed
+from tests.chaos.lying_store import LyingStore, says
 from tests.chaos.scenes import BUSY, busy, finish, load, published
-from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
+from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
 from tests.processes import with_environment
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
@@ -121,32 +122,47 @@ def test_a_state_folder_that_can_not_be_written(home: Site, account: Account, tm
 
 @pytest.mark.parametrize("hours", [1, -1], ids=["forwards", "backwards"])
 def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path: Path, hours: int) -> None:
-    """Guards: monotonic clocks for all that waits, counts or gives up; and signatures on the store's time, without
-    which it refuses every picture until somebody sets the clock right."""
+    """Guards: monotonic clocks for all that waits, counts or gives up, without which the object that fails when the
+    clock jumps is dead-lettered at once (forwards), or asked for again in an hour (backwards); and signatures on the
+    store's time, without which it refuses every picture until somebody sets the clock right."""
     wall_clock = tmp_path / "wall-clock"
     wall_clock.write_text("0")
     path = os.pathsep.join([str(Path(__file__).parent / "wall_clock"), str(_ROOT)])
-    settings = BUSY | {"PYTHONPATH": path, "WALL_CLOCK": str(wall_clock), "TAGSTREAM_REDIS_URL": home.stack.valkey.url}
-    load(home, 300, pictures=300)
-    with worker(home, "w", tmp_path, **settings) as process:
-        busy(process)
-        fresh = tmp_path / "wall-clock.new"
-        fresh.write_text(str(3600 * hours))
-        fresh.replace(wall_clock)
-        jumped = datetime.now(UTC)
-        account.over()
-        eventually(lambda: any(off_by_an_hour(image, jumped) for image in images(home)), 30, process.said)
-        account.landed()
-        before = published(process)
-        eventually(lambda: published(process) > before or is_committed(home), 30)
-        account.recovered()
-        eventually(lambda: is_committed(home), 60, process.said)
-        load(home, 100, pictures=100)
-        eventually(lambda: is_committed(home), 60, process.said)
-        assert process.get("/livez")[0] == 200
-        assert sum(image.cache.tags == "hit" for image in images(home)) >= 90, "the cache forgot"
-        assert "wedged" not in process.said()
-        finish(home, process, account)
+    s3_port = int(home.stack.s3.endpoint_url.rpartition(":")[2])
+    with LyingStore(lambda: s3_port) as store:
+        settings = BUSY | {
+            "PYTHONPATH": path,
+            "WALL_CLOCK": str(wall_clock),
+            "TAGSTREAM_REDIS_URL": home.stack.valkey.url,
+            "TAGSTREAM_S3_ENDPOINT": store.url,
+            "TAGSTREAM_RETRY_S": "1",
+        }
+        store.lies["fails.jpg"] = says(503)
+        home.upload("fails.jpg", photo(9_999))
+        home.send([(home.own("fails.jpg"), ())])
+        load(home, 300, pictures=300)
+        with worker(home, "w", tmp_path, **settings) as process:
+            busy(process)
+            eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="wait-neighbour") > 0, 30)
+            fresh = tmp_path / "wall-clock.new"
+            fresh.write_text(str(3600 * hours))
+            fresh.replace(wall_clock)
+            jumped, told = datetime.now(UTC), store.told["fails.jpg"]
+            account.over()
+            eventually(lambda: any(off_by_an_hour(image, jumped) for image in images(home)), 30, process.said)
+            account.landed()
+            eventually(lambda: store.told["fails.jpg"] > told + 1, 30, process.said)
+            store.lies.clear()
+            before = published(process)
+            eventually(lambda: published(process) > before or is_committed(home), 30)
+            account.recovered()
+            eventually(lambda: is_committed(home), 60, process.said)
+            load(home, 100, pictures=100)
+            eventually(lambda: is_committed(home), 60, process.said)
+            assert process.get("/livez")[0] == 200
+            assert sum(image.cache.tags == "hit" for image in images(home)) >= 90, "the cache forgot"
+            assert "wedged" not in process.said()
+            finish(home, process, account)
 
 
 def images(site: Site) -> list[EnrichedImage]:
@@ -161,6 +177,7 @@ def off_by_an_hour(image: EnrichedImage, now: datetime) -> bool:
 # ---- stop and sleep ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timeout(900)
 def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, tmp_path: Path) -> None:
     """Guard: the drain; without it what is in hand stays behind, and is done again by the next."""
     moments = random.Random(11)
