@@ -39,10 +39,11 @@ class Program:
         self, kind: str, threads: int, labels: list[str], thresholds: list[float], image_size: int
     ) -> dict[str, Any]:
         """Make the model, with these labels in the place of its own."""
+        models = import_module("ram.models")  # first, so that one that is not there is said at once
+
         import numpy as np
         import torch
 
-        models = import_module("ram.models")
         torch.set_num_threads(threads)
         maker, vit = MAKERS[kind]
         tokenizer = str(self.folder / "tokenizer")

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from tests.unit.models.photographs import photograph
 from workers.errors import Broken, Misconfigured
+from workers.models import compact as compact_module
 from workers.models.bundle import Bundle
 from workers.models.compact import EDITION, build_tagger, compact_bundle
 from workers.models.device import choose_device
@@ -151,15 +153,20 @@ def test_a_bundle_in_the_cache_that_is_no_longer_whole_is_made_again(tmp_path: P
     assert os.listdir(tmp_path) == [folder.name]
 
 
-def _make(cache_dir: Path) -> str:
-    torch.set_num_threads(1)
-    return compact_bundle(cache_dir).digest
+def test_two_workers_may_make_the_bundle_at_once(
+    tmp_path: Path, compact: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both_found_nothing = threading.Barrier(2, timeout=60)
+    convert = compact_module._convert
 
+    def convert_when_both_found_nothing(folder: Path, *, replace_existing: bool) -> Bundle:
+        both_found_nothing.wait()
+        return convert(folder, replace_existing=replace_existing)
 
-def test_two_processes_may_make_the_bundle_at_once(tmp_path: Path, compact: Bundle) -> None:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        digests = pool.map(_make, [tmp_path, tmp_path], chunksize=1)
-    assert digests == [compact.digest, compact.digest]
+    monkeypatch.setattr(compact_module, "_convert", convert_when_both_found_nothing)
+    with ThreadPoolExecutor(2) as workers:
+        made = list(workers.map(compact_bundle, [tmp_path, tmp_path]))
+    assert [bundle.digest for bundle in made] == [compact.digest, compact.digest]
     assert os.listdir(tmp_path) == [f"compact-{EDITION}"]
 
 
