@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Annotated
@@ -38,6 +39,20 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(skip.skip)
 app.add_typer(models.app, name="models")
 app.add_typer(schemas.app, name="schemas")
+
+
+def _let_help_flow(commands: typer.Typer) -> None:
+    """Help is wrapped for the terminal at hand, not for our source: a paragraph is one line. Labelled examples stay."""
+    for command in commands.registered_commands:
+        paragraphs = (inspect.getdoc(command.callback) or "").split("\n\n")
+        flowing = (each if each.startswith("[dim]") else " ".join(each.splitlines()) for each in paragraphs)
+        command.help = "\n\n".join(flowing)
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            _let_help_flow(group.typer_instance)
+
+
+_let_help_flow(app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -26,7 +26,12 @@ DtypeOption = Annotated[
     Dtype, typer.Option(help="What weights are stored in; which precision computes is another question.")
 ]
 Thresholds = Annotated[
-    Path | None, typer.Option(help="Thresholds, a number a line, e.g. ram_tag_list_threshold.txt.", show_default=False)
+    Path | None,
+    typer.Option(
+        help="Thresholds, a number a line, e.g. ram_tag_list_threshold.txt. Where there is no list: 0.68 for each "
+        "label, for Tag2Text those of its program.",
+        show_default=False,
+    ),
 ]
 Translations = Annotated[
     list[str] | None,
@@ -61,8 +66,11 @@ def import_model(
     The published lists are in the folder ram/data of the repository xinyu1205/recognize-anything on GitHub; a
     fine-tune with other labels brings its own.
 
-    tagstream models import ram_swin_large_14m.pth --tags ram_tag_list.txt --thresholds ram_tag_list_threshold.txt
-    --translations zh=ram_tag_list_chinese.txt -o bundles/ram
+    [dim]RAM:[/]       tagstream models import ram_swin_large_14m.pth -o bundles/ram
+               --tags ram_tag_list.txt --thresholds ram_tag_list_threshold.txt
+               --translations zh=ram_tag_list_chinese.txt
+    [dim]Tag2Text:[/]  tagstream models import tag2text_swin_14m.pth -o bundles/tag2text
+               --tags tag2text_ori_tag_list.txt --vocab vocab.txt
     """
     check_free(out, replace)
     given = _lists(tags, thresholds, translations, vocab)
@@ -91,7 +99,8 @@ def pull(
     names come from the repository xinyu1205/recognize-anything on GitHub, unless --tags is given. A download that was
     cut goes on where it ended, and only files with the published sha256 are taken.
 
-    tagstream models pull ram -o bundles/ram
+    [dim]From nothing to a tagger:[/]     tagstream models pull ram -o bundles/ram
+    [dim]From nothing to a captioner:[/]  tagstream models pull tag2text -o bundles/tag2text
     """
     from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, download_folder, fetch
     from workers.models.ram.config import PUBLISHED as SIZES
@@ -137,7 +146,8 @@ def labels(
 
     The embeddings come from the text side of CLIP ViT-B/16, 512 numbers each.
 
-    tagstream models labels bundles/ram --embeddings tools.safetensors --names tools.txt -o bundles/tools
+    [dim]Tools:[/]  tagstream models labels bundles/ram -o bundles/tools
+            --embeddings tools.safetensors --names tools.txt
     """
     from workers.models.bundle import Bundle
     from workers.models.labels import relabel
@@ -161,7 +171,7 @@ def random(
 
     Its answers mean nothing, and every event that it makes says so.
 
-    tagstream models random ram -o bundles/random-ram
+    [dim]Try it at full size:[/]  tagstream models random ram -o bundles/random-ram
     """
     from workers.models.ram.random_bundle import random_bundle
     from workers.models.ram.wordpiece import WordPiece

@@ -36,7 +36,7 @@ def list_models(
 ) -> None:
     """List the built-in tagger and the bundles of some folders; one that does not load says why.
 
-    tagstream models list bundles
+    [dim]Those in ./bundles:[/]  tagstream models list
     """
     from workers.models.compact import compact_bundle
 
@@ -65,7 +65,7 @@ def verify(
 ) -> None:
     """Check every byte of a bundle, and that this device computes its golden answers.
 
-    tagstream models verify bundles/ram
+    [dim]Before a roll-out:[/]  tagstream models verify bundles/ram
     """
     from workers.models.load import open_bundle, roles_of
 
@@ -97,7 +97,7 @@ def tune(
     Each precision must give the golden answers; then growing batches are timed. TAGSTREAM_PRECISION=tuned, the
     default, takes what was found. Let nothing else run meanwhile.
 
-    tagstream models tune bundles/ram
+    [dim]Once on each kind of device:[/]  tagstream models tune bundles/ram
     """
     from workers.models.load import open_bundle, roles_of, tune_model
 

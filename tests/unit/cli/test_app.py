@@ -26,7 +26,7 @@ COMMANDS = [
     ("dead-letters", "show"),
     ("dead-letters", "replay"),
     ("skip",),
-    ("models", "list"),
+    *(("models", word) for word in ("list", "import", "pull", "verify", "tune", "labels", "random")),
     ("schemas", "export"),
 ]
 
@@ -48,6 +48,18 @@ def test_every_command_explains_itself(command: tuple[str, ...], tagstream: Call
     ran = tagstream(*command, "--help")
     assert ran.code == 0
     assert "tagstream" in ran.out
+
+
+def test_a_paragraph_of_help_is_wrapped_for_the_terminal_and_examples_keep_their_lines(
+    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = [line.strip() for line in tagstream("models", "pull", "--help").out.splitlines()]
+    start = next(number for number, line in enumerate(lines) if line.startswith("The checkpoint comes from"))
+    paragraph = lines[start : lines.index("", start)]
+    assert all(len(line) > 80 for line in paragraph[:-1])
+    examples = [line for line in lines if "tagstream models pull" in line and "Usage" not in line]
+    assert len(examples) == 2
 
 
 def test_the_whole_help_names_the_exit_codes(tagstream: Callable[..., Ran]) -> None:
