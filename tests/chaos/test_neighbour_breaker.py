@@ -32,8 +32,9 @@ def open_breakers(process: WorkerProcess) -> float:
 
 
 def test_a_store_that_fails_for_every_object_for_a_while(line: SharedLine, account: Account) -> None:
-    """Guard: the bucket's breaker (Neighbours.may_ask, and the release of all in Neighbours.answered). Without it each
-    waiting picture asks on its own, and the last comes back when its own pause has run out."""
+    """Guard: the bucket's breaker (Neighbours.may_ask, and who is due while it is open). Without it each picture that
+    waits asks on its own, again and again. That all are released at once is proved where time is made by hand, in
+    tests/unit/pipeline/test_store_breaker.py."""
     keys = [f"outage-{number}.jpg" for number in range(PICTURES)]
     for number, key in enumerate(keys):
         line.site.upload(key, photo(5_000 + number))
@@ -60,8 +61,9 @@ def test_a_store_that_fails_for_every_object_for_a_while(line: SharedLine, accou
 def test_a_worker_is_stopped_while_its_broker_is_away(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guards: Publisher.interrupt, and one deadline for the end of all threads. Without them the process waits for its
-    publish thread, and that one for the broker."""
+    """Guard: one deadline for the end of all threads (Worker._shut_down). Without it the process waits for its publish
+    thread, and that one for the broker. Publisher.interrupt, which spares it most of that time, is proved in
+    tests/unit/pipeline/test_reconciling.py."""
     load(outpost, 600)
     with worker(outpost, "w", tmp_path, **behind_proxy(broker, TAGSTREAM_DRAIN_S="3")) as process:
         publishes(process)

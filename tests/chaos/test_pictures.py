@@ -35,7 +35,8 @@ def send(line: SharedLine, key: str, body: bytes) -> list[tuple[int, int, int]]:
     ],
 )
 def test_a_picture_that_is(line: SharedLine, account: Account, body: bytes, reason: str) -> None:
-    """Guard: limits are read from the header before anything is decoded, and a decoder's error is the picture's own."""
+    """Guards: limits are read from the header before anything is decoded (that on pixels twice: by us, and by Pillow at
+    our bound), what is none is known by its first bytes, and a decoder's error is the picture's own."""
     records = send(line, "bad.jpg", body)
     account.landed()
     found = line.settle(account, records, letters=1)
