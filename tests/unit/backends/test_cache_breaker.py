@@ -54,7 +54,8 @@ def test_it_stays_open_while_probes_fail(make: Make) -> None:
     breaker.failure("why")
     assert wait_until_closed(breaker)
     assert len(probes) == 3
-    assert probes[2] - probes[1] > probes[1] - probes[0]
+    assert probes[1] - probes[0] >= 0.04
+    assert probes[2] - probes[1] >= 0.08
 
 
 def test_many_failures_at_once_start_one_probe(make: Make) -> None:
@@ -82,7 +83,8 @@ def test_a_neighbour_that_answers_probes_and_fails_at_work_is_left_alone_for_lon
         breaker.failure("why")
         assert wait_until_closed(breaker)
         pauses.append(time.monotonic() - began)
-    assert pauses[2] > 2 * pauses[0]
+    assert pauses[1] >= 0.04
+    assert pauses[2] >= 0.08
 
 
 def test_work_that_succeeds_makes_the_next_pause_short_again(make: Make) -> None:

@@ -248,6 +248,10 @@ class Rig:
         with running(worker):
             yield worker
 
+    def run_to_its_end(self) -> None:
+        """A worker that nobody stops: what it ends with is raised here."""
+        self.worker().run()
+
     # ---- out --------------------------------------------------------------------------------------------------
 
     def settled(self, timeout_s: float = 20) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.pipeline.rig import POISON, Rig, eventually
+from tests.unit.pipeline.rig import POISON, Rig
 from workers.errors import Broken
 from workers.pipeline.annotate import Ceiling
 
@@ -41,14 +41,6 @@ def test_few_pictures_have_no_share_yet() -> None:
         ceiling.note(True)
 
 
-def run_to_its_end(rig: Rig) -> None:
-    rig.tagger.gate.clear()
-    with rig.running() as worker:
-        eventually(lambda: worker.ready)
-        rig.tagger.gate.set()
-        eventually(lambda: not worker.ready)
-
-
 @pytest.mark.parametrize("max_batch", [1, 8])
 def test_a_device_that_fails_on_all_but_the_known_good_picture_ends_the_worker(max_batch: int) -> None:
     """Guard: Ceiling.note. Without it the whole topic would be dead-lettered."""
@@ -58,6 +50,6 @@ def test_a_device_that_fails_on_all_but_the_known_good_picture_ends_the_worker(m
         rig.put(f"{number}.png", POISON)
         rig.send(rig.event(f"{number}.png"))
     with pytest.raises(Broken, match="made the model fail"):
-        run_to_its_end(rig)
+        rig.run_to_its_end()
     assert len(rig.dead()) < 20
     assert len(rig.dead()) == len(rig.coordinates())
