@@ -27,6 +27,7 @@ class Api(IntEnum):
     JOIN_GROUP = 11
     ADD_OFFSETS_TO_TXN = 25
     END_TXN = 26
+    TXN_OFFSET_COMMIT = 28
 
 
 class Hold:

@@ -29,8 +29,8 @@ class FaultProxy:
 
     def __init__(self, upstream: Callable[[], int]) -> None:
         self._upstream = upstream
-        self._open = threading.Event()
-        self._open.set()
+        self._open = _set()
+        self._dead: list[threading.Event] = []
         self._refusing = False
         self._garbage: bytes | None = None
         self._lock = threading.Lock()
@@ -64,6 +64,11 @@ class FaultProxy:
         """Connections stay open and nothing passes, as behind a dead switch."""
         self._open.clear()
 
+    def forget(self) -> None:
+        """End a freeze for new connections alone: what was open before stays so, and dead, as behind a new router."""
+        self._dead.append(self._open)
+        self._open = _set()
+
     def vanish(self) -> None:
         """Close the port: whoever connects is refused by the machine, as with a server that is not running."""
         if self._listener is not None:
@@ -87,7 +92,8 @@ class FaultProxy:
     def heal(self) -> None:
         self._refusing = False
         self._garbage = None
-        self._open.set()
+        for way in (self._open, *self._dead):
+            way.set()
 
     # ---- threads ----------------------------------------------------------------------------------------------
 
@@ -117,9 +123,10 @@ class FaultProxy:
         with self._lock:
             self._live |= {client, server}
         asked, answered = self._streams(client, server)
-        back = threading.Thread(target=self._pump, args=(answered, server, client, False), daemon=True)
+        way = self._open
+        back = threading.Thread(target=self._pump, args=(answered, server, client, way, False), daemon=True)
         back.start()
-        self._pump(asked, client, server, True)
+        self._pump(asked, client, server, way, True)
         back.join()
         with self._lock:
             self._live -= {client, server}
@@ -130,12 +137,19 @@ class FaultProxy:
         """What is to be forwarded of the two sides of one connection, piece by piece."""
         return _chunks(client), _chunks(server)
 
-    def _pump(self, pieces: Iterator[bytes], source: socket.socket, sink: socket.socket, from_client: bool) -> None:
+    def _pump(
+        self,
+        pieces: Iterator[bytes],
+        source: socket.socket,
+        sink: socket.socket,
+        way: threading.Event,
+        from_client: bool,
+    ) -> None:
         with contextlib.suppress(OSError):
             for chunk in pieces:
-                if not self._open.is_set():
+                if not way.is_set():
                     self.held_chunks += 1
-                    self._open.wait()
+                    way.wait()
                 if self._garbage is None:
                     sink.sendall(chunk)
                 elif from_client:
@@ -155,6 +169,12 @@ class FaultProxy:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _set() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
 
 
 def _chunks(side: socket.socket) -> Iterator[bytes]:

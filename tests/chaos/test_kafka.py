@@ -12,10 +12,10 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import TopicPartition
 
 from tests.chaos.account import Account
-from tests.chaos.broker import BrokerBehindProxy, catch_open_transaction, transaction_state
+from tests.chaos.broker import BrokerBehindProxy, transaction_state
 from tests.chaos.kafka_proxy import Api
 from tests.chaos.line import is_committed
-from tests.chaos.scenes import behind_proxy, failed, finish, load, publishes, settled
+from tests.chaos.scenes import behind_proxy, failed, finish, load, settled
 from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
@@ -44,16 +44,22 @@ def test_broker_frozen_during_a_commit_beyond_the_request_timeout(
 def test_a_dead_network_to_the_broker(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: request timeouts and the transaction's own; the session lapses meanwhile, so the epochs must end too."""
-    load(outpost, 600)
-    with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
-        publishes(process)
-        catch_open_transaction(broker.servers, f"{outpost.name}-w", broker.proxy.freeze, 60)
+    """Guard: the publisher's request timeouts. What was open before stays silent for good, and a worker without them
+    waits there for ever. The transaction and the session lapse meanwhile."""
+
+    def state() -> str:
+        return transaction_state(broker.servers, f"{outpost.name}-w")
+
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker)) as process:
+        sent = broker.proxy.hold(Api.PRODUCE, "answer")
+        load(outpost, 60)
+        sent.wait_caught()
+        assert state() == "Ongoing"
+        broker.proxy.freeze()
         # The broker is well: it aborts the transaction that nobody ends.
-        eventually(lambda: transaction_state(broker.servers, f"{outpost.name}-w") == "CompleteAbort", 30, process.said)
+        eventually(lambda: state() == "CompleteAbort", 40, process.said)
         account.landed()
-        broker.proxy.heal()
-        broker.proxy.cut()
+        broker.proxy.forget()
         account.over()
         finish(outpost, process, account)
 
