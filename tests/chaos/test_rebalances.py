@@ -15,10 +15,21 @@ from tests.chaos.account import Account
 from tests.chaos.broker import BrokerBehindProxy
 from tests.chaos.kafka_proxy import Api, Hold
 from tests.chaos.line import is_committed
-from tests.chaos.scenes import BUSY, behind_proxy, come_through, failed, load, published, reads, settled
+from tests.chaos.scenes import (
+    BUSY,
+    SESSION_S,
+    behind_proxy,
+    come_through,
+    failed,
+    load,
+    published,
+    reads,
+    settled,
+)
 from tests.chaos.unruly import Unruly
 from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
 from workers.backends.kafka import KafkaRecordSource, ensure_topics
+from workers.vocabulary import Epoch
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -27,14 +38,20 @@ LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60"}
 
 
 @contextmanager
-def guest(site: Site, topic: str) -> Iterator[KafkaRecordSource]:
-    """A member of the group that is no worker: it takes its part of a topic, does nothing with it, and leaves."""
+def guest(site: Site, topic: str, taken: set[Epoch] | None = None) -> Iterator[KafkaRecordSource]:
+    """A member of the group that is no worker: it takes its part of a topic, does nothing with it, and leaves.
+
+    Args:
+        taken: told what it was assigned.
+    """
     source = KafkaRecordSource(site.stack.kafka.servers, site.name, [topic])
     leaving = threading.Event()
 
     def poll() -> None:
         while not leaving.is_set():
-            source.poll(0.1)
+            polled = source.poll(0.1)
+            if taken is not None:
+                taken.update(polled.started)
 
     member = threading.Thread(target=poll)
     member.start()
@@ -90,7 +107,7 @@ def test_partitions_move_between_the_flush_and_the_offsets(
         settled(outpost, "w", tmp_path, **settings) as loser,
         waiting_to_join(broker, outpost, tmp_path, **settings) as (winner, joining),
     ):
-        before = failed(loser, cause="membership")
+        done, before = published(loser), failed(loser, cause="membership")
         sent = broker.proxy.hold(Api.PRODUCE, "answer")
         load(outpost, 80)
         sent.wait_caught()
@@ -100,7 +117,8 @@ def test_partitions_move_between_the_flush_and_the_offsets(
         account.landed()
         sent.release()
         account.over()
-        eventually(lambda: failed(loser, cause="membership") > before, 20, loser.said)
+        # A worker that does not look publishes it.
+        eventually(lambda: failed(loser, cause="membership") > before or published(loser) > done, 20, loser.said)
         comes_through_all(outpost, account, loser, winner)
 
 
@@ -130,6 +148,31 @@ def test_a_worker_frozen_between_the_flush_and_the_offsets(
         load(outpost, 40)
         account.over()
         comes_through_all(outpost, account, sleeper, other)
+
+
+def test_a_worker_frozen_while_it_rejoins(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
+) -> None:
+    """Guard: a new member id ends the epochs. A member that was about to join anyway gets its partitions back under a
+    new id and no callback tells; going on as if nothing had been, it is refused for ever."""
+    settings = behind_proxy(broker, TAGSTREAM_KAFKA_SESSION_TIMEOUT_S=str(SESSION_S))
+    straight = settings | {"TAGSTREAM_KAFKA_SERVERS": broker.servers}
+    with settled(outpost, "w", tmp_path, **settings) as sleeper:
+        joining = broker.proxy.hold(Api.JOIN_GROUP)
+        with worker(outpost, "substitute", tmp_path, **straight) as substitute:
+            joining.wait_caught()
+            sleeper.freeze()
+            try:
+                load(outpost, 40)
+                eventually(lambda: is_committed(outpost), 60, substitute.said)
+                assert substitute.terminate() == 0, substitute.said()
+                account.landed()
+            finally:
+                joining.release()
+                sleeper.thaw()
+        load(outpost, 40)
+        account.over()
+        comes_through_all(outpost, account, sleeper)
 
 
 def test_partitions_move_during_a_batch(
@@ -168,8 +211,29 @@ def test_a_member_joins_between_the_flush_and_the_offsets(
             account.landed()
             sent.release()
             account.over()
-            come_through(outpost, process, account)
+            eventually(lambda: is_committed(outpost), 60, process.said)
             assert failed(process) == before
+            come_through(outpost, process, account)
+    account.settle_site(outpost)
+
+
+def test_offsets_are_refused_because_a_member_has_joined(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
+) -> None:
+    """Guard: a run stays in the ledger until its commit is known. Its partitions never leave, so nobody else would
+    publish what the broker has refused for its generation: taken for done, it is lost."""
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+        before, dropped = failed(process, cause="membership"), process.metric("tagstream_dropped_jobs_total")
+        offsets = broker.proxy.hold(Api.TXN_OFFSET_COMMIT)
+        load(outpost, 60)
+        offsets.wait_caught()
+        with guest(outpost, elsewhere):
+            account.landed()
+            offsets.release()
+            account.over()
+            eventually(lambda: failed(process, cause="membership") > before, 20, process.said)
+            assert process.metric("tagstream_dropped_jobs_total") == dropped, "the partitions must be retained"
+            come_through(outpost, process, account)
     account.settle_site(outpost)
 
 
@@ -196,12 +260,13 @@ def test_a_storm_of_rebalances(home: Site, account: Account, tmp_path: Path) -> 
     from the committed offset; kept where they were, they repeat what others did."""
     over = threading.Event()
     generations: set[int] = set()
+    taken: set[Epoch] = set()
 
     def come_and_go(seed: int) -> None:
         moments = random.Random(seed)
         while not over.is_set():
-            with guest(home, home.images) as member:
-                over.wait(moments.uniform(0.2, 1.5))
+            with guest(home, home.images, taken) as member:
+                over.wait(moments.uniform(0.5, 3))
                 generations.add(member.membership().generation)
 
     with worker(home, "w1", tmp_path, **BUSY) as first, worker(home, "w2", tmp_path, **BUSY) as second:
@@ -217,7 +282,8 @@ def test_a_storm_of_rebalances(home: Site, account: Account, tmp_path: Path) -> 
         over.set()
         for member in crowd:
             member.join()
-        assert max(generations) - min(generations) > STORM_S / 3, "that was no storm"
+        assert max(generations) - min(generations) > STORM_S / 5, "that was no storm"
+        assert len(taken) > home.partitions, "too few partitions moved"
         account.landed()
         account.over()
         comes_through_all(home, account, first, second)
