@@ -106,12 +106,14 @@ def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
 
 
 def _pack(model: LabelScorer, precision: Precision) -> None:
-    """Fused linear layers where they are faster: in fp32 those of the encoder, in bf16 all but the folded ones."""
+    """Fused linear layers where they are faster: in fp32 those of the encoder and the text decoder, in bf16 all but the
+    folded ones."""
+    text = getattr(model, "text", None)
     pack(model.encoder, rows=2304)
+    if isinstance(text, TextBranch):
+        pack(text.decoder, rows=4)
+        text.decoder.pack_output(rows=4)
     if precision == "bf16":
         pack(model.head, rows=4096, keep=("query", "out"))
-        text = getattr(model, "text", None)
         if isinstance(text, TextBranch):
             pack(text.tag_encoder, rows=40)
-            pack(text.decoder, rows=4)
-            text.decoder.pack_output(rows=4)
