@@ -144,6 +144,8 @@ class Fetched:
 
     facts: Facts
     handle: object
+    copied_bytes: int = 0
+    """What the intake holds of the object a second time while it decodes, besides `facts.decode_bytes`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,12 +83,14 @@ def test_a_picture_is_fetched_with_its_facts(intake: Intake, store: MemoryObject
     body = encoded(ramp(50, 40), "png")
     stored = store.put("photos", "a.jpg", body)
 
-    facts = intake.fetch(job("a.jpg", etag=stored.etag)).result(10).facts
+    fetched = intake.fetch(job("a.jpg", etag=stored.etag)).result(10)
 
+    facts = fetched.facts
     assert facts.sha256 == hashlib.sha256(body).hexdigest()
     assert (facts.etag, facts.version_id, facts.last_modified) == (stored.etag, stored.version_id, stored.last_modified)
     assert (facts.format, facts.width, facts.height, facts.size) == ("png", 50, 40, len(body))
     assert facts.decode_bytes == 50 * 40 * 4
+    assert fetched.copied_bytes in (0, len(body))
 
 
 def test_a_picture_is_decoded_for_every_transform(intake: Intake, store: MemoryObjectStore) -> None:

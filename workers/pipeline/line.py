@@ -312,11 +312,11 @@ class Line:
         self._gate.enter(lambda: self._want_room(task), alone=task.alone)
 
     def _want_room(self, task: Task) -> None:
-        assert task.facts is not None
         task.inside = True
         if self._still_wanted(task):
-            partition = task.job.epoch.partition
-            self.decoded.reserve(partition, task.facts.decode_bytes, lambda ticket: self._decode(task, ticket))
+            assert task.fetched is not None
+            size = task.fetched.facts.decode_bytes + task.fetched.copied_bytes
+            self.decoded.reserve(task.job.epoch.partition, size, lambda ticket: self._decode(task, ticket))
 
     def _decode(self, task: Task, ticket: Ticket) -> None:
         task.decoded = ticket

@@ -76,6 +76,11 @@ def test_what_a_child_counts_is_in_our_metrics(tmp_path: Path, monkeypatch: pyte
     assert heard == [("tagstream_retries", 2, {"neighbour": "s3"})] * 2
 
 
+def test_the_copy_that_a_child_decodes_from_is_told(intake: ProcessIntake) -> None:
+    fetched = intake.fetch(job(GOOD)).result(30)
+    assert fetched.copied_bytes == fetched.facts.size
+
+
 def suspect(ticket: int) -> Order:
     return Order("decode", Future(), deaths=1, ticket=ticket)
 

@@ -201,11 +201,11 @@ class Supervisor:
         if order is None:
             raise Garbled("an answer to what was not asked")
         if kind == "fetched":
-            order.done(Fetched(rest[0], EncodedBytes(body)))
+            order.done(Fetched(rest[0], EncodedBytes(body), copied_bytes=len(body)))
         elif kind == "decoded":
             order.done(picture)
         elif kind == "checked":
-            self._convict(order)
+            self._checked(order)
         else:
             self._failed(order, rest[0])
 
