@@ -1,0 +1,181 @@
+"""Ten times the work that the budgets have room for: it waits in Kafka, and the worker's memory stays where they say.
+
+What is measured is the family's: the worker, its decoders and the process that forks them, shared pages counted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.chaos.account import Account
+from tests.chaos.line import is_committed
+from tests.chaos.memory import Watched, resident
+from tests.conftest import Stack
+from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from tests.processes import children
+from tests.unit.intake.pictures import encoded, png_chunk
+from workers.backends.kafka import lag
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+MIB = 1 << 20
+TIMES = 10
+DECODERS = 6
+"""More than budgets have room for, so that it is the budgets that hold them back."""
+AHEAD = 14
+"""Pictures in hand at most: far more than budgets have room for, and fewer than there are."""
+POLLED_BYTES, LEDGER_BYTES = 64 << 10, 4 * MIB
+ALLOWED_BYTES = 48 * MIB
+"""Above the sum of the budgets, and kept afterwards: by the C library, the clients and the decoders."""
+
+SMALL = {
+    "TAGSTREAM_REDIS_URL": "",
+    "TAGSTREAM_DECODE_THREADS": str(DECODERS),
+    "TAGSTREAM_JOBS_AHEAD": str(AHEAD),
+    "TAGSTREAM_POLLED_BYTES": str(POLLED_BYTES),
+    "TAGSTREAM_LEDGER_BYTES": str(LEDGER_BYTES),
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A bucket with more than a worker of these budgets has room for.
+
+    Args:
+        full: the budget that is to be full.
+        encoded_bytes, decoded_bytes: the two budgets.
+    """
+
+    bucket: str
+    keys: Sequence[str]
+    full: str
+    encoded_bytes: int
+    decoded_bytes: int
+
+    @property
+    def budgets(self) -> int:
+        """Bytes that the worker's settings allow in all."""
+        return self.encoded_bytes + self.decoded_bytes + POLLED_BYTES + LEDGER_BYTES
+
+    @property
+    def settings(self) -> dict[str, str]:
+        return {
+            "TAGSTREAM_BUCKETS": self.bucket,
+            "TAGSTREAM_ENCODED_BYTES": str(self.encoded_bytes),
+            "TAGSTREAM_DECODED_BYTES": str(self.decoded_bytes),
+        }
+
+
+def uploaded(stack: Stack, name: str, bodies: Iterator[bytes]) -> list[str]:
+    """The keys of these, in a bucket of this name, and beside them a few small pictures."""
+    site = Site(stack, name)
+    for number in range(DECODERS):
+        site.upload(f"small-{number}.jpg", photo(number))
+    keys = []
+    for number, body in enumerate(bodies):
+        keys.append(f"{number}")
+        site.upload(keys[-1], body)
+    return keys
+
+
+@pytest.fixture(scope="module")
+def heavy(stack: Stack) -> Store:
+    """Objects of 20 MB, PNGs of noise; two fit into the budget."""
+
+    def bodies() -> Iterator[bytes]:
+        pixels = np.random.default_rng(0).integers(0, 256, (2_580, 2_580, 3), dtype=np.uint8)
+        for number in range(2 * TIMES):
+            pixels[0, 0] = number
+            body = encoded(Image.fromarray(pixels), "png", compress_level=0)
+            assert 20_000_000 > len(body) - 20_000 > 19_900_000, len(body)
+            yield body
+
+    return Store("heavy", uploaded(stack, "heavy", bodies()), "encoded", 40 * MIB, 56 * MIB)
+
+
+@pytest.fixture(scope="module")
+def vast(stack: Stack) -> Store:
+    """JPEGs and PNGs of 50 megapixels and some hundred kB; two fit into the budget."""
+
+    def bodies() -> Iterator[bytes]:
+        picture = Image.new("RGB", (8_000, 6_250), (200, 120, 40))
+        jpeg, png = encoded(picture, "jpeg"), encoded(picture, "png", compress_level=1)
+        for number in range(TIMES):
+            text = b"%04d" % number  # no two are equal: equal ones would be decoded once
+            yield jpeg[:2] + b"\xff\xfe\0\x06" + text + jpeg[2:]
+            yield png[:33] + png_chunk(b"tEXt", b"Comment\0" + text) + png[33:]
+
+    return Store("vast", uploaded(stack, "vast", bodies()), "decoded", 40 * MIB, 400 * MIB)
+
+
+@pytest.fixture
+def site(stack: Stack, unique: Callable[[str], str]) -> Site:
+    return Site(stack, unique("memory"), partitions=1)
+
+
+def decoders(process: WorkerProcess) -> int:
+    assert process.pid is not None
+    return sum(len(children(nursery)) for nursery in children(process.pid))
+
+
+def overload(site: Site, store: Store, account: Account, folder: Path, intake: str) -> None:
+    """A worker that is warm gets all that the store has at once."""
+
+    def send(keys: Sequence[str]) -> None:
+        # An event's size counts while it waits; nobody reads its note.
+        site.send([(site.own(key, bucket=store.bucket, note="n" * 16_000), ()) for key in keys])
+
+    with worker(site, "w", folder, **SMALL, **store.settings, TAGSTREAM_INTAKE=intake) as process:
+        assert process.pid is not None
+        send([f"small-{number}.jpg" for number in range(DECODERS)])
+        eventually(lambda: is_committed(site), 60, process.said)
+        eventually(lambda: decoders(process) == (DECODERS if intake == "processes" else 0), 60, process.said)
+        with Watched(process.pid) as watched:
+            send(store.keys)
+            eventually(lambda: process.metric("tagstream_partitions", state="paused") > 0, 60, process.said)
+            assert (
+                sum(x or 0 for x in lag(site.stack.kafka.servers, site.name, [site.images]).values())
+                > 2 * TIMES - AHEAD
+            )
+            eventually(lambda: fullness(process, store.full) > 0.9, 60, process.said)
+            account.landed()
+            eventually(lambda: is_committed(site), 120, process.said)
+        assert watched.samples > 10, "too few samples to know the peak by"
+        assert watched.growth < store.budgets + ALLOWED_BYTES
+        assert resident(process.pid) - watched.idle < ALLOWED_BYTES
+        assert process.terminate() == 0, process.said()
+    account.settle_site(site)
+
+
+def behind(site: Site) -> int:
+    """Records that the group has not committed."""
+    lags = lag(site.stack.kafka.servers, site.name, [site.images])
+    return sum(records or 0 for records in lags.values())
+
+
+def fullness(process: WorkerProcess, budget: str) -> float:
+    """The most that was ever reserved of a budget, as a part of it."""
+    peak = process.metric("tagstream_budget_peak_bytes", budget=budget)
+    return peak / process.metric("tagstream_budget_limit_bytes", budget=budget)
+
+
+@pytest.mark.parametrize("intake", ["processes", "threads"])
+def test_ten_times_the_objects_of_20_mb(
+    site: Site, heavy: Store, account: Account, tmp_path: Path, intake: str
+) -> None:
+    """Guard: the budget of encoded bytes, without which all that is admitted is fetched."""
+    overload(site, heavy, account, tmp_path, intake)
+
+
+@pytest.mark.parametrize("intake", ["processes", "threads"])
+def test_ten_times_the_pictures_of_50_megapixels(
+    site: Site, vast: Store, account: Account, tmp_path: Path, intake: str
+) -> None:
+    """Guard: a decode is reserved by what its header says, without which each decoder takes its 200 MB at once."""
+    overload(site, vast, account, tmp_path, intake)
