@@ -85,6 +85,8 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
         yield "Buckets", lambda: str(settings.require("buckets"))
     for bucket in settings.buckets:
         yield f"Bucket {bucket}", lambda bucket=bucket: _bucket(settings, bucket)  # type: ignore[misc]
+    if settings.s3_endpoint:
+        yield "Decoders", lambda: _decoders(settings)
     yield "Redis", lambda: _redis(settings)
     yield "Tagger", lambda: _bundle(settings.tagger)
     if settings.allow is not None:
@@ -116,6 +118,16 @@ def _bucket(settings: Settings, bucket: str) -> str:
     with closing(object_store(settings)) as store:
         store.check(bucket)
     return f"{settings.s3_endpoint} lists it"
+
+
+def _decoders(settings: Settings) -> str:
+    from workers.cli.decoders import decoders, intake
+    from workers.intake import ProcessIntake
+
+    with closing(intake(settings, ())) as made:
+        made.check().result()
+        form = "child processes" if isinstance(made, ProcessIntake) else "threads"
+    return f"{form} ({decoders(settings)}) decode good pictures of {', '.join(settings.formats)}"
 
 
 def _redis(settings: Settings) -> str:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
 import re
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from workers import __version__
 from workers.backends.clock import SystemClock
-from workers.cli.neighbours import object_store, publisher, record_source, result_cache
+from workers.cli.decoders import intake
+from workers.cli.neighbours import publisher, record_source, result_cache
 from workers.cli.profiles import allowed_names, profiles
-from workers.errors import Misconfigured, Unavailable
-from workers.intake import Limits, ProcessIntake, ThreadIntake
+from workers.errors import Unavailable
 from workers.models.load import load_captioner, load_tagger
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Captioner, Intake, Tagger
+from workers.ports import Captioner, Tagger
 from workers.settings import Settings
 from workers.vocabulary import Caption, Transform
 
@@ -67,36 +64,6 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     )
 
 
-def intake(settings: Settings, transforms: Sequence[Transform]) -> Intake:
-    """Where the settings want pictures to be fetched and decoded. A child process gets these settings as they are.
-
-    Raises:
-        Misconfigured: there can be no such object store, or no such intake here.
-    """
-    decoders = settings.decode_threads or processors()
-    store = object_store(settings)  # also where each child makes its own: what is wrong with it is said at once
-    if settings.intake == "threads":
-        return ThreadIntake(
-            store,
-            transforms,
-            limits(settings),
-            fetch_threads=settings.fetch_threads,
-            decode_threads=decoders,
-        )
-    store.close()
-    if sys.platform != "linux":
-        raise Misconfigured("TAGSTREAM_INTAKE=processes needs Linux: set TAGSTREAM_INTAKE=threads")
-    return ProcessIntake(
-        functools.partial(object_store, settings),
-        transforms,
-        limits(settings),
-        fetch_threads=settings.fetch_threads,
-        children=decoders,
-        decode_s=settings.decode_timeout_s,
-        decode_memory_bytes=settings.decode_memory,
-    )
-
-
 def load_models(settings: Settings) -> Loaded:
     tagger = load_tagger(
         settings.tagger,
@@ -124,21 +91,6 @@ def _bounded(model: AnyModel, settings: Settings) -> AnyModel:
 
 def _transforms(models: Loaded) -> list[Transform]:
     return list(dict.fromkeys(model.transform for model in (models.tagger, models.captioner) if model is not None))
-
-
-def processors() -> int:
-    """Those that this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def limits(settings: Settings) -> Limits:
-    return Limits(
-        max_object_bytes=settings.max_object_bytes,
-        fetch_s=settings.get_timeout_s,
-        max_pixels=settings.max_pixels,
-        min_side=settings.min_side,
-        formats=settings.formats,
-    )
 
 
 def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: str = "worker") -> WorkerOptions:

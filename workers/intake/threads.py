@@ -58,6 +58,10 @@ class ThreadIntake:
     def discard(self, fetched: Fetched) -> None:
         self._stages.discard(fetched)
 
+    def check(self) -> Future[None]:
+        """Decode a picture known to be good of every format that is taken; Broken if it can't be done here."""
+        return self._submit(self._decoders, lambda: self._stages.check(None))
+
     def close(self) -> None:
         with self._lock:
             self._closed = True

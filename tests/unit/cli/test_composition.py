@@ -9,7 +9,7 @@ import pytest
 
 from tests.unit.intake.deadly import job
 from workers.backends.result_cache import NoCache, RedisResultCache
-from workers.cli import composition, neighbours
+from workers.cli import composition, decoders, neighbours
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import ProcessIntake, ThreadIntake
 from workers.ports import Tagger
@@ -66,14 +66,14 @@ def test_an_unset_skipped_topic_is_no_output() -> None:
 
 def test_every_limit_and_bound_reaches_its_part() -> None:
     made = settings(max_pixels=7, formats="png", min_side=9, get_timeout_s=3, max_object_bytes=11)
-    limits = composition.limits(made)
+    limits = decoders.limits(made)
     assert (limits.max_pixels, limits.formats, limits.min_side) == (7, ("png",), 9)
     assert (limits.fetch_s, limits.max_object_bytes) == (3.0, 11)
     options = composition.worker_options(
         settings(
             output_topic="o", dead_letter_topic="d", skipped_topic="s", buckets="a,b", keys="*.png", run_outcomes=3,
             run_bytes=4, polled_bytes=5, ledger_bytes=6, jobs_ahead=7, drain_s=8, unreadable_s=9, wedged_s=10,
-            encoded_bytes="30MiB", decoded_bytes=12,
+            encoded_bytes="30MiB", decoded_bytes=12, decode_timeout_s=4,
         ),
         TAGGER,
     )  # fmt: skip
@@ -89,7 +89,7 @@ def test_the_intake_is_the_one_that_the_settings_name() -> None:
     kinds: dict[str, type[ThreadIntake] | type[ProcessIntake]] = {"threads": ThreadIntake, "processes": ProcessIntake}
     for name, kind in kinds.items():
         made = settings(intake=name, s3_endpoint="http://127.0.0.1:1", decode_threads=1)
-        intake = composition.intake(made, [Transform(8)])
+        intake = decoders.intake(made, [Transform(8)])
         assert isinstance(intake, kind)
         intake.close()
 
@@ -98,14 +98,24 @@ def test_the_intake_is_the_one_that_the_settings_name() -> None:
 def test_a_store_that_can_not_be_is_told_at_once(intake: str) -> None:
     made = settings(intake=intake, s3_endpoint="http://127.0.0.1:1", s3_region="no such region")
     with pytest.raises(Misconfigured, match=r"invalid region no such region: correct .* TAGSTREAM_S3_REGION"):
-        composition.intake(made, [Transform(8)])
+        decoders.intake(made, [Transform(8)])
 
 
 def test_a_system_without_what_processes_need_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     made = settings(intake="processes", s3_endpoint="http://127.0.0.1:1")
     with pytest.raises(Misconfigured, match="set TAGSTREAM_INTAKE=threads"):
-        composition.intake(made, [Transform(8)])
+        decoders.intake(made, [Transform(8)])
+
+
+def test_a_system_without_what_processes_need_decodes_in_threads_by_default_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    intake = decoders.intake(settings(s3_endpoint="http://127.0.0.1:1"), [Transform(8)])
+    assert isinstance(intake, ThreadIntake)
+    intake.close()
+    assert "decoding in child processes needs Linux" in caplog.text
 
 
 def test_a_child_reads_from_the_store_of_the_settings() -> None:
@@ -118,7 +128,7 @@ def test_a_child_reads_from_the_store_of_the_settings() -> None:
         decode_threads=1,
         retry_s=0.1,
     )
-    intake = composition.intake(made, [Transform(8)])
+    intake = decoders.intake(made, [Transform(8)])
     with pytest.raises(Unavailable, match="s3"):
         intake.fetch(job(40)).result(60)
     intake.close()

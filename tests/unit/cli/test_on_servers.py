@@ -206,12 +206,29 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     assert "is 1, not 0" in again.err
 
 
-def test_a_check_of_sound_settings_ends_with_0(site: Site, folder: Path, tagstream: Callable[..., Ran]) -> None:
+def test_a_check_of_sound_settings_ends_with_0(
+    site: Site, folder: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tagstream("emit", folder)
+    monkeypatch.setenv("TAGSTREAM_DECODE_THREADS", "1")
     ran = tagstream("check")
     assert ran.code == 0, ran.out
-    assert ran.out.count("✓") == 6
+    assert ran.out.count("✓") == 7
+    assert "Decoders: child processes (1) decode good pictures of jpeg" in ran.out
     assert site.environment["TAGSTREAM_S3_SECRET_KEY"] not in ran.out
+
+
+def test_a_check_says_when_good_pictures_can_not_be_decoded(
+    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("the codec is gone")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
+    monkeypatch.setenv("TAGSTREAM_INTAKE", "threads")
+    ran = tagstream("check")
+    assert ran.code != 0
+    assert "✗ Decoders: the jpeg decoder fails on a picture known to be good" in ran.out
 
 
 def test_a_check_tells_each_fault_and_how_to_mend_it(

@@ -136,6 +136,12 @@ def test_no_picture_is_blamed_when_a_good_one_kills_the_decoder_too(make: Callab
         intake.decode(fetched).result(30)
 
 
+def test_a_check_says_whether_a_good_picture_can_be_decoded_here(make: Callable[..., ProcessIntake]) -> None:
+    make().check().result(30)
+    with pytest.raises(Broken, match="a decoder fails on a picture known to be good"):
+        make(canary_dies=True).check().result(30)
+
+
 def test_the_nursery_is_started_again_when_it_dies(make: Callable[..., ProcessIntake]) -> None:
     intake = make()
     fetched = intake.fetch(job(GOOD)).result(30)

@@ -82,6 +82,12 @@ class ProcessIntake:
     def discard(self, fetched: Fetched) -> None:
         encoded(fetched).drop()
 
+    def check(self) -> Future[None]:
+        """Decode a picture known to be good of every format that is taken; Broken if it can't be done here."""
+        future: Future[None] = Future()
+        self._supervisor.submit(Order("check", future))
+        return future
+
     def close(self) -> None:
         self._supervisor.close()
 

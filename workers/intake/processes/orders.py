@@ -23,12 +23,13 @@ HESITATION_S = 1.0
 
 @dataclass(eq=False, slots=True)
 class Order:
-    """One call's work, or a canary's on behalf of a suspect.
+    """One call's work, or a canary's.
 
     Args:
         event: of a fetch.
         body, format: of a decode; kept until it is done, so that a child that dies takes no bytes with it.
-        suspect, verdict: of a check: whose decoder died, and what is to be said of it if the canary lives.
+        suspect, verdict: of a check on behalf of one: whose decoder died, and what is to be said of it if the canary
+            lives.
         deaths: children that were lost with this in a decoder's hands, by themselves or by the clock.
         starved: how often it got no memory although it was not in a decoder's hands.
     """

@@ -1,0 +1,79 @@
+"""Where pictures are fetched and decoded, as the settings say."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from workers.cli.neighbours import object_store
+from workers.errors import Misconfigured
+from workers.intake import Limits, ProcessIntake, ThreadIntake
+from workers.settings import Settings
+from workers.vocabulary import Transform
+
+logger = logging.getLogger(__name__)
+
+
+def intake(settings: Settings, transforms: Sequence[Transform]) -> ThreadIntake | ProcessIntake:
+    """The intake of these settings. A child process gets the settings as they are.
+
+    Off Linux there are threads only: the default becomes that, and a log line says so.
+
+    Raises:
+        Misconfigured: there can be no such object store, or no such intake here.
+    """
+    store = object_store(settings)  # also where each child makes its own: what is wrong with it is said at once
+    if _form(settings) == "threads":
+        return ThreadIntake(
+            store,
+            transforms,
+            limits(settings),
+            fetch_threads=settings.fetch_threads,
+            decode_threads=decoders(settings),
+        )
+    store.close()
+    return ProcessIntake(
+        functools.partial(object_store, settings),
+        transforms,
+        limits(settings),
+        fetch_threads=settings.fetch_threads,
+        children=decoders(settings),
+        decode_s=settings.decode_timeout_s,
+        decode_memory_bytes=settings.decode_memory,
+    )
+
+
+def decoders(settings: Settings) -> int:
+    """Pictures that are decoded at the same time."""
+    return settings.decode_threads or processors()
+
+
+def processors() -> int:
+    """Those that this process may use, which in a container can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limits(settings: Settings) -> Limits:
+    return Limits(
+        max_object_bytes=settings.max_object_bytes,
+        fetch_s=settings.get_timeout_s,
+        max_pixels=settings.max_pixels,
+        min_side=settings.min_side,
+        formats=settings.formats,
+    )
+
+
+def _form(settings: Settings) -> str:
+    """Child processes need shared memory without a name and a tie to their parent, as Linux has them."""
+    if settings.intake == "processes" and sys.platform != "linux":
+        if "intake" in settings.model_fields_set:
+            raise Misconfigured("TAGSTREAM_INTAKE=processes needs Linux: set TAGSTREAM_INTAKE=threads")
+        logger.warning(
+            "decoding in child processes needs Linux; here it is done in threads: a picture that hangs or crashes its "
+            "decoder ends the worker (TAGSTREAM_INTAKE=threads says the same, and keeps this line away)"
+        )
+        return "threads"
+    return settings.intake
