@@ -246,7 +246,9 @@ class Settings(BaseModel):
         "Tuning", 0, "Decodes at the same time; 0: one for each processor"
     )
     intake: Annotated[Literal["threads", "processes"], BeforeValidator(_lower)] = _setting(
-        "Tuning", "threads", "Where pictures are decoded: `threads`, or `processes`, which a picture can't bring down"
+        "Tuning",
+        "processes",
+        "Where pictures are decoded: `processes` (Linux), which no picture brings down, or `threads`",
     )
     run_outcomes: Annotated[int, Field(ge=1, le=10_000)] = _setting("Tuning", 500, "Most outcomes of one transaction")
     run_bytes: Bytes = _setting(
@@ -312,8 +314,11 @@ def _complaints(settings: Settings) -> Iterator[str]:
             yield f"the topic {topic!r} is both read and written: the worker would read its own output"
     if settings.max_object_bytes > settings.encoded_bytes:
         yield "TAGSTREAM_MAX_OBJECT_BYTES is above TAGSTREAM_ENCODED_BYTES: such an object could never be fetched"
-    if settings.intake == "processes" and settings.decode_timeout_s >= settings.wedged_s:
-        yield "TAGSTREAM_DECODE_TIMEOUT_S is not below TAGSTREAM_WEDGED_S: a decoder that hangs would end the worker"
+    if settings.intake == "processes" and 2 * settings.decode_timeout_s >= settings.wedged_s:
+        yield (
+            "TAGSTREAM_WEDGED_S is not above twice TAGSTREAM_DECODE_TIMEOUT_S: "
+            "a picture that hangs its decoder is tried twice, and would end the worker"
+        )
 
 
 _DERIVED = {"otlp_traces", "otlp_metrics"}

@@ -160,10 +160,15 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
         ({"TAGSTREAM_S3_ACCESS_KEY": "a"}, "go together"),
         ({"TAGSTREAM_INPUT_TOPICS": "a,images.enriched"}, "read its own output"),
         ({"TAGSTREAM_ENCODED_BYTES": "1MiB"}, "could never be fetched"),
+        ({"TAGSTREAM_DECODE_TIMEOUT_S": "30"}, "TAGSTREAM_WEDGED_S is not above twice TAGSTREAM_DECODE_TIMEOUT_S"),
     ],
 )
 def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str], says: str) -> None:
     assert says in complaint(environ)
+
+
+def test_the_clock_of_a_decoder_binds_nobody_who_decodes_in_threads() -> None:
+    assert read({"TAGSTREAM_INTAKE": "threads", "TAGSTREAM_DECODE_TIMEOUT_S": "90"}).decode_timeout_s == 90
 
 
 def test_a_required_setting_is_named_with_its_meaning() -> None:
