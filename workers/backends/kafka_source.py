@@ -188,6 +188,7 @@ class KafkaRecordSource:
 
     def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[Any]]:
         doing = f"reading {', '.join(self._topics)}"
+        self._see_join_through()
         try:
             return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
         except kafka_errors.OffsetOutOfRangeError as error:
@@ -197,6 +198,18 @@ class KafkaRecordSource:
         except kafka_errors.KafkaError as error:
             # A topic that was there is missed for a moment while its metadata changes.
             raise (Unavailable("kafka", f"{doing}: {error}") if passing(error) else translated(doing, error)) from error
+
+    def _see_join_through(self) -> None:
+        """Let a join that has begun be completed.
+
+        kafka-python 3.0.12 asks at each poll whether it needs to join. Where changed metadata was the reason and is no
+        more when the answer comes between two polls, nobody takes the answer: heartbeats stay off, the group expels us,
+        and we never hear of it.
+        """
+        coordinator = self._consumer._coordinator
+        with coordinator._lock:
+            if coordinator.rejoining:
+                coordinator.request_rejoin()
 
     def _wait_out(self, error: Unavailable, until: float) -> None:
         """A broker that fails is polled again: it may be one partition's trouble, and the others can be read."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 from kafka import TopicPartition
@@ -25,6 +25,7 @@ def consumer() -> Any:
     made.poll.return_value = {}
     made.group_metadata.return_value = member("me")
     made.assignment.return_value = {HERE, THERE}
+    made._coordinator = MagicMock(rejoining=False)
     return made
 
 
@@ -53,6 +54,15 @@ def test_a_broker_that_is_away_at_the_first_poll_is_polled_again(source: KafkaRe
     consumer.topics.side_effect = None
     assert source.poll(0.01).records == ()
     consumer.poll.assert_called_once()
+
+
+def test_a_join_that_has_begun_is_asked_for_until_it_is_complete(source: KafkaRecordSource, consumer: Any) -> None:
+    """Guard: kafka-python may forget it, sends no heartbeats then, and does not hear that the group expels us."""
+    source.poll(0)
+    consumer._coordinator.request_rejoin.assert_not_called()
+    consumer._coordinator.rejoining = True
+    source.poll(0)
+    consumer._coordinator.request_rejoin.assert_called_once_with()
 
 
 def test_a_topic_that_is_not_there_is_said(source: KafkaRecordSource, consumer: Any) -> None:
