@@ -238,16 +238,21 @@ def test_offsets_are_refused_because_a_member_has_joined(
 
 
 def test_retained_partitions_are_read_on_after_every_rebalance(
-    outpost: Site, account: Account, tmp_path: Path, elsewhere: str
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
 ) -> None:
-    """Guard: a new generation by itself ends no epoch; else each join costs the work in hand, read again."""
-    with settled(outpost, "w", tmp_path, **BUSY) as process:
-        for _ in range(6):
+    """Guards: a new generation by itself ends no epoch, else each join costs the work in hand, read again; and a join
+    that has begun is seen through, else the client may forget it, and the next one never ends."""
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
+        for _ in range(4):
+            sent = broker.proxy.hold(Api.PRODUCE, "answer")
+            load(outpost, 24)
+            sent.wait_caught()
             with guest(outpost, elsewhere):
                 account.landed()
+                sent.release()
                 load(outpost, 24)
                 account.over()
-                eventually(lambda: is_committed(outpost), 15, process.said)
+                eventually(lambda: is_committed(outpost), 30, process.said)
                 account.recovered()
         read = process.metric("tagstream_records_polled_total")
         assert process.terminate() == 0, process.said()
