@@ -13,6 +13,7 @@ from tests.chaos.line import Given, SharedLine, in_flight
 from tests.chaos.lying_store import Lie, drips, is_empty, pours, refuses_us, resets, says
 from tests.chaos.proxy import wait_for
 from tests.integration.worker_process import eventually, photo
+from workers.errors import Gone
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -136,6 +137,10 @@ def test_404_and_a_deleted_prefix_still_in_the_backlog(line: SharedLine, account
     given = fresh(line, *[f"album/{number}.jpg" for number in range(10)])
     for number in range(10):
         line.site.store.remove(line.site.name, f"album/{number}.jpg")
+    with pytest.raises(Gone):
+        line.site.store.get(
+            line.site.name, "album/9.jpg", version_id=None, etag=None, max_bytes=1 << 20, deadline_s=10.0
+        )
     records = line.send(given + fresh(line, "alive.jpg"))
     account.landed()
     found = line.settle(account, records)
