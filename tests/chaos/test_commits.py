@@ -97,9 +97,9 @@ def test_a_commit_whose_answer_never_comes(
 def test_broker_goes_away_before_offsets_are_sent(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, how: str, away_s: int
 ) -> None:
-    """Guards: PatientClient, without which the client drops a request that is made while the broker is away, and the
-    call never returns; and the clock that does not count time without a broker, without which the worker ends instead
-    of waiting for a minute."""
+    """Guard: the clock that does not count time without a broker, without which the worker ends instead of waiting for
+    a minute. What the client does with a request that is made meanwhile depends on the moment: the integration tests
+    show what PatientClient is for."""
     # One outcome is one request: with several the broker would be back before the last of them is acknowledged.
     settings = behind_proxy(broker, TAGSTREAM_RUN_OUTCOMES="1", **LONG_SESSION)
     with settled(outpost, "w", tmp_path, **settings) as process:

@@ -240,8 +240,7 @@ def test_offsets_are_refused_because_a_member_has_joined(
 def test_retained_partitions_are_read_on_after_every_rebalance(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
 ) -> None:
-    """Guards: a new generation by itself ends no epoch, else each join costs the work in hand, read again; and a join
-    that has begun is seen through, else the client may forget it, and the next one never ends."""
+    """Guard: a new generation by itself ends no epoch; else each join costs the work in hand, read again."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         for _ in range(4):
             sent = broker.proxy.hold(Api.PRODUCE, "answer")
@@ -261,8 +260,7 @@ def test_retained_partitions_are_read_on_after_every_rebalance(
 
 
 def test_a_storm_of_rebalances(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: joins that raise the generation refuse no run for ever, and partitions that come back are opened anew
-    from the committed offset; kept where they were, they repeat what others did."""
+    """No guard of its own: those of the tests above, all at once and in no order."""
     over = threading.Event()
     generations: set[int] = set()
     taken: set[Epoch] = set()
