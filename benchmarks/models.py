@@ -59,7 +59,7 @@ class Measured:
 
 def main(arguments: Sequence[str] = ()) -> int:
     options = _parse(arguments)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)  # in a file the table keeps its lines
     device = choose_device(options.device)
     precisions = options.precisions or sensible_precisions(device)
     console.print(f"{device.name}, batches of {options.batch}, {options.rounds} rounds in turn", markup=False)
