@@ -12,6 +12,7 @@ import numpy as np
 
 _PROC = Path("/proc")
 _EVERY_S = 0.1
+WINDOWS = 10
 
 
 def family(pid: int) -> list[int]:
@@ -113,9 +114,17 @@ class Growth:
         return self.settled[-1][0] - self.settled[0][0] if self.settled else 0.0
 
     def mb_per_10_000(self) -> float:
-        """The slope of the line that fits the settled samples best, in megabytes per 10,000 pictures."""
-        done, held = zip(*self.settled, strict=True)
-        return float(np.polyfit(np.array(done) / 10_000, np.array(held) / 1e6, 1)[0])
+        """How fast the floor rises, in megabytes per 10,000 pictures: the slope of the line that best fits the least
+        that was held in each of `WINDOWS` spans.
+
+        What is held goes up and down by tens of megabytes with what is in hand, so a line through all samples tells
+        mostly where the ups and downs fell. A leak lifts the floor.
+        """
+        done, held = (np.array(column, np.float64) for column in zip(*self.settled, strict=True))
+        edges = np.linspace(done[0], done[-1], WINDOWS + 1)
+        spans = np.clip(np.searchsorted(edges, done, side="right") - 1, 0, WINDOWS - 1)
+        floor = [int(np.flatnonzero(spans == span)[held[spans == span].argmin()]) for span in np.unique(spans)]
+        return float(np.polyfit(done[floor] / 10_000, held[floor] / 1e6, 1)[0])
 
     def _watch(self) -> None:
         while not self._over.wait(1.0):

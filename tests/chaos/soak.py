@@ -243,6 +243,6 @@ if __name__ == "__main__":
         strikes=int(_number("SOAK_STRIKES", 100)),
         minutes=_number("SOAK_MINUTES", 60),
         seed=int(_number("SOAK_SEED", 1)),
-        pictures=10_000,
+        pictures=30_000,
     )
     sys.exit(main(_plan, Path("build/soak-report.md")))
