@@ -100,8 +100,11 @@ def test_broker_goes_away_before_offsets_are_sent(
     """Guard: the clock that does not count time without a broker, without which the worker ends instead of waiting for
     a minute. What the client does with a request that is made meanwhile depends on the moment: the integration tests
     show what PatientClient is for."""
-    # One outcome is one request: with several the broker would be back before the last of them is acknowledged.
-    settings = behind_proxy(broker, TAGSTREAM_RUN_OUTCOMES="1", **LONG_SESSION)
+    # One outcome is one request: with several the broker would be back before the last of them is acknowledged. And no
+    # transaction may time out before a killed broker leads its partitions again: it would lose the marker.
+    settings = behind_proxy(
+        broker, TAGSTREAM_RUN_OUTCOMES="1", TAGSTREAM_KAFKA_TRANSACTION_TIMEOUT_S="90", **LONG_SESSION
+    )
     with settled(outpost, "w", tmp_path, **settings) as process:
         sent = broker.proxy.hold(Api.PRODUCE, "answer")
         load(outpost, 60)

@@ -1,0 +1,63 @@
+"""Transaction markers that a broker lost, found in its log: the one way in which outcomes come twice and no client is
+to blame.
+
+A node that is back has partitions without a leader for a moment. If a transaction ends just then, Apache Kafka 4.4.0
+takes such a partition for deleted, skips its marker and calls the transaction complete: what was aborted comes to light
+with the next commit of the same producer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.vocabulary import Partition
+
+_HEADER = struct.Struct(">qiibIhiqqqhii")
+"""Of a record batch, KIP-98: base offset, length, leader epoch, magic, CRC, attributes, last offset delta, two
+timestamps, producer id, producer epoch, base sequence, records."""
+_LENGTH_FROM = 12
+_TRANSACTIONAL, _CONTROL = 1 << 4, 1 << 5
+
+
+@dataclass(frozen=True)
+class Batch:
+    offset: int
+    attributes: int
+    producer_id: int
+    producer_epoch: int
+
+
+def lost_markers(broker: Path, topic: str) -> list[str]:
+    """Places where a producer's new epoch begins while a transaction of its last one has no end.
+
+    Args:
+        broker: the broker's folder.
+    """
+    found = []
+    for folder in sorted((broker / "data").glob(f"{topic}-*")):
+        opened: dict[int, int] = {}
+        for batch in _batches(folder):
+            if not batch.attributes & _TRANSACTIONAL:
+                continue
+            if batch.attributes & _CONTROL:
+                opened.pop(batch.producer_id, None)
+            elif opened.setdefault(batch.producer_id, batch.producer_epoch) != batch.producer_epoch:
+                found.append(f"{Partition(topic, int(folder.name.rsplit('-', 1)[1]))} before offset {batch.offset}")
+                opened[batch.producer_id] = batch.producer_epoch
+    return found
+
+
+def _batches(partition: Path) -> Iterator[Batch]:
+    for segment in sorted(partition.glob("*.log")):
+        log, at = segment.read_bytes(), 0
+        while at + _HEADER.size <= len(log):
+            offset, length, _, _, _, attributes, _, _, _, producer_id, producer_epoch, _, _ = _HEADER.unpack_from(
+                log, at
+            )
+            if not length:
+                break  # the rest of a segment that is written to is zeros
+            yield Batch(offset, attributes, producer_id, producer_epoch)
+            at += _LENGTH_FROM + length
