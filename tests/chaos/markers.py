@@ -28,9 +28,21 @@ class Batch:
     attributes: int
     producer_id: int
     producer_epoch: int
+    records: int
 
 
-def lost_markers(broker: Path, topic: str) -> list[str]:
+@dataclass(frozen=True)
+class LostMarker:
+    """A transaction without an end: where the marker should have been, and how many records it brings to light."""
+
+    place: str
+    records: int
+
+    def __str__(self) -> str:
+        return f"{self.place}, {self.records} records"
+
+
+def lost_markers(broker: Path, topic: str) -> list[LostMarker]:
     """Places where a producer's new epoch begins while a transaction of its last one has no end.
 
     Args:
@@ -38,15 +50,19 @@ def lost_markers(broker: Path, topic: str) -> list[str]:
     """
     found = []
     for folder in sorted((broker / "data").glob(f"{topic}-*")):
-        opened: dict[int, int] = {}
+        partition = Partition(topic, int(folder.name.rsplit("-", 1)[1]))
+        opened: dict[int, list[Batch]] = {}
         for batch in _batches(folder):
             if not batch.attributes & _TRANSACTIONAL:
                 continue
+            before = opened.pop(batch.producer_id, [])
             if batch.attributes & _CONTROL:
-                opened.pop(batch.producer_id, None)
-            elif opened.setdefault(batch.producer_id, batch.producer_epoch) != batch.producer_epoch:
-                found.append(f"{Partition(topic, int(folder.name.rsplit('-', 1)[1]))} before offset {batch.offset}")
-                opened[batch.producer_id] = batch.producer_epoch
+                continue
+            if before and before[0].producer_epoch != batch.producer_epoch:
+                records = sum(each.records for each in before)
+                found.append(LostMarker(f"{partition} before offset {batch.offset}", records))
+                before = []
+            opened[batch.producer_id] = [*before, batch]
     return found
 
 
@@ -54,10 +70,10 @@ def _batches(partition: Path) -> Iterator[Batch]:
     for segment in sorted(partition.glob("*.log")):
         log, at = segment.read_bytes(), 0
         while at + _HEADER.size <= len(log):
-            offset, length, _, _, _, attributes, _, _, _, producer_id, producer_epoch, _, _ = _HEADER.unpack_from(
+            offset, length, *_, attributes, _, _, _, producer_id, producer_epoch, _, records = _HEADER.unpack_from(
                 log, at
             )
             if not length:
                 break  # the rest of a segment that is written to is zeros
-            yield Batch(offset, attributes, producer_id, producer_epoch)
+            yield Batch(offset, attributes, producer_id, producer_epoch, records)
             at += _LENGTH_FROM + length

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.chaos.account import RECOVERS_WITHIN_S
-from tests.chaos.markers import lost_markers
+from tests.chaos.markers import LostMarker, lost_markers
 from tests.chaos.memory import Growth
 from tests.integration.worker_process import Site, WorkerProcess
 
@@ -26,7 +26,7 @@ class Findings:
     records: int = 0
     lost: int = 0
     twice: int = 0
-    lost_markers: list[str] = field(default_factory=list)
+    lost_markers: list[LostMarker] = field(default_factory=list)
     """The broker's own doing, for which outcomes may come twice; see `markers`."""
     dead_lettered: int = 0
     in_order: bool = True
@@ -67,7 +67,7 @@ class Findings:
         slowest = max(self.recoveries, key=lambda recovery: recovery[1], default=("", 0.0))
         unkept = {
             f"{self.lost} records have no outcome": self.lost,
-            f"{self.twice} outcomes came twice": self.twice and not self.lost_markers,
+            f"{self.twice} outcomes came twice": self.twice > sum(lost.records for lost in self.lost_markers),
             f"{self.dead_lettered} healthy pictures were dead-lettered": self.dead_lettered,
             "outcomes of a partition came out of order": not self.in_order,
             f"{slowest[1]:.0f} s to recover from {slowest[0]}": slowest[1] > RECOVERS_WITHIN_S,
@@ -93,7 +93,7 @@ class Findings:
             "| strike | times |\n|---|---|",
             *(f"| {name} | {count} |" for name, count in self.strikes.most_common()),
             "",
-            *(f"The broker lost a transaction marker: {place}.\n" for place in self.lost_markers),
+            *(f"The broker lost a transaction marker: {lost}.\n" for lost in self.lost_markers),
             f"{len(seconds)} bursts of one to three strikes. Until every partition moved again:",
             f"median {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s.\n",
             f"Memory of the worker that was never struck, per 10,000 pictures: {slope}",

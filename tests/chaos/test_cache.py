@@ -61,10 +61,10 @@ def errors(line: SharedLine, **labels: str) -> int:
 
 
 def assert_same_tags(images: list[EnrichedImage], others: list[EnrichedImage]) -> None:
-    """For each key the same names, and scores that are equal but for what a batch of another size rounds otherwise."""
+    """For each key the same labels, and scores that are equal but for what a batch of another size rounds otherwise."""
 
-    def tags(some: list[EnrichedImage]) -> dict[tuple[str, str], float]:
-        return {(image.source.key, tag.name): tag.score for image in some for tag in image.tags}
+    def tags(some: list[EnrichedImage]) -> dict[tuple[str, int, str], float]:
+        return {(image.source.key, tag.label_id, tag.name): tag.score for image in some for tag in image.tags}
 
     assert {image.source.key for image in images} == {image.source.key for image in others}
     assert tags(images) == pytest.approx(tags(others), abs=1e-4)

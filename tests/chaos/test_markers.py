@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from tests.chaos.markers import lost_markers
+from tests.chaos.markers import LostMarker, lost_markers
 
 TRANSACTION, MARKER = 1 << 4, 1 << 4 | 1 << 5
 
@@ -24,8 +24,14 @@ def log(folder: Path, *batches: bytes) -> Path:
 
 
 def test_an_epoch_that_begins_in_an_open_transaction_tells_of_a_lost_marker(tmp_path: Path) -> None:
-    folder = log(tmp_path, batch(0, TRANSACTION, 7, 0), batch(1, 0, -1, -1), batch(2, TRANSACTION, 7, 1))
-    assert lost_markers(folder, "out") == ["out:1 before offset 2"]
+    folder = log(
+        tmp_path,
+        batch(0, TRANSACTION, 7, 0),
+        batch(1, 0, -1, -1),
+        batch(2, TRANSACTION, 7, 0),
+        batch(3, TRANSACTION, 7, 1),
+    )
+    assert lost_markers(folder, "out") == [LostMarker("out:1 before offset 3", records=2)]
 
 
 def test_a_transaction_that_was_ended_and_one_of_another_producer_tell_of_none(tmp_path: Path) -> None:

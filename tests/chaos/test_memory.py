@@ -139,10 +139,7 @@ def overload(site: Site, store: Store, account: Account, folder: Path, intake: s
         with Watched(process.pid) as watched:
             send(store.keys)
             eventually(lambda: process.metric("tagstream_partitions", state="paused") > 0, 60, process.said)
-            assert (
-                sum(x or 0 for x in lag(site.stack.kafka.servers, site.name, [site.images]).values())
-                > 2 * TIMES - AHEAD
-            )
+            assert behind(site) > 2 * TIMES - AHEAD
             eventually(lambda: fullness(process, store.full) > 0.9, 60, process.said)
             account.landed()
             eventually(lambda: is_committed(site), 120, process.said)
