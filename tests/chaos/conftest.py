@@ -21,6 +21,13 @@ _ACCOUNT = pytest.StashKey[Account]()
 _ACCOUNTS = pytest.StashKey[list[Account]]()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has an account carries the marker `fault` without saying so."""
+    for item in items:
+        if "account" in getattr(item, "fixturenames", ()):
+            item.add_marker("fault")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from tests.chaos.scenes import (
 from tests.integration.worker_process import Coordinates, Site, eventually
 
 pytestmark = pytest.mark.timeout(300)
+
+_HERE = Path(__file__).parent
 
 SHORT_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S)}
 LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60"}
@@ -97,22 +100,25 @@ def test_a_commit_whose_answer_never_comes(
 def test_broker_goes_away_before_offsets_are_sent(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, how: str, away_s: int
 ) -> None:
-    """Guard: the clock that does not count time without a broker, without which the worker ends instead of waiting for
-    a minute. What the client does with a request that is made meanwhile depends on the moment: the integration tests
-    show what PatientClient is for."""
-    # One outcome is one request: with several the broker would be back before the last of them is acknowledged. And no
-    # transaction may time out before a killed broker leads its partitions again: it would lose the marker.
+    """Guards: PatientClient, without which the request that finds no broker is dropped and never answered; and, for the
+    minute, the clock that does not count time without a broker, without which the worker ends instead of waiting."""
+    # No transaction may time out before a killed broker leads its partitions again: it would lose the marker.
+    hesitation = tmp_path / "hesitation"
     settings = behind_proxy(
-        broker, TAGSTREAM_RUN_OUTCOMES="1", TAGSTREAM_KAFKA_TRANSACTION_TIMEOUT_S="90", **LONG_SESSION
+        broker,
+        TAGSTREAM_KAFKA_TRANSACTION_TIMEOUT_S="90",
+        HESITATION=str(hesitation),
+        PYTHONPATH=os.pathsep.join([str(_HERE / "hesitation"), str(_HERE.parents[1])]),
+        **LONG_SESSION,
     )
     with settled(outpost, "w", tmp_path, **settings) as process:
-        sent = broker.proxy.hold(Api.PRODUCE, "answer")
+        hesitation.touch()
         load(outpost, 60)
-        sent.wait_caught()
+        eventually(hesitation.with_name("reached").exists, 30, process.said)
         assert state(broker, outpost) == "Ongoing"
         (broker.stop if how == "SIGTERM" else broker.kill)()
-        # The connection of the outcomes is all that is left: their acknowledgement comes, and the next step is taken.
-        sent.release()
+        # The outcomes are acknowledged and every connection has ended: the next step has to make one.
+        hesitation.unlink()
         time.sleep(2 + away_s)
         assert process.running, "a worker must wait for its broker"
         assert held(process) > 0

@@ -260,7 +260,8 @@ def test_retained_partitions_are_read_on_after_every_rebalance(
 
 
 def test_a_storm_of_rebalances(home: Site, account: Account, tmp_path: Path) -> None:
-    """No guard of its own: those of the tests above, all at once and in no order."""
+    """Guard: where to go on is asked at each beginning of a partition. Where it was at the last one, records come
+    twice: here partitions go and come back. The guards of the tests above are needed all at once and in no order."""
     over = threading.Event()
     generations: set[int] = set()
     taken: set[Epoch] = set()

@@ -1,0 +1,28 @@
+"""Imported first by a worker whose PYTHONPATH begins with this folder: a run stops short of its offsets on command.
+
+HESITATION names a file. While it is there, whoever is about to send offsets to a transaction writes a second one beside
+it, `reached`, and waits.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from kafka import KafkaProducer
+
+_FILE = Path(os.environ["HESITATION"])
+_send_offsets = KafkaProducer.send_offsets_to_transaction
+
+
+def _hesitate(producer: KafkaProducer, *args: Any, **more: Any) -> Any:
+    if _FILE.exists():
+        _FILE.with_name("reached").touch()
+        while _FILE.exists():
+            time.sleep(0.01)
+    return _send_offsets(producer, *args, **more)
+
+
+KafkaProducer.send_offsets_to_transaction = _hesitate
