@@ -133,8 +133,8 @@ def test_a_frozen_worker_that_gets_the_same_partitions_back(home: Site, account:
 
 
 def test_members_join_and_leave_by_sigterm_and_by_sigkill(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: metadata is read at the commit and not per job, else it is refused for ever after one join; and retained
-    partitions are paused and resumed without losing their place in the client."""
+    """Guard: metadata is read at the commit and not per job, else it is refused for ever after one join. That retained
+    partitions keep their place in the client is the record source's contract."""
     with worker(home, "stays", tmp_path, **BUSY) as stays:
         load(home, 100)
         busy(stays)
