@@ -13,19 +13,28 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import pytest
 
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
-from workers.local.server import CannotStart, Server
+from workers.local.server import CannotStart
 from workers.local.valkey import Valkey
 
 _SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack"}
 
-ServerT = TypeVar("ServerT", bound=Server)
+
+class Startable(Protocol):
+    """One server, or several that belong together."""
+
+    def start(self) -> object: ...
+
+    def kill(self) -> None: ...
+
+
+StartableT = TypeVar("StartableT", bound=Startable)
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ def bucket_name(unique: Callable[[str], str]) -> str:
     return unique("bucket")
 
 
-def up_or_skip(server: ServerT) -> Iterator[ServerT]:
+def up_or_skip(server: StartableT) -> Iterator[StartableT]:
     """The server, up. One that can't be had skips here and fails where CI is set, so that nothing goes untested."""
     try:
         server.start()

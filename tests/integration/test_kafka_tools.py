@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ from kafka import KafkaProducer
 
 from tests.contract.kafka_worlds import KafkaWorld, epochs_of
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range, tail, topic_exists
+from workers.backends.kafka_client import answers
 from workers.errors import Misconfigured, Unavailable
 from workers.local.apache_kafka import ApacheKafka
 from workers.vocabulary import Message, Partition, Run
@@ -125,3 +127,10 @@ def test_lag_is_what_lies_beyond_the_committed_offset(kafka: ApacheKafka, unique
         assert behind == {Partition(world.input, 0): 3, Partition(world.input, 1): None}
     finally:
         world.close()
+
+
+def test_a_cluster_answers_although_one_of_its_nodes_hangs(kafka: ApacheKafka) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        hanging = f"127.0.0.1:{hangs.getsockname()[1]}"
+        assert not answers(hanging, {}, timeout_s=0.5)
+        assert answers(f"{hanging},{kafka.servers}", {}, timeout_s=1)

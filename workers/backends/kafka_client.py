@@ -26,6 +26,9 @@ Security = Mapping[str, Any]
 
 CLIENT_ID = "tagstream"
 
+_FIRST_TRY_S = 1.0
+"""How long one of several nodes is waited for at first."""
+
 SHARED: dict[str, Any] = {
     "client_id": CLIENT_ID,
     # The default of 30 s keeps a client away for as long after a broker has come back.
@@ -102,6 +105,7 @@ def connect(
         Unavailable: nobody answered. kafka-python does not say why: a wrong password looks the same.
         Misconfigured: settings that can't work.
     """
+    nodes = servers.split(",")
     sockets: list[KafkaNetClient] = []
     base = settings.pop("kafka_client", KafkaNetClient)
 
@@ -109,26 +113,41 @@ def connect(
         sockets.append(base(**config))
         return sockets[-1]
 
-    try:
-        return make(
-            bootstrap_servers=servers.split(","),
-            bootstrap_timeout_ms=int(timeout_s * 1000),
-            kafka_client=remember,
-            **SHARED,
-            **security,
-            **settings,
-        )
-    except (OSError, ssl.SSLError, ValueError, AssertionError) as error:
-        raise Misconfigured(f"the Kafka settings can't work: {error}") from error
-    except kafka_errors.KafkaError as error:
-        # A constructor that fails leaves its sockets and its thread behind.
-        for opened in sockets:
-            opened.close()
-        if isinstance(error, kafka_errors.KafkaTimeoutError):
-            raise Unavailable(
-                "kafka", f"none of {servers} answered within {timeout_s:g} s; check the address, TLS and the password"
-            ) from error
-        raise translated(f"connecting to {servers}", error) from error
+    for try_s in _tries(timeout_s, len(nodes)):
+        try:
+            return make(
+                bootstrap_servers=nodes,
+                bootstrap_timeout_ms=int(try_s * 1000),
+                kafka_client=remember,
+                **SHARED,
+                **security,
+                **settings,
+            )
+        except (OSError, ssl.SSLError, ValueError, AssertionError) as error:
+            raise Misconfigured(f"the Kafka settings can't work: {error}") from error
+        except kafka_errors.KafkaError as error:
+            # A constructor that fails leaves its sockets and its thread behind.
+            while sockets:
+                sockets.pop().close()
+            if not isinstance(error, kafka_errors.KafkaTimeoutError):
+                raise translated(f"connecting to {servers}", error) from error
+            silence = error
+    raise Unavailable(
+        "kafka", f"none of {servers} answered within {timeout_s:g} s; check the address, TLS and the password"
+    ) from silence
+
+
+def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
+    """How long to wait for an answer, time after time, until `timeout_s` is over.
+
+    kafka-python asks one node, any of those that it is given, and gives it all the time that there is: one that accepts
+    connections and hangs would be waited for although others are well.
+    """
+    left_s, try_s = timeout_s, _FIRST_TRY_S if nodes > 1 else timeout_s
+    while left_s > 0:
+        yield min(try_s, left_s)
+        left_s -= try_s
+        try_s *= 2
 
 
 class PatientClient(KafkaNetClient):  # type: ignore[misc]
@@ -151,8 +170,12 @@ class PatientClient(KafkaNetClient):  # type: ignore[misc]
 
 
 def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool:
-    """Whether a fresh connection gets the cluster's metadata."""
-    client = KafkaNetClient(bootstrap_servers=servers.split(","), **SHARED, **security)
+    """Whether a fresh connection to any of the nodes, each of which has `timeout_s`, gets the cluster's metadata."""
+    return any(_answers(node, security, timeout_s) for node in servers.split(","))
+
+
+def _answers(node: str, security: Security, timeout_s: float) -> bool:
+    client = KafkaNetClient(bootstrap_servers=[node], **SHARED, **security)
     try:
         client._manager.bootstrap(timeout_ms=int(timeout_s * 1000))
     except (kafka_errors.KafkaError, OSError):

@@ -93,12 +93,31 @@ def test_a_certificate_that_is_not_there_is_said_in_a_sentence() -> None:
 def test_tls_and_sasl_settings_reach_every_client_as_they_are() -> None:
     security = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "ssl_cafile": "ca.pem"}
     make = Mock()
-    assert connect(make, "a:1,b:2", security, timeout_s=3, group_id="group") is make.return_value
+    assert connect(make, "a:1", security, timeout_s=3, group_id="group") is make.return_value
     settings = make.call_args.kwargs
-    assert settings["bootstrap_servers"] == ["a:1", "b:2"]
+    assert settings["bootstrap_servers"] == ["a:1"]
     assert settings["bootstrap_timeout_ms"] == 3_000
     assert security.items() <= settings.items()
     assert settings["reconnect_backoff_max_ms"] <= 1_000
+
+
+def test_a_node_that_hangs_is_not_waited_for_while_others_could_be_asked() -> None:
+    """kafka-python chooses the node, and waits for it as long as it may."""
+    client = object()
+    make = Mock(
+        side_effect=[kafka_errors.KafkaTimeoutError("a:1 hangs"), kafka_errors.KafkaTimeoutError("again"), client]
+    )
+    assert connect(make, "a:1,b:2", {}, timeout_s=30) is client
+    waited = [call.kwargs["bootstrap_timeout_ms"] for call in make.call_args_list]
+    assert waited == [1_000, 2_000, 4_000]
+    assert all(call.kwargs["bootstrap_servers"] == ["a:1", "b:2"] for call in make.call_args_list)
+
+
+def test_trying_several_nodes_ends_when_the_time_is_over() -> None:
+    make = Mock(side_effect=kafka_errors.KafkaTimeoutError("all hang"))
+    with pytest.raises(Unavailable, match="none of a:1,b:2 answered within 5 s"):
+        connect(make, "a:1,b:2", {}, timeout_s=5)
+    assert [call.kwargs["bootstrap_timeout_ms"] for call in make.call_args_list] == [1_000, 2_000, 2_000]
 
 
 def test_an_absent_broker_does_not_answer() -> None:

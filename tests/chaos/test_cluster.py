@@ -1,0 +1,67 @@
+"""Three brokers, one of which dies: work goes on without it, and here no marker is lost that could be an excuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.account import Account
+from tests.chaos.broker import catch_open_transaction
+from tests.chaos.cluster import Cluster, Node
+from tests.chaos.line import is_committed
+from tests.chaos.scenes import load, published
+from tests.conftest import Stack, up_or_skip
+from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
+from workers.local.scratch import Scratch
+from workers.local.seaweedfs import SeaweedFS
+from workers.local.valkey import Valkey
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
+
+
+@pytest.fixture(scope="module")
+def cluster(scratch: Scratch) -> Iterator[Cluster]:
+    """Brokers to break; a test leaves them mended."""
+    yield from up_or_skip(Cluster(scratch.path / "cluster"))
+
+
+@pytest.fixture
+def town(cluster: Cluster, s3: SeaweedFS, valkey: Valkey, unique: Callable[[str], str]) -> Iterator[Site]:
+    """Topics that are there three times."""
+    yield Site(Stack(cluster.nodes[0], s3, valkey), unique("town"))
+    cluster.mend()
+
+
+def has_published(process: WorkerProcess, runs: float) -> bool:
+    return published(process) >= runs
+
+
+@pytest.mark.parametrize("strike", [Node.kill, Node.stop, Node.freeze])
+def test_each_node_in_turn_is_lost_for_a_while(
+    cluster: Cluster, town: Site, account: Account, tmp_path: Path, strike: Callable[[Node], None]
+) -> None:
+    """Guards: brokers are asked what became of a commit; taken for done, runs are lost when a node is killed or
+    freezes. PatientClient, without which the request to a killed node is never answered. Several tries at connecting,
+    without which a frozen node is waited for again and again, if chance has it. A node that is stopped hands over what
+    it leads and asks for no rule of ours."""
+    settings = {"TAGSTREAM_REDIS_URL": "", "TAGSTREAM_RUN_OUTCOMES": "4"}
+    with worker(town, "w", tmp_path, **settings) as process:
+        load(town, 40)
+        eventually(lambda: is_committed(town), 60, process.said)
+        for node in cluster.nodes:
+            cluster.whole(town.images, town.enriched)
+            load(town, 200)
+            catch_open_transaction(cluster.servers, f"{town.name}-w", partial(strike, node), 30)
+            account.landed()
+            account.over()
+            # Without it: the others take over what it led.
+            eventually(partial(has_published, process, published(process) + 3), 30, process.said)
+            account.recovered()
+            cluster.mend()
+            eventually(lambda: is_committed(town), 90, process.said)
+        assert process.terminate() == 0, process.said()
+    account.settle(town.inputs(), town.outcomes(), len(town.letters()), 0)
+    town.assert_in_order()
