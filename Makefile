@@ -44,7 +44,7 @@ bench-models: install ## Measure RAM, RAM++ and Tag2Text at full size (about 4 G
 parity: install ## Compare the full-size models with the original programs' answers (about 4 GB, some minutes)
 	@.venv/bin/python -m pytest -m full tests/parity --timeout=1200 $(ARGS)
 
-chaos: install ## Break real servers and workers on purpose; writes build/chaos-report.md (about 40 minutes)
+chaos: install ## Break real servers and workers on purpose; writes build/chaos-report.md (about 50 minutes)
 # + ARGS="-k frozen" goes to pytest
 	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or fault" $(ARGS)
 

@@ -113,18 +113,23 @@ class Growth:
         """Done while it was settled."""
         return self.settled[-1][0] - self.settled[0][0] if self.settled else 0.0
 
+    @property
+    def floor(self) -> list[tuple[float, int]]:
+        """The least that was held in each of `WINDOWS` spans of the settled life: (pictures done, bytes)."""
+        done, held = (np.array(column, np.float64) for column in zip(*self.settled, strict=True))
+        edges = np.linspace(done[0], done[-1], WINDOWS + 1)
+        spans = np.clip(np.searchsorted(edges, done, side="right") - 1, 0, WINDOWS - 1)
+        least = [int(np.flatnonzero(spans == span)[held[spans == span].argmin()]) for span in np.unique(spans)]
+        return [self.settled[index] for index in least]
+
     def mb_per_10_000(self) -> float:
-        """How fast the floor rises, in megabytes per 10,000 pictures: the slope of the line that best fits the least
-        that was held in each of `WINDOWS` spans.
+        """How fast the floor rises, in megabytes per 10,000 pictures: the slope of the line that fits it best.
 
         What is held goes up and down by tens of megabytes with what is in hand, so a line through all samples tells
         mostly where the ups and downs fell. A leak lifts the floor.
         """
-        done, held = (np.array(column, np.float64) for column in zip(*self.settled, strict=True))
-        edges = np.linspace(done[0], done[-1], WINDOWS + 1)
-        spans = np.clip(np.searchsorted(edges, done, side="right") - 1, 0, WINDOWS - 1)
-        floor = [int(np.flatnonzero(spans == span)[held[spans == span].argmin()]) for span in np.unique(spans)]
-        return float(np.polyfit(done[floor] / 10_000, held[floor] / 1e6, 1)[0])
+        done, held = (np.array(column, np.float64) for column in zip(*self.floor, strict=True))
+        return float(np.polyfit(done / 10_000, held / 1e6, 1)[0])
 
     def _watch(self) -> None:
         while not self._over.wait(1.0):

@@ -29,6 +29,13 @@ CLIENT_ID = "tagstream"
 _FIRST_TRY_S = 1.0
 """How long one of several nodes is waited for at first."""
 
+_SETUP: dict[str, Any] = {
+    # The default of 10 s is how long a node that hangs is waited for each time that chance leads back to it.
+    "socket_connection_setup_timeout_ms": 3_000,
+    "socket_connection_setup_timeout_max_ms": 10_000,
+}
+"""For the network client under each client; those that it is under do not take these by name."""
+
 SHARED: dict[str, Any] = {
     "client_id": CLIENT_ID,
     # The default of 30 s keeps a client away for as long after a broker has come back.
@@ -110,7 +117,7 @@ def connect(
     base = settings.pop("kafka_client", KafkaNetClient)
 
     def remember(**config: Any) -> KafkaNetClient:
-        sockets.append(base(**config))
+        sockets.append(base(**config, **_SETUP))
         return sockets[-1]
 
     for try_s in _tries(timeout_s, len(nodes)):

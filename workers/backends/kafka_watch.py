@@ -16,7 +16,7 @@ class StuckClock:
 
     Args:
         limit_s: longer than an answer may take while the broker is there: the client's request timeout.
-        answers: opens a fresh connection and says whether the broker answered; may take a second or two.
+        answers: opens a fresh connection and says whether a broker answered; may take seconds.
     """
 
     def __init__(self, limit_s: float, answers: Callable[[], bool], now: Callable[[], float] = time.monotonic) -> None:

@@ -120,6 +120,15 @@ def test_trying_several_nodes_ends_when_the_time_is_over() -> None:
     assert [call.kwargs["bootstrap_timeout_ms"] for call in make.call_args_list] == [1_000, 2_000, 2_000]
 
 
+def test_a_node_that_hangs_is_given_up_while_a_connection_to_it_is_made() -> None:
+    """The network client under each client says how long; ten seconds, if it is told nothing."""
+    client = connect(lambda **settings: settings["kafka_client"](bootstrap_servers="a:1"), "a:1", {}, timeout_s=1)
+    try:
+        assert client._manager.config["socket_connection_setup_timeout_ms"] == 3_000
+    finally:
+        client.close()
+
+
 def test_an_absent_broker_does_not_answer() -> None:
     assert not answers(f"127.0.0.1:{unused_port()}", {}, timeout_s=0.3)
 
