@@ -29,7 +29,8 @@ def family(pid: int) -> list[int]:
 
 def resident(pid: int) -> int:
     """Bytes of memory that a worker and its descendants hold. A page that several share (forked ones do) counts once
-    in all (PSS); of one process alone that is its resident set."""
+    in all (PSS). Pages of files do not count: the system may drop them, and of a library's pages each process has the
+    more the fewer others run that map it."""
     return sum(_share(each) for each in family(pid))
 
 
@@ -45,7 +46,7 @@ def _share(pid: int) -> int:
         lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
 
 
 class Watched:
