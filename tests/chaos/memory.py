@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ import numpy as np
 
 _PROC = Path("/proc")
 _EVERY_S = 0.1
-WINDOWS = 10
+_LOOKS = 10
 
 
 def family(pid: int) -> list[int]:
@@ -82,26 +83,27 @@ class Watched:
 
 
 class Growth:
-    """How a family's memory grows with what it does: sampled every second from `start` to `stop`.
+    """How a family's memory grows with what it does, looked at when it is at rest.
+
+    What a busy family holds goes up and down by tens of megabytes with what is in hand; at rest it holds what it keeps.
 
     Args:
-        done: how many pictures it has done, or None when it does not say just now.
+        done: how many pictures it has done.
     """
 
-    def __init__(self, pid: int, done: Callable[[], float | None]) -> None:
+    def __init__(self, pid: int, done: Callable[[], float]) -> None:
         self._pid = pid
         self._done = done
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
         self.samples: list[tuple[float, int]] = []
         """(pictures done, bytes)."""
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join()
+    def note(self) -> None:
+        """The least of ten looks in a second counts: a poll or a commit may be under way in any one of them."""
+        looks = []
+        for _ in range(_LOOKS):
+            looks.append(resident(self._pid))
+            time.sleep(_EVERY_S)
+        self.samples.append((self._done(), min(looks)))
 
     @property
     def settled(self) -> list[tuple[float, int]]:
@@ -114,26 +116,7 @@ class Growth:
         """Done while it was settled."""
         return self.settled[-1][0] - self.settled[0][0] if self.settled else 0.0
 
-    @property
-    def floor(self) -> list[tuple[float, int]]:
-        """The least that was held in each of `WINDOWS` spans of the settled life: (pictures done, bytes)."""
-        done, held = (np.array(column, np.float64) for column in zip(*self.settled, strict=True))
-        edges = np.linspace(done[0], done[-1], WINDOWS + 1)
-        spans = np.clip(np.searchsorted(edges, done, side="right") - 1, 0, WINDOWS - 1)
-        least = [int(np.flatnonzero(spans == span)[held[spans == span].argmin()]) for span in np.unique(spans)]
-        return [self.settled[index] for index in least]
-
     def mb_per_10_000(self) -> float:
-        """How fast the floor rises, in megabytes per 10,000 pictures: the slope of the line that fits it best.
-
-        What is held goes up and down by tens of megabytes with what is in hand, so a line through all samples tells
-        mostly where the ups and downs fell. A leak lifts the floor.
-        """
-        done, held = (np.array(column, np.float64) for column in zip(*self.floor, strict=True))
+        """Megabytes per 10,000 pictures: the slope of the line that fits the settled samples best."""
+        done, held = (np.array(column, np.float64) for column in zip(*self.settled, strict=True))
         return float(np.polyfit(done / 10_000, held / 1e6, 1)[0])
-
-    def _watch(self) -> None:
-        while not self._over.wait(1.0):
-            done = self._done()
-            if done:
-                self.samples.append((done, resident(self._pid)))

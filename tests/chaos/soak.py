@@ -2,9 +2,10 @@
 
 Strikes come in bursts of one to three, some of them while the last one is still felt; after each burst every partition
 has to move again. One worker, the witness, is never struck itself: it lives as long as the soak does, so its memory
-tells whether it grows with the pictures that it does. When the strikes are through, it works on alone until it has done
-enough of them for that. The others decode in threads and in processes, one each; the witness takes the default. There
-is no cache: every event fetches its object, and equal pictures in flight are decoded and annotated once.
+tells whether it grows with the pictures that it does. When the strikes are through, it works off one load after another
+alone, and is looked at in between, until it has done enough of them for that. The others decode in threads and in
+processes, one each; the witness takes the default. There is no cache: every event fetches its object, and equal
+pictures in flight are decoded and annotated once.
 
 Prints a line for each burst and writes build/soak-report.md. SOAK_STRIKES says how many strikes, SOAK_MINUTES for how
 long at most, SOAK_SEED which. Leaves with 1 when a promise was not kept.
@@ -38,6 +39,7 @@ _BACKLOG = 600
 """A strike falls while at least half as many records wait."""
 _PATIENCE_S = 180.0
 _CALM_S = 900.0
+_CALM_LOAD = 2_000
 
 
 @dataclass(frozen=True)
@@ -86,12 +88,9 @@ class Soak:
         for process in (witness, *self._victims):
             process.wait_ready()
         assert witness.pid is not None
-        growth = Growth(witness.pid, lambda: witness.metric("tagstream_outcomes_total") or None)
-        growth.start()
         self._struck_again_and_again(witness, say)
-        self._calm(growth)
-        eventually(lambda: self._offsets.behind() == 0, _PATIENCE_S, witness.said)
-        growth.stop()
+        growth = Growth(witness.pid, lambda: witness.metric("tagstream_outcomes_total"))
+        self._calm(witness, growth)
         self._findings.note_budgets(witness)
         self._findings.judge_memory(growth, asked=self._plan.pictures)
         self._dismiss(witness)
@@ -153,7 +152,10 @@ class Soak:
         """See that enough waits. A broker that was just struck may need a moment to say so."""
         eventually(lambda: self._offsets.behind() is not None, _PATIENCE_S)
         while (self._offsets.behind() or 0) < _BACKLOG / 2:
-            self._site.send([(self._site.own(f"{number % PICTURES}.jpg"), ()) for number in range(_BACKLOG)])
+            self._send(_BACKLOG)
+
+    def _send(self, records: int) -> None:
+        self._site.send([(self._site.own(f"{number % PICTURES}.jpg"), ()) for number in range(records)])
 
     def _recovery_s(self) -> float:
         """Seconds until every partition has moved on from where it stood, or is done."""
@@ -179,14 +181,17 @@ class Soak:
                 process.launch()
             self._findings.note_budgets(process)
 
-    def _calm(self, growth: Growth) -> None:
-        """No strikes, and the witness alone, until it has done its part."""
+    def _calm(self, witness: WorkerProcess, growth: Growth) -> None:
+        """No strikes, and the witness alone, load after load, until it has done its part."""
         for process in self._victims:
             self._dismiss(process)
         deadline = time.monotonic() + _CALM_S
-        while growth.pictures < self._plan.pictures and time.monotonic() < deadline:
-            self._load()
-            time.sleep(0.2)
+        while True:
+            eventually(lambda: self._offsets.behind() == 0, _PATIENCE_S, witness.log_tail)
+            growth.note()
+            if growth.pictures >= self._plan.pictures or time.monotonic() > deadline:
+                return
+            self._send(_CALM_LOAD)
 
     def _dismiss(self, process: WorkerProcess) -> None:
         if (code := process.terminate()) != 0:

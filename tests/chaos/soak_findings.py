@@ -33,8 +33,8 @@ class Findings:
     slope_mb: float | None = None
     slope_asked: bool = False
     slope_pictures: float = 0.0
-    floor: list[tuple[float, int]] = field(default_factory=list)
-    """See `Growth.floor`."""
+    at_rest: list[tuple[float, int]] = field(default_factory=list)
+    """Of the worker that was never struck: (pictures done, bytes held)."""
 
     @property
     def struck(self) -> int:
@@ -51,9 +51,9 @@ class Findings:
         """Of a life that was long enough to tell."""
         self.slope_asked = asked > 0
         self.slope_pictures = growth.pictures
+        self.at_rest = growth.samples
         if self.slope_asked and growth.pictures >= asked:
             self.slope_mb = growth.mb_per_10_000()
-            self.floor = growth.floor
 
     def judge_outcomes(self, site: Site) -> None:
         expected, found = site.inputs(), site.outcomes()
@@ -101,8 +101,8 @@ class Findings:
             f"median {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s.\n",
             f"Memory of the worker that was never struck, per 10,000 pictures: {slope}",
             f"(over {self.slope_pictures:.0f} pictures, without the first third of its life).\n",
-            "| pictures | least held in a tenth of that |\n|---|---|",
-            *(f"| {done:,.0f} | {held / 1e6:.1f} MB |" for done, held in self.floor),
+            "| pictures | held at rest |\n|---|---|",
+            *(f"| {done:,.0f} | {held / 1e6:.1f} MB |" for done, held in self.at_rest),
             "",
             f"Most that any worker ever reserved of its budgets: {budgets}.",
         ]
