@@ -97,26 +97,16 @@ class Growth:
         self.samples: list[tuple[float, int]] = []
         """(pictures done, bytes)."""
 
-    def note(self) -> None:
-        """The least of ten looks in a second counts: a poll or a commit may be under way in any one of them."""
+    def note(self) -> tuple[float, int]:
+        """Pictures done, and bytes held: the least of ten looks in a second, as a poll or a commit may be under way."""
         looks = []
         for _ in range(_LOOKS):
             looks.append(resident(self._pid))
             time.sleep(_EVERY_S)
         self.samples.append((self._done(), min(looks)))
-
-    @property
-    def settled(self) -> list[tuple[float, int]]:
-        """Without the first third of the pictures, in which pools fill and batches grow."""
-        most = self.samples[-1][0] if self.samples else 0.0
-        return [sample for sample in self.samples if sample[0] >= most / 3]
-
-    @property
-    def pictures(self) -> float:
-        """Done while it was settled."""
-        return self.settled[-1][0] - self.settled[0][0] if self.settled else 0.0
+        return self.samples[-1]
 
     def mb_per_10_000(self) -> float:
-        """Megabytes per 10,000 pictures: the slope of the line that fits the settled samples best."""
-        done, held = (np.array(column, np.float64) for column in zip(*self.settled, strict=True))
+        """Megabytes per 10,000 pictures: the slope of the line that fits the samples best."""
+        done, held = (np.array(column, np.float64) for column in zip(*self.samples, strict=True))
         return float(np.polyfit(done / 10_000, held / 1e6, 1)[0])

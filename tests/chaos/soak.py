@@ -1,9 +1,9 @@
 """Random deaths and freezes of workers and broker under load: `python -m tests.chaos.soak`.
 
 Strikes come in bursts of one to three, some of them while the last one is still felt; after each burst every partition
-has to move again. One worker, the witness, is never struck itself: it lives as long as the soak does, so its memory
-tells whether it grows with the pictures that it does. When the strikes are through, it works off one load after another
-alone, and is looked at in between, until it has done enough of them for that. The others decode in threads and in
+has to move again. One worker, the witness, is never struck itself: it lives as long as the soak does. Before the
+strikes and after them it works off one load after another alone, and is looked at in between, so what it holds tells
+whether it grows with the pictures that it does and with what happens around it. The others decode in threads and in
 processes, one each; the witness takes the default. There is no cache: every event fetches its object, and equal
 pictures in flight are decoded and annotated once.
 
@@ -38,8 +38,10 @@ PARTITIONS = 6
 _BACKLOG = 600
 """A strike falls while at least half as many records wait."""
 _PATIENCE_S = 180.0
-_CALM_S = 900.0
-_CALM_LOAD = 2_000
+_ALONE = 2_000
+"""Records of a load that the witness works off alone."""
+_FILLING, _BEFORE, _AFTER = 3, 2, 10
+"""So many such loads: those in which its pools fill, those before the strikes and those after them."""
 
 
 @dataclass(frozen=True)
@@ -48,64 +50,76 @@ class Plan:
 
     Args:
         strikes: so many, unless the minutes are over before.
-        pictures: that the witness must have done, for its memory to be judged by; 0: it is not.
+        memory: judge that of the witness, which takes some minutes more.
     """
 
     strikes: int
     minutes: float
     seed: int
-    pictures: int
+    memory: bool
 
 
 class Soak:
     """Victims, a witness, a broker that is struck too, and what happened to them."""
 
-    def __init__(self, site: Site, broker: BrokerBehindProxy, folder: Path, plan: Plan) -> None:
+    def __init__(
+        self, site: Site, broker: BrokerBehindProxy, folder: Path, plan: Plan, say: Callable[[str], None]
+    ) -> None:
         self._site = site
         self._broker = broker
         self._folder = folder
         self._plan = plan
+        self._say = say
         self._chance = random.Random(plan.seed)
         self._victims: list[WorkerProcess] = []
         self._offsets = Offsets(site)
         self._findings = Findings()
 
-    def run(self, say: Callable[[str], None]) -> Findings:
+    def run(self) -> Findings:
         """All of it; answers what was found. No worker is left."""
         for number in range(PICTURES):
             self._site.upload(f"{number}.jpg", photo(number, 96))
         witness = self._worker("witness")
-        self._victims = [self._worker(intake, TAGSTREAM_INTAKE=intake) for intake in INTAKES]
         try:
             with self._offsets:
-                self._run(witness, say)
+                self._run(witness)
         finally:
             for process in (witness, *self._victims):
                 process.kill()
         return self._findings
 
-    def _run(self, witness: WorkerProcess, say: Callable[[str], None]) -> None:
-        for process in (witness, *self._victims):
-            process.wait_ready()
+    def _run(self, witness: WorkerProcess) -> None:
+        witness.wait_ready()
         assert witness.pid is not None
-        self._struck_again_and_again(witness, say)
         growth = Growth(witness.pid, lambda: witness.metric("tagstream_outcomes_total"))
-        self._calm(witness, growth)
+        if self._plan.memory:
+            self._work_off(_FILLING, witness)
+            self._work_off(_BEFORE, witness, growth)
+        self._victims = [self._worker(intake, TAGSTREAM_INTAKE=intake) for intake in INTAKES]
+        for process in self._victims:
+            process.wait_ready()
+        self._struck_again_and_again(witness)
+        for process in self._victims:
+            self._dismiss(process)
+        self._caught_up(witness)
+        if self._plan.memory:
+            self._work_off(_AFTER, witness, growth)
+            self._findings.judge_memory(growth)
         self._findings.note_budgets(witness)
-        self._findings.judge_memory(growth, asked=self._plan.pictures)
         self._dismiss(witness)
         self._findings.judge_outcomes(self._site)
 
     # ---- strikes ----------------------------------------------------------------------------------------------------
 
-    def _struck_again_and_again(self, witness: WorkerProcess, say: Callable[[str], None]) -> None:
+    def _struck_again_and_again(self, witness: WorkerProcess) -> None:
         began = time.monotonic()
         while self._findings.struck < self._plan.strikes and time.monotonic() - began < 60 * self._plan.minutes:
             names = self._burst()
             recovery_s = self._recovery_s()
             self._findings.recoveries.append((names, recovery_s))
             self._look_at(witness)
-            say(f"{time.monotonic() - began:6.0f} s  {self._findings.struck:3d}  {recovery_s:4.1f} s after {names}")
+            now_s = time.monotonic() - began
+            self._say(f"{now_s:6.0f} s  {self._findings.struck:3d}  {recovery_s:4.1f} s after {names}")
 
     def _burst(self) -> str:
         names = []
@@ -181,17 +195,17 @@ class Soak:
                 process.launch()
             self._findings.note_budgets(process)
 
-    def _calm(self, witness: WorkerProcess, growth: Growth) -> None:
-        """No strikes, and the witness alone, load after load, until it has done its part."""
-        for process in self._victims:
-            self._dismiss(process)
-        deadline = time.monotonic() + _CALM_S
-        while True:
-            eventually(lambda: self._offsets.behind() == 0, _PATIENCE_S, witness.log_tail)
-            growth.note()
-            if growth.pictures >= self._plan.pictures or time.monotonic() > deadline:
-                return
-            self._send(_CALM_LOAD)
+    def _work_off(self, loads: int, witness: WorkerProcess, growth: Growth | None = None) -> None:
+        """By the witness alone, which is looked at whenever a load is done."""
+        for _ in range(loads):
+            self._send(_ALONE)
+            self._caught_up(witness)
+            if growth is not None:
+                done, held = growth.note()
+                self._say(f"{done:,.0f} pictures done, {held / 1e6:.1f} MB held")
+
+    def _caught_up(self, witness: WorkerProcess) -> None:
+        eventually(lambda: self._offsets.behind() == 0, _PATIENCE_S, witness.log_tail)
 
     def _dismiss(self, process: WorkerProcess) -> None:
         if (code := process.terminate()) != 0:
@@ -225,7 +239,7 @@ def main(plan: Plan, report: Path) -> int:
             Valkey(scratch.path / "valkey") as valkey,
         ):
             site = Site(Stack(broker, s3, valkey), "soak", partitions=PARTITIONS)
-            findings = Soak(site, broker, scratch.path, plan).run(_say)
+            findings = Soak(site, broker, scratch.path, plan, _say).run()
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(findings.report(plan.seed))
     _say(findings.summary())
@@ -248,6 +262,6 @@ if __name__ == "__main__":
         strikes=int(_number("SOAK_STRIKES", 100)),
         minutes=_number("SOAK_MINUTES", 60),
         seed=int(_number("SOAK_SEED", 1)),
-        pictures=30_000,
+        memory=True,
     )
     sys.exit(main(_plan, Path("build/soak-report.md")))

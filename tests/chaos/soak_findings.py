@@ -30,11 +30,10 @@ class Findings:
     """The broker's own doing, for which outcomes may come twice; see `markers`."""
     dead_lettered: int = 0
     in_order: bool = True
-    slope_mb: float | None = None
-    slope_asked: bool = False
-    slope_pictures: float = 0.0
+    mb_per_10_000: float | None = None
+    """How fast the memory of the worker grows that was never struck."""
     at_rest: list[tuple[float, int]] = field(default_factory=list)
-    """Of the worker that was never struck: (pictures done, bytes held)."""
+    """What that worker held: (pictures done, bytes)."""
 
     @property
     def struck(self) -> int:
@@ -47,13 +46,9 @@ class Findings:
                 part = process.metric("tagstream_budget_peak_bytes", budget=budget) / limit
                 self.budgets[budget] = max(part, self.budgets.get(budget, 0.0))
 
-    def judge_memory(self, growth: Growth, asked: int) -> None:
-        """Of a life that was long enough to tell."""
-        self.slope_asked = asked > 0
-        self.slope_pictures = growth.pictures
+    def judge_memory(self, growth: Growth) -> None:
+        self.mb_per_10_000 = growth.mb_per_10_000()
         self.at_rest = growth.samples
-        if self.slope_asked and growth.pictures >= asked:
-            self.slope_mb = growth.mb_per_10_000()
 
     def judge_outcomes(self, site: Site) -> None:
         expected, found = site.inputs(), site.outcomes()
@@ -75,10 +70,13 @@ class Findings:
             "outcomes of a partition came out of order": not self.in_order,
             f"{slowest[1]:.0f} s to recover from {slowest[0]}": slowest[1] > RECOVERS_WITHIN_S,
             f"a budget was overdrawn: {self.budgets}": any(part > 1 for part in self.budgets.values()),
-            "the witness did too few pictures to judge its memory": self.slope_asked and self.slope_mb is None,
-            f"memory grows by {self.slope_mb} MB per 10,000 pictures": (self.slope_mb or 0.0) >= MB_PER_10_000,
+            f"memory grows by {self._slope}": (self.mb_per_10_000 or 0.0) >= MB_PER_10_000,
         }
         return [words for words, is_so in unkept.items() if is_so] + [f"a worker ended {x}" for x in self.ended_badly]
+
+    @property
+    def _slope(self) -> str:
+        return "not judged" if self.mb_per_10_000 is None else f"{self.mb_per_10_000:+.2f} MB per 10,000 pictures"
 
     def summary(self) -> str:
         return (
@@ -88,7 +86,6 @@ class Findings:
 
     def report(self, seed: int) -> str:
         seconds = [recovery for _, recovery in self.recoveries]
-        slope = "not judged: too few pictures" if self.slope_mb is None else f"{self.slope_mb:+.2f} MB"
         budgets = ", ".join(f"{name} {100 * part:.1f} %" for name, part in self.budgets.items())
         lines = [
             f"# Soak\n\n{self.summary()} Seed {seed}.\n",
@@ -99,8 +96,7 @@ class Findings:
             *(f"The broker lost a transaction marker: {lost}.\n" for lost in self.lost_markers),
             f"{len(seconds)} bursts of one to three strikes. Until every partition moved again:",
             f"median {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s.\n",
-            f"Memory of the worker that was never struck, per 10,000 pictures: {slope}",
-            f"(over {self.slope_pictures:.0f} pictures, without the first third of its life).\n",
+            f"Memory of the worker that was never struck: {self._slope}. Before the strikes and after them it held:\n",
             "| pictures | held at rest |\n|---|---|",
             *(f"| {done:,.0f} | {held / 1e6:.1f} MB |" for done, held in self.at_rest),
             "",

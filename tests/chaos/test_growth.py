@@ -24,13 +24,6 @@ def test_a_leak_is_told_from_ups_and_downs(leaks_mb: float) -> None:
     assert after(60_000, leaks_mb).mb_per_10_000() == pytest.approx(leaks_mb, abs=0.7)
 
 
-def test_the_first_third_does_not_count() -> None:
-    growth = Growth(0, lambda: 0.0)
-    growth.samples = [(done, 10**8 if done < 1_000 else 10**9) for done in range(0, 3_001, 50)]
-    assert growth.pictures == 2_000
-    assert growth.mb_per_10_000() == pytest.approx(0, abs=1e-6)
-
-
 def test_what_is_kept_is_seen() -> None:
     done = 0.0
     growth = Growth(os.getpid(), lambda: done)

@@ -15,8 +15,8 @@ pytestmark = pytest.mark.timeout(300)
 
 def test_five_strikes(outpost: Site, broker: BrokerBehindProxy, tmp_path: Path) -> None:
     said: list[str] = []
-    plan = Plan(strikes=5, minutes=0.5, seed=3, pictures=0)
-    findings = Soak(outpost, broker, tmp_path, plan).run(said.append)
+    plan = Plan(strikes=5, minutes=0.5, seed=3, memory=False)
+    findings = Soak(outpost, broker, tmp_path, plan, said.append).run()
     assert not findings.broken_promises(), said
     assert findings.struck >= 3, said
     assert findings.records >= 600
