@@ -40,8 +40,10 @@ _BACKLOG = 600
 _PATIENCE_S = 180.0
 _ALONE = 2_000
 """Records of a load that the witness works off alone."""
-_FILLING, _BEFORE, _AFTER = 3, 2, 10
-"""So many such loads: those in which its pools fill, those before the strikes and those after them."""
+_BEFORE, _AFTER = 3, 10
+"""So many such loads before the strikes and after them."""
+_FREEZE_S = 9.0
+"""The longest that a strike freezes the broker for."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Soak:
         assert witness.pid is not None
         growth = Growth(witness.pid, lambda: witness.metric("tagstream_outcomes_total"))
         if self._plan.memory:
-            self._work_off(_FILLING, witness)
+            self._fill(witness)
             self._work_off(_BEFORE, witness, growth)
         self._victims = [self._worker(intake, TAGSTREAM_INTAKE=intake) for intake in INTAKES]
         for process in self._victims:
@@ -134,7 +136,7 @@ class Soak:
         faults: dict[str, Callable[[], None]] = {
             "worker killed": lambda: self._kill(victim),
             "worker frozen": lambda: self._freeze(self._victims[victim], longest_s=12),
-            "broker frozen": lambda: self._freeze(self._broker, longest_s=9),
+            "broker frozen": lambda: self._freeze(self._broker, longest_s=_FREEZE_S),
             "broker restarted": self._broker.restart,
             "connections cut": self._cut,
         }
@@ -194,6 +196,17 @@ class Soak:
                 self._findings.ended_badly.append(f"by itself with {code}: {process.log_tail()}")
                 process.launch()
             self._findings.note_budgets(process)
+
+    def _fill(self, witness: WorkerProcess) -> None:
+        """Have its pools grow to what they may: outcomes wait in its ledgers for a broker that is frozen for longer
+        than any strike does it, and Python keeps the room that they take (never more than TAGSTREAM_LEDGER_BYTES)."""
+        self._work_off(1, witness)
+        for _ in range(2):
+            self._send(2 * _ALONE)
+            self._broker.freeze()
+            time.sleep(_FREEZE_S + 5)
+            self._broker.thaw()
+            self._caught_up(witness)
 
     def _work_off(self, loads: int, witness: WorkerProcess, growth: Growth | None = None) -> None:
         """By the witness alone, which is looked at whenever a load is done."""
