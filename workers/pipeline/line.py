@@ -435,7 +435,8 @@ class Line:
     def _complete(self, done: Done) -> None:
         entry = done.entry
         entry.after_commit.append(done.write)
-        if not self.ledger.complete(entry, done.index, done.outcomes):
+        outcomes = self._renderer.rendered(entry, done.index, done.outcomes)
+        if not self.ledger.complete(entry, done.index, outcomes):
             return
         if not self.ledger.fill(entry, self._renderer.messages(entry)):
             metrics.DROPPED_JOBS.add(len(entry.outcomes))

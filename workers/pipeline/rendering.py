@@ -30,7 +30,7 @@ from workers import metrics
 from workers.pipeline import tracing
 from workers.pipeline.annotate import guide_names
 from workers.pipeline.answers import scores_of
-from workers.pipeline.ledger import Entry
+from workers.pipeline.ledger import Entry, Rendered
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Clock, Tagger
@@ -183,6 +183,12 @@ class Renderer:
 
     # ---- messages ---------------------------------------------------------------------------------------------
 
+    def rendered(self, entry: Entry, index: int, outcomes: Sequence[Outcome]) -> tuple[Rendered | Failure, ...]:
+        """As they will travel; failures remain, for they leave together in the record's dead letter."""
+        return tuple(
+            outcome if isinstance(outcome, Failure) else self._rendered(entry, index, outcome) for outcome in outcomes
+        )
+
     def messages(self, entry: Entry) -> list[Message]:
         """Everything that leaves for one record, in index order; its dead letter, if any, comes last.
 
@@ -190,9 +196,9 @@ class Renderer:
         """
         messages: list[Message] = []
         for index in sorted(entry.outcomes):
-            outcomes: list[Outcome] = []
+            outcomes: list[Rendered | Failure] = []
             for outcome in entry.outcomes[index]:
-                message = None if isinstance(outcome, Failure) else self._message(entry, index, outcome)
+                message = outcome.message if isinstance(outcome, Rendered) else None
                 if message is not None and message.size > self._limits[message.topic]:
                     detail = f"{message.size} bytes, and {message.topic} takes {self._limits[message.topic]}"
                     outcomes.append(Failure(index=index, stage="publish", reason="result-too-large", detail=detail))
@@ -210,6 +216,16 @@ class Renderer:
         """After the limits may have changed: the messages anew if one no longer fits, else None."""
         fits = all(message.size <= self._limits[message.topic] for message in entry.messages or ())
         return None if fits else self.messages(entry)
+
+    def _rendered(self, entry: Entry, index: int, outcome: EnrichedImage | Retraction | Skip) -> Rendered:
+        message = self._message(entry, index, outcome)
+        match outcome:
+            case EnrichedImage():
+                return Rendered(message, "enriched" if outcome.status == "complete" else "partial")
+            case Retraction():
+                return Rendered(message, "retraction")
+            case Skip():
+                return Rendered(message, "skip", outcome.reason)
 
     def _message(self, entry: Entry, index: int, outcome: EnrichedImage | Retraction | Skip) -> Message | None:
         topic = self._options.skipped_topic if isinstance(outcome, Skip) else self._options.output_topic
@@ -252,20 +268,16 @@ class Renderer:
             return without_value
         return Message(topic, b"", b"", added(True))
 
-    def count(self, outcomes: Sequence[Outcome]) -> None:
+    def count(self, outcomes: Sequence[Rendered | Failure]) -> None:
         """Note committed outcomes in the metrics."""
         for outcome in outcomes:
-            match outcome:
-                case Failure():
-                    metrics.DEAD_LETTERS.add(stage=outcome.stage, reason=outcome.reason)
-                    metrics.OUTCOMES.add(kind="dead-letter")
-                case Skip():
-                    metrics.SKIPS.add(reason=outcome.reason)
-                    metrics.OUTCOMES.add(kind="skip")
-                case Retraction():
-                    metrics.OUTCOMES.add(kind="retraction")
-                case EnrichedImage():
-                    metrics.OUTCOMES.add(kind="enriched" if outcome.status == "complete" else "partial")
+            if isinstance(outcome, Failure):
+                metrics.DEAD_LETTERS.add(stage=outcome.stage, reason=outcome.reason)
+                metrics.OUTCOMES.add(kind="dead-letter")
+                continue
+            metrics.OUTCOMES.add(kind=outcome.kind)
+            if outcome.kind == "skip":
+                metrics.SKIPS.add(reason=outcome.reason)
 
 
 def _reference(model: Tagger | Captioner | None) -> ModelRef | None:

@@ -19,7 +19,7 @@ from workers.vocabulary import Epoch, Message, Outcome, Partition, Record
 class NoPublisher:
     """Enough of one for a line that publishes nothing."""
 
-    max_message_bytes: Mapping[str, int] = {}
+    max_message_bytes: Mapping[str, int] = {"out": 1 << 20, "dead": 1 << 20}
 
 
 def none_of_this(*_: object) -> Any:
@@ -75,9 +75,7 @@ class ByHand:
                 if isinstance(item, Done):
                     place = item.entry.record.partition.number, item.entry.record.offset, item.index
                     self.done[place] = item.outcomes
-                    self.line.ledger.complete(item.entry, item.index, item.outcomes)
-                else:
-                    self.line.finish(item)
+                self.line.finish(item)
 
     def turns(self, seconds: float, every_s: float = 0.1) -> None:
         """Turns as the poll thread takes them, while this time passes."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.dead_letter import Failure
-from workers.pipeline.ledger import Entry, Ledger, Taken
+from workers.pipeline.ledger import Entry, Ledger, Rendered, Taken
 from workers.vocabulary import Epoch, Message, Partition, Record
 
 OUTCOME = (Failure(index=0, stage="parse", reason="schema", detail="x"),)
@@ -157,6 +157,40 @@ def test_a_committed_offset_that_this_lane_cannot_have_made_ends_the_epoch() -> 
     admit(ledger, epoch, 1)
     assert ledger.rewind(epoch, 2) == []
     assert not epoch.current
+
+
+def test_what_is_done_counts_by_its_size_until_its_record_leaves() -> None:
+    ledger, epoch = Ledger(), Epoch(Partition("in", 0), "m")
+    ledger.open(epoch, 0)
+    entry = admit(ledger, epoch, 0)
+    ledger.expect(entry, 2)
+    before = ledger.bytes
+    one, two = (Message("out", None, bytes(size), ()) for size in (1_000, 5_000))
+    ledger.complete(entry, 0, [Rendered(one, "enriched")])
+    assert ledger.bytes == before + one.size
+    ledger.complete(entry, 1, [Rendered(two, "enriched")])
+    assert ledger.bytes == before + one.size + two.size
+    entry.outcomes[1] = OUTCOME  # as of a message that its topic does not take
+    ledger.fill(entry, [one])
+    assert ledger.bytes == before + one.size
+    ledger.refill(lambda _: [])
+    assert ledger.bytes == before
+    taken = ledger.take(500, 10_000)
+    assert taken is not None
+    ledger.settle(taken)
+    assert ledger.bytes == 0
+
+
+def test_what_is_done_too_late_does_not_count() -> None:
+    ledger, epoch = Ledger(), Epoch(Partition("in", 0), "m")
+    ledger.open(epoch, 0)
+    entry = admit(ledger, epoch, 0)
+    ledger.expect(entry, 2)
+    ledger.complete(entry, 0, [Rendered(Message("out", None, bytes(1_000), ()), "enriched")])
+    epoch.end()
+    ledger.close_ended()
+    ledger.complete(entry, 1, [Rendered(Message("out", None, bytes(1_000), ()), "enriched")])
+    assert (ledger.records, ledger.bytes) == (0, 0)
 
 
 class LedgerMachine(RuleBasedStateMachine):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -39,3 +41,27 @@ def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
         lines.append(hand.line)
     assert lines[1].decoded.peak == lines[0].decoded.peak + 5_000
     assert [line.decoded.used for line in lines] == [0, 0]
+
+
+def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts() -> None:
+    """Guard: an outcome that stays the document that it was takes three times what is counted for its message."""
+    hand = ByHand()
+    hand.put("a")
+    hand.events(*["a"] * 50)
+    hand.turn()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        held, counted = tracemalloc.get_traced_memory()[0], hand.line.ledger.bytes
+        hand.done.clear()
+        hand.events(*["a"] * 300)
+        hand.turn()
+        assert len(hand.done) == 300
+        hand.done.clear()
+        gc.collect()
+        held, counted = tracemalloc.get_traced_memory()[0] - held, hand.line.ledger.bytes - counted
+    finally:
+        tracemalloc.stop()
+    assert len(hand.line.ledger.take(1_000, 10_000_000).entries) == 350  # type: ignore[union-attr]
+    assert counted > 300 * 1_000
+    assert held < 1.2 * counted
