@@ -48,6 +48,6 @@ chaos: install ## Break real servers and workers on purpose; writes build/chaos-
 # + ARGS="-k frozen" goes to pytest
 	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or fault" $(ARGS)
 
-soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 20 minutes)
+soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 15 minutes)
 # + SOAK_STRIKES=100, SOAK_MINUTES=60 (at most), SOAK_SEED=1
 	@$(TIED) .venv/bin/python -m tests.chaos.soak
