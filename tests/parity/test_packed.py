@@ -9,11 +9,21 @@ from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.models.ram.packed import PackedLinear, can_pack, gelu_of, pack, sum_of
 
-pytestmark = pytest.mark.skipif(not can_pack(), reason="this build of torch has no fused linear layers")
+pytestmark = pytest.mark.skipif(not can_pack("fp32"), reason="this build of torch has no fused linear layers")
 
 
 @pytest.mark.parametrize("shape", [(5, 48), (2, 7, 48), (2, 3, 4, 48)])
-@pytest.mark.parametrize(("dtype", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "within"),
+    [
+        (torch.float32, 1e-5),
+        pytest.param(
+            torch.bfloat16,
+            5e-2,
+            marks=pytest.mark.skipif(not can_pack("bf16"), reason="this processor has no fused linear layers in bf16"),
+        ),
+    ],
+)
 @pytest.mark.parametrize("bias", [True, False])
 def test_packed_layers_give_what_plain_ones_give(
     shape: tuple[int, ...], dtype: torch.dtype, within: float, bias: bool

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 Module = TypeVar("Module", bound=nn.Module)
 
 _STEPS = 127
+_WEIGHT_STEPS = _STEPS if torch.cpu._is_vnni_supported() else 64
+"""Without VNNI two products are summed in 16 bits before they are summed on: 2 · 255 · 64 is the most that holds."""
 _ZERO = 128
 """oneDNN multiplies unsigned inputs: ours lie in 1..255 around this zero."""
 
@@ -28,7 +30,7 @@ class Int8Linear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach().float()
-        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / _STEPS
+        scale = weight.abs().amax(dim=1).clamp_min(torch.finfo(torch.float32).tiny) / _WEIGHT_STEPS
         quantised = torch.round(weight / scale[:, None]).to(torch.int8)
         self.out_features = linear.out_features
         self.packed = torch.ops.onednn.qlinear_prepack(quantised, None)

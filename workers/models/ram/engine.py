@@ -100,7 +100,7 @@ def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
     model = device.place(model, precision)
     with torch.inference_mode():
         model.freeze()
-        if device.kind == "cpu" and precision in ("fp32", "bf16") and can_pack():
+        if device.kind == "cpu" and can_pack(precision):
             _pack(model, precision)
     return model
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.models.device import Precision
+
 Fused = Literal["none", "gelu"]
 
 
@@ -55,9 +57,12 @@ def sum_of(residual: Tensor, linear: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-def can_pack() -> bool:
-    """Whether this build of torch has oneDNN's fused linear layers (x86-64)."""
-    return bool(torch.backends.mkldnn.is_available()) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")  # type: ignore[no-untyped-call]
+def can_pack(precision: Precision) -> bool:
+    """Whether this build of torch has oneDNN's fused linear layers (x86-64), and this processor those of the precision:
+    in bf16 they take AVX-512, or AVX2 with conversions of its own."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):  # type: ignore[no-untyped-call]
+        return False
+    return precision == "fp32" or (precision == "bf16" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def pack(module: nn.Module, *, rows: int, keep: tuple[str, ...] = ()) -> None:
