@@ -160,7 +160,7 @@ def test_ctrl_c_leaves_no_process_and_no_folder(moment: str, tmp_path: Path) -> 
 
 def test_a_kill_of_make_leaves_no_process(tmp_path: Path) -> None:
     with running(tmp_path, "demo") as process:
-        read_until(process, "First pass")
+        read_until(process, "✓ Starting")
         os.kill(process.pid, signal.SIGKILL)
         assert survivors(with_environment("TMPDIR", str(tmp_path)), within_s=10) == []
 
