@@ -135,8 +135,8 @@ class Soak:
         victim = self._chance.randrange(len(self._victims))
         faults: dict[str, Callable[[], None]] = {
             "worker killed": lambda: self._kill(victim),
-            "worker frozen": lambda: self._freeze(self._victims[victim], longest_s=12),
-            "broker frozen": lambda: self._freeze(self._broker, longest_s=_FREEZE_S),
+            "worker frozen": lambda: self._freeze(self._victims[victim], self._chance.uniform(1, 12)),
+            "broker frozen": lambda: self._freeze(self._broker, self._chance.uniform(1, _FREEZE_S)),
             "broker restarted": self._broker.restart,
             "connections cut": self._cut,
         }
@@ -151,11 +151,11 @@ class Soak:
         assert self._victims[number].exit_code == -9
         self._victims[number].launch()
 
-    def _freeze(self, process: WorkerProcess | BrokerBehindProxy, longest_s: float) -> None:
+    def _freeze(self, process: WorkerProcess | BrokerBehindProxy, seconds: float) -> None:
         process.freeze()
         try:
             eventually(lambda: _state(process.pid) == "T", 5)
-            time.sleep(self._chance.uniform(1, longest_s))
+            time.sleep(seconds)
         finally:
             process.thaw()
 
@@ -200,22 +200,20 @@ class Soak:
     def _fill(self, witness: WorkerProcess) -> None:
         """Have its pools grow to what they may: outcomes wait in its ledgers for a broker that is frozen for longer
         than any strike does it, and Python keeps the room that they take (never more than TAGSTREAM_LEDGER_BYTES)."""
-        self._work_off(1, witness)
+        self._send(_ALONE)
+        self._caught_up(witness)
         for _ in range(2):
             self._send(2 * _ALONE)
-            self._broker.freeze()
-            time.sleep(_FREEZE_S + 5)
-            self._broker.thaw()
+            self._freeze(self._broker, _FREEZE_S + 5)
             self._caught_up(witness)
 
-    def _work_off(self, loads: int, witness: WorkerProcess, growth: Growth | None = None) -> None:
+    def _work_off(self, loads: int, witness: WorkerProcess, growth: Growth) -> None:
         """By the witness alone, which is looked at whenever a load is done."""
         for _ in range(loads):
             self._send(_ALONE)
             self._caught_up(witness)
-            if growth is not None:
-                done, held = growth.note()
-                self._say(f"{done:,.0f} pictures done, {held / 1e6:.1f} MB held")
+            done, held = growth.note()
+            self._say(f"{done:,.0f} pictures done, {held / 1e6:.1f} MB held")
 
     def _caught_up(self, witness: WorkerProcess) -> None:
         eventually(lambda: self._offsets.behind() == 0, _PATIENCE_S, witness.log_tail)

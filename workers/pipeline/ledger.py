@@ -61,14 +61,12 @@ class Entry:
     messages: tuple[Message, ...] | None = None
     after_commit: list[CacheWrite] = field(default_factory=list)
     counted: int = 0
-    """Bytes for which it counts in its ledger."""
+    """Bytes for which it counts in its ledger; before it has its messages, those of the indexes that are done."""
 
     @property
     def size(self) -> int:
-        """Bytes, near enough for a bound: of the messages, or of those of the indexes that are done."""
-        if self.messages is not None:
-            return _ENTRY_BYTES + self.record.size + sum(message.size for message in self.messages)
-        return _ENTRY_BYTES + self.record.size + sum(_size(outcomes) for outcomes in self.outcomes.values())
+        """Bytes with its messages, near enough for a bound."""
+        return _ENTRY_BYTES + self.record.size + sum(message.size for message in self.messages or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +75,6 @@ class Taken:
 
     run: Run
     entries: tuple[Entry, ...]
-
-
-def _size(outcomes: Sequence[Rendered | Failure]) -> int:
-    return sum(outcome.size for outcome in outcomes if isinstance(outcome, Rendered))
 
 
 class _Lane:
@@ -164,7 +158,8 @@ class Ledger:
                 raise ValueError(f"{entry.record.partition}@{entry.record.offset}[{index}] completed twice or unasked")
             entry.outcomes[index] = tuple(outcomes)
             if entry.record.epoch in self._lanes:
-                self._count(entry, entry.counted + _size(outcomes))
+                size = sum(outcome.size for outcome in outcomes if isinstance(outcome, Rendered))
+                self._count(entry, entry.counted + size)
             return len(entry.outcomes) == entry.expected
 
     def fill(self, entry: Entry, messages: Sequence[Message]) -> bool:
