@@ -25,8 +25,8 @@ stack: install ## Start the servers alone and print the environment to export (u
 	@$(TIED) .venv/bin/tagstream stack up
 
 test: install ## Run the tests, on real servers where they need them
-# + ARGS="-k cache" goes to pytest
-	@.venv/bin/python -m pytest -m "not full and not chaos" $(ARGS)
+# + two files at a time, each half with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the halves
+	@.venv/bin/python -m pytest -m "not full and not chaos" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## Check style, types and who imports whom
 	@.venv/bin/ruff check .

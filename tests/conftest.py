@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
+import signal
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +23,9 @@ from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.server import CannotStart
 from workers.local.valkey import Valkey
+
+# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack"}
 
