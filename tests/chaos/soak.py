@@ -219,6 +219,8 @@ class Soak:
         eventually(lambda: self._offsets.behind() == 0, _PATIENCE_S, witness.log_tail)
 
     def _dismiss(self, process: WorkerProcess) -> None:
+        """One that was killed a moment ago first has to be able to hear that it may go."""
+        process.wait_ready()
         if (code := process.terminate()) != 0:
             self._findings.ended_badly.append(f"after SIGTERM with {code}: {process.log_tail()}")
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]  # its stubs do not export it
 
 from tests.chaos.account import Account
 from tests.chaos.broker import BrokerBehindProxy
@@ -173,6 +174,33 @@ def test_a_worker_frozen_while_it_rejoins(
         load(outpost, 40)
         account.over()
         comes_through_all(outpost, account, sleeper)
+
+
+def test_a_join_that_the_client_forgets(
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
+) -> None:
+    """Guard: each poll asks for a join that has begun. One that began because a topic was gone is answered when the
+    topic is there again, and the client, who asks anew at each poll whether to join, leaves the answer lying: it never
+    sends a heartbeat again, is expelled, and every commit is refused."""
+    admin = AdminClient({"bootstrap.servers": broker.servers})
+    both = {
+        "TAGSTREAM_INPUT_TOPICS": f"{outpost.images},{elsewhere}",
+        "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S),
+    }
+    with settled(outpost, "w", tmp_path, **behind_proxy(broker, **both)) as process:
+        joining = broker.proxy.hold(Api.JOIN_GROUP)
+        admin.delete_topics([elsewhere])[elsewhere].result(10)
+        joining.wait_caught(60)
+        ensure_topics(broker.servers, {elsewhere: (1, {})})
+        # Long enough for a member that polls to see it.
+        time.sleep(2)
+        account.landed()
+        joining.release()
+        account.over()
+        time.sleep(2 * SESSION_S)
+        load(outpost, 40)
+        come_through(outpost, process, account)
+    account.settle_site(outpost)
 
 
 def test_partitions_move_during_a_batch(

@@ -190,6 +190,9 @@ class KafkaRecordSource:
     def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[Any]]:
         doing = f"reading {', '.join(self._topics)}"
         self._see_join_through()
+        if self._is_unheard():
+            time.sleep(timeout_s)
+            timeout_s = 0
         try:
             return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
         except kafka_errors.OffsetOutOfRangeError as error:
@@ -211,6 +214,16 @@ class KafkaRecordSource:
         with coordinator._lock:
             if coordinator.rejoining:
                 coordinator.request_rejoin()
+
+    def _is_unheard(self) -> bool:
+        """Whether a heartbeat waits for its answer although the next one is due.
+
+        kafka-python 3.0.12 waits no longer than until the next heartbeat. While one is overdue its polls go round
+        without waiting (measured: 17 times in 20 ms), and each round leaves 4 KB of waiters and errors with the fetch
+        that is under way, until that is answered or given up: 30 MB within the request timeout, in no budget.
+        """
+        coordinator = self._consumer._coordinator
+        return coordinator.stable() and coordinator.time_to_next_poll() == 0
 
     def _wait_out(self, error: Unavailable, until: float) -> None:
         """A broker that fails is polled again: it may be one partition's trouble, and the others can be read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
@@ -63,6 +64,19 @@ def test_a_join_that_has_begun_is_asked_for_until_it_is_complete(source: KafkaRe
     consumer._coordinator.rejoining = True
     source.poll(0)
     consumer._coordinator.request_rejoin.assert_called_once_with()
+
+
+@pytest.mark.parametrize(("due_in_s", "stable", "waits_ms"), [(0.3, True, 50), (0, True, 0), (0, False, 50)])
+def test_a_member_whose_heartbeat_is_unanswered_waits_outside_the_client(
+    source: KafkaRecordSource, consumer: Any, due_in_s: float, stable: bool, waits_ms: int
+) -> None:
+    """Guard: inside it would go round and round, and leave 4 KB with each. A join, however, is waited for inside."""
+    consumer._coordinator.stable.return_value = stable
+    consumer._coordinator.time_to_next_poll.return_value = due_in_s
+    began = time.monotonic()
+    source.poll(0.05)
+    consumer.poll.assert_called_once_with(timeout_ms=waits_ms)
+    assert time.monotonic() - began >= (0 if waits_ms else 0.05)
 
 
 def test_a_topic_that_is_not_there_is_said(source: KafkaRecordSource, consumer: Any) -> None:
