@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]  # its stubs do not export it
+from confluent_kafka.admin import AdminClient
 
 from tests.chaos.account import Account
 from tests.chaos.broker import BrokerBehindProxy

@@ -223,7 +223,7 @@ class KafkaRecordSource:
         that is under way, until that is answered or given up: 30 MB within the request timeout, in no budget.
         """
         coordinator = self._consumer._coordinator
-        return coordinator.stable() and coordinator.time_to_next_poll() == 0
+        return bool(coordinator.stable() and coordinator.time_to_next_poll() == 0)
 
     def _wait_out(self, error: Unavailable, until: float) -> None:
         """A broker that fails is polled again: it may be one partition's trouble, and the others can be read."""
