@@ -162,7 +162,7 @@ def test_a_kill_of_make_leaves_no_process(tmp_path: Path) -> None:
     with running(tmp_path, "demo") as process:
         read_until(process, "✓ Starting")
         os.kill(process.pid, signal.SIGKILL)
-        assert survivors(with_environment("TMPDIR", str(tmp_path)), within_s=10) == []
+        assert survivors(with_environment("TMPDIR", str(tmp_path)), within_s=40) == []
 
 
 def test_pictures_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> None:
