@@ -8,6 +8,7 @@ import os
 # as long. Before anything imports torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def charged_with_what_it_leaves() -> Iterator[None]:
+    """A file that leaves open sockets or files to the garbage collector fails itself, not one that runs later."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -219,6 +219,9 @@ def end_consumer(consumer: KafkaConsumer, *, within_s: float = 3.0) -> None:
         consumer.close(autocommit=False, timeout_ms=int(within_s * 1000))
     except kafka_errors.KafkaError as error:
         logger.debug("closing the consumer: %s", error)
+    finally:
+        # An error on the way out, such as a coordinator that can't be told, leaves the connections open.
+        consumer._client.close()
 
 
 @contextmanager

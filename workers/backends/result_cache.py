@@ -62,7 +62,7 @@ class RedisResultCache:
         self._shown = _shown(url)
         self._timeout_s = timeout_s
         self._ttl_ms = max(1, round(ttl_s * 1000))
-        self._client = redis.Redis(connection_pool=_pool(url, timeout_s, connections))
+        self._client = redis.Redis.from_pool(_pool(url, timeout_s, connections))
         self._breaker = Breaker(self._shown, self._answers)
 
     def recall(self, keys: Sequence[str]) -> list[bytes | None]:

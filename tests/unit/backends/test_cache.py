@@ -209,6 +209,21 @@ def test_nothing_probes_a_dead_server_after_close(make: Make) -> None:
     use(cache)
 
 
+def test_close_ends_its_connections(valkey: Valkey, make: Make) -> None:
+    cache = make(valkey.url)
+    with redis.Redis.from_url(valkey.url) as client:
+
+        def open_now() -> set[str]:
+            return {connection["id"] for connection in client.client_list()}
+
+        before = open_now()
+        assert eventually(lambda: keeps(cache, "a"))
+        own = open_now() - before
+        assert own
+        cache.close()
+        assert eventually(lambda: not own & open_now())
+
+
 @pytest.mark.parametrize(
     "url", ["http://user:hunter2@host", "redis://:hunter2@host:port", "redis://:hunter2@h?nonsense=1"]
 )

@@ -199,6 +199,13 @@ def test_a_producer_is_ended_although_closing_it_raises() -> None:
     producer._sender.join.assert_called_once_with(1)
 
 
+def test_a_consumer_that_can_not_leave_its_group_closes_its_connections() -> None:
+    consumer = Mock()
+    consumer.close.side_effect = kafka_errors.NodeNotReadyError("the coordinator")
+    kafka_client.end_consumer(consumer)
+    consumer._client.close.assert_called_once_with()
+
+
 def unused_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
