@@ -85,7 +85,8 @@ class Watched:
 class Growth:
     """How a family's memory grows with what it does, looked at when it is at rest.
 
-    What a busy family holds goes up and down by tens of megabytes with what is in hand; at rest it holds what it keeps.
+    What a busy family holds goes up and down by tens of megabytes with what is in hand; at rest it holds what it keeps,
+    and at times some megabytes that an allocator has yet to give back.
 
     Args:
         done: how many pictures it has done.
@@ -94,16 +95,20 @@ class Growth:
     def __init__(self, pid: int, done: Callable[[], float]) -> None:
         self._pid = pid
         self._done = done
+        self._looks: list[int] = []
         self.samples: list[tuple[float, int]] = []
         """(pictures done, bytes)."""
 
-    def note(self) -> tuple[float, int]:
-        """Pictures done, and bytes held: the least of ten looks in a second, as a poll or a commit may be under way."""
-        looks = []
+    def look(self) -> None:
+        """Ten times in a second, as a poll or a commit may be under way."""
         for _ in range(_LOOKS):
-            looks.append(resident(self._pid))
+            self._looks.append(resident(self._pid))
             time.sleep(_EVERY_S)
-        self.samples.append((self._done(), min(looks)))
+
+    def note(self) -> tuple[float, int]:
+        """Pictures done, and bytes held: the least that was seen since the last note."""
+        self.samples.append((self._done(), min(self._looks)))
+        self._looks.clear()
         return self.samples[-1]
 
     def mb_per_10_000(self) -> float:

@@ -1,10 +1,10 @@
 """Random deaths and freezes of workers and broker under load: `python -m tests.chaos.soak`.
 
 Strikes come in bursts of one to three, some of them while the last one is still felt; after each burst every partition
-has to move again. One worker, the witness, is never struck itself: it lives as long as the soak does. Before the
-strikes and after them it works off one load after another alone, and is looked at in between, so what it holds tells
-whether it grows with the pictures that it does and with what happens around it. The others decode in threads and in
-processes, one each; the witness takes the default. There is no cache: every event fetches its object, and equal
+has to move again. One worker, the witness, is never struck itself: it lives as long as the soak does. After each
+fifth of the strikes the others leave, and it works off some loads alone and is looked at in between, so what it holds
+tells whether it grows with the pictures that it does and with what happens around it. The others decode in threads and
+in processes, one each; the witness takes the default. There is no cache: every event fetches its object, and equal
 pictures in flight are decoded and annotated once.
 
 Prints a line for each burst and writes build/soak-report.md. SOAK_STRIKES says how many strikes, SOAK_MINUTES for how
@@ -38,12 +38,11 @@ PARTITIONS = 6
 _BACKLOG = 600
 """A strike falls while at least half as many records wait."""
 _PATIENCE_S = 180.0
-_ALONE = 2_000
-"""Records of a load that the witness works off alone."""
-_BEFORE, _AFTER = 3, 10
-"""So many such loads before the strikes and after them."""
-_FREEZE_S = 9.0
-"""The longest that a strike freezes the broker for."""
+_RESTS = 5
+"""How many times the witness is looked at, all over the strikes. It is not before the first of them: Python keeps the
+room of the fullest moment, and strikes make that (outcomes wait in its ledgers while the broker is frozen)."""
+_LOADS, _LOAD = 4, 2_000
+"""So many loads of so many records it works off alone each time."""
 
 
 @dataclass(frozen=True)
@@ -94,18 +93,19 @@ class Soak:
         witness.wait_ready()
         assert witness.pid is not None
         growth = Growth(witness.pid, lambda: witness.metric("tagstream_outcomes_total"))
+        rests = _RESTS if self._plan.memory else 1
+        began = time.monotonic()
+        for rest in range(1, rests + 1):
+            self._victims = [self._worker(intake, TAGSTREAM_INTAKE=intake) for intake in INTAKES]
+            for process in self._victims:
+                process.wait_ready()
+            self._struck_again_and_again(witness, self._plan.strikes * rest // rests, began)
+            for process in self._victims:
+                self._dismiss(process)
+            self._caught_up(witness)
+            if self._plan.memory:
+                self._work_off_alone(witness, growth)
         if self._plan.memory:
-            self._fill(witness)
-            self._work_off(_BEFORE, witness, growth)
-        self._victims = [self._worker(intake, TAGSTREAM_INTAKE=intake) for intake in INTAKES]
-        for process in self._victims:
-            process.wait_ready()
-        self._struck_again_and_again(witness)
-        for process in self._victims:
-            self._dismiss(process)
-        self._caught_up(witness)
-        if self._plan.memory:
-            self._work_off(_AFTER, witness, growth)
             self._findings.judge_memory(growth)
         self._findings.note_budgets(witness)
         self._dismiss(witness)
@@ -113,9 +113,9 @@ class Soak:
 
     # ---- strikes ----------------------------------------------------------------------------------------------------
 
-    def _struck_again_and_again(self, witness: WorkerProcess) -> None:
-        began = time.monotonic()
-        while self._findings.struck < self._plan.strikes and time.monotonic() - began < 60 * self._plan.minutes:
+    def _struck_again_and_again(self, witness: WorkerProcess, until: int, began: float) -> None:
+        """Until there were so many strikes, or the time that began then is over."""
+        while self._findings.struck < until and time.monotonic() - began < 60 * self._plan.minutes:
             names = self._burst()
             recovery_s = self._recovery_s()
             self._findings.recoveries.append((names, recovery_s))
@@ -136,7 +136,7 @@ class Soak:
         faults: dict[str, Callable[[], None]] = {
             "worker killed": lambda: self._kill(victim),
             "worker frozen": lambda: self._freeze(self._victims[victim], self._chance.uniform(1, 12)),
-            "broker frozen": lambda: self._freeze(self._broker, self._chance.uniform(1, _FREEZE_S)),
+            "broker frozen": lambda: self._freeze(self._broker, self._chance.uniform(1, 9)),
             "broker restarted": self._broker.restart,
             "connections cut": self._cut,
         }
@@ -197,23 +197,14 @@ class Soak:
                 process.launch()
             self._findings.note_budgets(process)
 
-    def _fill(self, witness: WorkerProcess) -> None:
-        """Have its pools grow to what they may: outcomes wait in its ledgers for a broker that is frozen for longer
-        than any strike does it, and Python keeps the room that they take (never more than TAGSTREAM_LEDGER_BYTES)."""
-        self._send(_ALONE)
-        self._caught_up(witness)
-        for _ in range(2):
-            self._send(2 * _ALONE)
-            self._freeze(self._broker, _FREEZE_S + 5)
+    def _work_off_alone(self, witness: WorkerProcess, growth: Growth) -> None:
+        """One load after another, and a look at the witness whenever one is done."""
+        for _ in range(_LOADS):
+            self._send(_LOAD)
             self._caught_up(witness)
-
-    def _work_off(self, loads: int, witness: WorkerProcess, growth: Growth) -> None:
-        """By the witness alone, which is looked at whenever a load is done."""
-        for _ in range(loads):
-            self._send(_ALONE)
-            self._caught_up(witness)
-            done, held = growth.note()
-            self._say(f"{done:,.0f} pictures done, {held / 1e6:.1f} MB held")
+            growth.look()
+        done, held = growth.note()
+        self._say(f"{done:,.0f} pictures done, {held / 1e6:.1f} MB held")
 
     def _caught_up(self, witness: WorkerProcess) -> None:
         eventually(lambda: self._offsets.behind() == 0, _PATIENCE_S, witness.log_tail)

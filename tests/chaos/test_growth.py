@@ -27,9 +27,24 @@ def test_a_leak_is_told_from_ups_and_downs(leaks_mb: float) -> None:
 def test_what_is_kept_is_seen() -> None:
     done = 0.0
     growth = Growth(os.getpid(), lambda: done)
+    growth.look()
     growth.note()
     kept = b"\1" * 200_000_000
     done = 10_000.0
+    growth.look()
     growth.note()
     (_, before), (_, after) = growth.samples
     assert after - before == pytest.approx(len(kept), abs=30e6)
+
+
+def test_what_is_held_for_a_moment_is_not() -> None:
+    growth = Growth(os.getpid(), lambda: 0.0)
+    growth.look()
+    growth.note()
+    passing = b"\1" * 200_000_000
+    growth.look()
+    del passing
+    growth.look()
+    growth.note()
+    (_, before), (_, after) = growth.samples
+    assert after == pytest.approx(before, abs=30e6)
