@@ -72,8 +72,9 @@ class SeaweedFS(Server):
             "s3.iam": "false",
             "s3.config": str(self._identities),
             "s3.autoCreateBucket": "false",
-            "s3.localSocket": str(self.folder / "s3.sock"),
-            "filer.localSocket": str(self.folder / "filer.sock"),
+            # From the folder it works in: a socket's path may have 107 characters at most.
+            "s3.localSocket": "s3.sock",
+            "filer.localSocket": "filer.sock",
             # A master that comes back waits out an election, alone or not.
             "master.electionTimeout": "300ms",
             # On by default, and it would call home.
