@@ -118,6 +118,7 @@ def in_flight(process: WorkerProcess) -> float:
     return process.metric("tagstream_pictures_in_flight")
 
 
+@pytest.mark.chaos
 def test_a_worker_killed_in_mid_batch_loses_nothing_and_nothing_comes_twice(site: Site, tmp_path: Path) -> None:
     for number in range(150):
         site.upload(f"{number}.jpg", photo(number, 256))
@@ -136,6 +137,7 @@ def test_a_worker_killed_in_mid_batch_loses_nothing_and_nothing_comes_twice(site
     assert site.letters() == []
 
 
+@pytest.mark.chaos
 def test_the_cache_may_die_and_come_back_meanwhile(site: Site, tmp_path: Path) -> None:
     for number in range(40):
         site.upload(f"{number}.jpg", photo(number))
