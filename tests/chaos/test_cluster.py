@@ -15,6 +15,7 @@ from tests.chaos.line import is_committed
 from tests.chaos.scenes import load, published
 from tests.conftest import Stack, up_or_skip
 from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
+from workers.backends.kafka_client import answers
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.valkey import Valkey
@@ -65,3 +66,13 @@ def test_each_node_in_turn_is_lost_for_a_while(
         assert process.terminate() == 0, process.said()
     account.settle(town.inputs(), town.outcomes(), len(town.letters()), 0)
     town.assert_in_order()
+
+
+def test_a_node_that_died_is_missed_until_the_others_do_without_it(cluster: Cluster, town: Site) -> None:
+    """Guard: every broker that is named is asked. With one of them asked, a commit that waits for a node which died to
+    be replaced passes for one that its client has forgotten, and the worker ends itself."""
+    assert answers(cluster.servers, {})
+    cluster.nodes[2].kill()
+    assert not answers(cluster.servers, {})
+    eventually(lambda: answers(cluster.servers, {}), 60)
+    cluster.mend()

@@ -177,19 +177,31 @@ class PatientClient(KafkaNetClient):  # type: ignore[misc]
 
 
 def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool:
-    """Whether a fresh connection to any of the nodes, each of which has `timeout_s`, gets the cluster's metadata."""
-    return any(_answers(node, security, timeout_s) for node in servers.split(","))
+    """Whether every broker of the cluster answers a fresh connection, each within `timeout_s`.
+
+    A broker that has just died is named by the others until the controller gives it up (9 s by Kafka's defaults), and
+    for as long nobody else leads what it led.
+    """
+    for node in servers.split(","):
+        if (brokers := _named_by(node, security, timeout_s)) is not None:
+            return all(_named_by(broker, security, timeout_s) is not None for broker in brokers - {node})
+    return False
 
 
-def _answers(node: str, security: Security, timeout_s: float) -> bool:
+def _named_by(node: str, security: Security, timeout_s: float) -> set[str] | None:
+    """host:port of the brokers that this one names; None if it does not answer."""
     client = KafkaNetClient(bootstrap_servers=[node], **SHARED, **security)
     try:
         client._manager.bootstrap(timeout_ms=int(timeout_s * 1000))
+        return {_address(broker.host, broker.port) for broker in client.cluster.brokers()}
     except (kafka_errors.KafkaError, OSError):
-        return False
+        return None
     finally:
         client.close()
-    return True
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def end_producer(producer: KafkaProducer, *, within_s: float) -> None:

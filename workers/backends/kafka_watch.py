@@ -16,7 +16,7 @@ class StuckClock:
 
     Args:
         limit_s: longer than an answer may take while the broker is there: the client's request timeout.
-        answers: opens a fresh connection and says whether a broker answered; may take seconds.
+        answers: opens fresh connections and says whether every broker answered; may take seconds.
     """
 
     def __init__(self, limit_s: float, answers: Callable[[], bool], now: Callable[[], float] = time.monotonic) -> None:
@@ -55,4 +55,4 @@ class StuckClock:
             self._answering_since = self._now()
         if self._now() - self._answering_since < self._limit_s:
             return None
-        return f"{call[0]} has not returned for {self._now() - call[1]:.0f} s, while the broker answers others"
+        return f"{call[0]} has not returned for {self._now() - call[1]:.0f} s, while the brokers answer others"

@@ -133,6 +133,33 @@ def test_an_absent_broker_does_not_answer() -> None:
     assert not answers(f"127.0.0.1:{unused_port()}", {}, timeout_s=0.3)
 
 
+@pytest.mark.parametrize(
+    ("well", "all_answer"),
+    [({"a:1", "b:2", "[::1]:3"}, True), ({"b:2", "[::1]:3"}, True), ({"a:1", "b:2"}, False), (set(), False)],
+)
+def test_a_cluster_answers_when_each_broker_that_it_names_does(
+    monkeypatch: pytest.MonkeyPatch, well: set[str], all_answer: bool
+) -> None:
+    """It names b and ::1; a is an address of either. The client that is asked is a stand-in."""
+
+    class Asked:
+        def __init__(self, bootstrap_servers: list[str], **config: object) -> None:
+            self._node = bootstrap_servers[0]
+            self._manager = self
+            self.cluster = SimpleNamespace(
+                brokers=lambda: [SimpleNamespace(host="b", port=2), SimpleNamespace(host="::1", port=3)]
+            )
+
+        def bootstrap(self, timeout_ms: int) -> None:
+            if self._node not in well:
+                raise kafka_errors.KafkaTimeoutError(f"{self._node} within {timeout_ms} ms")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(kafka_client, "KafkaNetClient", Asked)
+    assert answers("a:1,b:2", {}) is all_answer
+
+
 def test_the_guard_is_for_the_versions_that_it_was_made_for() -> None:
     """A new release must be read again: is `await_ready` still what the sender asks, and does it still raise?"""
     assert kafka.__version__.split(".")[:2] == ["3", "0"]

@@ -34,7 +34,7 @@ def test_a_call_is_stuck_once_the_broker_has_answered_others_for_the_whole_limit
     with scene.clock.watching("the commit"):
         said = scene.pass_time(7)
     assert said[:-1] == [None] * 6
-    assert said[-1] == "the commit has not returned for 7 s, while the broker answers others"
+    assert said[-1] == "the commit has not returned for 7 s, while the brokers answer others"
 
 
 def test_time_without_a_broker_does_not_count() -> None:
