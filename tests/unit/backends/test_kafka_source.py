@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
-from unittest.mock import MagicMock, Mock
+from unittest.mock import AsyncMock, MagicMock, Mock
 
 import pytest
 from kafka import TopicPartition
@@ -55,6 +56,22 @@ def test_a_broker_that_is_away_at_the_first_poll_is_polled_again(source: KafkaRe
     consumer.topics.side_effect = None
     assert source.poll(0.01).records == ()
     consumer.poll.assert_called_once()
+
+
+@pytest.mark.parametrize(("delay_s", "slept"), [(0.4, [0.4]), (0, [])])
+def test_a_coordinator_that_can_not_be_reached_is_not_asked_for_at_once(
+    consumer: Any, monkeypatch: pytest.MonkeyPatch, delay_s: float, slept: list[float]
+) -> None:
+    """Guard: without it a node that died is asked for hundreds of times a second, until another takes its place."""
+    coordinator = consumer._coordinator
+    coordinator._send_group_coordinator_request = AsyncMock(return_value="coordinator-2")
+    coordinator._manager._net.sleep = AsyncMock()
+    consumer._client.connection_delay.return_value = delay_s
+    monkeypatch.setattr(kafka_source, "connect", lambda *_, **__: consumer)
+    KafkaRecordSource("broker:9092", "group", ["images"])
+    assert asyncio.run(coordinator._send_group_coordinator_request()) == "coordinator-2"
+    consumer._client.connection_delay.assert_called_once_with("coordinator-2")
+    assert [call.args[0] for call in coordinator._manager._net.sleep.await_args_list] == slept
 
 
 def test_a_join_that_has_begun_is_asked_for_until_it_is_complete(source: KafkaRecordSource, consumer: Any) -> None:
