@@ -255,7 +255,7 @@ class Settings(BaseModel):
         "Tuning", ByteSize(4_000_000), "Most bytes of one transaction, unless one message is larger"
     )
 
-    http_host: str = _setting("Running", "0.0.0.0", "Address that /livez, /readyz and /metrics listen on")
+    http_host: str = _setting("Running", "0.0.0.0", "Address that /livez, /startupz, /readyz and /metrics listen on")
     http_port: Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_off)] = _setting(
         "Running", 8080, "Their port; 0: any free one (logged at start); `off`: none"
     )

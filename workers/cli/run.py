@@ -38,7 +38,7 @@ def run(
 
     Needs TAGSTREAM_KAFKA_SERVERS, TAGSTREAM_S3_ENDPOINT and TAGSTREAM_BUCKETS; [bold]tagstream check[/] tries them.
     SIGTERM or Ctrl-C drains: what is in hand is finished and committed. A second one leaves at once, which loses
-    nothing either. Health and metrics are on TAGSTREAM_HTTP_PORT: /livez, /readyz, /metrics.
+    nothing either. Health and metrics are on TAGSTREAM_HTTP_PORT: /livez, /startupz, /readyz, /metrics.
 
     [dim]Start one here:[/]      tagstream run
     [dim]Work off a backlog:[/]  tagstream run --until-idle 30
@@ -78,8 +78,10 @@ class _Process:
         self._wedged: str | None = None
 
     def run(self) -> None:
+        from workers.service.descriptors import raise_descriptor_limit
         from workers.service.signals import stop_on_signals
 
+        raise_descriptor_limit()
         with ExitStack() as cleanup:
             cleanup.enter_context(stop_on_signals(self.stop))
             transactional_id = cleanup.enter_context(self._identity())
@@ -152,6 +154,7 @@ class _Process:
             self._settings.http_host,
             self._settings.http_port,
             alive=self.alive,
+            started=self.started,
             ready=self.ready,
             metrics_page=metrics_page,
         )
@@ -164,6 +167,15 @@ class _Process:
         from workers.service.health import Health
 
         return Health(True, ("starting",)) if self._worker is None else self._worker.progress()
+
+    def started(self) -> Report:
+        """Whether the models are loaded and warm: our own part of a start, which has a limit. Kafka is waited for
+        without one, because a restart would not bring it back."""
+        from workers.service.health import Health
+
+        if self._worker is not None and self._worker.warm:
+            return Health(True)
+        return Health(False, ("loading the models" if self._worker is None else "warming up the models",))
 
     def ready(self) -> Report:
         from workers.service.health import Health

@@ -38,7 +38,7 @@ class WorkerProcess(Server):
 
     @property
     def url(self) -> str:
-        """Where /livez, /readyz and /metrics are."""
+        """Where /livez, /startupz, /readyz and /metrics are."""
         return f"http://127.0.0.1:{self.ports[0]}"
 
     def prepare(self) -> None:

@@ -282,6 +282,11 @@ class Worker:
         """Warmed up, joined, not stopping, and able to work on all that it holds."""
         return self.unready() is None
 
+    @property
+    def warm(self) -> bool:
+        """Its models have done a batch; from then on it only waits for others. Any thread."""
+        return self._warm.is_set() and self._crashed is None
+
     def unready(self) -> str | None:
         """Why it is not ready, for people; None when it is. Any thread."""
         if not self._joined or self._publisher is None:

@@ -1,21 +1,17 @@
-"""/livez, /readyz and /metrics over HTTP, on a thread of their own."""
+"""/livez, /startupz, /readyz and /metrics over HTTP."""
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-import uvicorn
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from workers.errors import Misconfigured
 from workers.service.health import Report
+from workers.service.http import Answer, Limits, ProbeServer, not_found
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +22,7 @@ class Endpoint:
     Args:
         host: address to listen on.
         port: 0 takes any free one; `port` tells which.
-        alive, ready: asked at every request, on a pool's thread. They must answer at once.
+        alive, started, ready: asked at every request, on the server's thread. They must answer at once.
         metrics_page: the body of /metrics in Prometheus' text format.
 
     Raises:
@@ -39,25 +35,28 @@ class Endpoint:
         port: int,
         *,
         alive: Callable[[], Report],
+        started: Callable[[], Report],
         ready: Callable[[], Report],
         metrics_page: Callable[[], bytes],
+        limits: Limits | None = None,
     ) -> None:
-        self._socket = _listen(host, port)
-        self.port: int = self._socket.getsockname()[1]
-        self._server = uvicorn.Server(_config(_application(alive, ready, metrics_page)))
-        # A daemon: a process that ends by an error must not wait for a scraper's connection.
-        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
-        self._thread.start()
-        logger.info("serving /livez, /readyz and /metrics on %s:%s", host, self.port)
-
-    def _serve(self) -> None:
-        self._server.run(sockets=[self._socket])
+        listener = _listen(host, port)
+        self.port: int = listener.getsockname()[1]
+        self._reports = {"/livez": alive, "/startupz": started, "/readyz": ready}
+        self._metrics_page = metrics_page
+        self._server = ProbeServer(listener, self._answer, limits)
+        logger.info("serving /livez, /startupz, /readyz and /metrics on %s:%s", host, self.port)
 
     def close(self) -> None:
-        """Stop listening; waits a second for answers under way."""
-        self._server.should_exit = True
-        self._thread.join(timeout=5)
-        self._socket.close()
+        """Stop listening; who is still connected is dropped."""
+        self._server.close()
+
+    def _answer(self, path: str) -> Answer:
+        if path in self._reports:
+            return _told(self._reports[path]())
+        if path == "/metrics":
+            return Answer(200, CONTENT_TYPE_LATEST, self._metrics_page())
+        return not_found()
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -71,7 +70,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        listener.listen()  # from now on a caller waits for the server instead of being refused
+        listener.listen(1024)  # callers wait for the server here; one more than that waits a second to try again
     except OSError as error:
         listener.close()
         raise Misconfigured(
@@ -81,39 +80,9 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _config(application: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(
-        application,
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,
-    )
-
-
-def _application(
-    alive: Callable[[], Report], ready: Callable[[], Report], metrics_page: Callable[[], bytes]
-) -> Starlette:
-    def metrics(_: Request) -> Response:
-        return Response(metrics_page(), media_type=CONTENT_TYPE_LATEST)
-
-    return Starlette(
-        routes=[
-            Route("/livez", _answer(alive)),
-            Route("/readyz", _answer(ready)),
-            Route("/metrics", metrics),
-        ]
-    )
-
-
-def _answer(ask: Callable[[], Report]) -> Callable[[Request], Response]:
-    def answer(_: Request) -> Response:
-        report = ask()
-        body: dict[str, object] = {"ok": report.ok, "reasons": list(report.reasons)}
-        if in_flight := getattr(report, "in_flight", None):
-            body["in_flight"] = dict(in_flight)
-        return JSONResponse(body, status_code=200 if report.ok else 503, headers={"Cache-Control": "no-store"})
-
-    return answer
+def _told(report: Report) -> Answer:
+    body: dict[str, object] = {"ok": report.ok, "reasons": list(report.reasons)}
+    in_flight: Mapping[str, int] | None = getattr(report, "in_flight", None)
+    if in_flight:
+        body["in_flight"] = dict(in_flight)
+    return Answer(200 if report.ok else 503, "application/json", json.dumps(body).encode())

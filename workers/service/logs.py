@@ -2,6 +2,9 @@
 
 Keys, captions and event bodies are logged at debug level only, by whoever logs them. Secrets are never logged on
 purpose; as a net below that, every value given as a secret is masked in whatever is written.
+
+What comes from outside decides how often something is worth a line, and how long that would be. So one place in the
+code writes so many lines a minute and the rest is counted, and a text of a line has a length that it never exceeds.
 """
 
 from __future__ import annotations
@@ -9,17 +12,26 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 from opentelemetry import trace
 
-_CHATTY = ("kafka", "urllib3", "uvicorn", "asyncio", "opentelemetry", "PIL", "httpx", "httpcore")
+_CHATTY = ("kafka", "urllib3", "asyncio", "opentelemetry", "PIL", "httpx", "httpcore")
 """Libraries whose info level is our debug level."""
 
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every log record has; the rest came by `extra` and belongs into the JSON line."""
+
+LINES_A_MINUTE = 60
+"""From one place in the code; debug lines are not counted."""
+
+TEXT_CHARS = 8192
+"""The longest message, traceback or value of a line; of longer ones the middle is left out."""
 
 
 def start_logging(
@@ -32,8 +44,8 @@ def start_logging(
     """Send every log record of the process to `stream` (standard error), and nowhere else."""
     out = stream if stream is not None else sys.stderr
     text = form == "text" or (form == "auto" and out.isatty())
-    handler = logging.StreamHandler(out)
-    handler.setFormatter(Masked(TextLines() if text else JsonLines(), secrets))
+    handler = LimitedStream(out)
+    handler.setFormatter((TextLines if text else JsonLines)(Cleaner(secrets)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -48,51 +60,148 @@ def flush_logs() -> None:
         handler.flush()
 
 
+class Cleaner:
+    """Makes a text fit for a line: every secret in it replaced, then its middle left out where it is too long.
+
+    A secret of less than four characters masks nothing: it would be found in ordinary words.
+    """
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        if len(text) <= TEXT_CHARS:
+            return text
+        half = TEXT_CHARS // 2
+        return f"{text[:half]} [… {len(text) - 2 * half} characters left out …] {text[-half:]}"
+
+    def value(self, value: object) -> object:
+        """What came by `extra`, with texts and everything that has to become one made fit."""
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        return self(str(value))
+
+
 class TextLines(logging.Formatter):
-    """`12:34:56.789 info    pipeline.worker: what happened`"""
+    """`12:34:56.789 info    pipeline.worker: what happened`
+
+    Characters that steer a terminal, or would begin a line of their own, are written as escapes.
+    """
+
+    def __init__(self, clean: Cleaner) -> None:
+        super().__init__()
+        self._clean = clean
 
     def format(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        at = datetime.fromtimestamp(record.created, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
         name = record.name.removeprefix("workers.")
-        extra = "".join(f" {key}={value}" for key, value in _extra(record).items())
-        text = f"{time} {record.levelname.lower():7} {name}: {record.getMessage()}{extra}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        message = _printable(self._clean(record.getMessage()))
+        extra = "".join(f" {key}={_printable(str(value))}" for key, value in _extra(record, self._clean).items())
+        text = f"{at} {record.levelname.lower():7} {name}: {message}{extra}"
+        if not record.exc_info:
+            return text
+        trace_lines = self._clean(self.formatException(record.exc_info)).splitlines()
+        return "\n".join([text, *map(_printable, trace_lines)])
 
 
 class JsonLines(logging.Formatter):
     """{"time", "level", "logger", "message", "thread", …}; the trace's id where there is one."""
+
+    def __init__(self, clean: Cleaner) -> None:
+        super().__init__()
+        self._clean = clean
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self._clean(record.getMessage()),
             "thread": record.threadName,
         }
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
             line |= {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
-        line |= _extra(record)
+        line |= _extra(record, self._clean)
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+            line["exception"] = self._clean(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
 
 
-class Masked(logging.Formatter):
-    """Another formatter's text with every secret replaced; a secret of less than four characters masks nothing."""
+class LimitedStream(logging.StreamHandler[TextIO]):
+    """Writes `LINES_A_MINUTE` records a minute from one place in the code, and afterwards how many more there were."""
 
-    def __init__(self, inner: logging.Formatter, secrets: Sequence[str]) -> None:
-        super().__init__()
-        self._inner = inner
-        self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(stream)
+        self._repeats = _Repeats(LINES_A_MINUTE, 60.0)
+        self._clock = clock
 
-    def format(self, record: logging.LogRecord) -> str:
-        text = self._inner.format(record)
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called with the handler's lock held."""
+        now = self._clock()
+        for left_out in self._repeats.ended(now):
+            super().emit(left_out)
+        if record.levelno <= logging.DEBUG or self._repeats.admits(record, now):
+            super().emit(record)
+
+    def close(self) -> None:
+        """Say what was left out so far; logging calls it at the end of the process."""
+        for left_out in self._repeats.ended(float("inf")):
+            super().emit(left_out)
+        super().close()
 
 
-def _extra(record: logging.LogRecord) -> dict[str, object]:
-    return {key: value for key, value in vars(record).items() if key not in _OWN}
+@dataclass(slots=True)
+class _Window:
+    """What one place in the code wrote since `began`."""
+
+    began: float
+    records: int = 0
+
+
+_Place = tuple[str, int, int, str]
+
+
+class _Repeats:
+    """Counts records by place in the code: of those there are only so many, whatever comes from outside."""
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._windows: OrderedDict[_Place, _Window] = OrderedDict()  # the one that ends first is the first
+
+    def admits(self, record: logging.LogRecord, now: float) -> bool:
+        place = (record.pathname, record.lineno, record.levelno, record.name)
+        window = self._windows.setdefault(place, _Window(now))
+        window.records += 1
+        return window.records <= self._most
+
+    def ended(self, now: float) -> Iterator[logging.LogRecord]:
+        """Forget the windows that are over; a record for each that tells how many were left out of it."""
+        while self._windows:
+            place, window = next(iter(self._windows.items()))
+            if now - window.began < self._seconds:
+                return
+            del self._windows[place]
+            if window.records > self._most:
+                yield self._told(place, window)
+
+    def _told(self, place: _Place, window: _Window) -> logging.LogRecord:
+        path, line, level, name = place
+        message = "left out %d more lines like those from %s:%d: at most %d in %g s are written"
+        counts = (window.records - self._most, path.rpartition("/")[2], line, self._most, self._seconds)
+        return logging.LogRecord(name, level, path, line, message, counts, None)
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def _extra(record: logging.LogRecord, clean: Cleaner) -> Mapping[str, object]:
+    return {key: clean.value(value) for key, value in vars(record).items() if key not in _OWN}

@@ -30,7 +30,7 @@ COMMANDS = [
     ("schemas", "export"),
 ]
 
-HEAVY = ("torch", "timm", "kafka", "minio", "redis", "PIL", "numpy", "opentelemetry.sdk", "uvicorn", "pydantic_core")
+HEAVY = ("torch", "timm", "kafka", "minio", "redis", "PIL", "numpy", "opentelemetry.sdk", "asyncio", "pydantic_core")
 
 
 def test_help_loads_nothing_heavy() -> None:

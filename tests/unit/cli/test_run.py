@@ -84,6 +84,7 @@ def test_without_a_broker_it_waits_alive_but_unready_and_a_signal_ends_it_with_0
         said = wait_for(running, "waiting: kafka: none of 127.0.0.1:1 answered")
         port = re.findall(r"on 127\.0\.0\.1:(\d+)", said)[0]
         assert status(port, "/livez") == 200
+        assert status(port, "/startupz") == 200  # a restart would not bring the broker back
         assert status(port, "/readyz") == 503
         asked = time.monotonic()
         running.send_signal(signal.SIGTERM)
@@ -94,7 +95,9 @@ def test_without_a_broker_it_waits_alive_but_unready_and_a_signal_ends_it_with_0
 
 def test_a_signal_while_the_models_load_ends_it_with_0(tmp_path: Path) -> None:
     with process(tmp_path) as running:
-        wait_for(running, "serving /livez")
+        said = wait_for(running, "serving /livez")
+        port = re.findall(r"on 127\.0\.0\.1:(\d+)", said)[0]
+        assert (status(port, "/livez"), status(port, "/startupz")) == (200, 503)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=60)
         assert running.returncode == 0, said

@@ -139,7 +139,12 @@ def test_the_health_check_tells_a_live_worker_from_a_dead_one(dockerfile: Docker
     (python, *arguments) = health_check(dockerfile)
     assert python == "python"
     endpoint = Endpoint(
-        "127.0.0.1", 0, alive=lambda: Health(alive), ready=lambda: Health(True), metrics_page=lambda: b""
+        "127.0.0.1",
+        0,
+        alive=lambda: Health(alive),
+        started=lambda: Health(True),
+        ready=lambda: Health(True),
+        metrics_page=lambda: b"",
     )
     try:
         environment = {"TAGSTREAM_HTTP_PORT": str(endpoint.port)}

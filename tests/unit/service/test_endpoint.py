@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import pytest
 
 from workers.errors import Misconfigured
 from workers.service.endpoint import Endpoint
-from workers.service.health import Health, Readiness
+from workers.service.health import Health, Readiness, Report
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Line:
 class Served:
     endpoint: Endpoint
     line: Line
+    start: Readiness
     readiness: Readiness
 
     def get(self, path: str) -> tuple[int, str, str]:
@@ -42,10 +44,24 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    line, readiness = Line(), Readiness()
-    endpoint = Endpoint("127.0.0.1", 0, alive=lambda: line, ready=readiness, metrics_page=lambda: b"some_total 3\n")
-    yield Served(endpoint, line, readiness)
+    line, start, readiness = Line(), Readiness("loading the models"), Readiness()
+    endpoint = Endpoint(
+        "127.0.0.1", 0, alive=lambda: line, started=start, ready=readiness, metrics_page=lambda: b"some_total 3\n"
+    )
+    yield Served(endpoint, line, start, readiness)
     endpoint.close()
+
+
+class Answers(TypedDict):
+    alive: Callable[[], Report]
+    started: Callable[[], Report]
+    ready: Callable[[], Report]
+    metrics_page: Callable[[], bytes]
+
+
+def answers(report: Callable[[], Report]) -> Answers:
+    """What an endpoint needs, where no answer matters."""
+    return {"alive": report, "started": report, "ready": report, "metrics_page": bytes}
 
 
 def test_a_live_worker_answers_200(served: Served) -> None:
@@ -81,18 +97,27 @@ def test_metrics_come_in_prometheus_text_format(served: Served) -> None:
     assert kind.startswith("text/plain; version=")
 
 
-def test_another_path_is_not_found(served: Served) -> None:
-    assert served.get("/")[0] == 404
+def test_a_start_is_over_when_it_is_told_so_whatever_the_readiness(served: Served) -> None:
+    status, body, _ = served.get("/startupz")
+    assert (status, json.loads(body)["reasons"]) == (503, ["loading the models"])
+    served.start.now_ready()
+    assert served.get("/startupz")[0] == 200
+    assert served.get("/readyz")[0] == 503
+
+
+@pytest.mark.parametrize("path", ["/", "/livez/", "//livez", "/LIVEZ", "/metrics/../livez"])
+def test_another_path_is_not_found_and_leads_nowhere(served: Served, path: str) -> None:
+    assert served.get(path)[0] == 404
 
 
 def test_a_taken_port_is_told_with_what_to_do(served: Served) -> None:
     with pytest.raises(Misconfigured, match="Set TAGSTREAM_HTTP_PORT to another port"):
-        Endpoint("127.0.0.1", served.endpoint.port, alive=Readiness(), ready=Readiness(), metrics_page=bytes)
+        Endpoint("127.0.0.1", served.endpoint.port, **answers(Readiness()))
 
 
 def test_an_address_that_is_not_ours_is_told() -> None:
     with pytest.raises(Misconfigured, match=r"192\.0\.2\.1"):
-        Endpoint("192.0.2.1", 0, alive=lambda: Health(True), ready=lambda: Health(True), metrics_page=bytes)
+        Endpoint("192.0.2.1", 0, **answers(lambda: Health(True)))
 
 
 def test_after_close_nobody_listens(served: Served) -> None:

@@ -6,10 +6,11 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 
-from workers.service.logs import start_logging
+from workers.service.logs import LINES_A_MINUTE, TEXT_CHARS, LimitedStream, start_logging
 
 
 @pytest.fixture(autouse=True)
@@ -90,3 +91,90 @@ def test_chatty_libraries_speak_at_info_only_when_debugging() -> None:
     start_logging("debug", "text", stream=out)
     logging.getLogger("kafka.client").info("bootstrapping")
     assert "bootstrapping" in out.getvalue()
+
+
+def test_a_secret_is_masked_whatever_json_makes_of_it() -> None:
+    out = io.StringIO()
+    start_logging("info", "json", secrets=['a"b\\c'], stream=out)
+    logging.getLogger("workers.test").error("login with %s", 'a"b\\c', extra={"url": 'x:a"b\\c@'})
+    told = json.loads(out.getvalue())
+    assert (told["message"], told["url"]) == ("login with ***", "x:***@")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_line_has_a_bounded_length_whatever_is_logged(form: Literal["json", "text"]) -> None:
+    out = io.StringIO()
+    start_logging("info", form, stream=out)
+    try:
+        raise RuntimeError("y" * 3_000_000)
+    except RuntimeError:
+        logging.getLogger("workers.test").exception("begins %s ends", "x" * 3_000_000, extra={"key": "z" * 3_000_000})
+    assert len(out.getvalue()) < 4 * TEXT_CHARS
+    assert "begins x" in out.getvalue()
+    assert "x ends" in out.getvalue()
+    assert "characters left out" in out.getvalue()
+
+
+def test_a_secret_is_not_cut_in_half_where_a_line_is_cut() -> None:
+    out = io.StringIO()
+    start_logging("info", "text", secrets=["hunter2!"], stream=out)
+    logging.getLogger("workers.test").info("%shunter2!%s", "x" * (TEXT_CHARS // 2 - 4), "y" * TEXT_CHARS)
+    assert "hunt" not in out.getvalue()
+
+
+def test_on_a_terminal_no_text_from_outside_steers_it_or_makes_up_a_line() -> None:
+    out = Terminal()
+    start_logging("info", "auto", stream=out)
+    logging.getLogger("workers.test").info("key %s", "a\x1b[2J\n12:00:00.000 info forged\x9b31m", extra={"k": "\r\x1b"})
+    (line,) = out.getvalue().splitlines()
+    assert "a\\x1b[2J\\n12:00" in line
+    assert "\\x9b31m k=\\r\\x1b" in line
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def limited() -> Iterator[tuple[logging.Logger, io.StringIO, Clock]]:
+    out, clock, log = io.StringIO(), Clock(), logging.getLogger("tests.limited")
+    log.handlers[:], log.propagate = [LimitedStream(out, clock)], False
+    log.setLevel(logging.DEBUG)
+    yield log, out, clock
+    log.handlers.clear()
+
+
+def test_one_place_writes_so_many_lines_a_minute_and_the_rest_is_counted(
+    limited: tuple[logging.Logger, io.StringIO, Clock],
+) -> None:
+    log, out, clock = limited
+    for number in range(LINES_A_MINUTE + 1234):
+        log.warning("refused %s", number)  # each line another text, as somebody outside would have it
+    log.warning("another place")
+    lines = out.getvalue().splitlines()
+    assert lines == [*(f"refused {number}" for number in range(LINES_A_MINUTE)), "another place"]
+    clock.now = 60.0
+    log.warning("another minute")
+    (told, last) = out.getvalue().splitlines()[len(lines) :]
+    assert "left out 1234 more lines like those from test_logs.py:" in told
+    assert last == "another minute"
+
+
+def test_what_was_left_out_is_told_at_the_end_of_the_process(
+    limited: tuple[logging.Logger, io.StringIO, Clock],
+) -> None:
+    log, out, _ = limited
+    for _number in range(LINES_A_MINUTE + 5):
+        log.error("again")
+    log.handlers[0].close()
+    assert "left out 5 more lines" in out.getvalue()
+
+
+def test_whoever_debugs_gets_every_line(limited: tuple[logging.Logger, io.StringIO, Clock]) -> None:
+    log, out, _ = limited
+    for _number in range(3 * LINES_A_MINUTE):
+        log.debug("record")
+    assert len(out.getvalue().splitlines()) == 3 * LINES_A_MINUTE
