@@ -272,6 +272,8 @@ def enriched_id(
          [tagger digest or null, captioner digest or null, thresholds digest],
          [want, guide_tags, profile or null], status]
 
+    Every field of `options` is part of it, in the order of the schema: other options, another id.
+
     The precision is not part of it: the same weights are the same model.
     """
     parts: list[Any] = [
@@ -281,7 +283,7 @@ def enriched_id(
         ["etag", etag] if version_id is None else ["version", version_id],
         ["event", event_id] if sequencer is None else ["sequencer", sequencer],
         [_digest(models.tagger), _digest(models.captioner), thresholds.digest],
-        [options.want, options.guide_tags, options.profile],
+        [getattr(options, name) for name in Options.model_fields],
         status,
     ]
     canonical = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))

@@ -59,14 +59,20 @@ def test_a_redelivery_has_the_same_id() -> None:
         {"models": Models(tagger=CAPTIONER, captioner=TAGGER)},
         {"models": Models(tagger=TAGGER.model_copy(update={"digest": "f" * 64}), captioner=CAPTIONER)},
         {"thresholds": Thresholds(profile="default", digest="t2")},
-        {"options": Options(want=("tags",))},
-        {"options": Options(guide_tags=("dog",))},
-        {"options": Options(profile="default")},
         {"status": "partial"},
     ],
 )
 def test_whatever_makes_another_result_makes_another_id(fields: dict[str, Any]) -> None:
     assert identify(**fields) != identify()
+
+
+OTHER_OPTIONS: dict[str, Any] = {"want": ("tags",), "guide_tags": ("dog",), "profile": "default"}
+"""For each field of `Options` a value that is not its default."""
+
+
+@pytest.mark.parametrize("field", Options.model_fields)
+def test_every_option_is_part_of_the_id(field: str) -> None:
+    assert identify(options=Options(**{field: OTHER_OPTIONS[field]})) != identify()
 
 
 def test_a_new_upload_of_the_same_bytes_has_another_id() -> None:
