@@ -14,14 +14,14 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_ar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from .text import Headers
+from .text import Headers, printable
 
 Stage: TypeAlias = Literal["parse", "fetch", "decode", "annotate", "caption", "publish"]
 """Where a failure was found out."""
 
 Reason: TypeAlias = Literal[
     # parse: the message
-    "undecodable",  # not UTF-8 JSON, or null
+    "undecodable",  # null, not UTF-8 JSON, or JSON beyond the bounds of size, nesting and digits
     "not-an-event",  # JSON, but none of the dialects
     "schema",  # of a dialect, but not as its schema says
     "bucket-not-allowed",
@@ -67,16 +67,23 @@ INPUT_KEY: Final = "tagstream-input-key"
 """Header of enriched images and retractions: the producer's own record key."""
 
 _SCHEMA: Final = "dead-letter/1"
-_SIGNED_URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#]*)[?#]\S*")
+_READ_MAX = 4_000
+"""Characters of a detail that are looked at; of a longer one the rest is cut before any work is done on it."""
 
 
 def _one_line(detail: object) -> object:
     """Fit for a header and a person: one printable line, bounded, without the query string of a (presigned) URL."""
     if not isinstance(detail, str):
         return detail
-    line = " ".join(_SIGNED_URL.sub(r"\1?…", detail).split())
-    line = "".join(letter if letter.isprintable() else "\ufffd" for letter in line)
+    line = printable(" ".join(_without_query(word) for word in detail[:_READ_MAX].split()))
     return line if len(line) <= DETAIL_MAX else line[: DETAIL_MAX - 1] + "…"
+
+
+def _without_query(word: str) -> str:
+    """A URL without what follows its first `?` or `#`; any other word as it is."""
+    scheme, separator, rest = word.partition("://")
+    path = rest.partition("?")[0].partition("#")[0]
+    return f"{scheme}{separator}{path}?…" if len(path) < len(rest) else word
 
 
 class Failure(BaseModel):
@@ -200,7 +207,7 @@ def only_indexes(headers: Headers) -> frozenset[int] | None:
     A header that does not read counts as absent: to do too much is safe, to do nothing would lose the record.
     """
     written = [value for name, value in headers if name == ONLY]
-    if not written or written[-1] is None or not re.fullmatch(rb"[0-9]{1,3}(,[0-9]{1,3})*", written[-1]):
+    if not written or written[-1] is None or not re.fullmatch(rb"[0-9]{1,3}(?:,[0-9]{1,3})*+", written[-1]):
         return None
     return frozenset(int(index) for index in written[-1].split(b","))
 

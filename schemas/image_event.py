@@ -50,7 +50,7 @@ def _inside(envelope: cloudevents.CloudEvent, place: Place) -> tuple[Entry, ...]
 
 def _events(doc: Document, place: Place) -> tuple[Entry, ...]:
     doc = s3.unwrapped(doc)
-    if str(doc.get("schema")).startswith("image-event/"):
+    if own.is_own(doc):
         return (own.read(doc, 0),)
     if s3.is_notification(doc):
         return s3.read(doc, place)

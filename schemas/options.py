@@ -20,13 +20,14 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    want: Annotated[tuple[Want, ...], Field(min_length=1, max_length=16), AfterValidator(_each_once)] = (
-        "tags",
-        "caption",
-    )
+    # Lists are read up to their first fault: an error for each of a million items would take a gigabyte.
+    want: Annotated[
+        tuple[Want, ...], Field(min_length=1, max_length=16, fail_fast=True), AfterValidator(_each_once)
+    ] = ("tags", "caption")
     guide_tags: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
         default=(),
         max_length=50,
+        fail_fast=True,
         description="Tag names that steer the caption in the place of the picture's own tags; empty: its own.",
     )
     profile: Short | None = Field(default=None, description="The name of a threshold profile; null: the default one.")

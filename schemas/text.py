@@ -42,6 +42,15 @@ Moment = Annotated[
 """An RFC 3339 timestamp with its offset from UTC."""
 
 
+def printable(text: str) -> str:
+    """Foreign text for one line of a terminal, a log or a header.
+
+    Control characters (an escape sequence begins with one), characters that turn the direction of writing, and others
+    that nobody sees become U+FFFD. Markup is not its business.
+    """
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
 def subject(bucket: str, key: str) -> str:
     """How an object is named in outputs and in record keys: `bucket/key`, nothing escaped."""
     return f"{bucket}/{key}"

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, V
 
 from ..options import Options
 from ..text import Bucket, Key, Moment, Sequencer, Short, Version
-from .words import Document, ImageEvent, Unreadable, schema_fault
+from .words import Document, ImageEvent, Unreadable, quoted, schema_fault
 
 SCHEMA = "image-event/1"
 
@@ -40,12 +40,18 @@ class ImageEventDocument(BaseModel):
     options: Options = Options()
 
 
+def is_own(document: Document) -> bool:
+    """Whether it names this dialect, in whatever version."""
+    schema = document.get("schema")
+    return isinstance(schema, str) and schema.startswith("image-event/")
+
+
 def read(document: Document, index: int) -> ImageEvent:
     """Raises:
     Unreadable: not as the schema says.
     """
     if document["schema"] != SCHEMA:
-        raise Unreadable("schema", f"schema is {document['schema']!r}; this version reads {SCHEMA}")
+        raise Unreadable("schema", f"schema is {quoted(document['schema'])}; this version reads {SCHEMA}")
     try:
         event = ImageEventDocument.model_validate(document)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdap
 
 from ..text import Bucket, Key, Moment, Sequencer, Short, Version, subject
 from .own import unquoted
-from .words import Document, Entry, Ignored, ImageEvent, Place, Unreadable, document, schema_fault
+from .words import Document, Entry, Ignored, ImageEvent, Place, Unreadable, document, quoted, schema_fault
 
 MAX_RECORDS = 1000
 """Events that one message may hold."""
@@ -221,7 +221,9 @@ def unwrapped(doc: Document) -> Document:
     if not ("TopicArn" in doc and isinstance(doc.get("Type"), str)):
         return doc
     if doc["Type"] != "Notification":
-        raise Unreadable("not-an-event", f"SNS sent a {doc['Type']!r}; it is the subscription's owner who answers it")
+        raise Unreadable(
+            "not-an-event", f"SNS sent a {quoted(doc['Type'])}; it is the subscription's owner who answers it"
+        )
     message = doc.get("Message")
     if not isinstance(message, str):
         raise Unreadable("schema", "the SNS envelope's Message is not a string")

@@ -16,8 +16,12 @@ from ..text import subject
 Document: TypeAlias = dict[str, Any]
 """A JSON object."""
 
-_DETAILED_ERRORS = 3
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+"""Bytes of JSON that one message may hold: 1,000 S3 records with the longest keys, percent-encoded, fit in. Parsed, a
+message takes at most 25 times as much memory (a list of empty lists)."""
 
+_DETAILED_ERRORS = 3
+_QUOTED_MAX = 60
 
 _DEFAULTS = Options()
 
@@ -104,14 +108,24 @@ class Unreadable(Exception):
         return BadEvent(index, self.reason, self.detail)
 
 
+def quoted(value: str) -> str:
+    """A value of a message as an error text shows it: its first characters, in quotes."""
+    return repr(value if len(value) <= _QUOTED_MAX else value[:_QUOTED_MAX] + "…")
+
+
 def document(value: bytes | str | None) -> Document:
-    """The JSON object in `value`.
+    """The JSON object in `value`, in linear time.
+
+    The parser itself refuses more than 200 levels of nesting, whole numbers of more than 4,300 digits, lone
+    surrogates, NaN and everything that is not UTF-8. Of a name that comes twice the last value counts.
 
     Raises:
         Unreadable: `undecodable`, or `not-an-event` where it is JSON of another kind.
     """
     if value is None:
         raise Unreadable("undecodable", "the value is null (a tombstone)")
+    if len(value) > MESSAGE_BYTES_MAX:
+        raise Unreadable("undecodable", f"{len(value):,} bytes of JSON; at most {MESSAGE_BYTES_MAX:,} are read")
     try:
         parsed = from_json(value, allow_inf_nan=False)
     except ValueError as error:

@@ -1,0 +1,116 @@
+"""Messages that were made to hurt: each costs one clear fault, linear time, and memory in proportion."""
+
+from __future__ import annotations
+
+import json
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from schemas.dead_letter import DETAIL_MAX, Failure
+from schemas.dialects.words import MESSAGE_BYTES_MAX
+from schemas.image_event import BadEvent
+from schemas.text import Headers
+from tests.unit.schemas.documents import fault, notification, own, parse
+
+MAKE: dict[str, tuple[str, Callable[[int], Any]]] = {
+    "schema": ("a schema", lambda n: own(schema="image-event/" + "a." * (n // 2))),
+    "schema list": ("no text", lambda n: own(schema=[["image-event/1"]] * (n // 19))),
+    "sns type": ("SNS sent a", lambda n: {"TopicArn": "x", "Type": "a://" * (n // 4)}),
+    "sns message": ("not JSON", lambda n: {"TopicArn": "x", "Type": "Notification", "Message": "[" * n}),
+    "key": ("at most 1024", lambda n: own(key="a" * n)),
+    "spaces": ("not JSON", lambda n: b" " * n),
+    "nesting": ("recursion limit", lambda n: b'{"a":' * (n // 5)),
+    "nested schema": ("recursion limit", lambda n: b'{"schema":' * (n // 10)),
+    "digits": ("number out of range", lambda n: b'{"size":' + b"9" * n + b"}"),
+    "fraction": ("neither", lambda n: b'{"size":1.' + b"9" * n + b"}"),
+    "exponent": ("neither", lambda n: b'{"size":1e' + b"9" * n + b"}"),
+    "empty lists": ("neither", lambda n: b'{"a":[' + b"[]," * (n // 3) + b"[]]}"),
+    "long numbers": ("neither", lambda n: {"a": [int("9" * 4_000)] * (n // 4_000)}),
+    "members": ("neither", lambda n: {f"{number:x}": 1 for number in range(n // 10)}),
+    "equal members": ("neither", lambda n: b"{" + b'"a":1,' * (n // 6) + b'"a":2}'),
+    "records": ("at most 1,000", lambda n: b'{"Records":[' + b"{}," * (n // 3) + b"{}]}"),
+    "wishes": ("options.want.0", lambda n: own(options={"want": ["x"] * (n // 5)})),
+    "guides of another type": ("options.guide_tags.0", lambda n: own(options={"guide_tags": [1] * (n // 3)})),
+    "guides": ("at most 50", lambda n: own(options={"guide_tags": ["a"] * (n // 5)})),
+    "etag": ("etag", lambda n: own(etag='"' + "a" * n)),
+    "time": ("event_time", lambda n: own(event_time="2020-" * (n // 5))),
+    "surrogate": ("not JSON", lambda n: b'{"key":"' + b"a" * n + b'\\ud800"}'),
+    "wide characters": ("not JSON", lambda n: '{"key":"k"}'.encode("utf-16") * (n // 24)),
+    "byte order mark": ("not JSON", lambda n: b"\xef\xbb\xbf" + json.dumps(own(id="a" * n)).encode()),
+    "not a number": ("not JSON", lambda n: b'{"a":"' + b"a" * n + b'","b":NaN}'),
+    "base64": ("not base64", lambda n: {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+               | {"data_base64": "a" * n + "!"}),
+    "dataref": ("dataref", lambda n: {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+                | {"dataref": "s3://b" + "/k" * (n // 2) + "#"}),
+}  # fmt: skip
+"""By name: what the fault says, and a message of about so many bytes."""
+
+
+def message(name: str, size: int) -> bytes:
+    made = MAKE[name][1](size)
+    return made if isinstance(made, bytes) else json.dumps(made, separators=(",", ":")).encode()
+
+
+def seconds(value: bytes) -> float:
+    """Processor time, the least of three."""
+    took = []
+    for _ in range(3):
+        started = time.thread_time()
+        parse(value)
+        took.append(time.thread_time() - started)
+    return min(took)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_hostile_message_is_one_fault_that_says_why(name: str) -> None:
+    bad = fault(message(name, 200_000))
+    assert bad.reason in ("undecodable", "not-an-event", "schema", "too-many-records")
+    assert len(bad.detail) < 1_000
+    failure = Failure(index=0, stage="parse", reason=bad.reason, detail=bad.detail)
+    assert MAKE[name][0] in failure.detail or MAKE[name][0] in ("a schema", "no text")
+    assert len(failure.detail) <= DETAIL_MAX
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_message_of_twice_the_size_takes_twice_as_long_at_most_three_times(name: str) -> None:
+    half, whole = message(name, 500_000), message(name, 1_000_000)
+    assert any(seconds(whole) < max(0.02, 3 * seconds(half)) for _ in range(3))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_message_takes_at_most_thirty_times_its_size_in_memory(name: str) -> None:
+    value = message(name, 300_000)
+    tracemalloc.start()
+    parse(value)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * len(value)
+
+
+def test_a_message_that_is_too_large_is_not_parsed() -> None:
+    bad = fault(b'{"schema":"image-event/1","x":"' + b"x" * MESSAGE_BYTES_MAX + b'"}')
+    assert (bad.reason, bad.detail) == ("undecodable", "4,194,337 bytes of JSON; at most 4,194,304 are read")
+
+
+def test_a_thousand_records_with_the_longest_keys_are_not_too_large() -> None:
+    entries = parse(notification(*["ObjectCreated:Put"] * 1_000, key="\x01" * 1_024))
+    assert len(entries) == 1_000
+    assert not any(isinstance(entry, BadEvent) for entry in entries)
+
+
+@pytest.mark.parametrize("part", ["ce_id", "ce_time", "ce_dataref", "content-type", "ce_specversion", "ce_other"])
+def test_long_headers_take_linear_time(part: str) -> None:
+    def headers(size: int) -> Headers:
+        named = {"ce_specversion": b"1.0", "ce_id": b"1", "ce_source": b"s", "ce_type": b"t"}
+        return tuple((named | {part: b"s3://b/" + b"k?/" * (size // 3)}).items())
+
+    def took(size: int) -> float:
+        started = time.thread_time()
+        parse(None, headers(size))
+        return time.thread_time() - started
+
+    assert any(took(1_000_000) < max(0.02, 3 * took(500_000)) for _ in range(3))

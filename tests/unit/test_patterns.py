@@ -1,0 +1,258 @@
+"""No regular expression of ours takes more than linear time: each is fed a megabyte of its worst.
+
+The worst is searched for, not known: every way to begin a match, followed by a repetition of the characters that the
+pattern itself names (near misses). What takes longest on two thousand characters is then doubled up to a megabyte, and
+no doubling may cost three times as much. (pydantic's `pattern=` runs on an engine that is linear by construction.)
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import time
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+from re import _parser  # type: ignore[attr-defined]  # the only way to learn what a pattern repeats
+from typing import Any, NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MEGABYTE = 1 << 20
+METHODS = ("match", "fullmatch", "search", "sub", "subn", "split", "findall", "finditer")
+NOTICED_S = 0.005
+"""A time below this says nothing about growth: a busy machine makes it."""
+
+
+class Use(NamedTuple):
+    """A pattern and one method that it is called by."""
+
+    place: str
+    pattern: str | bytes
+    flags: int
+    method: str
+
+
+# ---- every pattern of ours ------------------------------------------------------------------------------------------
+
+
+def uses() -> list[Use]:
+    """Every pattern in schemas/ and workers/, with the methods that its module calls it by."""
+    files = sorted(path for package in ("schemas", "workers") for path in (ROOT / package).rglob("*.py"))
+    files.remove(ROOT / "schemas/compatibility.py")  # it runs the patterns of our own published schemas
+    return sorted({use for path in files for use in _uses_in(path)}, key=str)
+
+
+def _uses_in(path: Path) -> Iterator[Use]:
+    place = str(path.relative_to(ROOT))
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    calls = [(node, node.func) for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    names = {id(node.value): ast.unparse(node.targets[0]) for node in nodes if isinstance(node, ast.Assign)}
+    called = [(ast.unparse(func.value), func.attr) for _, func in calls if func.attr in METHODS]
+    for node, func in calls:
+        if ast.unparse(func.value) != "re" or func.attr not in (*METHODS, "compile"):
+            continue
+        name = names.get(id(node))
+        # A pattern without a name stands in a table, and is called by the name of a variable.
+        of_a_table = [
+            attr for owner, attr in called if owner.isidentifier() and owner.islower() and attr in METHODS[:3]
+        ]
+        compiled = [attr for owner, attr in called if owner == name] if name is not None else of_a_table
+        for pattern in _patterns(node, path):
+            for method in [func.attr] if func.attr != "compile" else compiled or ["search"]:
+                yield Use(place, pattern.pattern, pattern.flags, method)
+
+
+def _patterns(node: ast.Call, path: Path) -> list[re.Pattern[Any]]:
+    """Compiled as the call does; one that is put together at run time is looked up in its module."""
+    try:
+        pattern = ast.literal_eval(node.args[0])
+    except ValueError:
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found = list(_held(vars(importlib.import_module(name)).values()))
+        assert found, f"{path}:{node.lineno}: write this pattern down, so that it can be looked at"
+        return found
+    named = [argument.attr for argument in ast.walk(node) if isinstance(argument, ast.Attribute)]
+    flags = [getattr(re, name) for name in named if isinstance(getattr(re, name, None), re.RegexFlag)]
+    return [re.compile(pattern, sum(flags))]
+
+
+def _held(values: Any) -> Iterator[re.Pattern[Any]]:
+    for value in values:
+        if isinstance(value, re.Pattern):
+            yield value
+        elif isinstance(value, tuple | list):
+            yield from _held(value)
+
+
+# ---- its worst ------------------------------------------------------------------------------------------------------
+
+
+class Attack(NamedTuple):
+    """`start`, then `pump` again and again, then `end`."""
+
+    start: str
+    pump: str
+    end: str
+
+    def text(self, length: int, like: str | bytes) -> Any:
+        made = self.start + self.pump * (length // len(self.pump)) + self.end
+        return made if isinstance(like, str) else made.encode("latin-1", "replace")
+
+
+def attacks(pattern: str | bytes, flags: int) -> list[Attack]:
+    parsed = list(_parser.parse(pattern, flags))
+    letters = sorted(set(_letters(parsed)))[:10]
+    pumps = letters + ["".join(pair) for pair in product(letters, repeat=2)] + [_sample(parsed) or "a"]
+    starts = {"", *_starts(parsed)}
+    return [Attack(start, pump, end) for start in sorted(starts) for pump in pumps for end in ("", "\0")]
+
+
+def _starts(items: list[Any]) -> Iterator[str]:
+    """What the pattern matches up to each of its parts."""
+    for number, (op, argument) in enumerate(items):
+        before = _sample(items[:number])
+        yield before
+        for inner in _inner(op, argument):
+            yield from (before + deeper for deeper in _starts(inner))
+
+
+def _inner(op: Any, argument: Any) -> list[list[Any]]:
+    match str(op):
+        case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
+            return [list(argument[2])]
+        case "SUBPATTERN":
+            return [list(argument[3])]
+        case "ATOMIC_GROUP":
+            return [list(argument)]
+        case "BRANCH":
+            return [list(branch) for branch in argument[1]]
+        case "ASSERT" | "ASSERT_NOT":
+            return [list(argument[1])]
+    return []
+
+
+def _sample(items: list[Any]) -> str:
+    """A text that these parts match."""
+    made = ""
+    for op, argument in items:
+        if str(op) in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
+            made += _sample(list(argument[2])) * max(1, argument[0])
+        elif inner := _inner(op, argument):
+            made += _sample(inner[0])
+        else:
+            made += next(_of(op, argument), "")
+    return made
+
+
+def _letters(items: list[Any]) -> Iterator[str]:
+    for op, argument in items:
+        yield from _of(op, argument)
+        for inner in _inner(op, argument):
+            yield from _letters(inner)
+
+
+_CATEGORIES = {"CATEGORY_DIGIT": "1", "CATEGORY_SPACE": " ", "CATEGORY_WORD": "a"}
+
+
+def _of(op: Any, argument: Any) -> Iterator[str]:
+    """Some characters that one part of a pattern takes; of a negated set one that it does not name."""
+    match str(op):
+        case "LITERAL":
+            yield chr(argument)
+        case "ANY":
+            yield "x"
+        case "NOT_LITERAL":
+            yield "y" if argument == ord("x") else "x"
+        case "IN":
+            if str(argument[0][0]) == "NEGATE":
+                yield "z"
+                argument = argument[1:]
+            for kind, inner in argument:
+                if str(kind) == "RANGE":
+                    yield chr(inner[0])
+                elif str(kind) == "CATEGORY":
+                    yield _CATEGORIES.get(str(inner), "-")
+                else:
+                    yield chr(inner)
+
+
+def seconds(use: Use, text: Any) -> float:
+    """Processor time of one call."""
+    method = getattr(re.compile(use.pattern, use.flags), use.method)
+    arguments = ("" if isinstance(use.pattern, str) else b"", text) if use.method.startswith("sub") else (text,)
+    started = time.thread_time()
+    found = method(*arguments)
+    if use.method == "finditer":
+        list(found)
+    return time.thread_time() - started
+
+
+def steepest(use: Use) -> tuple[float, Attack, int]:
+    """The steepest growth found: how many times as long twice the text takes, of what, and of which length."""
+    tried = attacks(use.pattern, use.flags)
+    for attack in tried:
+        if seconds(use, attack.text(24, use.pattern)) > 0.1:
+            return float("inf"), attack, 24
+    worst = sorted(tried, key=lambda attack: -seconds(use, attack.text(600, use.pattern)))[:3]
+    found = (0.0, worst[0], 0)
+    for attack in worst:
+        found = max(found, _growth(use, attack))
+        if found[0] > 3:
+            break
+    return found
+
+
+def _growth(use: Use, attack: Attack) -> tuple[float, Attack, int]:
+    steepest, length = 0.0, 1_000
+    while length < MEGABYTE and steepest < 3:
+        length *= 2
+        if seconds(use, attack.text(length, use.pattern)) > NOTICED_S:
+            steepest = max(steepest, _ratio(use, attack, length))
+    return steepest, attack, length
+
+
+def _ratio(use: Use, attack: Attack, length: int) -> float:
+    """Of the times for a text and for half of it; the least of some where others seem to disturb."""
+    half, whole = (attack.text(long, use.pattern) for long in (length // 2, length))
+    least = float("inf")
+    for _ in range(4):
+        least = min(least, seconds(use, whole) / seconds(use, half))
+        if least < 2.5:
+            break
+    return least
+
+
+@cache
+def _all() -> tuple[Use, ...]:
+    return tuple(uses())
+
+
+def test_the_patterns_are_found() -> None:
+    places = {use.place for use in _all()}
+    assert {"schemas/dialects/cloudevents.py", "workers/intake/formats.py", "workers/cli/skip.py"} <= places
+    assert len(_all()) > 40
+
+
+@pytest.mark.parametrize("use", _all(), ids=lambda use: f"{use.place}:{use.method}:{use.pattern!r:.40}")
+def test_twice_the_text_takes_less_than_three_times_as_long(use: Use) -> None:
+    growth, attack, length = steepest(use)
+    assert growth < 3, f"{use.method} of {use.pattern!r} takes {growth:.1f} times as long on twice {attack} ({length})"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "method"),
+    [
+        (r"(?i)\b([a-z][a-z0-9+.-]*://[^\s?#]*)[?#]\S*", "sub"),
+        (r"\s*\([^)]*\)", "sub"),
+        (r".*\.(a|b)", "search"),
+        (r"(x+)+y", "match"),
+        (r"begin(\d+)*x", "match"),
+        (r"x*y*z", "search"),
+    ],
+)
+def test_a_pattern_that_takes_longer_is_found_out(pattern: str, method: str) -> None:
+    assert steepest(Use("here", pattern, 0, method))[0] > 3
