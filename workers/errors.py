@@ -5,10 +5,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from schemas.dead_letter import Reason, Stage
+
+Fault: TypeAlias = Literal[
+    "service",  # it is down, overloaded or unreachable
+    "too-slow",  # it began or was about to answer, and did not come to an end in the time that it had
+    "access",  # our credentials, region or bucket are wrong: it would say so of every object
+    "forbidden",  # it refuses us this object, or all of them
+    "refused",  # it refuses the request for a reason that may be the object's or ours
+    "object",  # a reason that is the object's alone
+]
+"""What the answer of a dependency that failed says about the cause."""
+
+FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 
 
 class TagstreamError(Exception):
@@ -43,29 +55,30 @@ class Superseded(TagstreamError):
 
 
 class Unavailable(TagstreamError):
-    """A neighbour (store, broker, cache, hub) does not answer, or not as it should. Retried; never a record's fault.
+    """A neighbour (store, broker, cache, hub) does not answer, or not as it should. Retried. It becomes a record's own
+    fault only where the same neighbour serves others meanwhile (`workers.pipeline.blame`).
 
     Args:
         neighbour: "s3", "kafka", "redis", or, for downloads of models alone, "hub".
         detail: one line that says what was tried and what came back.
-        forbidden: the neighbour answered that these credentials, which it knows, may not (401, 403).
-        too_slow: it began or was about to answer, and did not come to an end in the time that it had.
+        fault: what the answer says about the cause.
+        advice: what a person should do about it, where that is known.
     """
 
-    def __init__(self, neighbour: str, detail: str, *, forbidden: bool = False, too_slow: bool = False) -> None:
+    def __init__(self, neighbour: str, detail: str, *, fault: Fault = "service", advice: str = "") -> None:
         super().__init__(f"{neighbour}: {detail}")
         self.neighbour = neighbour
         self.detail = detail
-        self.forbidden = forbidden
-        self.too_slow = too_slow
+        self.fault: Fault = fault
+        self.advice = advice
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _unavailable, (self.neighbour, self.detail, self.forbidden, self.too_slow)
+        return _unavailable, (self.neighbour, self.detail, self.fault, self.advice)
 
 
-def _unavailable(neighbour: str, detail: str, forbidden: bool, too_slow: bool) -> Unavailable:
+def _unavailable(neighbour: str, detail: str, fault: Fault, advice: str) -> Unavailable:
     """Between processes a backend's own subclass travels as what its port promises."""
-    return Unavailable(neighbour, detail, forbidden=forbidden, too_slow=too_slow)
+    return Unavailable(neighbour, detail, fault=fault, advice=advice)
 
 
 class Unpublished(TagstreamError):

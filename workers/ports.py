@@ -134,15 +134,15 @@ class ObjectStore(Protocol):
         max_bytes: int,
         deadline_s: float,
     ) -> StoredObject:
-        """Read one object whole. With an `etag` (quotes or not), only that one.
+        """Read one object whole, its bytes as they are stored. With an `etag` (quotes or not), only that one.
 
         Raises:
             Gone: no such object (or version).
             Superseded: the etag is another one.
             Rejected: larger than `max_bytes` by its Content-Length or while streaming ("object-too-large"),
                 or empty ("empty-object").
-            Unavailable: the bucket does not exist, access is refused (`forbidden`), 5xx, a reset,
-                or more than `deadline_s` seconds for the whole body (`too_slow`).
+            Unavailable: anything else that came instead of the object; its `fault` says what the answer tells about
+                the cause ("too-slow": more than `deadline_s` seconds for the whole body).
         """
         ...
 

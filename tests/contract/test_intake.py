@@ -155,8 +155,8 @@ def test_a_wrong_ending_does_not_matter(intake: Intake, store: MemoryObjectStore
     "error",
     [
         Unavailable("s3", "HTTP 500"),
-        Unavailable("s3", "HTTP 403", forbidden=True),
-        Unavailable("s3", "no end", too_slow=True),
+        Unavailable("s3", "HTTP 403", fault="forbidden"),
+        Unavailable("s3", "no end", fault="too-slow"),
     ],
 )
 def test_the_stores_fault_arrives_as_it_is(intake: Intake, store: MemoryObjectStore, error: TagstreamError) -> None:
@@ -166,7 +166,7 @@ def test_the_stores_fault_arrives_as_it_is(intake: Intake, store: MemoryObjectSt
     assert (type(arrived), str(arrived)) == (type(error), str(error))
     assert isinstance(arrived, Unavailable)
     assert isinstance(error, Unavailable)
-    assert (arrived.forbidden, arrived.too_slow) == (error.forbidden, error.too_slow)
+    assert (arrived.fault, arrived.advice) == (error.fault, error.advice)
     assert intake.fetch(job("a")).exception(10) is None
 
 

@@ -156,7 +156,7 @@ def test_an_object_without_bytes_is_rejected(bucket: Bucket) -> None:
 def test_a_bucket_that_does_not_exist_is_the_neighbours_fault_and_not_the_objects(bucket: Bucket) -> None:
     with pytest.raises(Unavailable) as unavailable:
         bucket.store.get("no-such-bucket-here", "a", version_id=None, etag=None, max_bytes=10, deadline_s=5.0)
-    assert not unavailable.value.forbidden
+    assert unavailable.value.fault == "access"
 
 
 def test_no_error_tells_the_key(bucket: Bucket) -> None:
@@ -232,4 +232,4 @@ def test_wrong_keys_are_no_objects_fault(s3: SeaweedFS) -> None:
         pytest.raises(Unavailable) as unavailable,
     ):
         store.get("bucket", "a", version_id=None, etag=None, max_bytes=10, deadline_s=5.0)
-    assert not unavailable.value.forbidden
+    assert unavailable.value.fault == "access"

@@ -127,7 +127,7 @@ class MemoryObjectStore:
         if fault is not None and fault.delay_s:
             time.sleep(min(fault.delay_s, deadline_s))
             if fault.delay_s > deadline_s:
-                raise Unavailable("s3", f"the object did not arrive within {deadline_s:g} s", too_slow=True)
+                raise Unavailable("s3", f"the object did not arrive within {deadline_s:g} s", fault="too-slow")
         if fault is not None and fault.error is not None:
             raise fault.error
         stored = self._find(bucket, key, version_id)
@@ -155,7 +155,7 @@ class MemoryObjectStore:
     def _find(self, bucket: str, key: str, version_id: str | None) -> StoredObject:
         with self._lock:
             if bucket not in self._buckets:
-                raise Unavailable("s3", f"the bucket {bucket!r} does not exist")
+                raise Unavailable("s3", f"the bucket {bucket!r} does not exist", fault="access")
             versions = self._buckets[bucket].get(key, [])
             if version_id is not None:
                 versions = [stored for stored in versions if stored is not None and stored.version_id == version_id]

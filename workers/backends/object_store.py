@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ from xml.etree import ElementTree
 import certifi
 import urllib3
 from minio.datatypes import Object as MinioObject
-from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+from minio.error import MinioException
+from minio.helpers import check_bucket_name, check_object_name
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -32,9 +34,10 @@ from tenacity import (
 from urllib3.response import BaseHTTPResponse
 
 from workers import metrics
-from workers.backends.s3_client import TOO_SKEWED, PunctualMinio
-from workers.backends.s3_http import ClockedPool
-from workers.errors import Gone, Misconfigured, Rejected, Superseded, TagstreamError, Unavailable
+from workers.backends.s3_answers import TOO_SKEWED, S3Answer, advice, meaning
+from workers.backends.s3_client import PunctualMinio
+from workers.backends.s3_http import ClockedPool, NotAnAnswer, S3Refusal
+from workers.errors import Fault, Gone, Misconfigured, Rejected, Superseded, TagstreamError, Unavailable
 from workers.vocabulary import StoredObject
 
 Answer = TypeVar("Answer")
@@ -44,22 +47,18 @@ _PAGE = 1000
 _GONE_TRIES = 3
 _GONE_WAIT_S = 0.1
 _CHECK_S = 5.0
-_NAMES_NOTHING = frozenset({"NoSuchKey", "NoSuchVersion", "KeyTooLongError", "XMinioInvalidObjectName"})
-"""Codes for an object that is not there, or that never can be under such a name. An ill-formed version id is one too,
-but it has no code of its own."""
-_REFUSES_US = frozenset(
-    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidSecurity", TOO_SKEWED}
-)
-"""Codes of a refusal that is about whoever asks, whatever object it is asked for."""
-_DELETE_MARKER = 405
-"""What S3 answers when the version that is asked for is a delete marker."""
+_ETAG = re.compile(r"[\x21\x23-\x7e]{1,1024}")
+"""What can be asked for in a header and signed. No store gives an object another."""
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_LONGEST_WORD = 1024
+"""Characters of an etag or version id that a store may answer."""
 
 
 class _Passing(Unavailable):
     """Unavailable in a way that may pass within seconds: worth another try."""
 
-    def __init__(self, detail: str, *, too_slow: bool = False) -> None:
-        super().__init__("s3", detail, too_slow=too_slow)
+    def __init__(self, detail: str, *, fault: Fault = "service", advice: str = "") -> None:
+        super().__init__("s3", detail, fault=fault, advice=advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +126,12 @@ class MinioObjectStore:
         deadline_s: float,
     ) -> StoredObject:
         until = time.monotonic() + deadline_s
+        wanted = _bare(etag)
+        _check_names(bucket, key, version_id, wanted)
 
         def once() -> StoredObject:
-            with self._asking(until - time.monotonic()):
-                return self._read(bucket, key, version_id, _bare(etag), max_bytes)
+            with self._asking(bucket, until - time.monotonic()):
+                return self._read(bucket, key, version_id, wanted, max_bytes)
 
         return self._patiently(_until_surely_gone(once), min(self._retry_s, deadline_s))
 
@@ -147,7 +148,7 @@ class MinioObjectStore:
         """Store an object and answer its etag. Raises Unavailable."""
 
         def once() -> str:
-            with self._asking(self._command_s):
+            with self._asking(bucket, self._command_s):
                 stored = self._client.put_object(bucket, key, io.BytesIO(body), len(body), content_type)
                 return _bare(stored.etag) or ""
 
@@ -157,8 +158,8 @@ class MinioObjectStore:
         """Make the bucket unless it is there. Raises Unavailable."""
 
         def once() -> None:
-            with self._asking(self._command_s):
-                if not self._client.bucket_exists(bucket):
+            with self._asking(bucket, self._command_s):
+                if not self._has_bucket(bucket):
                     self._client.make_bucket(bucket)
 
         self._patiently(once, self._retry_s)
@@ -167,7 +168,7 @@ class MinioObjectStore:
         """Remove an object; one that is not there is no error. Raises Unavailable."""
 
         def once() -> None:
-            with self._asking(self._command_s):
+            with self._asking(bucket, self._command_s):
                 self._client.remove_object(bucket, key)
 
         self._patiently(once, self._retry_s)
@@ -180,12 +181,14 @@ class MinioObjectStore:
             Unavailable: no store answers, or it fails; the text says what was tried.
         """
         try:
+            check_bucket_name(bucket)
             with self._http.within(_CHECK_S):
                 next(iter(self._client.list_objects(bucket, recursive=True)), None)
-        except S3Error as error:
-            if error.response.status >= 500:
-                raise Unavailable("s3", self._advice(bucket, error)) from error
-            raise Misconfigured(self._advice(bucket, error)) from error
+        except S3Refusal as refusal:
+            said = advice(self._endpoint, bucket, refusal.answer)
+            if refusal.answer.code and refusal.answer.status < 500:
+                raise Misconfigured(said) from refusal
+            raise Unavailable("s3", said) from refusal
         except ValueError as error:
             raise Misconfigured(f"{bucket!r} can't be a bucket's name: correct TAGSTREAM_BUCKETS") from error
         except (MinioException, urllib3.exceptions.HTTPError, ElementTree.ParseError) as error:
@@ -201,13 +204,15 @@ class MinioObjectStore:
         headers = {"If-Match": f'"{etag}"'} if etag else {}
         response = self._client.get_object(bucket, key, version_id=version_id, request_headers=dict(headers))
         try:
-            found = _bare(response.headers.get("ETag"))
+            if response.status != 200:  # a part of it, or nothing
+                raise S3Refusal(S3Answer(response.status))
+            found = _bare(_word(response, "ETag"))
             if etag and found != etag:  # some stores do not know If-Match
                 raise Superseded("the object has another etag than the event names")
             return StoredObject(
                 body=_body(response, max_bytes),
                 etag=found or "",
-                version_id=response.headers.get("x-amz-version-id"),
+                version_id=_word(response, "x-amz-version-id"),
                 last_modified=_last_modified(response),
             )
         finally:
@@ -215,20 +220,44 @@ class MinioObjectStore:
             response.release_conn()
 
     def _page(self, bucket: str, prefix: str, start_after: str) -> Sequence[ListedObject]:
-        with self._asking(self._command_s):
+        with self._asking(bucket, self._command_s):
             entries = self._client.list_objects(bucket, prefix, recursive=True, start_after=start_after or None)
             return [_listed(entry) for entry in itertools.islice(entries, _PAGE)]
 
+    def _has_bucket(self, bucket: str) -> bool:
+        try:
+            return self._client.bucket_exists(bucket)
+        except S3Refusal as refusal:
+            if refusal.answer.status == 404:
+                return False
+            raise
+
     @contextmanager
-    def _asking(self, seconds: float) -> Iterator[None]:
-        """For what is asked inside: so long together, and with our errors."""
-        with self._http.within(seconds), _mapped():
-            try:
+    def _asking(self, bucket: str, seconds: float) -> Iterator[None]:
+        """For what is asked inside: so long together, and the one place where the client's exceptions become ours."""
+        try:
+            with self._http.within(seconds):
                 yield
-            except S3Error as error:
-                if error.code == TOO_SKEWED and self._client.take_time_of(error):
-                    raise _Passing("its clock and ours differ by minutes") from error
-                raise
+        except S3Refusal as refusal:
+            raise self._refused(bucket, refusal.answer) from refusal
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise _Passing(_words(error), fault="too-slow") from error
+        except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError) as error:
+            raise _Passing(_words(error)) from error
+        except ValueError as error:  # the client will not send it; whose fault that is, other objects tell
+            raise Unavailable("s3", f"the client can't ask: {type(error).__name__}", fault="refused") from error
+
+    def _refused(self, bucket: str, answer: S3Answer) -> TagstreamError:
+        found = meaning(answer)
+        if found == "gone":
+            return Gone("no such object")
+        if found == "superseded":
+            return Superseded("the object has another etag than the event names")
+        if answer.code == TOO_SKEWED and self._client.take_time_of(answer):
+            return _Passing("its clock and ours differ by minutes")
+        if found == "service":
+            return _Passing(answer.said, advice=advice(self._endpoint, bucket, answer))
+        return Unavailable("s3", answer.said, fault=found, advice=advice(self._endpoint, bucket, answer))
 
     def _patiently(self, call: Callable[[], Answer], seconds: float) -> Answer:
         return Retrying(
@@ -239,52 +268,17 @@ class MinioObjectStore:
             reraise=True,
         )(call)
 
-    def _advice(self, bucket: str, error: S3Error) -> str:
-        advice = {
-            "NoSuchBucket": f"the bucket {bucket!r} does not exist: make it, or correct TAGSTREAM_BUCKETS",
-            "InvalidAccessKeyId": "it does not know the access key: correct TAGSTREAM_S3_ACCESS_KEY",
-            "SignatureDoesNotMatch": "the secret key does not fit the access key: correct TAGSTREAM_S3_SECRET_KEY",
-            "AccessDenied": f"these credentials may not list {bucket!r}: allow them s3:GetObject and s3:ListBucket "
-            "(without the latter an object that is gone looks like a forbidden one)",
-            TOO_SKEWED: "its clock and ours differ by minutes: set the clock of this machine",
-            "AuthorizationHeaderMalformed": "the bucket is in another region: correct TAGSTREAM_S3_REGION",
-            "PermanentRedirect": "the bucket is in another region: correct TAGSTREAM_S3_REGION",
-        }
-        code = error.code or ""
-        return f"{self._endpoint}: {advice.get(code, f'it answered {code}: {error.message}')}"
 
-
-@contextmanager
-def _mapped() -> Iterator[None]:
-    """The one place where the client's exceptions become ours."""
+def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None) -> None:
+    """What can't be asked for is the event's fault, and costs the store nothing."""
     try:
-        yield
-    except S3Error as error:
-        code = "NoSuchVersion" if "version id" in (error.message or "").lower() else error.code or ""
-        raise _of_answer(error.response.status, code) from error
-    except InvalidResponseError as error:  # an error without XML: from a proxy, or a store with manners of its own
-        raise _of_answer(error._code, "NoSuchKey" if "NoSuchKey" in (error._body or "") else "") from error
-    except ServerError as error:
-        raise _of_answer(error.status_code, "") from error
-    except urllib3.exceptions.ReadTimeoutError as error:
-        raise _Passing(_words(error), too_slow=True) from error
-    except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError) as error:
-        raise _Passing(_words(error)) from error
-    except ValueError as error:  # minio refuses "." and ".." as parts of a key, and some buckets' names
-        raise Rejected("fetch", "unreadable", f"the client can't ask for this name: {error}") from error
-
-
-def _of_answer(status: int, code: str) -> TagstreamError:
-    said = f"HTTP {status} {code}".rstrip()
-    if code in _NAMES_NOTHING or status == _DELETE_MARKER:
-        return Gone("no such object")
-    if status == 412:
-        return Superseded("the object has another etag than the event names")
-    if status in (401, 403):
-        return Unavailable("s3", said, forbidden=code not in _REFUSES_US)
-    if status in (408, 429) or status >= 500:
-        return _Passing(said)
-    return Unavailable("s3", said)
+        check_bucket_name(bucket)
+        check_object_name(key)
+        f"{key}{version_id}".encode()
+    except ValueError as error:  # "." and ".." as parts of a key, some buckets' names, half of a surrogate pair
+        raise Rejected("fetch", "unreadable", f"no client can ask for this name: {error}") from error
+    if etag and not _ETAG.fullmatch(etag):
+        raise Rejected("fetch", "unreadable", "its etag is none: they have visible ASCII characters alone")
 
 
 def _words(error: Exception) -> str:
@@ -296,10 +290,10 @@ def _words(error: Exception) -> str:
             return "no whole answer in time"
         case urllib3.exceptions.SSLError():
             return f"TLS failed ({error.__cause__ or error})"
+        case NotAnAnswer():
+            return str(error)
         case urllib3.exceptions.ProtocolError():
             return "the connection broke"
-        case InvalidResponseError():
-            return f"HTTP {error._code} that is not of an S3 store"
         case _:
             return type(error).__name__
 
@@ -321,17 +315,25 @@ def _count_retry(_: RetryCallState) -> None:
 
 
 def _body(response: BaseHTTPResponse, max_bytes: int) -> bytes:
+    """As it is stored: a Content-Encoding is not undone, since etag, size and hash are of the stored bytes."""
     announced = response.headers.get("Content-Length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
+    if _LENGTH.fullmatch(announced) and int(announced) > max_bytes:
         raise Rejected("fetch", "object-too-large", f"{announced} bytes, at most {max_bytes} are allowed")
     body = io.BytesIO()  # grows in place, and gives its bytes without a copy
-    while chunk := response.read1(_CHUNK):
+    while chunk := response.read1(_CHUNK, decode_content=False):
         body.write(chunk)
         if body.tell() > max_bytes:
             raise Rejected("fetch", "object-too-large", f"more than the {max_bytes} bytes that are allowed")
     if not body.tell():
         raise Rejected("fetch", "empty-object", "the object has no bytes")
     return body.getvalue()
+
+
+def _word(response: BaseHTTPResponse, header: str) -> str | None:
+    word = response.headers.get(header)
+    if word is not None and len(word) > _LONGEST_WORD:
+        raise Unavailable("s3", f"its {header} has {len(word)} characters", fault="refused")
+    return word
 
 
 def _listed(entry: MinioObject) -> ListedObject:
@@ -341,9 +343,14 @@ def _listed(entry: MinioObject) -> ListedObject:
 
 def _last_modified(response: BaseHTTPResponse) -> str:
     try:
-        return _rfc3339(parsedate_to_datetime(response.headers["Last-Modified"]))
-    except (KeyError, ValueError) as error:
-        raise Unavailable("s3", "an answer without a Last-Modified date: is it an S3 store?") from error
+        return _rfc3339(parsedate_to_datetime(response.headers.get("Last-Modified", "")))
+    except (ValueError, OverflowError) as error:
+        raise Unavailable(
+            "s3",
+            "an answer without a Last-Modified date",
+            fault="refused",
+            advice="the store tells no Last-Modified date: is TAGSTREAM_S3_ENDPOINT an S3 store?",
+        ) from error
 
 
 def _rfc3339(moment: datetime) -> str:

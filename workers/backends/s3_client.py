@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from minio import Minio
-from minio.error import S3Error
 from minio.time import to_amz_date
+
+from workers.backends.s3_answers import S3Answer
+from workers.backends.s3_http import NotAnAnswer
 
 _log = logging.getLogger(__name__)
 
-TOO_SKEWED = "RequestTimeTooSkewed"
+_REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class PunctualMinio(Minio):
@@ -28,16 +31,24 @@ class PunctualMinio(Minio):
         self._began: datetime | None = None
         """The store's time when our monotonic clock stood at 0."""
 
-    def take_time_of(self, error: S3Error) -> bool:
+    def take_time_of(self, answer: S3Answer) -> bool:
         """Believe the date of an answer that says that ours is wrong. False: it has none."""
         try:
-            now = parsedate_to_datetime(error.response.headers["Date"]).astimezone(UTC)
-        except (KeyError, ValueError):
+            now = parsedate_to_datetime(answer.date).astimezone(UTC)
+            self._began = now - timedelta(seconds=time.monotonic())
+        except (ValueError, OverflowError):
             return False
         off_by = (datetime.now(UTC) - now).total_seconds()
         _log.warning("this machine's clock differs from the object store's by %.0f s: going by the store's", off_by)
-        self._began = now - timedelta(seconds=time.monotonic())
         return True
+
+    def _get_region(self, bucket_name: str | None = None) -> str:
+        """What a store says here becomes part of what we sign, and at AWS of the host that we ask."""
+        region: str = super()._get_region(bucket_name)
+        if not _REGION.fullmatch(region):
+            self._region_map.pop(bucket_name or "", None)
+            raise NotAnAnswer("the name of its region can't be one")
+        return region
 
     def _build_headers(self, *arguments: Any, **more: Any) -> tuple[Any, datetime]:
         """The one place where minio asks for the time of a request. A test shows that it still is."""

@@ -2,6 +2,9 @@
 
 urllib3's read timeout starts anew with every byte that arrives, so a server that sends one byte a second is never
 too slow for it. Here the clock is set once an answer, and every read of the socket gets only what is left of it.
+
+No answer is held in memory without a bound either: what is not an answer to the question becomes `S3Refusal` with what
+its first bytes tell, and an answer that is read whole for its caller may have `_LARGEST_ANSWER` bytes.
 """
 
 from __future__ import annotations
@@ -16,11 +19,32 @@ from contextlib import contextmanager
 from typing import Any
 
 import urllib3
+from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.response import BaseHTTPResponse
+from urllib3.response import BaseHTTPResponse, HTTPResponse
+
+from workers.backends.s3_answers import S3Answer, read_answer
 
 _SHORTEST_S = 0.001
+_CHUNK = 64 * 1024
+_LARGEST_REFUSAL = 64 * 1024
+_LARGEST_ANSWER = 8 * 1024 * 1024
+"""A page of a listing, at most: 1,000 keys of 1,024 bytes, escaped, with what else is said of each."""
+_MOST_TAGS = 100_000
+"""In such an answer. Elements take a hundred times the memory of their text."""
+
+
+class S3Refusal(Exception):
+    """The server answered, and not with what was asked for."""
+
+    def __init__(self, answer: S3Answer) -> None:
+        super().__init__(answer.said)
+        self.answer = answer
+
+
+class NotAnAnswer(urllib3.exceptions.ProtocolError):
+    """A success that can't be one: too large, or no document that S3 defines."""
 
 
 class _ClockedReader(io.RawIOBase):
@@ -74,7 +98,7 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class ClockedPool(urllib3.PoolManager):
-    """Connections to one server, kept alive; no retries and no redirects of its own. Thread-safe.
+    """Connections to one server, kept alive; no retries of its own, and no redirect is ever followed. Thread-safe.
 
     Args:
         connections: how many may be open; a request above that waits for one, on its own clock.
@@ -105,5 +129,58 @@ class ClockedPool(urllib3.PoolManager):
         until = getattr(self._clock, "until", None)
         left = self._request_s if until is None else max(_SHORTEST_S, until - time.monotonic())
         timeout = urllib3.Timeout(connect=min(self._connect_s, left), read=left)
-        clocked = {**kwargs, "timeout": timeout, "pool_timeout": left, "retries": False}
-        return super().urlopen(method, url, redirect=False, **clocked)
+        whole = kwargs.pop("preload_content", True)
+        clocked = {**kwargs, "timeout": timeout, "pool_timeout": left, "retries": False, "preload_content": False}
+        answer = super().urlopen(method, url, redirect=False, **clocked)
+        if not 200 <= answer.status < 300:
+            raise S3Refusal(_refusal(answer))
+        return _held(answer) if whole else answer
+
+
+def _refusal(answer: BaseHTTPResponse) -> S3Answer:
+    """Of a body that breaks off or does not end, what came of it has to do: the status is known."""
+    body = bytearray()
+    try:
+        while len(body) < _LARGEST_REFUSAL and (chunk := answer.read1(_CHUNK, decode_content=False)):
+            body += chunk
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException):
+        pass
+    finally:
+        _let_go(answer)
+    return read_answer(answer.status, bytes(body[:_LARGEST_REFUSAL]), answer.headers.get("Date", ""))
+
+
+def _held(answer: BaseHTTPResponse) -> HTTPResponse:
+    """The same answer with its body in memory, which any XML parser may be given."""
+    body = io.BytesIO()
+    try:
+        while chunk := answer.read1(_CHUNK, decode_content=False):
+            body.write(chunk)
+            if body.tell() > _LARGEST_ANSWER:
+                raise NotAnAnswer(f"an answer of more than {_LARGEST_ANSWER} bytes")
+    finally:
+        _let_go(answer)
+    text = body.getvalue()
+    if not _harmless(text):
+        raise NotAnAnswer("a document that S3 does not define")
+    headers = HTTPHeaderDict(answer.headers)
+    for name in ("Content-Encoding", "Transfer-Encoding"):
+        headers.pop(name, None)
+    return HTTPResponse(io.BytesIO(text), headers, answer.status, enforce_content_length=False)
+
+
+def _harmless(text: bytes) -> bool:
+    """No entities that grow, no depth or number of elements that does, and text in UTF-8."""
+    if b"<!" in text or text.count(b"<") > _MOST_TAGS:
+        return False
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _let_go(answer: BaseHTTPResponse) -> None:
+    """Back to the pool if it was read to its end; its connection is closed otherwise."""
+    answer.close()
+    answer.release_conn()

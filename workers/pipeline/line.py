@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from schemas.dead_letter import Failure
+from schemas.dead_letter import Failure, Reason
 from workers import metrics
 from workers.errors import Gone, Rejected, Superseded, Unavailable
 from workers.pipeline import tracing
@@ -358,16 +358,19 @@ class Line:
 
     def _verdict(self, task: Task, error: Unavailable, now: float) -> Rejected | None:
         """Whether the object is to blame, because the store gives others of its bucket."""
-        return self._refused(task) if error.forbidden else self._unreadable(task, error, now)
+        if error.fault in ("forbidden", "refused", "object"):
+            return self._refused(task, error)
+        return self._unreadable(task, error, now)
 
-    def _refused(self, task: Task) -> Rejected | None:
+    def _refused(self, task: Task, error: Unavailable) -> Rejected | None:
         """Refused twice, because credentials that expire let the first object of many look like the only one."""
         assert task.first_failure_at is not None
         since = task.first_failure_at
         if self.neighbours.closed(task.event.bucket):
             since -= self._options.unreadable_after_s
         if task.attempts and self.neighbours.has_read(task.event.bucket, since=since):
-            return Rejected("fetch", "forbidden", "the store refuses this object and gives others of its bucket")
+            reason: Reason = "forbidden" if error.fault == "forbidden" else "unreadable"
+            return Rejected("fetch", reason, f"{error.detail}, while others of its bucket are given")
         return None
 
     def _unreadable(self, task: Task, error: Unavailable, now: float) -> Rejected | None:
@@ -380,7 +383,7 @@ class Line:
         if not self.neighbours.has_read(task.event.bucket, since=since):
             return None
         others = "while others of its bucket could be read"
-        if error.too_slow:
+        if error.fault == "too-slow":
             return Rejected("fetch", "fetch-too-slow", f"came to no end in its time for {failed_for:.0f} s, {others}")
         return Rejected("fetch", "unreadable", f"failed for {failed_for:.0f} s {others}")
 

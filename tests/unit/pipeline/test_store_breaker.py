@@ -112,10 +112,10 @@ def test_one_object_that_always_fails_is_dead_lettered_and_keeps_nobody_from_ask
 
 
 def test_an_object_that_comes_to_no_end_in_its_time_again_and_again_is_too_slow() -> None:
-    """Guard: Unavailable.too_slow. Without it nobody learns that the store did answer."""
+    """Guard: Unavailable.fault. Without it nobody learns that the store did answer."""
     hand = ByHand(unreadable_after_s=60.0)
     hand.put("slow.png", *keys(20))
-    hand.store.fail(BUCKET, "slow.png", Unavailable("s3", "no whole answer in time", too_slow=True))
+    hand.store.fail(BUCKET, "slow.png", Unavailable("s3", "no whole answer in time", fault="too-slow"))
     hand.events("slow.png")
     for key in keys(20):
         hand.events(key)
@@ -126,7 +126,7 @@ def test_an_object_that_comes_to_no_end_in_its_time_again_and_again_is_too_slow(
 def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden() -> None:
     hand = ByHand()
     hand.put("good.png", "bad.png")
-    hand.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 403", forbidden=True))
+    hand.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 403", fault="forbidden"))
     hand.events("good.png", "bad.png")
     hand.turn()
     assert reasons(hand) == []
@@ -140,7 +140,7 @@ def test_credentials_that_expire_under_load_dead_letter_nobody() -> None:
     hand.put("good.png", *keys(50))
     hand.events("good.png")
     hand.turn()
-    hand.store.fail(BUCKET, None, Unavailable("s3", "HTTP 403", forbidden=True))
+    hand.store.fail(BUCKET, None, Unavailable("s3", "HTTP 403", fault="forbidden"))
     hand.events(*keys(50))
     hand.turns(60)
     assert reasons(hand) == []
@@ -156,7 +156,7 @@ def test_what_was_refused_before_others_were_given_is_forbidden_even_if_there_ar
     refused = keys(30, "secret")
     hand.put("good.png", *refused)
     for key in refused:
-        hand.store.fail(BUCKET, key, Unavailable("s3", "HTTP 403", forbidden=True))
+        hand.store.fail(BUCKET, key, Unavailable("s3", "HTTP 403", fault="forbidden"))
     hand.events(*refused)
     hand.turns(60)
     assert reasons(hand) == []

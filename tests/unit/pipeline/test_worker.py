@@ -271,7 +271,7 @@ def test_an_object_that_is_refused_while_others_read_is_dead_lettered_at_once() 
     rig = Rig()
     rig.put("good.png", BLUE)
     rig.put("bad.png", RED)
-    rig.store.fail(BUCKET, "bad.png", Unavailable("s3", "403", forbidden=True))
+    rig.store.fail(BUCKET, "bad.png", Unavailable("s3", "403", fault="forbidden"))
     rig.send(rig.event("good.png"))
     with rig.running():
         rig.settled()

@@ -1,0 +1,69 @@
+"""Whose fault an S3 error is, for every code that S3 defines."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from workers.backends.s3_answers import KNOWN_CODES, S3Answer, advice, meaning, read_answer
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (400, "RequestTimeout", "service"),
+        (403, "RequestTimeTooSkewed", "service"),
+        (503, "SlowDown", "service"),
+        (409, "OperationAborted", "service"),
+        (403, "InvalidAccessKeyId", "access"),
+        (400, "ExpiredToken", "access"),
+        (301, "PermanentRedirect", "access"),
+        (404, "NoSuchBucket", "access"),
+        (403, "AccessDenied", "forbidden"),
+        (403, "AllAccessDisabled", "forbidden"),
+        (403, "SignatureDoesNotMatch", "refused"),
+        (400, "InvalidRequest", "refused"),
+        (400, "KMS.DisabledException", "refused"),
+        (403, "InvalidObjectState", "object"),
+        (400, "KeyTooLongError", "object"),
+        (400, "InvalidArgument", "object"),
+        (404, "NoSuchKey", "gone"),
+        (404, "NoSuchVersion", "gone"),
+        (405, "MethodNotAllowed", "gone"),
+        (412, "PreconditionFailed", "superseded"),
+        (501, "NotImplemented", "service"),
+        (418, "", "refused"),
+        (403, "", "forbidden"),
+        (599, "", "service"),
+    ],
+)
+def test_a_code_means(status: int, code: str, expected: str) -> None:
+    assert meaning(S3Answer(status, code)) == expected
+
+
+def test_a_code_means_the_same_whatever_the_status() -> None:
+    for code in KNOWN_CODES - {"InvalidArgument"}:
+        assert len({meaning(S3Answer(status, code)) for status in (200, 301, 400, 403, 404, 409, 500, 503)}) == 1
+
+
+def test_a_body_is_read_for_its_code_and_message_alone() -> None:
+    body = (
+        b"<?xml version='1.0'?><s3:Error xmlns:s3='x'><s3:Code> SlowDown </s3:Code><s3:Message>a &lt;b\n</s3:Message>"
+    )
+    assert read_answer(503, body, "now") == S3Answer(503, "SlowDown", "a <b", "now")
+    assert read_answer(503, b"\xff\x00<Code>" + b"x" * 500) == S3Answer(503, "x" * 100)
+    assert read_answer(503, b"") == S3Answer(503)
+
+
+@pytest.mark.parametrize("worst", [b"<Code>", b"<Code> ", b"<a:Code>  ", b"<aaaaaaaaaaaaaaaa", b"<Message>", b"<"])
+def test_reading_a_body_takes_time_by_its_length(worst: bytes) -> None:
+    began = time.monotonic()
+    read_answer(500, worst * (1_000_000 // len(worst)))
+    assert time.monotonic() - began < 1.0
+
+
+def test_advice_names_endpoint_and_remedy_and_no_markup_of_the_stores() -> None:
+    said = advice("http://s3:1", "photos", S3Answer(403, "SignatureDoesNotMatch", "x" * 200))
+    assert said == "http://s3:1: the secret key does not fit the access key: correct TAGSTREAM_S3_SECRET_KEY"
+    assert "TAGSTREAM_S3_ENDPOINT" in advice("http://s3:1", "photos", S3Answer(404))

@@ -1,0 +1,148 @@
+"""What an S3 store's answer means, by the error code that S3 defines for it; by HTTP status where it names none.
+
+The same status stands for very different things: 403 is a wrong key, a clock that is off, an archived object or a
+policy, and 400 a request that timed out, an expired token or an object that is encrypted with a key of its owner's.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from workers.errors import Fault
+
+Meaning: TypeAlias = Fault | Literal["gone", "superseded"]
+
+TOO_SKEWED: Final = "RequestTimeTooSkewed"
+
+_CODES_OF: Final[Mapping[Meaning, str]] = {
+    "gone": "NoSuchKey NoSuchVersion",
+    "superseded": "PreconditionFailed",
+    # It fails, or asks for patience.
+    "service": """
+        InternalError ServiceUnavailable SlowDown SlowDownRead SlowDownWrite Busy ServerBusy RequestTimeout
+        RequestTimeTooSkewed RequestLimitExceeded BandwidthLimitExceeded Throttling ThrottlingException
+        TooManyRequests OperationAborted OperationTimedOut ConditionalRequestConflict RestoreAlreadyInProgress
+        ResponseInterrupted ConnectionClosedByRequester IncompleteBody ClientTokenConflict
+        XMinioServerNotInitialized XMinioBackendDown XMinioStorageFull XMinioReadQuorum XMinioWriteQuorum
+        """,
+    # Whoever asks, or where, is wrong, whatever object is asked for.
+    "access": """
+        InvalidAccessKeyId ExpiredToken InvalidToken InvalidSecurity TokenRefreshRequired TokenCodeInvalidError
+        MissingAuthenticationToken MissingSecurityHeader MissingSecurityElement AccountProblem NotSignedUp
+        InvalidPayer UnexpectedIPError CredentialsNotSupported NotDeviceOwnerError DeviceNotActiveError
+        AuthorizationHeaderMalformed AuthorizationQueryParametersError UnsupportedSignature InvalidRegion
+        NoSuchBucket InvalidBucketName InvalidBucketState AllBucketAccessDisabled NoSuchAccessPoint
+        NoSuchMultiRegionAccessPoint InvalidAccessPoint InvalidAccessPointAliasError
+        PermanentRedirect PermanentRedirectControlError TemporaryRedirect Redirect IncorrectEndpoint EndpointNotFound
+        IllegalLocationConstraintException InvalidLocationConstraint InvalidHostHeader InvalidAddressingHeader
+        """,
+    # A policy, on one object or on all.
+    "forbidden": """
+        AccessDenied AccessForbidden AllAccessDisabled UnauthorizedAccess UnauthorizedAccessError Unauthorized Forbidden
+        """,
+    # About this object and no other: its key, its version, how it is stored.
+    "object": """
+        InvalidObjectState InvalidStorageClass ObjectNotInActiveTierError KeyTooLongError KeyTooLong InvalidURI
+        InvalidArgument InvalidVersionId InvalidObjectName XMinioInvalidObjectName XMinioInvalidResourceName
+        XMinioObjectTampered XMinioObjectExistsAsDirectory
+        SSECustomerKeyNotFound SSECustomerKeyMD5Mismatch InvalidEncryptionMethod InvalidEncryptionAlgorithmError
+        InvalidSSECustomerAlgorithm InvalidSSECustomerKey MissingSSECustomerKey ObjectTampered
+        """,
+}
+"""Every other code, as SignatureDoesNotMatch (an odd name can make our signature wrong) or InvalidRequest (an object
+that is encrypted with its owner's key, but also a way of signing that the store does not take), is "refused": only a
+comparison with other objects tells whose fault it is."""
+
+_MEANINGS: Final[Mapping[str, Meaning]] = {
+    code: meaning for meaning, codes in _CODES_OF.items() for code in codes.split()
+}
+
+KNOWN_CODES: Final[frozenset[str]] = frozenset(_MEANINGS)
+
+_CODE = re.compile(rb"<(?:[A-Za-z0-9]{1,16}:)?Code>\s{0,16}([A-Za-z0-9_.-]{1,100})")
+_MESSAGE = re.compile(rb"<(?:[A-Za-z0-9]{1,16}:)?Message>([^<]{1,200})")
+
+
+@dataclass(frozen=True, slots=True)
+class S3Answer:
+    """An answer that is not the thing that was asked for.
+
+    Args:
+        code: as S3 names it; empty: the body names none, as a proxy's.
+        message: at most 200 characters on one line.
+        date: the answer's own header.
+    """
+
+    status: int
+    code: str = ""
+    message: str = ""
+    date: str = ""
+
+    @property
+    def said(self) -> str:
+        """For a person: "HTTP 403 AccessDenied"."""
+        return f"HTTP {self.status} {self.code}".rstrip()
+
+
+def read_answer(status: int, body: bytes, date: str = "") -> S3Answer:
+    """The answer that this body tells. No XML parser: two elements are wanted, whatever else it holds."""
+    code, message = _CODE.search(body), _MESSAGE.search(body)
+    return S3Answer(
+        status,
+        code[1].decode() if code else "",
+        _line(message[1]) if message else "",
+        date,
+    )
+
+
+def meaning(answer: S3Answer) -> Meaning:
+    """Whose fault it is, as far as this one answer tells."""
+    if answer.code == "InvalidArgument" and "version id" in answer.message.lower():
+        return "gone"  # an ill-formed version id, which has no code of its own
+    if answer.code in _MEANINGS:
+        return _MEANINGS[answer.code]
+    return _by_status(answer.status, answer.code)
+
+
+def _by_status(status: int, code: str) -> Meaning:
+    if status >= 500 or status in (408, 425, 429):
+        return "service"
+    if status == 405:  # the version that is asked for is a delete marker
+        return "gone"
+    if status == 412:
+        return "superseded"
+    return "forbidden" if status in (401, 403) and not code else "refused"
+
+
+def advice(endpoint: str, bucket: str, answer: S3Answer) -> str:
+    """What to do about a refusal, if not one object but every object meets it. One sentence with the endpoint."""
+    about_region = "the bucket is in another region: correct TAGSTREAM_S3_REGION"
+    about_key = "it does not know the access key: correct TAGSTREAM_S3_ACCESS_KEY"
+    about_token = "the session token has expired or is wrong: renew the credentials"
+    known = {
+        "NoSuchBucket": f"the bucket {bucket!r} does not exist: make it, or correct TAGSTREAM_BUCKETS",
+        "InvalidAccessKeyId": about_key,
+        "SignatureDoesNotMatch": "the secret key does not fit the access key: correct TAGSTREAM_S3_SECRET_KEY",
+        "ExpiredToken": about_token,
+        "InvalidToken": about_token,
+        "TokenRefreshRequired": about_token,
+        "AccessDenied": f"these credentials may not read or list {bucket!r}: allow them s3:GetObject and s3:ListBucket "
+        "(without the latter an object that is gone looks like a forbidden one)",
+        TOO_SKEWED: "its clock and ours differ by minutes: set the clock of this machine",
+        "AuthorizationHeaderMalformed": about_region,
+        "PermanentRedirect": about_region,
+    }
+    if answer.code in known:
+        return f"{endpoint}: {known[answer.code]}"
+    if not answer.code:
+        return f"{endpoint}: {answer.said} that is not of an S3 store. Is TAGSTREAM_S3_ENDPOINT right?"
+    return f"{endpoint}: it answered {answer.code} for the bucket {bucket!r}: {answer.message}".rstrip(": ")
+
+
+def _line(raw: bytes) -> str:
+    text = html.unescape(raw.decode("utf-8", "replace"))
+    return "".join(letter if letter.isprintable() else " " for letter in text)[:200].strip()
