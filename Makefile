@@ -5,7 +5,7 @@
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack test lint bench bench-models parity chaos soak
+.PHONY: help install demo stack test lint bench bench-models parity chaos soak fuzz
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every picture of an image store\n" } \
@@ -51,3 +51,7 @@ chaos: install ## Break real servers and workers on purpose; writes build/chaos-
 soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 15 minutes)
 # + SOAK_STRIKES=100, SOAK_MINUTES=60 (at most), SOAK_SEED=1
 	@$(TIED) .venv/bin/python -m tests.chaos.soak
+
+fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md (10 minutes)
+# + MINUTES=10, SEED=1, ONLY=messages,images; what breaks a promise is kept in tests/fuzz/crashes
+	@$(TIED) .venv/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --only "$(ONLY)"

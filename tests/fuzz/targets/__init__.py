@@ -1,0 +1,8 @@
+"""Every target. A new one is a module here with a `TARGETS`, and its name in this list."""
+
+from __future__ import annotations
+
+from tests.fuzz.fuzzer import Target
+from tests.fuzz.targets import messages
+
+TARGETS: dict[str, Target] = {target.name: target for module in (messages,) for target in module.TARGETS}
