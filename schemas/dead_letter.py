@@ -7,6 +7,7 @@ in headers whose names begin with `tagstream-`. Clients that refuse nulls get em
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,10 @@ DETAILED_FAILURES = 100
 PREFIX: Final = "tagstream-"
 ONLY: Final = "tagstream-only"
 INPUT_KEY: Final = "tagstream-input-key"
-"""Header of enriched images and retractions: the producer's own record key."""
+"""Header of enriched images, retractions and skips: the producer's own record key, of at most 1,024 bytes."""
+INPUT_KEY_SHA256: Final = "tagstream-input-key-sha256"
+"""In its place for a longer key: the key's sha256, lower-case hex. One record may have a thousand outcomes."""
+INPUT_KEY_BYTES_MAX: Final = 1024
 
 _SCHEMA: Final = "dead-letter/1"
 _READ_MAX = 4_000
@@ -199,6 +203,15 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetter:
         raise ValueError(f"a dead letter without the header tagstream-{missing.args[0]}") from None
     except (ValidationError, ValueError) as error:
         raise ValueError(f"a dead letter with a header that does not read: {error}") from error
+
+
+def input_key(key: bytes | None) -> Headers:
+    """The header by which an outcome names its input record's key; none where that is null."""
+    if key is None:
+        return ()
+    if len(key) <= INPUT_KEY_BYTES_MAX:
+        return ((INPUT_KEY, key),)
+    return ((INPUT_KEY_SHA256, hashlib.sha256(key).hexdigest().encode()),)
 
 
 def only_indexes(headers: Headers) -> frozenset[int] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .dead_letter import INPUT_KEY, ONLY, PREFIX
+from .dead_letter import INPUT_KEY, INPUT_KEY_BYTES_MAX, INPUT_KEY_SHA256, ONLY, PREFIX
 
 _NATURAL: Final = {"type": "string", "pattern": "^[0-9]+$"}
 
@@ -30,7 +30,15 @@ OUTPUT_HEADERS: Final[dict[str, Any]] = {
     "type": "object",
     "properties": {
         "traceparent": TRACEPARENT,
-        INPUT_KEY: {"type": "string", "description": "The record key that the producer of the event chose."},
+        INPUT_KEY: {
+            "type": "string",
+            "description": f"The key of the input record, where it has at most {INPUT_KEY_BYTES_MAX:,} bytes.",
+        },
+        INPUT_KEY_SHA256: {
+            "type": "string",
+            "pattern": "^[0-9a-f]{64}$",
+            "description": "The sha256 of the key of the input record, where it is longer.",
+        },
     },
 }
 

@@ -58,6 +58,10 @@ class Entry:
     expected: int | None = None
     outcomes: dict[int, tuple[Rendered | Failure, ...]] = field(default_factory=dict)
     traces: dict[int, Headers] = field(default_factory=dict)
+    trace: Headers = ()
+    """What an outcome without a trace of its own inherits from the record; bounded, and found out once."""
+    input_key: Headers = ()
+    """What every outcome inherits from the record's key; bounded."""
     messages: tuple[Message, ...] | None = None
     after_commit: list[CacheWrite] = field(default_factory=list)
     counted: int = 0

@@ -15,7 +15,9 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
-from schemas.dead_letter import Failure, Reason
+from opentelemetry.trace import Span
+
+from schemas.dead_letter import Failure, Reason, input_key
 from workers import metrics
 from workers.errors import Gone, Rejected, Superseded, Unavailable
 from workers.pipeline import tracing
@@ -156,6 +158,8 @@ class Line:
     def _read(self, entry: Entry) -> list[Task]:
         """Parse a record; whatever needs no picture is done here."""
         screened = self._screen.read(entry.record)
+        entry.trace = tracing.inherited(entry.record.headers)
+        entry.input_key = input_key(entry.record.key)
         self.ledger.expect(entry, len(screened))
         tasks: list[Task] = []
         for index, item in enumerate(screened):
@@ -169,10 +173,16 @@ class Line:
 
     def _begin(self, entry: Entry, index: int, wanted: Wanted) -> Task:
         job = Job(coordinates(entry.record, index), entry.record.epoch, wanted.event)
-        task = Task(job, entry, wanted.profile, tracing.start(job, entry.record.headers))
-        entry.traces[index] = tracing.headers_of(task.span)
+        task = Task(job, entry, wanted.profile, self._span(entry, index, "annotate image"))
         self.stages.enter(task)
         return task
+
+    def _span(self, entry: Entry, index: int, name: str) -> Span:
+        """Begin an event's span, and let its outcomes carry it."""
+        span = tracing.start(name, coordinates(entry.record, index), entry.trace)
+        if carried := tracing.headers_of(span):
+            entry.traces[index] = carried
+        return span
 
     def _condemn(self, entry: Entry, index: int) -> None:
         """Twice the process died with this picture alone in hand."""
@@ -185,6 +195,7 @@ class Line:
         where = coordinates(entry.record, index)
         write = NOTHING
         outcome: Outcome
+        span = self._span(entry, index, "answer without the image")
         if isinstance(item, Removed):
             outcome = self._renderer.retraction(where, item.event)
             write = self._recall.removal(item.event)
@@ -193,6 +204,7 @@ class Line:
         else:
             assert isinstance(item, Failure)
             outcome = item
+        tracing.end(span, "done")
         self.finish_inbox.put(Done(entry, index, (outcome,), write))
 
     def _recall_by_source(self, tasks: Sequence[Task]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from schemas.dead_letter import INPUT_KEY, Failure, dead_letter_headers, strip_own_headers, without_nulls
+from schemas.dead_letter import Failure, dead_letter_headers, strip_own_headers, without_nulls
 from schemas.enriched_image import (
     Cache,
     CaptionText,
@@ -27,7 +27,6 @@ from schemas.enriched_image import (
 )
 from schemas.image_event import ImageEvent
 from workers import metrics
-from workers.pipeline import tracing
 from workers.pipeline.annotate import guide_names
 from workers.pipeline.answers import scores_of
 from workers.pipeline.ledger import Entry, Rendered
@@ -231,17 +230,15 @@ class Renderer:
         topic = self._options.skipped_topic if isinstance(outcome, Skip) else self._options.output_topic
         if not topic:
             return None
-        headers = entry.traces.get(index) or tracing.inherited(entry.record.headers)
-        if entry.record.key is not None:
-            headers = (*headers, (INPUT_KEY, entry.record.key))
+        headers = (*entry.traces.get(index, entry.trace), *entry.input_key)
         return Message(topic, outcome.message_key, outcome.to_bytes(), headers)
 
     def _dead_letter(self, entry: Entry, failures: Sequence[Failure]) -> Message:
-        """The original's bytes with our headers; without its value where it would not fit."""
+        """The original's bytes with our headers; without its value where it would not fit, or with nothing of it."""
         record = entry.record
         original = without_nulls(record.key, record.value, strip_own_headers(record.headers))
 
-        def added(truncated: bool) -> Headers:
+        def added(truncated: bool, nulls: Sequence[str] = original.nulls) -> Headers:
             return dead_letter_headers(
                 topic=record.partition.topic,
                 partition=record.partition.number,
@@ -255,7 +252,7 @@ class Renderer:
                     for role, model in (("tagger", self._models.tagger), ("captioner", self._models.captioner))
                     if model is not None
                 },
-                nulls=original.nulls,
+                nulls=nulls,
                 truncated=truncated,
             )
 
@@ -266,7 +263,8 @@ class Renderer:
         without_value = Message(topic, original.key, b"", original.headers + added(True))
         if without_value.size <= self._limits[topic]:
             return without_value
-        return Message(topic, b"", b"", added(True))
+        # A record can hold a million null headers, and to name them takes more than to hold them.
+        return Message(topic, b"", b"", added(True, [name for name in original.nulls if name in ("key", "value")]))
 
     def count(self, outcomes: Sequence[Rendered | Failure]) -> None:
         """Note committed outcomes in the metrics."""

@@ -1,37 +1,60 @@
-"""One trace per event, carried through the headers of its records (W3C Trace Context)."""
+"""One trace for each event, carried on through the headers of its outcomes (W3C Trace Context).
+
+Where we trace, an event's span is the root of a new trace that links to the producer's, as OpenTelemetry's messaging
+conventions have it: so our own sampler decides what is recorded, and no producer.
+"""
 
 from __future__ import annotations
 
+import re
+
 from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, Span, SpanKind
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from workers.vocabulary import Headers, Job
+from workers.vocabulary import Coordinates, Headers
+
+TRACESTATE_BYTES_MAX = 512
+"""W3C Trace Context asks everybody to pass on so many."""
 
 _tracer = trace.get_tracer("tagstream")
 _propagator = TraceContextTextMapPropagator()
-_NAMES = ("traceparent", "tracestate")
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile(rb"[ -~]{1,%d}" % TRACESTATE_BYTES_MAX)
 
 
 def inherited(headers: Headers) -> Headers:
-    """The trace headers of an input record, as they came."""
-    return tuple((name, value) for name, value in headers if name in _NAMES and value is not None)
+    """The trace context of an input record as far as it may be passed on unchanged; else nothing.
+
+    That is one valid traceparent, and beside it at most one tracestate of at most 512 bytes.
+    """
+    parents = _values(headers, "traceparent")
+    if len(parents) != 1 or not _TRACEPARENT.fullmatch(parents[0]):
+        return ()
+    states = _values(headers, "tracestate")
+    if len(states) != 1 or not _TRACESTATE.fullmatch(states[0]):
+        return (("traceparent", parents[0]),)
+    return (("traceparent", parents[0]), ("tracestate", states[0]))
 
 
-def start(job: Job, headers: Headers) -> Span:
-    """Begin the span of one event, a child of the one in its record's headers."""
-    carrier = {name: (value or b"").decode("ascii", "replace") for name, value in inherited(headers)}
-    span = _tracer.start_span("annotate image", _propagator.extract(carrier), SpanKind.CONSUMER)
+def start(name: str, where: Coordinates, producer: Headers) -> Span:
+    """Begin the span of one event, a root that links to the producer's.
+
+    Args:
+        producer: trace headers as `inherited` gives them.
+    """
+    span = _tracer.start_span(name, Context(), SpanKind.CONSUMER, links=_links(producer))
     if span.is_recording():
         span.set_attribute("messaging.system", "kafka")
-        span.set_attribute("messaging.destination.name", job.coordinates.topic)
-        span.set_attribute("messaging.destination.partition.id", str(job.coordinates.partition))
-        span.set_attribute("messaging.kafka.offset", job.coordinates.offset)
+        span.set_attribute("messaging.destination.name", where.topic)
+        span.set_attribute("messaging.destination.partition.id", str(where.partition))
+        span.set_attribute("messaging.kafka.offset", where.offset)
     return span
 
 
 def headers_of(span: Span) -> Headers:
-    """Trace headers for what comes out of this span; empty when there is no trace."""
+    """Trace headers for what comes out of this span; empty where nothing is traced."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, trace.set_span_in_context(span))
     return tuple((name, value.encode()) for name, value in carrier.items())
@@ -40,3 +63,13 @@ def headers_of(span: Span) -> Headers:
 def end(span: Span, how: str) -> None:
     span.set_attribute("tagstream.end", how)
     span.end()
+
+
+def _values(headers: Headers, name: str) -> list[bytes]:
+    return [value or b"" for found, value in headers if found == name]
+
+
+def _links(producer: Headers) -> list[Link]:
+    carrier = {name: (value or b"").decode("ascii") for name, value in producer}
+    context = trace.get_current_span(_propagator.extract(carrier, Context())).get_span_context()
+    return [Link(context)] if context.is_valid else []

@@ -1,13 +1,18 @@
-"""One trace per event across headers, one span per batch with links to its pictures."""
+"""One trace for each event across headers, one span for each batch with links to its pictures."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from typing import Any
+
+import pytest
 
 from tests.unit.pipeline.rig import OUT, Rig
 from tests.unit.pipeline.traced import PARENT
+from workers.pipeline.tracing import inherited
+from workers.vocabulary import Headers
 
 
 def test_without_a_tracer_the_producers_trace_passes_through() -> None:
@@ -21,13 +26,61 @@ def test_without_a_tracer_the_producers_trace_passes_through() -> None:
     assert dict(record.headers)["tracestate"] == b"vendor=1"
 
 
-def test_with_a_tracer_every_event_has_a_span_in_the_producers_trace_and_batches_link_to_them() -> None:
+STATE = b"v=" + b"1" * 510
+ZERO_TRACE = b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01"
+ZERO_SPAN = b"00-0af7651916cd43dd8448eb211c80319c-" + b"0" * 16 + b"-01"
+GOOD = ("traceparent", PARENT.encode())
+
+
+@pytest.mark.parametrize(
+    ("headers", "passed"),
+    [
+        ((), ()),
+        ((GOOD,), (GOOD,)),
+        ((("tracestate", STATE), ("other", b"1"), GOOD), (GOOD, ("tracestate", STATE))),
+        ((GOOD, ("tracestate", STATE + b"1")), (GOOD,)),
+        ((GOOD, ("tracestate", b"v=\xff")), (GOOD,)),
+        ((GOOD, ("tracestate", b"")), (GOOD,)),
+        ((GOOD, ("tracestate", None)), (GOOD,)),
+        ((GOOD, ("tracestate", b"v=1"), ("tracestate", b"v=2")), (GOOD,)),
+        ((("tracestate", STATE),), ()),
+        ((GOOD, GOOD), ()),
+        ((("traceparent", None),), ()),
+        ((("traceparent", PARENT.encode() + b"\n"),), ()),
+        ((("traceparent", PARENT.encode() * 10_000),), ()),
+        ((("traceparent", PARENT.upper().encode()),), ()),
+        ((("traceparent", b"ff" + PARENT.encode()[2:]),), ()),
+        ((("traceparent", ZERO_TRACE),), ()),
+        ((("traceparent", ZERO_SPAN),), ()),
+    ],
+)
+def test_a_producers_trace_context_passes_as_far_as_it_is_valid_and_short(headers: Headers, passed: Headers) -> None:
+    assert inherited(headers) == passed
+
+
+@pytest.fixture(scope="module")
+def traced() -> Any:
     command = [sys.executable, "-m", "tests.unit.pipeline.traced"]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+    return json.loads(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout)
+
+
+def test_with_a_tracer_every_event_is_a_trace_of_its_own_that_links_to_the_producers(traced: Any) -> None:
     _, trace_id, producer, _ = PARENT.split("-")
-    events = [span for span in found["spans"] if span["name"] == "annotate image"]
-    assert [(span["trace"], span["parent"]) for span in events] == [(trace_id, producer)] * 3
-    ids = {span["span"] for span in events}
-    batches = [span for span in found["spans"] if span["name"] == "annotate batch"]
+    events = [span for span in traced["spans"] if span["name"] != "annotate batch"]
+    assert len(events) == 5
+    assert len({span["trace"] for span in events} - {trace_id}) == 5
+    assert [span["parent"] for span in events] == [None] * 5
+    linked = [list(zip(span["linked traces"], span["links"], strict=True)) for span in events]
+    assert sorted(linked) == [[], *[[(trace_id, producer)]] * 4]
+
+
+def test_with_a_tracer_every_outcome_carries_its_events_own_span(traced: Any) -> None:
+    ids = {span["span"] for span in traced["spans"] if span["name"] != "annotate batch"}
+    assert len(traced["sent"]) == 5
+    assert {value.split("-")[2] for value in traced["sent"]} == ids
+
+
+def test_batches_link_to_the_spans_of_their_pictures(traced: Any) -> None:
+    ids = [span["span"] for span in traced["spans"] if span["name"] == "annotate image"]
+    batches = [span for span in traced["spans"] if span["name"] == "annotate batch"]
     assert sorted(link for batch in batches for link in batch["links"]) == sorted(ids)
-    assert {value.split("-")[2] for value in found["sent"]} == ids

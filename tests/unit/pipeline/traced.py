@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.unit.pipeline.rig import OUT, Rig
+from tests.unit.pipeline.rig import OUT, SKIPPED, Rig
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -24,6 +24,8 @@ def main() -> None:
     for number in range(3):
         rig.put(f"{number}.png", (100 + number, 0, 0))
         rig.send(rig.event(f"{number}.png"), headers=(("traceparent", PARENT.encode()),))
+    rig.send(rig.notification("gone.png", name="ObjectRemoved:Delete"), headers=(("traceparent", PARENT.encode()),))
+    rig.send(rig.notification("0.png", name="ObjectTagging:Put"), headers=(("traceparent", b"of no form"),))
     with rig.running():
         rig.settled()
     spans = [
@@ -33,10 +35,15 @@ def main() -> None:
             "span": f"{span.context.span_id:016x}" if span.context else "",
             "parent": f"{span.parent.span_id:016x}" if span.parent else None,
             "links": [f"{link.context.span_id:016x}" for link in span.links],
+            "linked traces": [f"{link.context.trace_id:032x}" for link in span.links],
         }
         for span in exporter.get_finished_spans()
     ]
-    sent = [dict(record.headers).get("traceparent") or b"" for record in rig.broker.visible(OUT)]
+    sent = [
+        dict(record.headers).get("traceparent") or b""
+        for topic in (OUT, SKIPPED)
+        for record in rig.broker.visible(topic)
+    ]
     json.dump({"spans": spans, "sent": [value.decode() for value in sent]}, sys.stdout)
 
 
