@@ -50,7 +50,6 @@ _KAFKA_TRIGGER = _object(
         "topicFromEnv": _TEXT,
         "offsetResetPolicy": {"enum": ["earliest", "latest"]},
         "allowIdleConsumers": _FLAG,
-        "excludePersistentLag": _FLAG,
         "ensureEvenDistributionOfPartitions": _FLAG,
         "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
         "tls": {"enum": ["enable", "disable"]},

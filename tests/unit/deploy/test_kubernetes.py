@@ -45,6 +45,7 @@ COMBINATIONS = [
     (),
     ("otlp", "pod-monitor", "bundles", "kafka-sasl-tls"),
     ("otlp", "pod-monitor", "bundles", "kafka-mtls"),
+    ("otlp", "egress", "several-topics"),
     ("kafka-sasl-tls", "fixed-size"),
     ("fixed-size",),
 ]
@@ -228,6 +229,35 @@ def test_selectors_choose_the_workers_and_nothing_else(manifests: Sequence[Manif
     for selector in selectors:
         assert selector["matchLabels"].items() <= labels
         assert "app.kubernetes.io/name" in selector["matchLabels"]
+
+
+def test_nobody_calls_a_worker_but_who_scrapes_it(manifests: Sequence[Manifest], worker: Manifest) -> None:
+    policy = the(manifests, "NetworkPolicy")["spec"]
+    pod = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= pod.items()
+    assert policy["policyTypes"] == ["Ingress"]
+    (rule,) = policy["ingress"]
+    assert [port["port"] for port in rule["ports"]] == [port["name"] for port in worker["ports"]]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+
+
+def test_a_worker_may_call_its_neighbours_and_nobody_else() -> None:
+    """Each address in the files' own settings, `name.namespace.svc:port`, has its rule, and each rule but DNS's one."""
+    manifests = overlay("cpu", "otlp", "egress")
+    (policy,) = [each["spec"] for each in manifests if each["metadata"]["name"] == "tagstream-egress"]
+    pod = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= pod.items()
+    assert policy["policyTypes"] == ["Egress"]
+    allowed = {
+        (peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], port["port"])
+        for rule in policy["egress"]
+        for peer in rule["to"]
+        for port in rule["ports"]
+    }
+    settings_text = " ".join([*pod_environment(manifests, SECRET_VALUES).values(), "redis://valkey.valkey.svc:6379/0"])
+    called = {(space, int(port)) for space, port in re.findall(r"\.([a-z-]+)\.svc:(\d+)", settings_text)}
+    assert len(called) == 4
+    assert allowed == called | {("kafka", 9093), ("kube-system", 53)}
 
 
 def test_a_node_can_always_be_drained(manifests: Sequence[Manifest]) -> None:
