@@ -187,7 +187,7 @@ PARTITIONS = ObservedGauge(
 )
 CACHE = Counter("tagstream_cache_lookups", "Cache look-ups by level and answer", labels=("level", "answer"))
 CACHE_ERRORS = Counter(
-    "tagstream_cache_errors", "Cache calls given up, by cause; each one is a miss", labels=("cause",)
+    "tagstream_cache_errors", "Cache calls given up and values refused, by cause; each one is a miss", labels=("cause",)
 )
 COALESCED = Counter("tagstream_coalesced", "Pictures that took the answer of an equal one in flight")
 BREAKERS = ObservedGauge(

@@ -162,7 +162,7 @@ class ResultCache(Protocol):
         ...
 
     def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
-        """Keep plain values and hash fields for the configured time to live."""
+        """Keep plain values and hash fields for the configured time to live; none of more than 1 MiB."""
         ...
 
     def forget(self, hashes: Sequence[str]) -> None:

@@ -137,21 +137,30 @@ def test_a_cache_that_evicts_its_level(line: SharedLine, account: Account, strai
     assert {(image.cache.source, image.cache.tags) for image in second.images} == {(source, content)}
 
 
-def test_a_cache_with_values_of_an_older_version(line: SharedLine, account: Account, straight: redis.Redis) -> None:
-    """Guards: scores carry their format's mark and facts have exactly today's fields; an unreadable one is a miss, and
-    never an answer or the worker's end."""
+OF_AN_OLDER_VERSION = (b"tss0" + struct.pack("<Iif", 1, 0, 0.99), {"sha256": "0" * 64, "size": 10})
+PLAUSIBLE = (b"tss1" + struct.pack("<Iif", 1, 0, 7.5), None)
+HUGE = (bytes(60_000_000), {"sha256": "0" * 60_000_000})
+
+
+@pytest.mark.parametrize("values", [OF_AN_OLDER_VERSION, PLAUSIBLE, HUGE], ids=["older", "plausible", "huge"])
+def test_a_cache_with_wrong_values(
+    line: SharedLine, account: Account, straight: redis.Redis, values: tuple[bytes, dict[str, object] | None]
+) -> None:
+    """Guards: scores carry their format's mark and are scores, facts have exactly today's fields and could be
+    published, and what is larger than any of ours is not read; such a value is a miss, and never an answer or the
+    worker's end."""
     given = fresh(line, 6)
     line.send(given)
     line.committed()
-    older_scores = b"tss0" + struct.pack("<Iif", 1, 0, 0.99)
-    older_facts = json.dumps({"sha256": "0" * 64, "size": 10}).encode()
+    wrong_scores, wrong_facts = values
     scores = list(straight.scan_iter("tagstream:*:scores:*"))
     sources = list(straight.scan_iter("tagstream:*:source:*"))
     for key in scores:
-        straight.set(key, older_scores)
+        straight.set(key, wrong_scores)
     for key in sources:
         for name in straight.hkeys(key):
-            straight.hset(key, name, older_facts)
+            facts = json.loads(straight.hget(key, name) or b"") | {"width": -1} if wrong_facts is None else wrong_facts
+            straight.hset(key, name, json.dumps(facts))
     assert len(scores) >= 6
     assert len(sources) >= 6
     account.landed()

@@ -107,3 +107,10 @@ def test_more_than_one_round_trip_holds_is_remembered_and_recalled(cache: Result
     cache.remember(values, fields)
     assert cache.recall(list(values)) == list(values.values())
     assert cache.recall_fields(list(fields)) == list(fields.values())
+
+
+def test_a_value_of_more_than_a_mebibyte_is_not_kept(cache: ResultCache, unique: Named) -> None:
+    key, name = unique("key"), unique("hash")
+    cache.remember({key: bytes(2**20 + 1)}, {(name, "large"): bytes(2**20 + 1), (name, "largest"): bytes(2**20)})
+    assert cache.recall([key]) == [None]
+    assert cache.recall_fields([(name, "large"), (name, "largest")]) == [None, bytes(2**20)]

@@ -21,6 +21,8 @@ from workers.vocabulary import StoredObject
 
 Kept = TypeVar("Kept")
 
+_MAX_VALUE_BYTES = 1024 * 1024
+
 
 class ManualClock:
     """A clock that moves only when it is told to. `sleep` moves it and returns at once. Thread-safe."""
@@ -192,8 +194,12 @@ class MemoryResultCache:
             return
         with self._lock:
             until = self._clock.monotonic() + self._ttl_s
-            self._values.update({key: (until, value) for key, value in values.items()})
+            self._values.update(
+                {key: (until, value) for key, value in values.items() if len(value) <= _MAX_VALUE_BYTES}
+            )
             for (name, field), value in fields.items():
+                if len(value) > _MAX_VALUE_BYTES:
+                    continue
                 known = self._alive(self._hashes.get(name)) or {}
                 self._hashes[name] = (until, {**known, field: value})
 

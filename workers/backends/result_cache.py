@@ -12,20 +12,24 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from workers import metrics
+from workers.backends import resp
 from workers.backends.breaker import Breaker
 from workers.errors import Misconfigured, Unavailable
 
 Item = TypeVar("Item")
+Name = TypeVar("Name", str, tuple[str, str])
 Command: TypeAlias = tuple[str | bytes | int, ...]
 
-_CHUNK = 256
-"""Commands or keys sent at once."""
+_CHUNK = 128
+"""Keys, fields or values of one call: few enough for its time limit, though all be large, and for `resp`'s bounds."""
 
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.AuthenticationError, "auth"),
     (redis.exceptions.AuthorizationError, "auth"),
     (redis.exceptions.NoPermissionError, "auth"),
     (redis.exceptions.TimeoutError, "timeout"),
+    (TimeoutError, "timeout"),
+    (resp.TooLarge, "too-large"),
     (redis.exceptions.BusyLoadingError, "loading"),
     (redis.exceptions.ConnectionError, "connection"),
     (OSError, "connection"),
@@ -46,12 +50,15 @@ class RedisResultCache:
     """`ports.ResultCache` on one Redis server. Thread-safe.
 
     A call that fails opens a breaker: from then on calls are misses at once, until a probe in a thread of its own has
-    had an answer. So a server that hangs costs a caller `timeout_s` once, and no caller is ever spent on probing.
+    had an answer. So a server that hangs costs a caller `timeout_s` once, and no caller is ever spent on probing. A
+    value that is larger than any of ours opens nothing: it is the fault of whoever wrote it, and our next write puts
+    things right.
 
     Args:
         url: redis://, rediss:// or unix://; may hold a password, which is never shown.
         ttl_s: how long entries live; a hash lives so long from its last write.
-        timeout_s: for a connection, for an answer, and for a free connection.
+        timeout_s: wall clock of one call (of at most `_CHUNK` entries) from connecting to its last byte; and how long
+            a free connection is waited for.
         connections: how many may be open.
 
     Raises:
@@ -66,31 +73,35 @@ class RedisResultCache:
         self._breaker = Breaker(self._shown, self._answers)
 
     def recall(self, keys: Sequence[str]) -> list[bytes | None]:
-        answers = self._send([("MGET", *chunk) for chunk in _chunks(keys)])
-        return [value for chunk, answer in zip(_chunks(keys), answers, strict=True) for value in _values(answer, chunk)]
+        return [
+            value
+            for chunk in _chunks(keys)
+            for [answer] in [self._call([("MGET", *chunk)])]
+            for value in _values(answer, chunk)
+        ]
 
     def recall_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
-        hashes: dict[str, list[str]] = {}
-        for name, field in dict.fromkeys(fields):
-            hashes.setdefault(name, []).append(field)
-        answers = self._send([("HMGET", name, *names) for name, names in hashes.items()])
-        found = {
-            (name, field): value
-            for (name, names), answer in zip(hashes.items(), answers, strict=True)
-            for field, value in zip(names, _values(answer, names), strict=True)
-        }
+        found: dict[tuple[str, str], bytes | None] = {}
+        for chunk in _chunks(list(dict.fromkeys(fields))):
+            hashes: dict[str, list[str]] = {}
+            for name, field in chunk:
+                hashes.setdefault(name, []).append(field)
+            answers = self._call([("HMGET", name, *names) for name, names in hashes.items()])
+            for (name, names), answer in zip(hashes.items(), answers, strict=True):
+                found.update(zip(((name, field) for field in names), _values(answer, names), strict=True))
         return [found[pair] for pair in fields]
 
     def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
-        commands: list[Command] = [("SET", key, value, "PX", self._ttl_ms) for key, value in values.items()]
-        for (name, field), value in fields.items():
-            commands.append(("HSET", name, field, value))
-        for name in dict.fromkeys(name for name, _ in fields):
-            commands.append(("PEXPIRE", name, self._ttl_ms))
-        self._send(commands)
+        commands: list[Command] = [("SET", key, value, "PX", self._ttl_ms) for key, value in _kept(values).items()]
+        kept = _kept(fields)
+        commands += [("HSET", name, field, value) for (name, field), value in kept.items()]
+        commands += [("PEXPIRE", name, self._ttl_ms) for name in dict.fromkeys(name for name, _ in kept)]
+        for chunk in _chunks(commands):
+            self._call(chunk)
 
     def forget(self, hashes: Sequence[str]) -> None:
-        self._send([("DEL", *chunk) for chunk in _chunks(hashes)])
+        for chunk in _chunks(hashes):
+            self._call([("DEL", *chunk)])
 
     def close(self) -> None:
         self._breaker.close()
@@ -104,7 +115,8 @@ class RedisResultCache:
             Unavailable: no answer within `timeout_s`, or not Redis' answer.
         """
         try:
-            self._client.ping()
+            with resp.bounded(self._timeout_s):
+                self._client.ping()
         except _FAULTS as error:
             cause = _cause(error)
             if cause == "auth":
@@ -115,11 +127,9 @@ class RedisResultCache:
                 "Is TAGSTREAM_REDIS_URL right, and the server running?",
             ) from None
 
-    def _send(self, commands: Sequence[Command]) -> list[Any]:
+    def _call(self, commands: Sequence[Command]) -> list[Any]:
         """One answer a command; None where there is none. What went wrong is counted."""
-        answers: list[Any] = []
-        for chunk in _chunks(commands):
-            answers += self._pipeline(chunk) if self._breaker.closed() else _paused(chunk)
+        answers = self._pipeline(commands) if self._breaker.closed() else _paused(commands)
         return [self._unless_refused(answer) for answer in answers]
 
     def _pipeline(self, commands: Sequence[Command]) -> Sequence[Any]:
@@ -127,7 +137,11 @@ class RedisResultCache:
         for command in commands:
             pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
         try:
-            answers = pipeline.execute(raise_on_error=False)
+            with resp.bounded(self._timeout_s):
+                answers = pipeline.execute(raise_on_error=False)
+        except resp.TooLarge as error:
+            metrics.CACHE_ERRORS.add(cause=_cause(error))
+            return [None] * len(commands)
         except _FAULTS as error:
             cause = _cause(error)
             metrics.CACHE_ERRORS.add(cause=cause)
@@ -144,7 +158,8 @@ class RedisResultCache:
 
     def _answers(self) -> bool:
         try:
-            return bool(self._client.ping())
+            with resp.bounded(self._timeout_s):
+                return bool(self._client.ping())
         except _FAULTS:
             return False
 
@@ -175,8 +190,9 @@ def _pool(url: str, timeout_s: float, connections: int) -> redis.BlockingConnect
         raise Misconfigured(f"TAGSTREAM_REDIS_URL can't be read ({_shown(url)}): {error}") from None
     _settle(pool, timeout_s)
     try:
+        resp.bound(pool)
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing; names what it does not know
-    except (TypeError, ValueError, redis.exceptions.RedisError) as error:
+    except (TypeError, ValueError, LookupError, redis.exceptions.RedisError) as error:
         raise Misconfigured(f"TAGSTREAM_REDIS_URL has an option that does not work: {error}") from None
     return pool
 
@@ -212,6 +228,14 @@ def _cause(error: Exception) -> str:
 def _paused(commands: Sequence[Command]) -> list[None]:
     metrics.CACHE_ERRORS.add(cause="paused")
     return [None] * len(commands)
+
+
+def _kept(values: Mapping[Name, bytes]) -> dict[Name, bytes]:
+    """Without what would never be read back."""
+    kept = {name: value for name, value in values.items() if len(value) <= resp.MAX_VALUE_BYTES}
+    if len(kept) < len(values):
+        metrics.CACHE_ERRORS.add(len(values) - len(kept), cause="too-large")
+    return kept
 
 
 def _values(answer: Any, names: Sequence[str]) -> list[bytes | None]:

@@ -1,4 +1,5 @@
-"""What the cache's entries are called and how they are written. Anything that does not read back exactly is a miss.
+"""What the cache's entries are called and how they are written. What does not read back exactly, or is nothing that
+could be published, is a miss: Redis may hold what anybody wrote.
 
 Two levels (architecture: the cache). *Source*: a hash for each (bucket, key) with a field for each version id or
 etag gives the content's hash and its facts. *Content*: the content's hash and what worked on it give the scores
@@ -8,20 +9,30 @@ above the floor, or a caption.
 from __future__ import annotations
 
 import hashlib
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 import numpy as np
 import orjson
+from pydantic import ValidationError
 
+from schemas.enriched_image import CaptionText, ImageFacts, Source
 from schemas.image_event import ImageEvent
 from workers.ports import Captioner, Tagger
+from workers.settings import DECODABLE
 from workers.vocabulary import Caption, Facts, LabelScores, Subset
 
 _PREFIX = "tagstream:1"
 _SCORES = struct.Struct("<4sI")
 _MAGIC = b"tss1"
+
+_MAX_FACTS_BYTES = 16 * 1024
+_MAX_CAPTION_BYTES = 64 * 1024
+_SEQUENCER = re.compile(rb"[0-9A-Fa-f]{1,128}")
+_CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
+"""No caption of ours has them, and a terminal would obey them. Tabs and line feeds may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,10 @@ def sequencer_key(event: ImageEvent) -> str:
     return f"{_PREFIX}:sequencer:{event.bucket}/{event.key}"
 
 
+def unpack_sequencer(value: bytes | None) -> str | None:
+    return value.decode() if value is not None and _SEQUENCER.fullmatch(value) else None
+
+
 def tagger_key(tagger: Tagger) -> str:
     """Names everything that a tagger's scores depend on besides the picture."""
     return _digest(tagger.digest, repr(tagger.transform), tagger.precision, repr(tagger.floor))
@@ -74,16 +89,20 @@ def pack_facts(facts: Facts) -> bytes:
 
 
 def unpack_facts(value: bytes | None) -> Facts | None:
-    data = _json_object(value)
+    data = _json_object(value, _MAX_FACTS_BYTES)
     if data is None or set(data) != {field.name for field in fields(Facts)}:
         return None
-    numbers = ("size", "width", "height", "decode_bytes")
-    texts = ("sha256", "etag", "last_modified", "format")
-    if not all(type(data[name]) is int for name in numbers) or not all(type(data[name]) is str for name in texts):
+    names = ("sha256", "etag", "version_id", "last_modified")
+    decode_bytes = data["decode_bytes"]
+    if type(decode_bytes) is not int or decode_bytes < 0 or data["format"] not in DECODABLE:
         return None
-    if not isinstance(data["version_id"], str | None):
+    try:
+        Source.model_validate({"bucket": "b", "key": "k"} | {name: data[name] for name in names}, strict=True)
+        image = {"format": data["format"], "width": data["width"], "height": data["height"], "bytes": data["size"]}
+        ImageFacts.model_validate(image, strict=True)
+    except ValidationError:
         return None
-    return Facts(**data)  # type: ignore[arg-type]  # every type was looked at above
+    return Facts(**data)  # type: ignore[arg-type]  # every field was looked at above
 
 
 def pack_scores(scores: LabelScores) -> bytes:
@@ -101,7 +120,9 @@ def unpack_scores(value: bytes | None, labels: int) -> LabelScores | None:
         return None
     ids = np.frombuffer(value, "<i4", count, _SCORES.size).astype(np.int32)
     scores = np.frombuffer(value, "<f4", count, _SCORES.size + 4 * count).astype(np.float32)
-    if count and (ids.min() < 0 or ids.max() >= labels or not np.isfinite(scores).all()):
+    if not np.all((scores >= 0) & (scores <= 1)):  # written so that a NaN fails
+        return None
+    if count and (ids[0] < 0 or ids[-1] >= labels or not np.all(ids[1:] > ids[:-1])):
         return None
     return LabelScores(ids, scores)
 
@@ -111,17 +132,20 @@ def pack_caption(caption: Caption) -> bytes:
 
 
 def unpack_caption(value: bytes | None) -> Caption | None:
-    data = _json_object(value)
-    if data is None or set(data) != {"text", "score", "method"}:
+    data = _json_object(value, _MAX_CAPTION_BYTES)
+    if data is None or set(data) != {field.name for field in fields(Caption)}:
         return None
-    text, score, method = data["text"], data["score"], data["method"]
-    if not isinstance(text, str) or not isinstance(method, str) or not isinstance(score, float | None):
+    try:
+        caption = CaptionText.model_validate(data, strict=True)
+    except ValidationError:
         return None
-    return Caption(text, score, method)
+    if _CONTROLS.search(caption.text + caption.method):
+        return None
+    return Caption(caption.text, caption.score, caption.method)
 
 
-def _json_object(value: bytes | None) -> dict[str, object] | None:
-    if value is None:
+def _json_object(value: bytes | None, max_bytes: int) -> dict[str, object] | None:
+    if value is None or len(value) > max_bytes:
         return None
     try:
         data = orjson.loads(value)

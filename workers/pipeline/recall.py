@@ -6,7 +6,6 @@ raises: a miss is all that can go wrong.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Hashable, Mapping, Sequence
 
 from schemas.image_event import ImageEvent, newer
@@ -16,8 +15,6 @@ from workers.pipeline.annotate import guide_names
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.task import Task
 from workers.ports import Captioner, ResultCache, Tagger
-
-_HEX = re.compile(rb"[0-9A-Fa-f]{1,128}")
 
 
 class Recall:
@@ -93,11 +90,14 @@ class Recall:
             return set()
         self._facts(tasks)
         sequenced = [task for task in tasks if task.event.sequencer]
-        newest = self._cache.recall([entries.sequencer_key(task.event) for task in sequenced]) if sequenced else []
+        found = self._cache.recall([entries.sequencer_key(task.event) for task in sequenced]) if sequenced else []
+        newest = [entries.unpack_sequencer(value) for value in found]
+        for known, value in zip(newest, found, strict=True):
+            _count_invalid(known is not None, [value])
         return {
             id(task)
             for task, known in zip(sequenced, newest, strict=True)
-            if known is not None and _HEX.fullmatch(known) and newer(known.decode(), task.event.sequencer or "")
+            if known is not None and newer(known, task.event.sequencer or "")
         }
 
     def _facts(self, tasks: Sequence[Task]) -> None:
@@ -110,7 +110,7 @@ class Recall:
         for (task, _), value in zip(wanted, found, strict=True):
             task.facts = entries.unpack_facts(value)
             task.source_hit = task.facts is not None
-            _count("source", task.source_hit)
+            _count("source", task.source_hit, [value])
 
     def contents(self, tasks: Sequence[Task]) -> None:
         """Fill in `scores` and `caption` from the second level, for tasks whose content's hash is known."""
@@ -125,10 +125,11 @@ class Recall:
         keys = [self._scores_keys(task) for task in tasks]
         found = iter(self._cache.recall([key for some in keys for key in some]))
         for task, some in zip(tasks, keys, strict=True):
-            known = [entries.unpack_scores(next(found), len(self._tagger.labels)) for _ in some]
+            values = [next(found) for _ in some]
+            known = (entries.unpack_scores(value, len(self._tagger.labels)) for value in values)
             task.scores = next((scores for scores in known if scores is not None), None)
             task.tags_hit = task.scores is not None
-            _count("tags", task.tags_hit)
+            _count("tags", task.tags_hit, values)
 
     def _scores_keys(self, task: Task) -> list[str]:
         """Where the task's scores may be: those of its labels, or of all, of which its profile shows no others."""
@@ -151,7 +152,7 @@ class Recall:
         for task, value in zip(asked, found, strict=True):
             task.caption = entries.unpack_caption(value)
             task.caption_hit = task.caption is not None
-            _count("caption", task.caption_hit)
+            _count("caption", task.caption_hit, [value])
 
     # ---- writing ------------------------------------------------------------------------------------------------
 
@@ -178,5 +179,12 @@ class Recall:
             self._cache.remember(values, fields)
 
 
-def _count(level: str, hit: bool) -> None:
+def _count(level: str, hit: bool, values: Sequence[bytes | None]) -> None:
+    """Count an answer; a miss although there was a value counts as an error too."""
     metrics.CACHE.add(level=level, answer="hit" if hit else "miss")
+    _count_invalid(hit, values)
+
+
+def _count_invalid(read: bool, values: Sequence[bytes | None]) -> None:
+    if not read and any(value is not None for value in values):
+        metrics.CACHE_ERRORS.add(cause="invalid")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
+import socket
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import redis
@@ -62,6 +65,18 @@ def eventually(what: Callable[[], bool], within_s: float = 8.0) -> bool:
     while not (done := what()) and time.monotonic() < until:
         time.sleep(0.02)
     return done
+
+
+@contextmanager
+def grown_bytes() -> Iterator[Callable[[], int]]:
+    """Most bytes that Python held at once inside, above what it held before."""
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    try:
+        yield lambda: peak - before
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
 
 
 def test_a_server_that_is_not_there_is_a_miss_at_once(make: Make, causes: list[object]) -> None:
@@ -132,6 +147,144 @@ def test_random_bytes_from_a_server_are_never_an_error(make: Make) -> None:
             cache = make(f"redis://127.0.0.1:{server.port}")
             for value in cache.recall(["a", "b"]) + cache.recall_fields([("h", "a")]):
                 assert value is None or isinstance(value, bytes)
+
+
+def trickle(reply: bytes, pause_s: float) -> Callable[[socket.socket, bytes], None]:
+    """Sends a reply byte by byte."""
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        for number in range(len(reply)):
+            connection.sendall(reply[number : number + 1])
+            time.sleep(pause_s)
+
+    return answer
+
+
+def test_a_server_that_answers_byte_by_byte_costs_one_timeout(make: Make, causes: list[object]) -> None:
+    with loopback(trickle(b"*2\r\n$500\r\n" + b"x" * 500 + b"\r\n$-1\r\n", TIMEOUT_S / 10)) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}")
+        began = time.monotonic()
+        assert cache.recall(["a", "b"]) == [None, None]
+        assert time.monotonic() - began < 2 * TIMEOUT_S
+    assert causes == ["timeout"]
+
+
+def test_a_server_that_greets_byte_by_byte_costs_one_timeout(make: Make, causes: list[object]) -> None:
+    """AUTH and SELECT come before the first call, on its time."""
+    with loopback(trickle(b"+OK\r\n", TIMEOUT_S / 4)) as server:
+        cache = make(f"redis://user:secret@127.0.0.1:{server.port}/2")
+        began = time.monotonic()
+        assert cache.recall(["a", "b"]) == [None, None]
+        assert time.monotonic() - began < 2 * TIMEOUT_S
+    assert causes == ["timeout"]
+
+
+def test_a_server_that_takes_byte_by_byte_costs_one_timeout(make: Make, causes: list[object]) -> None:
+    def read_slowly(connection: socket.socket, _: bytes) -> None:
+        while connection.recv(100_000):
+            time.sleep(TIMEOUT_S / 5)
+
+    with loopback(read_slowly) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}")
+        began = time.monotonic()
+        cache.remember({f"{number}": b"x" * 100_000 for number in range(100)}, {})
+        assert time.monotonic() - began < 2 * TIMEOUT_S
+    assert causes == ["timeout"]
+
+
+HUGE = 10**9
+
+
+def flood(head: bytes) -> Callable[[socket.socket, bytes], None]:
+    """Says `head` and then sends zeros for as long as they are taken."""
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(head)
+        while True:
+            connection.sendall(bytes(1 << 20))
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("head", "cause"),
+    [
+        (b"*2\r\n$%d\r\n" % HUGE, "too-large"),
+        (b"*%d\r\n" % HUGE, "too-large"),
+        (b"*2\r\n$1048577\r\n", "too-large"),
+        (b"*2\r\n" + b"$1000000\r\n" + bytes(1_000_000) + b"\r\n$1000000\r\n", "garbage"),
+        (b"*1\r\n" * 5000, "garbage"),
+        (b"$%d\r\n" % -HUGE, "garbage"),
+        (b"*-7\r\n", "garbage"),
+        (b"$" + b"9" * 5000 + b"\r\n", "garbage"),
+        (b":" + b"9" * 900 + b"\r\n", "garbage"),
+        (b"+", "garbage"),
+        (b"-", "garbage"),
+        (b"-MOVED somewhere\r\n", "garbage"),
+    ],
+)
+def test_a_reply_is_bounded_before_it_is_read(make: Make, causes: list[object], head: bytes, cause: str) -> None:
+    with loopback(flood(head)) as server, grown_bytes() as grown:
+        cache = make(f"redis://127.0.0.1:{server.port}")
+        assert cache.recall(["a", "b"]) == [None, None]
+    assert causes == [cause]
+    assert grown() < 20e6
+
+
+def test_many_large_values_are_bounded_together(make: Make, causes: list[object]) -> None:
+    value = b"$1000000\r\n" + bytes(1_000_000) + b"\r\n"
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(b"*100\r\n")
+        for _number in range(100):
+            connection.sendall(value)
+
+    with loopback(answer) as server, grown_bytes() as grown:
+        cache = RedisResultCache(f"redis://127.0.0.1:{server.port}", ttl_s=60.0, timeout_s=5.0)
+        assert cache.recall([str(number) for number in range(100)]) == [None] * 100
+        cache.close()
+    assert causes == ["too-large"]
+    assert grown() < 80e6
+
+
+def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
+    valkey: Valkey, make: Make, unique: Callable[[str], str], causes: list[object]
+) -> None:
+    key, other, name = unique("key"), unique("key"), unique("hash")
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    cache.remember({other: b"1"}, {(name, "good"): b"2"})
+    with redis.Redis.from_url(valkey.url) as client:
+        client.set(key, bytes(50_000_000))
+        client.hset(name, "bad", bytes(50_000_000))
+    assert cache.recall([key]) == [None]
+    assert cache.recall_fields([(name, "bad")]) == [None]
+    assert cache.recall([other]) == [b"1"]
+    assert cache.recall_fields([(name, "good")]) == [b"2"]
+    cache.remember({key: b"3"}, {})
+    assert cache.recall([key, other]) == [b"3", b"1"]
+    assert causes == ["too-large", "too-large"]
+    cache.close()
+
+
+def test_what_could_not_be_read_back_is_not_written(
+    valkey: Valkey, unique: Callable[[str], str], causes: list[object]
+) -> None:
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    large, largest = unique("key"), unique("key")
+    cache.remember({large: bytes(2**20 + 1), largest: bytes(2**20)}, {(large, "f"): bytes(2**20 + 1)})
+    assert cache.recall([large, largest]) == [None, bytes(2**20)]
+    assert causes == ["too-large", "too-large"]
+    cache.close()
+
+
+def test_what_a_server_says_reaches_the_log_without_control_characters(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with loopback(lambda connection, _: connection.sendall(b"-LOADING \x1b[2J\rsoon\r\n")) as server:
+        use(make(f"redis://127.0.0.1:{server.port}"))
+    assert "soon" in caplog.text
+    assert "\x1b" not in caplog.text
+    assert "\r" not in caplog.text
 
 
 def test_a_value_that_is_no_bytes_is_a_miss(make: Make) -> None:

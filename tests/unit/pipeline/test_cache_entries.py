@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.enriched_image import ImageFacts, Source, Tag
 from workers.pipeline import cache_entries as entries
 from workers.vocabulary import Caption, Facts, LabelScores, Subset
 
@@ -48,6 +52,121 @@ def test_scores_of_a_tagger_with_more_labels_or_without_numbers_are_a_miss() -> 
     assert entries.unpack_scores(packed[:-1], labels=10) is None
     nan = entries.pack_scores(LabelScores(np.array([1], np.int32), np.array([np.nan], np.float32)))
     assert entries.unpack_scores(nan, labels=10) is None
+
+
+def packed_scores(*pairs: tuple[int, float]) -> bytes:
+    ids, values = zip(*pairs, strict=True)
+    return entries.pack_scores(LabelScores(np.array(ids, np.int32), np.array(values, np.float32)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        packed_scores((1, 7.5)),
+        packed_scores((1, -0.1)),
+        packed_scores((1, np.inf)),
+        packed_scores((1, np.nan)),
+        packed_scores((0, 0.5), (1, np.nan)),
+        packed_scores((-1, 0.5)),
+        packed_scores((10, 0.5)),
+        packed_scores((3, 0.5), (10, 0.5), (4, 0.5)),
+        packed_scores((2, 0.5), (2, 0.6)),
+        packed_scores((3, 0.5), (2, 0.6)),
+        b"tss1" + b"\xff" * 4,
+        b"tss1" + b"\x01\x00\x00\x00" + bytes(9),
+    ],
+)
+def test_scores_that_no_tagger_gives_are_a_miss(value: bytes) -> None:
+    assert entries.unpack_scores(value, labels=10) is None
+    assert entries.unpack_scores(packed_scores((1, 0.0), (9, 1.0)), labels=10) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("sha256", "a" * 63),
+        ("sha256", "A" * 64),
+        ("sha256", "a" * 64 + "\n"),
+        ("sha256", None),
+        ("etag", None),
+        ("etag", 5),
+        ("version_id", 5),
+        ("last_modified", "yesterday"),
+        ("last_modified", "2026-13-01T00:00:00Z"),
+        ("last_modified", ""),
+        ("size", 0),
+        ("size", -1),
+        ("size", 10.0),
+        ("size", True),
+        ("size", "10"),
+        ("format", "exe"),
+        ("format", ["png"]),
+        ("width", -1),
+        ("width", 0),
+        ("height", None),
+        ("height", 2**70),
+        ("decode_bytes", -1),
+        ("decode_bytes", "60"),
+        ("more", 1),
+        ("etag", "x" * 20_000),
+    ],
+)
+def test_facts_that_could_not_be_published_are_a_miss(name: str, wrong: object) -> None:
+    assert entries.unpack_facts(json.dumps(asdict(FACTS) | {name: wrong}).encode()) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"score": float("nan")},
+        {"score": float("inf")},
+        {"score": "-0.5"},
+        {"score": True},
+        {"text": None},
+        {"text": "\x1b[2Ja cat"},
+        {"text": "a\u009bcat"},
+        {"text": "a\x00cat"},
+        {"text": "\ud800"},
+        {"text": "x" * 70_000},
+        {"method": 1},
+        {"method": "beam\x07"},
+        {"guided_by": []},
+    ],
+)
+def test_a_caption_that_could_not_be_published_is_a_miss(changed: dict[str, object]) -> None:
+    document = {"text": "a cat", "score": -0.5, "method": "beam"}
+    assert entries.unpack_caption(json.dumps(document).encode()) is not None
+    assert entries.unpack_caption(json.dumps(document | changed).encode()) is None
+
+
+_PIECES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([*asdict(FACTS)]), _PIECES)
+def test_whatever_stands_in_a_field_of_facts_is_a_miss_or_can_be_published(name: str, value: object) -> None:
+    facts = entries.unpack_facts(json.dumps(asdict(FACTS) | {name: value}).encode())
+    if facts is not None:
+        Source(
+            bucket="b",
+            key="k",
+            version_id=facts.version_id,
+            etag=facts.etag,
+            last_modified=facts.last_modified,
+            sha256=facts.sha256,
+        )
+        ImageFacts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size)
+
+
+@given(st.lists(st.tuples(st.integers(-3, 12), st.floats(width=32)), min_size=1, max_size=5))
+def test_whatever_stands_in_scores_is_a_miss_or_can_be_published(pairs: list[tuple[int, float]]) -> None:
+    scores = entries.unpack_scores(packed_scores(*pairs), labels=10)
+    if scores is not None:
+        for label_id, score in zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True):
+            Tag(name="x", score=score, label_id=label_id)
 
 
 @pytest.mark.parametrize("value", [b"{}", b'{"text":"x"}', b'{"text":1,"score":null,"method":"m"}', b"null", b"[1]"])

@@ -1,0 +1,245 @@
+"""Redis connections that a hostile or broken server can neither fill nor hold: every call is bounded in bytes, in
+depth and by the wall clock.
+
+redis-py reads whatever a reply announces (a value of 300 MB is 300 MB, several times), follows nested arrays into a
+RecursionError, and starts its timeout anew with every byte that arrives, on reading as on connecting to each of a
+name's addresses. Here a reply is one value or one flat list, a length is checked before anything is allocated for it,
+and every wait gets only what is left of its call's time. Pooling, TLS, AUTH and the packing of commands are still
+redis-py's.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import redis
+from redis._parsers import BaseParser
+from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import InvalidResponse
+
+MAX_VALUE_BYTES = 1024 * 1024
+"""Of one value. Ours have a few kB; the scores of 100,000 labels would have 800 kB."""
+MAX_CALL_BYTES = 32 * 1024 * 1024
+"""Of all replies of one call together."""
+MAX_ITEMS = 1024
+"""Of one list."""
+_MAX_LINE_BYTES = 1024
+"""Of what is no value: lengths, numbers, errors."""
+_READ_BYTES = 256 * 1024
+_SEND_BYTES = 16 * 1024
+"""Sent at once: what TLS puts into one record. Python's TLS gives each record a time limit of its own."""
+_SHORTEST_S = 0.001
+_NUMBER = re.compile(rb"-?[0-9]{1,19}")
+
+
+class TooLarge(InvalidResponse):
+    """A reply is larger than anything that we ever stored."""
+
+
+class _Call(threading.local):
+    """What is left of the call that this thread makes; outside of `bounded` nothing."""
+
+    until: float = 0.0
+    room: int = 0
+
+
+_call = _Call()
+
+
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """All that this thread does inside with connections of `pool_class_of` takes so long together, connecting and
+    sending included, and reads at most `MAX_CALL_BYTES`."""
+    _call.until, _call.room = time.monotonic() + seconds, MAX_CALL_BYTES
+    try:
+        yield
+    finally:
+        _call.until, _call.room = 0.0, 0
+
+
+def _left_s() -> float:
+    """What is left of the call's time.
+
+    Raises:
+        TimeoutError: nothing.
+    """
+    left = _call.until - time.monotonic()
+    if left <= 0:
+        raise redis.exceptions.TimeoutError("no whole answer in time")
+    return left
+
+
+class BoundedParser(BaseParser):
+    """Reads RESP2 replies: bytes, int, None, an exception for an error, or a list of these."""
+
+    def __init__(self, socket_read_size: int) -> None:
+        self._sock: socket.socket | None = None
+        self._unread = bytearray()
+
+    def on_connect(self, connection: Any) -> None:
+        self._sock = connection._sock
+        self._unread = bytearray()
+
+    def on_disconnect(self) -> None:
+        self._sock = None
+        self._unread = bytearray()
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Whether something came that nobody asked for: then the pool throws the connection away.
+
+        Raises:
+            ConnectionError: the server has closed it.
+        """
+        if self._sock is None:
+            return False
+        if self._unread:
+            return True
+        self._sock.settimeout(0)
+        try:
+            return self._took(self._sock.recv(1))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return False
+
+    def read_response(self, disable_decoding: bool = False, timeout: object = None) -> Any:
+        """The next reply.
+
+        Raises:
+            TimeoutError: the call's time is over.
+            TooLarge: the reply is.
+            InvalidResponse: what came is not RESP2.
+            ConnectionError: the server closed the connection, or says that it will not serve us.
+        """
+        kind, rest = self._line()
+        if kind != b"*":
+            return self._single(kind, rest)
+        count = _length(rest)
+        if count is None:
+            return None
+        if count > MAX_ITEMS:
+            raise TooLarge(f"a list of {count} items")
+        return [self._single(*self._line()) for _ in range(count)]
+
+    def _single(self, kind: bytes, rest: bytes) -> Any:
+        if kind == b"$":
+            size = _length(rest)
+            return None if size is None else self._value(size)
+        if kind == b"+":
+            return rest
+        if kind == b":" and _NUMBER.fullmatch(rest):
+            return int(rest)
+        if kind == b"-":
+            return self._error(rest)
+        raise InvalidResponse("a reply that is not RESP2, or lists in a list")
+
+    def _error(self, rest: bytes) -> Exception:
+        error: Exception = self.parse_error(  # type: ignore[no-untyped-call]
+            "".join(c if c.isprintable() else "?" for c in rest.decode(errors="replace"))
+        )
+        if isinstance(error, redis.exceptions.ConnectionError):
+            raise error
+        return error
+
+    def _line(self) -> tuple[bytes, bytes]:
+        while (end := self._unread.find(b"\r\n", 0, _MAX_LINE_BYTES)) < 0:
+            if len(self._unread) >= _MAX_LINE_BYTES:
+                raise InvalidResponse("a line without an end")
+            self._receive()
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 2]
+        return line[:1], line[1:]
+
+    def _value(self, size: int) -> bytes:
+        if size > MAX_VALUE_BYTES:
+            raise TooLarge(f"a value of {size} bytes")
+        while len(self._unread) < size + 2:
+            self._receive()
+        value, end = bytes(self._unread[:size]), self._unread[size : size + 2]
+        del self._unread[: size + 2]
+        if end != b"\r\n":
+            raise InvalidResponse("a value that is longer than it says")
+        return value
+
+    def _receive(self) -> None:
+        assert self._sock is not None
+        self._sock.settimeout(_left_s())
+        chunk = self._sock.recv(_READ_BYTES)
+        self._took(chunk)
+        _call.room -= len(chunk)
+        if _call.room < 0:
+            raise TooLarge(f"replies of more than {MAX_CALL_BYTES} bytes")
+        self._unread += chunk
+
+    def _took(self, chunk: bytes) -> bool:
+        if not chunk:
+            raise redis.exceptions.ConnectionError("the server closed the connection")
+        return True
+
+
+def _length(text: bytes) -> int | None:
+    """A length as RESP2 writes it; -1 is "there is none"."""
+    if text == b"-1":
+        return None
+    if not text.isdigit() or not _NUMBER.fullmatch(text):
+        raise InvalidResponse("a length that is no number")
+    return int(text)
+
+
+class _InTime(AbstractConnection):
+    """Mixed into redis-py's connections: every timeout is what is left of the call."""
+
+    @property
+    def socket_timeout(self) -> float | None:
+        """For the next step of the call; never zero, which would mean not to block."""
+        return max(_SHORTEST_S, _call.until - time.monotonic()) if _call.until else self._socket_timeout
+
+    @socket_timeout.setter
+    def socket_timeout(self, value: float | None) -> None:
+        self._socket_timeout = value
+
+    @property
+    def socket_connect_timeout(self) -> float | None:
+        return self.socket_timeout
+
+    @socket_connect_timeout.setter
+    def socket_connect_timeout(self, value: float | None) -> None:
+        self._socket_connect_timeout = value
+
+    def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
+        super().send_packed_command(self._in_time(command), check_health)  # type: ignore[no-untyped-call]
+
+    def _in_time(self, pieces: Iterable[bytes]) -> Iterator[memoryview]:
+        """The pieces as they are sent one after the other, each with what is left of the time."""
+        for piece in pieces:
+            for start in range(0, len(piece), _SEND_BYTES):
+                sock = self._get_socket()
+                assert sock is not None
+                sock.settimeout(_left_s())
+                yield memoryview(piece)[start : start + _SEND_BYTES]
+
+
+class _Tcp(_InTime, Connection):
+    pass
+
+
+class _Tls(_InTime, SSLConnection):
+    pass
+
+
+class _Unix(_InTime, UnixDomainSocketConnection):
+    pass
+
+
+_BOUNDED: dict[type, type] = {Connection: _Tcp, SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
+
+
+def bound(pool: redis.ConnectionPool) -> None:
+    """Let a pool that has not connected yet make bounded connections alone."""
+    pool.connection_class = _BOUNDED[pool.connection_class]
+    pool.connection_kwargs["parser_class"] = BoundedParser
