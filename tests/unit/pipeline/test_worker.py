@@ -91,7 +91,7 @@ def test_a_removal_becomes_a_retraction_and_the_first_cache_level_forgets() -> N
         rig.settled()
         rig.send(rig.notification("a.png", name="ObjectRemoved:Delete"))
         rig.settled()
-        eventually(lambda: rig.cache.recall_fields([("tagstream:1:source:photos/a.png", f"e:{etag}")]) == [None])
+        eventually(lambda: rig.cache.recall_fields([("2:source:/photos/a.png", f"e:{etag}")]) == [None])
     retractions = [item for item in rig.outputs() if isinstance(item, Retraction)]
     assert [item.subject for item in retractions] == ["photos/a.png"]
 
@@ -128,7 +128,7 @@ def test_an_older_event_of_the_same_object_is_skipped_as_stale() -> None:
     rig.send(rig.notification("a.png", sequencers=["00FF"]))
     with rig.running():
         rig.settled()
-        eventually(lambda: rig.cache.recall(["tagstream:1:sequencer:photos/a.png"]) == [b"00FF"])
+        eventually(lambda: rig.cache.recall(["2:sequencer:/photos/a.png"]) == [b"00FF"])
         rig.send(rig.notification("a.png", sequencers=["FE"]))
         rig.settled()
     assert [skip.reason for skip in rig.skips()] == ["stale"]
@@ -141,7 +141,7 @@ def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() 
     rig.send(rig.event("a.png", etag=etag))
     with rig.running():
         rig.settled()
-        eventually(lambda: rig.cache.recall_fields([("tagstream:1:source:photos/a.png", f"e:{etag}")]) != [None])
+        eventually(lambda: rig.cache.recall_fields([("2:source:/photos/a.png", f"e:{etag}")]) != [None])
         rig.store.fail(BUCKET, "a.png", Unavailable("s3", "not to be asked"))
         rig.send(rig.event("a.png", etag=etag))
         rig.send(rig.event("copy.png"))
