@@ -256,7 +256,9 @@ class Settings(BaseModel):
 
     encoded_bytes: Bytes = _setting("Tuning", ByteSize(256 * MIB), "Memory for pictures as fetched")
     decoded_bytes: Bytes = _setting("Tuning", ByteSize(512 * MIB), "Memory for pictures being decoded and batched")
-    polled_bytes: Bytes = _setting("Tuning", ByteSize(32 * MIB), "Memory for records that wait")
+    polled_bytes: Bytes = _setting(
+        "Tuning", ByteSize(32 * MIB), "Memory for records that wait, and for one batch of them (`batch-too-large`)"
+    )
     ledger_bytes: Bytes = _setting("Tuning", ByteSize(64 * MIB), "Memory for outcomes that wait for those before them")
     jobs_ahead: Count = _setting("Tuning", 2_000, "Most pictures of a partition ahead of its committed offset")
     max_batch: Annotated[int, Field(ge=0)] = _setting(

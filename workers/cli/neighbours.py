@@ -87,6 +87,7 @@ def record_source(settings: Settings) -> KafkaRecordSource:
         settings.input_topics,
         security=security(settings),
         session_timeout_s=settings.kafka_session_timeout_s,
+        batch_bytes=settings.polled_bytes,
         connect_timeout_s=CONNECT_S,
     )
 

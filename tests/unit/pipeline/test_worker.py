@@ -8,11 +8,11 @@ from contextlib import ExitStack
 import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
-from tests.unit.pipeline.rig import BUCKET, DEAD, GROUP, OUT, POISON, EchoCaptioner, Rig, eventually, running
+from tests.unit.pipeline.rig import BUCKET, DEAD, GROUP, IN, OUT, POISON, EchoCaptioner, Rig, eventually, running
 from workers.backends.memory_broker import Fault
 from workers.errors import Broken, Unavailable
 from workers.pipeline.worker import Worker
-from workers.vocabulary import Partition
+from workers.vocabulary import Partition, Unreadable
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -107,6 +107,27 @@ def test_bad_input_is_dead_lettered_with_its_own_bytes_and_good_input_goes_on() 
     assert [letter.failures[0].reason for letter in rig.dead()] == ["undecodable", "schema"]
     assert {record.value for record in rig.broker.visible(DEAD)} >= {b"\xff\xfe not json"}
     assert set(rig.enriched()) == {"a.png"}
+
+
+def test_a_batch_that_can_not_be_opened_is_one_dead_letter_for_all_its_offsets() -> None:
+    rig = Rig(partitions=1)
+    rig.put("a.png", RED)
+    rig.send(rig.event("a.png"))
+    why = Unreadable("batch-too-large", "more than fits")
+    first = rig.broker.append_unreadable(IN, 0, 1_000, why)
+    rig.send(rig.event("a.png"))
+    with rig.running():
+        rig.settled()
+    [letter] = rig.dead()
+    [failure] = letter.failures
+    assert (letter.offset, letter.last_offset, failure.stage, failure.reason) == (
+        first,
+        first + 999,
+        "parse",
+        why.reason,
+    )
+    assert letter.truncated
+    assert [item.event.offset for item in rig.outputs()] == [first - 1, first + 1_000]
 
 
 def test_a_bucket_outside_the_allow_list_is_a_dead_letter_and_a_key_outside_the_globs_a_skip() -> None:
