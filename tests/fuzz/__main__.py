@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import resource
 import signal
@@ -176,6 +177,7 @@ def _be_child(name: str, seconds: float, seed: int) -> None:
         fresh.write_text(json.dumps(asdict(told)))
         fresh.replace(_told_file(name))
 
+    logging.disable(logging.CRITICAL)
     began = time.monotonic()
     told_at = [0.0]
     fuzzer = Fuzzer(TARGETS[name], seed, before)

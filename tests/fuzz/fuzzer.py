@@ -16,7 +16,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -29,6 +29,8 @@ from tests.fuzz.parts import Parts, dumps, loads
 CRASHES = Path(__file__).parent / "crashes"
 MIB = 1 << 20
 _CORPUS = 2000
+_SMALL = 20_000
+"""Bytes up to which an input is watched, and mutated further: larger ones take too long for both."""
 _SENTENCE = 2000
 
 
@@ -92,6 +94,10 @@ def kept(target: str) -> Iterator[tuple[Path, Parts]]:
         yield path, loads(path.read_bytes())
 
 
+def _is_small(parts: Parts) -> bool:
+    return sum(map(len, parts)) < _SMALL
+
+
 class Fuzzer:
     """Tries inputs on one target, always the same ones for the same seed and number of inputs.
 
@@ -122,7 +128,8 @@ class Fuzzer:
         """Until the time or the inputs are used up. The seeds come first, whatever the time."""
         until = time.monotonic() + seconds
         for seed in self.target.seeds():
-            self.corpus.append(seed)
+            if _is_small(seed):
+                self.corpus.append(seed)
             self._try(seed)
             each()
         assert self.corpus, f"{self.target.name} has no seeds"
@@ -139,12 +146,12 @@ class Fuzzer:
     def _try(self, parts: Parts) -> None:
         self.before(parts)
         self.tried += 1
-        with self._lines.watched() as found:
+        with self._lines.watched() if _is_small(parts) else nullcontext(_Found()) as found:
             try:
                 self.outcomes[checked(self.target, parts)] += 1
             except Exception as error:  # noqa: BLE001  # whatever it is, it is a find
                 self._keep(parts, error)
-        if found.new and len(self.corpus) < _CORPUS and sum(map(len, parts)) < 100_000:
+        if found.new and len(self.corpus) < _CORPUS:
             self.corpus.append(parts)
 
     def _keep(self, parts: Parts, error: Exception) -> None:
@@ -175,12 +182,12 @@ def checked(target: Target, parts: Parts) -> str:
     bounds = target.bounds
     seconds = bounds.seconds + bounds.seconds_per_mib * size_mib
     mib = bounds.mib + bounds.mib_per_mib * size_mib
-    outcome, cost = _measured(target, parts)
+    outcome, cost = measured(lambda: target.run(parts))
     if cost.seconds <= seconds and cost.mib <= mib:
         return outcome
     with untraced():
         gc.collect()
-        costs = [_measured(target, parts)[1] for _ in range(2)]
+        costs = [measured(lambda: target.run(parts))[1] for _ in range(2)]
     if (least := min(cost.seconds for cost in costs)) > seconds:
         raise Costly(f"{least:.2f} s of the processor for {size_mib:.3f} MiB; {seconds:.2f} s are allowed")
     if (least := min(cost.mib for cost in costs)) > mib:
@@ -189,16 +196,19 @@ def checked(target: Target, parts: Parts) -> str:
 
 
 @dataclass(frozen=True)
-class _Cost:
+class Cost:
+    """Seconds of the processor, and the most memory that was held at once above what was held before."""
+
     seconds: float
     mib: float
 
 
-def _measured(target: Target, parts: Parts) -> tuple[str, _Cost]:
+def measured(work: Callable[[], str]) -> tuple[str, Cost]:
+    """What some work answers, and what it cost this process."""
     before = _reset_peak()
     began = time.process_time()
-    outcome = target.run(parts)
-    return outcome, _Cost(time.process_time() - began, (_memory("VmHWM") - before) / 1024)
+    outcome = work()
+    return outcome, Cost(time.process_time() - began, (_memory("VmHWM") - before) / 1024)
 
 
 def _reset_peak() -> int:

@@ -131,15 +131,14 @@ def _decoders(settings: Settings) -> str:
 
 
 def _redis(settings: Settings) -> str:
-    from workers.cli.neighbours import redis
+    from workers.backends.result_cache import RedisResultCache
+    from workers.cli.neighbours import result_cache
 
-    server = redis(settings)
-    if server is None:
-        return "no cache (TAGSTREAM_REDIS_URL is not set); every picture is computed"
-    with closing(server):
-        server.check()
-    trust = "" if settings.cache_key else "; whoever may write there is believed (TAGSTREAM_CACHE_KEY_FILE is not set)"
-    return f"{settings.redis_url} answers{trust}"
+    with closing(result_cache(settings)) as cache:
+        if not isinstance(cache, RedisResultCache):
+            return "no cache (TAGSTREAM_REDIS_URL is not set); every picture is computed"
+        cache.check()
+    return f"{settings.redis_url} answers"
 
 
 def _bundle(name: str) -> str:

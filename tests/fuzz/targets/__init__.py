@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tests.fuzz.fuzzer import Target
-from tests.fuzz.targets import messages
+from tests.fuzz.targets import answers, files, images, messages, worker
 
-TARGETS: dict[str, Target] = {target.name: target for module in (messages,) for target in module.TARGETS}
+TARGETS: dict[str, Target] = {
+    target.name: target for module in (messages, images, files, answers, worker) for target in module.TARGETS
+}

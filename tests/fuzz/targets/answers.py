@@ -1,0 +1,184 @@
+"""What servers answer, byte by byte: an object store over HTTP, Redis over RESP, and what lies in its entries."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import orjson
+
+from schemas.enriched_image import CaptionText, ImageFacts, Tag
+from tests.fuzz.fuzzer import Bounds, Target, sentence
+from tests.fuzz.parts import Parts
+from tests.unit.backends.loopback import Loopback
+from workers.backends.object_store import MinioObjectStore
+from workers.backends.result_cache import RedisResultCache
+from workers.errors import Gone, Rejected, Superseded, Unavailable
+from workers.pipeline import cache_entries as entries
+from workers.vocabulary import Caption, Facts, LabelScores
+
+LARGEST_OBJECT = 1 << 16
+
+
+class Says:
+    """A server on loopback that answers whatever it is asked with the same bytes, and ends the connection."""
+
+    def __init__(self) -> None:
+        self._answer = b""
+        self._server: Loopback | None = None
+
+    def port(self, answer: bytes) -> int:
+        self._answer = answer
+        if self._server is None:
+            self._server = Loopback(self._say)
+        return self._server.port
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _say(self, connection: socket.socket, _: bytes) -> None:
+        with contextlib.suppress(OSError):
+            connection.sendall(self._answer)
+            connection.shutdown(socket.SHUT_WR)
+        raise ConnectionAbortedError
+
+
+# ---- the object store -------------------------------------------------------------------------------------------
+
+_GOOD = (
+    b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "e"\r\nLast-Modified: Fri, 02 Jan 2026 03:04:05 GMT\r\n'
+    b"x-amz-version-id: v1\r\nContent-Type: image/jpeg\r\n\r\nhello"
+)
+
+
+def http_answers() -> Iterator[Parts]:
+    """Status line and headers, and the body: two parts."""
+    yield tuple(_GOOD.partition(b"\r\n\r\n")[::2])
+    head = _GOOD.partition(b"\r\n\r\n")[0]
+    yield (head.replace(b"Content-Length: 5", b"Transfer-Encoding: chunked"), b"5\r\nhello\r\n0\r\n\r\n")
+    yield (head.replace(b"Content-Length: 5", b"Content-Encoding: gzip\r\nContent-Length: 5"), b"hello")
+    yield (head.replace(b"Content-Length: 5\r\n", b""), b"hello")
+    for status, code in ((403, b"AccessDenied"), (404, b"NoSuchKey"), (400, b"InvalidRequest"), (503, b"SlowDown")):
+        xml = b"<?xml version='1.0'?><Error><Code>%b</Code><Message>m</Message><Resource>/b/k</Resource></Error>" % code
+        lines = b"HTTP/1.1 %d No\r\nContent-Type: application/xml\r\nContent-Length: %d" % (status, len(xml))
+        yield (lines, xml)
+    yield (b"HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/x\r\nContent-Length: 0", b"")
+    yield (b"HTTP/1.1 412 No\r\nContent-Length: 0", b"")
+    yield (b"HTTP/1.1 403 No\r\nContent-Type: text/plain\r\nContent-Length: 2", b"no")
+
+
+_store_says = Says()
+
+
+def got(parts: Parts) -> str:
+    """An object, or one of the errors of the port; never more bytes than were asked for."""
+    port = _store_says.port(parts[0] + b"\r\n\r\n" + b"".join(parts[1:]))
+    store = MinioObjectStore(f"http://127.0.0.1:{port}", "key", "CANARY-SECRET", "us-east-1", retry_s=0.01)
+    began = time.monotonic()
+    try:
+        stored = store.get("bucket", "key", version_id=None, etag=None, max_bytes=LARGEST_OBJECT, deadline_s=2.0)
+    except (Gone, Superseded, Rejected, Unavailable) as error:
+        sentence(error)
+        return f"{type(error).__name__} {error.reason}" if isinstance(error, Rejected) else type(error).__name__
+    finally:
+        store.close()
+        assert time.monotonic() - began < 10, "the deadline is a wall clock"
+    assert 0 < len(stored.body) <= LARGEST_OBJECT
+    assert "\n" not in stored.etag + (stored.version_id or "")
+    return "an object"
+
+
+# ---- Redis ------------------------------------------------------------------------------------------------------
+
+
+def resp_answers() -> Iterator[Parts]:
+    yield (b"*2\r\n$5\r\nhello\r\n$-1\r\n",)
+    yield (b"*2\r\n$0\r\n\r\n$3\r\nabc\r\n",)
+    yield (b"-ERR no\r\n",)
+    yield (b"-LOADING Redis is loading\r\n",)
+    yield (b"-NOAUTH Authentication required.\r\n",)
+    yield (b"+OK\r\n:7\r\n",)
+    yield (b"*2\r\n*1\r\n$1\r\na\r\n:5\r\n",)
+    yield (b"%1\r\n+a\r\n~1\r\n_\r\n",)
+    yield (b"*2\r\n" * 2000,)
+    yield (b"*2\r\n$3000000000\r\n" + b"x" * 1000,)
+    yield (b"*1000000000\r\n",)
+
+
+_redis_says = Says()
+
+
+def recalled(parts: Parts) -> str:
+    """A miss or bytes for each key, within a moment, whatever a server says."""
+    port = _redis_says.port(parts[0])
+    cache = RedisResultCache(f"redis://127.0.0.1:{port}/0", ttl_s=60, timeout_s=0.1, connections=1)
+    began = time.monotonic()
+    try:
+        answers = [cache.recall(["a", "b"]), cache.recall_fields([("h", "a"), ("h", "b")])]
+    finally:
+        took_s = time.monotonic() - began
+        cache.close()
+    assert took_s < 5, f"{took_s:.1f} s for a cache with a timeout of 0.1 s"
+    for answer in answers:
+        assert len(answer) == 2
+        assert all(value is None or isinstance(value, bytes) for value in answer)
+    return "a hit" if any(value is not None for answer in answers for value in answer) else "misses"
+
+
+# ---- cache entries ----------------------------------------------------------------------------------------------
+
+LABELS = 10
+FACTS = Facts("a" * 64, "e", "v1", "2026-01-02T03:04:05Z", 1000, "jpeg", 40, 30, 3600)
+
+
+def cached() -> Iterator[Parts]:
+    """What kind of entry it is, and its bytes."""
+    yield (b"facts", entries.pack_facts(FACTS))
+    yield (b"facts", orjson.dumps({**asdict(FACTS), "version_id": None}))
+    yield (b"caption", entries.pack_caption(Caption("a dog", -0.5, "beam")))
+    yield (b"caption", entries.pack_caption(Caption("a dog", None, "template")))
+    for count in (0, 1, LABELS):
+        scores = LabelScores(np.arange(count, dtype=np.int32), np.linspace(0, 1, count).astype(np.float32))
+        yield (b"scores", entries.pack_scores(scores))
+
+
+def unpacked(parts: Parts) -> str:
+    """A miss, or what the schema of the outcome takes."""
+    kind, value = (*parts, b"", b"")[:2]
+    match kind:
+        case b"facts":
+            facts = entries.unpack_facts(value)
+            if facts is not None:
+                ImageFacts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size)
+                assert facts.decode_bytes >= 0
+                return "facts"
+        case b"caption":
+            caption = entries.unpack_caption(value)
+            if caption is not None:
+                CaptionText(text=caption.text, score=caption.score, method=caption.method)
+                return "a caption"
+        case _:
+            scores = entries.unpack_scores(value, LABELS)
+            if scores is not None:
+                assert (np.diff(scores.label_ids) > 0).all()
+                for label, score in zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True):
+                    Tag(name="x", score=score, label_id=label)
+                return "scores"
+    return "a miss"
+
+
+_NET = Bounds(seconds=1.0, seconds_per_mib=4.0, mib=48.0)
+
+TARGETS = (
+    Target("cache-entries", cached, unpacked),
+    Target("store-answers", http_answers, got, watched=("/workers/", "/minio/"), bounds=_NET, close=_store_says.close),
+    Target(
+        "redis-answers", resp_answers, recalled, watched=("/workers/", "/redis/"), bounds=_NET, close=_redis_says.close
+    ),
+)

@@ -1,0 +1,207 @@
+"""Files that a worker finds: its journal, bundles, and the environment, which is written by hand as often."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save
+
+from tests.fuzz.fuzzer import Bounds, Target, sentence
+from tests.fuzz.parts import Parts
+from workers.errors import Misconfigured
+from workers.models.bundle import GOLDEN, LABELS, MANIFEST, WEIGHTS, Bundle, digest_of
+from workers.pipeline.journal import Journal
+from workers.settings import Settings, read, secret_values
+from workers.vocabulary import Coordinates, Partition, Transform
+
+SECRET = "CANARY-SECRET"
+
+
+_MEMORY = Path("/dev/shm")
+"""Where files cost no disk."""
+
+
+class Folder:
+    """A temporary folder, made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+
+    def fresh(self) -> Path:
+        """Empty."""
+        if self._path is None:
+            self._path = Path(tempfile.mkdtemp(prefix="tagstream-fuzz-", dir=_MEMORY if _MEMORY.is_dir() else None))
+        inner = self._path / "inner"
+        shutil.rmtree(inner, ignore_errors=True)
+        inner.mkdir()
+        return inner
+
+    def remove(self) -> None:
+        if self._path is not None:
+            shutil.rmtree(self._path, ignore_errors=True)
+            self._path = None
+
+
+_folder = Folder()
+
+# ---- the journal ------------------------------------------------------------------------------------------------
+
+
+def journals() -> Iterator[Parts]:
+    lines = [f"{mark} images {number} {number * 7} 0\n" for number, mark in enumerate("+!#?=-+!#")]
+    yield ("".join(lines).encode(),)
+    yield (b"+ images 0 1 0\n- images 0 1 0\n! images 0 2 0\n# images 0 2 0",)
+
+
+def journalled(parts: Parts) -> str:
+    """Whatever lies there, the next worker starts; what it learns of it is a picture's coordinates, each once."""
+    path = _folder.fresh() / "journal"
+    path.write_bytes(parts[0])
+    try:
+        journal = Journal(path)
+    except Misconfigured as error:
+        sentence(error)
+        return "refused"
+    suspects, condemned = journal.suspects, journal.condemned
+    assert not suspects & condemned
+    for picture in suspects | condemned:
+        assert picture.topic
+        assert min(picture.partition, picture.offset, picture.index) >= 0
+    assert path.stat().st_size <= len(parts[0]) + 200, "a file that grows with every start"
+    mine = Coordinates("fuzz", 0, 1, 0)
+    journal.enter(mine)
+    journal.leave(mine)
+    journal.begins(Partition("images", 0), 2**62)
+    journal.close()
+    again = Journal(path)
+    assert not again.suspects, "a clean exit suspects nobody"
+    assert again.condemned <= condemned
+    again.close()
+    return f"{min(3, len(suspects))} suspects or more, {min(3, len(condemned))} condemned or more"
+
+
+# ---- bundles ----------------------------------------------------------------------------------------------------
+
+
+def bundles() -> Iterator[Parts]:
+    """The manifest, labels, labels in another language, golden answers, and the weights."""
+    manifest = {
+        "format": "tagstream-bundle/1", "kind": "compact", "name": "small",
+        "provenance": {"source": "here", "sha256": "0" * 64, "licence": "MIT", "random": True},
+        "transform": asdict(Transform(8)), "mean": [0.1, 0.2, 0.3], "std": [1.0, 1.0, 1.0], "labels": 3,
+        "languages": ["zh"], "thresholds": [0.5, 0.5, 0.25], "profiles": {"paper": 0.75}, "floor": 0.01,
+        "architecture": {"depth": 2, "widths": [8, 16]}, "options": {"beams": 3},
+    }  # fmt: skip
+    golden = save(
+        {"pixels": np.zeros((2, 8, 8, 3), np.uint8), "outputs": np.zeros((2, 3), np.float32)},
+        {"guides": '["a", "b"]', "captions": '["c", "d"]'},
+    )
+    weights = save({"w": np.zeros((2, 2), np.float32)})
+    for document in (manifest, {**manifest, "thresholds": 0.5}, {**manifest, "files": {"../x": {"bytes": 1}}}):
+        yield (json.dumps(document).encode(), b"red\ngreen\nblue\n", b"hong\nlv\nlan\n", golden, weights)
+
+
+_FILES = (LABELS, "tags.zh.txt", GOLDEN, WEIGHTS)
+
+
+def opened(parts: Parts) -> str:
+    """A bundle opens and is read whole, or is refused with a sentence; none reaches out of its folder."""
+    folder = _folder.fresh() / "bundle"
+    folder.mkdir()
+    files = dict(zip(_FILES, parts[1:], strict=False))
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / MANIFEST).write_bytes(_sealed(parts[0], files))
+    try:
+        bundle = Bundle.open(folder)
+        for name in bundle.manifest.files:
+            assert (folder / name).resolve().parent == folder.resolve(), f"{name} is not in the bundle"
+        assert len(bundle.labels) == bundle.manifest.labels
+        assert all(len(names) == len(bundle.labels) for names in bundle.translations.values())
+        assert all(len(row) == len(bundle.labels) for row in (bundle.thresholds, *bundle.profiles.values()))
+        golden = bundle.golden
+        assert golden is None or golden.pixels.dtype == np.uint8
+    except Misconfigured as error:
+        sentence(error)
+        return "refused"
+    return "opened" if golden is None else "opened, with golden answers"
+
+
+def _sealed(manifest: bytes, files: Mapping[str, bytes]) -> bytes:
+    """The manifest with true sizes and digests where it says nothing of files, so that more than those is tried."""
+    try:
+        document = json.loads(manifest)
+    except ValueError:
+        return manifest
+    if not isinstance(document, dict) or "digest" in document:
+        return manifest
+    named = {name: {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()} for name, body in files.items()}
+    digests = [named.get(name, {}).get("sha256", "") for name in (WEIGHTS, LABELS)]
+    others = document.get("files")
+    document["files"] = named | others if isinstance(others, dict) else named
+    return json.dumps({**document, "digest": digest_of(str(digests[0]), str(digests[1]))}).encode()
+
+
+# ---- the environment --------------------------------------------------------------------------------------------
+
+
+def environments() -> Iterator[Parts]:
+    """Names and values by turns."""
+    good = {
+        "TAGSTREAM_KAFKA_SERVERS": "a:9092,[::1]:9093", "TAGSTREAM_S3_ENDPOINT": "https://s3.example:9000",
+        "TAGSTREAM_BUCKETS": "photos,more", "TAGSTREAM_S3_ACCESS_KEY": "me", "TAGSTREAM_S3_SECRET_KEY": SECRET,
+        "TAGSTREAM_REDIS_URL": f"rediss://me:{SECRET}@cache:6379/0?ssl_cert_reqs=none",
+        "TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "sasl_ssl", "TAGSTREAM_KAFKA_USER": "me",
+        "TAGSTREAM_KAFKA_PASSWORD": SECRET, "TAGSTREAM_MAX_OBJECT_BYTES": "20MiB", "TAGSTREAM_HTTP_PORT": "off",
+        "TAGSTREAM_CACHE_TTL_S": "1e3", "TAGSTREAM_FORMATS": "jpeg, png", "TAGSTREAM_JOBS_AHEAD": "10",
+        "TAGSTREAM_PORT": "tcp://1.2.3.4:80", "XDG_STATE_HOME": "/x", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://o:1",
+    }  # fmt: skip
+    yield tuple(part.encode() for pair in good.items() for part in pair)
+    for name in Settings.model_fields:
+        yield (f"TAGSTREAM_{name.upper()}".encode(), b"7")
+    yield (
+        b"TAGSTREAM_S3_SECRET_KEY_FILE",
+        b"/nowhere",
+        b"TAGSTREAM_KAFKA_SERVER",
+        b"a:1",
+        b"TAGSTREAM_REDIS_URL",
+        b"x",
+    )
+
+
+def configured(parts: Parts) -> str:
+    """An environment is read, or refused with sentences that repeat no secret."""
+    texts = [part.decode("utf-8", "surrogateescape") for part in parts]
+    environment = {name: value for name, value in zip(texts[::2], texts[1::2], strict=False) if _possible(name, value)}
+    try:
+        settings = read(environment)
+    except Misconfigured as error:
+        return _refused(error)
+    assert SECRET not in repr(settings), "a secret is shown"
+    assert all(SECRET not in secret or secret for secret in secret_values(settings))
+    return "read"
+
+
+def _refused(error: Misconfigured) -> str:
+    assert str(error)
+    assert SECRET not in str(error), "a secret in an error"
+    return "refused"
+
+
+def _possible(name: str, value: str) -> bool:
+    """No process can have others in its environment."""
+    return bool(name) and "=" not in name and "\0" not in name + value
+
+
+_ENVIRONMENT = Bounds(seconds=0.5, seconds_per_mib=4.0)
+_close: Callable[[], Any] = _folder.remove
+
+TARGETS = (Target("settings", environments, configured, bounds=_ENVIRONMENT),)

@@ -1,0 +1,177 @@
+"""Image files of every format: what their header costs to read, and that no decode costs more than was said."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.fuzz.containers import damaged
+from tests.fuzz.fuzzer import MIB, Bounds, Costly, Target, measured, sentence
+from tests.fuzz.parts import Parts
+from tests.unit.intake.pictures import encoded, png_chunk, ramp, tiff_with_a_tile_of
+from workers.errors import Rejected
+from workers.intake.header import Header, guard, read_header
+from workers.intake.limits import Limits
+from workers.intake.transform import decode
+from workers.vocabulary import Transform
+
+LIMITS = Limits()
+DECODED_PIXELS = 3_000_000
+"""Larger ones are not decoded here: they would take the time that a thousand others need."""
+_TRANSFORMS = (Transform(8), Transform(8, "crop", 9, exif_transpose=True))
+_KEPT_MIB = 12.0
+"""What a decode may hold besides its estimate: the pictures that come out, and what the C library keeps."""
+
+
+def _animated(name: str, **options: Any) -> bytes:
+    frames = [Image.new("RGB", (24, 16), colour) for colour in ((9, 9, 9), (200, 0, 0), (0, 200, 0))]
+    return encoded(frames[0], name, save_all=True, append_images=frames[1:], **options)
+
+
+@cache
+def files() -> tuple[bytes, ...]:
+    """A small file for every format and nearly every option that can be written here."""
+    rgb, grey = ramp(33, 17), ramp(33, 17).convert("L")
+    alpha = rgb.convert("RGBA")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(np.arange(33 * 17, dtype=np.uint16).reshape(17, 33) * 100)
+    files = [
+        *(encoded(image, "jpeg", quality=60, exif=exif) for image in (rgb, grey, rgb.convert("CMYK"))),
+        encoded(rgb, "jpeg", progressive=True, comment=b"comment", icc_profile=b"\0" * 200),
+        encoded(rgb, "jpeg", restart_marker_rows=1, subsampling=0, keep_rgb=True, dpi=(72, 72)),
+        encoded(rgb, "mpo", save_all=True, append_images=[rgb]),
+        *(encoded(image, "png", exif=exif) for image in (rgb, grey, alpha, deep, rgb.convert("P"), grey.convert("1"))),
+        encoded(rgb.convert("P"), "png", transparency=3, icc_profile=b"\0" * 200, pnginfo=_texts()),
+        _animated("png"),
+        _animated("gif", loop=0, comment=b"x" * 300, disposal=2),
+        encoded(rgb.convert("P"), "gif", interlace=1, transparency=1),
+        *(encoded(rgb, "webp", lossless=lossless, exif=exif, icc_profile=b"\0" * 99) for lossless in (True, False)),
+        encoded(alpha, "webp"),
+        _animated("webp"),
+        *(encoded(image, "bmp") for image in (rgb, grey, alpha, rgb.convert("P"), grey.convert("1"))),
+        *(encoded(rgb, "tiff", compression=kind) for kind in ("raw", "tiff_lzw", "tiff_deflate", "packbits", "jpeg")),
+        *(encoded(image, "tiff") for image in (deep, grey.convert("F"), grey.convert("I"), alpha, rgb.convert("LAB"))),
+        encoded(grey.convert("1"), "tiff", compression="group4"),
+        encoded(rgb, "tiff", big_tiff=True, description="x" * 300, exif=exif),
+        _animated("tiff"),
+        tiff_with_a_tile_of(64),
+        encoded(rgb, "avif", exif=exif),
+        _animated("avif"),
+    ]
+    return tuple(files)
+
+
+def _texts() -> Any:
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_text("words", "x" * 99, zip=True)
+    info.add_itxt("more", "y" * 99, "en", "mehr", zip=True)
+    return info
+
+
+def crowded() -> Iterator[bytes]:
+    """Small pictures in files of a quarter MiB or so: segments, chunks, blocks, strips and frames without end."""
+    jpeg, png, gif = (encoded(ramp(8, 8), name) for name in ("jpeg", "png", "gif"))
+    for segment in (b"\xff\xfe\0\2", b"\xff\xe1\0\2", b"\xff\xdb\0\2", b"\xff\xed\0\2", b"\xff\xe2\0\2"):
+        yield jpeg[:2] + segment * 60_000 + jpeg[2:]
+    for chunk in (b"tEXt", b"iTXt", b"zTXt", b"fcTL", b"IDAT", b"prIV", b"iCCP", b"eXIf"):
+        yield png[:33] + png_chunk(chunk, b"a\0\0\0\0x") * 15_000 + png[33:]
+    frame = gif[gif.index(b",") : -1]
+    yield gif[:-1] + frame * 3_000 + b";"
+    yield gif[: gif.index(b",")] + b"!\xfe\1x\0" * 50_000 + gif[gif.index(b",") :]
+    for count in (1, 60_000):
+        yield tiff_of_strips(count)
+
+
+def tiff_of_strips(count: int) -> bytes:
+    """A grey TIFF of 8 × 8 in so many strips, all but the first of which are none."""
+    arrays = 8 + 2 + 12 * 9 + 4
+    tags = [
+        (256, 4, 1, 8), (257, 4, 1, 8), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1),
+        (273, 4, count, arrays if count > 1 else 8), (277, 3, 1, 1), (278, 4, 1, 4),
+        (279, 4, count, arrays + 4 * count if count > 1 else 64),
+    ]  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    head = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return head + struct.pack("<I", 8) * count + struct.pack("<I", 64) * count + bytes(64)
+
+
+def pictures() -> Iterator[Parts]:
+    guard(LIMITS)
+    for file in (*files(), *crowded()):
+        yield (file,)
+
+
+def refused(error: Rejected) -> str:
+    """Why; a picture is only ever refused for itself, with a sentence."""
+    assert error.stage == "decode", error
+    sentence(error)
+    return error.reason
+
+
+def header_of(body: bytes) -> Header | str:
+    """The header, or the reason why it was refused."""
+    try:
+        header = read_header(body, LIMITS)
+    except Rejected as error:
+        return refused(error)
+    assert header.format in LIMITS.formats
+    assert LIMITS.min_side <= min(header.width, header.height)
+    assert header.width * header.height <= LIMITS.max_pixels
+    assert header.decode_bytes > 0
+    return header
+
+
+def read(parts: Parts) -> str:
+    """A header is read or the picture is refused, for little."""
+    header = header_of(parts[0])
+    return header if isinstance(header, str) else f"read {header.format}"
+
+
+def decoded(parts: Parts) -> str:
+    """A picture whose header was read is decoded for no more memory than the header said, or refused."""
+    header = header_of(parts[0])
+    if isinstance(header, str):
+        return header
+    if header.width * header.height > DECODED_PIXELS:
+        return "not tried: large"
+    said_mib = header.decode_bytes / MIB + _KEPT_MIB
+    outcome, cost = measured(lambda: _decoded(parts[0], header))
+    if cost.mib > said_mib and (again := measured(lambda: _decoded(parts[0], header))[1]).mib > said_mib:
+        raise Costly(f"decoding took {again.mib:.0f} MiB of memory; its header promised {said_mib:.0f} at most")
+    return outcome
+
+
+def _decoded(body: bytes, header: Header) -> str:
+    try:
+        picture = decode(body, header.format, _TRANSFORMS)
+    except Rejected as error:
+        return refused(error)
+    for transform in _TRANSFORMS:
+        assert picture.pixels[transform].shape == (transform.size, transform.size, 3)
+        assert picture.pixels[transform].dtype == np.uint8
+    return f"decoded {header.format}"
+
+
+def size_of(body: bytes) -> tuple[int, int]:
+    """For those who want to look at a find."""
+    with Image.open(io.BytesIO(body)) as image:
+        return image.size
+
+
+_PILLOW = ("/workers/intake/", "/PIL/")
+_HEADER = Bounds(seconds=0.5, seconds_per_mib=4.0, mib=32.0, mib_per_mib=32.0)
+_DECODE = Bounds(seconds=4.0, seconds_per_mib=40.0, mib=512.0, mib_per_mib=64.0)
+
+TARGETS = (
+    Target("image-headers", pictures, read, damaged, _PILLOW, _HEADER),
+    Target("decoding", pictures, decoded, damaged, _PILLOW, _DECODE),
+)

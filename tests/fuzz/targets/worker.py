@@ -1,0 +1,160 @@
+"""A whole worker in memory: any message, any file under its key, a store that fails, a cache that others write to.
+
+What is checked is the delivery invariant: each record has exactly one outcome set, in order, and the good records
+beside it are enriched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from random import Random
+
+from schemas.dead_letter import read_dead_letter_headers
+from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from tests.fuzz import mutators
+from tests.fuzz.containers import damaged
+from tests.fuzz.fuzzer import Bounds, Target
+from tests.fuzz.parts import NULL, Parts, headers, nullable
+from tests.fuzz.targets.images import files
+from tests.fuzz.targets.messages import messages, validator
+from tests.unit.pipeline.by_hand import ByHand
+from tests.unit.pipeline.rig import BUCKET
+from workers.backends.memory import MemoryResultCache
+from workers.errors import Gone, Rejected, Superseded, TagstreamError, Unavailable
+from workers.vocabulary import Headers, Message, Record
+
+KEY = "a.jpg"
+"""Real messages name it, so the file under it is read as often as a mutation leaves its name alone."""
+GOOD = "good.png"
+UNREADABLE_S = 20.0
+
+FAULTS: Mapping[bytes, Callable[[], TagstreamError] | None] = {
+    b"sound": None,
+    b"down": lambda: Unavailable("s3", "HTTP 500"),
+    b"gone": lambda: Gone("no such object"),
+    b"superseded": lambda: Superseded("another etag"),
+    b"refused": lambda: Rejected("fetch", "object-too-large", "too large"),
+}
+
+
+def situations() -> Iterator[Parts]:
+    """The message, the file under its key, how the store fails, a seed for what the cache says, and headers."""
+    pictures = files()
+    for number, (value, *named) in enumerate(messages()):
+        fault = list(FAULTS)[number % 7 % len(FAULTS)]
+        yield (value, pictures[number % len(pictures)], fault, b"%d" % (number % 3), *named)
+
+
+def mutated(random: Random, parts: Parts) -> Parts:
+    """The message and its headers most of the time; the file by its pieces."""
+    value, picture, fault, lies, *named = (*parts, *[b""] * (4 - len(parts)))
+    if random.random() < 0.4:
+        (picture,) = damaged(random, (picture,))
+    if random.random() < 0.2:
+        fault = random.choice(list(FAULTS))
+    if random.random() < 0.3:
+        lies = b"%d" % random.randrange(1_000_000)
+    if random.random() < 0.7:
+        value, *named = mutators.anything(random, (value, *named)) or (NULL,)
+    return (value, picture, fault, lies, *named)
+
+
+def worked(parts: Parts) -> str:
+    value, picture, fault, lies, *named = (*parts, *[b""] * (4 - len(parts)))
+    hand = ByHand(buckets=(BUCKET,), unreadable_after_s=UNREADABLE_S, retry_min_s=0.5, retry_max_s=2.0)
+    hand.store.put(BUCKET, KEY, picture)
+    hand.put(GOOD)
+    hostile = nullable(value), headers(tuple(named))
+    goods = set()
+    if lies not in (b"", b"0"):
+        _send(hand, hostile)
+        goods.add(_send(hand, _GOOD))
+        hand.turns(5, every_s=1.0)
+        _lie(hand, Random(lies))
+    if (error := FAULTS.get(fault)) is not None:
+        hand.store.fail(BUCKET, KEY, error())
+    for _ in range(2):
+        goods.add(_send(hand, _GOOD))
+        _send(hand, hostile)
+    for _ in range(6):  # others of the bucket are read meanwhile, so that what fails alone is known to
+        goods.add(_send(hand, _GOOD))
+        hand.turns(UNREADABLE_S / 2, every_s=1.0)
+        if not hand.in_flight:
+            break
+    return _checked(hand, goods)
+
+
+_GOOD = (json.dumps({"schema": "image-event/1", "id": "good", "bucket": BUCKET, "key": GOOD}).encode(), ())
+
+
+def _send(hand: ByHand, record: tuple[bytes | None, Headers]) -> int:
+    """One more record; answers its offset."""
+    epoch, offset = hand.epochs[0], hand._next[0]
+    hand._next[0] += 1
+    hand.line.take(Record(epoch.partition, offset, 0, b"key", *record, epoch))
+    hand.turn()
+    return offset
+
+
+def _lie(hand: ByHand, random: Random) -> None:
+    """Damage every entry of the cache, as whoever may write to it can."""
+    cache = hand.worker._cache
+    assert isinstance(cache, MemoryResultCache)
+    for key, (until, value) in cache._values.items():
+        cache._values[key] = (until, mutators.content(random, value))
+    for name, (until, fields) in cache._hashes.items():
+        cache._hashes[name] = (until, {field: mutators.content(random, value) for field, value in fields.items()})
+
+
+def _checked(hand: ByHand, goods: set[int]) -> str:
+    records = hand._next[0]
+    assert not hand.in_flight, f"still in flight: {hand.in_flight}"
+    taken = hand.line.ledger.take(1_000_000, 1 << 40)
+    assert taken is not None, "nothing to publish"
+    assert list(taken.run.offsets.values()) == [records], f"{taken.run} of {records} records"
+    kinds = _published(taken.run.messages)
+    for offset in goods:
+        assert kinds[offset, 0] == ["EnrichedImage"], f"{offset}: {kinds[offset, 0]}"
+    return " ".join(sorted({kind for (offset, _), found in kinds.items() if offset not in goods for kind in found}))[
+        :80
+    ]
+
+
+def _published(messages: Iterable[Message]) -> dict[tuple[int, int], list[str]]:
+    """What leaves, by offset and index: read back as a reader would, each valid under its published schema."""
+    kinds: dict[tuple[int, int], list[str]] = {}
+    letters: Counter[int] = Counter()
+    for message in messages:
+        assert message.size < 1 << 20
+        if message.topic == "dead":
+            letter = read_dead_letter_headers(message.headers)
+            letters[letter.offset] += 1
+            for failure in letter.failures:
+                kinds.setdefault((letter.offset, failure.index), []).append(failure.reason)
+            continue
+        output = read_output(message.value or b"")
+        name = {
+            EnrichedImage: "enriched-image-1.json",
+            Retraction: "image-retraction-1.json",
+            Skip: "skipped-1.json",
+        }[type(output)]
+        validator(name).validate(json.loads(message.value or b""))
+        place = output.event.offset, output.event.index
+        kinds.setdefault(place, []).append(type(output).__name__)
+    assert all(count == 1 for count in letters.values()), "one dead letter a record"
+    assert all(len(found) == 1 for found in kinds.values()), kinds
+    return kinds
+
+
+TARGETS = (
+    Target(
+        "worker",
+        situations,
+        worked,
+        mutated,
+        ("/schemas/", "/workers/"),
+        Bounds(seconds=3.0, seconds_per_mib=60.0, mib=128.0, mib_per_mib=128.0),
+    ),
+)
