@@ -129,7 +129,8 @@ def _messages(dead_letter_headers: dict[str, Any]) -> dict[str, Any]:
             OUTPUT_HEADERS,
             {
                 "type": "string",
-                "description": "bucket/key of the object; bucket/key?versionId=V where one version alone is gone.",
+                "description": "bucket/key of the object; bucket?versionId=V/key, V percent-encoded, where one version "
+                "alone is gone, so that compaction keeps what is known of the object.",
             },
         ),
         "deadLetter": _message(

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self, TypeAlias
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -213,9 +214,14 @@ class Retraction(_Output):
 
     @property
     def message_key(self) -> bytes:
-        """`bucket/key`; for one old version a key of its own, or it would compact the live picture away."""
+        """`bucket/key`; for one version a key of its own, or it would compact the live picture away.
+
+        That is `bucket?versionId=V/key`, V percent-encoded: no object is named so, because no bucket's name has a
+        question mark, and no two versions share one.
+        """
         if self.scope == "version":
-            return f"{self.subject}?versionId={self.source.version_id}".encode()
+            version = quote(self.source.version_id or "", safe="")
+            return f"{self.source.bucket}?versionId={version}/{self.source.key}".encode()
         return self.subject.encode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, TypeAlias
 
@@ -10,6 +11,7 @@ from pydantic import AfterValidator, Field
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
 """Kafka headers in order; a name may come more than once, a value may be null."""
 
+NULL_VERSION = "null"
 KEY_BYTES_MAX = 1024
 """S3's own bound of an object key, in bytes of UTF-8."""
 
@@ -20,6 +22,38 @@ def _key_of_s3(key: str) -> str:
     return key
 
 
+def _nameable(key: str) -> str:
+    if "\0" in key:
+        raise ValueError("an object key has no NUL character")
+    return key
+
+
+def _bucket_of_s3(bucket: str) -> str:
+    if not _BUCKET.fullmatch(bucket):
+        raise ValueError("a bucket's name has 3 to 63 letters, digits, and . _ : - between its first and last")
+    return bucket
+
+
+def visible(text: str) -> str:
+    """The text itself.
+
+    Raises:
+        ValueError: it holds a character that no store writes into an etag or a version id: it is a header's value.
+    """
+    if not (text.isascii() and text.isprintable()) or " " in text:
+        raise ValueError("only visible ASCII characters are allowed")
+    return text
+
+
+def version_or_none(version_id: str | None) -> str | None:
+    """None for the version that S3 calls "null".
+
+    It was written while the bucket kept no versions, and is overwritten as an object without versions is: as the name
+    of one content it is worth nothing.
+    """
+    return None if version_id == NULL_VERSION else version_id
+
+
 def _moment(text: str) -> str:
     datetime.fromisoformat(text)
     return text
@@ -27,11 +61,16 @@ def _moment(text: str) -> str:
 
 _RFC_3339 = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$"
 
-Bucket = Annotated[str, Field(min_length=1, max_length=255, pattern="^[^/]+$")]
-Key = Annotated[str, Field(min_length=1, max_length=KEY_BYTES_MAX), AfterValidator(_key_of_s3)]
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,61}[A-Za-z0-9]")
+"""What S3 has allowed at any time, and every store that grew from it; no client asks for another name."""
+
+Bucket = Annotated[str, Field(min_length=1, max_length=255, pattern="^[^/]+$"), AfterValidator(_bucket_of_s3)]
+Key = Annotated[
+    str, Field(min_length=1, max_length=KEY_BYTES_MAX), AfterValidator(_key_of_s3), AfterValidator(_nameable)
+]
 """An object key as the store knows it: nothing is escaped."""
 Short = Annotated[str, Field(min_length=1, max_length=256)]
-Version = Annotated[str, Field(min_length=1, max_length=1024)]
+Version = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(visible)]
 Sequencer = Annotated[str, Field(min_length=1, max_length=128, pattern="^[0-9A-Fa-f]+$")]
 """Hexadecimal; the greater is the newer, among events of one object (see `image_event.newer`)."""
 Moment = Annotated[

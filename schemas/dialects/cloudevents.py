@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ..text import Bucket, Headers, Key, Moment, Short, Version
+from ..text import Bucket, Headers, Key, Moment, Short, Version, version_or_none
 from .words import Document, Entry, ImageEvent, Unreadable, document, schema_fault
 
 _S3_URI = re.compile(r"s3://([^/?#]+)/([^?#]+)(?:\?versionId=([^&#]+))?", re.DOTALL)
@@ -75,7 +75,7 @@ class CloudEvent:
             index=0,
             bucket=named.bucket,
             key=named.key,
-            version_id=named.version_id,
+            version_id=version_or_none(named.version_id),
             event_time=self.time,
         )
 

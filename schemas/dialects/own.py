@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
 
 from ..options import Options
-from ..text import Bucket, Key, Moment, Sequencer, Short, Version
+from ..text import Bucket, Key, Moment, Sequencer, Short, Version, version_or_none, visible
 from .words import Document, ImageEvent, Unreadable, quoted, schema_fault
 
 SCHEMA = "image-event/1"
@@ -18,7 +18,7 @@ def unquoted(etag: object) -> object:
     return etag.strip('"') if isinstance(etag, str) else etag
 
 
-Etag = Annotated[Short, BeforeValidator(unquoted)]
+Etag = Annotated[Short, BeforeValidator(unquoted), AfterValidator(visible)]
 
 
 class ImageEventDocument(BaseModel):
@@ -30,8 +30,13 @@ class ImageEventDocument(BaseModel):
     id: Short = Field(description="The producer's own id of this event; the same when it is sent again.")
     bucket: Bucket
     key: Key = Field(description="The object's key as the store knows it, nothing escaped; at most 1,024 bytes.")
-    version_id: Version | None = None
-    etag: Etag | None = Field(default=None, description="Read only this content; another one is skipped as superseded.")
+    version_id: Version | None = Field(
+        default=None, description='Visible ASCII characters; "null", as S3 calls what has no version, counts as none.'
+    )
+    etag: Etag | None = Field(
+        default=None,
+        description="Read only this content; another one is skipped as superseded. Visible ASCII characters.",
+    )
     size: Annotated[StrictInt, Field(ge=0, lt=2**63)] | None = Field(default=None, description="Bytes.")
     sequencer: Sequencer | None = Field(
         default=None, description="Hexadecimal, growing with every change of one object, as S3 counts."
@@ -63,7 +68,7 @@ def read(document: Document, index: int) -> ImageEvent:
         index=index,
         bucket=event.bucket,
         key=event.key,
-        version_id=event.version_id,
+        version_id=version_or_none(event.version_id),
         etag=event.etag,
         size=event.size,
         sequencer=event.sequencer,

@@ -1,7 +1,7 @@
 """S3's bucket notifications, as MinIO, AWS and others send them, and as SNS and EventBridge wrap them.
 
 What names the object is taken strictly; what only helps (etag, size, sequencer, time) counts as absent where it is
-not what it should be.
+not what it should be. An etag with characters that no store writes is a fault: somebody made it up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from ..text import Bucket, Key, Moment, Sequencer, Short, Version, subject
+from ..text import Bucket, Key, Moment, Sequencer, Short, Version, subject, version_or_none, visible
 from .own import unquoted
 from .words import Document, Entry, Ignored, ImageEvent, Place, Unreadable, document, quoted, schema_fault
 
@@ -31,7 +31,10 @@ def unescaped(key: str) -> str:
     Raises:
         ValueError: what was escaped is not UTF-8. Replacing characters would name another object.
     """
-    return unquote_to_bytes(key.replace("+", " ")).decode("utf-8")
+    try:
+        return unquote_to_bytes(key.replace("+", " ")).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 once it is percent-decoded") from None
 
 
 def _or_none(wanted: Any) -> BeforeValidator:
@@ -54,7 +57,7 @@ def _empty_is_none(value: object) -> object:
 
 
 _Size = Annotated[int | None, _or_none(Annotated[int, Field(ge=0, lt=2**63)])]
-_Etag = Annotated[str | None, _or_none(Annotated[Short, BeforeValidator(unquoted)])]
+_Etag = Annotated[Annotated[str, AfterValidator(visible)] | None, _or_none(Annotated[Short, BeforeValidator(unquoted)])]
 _Version = Annotated[Version | None, BeforeValidator(_empty_is_none)]
 _Sequencer = Annotated[str | None, _or_none(Sequencer)]
 _Time = Annotated[str | None, _or_none(Moment)]
@@ -177,7 +180,8 @@ def _event(
 ) -> ImageEvent:
     retract = name not in _CREATED
     # A delete marker hides the whole object, and its version id is the marker's own. A plain Delete with a version id
-    # removed that version for good; whether it was the newest, the event does not tell.
+    # removed that version for good; whether it was the newest, the event does not tell. That version may be "null", the
+    # one from before the bucket kept versions, and others may have come since.
     one_version = retract and name.endswith(":Delete") and object_.version_id is not None
     return ImageEvent(
         id=object_.sequencer or place.event_id(index),
@@ -186,13 +190,19 @@ def _event(
         index=index,
         bucket=bucket,
         key=object_.key,
-        version_id=object_.version_id if one_version or not retract else None,
+        version_id=_version_of(object_.version_id, retract, one_version),
         etag=object_.etag,
         size=object_.size,
         sequencer=object_.sequencer,
         event_time=time,
         versioned_removal=one_version,
     )
+
+
+def _version_of(version_id: str | None, retract: bool, one_version: bool) -> str | None:
+    if retract:
+        return version_id if one_version else None
+    return version_or_none(version_id)
 
 
 def _plain(name: object) -> str | None:

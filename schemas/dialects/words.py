@@ -36,7 +36,8 @@ class ImageEvent:
         action: "enrich": there is a picture; "retract": it is gone.
         index: counts the events inside one message, from 0.
         key: as the store knows it, nothing escaped.
-        version_id: of the object; None for the removal of a whole object.
+        version_id: of the object; None for the removal of a whole object, and for a picture whose version S3 calls
+            "null". Only the removal of that one version names it so.
         etag: without quotes.
         size: bytes, where the event tells.
         sequencer: hexadecimal; orders the events of one object (`newer`).

@@ -26,6 +26,7 @@ from schemas.enriched_image import (
     enriched_id,
 )
 from schemas.image_event import ImageEvent
+from schemas.text import version_or_none
 from workers import metrics
 from workers.pipeline.annotate import guide_names
 from workers.pipeline.answers import scores_of
@@ -103,7 +104,7 @@ class Renderer:
         assert facts is not None
         tags = self._tags(task)
         status: Status = "partial" if task.failures else "complete"
-        version_id = facts.version_id if facts.version_id is not None else event.version_id
+        version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = Thresholds(profile=task.profile.name, digest=task.profile.digest)
         return EnrichedImage(
             id=enriched_id(

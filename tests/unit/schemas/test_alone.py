@@ -25,7 +25,7 @@ for module in pkgutil.walk_packages(schemas.__path__, "schemas."):
     importlib.import_module(module.name)
 from schemas.image_event import parse_message
 from schemas.publish import documents
-value = b'{"schema": "image-event/1", "id": "1", "bucket": "b", "key": "k"}'
+value = b'{"schema": "image-event/1", "id": "1", "bucket": "bucket", "key": "k"}'
 print(parse_message(value, (), topic="t", partition=0, offset=0)[0].subject, len(documents()))
 """
 
@@ -39,7 +39,7 @@ def test_everything_works_where_nothing_else_of_ours_is_installed() -> None:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "b/k 7\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "bucket/k 7\n", "")
 
 
 def test_every_import_is_relative_or_of_pydantic_or_the_standard_library() -> None:

@@ -108,8 +108,9 @@ def test_dataref_names_the_picture_itself() -> None:
 
 
 def test_dataref_may_name_a_version() -> None:
-    read = event(structured(dataref="s3://photos/a.jpg?versionId=v%201"))
-    assert (read.key, read.version_id) == ("a.jpg", "v 1")
+    read = event(structured(dataref="s3://photos/a.jpg?versionId=v%2F1"))
+    assert (read.key, read.version_id) == ("a.jpg", "v/1")
+    assert event(structured(dataref="s3://photos/a.jpg?versionId=null")).version_id is None
 
 
 @patient
@@ -142,6 +143,10 @@ def test_a_picture_that_travels_along_is_read_from_where_dataref_says() -> None:
         "s3://photos/a.jpg?X-Amz-Signature=secret",
         "s3://photos/a.jpg?versionId=",
         "s3://photos/caf%E9.jpg",
+        "s3://photos/a%00b.jpg",
+        "s3://photos/a.jpg?versionId=v%201",
+        "s3://photos/a.jpg?versionId=%0A",
+        "s3://ph%6f/a.jpg%FF",
         "s3://photos/" + "x" * 1025,
     ],
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.enriched_image import CaptionText, EnrichedImage, GoneSource, Retraction, Skip, Tag, read_output
@@ -161,7 +162,28 @@ def test_outputs_of_one_object_share_their_record_key() -> None:
 
 
 def test_the_retraction_of_a_version_can_not_compact_the_live_picture_away() -> None:
-    assert retraction(scope="version").message_key == b"photos/a.jpg?versionId=v1"
+    assert retraction(scope="version").message_key == b"photos?versionId=v1/a.jpg"
+
+
+short_keys = keys.map(lambda key: key[:60])
+versions = st.text(st.characters(codec="ascii"), min_size=1, max_size=9) | st.text("/?=v%", min_size=1, max_size=9)
+
+
+@patient
+@given(short_keys, short_keys, versions, versions)
+def test_the_record_key_of_a_versions_retraction_is_no_other_outputs(
+    key: str, other: str, version: str, other_version: str
+) -> None:
+    def record_key(key: str, version: str | None = None) -> bytes:
+        source = GoneSource(bucket="photos", key=key, version_id=version)
+        scope = "object" if version is None else "version"
+        return retraction(scope=scope, subject=f"photos/{key}", source=source).message_key
+
+    objects = {record_key(name) for name in (f"{key}?versionId={version}", f"?versionId={version}/{key}", key, other)}
+    removed = {(key, version), (other, version), (key, other_version), (other, f"{version}/{key}")}
+    removed_keys = {record_key(*one) for one in removed}
+    assert len(removed_keys) == len(removed)
+    assert removed_keys.isdisjoint(objects)
 
 
 def test_a_skip_without_an_object_is_keyed_by_its_coordinates() -> None:

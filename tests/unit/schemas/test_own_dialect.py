@@ -72,7 +72,17 @@ def test_any_key_comes_through(key: str) -> None:
         ({"bucket": ""}, "bucket"),
         ({"bucket": "a/b"}, "bucket"),
         ({"bucket": 7}, "bucket"),
+        ({"bucket": "ab"}, "bucket"),
+        ({"bucket": "a" * 64}, "bucket"),
+        ({"bucket": "photos?versionId=1"}, "bucket"),
+        ({"bucket": "photos\n"}, "bucket"),
+        ({"bucket": "-photos"}, "bucket"),
+        ({"bucket": "photös"}, "bucket"),
         ({"key": ""}, "key"),
+        ({"key": "a\0b"}, "key"),
+        *(({"etag": etag}, "etag") for etag in ("", "é", "a\n", "a b", "a\x7f", "a\0", '"\t"', "a" * 257)),
+        *(({"version_id": version}, "version_id") for version in ("", "é", "a\n", "a b", "\x1b[2J", "v" * 1025)),
+        ({"sequencer": "1" * 129}, "sequencer"),
         ({"key": "ü" * 513}, "key"),
         ({"id": None}, "id"),
         ({"size": -1}, "size"),
@@ -91,6 +101,20 @@ def test_a_wrong_field_is_a_schema_fault_that_names_it(fields: dict[str, Any], n
     bad = fault(own(**fields))
     assert (bad.index, bad.reason) == (0, "schema")
     assert bad.detail.startswith(f"{named}: ")
+
+
+@pytest.mark.parametrize("bucket", ["abc", "a" * 63, "My_old.bucket", "tenant:bucket", "1.2.3", "xn--bcher-kva"])
+def test_a_bucket_may_be_named_as_any_store_allows(bucket: str) -> None:
+    assert event(own(bucket=bucket)).bucket == bucket
+
+
+def test_a_backslash_and_other_odd_characters_are_part_of_a_key() -> None:
+    assert event(own(key="a\\b\x1b[2J\u202e\n")).key == "a\\b\x1b[2J\u202e\n"
+
+
+def test_the_version_null_is_no_version() -> None:
+    assert event(own(version_id="null")).version_id is None
+    assert event(own(version_id="nullable")).version_id == "nullable"
 
 
 def test_a_fault_never_repeats_what_the_message_holds() -> None:

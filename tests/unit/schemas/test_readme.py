@@ -75,6 +75,15 @@ def test_the_retraction_of_a_version_leaves_the_others() -> None:
     assert not held
 
 
+def test_the_version_null_is_that_of_a_picture_without_one() -> None:
+    held: dict[str, EnrichedImage | Retraction] = {"photos/a.jpg": _put("05", "01", "v2")}
+    index(_gone("06", "null").to_bytes(), held)
+    assert held
+    held = {"photos/a.jpg": _put("05", "01")}
+    index(_gone("06", "null").to_bytes(), held)
+    assert not held
+
+
 def test_a_skip_changes_nothing() -> None:
     held: dict[str, EnrichedImage | Retraction] = {}
     index(skip().to_bytes(), held)

@@ -164,7 +164,34 @@ def test_a_key_that_is_not_utf_8_is_a_fault_and_not_another_object() -> None:
     document["Records"][0]["s3"]["object"]["key"] = "caf%E9.jpg"
     bad = fault(document)
     assert bad.reason == "schema"
-    assert bad.detail.startswith("s3.object.key: ")
+    assert bad.detail == "s3.object.key: Value error, not UTF-8 once it is percent-decoded"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("eTag", value) for value in ("é", "a\n", "a b", "\x1b[2J", "a\0")),
+        *(("versionId", value) for value in ("é", "a\n", "a b", "\x1b[2J", 7, "v" * 1025)),
+        *(("key", value) for value in ("a%00b", "a\0b", "x" * 1025, "%C3%BC" * 513, "", "%80", "%ED%A0%80")),
+    ],
+)
+def test_what_names_no_object_of_any_store_is_a_fault(field: str, value: Any) -> None:
+    document = notification("ObjectCreated:Put")
+    document["Records"][0]["s3"]["object"][field] = value
+    bad = fault(document)
+    assert bad.reason == "schema"
+    assert bad.detail.startswith(f"s3.object.{field}: ")
+
+
+def test_the_version_null_is_none_of_a_picture() -> None:
+    assert event(notification("ObjectCreated:Put", versionId="null")).version_id is None
+    assert event(notification("ObjectRemoved:DeleteMarkerCreated", versionId="null")).version_id is None
+
+
+def test_the_removal_of_the_version_null_is_not_that_of_the_object() -> None:
+    """The bucket keeps versions by now, and a newer one may live on."""
+    read = event(notification("ObjectRemoved:Delete", versionId="null"))
+    assert (read.action, read.versioned_removal, read.version_id) == ("retract", True, "null")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +232,7 @@ def test_without_a_sequencer_an_event_is_known_by_its_coordinates() -> None:
         ({}, "eventName: Field required; s3: Field required"),
         ({"eventName": 5, "s3": 5}, "eventName: "),
         ({"eventName": "ObjectCreated:Put"}, "s3: Field required"),
-        ({"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "b"}, "object": {}}}, "s3.object.key: "),
+        ({"eventName": "ObjectCreated:Put", "s3": {"bucket": {"name": "photos"}, "object": {}}}, "s3.object.key: "),
         ({"eventName": "ObjectCreated:Put", "s3": {"bucket": {}, "object": {"key": "k"}}}, "s3.bucket.name: "),
     ],
 )
@@ -289,7 +316,7 @@ def test_another_event_of_eventbridge_is_skipped() -> None:
 
 
 def test_an_eventbridge_event_without_an_object_is_a_fault() -> None:
-    bad = fault(AWS["bridge created"] | {"detail": {"bucket": {"name": "b"}}})
+    bad = fault(AWS["bridge created"] | {"detail": {"bucket": {"name": "photos"}}})
     assert bad.reason == "schema"
     assert bad.detail.startswith("detail.object: ")
 
