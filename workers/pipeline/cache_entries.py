@@ -97,7 +97,7 @@ def unpack_facts(value: bytes | None) -> Facts | None:
     if type(decode_bytes) is not int or decode_bytes < 0 or data["format"] not in DECODABLE:
         return None
     try:
-        Source.model_validate({"bucket": "b", "key": "k"} | {name: data[name] for name in names}, strict=True)
+        Source.model_validate({"bucket": "any", "key": "any"} | {name: data[name] for name in names}, strict=True)
         image = {"format": data["format"], "width": data["width"], "height": data["height"], "bytes": data["size"]}
         ImageFacts.model_validate(image, strict=True)
     except ValidationError:

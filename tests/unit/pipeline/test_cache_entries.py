@@ -151,7 +151,7 @@ def test_whatever_stands_in_a_field_of_facts_is_a_miss_or_can_be_published(name:
     facts = entries.unpack_facts(json.dumps(asdict(FACTS) | {name: value}).encode())
     if facts is not None:
         Source(
-            bucket="b",
+            bucket="any",
             key="k",
             version_id=facts.version_id,
             etag=facts.etag,
