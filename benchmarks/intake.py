@@ -6,7 +6,6 @@ use too. Also what the copy out of the shared slab takes, next to a decode.
 
 from __future__ import annotations
 
-import functools
 import os
 import statistics
 import time
@@ -17,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.line import DECODERS, PICTURES, photo, stored, worker_rates
-from workers.backends.memory import MemoryObjectStore
 from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.intake.processes.slab import Layout, Region, make_slab
 from workers.intake.transform import decode
@@ -51,12 +49,6 @@ def main() -> None:
     console.print(f"copying a picture out of the slab takes {_copy_to_decode(tagger, pictures):.2%} of decoding it")
 
 
-@functools.cache
-def some_photos() -> MemoryObjectStore:
-    """A child's own store. Its pictures are drawn there, because a plan has no room for them."""
-    return stored([photo(seed) for seed in range(PICTURES)])
-
-
 class CountedIntake(ProcessIntake):
     """Knows what its children used of the processors, from when all were up until it was closed."""
 
@@ -80,7 +72,7 @@ def _round(name: str, tagger: Tagger, pictures: Sequence[bytes]) -> tuple[float,
     if name == "threads":
         intake: Intake = ThreadIntake(stored(pictures), [tagger.transform], Limits(), decode_threads=DECODERS)
     else:
-        intake = CountedIntake(some_photos, [tagger.transform], Limits(), children=DECODERS)
+        intake = CountedIntake(stored(pictures), [tagger.transform], Limits(), children=DECODERS)
         intake.begin()
     before_s = time.process_time()
     rate = worker_rates(tagger, pictures, intake)[0]

@@ -46,6 +46,18 @@ class Rejected(TagstreamError):
         return Rejected, (self.stage, self.reason, self.detail)
 
 
+class LargerThanReserved(TagstreamError):
+    """The object has more bytes than memory was reserved for. None of them are kept: reserve more, and read it again.
+
+    Args:
+        size: the object's size as the store announces it; None: it announced none, or sent more than that.
+    """
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__("the object is larger than the memory that was reserved for it")
+        self.size = size
+
+
 class Gone(TagstreamError):
     """The object does not exist (any more). Becomes a skip `gone`."""
 

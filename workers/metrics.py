@@ -35,42 +35,13 @@ class Metric:
 ALL: list[Metric] = []
 
 
-Listener: TypeAlias = Callable[[str, float, Mapping[str, AttributeValue]], None]
-
-_listeners: list[Listener] = []
-
-
-def tell(listener: Listener) -> None:
-    """From now on the listener hears of all that is counted here, from whichever thread: (counter, amount, labels).
-
-    For a child process, which has no endpoint: its parent counts in its stead, with `count`.
-    """
-    _listeners.append(listener)
-
-
-def count(counter: str, amount: float, labels: Mapping[str, AttributeValue]) -> None:
-    """Add to the counter of this name.
-
-    Raises:
-        KeyError: there is none.
-    """
-    _counters[counter].add(amount, **labels)
-
-
 class Counter:
     def __init__(self, name: str, meaning: str, *, unit: str = "1", labels: tuple[str, ...] = ()) -> None:
         ALL.append(Metric(name, "counter", meaning, unit, labels))
-        _counters[name] = self
-        self._name = name
         self._instrument = _meter.create_counter(name, unit, meaning)
 
     def add(self, amount: float = 1, **labels: AttributeValue) -> None:
         self._instrument.add(amount, labels)
-        for listener in _listeners:
-            listener(self._name, amount, labels)
-
-
-_counters: dict[str, Counter] = {}
 
 
 class Gauge:
@@ -198,7 +169,7 @@ BREAKERS = ObservedGauge(
 RETRIES = Counter("tagstream_retries", "Calls to a neighbour tried again", labels=("neighbour",))
 DECODERS_LOST = Counter(
     "tagstream_decoders_lost",
-    "Decoding processes that ended before their time and were replaced, by cause: clock, death",
+    "Decoding processes that ended before their time and were replaced, by cause: clock, death, bad-answer",
     labels=("cause",),
 )
 READY = ObservedGauge("tagstream_ready", "1 when warmed up and joined to the group")

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from workers.vocabulary import (
     Caption,
     Epoch,
+    Facts,
     Fetched,
     Job,
     LabelScores,
@@ -134,13 +135,15 @@ class ObjectStore(Protocol):
         max_bytes: int,
         deadline_s: float,
     ) -> StoredObject:
-        """Read one object whole, its bytes as they are stored. With an `etag` (quotes or not), only that one.
+        """Read one object whole, its bytes as they are stored, and never more than `max_bytes` of it.
+
+        With an `etag` (quotes or not), only that one.
 
         Raises:
             Gone: no such object (or version).
             Superseded: the etag is another one.
-            Rejected: larger than `max_bytes` by its Content-Length or while streaming ("object-too-large"),
-                or empty ("empty-object").
+            LargerThanReserved: larger than `max_bytes`, by its Content-Length or while streaming.
+            Rejected: empty ("empty-object").
             Unavailable: anything else that came instead of the object; its `fault` says what the answer tells about
                 the cause ("too-slow": more than `deadline_s` seconds for the whole body).
         """
@@ -173,21 +176,34 @@ class ResultCache(Protocol):
 
 
 class Intake(Protocol):
-    """From a job to its pixels, in threads or in child processes. Thread-safe; futures carry the errors.
+    """From a job to its pixels in three steps, in threads or in child processes. Thread-safe; futures carry the errors.
 
     The caller reserves memory before each call and gives it back at its end: an intake holds the encoded bytes from
-    `fetch` to the end of `decode` or `discard`.
+    `fetch` to the end of `decode` or `discard`. Only `inspect` and `decode` look into the bytes, which may be made to
+    break whatever reads them.
     """
 
-    def fetch(self, job: Job) -> Future[Fetched]:
-        """Get the object and read its header.
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
+        """Get the object's bytes, at most `max_bytes` of them.
 
-        Fails with Gone, Superseded, Rejected (limits, formats, a broken header) or Unavailable.
+        Fails with Gone, Superseded, Unavailable, Rejected (an object over the limit, or an empty one), or with
+        LargerThanReserved: over `max_bytes`, and within the limit as far as is known.
         """
         ...
 
-    def decode(self, fetched: Fetched) -> Future[Picture]:
-        """Decode and transform, once, for every Transform the intake was made with. Fails with Rejected."""
+    def inspect(self, fetched: Fetched) -> Future[Facts]:
+        """Read the image's header, and check it against the limits. The bytes are kept.
+
+        Fails with Rejected (limits, formats, a broken header).
+        """
+        ...
+
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
+        """Decode and transform, once, for every Transform the intake was made with. Fails with Rejected.
+
+        Args:
+            facts: what `inspect` said of these same bytes.
+        """
         ...
 
     def discard(self, fetched: Fetched) -> None:

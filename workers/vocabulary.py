@@ -1,7 +1,8 @@
 """The frozen words of the pipeline. A new word is added here first; nothing here does any work.
 
-A `Record` is parsed into `Job`s, a Job's object is fetched (`Fetched`), decoded (`Picture`), annotated
-(`LabelScores`, `Caption`) and finished as `Outcome`s; the outcomes of a row of records are published as one `Run`.
+A `Record` is parsed into `Job`s, a Job's object is fetched (`Fetched`), inspected (`Facts`), decoded (`Picture`),
+annotated (`LabelScores`, `Caption`) and finished as `Outcome`s; the outcomes of a row of records are published as one
+`Run`.
 """
 
 from __future__ import annotations
@@ -140,12 +141,25 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An object in the hands of an intake. `handle` is the intake's own (bytes here, a slot's name elsewhere)."""
+    """An object's bytes in the hands of an intake, and what the store said of them. Nothing has been read of them yet.
 
-    facts: Facts
+    Args:
+        sha256: of the bytes, hex.
+        etag, version_id, last_modified: as in `StoredObject`.
+        size: bytes.
+        handle: the intake's own.
+        inspect_bytes: an upper bound of what `Intake.inspect` holds in memory besides the bytes.
+        copied_bytes: what `Intake.decode` holds of the object a second time, besides `Facts.decode_bytes`.
+    """
+
+    sha256: str
+    etag: str
+    version_id: str | None
+    last_modified: str
+    size: int
     handle: object
+    inspect_bytes: int
     copied_bytes: int = 0
-    """What the intake holds of the object a second time while it decodes, besides `facts.decode_bytes`."""
 
 
 @dataclass(frozen=True, slots=True)

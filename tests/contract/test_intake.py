@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from schemas.image_event import ImageEvent
-from tests.contract.distant_store import reached_from_afar
+from tests.unit.intake.deadly import LARGEST, decoding, read
 from tests.unit.intake.pictures import encoded, noise, png_bomb, ramp
 from workers.backends.memory import MemoryObjectStore
-from workers.errors import Broken, Gone, Rejected, Superseded, TagstreamError, Unavailable
+from workers.errors import Broken, Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.intake import InlineIntake, Limits, ProcessIntake, ThreadIntake
 from workers.intake.transform import apply
 from workers.ports import Intake
@@ -36,7 +36,7 @@ def threads(store: MemoryObjectStore, limits: Limits) -> Intake:
 
 
 def processes(store: MemoryObjectStore, limits: Limits) -> Intake:
-    return ProcessIntake(reached_from_afar(store), (SQUASH, CROP), limits, fetch_threads=4, children=2)
+    return ProcessIntake(store, (SQUASH, CROP), limits, fetch_threads=4, children=2)
 
 
 @pytest.fixture
@@ -83,20 +83,21 @@ def test_a_picture_is_fetched_with_its_facts(intake: Intake, store: MemoryObject
     body = encoded(ramp(50, 40), "png")
     stored = store.put("photos", "a.jpg", body)
 
-    fetched = intake.fetch(job("a.jpg", etag=stored.etag)).result(10)
+    fetched, facts = read(intake, job("a.jpg", etag=stored.etag))
 
-    facts = fetched.facts
     assert facts.sha256 == hashlib.sha256(body).hexdigest()
     assert (facts.etag, facts.version_id, facts.last_modified) == (stored.etag, stored.version_id, stored.last_modified)
     assert (facts.format, facts.width, facts.height, facts.size) == ("png", 50, 40, len(body))
     assert facts.decode_bytes == 50 * 40 * 4
+    assert fetched.size == len(body)
     assert fetched.copied_bytes in (0, len(body))
+    assert fetched.inspect_bytes >= fetched.copied_bytes
 
 
 def test_a_picture_is_decoded_for_every_transform(intake: Intake, store: MemoryObjectStore) -> None:
     image = noise(60, 50)
     store.put("photos", "a.png", encoded(image, "png"))
-    picture = intake.decode(intake.fetch(job("a.png")).result(10)).result(10)
+    picture = decoding(intake, job("a.png")).result(10)
     assert set(picture.pixels) == {SQUASH, CROP}
     for transform, array in picture.pixels.items():
         assert np.array_equal(array, apply(transform, image))
@@ -105,8 +106,10 @@ def test_a_picture_is_decoded_for_every_transform(intake: Intake, store: MemoryO
 def test_many_pictures_at_once_are_not_mixed_up(intake: Intake, store: MemoryObjectStore) -> None:
     for number in range(40):
         store.put("photos", f"{number}", encoded(Image.new("RGB", (20, 20), (number, 0, 255 - number)), "png"))
-    fetched = [intake.fetch(job(f"{number}")) for number in range(40)]
-    decoded = [intake.decode(future.result(10)) for future in fetched]
+    fetching = [intake.fetch(job(f"{number}"), LARGEST) for number in range(40)]
+    fetched = [future.result(10) for future in fetching]
+    inspected = [intake.inspect(each) for each in fetched]
+    decoded = [intake.decode(each, facts.result(10)) for each, facts in zip(fetched, inspected, strict=True)]
     for number, future in enumerate(decoded):
         assert (future.result(10).pixels[SQUASH] == (number, 0, 255 - number)).all()
 
@@ -127,28 +130,42 @@ def test_each_limit_has_its_own_reason(
     make: Make, store: MemoryObjectStore, body: bytes, stage: str, reason: str
 ) -> None:
     store.put("photos", "a", body)
-    future = make(max_object_bytes=5000, max_pixels=1_000_000).fetch(job("a"))
     with pytest.raises(Rejected) as rejected:
-        future.result(10)
+        read(make(max_object_bytes=5000, max_pixels=1_000_000), job("a"))
     assert (rejected.value.stage, rejected.value.reason) == (stage, reason)
 
 
 def test_an_object_too_large_by_its_event_is_not_asked_for(make: Make, store: MemoryObjectStore) -> None:
     with pytest.raises(Rejected, match="object-too-large"):
-        make(max_object_bytes=5000).fetch(job("a", size=5001)).result(10)
+        make(max_object_bytes=5000).fetch(job("a", size=5001), LARGEST).result(10)
     assert store.reads == []
+
+
+def test_no_more_is_read_of_an_object_than_was_reserved_for_it(intake: Intake, store: MemoryObjectStore) -> None:
+    body = encoded(ramp(), "png")
+    store.put("photos", "a", body)
+    with pytest.raises(LargerThanReserved) as larger:
+        intake.fetch(job("a", size=1), len(body) - 1).result(10)
+    assert larger.value.size == len(body)
+    assert intake.fetch(job("a", size=1), len(body)).result(10).size == len(body)
+
+
+def test_an_object_over_the_limit_is_rejected_however_little_was_reserved(make: Make, store: MemoryObjectStore) -> None:
+    store.put("photos", "a", b"x" * 5001)
+    for reserved in (1, 5000, LARGEST):
+        with pytest.raises(Rejected, match="object-too-large"):
+            make(max_object_bytes=5000).fetch(job("a", size=1), reserved).result(10)
 
 
 def test_a_truncated_picture_is_rejected_when_it_is_decoded(intake: Intake, store: MemoryObjectStore) -> None:
     store.put("photos", "a", encoded(noise(64, 64), "jpeg")[:-900])
-    fetched = intake.fetch(job("a")).result(10)
     with pytest.raises(Rejected, match="broken-image"):
-        intake.decode(fetched).result(10)
+        decoding(intake, job("a")).result(10)
 
 
 def test_a_wrong_ending_does_not_matter(intake: Intake, store: MemoryObjectStore) -> None:
     store.put("photos", "a.gif", encoded(ramp(), "webp"))
-    assert intake.fetch(job("a.gif")).result(10).facts.format == "webp"
+    assert read(intake, job("a.gif"))[1].format == "webp"
 
 
 @pytest.mark.parametrize(
@@ -162,49 +179,59 @@ def test_a_wrong_ending_does_not_matter(intake: Intake, store: MemoryObjectStore
 def test_the_stores_fault_arrives_as_it_is(intake: Intake, store: MemoryObjectStore, error: TagstreamError) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))
     store.fail("photos", "a", error, times=1)
-    arrived = intake.fetch(job("a")).exception(10)
+    arrived = intake.fetch(job("a"), LARGEST).exception(10)
     assert (type(arrived), str(arrived)) == (type(error), str(error))
     assert isinstance(arrived, Unavailable)
     assert isinstance(error, Unavailable)
     assert (arrived.fault, arrived.advice) == (error.fault, error.advice)
-    assert intake.fetch(job("a")).exception(10) is None
+    assert intake.fetch(job("a"), LARGEST).exception(10) is None
 
 
 def test_an_object_that_is_gone_or_was_replaced_is_told_so(intake: Intake, store: MemoryObjectStore) -> None:
     with pytest.raises(Gone):
-        intake.fetch(job("a")).result(10)
+        intake.fetch(job("a"), LARGEST).result(10)
     store.put("photos", "a", encoded(ramp(), "png"))
     with pytest.raises(Superseded):
-        intake.fetch(job("a", etag="another")).result(10)
+        intake.fetch(job("a", etag="another"), LARGEST).result(10)
 
 
 def test_the_version_of_the_event_is_the_one_that_is_fetched(intake: Intake, store: MemoryObjectStore) -> None:
     older = store.put("photos", "a", encoded(ramp(30, 30), "png"))
     store.put("photos", "a", encoded(ramp(40, 40), "png"))
-    assert intake.fetch(job("a", version_id=older.version_id)).result(10).facts.width == 30
+    assert read(intake, job("a", version_id=older.version_id))[1].width == 30
 
 
 def test_an_object_can_be_decoded_once(intake: Intake, store: MemoryObjectStore) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))
-    fetched = intake.fetch(job("a")).result(10)
-    intake.decode(fetched).result(10)
+    fetched, facts = read(intake, job("a"))
+    intake.decode(fetched, facts).result(10)
     with pytest.raises(RuntimeError):
-        intake.decode(fetched).result(10)
+        intake.decode(fetched, facts).result(10)
+    with pytest.raises(RuntimeError):
+        intake.inspect(fetched).result(10)
+
+
+def test_an_object_can_be_inspected_more_than_once(intake: Intake, store: MemoryObjectStore) -> None:
+    store.put("photos", "a", encoded(ramp(), "png"))
+    fetched, facts = read(intake, job("a"))
+    assert intake.inspect(fetched).result(10) == facts
 
 
 def test_a_discarded_object_is_forgotten(intake: Intake, store: MemoryObjectStore) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))
-    fetched = intake.fetch(job("a")).result(10)
+    fetched, facts = read(intake, job("a"))
     intake.discard(fetched)
     intake.discard(fetched)
     with pytest.raises(RuntimeError):
-        intake.decode(fetched).result(10)
+        intake.decode(fetched, facts).result(10)
+    with pytest.raises(RuntimeError):
+        intake.inspect(fetched).result(10)
 
 
 def test_neither_bytes_nor_pixels_are_in_a_repr(intake: Intake, store: MemoryObjectStore) -> None:
     body = encoded(ramp(), "png")
     store.put("photos", "a", body)
-    fetched = intake.fetch(job("a")).result(10)
+    fetched = intake.fetch(job("a"), LARGEST).result(10)
     assert repr(fetched.handle) == f"<EncodedBytes {len(body)}>"
     intake.discard(fetched)
     assert repr(fetched.handle) == "<EncodedBytes>"
@@ -212,10 +239,14 @@ def test_neither_bytes_nor_pixels_are_in_a_repr(intake: Intake, store: MemoryObj
 
 def test_after_close_every_future_is_cancelled(intake: Intake, store: MemoryObjectStore) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))
-    fetched = intake.fetch(job("a")).result(10)
+    fetched, facts = read(intake, job("a"))
     intake.close()
     intake.close()
-    futures: list[Future[Any]] = [intake.fetch(job("a")), intake.decode(fetched)]
+    futures: list[Future[Any]] = [
+        intake.fetch(job("a"), LARGEST),
+        intake.inspect(fetched),
+        intake.decode(fetched, facts),
+    ]
     assert not wait(futures, 5).not_done
     for future in futures:
         with pytest.raises(CancelledError):
@@ -231,14 +262,14 @@ def test_a_decoder_that_fails_on_a_good_picture_too_is_our_fault_and_not_the_pic
     intake: Intake, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))
-    fetched = intake.fetch(job("a")).result(10)
+    fetched, facts = read(intake, job("a"))
 
     def broken(*_: object) -> None:
         raise OSError("the codec is gone")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
     with pytest.raises(Broken, match="png decoder"):
-        intake.decode(fetched).result(10)
+        intake.decode(fetched, facts).result(10)
 
 
 @in_this_process
@@ -252,4 +283,4 @@ def test_headers_that_can_not_be_read_are_blamed_after_a_good_one_was(
 
     monkeypatch.setattr("PIL.Image.open", broken)
     with pytest.raises(Broken, match="png decoder"):
-        intake.fetch(job("a")).result(10)
+        read(intake, job("a"))

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from workers.backends.clock import SystemClock
-from workers.errors import Gone, Rejected, Superseded, TagstreamError, Unavailable
+from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.ports import Clock
 from workers.vocabulary import StoredObject
 
@@ -136,7 +136,7 @@ class MemoryObjectStore:
         if etag is not None and etag.strip('"') != stored.etag:
             raise Superseded("the object has another etag than the event names")
         if len(stored.body) > max_bytes:
-            raise Rejected("fetch", "object-too-large", f"{len(stored.body)} bytes, at most {max_bytes} are allowed")
+            raise LargerThanReserved(len(stored.body))
         if not stored.body:
             raise Rejected("fetch", "empty-object", "the object has no bytes")
         return stored

@@ -37,7 +37,16 @@ from workers import metrics
 from workers.backends.s3_answers import TOO_SKEWED, S3Answer, advice, meaning
 from workers.backends.s3_client import PunctualMinio
 from workers.backends.s3_http import ClockedPool, NotAnAnswer, S3Refusal
-from workers.errors import Fault, Gone, Misconfigured, Rejected, Superseded, TagstreamError, Unavailable
+from workers.errors import (
+    Fault,
+    Gone,
+    LargerThanReserved,
+    Misconfigured,
+    Rejected,
+    Superseded,
+    TagstreamError,
+    Unavailable,
+)
 from workers.vocabulary import StoredObject
 
 Answer = TypeVar("Answer")
@@ -318,12 +327,12 @@ def _body(response: BaseHTTPResponse, max_bytes: int) -> bytes:
     """As it is stored: a Content-Encoding is not undone, since etag, size and hash are of the stored bytes."""
     announced = response.headers.get("Content-Length", "")
     if _LENGTH.fullmatch(announced) and int(announced) > max_bytes:
-        raise Rejected("fetch", "object-too-large", f"{announced} bytes, at most {max_bytes} are allowed")
+        raise LargerThanReserved(int(announced))
     body = io.BytesIO()  # grows in place, and gives its bytes without a copy
-    while chunk := response.read1(_CHUNK, decode_content=False):
+    while chunk := response.read1(min(_CHUNK, max_bytes + 1 - body.tell()), decode_content=False):
         body.write(chunk)
         if body.tell() > max_bytes:
-            raise Rejected("fetch", "object-too-large", f"more than the {max_bytes} bytes that are allowed")
+            raise LargerThanReserved(None)
     if not body.tell():
         raise Rejected("fetch", "empty-object", "the object has no bytes")
     return body.getvalue()

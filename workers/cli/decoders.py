@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import sys
@@ -18,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 def intake(settings: Settings, transforms: Sequence[Transform]) -> ThreadIntake | ProcessIntake:
-    """The intake of these settings. A child process gets the settings as they are.
+    """The intake of these settings.
 
     Off Linux there are threads only: the default becomes that, and a log line says so.
 
     Raises:
         Misconfigured: there can be no such object store, or no such intake here.
     """
-    store = object_store(settings)  # also where each child makes its own: what is wrong with it is said at once
+    store = object_store(settings)
     if _form(settings) == "threads":
         return ThreadIntake(
             store,
@@ -34,9 +33,8 @@ def intake(settings: Settings, transforms: Sequence[Transform]) -> ThreadIntake 
             fetch_threads=settings.fetch_threads,
             decode_threads=decoders(settings),
         )
-    store.close()
     return ProcessIntake(
-        functools.partial(object_store, settings),
+        store,
         transforms,
         limits(settings),
         fetch_threads=settings.fetch_threads,

@@ -7,9 +7,10 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from workers.intake.limits import Limits
+from workers.intake.pool import cancelled
 from workers.intake.stages import Stages
 from workers.ports import ObjectStore
-from workers.vocabulary import Fetched, Job, Picture, Transform
+from workers.vocabulary import Facts, Fetched, Job, Picture, Transform
 
 Answer = TypeVar("Answer")
 
@@ -21,11 +22,14 @@ class InlineIntake:
         self._stages = Stages(store, transforms, limits or Limits())
         self._closed = False
 
-    def fetch(self, job: Job) -> Future[Fetched]:
-        return self._done(lambda: self._stages.fetch(job))
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
+        return self._done(lambda: self._stages.fetch(job, max_bytes))
 
-    def decode(self, fetched: Fetched) -> Future[Picture]:
-        return self._done(lambda: self._stages.decode(fetched))
+    def inspect(self, fetched: Fetched) -> Future[Facts]:
+        return self._done(lambda: self._stages.inspect(fetched))
+
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
+        return self._done(lambda: self._stages.decode(fetched, facts))
 
     def discard(self, fetched: Fetched) -> None:
         self._stages.discard(fetched)
@@ -34,11 +38,9 @@ class InlineIntake:
         self._closed = True
 
     def _done(self, work: Callable[[], Answer]) -> Future[Answer]:
-        future: Future[Answer] = Future()
         if self._closed:
-            future.cancel()
-            future.set_running_or_notify_cancel()
-            return future
+            return cancelled()
+        future: Future[Answer] = Future()
         try:
             future.set_result(work())
         except Exception as error:  # noqa: BLE001  # a future carries every error to whoever asks for its result

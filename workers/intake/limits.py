@@ -16,6 +16,8 @@ class Limits:
         fetch_s: wall clock of one GET, its retries included.
         max_pixels: width × height by the header, before anything is decoded (`too-many-pixels`).
         min_side: the shorter side in pixels (`too-small`).
+        inspect_bytes: what reading a header holds in memory at most, besides the encoded bytes.
+        inspect_s: wall clock of reading a header, in a child process.
         formats: names of `workers.intake.formats`, recognised by content, never by a key's ending
             (`format-not-allowed`).
     """
@@ -24,4 +26,15 @@ class Limits:
     fetch_s: float = 30.0
     max_pixels: int = 50_000_000
     min_side: int = 3
+    inspect_bytes: int = 32 * MIB
+    inspect_s: float = 5.0
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
+
+    @property
+    def inspect_address_bytes(self) -> int:
+        """By how much a process that reads a header may grow.
+
+        WebP's decoder asks for two canvases of four bytes a pixel when it is opened, and does not touch them before it
+        decodes: they take addresses, and no memory.
+        """
+        return self.inspect_bytes + 8 * self.max_pixels

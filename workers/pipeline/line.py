@@ -1,6 +1,7 @@
 """The straight line: what happens to a record, from top to bottom.
 
-    take → read → recall by source → fetch → recall by content → decode → annotate → finish → (ledger) → settle
+    take → read → recall by source → fetch → inspect → recall by content → decode → annotate → finish → (ledger)
+    → settle
 
 Each step is a method that says what comes next; the threads of `threads.py` and the intake's own call them. A task is
 in the hands of one thread at a time, handed on through an inbox, a budget or a future.
@@ -19,7 +20,7 @@ from opentelemetry.trace import Span
 
 from schemas.dead_letter import Failure, Reason, input_key
 from workers import metrics
-from workers.errors import Gone, Rejected, Superseded, Unavailable
+from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.pipeline import tracing
 from workers.pipeline.annotate import Annotator
 from workers.pipeline.batching import Inbox
@@ -37,7 +38,7 @@ from workers.pipeline.rendering import Renderer
 from workers.pipeline.screening import Passed, Removed, Screen, Screened, Wanted, coordinates
 from workers.pipeline.task import Task
 from workers.ports import Clock, Intake
-from workers.vocabulary import Epoch, Fetched, Job, Outcome, Picture, Record
+from workers.vocabulary import Epoch, Facts, Fetched, Job, Outcome, Picture, Record
 
 _log = logging.getLogger(__name__)
 
@@ -260,8 +261,14 @@ class Line:
         if not self._still_wanted(task) or self._left_alone(task):
             return
         self.stages.move(task, "wait-fetch")
-        size = task.event.size if task.event.size is not None else self._options.max_object_bytes
+        size = self._size_to_reserve(task)
         self.encoded.reserve(task.job.epoch.partition, size, lambda ticket: self._want_slot(task, ticket))
+
+    def _size_to_reserve(self, task: Task) -> int:
+        """What the object's size is known to be, or else the largest that is allowed."""
+        size = task.event.size if task.true_size is None else task.true_size
+        most = self._options.max_object_bytes
+        return most if size is None else min(size, most)
 
     def _want_slot(self, task: Task, ticket: Ticket) -> None:
         task.encoded = ticket
@@ -271,7 +278,8 @@ class Line:
         task.slot = slot
         if self._still_wanted(task) and not self._left_alone(task):
             self.stages.move(task, "fetch")
-            self._when_done(task, self._intake.fetch(task.job), self._fetched)
+            assert task.encoded is not None
+            self._when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
 
     def _left_alone(self, task: Task) -> bool:
         """Is the store left alone for now? Then the task waits, holding nothing."""
@@ -300,17 +308,47 @@ class Line:
             self.neighbours.answered(task.event.bucket, now, read=False)
             self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "superseded"),))
             return
+        except LargerThanReserved as error:
+            self.neighbours.answered(task.event.bucket, now, read=True)
+            self._reserve_more(task, error)
+            return
         except Rejected as error:
-            if error.stage == "decode":  # its header: so it was read
-                self.neighbours.answered(task.event.bucket, now, read=True)
             self._reject(task, error)
             return
-        task.facts = task.fetched.facts
         self.neighbours.answered(task.event.bucket, now, read=True)
         if task.slot is not None:
             task.slot.release()
         if task.encoded is not None:
-            task.encoded.shrink(task.facts.size)
+            task.encoded.shrink(task.fetched.size)
+        self._want_facts(task)
+
+    def _reserve_more(self, task: Task, error: LargerThanReserved) -> None:
+        """The event, or the store, understates the size. The store's word is taken once, then the largest is reserved.
+
+        So no byte is read that nobody reserved, and no object is read more than three times.
+        """
+        believed = error.size if task.true_size is None else None
+        task.true_size = self._options.max_object_bytes if believed is None else believed
+        task.give_back()
+        self._want_bytes(task)
+
+    def _want_facts(self, task: Task) -> None:
+        assert task.fetched is not None
+        self.stages.move(task, "wait-inspect")
+        self._step_in(task, task.fetched.inspect_bytes, self._inspect)
+
+    def _inspect(self, task: Task) -> None:
+        assert task.fetched is not None
+        self.stages.move(task, "inspect")
+        self._when_done(task, self._intake.inspect(task.fetched), self._inspected)
+
+    def _inspected(self, task: Task, future: Future[Facts]) -> None:
+        try:
+            task.facts = future.result()
+        except Rejected as error:
+            self._reject(task, error)
+            return
+        self._step_out(task, came_through=False)
         self.stages.move(task, "recall")
         self.recall_inbox.put(task)
 
@@ -320,24 +358,41 @@ class Line:
             self._want_bytes(task)
             return
         self.stages.move(task, "wait-decode")
-        task.alone = task.alone or task.job.coordinates in self._journal.suspects
-        self._gate.enter(lambda: self._want_room(task), alone=task.alone)
+        self._step_in(task, task.facts.decode_bytes + task.fetched.copied_bytes, self._decode)
 
-    def _want_room(self, task: Task) -> None:
+    def _decode(self, task: Task) -> None:
+        assert task.fetched is not None
+        assert task.facts is not None
+        self.stages.move(task, "decode")
+        self._when_done(task, self._intake.decode(task.fetched, task.facts), self._decoded)
+
+    def _step_in(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
+        """Before a decoder gets the image: past the gate, with so many bytes reserved, in the journal; then `go`."""
+        task.alone = task.alone or task.job.coordinates in self._journal.suspects
+        self._gate.enter(lambda: self._want_room(task, size, go), alone=task.alone)
+
+    def _want_room(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
         task.inside = True
         if self._still_wanted(task):
-            assert task.fetched is not None
-            size = task.fetched.facts.decode_bytes + task.fetched.copied_bytes
-            self.decoded.reserve(task.job.epoch.partition, size, lambda ticket: self._decode(task, ticket))
+            self.decoded.reserve(task.job.epoch.partition, size, lambda ticket: self._note(task, ticket, go))
 
-    def _decode(self, task: Task, ticket: Ticket) -> None:
+    def _note(self, task: Task, ticket: Ticket, go: Callable[[Task], None]) -> None:
         task.decoded = ticket
         if self._still_wanted(task):
-            assert task.fetched is not None
             task.in_journal = True
             self._journal.enter(task.job.coordinates)
-            self.stages.move(task, "decode")
-            self._when_done(task, self._intake.decode(task.fetched), self._decoded)
+            go(task)
+
+    def _step_out(self, task: Task, *, came_through: bool) -> None:
+        """The opposite of `_step_in`. `came_through`: no decoder and no device is going to get this image again."""
+        if task.decoded is not None:
+            task.decoded.release()
+        if task.in_journal:
+            task.in_journal = False
+            self._journal.leave(task.job.coordinates, came_through=came_through)
+        if task.inside:
+            task.inside = False
+            self._gate.leave()
 
     def _decoded(self, task: Task, future: Future[Picture]) -> None:
         task.fetched = None
@@ -528,12 +583,7 @@ class Line:
         tracing.end(task.span, how)
         self.stages.leave(task)
         self.neighbours.left(task.event.bucket, task)
-        if task.in_journal:
-            task.in_journal = False
-            self._journal.leave(task.job.coordinates, came_through=how == "done")
-        if task.inside:
-            task.inside = False
-            self._gate.leave()
+        self._step_out(task, came_through=how == "done")
 
     def _let_go_of_bytes(self, task: Task) -> None:
         if task.fetched is not None:

@@ -18,6 +18,8 @@ STAGES = (
     "recall",
     "wait-fetch",
     "fetch",
+    "wait-inspect",
+    "inspect",
     "wait-decode",
     "decode",
     "wait-device",
@@ -26,7 +28,7 @@ STAGES = (
     "wait-equal",
     "wait-neighbour",
 )
-WORKING = ("fetch", "decode", "annotate", "finish")
+WORKING = ("fetch", "inspect", "decode", "annotate", "finish")
 """Stages in which somebody is at work on a picture, or it is in the queue of whoever will be."""
 _WAITS_ON_OTHERS = ("wait-neighbour",)
 

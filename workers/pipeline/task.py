@@ -48,8 +48,10 @@ class Task:
     caption_hit: bool = False
     alone: bool = False
     inside: bool = False
-    """Past the gate: between decoder and finish."""
+    """Past the gate: its header is being read, or it is between decoder and finish."""
     in_journal: bool = False
+    true_size: int | None = None
+    """Bytes to reserve for the object, where its event says fewer than it has."""
     attempts: int = 0
     first_failure_at: float | None = None
     timings_ms: dict[str, float] = field(default_factory=dict)

@@ -4,7 +4,7 @@
 |---|---|
 | poll | the record source; admission |
 | recall | parsing; the cache |
-| (the intake's) | fetch and decode |
+| (the intake's) | fetch, inspect and decode |
 | device | the models |
 | finish | postprocessing and rendering |
 | publish | the publisher: messages and offsets |
@@ -314,6 +314,7 @@ class Worker:
         reasons += line.stages.stuck(
             {
                 "fetch": self._options.stall_s + self._options.fetch_s,
+                "inspect": self._options.stall_s,
                 "decode": self._options.stall_s,
                 "annotate": max(self._options.stall_s, self._device.limit),
                 "finish": self._options.stall_s,

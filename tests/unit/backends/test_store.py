@@ -14,7 +14,16 @@ import pytest
 from tests.unit.backends.loopback import Answer, Loopback, loopback
 from workers import metrics
 from workers.backends.object_store import MinioObjectStore
-from workers.errors import Fault, Gone, Misconfigured, Rejected, Superseded, TagstreamError, Unavailable
+from workers.errors import (
+    Fault,
+    Gone,
+    LargerThanReserved,
+    Misconfigured,
+    Rejected,
+    Superseded,
+    TagstreamError,
+    Unavailable,
+)
 from workers.vocabulary import StoredObject
 
 DATE = "Last-Modified: Wed, 25 Nov 2026 01:02:03 GMT"
@@ -381,7 +390,7 @@ def read(store: MinioObjectStore, deadline_s: float = 5.0, max_bytes: int = 1000
 
 
 def test_an_object_announced_too_large_is_refused_before_its_body() -> None:
-    with pytest.raises(Rejected, match="object-too-large"):
+    with pytest.raises(LargerThanReserved):
         get(says(message("200 OK", ETAG, DATE, body=b"x" * 5, length=5_000_000)))
 
 
@@ -395,7 +404,7 @@ def test_an_object_without_an_announced_size_is_read() -> None:
 
 
 def test_an_object_larger_than_allowed_is_refused_while_it_streams() -> None:
-    with pytest.raises(Rejected, match="object-too-large"):
+    with pytest.raises(LargerThanReserved):
         get(says(chunked(b"x" * 5000)))
 
 
@@ -405,7 +414,7 @@ def test_an_endless_object_is_refused_while_it_streams() -> None:
         while True:
             connection.sendall(b"x" * 1000)
 
-    with pytest.raises(Rejected, match="object-too-large"):
+    with pytest.raises(LargerThanReserved):
         get(answer)
 
 

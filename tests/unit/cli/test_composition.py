@@ -118,7 +118,7 @@ def test_a_system_without_what_processes_need_decodes_in_threads_by_default_and_
     assert "decoding in child processes needs Linux" in caplog.text
 
 
-def test_a_child_reads_from_the_store_of_the_settings() -> None:
+def test_objects_are_read_from_the_store_of_the_settings() -> None:
     made = settings(
         intake="processes",
         s3_endpoint="http://127.0.0.1:1",
@@ -130,7 +130,7 @@ def test_a_child_reads_from_the_store_of_the_settings() -> None:
     )
     intake = decoders.intake(made, [Transform(8)])
     with pytest.raises(Unavailable, match="s3"):
-        intake.fetch(job(40)).result(60)
+        intake.fetch(job(40), 1 << 20).result(60)
     intake.close()
 
 

@@ -1,14 +1,16 @@
 """An object store that makes its own pictures, and decoders that a picture of a certain width can bring down.
 
-Both live in the child process: what is broken here, the tests' own process can't see.
+The decoders are broken in the child process alone, before it is closed off: the tests' own process can't see it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,11 +18,13 @@ from PIL import Image, ImageFile
 
 from schemas.image_event import ImageEvent
 from tests.unit.intake.pictures import encoded
-from workers.vocabulary import Coordinates, Epoch, Job, Partition, StoredObject
+from workers.ports import Intake
+from workers.vocabulary import Coordinates, Epoch, Facts, Fetched, Job, Partition, Picture, StoredObject
 
 GOOD: Final = 40
 HANGS, SEGFAULTS, SWELLS, EXITS, DIES_ONCE, FAILS = 41, 42, 43, 44, 45, 46
 HEADER_SEGFAULTS, SLOW_ONCE, ABORTS_WITHOUT_MEMORY = 47, 48, 49
+LARGEST: Final = 1 << 30
 _EPOCH = Epoch(Partition("images", 0), "member")
 _intact = ImageFile.ImageFile.load
 _intact_open = Image.open
@@ -38,52 +42,74 @@ def sleeping_job(seconds: float) -> Job:
     return Job(Coordinates("images", 0, 0, 0), _EPOCH, event)
 
 
-def slow_store(folder: Path) -> DeadlyStore:
-    """A store whose making hangs, once."""
-    if first_time(folder / "made"):
-        time.sleep(1000)
-    return DeadlyStore(folder)
+def read(intake: Intake, wanted: Job) -> tuple[Fetched, Facts]:
+    """Fetched and inspected."""
+    fetched = intake.fetch(wanted, LARGEST).result(30)
+    return fetched, intake.inspect(fetched).result(30)
 
 
-class DeadlyStore:
-    """Breaks Pillow where it is made; `folder` remembers what may happen only once."""
+def decoding(intake: Intake, wanted: Job) -> Future[Picture]:
+    """Fetched, inspected, and about to be decoded."""
+    return intake.decode(*read(intake, wanted))
 
-    def __init__(self, folder: Path, canary_dies: bool = False) -> None:
-        self._folder = folder
-        self._canary_dies = canary_dies
-        self._pictures: dict[str, bytes] = {}
-        self._arm()
+
+class PaintedStore:
+    """Paints what it is asked for. Thread-safe."""
 
     def get(self, bucket: str, key: str, **_: Any) -> StoredObject:
         name, *rest = key.split("/")
         if name == "sleep":
             time.sleep(float(rest[0]))
             name, rest = "png", [str(GOOD), "7"]
-        if key not in self._pictures:
-            width, shade = map(int, rest)
-            self._pictures[key] = encoded(Image.new("RGB", (width, 20), (shade, 0, 0)), name)
-        return StoredObject(self._pictures[key], "etag", None, "2026-01-01T00:00:00Z")
-
-    def _arm(self) -> None:
-        folder, canary_dies = self._folder, self._canary_dies
-
-        def load(image: ImageFile.ImageFile) -> Any:
-            if canary_dies and image.width == 4:
-                _segfault()
-            strike(image.width, folder)
-            return _intact(image)
-
-        def opened(*args: Any, **options: Any) -> Any:
-            image = _intact_open(*args, **options)
-            if image.width == HEADER_SEGFAULTS:
-                _segfault()
-            return image
-
-        ImageFile.ImageFile.load = load  # type: ignore[method-assign, assignment]
-        Image.open = opened
+        width, shade = map(int, rest)
+        body = encoded(Image.new("RGB", (width, 20), (shade, 0, 0)), name)
+        return StoredObject(body, "etag", None, "2026-01-01T00:00:00Z")
 
 
-def strike(width: int, folder: Path) -> None:
+class Once:
+    """What may happen once, in whichever child: remembered in memory that all of them share. No child can make a file.
+
+    Args:
+        folder: of the tests' own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with (folder / "once").open("a+b") as file:
+            file.truncate(mmap.PAGESIZE)
+            self._done = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+
+    def first(self, number: int) -> bool:
+        first, self._done[number] = not self._done[number], 1
+        return first
+
+
+def slow_to_begin(folder: Path) -> None:
+    """A child's beginning, which hangs once."""
+    if Once(folder).first(0):
+        time.sleep(1000)
+
+
+def arm(folder: Path, canary_dies: bool = False) -> None:
+    """Break Pillow; `folder` remembers what may happen only once."""
+    once = Once(folder)
+
+    def load(image: ImageFile.ImageFile) -> Any:
+        if canary_dies and image.width == 4:
+            _segfault()
+        strike(image.width, once)
+        return _intact(image)
+
+    def opened(*args: Any, **options: Any) -> Any:
+        image = _intact_open(*args, **options)
+        if image.width == HEADER_SEGFAULTS:
+            _segfault()
+        return image
+
+    ImageFile.ImageFile.load = load  # type: ignore[method-assign, assignment]
+    Image.open = opened
+
+
+def strike(width: int, once: Once) -> None:
     if width == HANGS:
         time.sleep(1000)
     elif width == SEGFAULTS:
@@ -99,18 +125,10 @@ def strike(width: int, folder: Path) -> None:
             bytearray(1 << 30)
         except MemoryError:
             os.abort()
-    elif width == DIES_ONCE and first_time(folder / "died"):
+    elif width == DIES_ONCE and once.first(width):
         os.kill(os.getpid(), signal.SIGKILL)
-    elif width == SLOW_ONCE and first_time(folder / "slow"):
+    elif width == SLOW_ONCE and once.first(width):
         time.sleep(1000)
-
-
-def first_time(marker: Path) -> bool:
-    try:
-        marker.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _segfault() -> None:

@@ -10,121 +10,109 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future, wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.unit.intake.deadly import GOOD, DeadlyStore, job, sleeping_job
-from workers import metrics
+from tests.unit.intake.deadly import GOOD, HANGS, LARGEST, PaintedStore, arm, decoding, job, read, sleeping_job
 from workers.errors import Broken, Misconfigured
-from workers.intake import ProcessIntake
+from workers.intake import Limits, ProcessIntake
 from workers.intake.processes.orders import Child, Order
-from workers.intake.processes.slab import Grant, Layout, Region, make_slab
-from workers.ports import ObjectStore
-from workers.vocabulary import Picture, StoredObject, Transform
+from workers.intake.processes.slab import Layout, Region, make_slab
+from workers.intake.processes.wire import Done, Kind
+from workers.vocabulary import Picture, Transform
 
 SMALL = Transform(8)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Callable[[], ObjectStore]:
-    return functools.partial(DeadlyStore, tmp_path)
-
-
-@pytest.fixture
-def intake(store: Callable[[], ObjectStore]) -> Iterator[ProcessIntake]:
-    intake = ProcessIntake(store, (SMALL,), fetch_threads=4, children=2)
+def intake() -> Iterator[ProcessIntake]:
+    intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=4, children=2)
     yield intake
     intake.close()
 
 
-def broken_store() -> ObjectStore:
-    raise Misconfigured("no such region")
+def refuse() -> None:
+    raise Misconfigured("no such codec")
 
 
-def vanishing_store() -> ObjectStore:
+def vanish() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
-    raise AssertionError
 
 
-class TellingStore(DeadlyStore):
-    """Says in the error of every read what of torch its process has loaded."""
-
-    def get(self, bucket: str, key: str, **_: object) -> StoredObject:
-        loaded = sorted(name for name in sys.modules if name.split(".")[0] in {"torch", "torchvision", "timm"})
-        raise Misconfigured(f"loaded: {loaded}")
+def tell() -> None:
+    """Say in an error what of torch this process has loaded."""
+    loaded = sorted(name for name in sys.modules if name.split(".")[0] in {"torch", "torchvision", "timm"})
+    raise Misconfigured(f"loaded: {loaded}")
 
 
-class RetryingStore(DeadlyStore):
-    """Counts as the real one does when it tries a GET again."""
-
-    def get(self, bucket: str, key: str, **wanted: object) -> StoredObject:
-        metrics.RETRIES.add(2, neighbour="s3")
-        return super().get(bucket, key, **wanted)
+def test_the_copy_that_a_child_works_on_is_told(intake: ProcessIntake) -> None:
+    fetched = intake.fetch(job(GOOD), LARGEST).result(30)
+    assert fetched.copied_bytes == fetched.size
+    assert fetched.inspect_bytes == fetched.size + Limits().inspect_bytes
 
 
-def test_what_a_child_counts_is_in_our_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[tuple[object, ...]] = []
-    monkeypatch.setattr(metrics, "_listeners", [lambda *count: heard.append(count)])
-    intake = ProcessIntake(functools.partial(RetryingStore, tmp_path), (SMALL,), children=1)
-    intake.fetch(job(GOOD)).result(30)
-    intake.fetch(job(GOOD)).result(30)
-    intake.close()
-    assert heard == [("tagstream_retries", 2, {"neighbour": "s3"})] * 2
+def order(kind: Kind = "decode", losses: int = 0) -> Order:
+    return Order(kind, Future(), 1.0, 1, losses=losses)
 
 
-def test_the_copy_that_a_child_decodes_from_is_told(intake: ProcessIntake) -> None:
-    fetched = intake.fetch(job(GOOD)).result(30)
-    assert fetched.copied_bytes == fetched.facts.size
-
-
-def suspect(ticket: int) -> Order:
-    return Order("decode", Future(), deaths=1, ticket=ticket)
-
-
-def test_a_suspect_shares_its_decoder_with_nobody() -> None:
+@pytest.fixture
+def child() -> Iterator[Child]:
+    """A child's end as we see it, of which nobody holds the other."""
     layout = Layout((SMALL,))
     slab = make_slab(layout, 1)
     ours, theirs = socket.socketpair()
     with theirs:
-        child = Child(0, 1, ours, Region(slab, layout, 0))
+        child = Child(0, 1, ours, Region(slab, layout, 0), Limits())
         child.ready = True
-        other = Order("decode", Future(), ticket=1)
-        assert child.open_to(suspect(2), 4)
-        child.give(other)
-        assert child.open_to(Order("decode", Future()), 4)
-        assert not child.open_to(suspect(2), 4)
-        child.take_back(1)
-        child.give(suspect(2))
-        assert not child.open_to(other, 4)
-        assert child.open_to(Order("fetch", Future()), 4)
+        yield child
         child.channel.close()
     os.close(slab)
 
 
-def test_children_together_make_no_more_gets_than_was_asked_for(store: Callable[[], ObjectStore]) -> None:
-    intake = ProcessIntake(store, (SMALL,), fetch_threads=1, children=2)
-    while len(intake.pids) < 2:
-        time.sleep(0.01)
+def test_a_suspect_gets_a_child_that_has_seen_no_other_image(child: Child) -> None:
+    assert child.open_to(order(losses=1))
+    assert child.open_to(order("check"))
+    seen = order()
+    child.give(seen)
+    assert child.open_to(order())
+    child.take_back(Done(seen.ticket))
+    assert child.open_to(order())
+    assert not child.open_to(order(losses=1))
+    assert not child.open_to(order("check"))
+
+
+def test_a_suspect_shares_its_child_with_no_other_image(child: Child) -> None:
+    suspect = order(losses=1)
+    child.give(suspect)
+    assert not child.open_to(order())
+    assert not child.open_to(order("inspect"))
+    child.take_back(Done(suspect.ticket))
+    assert child.open_to(order())
+
+
+def test_no_more_gets_are_made_at_once_than_was_asked_for() -> None:
+    intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=1, children=2)
     began = time.monotonic()
-    for future in [intake.fetch(sleeping_job(0.5)) for _ in range(2)]:
+    for future in [intake.fetch(sleeping_job(0.2), LARGEST) for _ in range(2)]:
         future.result(30)
-    assert time.monotonic() - began >= 1.0
+    assert time.monotonic() - began >= 0.4
     intake.close()
 
 
-def test_no_child_loads_torch(tmp_path: Path) -> None:
+def test_no_child_loads_torch() -> None:
     pytest.importorskip("torch")  # it is loaded here, so it would be there if children were copies of us
-    intake = ProcessIntake(functools.partial(TellingStore, tmp_path), (SMALL,), children=1)
-    assert str(intake.fetch(job(GOOD)).exception(30)) == "loaded: []"
+    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=tell)
+    with pytest.raises(Broken, match=r"loaded: \[\]"):
+        read(intake, job(GOOD))
     intake.close()
 
 
 def test_pictures_are_decoded_in_other_processes_than_ours(intake: ProcessIntake) -> None:
-    pictures = [intake.decode(intake.fetch(job(GOOD, shade=shade)).result(30)) for shade in range(20)]
+    pictures = [decoding(intake, job(GOOD, shade=shade)) for shade in range(20)]
     for shade, future in enumerate(pictures):
         assert (future.result(10).pixels[SMALL] == (shade, 0, 0)).all()
     assert len(intake.pids) >= 1
@@ -132,46 +120,44 @@ def test_pictures_are_decoded_in_other_processes_than_ours(intake: ProcessIntake
 
 
 def test_a_picture_stays_as_it_is_however_many_are_decoded_after_it(intake: ProcessIntake) -> None:
-    first = intake.decode(intake.fetch(job(GOOD, shade=200)).result(30)).result(10)
+    first = decoding(intake, job(GOOD, shade=200)).result(10)
     kept = first.pixels[SMALL]
     for shade in range(20):
-        intake.decode(intake.fetch(job(GOOD, shade=shade)).result(10)).result(10)
+        decoding(intake, job(GOOD, shade=shade)).result(10)
     assert (kept == (200, 0, 0)).all()
     assert kept.flags.owndata
     assert kept.flags.writeable
 
 
-def test_a_store_that_can_not_be_made_is_told_to_everybody() -> None:
-    intake = ProcessIntake(broken_store, (SMALL,), children=1)
-    with pytest.raises(Broken, match="no such region"):
-        intake.fetch(job(GOOD)).result(30)
-    with pytest.raises(Broken, match="no such region"):
-        intake.fetch(job(GOOD)).result(30)
+def test_a_child_that_can_not_begin_is_told_to_everybody() -> None:
+    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=refuse)
+    for _ in range(2):
+        with pytest.raises(Broken, match="no such codec"):
+            read(intake, job(GOOD))
     intake.close()
 
 
 def test_children_that_die_at_birth_are_not_replaced_for_ever() -> None:
-    intake = ProcessIntake(vanishing_store, (SMALL,), children=1)
+    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=vanish)
     with pytest.raises(Broken, match="before they are ready"):
-        intake.fetch(job(GOOD)).result(30)
+        read(intake, job(GOOD))
     intake.close()
 
 
-def test_close_drops_what_waits_and_waits_for_what_runs(store: Callable[[], ObjectStore]) -> None:
-    intake = ProcessIntake(store, (SMALL,), fetch_threads=1, children=1)
-    intake.fetch(job(GOOD)).result(30)
-    running, waiting = intake.fetch(sleeping_job(0.5)), intake.fetch(sleeping_job(0.5))
+def test_close_drops_what_waits_and_waits_for_what_runs() -> None:
+    intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=1, children=1)
+    read(intake, job(GOOD))
+    running, waiting = (intake.fetch(sleeping_job(0.5), LARGEST) for _ in range(2))
     time.sleep(0.2)
     intake.close()
-    assert running.result(0).facts.width == GOOD
+    assert running.result(0).size > 0
     assert waiting.cancelled()
 
 
-def test_close_is_bounded_though_a_fetch_hangs_and_leaves_no_process(store: Callable[[], ObjectStore]) -> None:
-    intake = ProcessIntake(store, (SMALL,), children=1, close_s=0.2)
-    intake.fetch(job(GOOD)).result(30)
+def test_close_is_bounded_though_a_decoder_hangs_and_leaves_no_process(tmp_path: Path) -> None:
+    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, close_s=0.2, prepare=functools.partial(arm, tmp_path))
+    hung = decoding(intake, job(HANGS))
     (pid,) = intake.pids
-    hung = intake.fetch(sleeping_job(1000))
     time.sleep(0.1)
     began = time.monotonic()
     intake.close()
@@ -182,14 +168,13 @@ def test_close_is_bounded_though_a_fetch_hangs_and_leaves_no_process(store: Call
     assert ended(pid)
 
 
-def test_children_do_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> None:
-    program = textwrap.dedent(f"""
-        import functools, sys, time
-        from pathlib import Path
-        from tests.unit.intake.deadly import DeadlyStore, job
+def test_children_do_not_outlive_a_worker_that_is_killed() -> None:
+    program = textwrap.dedent("""
+        import time
+        from tests.unit.intake.deadly import PaintedStore
         from workers.intake import ProcessIntake
         from workers.vocabulary import Transform
-        intake = ProcessIntake(functools.partial(DeadlyStore, Path({str(tmp_path)!r})), (Transform(8),), children=2)
+        intake = ProcessIntake(PaintedStore(), (Transform(8),), children=2)
         while len(intake.pids) < 2:
             time.sleep(0.01)
         print(*intake.pids, flush=True)
@@ -207,13 +192,13 @@ def test_children_do_not_outlive_a_worker_that_is_killed(tmp_path: Path) -> None
 
 
 def test_children_leave_the_draining_to_us_when_all_processes_are_asked_to_end(intake: ProcessIntake) -> None:
-    intake.fetch(job(GOOD)).result(30)
+    read(intake, job(GOOD))
     pids = intake.pids
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)
     time.sleep(0.2)
-    assert intake.fetch(job(GOOD)).result(30).facts.width == GOOD
+    assert read(intake, job(GOOD))[1].width == GOOD
     assert set(pids) <= set(intake.pids)
 
 
@@ -233,7 +218,6 @@ def test_a_region_is_out_of_reach_of_its_neighbours() -> None:
     again.write(1, white)
     assert all((pixels == 255).all() for pixels in ours.read(1).pixels.values())
     assert not any(pixels.any() for pixels in ours.read(0).pixels.values())
-    assert Grant(0, 1) != Grant(0, 2)
 
 
 def ended(pid: int) -> bool:

@@ -20,12 +20,17 @@ from tests.unit.intake.deadly import (
     GOOD,
     HANGS,
     HEADER_SEGFAULTS,
+    LARGEST,
     SEGFAULTS,
     SLOW_ONCE,
     SWELLS,
-    DeadlyStore,
+    Once,
+    PaintedStore,
+    arm,
+    decoding,
     job,
-    slow_store,
+    read,
+    slow_to_begin,
 )
 from workers import metrics
 from workers.errors import Broken, Rejected
@@ -41,15 +46,15 @@ def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
     made: list[ProcessIntake] = []
 
     def build(*, canary_dies: bool = False, children: int = 1, decode_s: float = 1.0) -> ProcessIntake:
-        store = functools.partial(DeadlyStore, tmp_path, canary_dies)
         made.append(
             ProcessIntake(
-                store,
+                PaintedStore(),
                 (SMALL,),
                 fetch_threads=4,
                 children=children,
                 decode_s=decode_s,
                 decode_memory_bytes=256 * MIB,
+                prepare=functools.partial(arm, tmp_path, canary_dies),
             )
         )
         return made[-1]
@@ -80,60 +85,61 @@ def test_a_deadly_picture_costs_itself_and_no_other(
     make: Callable[..., ProcessIntake], width: int, verdict: str
 ) -> None:
     intake = make()
-    fetched = [intake.fetch(job(each, shade=shade)) for shade, each in enumerate([GOOD, width, GOOD, GOOD])]
-    decoded = [intake.decode(future.result(30)) for future in fetched]
-    fetching = [intake.fetch(job(GOOD)) for _ in range(6)]
+    known = [read(intake, job(each, shade=shade)) for shade, each in enumerate([GOOD, width, GOOD, GOOD])]
+    others = [intake.fetch(job(GOOD), LARGEST).result(30) for _ in range(6)]
+    decoded = [intake.decode(*each) for each in known]
+    inspected = [intake.inspect(fetched) for fetched in others]
     assert reason(decoded[1].exception(30)) == verdict
     for shade in (0, 2, 3):
         assert (decoded[shade].result(30).pixels[SMALL] == (shade, 0, 0)).all()
-    assert all(future.result(30).facts.width == GOOD for future in fetching)
+    assert all(future.result(30).width == GOOD for future in inspected)
 
 
-def test_a_header_that_kills_is_blamed_and_the_fetches_beside_it_are_done_again(
+def test_a_header_that_kills_is_blamed_and_the_headers_beside_it_are_read_again(
     make: Callable[..., ProcessIntake],
 ) -> None:
     intake = make()
-    futures = [intake.fetch(job(width)) for width in (GOOD, HEADER_SEGFAULTS, GOOD, GOOD)]
+    fetched = [intake.fetch(job(width), LARGEST).result(30) for width in (GOOD, HEADER_SEGFAULTS, GOOD, GOOD)]
+    futures = [intake.inspect(each) for each in fetched]
     assert reason(futures[1].exception(30)) == "kills-decoder"
-    assert all(futures[each].result(30).facts.width == GOOD for each in (0, 2, 3))
+    assert all(futures[each].result(30).width == GOOD for each in (0, 2, 3))
 
 
 def test_a_child_that_something_else_kills_costs_no_picture(make: Callable[..., ProcessIntake]) -> None:
     intake = make()
-    picture = intake.decode(intake.fetch(job(DIES_ONCE)).result(30)).result(30)
+    picture = decoding(intake, job(DIES_ONCE)).result(30)
     assert (picture.pixels[SMALL] == (7, 0, 0)).all()
 
 
 def test_a_child_that_is_slow_once_costs_no_picture(make: Callable[..., ProcessIntake]) -> None:
     intake = make()
-    picture = intake.decode(intake.fetch(job(SLOW_ONCE)).result(30)).result(30)
+    picture = decoding(intake, job(SLOW_ONCE)).result(30)
     assert (picture.pixels[SMALL] == (7, 0, 0)).all()
 
 
 def test_children_that_are_lost_are_counted_by_their_cause(
     make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: list[tuple[str, object]] = []
-    monkeypatch.setattr(metrics, "_listeners", [lambda name, _, labels: heard.append((name, labels["cause"]))])
+    heard: list[object] = []
+    monkeypatch.setattr(metrics.DECODERS_LOST, "add", lambda cause: heard.append(cause))
     intake = make()
     for width in (SLOW_ONCE, DIES_ONCE):
-        intake.decode(intake.fetch(job(width)).result(30)).result(30)
-    assert heard == [("tagstream_decoders_lost", "clock"), ("tagstream_decoders_lost", "death")]
+        decoding(intake, job(width)).result(30)
+    assert heard == ["clock", "death"]
 
 
 def test_a_child_that_comes_to_no_beginning_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.intake.processes.supervisor._BIRTH_S", 2.0)
-    intake = ProcessIntake(functools.partial(slow_store, tmp_path), (SMALL,), children=1)
-    assert intake.fetch(job(GOOD)).result(30).facts.width == GOOD
-    assert (tmp_path / "made").exists()
+    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=functools.partial(slow_to_begin, tmp_path))
+    assert read(intake, job(GOOD))[1].width == GOOD
+    assert not Once(tmp_path).first(0)
     intake.close()
 
 
 def test_no_picture_is_blamed_when_a_good_one_kills_the_decoder_too(make: Callable[..., ProcessIntake]) -> None:
     intake = make(canary_dies=True)
-    fetched = intake.fetch(job(SEGFAULTS)).result(30)
     with pytest.raises(Broken, match="known to be good"):
-        intake.decode(fetched).result(30)
+        decoding(intake, job(SEGFAULTS)).result(30)
 
 
 def test_a_check_says_whether_a_good_picture_can_be_decoded_here(make: Callable[..., ProcessIntake]) -> None:
@@ -144,11 +150,11 @@ def test_a_check_says_whether_a_good_picture_can_be_decoded_here(make: Callable[
 
 def test_the_nursery_is_started_again_when_it_dies(make: Callable[..., ProcessIntake]) -> None:
     intake = make()
-    fetched = intake.fetch(job(GOOD)).result(30)
+    known = read(intake, job(GOOD))
     nursery = int(Path(f"/proc/{intake.pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
     assert nursery != os.getpid()
     os.kill(nursery, signal.SIGKILL)
-    assert (intake.decode(fetched).result(60).pixels[SMALL] == (7, 0, 0)).all()
+    assert (intake.decode(*known).result(60).pixels[SMALL] == (7, 0, 0)).all()
 
 
 def test_two_hundred_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake]) -> None:
@@ -183,8 +189,7 @@ def die_and_look(intake: ProcessIntake, deaths: int) -> None:
 
 
 def decode(intake: ProcessIntake, count: int) -> None:
-    fetched = [intake.fetch(job(GOOD, shade=shade)) for shade in range(count)]
-    decoded = [intake.decode(future.result(60)) for future in fetched]
+    decoded = [decoding(intake, job(GOOD, shade=shade)) for shade in range(count)]
     for shade, future in enumerate(decoded):
         assert (future.result(60).pixels[SMALL] == (shade, 0, 0)).all()
 

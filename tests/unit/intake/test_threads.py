@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from tests.contract.test_intake import job
+from tests.unit.intake.deadly import LARGEST, read
 from tests.unit.intake.pictures import encoded, noise, ramp
 from workers.backends.memory import MemoryObjectStore
 from workers.errors import Rejected
 from workers.intake import Limits, ThreadIntake
-from workers.intake.stages import EncodedBytes
+from workers.intake.fetching import EncodedBytes
 from workers.vocabulary import Transform
 
 
@@ -43,7 +44,7 @@ def store() -> Iterator[GatedStore]:
 
 def test_so_many_objects_are_fetched_at_once_and_no_more(store: GatedStore) -> None:
     intake = ThreadIntake(store, (Transform(8),), fetch_threads=3)
-    futures = [intake.fetch(job("a")) for _ in range(5)]
+    futures = [intake.fetch(job("a"), LARGEST) for _ in range(5)]
     for _ in range(3):
         assert store.waiting.acquire(timeout=5)
     assert not store.waiting.acquire(timeout=0.1)
@@ -55,10 +56,10 @@ def test_so_many_objects_are_fetched_at_once_and_no_more(store: GatedStore) -> N
 def test_a_slow_fetch_holds_up_no_decoding(store: GatedStore) -> None:
     intake = ThreadIntake(store, (Transform(8),), fetch_threads=1)
     store.gate.set()
-    fetched = intake.fetch(job("a")).result(10)
+    fetched, facts = read(intake, job("a"))
     store.gate.clear()
-    slow = intake.fetch(job("a"))
-    assert intake.decode(fetched).result(10).pixels[Transform(8)].shape == (8, 8, 3)
+    slow = intake.fetch(job("a"), LARGEST)
+    assert intake.decode(fetched, facts).result(10).pixels[Transform(8)].shape == (8, 8, 3)
     assert not slow.done()
     store.gate.set()
     slow.result(10)
@@ -67,18 +68,18 @@ def test_a_slow_fetch_holds_up_no_decoding(store: GatedStore) -> None:
 
 def test_close_drops_what_waits_and_waits_for_what_runs(store: GatedStore) -> None:
     intake = ThreadIntake(store, (Transform(8),), fetch_threads=1)
-    running, waiting = intake.fetch(job("a")), intake.fetch(job("a"))
+    running, waiting = intake.fetch(job("a"), LARGEST), intake.fetch(job("a"), LARGEST)
     assert store.waiting.acquire(timeout=5)
     threading.Timer(0.2, store.gate.set).start()
     intake.close()
-    assert running.result(0).facts.width == 40
+    assert running.result(0).size > 0
     assert waiting.cancelled()
     assert not wait([running, waiting], 1).not_done
 
 
 def test_close_is_bounded_though_a_fetch_hangs(store: GatedStore) -> None:
     intake = ThreadIntake(store, (Transform(8),), fetch_threads=1, close_s=0.2)
-    hung = intake.fetch(job("a"))
+    hung = intake.fetch(job("a"), LARGEST)
     assert store.waiting.acquire(timeout=5)
     began = time.monotonic()
     intake.close()
@@ -89,10 +90,10 @@ def test_close_is_bounded_though_a_fetch_hangs(store: GatedStore) -> None:
 def test_the_handle_holds_no_bytes_once_they_are_decoded(store: GatedStore) -> None:
     store.gate.set()
     intake = ThreadIntake(store, (Transform(8),))
-    fetched = intake.fetch(job("a")).result(10)
+    fetched, facts = read(intake, job("a"))
     handle = fetched.handle
     assert isinstance(handle, EncodedBytes)
-    intake.decode(fetched).result(10)
+    intake.decode(fetched, facts).result(10)
     with pytest.raises(RuntimeError):
         handle.take()
     intake.close()
@@ -102,7 +103,7 @@ def test_the_error_of_a_rejected_picture_holds_none_of_its_bytes(store: GatedSto
     store.gate.set()
     store.put("photos", "b", encoded(noise(64, 64), "png")[:-2000])
     intake = ThreadIntake(store, (Transform(8),), Limits())
-    error = intake.decode(intake.fetch(job("b")).result(10)).exception(10)
+    error = intake.decode(*read(intake, job("b"))).exception(10)
     assert isinstance(error, Rejected)
     assert error.__cause__ is None
     assert error.__context__ is None

@@ -57,10 +57,11 @@ class ByHand:
         for number, key in enumerate(keys):
             self.store.put(BUCKET, key, png((number, len(key), 9)))
 
-    def events(self, *keys: str, partition: int = 0, bucket: str = BUCKET) -> None:
-        """One record for each key."""
+    def events(self, *keys: str, partition: int = 0, bucket: str = BUCKET, **more: Any) -> None:
+        """One record for each key; `more` are further fields of the event."""
         for key in keys:
-            value = json.dumps({"schema": "image-event/1", "id": key, "bucket": bucket, "key": key}).encode()
+            event = {"schema": "image-event/1", "id": key, "bucket": bucket, "key": key, **more}
+            value = json.dumps(event).encode()
             offset, self._next[partition] = self._next[partition], self._next[partition] + 1
             epoch = self.epochs[partition]
             self.line.take(Record(epoch.partition, offset, 0, None, value, (), epoch))

@@ -9,14 +9,17 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.unit.pipeline.deadly import GUILTY, PICTURES
 from tests.unit.pipeline.rig import IN, Rig, eventually
 
 
-def test_a_picture_that_kills_the_process_is_condemned_and_the_others_come_through(tmp_path: Path) -> None:
-    """Guard: Journal.enter. Without it the process dies at every start, for ever."""
+@pytest.mark.parametrize("where", ["device", "header"])
+def test_a_picture_that_kills_the_process_is_condemned_and_the_others_come_through(tmp_path: Path, where: str) -> None:
+    """Guard: Journal.enter, before the header is read. Without it the process dies at every start, for ever."""
     journal, result = tmp_path / "journal", tmp_path / "result"
-    command = [sys.executable, "-m", "tests.unit.pipeline.deadly", str(journal), str(result)]
+    command = [sys.executable, "-m", "tests.unit.pipeline.deadly", str(journal), str(result), where]
     codes = [subprocess.run(command, capture_output=True, check=False, timeout=60).returncode for _ in range(4)]
     assert codes == [-signal.SIGABRT, -signal.SIGABRT, -signal.SIGABRT, 0]
     deaths = (tmp_path / "result.deaths").read_text().split()

@@ -14,24 +14,34 @@ from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.progress import _AtWork
 from workers.pipeline.task import Task
-from workers.vocabulary import Fetched, Job, Picture
+from workers.vocabulary import Facts, Fetched, Job, Picture
 
 
 class Hanging(InlineIntake):
-    """One object hangs in its hands, in one of its two stages."""
+    """One object hangs in its hands, in one of its three stages."""
 
     def __init__(self, hand: ByHand) -> None:
         super().__init__(hand.store, [ColourTagger.transform])
         self.stage = "decode"
         self.keys = {"bad.png"}
-        self._key = ""
+        self._bad: set[str] = set()
 
-    def fetch(self, job: Job) -> Future[Fetched]:
-        self._key = job.event.key
-        return Future() if self.stage == "fetch" and job.event.key in self.keys else super().fetch(job)
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
+        bad = job.event.key in self.keys
+        if bad and self.stage == "fetch":
+            return Future()
+        fetched = super().fetch(job, max_bytes)
+        if bad:
+            self._bad.add(fetched.result().sha256)
+        return fetched
 
-    def decode(self, fetched: Fetched) -> Future[Picture]:
-        return Future() if self.stage == "decode" and self._key in self.keys else super().decode(fetched)
+    def inspect(self, fetched: Fetched) -> Future[Facts]:
+        hangs = self.stage == "inspect" and fetched.sha256 in self._bad
+        return Future() if hangs else super().inspect(fetched)
+
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
+        hangs = self.stage == "decode" and fetched.sha256 in self._bad
+        return Future() if hangs else super().decode(fetched, facts)
 
 
 def with_a_hanging(stage: str) -> ByHand:

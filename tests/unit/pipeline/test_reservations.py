@@ -6,12 +6,16 @@ import gc
 import tracemalloc
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
+from schemas.dead_letter import Failure
+from schemas.enriched_image import EnrichedImage
 from tests.unit.pipeline.by_hand import ByHand
 from tests.unit.pipeline.rig import BUCKET, ColourTagger, png
 from workers.backends.memory import MemoryObjectStore
+from workers.errors import LargerThanReserved
 from workers.intake.inline import InlineIntake
-from workers.vocabulary import Fetched, Job
+from workers.vocabulary import Facts, Fetched, Job, Picture, StoredObject
 
 
 class _Copying(InlineIntake):
@@ -24,9 +28,11 @@ class _Copying(InlineIntake):
         super().__init__(store, [ColourTagger().transform])
         self._copied_bytes = copied_bytes
 
-    def fetch(self, job: Job) -> Future[Fetched]:
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
         found: Future[Fetched] = Future()
-        found.set_result(replace(super().fetch(job).result(), copied_bytes=self._copied_bytes))
+        found.set_result(
+            replace(super().fetch(job, max_bytes).result(), copied_bytes=self._copied_bytes, inspect_bytes=0)
+        )
         return found
 
 
@@ -41,6 +47,83 @@ def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
         lines.append(hand.line)
     assert lines[1].decoded.peak == lines[0].decoded.peak + 5_000
     assert [line.decoded.used for line in lines] == [0, 0]
+
+
+class _Watched(MemoryObjectStore):
+    """Knows what of it is held in memory by those who read it: a body counts until it is collected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make_bucket(BUCKET)
+        self.held = self.most_held = 0
+        self.asked: list[int] = []
+
+    def get(self, bucket: str, key: str, **wanted: Any) -> StoredObject:
+        self.asked.append(wanted["max_bytes"])
+        stored = super().get(bucket, key, **wanted)
+        self.held += len(stored.body)
+        self.most_held = max(self.most_held, self.held)
+        return stored
+
+
+class _Counting(InlineIntake):
+    """Gives back what its store counts as held."""
+
+    def __init__(self, store: _Watched) -> None:
+        super().__init__(store, [ColourTagger().transform])
+        self._store = store
+
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
+        self._store.held -= fetched.size
+        return super().decode(fetched, facts)
+
+    def discard(self, fetched: Fetched) -> None:
+        self._store.held -= fetched.size
+        super().discard(fetched)
+
+
+def test_no_event_gets_more_bytes_read_than_are_reserved_however_small_it_says_that_its_object_is() -> None:
+    """Guard: without the second reservation 40 objects of 1 MiB each are held under a budget of 8 MiB."""
+    store = _Watched()
+    body = png((1, 2, 3))
+    for number in range(40):
+        store.put(BUCKET, f"{number}", body + number.to_bytes(2, "big") + bytes(1 << 20))
+    hand = ByHand(intake=_Counting(store), encoded_budget_bytes=8 << 20, decoded_budget_bytes=33 << 20)
+    hand.events(*[f"{number}" for number in range(40)], size=1)
+    hand.turn()
+    assert len(hand.done) == 40
+    assert all(isinstance(outcome, EnrichedImage) for outcomes in hand.done.values() for outcome in outcomes)
+    assert (hand.line.encoded.used, hand.line.fetches.used, store.held) == (0, 0, 0)
+    assert store.most_held <= hand.line.encoded.peak <= 8 << 20
+    assert sorted(store.asked)[:40] == [1] * 40
+
+
+def test_a_store_that_announces_too_little_as_well_is_asked_three_times_and_no_more() -> None:
+    class Understating(_Watched):
+        def get(self, bucket: str, key: str, **wanted: Any) -> StoredObject:
+            try:
+                return super().get(bucket, key, **wanted)
+            except LargerThanReserved as error:
+                raise LargerThanReserved(min(error.size or 0, wanted["max_bytes"] + 1)) from None
+
+    store = Understating()
+    store.put(BUCKET, "a", png((1, 2, 3)))
+    hand = ByHand(intake=_Counting(store), max_object_bytes=20 << 20)
+    hand.events("a", size=5)
+    hand.turn()
+    assert store.asked == [5, 6, 20 << 20]
+    assert len(hand.done) == 1
+
+
+def test_an_event_that_overstates_the_size_reserves_no_more_than_an_object_may_have() -> None:
+    hand = ByHand(max_object_bytes=1 << 20)
+    hand.put("a")
+    hand.events("a", size=1 << 60)
+    hand.turn()
+    assert hand.line.encoded.peak == 1 << 20
+    (failure,) = hand.done[0, 0, 0]
+    assert isinstance(failure, Failure)
+    assert failure.reason == "object-too-large"
 
 
 def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts() -> None:

@@ -212,7 +212,7 @@ class _Hanging(InlineIntake):
     def __init__(self) -> None:
         self.asked: list[Future[Fetched]] = []
 
-    def fetch(self, job: Job) -> Future[Fetched]:
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
         self.asked.append(Future())
         return self.asked[-1]
 

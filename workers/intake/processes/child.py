@@ -1,7 +1,7 @@
-"""What a child does: GETs in threads, and one picture at a time in a decoder's hands.
+"""What a child does: one image at a time, in one thread, in the order of the requests.
 
-Before bytes are given to a decoder, for their header or for their pixels, their ticket is put into the region's mark.
-So whatever happens next, and however, everybody knows which picture it happened to.
+Before an image is worked on, its ticket is put into the region's mark, so that whoever asks what a dead child died of
+knows whether it had begun.
 """
 
 from __future__ import annotations
@@ -9,171 +9,115 @@ from __future__ import annotations
 import os
 import resource
 import socket
-import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
 
-from opentelemetry.util.types import AttributeValue
-
-from schemas.image_event import ImageEvent
-from workers import metrics
-from workers.errors import Broken, Rejected, TagstreamError
-from workers.intake.limits import Limits
-from workers.intake.processes.channel import Message, receive, send
-from workers.intake.processes.slab import Grant, Layout, Region
-from workers.intake.stages import Stages
-from workers.ports import ObjectStore
+from workers.errors import Rejected
+from workers.intake.decoding import Decoding
+from workers.intake.limits import MIB, Limits
+from workers.intake.processes.sandbox import close_off
+from workers.intake.processes.slab import Layout, Region
+from workers.intake.processes.wire import Answer, Done, Failed, Inspected, Ready, Refused, Request, receive, send
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_ROOM_BYTES = 128 * MIB
+"""What a child may hold besides an image: its bytes, and heaps that do not shrink."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a child needs to know. It is pickled, and so are the parts of it.
+    """All that a child needs to know. It is pickled on its way down, so nothing in it may be a secret.
 
     Args:
-        store: makes the child's own connection to the objects.
-        fetch_threads: GETs at the same time in one child.
-        decode_memory_bytes: what a decoder may allocate for one picture.
+        decode_memory_bytes: the most that a decoder may allocate for one image.
+        prepare: called once in each child, before it is closed off: a function that can be imported, or a
+            `functools.partial` of one. For decoders that Pillow does not bring.
     """
 
-    store: Callable[[], ObjectStore]
     layout: Layout
     limits: Limits
-    fetch_threads: int
     decode_memory_bytes: int
+    prepare: Callable[[], object] | None = None
 
 
-Counts: TypeAlias = list[tuple[str, float, dict[str, AttributeValue]]]
-
-
-class Tally:
-    """What is counted in this process, kept until the parent is told: only it has an endpoint. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts: dict[tuple[str, tuple[tuple[str, AttributeValue], ...]], float] = {}
-
-    def hear(self, counter: str, amount: float, labels: Mapping[str, AttributeValue]) -> None:
-        """A listener of `metrics.tell`."""
-        with self._lock:
-            key = counter, tuple(labels.items())
-            self._counts[key] = self._counts.get(key, 0) + amount
-
-    def take(self) -> Counts:
-        """What came since the last call."""
-        with self._lock:
-            counts, self._counts = self._counts, {}
-        return [(counter, amount, dict(labels)) for (counter, labels), amount in counts.items()]
-
-
-def serve(sock: socket.socket, slab: int, place: int, plan: Plan) -> None:
-    """Answer orders until the parent lets go of the socket."""
-    region = Region(slab, plan.layout, place)
-    os.close(slab)
-    tally = Tally()
-    metrics.tell(tally.hear)
+def serve(sock: socket.socket, slab: int, place: int, plan: Plan, decoding: Decoding) -> None:
+    """Answer requests until the parent lets go of the socket."""
     try:
-        stages = Stages(plan.store(), plan.layout.transforms, plan.limits)
+        child = _Child(sock, slab, place, plan, decoding)
+        lacks = child.close_off()
     except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to hear of it
-        send(sock, ("useless", 0, _portable(error)))
+        send(sock, Failed(0, _words(error)))
         return
-    send(sock, ("ready", 0))
-    _Child(sock, region, stages, tally, plan).run()
+    send(sock, Ready(lacks))
+    child.run()
 
 
 class _Child:
-    def __init__(self, sock: socket.socket, region: Region, stages: Stages, tally: Tally, plan: Plan) -> None:
+    def __init__(self, sock: socket.socket, slab: int, place: int, plan: Plan, decoding: Decoding) -> None:
         self._socket = sock
-        self._region = region
-        self._stages = stages
-        self._tally = tally
-        self._memory_bytes = plan.decode_memory_bytes + 2 * plan.fetch_threads * plan.limits.max_object_bytes
-        self._sending = threading.Lock()
-        self._codec = threading.Lock()
-        self._fetchers = ThreadPoolExecutor(plan.fetch_threads, "tagstream-fetch")
-        self._decoder = ThreadPoolExecutor(1, "tagstream-decode")
+        self._region = Region(slab, plan.layout, place)
+        self._decoding = decoding
+        self._plan = plan
+        self._numbers = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        if plan.prepare is not None:
+            plan.prepare()
+
+    def close_off(self) -> tuple[str, ...]:
+        """The last thing before the first request. Returns what this kernel lacks."""
+        plan = self._plan
+        largest = max(plan.decode_memory_bytes, plan.limits.inspect_address_bytes)
+        most = self._address_bytes() + largest + 2 * plan.limits.max_object_bytes + _ROOM_BYTES
+        return close_off((self._socket.fileno(), self._numbers), address_bytes=most)
 
     def run(self) -> None:
         while True:
             try:
-                self._take(*receive(self._socket))  # in no variable, which would hold the bytes until the next come
+                send(self._socket, self._answer(receive(self._socket)))  # in no variable, which would hold the bytes
             except (EOFError, OSError):
                 os._exit(0)  # nobody is left who could be told anything
 
-    def _take(self, message: Message, body: bytes) -> None:
-        kind, ticket, *rest = message
-        if kind == "fetch":
-            self._fetchers.submit(self._answer, ticket, lambda: self._fetch(ticket, *rest))
-        elif kind == "decode":
-            self._decoder.submit(self._answer, ticket, lambda: self._decode(ticket, body, *rest))
-        else:
-            self._decoder.submit(self._answer, ticket, lambda: self._check(ticket, *rest))
-
-    def _fetch(self, ticket: int, event: ImageEvent) -> tuple[Message, bytes]:
-        facts, body = self._stages.read(event, self._marked(ticket))
-        return ("fetched", ticket, facts), body
-
-    def _decode(self, ticket: int, body: bytes, name: str, grant: Grant) -> tuple[Message, bytes]:
-        with self._marked(ticket):
-            try:
-                self._region.write(grant.slot, self._stages.decode_bytes(body, name))
-            except MemoryError:
-                raise Rejected("decode", "decode-memory", "there is no memory to transform it") from None
-        return ("decoded", ticket, grant), b""
-
-    def _check(self, ticket: int, name: str | None) -> tuple[Message, bytes]:
-        with self._marked(ticket):
-            self._stages.check(name)
-        return ("checked", ticket), b""
-
-    def _answer(self, ticket: int, work: Callable[[], tuple[Message, bytes]]) -> None:
+    def _answer(self, request: Request) -> Answer:
         try:
-            message, body = work()
+            with self._at(request):
+                return self._do(request)
+        except Rejected as error:
+            return Refused(request.ticket, error.reason, error.detail)
+        except MemoryError:
+            return Refused(request.ticket, "decode-memory", "there is no memory to transform it")
         except BaseException as error:  # noqa: BLE001  # the parent decides what becomes of it
-            message, body = ("failed", ticket, _portable(error)), b""
-        try:
-            with self._sending:
-                if counts := self._tally.take():
-                    send(self._socket, ("counted", 0, counts))
-                send(self._socket, message, body)
-        except OSError:
-            os._exit(0)
+            return Failed(request.ticket, _words(error))
+
+    def _do(self, request: Request) -> Answer:
+        if request.kind == "inspect":
+            return Inspected(request.ticket, self._decoding.inspect(request.body))
+        if request.kind == "check":
+            self._decoding.check(request.format)
+        else:
+            assert request.format is not None
+            self._region.write(request.slot, self._decoding.decode(request.body, request.format))
+        return Done(request.ticket)
 
     @contextmanager
-    def _marked(self, ticket: int) -> Iterator[None]:
-        """One decoder at a time, known by its ticket, and bounded in what it may allocate."""
-        with self._codec:
-            self._region.mark = ticket
-            _bound_memory(_data_bytes() + self._memory_bytes)
-            try:
-                yield
-            finally:
-                _bound_memory(None)
-                self._region.mark = 0
+    def _at(self, request: Request) -> Iterator[None]:
+        """The image is known by its ticket, and its decoder bounded in what it may allocate."""
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        self._region.mark = request.ticket
+        resource.setrlimit(resource.RLIMIT_AS, (min(hard, self._address_bytes() + request.memory_bytes), hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+            self._region.mark = 0
+
+    def _address_bytes(self) -> int:
+        return int(os.pread(self._numbers, 100, 0).split()[0]) * _PAGE
 
 
-def _bound_memory(size: int | None) -> None:
-    """Private memory, not address space: threads and shared libraries reserve far more of that than they use."""
-    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    wanted = hard if size is None else size if hard == resource.RLIM_INFINITY else min(size, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
-
-
-def _data_bytes() -> int:
-    with open("/proc/self/statm", "rb") as numbers:
-        return int(numbers.read().split()[5]) * _PAGE
-
-
-def _portable(error: BaseException) -> BaseException:
-    """An error that can be sent: ours as they are, without frames, which can't travel; of others their whole story."""
-    if isinstance(error, MemoryError):
-        return MemoryError(str(error))
-    if isinstance(error, TagstreamError):
-        error.__cause__ = error.__context__ = None
-        return error.with_traceback(None)
-    return Broken(f"the intake failed in a child process: {''.join(traceback.format_exception(error)).strip()}")
+def _words(error: BaseException) -> str:
+    """What went wrong and where, in a line: a stack of frames would be cut anyway."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f" ({os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno})" if trace is not None else ""
+    return f"{type(error).__name__}: {error}{place}"

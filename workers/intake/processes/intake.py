@@ -1,49 +1,56 @@
-"""The port's side of the process intake: calls become orders, the supervisor does the rest."""
+"""The port's side of the process intake: objects are fetched here, what looks into them is the supervisor's."""
 
 from __future__ import annotations
 
 import pickle
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from workers.intake.fetching import Fetching, encoded
 from workers.intake.limits import MIB, Limits
+from workers.intake.pool import Pool
 from workers.intake.processes.child import Plan
 from workers.intake.processes.orders import Order
 from workers.intake.processes.slab import Layout
 from workers.intake.processes.supervisor import Supervisor
-from workers.intake.stages import encoded
 from workers.ports import ObjectStore
-from workers.vocabulary import Fetched, Job, Picture, Transform
+from workers.vocabulary import Facts, Fetched, Job, Picture, Transform
 
 
 class ProcessIntake:
-    """`ports.Intake` in child processes, which no picture can hang or bring down for long.
+    """`ports.Intake` whose decoders are child processes, which no image can hang, bring down for long, or get out of.
 
-    A child that is at one picture for more than `decode_s` is killed. Whether it was or died by itself, its picture is
-    tried again, alone in its decoder, and all else that it had in hand is done by another child. If a second child is
-    lost with the picture, that is rejected as `decode-timeout` or `kills-decoder`, after a picture known to be good
-    was decoded. So a child that something else killed, or that was slow because the machine was, costs nothing. A
-    picture that wants more memory than `decode_memory_bytes` is rejected as `decode-memory`.
+    Objects are fetched by threads of this process. A child only ever gets bytes, and can do nothing but decode them:
+    it has no secret, no network, no file and no descriptor but its own socket (`sandbox.py`), and what it answers is
+    checked as if its worst enemy had written it (`wire.py`).
 
-    Futures are completed by the supervisor's thread, so their callbacks should be short. A call after `close`, and one
-    that `close` could not wait for, has a cancelled future. If no child can be kept alive, every future fails with
-    Broken.
+    A child that is at one image for more than its time (`decode_s`, or `Limits.inspect_s` for a header) is killed.
+    Whether it was or died by itself, its image is tried again in a child that has seen no other, and all else that it
+    had in hand is done by another child. If a second child is lost with the image, that is rejected as
+    `decode-timeout` or `kills-decoder`, after an image known to be good was decoded. So a child that something else
+    killed, or that was slow because the machine was, costs nothing. An image that wants more memory than it may have
+    is rejected as `decode-memory`.
+
+    Futures are completed by the supervisor's thread or by the one that fetched, so their callbacks should be short. A
+    call after `close`, and one that `close` could not wait for, has a cancelled future. If no child can be kept alive,
+    every future of an image's second and third step fails with Broken.
 
     Args:
-        store: makes a child's own object store; called once in each child. It is pickled, so it must be a function
-            that can be imported, or a `functools.partial` of one.
+        store: where the objects are; its pool should allow `fetch_threads` connections.
         transforms: every distinct Transform of the models in use.
-        limits: what an object and its picture may be.
-        children: pictures being decoded at the same time; more than cores gain nothing.
-        fetch_threads: GETs at the same time, of all children together.
-        decode_s: wall clock of one try at one picture, in a decoder's hands.
-        decode_memory_bytes: what a decoder may allocate for one picture.
+        limits: what an object and its image may be.
+        children: images being inspected or decoded at the same time; more than cores gain nothing.
+        fetch_threads: GETs at the same time.
+        decode_s: wall clock of one try at decoding one image.
+        decode_memory_bytes: what a decoder may allocate for one image.
         close_s: how long `close` waits for what runs.
+        prepare: as in `Plan`.
     """
 
     def __init__(
         self,
-        store: Callable[[], ObjectStore],
+        store: ObjectStore,
         transforms: Sequence[Transform],
         limits: Limits | None = None,
         *,
@@ -52,31 +59,44 @@ class ProcessIntake:
         decode_s: float = 20.0,
         decode_memory_bytes: int = 2048 * MIB,
         close_s: float = 5.0,
+        prepare: Callable[[], object] | None = None,
     ) -> None:
+        self._limits = limits or Limits()
+        self._decode_s = decode_s
+        self._decode_memory_bytes = decode_memory_bytes
+        self._close_s = close_s
+        self._fetching = Fetching(store, self._limits, copies=True)
+        self._fetchers = Pool(fetch_threads, "tagstream-fetch")
         layout = Layout(tuple(dict.fromkeys(transforms)))
-        plan = Plan(store, layout, limits or Limits(), -(-fetch_threads // children), decode_memory_bytes)
-        self._supervisor = Supervisor(
-            pickle.dumps(plan),
-            layout,
-            children=children,
-            fetch_threads=fetch_threads,
-            decode_s=decode_s,
-            close_s=close_s,
-        )
+        plan = Plan(layout, self._limits, decode_memory_bytes, prepare)
+        self._supervisor = Supervisor(pickle.dumps(plan), layout, self._limits, children=children, close_s=close_s)
 
-    def fetch(self, job: Job) -> Future[Fetched]:
-        future: Future[Fetched] = Future()
-        self._supervisor.submit(Order("fetch", future, event=job.event))
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
+        return self._fetchers.submit(lambda: self._fetching.fetch(job.event, max_bytes))
+
+    def inspect(self, fetched: Fetched) -> Future[Facts]:
+        future: Future[Facts] = Future()
+        limits = self._limits
+        try:
+            body = encoded(fetched).read()
+        except RuntimeError as error:
+            future.set_exception(error)
+            return future
+        self._supervisor.submit(
+            Order("inspect", future, limits.inspect_s, limits.inspect_address_bytes, fetched=fetched, body=body)
+        )
         return future
 
-    def decode(self, fetched: Fetched) -> Future[Picture]:
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
         future: Future[Picture] = Future()
         try:
             body = encoded(fetched).take()
         except RuntimeError as error:
             future.set_exception(error)
             return future
-        self._supervisor.submit(Order("decode", future, body=body, format=fetched.facts.format))
+        self._supervisor.submit(
+            Order("decode", future, self._decode_s, self._decode_memory_bytes, body=body, format=facts.format)
+        )
         return future
 
     def discard(self, fetched: Fetched) -> None:
@@ -85,11 +105,14 @@ class ProcessIntake:
     def check(self) -> Future[None]:
         """Decode a picture known to be good of every format that is taken; Broken if it can't be done here."""
         future: Future[None] = Future()
-        self._supervisor.submit(Order("check", future))
+        self._supervisor.submit(Order("check", future, self._decode_s, self._decode_memory_bytes))
         return future
 
     def close(self) -> None:
+        until = time.monotonic() + self._close_s
+        self._fetchers.stop()
         self._supervisor.close()
+        self._fetchers.wait(max(0.0, until - time.monotonic()))
 
     @property
     def pids(self) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 Our own process has threads, so it must not fork. It starts one clean interpreter, which imports once what a child
 needs, has one thread, and forks a child in milliseconds whenever asked to. It is the children's parent, so it is
-also the one that can say truly that a child is dead: only then is the child's region used again.
+also the one that can say truly that a child is dead: only then is the child's region used again. It holds no secret
+that a child could inherit: its environment is empty, and no setting is in its plan.
 
 Nobody outlives us: the nursery is killed by the kernel when the thread that started it ends, the children are when
 the nursery ends.
@@ -11,7 +12,9 @@ the nursery ends.
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
+import importlib
 import json
 import os
 import pickle
@@ -19,18 +22,25 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from workers.errors import Broken
+from workers.intake.decoding import Decoding
 from workers.intake.heap import give_back_large_blocks
 from workers.intake.processes.child import Plan, serve
+from workers.intake.processes.sandbox import harden
 
 _PR_SET_PDEATHSIG = 1
 _START_S = 120.0
 _REPLY_S = 20.0
 _LARGEST_PLAN = 1 << 16
+_INHERITED = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
+"""Of our environment: what an interpreter may need to start at all. It forgets them before it forks."""
+_IMPORTED_LATE = ("ExifTags", "ImageCms", "ImageColor", "ImageOps", "ImagePalette", "ImageSequence", "MpoImagePlugin")
+"""Modules of Pillow that it imports when it first needs them, which a child that is closed off can't."""
 _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -53,18 +63,20 @@ class Nursery:
 
     Raises:
         NurseryLost: it did not start.
+        OSError: the system has no room for another process, or we have no descriptors left.
     """
 
     def __init__(self, plan: bytes, slab: int, stopping: Callable[[], bool]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with theirs, _closed_on_error(self._control):
             numbers = [str(theirs.fileno()), str(slab), str(os.getpid())]
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *numbers],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(), slab),
                 start_new_session=True,  # a Ctrl-C at the terminal is for us alone: we end the children in order
-                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                env=_environment(),
             )
         try:
             self._control.send(plan)
@@ -78,8 +90,12 @@ class Nursery:
 
         Raises:
             NurseryLost: there is no nursery any more.
+            OSError: the system has no room for another process now.
         """
-        return self._ask(f"fork {place}", child_end.fileno())
+        pid = self._ask(f"fork {place}", child_end.fileno())
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return pid
 
     def bury(self, pid: int) -> int:
         """Kill the child unless it is dead already; once this returns, it is. Answers its exit code, -N for signal N.
@@ -117,6 +133,15 @@ class Nursery:
         raise NurseryLost("the process that starts decoders does not answer")
 
 
+@contextmanager
+def _closed_on_error(sock: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        sock.close()
+        raise
+
+
 def main(control_fd: int, slab: int, parent: int) -> None:
     """The nursery's own life. Ends when the other end of `control_fd` is closed."""
     _tie_to(parent)
@@ -124,8 +149,9 @@ def main(control_fd: int, slab: int, parent: int) -> None:
         signal.signal(request, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
     plan: Plan = pickle.loads(control.recv(_LARGEST_PLAN))
+    harden()
     give_back_large_blocks()
-    Image.init()
+    decoding = _warm(plan)
     gc.freeze()  # so that children share these pages for good
     control.send(b"0")
     while True:
@@ -133,20 +159,47 @@ def main(control_fd: int, slab: int, parent: int) -> None:
         if not question:
             return
         word, number = question.decode().split()
-        answer = _fork(int(number), descriptors[0], control, slab, plan) if word == "fork" else _bury(int(number))
+        answer = (
+            _fork(int(number), descriptors[0], control, slab, plan, decoding) if word == "fork" else _bury(int(number))
+        )
         control.send(str(answer).encode())
 
 
-def _fork(place: int, channel: int, control: socket.socket, slab: int, plan: Plan) -> int:
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _warm(plan: Plan) -> Decoding:
+    """Everything that a decoder imports or makes at its first image, done once for all children.
+
+    AVIF's decoder would start threads of its own, which a child may not: there are as many children as processors.
+    """
+    Image.init()
+    for name in _IMPORTED_LATE:
+        importlib.import_module(f"PIL.{name}")
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+    decoding = Decoding(plan.layout.transforms, plan.limits)
+    with suppress(Broken):  # a child says so when it is asked
+        decoding.check(None)
+    return decoding
+
+
+def _fork(place: int, channel: int, control: socket.socket, slab: int, plan: Plan, decoding: Decoding) -> int:
+    """The new child's process id, or the negative number of what went wrong."""
     nursery = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(channel)
+        return -(error.errno or errno.EAGAIN)
     if pid:
         os.close(channel)
         return pid
     try:
         _tie_to(nursery)
         control.close()
-        serve(socket.socket(fileno=channel), slab, place, plan)
+        serve(socket.socket(fileno=channel), slab, place, plan, decoding)
     finally:
         os._exit(1)
 

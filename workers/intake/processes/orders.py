@@ -1,4 +1,4 @@
-"""What callers asked for, and who has it in hand."""
+"""What callers asked for, and which child has it in hand."""
 
 from __future__ import annotations
 
@@ -8,54 +8,89 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from schemas.image_event import ImageEvent
 from workers.errors import Rejected
-from workers.intake.processes.channel import Channel
-from workers.intake.processes.slab import SLOTS, Grant, Region
+from workers.intake.formats import sniff
+from workers.intake.limits import Limits
+from workers.intake.processes.slab import SLOTS, Region
+from workers.intake.processes.wire import Answer, Channel, Done, Failed, Garbled, Inspected, Kind, Refused, Request
+from workers.vocabulary import Fetched
 
-Kind: TypeAlias = Literal["fetch", "decode", "check"]
+Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
+"""Why a child was given up: it died, it was at one image for too long, or it said what no child can say."""
+
+_ANSWERS_TO: dict[Kind, tuple[type[Inspected | Done | Refused | Failed], ...]] = {
+    "inspect": (Inspected, Refused, Failed),
+    "decode": (Done, Refused, Failed),
+    "check": (Done, Failed),
+}
 
 _tickets = itertools.count(1)
 
 HESITATION_S = 1.0
-"""A child whose decoder has been at one picture for so long gets nothing new until it is done."""
+"""A child that has been at one image for so long gets nothing new until it is done."""
+_MOST_IN_HAND = 4
+"""Requests that a child has before it, so that it never waits for us: headers are read in less time than we take to
+hand out the next."""
 
 
 @dataclass(eq=False, slots=True)
 class Order:
-    """One call's work, or a canary's.
+    """One call's work, or a check on behalf of one.
 
     Args:
-        event: of a fetch.
-        body, format: of a decode; kept until it is done, so that a child that dies takes no bytes with it.
-        suspect, verdict: of a check on behalf of one: whose decoder died, and what is to be said of it if the canary
-            lives.
-        deaths: children that were lost with this in a decoder's hands, by themselves or by the clock.
-        starved: how often it got no memory although it was not in a decoder's hands.
+        limit_s: how long a child may be at it.
+        memory_bytes: by how much a child may grow for it.
+        fetched: of an inspection.
+        body, format: the image; kept until it is done, so that a child that dies takes no bytes with it.
+        suspect, verdict: of a check on behalf of an image: whose decoder was lost, and what is to be said of it if an
+            image known to be good can be decoded.
+        losses: children that were lost with this image in a decoder's hands.
+        unclaimed: children that were lost with this at the head of what they had to do, and did not say so.
     """
 
     kind: Kind
     future: Future[Any]
-    event: ImageEvent | None = None
+    limit_s: float
+    memory_bytes: int
+    fetched: Fetched | None = None
     body: bytes = b""
     format: str | None = None
     suspect: Order | None = None
     verdict: Rejected | None = None
-    deaths: int = 0
-    starved: int = 0
+    losses: int = 0
+    unclaimed: int = 0
     ticket: int = field(default_factory=lambda: next(_tickets))
 
     @property
     def alone(self) -> bool:
-        """Whether it shares a decoder with nobody: a child was lost over it, or over the one that it is to clear."""
-        return self.kind != "fetch" and (self.deaths > 0 or self.suspect is not None)
+        """Whether it needs a child that has seen no image before it, and sees no other beside it.
+
+        A child may have been taken over by an image that it decoded earlier, so only such a child can be believed when
+        an image is blamed, or when a decoder is said to be broken.
+        """
+        return self.losses > 0 or self.kind == "check"
+
+    def check(self, verdict: Rejected) -> Order:
+        """Before this image is rejected: whether an image known to be good takes the same step."""
+        return Order(
+            "check",
+            self.future,
+            self.limit_s,
+            self.memory_bytes,
+            format=self.format or sniff(self.body),
+            suspect=self,
+            verdict=verdict,
+        )
 
     def done(self, answer: object) -> None:
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(answer)
 
     def failed(self, error: BaseException) -> None:
-        if self.future.set_running_or_notify_cancel():
+        """For a check on behalf of an image, that image's future fails."""
+        if self.suspect is not None:
+            self.suspect.failed(error)
+        elif self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
     def dropped(self) -> None:
@@ -66,62 +101,63 @@ class Order:
 class Child:
     """A child as we see it. Every call belongs to the supervisor's thread.
 
-    `at` is the ticket that its decoder was last seen at, 0 none; `at_s` for how many seconds, or how long it has not
-    been ready; `timed_out` whether it was killed for that.
+    It works on what it was given in the order in which it was given, so the first in hand is what it is at. `at` is the
+    ticket of that one when it was last looked at, 0 none; `at_s` for how many seconds, or how long it has not been
+    ready. `fresh`: it was given nothing yet. `retiring`: it is given nothing more.
     """
 
-    def __init__(self, place: int, pid: int, sock: socket.socket, region: Region) -> None:
+    def __init__(self, place: int, pid: int, sock: socket.socket, region: Region, limits: Limits) -> None:
         self.place = place
         self.pid = pid
-        self.channel = Channel(sock)
+        self.channel = Channel(sock, limits)
         self.ready = False
+        self.fresh = True
+        self.retiring = False
         self.region = region
         self.in_hand: dict[int, Order] = {}
-        self.timed_out = False
+        self.loss: Loss = "death"
         self.at = 0
         self.at_s = 0.0
-        self._grants: dict[int, Grant] = {}
-        self._generation = 0
+        self._slots: dict[int, int] = {}
 
-    def open_to(self, order: Order, fetch_threads: int) -> bool:
-        if not self.ready or self.at_s >= HESITATION_S:
+    @property
+    def first(self) -> Order | None:
+        return next(iter(self.in_hand.values()), None)
+
+    def open_to(self, order: Order) -> bool:
+        if not self.ready or self.retiring or self.at_s >= HESITATION_S:
             return False
-        if order.kind == "fetch":
-            return self.load("fetch") < fetch_threads
-        shared = not order.alone and not any(each.alone for each in self.in_hand.values())
-        return self.load(order.kind) < (SLOTS if shared else 1)
-
-    def load(self, kind: Kind) -> int:
-        return sum((order.kind == "fetch") == (kind == "fetch") for order in self.in_hand.values())
+        if order.alone:
+            return self.fresh
+        if any(each.alone for each in self.in_hand.values()) or len(self.in_hand) >= _MOST_IN_HAND:
+            return False
+        return order.kind != "decode" or len(self._slots) < SLOTS
 
     def give(self, order: Order) -> None:
+        self.fresh = False
         self.in_hand[order.ticket] = order
-        if order.kind == "fetch":
-            self.channel.put(("fetch", order.ticket, order.event))
-        elif order.kind == "decode":
-            self.channel.put(("decode", order.ticket, order.format, self._grant(order.ticket)), order.body)
-        else:
-            self.channel.put(("check", order.ticket, order.format))
+        slot = self._slot(order.ticket) if order.kind == "decode" else 0
+        self.channel.put(Request(order.kind, order.ticket, order.format, slot, order.memory_bytes, order.body))
 
-    def take_back(self, ticket: int) -> Order | None:
-        """The order that an answer is about, out of the child's hands; its slot is free. None: not in its hands."""
-        self._grants.pop(ticket, None)
-        return self.in_hand.pop(ticket, None)
+    def take_back(self, answer: Answer) -> tuple[Order, int]:
+        """The order that is answered, out of the child's hands, and its slot, which is free again.
 
-    def granted(self, ticket: int, grant: Grant) -> bool:
-        """Whether this slot still belongs to that picture."""
-        return self._grants.get(ticket) == grant
+        Raises:
+            Garbled: this is no answer to what the child is at.
+        """
+        first = self.first
+        if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.ticket != first.ticket:
+            raise Garbled("an answer to what it was not asked, or out of turn")
+        return self.in_hand.pop(first.ticket), self._slots.pop(first.ticket, 0)
 
     def watch(self, gap_s: float) -> float:
         """`at_s`, brought up to date; to be called every `gap_s`."""
-        mark = self.region.mark
-        self.at_s = self.at_s + gap_s if mark == self.at and (mark or not self.ready) else 0.0
-        self.at = mark
+        at = self.first.ticket if self.first is not None else 0
+        self.at_s = self.at_s + gap_s if at == self.at and (at or not self.ready) else 0.0
+        self.at = at
         return self.at_s
 
-    def _grant(self, ticket: int) -> Grant:
-        taken = {grant.slot for grant in self._grants.values()}
-        self._generation += 1
-        grant = Grant(next(slot for slot in range(SLOTS) if slot not in taken), self._generation)
-        self._grants[ticket] = grant
-        return grant
+    def _slot(self, ticket: int) -> int:
+        taken = self._slots.values()
+        self._slots[ticket] = next(slot for slot in range(SLOTS) if slot not in taken)
+        return self._slots[ticket]

@@ -10,7 +10,6 @@ import mmap
 import os
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,13 +19,6 @@ SLOTS = 2
 """Of each region: one that is decoded into, one for the next picture, so that a child never waits for us."""
 
 _MARK_BYTES = 64
-
-
-class Grant(NamedTuple):
-    """The right to write one picture: a slot of the child's region, and how often it was granted before."""
-
-    slot: int
-    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +61,7 @@ class Region:
 
     @property
     def mark(self) -> int:
-        """The ticket whose bytes are in a decoder's hands right now; 0: none. Written by the child alone."""
+        """The ticket of the image that is being worked on; 0: none. The child alone writes it, so it is a claim."""
         return int(self._mark[0])
 
     @mark.setter

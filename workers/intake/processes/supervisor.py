@@ -15,13 +15,12 @@ from collections import deque
 from schemas.dead_letter import Reason
 from workers import metrics
 from workers.errors import Broken, Rejected
-from workers.intake.processes.channel import Garbled, Message
-from workers.intake.processes.child import Counts
+from workers.intake.decoding import facts_of
+from workers.intake.limits import Limits
 from workers.intake.processes.nursery import Nursery, NurseryLost
 from workers.intake.processes.orders import Child, Order
 from workers.intake.processes.slab import Layout, Region, make_slab
-from workers.intake.stages import EncodedBytes
-from workers.vocabulary import Fetched
+from workers.intake.processes.wire import Answer, Failed, Garbled, Inspected, Ready, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +28,15 @@ _TICK_S = 0.05
 _LONGEST_GAP_S = 1.0
 """If we ourselves did not run for longer (a frozen machine, a stopped process), that time is nobody's fault."""
 _BIRTH_S = 30.0
-"""A child that is not ready after so long is taken for one that hangs: making its object store may."""
+"""A child that is not ready after so long is taken for one that hangs."""
 _TRIES = 2
 """A picture is blamed for the second child that is lost with it: the first may have been killed by something else, or
 been slow because the machine was."""
+_MOST_UNCLAIMED = 5
+"""A child's mark says whether it had begun. One that was taken over may erase its mark, so even an image that is never
+marked is not tried for ever."""
+_NO_ROOM_S = 0.5
+"""How long to wait for descriptors or processes, where the system has none left for a child."""
 
 
 class Supervisor:
@@ -40,20 +44,15 @@ class Supervisor:
 
     Args:
         plan: a pickled `Plan`, sent to the nursery.
-        layout: as in the plan.
+        layout, limits: as in the plan.
         children: how many.
-        fetch_threads: GETs at the same time, of all children together.
-        decode_s, close_s: as in `ProcessIntake`.
+        close_s: as in `ProcessIntake`.
     """
 
-    def __init__(
-        self, plan: bytes, layout: Layout, *, children: int, fetch_threads: int, decode_s: float, close_s: float
-    ) -> None:
+    def __init__(self, plan: bytes, layout: Layout, limits: Limits, *, children: int, close_s: float) -> None:
         self._plan = plan
         self._layout = layout
-        self._fetch_threads = fetch_threads
-        self._fetch_threads_each = -(-fetch_threads // children)
-        self._decode_s = decode_s
+        self._limits = limits
         self._close_s = close_s
         self._lock = threading.Lock()
         self._submitted: deque[Order] = deque()
@@ -61,8 +60,9 @@ class Supervisor:
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
         # Of the thread alone.
-        self._fetches: deque[Order] = deque()
+        self._suspected: deque[Order] = deque()
         self._decodes: deque[Order] = deque()
+        self._inspections: deque[Order] = deque()
         self._nursery: Nursery | None = None
         self._regions: list[Region] = []
         self._children: list[Child | None] = [None] * children
@@ -71,6 +71,9 @@ class Supervisor:
         self._stillborn = 0
         self._most_stillborn = 3 * children + 5
         self._broken: Broken | None = None
+        self._no_room_until = 0.0
+        self._told_of_room = False
+        self._told_of_lacks = False
 
         self._thread = threading.Thread(target=self._run, name="tagstream-intake", daemon=True)
         self._thread.start()
@@ -79,7 +82,7 @@ class Supervisor:
         with self._lock:
             if not self._closing:
                 self._submitted.append(order)
-                os.eventfd_write(self._alarm, 1)
+                self._wake()
                 return
         order.dropped()
 
@@ -87,7 +90,7 @@ class Supervisor:
         with self._lock:
             if not self._closing:
                 self._closing = True
-                os.eventfd_write(self._alarm, 1)
+                self._wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -112,7 +115,7 @@ class Supervisor:
     def _turn(self) -> None:
         """One round: children that are missing, news from the others, the clock, then new orders."""
         self._fill_places()
-        self._listen_for(_TICK_S if self._busy() else 1.0)
+        self._listen_for(_TICK_S if self._busy() else _NO_ROOM_S)
         self._watch()
         self._take_orders()
         self._hand_out()
@@ -126,6 +129,9 @@ class Supervisor:
                 self._hear(key.data)
             else:
                 self._read_alarm()
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._alarm, 1)
 
     def _read_alarm(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -141,21 +147,45 @@ class Supervisor:
                 self._queue(order).append(order)
 
     def _queue(self, order: Order) -> deque[Order]:
-        return self._fetches if order.kind == "fetch" else self._decodes
+        if order.alone:
+            return self._suspected
+        return self._decodes if order.kind == "decode" else self._inspections
 
     def _hand_out(self) -> None:
-        for queue in (self._decodes, self._fetches):
+        for queue in (self._suspected, self._decodes, self._inspections):
             while queue and (child := self._least_busy(queue[0])):
                 child.give(queue.popleft())
                 self._listen(child)
+        if self._suspected:
+            self._make_fresh()
 
     def _least_busy(self, order: Order) -> Child | None:
-        """Of the children that may be given this order."""
+        """Of the children that may be given this order. While a suspect waits, fresh ones are kept for it."""
+        kept = bool(self._suspected) and not order.alone
+        children = [child for child in self._children if child is not None and not (kept and child.fresh)]
+        open_ones = [child for child in children if child.open_to(order)]
+        return min(open_ones, key=lambda child: len(child.in_hand), default=None)
+
+    def _make_fresh(self) -> None:
+        """See that there will be a child that has seen no image, unless one is on its way."""
         children = [child for child in self._children if child is not None]
-        if order.kind == "fetch" and sum(child.load("fetch") for child in children) >= self._fetch_threads:
-            return None
-        open_ones = [child for child in children if child.open_to(order, self._fetch_threads_each)]
-        return min(open_ones, key=lambda child: child.load(order.kind), default=None)
+        if len(children) < len(self._children) or any(child.fresh for child in children):
+            return
+        spare = min(children, key=lambda child: (not child.retiring, len(child.in_hand)))
+        spare.retiring = True
+        if not spare.in_hand:
+            self._retire(spare)
+
+    def _retire(self, child: Child) -> None:
+        """End a child that has nothing in hand."""
+        try:
+            if self._nursery is not None:
+                self._nursery.bury(child.pid)
+        except NurseryLost as error:
+            self._lose_nursery(error)
+        else:
+            self._forget(child)
+            self._wake()
 
     # ---- what children say ------------------------------------------------------------------------------------------
 
@@ -175,48 +205,44 @@ class Supervisor:
     def _take_answers(self, child: Child) -> bool:
         """Whether the child can be expected to say more."""
         try:
-            for message, body in child.channel.take():
-                self._take_answer(child, message, body)
+            for answer in child.channel.take():
+                self._take_answer(child, answer)
         except Garbled as error:
-            logger.warning("a decoder's process sends nonsense: %s", error)
+            logger.warning("a decoder's process sends nonsense, and is ended: %s", error)
+            child.loss = "bad-answer"
             return False
         return not child.channel.ended
 
-    def _take_answer(self, child: Child, message: Message, body: bytes) -> None:
-        kind, ticket, *rest = message
-        if kind == "ready":
-            child.ready = True
-            self._stillborn = 0
+    def _take_answer(self, child: Child, answer: Answer) -> None:
+        """Raises Garbled: it answers nothing that this child was asked."""
+        if isinstance(answer, Ready | Failed) and not child.ready:
+            self._begun(child, answer)
             return
-        if kind == "counted":
-            _count(rest[0])
-            return
-        if kind == "useless":
-            self._give_up(Broken(f"the intake's child processes can't work: {rest[0]}"))
-            return
-        if kind == "decoded" and not child.granted(ticket, rest[0]):
-            raise Garbled("pixels in a slot that was not granted")
-        picture = child.region.read(rest[0].slot) if kind == "decoded" else None
-        order = child.take_back(ticket)
-        if order is None:
-            raise Garbled("an answer to what was not asked")
-        if kind == "fetched":
-            order.done(Fetched(rest[0], EncodedBytes(body), copied_bytes=len(body)))
-        elif kind == "decoded":
-            order.done(picture)
-        elif kind == "checked":
-            self._checked(order)
-        else:
-            self._failed(order, rest[0])
+        order, slot = child.take_back(answer)
+        match answer:
+            case Inspected(_, header):
+                assert order.fetched is not None
+                order.done(facts_of(order.fetched, header))
+            case Refused(_, reason, detail):
+                order.failed(Rejected("decode", reason, detail))
+            case Failed(_, detail):
+                self._blame(order, "decode-failed", f"the decoder's process failed: {detail}")
+            case _ if order.kind == "check":
+                self._checked(order)
+            case _:
+                order.done(child.region.read(slot))
 
-    def _failed(self, order: Order, error: BaseException) -> None:
-        if isinstance(error, MemoryError):  # in a fetch, while the decoder beside it took all there was
-            order.starved += 1
-            if order.starved < 3:
-                self._queue(order).appendleft(order)
-                return
-            error = Broken("a child process of the intake has no memory to fetch an object into")
-        (order.suspect or order).failed(error)
+    def _begun(self, child: Child, answer: Ready | Failed) -> None:
+        if isinstance(answer, Failed):
+            self._give_up(Broken(f"the intake's child processes can't work: {answer.detail}"))
+            return
+        child.ready = True
+        self._stillborn = 0
+        if answer.lacks and not self._told_of_lacks:
+            self._told_of_lacks = True
+            logger.warning(
+                "decoders are less closed off than they could be: this kernel has no %s", " and no ".join(answer.lacks)
+            )
 
     # ---- the clock, and death ---------------------------------------------------------------------------------------
 
@@ -224,8 +250,8 @@ class Supervisor:
         now = time.monotonic()
         gap_s, self._watched_at = min(now - self._watched_at, _LONGEST_GAP_S), now
         for child in list(self._children):
-            if child is not None and child.watch(gap_s) > (self._decode_s if child.ready else _BIRTH_S):
-                child.timed_out = True
+            if child is not None and child.watch(gap_s) > _limit_s(child):
+                child.loss = "clock"
                 self._bury(child)
 
     def _bury(self, child: Child) -> None:
@@ -237,25 +263,19 @@ class Supervisor:
         except NurseryLost as error:
             self._lose_nursery(error)
             return
-        self._take_answers(child)  # to the end: the dead say nothing more
+        if child.loss != "bad-answer":
+            self._take_answers(child)  # to the end: the dead say nothing more
         if self._children[child.place] is not child:
             return
         self._stillborn += not child.ready
-        suspect = child.in_hand.get(child.region.mark)
-        if child.timed_out and suspect is not None and suspect.ticket != child.at:
-            suspect = None  # it was done with the slow one after all, and we killed it at the next
+        suspect = _suspect(child)
+        words = _story(child, code)
         child.region.mark = 0
         self._forget(child, suspect)
-        words = self._story(child, code)
-        metrics.DECODERS_LOST.add(cause="clock" if child.timed_out else "death")
+        metrics.DECODERS_LOST.add(cause=child.loss)
         logger.warning("a decoder's process was lost: %s", words)
         if suspect is not None:
-            self._blame(suspect, "decode-timeout" if child.timed_out else "kills-decoder", words)
-
-    def _story(self, child: Child, code: int) -> str:
-        if not child.timed_out:
-            return f"the decoder's process died: {_cause(code)}"
-        return f"no end after {self._decode_s:g} s" if child.ready else f"not ready after {_BIRTH_S:g} s"
+            self._blame(suspect, "decode-timeout" if child.loss == "clock" else "kills-decoder", words)
 
     def _forget(self, child: Child, suspect: Order | None = None) -> None:
         """The place is free, and the innocent orders go back to the front of their queues, in their order."""
@@ -267,12 +287,11 @@ class Supervisor:
                 self._queue(order).appendleft(order)
 
     def _blame(self, order: Order, reason: Reason, words: str) -> None:
-        order.deaths += 1
-        if order.suspect is not None:
-            order.suspect.failed(Broken(f"a decoder fails on a picture known to be good: {words}"))
-        elif order.deaths >= _TRIES:
-            verdict = Rejected("decode", reason, words)
-            self._decodes.appendleft(Order("check", order.future, format=order.format, suspect=order, verdict=verdict))
+        order.losses += 1
+        if order.kind == "check":
+            order.failed(Broken(f"a decoder fails on a picture known to be good: {words}"))
+        elif order.losses >= _TRIES:
+            self._suspected.appendleft(order.check(Rejected("decode", reason, words)))
         else:
             self._queue(order).appendleft(order)
 
@@ -282,12 +301,12 @@ class Supervisor:
             check.done(None)
             return
         assert check.verdict is not None
-        check.suspect.failed(check.verdict)
+        check.failed(check.verdict)
 
     # ---- places and the nursery -------------------------------------------------------------------------------------
 
     def _fill_places(self) -> None:
-        if self._broken is not None:
+        if self._broken is not None or time.monotonic() < self._no_room_until:
             return
         if self._stillborn > self._most_stillborn:
             self._give_up(Broken("the intake's child processes die before they are ready"))
@@ -297,8 +316,18 @@ class Supervisor:
             for place, child in enumerate(self._children):
                 if child is None:
                     self._children[place] = self._fork(nursery, place)
+            self._told_of_room = False
         except NurseryLost as error:
             self._lose_nursery(error)
+        except OSError as error:
+            self._wait_for_room(error)
+
+    def _wait_for_room(self, error: OSError) -> None:
+        """The system, or our own limit, has no descriptor, process or memory left for a child: that passes."""
+        self._no_room_until = time.monotonic() + _NO_ROOM_S
+        if not self._told_of_room:
+            self._told_of_room = True
+            logger.warning("no process for a decoder can be started (%s); trying again", error.strerror)
 
     def _open_nursery(self) -> Nursery:
         """A new nursery comes with a new slab, so children of an old one can write into nothing that is in use."""
@@ -315,10 +344,10 @@ class Supervisor:
         try:
             with theirs:
                 pid = nursery.fork(place, theirs)
-        except NurseryLost:
+        except (NurseryLost, OSError):
             ours.close()
             raise
-        child = Child(place, pid, ours, self._regions[place])
+        child = Child(place, pid, ours, self._regions[place], self._limits)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         return child
 
@@ -342,14 +371,14 @@ class Supervisor:
         self._broken = error
         self._close_nursery()
         for order in self._waiting():
-            (order.suspect or order).failed(error)
+            order.failed(error)
 
     def _waiting(self) -> list[Order]:
         with self._lock:
-            orders = [*self._submitted, *self._fetches, *self._decodes]
+            orders = [*self._submitted, *self._suspected, *self._decodes, *self._inspections]
             self._submitted.clear()
-        self._fetches.clear()
-        self._decodes.clear()
+        for queue in (self._suspected, self._decodes, self._inspections):
+            queue.clear()
         return orders
 
     def _wind_up(self) -> None:
@@ -372,13 +401,31 @@ class Supervisor:
         self._selector.close()
 
 
-def _count(counts: Counts) -> None:
-    """Count for a child what it counted, in the metrics that are shown."""
-    try:
-        for counter, amount, labels in counts:
-            metrics.count(counter, amount, labels)
-    except (KeyError, TypeError, ValueError) as error:
-        raise Garbled(f"counts that are none: {error}") from error
+def _limit_s(child: Child) -> float:
+    if not child.ready:
+        return _BIRTH_S
+    return child.first.limit_s if child.first is not None else float("inf")
+
+
+def _suspect(child: Child) -> Order | None:
+    """Whose fault it may be that the child is lost: that of the image that it was at, if it had begun with that."""
+    first = child.first
+    if first is None or child.loss == "bad-answer":
+        return first
+    if child.loss == "clock":  # done with the slow one after all, it was killed at the next, which has no fault in it
+        return first if first.ticket == child.at else None
+    if child.region.mark == first.ticket:
+        return first
+    first.unclaimed += 1
+    return first if first.unclaimed >= _MOST_UNCLAIMED else None
+
+
+def _story(child: Child, code: int) -> str:
+    if child.loss == "bad-answer":
+        return "the decoder's process said what no decoder says"
+    if child.loss == "death":
+        return f"the decoder's process died: {_cause(code)}"
+    return f"no end after {_limit_s(child):g} s" if child.ready else f"not ready after {_BIRTH_S:g} s"
 
 
 def _cause(code: int) -> str:

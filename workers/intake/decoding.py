@@ -1,0 +1,88 @@
+"""The steps of an intake that look into an object's bytes: its header, then its pixels. In any thread or process.
+
+Nothing here knows an object store, a setting or a network: bytes come in, numbers and pixels go out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from workers.errors import Rejected
+from workers.intake.canary import Canary
+from workers.intake.formats import sniff
+from workers.intake.header import Header, guard, read_header
+from workers.intake.limits import Limits
+from workers.intake.transform import decode
+from workers.vocabulary import Facts, Fetched, Picture, Transform
+
+_BLAMED_BY_DECODERS = frozenset({"broken-image", "decode-failed", "decode-memory"})
+"""Verdicts that a decoder came to, not a limit: they need a canary."""
+
+
+class Decoding:
+    """Inspects and decodes. Thread-safe; holds no bytes of its own.
+
+    Args:
+        transforms: every distinct Transform of the models in use.
+        limits: what an image may be.
+    """
+
+    def __init__(self, transforms: Sequence[Transform], limits: Limits) -> None:
+        guard(limits)
+        self._transforms = tuple(dict.fromkeys(transforms))
+        self._turning = 4 if any(transform.exif_transpose for transform in self._transforms) else 0
+        self._limits = limits
+        self._canary = Canary(limits.formats)
+
+    def inspect(self, body: bytes) -> Header:
+        """Read and check an image's header.
+
+        Raises:
+            Rejected: stage "decode"; the header is broken, or the image is over a limit.
+            Broken: the header of an image known to be good can't be read either.
+        """
+        try:
+            header = read_header(body, self._limits)
+        except Rejected as error:
+            if error.reason in _BLAMED_BY_DECODERS:
+                self._canary.check(sniff(body))
+            raise
+        return replace(header, decode_bytes=header.decode_bytes + self._turning * header.width * header.height)
+
+    def decode(self, body: bytes, name: str) -> Picture:
+        """Decode and transform an image of the format `name`, whose header was read before.
+
+        Raises:
+            Rejected: stage "decode"; it can't be decoded.
+            Broken: an image known to be good can't be decoded either.
+        """
+        try:
+            return decode(body, name, self._transforms)
+        except Rejected:
+            self._canary.check(name)
+            raise
+
+    def check(self, name: str | None) -> None:
+        """Decode an image known to be good of this format; None: of every format that is taken.
+
+        Raises:
+            Broken: it can't be decoded.
+        """
+        for each in self._limits.formats if name is None else (name,):
+            self._canary.check(each)
+
+
+def facts_of(fetched: Fetched, header: Header) -> Facts:
+    """What is known of an object once its header was read."""
+    return Facts(
+        sha256=fetched.sha256,
+        etag=fetched.etag,
+        version_id=fetched.version_id,
+        last_modified=fetched.last_modified,
+        size=fetched.size,
+        format=header.format,
+        width=header.width,
+        height=header.height,
+        decode_bytes=header.decode_bytes,
+    )

@@ -1,0 +1,112 @@
+"""The first step of an intake: an object's bytes, read in this process, which holds the store's credentials.
+
+Nothing here looks into the bytes: that is done by `decoding.py`, which may run in a process that holds nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+
+from schemas.image_event import ImageEvent
+from workers.errors import LargerThanReserved, Rejected
+from workers.intake.limits import Limits
+from workers.ports import ObjectStore
+from workers.vocabulary import Fetched
+
+
+class EncodedBytes:
+    """The handle of a `Fetched`: an object's bytes, which can be read until they are taken out. Thread-safe."""
+
+    __slots__ = ("_body", "_lock")
+
+    def __init__(self, body: bytes) -> None:
+        self._lock = threading.Lock()
+        self._body: bytes | None = body
+
+    def read(self) -> bytes:
+        """The bytes, which stay.
+
+        Raises:
+            RuntimeError: they were decoded or discarded before, which is a bug of the caller.
+        """
+        with self._lock:
+            return self._present()
+
+    def take(self) -> bytes:
+        """Hand the bytes over and forget them. Raises RuntimeError as `read` does."""
+        with self._lock:
+            body = self._present()
+            self._body = None
+            return body
+
+    def drop(self) -> None:
+        with self._lock:
+            self._body = None
+
+    def _present(self) -> bytes:
+        if self._body is None:
+            raise RuntimeError("this object was decoded or discarded before")
+        return self._body
+
+    def __repr__(self) -> str:
+        return f"<EncodedBytes{'' if self._body is None else f' {len(self._body)}'}>"
+
+
+class Fetching:
+    """Reads objects. Thread-safe.
+
+    Args:
+        store: where the objects are.
+        limits: what an object may be.
+        copies: whether inspecting and decoding work on a copy of the bytes, which is then counted.
+    """
+
+    def __init__(self, store: ObjectStore, limits: Limits, *, copies: bool = False) -> None:
+        self._store = store
+        self._limits = limits
+        self._copies = copies
+
+    def fetch(self, event: ImageEvent, max_bytes: int) -> Fetched:
+        """Errors as in `ports.Intake.fetch`."""
+        most = self._limits.max_object_bytes
+        self._check(event.size)
+        try:
+            stored = self._store.get(
+                event.bucket,
+                event.key,
+                version_id=event.version_id,
+                etag=event.etag,
+                max_bytes=min(max_bytes, most),
+                deadline_s=self._limits.fetch_s,
+            )
+        except LargerThanReserved as error:
+            self._check(error.size)
+            if max_bytes < most:
+                raise
+            raise Rejected("fetch", "object-too-large", f"more than the {most} bytes that are allowed") from None
+        size = len(stored.body)
+        copied = size if self._copies else 0
+        return Fetched(
+            sha256=hashlib.sha256(stored.body).hexdigest(),
+            etag=stored.etag,
+            version_id=stored.version_id,
+            last_modified=stored.last_modified,
+            size=size,
+            handle=EncodedBytes(stored.body),
+            inspect_bytes=copied + self._limits.inspect_bytes,
+            copied_bytes=copied,
+        )
+
+    def _check(self, size: int | None) -> None:
+        """Raises Rejected: an object that is known to have so many bytes has too many."""
+        most = self._limits.max_object_bytes
+        if size is not None and size > most:
+            raise Rejected("fetch", "object-too-large", f"{size} bytes, at most {most} are allowed")
+
+
+def encoded(fetched: Fetched) -> EncodedBytes:
+    """The handle of what this kind of intake fetched."""
+    if not isinstance(fetched.handle, EncodedBytes):
+        raise TypeError("this object was fetched by another intake")
+    return fetched.handle

@@ -1,0 +1,62 @@
+"""Threads for an intake's work: started in the order of the calls, and closed in bounded time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, TypeVar
+
+Answer = TypeVar("Answer")
+
+
+class Pool:
+    """Some threads. A call after `stop`, and one that `stop` found waiting, has a cancelled future. Thread-safe.
+
+    Args:
+        threads: how many calls run at the same time.
+        name: of the threads.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(threads, name)
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._unfinished: set[Future[Any]] = set()
+
+    def submit(self, work: Callable[[], Answer]) -> Future[Answer]:
+        with self._lock:
+            if self._stopped:
+                return cancelled()
+            future = self._executor.submit(work)
+            self._unfinished.add(future)
+        future.add_done_callback(self._finished)
+        return future
+
+    def stop(self) -> None:
+        """Take no more calls and drop those that wait; what runs goes on."""
+        with self._lock:
+            self._stopped = True
+            unfinished = list(self._unfinished)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        for future in unfinished:
+            if future.cancelled():
+                future.set_running_or_notify_cancel()  # the executor forgets to, and a waiter would wait for ever
+
+    def wait(self, seconds: float) -> None:
+        """Wait for what still runs, at most so long."""
+        with self._lock:
+            unfinished = list(self._unfinished)
+        wait(unfinished, seconds)
+
+    def _finished(self, future: Future[Answer]) -> None:
+        with self._lock:
+            self._unfinished.discard(future)
+
+
+def cancelled() -> Future[Any]:
+    """The future of a call that is not going to be made."""
+    future: Future[Any] = Future()
+    future.cancel()
+    future.set_running_or_notify_cancel()
+    return future

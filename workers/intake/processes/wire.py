@@ -1,0 +1,280 @@
+"""What passes over the socket between us and a child: binary records of fixed form.
+
+A child decodes bytes that anyone may have made, so what it says is taken for hostile: nothing of it is unpickled, every
+length, range and enumeration is checked, and a record is at most some hundred bytes. An answer names its request and
+nothing else; which slot its pixels are in, and to whom they belong, only we know. Our side never blocks, whatever the
+child does; the child's side always does.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+from schemas.dead_letter import REASONS, Reason
+from workers.intake.formats import DECODABLE
+from workers.intake.header import Header
+from workers.intake.limits import Limits
+from workers.intake.processes.sandbox import PROTECTIONS
+
+Kind: TypeAlias = Literal["inspect", "decode", "check"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+_REQUEST = struct.Struct("<BQBBQI")
+_ANSWER = struct.Struct("<BQH")
+_READY, _INSPECTED, _REFUSED = struct.Struct("<B"), struct.Struct("<BIIQ"), struct.Struct("<B")
+_TEXT_BYTES = 400
+"""Of a detail; a dead letter keeps 200 characters."""
+_PAYLOAD_BYTES = max(_INSPECTED.size, _REFUSED.size + _TEXT_BYTES)
+_MOST_DECODE_BYTES = 1 << 40
+
+
+class Garbled(Exception):
+    """What came is no answer to what was asked: the child's memory is not to be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Work for a child.
+
+    Args:
+        ticket: names it, above 0.
+        format: of the image; None: not known yet, or (of a check) every format that is taken.
+        slot: of the child's region, for the pixels of a decode.
+        memory_bytes: by how much the child may grow meanwhile.
+        body: the encoded bytes; empty for a check.
+    """
+
+    kind: Kind
+    ticket: int
+    format: str | None
+    slot: int
+    memory_bytes: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The child has begun. `lacks`: the protections that this kernel did not give it."""
+
+    lacks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    ticket: int
+    header: Header
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Of a decode: the pixels are in its slot. Of a check: the image known to be good could be decoded."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The image is not taken, as in `errors.Rejected` at the stage "decode"."""
+
+    ticket: int
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Something else went wrong. Ticket 0: the child can't begin."""
+
+    ticket: int
+    detail: str
+
+
+Answer: TypeAlias = Ready | Inspected | Done | Refused | Failed
+_ANSWERS: Final = (Ready, Inspected, Done, Refused, Failed)
+
+
+class Channel:
+    """Our side. For one thread.
+
+    Args:
+        sock: closed by `close`.
+        limits: what a header that passed them can say.
+    """
+
+    def __init__(self, sock: socket.socket, limits: Limits) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._limits = limits
+        self._outbox: deque[memoryview] = deque()
+        self._incoming = bytearray()
+        self.ended = False
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._outbox)
+
+    def put(self, request: Request) -> None:
+        """Send now what can be sent, the rest when `flush` is called."""
+        self._outbox.append(memoryview(_packed(request)))
+        if request.body:
+            self._outbox.append(memoryview(request.body))
+        self.flush()
+
+    def flush(self) -> None:
+        try:
+            while self._outbox:
+                sent = self._socket.send(self._outbox[0])
+                rest = self._outbox.popleft()[sent:]
+                if rest:
+                    self._outbox.appendleft(rest)
+        except BlockingIOError:
+            pass
+        except OSError:  # the child died; what it said before can still be read
+            self._outbox.clear()
+
+    def take(self) -> Iterator[Answer]:
+        """Every answer that has come whole, as it is asked for. Sets `ended` when none can follow.
+
+        Raises:
+            Garbled: the child is not to be listened to any more.
+        """
+        while True:
+            while (answer := self._next()) is not None:
+                yield answer
+            try:
+                got = self._socket.recv(_ANSWER.size + _PAYLOAD_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                got = b""
+            if not got:
+                self.ended = True
+                return
+            self._incoming += got
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _next(self) -> Answer | None:
+        if len(self._incoming) < _ANSWER.size:
+            return None
+        code, ticket, size = _ANSWER.unpack_from(self._incoming)
+        if size > _PAYLOAD_BYTES:
+            raise Garbled(f"an answer of {size} bytes")
+        end = _ANSWER.size + size
+        if len(self._incoming) < end:
+            return None
+        payload = bytes(self._incoming[_ANSWER.size : end])
+        del self._incoming[:end]
+        return _answer(code, ticket, payload, self._limits)
+
+
+def _answer(code: int, ticket: int, payload: bytes, limits: Limits) -> Answer:
+    """Raises Garbled: this can't be an answer."""
+    try:
+        kind = _ANSWERS[code]
+        if kind is Ready and not ticket:
+            return Ready(_lacks(*_READY.unpack(payload)))
+        if kind is Inspected:
+            return Inspected(ticket, _header(limits, *_INSPECTED.unpack(payload)))
+        if kind is Done and not payload:
+            return Done(ticket)
+        if kind is Refused:
+            return Refused(ticket, REASONS[payload[0]], _shown(payload[1:]))
+        if kind is Failed:
+            return Failed(ticket, _shown(payload))
+    except (IndexError, struct.error):
+        pass
+    raise Garbled(f"no answer has the code {code}, the ticket {ticket} and {len(payload)} bytes")
+
+
+def _lacks(bits: int) -> tuple[str, ...]:
+    if bits >> len(PROTECTIONS):
+        raise Garbled(f"unknown protections: {bits}")
+    return tuple(name for number, name in enumerate(PROTECTIONS) if bits >> number & 1)
+
+
+def _header(limits: Limits, format_code: int, width: int, height: int, decode_bytes: int) -> Header:
+    """What a child may say of an image: no more than the limits let pass."""
+    name = DECODABLE[format_code]
+    small_enough = width * height <= limits.max_pixels and decode_bytes <= _MOST_DECODE_BYTES
+    if name not in limits.formats or min(width, height) < max(1, limits.min_side) or not small_enough:
+        raise Garbled(f"a header over the limits: {name}, {width} × {height}, {decode_bytes} bytes")
+    return Header(name, width, height, "", decode_bytes)
+
+
+def _shown(text: bytes) -> str:
+    """A child's words, fit for a log and a dead letter."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text.decode("utf-8", "replace"))
+
+
+def _packed(request: Request) -> bytes:
+    code = KINDS.index(request.kind)
+    name = 0 if request.format is None else 1 + DECODABLE.index(request.format)
+    return _REQUEST.pack(code, request.ticket, name, request.slot, request.memory_bytes, len(request.body))
+
+
+# ---- the child's side -----------------------------------------------------------------------------------------------
+
+
+def send(sock: socket.socket, answer: Answer) -> None:
+    """Returns when all is on its way."""
+    payload = _payload(answer)
+    ticket = 0 if isinstance(answer, Ready) else answer.ticket
+    sock.sendall(_ANSWER.pack(_ANSWERS.index(type(answer)), ticket, len(payload)) + payload)
+
+
+def receive(sock: socket.socket) -> Request:
+    """The next request, whole.
+
+    Raises:
+        EOFError: the parent has let go of us.
+    """
+    code, ticket, name, slot, memory_bytes, size = _REQUEST.unpack(_filled(sock, _REQUEST.size))
+    format_name = DECODABLE[name - 1] if name else None
+    return Request(KINDS[code], ticket, format_name, slot, memory_bytes, _filled(sock, size))
+
+
+def _filled(sock: socket.socket, size: int) -> bytes:
+    """So many bytes, each received where it stays."""
+    if not size:
+        return b""
+    body = io.BytesIO()
+    body.seek(size - 1)
+    body.write(b"\0")  # makes room for all before it
+    with body.getbuffer() as wanted:
+        at = 0
+        while at < size:
+            got = sock.recv_into(wanted[at:])
+            if got == 0:
+                raise EOFError
+            at += got
+    return body.getvalue()
+
+
+def _payload(answer: Answer) -> bytes:
+    match answer:
+        case Ready(lacks):
+            return _READY.pack(sum(1 << number for number, name in enumerate(PROTECTIONS) if name in lacks))
+        case Inspected(_, header):
+            code = DECODABLE.index(header.format)
+            return _INSPECTED.pack(code, header.width, header.height, header.decode_bytes)
+        case Refused(_, reason, detail):
+            return _REFUSED.pack(REASONS.index(reason)) + _cut(detail)
+        case Failed(_, detail):
+            return _cut(detail)
+        case Done():
+            return b""
+
+
+def _cut(detail: str) -> bytes:
+    return detail.encode("utf-8", "replace")[:_TEXT_BYTES]
