@@ -71,7 +71,7 @@ def test_an_outage_is_held_against_no_object() -> None:
     hand.turns(600, every_s=0.5)
     hand.store.heal()
     hand.store.fail(BUCKET, "key-7.png", Unavailable("s3", "HTTP 500"), times=4)
-    hand.turns(30)
+    hand.turns(45)
     assert reasons(hand) == []
     assert len(hand.done) == 50
 
