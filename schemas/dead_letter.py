@@ -21,7 +21,10 @@ Stage: TypeAlias = Literal["parse", "fetch", "decode", "annotate", "caption", "p
 """Where a failure was found out."""
 
 Reason: TypeAlias = Literal[
-    # parse: the message
+    # parse: the record, or a batch of them, and its message
+    "batch-too-large",  # opened, it would hold more than is allowed
+    "batch-unreadable",
+    "too-many-headers",
     "undecodable",  # null, not UTF-8 JSON, or JSON beyond the bounds of size, nesting and digits
     "not-an-event",  # JSON, but none of the dialects
     "schema",  # of a dialect, but not as its schema says
@@ -111,6 +114,7 @@ class DeadLetter(BaseModel):
     topic: str
     partition: int = Field(ge=0)
     offset: int = Field(ge=0)
+    last_offset: int = Field(ge=0)
     timestamp_ms: int
     failures: tuple[Failure, ...]
     attempts: int = Field(ge=1)
@@ -142,17 +146,19 @@ def dead_letter_headers(
     models: Mapping[str, str],
     nulls: Sequence[str] = (),
     truncated: bool = False,
+    last_offset: int | None = None,
 ) -> Headers:
     """The headers to append to the original's.
 
     Args:
         topic, partition, offset, timestamp_ms: the original record's; milliseconds since the Unix epoch.
+        last_offset: of a batch that stands for many records; None: it is one record.
         failures: one for each event that failed; at least one.
         attempts: how often it was tried here.
         worker: the worker's version.
         models: version by role, e.g. {"tagger": "compact 3f2a…"}.
         nulls: what was null, as `without_nulls` names it.
-        truncated: the value was dropped because it would not have fitted.
+        truncated: not all of the original is here: its value would not have fitted, or it can't be read.
     """
     if not failures:
         raise ValueError("a dead letter names at least one failure")
@@ -165,6 +171,7 @@ def dead_letter_headers(
         "topic": topic.encode(),
         "partition": b"%d" % partition,
         "offset": b"%d" % offset,
+        "last-offset": b"%d" % (offset if last_offset is None else last_offset),
         "timestamp": b"%d" % timestamp_ms,
         "failures": _FAILURES.dump_json(tuple(detailed)),
         "attempts": b"%d" % attempts,
@@ -191,6 +198,7 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetter:
             topic=own["topic"].decode(),
             partition=int(own["partition"]),
             offset=int(own["offset"]),
+            last_offset=int(own["last-offset"]),
             timestamp_ms=int(own["timestamp"]),
             failures=_FAILURES.validate_json(own["failures"]),
             attempts=int(own["attempts"]),
@@ -266,7 +274,7 @@ def replay(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[by
     letter = read_dead_letter_headers(headers)
     if letter.truncated:
         place = f"{letter.topic}:{letter.partition}:{letter.offset}"
-        raise ValueError(f"the value was too large for the dead-letter topic; the original may still stand at {place}")
+        raise ValueError(f"not all of the original was kept; it may still stand at {place}")
     original_key, original_value, restored = with_nulls(key, value, headers, letter.nulls)
     only = ",".join(str(index) for index in sorted(letter.indexes))
     return original_key, original_value, (*strip_own_headers(restored), (ONLY, only.encode()))

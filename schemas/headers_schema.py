@@ -59,6 +59,10 @@ def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
         "topic": {"type": "string", "description": "Where the original stands; with partition and offset."},
         "partition": _NATURAL,
         "offset": _NATURAL,
+        "last-offset": {
+            **_NATURAL,
+            "description": "The last offset of a batch of records that could not be read; else the same as the offset.",
+        },
         "timestamp": {
             "type": "string",
             "pattern": "^-?[0-9]+$",
@@ -77,8 +81,8 @@ def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
         "truncated": {
             "type": "string",
             "enum": ["true", "false"],
-            "description": "true: the value was too large for this topic and was dropped; the original stands where it "
-            "stood.",
+            "description": "true: not all of the original is here, because its value was too large for this topic or "
+            "it could not be read; it stands where it stood.",
         },
     }
     return {

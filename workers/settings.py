@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -36,19 +36,25 @@ DECODABLE = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
 
 
 class SecretUrl(SecretStr):
-    """A URL whose password is masked when it is shown; the rest is what a person needs to see."""
+    """A URL of which only the place is shown (`place`): user, password and query are not."""
 
     def _display(self) -> str:
-        return _mask_password(self.get_secret_value())
+        return place(self.get_secret_value())
 
 
-def _mask_password(url: str) -> str:
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    login, _, host = parts.netloc.rpartition("@")
-    user = login.partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{host}"))
+def place(url: str) -> str:
+    """What a person may see of a URL that may hold secrets: `scheme://host:port`, or the path of a Unix socket."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # it quotes what it can't read
+        return "***" if url else ""
+    if parts.scheme == "unix":
+        return f"unix://{parts.path}"
+    if not host:
+        return "***" if url else ""
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}{f':{port}' if port is not None else ''}"
 
 
 def _split(value: object) -> object:
@@ -68,14 +74,23 @@ def _check_endpoint(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("it must be a URL, http://host:port or https://host")
-    if parts.path not in ("", "/") or parts.query or parts.username:
+    if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise ValueError("it must be the bare endpoint: no bucket, path, user or query in it")
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def _check_redis(url: SecretUrl) -> SecretUrl:
-    if url and urlsplit(url.get_secret_value()).scheme not in ("redis", "rediss", "unix"):
+    text = url.get_secret_value()
+    if not text:
+        return url
+    if not text.startswith(("redis://", "rediss://", "unix://")):
         raise ValueError("it must begin with redis://, rediss:// (TLS) or unix://")
+    _, _, after = text.partition("://")
+    login, _, rest = after.rpartition("@")
+    if re.search(r"[/?#]", login) or "#" in rest:
+        raise ValueError("in a user name or password / ? # and @ are written %2F %3F %23 and %40")
+    if place(text) == "***" or (not text.startswith("unix://") and not re.fullmatch(r"/?\d*", urlsplit(text).path)):
+        raise ValueError("it must be redis://[user:password@]host:port/db, where db is a number")
     return url
 
 
@@ -184,6 +199,12 @@ class Settings(BaseModel):
     redis_url: Annotated[SecretUrl, AfterValidator(_check_redis)] = _setting(
         "Cache", SecretUrl(""), "`redis://[user:password@]host:port/db`; empty: no cache"
     )
+    cache_namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = _setting(
+        "Cache", "default", "Part of every entry's name: deployments with the same one share their results"
+    )
+    cache_key: SecretStr = _setting(
+        "Cache", SecretStr(""), "Authenticates every entry, at least 32 characters; empty: Redis is believed"
+    )
     cache_ttl_s: Seconds = _setting("Cache", 30 * 86400.0, "How long results are remembered")
     cache_timeout_s: Annotated[float, Field(gt=0, le=5)] = _setting(
         "Cache", 0.1, "A cache that does not answer within this is a miss"
@@ -235,7 +256,9 @@ class Settings(BaseModel):
 
     encoded_bytes: Bytes = _setting("Tuning", ByteSize(256 * MIB), "Memory for pictures as fetched")
     decoded_bytes: Bytes = _setting("Tuning", ByteSize(512 * MIB), "Memory for pictures being decoded and batched")
-    polled_bytes: Bytes = _setting("Tuning", ByteSize(32 * MIB), "Memory for records that wait")
+    polled_bytes: Bytes = _setting(
+        "Tuning", ByteSize(32 * MIB), "Memory for records that wait, and for one batch of them (`batch-too-large`)"
+    )
     ledger_bytes: Bytes = _setting("Tuning", ByteSize(64 * MIB), "Memory for outcomes that wait for those before them")
     jobs_ahead: Count = _setting("Tuning", 2_000, "Most pictures of a partition ahead of its committed offset")
     max_batch: Annotated[int, Field(ge=0)] = _setting(
@@ -308,6 +331,8 @@ def _complaints(settings: Settings) -> Iterator[str]:
         yield "TAGSTREAM_KAFKA_TLS_CERT and TAGSTREAM_KAFKA_TLS_KEY go together: set both or none"
     if bool(settings.s3_access_key) != bool(settings.s3_secret_key):
         yield "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY go together: set both or none (anonymous)"
+    if 0 < len(settings.cache_key.get_secret_value()) < 32:
+        yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
     for topic in settings.input_topics:
         if topic in outputs:
@@ -340,12 +365,22 @@ def is_secret(field: str) -> bool:
 def secret_values(settings: Settings) -> list[str]:
     """What must be seen nowhere: every secret that is set; of a URL only its password."""
     values = [getattr(settings, field) for field in FIELDS if is_secret(field)]
-    plain = [_password(value) if isinstance(value, SecretUrl) else value.get_secret_value() for value in values]
+    plain = [
+        text
+        for value in values
+        for text in (
+            _passwords(value.get_secret_value()) if isinstance(value, SecretUrl) else [value.get_secret_value()]
+        )
+    ]
     return [text for text in plain if text]
 
 
-def _password(url: SecretUrl) -> str:
-    return unquote(urlsplit(url.get_secret_value()).password or "")
+def _passwords(url: str) -> list[str]:
+    """Of the login, and of the query, which may hold some too; as written and as meant."""
+    parts = urlsplit(url)
+    login = parts.password or ""
+    queried = [value for name, value in parse_qsl(parts.query) if "password" in name]
+    return list(dict.fromkeys((login, unquote(login), *queried)))
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -453,7 +488,7 @@ def _sentences(error: ValidationError) -> Iterator[str]:
             yield f"{says}."
             continue
         field = str(problem["loc"][0])
-        given = "" if is_secret(field) else f"={_as_text(problem['input'])}"
+        given = "" if is_secret(field) or "@" in str(problem["input"]) else f"={_as_text(problem['input'])}"
         yield f"{variable(field)}{given}: {says[:1].lower()}{says[1:]}. It is: {_plain(FIELDS[field].description)}."
 
 

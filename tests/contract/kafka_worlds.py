@@ -8,19 +8,23 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
 import confluent_kafka
+import zstandard
 from kafka import KafkaAdminClient, KafkaProducer, TopicPartition
 from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
+from tests.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
 from workers.backends.kafka_types import Delivery, Membership, OffsetReset, ReadRecord
 from workers.backends.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
-from workers.vocabulary import Epoch, Headers, Partition, Record
+from workers.vocabulary import Epoch, Headers, Partition, Record, Unreadable
 
 Source: TypeAlias = MemoryRecordSource | KafkaRecordSource
 AnyPublisher: TypeAlias = MemoryPublisher | KafkaPublisher
 MAX_MESSAGE_BYTES = 20_000
+BATCH_BYTES = 1 << 20
+"""What a batch may hold in memory."""
 
 FAIL_WITHIN_S = 40.0
 
@@ -51,6 +55,10 @@ class World(Protocol):
 
     def append_aborted(self, partition: int, value: bytes) -> None:
         """Add a record to the input in a transaction that is aborted."""
+        ...
+
+    def append_unreadable(self, partition: int, offsets: int) -> int:
+        """Add a batch of so many records that is too large to be opened; its first offset."""
         ...
 
     def delete_records(self, partition: int, before: int) -> None: ...
@@ -121,6 +129,10 @@ class MemoryWorld:
     def append_aborted(self, partition: int, value: bytes) -> None:
         self.broker.append_aborted(self.input, partition, b"key", value)
 
+    def append_unreadable(self, partition: int, offsets: int) -> int:
+        why = Unreadable("batch-too-large", "more than fits")
+        return self.broker.append_unreadable(self.input, partition, offsets, why)
+
     def delete_records(self, partition: int, before: int) -> None:
         self.broker.delete_records(self.input, partition, before)
 
@@ -171,7 +183,13 @@ class KafkaWorld:
         )
 
     def source(self, *, topic: str | None = None, session_timeout_s: float = 6) -> KafkaRecordSource:
-        source = KafkaRecordSource(self.servers, self.group, [topic or self.input], session_timeout_s=session_timeout_s)
+        source = KafkaRecordSource(
+            self.servers,
+            self.group,
+            [topic or self.input],
+            session_timeout_s=session_timeout_s,
+            batch_bytes=BATCH_BYTES,
+        )
         self._closing.append(source)
         return source
 
@@ -209,6 +227,13 @@ class KafkaWorld:
         producer.send(self.input, value, b"key", partition=partition).get(timeout=10)
         producer.abort_transaction()
         producer.close()
+
+    def append_unreadable(self, partition: int, offsets: int) -> int:
+        records = [record(bytes(2 * BATCH_BYTES // offsets), delta=delta) for delta in range(offsets)]
+        data = batch(records, attributes=ZSTD, compress=zstandard.ZstdCompressor().compress)
+        error, offset = produce(self.servers, self.input, partition, data)
+        assert error == 0
+        return offset
 
     def delete_records(self, partition: int, before: int) -> None:
         self._admin.delete_records({TopicPartition(self.input, partition): before})

@@ -72,6 +72,20 @@ def test_records_of_an_aborted_transaction_are_a_gap(world: World) -> None:
     assert after > 1
 
 
+def test_a_batch_that_can_not_be_opened_is_one_record_for_all_its_offsets(world: World) -> None:
+    world.append(0, b"before")
+    first = world.append_unreadable(0, 3)
+    world.append(0, b"after")
+    source = world.source()
+    started(source)
+    before, unopened, after = records_of(source, 3)
+    assert (before.value, before.next_offset) == (b"before", first)
+    assert (unopened.offset, unopened.next_offset, unopened.value) == (first, first + 3, None)
+    assert unopened.unreadable is not None
+    assert unopened.unreadable.reason == "batch-too-large"
+    assert (after.offset, after.value, after.unreadable) == (first + 3, b"after", None)
+
+
 def test_records_of_a_partition_come_in_order_and_once(world: World) -> None:
     for number in range(300):
         world.append(number % 2, b"%d" % number)

@@ -21,7 +21,7 @@ from PIL import Image
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tests.conftest import Stack
-from workers.backends.kafka import KafkaEmitter, ensure_topics
+from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
 from workers.backends.object_store import MinioObjectStore
 from workers.local.worker_process import WorkerProcess as LocalWorker
 from workers.vocabulary import Headers
@@ -158,6 +158,11 @@ class Site:
             found += [(letter.partition, letter.offset, failure.index) for failure in letter.failures]
         return sorted(found)
 
+    def behind(self) -> int:
+        """Offsets that the group has not committed; those of a partition without a committed one count as one."""
+        behind = lag(self.stack.kafka.servers, self.name, [self.images])
+        return sum(1 if offsets is None else offsets for offsets in behind.values())
+
     def inputs(self) -> list[Coordinates]:
         """Coordinates of every record of the input topic, of one event each."""
         return sorted((seen.partition, seen.offset, 0) for seen in self.read(self.images))
@@ -242,6 +247,12 @@ class WorkerProcess(LocalWorker):
         eventually(lambda: not self.running, timeout_s, self.said)
         assert self.exit_code is not None
         return self.exit_code
+
+    def peak_memory(self) -> int:
+        """The most bytes that it ever had in memory, its children not counted."""
+        assert self.pid is not None
+        (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        return int(peak) * 1024
 
     def terminate(self) -> int | None:
         """SIGTERM, and its exit code; killed (-9) when it takes longer than `stops_within_s`."""

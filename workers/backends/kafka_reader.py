@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -10,10 +11,13 @@ from typing import Any, Literal, Self
 from kafka import KafkaConsumer, TopicPartition
 
 from workers.backends.kafka_client import Security, connect, end_consumer, mapped
+from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka_topics import numbers
 from workers.backends.kafka_types import ReadRecord
 from workers.errors import Misconfigured, Unavailable
 from workers.vocabulary import Partition
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 
@@ -29,24 +33,26 @@ class Tail:
         self, consumer: Any, ends: dict[TopicPartition, int] | None, until: Callable[[], bool] | None = None
     ) -> None:
         self._consumer = consumer
+        self._reading = BoundedReading(consumer, batch_bytes=BATCH_BYTES, poll_bytes=BATCH_BYTES)
         self._ends = ends
         self._until = until
 
     def poll(self, timeout_s: float) -> list[ReadRecord]:
         """What has come, waiting at most this long for the first of it. Each partition's records come in order.
 
+        What can't be read is passed over, with a warning.
+
         Raises:
             Unavailable, Misconfigured: see `workers.backends.kafka_client.mapped`.
         """
+        self._reading.begin()
         with mapped("reading"):
-            batches = self._consumer.poll(timeout_ms=timeout_s * 1000)
+            batches: dict[TopicPartition, list[ReadRecord]] = self._consumer.poll(timeout_ms=timeout_s * 1000)
         return [
-            ReadRecord(
-                read.topic, read.partition, read.offset, read.timestamp, read.key, read.value, tuple(read.headers)
-            )
+            read
             for partition, batch in batches.items()
             for read in batch
-            if self._ends is None or read.offset < self._ends[partition]
+            if (self._ends is None or read.offset < self._ends[partition]) and _readable(read)
         ]
 
     def __iter__(self) -> Iterator[ReadRecord]:
@@ -73,6 +79,14 @@ class Tail:
         # Positions move over markers and aborted records too, which `poll` never shows.
         with mapped("asking for positions"):
             return all(self._consumer.position(partition) >= end for partition, end in self._ends.items())
+
+
+def _readable(read: ReadRecord) -> bool:
+    if (why := read.unreadable) is not None:
+        logger.warning(
+            "%s:%d:%d is passed over (%s): %s", read.topic, read.partition, read.offset, why.reason, why.detail
+        )
+    return why is None
 
 
 def tail(

@@ -21,7 +21,8 @@ from kafka.structs import MemberState, OffsetAndMetadata
 
 from workers import metrics
 from workers.backends.kafka_client import Security, connect, end_consumer, mapped, passing, translated
-from workers.backends.kafka_types import Membership, out_of_range
+from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
+from workers.backends.kafka_types import Membership, ReadRecord, out_of_range, record_of
 from workers.errors import Broken, Misconfigured, Unavailable
 from workers.vocabulary import Epoch, Partition, Polled, Record
 
@@ -48,7 +49,8 @@ class KafkaRecordSource:
         topics: what to read.
         security: TLS and SASL settings by kafka-python's names.
         session_timeout_s: how long the group waits for a silent member before it gives its partitions away.
-        fetch_bytes: about how much one poll may bring, in bytes as stored (compressed).
+        fetch_bytes: about how much one poll may bring, in bytes as stored (compressed) and in memory.
+        batch_bytes: what one batch of records may hold in memory; one that would hold more is not opened.
         connect_timeout_s: how long to try to reach a broker at first.
 
     Raises:
@@ -65,6 +67,7 @@ class KafkaRecordSource:
         security: Security | None = None,
         session_timeout_s: float = 8.0,
         fetch_bytes: int = 8 << 20,
+        batch_bytes: int = BATCH_BYTES,
         connect_timeout_s: float = 30.0,
     ) -> None:
         self._topics = tuple(topics)
@@ -97,6 +100,7 @@ class KafkaRecordSource:
             request_timeout_ms=6_000,
             metrics_enabled=False,
         )
+        self._reading = BoundedReading(self._consumer, batch_bytes=batch_bytes, poll_bytes=fetch_bytes)
         _ask_patiently_for_the_coordinator(self._consumer)
         self._consumer.subscribe(topics=list(topics), listener=_Callbacks(self))
 
@@ -188,12 +192,13 @@ class KafkaRecordSource:
                 raise Misconfigured(f"the input topic {topic!r} does not exist; create it first")
         self._topics_checked = True
 
-    def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[Any]]:
+    def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[ReadRecord]]:
         doing = f"reading {', '.join(self._topics)}"
         self._see_join_through()
         if self._is_unheard():
             time.sleep(timeout_s)
             timeout_s = 0
+        self._reading.begin()
         try:
             return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
         except kafka_errors.OffsetOutOfRangeError as error:
@@ -265,16 +270,15 @@ class KafkaRecordSource:
             self.drop(tp for tp in ended if tp not in assigned)
             self.take(tp for tp in ended if tp in assigned)
 
-    def _records(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> Iterable[Record]:
+    def _records(self, batches: Mapping[TopicPartition, Sequence[ReadRecord]]) -> Iterable[Record]:
         for partition, batch in batches.items():
             epoch = self._epochs.get(partition)
             if epoch is None or epoch not in self._open:
                 continue
             metrics.RECORDS_POLLED.add(len(batch), topic=partition.topic)
+            _tell_unreadable(epoch.partition, batch)
             for read in batch:
-                yield Record(
-                    epoch.partition, read.offset, read.timestamp, read.key, read.value, tuple(read.headers), epoch
-                )
+                yield record_of(read, epoch)
 
     def _collect(self) -> tuple[Epoch, ...]:
         with self._lock:
@@ -287,6 +291,16 @@ class KafkaRecordSource:
         with self._lock:
             asked = [TopicPartition(*partition) for partition in partitions]
             return [(partition, self._epochs[partition]) for partition in asked if partition in self._epochs]
+
+
+def _tell_unreadable(partition: Partition, batch: Sequence[ReadRecord]) -> None:
+    """One line for all that came at once: whoever writes such records may write many."""
+    found = [(read.offset, read.unreadable) for read in batch if read.unreadable is not None]
+    if found:
+        offset, why = found[0]
+        more = f", and {len(found) - 1} more like it" if len(found) > 1 else ""
+        text = "%s:%d can't be read and becomes a dead letter (%s: %s)%s"
+        logger.warning(text, partition, offset, why.reason, why.detail, more)
 
 
 def _ask_patiently_for_the_coordinator(consumer: Any) -> None:

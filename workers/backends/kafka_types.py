@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from workers.errors import Broken
-from workers.vocabulary import Epoch, Headers, Message, Partition
+from workers.vocabulary import Epoch, Headers, Message, Partition, Record, Unreadable, record_size
 
 Delivery: TypeAlias = Literal["exactly_once", "at_least_once"]
 OffsetReset: TypeAlias = Literal["earliest", "latest"]
@@ -42,7 +42,10 @@ def refusal(membership: Membership, epochs: Iterable[Epoch]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ReadRecord:
-    """One committed record as any reader of the topic sees it, outside of any consumer group."""
+    """One committed record as any reader of the topic sees it, outside of any consumer group.
+
+    `offsets` and `unreadable` are those of `workers.vocabulary.Record`.
+    """
 
     topic: str
     partition: int
@@ -51,6 +54,28 @@ class ReadRecord:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    offsets: int = 1
+    unreadable: Unreadable | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory, near enough for a budget."""
+        return record_size(self.key, self.value, self.headers)
+
+
+def record_of(read: ReadRecord, epoch: Epoch) -> Record:
+    """The same as a record of this epoch."""
+    return Record(
+        epoch.partition,
+        read.offset,
+        read.timestamp_ms,
+        read.key,
+        read.value,
+        read.headers,
+        epoch,
+        read.offsets,
+        read.unreadable,
+    )
 
 
 def out_of_range(partition: Partition, offset: int, first: int, end: int) -> str:

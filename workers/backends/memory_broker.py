@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from workers.backends.kafka_types import NO_MEMBERSHIP, Membership, ReadRecord
 from workers.backends.memory_log import Log, Transaction, TransactionState
 from workers.errors import Misconfigured, Unpublished
-from workers.vocabulary import Epoch, Headers, Message, Partition
+from workers.vocabulary import Epoch, Headers, Message, Partition, Unreadable
 
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 """Kafka's own default of max.message.bytes."""
@@ -145,6 +145,18 @@ class MemoryBroker:
             offset = self._append(Partition(topic, partition), key, value, headers, None)
             self.changed.notify_all()
             return offset
+
+    def append_unreadable(self, topic: str, partition: int, offsets: int, why: Unreadable) -> int:
+        """Add a batch of so many records that no reader can open; its first offset."""
+        with self.changed:
+            place = Partition(topic, partition)
+            log = self._logs[place]
+            first = log.end
+            log.append(ReadRecord(*place, first, _now_ms(), None, None, (), offsets, why), None)
+            for _ in range(1, offsets):
+                log.append(None, None)
+            self.changed.notify_all()
+            return first
 
     def append_aborted(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Add one record in a transaction that is aborted: readers see a gap."""
@@ -357,8 +369,8 @@ class MemoryBroker:
         transaction: Transaction | None,
     ) -> int:
         log = self._logs[partition]
-        offset, now_ms = log.end, int(time.time() * 1000)
-        log.append(ReadRecord(partition.topic, partition.number, offset, now_ms, key, value, headers), transaction)
+        offset = log.end
+        log.append(ReadRecord(*partition, offset, _now_ms(), key, value, headers), transaction)
         return offset
 
     def _finish(self, transaction: Transaction, state: TransactionState) -> None:
@@ -380,3 +392,7 @@ class MemoryBroker:
             raise Unpublished("membership", f"the group {group!r} does not know the member {membership.member_id!r}")
         if membership.generation != state.generation:
             raise Unpublished("membership", f"generation {membership.generation} is over, it is {state.generation}")
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

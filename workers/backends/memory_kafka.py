@@ -15,6 +15,7 @@ from workers.backends.kafka_types import (
     StolenId,
     check_sendable,
     out_of_range,
+    record_of,
     refusal,
 )
 from workers.backends.memory_broker import Fault, Member, MemoryBroker
@@ -112,8 +113,9 @@ class MemoryRecordSource:
     def _take(self) -> Iterable[Record]:
         for epoch, offset in self._reading():
             for read in self._fetch(epoch, offset):
-                yield Record(epoch.partition, read.offset, read.timestamp_ms, read.key, read.value, read.headers, epoch)
-                self._positions[epoch] = read.offset + 1
+                record = record_of(read, epoch)
+                yield record
+                self._positions[epoch] = record.next_offset
 
     def _started(self) -> list[Epoch]:
         fresh, self.member.fresh = self.member.fresh, []

@@ -28,7 +28,7 @@ class Transaction:
 
 
 class _Entry(NamedTuple):
-    """What stands at one offset: a record, or a transaction's marker (no record)."""
+    """What stands at one offset: a record, or none: a transaction's marker, or more of an unreadable batch."""
 
     record: ReadRecord | None
     transaction: Transaction | None
@@ -55,7 +55,7 @@ class Log:
         """The first offset that a read_committed reader may not see yet."""
         return min(self._first_open.values(), default=self.end)
 
-    def append(self, record: ReadRecord, transaction: Transaction | None) -> None:
+    def append(self, record: ReadRecord | None, transaction: Transaction | None) -> None:
         if transaction is not None:
             self._first_open.setdefault(transaction, self.end)
         self._entries.append(_Entry(record, transaction))

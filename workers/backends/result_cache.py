@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
@@ -15,6 +14,7 @@ from workers import metrics
 from workers.backends import resp
 from workers.backends.breaker import Breaker
 from workers.errors import Misconfigured, Unavailable
+from workers.settings import place
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", str, tuple[str, str])
@@ -66,7 +66,7 @@ class RedisResultCache:
     """
 
     def __init__(self, url: str, *, ttl_s: float, timeout_s: float = 0.1, connections: int = 8) -> None:
-        self._shown = _shown(url)
+        self._shown = place(url)
         self._timeout_s = timeout_s
         self._ttl_ms = max(1, round(ttl_s * 1000))
         self._client = redis.Redis.from_pool(_pool(url, timeout_s, connections))
@@ -186,8 +186,11 @@ class NoCache:
 def _pool(url: str, timeout_s: float, connections: int) -> redis.BlockingConnectionPool:
     try:
         pool = redis.BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s)
-    except ValueError as error:
-        raise Misconfigured(f"TAGSTREAM_REDIS_URL can't be read ({_shown(url)}): {error}") from None
+    except ValueError:  # its text may quote the password
+        raise Misconfigured(
+            "TAGSTREAM_REDIS_URL can't be read: it must be redis://[user:password@]host:port/db, in whose user and "
+            "password / ? # and @ are written %2F %3F %23 and %40"
+        ) from None
     _settle(pool, timeout_s)
     try:
         resp.bound(pool)
@@ -213,12 +216,6 @@ def _settle(pool: redis.BlockingConnectionPool, timeout_s: float) -> None:
         driver_info=None,
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
-
-
-def _shown(url: str) -> str:
-    """The URL as a person may see it: no user, no password, no query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _cause(error: Exception) -> str:

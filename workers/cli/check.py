@@ -131,14 +131,15 @@ def _decoders(settings: Settings) -> str:
 
 
 def _redis(settings: Settings) -> str:
-    from workers.backends.result_cache import RedisResultCache
-    from workers.cli.neighbours import result_cache
+    from workers.cli.neighbours import redis
 
-    with closing(result_cache(settings)) as cache:
-        if not isinstance(cache, RedisResultCache):
-            return "no cache (TAGSTREAM_REDIS_URL is not set); every picture is computed"
-        cache.check()
-    return f"{settings.redis_url} answers"
+    server = redis(settings)
+    if server is None:
+        return "no cache (TAGSTREAM_REDIS_URL is not set); every picture is computed"
+    with closing(server):
+        server.check()
+    trust = "" if settings.cache_key else "; whoever may write there is believed (TAGSTREAM_CACHE_KEY_FILE is not set)"
+    return f"{settings.redis_url} answers{trust}"
 
 
 def _bundle(name: str) -> str:

@@ -98,6 +98,7 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
         output_topic=settings.output_topic,
         dead_letter_topic=settings.dead_letter_topic,
         skipped_topic=settings.skipped_topic,
+        store=settings.s3_endpoint,
         buckets=settings.buckets,
         key_globs=settings.keys,
         profiles=profiles(settings, tagger),

@@ -7,6 +7,7 @@ from typing import Any
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.result_cache import NoCache, RedisResultCache
+from workers.backends.scoped_cache import ScopedCache
 from workers.errors import Misconfigured
 from workers.ports import Publisher, RecordSource, ResultCache
 from workers.settings import Settings
@@ -60,9 +61,18 @@ def object_store(settings: Settings) -> MinioObjectStore:
         raise Misconfigured(f"{error}: correct TAGSTREAM_S3_ENDPOINT or TAGSTREAM_S3_REGION") from error
 
 
-def result_cache(settings: Settings) -> ResultCache:
+def redis(settings: Settings) -> RedisResultCache | None:
+    """Redis, where there is one; entries are written by `result_cache` alone."""
     url = settings.redis_url.get_secret_value()
-    return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s) if url else NoCache()
+    return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s) if url else None
+
+
+def result_cache(settings: Settings) -> ResultCache:
+    server = redis(settings)
+    if server is None:
+        return NoCache()
+    key = settings.cache_key.get_secret_value().encode()
+    return ScopedCache(server, namespace=settings.cache_namespace, key=key)
 
 
 def output_topics(settings: Settings) -> list[str]:
@@ -77,6 +87,7 @@ def record_source(settings: Settings) -> KafkaRecordSource:
         settings.input_topics,
         security=security(settings),
         session_timeout_s=settings.kafka_session_timeout_s,
+        batch_bytes=settings.polled_bytes,
         connect_timeout_s=CONNECT_S,
     )
 

@@ -24,7 +24,8 @@ from workers.ports import Captioner, Tagger
 from workers.settings import DECODABLE
 from workers.vocabulary import Caption, Facts, LabelScores, Subset
 
-_PREFIX = "tagstream:1"
+_FORMAT = "2"
+"""Counts changes of what the entries mean."""
 _SCORES = struct.Struct("<4sI")
 _MAGIC = b"tss1"
 
@@ -47,8 +48,11 @@ class CacheWrite:
 NOTHING = CacheWrite()
 
 
-def source_hash(event: ImageEvent) -> str:
-    return f"{_PREFIX}:source:{event.bucket}/{event.key}"
+def source_hash(store: str, event: ImageEvent) -> str:
+    """Args:
+    store: the object store's endpoint: another's bucket of the same name holds other objects.
+    """
+    return f"{_FORMAT}:source:{store}/{event.bucket}/{event.key}"
 
 
 def source_field(version_id: str | None, etag: str | None) -> str | None:
@@ -58,8 +62,8 @@ def source_field(version_id: str | None, etag: str | None) -> str | None:
     return f"e:{etag}" if etag else None
 
 
-def sequencer_key(event: ImageEvent) -> str:
-    return f"{_PREFIX}:sequencer:{event.bucket}/{event.key}"
+def sequencer_key(store: str, event: ImageEvent) -> str:
+    return f"{_FORMAT}:sequencer:{store}/{event.bucket}/{event.key}"
 
 
 def unpack_sequencer(value: bytes | None) -> str | None:
@@ -77,11 +81,11 @@ def captioner_key(captioner: Captioner) -> str:
 
 def scores_key(sha256: str, tagger: str, subset: Subset | None = None) -> str:
     """Of the scores of all labels (that the tagger scores), or of a subset's: never one for the other."""
-    return f"{_PREFIX}:scores:{sha256}:{tagger}" + (f":{subset.digest}" if subset is not None else "")
+    return f"{_FORMAT}:scores:{sha256}:{tagger}" + (f":{subset.digest}" if subset is not None else "")
 
 
 def caption_key(sha256: str, captioner: str, guide: str) -> str:
-    return f"{_PREFIX}:caption:{sha256}:{captioner}:{_digest(guide)}"
+    return f"{_FORMAT}:caption:{sha256}:{captioner}:{_digest(guide)}"
 
 
 def pack_facts(facts: Facts) -> bytes:

@@ -133,9 +133,9 @@ class Ledger:
             lane = self._lanes.get(record.epoch)
             if lane is None:
                 return None
-            last = lane.entries[-1].record.offset if lane.entries else lane.committed - 1
-            if record.offset <= last:
-                raise ValueError(f"{record.partition}: offset {record.offset} came after {last}")
+            next_offset = lane.entries[-1].record.next_offset if lane.entries else lane.committed
+            if record.offset < next_offset:
+                raise ValueError(f"{record.partition}: offset {record.offset} came after {next_offset - 1}")
             entry = Entry(record, now)
             lane.entries.append(entry)
             lane.jobs += 1
@@ -218,7 +218,7 @@ class Ledger:
                     entries.append(entry)
                     messages.extend(entry.messages)
                     size += entry_bytes
-                    offsets[lane.epoch] = entry.record.offset + 1
+                    offsets[lane.epoch] = entry.record.next_offset
             if not entries:
                 return None
             return Taken(Run(tuple(messages), offsets), tuple(entries))
@@ -242,7 +242,7 @@ class Ledger:
             lane = self._lanes.get(epoch)
             if lane is None:
                 return []
-            ends = {entry.record.offset + 1 for entry in lane.front()}
+            ends = {entry.record.next_offset for entry in lane.front()}
             if committed != lane.committed and committed not in ends:
                 epoch.end()
                 return []

@@ -17,6 +17,7 @@ class WorkerOptions:
 
     Args:
         skipped_topic: empty: skips are counted, not published.
+        store: the object store's endpoint; what the cache knows of one store's objects is not another's.
         buckets: allowed bucket names; empty allows all.
         key_globs: keys that are worked on; empty means all. Others are skipped.
         profiles: threshold profiles by name; `default` is used when an event names none.
@@ -40,6 +41,7 @@ class WorkerOptions:
     output_topic: str
     dead_letter_topic: str
     skipped_topic: str = ""
+    store: str = ""
     buckets: tuple[str, ...] = ()
     key_globs: tuple[str, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)

@@ -22,10 +22,12 @@ class Recall:
 
     Args:
         tagger, captioner: whose results are kept; None where nothing of the kind runs on the device.
+        store: the object store's endpoint, which the first level's entries name.
     """
 
-    def __init__(self, cache: ResultCache, tagger: Tagger | None, captioner: Captioner | None) -> None:
+    def __init__(self, cache: ResultCache, tagger: Tagger | None, captioner: Captioner | None, store: str = "") -> None:
         self._cache = cache
+        self._store = store
         self._tagger = tagger
         self._captioner = captioner
         self._tagger_key = entries.tagger_key(tagger) if tagger is not None else ""
@@ -73,14 +75,14 @@ class Recall:
         values, fields = self._newest(event), {}
         field = entries.source_field(event.version_id, event.etag)
         if field is not None and task.facts is not None and not task.source_hit:
-            fields[(entries.source_hash(event), field)] = entries.pack_facts(task.facts)
+            fields[(entries.source_hash(self._store, event), field)] = entries.pack_facts(task.facts)
         return CacheWrite(values, fields)
 
     def removal(self, event: ImageEvent) -> CacheWrite:
-        return CacheWrite(self._newest(event), forget=(entries.source_hash(event),))
+        return CacheWrite(self._newest(event), forget=(entries.source_hash(self._store, event),))
 
     def _newest(self, event: ImageEvent) -> Mapping[str, bytes]:
-        return {entries.sequencer_key(event): event.sequencer.encode()} if event.sequencer else {}
+        return {entries.sequencer_key(self._store, event): event.sequencer.encode()} if event.sequencer else {}
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
@@ -90,7 +92,11 @@ class Recall:
             return set()
         self._facts(tasks)
         sequenced = [task for task in tasks if task.event.sequencer]
-        found = self._cache.recall([entries.sequencer_key(task.event) for task in sequenced]) if sequenced else []
+        found = (
+            self._cache.recall([entries.sequencer_key(self._store, task.event) for task in sequenced])
+            if sequenced
+            else []
+        )
         newest = [entries.unpack_sequencer(value) for value in found]
         for known, value in zip(newest, found, strict=True):
             _count_invalid(known is not None, [value])
@@ -105,7 +111,7 @@ class Recall:
         for task in tasks:
             field = entries.source_field(task.event.version_id, task.event.etag)
             if field is not None:
-                wanted.append((task, (entries.source_hash(task.event), field)))
+                wanted.append((task, (entries.source_hash(self._store, task.event), field)))
         found = self._cache.recall_fields([place for _, place in wanted]) if wanted else []
         for (task, _), value in zip(wanted, found, strict=True):
             task.facts = entries.unpack_facts(value)

@@ -235,7 +235,9 @@ class Renderer:
         return Message(topic, outcome.message_key, outcome.to_bytes(), headers)
 
     def _dead_letter(self, entry: Entry, failures: Sequence[Failure]) -> Message:
-        """The original's bytes with our headers; without its value where it would not fit, or with nothing of it."""
+        """The original's bytes with our headers; without its value where it would not fit, or with nothing of it.
+
+        Of a record that could not be read the bytes are not the original's, so the letter passes for truncated."""
         record = entry.record
         original = without_nulls(record.key, record.value, strip_own_headers(record.headers))
 
@@ -244,6 +246,7 @@ class Renderer:
                 topic=record.partition.topic,
                 partition=record.partition.number,
                 offset=record.offset,
+                last_offset=record.next_offset - 1,
                 timestamp_ms=record.timestamp_ms,
                 failures=failures,
                 attempts=1,
@@ -258,7 +261,7 @@ class Renderer:
             )
 
         topic = self._options.dead_letter_topic
-        whole = Message(topic, original.key, original.value, original.headers + added(False))
+        whole = Message(topic, original.key, original.value, original.headers + added(record.unreadable is not None))
         if whole.size <= self._limits[topic]:
             return whole
         without_value = Message(topic, original.key, b"", original.headers + added(True))

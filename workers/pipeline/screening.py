@@ -57,6 +57,8 @@ class Screen:
 
     def read(self, record: Record) -> list[Screened]:
         """One answer for each index of the record's message, in order; at least one."""
+        if (why := record.unreadable) is not None:
+            return [Failure(index=0, stage="parse", reason=why.reason, detail=why.detail)]
         parsed = parse_message(
             record.value,
             record.headers,

@@ -14,8 +14,9 @@ from kafka.structs import MemberState
 
 from workers.backends import kafka_source
 from workers.backends.kafka_source import KafkaRecordSource
+from workers.backends.kafka_types import ReadRecord
 from workers.errors import Broken, Misconfigured
-from workers.vocabulary import Epoch, Partition
+from workers.vocabulary import Epoch, Partition, Unreadable
 
 HERE, THERE = TopicPartition("images", 0), TopicPartition("images", 1)
 
@@ -123,7 +124,7 @@ def test_what_a_broker_does_wrong_ends_no_worker(
     consumer.poll.side_effect = error
     assert source.poll(0.01).records == ()
     consumer.poll.side_effect = None
-    consumer.poll.return_value = {HERE: [Mock(offset=5, timestamp=0, key=None, value=b"x", headers=[])]}
+    consumer.poll.return_value = {HERE: [ReadRecord("images", 0, 5, 0, None, b"x", ())]}
     opened(source)
     assert [record.offset for record in source.poll(0.01).records] == [5]
 
@@ -192,3 +193,17 @@ def test_an_epoch_that_has_ended_is_not_started(source: KafkaRecordSource, consu
     consumer.seek.reset_mock()
     source.start(here, 9)
     consumer.seek.assert_not_called()
+
+
+def test_what_can_not_be_read_is_told_once_for_all_that_came_at_once(
+    source: KafkaRecordSource, consumer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(source)
+    why = Unreadable("too-many-headers", "2000 headers")
+    odd = [ReadRecord("images", 0, offset, 0, None, b"x", (), 1, why) for offset in (5, 6, 7)]
+    consumer.poll.return_value = {HERE: odd}
+    assert [record.unreadable for record in source.poll(0.01).records] == [why] * 3
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == (
+        "images:0:5 can't be read and becomes a dead letter (too-many-headers: 2000 headers), and 2 more like it"
+    )

@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from tests.unit.intake.deadly import job
-from workers.backends.result_cache import NoCache, RedisResultCache
+from workers.backends.result_cache import NoCache
+from workers.backends.scoped_cache import ScopedCache
 from workers.cli import composition, decoders, neighbours
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import ProcessIntake, ThreadIntake
@@ -55,7 +56,7 @@ def test_tls_and_sasl_travel_under_the_clients_names() -> None:
 def test_an_empty_redis_url_means_no_cache() -> None:
     assert isinstance(neighbours.result_cache(settings()), NoCache)
     cache = neighbours.result_cache(settings(redis_url="redis://127.0.0.1:1/0"))
-    assert isinstance(cache, RedisResultCache)
+    assert isinstance(cache, ScopedCache)
     cache.close()
 
 

@@ -59,6 +59,7 @@ def dead_letter() -> DeadLetter:
         topic="images",
         partition=2,
         offset=9,
+        last_offset=9,
         timestamp_ms=0,
         failures=(failure,),
         attempts=1,

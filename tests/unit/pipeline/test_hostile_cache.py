@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
+from schemas.enriched_image import EnrichedImage
 from tests.unit.pipeline.rig import EchoCaptioner, Rig, eventually
 from workers import metrics
 from workers.backends.memory import MemoryResultCache
@@ -85,3 +86,17 @@ def test_a_wrong_entry_is_a_miss_and_is_counted(level: str, damage: Damage, monk
     assert again.model_dump(exclude=ignored) == first.model_dump(exclude=ignored)
     assert not rig.dead()
     assert set(causes) == {"invalid"}
+
+
+def test_what_is_known_of_one_stores_objects_is_nothing_to_another() -> None:
+    """Two stores with a bucket of one name, on one Redis: a sequencer of the one must not silence the other."""
+    rig = Rig()
+    etag = rig.put("a.png", RED)
+    rig.send(rig.event("a.png", etag=etag, sequencer="FF"))
+    with rig.running(store="http://one:9000"):
+        rig.settled()
+    rig.send(rig.event("a.png", etag=etag, sequencer="01"))
+    with rig.running(store="http://other:9000"):
+        rig.settled()
+    assert not rig.skips()
+    assert [item.cache.source for item in rig.outputs() if isinstance(item, EnrichedImage)] == ["miss", "miss"]

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from schemas.dead_letter import Failure
 from workers.pipeline.ledger import Entry, Ledger, Rendered, Taken
-from workers.vocabulary import Epoch, Message, Partition, Record
+from workers.vocabulary import Epoch, Message, Partition, Record, Unreadable
 
 OUTCOME = (Failure(index=0, stage="parse", reason="schema", detail="x"),)
 
@@ -49,6 +49,25 @@ def test_a_record_waits_for_those_before_it() -> None:
     assert taken is not None
     assert values(taken) == [b"in:0@5", b"in:0@7"]
     assert dict(taken.run.offsets) == {epoch: 8}
+
+
+def test_what_stands_for_many_offsets_is_committed_with_all_of_them() -> None:
+    ledger, epoch = Ledger(), Epoch(Partition("in", 0), "m")
+    ledger.open(epoch, 5)
+    why = Unreadable("batch-too-large", "more than fits")
+    batch = ledger.admit(Record(epoch.partition, 5, 0, None, None, (), epoch, 10, why), 0.0)
+    assert batch is not None
+    with pytest.raises(ValueError, match="offset 14 came after 14"):
+        admit(ledger, epoch, 14)
+    after = admit(ledger, epoch, 15)
+    finish(ledger, batch)
+    taken = ledger.take(500, 10_000)
+    assert taken is not None
+    assert dict(taken.run.offsets) == {epoch: 15}
+    assert ledger.rewind(epoch, 15) == [batch]
+    assert epoch.current
+    finish(ledger, after)
+    assert values(ledger.take(500, 10_000)) == [b"in:0@15"]
 
 
 def test_a_run_is_taken_again_until_it_is_settled() -> None:

@@ -77,7 +77,7 @@ def test_what_the_last_commit_tells_the_cache_is_not_lost_in_the_drain() -> None
         with rig.running():
             rig.send(rig.notification("a.png", sequencers=["0A"]))
             eventually(lambda rig=rig: bool(rig.enriched()))  # type: ignore[misc]
-        assert rig.cache.recall(["tagstream:1:sequencer:photos/a.png"]) == [b"0A"]
+        assert rig.cache.recall(["2:sequencer:/photos/a.png"]) == [b"0A"]
 
 
 class _Unsure(_Slow):

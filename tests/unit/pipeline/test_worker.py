@@ -8,11 +8,11 @@ from contextlib import ExitStack
 import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
-from tests.unit.pipeline.rig import BUCKET, DEAD, GROUP, OUT, POISON, EchoCaptioner, Rig, eventually, running
+from tests.unit.pipeline.rig import BUCKET, DEAD, GROUP, IN, OUT, POISON, EchoCaptioner, Rig, eventually, running
 from workers.backends.memory_broker import Fault
 from workers.errors import Broken, Unavailable
 from workers.pipeline.worker import Worker
-from workers.vocabulary import Partition
+from workers.vocabulary import Partition, Unreadable
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -91,7 +91,7 @@ def test_a_removal_becomes_a_retraction_and_the_first_cache_level_forgets() -> N
         rig.settled()
         rig.send(rig.notification("a.png", name="ObjectRemoved:Delete"))
         rig.settled()
-        eventually(lambda: rig.cache.recall_fields([("tagstream:1:source:photos/a.png", f"e:{etag}")]) == [None])
+        eventually(lambda: rig.cache.recall_fields([("2:source:/photos/a.png", f"e:{etag}")]) == [None])
     retractions = [item for item in rig.outputs() if isinstance(item, Retraction)]
     assert [item.subject for item in retractions] == ["photos/a.png"]
 
@@ -107,6 +107,27 @@ def test_bad_input_is_dead_lettered_with_its_own_bytes_and_good_input_goes_on() 
     assert [letter.failures[0].reason for letter in rig.dead()] == ["undecodable", "schema"]
     assert {record.value for record in rig.broker.visible(DEAD)} >= {b"\xff\xfe not json"}
     assert set(rig.enriched()) == {"a.png"}
+
+
+def test_a_batch_that_can_not_be_opened_is_one_dead_letter_for_all_its_offsets() -> None:
+    rig = Rig(partitions=1)
+    rig.put("a.png", RED)
+    rig.send(rig.event("a.png"))
+    why = Unreadable("batch-too-large", "more than fits")
+    first = rig.broker.append_unreadable(IN, 0, 1_000, why)
+    rig.send(rig.event("a.png"))
+    with rig.running():
+        rig.settled()
+    [letter] = rig.dead()
+    [failure] = letter.failures
+    assert (letter.offset, letter.last_offset, failure.stage, failure.reason) == (
+        first,
+        first + 999,
+        "parse",
+        why.reason,
+    )
+    assert letter.truncated
+    assert [item.event.offset for item in rig.outputs()] == [first - 1, first + 1_000]
 
 
 def test_a_bucket_outside_the_allow_list_is_a_dead_letter_and_a_key_outside_the_globs_a_skip() -> None:
@@ -128,7 +149,7 @@ def test_an_older_event_of_the_same_object_is_skipped_as_stale() -> None:
     rig.send(rig.notification("a.png", sequencers=["00FF"]))
     with rig.running():
         rig.settled()
-        eventually(lambda: rig.cache.recall(["tagstream:1:sequencer:photos/a.png"]) == [b"00FF"])
+        eventually(lambda: rig.cache.recall(["2:sequencer:/photos/a.png"]) == [b"00FF"])
         rig.send(rig.notification("a.png", sequencers=["FE"]))
         rig.settled()
     assert [skip.reason for skip in rig.skips()] == ["stale"]
@@ -141,7 +162,7 @@ def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() 
     rig.send(rig.event("a.png", etag=etag))
     with rig.running():
         rig.settled()
-        eventually(lambda: rig.cache.recall_fields([("tagstream:1:source:photos/a.png", f"e:{etag}")]) != [None])
+        eventually(lambda: rig.cache.recall_fields([("2:source:/photos/a.png", f"e:{etag}")]) != [None])
         rig.store.fail(BUCKET, "a.png", Unavailable("s3", "not to be asked"))
         rig.send(rig.event("a.png", etag=etag))
         rig.send(rig.event("copy.png"))

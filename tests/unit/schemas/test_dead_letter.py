@@ -50,6 +50,7 @@ def test_the_headers_on_the_wire() -> None:
         "tagstream-topic": b"images",
         "tagstream-partition": b"3",
         "tagstream-offset": b"17",
+        "tagstream-last-offset": b"17",
         "tagstream-timestamp": b"1764028800123",
         "tagstream-failures": b'[{"index":2,"stage":"decode","reason":"broken-image",'
         b'"detail":"the JPEG ends before its last row"}]',

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from workers.errors import Misconfigured
@@ -30,7 +32,8 @@ SECRETS = {
     "TAGSTREAM_S3_SECRET_KEY": "hush2",
     "TAGSTREAM_KAFKA_PASSWORD": "hush3",
     "TAGSTREAM_KAFKA_TLS_KEY_PASSWORD": "hush4",
-    "TAGSTREAM_REDIS_URL": "redis://user:hush5@cache:6379/2",
+    "TAGSTREAM_CACHE_KEY": "hush6" * 8,
+    "TAGSTREAM_REDIS_URL": "redis://user:hush%2F5@cache:6379/2?ssl_password=hush7",
 }
 
 
@@ -44,13 +47,47 @@ def test_the_list_of_secrets_above_is_complete() -> None:
     assert {variable(field) for field in FIELDS if is_secret(field)} == set(SECRETS)
 
 
-def test_a_url_keeps_all_but_its_password_when_shown() -> None:
-    assert shown(read(SECRETS))["TAGSTREAM_REDIS_URL"] == "redis://user:***@cache:6379/2"
-    assert str(SecretUrl("redis://cache:6379")) == "redis://cache:6379"
+def test_of_a_url_only_its_place_is_shown() -> None:
+    assert shown(read(SECRETS))["TAGSTREAM_REDIS_URL"] == "redis://cache:6379"
+    assert str(SecretUrl("rediss://[::1]:6379/2?password=hush")) == "rediss://[::1]:6379"
+    assert str(SecretUrl("unix:///run/redis.sock?password=hush")) == "unix:///run/redis.sock"
+
+
+@given(st.text("ab/#?@:%& =[]", min_size=1, max_size=12))
+def test_no_password_is_shown_wherever_the_url_ends_for_a_parser(password: str) -> None:
+    secret = f"hush{password}hush"
+    for url in (f"redis://user:{secret}@cache:6379/0", f"redis://:{secret}@cache", f"redis://cache?password={secret}"):
+        assert "hush" not in str(SecretUrl(url))
+        try:
+            read({"TAGSTREAM_REDIS_URL": url})
+        except Misconfigured as error:
+            assert "hush" not in str(error)  # noqa: PT017  # most are right
+
+
+@pytest.mark.parametrize("url", ["redis://:pa/ss@cache", "redis://:pa#ss@cache", "redis://:pa?ss@cache:1/0"])
+def test_a_password_that_is_not_escaped_is_refused_with_the_way_to_write_it(url: str) -> None:
+    with pytest.raises(Misconfigured, match="%2F"):
+        read({"TAGSTREAM_REDIS_URL": url})
+
+
+def test_a_login_in_the_stores_endpoint_is_refused_and_not_shown() -> None:
+    for url in ("http://:hush@store:9000", "http://user:hush@store:9000"):
+        with pytest.raises(Misconfigured) as caught:
+            read({"TAGSTREAM_S3_ENDPOINT": url})
+        assert "hush" not in str(caught.value)
 
 
 def test_what_must_be_seen_nowhere_is_every_secret_and_of_a_url_its_password() -> None:
-    assert secret_values(read(SECRETS)) == ["hush4", "hush3", "hush1", "hush2", "hush5"]
+    assert secret_values(read(SECRETS)) == [
+        "hush4",
+        "hush3",
+        "hush1",
+        "hush2",
+        "hush%2F5",
+        "hush/5",
+        "hush7",
+        "hush6" * 8,
+    ]
     assert secret_values(read({"TAGSTREAM_REDIS_URL": "redis://cache:6379"})) == []
 
 

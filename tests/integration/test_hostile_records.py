@@ -1,0 +1,113 @@
+"""Records that anybody who may write to the input topic can write: each costs itself, and no other waits for it."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from schemas.enriched_image import EnrichedImage
+from tests.conftest import Stack
+from tests.integration.worker_process import Site, eventually, photo, worker
+from tests.raw_kafka import CONTROL, GZIP, ZSTD, batch, overwrite, produce, record, varint
+from workers.backends.kafka import tail
+
+pytestmark = pytest.mark.timeout(240)
+
+MIB = 1 << 20
+zstd = zstandard.ZstdCompressor().compress
+
+
+@pytest.fixture
+def site(stack: Stack, unique: Callable[[str], str]) -> Site:
+    return Site(stack, unique("hostile"), partitions=1)
+
+
+class Writer:
+    """Writes to the one partition of a site's input, and knows where what stands."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self.good: list[int] = []
+
+    def put(self, data: bytes) -> int:
+        error, offset = produce(self._site.stack.kafka.servers, self._site.images, 0, data)
+        assert error == 0, f"the broker refused it with {error}"
+        return offset
+
+    def put_good(self) -> None:
+        self.good.append(self.put(batch([record(self._site.own("cat.jpg"))])))
+
+    def put_behind_its_back(self, make: Callable[[bytes, int], bytes]) -> int:
+        """What the broker would refuse: written into its log, in the place of a batch that it took; its offset.
+
+        Args:
+            make: the batch, from as many bytes as it takes to be of the same length, and its offset.
+        """
+        place = batch([record(b"place" * 40)])
+        offset = self.put(place)
+        sizes = (make(b"x" * size, offset) for size in range(len(place)))
+        made = next(data for data in sizes if len(data) == len(place))
+        log = self._site.stack.kafka.folder / "data"
+        # The broker has put the offset before what it took.
+        overwrite(log, self._site.images, 0, offset.to_bytes(8, "big") + place[8:], made)
+        return offset
+
+
+def test_a_worker_gives_every_odd_record_its_outcome_and_goes_on(site: Site, tmp_path: Path) -> None:
+    """Guard: `BoundedReading`; without it the second record ends all polling, and 400 MB come from 13 kB."""
+    site.upload("cat.jpg", photo(1))
+    event = site.own("cat.jpg")
+    writer = Writer(site)
+    writer.put_good()
+    # Sound, though kafka-python can't read them
+    writer.good.append(writer.put(batch([record(event, headers=[(b"\xff\xfe", b"x"), (b"\xff\xfe", None)])])))
+    writer.good.append(writer.put(batch([record(event, timestamp=-9)], timestamp=-1)))
+    # What a broker that has lost its mind hands out
+    spoilt = writer.put_behind_its_back(lambda more, at: batch([record(b"s" + more)], base_offset=at, spoil=1))
+    codec = writer.put_behind_its_back(lambda more, at: batch([record(more)], base_offset=at, attributes=6))
+    writer.put_behind_its_back(lambda more, at: batch([record(more)], base_offset=at, attributes=CONTROL))
+    garbage = writer.put_behind_its_back(lambda more, at: batch([b"\xff" * 9 + more], base_offset=at))
+    writer.put_good()
+    with worker(site, "one", tmp_path) as process:
+        eventually(lambda: site.behind() == 0, 60, process.said)
+        before = process.peak_memory()
+        # What a broker takes, and no reader should open
+        raw = varint(5_000_000) + bytes(10_000_000)
+        headers = writer.put(batch([record(event, raw_headers=raw)], attributes=ZSTD, compress=zstd))
+        bomb = writer.put(batch([record(bytes(400 * MIB))], attributes=ZSTD, compress=zstd))
+        swarm = [record(None, key=None, delta=n) for n in range(150_000)]
+        many = writer.put(batch(swarm, attributes=GZIP, compress=gzip.compress))
+        writer.put_good()
+        eventually(lambda: site.behind() == 0, 30, process.said)
+        assert process.peak_memory() - before < 160 * MIB
+        assert process.get("/livez")[0] == 200
+        assert process.terminate() == 0, process.said()
+    enriched = [found for found in site.outputs() if isinstance(found, EnrichedImage)]
+    assert sorted(found.event.offset for found in enriched) == sorted(writer.good)
+    letters = [(letter.offset, letter.last_offset, letter.failures[0].reason) for letter in site.letters()]
+    assert letters == [
+        (spoilt, spoilt, "batch-unreadable"),
+        (codec, codec, "batch-unreadable"),
+        (garbage, garbage, "batch-unreadable"),
+        (headers, headers, "too-many-headers"),
+        (bomb, bomb, "batch-too-large"),
+        (many, many + len(swarm) - 1, "batch-too-large"),
+    ]
+    assert all(letter.truncated for letter in site.letters())
+
+
+def test_readers_of_a_topic_pass_what_they_can_not_read(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    """Guard: a `tail`, or a list of dead letters, ended with an error at the first such record, or never."""
+    writer = Writer(site)
+    writer.put_good()
+    odd = writer.put(batch([record(b"odd", headers=[(b"\xff", b"x")])]))
+    bomb = writer.put(batch([record(bytes(400 * MIB))], attributes=ZSTD, compress=zstd))
+    writer.put_good()
+    with tail(site.stack.kafka.servers, [site.images], start="beginning", follow=False) as reading:
+        assert [found.offset for found in reading] == sorted([*writer.good, odd])
+    (said,) = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    assert said.startswith(f"{site.images}:0:{bomb} is passed over (batch-too-large): ")

@@ -1,0 +1,207 @@
+"""How our consumers read what kafka-python has fetched: by our own reader, within bounds, never twice in one place.
+
+kafka-python 3.0.12 reads a batch with no bound on what it decompresses to; takes a header's name that is not UTF-8 for
+a corrupt record; and after any error keeps the half-read batch and goes round for ever in the next poll. So the one
+class of it that reads batches is replaced, on each consumer by itself. What is patched, and why:
+
+* `Fetcher.PartitionRecords`, made for each answer: the reader itself.
+* `Fetcher._parse_fetched_data`: takes the bytes away before the library looks at them.
+
+`tests/unit/backends/test_kafka_fetch.py` notices a library in which these are not what they were.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from kafka import TopicPartition
+from kafka.errors import CorruptRecordError
+from kafka.protocol.consumer import IsolationLevel
+
+from workers.backends.batch_codecs import Malformed, TooLarge
+from workers.backends.kafka_types import ReadRecord
+from workers.backends.legacy_batches import LegacyBatch
+from workers.backends.record_batches import Batch, batches
+from workers.vocabulary import Partition, Unreadable
+
+_MAGIC_AT, _SHORTEST = 16, 18
+"""Where every format has the number of its version, and the shortest head of them all."""
+
+BATCH_BYTES = 32 << 20
+"""What one batch may hold in memory where nobody says otherwise."""
+
+
+class BoundedReading:
+    """Bounds what a consumer's polls hold in memory. Belongs to the thread that polls.
+
+    Call `begin` before each poll. What a poll has fetched and may not read any more is let go, and fetched again.
+
+    Args:
+        consumer: a KafkaConsumer that has fetched nothing yet.
+        batch_bytes: one batch that would hold more is not opened.
+        poll_bytes: after so many bytes a poll reads no further batch.
+    """
+
+    def __init__(self, consumer: Any, *, batch_bytes: int, poll_bytes: int) -> None:
+        self.batch_bytes = batch_bytes
+        self._poll_bytes = poll_bytes
+        self._left = poll_bytes
+        self._failed: dict[TopicPartition, tuple[int, int]] = {}
+        self._subscriptions = consumer._fetcher._subscriptions
+        self._parse: Callable[[Any], Any] = consumer._fetcher._parse_fetched_data
+        consumer._fetcher.PartitionRecords = self._make
+        consumer._fetcher._parse_fetched_data = self._parse_fetched_data
+
+    def begin(self) -> None:
+        """A poll begins."""
+        self._left = self._poll_bytes
+
+    @property
+    def exhausted(self) -> bool:
+        return self._left <= 0
+
+    def spend(self, size: int) -> None:
+        self._left -= size
+
+    def failed_before(self, partition: TopicPartition, batch: Batch, checksum: int) -> bool:
+        """Whether just these bytes came before: then it is not the network that spoils them."""
+        seen = batch.head.base_offset, checksum
+        again = self._failed.get(partition) == seen
+        self._failed[partition] = seen
+        return again
+
+    def _parse_fetched_data(self, completed: Any) -> Any:
+        data, completed.partition_data.records = completed.partition_data.records or b"", b""
+        parsed = self._parse(completed)
+        if parsed is not None:
+            parsed.give(data, completed.partition_data.high_watermark)
+        return parsed
+
+    def _make(
+        self,
+        fetch_offset: int,
+        partition: TopicPartition,
+        _records: Any,
+        *,
+        isolation_level: int,
+        aborted_transactions: Sequence[Any] | None,
+        on_drain: Callable[[Any], None],
+        **_others: Any,
+    ) -> _Fetched:
+        epoch = self._subscriptions.assignment[partition].position.leader_epoch
+        committed_only = isolation_level == IsolationLevel.READ_COMMITTED
+        aborted = aborted_transactions or () if committed_only else ()
+        return _Fetched(self, partition, fetch_offset, epoch, aborted, on_drain)
+
+
+class _Fetched:
+    """One partition's part of an answer; the attributes without an underscore are those that kafka-python uses."""
+
+    def __init__(
+        self,
+        reading: BoundedReading,
+        partition: TopicPartition,
+        fetch_offset: int,
+        leader_epoch: int,
+        aborted: Sequence[Any],
+        on_drain: Callable[[Any], None],
+    ) -> None:
+        self.topic_partition = partition
+        self.next_fetch_offset = fetch_offset
+        self.leader_epoch = leader_epoch
+        self.bytes_read = 0
+        self._reading = reading
+        self._aborting = deque(sorted(aborted, key=lambda transaction: transaction.first_offset))
+        self._aborted: set[int] = set()
+        self._on_drain = on_drain
+        self._batches: Iterator[memoryview] | None = None
+        self._end = 0
+        self._size = 0
+
+    def give(self, data: bytes, end: int) -> None:
+        """What was fetched, and the offset at which the partition ends."""
+        self._batches, self._size, self._end = batches(data), len(data), end
+
+    def __bool__(self) -> bool:
+        return self._batches is not None
+
+    def drain(self) -> None:
+        if self._batches is not None:
+            self._batches = None
+            self._on_drain(self)
+
+    def take(self, _most: int | None = None) -> list[ReadRecord]:
+        """All that a poll may read of it, after which nothing of it is left.
+
+        Raises:
+            CorruptRecordError: it brought nobody on. The broker is asked again, no sooner than at the next poll.
+        """
+        before, found = self.next_fetch_offset, list[ReadRecord]()
+        spoilt = None
+        for data in self._batches or ():
+            if self._reading.exhausted:
+                break
+            try:
+                found += self._read(_batch(data))
+            except (Malformed, CorruptRecordError) as error:
+                spoilt = str(error)
+                break
+        stays = self._size and self.next_fetch_offset == before and not self._reading.exhausted
+        self.drain()
+        if stays:
+            raise CorruptRecordError(f"{Partition(*self.topic_partition)} at {before}: {spoilt or 'no whole batch'}")
+        return found
+
+    def _read(self, batch: Batch) -> list[ReadRecord]:
+        checksum = batch.checksum
+        failed = checksum != batch.head.crc
+        if failed and not self._reading.failed_before(self.topic_partition, batch, checksum):
+            raise CorruptRecordError(f"the batch at {batch.head.base_offset} fails its checksum; it is fetched again")
+        first = self.next_fetch_offset
+        last = min(batch.last_offset, self._end - 1) if failed else batch.last_offset
+        self.next_fetch_offset = max(first, last + 1)
+        self.leader_epoch = batch.head.leader_epoch
+        self.bytes_read += len(batch.data)
+        if self.next_fetch_offset == first or not (failed or self._is_for_readers(batch)):
+            return []
+        first = max(first, batch.head.base_offset)
+        place = Partition(*self.topic_partition)
+        try:
+            if failed:
+                raise Malformed("fails its checksum")
+            records, size = batch.records(place, self._reading.batch_bytes)
+        except TooLarge:
+            why = f"more than {self._reading.batch_bytes} bytes in memory, {len(batch.data)} as stored; see"
+            why += f" TAGSTREAM_POLLED_BYTES. Offsets {first} to {last}"
+            unread = batch.unread(place, first, last, Unreadable("batch-too-large", why), keep=False)
+        except Malformed as error:
+            why = f"offsets {first} to {last}: {error}"
+            unread = batch.unread(place, first, last, Unreadable("batch-unreadable", why), keep=True)
+        else:
+            self._reading.spend(size)
+            return [record for record in records if record.offset >= first]
+        # To find that out may have taken as long as the largest batch that can be read.
+        self._reading.spend(self._reading.batch_bytes)
+        return [unread]
+
+    def _is_for_readers(self, batch: Batch) -> bool:
+        """Whether it holds records of no aborted transaction."""
+        while self._aborting and self._aborting[0].first_offset <= batch.last_offset:
+            self._aborted.add(self._aborting.popleft().producer_id)
+        if batch.control:
+            if batch.ends_aborted():
+                self._aborted.discard(batch.head.producer_id)
+            return False
+        return not (batch.transactional and batch.head.producer_id in self._aborted)
+
+
+def _batch(data: memoryview) -> Batch:
+    """
+    Raises:
+        Malformed: too short to be one.
+    """
+    if len(data) < _SHORTEST:
+        raise Malformed(f"a batch of {len(data)} bytes")
+    return LegacyBatch.of(data) if data[_MAGIC_AT] <= 1 else Batch.of(data)
