@@ -3,8 +3,9 @@
 #   docker build --target cpu  -t tagstream:0.1.0-cpu .
 #   docker build --target cuda -t tagstream:0.1.0-cuda .
 #
-# Both install exactly what the locks say. torch, whose build is the difference between them, fills a layer that changes
-# only when its version does.
+# Both install exactly what the locks say, by hash. torch, whose build is the difference between them, fills a layer that
+# changes only when its version does; its builds for processors and for older CUDAs have hashes after
+# `scripts/lock --torch`, as images have digests after `scripts/lock --images`.
 
 ARG PYTHON_IMAGE=python:3.13.16-slim-trixie
 
@@ -19,25 +20,25 @@ WORKDIR /build
 COPY requirements-uv.lock ./
 RUN ["pip", "install", "--no-cache-dir", "--require-hashes", "-r", "requirements-uv.lock"]
 RUN ["uv", "venv", "/opt/tagstream"]
-COPY requirements-torch.txt ./
+COPY requirements-torch* scripts/install-torch ./
 
 FROM builder AS packages-cpu
-RUN ["uv", "pip", "install", "--torch-backend=cpu", "-r", "requirements-torch.txt"]
+RUN ["./install-torch", "cpu", "uv", "pip", "install"]
 COPY requirements.lock ./
 RUN ["uv", "pip", "install", "--require-hashes", "--no-deps", "-r", "requirements.lock"]
 
 FROM builder AS packages-cuda
 # Empty takes the package index's own build (CUDA 13); cu126 and its like are for older drivers.
 ARG CUDA_BACKEND=
-RUN uv pip install ${CUDA_BACKEND:+--torch-backend=$CUDA_BACKEND} -r requirements-torch.txt
+RUN ./install-torch "$CUDA_BACKEND" uv pip install
 COPY requirements.lock ./
 RUN ["uv", "pip", "install", "--require-hashes", "--no-deps", "-r", "requirements.lock"]
 
 FROM builder AS wheel
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE requirements-build.lock ./
 COPY schemas schemas
 COPY workers workers
-RUN ["uv", "build", "--wheel", "--out-dir", "/dist"]
+RUN ["uv", "build", "--wheel", "--build-constraints", "requirements-build.lock", "--require-hashes", "--out-dir", "/dist"]
 
 # What every target runs in.
 FROM ${PYTHON_IMAGE} AS runtime

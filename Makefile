@@ -5,7 +5,7 @@
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack test lint bench bench-models parity chaos soak fuzz
+.PHONY: help install demo stack test lint audit bench bench-models parity chaos soak fuzz
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every picture of an image store\n" } \
@@ -33,6 +33,9 @@ lint: install ## Check style, types and who imports whom
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+
+audit: install ## Ask a public database for known vulnerabilities of every locked package
+	@.venv/bin/python scripts/audit.py
 
 bench: install ## Measure; each figure is a ratio taken in one run
 	@.venv/bin/python -m benchmarks $(ARGS)

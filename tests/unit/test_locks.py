@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock")
+WITHOUT_TORCH = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock", "requirements-build.lock")
+LOCKS = (*WITHOUT_TORCH, "requirements-torch.lock")
 
 
 def entries(name: str) -> dict[str, str]:
@@ -41,9 +42,43 @@ def test_every_package_is_pinned_and_has_its_hashes(lock: str) -> None:
         assert "--hash=sha256:" in block, requirement
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", WITHOUT_TORCH)
 def test_torch_and_what_it_brings_stay_out(lock: str) -> None:
     assert not {name for name in names(lock) if name.startswith(("torch", "nvidia", "triton"))}
+
+
+def test_torch_and_all_that_it_brings_are_locked_with_the_versions_of_the_other_locks() -> None:
+    torch, everything = entries("requirements-torch.lock"), entries("requirements-dev.lock")
+    asked = re.findall(r"(?m)^(\w+==[\d.]+)$", (CHECKOUT / "requirements-torch.txt").read_text())
+    assert len(asked) == 2
+    assert set(asked) <= torch.keys()
+    assert {name for name in names("requirements-torch.lock") if name.startswith(("nvidia", "triton"))}
+    shared = names("requirements-torch.lock") & names("requirements-dev.lock")
+    versions = [{each for each in lock if each.partition("==")[0] in shared} for lock in (torch, everything)]
+    assert {each.partition(" ;")[0] for each in versions[0]} <= {each.partition(" ;")[0] for each in versions[1]}
+
+
+def install_torch(build: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    script = CHECKOUT / "scripts" / "install-torch"
+    return subprocess.run(
+        [script, build, "echo", "uv"], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+    )
+
+
+def test_a_build_of_torch_is_installed_by_hash_where_there_is_a_lock_of_it(tmp_path: Path) -> None:
+    assert install_torch("", CHECKOUT).stdout == "uv --require-hashes --no-deps -r requirements-torch.lock\n"
+    without = install_torch("cpu", tmp_path)
+    assert without.stdout == "uv --torch-backend=cpu -r requirements-torch.txt\n"
+    assert "without hashes" in without.stderr
+    (tmp_path / "requirements-torch-cpu.lock").touch()
+    locked = install_torch("cpu", tmp_path)
+    assert locked.stdout == "uv --torch-backend=cpu --require-hashes --no-deps -r requirements-torch-cpu.lock\n"
+    assert locked.stderr == ""
+
+
+def test_the_wheel_is_built_with_what_its_lock_says() -> None:
+    (asked,) = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert asked in entries("requirements-build.lock")
 
 
 def test_a_production_install_has_the_same_versions_and_no_more() -> None:
