@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-BUILT_FROM = ("Dockerfile", "docker-compose.yml", "Makefile", ".ci/run", "scripts/install", "scripts/install-torch")
+WORKFLOWS = sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / ".github" / "workflows").glob("*.y*ml"))
+BUILT_FROM = (
+    *("Dockerfile", "docker-compose.yml", "Makefile", ".ci/run", "scripts/install", "scripts/install-torch"),
+    *WORKFLOWS,
+    "workers/local/programs.py",
+)
 DIGEST = "sha256:" + "5" * 64
 
 
@@ -34,11 +39,13 @@ def unpinned(name: str) -> set[str]:
     text = text_of(name)
     images = re.findall(r"(?m)^(?:# syntax=|ARG [A-Z]+_IMAGE=|\s+image: )(\S+)$", text)
     found = {image for image in images if "@sha256:" not in image and not image.startswith("tagstream:")}
+    found |= {f"action {used}" for used in re.findall(r"uses: (\S+)", text) if not re.search(r"@[0-9a-f]{40}$", used)}
+    found |= {f"maven {jar}" for jar in re.findall(r"\b(org\.[\w.]+:[\w.-]+):", text)}
     for packages in re.findall(r"(?:RUN|&&) apt-get install ([^&;\n]*)", text):
         found |= {f"apt {word}" for word in packages.split() if not word.startswith("-") and "=" not in word}
-    for line in re.findall(r"(?m)^.*\b(?:pip|install|uv)\b.*-r .*$", text):
+    for line in re.findall(r"(?m)^.* -r .*$", text):
         if "--require-hashes" not in line and "uv pip compile" not in line:
-            found |= {f"{name}: {word}" for word in re.findall(r"-r (\S+)", line)}
+            found |= {f"{name}: {word}" for word in re.findall(r" -r (\S+)", line)}
     return found | {f"{name}: {line.strip()}" for line in re.findall(r"(?m)^.*\b(?:curl|wget|git clone)\b.*$", text)}
 
 
