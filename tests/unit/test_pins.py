@@ -43,7 +43,7 @@ def unpinned(name: str) -> set[str]:
     found |= {f"maven {jar}" for jar in re.findall(r"\b(org\.[\w.]+:[\w.-]+):", text)}
     for packages in re.findall(r"(?:RUN|&&) apt-get install ([^&;\n]*)", text):
         found |= {f"apt {word}" for word in packages.split() if not word.startswith("-") and "=" not in word}
-    for line in re.findall(r"(?m)^.* -r .*$", text):
+    for line in re.findall(r"(?m)^.* -r \S+\.(?:txt|lock)\b.*$", text):
         if "--require-hashes" not in line and "uv pip compile" not in line:
             found |= {f"{name}: {word}" for word in re.findall(r" -r (\S+)", line)}
     return found | {f"{name}: {line.strip()}" for line in re.findall(r"(?m)^.*\b(?:curl|wget|git clone)\b.*$", text)}
@@ -99,7 +99,7 @@ def registry() -> Iterator[str]:
 
 
 def pin(registry: str, *paths: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, CHECKOUT / "scripts" / "pin_images.py", *paths]
+    command = [sys.executable, str(CHECKOUT / "scripts" / "pin_images.py"), *map(str, paths)]
     return subprocess.run(command, env={"REGISTRY": registry}, capture_output=True, text=True, timeout=60)
 
 
