@@ -251,7 +251,7 @@ class Settings(BaseModel):
         "Limits", 5.0, "A GET's passing failures (5xx, resets) are retried for so long; then its partition waits"
     )
     unreadable_s: Seconds = _setting(
-        "Limits", 600.0, "An object that fails for so long while others of its bucket read is dead-lettered"
+        "Limits", 60.0, "An object that fails for so long while others of its bucket read is dead-lettered"
     )
 
     encoded_bytes: Bytes = _setting("Tuning", ByteSize(256 * MIB), "Memory for pictures as fetched")

@@ -33,8 +33,9 @@ class Breaker:
         self._pause_s = first_pause_s
         self._probe_at = 0.0
         self._probing_since: float | None = None
-        self.closed_at = float("-inf")
-        """When it last closed."""
+        self._probe_failed = False
+        self.recovered_at = float("-inf")
+        """When it last closed after a probe had failed: no sooner was the neighbour known to be back."""
 
     @property
     def state(self) -> State:
@@ -54,11 +55,12 @@ class Breaker:
 
     def succeeded(self, now: float) -> bool:
         """A call was answered. True: that has closed it."""
+        if self._probe_failed:
+            self.recovered_at = now
         self._failing.clear()
         self._probing_since = None
+        self._probe_failed = False
         was_open, self._open = self._open, False
-        if was_open:
-            self.closed_at = now
         return was_open
 
     def may_probe(self, now: float) -> bool:
@@ -72,6 +74,7 @@ class Breaker:
 
     def probe_failed(self, now: float) -> None:
         self._probing_since = None
+        self._probe_failed = True
         self._pause_s = min(self._last_pause_s, 2 * self._pause_s)
         self._wait(now)
 

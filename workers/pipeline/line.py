@@ -13,17 +13,18 @@ import logging
 import random
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 from opentelemetry.trace import Span
 
-from schemas.dead_letter import Failure, Reason, input_key
+from schemas.dead_letter import Failure, input_key
 from workers import metrics
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.pipeline import tracing
 from workers.pipeline.annotate import Annotator
 from workers.pipeline.batching import Inbox
+from workers.pipeline.blame import REFUSALS, Evidence, blame
 from workers.pipeline.budget import Budget, Ticket
 from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.coalesce import Flights
@@ -32,7 +33,7 @@ from workers.pipeline.journal import Journal
 from workers.pipeline.ledger import Entry, Ledger
 from workers.pipeline.neighbours import Neighbours
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.progress import Stages
+from workers.pipeline.progress import Stages, place
 from workers.pipeline.recall import Recall
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.screening import Passed, Removed, Screen, Screened, Wanted, coordinates
@@ -262,6 +263,9 @@ class Line:
             return
         self.stages.move(task, "wait-fetch")
         size = self._size_to_reserve(task)
+        task.reference = self._reference(task)
+        if task.reference is not None:
+            size = max(size, task.reference.event.size or 0)
         self.encoded.reserve(task.job.epoch.partition, size, lambda ticket: self._want_slot(task, ticket))
 
     def _size_to_reserve(self, task: Task) -> int:
@@ -276,10 +280,55 @@ class Line:
 
     def _fetch(self, task: Task, slot: Ticket) -> None:
         task.slot = slot
-        if self._still_wanted(task) and not self._left_alone(task):
-            self.stages.move(task, "fetch")
-            assert task.encoded is not None
+        if not self._still_wanted(task) or self._left_alone(task):
+            return
+        self.stages.move(task, "fetch")
+        task.asked_at = self._clock.monotonic()
+        assert task.encoded is not None
+        if task.reference is None:
             self._when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
+        else:
+            self._when_done(task, self._intake.fetch(task.reference, task.encoded.size), self._compared)
+
+    def _reference(self, task: Task) -> Job | None:
+        """What to read before this task's object, so that the answer tells whether object or store is at fault."""
+        bucket = task.event.bucket
+        if self.neighbours.closed(bucket) and (
+            not task.attempts or self.neighbours.has_read(bucket, after=task.failed_at)
+        ):
+            return None
+        return self.neighbours.reference(bucket, task.event.key)
+
+    def _compared(self, task: Task, future: Future[Fetched]) -> None:
+        """Was the reference given? Else the store fails for what it gave before: the task waits, and is not blamed."""
+        reference, task.reference = task.reference, None
+        assert reference is not None
+        bucket, now = task.event.bucket, self._clock.monotonic()
+        try:
+            self._intake.discard(future.result())
+            self.neighbours.read(bucket, reference, task.asked_at, now)
+        except Unavailable as error:
+            if error.fault != "object":
+                self._away(task, reference, error, now)
+                return
+            self.neighbours.forget(bucket, reference)
+            self.neighbours.answered(bucket, now)
+        except (Gone, Superseded, LargerThanReserved, Rejected):
+            self.neighbours.forget(bucket, reference)
+            self.neighbours.answered(bucket, now)
+        if self._still_wanted(task):
+            assert task.encoded is not None
+            self.stages.move(task, "fetch")
+            task.asked_at = now
+            self._when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
+
+    def _away(self, task: Task, reference: Job, error: Unavailable, now: float) -> None:
+        if error.advice and error.fault in REFUSALS:
+            self.neighbours.refused(task.event.bucket, error.advice)
+        self.neighbours.reference_failed(task.event.bucket, reference, task, now)
+        task.give_back()
+        self._wait(task, now + self._pause(task))
+        _log.warning("the object store fails for what it gave before: %s; %s waits", error.detail, place(task))
 
     def _left_alone(self, task: Task) -> bool:
         """Is the store left alone for now? Then the task waits, holding nothing."""
@@ -301,21 +350,21 @@ class Line:
             self._try_later(task, error, now)
             return
         except Gone:
-            self.neighbours.answered(task.event.bucket, now, read=False)
+            self.neighbours.answered(task.event.bucket, now)
             self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "gone"),))
             return
         except Superseded:
-            self.neighbours.answered(task.event.bucket, now, read=False)
+            self.neighbours.answered(task.event.bucket, now)
             self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "superseded"),))
             return
         except LargerThanReserved as error:
-            self.neighbours.answered(task.event.bucket, now, read=True)
+            self.neighbours.read(task.event.bucket, None, task.asked_at, now)
             self._reserve_more(task, error)
             return
         except Rejected as error:
             self._reject(task, error)
             return
-        self.neighbours.answered(task.event.bucket, now, read=True)
+        self.neighbours.read(task.event.bucket, _as_reference(task, task.fetched), task.asked_at, now)
         if task.slot is not None:
             task.slot.release()
         if task.encoded is not None:
@@ -409,50 +458,44 @@ class Line:
         self.device_inbox.put(task)
 
     def _try_later(self, task: Task, error: Unavailable, now: float) -> None:
-        """A neighbour's failure: wait and try again, unless this one object alone is what fails."""
-        if task.first_failure_at is None:
-            task.first_failure_at = now
-        rejection = self._verdict(task, error, now)
+        """The store failed it: wait and try again, unless this object alone is what fails."""
+        bucket = task.event.bucket
+        others_read = task.attempts > 0 and self.neighbours.has_read(bucket, after=task.failed_at)
+        if not others_read:
+            task.failing_since = task.asked_at
+        task.failing_since = max(task.failing_since, self.neighbours.recovered_at(bucket))
+        pause = self._pause(task)
+        rejection = blame(
+            Evidence(
+                fault=error.fault,
+                said=error.detail,
+                before=task.fault,
+                others_read=others_read,
+                failing_s=now - task.failing_since,
+                next_s=pause + now - task.asked_at,
+            ),
+            self._options.unreadable_after_s,
+        )
+        if error.fault == "object":
+            self.neighbours.answered(bucket, now)
         if rejection is not None:
             self._reject(task, rejection)
             return
+        if task.attempts and not others_read and error.advice and error.fault in REFUSALS:
+            self.neighbours.refused(bucket, error.advice)
         task.attempts += 1
-        self.neighbours.failed(task.event.bucket, task.event.key, task, now)
+        task.fault, task.failed_at = error.fault, now
+        if others_read or error.fault == "object":
+            self.neighbours.left(bucket, task)  # a failure of its own, which says nothing of the store
+        else:
+            self.neighbours.failed(bucket, task.event.key, task, now)
         task.give_back()  # only now: whoever gets it must know what is known of the store
-        ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.attempts, 10))
-        self._wait(task, now + random.uniform(ceiling / 2, ceiling))
-        _log.warning("the object store fails, attempt %d: %s", task.attempts, error.detail)
+        self._wait(task, now + pause)
+        _log.warning("the object store fails, attempt %d: %s; %s waits", task.attempts, error.detail, place(task))
 
-    def _verdict(self, task: Task, error: Unavailable, now: float) -> Rejected | None:
-        """Whether the object is to blame, because the store gives others of its bucket."""
-        if error.fault in ("forbidden", "refused", "object"):
-            return self._refused(task, error)
-        return self._unreadable(task, error, now)
-
-    def _refused(self, task: Task, error: Unavailable) -> Rejected | None:
-        """Refused twice, because credentials that expire let the first object of many look like the only one."""
-        assert task.first_failure_at is not None
-        since = task.first_failure_at
-        if self.neighbours.closed(task.event.bucket):
-            since -= self._options.unreadable_after_s
-        if task.attempts and self.neighbours.has_read(task.event.bucket, since=since):
-            reason: Reason = "forbidden" if error.fault == "forbidden" else "unreadable"
-            return Rejected("fetch", reason, f"{error.detail}, while others of its bucket are given")
-        return None
-
-    def _unreadable(self, task: Task, error: Unavailable, now: float) -> Rejected | None:
-        """The time of an outage is held against nobody."""
-        assert task.first_failure_at is not None
-        since = max(task.first_failure_at, self.neighbours.well_since(task.event.bucket))
-        failed_for = now - since
-        if failed_for < self._options.unreadable_after_s:
-            return None
-        if not self.neighbours.has_read(task.event.bucket, since=since):
-            return None
-        others = "while others of its bucket could be read"
-        if error.fault == "too-slow":
-            return Rejected("fetch", "fetch-too-slow", f"came to no end in its time for {failed_for:.0f} s, {others}")
-        return Rejected("fetch", "unreadable", f"failed for {failed_for:.0f} s {others}")
+    def _pause(self, task: Task) -> float:
+        ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.attempts + 1, 10))
+        return random.uniform(ceiling / 2, ceiling)
 
     # ---- device thread ----------------------------------------------------------------------------------------
 
@@ -595,6 +638,12 @@ class Line:
     def _to_finish(self, task: Task) -> None:
         self.stages.move(task, "finish")
         self.finish_inbox.put(task)
+
+
+def _as_reference(task: Task, fetched: Fetched) -> Job:
+    """The same object, as it was read: with its true size and etag."""
+    event = replace(task.event, size=fetched.size, etag=fetched.etag or task.event.etag)
+    return replace(task.job, event=event)
 
 
 def _writes(item: Committed) -> list[CacheWrite]:

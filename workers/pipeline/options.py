@@ -59,6 +59,6 @@ class WorkerOptions:
     drain_s: float = 20.0
     retry_min_s: float = 0.2
     retry_max_s: float = 10.0
-    unreadable_after_s: float = 600.0
+    unreadable_after_s: float = 60.0
     journal: Path | None = None
     stall_s: float = 60.0

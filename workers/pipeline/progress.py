@@ -139,7 +139,7 @@ class Stages:
         with self._lock:
             longest = {stage: self._at_work[stage].longest() for stage in limits_s}
         return [
-            f"{stage} has worked on one picture for {now - found[1]:.0f} s: {_place(found[0])}"
+            f"{stage} has worked on one picture for {now - found[1]:.0f} s: {place(found[0])}"
             for stage, found in longest.items()
             if found is not None and now - found[1] > limits_s[stage]
         ]
@@ -151,6 +151,7 @@ class Stages:
             self._at_work[task.stage].leave(task, now)
 
 
-def _place(task: Task) -> str:
+def place(task: Task) -> str:
+    """Which event of which record, for the log."""
     at = task.job.coordinates
     return f"{at.topic}:{at.partition}:{at.offset}, index {at.index}"

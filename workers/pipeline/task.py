@@ -10,6 +10,7 @@ from opentelemetry.trace import Span
 
 from schemas.dead_letter import Failure
 from schemas.image_event import ImageEvent
+from workers.errors import Fault
 from workers.pipeline.budget import Ticket
 from workers.pipeline.ledger import Entry
 from workers.pipeline.profiles import Profile
@@ -53,7 +54,16 @@ class Task:
     true_size: int | None = None
     """Bytes to reserve for the object, where its event says fewer than it has."""
     attempts: int = 0
-    first_failure_at: float | None = None
+    """How often the store has failed it."""
+    asked_at: float = 0.0
+    """When it was last asked for."""
+    failed_at: float = 0.0
+    """When the last of its failures came, and what it said about the cause."""
+    fault: Fault | None = None
+    failing_since: float = 0.0
+    """When the first was asked of the tries that failed in a row while others were read."""
+    reference: Job | None = None
+    """What is read again before it, to compare."""
     timings_ms: dict[str, float] = field(default_factory=dict)
 
     @property

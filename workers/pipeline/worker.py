@@ -291,8 +291,9 @@ class Worker:
         """Why it is not ready, for people; None when it is. Any thread."""
         if not self._joined or self._publisher is None:
             return "warming up, then joining the group"
-        lost = [why for epoch, why in self._publisher.lost.items() if epoch.current]
-        return "; ".join(lost) or None
+        why = [why for epoch, why in self._publisher.lost.items() if epoch.current]
+        why += self._line.neighbours.refusals() if self._line is not None else []
+        return "; ".join(why) or None
 
     def idle_s(self) -> float:
         """Seconds since there was last something to do."""

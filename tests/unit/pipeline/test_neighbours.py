@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from schemas.image_event import ImageEvent
 from workers.pipeline.breaker import OPENS_AFTER
 from workers.pipeline.neighbours import Neighbours
-from workers.vocabulary import Epoch, Partition
+from workers.vocabulary import Coordinates, Epoch, Job, Partition
 
 HERE = Epoch(Partition("in", 0), "m")
+
+
+def job(key: str, offset: int = 0) -> Job:
+    event = ImageEvent(id=key, dialect="own", action="enrich", index=0, bucket="photos", key=key)
+    return Job(Coordinates("in", 0, offset, 0), HERE, event)
 
 
 def opened(now: float = 0.0) -> Neighbours[str]:
@@ -28,16 +34,15 @@ def test_waiters_come_out_when_their_time_has_come() -> None:
     assert neighbours.due(30.0) == ["late"]
 
 
-def test_an_epoch_is_held_back_while_something_of_it_waits_and_no_other_is() -> None:
-    neighbours = Neighbours[str]()
-    epoch, regained = Epoch(Partition("in", 0), "m"), Epoch(Partition("in", 0), "m")
-    neighbours.wait("photos", epoch, "one", until=10.0)
-    neighbours.wait("photos", epoch, "two", until=20.0)
-    neighbours.due(10.0)
-    assert neighbours.holds_back(epoch)
+def test_an_epoch_is_held_back_while_something_of_it_waits_for_a_bucket_that_fails_and_no_other_is() -> None:
+    neighbours = opened()
+    elsewhere, regained = Epoch(Partition("in", 1), "m"), Epoch(Partition("in", 0), "m")
+    neighbours.wait("others", elsewhere, "own fault", until=10.0)
+    assert neighbours.holds_back(HERE)
     assert not neighbours.holds_back(regained)
-    neighbours.due(20.0)
-    assert not neighbours.holds_back(epoch)
+    assert not neighbours.holds_back(elsewhere)
+    neighbours.read("photos", None, 1.0, 1.0)
+    assert not neighbours.holds_back(HERE), "those that wait on wait because of themselves"
 
 
 def test_those_of_an_ended_epoch_can_be_fetched_out_before_their_time() -> None:
@@ -51,14 +56,50 @@ def test_those_of_an_ended_epoch_can_be_fetched_out_before_their_time() -> None:
     assert neighbours.due(10.0) == ["ours"]
 
 
-def test_a_bucket_has_been_read_since_a_moment_or_not() -> None:
+def test_a_read_counts_from_when_it_was_asked_for() -> None:
     neighbours = Neighbours[str]()
-    assert not neighbours.has_read("photos", since=0.0)
-    neighbours.answered("photos", 50.0, read=True)
-    neighbours.answered("photos", 60.0, read=False)
-    assert neighbours.has_read("photos", since=50.0)
-    assert not neighbours.has_read("photos", since=50.1)
-    assert not neighbours.has_read("others", since=0.0)
+    assert not neighbours.has_read("photos", after=0.0)
+    neighbours.read("photos", None, 50.0, 70.0)
+    neighbours.answered("photos", 80.0)
+    assert neighbours.has_read("photos", after=49.9)
+    assert not neighbours.has_read("photos", after=50.0), "what was under way already says nothing"
+    assert not neighbours.has_read("others", after=0.0)
+
+
+def test_a_reference_is_an_object_that_was_read_and_is_another() -> None:
+    neighbours = Neighbours[str]()
+    assert neighbours.reference("photos", "bad") is None
+    for number in range(5):
+        neighbours.read("photos", job(f"good-{number}"), 1.0, 1.0)
+    neighbours.read("photos", job("bad"), 1.0, 1.0)
+    named = {found.event.key for _ in range(4) if (found := neighbours.reference("photos", "bad"))}
+    assert named == {"good-3", "good-4"}, "of the last three"
+    neighbours.forget("photos", job("good-3"))
+    neighbours.forget("photos", job("good-4"))
+    assert neighbours.reference("photos", "bad") is None
+
+
+def test_a_reference_that_fails_lets_what_waits_be_asked_for_itself_next_time() -> None:
+    """Guard: else references that all became unreadable would keep everybody waiting for ever."""
+    neighbours = Neighbours[str]()
+    neighbours.read("photos", job("good"), 1.0, 1.0)
+    assert neighbours.reference("photos", "bad") is not None
+    neighbours.reference_failed("photos", job("good"), "waiter", 2.0)
+    assert neighbours.reference("photos", "bad") is None
+    assert neighbours.reference("photos", "bad") is not None
+
+
+def test_a_bucket_refuses_us_until_it_answers_or_nobody_waits_for_it() -> None:
+    neighbours = Neighbours[str]()
+    for end in (
+        lambda: neighbours.read("photos", None, 1.0, 1.0),
+        lambda: neighbours.answered("photos", 1.0),
+        neighbours.leave_ended,
+    ):
+        neighbours.refused("photos", "correct the key")
+        assert neighbours.refusals() == ["correct the key"]
+        end()
+        assert neighbours.refusals() == []
 
 
 def test_one_object_that_fails_however_often_keeps_nobody_from_asking() -> None:
@@ -74,7 +115,7 @@ def test_an_answer_between_them_makes_failures_no_row() -> None:
     for number in range(100):
         neighbours.failed("photos", f"bad-{number}", "waiter", 0.0)
         if number % 2:
-            neighbours.answered("photos", 0.0, read=False)
+            neighbours.answered("photos", 0.0)
     assert neighbours.closed("photos")
 
 
@@ -85,7 +126,7 @@ def test_after_different_objects_failed_in_a_row_nobody_may_ask_but_a_probe() ->
     assert neighbours.breakers() == {"closed": 0, "open": 1, "half-open": 0}
     assert neighbours.due(0.4) == [], "a pause comes first"
     [probe] = neighbours.due(1.0)
-    assert probe == "waiter-0", "whoever waits longest"
+    assert probe in {f"waiter-{number}" for number in range(OPENS_AFTER)}
     assert neighbours.may_ask("photos", probe)
     assert neighbours.due(1.1) == [], "one at a time"
     assert neighbours.breakers() == {"closed": 0, "open": 0, "half-open": 1}
@@ -114,16 +155,28 @@ def test_a_probe_that_is_answered_lets_everybody_go_at_once() -> None:
     neighbours = opened()
     neighbours.wait("photos", HERE, "patient", until=1_000.0, tries=5)
     [probe] = neighbours.due(1.0)
-    neighbours.answered("photos", 1.2, read=True)
+    neighbours.answered("photos", 1.2)
     assert set(neighbours.due(1.2)) == {"waiter-0", "waiter-1", "waiter-2", "patient"} - {probe}
     assert neighbours.may_ask("photos", "fresh")
-    assert neighbours.well_since("photos") == 1.2
     assert not neighbours.holds_back(HERE)
+
+
+def test_an_outage_is_one_that_a_probe_met() -> None:
+    """Guard: else bad objects that open the breaker again and again would have each other excused."""
+    neighbours = opened()
+    neighbours.due(1.0)
+    neighbours.read("photos", None, 1.0, 1.2)
+    assert neighbours.recovered_at("photos") < 0
+    again = opened()
+    [probe] = again.due(1.0)
+    again.failed("photos", "key", probe, 1.1)
+    again.read("photos", None, 9.0, 9.0)
+    assert again.recovered_at("photos") == 9.0
 
 
 def test_an_answer_to_somebody_who_asked_before_it_opened_closes_it_too() -> None:
     neighbours = opened()
-    neighbours.answered("photos", 0.1, read=False)
+    neighbours.answered("photos", 0.1)
     assert len(neighbours.due(0.1)) == OPENS_AFTER
 
 

@@ -1,0 +1,60 @@
+"""Who is blamed for a failure of the object store: every combination of what may be known."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from workers.errors import FAULTS, Fault
+from workers.pipeline.blame import Evidence, blame
+
+PATIENCE_S = 60.0
+
+
+def known(
+    fault: Fault,
+    *,
+    before: Fault | None = None,
+    others_read: bool = True,
+    failing_s: float = 0.0,
+    next_s: float = 0.0,
+) -> Evidence:
+    return Evidence(fault, "HTTP 400 Code", before, others_read, failing_s, next_s)
+
+
+ALL = [
+    known(fault, before=before, others_read=others, failing_s=failing_s)
+    for fault, before, others, failing_s in itertools.product(FAULTS, (None, *FAULTS), (True, False), (0.0, 1e6))
+]
+
+
+def test_nothing_is_blamed_for_its_first_failure() -> None:
+    assert all(blame(each, PATIENCE_S) is None for each in ALL if each.before is None)
+
+
+def test_nothing_is_blamed_while_no_other_is_read_but_for_what_is_surely_its_own() -> None:
+    alone = [each for each in ALL if not each.others_read and blame(each, PATIENCE_S) is not None]
+    assert {(each.fault, each.before) for each in alone} == {("object", "object")}
+
+
+@pytest.mark.parametrize("fault", ["service", "too-slow", "access"])
+def test_what_may_pass_is_blamed_when_the_next_answer_would_come_too_late(fault: Fault) -> None:
+    assert blame(known(fault, before=fault, failing_s=54.0, next_s=5.9), PATIENCE_S) is None
+    rejected = blame(known(fault, before=fault, failing_s=54.0, next_s=6.0), PATIENCE_S)
+    assert rejected is not None
+    assert rejected.reason == ("fetch-too-slow" if fault == "too-slow" else "unreadable")
+    assert "HTTP 400 Code" in rejected.detail
+
+
+@pytest.mark.parametrize("fault", ["forbidden", "refused", "object"])
+def test_a_refusal_is_believed_at_its_second_time(fault: Fault) -> None:
+    rejected = blame(known(fault, before="refused"), PATIENCE_S)
+    assert rejected is not None
+    assert rejected.reason == ("forbidden" if fault == "forbidden" else "unreadable")
+    assert "HTTP 400 Code" in rejected.detail
+    assert blame(known(fault, before="service"), PATIENCE_S) is None, "it is the first of its kind"
+
+
+def test_every_failure_among_others_that_are_read_is_blamed_in_the_end() -> None:
+    assert all(blame(each, PATIENCE_S) for each in ALL if each.before and each.others_read and each.failing_s)

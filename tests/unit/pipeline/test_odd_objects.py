@@ -1,0 +1,238 @@
+"""Objects that the store answers oddly about cost themselves alone, and an outage costs nobody: for every S3 error.
+
+The clock is the test's own: what is measured is the worker's time, not the machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas.dead_letter import Failure
+from schemas.enriched_image import EnrichedImage, Skip
+from tests.unit.pipeline.by_hand import ByHand
+from tests.unit.pipeline.rig import BUCKET, png
+from workers.backends.memory import MemoryObjectStore
+from workers.backends.s3_answers import KNOWN_CODES, S3Answer, meaning
+from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
+from workers.intake.inline import InlineIntake
+from workers.pipeline.breaker import OPENS_AFTER
+from workers.vocabulary import Fetched, Job, Transform
+
+UNREADABLE_S = 60.0
+ANSWERS = [
+    *(S3Answer(status) for status in (103, 201, 204, 206, *range(300, 309), *range(400, 432), 451, *range(500, 512))),
+    *(S3Answer(400, code) for code in sorted(KNOWN_CODES)),
+    *(
+        S3Answer(status, code)
+        for status, code in (
+            (403, "SignatureDoesNotMatch"),
+            (400, "InvalidRequest"),
+            (400, "KMS.DisabledException"),
+            (416, "InvalidRange"),
+            (501, "NotImplemented"),
+            (400, "NeverHeardOfIt"),
+        )
+    ),
+]
+OUTAGES: list[Fault] = [fault for fault in FAULTS if fault != "object"]
+
+
+def error_of(answer: S3Answer) -> TagstreamError:
+    found = meaning(answer)
+    if found == "gone":
+        return Gone("no such object")
+    if found == "superseded":
+        return Superseded("another")
+    return Unavailable("s3", answer.said, fault=found)
+
+
+def failing(fault: Fault) -> Unavailable:
+    return Unavailable("s3", fault, fault=fault, advice="correct TAGSTREAM_S3_SECRET_KEY")
+
+
+def keys(count: int, name: str) -> list[str]:
+    return [f"{name}-{number}.png" for number in range(count)]
+
+
+def prepared(good: Sequence[str], odd: Sequence[str], errors: Sequence[TagstreamError]) -> ByHand:
+    hand = ByHand(partitions=2, unreadable_after_s=UNREADABLE_S)
+    hand.put(*good, *odd)
+    for key, error in zip(odd, errors, strict=True):
+        hand.store.fail(BUCKET, key, error)
+    return hand
+
+
+def answered_s(hand: ByHand, count: int, limit_s: float = 10 * UNREADABLE_S) -> float:
+    """How long it takes until so many events have their outcomes."""
+    began = hand.clock.monotonic()
+    while len(hand.done) < count and hand.clock.monotonic() - began < limit_s:
+        hand.turns(0.5, every_s=0.5)
+    return hand.clock.monotonic() - began
+
+
+def enriched(hand: ByHand) -> int:
+    return sum(isinstance(outcomes[0], EnrichedImage) for outcomes in hand.done.values())
+
+
+def dead(hand: ByHand) -> list[Failure]:
+    return [o for outcomes in hand.done.values() for o in outcomes if isinstance(o, Failure)]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("odd", [1, 6])
+def test_good_events_behind_odd_ones_are_answered_in_time(fault: Fault, odd: int) -> None:
+    """Guard: the comparison with a reference. The good ones are read at once, and nothing of the bucket is afterwards;
+    without it nobody could tell the odd ones from an outage."""
+    good, bad = keys(20, "good"), keys(odd, "odd")
+    hand = prepared(good, bad, [failing(fault)] * odd)
+    hand.events(*bad, *good)
+    hand.turns(2.0)
+    assert enriched(hand) == 20, "the good ones are read at once"
+    assert answered_s(hand, 20 + odd) + 2.0 <= UNREADABLE_S + 1.0
+    assert len(dead(hand)) == odd
+    assert hand.line.neighbours.closed(BUCKET)
+    assert hand.line.neighbours.refusals() == []
+
+
+def test_every_answer_that_s3_defines_costs_its_own_object_alone_and_no_more_than_its_time() -> None:
+    """All at once, each about an object of its own, and as many good ones between them."""
+    good, bad = keys(len(ANSWERS), "good"), keys(len(ANSWERS), "odd")
+    hand = prepared(good, bad, [error_of(answer) for answer in ANSWERS])
+    hand.events(*(key for pair in zip(bad, good, strict=True) for key in pair))
+    hand.turns(2.0)
+    assert enriched(hand) == len(good), "the good ones are read at once"
+    assert answered_s(hand, len(good) + len(bad)) + 2.0 <= UNREADABLE_S + 1.0
+    for number, answer in enumerate(ANSWERS):
+        [outcome] = hand.done[0, 2 * number, 0]
+        if meaning(answer) in ("gone", "superseded"):
+            assert isinstance(outcome, Skip)
+        else:
+            assert isinstance(outcome, Failure)
+            assert answer.said in outcome.detail
+
+
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_good_events_that_come_after_odd_ones_are_answered_in_time(fault: Fault) -> None:
+    """Nothing was ever read when the odd ones come, and their breaker opens. Guard: a partition is held back by a
+    bucket that fails, and any untried object may probe it."""
+    good, bad = keys(20, "good"), keys(6, "odd")
+    hand = prepared(good, bad, [failing(fault)] * 6)
+    hand.events(*bad)
+    hand.turns(300, every_s=0.5)
+    assert dead(hand) == []
+    hand.events(*good, partition=1)
+    assert answered_s(hand, 26) <= UNREADABLE_S + 10.0
+    assert enriched(hand) == 20
+
+
+def test_odd_objects_that_keep_coming_do_not_excuse_each_other() -> None:
+    """Guard: an outage is one that a probe met, and an object that fails while others are read feeds no breaker."""
+    good, bad = keys(40, "good"), keys(200, "odd")
+    hand = prepared(good, bad, [failing("service")] * 200)
+    hand.events(good[0])
+    for number in range(40):
+        hand.events(*bad[5 * number : 5 * number + 5])
+        hand.turns(3.0, every_s=0.5)
+    assert len(dead(hand)) >= 5 * (40 - 22), "those of a minute ago are done with"
+    hand.events(*good[1:], partition=1)
+    hand.turns(6.0, every_s=0.5)
+    assert enriched(hand) == 40
+
+
+@pytest.mark.parametrize("fault", OUTAGES)
+@pytest.mark.parametrize("in_hand", [1, OPENS_AFTER - 1, 20])
+def test_an_outage_of_any_kind_dead_letters_nobody(fault: Fault, in_hand: int) -> None:
+    """Guard: the reference. A single object that fails after others were read looks like an odd one in a quiet hour."""
+    good = keys(5 + in_hand, "good")
+    hand = prepared(good, [], [])
+    hand.events(*good[:5])
+    hand.turn()
+    hand.clock.advance(0.01)
+    hand.store.fail(BUCKET, None, failing(fault))
+    hand.events(*good[5:])
+    hand.turns(600, every_s=0.5)
+    assert dead(hand) == []
+    hand.store.heal()
+    hand.turns(15, every_s=0.5)
+    assert enriched(hand) == len(good)
+
+
+class _Hanging(InlineIntake):
+    """Its GETs come to their end when the test says so."""
+
+    def __init__(self, store: MemoryObjectStore) -> None:
+        super().__init__(store, [Transform(8)])
+        self.asked: list[tuple[Job, Future[Fetched]]] = []
+
+    def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
+        self.asked.append((job, Future()))
+        return self.asked[-1][1]
+
+    def succeed(self, number: int) -> None:
+        job, future = self.asked[number]
+        future.set_result(super().fetch(job, 1_000_000).result())
+
+
+def test_what_was_under_way_when_our_access_ended_is_no_comparison() -> None:
+    """Guard: a read counts from when it was asked for. The first refusal came while a slow answer was still on its way,
+    asked for when we still might: it is read again before anything is blamed."""
+    store = MemoryObjectStore()
+    store.put(BUCKET, "slow.png", png((1, 2, 3)))
+    intake = _Hanging(store)
+    hand = ByHand(intake=intake)
+    hand.events("slow.png", "good.png")
+    hand.turn()
+    intake.asked[1][1].set_exception(failing("forbidden"))
+    hand.clock.advance(0.01)
+    intake.succeed(0)
+    hand.turns(1.0)
+    assert [job.event.key for job, _ in intake.asked[2:]] == ["slow.png"]
+    intake.asked[2][1].set_exception(failing("forbidden"))
+    hand.turn()
+    assert dead(hand) == []
+
+
+@given(
+    faults=st.lists(st.sampled_from(FAULTS), max_size=8),
+    good=st.integers(1, 12),
+    outages=st.lists(st.tuples(st.floats(0.1, 40), st.floats(0.1, 200), st.sampled_from(OUTAGES)), max_size=3),
+    seed=st.randoms(use_true_random=False),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_comes_together_only_the_odd_ones_are_dead_lettered(
+    faults: list[Fault], good: int, outages: list[tuple[float, float, Fault]], seed: object
+) -> None:
+    fine, bad = keys(good, "good"), keys(len(faults), "odd")
+    hand = prepared(fine, bad, [failing(fault) for fault in faults])
+    events = [*fine, *bad]
+    seed.shuffle(events)  # type: ignore[attr-defined]
+    hand.events(*events[: len(events) // 2])
+    hand.turns(1.0, every_s=0.5)
+    for after, lasts, fault in outages:
+        hand.turns(after, every_s=0.5)
+        hand.store.fail(BUCKET, None, failing(fault))
+        hand.turns(lasts, every_s=0.5)
+        hand.store.heal()
+        for key, own in zip(bad, faults, strict=True):
+            hand.store.fail(BUCKET, key, failing(own))
+    hand.events(*events[len(events) // 2 :], partition=1)
+    answered_s(hand, len(events), 3 * UNREADABLE_S)
+    assert enriched(hand) == good
+    assert len(dead(hand)) <= len(faults)
+
+
+def test_a_store_that_refuses_everything_makes_the_worker_unready_until_it_does_not() -> None:
+    hand = prepared(keys(2, "good"), [], [])
+    hand.store.fail(BUCKET, None, failing("access"))
+    hand.events("good-0.png")
+    hand.turns(3.0)
+    assert hand.line.neighbours.refusals() == ["correct TAGSTREAM_S3_SECRET_KEY"]
+    hand.store.heal()
+    hand.turns(15.0)
+    assert hand.line.neighbours.refusals() == []
+    assert enriched(hand) == 1

@@ -1,0 +1,62 @@
+"""Whose fault is it when the object store fails for one object: decided here from what is known, acted on by the line.
+
+One failure proves nothing: the store may be away, or our credentials may have expired. What tells is comparison: after
+the object failed, another one of its bucket was asked for and given, and then the object failed again. The line takes
+care that there is something to compare with: before it asks again for an object that failed, and nothing else of the
+bucket was read since, it reads one again that it could read before (`Neighbours.reference`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.dead_letter import Reason
+from workers.errors import Fault, Rejected
+
+REFUSALS: frozenset[Fault] = frozenset({"access", "forbidden", "refused"})
+"""Faults of which every object of a bucket may be refused: by our credentials or settings."""
+_ANSWERS: frozenset[Fault] = frozenset({"forbidden", "refused", "object"})
+"""Faults that a single object may have. They do not pass by themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known at a failure.
+
+    Args:
+        fault: what this failure's answer says about the cause.
+        said: the answer for a person: status and code, no key.
+        before: the fault of the try before this one; None: this is the first.
+        others_read: another object of the bucket was asked for after the try before, and given.
+        failing_s: since the first of the tries that failed in a row while others were read; an outage ends the row.
+        next_s: how long from now the next answer would take, with the pause before it.
+    """
+
+    fault: Fault
+    said: str
+    before: Fault | None
+    others_read: bool
+    failing_s: float
+    next_s: float
+
+
+def blame(known: Evidence, unreadable_after_s: float) -> Rejected | None:
+    """Why the object is the one to blame; None: that is not known (yet), try again.
+
+    A refusal is believed at its second time, any other failure when the next answer would come later than
+    `unreadable_after_s`. What is surely about the object needs no comparison.
+    """
+    if known.before is None:
+        return None
+    if known.fault == known.before == "object":
+        return Rejected("fetch", "unreadable", f"{known.said}, twice")
+    if not known.others_read:
+        return None
+    if known.fault in _ANSWERS and known.before in _ANSWERS:
+        reason: Reason = "forbidden" if known.fault == "forbidden" else "unreadable"
+        return Rejected("fetch", reason, f"{known.said}, twice, while others of its bucket are given")
+    if known.failing_s + known.next_s < unreadable_after_s:
+        return None
+    reason = "fetch-too-slow" if known.fault == "too-slow" else "unreadable"
+    detail = f"{known.said}; failed for {known.failing_s:.0f} s while others of its bucket were given"
+    return Rejected("fetch", reason, detail)
