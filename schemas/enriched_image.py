@@ -123,7 +123,10 @@ class ModelRef(_Exact):
     """What ran."""
 
     name: str
-    digest: str = Field(description="sha256 of weights and labels, hex.")
+    digest: str = Field(
+        description="sha256 in hex over all that an answer depends on besides the precision: weights, labels, "
+        "vocabulary, transform, architecture, options."
+    )
     precision: str
     random_weights: bool = Field(
         default=False, description="True: seeded random weights for trials; the answers mean nothing."

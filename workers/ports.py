@@ -220,7 +220,8 @@ class Model(Protocol):
 
     name: str
     digest: str
-    """sha256 of weights and labels, hex."""
+    """sha256 in hex over all that an answer depends on besides the precision: weights, labels, vocabulary, transform,
+    architecture, options, floor. The cache and the ids of events go by it."""
     precision: str
     transform: Transform
     max_batch: int

@@ -108,6 +108,18 @@ def _check_topic(topic: str) -> str:
     return topic
 
 
+def _check_digest(digest: str) -> str:
+    if digest and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise ValueError("it must be all 64 digits that `tagstream models verify` shows")
+    return digest
+
+
+def _check_namespace(name: str) -> str:
+    if not re.fullmatch("[A-Za-z0-9._-]{1,64}", name):
+        raise ValueError("it must have letters, digits, '.', '_' and '-' alone, from 1 to 64")
+    return name
+
+
 def _check_topics(topics: tuple[str, ...]) -> tuple[str, ...]:
     for topic in topics:
         _check_topic(topic)
@@ -135,6 +147,7 @@ Endpoint = Annotated[str, AfterValidator(lambda url: _check_endpoint(url) if url
 Bytes = Annotated[ByteSize, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
+Digest = Annotated[str, BeforeValidator(_lower), AfterValidator(_check_digest)]
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and path.expanduser())]
 
@@ -199,7 +212,7 @@ class Settings(BaseModel):
     redis_url: Annotated[SecretUrl, AfterValidator(_check_redis)] = _setting(
         "Cache", SecretUrl(""), "`redis://[user:password@]host:port/db`; empty: no cache"
     )
-    cache_namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")] = _setting(
+    cache_namespace: Annotated[str, AfterValidator(_check_namespace)] = _setting(
         "Cache", "default", "Part of every entry's name: deployments with the same one share their results"
     )
     cache_key: SecretStr = _setting(
@@ -214,6 +227,10 @@ class Settings(BaseModel):
     captioner: Annotated[str, Field(min_length=1)] = _setting(
         "Models", "template", "`template` (a caption made of the tags by rule), `none`, or a bundle's folder"
     )
+    tagger_digest: Digest = _setting(
+        "Models", "", "The only digest that the tagger's bundle may have, with every file checked; empty: any"
+    )
+    captioner_digest: Digest = _setting("Models", "", "As `TAGSTREAM_TAGGER_DIGEST`, of the captioner's bundle")
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower)] = _setting(
         "Models", "auto", "`auto` (CUDA where there is one), `cpu` or `cuda`"
     )
@@ -333,6 +350,8 @@ def _complaints(settings: Settings) -> Iterator[str]:
         yield "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY go together: set both or none (anonymous)"
     if 0 < len(settings.cache_key.get_secret_value()) < 32:
         yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
+    if settings.captioner_digest and settings.captioner in ("template", "none"):
+        yield f"TAGSTREAM_CAPTIONER_DIGEST is set, and TAGSTREAM_CAPTIONER={settings.captioner} is no bundle: unset one"
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
     for topic in settings.input_topics:
         if topic in outputs:

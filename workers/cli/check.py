@@ -88,12 +88,12 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     if settings.s3_endpoint:
         yield "Decoders", lambda: _decoders(settings)
     yield "Redis", lambda: _redis(settings)
-    yield "Tagger", lambda: _bundle(settings.tagger)
+    yield "Tagger", lambda: _bundle(settings.tagger, settings.tagger_digest, "TAGSTREAM_TAGGER_DIGEST")
     if settings.allow is not None:
         yield "Allowed labels", lambda: _allowed(settings)
     if settings.profiles is not None:
         yield "Profiles", lambda: _profiles(settings)
-    yield "Captioner", lambda: _bundle(settings.captioner)
+    yield "Captioner", lambda: _bundle(settings.captioner, settings.captioner_digest, "TAGSTREAM_CAPTIONER_DIGEST")
     yield "State folder", lambda: _state(settings)
 
 
@@ -142,11 +142,14 @@ def _redis(settings: Settings) -> str:
     return f"{settings.redis_url} answers{trust}"
 
 
-def _bundle(name: str) -> str:
+def _bundle(name: str, digest: str, setting: str) -> str:
+    from workers.models.bundle import pinned
+
     if name in ("template", "none"):
         return name
-    bundle = _opened(name)
-    return f"{bundle.name}, {bundle.manifest.labels} labels, digest {bundle.digest[:12]}"
+    bundle = pinned(_opened(name), digest, setting)
+    is_pinned = f", pinned by {setting}" if digest else ""
+    return f"{bundle.name}, {bundle.manifest.labels} labels, digest {bundle.digest}{is_pinned}"
 
 
 def _opened(name: str) -> Bundle:

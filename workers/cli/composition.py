@@ -71,9 +71,14 @@ def load_models(settings: Settings) -> Loaded:
         precision=settings.precision,
         state_dir=settings.state_dir,
         allow=allowed_names(settings),
+        digest=settings.tagger_digest,
     )
     captioner = load_captioner(
-        settings.captioner, device=settings.device, precision=settings.precision, state_dir=settings.state_dir
+        settings.captioner,
+        device=settings.device,
+        precision=settings.precision,
+        state_dir=settings.state_dir,
+        digest=settings.captioner_digest,
     )
     if isinstance(captioner, TemplateCaptioner):
         return Loaded(_bounded(tagger, settings), None, captioner)

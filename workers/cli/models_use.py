@@ -75,6 +75,7 @@ def verify(
         tell("reading every file", 0, 1)
         opened.verify()
     say(f"✓ {len(opened.manifest.files)} files, {size_of(opened)}: as they were when the bundle was made")
+    say(f"  its digest, for TAGSTREAM_TAGGER_DIGEST or TAGSTREAM_CAPTIONER_DIGEST: {opened.digest}")
     if opened.golden is None:
         note("the bundle has no golden answers: what it computes can't be checked.")
         return

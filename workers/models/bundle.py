@@ -9,17 +9,22 @@
 
 `Bundle.open` is quick whatever the weights' size: it checks the manifest, that every file is there and has its length,
 and the content of all but the weights. `Bundle.verify` reads the weights too. A worker does the first, and then runs
-the golden pictures, which no damaged weights survive.
+the golden pictures, which no damaged weights survive; with a pinned digest (`pinned`) it does the second as well.
+
+A bundle may come from anywhere: every size is bounded before anything is read, and no file lies outside the folder.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +32,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, ValidationError, field_validator
 
 from workers.errors import Misconfigured
 from workers.vocabulary import Pixels, Transform
@@ -41,7 +46,20 @@ LABELS = "tags.txt"
 VOCABULARY = "vocab.txt"
 GOLDEN = "golden.safetensors"
 
+MAX_LABELS = 100_000
+MAX_SIDE = 4096
+"""Pixels, of the square that a transform makes and of the shorter side before its cut."""
+_MAX_MANIFEST_BYTES = 16 * 1024**2
+_MAX_FILE_BYTES = 256 * 1024**2
+"""Of every file but the weights, which are mapped and not read."""
+_MAX_HEADER_BYTES = 16 * 1024**2
+"""Of a safetensors file: names and shapes, read as JSON before anything else."""
+
 Score = Annotated[float, Field(ge=0, le=1)]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+"""Of a file in the folder itself."""
+Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,35}$")]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Thresholds = Score | tuple[Score, ...]
 """One number for all labels, or one for each, by label id."""
 
@@ -53,8 +71,8 @@ class _Frozen(BaseModel):
 class FileFacts(_Frozen):
     """What a file of the bundle has to be."""
 
-    bytes: int
-    sha256: str
+    bytes: int = Field(ge=0)
+    sha256: Sha256
 
 
 class Provenance(_Frozen):
@@ -79,9 +97,9 @@ class Manifest(_Frozen):
     transform: Transform
     mean: tuple[float, float, float]
     """By channel, of pixels scaled to 0..1."""
-    std: tuple[float, float, float]
-    labels: int = Field(default=0, ge=0)
-    languages: tuple[str, ...] = ()
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
+    labels: int = Field(default=0, ge=0, le=MAX_LABELS)
+    languages: tuple[Language, ...] = ()
     thresholds: Thresholds = 0.5
     profiles: dict[str, Thresholds] = {}
     """Other thresholds that an event may ask for by name."""
@@ -90,9 +108,26 @@ class Manifest(_Frozen):
     """Sizes: widths, depths, heads, …"""
     options: dict[str, JsonValue] = {}
     """How to run it: decoding of captions, …"""
-    files: dict[str, FileFacts] = {}
+    files: dict[FileName, FileFacts] = {}
     digest: str = ""
-    """sha256 of weights and labels (`digest_of`)."""
+    """sha256 over all that an answer depends on (`digest_of`)."""
+
+    @field_validator("transform")
+    @classmethod
+    def _bounded(cls, transform: Transform) -> Transform:
+        if not 1 <= transform.size <= MAX_SIDE or not 0 <= transform.resize <= MAX_SIDE:
+            raise ValueError(f"its sides are from 1 to {MAX_SIDE} pixels")
+        return transform
+
+
+NOT_IN_DIGEST = {
+    "name": "what people call it; it stands beside the digest in every event",
+    "provenance": "where it comes from; that its weights are random stands in every event",
+    "thresholds": "which scores are shown: they have a digest of their own in every event",
+    "profiles": "as thresholds",
+    "digest": "is what is computed",
+}
+"""Fields of the manifest that no score, caption or translation depends on, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +164,10 @@ class Bundle:
         bundle = cls(folder, _read_manifest(folder))
         _check_files(bundle)
         _check_lengths(bundle)
+        if bundle.digest != digest_of(bundle.manifest):
+            raise Misconfigured(
+                f"{folder / MANIFEST}: its digest is not that of what it holds; import the model again."
+            )
         return bundle
 
     @classmethod
@@ -219,26 +258,52 @@ class Bundle:
         Raises:
             Misconfigured: the file is damaged where it says what it holds.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import load_file  # torch takes seconds to import, and listing bundles needs none
 
-        try:
+        with reading_safetensors(self.folder / WEIGHTS):
             return load_file(self.folder / WEIGHTS)
-        except SafetensorError as error:
-            raise Misconfigured(f"{self.folder / WEIGHTS} is damaged ({error}); copy the bundle again.") from error
 
     @cached_property
     def golden(self) -> Golden | None:
         """The golden pictures and answers; None for a bundle made without."""
-        return _read_golden(self.folder / GOLDEN) if GOLDEN in self.manifest.files else None
+        if GOLDEN not in self.manifest.files:
+            return None
+        return _read_golden(self.folder / GOLDEN, self.manifest.transform.size)
 
     def __repr__(self) -> str:
         return f"<Bundle {self.name} ({self.manifest.kind}, {self.manifest.labels} labels, {self.digest[:12]})>"
 
 
-def digest_of(weights_sha256: str, labels_sha256: str) -> str:
-    """A model's identity: sha256 over the sha256 of its weights and of its label names, hex."""
-    return hashlib.sha256(f"{weights_sha256}\n{labels_sha256}\n".encode()).hexdigest()
+def digest_of(manifest: Manifest) -> str:
+    """A model's identity, hex: sha256 over all that an answer depends on besides the precision.
+
+    That is the manifest without `NOT_IN_DIGEST` (kind, transform, mean and std, floor, architecture, options, …), and
+    of every file its sha256, except of the golden answers, which are a test of the rest. Encoded as JSON with sorted
+    names.
+    """
+    document = manifest.model_dump(mode="json", exclude=set(NOT_IN_DIGEST))
+    document["files"] = {name: facts.sha256 for name, facts in manifest.files.items() if name != GOLDEN}
+    return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:
+    """The bundle, if its digest is this one and all its files are what it says; an empty digest takes any.
+
+    Args:
+        setting: which names the digest, for the complaint.
+
+    Raises:
+        Misconfigured: it is another bundle, or a file was changed.
+    """
+    if not digest:
+        return bundle
+    if bundle.digest != digest:
+        raise Misconfigured(
+            f"{bundle.folder} has the digest {bundle.digest}, and {setting} wants {digest}: "
+            "it is another model than the one that was pinned; take that one, or pin this one."
+        )
+    bundle.verify()
+    return bundle
 
 
 def list_bundles(folder: Path) -> list[Bundle | Misconfigured]:
@@ -257,7 +322,7 @@ def list_bundles(folder: Path) -> list[Bundle | Misconfigured]:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return Manifest.model_validate_json(_content(path, _MAX_MANIFEST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         raise Misconfigured(
             f"{folder} is not a bundle: it has no {MANIFEST}. Make one with `tagstream models import`."
@@ -265,9 +330,13 @@ def _read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise Misconfigured(f"{path} is not a manifest that this version reads: {where}: {first['msg']}.") from None
+        raise _no_manifest(path, error) from None
+
+
+def _no_manifest(path: Path, error: ValidationError) -> Misconfigured:
+    first = error.errors()[0]
+    where = ".".join(str(part)[:100] for part in first["loc"]) or "the document"
+    return Misconfigured(f"{path} is not a manifest that this version reads: {where}: {first['msg']}.")
 
 
 def _check_files(bundle: Bundle) -> None:
@@ -275,10 +344,15 @@ def _check_files(bundle: Bundle) -> None:
     for name in needed:
         if name not in bundle.manifest.files:
             raise Misconfigured(f"{bundle.folder / MANIFEST} does not list {name}; import the model again.")
+    within = bundle.folder.resolve()
     for name, facts in bundle.manifest.files.items():
         path = bundle.folder / name
         if not path.is_file():
             raise Misconfigured(f"{path} is missing; copy the bundle again as a whole.")
+        if not path.resolve().is_relative_to(within):
+            raise Misconfigured(f"{path} is a link out of the bundle; copy the file itself into it.")
+        if name != WEIGHTS and facts.bytes > _MAX_FILE_BYTES:
+            raise Misconfigured(f"{path} has {facts.bytes:,} bytes; only weights have more than {_MAX_FILE_BYTES:,}.")
         if path.stat().st_size != facts.bytes:
             raise Misconfigured(
                 f"{path} has {path.stat().st_size:,} bytes where {facts.bytes:,} belong: "
@@ -286,8 +360,6 @@ def _check_files(bundle: Bundle) -> None:
             )
         if name != WEIGHTS:
             _check_content(bundle, name)
-    if bundle.digest != _digest(bundle.manifest.files):
-        raise Misconfigured(f"{bundle.folder / MANIFEST}: its digest is not that of its weights and labels.")
 
 
 def _check_content(bundle: Bundle, name: str) -> None:
@@ -325,7 +397,11 @@ def _seal(folder: Path, manifest: Manifest) -> Bundle:
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes for its owner alone
     files = {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
-    sealed = manifest.model_copy(update={"files": files, "digest": _digest(files)})
+    try:
+        sealed = Manifest.model_validate({**dict(manifest), "files": files, "digest": ""})
+    except ValidationError as error:
+        raise _no_manifest(folder / MANIFEST, error) from None
+    sealed = sealed.model_copy(update={"digest": digest_of(sealed)})
     document = sealed.model_dump(mode="json")
     (folder / MANIFEST).write_text(json.dumps(document, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return Bundle.open(folder)
@@ -350,18 +426,50 @@ def _facts(path: Path) -> FileFacts:
     return FileFacts(bytes=path.stat().st_size, sha256=digest)
 
 
-def _digest(files: Mapping[str, FileFacts]) -> str:
-    labels = files[LABELS].sha256 if LABELS in files else ""
-    return digest_of(files[WEIGHTS].sha256, labels)
-
-
 def _translated(language: str) -> str:
     return f"tags.{language}.txt"
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    """Split at line feeds alone: names may hold other breaks, and blanks at their ends belong to them."""
-    return tuple(path.read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+    """Names, split at line feeds alone: they may hold blanks at their ends, but no control characters.
+
+    Raises:
+        Misconfigured: no text in UTF-8, too many names, or one that would be read as a command by a terminal.
+    """
+    content = _content(path, _MAX_FILE_BYTES)
+    if content.count(b"\n") > MAX_LABELS:
+        raise Misconfigured(f"{path} has more than {MAX_LABELS:,} lines.")
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{path} is not text in UTF-8.") from None
+    names = tuple(text.removesuffix("\n").split("\n"))
+    for number, name in enumerate(names, 1):
+        if CONTROLS.search(name):
+            raise Misconfigured(f"{path}, line {number}: a name with control characters (a carriage return, a tab, …).")
+    return names
+
+
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+"""In a name: no label of any model has them."""
+
+
+def _content(path: Path, max_bytes: int) -> bytes:
+    """What a file holds.
+
+    Raises:
+        OSError: it can't be read.
+        Misconfigured: it is no file, or larger than this.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not path.is_file():
+        raise Misconfigured(f"{path} is no file.")
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise Misconfigured(f"{path} has more than the {max_bytes:,} bytes that it may have.")
+    return content
 
 
 def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:
@@ -381,14 +489,57 @@ def _write_golden(path: Path, golden: Golden) -> None:
     save_file({"pixels": golden.pixels, "outputs": golden.outputs}, path, metadata=texts)
 
 
-def _read_golden(path: Path) -> Golden:
+def _read_golden(path: Path, side: int) -> Golden:
+    """Golden answers to pictures of this side.
+
+    Raises:
+        Misconfigured: they are none.
+    """
     from safetensors import safe_open
 
-    with safe_open(path, framework="numpy") as file:
+    with reading_safetensors(path), safe_open(path, framework="numpy") as file:
         texts = file.metadata() or {}
-        return Golden(
+        golden = Golden(
             pixels=file.get_tensor("pixels"),
             outputs=file.get_tensor("outputs"),
-            guides=tuple(json.loads(texts.get("guides", "[]"))),
-            captions=tuple(json.loads(texts.get("captions", "[]"))),
+            guides=_texts(texts.get("guides", "[]")),
+            captions=_texts(texts.get("captions", "[]")),
         )
+        pictures, rows = golden.pixels, golden.outputs
+        count = len(pictures) if pictures.ndim else 0
+        if not count or pictures.dtype != np.uint8 or pictures.shape != (count, side, side, 3):
+            raise ValueError(f"pictures of {pictures.dtype} and the shape {pictures.shape} for a side of {side}")
+        if rows.ndim != 2 or len(rows) != count or rows.dtype != np.float32 or not np.isfinite(rows).all():
+            raise ValueError(f"outputs of {rows.dtype} and the shape {rows.shape}, or not numbers")
+        if any(len(each) not in (0, count) for each in (golden.guides, golden.captions)):
+            raise ValueError("not a guide and a caption for each picture")
+        return golden
+
+
+def _texts(document: str) -> tuple[str, ...]:
+    """ValueError: not a list of texts."""
+    texts = json.loads(document)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("guides or captions that are no texts")
+    return tuple(texts)
+
+
+@contextmanager
+def reading_safetensors(path: Path) -> Iterator[None]:
+    """For whoever reads this safetensors file inside: its header is bounded, and what is wrong with it is a sentence.
+
+    Raises:
+        Misconfigured: it can't be read, or the body raised ValueError.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > _MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {header:,} bytes")
+        yield
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror or error}.") from None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise Misconfigured(f"{path} is damaged, or no safetensors file ({error}); take another copy of it.") from None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KIND = "efficientnet_lite0"
-EDITION = 1
+EDITION = 2
 """Counts changes of what the conversion writes, so that an older one in the cache is not taken."""
 
 THRESHOLD = 0.15

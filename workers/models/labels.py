@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.errors import Misconfigured, nearest
-from workers.models.bundle import Bundle
+from workers.models.bundle import Bundle, reading_safetensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,13 +105,10 @@ def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, thresho
 def _matrix(path: Path) -> Tensor:
     """The only matrix in a safetensors file, with the checks that a person's own file needs."""
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with reading_safetensors(path):
         tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise Misconfigured(f"{path} is no safetensors file that can be read ({error}).") from None
     if len(tensors) != 1:
         raise Misconfigured(f"{path} has {len(tensors)} tensors ({', '.join(sorted(tensors)[:3])}); it must have one.")
     (matrix,) = tensors.values()

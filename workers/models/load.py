@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from workers.errors import Misconfigured
 from workers.models.agreement import with_golden
-from workers.models.bundle import Bundle
+from workers.models.bundle import Bundle, pinned
 from workers.models.compact import compact_bundle
 from workers.models.device import Device, Precision, choose_device
 from workers.models.labels import label_ids
@@ -65,6 +65,7 @@ def load_tagger(
     cache_dir: Path | None = None,
     allow: Iterable[str] | None = None,
     threads: int | None = None,
+    digest: str = "",
 ) -> Tagger:
     """The tagger for TAGSTREAM_TAGGER, its weights on the device; `warm_up` is still to be called.
 
@@ -76,13 +77,14 @@ def load_tagger(
         cache_dir: where the compact bundle is kept; None: the user's cache folder.
         allow: names of the only labels to score; None means all.
         threads: that a CPU computes with; None: one a core.
+        digest: the only one that the bundle may have, with every file checked; empty: any.
 
     Raises:
-        Misconfigured: no such bundle, one that does not load, a label that it does not have, or a setting that the
-            device does not know.
+        Misconfigured: no such bundle, another one than was pinned, one that does not load, a label that it does not
+            have, or a setting that the device does not know.
         Broken: the CUDA device does not start.
     """
-    bundle = open_bundle(name_or_folder, cache_dir)
+    bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, "TAGSTREAM_TAGGER_DIGEST")
     build: BuildTagger = _builder(bundle, "tagger")
     place = choose_device(device, threads=threads)
     chosen, max_batch = resolve(precision, bundle.digest, "tagger", place, state_dir)
@@ -98,6 +100,7 @@ def load_captioner(
     precision: str = "tuned",
     state_dir: Path | None = None,
     threads: int | None = None,
+    digest: str = "",
 ) -> Captioner | TemplateCaptioner | None:
     """The captioner for TAGSTREAM_CAPTIONER: "template", "none", or a bundle's folder; otherwise as `load_tagger`.
 
@@ -107,7 +110,7 @@ def load_captioner(
         return None
     if name_or_folder == "template":
         return TemplateCaptioner()
-    bundle = Bundle.open(Path(name_or_folder))
+    bundle = pinned(Bundle.open(Path(name_or_folder)), digest, "TAGSTREAM_CAPTIONER_DIGEST")
     build: BuildCaptioner = _builder(bundle, "captioner")
     place = choose_device(device, threads=threads)
     chosen, max_batch = resolve(precision, bundle.digest, "captioner", place, state_dir)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from safetensors.numpy import save
 
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts
 from workers.errors import Misconfigured
-from workers.models.bundle import GOLDEN, LABELS, MANIFEST, WEIGHTS, Bundle, digest_of
+from workers.models.bundle import GOLDEN, LABELS, MANIFEST, WEIGHTS, Bundle, Manifest, digest_of
 from workers.pipeline.journal import Journal
 from workers.settings import Settings, read, secret_values
 from workers.vocabulary import Coordinates, Partition, Transform
@@ -144,10 +145,13 @@ def _sealed(manifest: bytes, files: Mapping[str, bytes]) -> bytes:
     if not isinstance(document, dict) or "digest" in document:
         return manifest
     named = {name: {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()} for name, body in files.items()}
-    digests = [named.get(name, {}).get("sha256", "") for name in (WEIGHTS, LABELS)]
     others = document.get("files")
     document["files"] = named | others if isinstance(others, dict) else named
-    return json.dumps({**document, "digest": digest_of(str(digests[0]), str(digests[1]))}).encode()
+    try:
+        document["digest"] = digest_of(Manifest.model_validate(document))
+    except ValidationError:
+        document["digest"] = "0" * 64
+    return json.dumps(document).encode()
 
 
 # ---- the environment --------------------------------------------------------------------------------------------

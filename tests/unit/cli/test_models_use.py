@@ -69,8 +69,9 @@ def test_verify_reads_every_file_and_computes_the_golden_answers(
 ) -> None:
     assert run_command(["models", "verify", str(tag2text.folder), "--precision", "fp32"]) == 0
     captured = capsys.readouterr()
-    files, tagger, captioner = captured.out.splitlines()
+    files, digest, tagger, captioner = captured.out.splitlines()
     assert files.startswith("✓ 4 files")
+    assert digest.endswith(f"TAGSTREAM_CAPTIONER_DIGEST: {tag2text.digest}")
     assert tagger.startswith("✓ tagger in fp32: its golden answers (2 of 2 tag sets, logits within ")
     assert captioner == "✓ captioner in fp32: its golden answers (2 of 2 captions)"
     assert "its answers mean nothing" in captured.err

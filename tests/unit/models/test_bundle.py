@@ -1,17 +1,35 @@
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors.numpy import save
 
 from tests.unit.models.tiny import LABELS, SIDE, tiny_bundle, tiny_manifest, tiny_weights
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, Golden, digest_of, list_bundles
+from workers.models.bundle import (
+    NOT_IN_DIGEST,
+    Bundle,
+    FileFacts,
+    Golden,
+    Manifest,
+    Provenance,
+    digest_of,
+    list_bundles,
+    pinned,
+)
+from workers.vocabulary import Transform
 
 
 def test_a_written_bundle_opens_as_it_was_written(tiny: Bundle) -> None:
@@ -28,10 +46,74 @@ def test_blanks_at_the_end_of_a_name_belong_to_it(tiny: Bundle) -> None:
     assert tiny.translations["de"] == ("rot", "grün", "blau", "grau ")
 
 
-def test_the_digest_is_of_weights_and_labels_alone(tiny: Bundle, tmp_path: Path) -> None:
-    other = tiny_bundle(tmp_path / "other", thresholds=0.3, name="renamed", floor=0.2)
+OTHER: dict[str, object] = {
+    "kind": "other",
+    "name": "other",
+    "provenance": Provenance(source="another seed", random=True),
+    "transform": Transform(size=SIDE, interpolation="bicubic"),
+    "mean": (0.5, 0.4, 0.31),
+    "std": (0.2, 0.3, 0.41),
+    "labels": 5,
+    "languages": ("de", "fr"),
+    "thresholds": 0.3,
+    "profiles": {},
+    "floor": 0.2,
+    "architecture": {"heads": 4},
+    "options": {"decoding": {"method": "greedy"}},
+    "digest": "0" * 64,
+}
+
+
+def test_every_field_of_the_manifest_makes_another_digest_unless_a_reason_says_why_not(tiny: Bundle) -> None:
+    assert set(OTHER) | {"format", "files"} == set(Manifest.model_fields)
+    unchanged = {
+        field
+        for field, value in OTHER.items()
+        if digest_of(tiny.manifest.model_copy(update={field: value})) == tiny.digest
+    }
+    assert unchanged == set(NOT_IN_DIGEST)
+    assert all(NOT_IN_DIGEST.values())
+
+
+@pytest.mark.parametrize("field", [field.name for field in fields(Transform)])
+def test_every_field_of_the_transform_makes_another_digest(tiny: Bundle, field: str) -> None:
+    other: dict[str, Any] = {"size": 9, "fit": "crop", "resize": 12, "interpolation": "bicubic", "exif_transpose": True}
+    transform = replace(tiny.manifest.transform, **{field: other[field]})
+    assert digest_of(tiny.manifest.model_copy(update={"transform": transform})) != tiny.digest
+
+
+def test_every_file_but_the_golden_answers_makes_another_digest(tiny: Bundle) -> None:
     files = tiny.manifest.files
-    assert other.digest == tiny.digest == digest_of(files["weights.safetensors"].sha256, files["tags.txt"].sha256)
+    changed = {
+        name
+        for name in files
+        if digest_of(tiny.manifest.model_copy(update={"files": files | {name: FileFacts(bytes=1, sha256="0" * 64)}}))
+        != tiny.digest
+    }
+    assert changed == set(files) - {"golden.safetensors"}
+    vocabulary = files | {"vocab.txt": FileFacts(bytes=1, sha256="0" * 64)}
+    assert digest_of(tiny.manifest.model_copy(update={"files": vocabulary})) != tiny.digest
+
+
+def test_a_renamed_copy_with_other_thresholds_is_the_same_model(tiny: Bundle, tmp_path: Path) -> None:
+    assert tiny_bundle(tmp_path / "other", thresholds=0.3, name="renamed").digest == tiny.digest
+
+
+def test_a_pinned_digest_takes_that_bundle_alone(tiny: Bundle, tmp_path: Path) -> None:
+    other = tiny_bundle(tmp_path / "other", mean=(0.1, 0.1, 0.1))
+    assert pinned(tiny, tiny.digest, "X") is tiny
+    assert pinned(other, "", "X") is other
+    with pytest.raises(Misconfigured, match=f"X wants {tiny.digest}"):
+        pinned(other, tiny.digest, "X")
+
+
+def test_a_pinned_digest_reads_the_weights_too(tiny: Bundle) -> None:
+    path = tiny.folder / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Misconfigured, match=r"weights\.safetensors is not the file"):
+        pinned(Bundle.open(tiny.folder), tiny.digest, "X")
 
 
 def test_other_labels_make_another_digest(tiny: Bundle, tmp_path: Path) -> None:
@@ -140,6 +222,134 @@ def test_a_damaged_bundle_is_refused_with_a_sentence(tiny: Bundle, damage: Calla
     with pytest.raises(Misconfigured, match=says) as refusal:
         Bundle.open(tiny.folder)
     assert "\n" not in str(refusal.value)
+
+
+def _manifest(**changes: object) -> Callable[[Path], None]:
+    """Sets fields of model.json, and gives it the digest that belongs to them."""
+
+    def change(folder: Path) -> None:
+        path = folder / "model.json"
+        document = json.loads(path.read_text()) | changes
+        with contextlib.suppress(ValidationError):
+            document["digest"] = digest_of(Manifest.model_validate(document))
+        path.write_text(json.dumps(document))
+
+    return change
+
+
+def _file(name: str, content: bytes) -> Callable[[Path], None]:
+    """Puts a file into the bundle, and what it is into model.json."""
+
+    def change(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+        files = json.loads((folder / "model.json").read_text())["files"]
+        facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        _manifest(files=files | {name: facts})(folder)
+
+    return change
+
+
+def _listed(name: str) -> Callable[[Path], None]:
+    """Lists a file outside the folder, with its true facts."""
+
+    def change(folder: Path) -> None:
+        outside = folder.parent / "outside.txt"
+        outside.write_text("not yours")
+        files = json.loads((folder / "model.json").read_text())["files"]
+        facts = {"bytes": 9, "sha256": hashlib.sha256(b"not yours").hexdigest()}
+        _manifest(files=files | {name.format(outside=outside): facts})(folder)
+
+    return change
+
+
+def _linked(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).rename(folder.parent / name)
+        (folder / name).symlink_to(folder.parent / name)
+
+    return change
+
+
+def _golden(**tensors: NDArray[Any]) -> Callable[[Path], None]:
+    pixels, outputs = np.zeros((2, SIDE, SIDE, 3), np.uint8), np.zeros((2, 4), np.float32)
+    whole: dict[str, NDArray[Any]] = {"pixels": pixels, "outputs": outputs}
+    return _file("golden.safetensors", save(whole | tensors))
+
+
+def _fifo(name: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (_listed("{outside}"), "files"),
+        (_listed("../outside.txt"), "files"),
+        (_listed("sub/../../outside.txt"), "files"),
+        (_linked("tags.txt"), r"tags\.txt is a link out of the bundle"),
+        (_linked("weights.safetensors"), r"weights\.safetensors is a link out of the bundle"),
+        (_fifo("model.json"), r"model\.json is no file"),
+        (_fifo("tags.txt"), r"tags\.txt is missing"),
+        (_manifest(labels=10**9), "labels"),
+        (_manifest(labels=-1), "labels"),
+        (_manifest(languages=["../../etc"]), "languages"),
+        (_manifest(std=[0.0, 1.0, 1.0]), "std"),
+        (_manifest(transform={"size": 10**9}), "transform"),
+        (_manifest(transform={"size": 8, "resize": -1}), "transform"),
+        (_manifest(thresholds=[0.5] * 10**6), "thresholds has 1,000,000 entries"),
+        (_manifest(name="x" * (17 * 1024**2)), "has more than the 16,777,216 bytes"),
+        (lambda folder: (folder / "model.json").write_bytes(b"[" * 10**6) and None, "the document"),
+        (lambda folder: (folder / "model.json").write_bytes(b"\xff\xfe") and None, "the document"),
+        (_file("tags.txt", b"red\ngr\xfcn\nblue\ngrey\n"), r"tags\.txt is not text in UTF-8"),
+        (_file("tags.txt", b"red\ngreen\r\nblue\ngrey\n"), r"tags\.txt, line 2: a name with control characters"),
+        (_file("tags.txt", b"red\ngreen\nblue\n\x1b[2J\n"), r"tags\.txt, line 4: a name with control characters"),
+        (_file("tags.txt", b"\n" * 100_001), r"tags\.txt has more than 100,000 lines"),
+        (_file("tags.de.txt", b"\xff\n" * 4), r"tags\.de\.txt is not text"),
+        (_file("golden.safetensors", b""), r"golden\.safetensors is damaged"),
+        (_file("golden.safetensors", b"\xff" * 100), r"golden\.safetensors is damaged"),
+        (_file("golden.safetensors", (2**27).to_bytes(8, "little") + b"{"), r"golden\.safetensors is damaged"),
+        (_file("golden.safetensors", save({"other": np.zeros(1)})), r"golden\.safetensors is damaged"),
+        (_golden(pixels=np.zeros((2, 4, 4, 3), np.uint8)), "side of 8"),
+        (_golden(pixels=np.zeros((0, SIDE, SIDE, 3), np.uint8)), "side of 8"),
+        (_golden(pixels=np.zeros((2, SIDE, SIDE, 3), np.float32)), "side of 8"),
+        (_golden(outputs=np.zeros((3, 4), np.float32)), "outputs of float32"),
+        (_golden(outputs=np.full((2, 4), np.nan, np.float32)), "not numbers"),
+        (
+            _file(
+                "golden.safetensors",
+                save(
+                    {"pixels": np.zeros((1, SIDE, SIDE, 3), np.uint8), "outputs": np.zeros((1, 4), np.float32)},
+                    metadata={"guides": "[1]", "captions": "{"},
+                ),
+            ),
+            r"golden\.safetensors is damaged",
+        ),
+    ],
+)
+def test_a_hostile_bundle_is_refused_with_a_sentence(tiny: Bundle, damage: Callable[[Path], None], says: str) -> None:
+    damage(tiny.folder)
+    with pytest.raises(Misconfigured, match=says) as refusal:
+        assert Bundle.open(tiny.folder).golden is not None
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 600
+
+
+def test_a_link_inside_the_bundle_is_a_file_of_it(tiny: Bundle) -> None:
+    (tiny.folder / "tags.txt").rename(tiny.folder / "names")
+    (tiny.folder / "tags.txt").symlink_to("names")
+    assert Bundle.open(tiny.folder).labels == LABELS
+
+
+def test_weights_with_a_header_of_any_length_are_a_sentence(tiny: Bundle) -> None:
+    path = tiny.folder / "weights.safetensors"
+    for header in (2**24 + 1, 2**63):
+        path.write_bytes(header.to_bytes(8, "little") + path.read_bytes()[8:])
+        with pytest.raises(Misconfigured, match="a header of"):
+            Bundle.open(tiny.folder).weights()
 
 
 def test_thresholds_of_another_number_than_labels_are_refused(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_a_bundles_folder_is_loaded_too(compact: Bundle) -> None:
     assert load_tagger(str(compact.folder), device="cpu", precision="fp32").digest == compact.digest
 
 
+def test_a_pinned_bundle_is_loaded_and_another_refused(compact: Bundle, cache_dir: Path) -> None:
+    pinned = load_tagger("compact", device="cpu", precision="fp32", cache_dir=cache_dir, digest=compact.digest)
+    assert pinned.digest == compact.digest
+    with pytest.raises(Misconfigured, match="TAGSTREAM_TAGGER_DIGEST wants 0000"):
+        load_tagger("compact", device="cpu", precision="fp32", cache_dir=cache_dir, digest="0" * 64)
+    with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTIONER_DIGEST wants 0000"):
+        load_captioner(compact.folder, device="cpu", digest="0" * 64)
+
+
 @pytest.mark.usefixtures("_tiny_kind")
 def test_another_packages_kind_is_found_by_its_entry_point(tiny: Bundle) -> None:
     tagger = load_tagger(str(tiny.folder), device="cpu")

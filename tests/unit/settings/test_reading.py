@@ -197,3 +197,18 @@ def test_otlp_is_exported_when_opentelemetrys_own_variables_ask_for_it() -> None
     none = read({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"})
     assert (none.otlp_traces, none.otlp_metrics) == (False, True)
     assert not read({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": "true"}).otlp_traces
+
+
+@pytest.mark.parametrize(
+    ("environ", "says"),
+    [
+        ({"TAGSTREAM_TAGGER_DIGEST": "abc"}, "models verify"),
+        ({"TAGSTREAM_CAPTIONER_DIGEST": "a" * 64}, "TAGSTREAM_CAPTIONER=template is no bundle"),
+        ({"TAGSTREAM_CACHE_NAMESPACE": "a:b"}, "letters, digits"),
+        ({"TAGSTREAM_CACHE_KEY": "short"}, "at least 32 characters"),
+    ],
+)
+def test_pins_namespaces_and_keys_that_would_hold_nothing_are_refused(environ: dict[str, str], says: str) -> None:
+    with pytest.raises(Misconfigured, match=says):
+        read(environ)
+    assert read({"TAGSTREAM_TAGGER_DIGEST": "A" * 64}).tagger_digest == "a" * 64
