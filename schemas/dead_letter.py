@@ -15,7 +15,8 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_ar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from .text import Headers, printable
+from .printable import printable
+from .text import Headers, first_fault
 
 Stage: TypeAlias = Literal["parse", "fetch", "decode", "annotate", "caption", "publish"]
 """Where a failure was found out."""
@@ -116,7 +117,7 @@ class DeadLetter(BaseModel):
     offset: int = Field(ge=0)
     last_offset: int = Field(ge=0)
     timestamp_ms: int
-    failures: tuple[Failure, ...]
+    failures: tuple[Failure, ...] = Field(min_length=1)
     attempts: int = Field(ge=1)
     worker: str
     models: dict[str, str]
@@ -129,9 +130,11 @@ class DeadLetter(BaseModel):
         return frozenset(failure.index for failure in self.failures)
 
 
-_FAILURES = TypeAdapter(tuple[Failure, ...])
+# Lists are read up to their first fault: an error for each of many items takes a hundred times the items' memory.
+_FAILURES = TypeAdapter(Annotated[tuple[Failure, ...], Field(fail_fast=True)])
+_NULLS = TypeAdapter(Annotated[tuple[str, ...], Field(fail_fast=True)])
 _MODELS = TypeAdapter(dict[str, str])
-_NULLS = TypeAdapter(tuple[str, ...])
+_MODELS_BYTES_MAX = 10_000
 
 
 def dead_letter_headers(
@@ -192,7 +195,8 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetter:
     own = {name.removeprefix(PREFIX): value or b"" for name, value in headers if name.startswith(PREFIX)}
     schema = own.get("schema", b"").decode("utf-8", "replace")
     if schema != _SCHEMA:
-        raise ValueError(f"not a dead letter of this project: header tagstream-schema is {schema!r}, not {_SCHEMA!r}")
+        found = repr(schema[:60])
+        raise ValueError(f"not a dead letter of this project: header tagstream-schema is {found}, not {_SCHEMA!r}")
     try:
         return DeadLetter(
             topic=own["topic"].decode(),
@@ -203,14 +207,14 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetter:
             failures=_FAILURES.validate_json(own["failures"]),
             attempts=int(own["attempts"]),
             worker=own["worker"].decode(),
-            models=_MODELS.validate_json(own["models"]),
+            models=_MODELS.validate_json(own["models"][:_MODELS_BYTES_MAX]),
             nulls=_NULLS.validate_json(own["nulls"]),
             truncated=own["truncated"] == b"true",
         )
     except KeyError as missing:
         raise ValueError(f"a dead letter without the header tagstream-{missing.args[0]}") from None
     except (ValidationError, ValueError) as error:
-        raise ValueError(f"a dead letter with a header that does not read: {error}") from error
+        raise ValueError(f"a dead letter with a header that does not read: {first_fault(error)}") from None
 
 
 def input_key(key: bytes | None) -> Headers:

@@ -116,7 +116,9 @@ class CaptionText(_Exact):
     text: str
     score: float | None = Field(default=None, description="Mean log-probability of its tokens; null for a template.")
     method: str = Field(description="How it was made: template, greedy, beam, nucleus.")
-    guided_by: tuple[str, ...] = Field(default=(), description="The tag names that it was written under.")
+    guided_by: tuple[str, ...] = Field(
+        default=(), fail_fast=True, description="The tag names that it was written under."
+    )
 
 
 class ModelRef(_Exact):
@@ -170,7 +172,8 @@ class EnrichedImage(_Output):
     event: EventRef
     source: Source
     image: ImageFacts
-    tags: tuple[Tag, ...] = Field(description="Best score first.")
+    # Read up to the first fault: an error for each of many tags takes a hundred times their memory.
+    tags: tuple[Tag, ...] = Field(description="Best score first.", fail_fast=True)
     caption: CaptionText | None = Field(default=None, description="null: not asked for, or status is partial.")
     models: Models
     thresholds: Thresholds

@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
 """Kafka headers in order; a name may come more than once, a value may be null."""
@@ -81,13 +81,12 @@ Moment = Annotated[
 """An RFC 3339 timestamp with its offset from UTC."""
 
 
-def printable(text: str) -> str:
-    """Foreign text for one line of a terminal, a log or a header.
-
-    Control characters (an escape sequence begins with one), characters that turn the direction of writing, and others
-    that nobody sees become U+FFFD. Markup is not its business.
-    """
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+def first_fault(error: ValueError) -> str:
+    """What is wrong, in a few words that hold nothing of what was read: of a ValidationError the first fault alone."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return ": ".join((*filter(None, (".".join(map(str, fault["loc"])),)), fault["msg"]))
 
 
 def subject(bucket: str, key: str) -> str:

@@ -93,5 +93,5 @@ def run_command(arguments: Sequence[str]) -> int:
 def _complain(error: TagstreamError) -> int:
     console = screen.console(stderr=True)
     for line in str(error).splitlines():
-        console.print(line, style="red", markup=False)
+        console.print(screen.text(line, "red"))
     return exit_code(error)

@@ -47,9 +47,8 @@ def check(
     findings = []
     for finding in findings_of(settings):
         findings.append(finding)
-        mark = "[green]✓[/]" if finding.error is None else "[red]✗[/]"
-        console.print(f"{mark} {finding.about}: ", end="")
-        console.print(finding.says, markup=False)
+        mark = screen.text("✓", "green") if finding.error is None else screen.text("✗", "red")
+        console.print(mark, screen.text(f"{finding.about}: {finding.says}", lines=True))
     raise typer.Exit(_verdict(findings))
 
 
@@ -61,7 +60,7 @@ def _settings_table(settings: Settings, everything: bool) -> Table:
     defaults = shown(Defaults())
     for name, value in shown(settings).items():
         if everything or value != defaults[name]:
-            table.add_row(name, value.replace("[", r"\["))
+            table.add_row(name, screen.text(value))
     table.add_row()
     return table
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.highlighter import JSONHighlighter
 from rich.table import Table
+from rich.text import Text
 
+from schemas.printable import printable
 from workers.cli import screen
 from workers.cli.skip import parse_place
 from workers.errors import Misconfigured
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from workers.backends.kafka import ReadRecord
     from workers.settings import Settings
     from workers.vocabulary import Message
+
+_SHOWN_TOPICS = 5
+TOPIC_LENGTH_MAX = 249
+"""Characters, by Kafka's own rule."""
 
 app = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True)
 
@@ -81,6 +87,24 @@ class Choice:
         )
 
 
+@dataclass(slots=True)
+class PassedOver:
+    """Records of the topic that are no dead letters: anybody may write there."""
+
+    count: int = 0
+    first: str = ""
+
+    def note(self, record: ReadRecord, why: str) -> None:
+        self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {why}"
+        self.count += 1
+
+    def tell(self) -> None:
+        """One line on standard error, where there were any."""
+        if self.count:
+            told = f"{self.count} passed over that are no dead letters; the first is {self.first}"
+            screen.console(stderr=True).print(screen.text(told, "yellow"))
+
+
 @app.command("list")
 def list_letters(
     reason: Reasons = None,
@@ -94,13 +118,15 @@ def list_letters(
     tagstream dead-letters list --since 12h --reason broken-image
     """
     settings = _settings()
-    letters = read_letters(settings, _choice(reason, since, until, key))
+    passed_over = PassedOver()
+    letters = read_letters(settings, _choice(reason, since, until, key), passed_over)
     with screen.reader_may_leave():
         if as_json:
             for letter in letters:
-                typer.echo(json.dumps(_summary(letter), ensure_ascii=False))
+                typer.echo(screen.as_json(_summary(letter)))
         else:
             _print_table(letters)
+    passed_over.tell()
 
 
 def _print_table(letters: Iterator[Letter]) -> None:
@@ -108,7 +134,7 @@ def _print_table(letters: Iterator[Letter]) -> None:
     table = _table()
     for letter in letters:
         counts.update(letter.reasons)
-        table.add_row(*(text.replace("[", r"\[") for text in _row(letter)))
+        table.add_row(*map(screen.text, row_of(letter)))
     console = screen.console()
     console.print(table)
     for name, count in counts.most_common():
@@ -129,9 +155,9 @@ def show(
     settings = _settings()
     letter = _find(settings, *parse_place(place))
     console = screen.console()
-    console.print_json(json.dumps(_summary(letter), ensure_ascii=False))
+    console.print(_highlighted(_summary(letter)))
     console.print("\nThe original record:", style="bold")
-    console.print_json(json.dumps(_original(letter), ensure_ascii=False))
+    console.print(_highlighted(_original(letter)))
 
 
 @app.command()
@@ -140,6 +166,10 @@ def replay(
     since: Since = None,
     until: Until = None,
     key: Keys = None,
+    topics: Annotated[
+        list[str] | None,
+        typer.Option("--topic", metavar="TOPIC", help="Send to this one too, not only to TAGSTREAM_INPUT_TOPICS."),
+    ] = None,
     go: Annotated[bool, typer.Option("--go", help="Send them. Without it nothing is sent: a dry run.")] = False,
     rate: Annotated[float, typer.Option(metavar="N", min=0.1, help="At most so many a second.")] = 50.0,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most so many in all.")] = None,
@@ -147,26 +177,41 @@ def replay(
     """Send dead letters back to the topics they came from; only what failed in them is worked on again.
 
     Look first: without --go it only says what it would send. A letter stays in its topic when it was sent back, so
-    choose by time what is not to be sent again. One whose value was too large to keep can't be sent.
+    choose by time what is not to be sent again. One whose value was too large to keep can't be sent, and one that
+    names a topic outside of TAGSTREAM_INPUT_TOPICS only with --topic: whoever may write dead letters chose it.
 
     [dim]What would be sent:[/]  tagstream dead-letters replay --reason unreadable --since 2h
     [dim]Send it:[/]             tagstream dead-letters replay --reason unreadable --since 2h --go
     """
     settings = _settings()
-    letters = _up_to(limit, read_letters(settings, _choice(reason, since, until, key)))
-    whole = [letter for letter in letters if not letter.told.truncated]
+    passed_over = PassedOver()
+    letters = _up_to(limit, read_letters(settings, _choice(reason, since, until, key), passed_over))
+    passed_over.tell()
+    whole = sendable(letters, {*settings.input_topics, *(topics or ())})
     for name, count in Counter(reason for letter in whole for reason in letter.reasons).most_common():
         typer.echo(f"{count:7} {name}")
-    if len(whole) < len(letters):
-        typer.echo(f"{len(letters) - len(whole):7} can't be sent: their values were too large to keep")
     if not go:
         typer.echo(f"{len(whole):7} would be sent back. This was a dry run: add --go to send them.")
         return
     typer.echo(f"{send_back(settings, whole, rate):7} sent back")
 
 
-def read_letters(settings: Settings, choice: Choice) -> Iterator[Letter]:
-    """The chosen letters that are in the topic now, each partition's in order. What is no dead letter is passed."""
+def sendable(letters: Sequence[Letter], topics: Set[str]) -> list[Letter]:
+    """Those with their value that name one of these topics; of the others it is told why they stay."""
+    whole = [letter for letter in letters if not letter.told.truncated]
+    if len(whole) < len(letters):
+        typer.echo(f"{len(letters) - len(whole):7} can't be sent: their values were too large to keep")
+    strange = Counter(letter.told.topic for letter in whole if letter.told.topic not in topics)
+    for topic, count in strange.most_common(_SHOWN_TOPICS):
+        named = printable(topic[:TOPIC_LENGTH_MAX])
+        typer.echo(f"{count:7} not sent: they name the topic {named!r}, outside of TAGSTREAM_INPUT_TOPICS (--topic)")
+    if len(strange) > _SHOWN_TOPICS:
+        typer.echo(f"{len(strange) - _SHOWN_TOPICS:7} more such topics")
+    return [letter for letter in whole if letter.told.topic in topics]
+
+
+def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) -> Iterator[Letter]:
+    """The chosen letters that are in the topic now, each partition's in order; what is none is noted."""
     from schemas.dead_letter import read_dead_letter_headers
     from workers.backends.kafka import tail
     from workers.cli.neighbours import security, servers
@@ -176,7 +221,8 @@ def read_letters(settings: Settings, choice: Choice) -> Iterator[Letter]:
         for record in records:
             try:
                 letter = Letter(record, read_dead_letter_headers(record.headers))
-            except ValueError:
+            except ValueError as error:
+                passed_over.note(record, str(error))
                 continue
             if choice.holds(letter):
                 yield letter
@@ -248,18 +294,18 @@ def moment_ms(text: str) -> int:
         Misconfigured: it is none of these.
     """
     units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-    if ago := re.fullmatch(r"(\d+)([smhd])", text):
-        return int((datetime.now(UTC) - timedelta(**{units[ago[2]]: int(ago[1])})).timestamp() * 1000)
     try:
+        if ago := re.fullmatch(r"(\d+)([smhd])", text):
+            return int((datetime.now(UTC) - timedelta(**{units[ago[2]]: int(ago[1])})).timestamp() * 1000)
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise Misconfigured(f"{text!r} is no time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d (ago)") from error
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _find(settings: Settings, topic: str, partition: int, offset: int) -> Letter:
     """By the letter's own place, or by that of the record it was made of."""
-    for letter in read_letters(settings, Choice()):
+    for letter in read_letters(settings, Choice(), PassedOver()):
         at = letter.record if topic == settings.dead_letter_topic else letter.told
         if (at.topic, at.partition, at.offset) == (topic, partition, offset):
             return letter
@@ -279,9 +325,9 @@ def _table() -> Table:
     return table
 
 
-def _row(letter: Letter) -> tuple[str, ...]:
+def row_of(letter: Letter) -> tuple[str, ...]:
     told = letter.told
-    when = datetime.fromtimestamp(letter.record.timestamp_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    when = screen.moment(letter.record.timestamp_ms)
     record = f"{told.topic}:{told.partition}:{told.offset}"
     return letter.place, when, record, letter.key, ", ".join(letter.reasons), told.failures[0].detail
 
@@ -309,7 +355,13 @@ def _text(content: bytes | None) -> str | None:
 
 
 def _json_or_text(content: bytes | None) -> Any:
+    from pydantic_core import from_json
+
     try:
-        return json.loads(content or b"")
+        return from_json(content or b"")
     except ValueError:
         return _text(content)
+
+
+def _highlighted(document: Any) -> Text:
+    return JSONHighlighter()(Text(screen.as_json(document, indent=2)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
+from schemas.printable import printable
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ class Emission:
 
         last = self.place.last()
         if last:
-            typer.echo(f"going on after {last} (--again begins anew)", err=True)
+            typer.echo(f"going on after {printable(last)} (--again begins anew)", err=True)
         sent = 0
         with (
             closing(object_store(self._settings)) as store,

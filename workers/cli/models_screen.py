@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from schemas.printable import printable
 from workers.cli import screen
 
 if TYPE_CHECKING:
@@ -21,27 +22,27 @@ Tell = Callable[[str, int, int], None]
 def bars() -> Iterator[Tell]:
     """A bar for each thing that is being done, on a terminal; gone at the end."""
     console = screen.console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         tasks: dict[str, TaskID] = {}
 
         def tell(doing: str, done: int, total: int) -> None:
             in_one_go = total == 1 and done == 0  # nobody knows how far it is: the bar pulses
             if doing not in tasks:
-                tasks[doing] = progress.add_task(doing, total=None)
+                tasks[doing] = progress.add_task(printable(doing), total=None)
             progress.update(tasks[doing], completed=done, total=None if in_one_go else total)
 
         yield tell
 
 
 def say(line: str) -> None:
-    """To standard output, as it is."""
-    screen.console().print(line, markup=False)
+    """To standard output."""
+    screen.console().print(screen.text(line))
 
 
 def note(line: str) -> None:
     """What a person should know and need not act on, to standard error."""
-    screen.console(stderr=True).print(f"note: {line}", style="yellow", markup=False)
+    screen.console(stderr=True).print(screen.text(f"note: {line}", "yellow"))
 
 
 def size_of(bundle: Bundle) -> str:

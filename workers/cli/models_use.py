@@ -42,17 +42,17 @@ def list_models(
 
     compact = compact_bundle()
     table = Table("name", "kind", "labels", "digest", "size", "made of", "use as", box=None, pad_edge=False)
-    table.add_row(*_row(compact, "compact"))
+    table.add_row(*map(screen.text, _row(compact, "compact")))
     broken = []
     for found in _bundles(folders):
         if isinstance(found, Misconfigured):
             broken.append(found)
         else:
-            table.add_row(*_row(found, str(found.folder)))
+            table.add_row(*map(screen.text, _row(found, str(found.folder))))
     console = screen.console()
     console.print(table)
     for error in broken:
-        console.print(f"✗ {error}", style="red", markup=False)
+        console.print(screen.text(f"✗ {error}", "red"))
 
 
 def verify(

@@ -1,26 +1,63 @@
-"""What is written for people: wide where nobody measures the width, moving bars only on a terminal."""
+"""What is written for people: wide where nobody measures the width, moving bars only on a terminal.
+
+Much of it comes from outside (keys, captions, headers, labels), so nothing is read as markup, and `text` and `as_json`
+let no control character reach the terminal.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from schemas.printable import printable
 
 PIPED_WIDTH = 200
 """Columns of output that goes to a file or a pipe, where 80 would cut what matters."""
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Prints what it is given: colours only where styles ask for them, no lines broken by itself."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    """Prints what it is given: colours only where styles ask for them, no markup, no lines broken by itself."""
+    made = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = PIPED_WIDTH
     return made
+
+
+def text(foreign: str, style: str = "", *, lines: bool = False) -> Text:
+    """Text from outside, as one line or else as the `lines` that it has."""
+    return Text("\n".join(map(printable, foreign.splitlines())) if lines else printable(foreign), style)
+
+
+def as_json(document: Any, *, indent: int | None = None) -> str:
+    """JSON of a document from outside: letters of every language as they are, what would steer a terminal escaped."""
+    separators = (",", ":") if indent is None else None
+    written = json.dumps(document, ensure_ascii=False, indent=indent, separators=separators)
+    return "\n".join(_escaped(line) for line in written.split("\n"))
+
+
+def _escaped(line: str) -> str:
+    """Such a character stands inside of a string, where an escape of its UTF-16 units is the same to every reader."""
+    if line.isprintable():
+        return line
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)
+
+
+def moment(milliseconds: int) -> str:
+    """A record's time, in UTC; one that no calendar has, as it is."""
+    try:
+        return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):
+        return f"{milliseconds} ms"
 
 
 @contextmanager

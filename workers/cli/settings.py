@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from workers.cli import screen
 
@@ -46,7 +47,7 @@ def _table() -> Table:
         if group_of(field) != group:
             group = group_of(field)
             table.add_row()
-            table.add_row(f"[bold]{group}[/]")
+            table.add_row(Text(group, "bold"))
         also = " or …_FILE" if is_secret(field) else ""
         table.add_row(f"{variable(field)}{also}", default_text(field), (info.description or "").replace("`", ""))
     return table

@@ -7,13 +7,14 @@ import io
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from html import escape as escape_html
 from pathlib import Path
 
 from PIL import Image, ImageOps
 
 from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, Retraction, Tag
+from schemas.printable import printable
 from workers.local.demo_watch import Row
 
 _STYLE = Path(__file__).with_name("demo_page.css")
@@ -53,6 +54,11 @@ def render(scenes: Scenes, servers: str) -> str:
             "</main></body></html>",
         )
     )
+
+
+def escape(text: str) -> str:
+    """Text from outside as HTML, also in an attribute; no character in it turns the direction of what follows."""
+    return escape_html(printable(text))
 
 
 def _lead(scenes: Scenes, servers: str) -> str:

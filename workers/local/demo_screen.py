@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
+from schemas.printable import printable
 from workers.local.demo_watch import Answer, Row
 
 _TAGS_SHOWN = 3
@@ -30,27 +30,30 @@ class Screen:
         self.live = self.console.is_terminal and not self.console.is_dumb_terminal
 
     def say(self, text: str = "") -> None:
-        self.console.print(escape(text), soft_wrap=True)
+        self.console.print(_lines(text), soft_wrap=True)
 
     def title(self, text: str) -> None:
-        self.console.print(f"\n[bold]{escape(text)}[/bold]", soft_wrap=True)
+        self.console.print()
+        self.console.print(_lines(text, "bold"), soft_wrap=True)
 
     def leave(self, text: str) -> None:
         """The last words, in the middle of whatever is shown."""
         self.console.show_cursor(True)
-        self.console.print(f"\n{escape(text)}", soft_wrap=True)
+        self.console.print()
+        self.console.print(_lines(text), soft_wrap=True)
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
         """Something that takes a while: shown while it runs, and with its time when it is done."""
         started = time.monotonic()
         if self.live:
-            with self.console.status(escape(text)):
+            with self.console.status(_lines(text)):
                 yield
         else:
             yield
         took = f"{time.monotonic() - started:.1f} s"
-        self.console.print(f"[green]✓[/green] {escape(text)} [dim]{took}[/dim]", soft_wrap=True)
+        done = Text(" ").join((Text("✓", "green"), _lines(text), Text(took, "dim")))
+        self.console.print(done, soft_wrap=True)
 
     @contextmanager
     def act(self, title: str, total: int) -> Iterator[Act]:
@@ -105,10 +108,20 @@ class Act:
         return grid
 
 
+def _lines(text: str, style: str = "") -> Text:
+    """Lines that may hold text from outside: never markup, and nothing that would steer the terminal."""
+    return Text("\n".join(map(printable, text.split("\n"))), style)
+
+
+def _word(foreign: str, style: str = "") -> Text:
+    """Text from outside, on one line."""
+    return Text(printable(foreign), style)
+
+
 def _cells(row: Row) -> tuple[RenderableType, ...]:
     what, remark = _told(row.answer)
     milliseconds = "" if row.work_ms is None else f"{row.work_ms:.0f}"
-    return Text(row.key), what, remark, milliseconds, Text(row.remembered or "", "green")
+    return _word(row.key), what, remark, milliseconds, Text(row.remembered or "", "green")
 
 
 def _line(row: Row) -> Text:
@@ -116,16 +129,16 @@ def _line(row: Row) -> Text:
     what, remark = _told(row.answer)
     spent = "" if row.work_ms is None else f"{row.work_ms:.0f} ms"
     saved = f"cache saved {row.remembered}" if row.remembered else ""
-    return Text("  ").join(part for part in (Text(row.key), what, remark, Text(spent), Text(saved)) if part)
+    return Text("  ").join(part for part in (_word(row.key), what, remark, Text(spent), Text(saved)) if part)
 
 
 def _told(answer: Answer | None) -> tuple[Text, Text]:
     """What came back, and a remark on it."""
     if isinstance(answer, EnrichedImage):
-        return _tags(answer), Text(answer.caption.text if answer.caption else "")
+        return _tags(answer), _word(answer.caption.text if answer.caption else "")
     if isinstance(answer, DeadLetter):
         failure = answer.failures[0]
-        return Text.assemble(("dead letter ", "red"), failure.reason), Text(failure.detail)
+        return Text.assemble(("dead letter ", "red"), failure.reason), _word(failure.detail)
     if isinstance(answer, Retraction):
         return Text("retraction", "yellow"), Text("indexers drop this picture")
     if isinstance(answer, Skip):
@@ -134,5 +147,5 @@ def _told(answer: Answer | None) -> tuple[Text, Text]:
 
 
 def _tags(answer: EnrichedImage) -> Text:
-    best = [Text.assemble((tag.name, "cyan"), f" {tag.score:.2f}") for tag in answer.tags[:_TAGS_SHOWN]]
+    best = [Text.assemble(_word(tag.name, "cyan"), f" {tag.score:.2f}") for tag in answer.tags[:_TAGS_SHOWN]]
     return Text(", ").join(best) if best else Text("no tag is sure enough", "dim")

@@ -20,7 +20,7 @@ from tests.conftest import Stack
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range
 from workers.cli.emit import Place
-from workers.vocabulary import Partition
+from workers.vocabulary import Headers, Partition
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -171,6 +171,52 @@ def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Call
     (sent,) = read_range(site.servers, Partition(site.images, 0), 0, 9)
     assert (sent.key, sent.value, sent.headers[0]) == (b"key", b'{"n": 1}', ("h", b"x"))
     assert only_indexes(sent.headers) == frozenset({2})
+
+
+NASTY = "photos/\\[/x][bold]\x1b[2J\x9b31m\u202egpj.\x07\n:smile:"
+"""A legal key that is markup, clears a screen, turns the direction of writing, and names another picture."""
+
+
+def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_text(
+    site: Site, tagstream: Callable[..., Ran]
+) -> None:
+    failure = Failure(index=0, stage="fetch", reason="unreadable", detail=NASTY)
+
+    def headers(topic: str, **more: bytes) -> Headers:
+        made = dead_letter_headers(
+            topic=topic, partition=0, offset=0, timestamp_ms=2**62, failures=[failure], attempts=1, worker=NASTY,
+            models={NASTY: NASTY},
+        )  # fmt: skip
+        return (*made, *((f"tagstream-{name}", value) for name, value in more.items()), (NASTY, NASTY.encode()))
+
+    deep = b'{"a":' * 100_000
+    value = json.dumps({"n": NASTY, "deep": json.loads("[" * 150 + "]" * 150)}).encode()
+    with KafkaEmitter(site.servers) as emitter:
+        emitter.send(site.dead, NASTY.encode(), value, headers(site.images))
+        emitter.send(site.dead, NASTY.encode(), value, headers("__consumer_offsets"))
+        emitter.send(site.dead, b"\xff", deep, headers(site.images, failures=b"[]"))
+        emitter.send(site.dead, b"k", deep, headers(site.images, failures=deep))
+        emitter.send(site.dead, b"k", deep, headers(site.images, models=b"9" * 100_000))
+        emitter.send(site.dead, b"k", b"{}")
+        for foreign in (deep, b"9" * 100_000, b"[1]", b'{"schema":"enriched-image/1","tags":[null]}', b"\xff", b""):
+            emitter.send(f"{site.name}.enriched", b"k", foreign)
+        emitter.flush()
+
+    letters = ("list", "list --json", f"show {site.dead}:0:0", "replay", "replay --go")
+    commands = (*(f"dead-letters {command}" for command in letters), "tail --no-follow", "tail --no-follow --json")
+    ran = {command.removeprefix("dead-letters "): tagstream(*command.split()) for command in commands}
+    for command, each in ran.items():
+        assert each.code == 0, (command, each.err)
+        assert all(line.isprintable() for line in each.out.splitlines() + each.err.splitlines()), command
+    assert "4 passed over that are no dead letters; the first is " in ran["list"].err
+    assert r"photos/\[/x][bold]" in ran["list"].out
+    assert [json.loads(line)["key"] for line in ran["list --json"].out.splitlines()] == [NASTY, NASTY]
+    assert "1 not sent: they name the topic '__consumer_offsets'" in ran["replay"].out
+    assert "1 would be sent back" in ran["replay"].out
+    assert len(read_range(site.servers, Partition(site.images, 0), 0, 9)) == 1
+    assert len(ran["tail --no-follow"].out.splitlines()) == 1 + 12
+    assert sum(json.loads(line)["schema"] is None for line in ran["tail --no-follow --json"].out.splitlines()) == 10
+    assert "2 would be sent" in tagstream("dead-letters", "replay", "--topic", "__consumer_offsets").out
 
 
 def test_a_replay_keeps_to_its_rate(site: Site, tagstream: Callable[..., Ran]) -> None:

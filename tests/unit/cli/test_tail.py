@@ -4,50 +4,47 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
-from rich.console import Console
+import pytest
 
 from schemas.dead_letter import Failure, dead_letter_headers
+from tests.unit.schemas.documents import enriched, retraction, skip
 from workers.backends.kafka_types import ReadRecord
-from workers.cli.tail import document, row_of
+from workers.cli import screen
+from workers.cli.outcomes import document, row_of
 from workers.vocabulary import Headers
 
 
-def record(value: object, headers: Headers = ()) -> ReadRecord:
-    return ReadRecord("out", 1, 2, 0, b"k", json.dumps(value).encode(), headers)
+def record(value: bytes | None, headers: Headers = ()) -> ReadRecord:
+    return ReadRecord("out", 1, 2, 0, b"k", value, headers)
 
 
 def line(of: ReadRecord) -> str:
-    out = io.StringIO()
-    Console(file=out, width=200).print(row_of(document(of)))
-    return " ".join(out.getvalue().split())
+    console = screen.console()
+    console.file = io.StringIO()
+    console.print(row_of(of))
+    [shown] = console.file.getvalue().splitlines()
+    assert shown.isprintable()
+    return " ".join(shown.split())
+
+
+def with_tags(*names: str, **fields: Any) -> ReadRecord:
+    tags = [{"name": name, "score": 0.5, "label_id": number} for number, name in enumerate(names)]
+    return record(enriched(tags=tags, **fields).to_bytes())
 
 
 def test_an_enriched_image_shows_its_best_tags_and_its_caption() -> None:
-    found = line(
-        record(
-            {
-                "schema": "enriched-image/1",
-                "status": "complete",
-                "subject": "photos/[red]cat.jpg",
-                "tags": [{"name": name, "score": 0.5} for name in "abcdef"],
-                "caption": {"text": "a picture of a"},
-            }
-        )
-    )
-    assert found == "complete photos/[red]cat.jpg a 0.50, b 0.50, c 0.50, d 0.50 a picture of a"
+    assert line(with_tags(*"abcdef")) == "complete photos/a.jpg a 0.50, b 0.50, c 0.50, d 0.50 a dog on grass"
 
 
 def test_a_picture_without_a_caption_has_its_row_too() -> None:
-    value = '{"schema": "enriched-image/1", "status": "partial", "subject": "s", "tags": [], "caption": null}'
-    assert line(record(json.loads(value))) == "partial s"
+    assert line(with_tags(caption=None, status="partial", reason="caption-failed")) == "partial photos/a.jpg"
 
 
 def test_retractions_and_skips_have_their_rows() -> None:
-    assert line(record({"schema": "image-retraction/1", "subject": "photos/a"})) == "removed photos/a"
-    event = {"topic": "images", "partition": 0, "offset": 9}
-    skipped = {"schema": "skipped/1", "subject": None, "event": event, "reason": "test-event"}
-    assert line(record(skipped)) == "skipped images:0:9 test-event"
+    assert line(record(retraction().to_bytes())) == "removed photos/a.jpg"
+    assert line(record(skip(subject=None, reason="test-event").to_bytes())) == "skipped images:3:17 test-event"
 
 
 def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
@@ -61,6 +58,60 @@ def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
     json.dumps(document(letter))
 
 
-def test_what_is_none_of_ours_is_shown_by_its_place() -> None:
-    assert line(ReadRecord("out", 1, 2, 0, b"k", b"\xff", ())) == "unknown out:1:2"
-    assert line(record([1])) == "unknown out:1:2"
+def test_a_document_has_also_the_fields_of_a_later_version() -> None:
+    later = json.loads(enriched().to_bytes()) | {"more": [1]}
+    assert document(record(json.dumps(later).encode())) == later
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (b"\xff", "Invalid JSON: "),
+        (b"", "Invalid JSON: "),
+        (None, "Invalid JSON: "),
+        (b"[1]", "Input should be "),
+        (b"{}", "Unable to extract tag "),
+        (b'{"schema": 5}', "Input tag '5' found "),
+        (b"[" * 100_000, "Invalid JSON: recursion limit "),
+        (b"9" * 100_000, "Invalid JSON: number out of range "),
+        (b'{"schema": "enriched-image/1", "id": "\\ud800"}', "Invalid JSON: "),
+        (b'{"schema": "image-retraction/1"}', "image-retraction/1.subject: Field required"),
+        (enriched().to_bytes().replace(b"640", b"-1"), "enriched-image/1.image.width: "),
+    ],
+)
+def test_what_is_none_of_ours_is_one_line_that_says_why(value: bytes | None, why: str) -> None:
+    assert line(record(value)).startswith(f"unknown out:1:2 passed over: {why}"[:100])
+    assert document(record(value)).keys() == {"schema", "topic", "partition", "offset", "passed_over"}
+
+
+def test_a_dead_letter_without_failures_is_none() -> None:
+    headers: Headers = (("tagstream-schema", b"dead-letter/1"), ("tagstream-failures", b"[]"))
+    assert line(record(b"", headers)).startswith("unknown out:1:2 passed over: a dead letter without the header")
+
+
+NASTY = "[red]cat\\[/x]\x1b[2J\x9b\x7f\u202e\n:smile:.jpg"
+
+
+def test_nothing_from_outside_is_markup_or_steers_the_terminal() -> None:
+    source = enriched().source.model_copy(update={"key": NASTY})
+    caption = {"text": NASTY, "method": "greedy"}
+    shown = line(with_tags(NASTY, subject=f"photos/{NASTY}", source=source, caption=caption))
+    plain = "[red]cat\\[/x]\ufffd[2J\ufffd\ufffd\ufffd\ufffd:smile:.jpg"
+    assert shown == f"complete photos/{plain} {plain} 0.50 {plain}"
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_json_for_a_terminal_reads_back_and_steers_nothing(indent: int | None) -> None:
+    document = {NASTY: [NASTY, "ü狗\U000e0001", {"": None}]}
+    written = screen.as_json(document, indent=indent)
+    assert json.loads(written) == document
+    assert all(part.isprintable() for part in written.split("\n"))
+    assert "ü狗" in written
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "shown"),
+    [(0, "1970-01-01 00:00:00"), (-1, "1969-12-31 23:59:59"), (2**62, f"{2**62} ms"), (-(2**62), f"{-(2**62)} ms")],
+)
+def test_a_time_that_no_calendar_has_is_shown_as_it_is(milliseconds: int, shown: str) -> None:
+    assert screen.moment(milliseconds) == shown

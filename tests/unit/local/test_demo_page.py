@@ -102,6 +102,12 @@ def test_a_name_can_not_break_out_of_the_page(picture: Path) -> None:
     assert parser.open == []
 
 
+def test_a_name_can_not_turn_the_direction_of_the_page(picture: Path) -> None:
+    key = "\u202egpj.\x1b[2J\u2066.png"
+    page = render(Scenes([row(enriched(key), key, picture)], [], [row(dead_letter(), key)], 1.0), "s")
+    assert all(line.isprintable() for line in page.splitlines())
+
+
 def test_it_follows_light_and_dark() -> None:
     page = render(Scenes([], [], [], 0.0), "")
     assert "prefers-color-scheme: dark" in page

@@ -61,6 +61,22 @@ def test_a_name_with_brackets_is_shown_as_it_is() -> None:
     assert "[red]holiday[/red].png\n\n[b]\n[i]cat.png" in output.getvalue()
 
 
+def test_nothing_from_outside_is_markup_or_steers_the_terminal() -> None:
+    nasty = "\\[/x][bold]\x1b[2J\x9b\u202e\n:smile:"
+    screen, output = plain()
+    screen.say(nasty)
+    screen.title(nasty)
+    screen.leave(nasty)
+    with screen.step(nasty):
+        pass
+    tag = {"name": nasty, "score": 0.5, "label_id": 0}
+    with screen.act(nasty, 1) as act:
+        act.answered(row(enriched(nasty, tags=[tag], caption={"text": nasty, "method": "beam"}), nasty))
+    assert all(line.isprintable() for line in output.getvalue().splitlines())
+    assert output.getvalue().count("\\[/x][bold]\ufffd[2J\ufffd\ufffd") == 8
+    assert output.getvalue().count(":smile:") == 8
+
+
 def test_on_a_terminal_the_finished_table_shows_every_row() -> None:
     screen, output = terminal(height=15)
     with screen.act("First pass", 20) as act:

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from schemas.dead_letter import DETAIL_MAX, Failure
 from schemas.dialects.words import MESSAGE_BYTES_MAX
+from schemas.enriched_image import read_output
 from schemas.image_event import BadEvent
-from schemas.text import Headers
+from schemas.text import Headers, first_fault
 from tests.unit.schemas.documents import fault, notification, own, parse
 
 MAKE: dict[str, tuple[str, Callable[[int], Any]]] = {
@@ -114,3 +116,19 @@ def test_long_headers_take_linear_time(part: str) -> None:
         return time.thread_time() - started
 
     assert any(took(1_000_000) < max(0.02, 3 * took(500_000)) for _ in range(3))
+
+
+LISTS = b"[" + b"1," * 100_000 + b"1]"
+
+
+@pytest.mark.parametrize("field", [b'"tags":', b'"caption":{"text":"t","method":"m","guided_by":'])
+def test_an_output_with_very_many_faults_is_refused_at_the_first(field: bytes) -> None:
+    value = b'{"schema":"enriched-image/1",' + field + LISTS + b"}" * (2 if b"caption" in field else 1)
+    tracemalloc.start()
+    with pytest.raises(ValidationError) as caught:
+        read_output(value)
+    assert len(first_fault(caught.value)) < 200
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 60 * len(value)  # each missing field's error holds the document once
+    assert caught.value.error_count() < 20
