@@ -10,6 +10,10 @@ whose dead letter is not committed: a process that is stopped before that must n
 The file only has to outlive the process, not the machine, so nothing is synced to disk. It is appended to and
 rewritten when it has grown; a line that was cut off by the death is ignored. A disk that is full later on does not stop
 the work: the file is emptied then, because one that misses who came through would condemn innocents.
+
+What the file says decides which images are never tried, so it is read only where it can be ours: a regular file of our
+own user, not behind a symbolic link, of bounded size, and line by line as we write them. Anything else is left out, and
+said in one line of the log. Nothing is ever written through a link either.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
+import stat
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,8 +36,11 @@ _log = logging.getLogger(__name__)
 
 _IN_HAND, _ALONE, _ALONE_AGAIN, _SUSPECT, _SUSPECT_AGAIN, _LEFT = "+", "!", "#", "?", "=", "-"
 """The two `_AGAIN` are of pictures with which, alone, one process has died already."""
-_MARKS = frozenset({_IN_HAND, _ALONE, _ALONE_AGAIN, _SUSPECT, _SUSPECT_AGAIN, _LEFT})
 _REWRITE_BYTES = 256 * 1024
+_MOST_BYTES = 16 * 1024 * 1024
+"""Far more than the lines of all images that budgets of gigabytes let be in hand at once."""
+_LINE = re.compile(rb"([+!#?=-]) ([A-Za-z0-9._-]{1,249}) (\d{1,9}) (\d{1,18}) (\d{1,9})")
+"""Topic, partition, offset and index, as Kafka allows them."""
 
 
 class Journal:
@@ -105,11 +114,16 @@ class Journal:
 
     def begins(self, partition: Partition, offset: int) -> None:
         """A partition is read from this offset on: what lies before is committed, by us or by others."""
-        self.settled(
-            picture
-            for picture in self.condemned
-            if (picture.topic, picture.partition) == partition and picture.offset < offset
-        )
+        with self._lock:
+            passed = {
+                picture
+                for picture in self.condemned | self._suspects
+                if (picture.topic, picture.partition) == partition and picture.offset < offset
+            }
+            self.condemned -= passed
+            self._suspects -= passed
+            for picture in passed:
+                self._note(_LEFT, picture)
 
     def close(self) -> None:
         """A clean exit: nobody is in hand, and nobody is suspected any more."""
@@ -158,7 +172,7 @@ class Journal:
 
     def _read(self, path: Path) -> None:
         marks: dict[Coordinates, str] = {}
-        for mark, picture in _entries(path):
+        for mark, picture in _entries(_content(path), path):
             if mark == _LEFT:
                 marks.pop(picture, None)
             else:
@@ -174,7 +188,8 @@ class Journal:
         marks |= self._in_hand
         fresh = path.with_name(f"{path.name}.new")
         lines = b"".join(_line(mark, picture) for picture, mark in marks.items())
-        new = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        fresh.unlink(missing_ok=True)  # of a death in between; or a link, which would be written through
+        new = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             if os.write(new, lines) < len(lines):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -191,13 +206,43 @@ def _line(mark: str, picture: Coordinates) -> bytes:
     return f"{mark} {picture.topic} {picture.partition} {picture.offset} {picture.index}\n".encode()
 
 
-def _entries(path: Path) -> Iterable[tuple[str, Coordinates]]:
-    if not path.exists():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        words = line.split()
-        if not line.endswith("\n") or len(words) != 5 or words[0] not in _MARKS:
-            continue
-        mark, topic, *numbers = words
-        if all(number.isdigit() for number in numbers):
-            yield mark, Coordinates(topic, *(int(number) for number in numbers))
+def _content(path: Path) -> bytes:
+    """What a process of ours left in the file; nothing where there is none, or it can't be ours.
+
+    Raises:
+        OSError: it may be ours, and can't be read.
+    """
+    try:
+        # Without O_NONBLOCK a pipe in its place would be waited for.
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        return _ignored(path, "it is no regular file")
+    with open(file, "rb") as opened:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            return _ignored(path, "it is no regular file")
+        if found.st_uid != os.geteuid():
+            return _ignored(path, "it belongs to another user")
+        content = opened.read(_MOST_BYTES + 1)
+    return content if len(content) <= _MOST_BYTES else _ignored(path, f"it has more than {_MOST_BYTES} bytes")
+
+
+def _ignored(path: Path, why: str) -> bytes:
+    _log.warning("the journal %s is not read, and replaced by a new one: %s", path, why)
+    return b""
+
+
+def _entries(content: bytes, path: Path) -> Iterator[tuple[str, Coordinates]]:
+    """Each line as it was written; the end of one that a death cut off is none."""
+    lines = content.split(b"\n")[:-1]
+    matches = [_LINE.fullmatch(line) for line in lines]
+    if odd := matches.count(None):
+        _log.warning("%d of the %d lines of the journal %s are none of ours, and ignored", odd, len(lines), path)
+    for match in matches:
+        if match is not None:
+            mark, topic, *numbers = (word.decode("ascii") for word in match.groups())
+            yield mark, Coordinates(topic, *map(int, numbers))

@@ -141,6 +141,76 @@ def test_garbage_and_a_line_that_was_cut_off_are_ignored(
     assert at(99) not in Journal(path).suspects
 
 
+def test_no_number_that_only_python_reads_gets_in(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guard: `"²".isdigit()` is true, and int() raises on it; int() also reads Arabic digits, and thousands of them."""
+    path = tmp_path / "journal"
+    odd = [
+        "+ images 0 ² 0",
+        "+ images 0 ٣ 0",
+        f"+ images 0 {'9' * 5000} 0",
+        "+ images 0 -1 0",
+        "+  images 0 1 0",
+        "~ a 0 1 0",
+    ]
+    path.write_text("\n".join([*odd, "+ images 0 7 0", ""]), encoding="utf-8")
+    assert Journal(path).suspects == {at(7)}
+    assert [record.message for record in caplog.records] == [
+        f"6 of the 7 lines of the journal {path} are none of ours, and ignored"
+    ]
+
+
+def test_a_symbolic_link_is_neither_read_nor_written_through(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guard: O_NOFOLLOW twice. Else a link condemns images, and has another file of ours overwritten."""
+    forged, precious = tmp_path / "forged", tmp_path / "precious"
+    forged.write_text("# images 0 1 0\n")
+    precious.write_text("precious")
+    path = tmp_path / "state" / "journal"
+    path.parent.mkdir()
+    path.symlink_to(forged)
+    path.with_name("journal.new").symlink_to(precious)
+    journal = Journal(path)
+    journal.enter(at(2))
+    assert not journal.condemned
+    assert [record.message for record in caplog.records] == [
+        f"the journal {path} is not read, and replaced by a new one: it is no regular file"
+    ]
+    assert (forged.read_text(), precious.read_text()) == ("# images 0 1 0\n", "precious")
+    assert not path.is_symlink()
+    assert Journal(path).suspects == {at(2)}
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "journal")
+    Journal(tmp_path / "journal").enter(at(1))
+    assert Journal(tmp_path / "journal").suspects == {at(1)}
+
+
+def test_the_file_of_another_user_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "journal").write_text("# images 0 1 0\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 4_242)
+    assert not Journal(tmp_path / "journal").condemned
+    assert "belongs to another user" in caplog.text
+
+
+def test_a_file_of_any_size_takes_bounded_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (tmp_path / "journal").open("wb") as file:
+        file.truncate(1 << 40)
+    assert not Journal(tmp_path / "journal").suspects
+    assert "more than" in caplog.text
+    assert (tmp_path / "journal").stat().st_size == 0
+
+
+def test_a_suspect_before_a_partitions_committed_offset_is_forgotten(tmp_path: Path) -> None:
+    Journal(tmp_path / "journal").enter(at(1))
+    second = Journal(tmp_path / "journal")
+    second.begins(Partition("images", 0), 2)
+    assert second.suspects == frozenset()
+    assert Journal(tmp_path / "journal").suspects == frozenset()
+
+
 def test_it_is_rewritten_when_it_has_grown(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     journal.enter(at(0))
