@@ -24,6 +24,9 @@ from workers.vocabulary import Coordinates, Epoch, Facts, Fetched, Job, Partitio
 GOOD: Final = 40
 HANGS, SEGFAULTS, SWELLS, EXITS, DIES_ONCE, FAILS = 41, 42, 43, 44, 45, 46
 HEADER_SEGFAULTS, SLOW_ONCE, ABORTS_WITHOUT_MEMORY = 47, 48, 49
+HEADER_HANGS, HEADER_SWELLS = 50, 51
+HEADERS: Final = {HEADER_SEGFAULTS: SEGFAULTS, HEADER_HANGS: HANGS, HEADER_SWELLS: SWELLS}
+"""What is done while a header is read, in terms of what is done while pixels are."""
 LARGEST: Final = 1 << 30
 _EPOCH = Epoch(Partition("images", 0), "member")
 _intact = ImageFile.ImageFile.load
@@ -101,8 +104,8 @@ def arm(folder: Path, canary_dies: bool = False) -> None:
 
     def opened(*args: Any, **options: Any) -> Any:
         image = _intact_open(*args, **options)
-        if image.width == HEADER_SEGFAULTS:
-            _segfault()
+        if image.width in HEADERS:
+            strike(HEADERS[image.width], once)
         return image
 
     ImageFile.ImageFile.load = load  # type: ignore[method-assign, assignment]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,9 @@ from tests.unit.intake.deadly import (
     FAILS,
     GOOD,
     HANGS,
+    HEADER_HANGS,
     HEADER_SEGFAULTS,
+    HEADER_SWELLS,
     LARGEST,
     SEGFAULTS,
     SLOW_ONCE,
@@ -34,7 +38,7 @@ from tests.unit.intake.deadly import (
 )
 from workers import metrics
 from workers.errors import Broken, Rejected
-from workers.intake import ProcessIntake
+from workers.intake import Limits, ProcessIntake
 from workers.intake.limits import MIB
 from workers.vocabulary import Transform
 
@@ -45,15 +49,22 @@ SMALL = Transform(8)
 def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
     made: list[ProcessIntake] = []
 
-    def build(*, canary_dies: bool = False, children: int = 1, decode_s: float = 1.0) -> ProcessIntake:
+    def build(
+        *,
+        canary_dies: bool = False,
+        children: int = 1,
+        decode_s: float = 1.0,
+        decode_memory_bytes: int = 256 * MIB,
+    ) -> ProcessIntake:
         made.append(
             ProcessIntake(
                 PaintedStore(),
                 (SMALL,),
+                Limits(inspect_s=0.5),
                 fetch_threads=4,
                 children=children,
                 decode_s=decode_s,
-                decode_memory_bytes=256 * MIB,
+                decode_memory_bytes=decode_memory_bytes,
                 prepare=functools.partial(arm, tmp_path, canary_dies),
             )
         )
@@ -95,13 +106,22 @@ def test_a_deadly_picture_costs_itself_and_no_other(
     assert all(future.result(30).width == GOOD for future in inspected)
 
 
-def test_a_header_that_kills_is_blamed_and_the_headers_beside_it_are_read_again(
-    make: Callable[..., ProcessIntake],
+@pytest.mark.parametrize(
+    ("width", "verdict"),
+    [
+        (HEADER_HANGS, "decode-timeout"),
+        (HEADER_SEGFAULTS, "kills-decoder"),
+        (HEADER_SWELLS, "decode-memory"),
+    ],
+)
+def test_a_deadly_header_costs_its_image_and_no_other(
+    make: Callable[..., ProcessIntake], width: int, verdict: str
 ) -> None:
-    intake = make()
-    fetched = [intake.fetch(job(width), LARGEST).result(30) for width in (GOOD, HEADER_SEGFAULTS, GOOD, GOOD)]
+    """Guard: a header has a clock and a bound of memory of its own, far below those of pixels."""
+    intake = make(decode_s=1000.0, decode_memory_bytes=4096 * MIB)
+    fetched = [intake.fetch(job(each), LARGEST).result(30) for each in (GOOD, width, GOOD, GOOD)]
     futures = [intake.inspect(each) for each in fetched]
-    assert reason(futures[1].exception(30)) == "kills-decoder"
+    assert reason(futures[1].exception(30)) == verdict
     assert all(futures[each].result(30).width == GOOD for each in (0, 2, 3))
 
 
@@ -151,10 +171,52 @@ def test_a_check_says_whether_a_good_picture_can_be_decoded_here(make: Callable[
 def test_the_nursery_is_started_again_when_it_dies(make: Callable[..., ProcessIntake]) -> None:
     intake = make()
     known = read(intake, job(GOOD))
-    nursery = int(Path(f"/proc/{intake.pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    nursery = parent_of(intake.pids[0])
     assert nursery != os.getpid()
     os.kill(nursery, signal.SIGKILL)
     assert (intake.decode(*known).result(60).pixels[SMALL] == (7, 0, 0)).all()
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    taken: list[int] = []
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("lost", ["child", "nursery"])
+def test_without_a_descriptor_for_a_new_child_images_wait_and_nothing_ends(
+    make: Callable[..., ProcessIntake], caplog: pytest.LogCaptureFixture, lost: str
+) -> None:
+    """Guard: Supervisor._wait_for_room. Without it EMFILE is our own bug, and every later image fails with Broken."""
+    intake = make()
+    known = read(intake, job(GOOD))
+    (child,) = intake.pids
+    ended = child if lost == "child" else parent_of(child)
+    with no_descriptors_left():
+        os.kill(ended, signal.SIGKILL)
+        deadline = time.monotonic() + 20
+        while "no process for a decoder can be started" not in caplog.text:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        waiting = intake.decode(*known)
+        time.sleep(1.2)
+        assert not waiting.done()
+    assert (waiting.result(30).pixels[SMALL] == (7, 0, 0)).all()
+    assert caplog.text.count("no process for a decoder can be started") == 1
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def test_two_hundred_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake]) -> None:

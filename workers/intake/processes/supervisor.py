@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
@@ -35,6 +36,7 @@ been slow because the machine was."""
 _MOST_UNCLAIMED = 5
 """A child's mark says whether it had begun. One that was taken over may erase its mark, so even an image that is never
 marked is not tried for ever."""
+_NO_ROOM = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_ROOM_S = 0.5
 """How long to wait for descriptors or processes, where the system has none left for a child."""
 
@@ -320,6 +322,8 @@ class Supervisor:
         except NurseryLost as error:
             self._lose_nursery(error)
         except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
             self._wait_for_room(error)
 
     def _wait_for_room(self, error: OSError) -> None:

@@ -1,0 +1,139 @@
+"""A decoder that was taken over gets nothing, harms nobody, and its image is the one that is dead-lettered."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.intake.deadly import GOOD, PaintedStore, decoding, job, read
+from tests.unit.intake.hostile import FORGERIES, FORGES, KEEPS, TRIES, Report, take_over
+from workers.errors import Rejected
+from workers.intake import ProcessIntake
+from workers.intake.limits import MIB
+from workers.intake.processes.sandbox import CALLS, CALLS_ON_OURSELVES, PROTECTIONS
+from workers.vocabulary import Transform
+
+SMALL = Transform(8)
+
+on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="its numbers of system calls are those of x86_64")
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
+    made: list[ProcessIntake] = []
+    (tmp_path / "secret").write_text("s3cr3t")
+    (tmp_path / "worker").write_text(str(os.getpid()))
+
+    def build(children: int = 2, **how: str) -> ProcessIntake:
+        prepare = functools.partial(take_over, tmp_path, **how)
+        made.append(
+            ProcessIntake(PaintedStore(), (SMALL,), children=children, decode_memory_bytes=256 * MIB, prepare=prepare)
+        )
+        return made[-1]
+
+    yield build
+    for intake in made:
+        intake.close()
+
+
+FILES = {
+    "read the file of a secret",
+    "read the worker's environment",
+    "read the worker's memory",
+    "read the environment of its parent",
+    "list a folder",
+    "write a file",
+    "write an old file",
+    "remove a file",
+    "make a link",
+}
+OTHERS = {"signal the worker", "end its parent"}
+
+
+@on_x86
+def test_a_decoder_that_was_taken_over_gets_nothing_done(
+    make: Callable[..., ProcessIntake], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guard: close_off. Without it every one of these succeeds for root, and most for any user."""
+    monkeypatch.setenv("TAGSTREAM_S3_SECRET_KEY", "s3cr3t")
+    intake = make()
+    assert (decoding(intake, job(TRIES)).result(30).pixels[SMALL] == (7, 0, 0)).all()
+    done = Report(tmp_path).read()
+    assert {name: what for name, what in done.items() if what is not None} == {}
+    assert len(done) > 30
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report", "secret", "worker"]
+    assert (tmp_path / "secret").read_text() == "s3cr3t"
+    assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
+
+
+@on_x86
+@pytest.mark.parametrize("missing", PROTECTIONS)
+def test_a_kernel_that_lacks_one_protection_is_named_once_and_the_others_hold(
+    make: Callable[..., ProcessIntake], tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str
+) -> None:
+    intake = make(without=missing)
+    decoding(intake, job(TRIES)).result(30)
+    got = {name for name, what in Report(tmp_path).read().items() if what is not None}
+    if missing == "Landlock":
+        assert got == set()
+    else:
+        assert not got & (FILES | OTHERS), got
+        assert not got & {"open a TCP socket", "connect by TCP", "raise its own limits", "take shared memory"}, got
+    said = [record.message for record in caplog.records if "closed off" in record.message]
+    assert said == [f"decoders are less closed off than they could be: this kernel has no {missing}"]
+
+
+UNSEEN = {"two answers", "pixels outside its region"}
+"""Of the first answer nobody can know that it is none; and what lies behind a region is the child's own memory."""
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_answer_costs_its_own_image_and_no_other(make: Callable[..., ProcessIntake], forgery: str) -> None:
+    """Guard: an answer is about the image that its child is at, and of a fixed form, or the child is ended."""
+    intake = make(children=1, forgery=forgery)
+    known = [read(intake, job(width, shade=shade)) for shade, width in enumerate([GOOD, FORGES, GOOD, GOOD])]
+    decoded = [intake.decode(*each) for each in known]
+    error = decoded[1].exception(60)
+    if forgery in UNSEEN:
+        assert error is None or isinstance(error, Rejected)
+    else:
+        assert isinstance(error, Rejected)
+        assert error.reason in {"kills-decoder", "decode-failed"}
+    for shade in (0, 2, 3):
+        assert (decoded[shade].result(60).pixels[SMALL] == (shade, 0, 0)).all()
+
+
+def test_a_decoder_that_was_taken_over_can_have_no_other_image_blamed_and_ends_no_worker(
+    make: Callable[..., ProcessIntake],
+) -> None:
+    """Guard: whoever is suspected, and the image known to be good beside it, gets a child that has seen no other."""
+    intake = make(children=2)
+    while len(intake.pids) < 2:
+        time.sleep(0.01)
+    known = [read(intake, job(KEEPS)) for _ in range(6)]
+    for future in [intake.decode(*each) for each in known]:  # in both children
+        assert (future.result(30).pixels[SMALL] == (7, 0, 0)).all()
+    assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
+
+
+HEADERS = {
+    "x86_64": Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"),
+    "aarch64": Path("/usr/include/asm-generic/unistd.h"),
+}
+
+
+@pytest.mark.parametrize(("column", "machine"), list(enumerate(HEADERS)))
+def test_the_numbers_of_system_calls_are_the_kernels(column: int, machine: str) -> None:
+    if not HEADERS[machine].exists():
+        pytest.skip("there are no kernel headers here")
+    lines = (line.split() for line in HEADERS[machine].read_text().splitlines() if line.startswith("#define __NR"))
+    defined = {words[1]: words[2] for words in lines if len(words) > 2}
+    numbers = {name.removeprefix("__NR_"): defined.get(number, number) for name, number in defined.items()}
+    for name, pair in (CALLS | CALLS_ON_OURSELVES).items():
+        assert numbers[name] == str(pair[column]), name

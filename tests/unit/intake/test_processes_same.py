@@ -1,0 +1,132 @@
+"""Closed off, a decoder reads all that it reads in the open: nothing is imported or opened at the first odd image."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+
+from tests.contract.test_intake import job
+from tests.unit.intake.deadly import LARGEST
+from tests.unit.intake.pictures import encoded, noise
+from workers.backends.memory import MemoryObjectStore
+from workers.errors import Rejected
+from workers.intake import InlineIntake, ProcessIntake
+from workers.ports import Intake
+from workers.vocabulary import Transform
+
+TRANSFORMS = (Transform(32), Transform(24, "crop", 28, "bicubic", exif_transpose=True))
+PHOTO = noise(640, 360)
+
+
+def exif(orientation: int) -> bytes:
+    made = Image.Exif()
+    made[274], made[305], made[270] = orientation, "a camera", "\N{GREEK SMALL LETTER ALPHA}" * 9
+    return made.tobytes()
+
+
+def text() -> PngImagePlugin.PngInfo:
+    made = PngImagePlugin.PngInfo()
+    made.add_text("comment", "x" * 5000, zip=True)
+    made.add_itxt("comment", "\N{GREEK SMALL LETTER ALPHA}" * 100, "el", "\N{GREEK SMALL LETTER ALPHA}")
+    return made
+
+
+def profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def as_tiff(mode: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    source = PHOTO.convert("RGB").convert("LAB") if mode == "LAB" else PHOTO.convert(mode)
+    source.save(out, "tiff", **options)
+    return out.getvalue()
+
+
+GREY16 = Image.fromarray(np.asarray(PHOTO.convert("L"), np.uint16) * 257)
+FRAMES = {"save_all": True, "append_images": [noise(640, 360, 5), noise(640, 360, 6)]}
+IMAGES = {
+    "jpeg": encoded(PHOTO, "jpeg"),
+    "jpeg progressive, of many pixels": encoded(noise(2400, 1600), "jpeg", progressive=True, quality=95),
+    "jpeg CMYK": encoded(PHOTO.convert("CMYK"), "jpeg"),
+    "jpeg grey": encoded(PHOTO.convert("L"), "jpeg"),
+    "jpeg turned, with a profile": encoded(PHOTO, "jpeg", exif=exif(6), icc_profile=profile(), comment="it"),
+    "jpeg of several (MPO)": encoded(PHOTO, "mpo", **FRAMES),
+    "png": encoded(PHOTO, "png"),
+    "png palette": encoded(PHOTO.convert("P"), "png", transparency=3),
+    "png with alpha, turned": encoded(PHOTO.convert("RGBA"), "png", exif=exif(5)),
+    "png 16 bits": encoded(GREY16, "png"),
+    "png bilevel": encoded(PHOTO.convert("1"), "png"),
+    "png with text and a profile": encoded(PHOTO, "png", pnginfo=text(), icc_profile=profile()),
+    "png animated": encoded(PHOTO, "png", **FRAMES),
+    "webp": encoded(PHOTO, "webp"),
+    "webp of many pixels": encoded(noise(2400, 1600), "webp"),
+    "webp lossless with alpha, turned": encoded(PHOTO.convert("RGBA"), "webp", lossless=True, exif=exif(8)),
+    "webp animated": encoded(PHOTO, "webp", **FRAMES),
+    "gif": encoded(PHOTO, "gif"),
+    "gif animated": encoded(PHOTO, "gif", **FRAMES, transparency=0, disposal=2),
+    "bmp": encoded(PHOTO, "bmp"),
+    "bmp palette": encoded(PHOTO.convert("P"), "bmp"),
+    "tiff": as_tiff("RGB"),
+    **{f"tiff {name}": as_tiff("RGB", compression=name) for name in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")},
+    "tiff fax": as_tiff("1", compression="group4"),
+    "tiff CMYK": as_tiff("CMYK"),
+    "tiff LAB": as_tiff("LAB"),
+    "tiff float": as_tiff("F"),
+    "tiff turned": as_tiff("RGB", exif=exif(3)),
+    "avif": encoded(PHOTO, "avif"),
+    "avif of many pixels": encoded(noise(2000, 1200), "avif", speed=10),
+    "avif with alpha, turned": encoded(PHOTO.convert("RGBA"), "avif", exif=exif(6)),
+    "avif animated": encoded(PHOTO, "avif", **FRAMES),
+    "no image": b"hello",
+    "cut off": encoded(PHOTO, "jpeg")[:5000],
+    "cut off in its text": encoded(PHOTO, "png", pnginfo=text())[:150],
+    "heic": b"\0\0\0\x18ftypheic" + bytes(200),
+}
+
+
+@pytest.fixture(scope="module")
+def store() -> MemoryObjectStore:
+    store = MemoryObjectStore()
+    for name, body in IMAGES.items():
+        store.put("photos", name, body)
+    return store
+
+
+def be_nobody() -> None:
+    """As in a container that does not run as root: only then do limits of processes and threads count."""
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+
+
+@pytest.fixture(scope="module", params=[None, be_nobody], ids=["as we are", "as an ordinary user"])
+def intakes(store: MemoryObjectStore, request: pytest.FixtureRequest) -> Iterator[tuple[Intake, Intake]]:
+    made = InlineIntake(store, TRANSFORMS), ProcessIntake(store, TRANSFORMS, children=1, prepare=request.param)
+    yield made
+    for intake in made:
+        intake.close()
+
+
+def outcome(intake: Intake, name: str) -> object:
+    """The facts and pixels of an image, or its verdict."""
+    try:
+        fetched = intake.fetch(job(name), LARGEST).result(30)
+        facts = intake.inspect(fetched).result(30)
+        picture = intake.decode(fetched, facts).result(30)
+    except Rejected as error:
+        return error.stage, error.reason, error.detail[:200]
+    return facts, [picture.pixels[transform].tobytes() for transform in TRANSFORMS]
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_has_the_same_outcome_in_a_child(intakes: tuple[Intake, Intake], name: str) -> None:
+    expected, found = (outcome(intake, name) for intake in intakes)
+    assert found == expected
+    if name not in ("no image", "cut off", "cut off in its text", "heic"):
+        assert len(expected) == 2, expected  # type: ignore[arg-type]

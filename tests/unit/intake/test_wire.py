@@ -1,0 +1,161 @@
+"""What passes between the worker and a child: it arrives as it was sent, or it is no answer at all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.dead_letter import REASONS
+from workers.intake.formats import DECODABLE
+from workers.intake.header import Header
+from workers.intake.limits import Limits
+from workers.intake.processes.sandbox import PROTECTIONS
+from workers.intake.processes.wire import (
+    KINDS,
+    Answer,
+    Channel,
+    Done,
+    Failed,
+    Garbled,
+    Inspected,
+    Ready,
+    Refused,
+    Request,
+    receive,
+    send,
+)
+
+LIMITS = Limits(formats=("jpeg", "png"), max_pixels=10_000, min_side=3)
+tickets = st.integers(1, 2**64 - 1)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Channel, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours, LIMITS)
+    with theirs:
+        yield channel, theirs
+    channel.close()
+
+
+def heard(said: bytes) -> list[Answer]:
+    """What our side makes of these bytes."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(ours, LIMITS)
+    try:
+        with theirs:
+            theirs.sendall(said)
+        return list(channel.take())
+    finally:
+        channel.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Ready(()),
+        Ready(PROTECTIONS),
+        Ready(PROTECTIONS[1:]),
+        *(Inspected(2**63, Header(name, 100, 3, "", 2**40)) for name in LIMITS.formats),
+        Done(2**64 - 1),
+        *(Refused(1, reason, f"a detail of {reason}, in \N{GREEK SMALL LETTER ALPHA}") for reason in REASONS),
+        Failed(0, ""),
+    ],
+)
+def test_an_answer_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], answer: Answer) -> None:
+    channel, child = ends
+    send(child, answer)
+    send(child, Done(5))
+    assert list(channel.take()) == [answer, Done(5)]
+    assert not channel.ended
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", [None, *DECODABLE])
+def test_a_request_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], kind: str, name: str | None) -> None:
+    channel, child = ends
+    for body in (b"", b"x", bytes(range(256)) * 100):
+        request = Request(kind, 2**64 - 1, name, 1, 2**40, body)  # type: ignore[arg-type]  # one of KINDS
+        channel.put(request)
+        assert receive(child) == request
+
+
+def test_a_large_image_is_sent_bit_by_bit_and_our_side_never_waits(ends: tuple[Channel, socket.socket]) -> None:
+    channel, child = ends
+    request = Request("decode", 1, "png", 0, 1, bytes(10 << 20))
+    channel.put(request)
+    waits = channel.unsent
+    assert waits
+    rest = bytearray()
+    while channel.unsent or len(rest) < (10 << 20):
+        rest += child.recv(1 << 20)
+        channel.flush()
+    assert rest.endswith(bytes(10 << 20))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        Header("gif", 10, 10, "", 1),
+        Header("png", 2**32 - 1, 2**32 - 1, "", 1),
+        Header("png", 101, 100, "", 1),
+        Header("png", 100, 2, "", 1),
+        Header("png", 10, 10, "", 2**41),
+    ],
+    ids=["another format", "enormous", "too many pixels", "too small", "a terabyte to decode"],
+)
+def test_a_header_over_the_limits_is_no_answer(ends: tuple[Channel, socket.socket], header: Header) -> None:
+    channel, child = ends
+    send(child, Inspected(1, header))
+    with pytest.raises(Garbled, match="over the limits"):
+        list(channel.take())
+
+
+@given(st.binary(max_size=3000))
+def test_no_bytes_are_more_than_an_answer_or_none(said: bytes) -> None:
+    """Guard: whatever a child says, only Garbled is raised, and what is taken for an answer is inside the limits."""
+    try:
+        answers = heard(said)
+    except Garbled:
+        return
+    assert len(answers) * 11 <= len(said)
+
+
+@given(st.integers(0, 5), st.integers(0, 9), st.integers(0, 2**16 - 1), st.binary(max_size=500))
+def test_no_frame_is_more_than_an_answer_or_none(code: int, ticket: int, size: int, payload: bytes) -> None:
+    for announced in (size, len(payload)):
+        frame = code.to_bytes(1, "little") + ticket.to_bytes(8, "little") + announced.to_bytes(2, "little") + payload
+        try:
+            answers = heard(frame)
+        except Garbled:
+            continue
+        for answer in answers:
+            if isinstance(answer, Inspected):
+                assert answer.header.width * answer.header.height <= LIMITS.max_pixels
+            if isinstance(answer, Refused | Failed):
+                assert answer.detail.isprintable()
+                assert len(answer.detail) <= 500
+
+
+def test_what_waits_for_the_rest_of_an_answer_is_small(ends: tuple[Channel, socket.socket]) -> None:
+    channel, child = ends
+    for _ in range(100):
+        child.sendall(b"\2")
+        try:
+            list(channel.take())
+        except Garbled:
+            break
+    assert len(channel._incoming) < 1000
+
+
+def test_a_childs_words_are_cut_and_hold_nothing_that_a_terminal_obeys(ends: tuple[Channel, socket.socket]) -> None:
+    channel, child = ends
+    send(child, Failed(1, "\x1b[2J\r\n" + "x" * 100_000))
+    (answer,) = channel.take()
+    assert isinstance(answer, Failed)
+    assert answer.detail.startswith("?[2J??xxx")
+    assert len(answer.detail) == 400
