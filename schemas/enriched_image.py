@@ -30,7 +30,7 @@ SkipReason: TypeAlias = Literal[
     "event-type",  # nothing that changes a picture
     "key-not-matched",  # outside TAGSTREAM_KEYS
     "not-replayed",  # a replay named other events of this message
-    "stale",  # a newer event of this object was seen before
+    "stale",  # a newer event of this object was seen before, and its store has another content by now
     "gone",  # the object does not exist any more
     "superseded",  # the object has another content by now; its event is on the way
 ]

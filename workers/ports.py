@@ -17,6 +17,7 @@ from workers.vocabulary import (
     Fetched,
     Job,
     LabelScores,
+    ObjectVersion,
     Partition,
     Picture,
     Pixels,
@@ -149,6 +150,16 @@ class ObjectStore(Protocol):
         """
         ...
 
+    def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
+        """What the object is now, whichever version an event named.
+
+        Raises:
+            Gone: there is no object of this key (any more), whatever older versions there are.
+            Rejected: no client can ask for this name.
+            Unavailable: anything else that came instead of an answer, as with `get`.
+        """
+        ...
+
 
 class ResultCache(Protocol):
     """Memory that may forget: never an error, never a stall. Thread-safe. What it can't do it counts and drops.
@@ -187,7 +198,8 @@ class Intake(Protocol):
         """Get the object's bytes, at most `max_bytes` of them.
 
         Fails with Gone, Superseded, Unavailable, Rejected (an object over the limit, or an empty one), or with
-        LargerThanReserved: over `max_bytes`, and within the limit as far as is known.
+        LargerThanReserved: over `max_bytes`, and within the limit as far as is known. Of a job that asks for
+        `only_newest`, it is Superseded too if the object by now is another than the event names.
         """
         ...
 

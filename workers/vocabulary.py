@@ -136,11 +136,17 @@ class Polled:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One picture to annotate: one event of one record."""
+    """One picture to annotate: one event of one record.
+
+    Args:
+        only_newest: there is reason to think that a newer event of this object was handled before; the store is asked
+            whether the object is still the one that this event names.
+    """
 
     coordinates: Coordinates
     epoch: Epoch
     event: ImageEvent
+    only_newest: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +166,18 @@ class Facts:
     height: int
     decode_bytes: int
     """An upper bound of what decoding holds in memory, from the header and what was measured for its format."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """What an object is at this moment, by its store's word.
+
+    Args:
+        version_id: None where the store keeps no versions of it.
+    """
+
+    etag: str
+    version_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from workers.backends.object_store import MinioObjectStore
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, Unavailable
 from workers.local.seaweedfs import SeaweedFS
 from workers.ports import ObjectStore
-from workers.vocabulary import StoredObject
+from workers.vocabulary import ObjectVersion, StoredObject
 
 Unique: TypeAlias = Callable[[str], str]
 
@@ -151,6 +151,33 @@ def test_an_object_without_bytes_is_rejected(bucket: Bucket) -> None:
     with pytest.raises(Rejected) as rejected:
         bucket.get("a")
     assert rejected.value.reason == "empty-object"
+
+
+def test_an_objects_version_of_now_is_told_without_its_bytes(bucket: Bucket) -> None:
+    bucket.put("folder/ä picture.jpg", b"one")
+    bucket.put("folder/ä picture.jpg", b"two")
+    stored = bucket.get("folder/ä picture.jpg")
+    now = bucket.store.head(bucket.name, "folder/ä picture.jpg", deadline_s=5.0)
+    assert now == ObjectVersion(stored.etag, stored.version_id)
+    assert now.version_id is not None
+
+
+def test_an_object_without_bytes_has_a_version_of_now_too(bucket: Bucket) -> None:
+    bucket.put("a", b"")
+    assert bucket.store.head(bucket.name, "a", deadline_s=5.0).etag == hashlib.md5(usedforsecurity=False).hexdigest()
+
+
+def test_a_removed_object_has_no_version_of_now_although_older_ones_can_be_read(bucket: Bucket) -> None:
+    bucket.put("a", b"one")
+    bucket.remove("a")
+    for key in ("a", "nothing"):
+        with pytest.raises(Gone):
+            bucket.store.head(bucket.name, key, deadline_s=5.0)
+
+
+def test_an_object_of_a_bucket_that_does_not_exist_is_not_called_gone(bucket: Bucket) -> None:
+    with pytest.raises(Unavailable):
+        bucket.store.head("no-such-bucket-here", "a", deadline_s=5.0)
 
 
 def test_a_bucket_that_does_not_exist_is_the_neighbours_fault_and_not_the_objects(bucket: Bucket) -> None:

@@ -17,7 +17,7 @@ from typing import TypeVar
 from workers.backends.clock import SystemClock
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.ports import Clock
-from workers.vocabulary import StoredObject
+from workers.vocabulary import ObjectVersion, StoredObject
 
 Kept = TypeVar("Kept")
 
@@ -70,7 +70,8 @@ class _Fault:
 class MemoryObjectStore:
     """Buckets in memory, every version kept. Thread-safe.
 
-    A bucket exists once something was put into it or `make_bucket` was called. `reads` tells every `get`, in order.
+    A bucket exists once something was put into it or `make_bucket` was called. `reads` tells every `get` and
+    `head`, in order.
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
@@ -125,14 +126,7 @@ class MemoryObjectStore:
         max_bytes: int,
         deadline_s: float,
     ) -> StoredObject:
-        fault = self._meet(bucket, key)
-        if fault is not None and fault.delay_s:
-            time.sleep(min(fault.delay_s, deadline_s))
-            if fault.delay_s > deadline_s:
-                raise Unavailable("s3", f"the object did not arrive within {deadline_s:g} s", fault="too-slow")
-        if fault is not None and fault.error is not None:
-            raise fault.error
-        stored = self._find(bucket, key, version_id)
+        stored = self._met(bucket, key, version_id, deadline_s)
         if etag is not None and etag.strip('"') != stored.etag:
             raise Superseded("the object has another etag than the event names")
         if len(stored.body) > max_bytes:
@@ -141,12 +135,27 @@ class MemoryObjectStore:
             raise Rejected("fetch", "empty-object", "the object has no bytes")
         return stored
 
+    def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
+        stored = self._met(bucket, key, None, deadline_s)
+        return ObjectVersion(stored.etag, stored.version_id)
+
     def _fault(
         self, bucket: str, key: str | None, error: TagstreamError | None, delay_s: float, times: int | None
     ) -> None:
         reads: Iterator[object] = itertools.count(1) if times is None else iter(range(1, times + 1))
         with self._lock:
             self._faults[bucket, key] = _Fault(error, delay_s, reads)
+
+    def _met(self, bucket: str, key: str, version_id: str | None, deadline_s: float) -> StoredObject:
+        """What is stored, unless a fault strikes first."""
+        fault = self._meet(bucket, key)
+        if fault is not None and fault.delay_s:
+            time.sleep(min(fault.delay_s, deadline_s))
+            if fault.delay_s > deadline_s:
+                raise Unavailable("s3", f"the object did not arrive within {deadline_s:g} s", fault="too-slow")
+        if fault is not None and fault.error is not None:
+            raise fault.error
+        return self._find(bucket, key, version_id)
 
     def _meet(self, bucket: str, key: str) -> _Fault | None:
         with self._lock:

@@ -33,6 +33,7 @@ from tenacity import (
 )
 from urllib3.response import BaseHTTPResponse
 
+from schemas.text import version_or_none
 from workers import metrics
 from workers.backends.s3_answers import TOO_SKEWED, S3Answer, advice, meaning
 from workers.backends.s3_client import PunctualMinio
@@ -47,7 +48,7 @@ from workers.errors import (
     TagstreamError,
     Unavailable,
 )
-from workers.vocabulary import StoredObject
+from workers.vocabulary import ObjectVersion, StoredObject
 
 Answer = TypeVar("Answer")
 
@@ -144,6 +145,16 @@ class MinioObjectStore:
 
         return self._patiently(_until_surely_gone(once), min(self._retry_s, deadline_s))
 
+    def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
+        until = time.monotonic() + deadline_s
+        _check_names(bucket, key, None, None)
+
+        def once() -> ObjectVersion:
+            with self._asking(bucket, until - time.monotonic()):
+                return self._look(bucket, key)
+
+        return self._patiently(once, min(self._retry_s, deadline_s))
+
     def list(self, bucket: str, prefix: str = "", start_after: str = "") -> Iterator[ListedObject]:
         """The bucket's objects whose keys begin with `prefix`, in key order, from the first after `start_after`.
 
@@ -221,12 +232,25 @@ class MinioObjectStore:
             return StoredObject(
                 body=_body(response, max_bytes),
                 etag=found or "",
-                version_id=_word(response, "x-amz-version-id"),
+                version_id=version_or_none(_word(response, "x-amz-version-id")),
                 last_modified=_last_modified(response),
             )
         finally:
             response.close()
             response.release_conn()
+
+    def _look(self, bucket: str, key: str) -> ObjectVersion:
+        try:
+            found = self._client.stat_object(bucket, key)
+            return _version(found.etag, found.version_id)
+        except S3Refusal as refusal:
+            if refusal.answer.status != 404:
+                raise
+        # Answers to HEAD have no body, and so no word on what is missing: this object, or the bucket with all objects.
+        response = self._client.get_object(bucket, key)
+        response.close()  # it is there after all; its bytes are not read
+        response.release_conn()
+        return _version(_word(response, "ETag"), _word(response, "x-amz-version-id"))
 
     def _page(self, bucket: str, prefix: str, start_after: str) -> Sequence[ListedObject]:
         with self._asking(bucket, self._command_s):
@@ -336,6 +360,10 @@ def _body(response: BaseHTTPResponse, max_bytes: int) -> bytes:
     if not body.tell():
         raise Rejected("fetch", "empty-object", "the object has no bytes")
     return body.getvalue()
+
+
+def _version(etag: str | None, version_id: str | None) -> ObjectVersion:
+    return ObjectVersion(_bare(etag) or "", version_or_none(version_id))
 
 
 def _word(response: BaseHTTPResponse, header: str) -> str | None:

@@ -9,10 +9,10 @@ import hashlib
 import threading
 
 from schemas.image_event import ImageEvent
-from workers.errors import LargerThanReserved, Rejected
+from workers.errors import LargerThanReserved, Rejected, Superseded
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
-from workers.vocabulary import Fetched
+from workers.vocabulary import Fetched, Job
 
 
 class EncodedBytes:
@@ -67,10 +67,12 @@ class Fetching:
         self._limits = limits
         self._copies = copies
 
-    def fetch(self, event: ImageEvent, max_bytes: int) -> Fetched:
+    def fetch(self, job: Job, max_bytes: int) -> Fetched:
         """Errors as in `ports.Intake.fetch`."""
-        most = self._limits.max_object_bytes
+        most, event = self._limits.max_object_bytes, job.event
         self._check(event.size)
+        if job.only_newest:
+            self._check_newest(event)
         try:
             stored = self._store.get(
                 event.bucket,
@@ -97,6 +99,16 @@ class Fetching:
             inspect_bytes=copied + self._limits.inspect_bytes,
             copied_bytes=copied,
         )
+
+    def _check_newest(self, event: ImageEvent) -> None:
+        """Raises Superseded: the store has another object under this key than the event names."""
+        now = self._store.head(event.bucket, event.key, deadline_s=self._limits.fetch_s)
+        if event.version_id is not None and now.version_id is not None:
+            same = event.version_id == now.version_id
+        else:  # an event that names neither can't be told from any other
+            same = event.etag is None or event.etag.strip('"') == now.etag
+        if not same:
+            raise Superseded("the object has another content by now than the event names")
 
     def _check(self, size: int | None) -> None:
         """Raises Rejected: an object that is known to have so many bytes has too many."""

@@ -30,7 +30,7 @@ class Stages:
 
     def fetch(self, job: Job, max_bytes: int) -> Fetched:
         """Errors as in `ports.Intake.fetch`."""
-        return _light(lambda: self._fetching.fetch(job.event, max_bytes))
+        return _light(lambda: self._fetching.fetch(job, max_bytes))
 
     def inspect(self, fetched: Fetched) -> Facts:
         """Errors as in `ports.Intake.inspect`.

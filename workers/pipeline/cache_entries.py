@@ -19,7 +19,8 @@ import orjson
 from pydantic import ValidationError
 
 from schemas.enriched_image import CaptionText, ImageFacts, Source
-from schemas.image_event import ImageEvent
+from schemas.image_event import ImageEvent, newer
+from schemas.text import version_or_none
 from workers.ports import Captioner, Tagger
 from workers.settings import DECODABLE
 from workers.vocabulary import Caption, Facts, LabelScores, Subset
@@ -56,10 +57,27 @@ def source_hash(store: str, event: ImageEvent) -> str:
 
 
 def source_field(version_id: str | None, etag: str | None) -> str | None:
-    """The field of one version of an object; None when the event names neither, and there is no first level."""
-    if version_id:
+    """The field of one version of an object; None when the event names neither, and there is no first level.
+
+    The version "null" is none: it is overwritten under its name.
+    """
+    if version_or_none(version_id):
         return f"v:{version_id}"
     return f"e:{etag}" if etag else None
+
+
+def is_of(facts: Facts, event: ImageEvent) -> bool:
+    """Whether the facts are of the content that the event names, as far as either tells."""
+    etag, version_id = event.etag, event.version_id
+    same_version = None in (version_id, facts.version_id) or version_id == facts.version_id
+    return same_version and (etag is None or etag.strip('"') == facts.etag)
+
+
+def is_newer(sequencer: str, event: ImageEvent) -> bool:
+    """Whether this sequencer came after the event's. Of two lengths none is: they are of two kinds of store, between
+    which the bucket moved."""
+    other = event.sequencer
+    return other is not None and len(sequencer) == len(other) and newer(sequencer, other)
 
 
 def sequencer_key(store: str, event: ImageEvent) -> str:

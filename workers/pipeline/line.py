@@ -19,6 +19,7 @@ from typing import TypeAlias, TypeVar
 from opentelemetry.trace import Span
 
 from schemas.dead_letter import Failure, input_key
+from schemas.enriched_image import SkipReason
 from workers import metrics
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.pipeline import tracing
@@ -210,13 +211,9 @@ class Line:
         self.finish_inbox.put(Done(entry, index, (outcome,), write))
 
     def _recall_by_source(self, tasks: Sequence[Task]) -> None:
-        stale = self._recall.sources(tasks)
+        self._recall.sources(tasks)
+        self._recall.contents([task for task in tasks if task.facts is not None])
         for task in tasks:
-            if id(task) in stale:
-                self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "stale"),))
-        known = [task for task in tasks if id(task) not in stale]
-        self._recall.contents([task for task in known if task.facts is not None])
-        for task in known:
             if task.facts is not None and self._recall.complete(task):
                 self._to_finish(task)
             else:
@@ -355,7 +352,8 @@ class Line:
             return
         except Superseded:
             self.neighbours.answered(task.event.bucket, now)
-            self._end(task, (self._renderer.skip(task.job.coordinates, task.event, "superseded"),))
+            reason: SkipReason = "stale" if task.job.only_newest else "superseded"
+            self._end(task, (self._renderer.skip(task.job.coordinates, task.event, reason),))
             return
         except LargerThanReserved as error:
             self.neighbours.read(task.event.bucket, None, task.asked_at, now)

@@ -7,8 +7,9 @@ raises: a miss is all that can go wrong.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 
-from schemas.image_event import ImageEvent, newer
+from schemas.image_event import ImageEvent
 from workers import metrics
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotate import guide_names
@@ -86,25 +87,21 @@ class Recall:
 
     # ---- reading ------------------------------------------------------------------------------------------------
 
-    def sources(self, tasks: Sequence[Task]) -> set[int]:
-        """Fill in `facts` from the first level. Returns the `id` of each task whose event is stale."""
-        if not tasks:
-            return set()
+    def sources(self, tasks: Sequence[Task]) -> None:
+        """Fill in `facts` from the first level, except where the cache knows a newer event of the object.
+
+        The cache alone silences no event: such a task is to ask the store what the object is now (`only_newest`).
+        """
         self._facts(tasks)
         sequenced = [task for task in tasks if task.event.sequencer]
-        found = (
-            self._cache.recall([entries.sequencer_key(self._store, task.event) for task in sequenced])
-            if sequenced
-            else []
-        )
-        newest = [entries.unpack_sequencer(value) for value in found]
-        for known, value in zip(newest, found, strict=True):
+        keys = [entries.sequencer_key(self._store, task.event) for task in sequenced]
+        found = self._cache.recall(keys) if keys else []
+        for task, value in zip(sequenced, found, strict=True):
+            known = entries.unpack_sequencer(value)
             _count_invalid(known is not None, [value])
-        return {
-            id(task)
-            for task, known in zip(sequenced, newest, strict=True)
-            if known is not None and newer(known, task.event.sequencer or "")
-        }
+            if known is not None and entries.is_newer(known, task.event):
+                task.job = replace(task.job, only_newest=True)
+                task.facts, task.source_hit = None, False
 
     def _facts(self, tasks: Sequence[Task]) -> None:
         wanted: list[tuple[Task, tuple[str, str]]] = []
@@ -114,9 +111,11 @@ class Recall:
                 wanted.append((task, (entries.source_hash(self._store, task.event), field)))
         found = self._cache.recall_fields([place for _, place in wanted]) if wanted else []
         for (task, _), value in zip(wanted, found, strict=True):
-            task.facts = entries.unpack_facts(value)
+            facts = entries.unpack_facts(value)
+            _count_invalid(facts is not None, [value])
+            task.facts = facts if facts is not None and entries.is_of(facts, task.event) else None
             task.source_hit = task.facts is not None
-            _count("source", task.source_hit, [value])
+            _count("source", task.source_hit)
 
     def contents(self, tasks: Sequence[Task]) -> None:
         """Fill in `scores` and `caption` from the second level, for tasks whose content's hash is known."""
@@ -135,7 +134,8 @@ class Recall:
             known = (entries.unpack_scores(value, len(self._tagger.labels)) for value in values)
             task.scores = next((scores for scores in known if scores is not None), None)
             task.tags_hit = task.scores is not None
-            _count("tags", task.tags_hit, values)
+            _count("tags", task.tags_hit)
+            _count_invalid(task.tags_hit, values)
 
     def _scores_keys(self, task: Task) -> list[str]:
         """Where the task's scores may be: those of its labels, or of all, of which its profile shows no others."""
@@ -158,7 +158,8 @@ class Recall:
         for task, value in zip(asked, found, strict=True):
             task.caption = entries.unpack_caption(value)
             task.caption_hit = task.caption is not None
-            _count("caption", task.caption_hit, [value])
+            _count("caption", task.caption_hit)
+            _count_invalid(task.caption_hit, [value])
 
     # ---- writing ------------------------------------------------------------------------------------------------
 
@@ -185,12 +186,11 @@ class Recall:
             self._cache.remember(values, fields)
 
 
-def _count(level: str, hit: bool, values: Sequence[bytes | None]) -> None:
-    """Count an answer; a miss although there was a value counts as an error too."""
+def _count(level: str, hit: bool) -> None:
     metrics.CACHE.add(level=level, answer="hit" if hit else "miss")
-    _count_invalid(hit, values)
 
 
 def _count_invalid(read: bool, values: Sequence[bytes | None]) -> None:
+    """There were values, and none that could be read."""
     if not read and any(value is not None for value in values):
         metrics.CACHE_ERRORS.add(cause="invalid")

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 from schemas.image_event import ImageEvent
 from tests.unit.intake.pictures import encoded
 from workers.ports import Intake
-from workers.vocabulary import Coordinates, Epoch, Facts, Fetched, Job, Partition, Picture, StoredObject
+from workers.vocabulary import Coordinates, Epoch, Facts, Fetched, Job, ObjectVersion, Partition, Picture, StoredObject
 
 GOOD: Final = 40
 HANGS, SEGFAULTS, SWELLS, EXITS, DIES_ONCE, FAILS = 41, 42, 43, 44, 45, 46
@@ -67,6 +67,9 @@ class PaintedStore:
         width, shade = map(int, rest)
         body = encoded(Image.new("RGB", (width, 20), (shade, 0, 0)), name)
         return StoredObject(body, "etag", None, "2026-01-01T00:00:00Z")
+
+    def head(self, bucket: str, key: str, **_: Any) -> ObjectVersion:
+        return ObjectVersion("etag", None)
 
 
 class Once:

@@ -145,12 +145,13 @@ def test_a_bucket_outside_the_allow_list_is_a_dead_letter_and_a_key_outside_the_
 
 def test_an_older_event_of_the_same_object_is_skipped_as_stale() -> None:
     rig = Rig()
-    rig.put("a.png", RED)
-    rig.send(rig.notification("a.png", sequencers=["00FF"]))
+    older = rig.put("a.png", (20, 20, 250))
+    newer = rig.put("a.png", RED)
+    rig.send(rig.event("a.png", etag=newer, sequencer="00FF"))
     with rig.running():
         rig.settled()
         eventually(lambda: rig.cache.recall(["2:sequencer:/photos/a.png"]) == [b"00FF"])
-        rig.send(rig.notification("a.png", sequencers=["FE"]))
+        rig.send(rig.event("a.png", etag=older, sequencer="00FE"))
         rig.settled()
     assert [skip.reason for skip in rig.skips()] == ["stale"]
 

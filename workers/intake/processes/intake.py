@@ -72,7 +72,7 @@ class ProcessIntake:
         self._supervisor = Supervisor(pickle.dumps(plan), layout, self._limits, children=children, close_s=close_s)
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
-        return self._fetchers.submit(lambda: self._fetching.fetch(job.event, max_bytes))
+        return self._fetchers.submit(lambda: self._fetching.fetch(job, max_bytes))
 
     def inspect(self, fetched: Fetched) -> Future[Facts]:
         future: Future[Facts] = Future()
