@@ -114,6 +114,10 @@ def test_the_worker_may_write_to_its_state_and_tmp_alone(worker: Manifest) -> No
     assert [(volume["type"], volume["target"]) for volume in worker["volumes"]] == [("volume", "/var/lib/tagstream")]
 
 
+def test_no_service_may_gain_privileges(services: dict[str, Manifest]) -> None:
+    assert {tuple(service["security_opt"]) for service in services.values()} == {("no-new-privileges:true",)}
+
+
 def test_each_worker_has_a_state_folder_of_its_own(worker: Manifest) -> None:
     assert all("source" not in volume for volume in worker["volumes"])
 
@@ -140,6 +144,8 @@ def test_the_topics_that_are_made_are_those_the_worker_uses(read: settings.Setti
     assert set(made) == {*read.input_topics, read.output_topic, read.dead_letter_topic}
     servers = ",".join(read.kafka_servers)
     assert all(f"--bootstrap-server {servers} --create --if-not-exists" in call for call in calls)
+    input_topics = [call for call in calls if call.split("--topic ")[1].split()[0] in read.input_topics]
+    assert all("--config compression.type=uncompressed" in call for call in input_topics)
 
 
 def test_the_bucket_that_is_made_tells_kafka_of_its_pictures(read: settings.Settings, tmp_path: Path) -> None:

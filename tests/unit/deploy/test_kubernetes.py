@@ -35,6 +35,7 @@ SECRET_VALUES = {
     "s3-access-key": "access",
     "s3-secret-key": "secret",
     "redis-url": "redis://:password@valkey:6379/0",
+    "cache-key": "0123456789abcdef" * 4,
     "kafka-user": "tagstream",
     "kafka-password": "password",
     "kafka-ca": "PEM",
@@ -101,6 +102,7 @@ def test_the_worker_accepts_its_settings(base: str, components: Sequence[str], t
     manifests = overlay(base, *components)
     read = read_settings(manifests, tmp_path)
     assert read.s3_secret_key.get_secret_value() == "secret"
+    assert read.cache_key.get_secret_value() == SECRET_VALUES["cache-key"]
     assert read.device == {"cpu": "cpu", "gpu": "cuda"}[base]
     expected = {"kafka-sasl-tls": "SASL_SSL", "kafka-mtls": "SSL"}
     protocols = [expected[name] for name in components if name in expected]

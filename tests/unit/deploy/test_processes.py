@@ -54,6 +54,7 @@ class Pod:
             "s3-access-key": self._site.stack.s3.access_key,
             "s3-secret-key": self._site.stack.s3.secret_key,
             "redis-url": self._site.stack.valkey.url,
+            "cache-key": "0123456789abcdef" * 4,
         }
         for key, value in secrets.items():
             (self._folder / "secrets" / key).write_text(f"{value}\n")
