@@ -23,7 +23,9 @@ from workers.vocabulary import Epoch, Headers, Message, Record, Run
 Kind: TypeAlias = Literal["enriched", "partial", "retraction", "skip"]
 
 _ENTRY_BYTES = 1_200
-"""What an entry costs beside its messages: the record's objects, its jobs, what the cache is told."""
+"""What an entry costs beside its messages: the record's objects, its job, what the cache is told."""
+_JOB_BYTES = 4_000
+"""What each further event of one message costs until its outcome is rendered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,16 @@ class Taken:
 class _Lane:
     """The records of one epoch, in offset order, that are not known to be committed."""
 
-    __slots__ = ("committed", "entries", "epoch", "jobs")
+    __slots__ = ("committed", "entries", "epoch", "jobs", "read")
 
     def __init__(self, epoch: Epoch, committed: int) -> None:
         self.epoch = epoch
         self.committed = committed
         self.entries: deque[Entry] = deque()
         self.jobs = 0
+        """Those of its entries; one that is not parsed yet counts as one."""
+        self.read = 0
+        """Those of its entries that are parsed."""
 
     def front(self) -> Iterable[Entry]:
         for entry in self.entries:
@@ -143,6 +148,17 @@ class Ledger:
             self._records += 1
             return entry
 
+    def has_room(self, entry: Entry, max_jobs: int, max_bytes: int) -> bool:
+        """Whether an admitted record may be parsed: whatever it holds, the bounds are exceeded by that alone.
+
+        The first of a lane always may: the others of its partition wait for it.
+        """
+        with self._lock:
+            lane = self._lanes.get(entry.record.epoch)
+            if lane is None:
+                return False
+            return lane.entries[0] is entry or (lane.read < max_jobs and self._bytes < max_bytes)
+
     def expect(self, entry: Entry, jobs: int) -> None:
         """Say how many indexes the record's message holds, before the first of them completes."""
         with self._lock:
@@ -150,6 +166,8 @@ class Ledger:
             lane = self._lanes.get(entry.record.epoch)
             if lane is not None:
                 lane.jobs += jobs - 1
+                lane.read += jobs
+                self._count(entry, entry.counted + (jobs - 1) * _JOB_BYTES)
 
     def complete(self, entry: Entry, index: int, outcomes: Sequence[Rendered | Failure]) -> bool:
         """Note what became of one index. True when it was the record's last: its messages can be rendered.
@@ -163,7 +181,8 @@ class Ledger:
             entry.outcomes[index] = tuple(outcomes)
             if entry.record.epoch in self._lanes:
                 size = sum(outcome.size for outcome in outcomes if isinstance(outcome, Rendered))
-                self._count(entry, entry.counted + size)
+                further = len(entry.outcomes) > 1
+                self._count(entry, entry.counted + size - (_JOB_BYTES if further else 0))
             return len(entry.outcomes) == entry.expected
 
     def fill(self, entry: Entry, messages: Sequence[Message]) -> bool:
@@ -284,5 +303,6 @@ class Ledger:
     def _forget(self, lane: _Lane, entries: Iterable[Entry]) -> None:
         for entry in entries:
             lane.jobs -= entry.expected or 1
+            lane.read -= entry.expected or 0
             self._count(entry, 0)
             self._records -= 1

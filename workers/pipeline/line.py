@@ -39,6 +39,7 @@ from workers.pipeline.recall import Recall
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.screening import Passed, Removed, Screen, Screened, Wanted, coordinates
 from workers.pipeline.task import Task
+from workers.pipeline.unread import Unread
 from workers.ports import Clock, Intake
 from workers.vocabulary import Epoch, Facts, Fetched, Job, Outcome, Picture, Record
 
@@ -113,6 +114,7 @@ class Line:
         self.decoded = Budget(options.decoded_budget_bytes)
         self.fetches = Budget(options.fetches)
         self.recall_inbox: Inbox[RecallItem] = Inbox()
+        self.unread = Unread(self._has_room)
         self.device_inbox: Inbox[Task] = Inbox()
         self.finish_inbox: Inbox[Task | Done] = Inbox()
 
@@ -147,16 +149,29 @@ class Line:
     # ---- recall thread ----------------------------------------------------------------------------------------
 
     def recall(self, items: Sequence[RecallItem]) -> None:
-        """Everything that concerns the cache, for all that is ready at once: few round trips for many items."""
+        """Everything that concerns the cache, for all that is ready at once: few round trips for many items.
+
+        Records are parsed as far as there is room for what they hold.
+        """
+        self.tell_cache(items)
+        for item in items:
+            if isinstance(item, Entry):
+                self.unread.add(item)
+        fresh = [task for entry in self.unread.readable() for task in self._read(entry)]
+        arrived = [item for item in items if isinstance(item, Task)]
+        self._recall_by_source(fresh)
+        self._recall_by_content(arrived)
+
+    def tell_cache(self, items: Sequence[RecallItem]) -> None:
+        """What was committed and what was computed; nothing new is begun."""
         self._recall.settle([write for item in items if isinstance(item, Committed) for write in _writes(item)])
         computed = [item for item in items if isinstance(item, Computed)]
         self._recall.remember([item.values for item in computed])
         for item in computed:
             self._land(item)
-        fresh = [task for item in items if isinstance(item, Entry) for task in self._read(item)]
-        arrived = [item for item in items if isinstance(item, Task)]
-        self._recall_by_source(fresh)
-        self._recall_by_content(arrived)
+
+    def _has_room(self, entry: Entry) -> bool:
+        return self.ledger.has_room(entry, self._options.max_jobs_ahead, self._options.max_ledger_bytes)
 
     def _read(self, entry: Entry) -> list[Task]:
         """Parse a record; whatever needs no picture is done here."""

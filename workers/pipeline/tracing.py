@@ -10,7 +10,7 @@ import re
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanKind
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from workers.vocabulary import Coordinates, Headers
@@ -70,6 +70,9 @@ def _values(headers: Headers, name: str) -> list[bytes]:
 
 
 def _links(producer: Headers) -> list[Link]:
-    carrier = {name: (value or b"").decode("ascii") for name, value in producer}
-    context = trace.get_current_span(_propagator.extract(carrier, Context())).get_span_context()
-    return [Link(context)] if context.is_valid else []
+    """By the ids alone: a tracestate's parser logs each fault, a thousand times for a thousand events."""
+    parent = next((value or b"" for name, value in producer if name == "traceparent"), None)
+    if parent is None:
+        return []
+    _, trace_id, span_id, flags = (int(part, 16) for part in parent.split(b"-"))
+    return [Link(SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags)))]

@@ -25,7 +25,7 @@ from workers.pipeline.annotate import Annotator
 from workers.pipeline.batching import Inbox
 from workers.pipeline.gauges import gauges
 from workers.pipeline.journal import Journal
-from workers.pipeline.line import Committed, Computed, Line
+from workers.pipeline.line import Line
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.polling import Poller
 from workers.pipeline.profiles import default_profiles
@@ -191,7 +191,7 @@ class Worker:
         if self._crashed is None:
             # What the last commits tell the cache comes after the recall thread's end.
             left = line.recall_inbox.take(len(line.recall_inbox), 0)
-            line.recall([item for item in left if isinstance(item, Committed | Computed)])
+            line.tell_cache(left)
 
     # ---- loops ------------------------------------------------------------------------------------------------
 
@@ -214,7 +214,7 @@ class Worker:
     def _run_recall(self, line: Line) -> None:
         while not self._drained.is_set():
             items = line.recall_inbox.take(256, 0.2)
-            if items:
+            if items or len(line.unread):  # an epoch that ended may have made room, and nobody says so
                 line.recall(items)
 
     def _run_device(self) -> None:

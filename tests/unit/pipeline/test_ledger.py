@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.dead_letter import Failure
-from workers.pipeline.ledger import Entry, Ledger, Rendered, Taken
+from workers.pipeline.ledger import _JOB_BYTES, Entry, Ledger, Rendered, Taken
 from workers.vocabulary import Epoch, Message, Partition, Record, Unreadable
 
 OUTCOME = (Failure(index=0, stage="parse", reason="schema", detail="x"),)
@@ -182,11 +182,11 @@ def test_what_is_done_counts_by_its_size_until_its_record_leaves() -> None:
     ledger, epoch = Ledger(), Epoch(Partition("in", 0), "m")
     ledger.open(epoch, 0)
     entry = admit(ledger, epoch, 0)
-    ledger.expect(entry, 2)
     before = ledger.bytes
+    ledger.expect(entry, 2)
     one, two = (Message("out", None, bytes(size), ()) for size in (1_000, 5_000))
     ledger.complete(entry, 0, [Rendered(one, "enriched")])
-    assert ledger.bytes == before + one.size
+    assert ledger.bytes == before + one.size + _JOB_BYTES
     ledger.complete(entry, 1, [Rendered(two, "enriched")])
     assert ledger.bytes == before + one.size + two.size
     entry.outcomes[1] = OUTCOME  # as of a message that its topic does not take

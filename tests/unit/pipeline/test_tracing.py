@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.pipeline.rig import OUT, Rig
 from tests.unit.pipeline.traced import PARENT
-from workers.pipeline.tracing import inherited
-from workers.vocabulary import Headers
+from workers.pipeline.tracing import inherited, start
+from workers.vocabulary import Coordinates, Headers
 
 
 def test_without_a_tracer_the_producers_trace_passes_through() -> None:
@@ -56,6 +56,12 @@ GOOD = ("traceparent", PARENT.encode())
 )
 def test_a_producers_trace_context_passes_as_far_as_it_is_valid_and_short(headers: Headers, passed: Headers) -> None:
     assert inherited(headers) == passed
+
+
+def test_a_tracestate_with_faults_is_not_told_in_the_log_for_every_event(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        start("x", Coordinates("images", 0, 0, 0), inherited((GOOD, ("tracestate", STATE)))).end()
+    assert not caplog.records
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,119 @@
+"""Records that expand: a message of many events counts as many before it, and those behind it, are read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from schemas.image_event import MAX_RECORDS
+from tests.unit.pipeline.by_hand import ByHand
+from tests.unit.pipeline.rig import Rig
+from workers.vocabulary import Record
+
+
+class Expanding(ByHand):
+    """Records of removals, published and committed when the test says so."""
+
+    def removals(self, *counts: int, partition: int = 0, key: str = "a.png") -> None:
+        """One record for each count, of so many removals."""
+        for count in counts:
+            one = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": "photos"}, "object": {"key": key}}}
+            epoch = self.epochs[partition]
+            offset, self._next[partition] = self._next[partition], self._next[partition] + 1
+            value = json.dumps({"Records": [one] * count}).encode()
+            self.line.take(Record(epoch.partition, offset, 0, None, value, (), epoch))
+
+    def commit(self, max_messages: int = 1, max_bytes: int = 1) -> int:
+        """One run, as the publish thread does it; the messages that it had."""
+        taken = self.line.ledger.take(max_messages, max_bytes)
+        assert taken is not None
+        self.line.ledger.settle(taken)
+        self.line.settle(taken.entries)
+        return len(taken.run.messages)
+
+    def read(self, partition: int = 0) -> int:
+        """Events of the partition that were read so far."""
+        return sum(place[0] == partition for place in self.done)
+
+
+def test_many_events_in_one_record_count_as_many() -> None:
+    hand = Expanding(max_jobs_ahead=10)
+    hand.removals(8, 8, 8, 1)
+    hand.turn()
+    assert hand.read() == 16
+    assert hand.commit() == 8
+    hand.turn()
+    assert hand.read() == 24
+    assert [hand.commit() for _ in range(2)] == [8, 8]
+    hand.turn()
+    assert hand.read() == 25
+
+
+def test_the_first_record_of_a_partition_is_read_whatever_it_holds_and_whatever_others_do() -> None:
+    hand = Expanding(partitions=3, max_jobs_ahead=1, max_ledger_bytes=1)
+    for partition in range(3):
+        hand.removals(MAX_RECORDS, 1, partition=partition)
+    hand.turn()
+    assert [hand.read(partition) for partition in range(3)] == [MAX_RECORDS] * 3
+
+
+def test_what_a_thousand_removals_will_weigh_is_counted_before_the_next_record_is_read() -> None:
+    hand = Expanding(max_ledger_bytes=4_000_000)
+    hand.removals(*[MAX_RECORDS] * 5, key="%01" * 1024)
+    heaviest, committed = 0, 0
+    while committed < 5 * MAX_RECORDS:
+        hand.line.recall(hand.line.recall_inbox.take(1_000, 0))
+        heaviest = max(heaviest, hand.line.ledger.bytes)
+        for item in hand.line.finish_inbox.take(100_000, 0):
+            hand.line.finish(item)
+            heaviest = max(heaviest, hand.line.ledger.bytes)
+        committed += hand.commit()
+    records, one_rendered = 5 * 3_400_000, 17_000_000
+    assert heaviest < records + 4_000_000 + one_rendered
+
+
+def test_records_of_an_ended_epoch_are_not_read_any_more() -> None:
+    hand = Expanding(max_jobs_ahead=1)
+    hand.removals(5, 5)
+    hand.turn()
+    hand.epochs[0].end()
+    hand.line.ledger.close_ended()
+    hand.turn()
+    hand.line.recall([])
+    assert hand.read() == 5
+    assert len(hand.line.unread) == 0
+
+
+def test_at_the_end_nothing_new_is_read() -> None:
+    hand = Expanding(max_jobs_ahead=1)
+    hand.removals(5, 5)
+    hand.turn()
+    hand.commit()
+    hand.line.tell_cache(hand.line.recall_inbox.take(100, 0))
+    assert hand.read() == 5
+
+
+def test_records_that_expand_all_come_out_once_and_in_order() -> None:
+    rig = Rig()
+    bounds: dict[str, Any] = {"max_jobs_ahead": 50, "max_ledger_bytes": 100_000, "run_outcomes": 30}
+    for number in range(30):
+        rig.send(rig.notification(*["a.png"] * (1 + 7 * number), name="ObjectRemoved:Delete"), partition=number % 2)
+    with rig.running(**bounds):
+        rig.settled()
+    expected = [(partition, offset, index) for partition, offset in rig.appended for index in range(999)]
+    found = rig.coordinates()
+    assert len(found) == len(set(found)) == sum(1 + 7 * number for number in range(30))
+    assert set(found) <= set(expected)
+
+
+def test_a_transaction_is_cut_by_the_bytes_of_its_outcomes_between_records_and_never_within_one() -> None:
+    hand = Expanding()
+    hand.removals(*[3] * 20, 900)
+    hand.turn()
+    sizes = []
+    while taken := hand.line.ledger.take(10_000, 10_000):
+        sizes.append((len(taken.entries), sum(message.size for message in taken.run.messages)))
+        hand.line.ledger.settle(taken)
+    assert sum(entries for entries, _ in sizes) == 21
+    assert all(size <= 10_000 for entries, size in sizes if entries > 1)
+    assert [entries for entries, size in sizes if size > 10_000] == [1]

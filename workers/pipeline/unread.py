@@ -1,0 +1,47 @@
+"""Admitted records that wait to be parsed: one message may hold a thousand events, and nobody knows before."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from workers import metrics
+from workers.pipeline.ledger import Entry
+from workers.vocabulary import Epoch
+
+
+class Unread:
+    """Each partition's entries in offset order. Belongs to the thread that parses.
+
+    Args:
+        may_read: whether there is room for what is in an entry's message.
+    """
+
+    def __init__(self, may_read: Callable[[Entry], bool]) -> None:
+        self._may_read = may_read
+        self._waiting: dict[Epoch, deque[Entry]] = {}
+
+    def add(self, entry: Entry) -> None:
+        self._waiting.setdefault(entry.record.epoch, deque()).append(entry)
+
+    def readable(self) -> Iterator[Entry]:
+        """Entries for which there is room, the partitions taking turns; each is to be read before the next is taken.
+
+        Those of ended epochs are dropped: whoever has the partition now reads them.
+        """
+        turns = deque(self._waiting)
+        while turns:
+            epoch = turns.popleft()
+            entries = self._waiting[epoch]
+            if not epoch.current:
+                metrics.DROPPED_JOBS.add(len(self._waiting.pop(epoch)))
+            elif self._may_read(entries[0]):
+                entry = entries.popleft()
+                if entries:
+                    turns.append(epoch)
+                else:
+                    del self._waiting[epoch]
+                yield entry
+
+    def __len__(self) -> int:
+        return sum(len(entries) for entries in self._waiting.values())
