@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CLOSE_S = 18.0
+"""Beyond the drain's time, for the end of threads and clients: a deployment's grace period gives them 20 s."""
+
 
 def run(
     until_idle: Annotated[
@@ -106,6 +109,11 @@ class _Process:
                 logger.info("stopped before the group was joined")
 
     def stop(self) -> None:
+        from workers.service.watchdog import end_within
+
+        if not self._stopping.is_set():
+            seconds = self._settings.drain_s + CLOSE_S
+            end_within(seconds, f"it did not end within {seconds:g} s of being asked to")
         self._stopping.set()
         if self._worker is not None:
             self._worker.stop()

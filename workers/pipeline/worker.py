@@ -46,6 +46,14 @@ _CLOSE_S = 6.0
 that was asked of a broker which has gone away never returns."""
 
 
+_POLL_S = 30.0
+"""The least time after which a poll thread that has not come back counts as stalled. Each call of a client that it
+makes has a limit of its own, at most 10 s, also while no broker answers."""
+
+_LATE_S = 5.0
+"""How much later than the drain's time the poll thread may say that the drain is over."""
+
+
 @dataclass(slots=True)
 class _DeviceClock:
     """How long the batch in hand has taken, against max(15 s, 5 × the slowest so far)."""
@@ -102,6 +110,7 @@ class Worker:
         self._line: Line | None = None
         self._publisher: Publisher | None = None
         self._busy_at = clock.monotonic()
+        self._polling_since: float | None = None
         self._joined = False
         self._gauges: dict[metrics.ObservedGauge, metrics.Reader] = {metrics.READY: lambda: [(self.ready, {})]}
 
@@ -177,8 +186,7 @@ class Worker:
         3. Every loop ends (the publisher between two runs, or between two tries to reach a broker that is away);
            `run` closes intake, publisher and source, in this order.
         """
-        while not self._drained.wait(0.1):
-            pass
+        self._wait_for_drain()
         publisher.interrupt()
         for inbox in (line.recall_inbox, line.device_inbox, line.finish_inbox):
             inbox.close()
@@ -193,12 +201,26 @@ class Worker:
             left = line.recall_inbox.take(len(line.recall_inbox), 0)
             line.tell_cache(left)
 
+    def _wait_for_drain(self) -> None:
+        """Until the poll thread says that the drain is over, or should have said so long ago."""
+        stopped_at: float | None = None
+        while not self._drained.wait(0.1):
+            now = self._clock.monotonic()
+            if self._stop.is_set() and stopped_at is None:
+                stopped_at = now
+            if stopped_at is not None and now - stopped_at > self._options.drain_s + _LATE_S:
+                since = self._polling_since
+                where = "is idle" if since is None else f"has not come back for {now - since:.0f} s"
+                self._crash(Broken(f"the drain's {self._options.drain_s:g} s are over, and the poll thread {where}"))
+
     # ---- loops ------------------------------------------------------------------------------------------------
 
     def _run_poll(self, poller: Poller, line: Line) -> None:
         deadline: float | None = None
         while not self._drained.is_set():
+            self._polling_since = self._clock.monotonic()
             busy = poller.step()
+            self._polling_since = None
             now = self._clock.monotonic()
             if busy or line.ledger.records or not poller.idle:
                 self._busy_at = now
@@ -309,6 +331,9 @@ class Worker:
         since = self._device.since
         if since is not None and now - since > self._device.limit:
             reasons.append(f"the device has worked on one batch for {now - since:.0f} s")
+        since = self._polling_since
+        if since is not None and now - since > max(self._options.stall_s, _POLL_S):
+            reasons.append(f"the poll thread has not come back for {now - since:.0f} s")
         still = now - line.stages.moved_at
         if line.stages.working() and still > self._options.stall_s:
             reasons.append(f"{line.stages.working()} pictures in hand and none moved for {still:.0f} s")

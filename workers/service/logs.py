@@ -21,8 +21,13 @@ from typing import Literal, TextIO
 
 from opentelemetry import trace
 
-_CHATTY = ("kafka", "urllib3", "asyncio", "opentelemetry", "PIL", "httpx", "httpcore")
+_CHATTY = ("urllib3", "asyncio", "opentelemetry", "PIL", "httpx", "httpcore")
 """Libraries whose info level is our debug level."""
+
+_TELL_TALES = {"kafka": logging.INFO, "kafka.protocol.parser": logging.CRITICAL}
+"""Loggers that write what passes through them, and the least level at which they don't. kafka-python writes every byte
+that it sends or receives at debug level, records and passwords among them, and an answer that it can't read as an
+error, which reaches us as an exception too."""
 
 _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every log record has; the rest came by `extra` and belongs into the JSON line."""
@@ -52,6 +57,8 @@ def start_logging(
     logging.captureWarnings(True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.WARNING)
+    for name, least in _TELL_TALES.items():
+        logging.getLogger(name).setLevel(max(least, logging.INFO if level == "debug" else logging.WARNING))
 
 
 def flush_logs() -> None:

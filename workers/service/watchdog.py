@@ -16,7 +16,7 @@ from workers.service.logs import flush_logs
 logger = logging.getLogger(__name__)
 
 WEDGED = 3
-"""Exit code of a broken device or a wedge."""
+"""Exit code of a broken device, of a wedge, and of an end that does not come in time."""
 
 
 class Watchdog:
@@ -87,8 +87,24 @@ class Watchdog:
     def _end(self, report: Report) -> None:
         reason = "; ".join(report.reasons) or "no progress"
         self._unready(f"wedged: {reason}")
-        logger.critical("wedged: %s. Every thread's stack follows; exiting with %s, nothing is lost", reason, WEDGED)
-        flush_logs()
-        faulthandler.dump_traceback(file=self._stream, all_threads=True)
-        self._stream.flush()
-        self._leave(WEDGED)
+        leave_wedged(reason, leave=self._leave, stream=self._stream)
+
+
+def end_within(seconds: float, reason: str) -> None:
+    """From now on the process has so long to end by itself; else it is ended, and says why.
+
+    For the time after a signal, when whoever should see to the end may be what hangs.
+    """
+    timer = threading.Timer(seconds, leave_wedged, args=(reason,))
+    timer.name, timer.daemon = "deadline", True
+    timer.start()
+
+
+def leave_wedged(reason: str, *, leave: Callable[[int], None] = os._exit, stream: TextIO | None = None) -> None:
+    """End the process here and now, with every thread's stack. What was not committed comes again."""
+    stream = stream if stream is not None else sys.stderr
+    logger.critical("wedged: %s. Every thread's stack follows; exiting with %s, nothing is lost", reason, WEDGED)
+    flush_logs()
+    faulthandler.dump_traceback(file=stream, all_threads=True)
+    stream.flush()
+    leave(WEDGED)

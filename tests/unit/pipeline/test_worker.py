@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
 from tests.unit.pipeline.rig import BUCKET, DEAD, GROUP, IN, OUT, POISON, EchoCaptioner, Rig, eventually, running
 from workers.backends.memory_broker import Fault
+from workers.backends.memory_kafka import MemoryRecordSource
 from workers.errors import Broken, Unavailable
+from workers.pipeline import worker as pipeline_worker
 from workers.pipeline.worker import Worker
-from workers.vocabulary import Partition, Unreadable
+from workers.vocabulary import Partition, Polled, Unreadable
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -419,6 +422,36 @@ def test_two_workers_that_pass_partitions_to_and_fro_lose_nothing_and_do_nothing
         thread.join()
         rig.settled()
     assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
+
+
+def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Guard: the drain's end was the poll thread's to say, and nobody looked at the poll thread."""
+    monkeypatch.setattr(pipeline_worker, "_POLL_S", 0.2)
+    monkeypatch.setattr(pipeline_worker, "_LATE_S", 0.2)
+    rig, hung = Rig(), threading.Event()
+    poll = MemoryRecordSource.poll
+
+    def hanging(source: MemoryRecordSource, timeout_s: float) -> Polled:
+        if hung.is_set():
+            threading.Event().wait(5)
+        return poll(source, timeout_s)
+
+    monkeypatch.setattr(MemoryRecordSource, "poll", hanging)
+    with ExitStack() as stack:
+        stack.enter_context(
+            pytest.raises(Broken, match=r"the drain's 0\.3 s are over, and the poll thread has not come")
+        )
+        worker = stack.enter_context(rig.running(drain_s=0.3, stall_s=0.1))
+        eventually(lambda: worker.ready)
+        assert worker.progress().ok
+        hung.set()
+        eventually(lambda: not worker.progress().ok)
+        (reason,) = worker.progress().reasons
+        assert reason.startswith("the poll thread has not come back for ")
+        stopped = time.monotonic()
+    assert time.monotonic() - stopped < 3
 
 
 def test_a_stop_drains_what_was_admitted_and_leaves_no_thread_behind() -> None:

@@ -17,7 +17,7 @@ from workers.service.logs import LINES_A_MINUTE, TEXT_CHARS, LimitedStream, star
 def _restore() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    chatty = {name: logging.getLogger(name).level for name in ("kafka", "urllib3")}
+    chatty = {name: logging.getLogger(name).level for name in ("kafka", "kafka.protocol.parser", "urllib3")}
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
@@ -91,6 +91,19 @@ def test_chatty_libraries_speak_at_info_only_when_debugging() -> None:
     start_logging("debug", "text", stream=out)
     logging.getLogger("kafka.client").info("bootstrapping")
     assert "bootstrapping" in out.getvalue()
+
+
+@pytest.mark.parametrize("level", ["debug", "info"])
+def test_no_byte_that_the_kafka_client_sends_or_receives_is_logged(level: Literal["debug", "info"]) -> None:
+    """Guard: at debug level it writes them all, and at any level an answer that it can't read."""
+    stream = io.StringIO()
+    start_logging(level, "text", stream=stream)
+    logging.getLogger("kafka.protocol.parser").debug("%s Send: %r", "node=1", b"\0user\0password")
+    logging.getLogger("kafka.protocol.parser").error("Unable to decode %d-byte buffer: %r", 9, b"record")
+    logging.getLogger("kafka.net.connection").debug("%s: Response %d: %s", "node=1", 1, "record")
+    logging.getLogger("kafka.consumer.fetcher").warning("Not authorized to read from topic images")
+    (line,) = stream.getvalue().splitlines()
+    assert "Not authorized" in line
 
 
 def test_a_secret_is_masked_whatever_json_makes_of_it() -> None:

@@ -47,6 +47,34 @@ def test_a_wedge_dumps_every_stack_turns_unready_and_exits_with_3() -> None:
     assert "Current thread" in done.stderr
 
 
+LATE_PROGRAM = """
+import threading, sys
+from workers.service.logs import start_logging
+from workers.service.watchdog import end_within
+
+start_logging("info", "text")
+end_within(0.3, "it did not end within 0.3 s of being asked to")
+
+def waits_for_nobody():
+    threading.Event().wait()
+
+if sys.argv[1:]:
+    threading.Thread(target=waits_for_nobody).start()  # what the interpreter waits for at its end
+"""
+
+
+def test_a_process_that_was_asked_to_end_and_does_not_is_ended_with_3() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE_PROGRAM, "hang"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3
+    assert "critical service.watchdog: wedged: it did not end within 0.3 s of being asked to" in done.stderr
+    assert "waits_for_nobody" in done.stderr
+
+
+def test_a_process_that_ends_in_time_is_not_held_up() -> None:
+    done = subprocess.run([sys.executable, "-c", LATE_PROGRAM], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 class Ends:
     """Takes the place of os._exit."""
 

@@ -1,0 +1,71 @@
+"""The thread that polls Kafka never comes back: it is seen, and it keeps nothing from ending."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.account import Account
+from tests.chaos.line import is_committed
+from tests.chaos.scenes import load
+from tests.integration.worker_process import Site, eventually, worker
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
+
+_HERE = Path(__file__).parent
+
+
+def stuck_settings(stuck: Path) -> dict[str, str]:
+    return {
+        "STUCK": str(stuck),
+        "PYTHONPATH": os.pathsep.join([str(_HERE / "stuck_poll"), str(_HERE.parents[1])]),
+        "TAGSTREAM_DRAIN_S": "2",
+        "TAGSTREAM_DECODE_TIMEOUT_S": "2",
+        "TAGSTREAM_WEDGED_S": "5",
+    }
+
+
+def test_sigterm_ends_a_worker_whose_poll_spins(home: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: `_wait_for_drain`; the drain's end was the poll thread's to say, and SIGKILL alone ended it."""
+    stuck = tmp_path / "stuck"
+    load(home, 20)
+    with worker(home, "w", tmp_path, **stuck_settings(stuck)) as process:
+        eventually(lambda: is_committed(home), 60, process.said)
+        stuck.touch()
+        account.landed()
+        began = time.monotonic()
+        assert process.terminate() == 3, process.said()
+        assert time.monotonic() - began < 2 + 18 + 5
+        assert "the drain's 2 s are over, and the poll thread has not come back for" in process.said()
+    stuck.unlink()
+    load(home, 20)
+    with worker(home, "w", tmp_path, **stuck_settings(stuck)) as heir:
+        account.over()
+        eventually(lambda: is_committed(home), 60, heir.said)
+        account.recovered()
+        assert heir.terminate() == 0, heir.said()
+    account.settle_site(home)
+
+
+def test_a_worker_whose_poll_spins_ends_by_itself_and_says_where(home: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: /livez looks at the poll thread; it answered 200 for ever, while every partition stood still."""
+    stuck = tmp_path / "stuck"
+    load(home, 20)
+    with worker(home, "w", tmp_path, **stuck_settings(stuck)) as process:
+        eventually(lambda: is_committed(home), 60, process.said)
+        stuck.touch()
+        account.landed()
+        assert process.wait_gone(60) == 3, process.said()
+        assert "wedged: the poll thread has not come back for" in process.said()
+        assert "sitecustomize.py" in process.said()
+    stuck.unlink()
+    with worker(home, "w", tmp_path, **stuck_settings(stuck)) as heir:
+        account.over()
+        load(home, 20)
+        eventually(lambda: is_committed(home), 60, heir.said)
+        account.recovered()
+        assert heir.terminate() == 0, heir.said()
+    account.settle_site(home)
