@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,19 +16,26 @@ if TYPE_CHECKING:
     from workers.backends.kafka import KafkaRecordSource
     from workers.ports import Publisher
     from workers.settings import Settings
-    from workers.vocabulary import Epoch, Message, Record
+    from workers.vocabulary import Epoch, Message
 
 JOIN_S = 30.0
-"""How long to wait for the partition to be ours, and for the record."""
+"""How long to wait for the partition to be ours, and again for its committed offset."""
+
+_UNKNOWN_TIME = -1
+"""As Kafka writes the time of a record that has none."""
+
+TELL_S = 3.0
+"""How long to wait in silence."""
 
 
 def skip(
     record: Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The record, as the log names it.")],
 ) -> None:
-    """Pass one record: it becomes a dead letter ("skipped-by-operator"), and the group goes on behind it.
+    """Pass one record: a dead letter ("skipped-by-operator") names it, and the group goes on behind it.
 
-    For a record that stops every worker by a bug of ours. It must be the next one of its partition. Stop the group's
-    workers first: whoever holds the partition would otherwise be asked to give it up.
+    For a record that stops every worker by a bug of ours. It must be the next one of its partition. It is not read, as
+    reading it may be what stops the workers: the dead letter holds nothing of it, and it stays where it is. Stop the
+    group's workers first: a member that holds the partition would otherwise keep it.
 
     tagstream skip images:3:41977
     """
@@ -35,7 +43,7 @@ def skip(
 
     topic, partition, offset = parse_place(record)
     Skipping(read(os.environ).require("kafka_servers"), topic, partition, offset).run()
-    typer.echo(f"{record} is a dead letter now; the group goes on at offset {offset + 1}")
+    typer.echo(f"{record} has a dead letter now; the group goes on at offset {offset + 1}")
 
 
 def parse_place(text: str) -> tuple[str, int, int]:
@@ -51,7 +59,10 @@ def parse_place(text: str) -> tuple[str, int, int]:
 
 
 class Skipping:
-    """One short membership of the group, just long enough to publish the dead letter and commit the next offset."""
+    """One short membership of the group, just long enough to publish the dead letter and commit the next offset.
+
+    Nothing is read of the partition: its epoch is never started.
+    """
 
     def __init__(self, settings: Settings, topic: str, partition: int, offset: int) -> None:
         if topic not in settings.input_topics:
@@ -86,13 +97,12 @@ class Skipping:
 
         epoch = self._take_partition(source)
         self._require_next(way_out, epoch)
-        record = self._read(source, epoch)
-        letter = self._dead_letter(record, way_out)
-        way_out.publish(Run([letter], {epoch: self._offset + 1}))
+        self._require_record()
+        way_out.publish(Run([self._dead_letter()], {epoch: self._offset + 1}))
 
     def _take_partition(self, source: KafkaRecordSource) -> Epoch:
-        deadline = time.monotonic() + JOIN_S
-        while time.monotonic() < deadline:
+        why = f"the group {self._settings.group!r} to give us {self._topic}:{self._partition}; stop its workers"
+        for _ in _tries(why):
             for epoch in source.poll(0.2).started:
                 if epoch.partition == (self._topic, self._partition):
                     return epoch
@@ -103,10 +113,11 @@ class Skipping:
         )
 
     def _require_next(self, way_out: Publisher, epoch: Epoch) -> None:
-        deadline = time.monotonic() + JOIN_S
-        committed = way_out.committed(epoch)
-        while committed is None and epoch.current and time.monotonic() < deadline:
+        committed = None
+        for _ in _tries(f"the committed offset of {epoch.partition}; a dead worker's transaction may be pending"):
             committed = way_out.committed(epoch)
+            if committed is not None or not epoch.current:
+                break
         if committed is None:
             why = way_out.lost.get(epoch, f"the committed offset of {epoch.partition} is not known yet; try again")
             raise Unavailable("kafka", why)
@@ -115,43 +126,43 @@ class Skipping:
                 f"the next record of {epoch.partition} is {committed}, not {self._offset}: nothing was skipped"
             )
 
-    def _read(self, source: KafkaRecordSource, epoch: Epoch) -> Record:
-        source.start(epoch, self._offset)
-        deadline = time.monotonic() + JOIN_S
-        while time.monotonic() < deadline:
-            for record in source.poll(0.2).records:
-                if record.epoch is not epoch:
-                    continue
-                if record.offset == self._offset:
-                    return record
-                raise Misconfigured(f"{epoch.partition} has no record at {self._offset}; the next is {record.offset}")
-        raise Misconfigured(f"{epoch.partition} has no record at {self._offset} (yet)")
+    def _require_record(self) -> None:
+        """An offset beyond the partition's end would end every worker."""
+        from workers.backends.kafka import lag
+        from workers.cli.neighbours import security, servers
+        from workers.vocabulary import Partition
 
-    def _dead_letter(self, record: Record, way_out: Publisher) -> Message:
-        from schemas.dead_letter import Failure, dead_letter_headers, strip_own_headers, without_nulls
+        settings = self._settings
+        behind = lag(servers(settings), settings.group, [self._topic], security=security(settings))
+        if not behind.get(Partition(self._topic, self._partition)):
+            raise Misconfigured(f"{self._topic}:{self._partition} has no record at {self._offset} (yet)")
+
+    def _dead_letter(self) -> Message:
+        from schemas.dead_letter import Failure, dead_letter_headers
         from workers import __version__
         from workers.vocabulary import Message
 
-        original = without_nulls(record.key, record.value, strip_own_headers(record.headers))
-        failure = Failure(index=0, stage="publish", reason="skipped-by-operator", detail="passed by `tagstream skip`")
-        topic = self._settings.dead_letter_topic
+        detail = "passed by `tagstream skip`, which does not read it"
+        headers = dead_letter_headers(
+            topic=self._topic,
+            partition=self._partition,
+            offset=self._offset,
+            timestamp_ms=_UNKNOWN_TIME,
+            failures=[Failure(index=0, stage="publish", reason="skipped-by-operator", detail=detail)],
+            attempts=1,
+            worker=__version__,
+            models={},
+            nulls=("key", "value"),
+            truncated=True,
+        )
+        return Message(self._settings.dead_letter_topic, b"", b"", headers)
 
-        def letter(key: bytes, value: bytes, kept: tuple[tuple[str, bytes | None], ...], truncated: bool) -> Message:
-            added = dead_letter_headers(
-                topic=record.partition.topic,
-                partition=record.partition.number,
-                offset=record.offset,
-                timestamp_ms=record.timestamp_ms,
-                failures=[failure],
-                attempts=1,
-                worker=__version__,
-                models={},
-                nulls=original.nulls,
-                truncated=truncated,
-            )
-            return Message(topic, key, value, kept + added)
 
-        whole = letter(original.key, original.value, original.headers, False)
-        if whole.size <= way_out.max_message_bytes[topic]:
-            return whole
-        return letter(b"", b"", (), True)
+def _tries(why: str) -> Iterator[None]:
+    """Again and again for `JOIN_S`; says what is waited for once that takes long."""
+    began, told = time.monotonic(), False
+    while (waited := time.monotonic() - began) < JOIN_S:
+        if waited > TELL_S and not told:
+            told = True
+            typer.echo(f"waiting at most {JOIN_S:g} s for {why}", err=True)
+        yield

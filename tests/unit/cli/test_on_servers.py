@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import zstandard
 from PIL import Image
 
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
 from tests.conftest import Stack
+from tests.raw_kafka import ZSTD, batch, produce, record
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range
+from workers.cli import skip
 from workers.cli.emit import Place
 from workers.vocabulary import Headers, Partition
 
@@ -250,6 +253,37 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     again = tagstream("skip", f"{site.images}:0:0")
     assert again.code == 2
     assert "is 1, not 0" in again.err
+
+
+def test_a_record_that_nobody_could_read_is_skipped_unread(site: Site, tagstream: Callable[..., Ran]) -> None:
+    """Guard: `skip` read the record first: it hung on one, and took the memory of the other."""
+    zstd = zstandard.ZstdCompressor().compress
+    for data in (
+        batch([record(b"odd", headers=[(b"\xff", b"")])]),
+        batch([record(bytes(400 << 20))], attributes=ZSTD, compress=zstd),
+    ):
+        assert produce(site.servers, site.images, 0, data)[0] == 0
+    for offset in (0, 1):
+        began = time.monotonic()
+        ran = tagstream("skip", f"{site.images}:0:{offset}")
+        assert ran.code == 0, ran.err
+        assert time.monotonic() - began < 15
+    assert lag(site.servers, site.name, [site.images]) == {Partition(site.images, 0): 0}
+    beyond = tagstream("skip", f"{site.images}:0:2")
+    assert beyond.code == 2
+    assert "has no record at 2 (yet)" in beyond.err
+    letters = [json.loads(line) for line in tagstream("dead-letters", "list", "--json").out.splitlines()]
+    assert [(letter["offset"], letter["truncated"]) for letter in letters] == [(0, True), (1, True)]
+
+
+def test_a_skip_says_what_it_waits_for(
+    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skip, "JOIN_S", 2.0)
+    monkeypatch.setattr(skip, "TELL_S", 0.5)
+    ran = tagstream("skip", f"{site.images}:7:0")
+    assert ran.code == 4
+    assert f"waiting at most 2 s for the group '{site.name}' to give us {site.images}:7; stop its workers" in ran.err
 
 
 def test_a_check_of_sound_settings_ends_with_0(
