@@ -5,7 +5,7 @@
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack test lint audit bench bench-models parity chaos soak fuzz
+.PHONY: help install demo stack test lint audit bench bench-models parity chaos soak fuzz hostile
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every picture of an image store\n" } \
@@ -49,7 +49,7 @@ parity: install ## Compare the full-size models with the original programs' answ
 
 chaos: install ## Break real servers and workers on purpose; writes build/chaos-report.md (about 50 minutes)
 # + ARGS="-k frozen" goes to pytest
-	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or fault" $(ARGS)
+	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or fault" --ignore tests/hostile $(ARGS)
 
 soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 15 minutes)
 # + SOAK_STRIKES=100, SOAK_MINUTES=60 (at most), SOAK_SEED=1
@@ -58,3 +58,7 @@ soak: install ## Kill and freeze workers and broker 100 times under load; writes
 fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md (10 minutes)
 # + MINUTES=10, SEED=1, ONLY=messages,images; what breaks a promise is kept in tests/fuzz/crashes
 	@$(TIED) .venv/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --only "$(ONLY)"
+
+hostile: install ## Let store, Redis, producers and clients lie to a worker; writes build/hostile-report.md (some minutes)
+# + ARGS="-k store" goes to pytest
+	@HOSTILE_REPORT=build/hostile-report.md .venv/bin/python -m pytest tests/hostile $(ARGS)

@@ -112,14 +112,14 @@ class DeadLetter(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    topic: str
+    topic: str = Field(pattern=r"^[A-Za-z0-9._-]{1,249}$", description="As Kafka names topics.")
     partition: int = Field(ge=0)
     offset: int = Field(ge=0)
     last_offset: int = Field(ge=0)
     timestamp_ms: int
     failures: tuple[Failure, ...] = Field(min_length=1)
     attempts: int = Field(ge=1)
-    worker: str
+    worker: str = Field(max_length=256)
     models: dict[str, str]
     nulls: tuple[str, ...] = ()
     truncated: bool = False

@@ -12,6 +12,9 @@ Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
 """Kafka headers in order; a name may come more than once, a value may be null."""
 
 NULL_VERSION = "null"
+_STEP_MAX = 60
+"""Characters of a name in a document that an error repeats, when it says where something is wrong."""
+
 KEY_BYTES_MAX = 1024
 """S3's own bound of an object key, in bytes of UTF-8."""
 
@@ -82,11 +85,12 @@ Moment = Annotated[
 
 
 def first_fault(error: ValueError) -> str:
-    """What is wrong, in a few words that hold nothing of what was read: of a ValidationError the first fault alone."""
+    """What is wrong, in a few words that hold no value that was read: of a ValidationError the first fault alone."""
     if not isinstance(error, ValidationError):
         return str(error)
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return ": ".join((*filter(None, (".".join(map(str, fault["loc"])),)), fault["msg"]))
+    where = ".".join(str(step)[:_STEP_MAX] for step in fault["loc"])  # a step may be a name that was read
+    return f"{where}: {fault['msg']}" if where else fault["msg"]
 
 
 def subject(bucket: str, key: str) -> str:

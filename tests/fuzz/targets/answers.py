@@ -17,11 +17,12 @@ from tests.fuzz.parts import Parts
 from tests.unit.backends.loopback import Loopback
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.result_cache import RedisResultCache
-from workers.errors import Gone, Rejected, Superseded, Unavailable
+from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.pipeline import cache_entries as entries
 from workers.vocabulary import Caption, Facts, LabelScores
 
 LARGEST_OBJECT = 1 << 16
+SECRET = "CANARY-SECRET"
 
 
 class Says:
@@ -79,12 +80,12 @@ _store_says = Says()
 def got(parts: Parts) -> str:
     """An object, or one of the errors of the port; never more bytes than were asked for."""
     port = _store_says.port(parts[0] + b"\r\n\r\n" + b"".join(parts[1:]))
-    store = MinioObjectStore(f"http://127.0.0.1:{port}", "key", "CANARY-SECRET", "us-east-1", retry_s=0.01)
+    store = MinioObjectStore(f"http://127.0.0.1:{port}", "key", SECRET, "us-east-1", retry_s=0.01)
     began = time.monotonic()
     try:
         stored = store.get("bucket", "key", version_id=None, etag=None, max_bytes=LARGEST_OBJECT, deadline_s=2.0)
-    except (Gone, Superseded, Rejected, Unavailable) as error:
-        sentence(error)
+    except (Gone, LargerThanReserved, Superseded, Rejected, Unavailable) as error:
+        sentence(error, SECRET)
         return f"{type(error).__name__} {error.reason}" if isinstance(error, Rejected) else type(error).__name__
     finally:
         store.close()

@@ -23,7 +23,7 @@ from schemas.dead_letter import (
 )
 from schemas.image_event import MAX_RECORDS, BadEvent, Ignored, ImageEvent, newer, parse_message
 from schemas.publish import documents
-from tests.fuzz.fuzzer import Target, sentence
+from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import NULL, Parts, headers, nullable
 from tests.unit.schemas.documents import AWS, MINIO, notification, own
 from workers.backends.memory import ManualClock
@@ -163,4 +163,7 @@ def replayed(parts: Parts) -> str:
     return "sent back"
 
 
-TARGETS = (Target("messages", messages, parsed),)
+TARGETS = (
+    Target("messages", messages, parsed),
+    Target("dead-letters", letters, replayed, bounds=Bounds(mib_per_mib=48)),
+)

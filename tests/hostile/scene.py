@@ -1,0 +1,181 @@
+"""One worker among liars, and an attack on it: hostile records in one partition, good ones around them and beside.
+
+What an attack has to leave standing: every record has its outcome, each index once; good records of other partitions
+are answered within 10 s and of the same one within 60 s; memory stays within the pod's limit; no secret leaves.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.lying_store import LyingStore
+from tests.chaos.memory import Watched
+from tests.conftest import Stack
+from tests.hostile.redis_liar import LIES, LyingRedis
+from tests.hostile.witness import Answer, Place, Witness
+from tests.integration.worker_process import Site, WorkerProcess, photo, worker
+from tests.raw_kafka import batch, produce, record
+
+HOSTILE, OTHERS = 0, (1, 2, 3)
+"""Partitions."""
+OTHERS_WITHIN_S = 10.0
+SAME_WITHIN_S = 60.0
+POD_BYTES = 3 << 30
+"""The memory limit of a pod in deploy/k8s/base."""
+REDIS_PASSWORD = "CANARY-redis-password"
+SIGNATURE = "CANARY-SECRET"
+"""What stands in the query strings of signed URLs that messages hold."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hostile bytes for a partition, and how many records a broker sees in them."""
+
+    kind: str
+    data: bytes
+    records: int = 1
+
+
+@dataclass
+class Verdict:
+    """What came of an attack: a row of the report."""
+
+    name: str
+    kinds: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    others_s: float = 0.0
+    same_s: float = 0.0
+    peak_bytes: int = 0
+
+    def row(self) -> str:
+        tried = ", ".join(f"{kind} × {count}" if count > 1 else kind for kind, count in sorted(self.kinds.items()))
+        came = ", ".join(f"{count} {kind}" for kind, count in self.outcomes.most_common())
+        return (
+            f"| {self.name} | {sum(self.kinds.values())} | {self.others_s:.1f} s | {self.same_s:.1f} s | "
+            f"{self.peak_bytes >> 20} MiB | {came}; {self.refused} refused by the broker | {tried} |\n"
+        )
+
+
+HEAD = (
+    "| attack | inputs | others within | same partition within | peak memory | what came of them | inputs by kind |\n"
+    "|---|---|---|---|---|---|---|\n"
+)
+
+
+class Scene:
+    """A worker with its liars. `attack` may be called again and again."""
+
+    def __init__(self, site: Site, process: WorkerProcess, store: LyingStore, redis: LyingRedis, seen: Witness) -> None:
+        self.site = site
+        self.worker = process
+        self.store = store
+        self.redis = redis
+        self.witness = seen
+        self.verdicts: list[Verdict] = []
+        self._numbers = iter(range(1_000_000))
+        self._goods: dict[Place, float] = {}
+        self._hostile: set[Place] = set()
+
+    @classmethod
+    @contextmanager
+    def started(cls, stack: Stack, folder: Path, **settings: str) -> Iterator[Scene]:
+        site = Site(stack, f"hostile-{uuid.uuid4().hex[:8]}")
+        s3_port = int(stack.s3.endpoint_url.rpartition(":")[2])
+        secrets = (stack.s3.secret_key.encode(), REDIS_PASSWORD.encode(), SIGNATURE.encode())
+        with LyingStore(lambda: s3_port) as store, LyingRedis(LIES) as redis, Witness(site, secrets) as witness:
+            own = {
+                "TAGSTREAM_S3_ENDPOINT": store.url,
+                "TAGSTREAM_REDIS_URL": f"redis://me:{REDIS_PASSWORD}@127.0.0.1:{redis.port}/0",
+                "TAGSTREAM_RETRY_S": "1",
+                "TAGSTREAM_UNREADABLE_S": "10",
+                "TAGSTREAM_GET_TIMEOUT_S": "5",
+                "TAGSTREAM_MAX_OBJECT_BYTES": "2MiB",
+                "TAGSTREAM_LOG_LEVEL": "info",
+            }
+            with worker(site, "w", folder, **{**own, **settings}) as process:
+                yield cls(site, process, store, redis, witness)
+
+    def attack(self, name: str, batches: Sequence[Batch], during_s: float = 0.0) -> Verdict:
+        """Send these between good records, and see to it that all is answered as promised.
+
+        Args:
+            during_s: how long good records are sent at least.
+        """
+        verdict = Verdict(name)
+        began = time.monotonic()
+        goods, hostile = set(self._goods), set(self._hostile)
+        assert self.worker.pid is not None
+        with Watched(self.worker.pid) as memory:
+            self._good(HOSTILE)
+            for each in batches:
+                self._send_hostile(each, verdict)
+            self._good(HOSTILE)
+            while self._open() or time.monotonic() < began + during_s:
+                assert self.worker.running, self.worker.said()[-4000:]
+                if time.monotonic() > began + SAME_WITHIN_S + during_s:
+                    break
+                for partition in OTHERS:
+                    self._good(partition)
+                time.sleep(1.0)
+        verdict.peak_bytes = memory.peak
+        self._check(verdict, self._goods.keys() - goods, self._hostile - hostile)
+        self.verdicts.append(verdict)
+        return verdict
+
+    def _good(self, partition: int) -> None:
+        key = f"good-{next(self._numbers)}.jpg"
+        self.site.upload(key, photo(next(self._numbers), 48))
+        value = self.site.own(key, sequencer="0A", etag=None)
+        error, offset = produce(self.site.stack.kafka.servers, self.site.images, partition, batch([record(value)]))
+        assert error == 0
+        self._goods[partition, offset] = time.monotonic()
+
+    def _send_hostile(self, each: Batch, verdict: Verdict) -> None:
+        error, offset = produce(self.site.stack.kafka.servers, self.site.images, HOSTILE, each.data)
+        verdict.kinds[each.kind] += 1
+        if error:
+            verdict.refused += 1
+        else:
+            self._hostile |= {(HOSTILE, offset + number) for number in range(each.records)}
+
+    def _open(self) -> set[Place]:
+        return self.witness.unanswered(self._hostile | self._goods.keys())
+
+    def _check(self, verdict: Verdict, goods: set[Place], hostile: set[Place]) -> None:
+        said = self.worker.said()
+        for place in sorted(goods):
+            answer = self._answer(place)
+            took_s = answer.at - self._goods[place]
+            assert answer.kinds == ["enriched"], f"the good record {place} became {answer.kinds}"
+            if place[0] == HOSTILE:
+                verdict.same_s = max(verdict.same_s, took_s)
+            else:
+                verdict.others_s = max(verdict.others_s, took_s)
+        for place in hostile:
+            answer = self._answer(place)
+            assert set(answer.indexes) == set(range(len(answer.indexes))), f"{place}: {answer.indexes}"
+            assert set(answer.indexes.values()) <= {1, 2}, f"{place} was answered twice: {answer.indexes}"
+            verdict.outcomes.update(answer.kinds)
+        assert verdict.others_s <= OTHERS_WITHIN_S, f"{verdict.others_s:.1f} s for a good record of another partition"
+        assert verdict.same_s <= SAME_WITHIN_S, f"{verdict.same_s:.1f} s for a good record of the same partition"
+        assert verdict.peak_bytes < POD_BYTES, f"{verdict.peak_bytes >> 20} MiB"
+        assert self.worker.peak_memory() < POD_BYTES
+        assert not self.witness.leaks, f"a secret left: {self.witness.leaks}"
+        assert not self.witness.errors, self.witness.errors
+        for secret in (self.site.stack.s3.secret_key, REDIS_PASSWORD, SIGNATURE):
+            assert secret not in said, "a secret in the log"
+            assert secret not in self.worker.get("/metrics")[1]
+        assert self.worker.get("/livez")[0] == 200
+        assert "Traceback" not in said, said[said.index("Traceback") - 500 :][:4000]
+
+    def _answer(self, place: Place) -> Answer:
+        answer = self.witness.answer(place)
+        assert answer is not None, f"no outcome of {place}\n{self.worker.said()[-4000:]}"
+        return answer

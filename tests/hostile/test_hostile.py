@@ -1,0 +1,215 @@
+"""Store, Redis, producers and clients lie in every field that they have: what the promises say stays true."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from random import Random
+
+import pytest
+import zstandard
+
+from tests.fuzz import mutators
+from tests.fuzz.containers import damaged
+from tests.fuzz.parts import headers, nullable
+from tests.fuzz.targets.images import crowded, files
+from tests.fuzz.targets.messages import messages
+from tests.hostile.redis_liar import LIES
+from tests.hostile.scene import SIGNATURE, Batch, Scene
+from tests.hostile.store_lies import lies
+from tests.raw_kafka import GZIP, ZSTD, batch, record, varint
+from tests.unit.backends.loopback import loopback
+from tests.unit.intake.pictures import png_bomb
+
+pytestmark = pytest.mark.timeout(300)
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _truth_again(scene: Scene) -> Iterator[None]:
+    yield
+    scene.store.lies.clear()
+
+
+def events(scene: Scene, kind: str, keys: list[str]) -> list[Batch]:
+    return [Batch(kind, batch([record(scene.site.own(key))])) for key in keys]
+
+
+def test_a_store_lies_in_every_field_of_its_answers(scene: Scene) -> None:
+    """Each lie is told of an object of its own; all of them stand in one partition, one behind the other."""
+    with loopback(lambda connection, chunk: None) as elsewhere:
+        told = lies(lambda: f"http://127.0.0.1:{elsewhere.port}/x")
+        scene.store.lies |= {f"{name}.jpg": lie for name, lie in told.items()}
+        for name in told:
+            scene.site.upload(f"{name}.jpg", files()[0])
+        batches = [each for name in told for each in events(scene, name, [f"{name}.jpg"])]
+        verdict = scene.attack("store", batches)
+        assert sum(verdict.outcomes.values()) == len(told)
+        assert elsewhere.accepted == 0, "the worker went where the store sent it"
+
+
+def test_redis_told_every_lie(scene: Scene) -> None:
+    """It lies in all tests here; this one goes on until each lie was told, which a breaker may put off."""
+    batches = events(scene, "an event that asks the cache", ["good-0.jpg"] * 3)
+    deadline = time.monotonic() + 100
+    while scene.redis.told.keys() < LIES.keys() and time.monotonic() < deadline:
+        scene.attack("Redis", batches, during_s=5.0)
+    assert scene.redis.told.keys() == LIES.keys()
+
+
+def mutated_messages(scene: Scene, seed: int, count: int) -> Iterator[Batch]:
+    """Real messages of all dialects, about our bucket, damaged; with headers of any bytes."""
+    random = Random(seed)
+    known = list(messages())
+    for number in range(count):
+        value, *named = mutators.anything(random, known[number % len(known)]) or (b"",)
+        value = value.replace(b'"photos"', json.dumps(scene.site.name).encode())[:700_000]
+        pairs = [
+            (name[:100_000], nullable(content[:100_000]))
+            for name, content in zip(named[::2], named[1::2], strict=False)
+        ]
+        assert len(headers(tuple(named))) >= 0
+        yield Batch("a damaged message", batch([record(nullable(value), headers=pairs[:200])]))
+
+
+def odd_records(scene: Scene) -> Iterator[Batch]:
+    """What a client library would not send, and what is large only when it is opened."""
+    event = scene.site.own("good-0.jpg")
+    zstd = zstandard.ZstdCompressor().compress
+    url = f"https://h/p?X-Amz-Signature={SIGNATURE}"
+    for kind, value in (
+        ("a tombstone", None), ("nothing", b""), ("NUL", b"\0" * 1000), ("deep JSON", b"[" * 900_000),
+        ("digits", b"9" * 900_000), ("a long schema", b'{"schema":"image-event/%b"}' % (b"a." * 400_000)),
+        ("a signed URL", json.dumps({"schema": f"image-event/{url}", "url": url}).encode()),
+        ("a key with escapes", scene.site.own("\x1b[2J[/x]\n.jpg")), ("a key with NUL", scene.site.own("a\0b")),
+        ("a long key", scene.site.own("k" * 1025)), ("dots", scene.site.own("a/../../b")),
+        ("a slash", scene.site.own("/")),
+        ("a backslash", scene.site.own("a\\b.jpg")), ("an odd etag", scene.site.own("good-0.jpg", etag="\u00fc\x07")),
+        ("an odd version", scene.site.own("good-0.jpg", version_id="\n\u2028")),
+        ("null as version", scene.site.own("good-0.jpg", version_id="null")),
+        ("a lie about size", scene.site.own("good-0.jpg", size=1)),
+        ("no size at all", scene.site.own("good-0.jpg", size=2**62)),
+        ("a huge sequencer", scene.site.own("good-0.jpg", sequencer="f" * 128)),
+        ("1,000 removals", json.dumps({"Records": [_removal(scene.site.name, n) for n in range(1000)]}).encode()),
+        ("another bucket", event.replace(scene.site.name.encode(), b"secrets")),
+    ):  # fmt: skip
+        yield Batch(kind, batch([record(value)]))
+    yield Batch("a huge key", batch([record(event, key=b"k" * 900_000)]))
+    yield Batch("no key", batch([record(event, key=None)]))
+    for name in (
+        b"\xff\xfe",
+        b"",
+        b"traceparent",
+        b"tagstream-only",
+        b"tagstream-schema",
+        b"content-type",
+        b"ce_specversion",
+    ):
+        many = [(name, content) for content in (b"\xff", None, b"", b"x" * 10_000, b"0,1,2")]
+        yield Batch("odd headers", batch([record(event, headers=many)]))
+    yield Batch("a time before 1970", batch([record(event, timestamp=-9)], timestamp=-1))
+    yield Batch("a time in the year 292278994", batch([record(event)], timestamp=2**63 - 1))
+    raw = varint(5_000_000) + bytes(10_000_000)
+    yield Batch("millions of headers", batch([record(event, raw_headers=raw)], attributes=ZSTD, compress=zstd))
+    yield Batch("400 MB as 13 kB", batch([record(bytes(400 * MIB))], attributes=ZSTD, compress=zstd))
+    swarm = [record(None, key=None, delta=number) for number in range(150_000)]
+    yield Batch("a swarm", batch(swarm, attributes=GZIP, compress=gzip.compress), records=len(swarm))
+
+
+def _removal(bucket: str, number: int) -> dict[str, object]:
+    return {
+        "eventName": "s3:ObjectRemoved:Delete",
+        "s3": {"bucket": {"name": bucket}, "object": {"key": f"{number}", "sequencer": "0A"}},
+    }
+
+
+def test_producers_write_whatever_a_broker_takes(scene: Scene) -> None:
+    scene.attack("producers", [*odd_records(scene), *mutated_messages(scene, seed=1, count=60)])
+
+
+def hostile_images(scene: Scene, seed: int, count: int) -> list[Batch]:
+    """Files of all formats, damaged by their pieces; and those that are crowded or far larger than they look."""
+    random = Random(seed)
+    bodies = [damaged(random, (files()[number % len(files())],))[0] for number in range(count)]
+    bodies += [*crowded(), png_bomb(20_000, 20_000), png_bomb(7_000, 7_000)]
+    batches = []
+    for number, body in enumerate(bodies):
+        key = f"image-{seed}-{number}"
+        scene.site.upload(key, body[: 2 * MIB] or b"x")
+        batches += events(scene, "an image", [key])
+    return batches
+
+
+def test_images_are_damaged_and_crowded(scene: Scene) -> None:
+    scene.attack("images", hostile_images(scene, seed=1, count=60))
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_more_damaged_messages_and_images(scene: Scene, seed: int) -> None:
+    """The two interleaved, so that every kind of work is in flight at once."""
+    pairs = zip(mutated_messages(scene, seed, 250), hostile_images(scene, seed, 250), strict=False)
+    scene.attack(f"messages and images, seed {seed}", [each for pair in pairs for each in pair])
+
+
+Client = Callable[[socket.socket], None]
+
+
+def _sends(*pieces: bytes, every_s: float = 0.0) -> Client:
+    def client(connection: socket.socket) -> None:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(every_s)
+        connection.settimeout(20)
+        while connection.recv(65_536):
+            pass
+
+    return client
+
+
+CLIENTS: dict[str, tuple[int, Client]] = {
+    "idle": (1_200, _sends()),
+    "a byte a second": (50, _sends(*[b"G"] * 20, every_s=1.0)),
+    "a header without an end": (10, _sends(b"GET /livez HTTP/1.1\r\nX: ", *[b"a" * 65_536] * 200)),
+    "headers without an end": (10, _sends(b"GET /livez HTTP/1.1\r\n", *[b"X: a\r\n" * 10_000] * 20)),
+    "requests without an end": (10, _sends(*[b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100] * 20)),
+    "a body without an end": (
+        10,
+        _sends(b"POST /livez HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", *[bytes(65_536)] * 200),
+    ),
+    "garbage": (50, _sends(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc" + bytes(range(256)))),
+    "odd targets": (
+        50,
+        _sends(b"GET http://evil/ HTTP/1.1\r\nHost: \xff\r\n\r\nGET /../../etc/passwd HTTP/1.0\r\n\r\n"),
+    ),
+}
+
+
+@pytest.mark.chaos
+def test_clients_of_the_probes_port_hold_it_and_flood_it(scene: Scene) -> None:
+    port = scene.worker.ports[0]
+    threads = [
+        threading.Thread(target=_one_client, args=(port, client), daemon=True)
+        for count, client in CLIENTS.values()
+        for _ in range(count)
+    ]
+    said = len(scene.worker.said())
+    for thread in threads:
+        thread.start()
+    batches = events(scene, "an event meanwhile", ["good-0.jpg"])
+    verdict = scene.attack("clients of the probes' port", batches, during_s=20.0)
+    verdict.kinds.update({name: count for name, (count, _) in CLIENTS.items()})
+    assert len(scene.worker.said()) - said < 200_000, "the log is flooded"
+
+
+def _one_client(port: int, client: Client) -> None:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            client(connection)
+    except OSError:
+        pass
