@@ -44,6 +44,7 @@ Reason: TypeAlias = Literal[
     "broken-image",
     "too-many-pixels",
     "too-small",
+    "too-complex",  # more segments, scans, strips, chunks or boxes than any picture needs
     "decode-failed",  # the decoder raised something that no broken picture explains
     "decode-timeout",
     "decode-memory",

@@ -88,7 +88,7 @@ def test_a_picture_is_fetched_with_its_facts(intake: Intake, store: MemoryObject
     assert facts.sha256 == hashlib.sha256(body).hexdigest()
     assert (facts.etag, facts.version_id, facts.last_modified) == (stored.etag, stored.version_id, stored.last_modified)
     assert (facts.format, facts.width, facts.height, facts.size) == ("png", 50, 40, len(body))
-    assert facts.decode_bytes == 50 * 40 * 4
+    assert 50 * 40 * 4 <= facts.decode_bytes < 1_000_000
     assert fetched.size == len(body)
     assert fetched.copied_bytes in (0, len(body))
     assert fetched.inspect_bytes >= fetched.copied_bytes

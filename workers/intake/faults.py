@@ -33,10 +33,14 @@ _BROKEN = (
 def blame() -> Iterator[None]:
     """Turn whatever a decoder raises into a Rejected of stage "decode". Broad on purpose: the bytes are anyone's.
 
+    A Rejected passes as it is.
+
     Use it around decoders alone, and have the canary confirm the verdict (workers/intake/canary.py).
     """
     try:
         yield
+    except Rejected:
+        raise
     except _BOMB as error:
         raise Rejected("decode", "too-many-pixels", str(error)) from error
     except MemoryError as error:

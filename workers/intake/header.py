@@ -6,20 +6,19 @@ import io
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import AvifImagePlugin, Image
 
 from workers.errors import Rejected
 from workers.intake.faults import blame
 from workers.intake.formats import decodable, sniff
 from workers.intake.limits import Limits
+from workers.intake.scan import EXIF_MOST, Essence, scan
 
-_TILE_WIDTH, _TILE_LENGTH = 322, 323
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes of a pixel as Pillow stores it; every other mode takes four, RGB among them."""
-_CODEC = {"webp": 14, "avif": 10}
-"""Bytes a pixel that a format's decoder holds besides: WebP's canvas, the one before, and a copy; AVIF's planes."""
-_SCALED = {"I": 8, "F": 8, "I;16": 3, "I;16B": 3, "I;16L": 3, "I;16N": 3}
+_BASE = 128 << 10
+"""What opening any file takes: objects, and the buffer that it is read through."""
+_SCALED = {"I": 18, "F": 18, "I;16": 7, "I;16B": 7, "I;16L": 7, "I;16N": 7}
 """Bytes a pixel for bringing deep grey to eight bits."""
 
 
@@ -49,30 +48,55 @@ def guard(limits: Limits) -> None:
     """
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # One picture has one processor: that is what is counted on, and each thread of a codec has buffers of its own.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def read_header(body: bytes, limits: Limits) -> Header:
     """Read format, size and mode without decoding; of an animation, those of its first frame.
 
     Raises:
-        Rejected: stage "decode"; not-an-image, format-not-allowed, broken-image, too-many-pixels or too-small.
+        Rejected: stage "decode"; not-an-image, format-not-allowed, too-complex, broken-image, too-many-pixels or
+            too-small.
     """
     name = _allowed_format(body, limits)
-    with blame(), open_picture(body, name) as image:
-        width, height, mode = image.width, image.height, image.mode
-        decode_bytes = max(width * height, tile := _tile_pixels(image)) * _bytes_per_pixel(image, name)
-    if width * height > limits.max_pixels:
-        raise Rejected("decode", "too-many-pixels", f"{width} × {height}, at most {limits.max_pixels} are allowed")
-    if tile > limits.max_pixels:
-        raise Rejected("decode", "too-many-pixels", f"a tile of {tile} pixels, at most {limits.max_pixels} are allowed")
-    if min(width, height) < limits.min_side:
-        raise Rejected("decode", "too-small", f"{width} × {height}, each side must have {limits.min_side} or more")
-    return Header(name, width, height, mode, decode_bytes)
+    essence = scan(body, name)
+    if essence.size is not None:
+        _check_pixels(essence.size, limits)  # before the decoder, which may make room for them when it opens the file
+    if essence.block_pixels > limits.max_pixels:
+        detail = f"a tile of {essence.block_pixels} pixels, at most {limits.max_pixels} are allowed"
+        raise Rejected("decode", "too-many-pixels", detail)
+    with blame(), _opened(essence, name) as image:
+        size, mode = image.size, image.mode
+    _check_pixels(size, limits)
+    if min(size) < limits.min_side:
+        detail = f"{size[0]} × {size[1]}, each side must have {limits.min_side} or more"
+        raise Rejected("decode", "too-small", detail)
+    copied = 0 if essence.body is body else len(essence.body)
+    return Header(name, *size, mode, _decode_bytes(essence, size, mode) + copied)
 
 
 def open_picture(body: bytes, name: str) -> Image.Image:
-    """Open with the decoder of this one format. A JPEG with a second picture behind it (MPO) opens as its first."""
-    return Image.open(io.BytesIO(body), formats=(name.upper(),))
+    """Open what decides the pixels of a file, with the decoder of this one format: its first picture.
+
+    Raises:
+        Rejected: as `workers.intake.scan.scan`.
+    """
+    return _opened(scan(body, name), name)
+
+
+def _opened(essence: Essence, name: str) -> Image.Image:
+    image = Image.open(io.BytesIO(essence.body), formats=(name.upper(),))
+    for metadata in ("exif", "xmp"):
+        if len(image.info.get(metadata, b"")) > EXIF_MOST:
+            del image.info[metadata]
+    return image
+
+
+def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
+    width, height = size
+    if width * height > limits.max_pixels:
+        raise Rejected("decode", "too-many-pixels", f"{width} × {height}, at most {limits.max_pixels} are allowed")
 
 
 def _allowed_format(body: bytes, limits: Limits) -> str:
@@ -84,16 +108,14 @@ def _allowed_format(body: bytes, limits: Limits) -> str:
     return name
 
 
-def _tile_pixels(image: Image.Image) -> int:
-    """Pixels of a tiled TIFF's tile, which is decoded whole and may be far larger than its picture."""
-    if not isinstance(image, TiffImageFile):
-        return 0
-    return int(image.tag_v2.get(_TILE_WIDTH, 0)) * int(image.tag_v2.get(_TILE_LENGTH, 0))
+def _decode_bytes(essence: Essence, size: tuple[int, int], mode: str) -> int:
+    """An upper bound: the picture as stored, the decoder beside it, and the picture as RGB.
 
-
-def _bytes_per_pixel(image: Image.Image, name: str) -> int:
-    """An upper bound, from measurements: the picture as stored, as RGB if it is not, and what the codec needs."""
-    as_rgb = 0 if image.mode == "RGB" else 4
-    # A progressive JPEG keeps every coefficient, two bytes each, until its last scan.
-    progressive = 2 * len(image.getbands()) if "progressive" in image.info else 0
-    return _STORED.get(image.mode, 4) + as_rgb + _CODEC.get(name, 0) + _SCALED.get(image.mode, 0) + progressive
+    The sum, although the decoder is gone by then: the C library keeps what it had in blocks of less than 4 MiB.
+    """
+    pixels = size[0] * size[1]
+    stored = _STORED.get(mode, 4) * pixels
+    units = -(-size[0] // essence.unit) * -(-size[1] // essence.unit)
+    decoding = essence.held_bytes + essence.pixel_bytes * units * essence.unit**2
+    as_rgb = (0 if mode == "RGB" else 4 + _SCALED.get(mode, 0)) * pixels
+    return _BASE + stored + decoding + as_rgb

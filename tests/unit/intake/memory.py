@@ -1,0 +1,33 @@
+"""What a piece of work makes this process hold at most, as the kernel saw it."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers.intake.heap import give_back_large_blocks
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+needs_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Bytes that `work` held at its worst moment, on top of what was held before."""
+    give_back_large_blocks()
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # or memory that an earlier test left behind would hide what this one takes
+    _CLEAR.write_text("5")
+    before = _kilobytes("VmRSS")
+    work()
+    return (_kilobytes("VmHWM") - before) * 1024
+
+
+def _kilobytes(name: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1])

@@ -1,0 +1,266 @@
+"""The structure of files: what no honest file has is refused at once, and what decides no pixel is cut out."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import struct
+import time
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, PngImagePlugin
+
+from tests.unit.intake import greedy
+from tests.unit.intake.greedy import jpeg_segment, long, png_with, short, tiff_with_strips
+from tests.unit.intake.memory import needs_linux, peak_bytes
+from tests.unit.intake.pictures import encoded, png_chunk, ramp
+from workers.errors import Rejected
+from workers.intake.header import guard, read_header
+from workers.intake.limits import Limits
+from workers.intake.scan import scan
+from workers.intake.transform import decode
+from workers.vocabulary import Transform
+
+LIMITS = Limits()
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _guarded() -> None:
+    guard(LIMITS)
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    data = b"".join(parts)
+    return struct.pack(">L4s", 8 + len(data), kind) + data
+
+
+def avif_of(*boxes: bytes) -> bytes:
+    """An AVIF whose meta box holds these."""
+    return box(b"ftyp", b"avif\0\0\0\0avifmif1") + box(b"meta", bytes(4), *boxes)
+
+
+def nested(depth: int) -> bytes:
+    inner = b""
+    for _ in range(depth):
+        inner = box(b"meta", bytes(4), inner)
+    return inner
+
+
+def extents_of_no_bytes(items: int, each: int) -> bytes:
+    """Locations of items, in pieces whose places and lengths have no bytes at all."""
+    return box(b"iloc", bytes(6), struct.pack(">H", items), struct.pack(">HHH", 1, 0, each) * items)
+
+
+def webp_of(chunks: int) -> bytes:
+    body = encoded(ramp(), "webp")[12:] + struct.pack("<4sL", b"JUNK", 0) * chunks
+    return b"RIFF" + struct.pack("<L", 4 + len(body)) + b"WEBP" + body
+
+
+TOO_COMPLEX = {
+    "tiff of strips": (tiff_with_strips(1_000_000), "1000000 values in a TIFF's tag 273"),
+    "tiff of strips that nothing lists": (
+        greedy.tiff([long(256, 3), long(257, 10_000_000), short(258, 8), short(259, 8), short(262, 1), long(278, 1)]),
+        "10000000 strips",
+    ),
+    "tiff of tiles": (
+        greedy.tiff([long(256, 7000), long(257, 7000), short(258, 8), short(259, 8), long(322, 16), long(323, 16)]),
+        "191844 strips or tiles",
+    ),
+    "tiff of one tag's values": (tiff_with_strips(8, (339, 3, 4_000_000, bytes(8_000_000))), "4000000 values"),
+    "tiff of tags": (greedy.tiff([short(40_000 + n % 20_000, 1) for n in range(60_000)]), "60000 entries"),
+    "big tiff of tags": (b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2**40), f"{2**40} entries"),
+    "jpeg of segments": (greedy.jpeg(8, 8, extra=jpeg_segment(0xE5) * 1_000_000), "4097 segments"),
+    "jpeg of comments": (greedy.jpeg(8, 8, extra=jpeg_segment(0xFE, b"x") * 1_000_000), "4097 segments"),
+    "jpeg of tables": (
+        greedy.jpeg(8, 8, extra=jpeg_segment(0xDB, bytes((0, *[1] * 64)) * 999) * 3),
+        "bytes of tables",
+    ),
+    "jpeg of scans": (greedy.jpeg(1000, 1000, progressive=True, scans=20_000), "101 scans"),
+    "jpeg of segments between scans": (
+        greedy.jpeg(8, 8).replace(b"\xff\xd9", jpeg_segment(0xE5) * 1_000_000 + b"\xff\xd9"),
+        "4097 segments",
+    ),
+    "png of chunks": (png_with(png_chunk(b"teXt", b"") * 200_000), "65537 chunks"),
+    "png of pixels in many chunks": (png_with(png_chunk(b"IDAT", b"") * 200_000), "65537 chunks"),
+    "gif of comments": (b"GIF89a\x08\0\x08\0\0\0\0" + b"!\xfe\x01x\0" * 200_000, "65537 pieces"),
+    "gif of a comment in pieces": (b"GIF89a\x08\0\x08\0\0\0\0!\xfe" + b"\x01x" * 2_000_000, "65537 pieces"),
+    "webp of chunks": (webp_of(500_000), "16385 chunks"),
+    "avif of boxes": (avif_of(box(b"iprp", box(b"ipco", box(b"free") * 500_000))), "8193 boxes"),
+    "avif of nested boxes": (avif_of(nested(500)), "9 boxes in one another"),
+    "avif of items": (avif_of(box(b"iinf", bytes(4), struct.pack(">H", 60_000))), "60000 items"),
+    "avif of pieces": (avif_of(extents_of_no_bytes(2_000, 65_535)), "65535 pieces of items"),
+    "avif of links": (avif_of(box(b"iref", bytes(4), box(b"dimg", bytes(200_000)))), "200000 bytes in an AVIF's table"),
+    "avif of frames": (avif_of(box(b"stbl", box(b"stsz", struct.pack(">LLL", 0, 1, 2**31)))), f"{2**31} entries"),
+    "avif of metadata": (
+        avif_of(
+            box(
+                b"iinf", bytes(4), struct.pack(">H", 1), box(b"infe", b"\2\0\0\0", struct.pack(">HH", 7, 0), b"Exif\0")
+            ),
+            box(b"iloc", b"\0\0\0\0\x44\0", struct.pack(">HHHHLL", 1, 7, 0, 1, 0, 2_000_000)),
+        ),
+        "2000000 bytes of metadata",
+    ),
+}
+
+
+@needs_linux
+@pytest.mark.parametrize(("body", "says"), TOO_COMPLEX.values(), ids=TOO_COMPLEX.keys())
+def test_what_no_honest_file_has_is_refused_at_once_and_in_little_memory(body: bytes, says: str) -> None:
+    def refused() -> None:
+        with pytest.raises(Rejected) as rejected:
+            read_header(body, LIMITS)
+        assert (rejected.value.stage, rejected.value.reason) == ("decode", "too-complex"), rejected.value.detail
+        assert says in rejected.value.detail
+
+    began = time.process_time()
+    assert peak_bytes(refused) < 8 * MIB
+    assert time.process_time() - began < 1.5
+
+
+GIF_PICTURE = b"," + encoded(Image.new("L", (8, 8)), "gif").partition(b",")[2]
+"""From the first picture's block on."""
+BOMB = zlib.compress(bytes(300 * MIB), 9)
+"""As large as some 300 kB."""
+
+HEAVY = {
+    "png profile": png_with(png_chunk(b"iCCP", b"x\0\0" + BOMB)),
+    "png text": png_with(png_chunk(b"zTXt", b"x\0\0" + BOMB)),
+    "png international text": png_with(png_chunk(b"iTXt", b"x\0\x01\0\0\0" + BOMB)),
+    "png exif": png_with(png_chunk(b"eXIf", b"II*\0\x08\0\0\0" + bytes(10 * MIB))),
+    "png suggested palettes": png_with(png_chunk(b"sPLT", bytes(100_000)) * 100),
+    "jpeg exif of many resolutions": greedy.jpeg(
+        8, 8, extra=jpeg_segment(0xE1, b"Exif\0\0" + bytes(65_000)) * 300
+    ),
+    "jpeg profile": greedy.jpeg(8, 8, extra=jpeg_segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(65_000)) * 300),
+    "jpeg junk between segments": greedy.jpeg(8, 8, extra=jpeg_segment(0xE5) + bytes(20 * MIB)),
+    "jpeg padding between segments": greedy.jpeg(8, 8, extra=b"\xff" * 20 * MIB),
+    "tiff profile": tiff_with_strips(8, (34_675, 7, 16 * MIB, bytes(16 * MIB))),
+    "tiff resolutions": tiff_with_strips(8, (282, 5, 2 * MIB, bytes(16 * MIB))),
+    "tiff exif": tiff_with_strips(8, long(34_665, 8)),
+    "gif comment": b"GIF89a\x08\0\x08\0\0\0\0!\xfe" + b"\xff".ljust(256, b"x") * 60_000 + b"\0"
+                   + GIF_PICTURE,
+    "gif junk": b"GIF89a\x08\0\x08\0\0\0\0" + bytes(20 * MIB) + GIF_PICTURE,
+}  # fmt: skip
+
+
+@needs_linux
+@pytest.mark.parametrize("body", HEAVY.values(), ids=HEAVY.keys())
+def test_metadata_of_any_size_costs_no_more_than_a_copy_of_the_file_and_spoil_nothing(body: bytes) -> None:
+    def work() -> None:
+        header = read_header(body, LIMITS)
+        decode(body, header.format, (Transform(8),))
+
+    began = time.process_time()
+    assert peak_bytes(work) < len(body) + 8 * MIB
+    assert time.process_time() - began < 1.5
+
+
+def test_a_palette_and_its_transparency_survive() -> None:
+    image = ramp().quantize(16)
+    body = encoded(image, "png", transparency=3)
+    assert pixels_equal(body, "png")
+
+
+def pixels_equal(body: bytes, name: str) -> bool:
+    with Image.open(io.BytesIO(body)) as straight:
+        straight.load()
+        wanted = np.asarray(straight)
+        with Image.open(io.BytesIO(scan(body, name).body), formats=(name.upper(),)) as cut:
+            cut.load()
+            size = scan(body, name).size
+            return np.array_equal(np.asarray(cut), wanted) and size in (None, straight.size)
+
+
+def _profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def _text() -> PngImagePlugin.PngInfo:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "as said before " * 100, zip=True)
+    text.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
+    return text
+
+
+def _exif() -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x010E] = "a photograph"
+    exif[0x011A] = 300.0
+    return exif
+
+
+def honest() -> dict[str, tuple[Image.Image, str, dict[str, Any]]]:
+    """Pictures as Pillow writes them, with every option that changes their structure."""
+    image = ramp(90, 70)
+    known = {"icc_profile": _profile(), "exif": _exif()}
+    found: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {}
+    for mode, progressive, subsampling, restart in itertools.product(
+        ("L", "RGB", "CMYK"), (False, True), ("4:4:4", "4:2:2", "4:2:0"), (0, 3)
+    ):
+        found[f"jpeg {mode} {progressive} {subsampling} {restart}"] = (
+            image.convert(mode),
+            "jpeg",
+            {
+                "progressive": progressive,
+                "subsampling": subsampling,
+                "restart_marker_blocks": restart,
+                "comment": "hello",
+                "optimize": True,
+                **known,
+            },
+        )
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        source = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257) if ";" in mode else image
+        picture = source if ";" in mode else image.convert(mode)
+        found[f"png {mode}"] = picture, "png", {"pnginfo": _text(), "dpi": (72, 72), **known}
+        for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
+            for big in (False, True):
+                found[f"tiff {mode} {compression} {big}"] = (
+                    picture, "tiff", {"compression": compression, "big_tiff": big, "dpi": (72, 72), **known},
+                )  # fmt: skip
+    for mode in ("L", "P", "RGB"):
+        found[f"gif {mode}"] = image.convert(mode), "gif", {"comment": b"hello" * 300, "interlace": mode == "L"}
+        found[f"bmp {mode}"] = image.convert(mode), "bmp", {}
+    found["gif animated"] = (
+        image.convert("P"), "gif",
+        {"save_all": True, "append_images": [image.rotate(90)], "loop": 0, "transparency": 3, "disposal": 2},
+    )  # fmt: skip
+    found["png animated"] = image, "png", {"save_all": True, "append_images": [image.rotate(90)], "duration": 40}
+    for lossless in (False, True):
+        for mode in ("RGB", "RGBA"):
+            found[f"webp {mode} {lossless}"] = image.convert(mode), "webp", {"lossless": lossless, **known}
+    found["webp animated"] = image, "webp", {"save_all": True, "append_images": [image.rotate(90)], **known}
+    for mode in ("L", "RGB", "RGBA"):
+        found[f"avif {mode}"] = image.convert(mode), "avif", {"speed": 10, **known}
+    found["avif animated"] = image, "avif", {"speed": 10, "save_all": True, "append_images": [image.rotate(180)]}
+    found["avif in tiles"] = ramp(1024, 1024), "avif", {"speed": 10, "tile_rows": 2, "tile_cols": 2}
+    return found
+
+
+HONEST = honest()
+
+
+@pytest.mark.parametrize(("image", "name", "options"), HONEST.values(), ids=HONEST.keys())
+def test_what_is_cut_out_changes_no_pixel(image: Image.Image, name: str, options: dict[str, Any]) -> None:
+    assert pixels_equal(encoded(image, name, **options), name)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "gif"])
+def test_a_file_without_anything_to_cut_out_is_not_copied(name: str) -> None:
+    body = encoded(ramp().convert("L"), name)
+    essence = scan(body, name)
+    assert (essence.body is body) == (name != "tiff")
+
+
+@pytest.mark.parametrize("name", LIMITS.formats)
+def test_no_cut_file_gets_anything_but_a_rejection(name: str) -> None:
+    body = encoded(ramp(), name)
+    for end in range(0, len(body), 7):
+        try:
+            scan(body[:end], name)
+        except Rejected as error:
+            assert error.reason in ("broken-image", "too-complex")  # noqa: PT017  # an answer is fine as well

@@ -1,0 +1,51 @@
+"""What a file's structure will cost, and the part of it that holds the pixels: read before any decoder sees a byte.
+
+A decoder reads what a file says about itself before anybody can ask what that costs: tables of strips, segments,
+chunks, profiles, comments. So each format has a reader of ours that walks its outermost structure and nothing else, in
+time linear in the bytes and in almost no memory. It refuses what no honest file has (`too-complex`), says what the
+decoder will hold besides the pixels, and hands on only what decides a pixel: profiles, comments, thumbnails, further
+frames and pages never reach the decoder, so nothing in them is inflated, parsed or even kept.
+
+Metadata that may hold the orientation pass if they are no larger than a segment of a JPEG holds (`EXIF_MOST`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from workers.errors import Rejected
+from workers.intake.faults import blame
+from workers.intake.scan.avif import scan_avif
+from workers.intake.scan.bmp import scan_bmp
+from workers.intake.scan.essence import EXIF_MOST, Essence
+from workers.intake.scan.gif import scan_gif
+from workers.intake.scan.jpeg import scan_jpeg
+from workers.intake.scan.png import scan_png
+from workers.intake.scan.tiff import scan_tiff
+from workers.intake.scan.webp import scan_webp
+
+__all__ = ["EXIF_MOST", "Essence", "scan"]
+
+_READERS: Final[Mapping[str, Callable[[bytes], Essence]]] = {
+    "jpeg": scan_jpeg,
+    "png": scan_png,
+    "webp": scan_webp,
+    "gif": scan_gif,
+    "bmp": scan_bmp,
+    "tiff": scan_tiff,
+    "avif": scan_avif,
+}
+
+
+def scan(body: bytes, name: str) -> Essence:
+    """Read the structure of a file of format `name` (as in `workers.intake.formats.DECODABLE`).
+
+    Raises:
+        Rejected: stage "decode"; too-complex, with what there is too much of and how much; broken-image.
+    """
+    try:
+        with blame():
+            return _READERS[name](body)
+    except Rejected as error:
+        raise error.with_traceback(None) from None

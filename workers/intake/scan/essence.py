@@ -1,0 +1,64 @@
+"""What every reader of a structure hands on, and how it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from workers.errors import Rejected
+
+EXIF_MOST: Final = 65_533
+"""Bytes of EXIF or XMP that are looked at for the orientation: what one segment of a JPEG holds. Cameras write up to
+that; whatever is larger has a preview or worse in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Essence:
+    """The part of a file that decides its pixels.
+
+    Args:
+        body: a file of the same format with the same first picture.
+        size: width and height of that picture in pixels, as the decoder will say; None: only the decoder knows.
+        held_bytes: an upper bound of what the decoder holds while it works, besides the picture as Pillow stores it
+            and besides `body`: coefficients, strips, canvases, rows.
+        block_pixels: pixels of a tile, which is decoded whole and may be far larger than the picture; 0: no tiles.
+        pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the picture.
+        unit: a side of the squares that the decoder works in: it rounds the picture's sides up to multiples of it.
+    """
+
+    body: bytes
+    size: tuple[int, int] | None
+    held_bytes: int
+    block_pixels: int = 0
+    pixel_bytes: int = 0
+    unit: int = 1
+
+
+def at_most(most: int, found: int, things: str) -> None:
+    """Refuse a file that has more of something than any honest one.
+
+    Raises:
+        Rejected: too-complex.
+    """
+    if found > most:
+        raise Rejected("decode", "too-complex", f"{found} {things}, at most {most} are read")
+
+
+class Cut:
+    """Collects ranges of a file; those that touch become one."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._ranges: list[tuple[int, int]] = []
+
+    def keep(self, start: int, end: int) -> None:
+        if self._ranges and self._ranges[-1][1] == start:
+            start = self._ranges.pop()[0]
+        self._ranges.append((start, end))
+
+    def joined(self) -> bytes:
+        """The ranges in the order in which they were kept. A file of which all is kept is not copied."""
+        if self._ranges == [(0, len(self._body))]:
+            return self._body
+        view = memoryview(self._body)
+        return b"".join(view[start:end] for start, end in self._ranges)

@@ -1,0 +1,59 @@
+"""The structure of a GIF, up to its first picture."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import Final
+
+from workers.errors import Rejected
+from workers.intake.scan.essence import Cut, Essence, at_most
+
+_PIECES: Final = 65_536
+"""Blocks and their parts before the first picture. A part has up to 255 bytes, so that is room for 16 MB of texts."""
+_HEADER: Final = 13
+_BLOCK: Final = re.compile(rb"[!,;]")
+_CONTROL: Final = 0xF9
+
+
+def scan_gif(body: bytes) -> Essence:
+    """Keep the palette, the last control block before the first picture, and all from that picture on."""
+    width, height, flags = struct.unpack_from("<HHB", body, 6)
+    at = _HEADER + _palette_bytes(flags)
+    cut = Cut(body)
+    cut.keep(0, at)
+    picture, control = _first_picture(body, at)
+    if control is not None:
+        cut.keep(*control)
+    left, top, across, down = struct.unpack_from("<HHHH", body, picture + 1)
+    cut.keep(picture, len(body))
+    size = max(width, left + across), max(height, top + down)
+    # Besides the picture: what its place will be filled with afterwards, and a row.
+    return Essence(cut.joined(), size, across * down + 4 * size[0])
+
+
+def _palette_bytes(flags: int) -> int:
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _first_picture(body: bytes, at: int) -> tuple[int, tuple[int, int] | None]:
+    """Where the first picture begins, and from where to where the last control block before it goes."""
+    pieces = 0
+    control: tuple[int, int] | None = None
+    while found := _BLOCK.search(body, at):
+        start = found.start()
+        if body[start] == ord(","):
+            return start, control
+        if body[start] == ord(";"):
+            break
+        at = start + 2
+        while length := body[at]:
+            at += 1 + length
+            pieces += 1
+            at_most(_PIECES, pieces, "pieces before a GIF's first picture")
+        at += 1
+        pieces += 1
+        at_most(_PIECES, pieces, "pieces before a GIF's first picture")
+        if body[start + 1] == _CONTROL:
+            control = start, at
+    raise Rejected("decode", "broken-image", "the GIF has no picture")

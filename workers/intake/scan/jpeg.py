@@ -1,0 +1,147 @@
+"""The structure of a JPEG: segments, then scans."""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from workers.errors import Rejected
+from workers.intake.scan.essence import EXIF_MOST, Cut, Essence, at_most
+
+_SEGMENTS: Final = 4_096
+"""An ICC profile may have 255, a file of 20 MiB that is nothing but full segments 320; a progressive file has about
+three for each of its scans, of which there are 10 as libjpeg writes it and some 20 at most by optimizers."""
+_SCANS: Final = 100
+"""libtiff allows the JPEGs inside a TIFF as many, and nothing needs more: three components, each in two spectral bands
+and all bits of precision one by one, make some 80."""
+_TABLE_BYTES: Final = 64 << 10
+"""Quantization and Huffman tables before the first scan. All that a decoder can hold at a time are 2.7 kB."""
+
+_MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+"""The next marker that is neither a stuffed byte nor a restart; bytes before it are no segment's."""
+_TEM, _SOI, _EOI, _SOS, _APP0, _EXIF, _ADOBE = 0x01, 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+_FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
+_ORIENTED: Final = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")
+_ROWS: Final = 192
+"""Rows of samples, eight bits each, that the stages of the decoder hold: up to 32 of a unit, in several stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """A frame header: which marker, and for each component how often it is sampled across and down."""
+
+    marker: int
+    width: int
+    height: int
+    sampled: tuple[tuple[int, int], ...]
+
+    def held_bytes(self, several_scans: bool) -> int:
+        """Rows always; of a picture in several scans every coefficient, two bytes each, until its last scan."""
+        across = max(across for across, _ in self.sampled)
+        down = max(down for _, down in self.sampled)
+        units = -(-self.width // (8 * across)) * -(-self.height // (8 * down))
+        blocks = units * sum(across * down for across, down in self.sampled)
+        rows = (self.width + 8 * across) * len(self.sampled) * _ROWS
+        return rows + (128 * blocks if several_scans else 0)
+
+
+def scan_jpeg(body: bytes) -> Essence:
+    """Drop what is no table, frame or scan, but for the segments that colour space and orientation stand in."""
+    header = _Header(body)
+    frame, at, together = header.read()
+    several = frame.marker in _PROGRESSIVE or not together
+    if several:
+        _count_scans(body, at, header.segments)
+    return Essence(header.kept.joined(), (frame.width, frame.height), frame.held_bytes(several))
+
+
+class _Header:
+    """All before the first scan's data."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.kept = Cut(body)
+        self.kept.keep(0, 2)
+        self.segments = 0
+        self._frame: _Frame | None = None
+        self._table_bytes = 0
+        self._metadata_bytes = 0
+
+    def read(self) -> tuple[_Frame, int, bool]:
+        """The frame, where the first scan's segment ends, and whether that scan has all components."""
+        at = 2
+        while True:
+            marker, start, end = _segment(self._body, at)
+            if marker == _EOI:
+                raise Rejected("decode", "broken-image", "the JPEG ends before its picture")
+            if marker == _SOS:
+                break
+            if marker not in (_SOI, _TEM):
+                self._take(marker, start, end)
+            at = end
+        if self._frame is None:
+            raise Rejected("decode", "broken-image", "the JPEG has a scan before its frame")
+        self.kept.keep(start, len(self._body))
+        return self._frame, end, self._body[start + 4] >= len(self._frame.sampled)
+
+    def _take(self, marker: int, start: int, end: int) -> None:
+        self.segments += 1
+        at_most(_SEGMENTS, self.segments, "segments in a JPEG")
+        if marker in _FRAMES:
+            self._take_frame(marker, start)
+        elif marker in _TABLES:
+            self._table_bytes += end - start
+            at_most(_TABLE_BYTES, self._table_bytes, "bytes of tables in a JPEG's header")
+        elif marker == _EXIF and self._body.startswith(_ORIENTED, start + 4):
+            self._metadata_bytes += end - start
+            if self._metadata_bytes > 2 * EXIF_MOST:
+                return
+        elif marker not in (_APP0, _ADOBE):
+            return
+        self.kept.keep(start, end)
+
+    def _take_frame(self, marker: int, start: int) -> None:
+        if self._frame is not None:
+            raise Rejected("decode", "broken-image", "the JPEG has two frames")
+        height, width, components = struct.unpack_from(">HHB", self._body, start + 5)
+        factors = self._body[start + 11 : start + 10 + 3 * components : 3]
+        sampled = tuple((factor >> 4, factor & 15) for factor in factors)
+        if not sampled or not all(0 < across <= 4 and 0 < down <= 4 for across, down in sampled):
+            raise Rejected("decode", "broken-image", "the JPEG's frame has no components, or samples them wrongly")
+        self._frame = _Frame(marker, width, height, sampled)
+
+
+def _segment(body: bytes, at: int) -> tuple[int, int, int]:
+    """The next segment's marker, where it starts and where it ends."""
+    found = _MARKER.search(body, at)
+    if found is None:
+        raise Rejected("decode", "broken-image", "the JPEG ends inside its header")
+    start = found.start()
+    marker = body[start + 1]
+    if marker in (_TEM, _SOI, _EOI):
+        return marker, start, start + 2
+    (length,) = struct.unpack_from(">H", body, start + 2)
+    if length < 2 or start + 2 + length > len(body):
+        raise Rejected("decode", "broken-image", f"the JPEG is cut inside segment {marker:#x}")
+    return marker, start, start + 2 + length
+
+
+def _count_scans(body: bytes, at: int, segments: int) -> None:
+    """Every scan passes over the whole picture, whatever it holds: count them up to the picture's end."""
+    scans = 1
+    while found := _MARKER.search(body, at):
+        marker = body[found.start() + 1]
+        if marker == _EOI:
+            return
+        at = found.end()
+        if marker in (_TEM, _SOI) or at + 2 > len(body):
+            continue
+        at += int.from_bytes(body[at : at + 2], "big")
+        segments += 1
+        scans += marker == _SOS
+        at_most(_SCANS, scans, "scans in a JPEG")
+        at_most(_SEGMENTS, segments, "segments in a JPEG")
