@@ -1,6 +1,8 @@
-"""Foreign text made fit for people. Imports nothing, because every command needs it."""
+"""Foreign text made fit for people. Imports nothing heavy, because every command needs it."""
 
 from __future__ import annotations
+
+import json
 
 
 def printable(text: str) -> str:
@@ -10,3 +12,13 @@ def printable(text: str) -> str:
     that nobody sees become U+FFFD. Markup is not its business.
     """
     return text if text.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+def escaped(line: str) -> str:
+    """A line of JSON without what would steer a terminal: such a character is escaped, and reads back as it was.
+
+    It can only stand inside of a string, where an escape of its UTF-16 units means the same to every reader.
+    """
+    if line.isprintable():
+        return line
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)

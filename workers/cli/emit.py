@@ -94,11 +94,13 @@ class Place:
 
     def last(self) -> str:
         """The last key whose event is acknowledged; empty: begin at the beginning."""
+        from pydantic_core import from_json
+
         try:
-            return str(json.loads(self._path.read_text(encoding="utf-8"))["last"])
+            return str(from_json(self._path.read_bytes())["last"])
         except FileNotFoundError:
             return ""
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise Misconfigured(f"{self._path} can't be read ({error}); --again begins anew") from error
 
     def note(self, key: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+
+from pydantic_core import from_json
 
 from workers.errors import Misconfigured
 from workers.models.labels import read_names
@@ -31,7 +32,7 @@ def profiles(settings: Settings, tagger: Labelled | None) -> Mapping[str, Profil
         return read_profiles(tagger, {})
     name = f"TAGSTREAM_PROFILES={settings.profiles}"
     try:
-        wanted = json.loads(settings.profiles.read_text(encoding="utf-8"))
+        wanted = from_json(settings.profiles.read_bytes())
     except OSError as error:
         raise Misconfigured(f"{name} can't be read: {error.strerror}") from error
     except ValueError as error:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from schemas.printable import printable
+from schemas.printable import escaped, printable
 
 PIPED_WIDTH = 200
 """Columns of output that goes to a file or a pipe, where 80 would cut what matters."""
@@ -42,14 +42,7 @@ def as_json(document: Any, *, indent: int | None = None) -> str:
     """JSON of a document from outside: letters of every language as they are, what would steer a terminal escaped."""
     separators = (",", ":") if indent is None else None
     written = json.dumps(document, ensure_ascii=False, indent=indent, separators=separators)
-    return "\n".join(_escaped(line) for line in written.split("\n"))
-
-
-def _escaped(line: str) -> str:
-    """Such a character stands inside of a string, where an escape of its UTF-16 units is the same to every reader."""
-    if line.isprintable():
-        return line
-    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)
+    return "\n".join(map(escaped, written.split("\n")))
 
 
 def moment(milliseconds: int) -> str:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, ValidationError, field_validator
+from pydantic_core import from_json
 
 from workers.errors import Misconfigured
 from workers.vocabulary import Pixels, Transform
@@ -518,7 +519,7 @@ def _read_golden(path: Path, side: int) -> Golden:
 
 def _texts(document: str) -> tuple[str, ...]:
     """ValueError: not a list of texts."""
-    texts = json.loads(document)
+    texts = from_json(document)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("guides or captions that are no texts")
     return tuple(texts)

@@ -20,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import from_json
 
 from workers.errors import Broken, Misconfigured
 from workers.models.device import PRECISIONS, Device, Precision
@@ -75,11 +76,11 @@ def recall_tuned(digest: str, role: Role, device: Device, state_dir: Path | None
     if state_dir is None:
         return None
     try:
-        tuned = Tuned(**json.loads(_tuned_path(digest, role, device, state_dir).read_bytes()))
+        tuned = Tuned(**from_json(_tuned_path(digest, role, device, state_dir).read_bytes()))
+        ours = (tuned.digest, tuned.role, tuned.device) == (digest, role, device.name)
+        return tuned if ours and tuned.precision in PRECISIONS and tuned.max_batch >= 1 else None
     except (OSError, ValueError, TypeError):
         return None
-    ours = (tuned.digest, tuned.role, tuned.device) == (digest, role, device.name)
-    return tuned if ours and tuned.precision in PRECISIONS and tuned.max_batch >= 1 else None
 
 
 def remember_tuned(tuned: Tuned, device: Device, state_dir: Path) -> None:

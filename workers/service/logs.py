@@ -21,6 +21,8 @@ from typing import Literal, TextIO
 
 from opentelemetry import trace
 
+from schemas.printable import escaped
+
 _CHATTY = ("urllib3", "asyncio", "opentelemetry", "PIL", "httpx", "httpcore")
 """Libraries whose info level is our debug level."""
 
@@ -134,7 +136,7 @@ class JsonLines(logging.Formatter):
         line |= _extra(record, self._clean)
         if record.exc_info:
             line["exception"] = self._clean(self.formatException(record.exc_info))
-        return json.dumps(line, ensure_ascii=False)
+        return escaped(json.dumps(line, ensure_ascii=False))
 
 
 class LimitedStream(logging.StreamHandler[TextIO]):

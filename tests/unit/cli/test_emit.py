@@ -43,11 +43,12 @@ def test_a_place_is_kept_for_its_command_alone(tmp_path: Path) -> None:
     assert place.last() == ""
 
 
-def test_a_ruined_place_is_told_with_the_way_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{", "{}", "[]", "[" * 100_000, "9" * 100_000])
+def test_a_ruined_place_is_told_with_the_way_out(tmp_path: Path, content: str) -> None:
     place = Place(tmp_path, ["x"])
     place.note("k")
     (path,) = (tmp_path / "emit").iterdir()
-    path.write_text("{")
+    path.write_text(content)
     with pytest.raises(Misconfigured, match="--again"):
         place.last()
 

@@ -47,6 +47,8 @@ def test_the_tags_that_count_may_stand_in_a_file_beside_the_profiles(tmp_path: P
     ("content", "says"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"p": {"all": ' + "9" * 100_000 + "}}", "is not JSON"),
         ("[]", "must hold an object"),
         ('{"p": {"al": 1}}', "threshold profile"),
         ('{"p": {"only": ["dogg"]}}', r"has no tag 'dogg'\. Do you mean 'dog'\?"),

@@ -55,10 +55,11 @@ def test_a_bundle_that_tags_and_captions_is_tuned_for_each(tmp_path: Path) -> No
     assert recall_tuned(DIGEST, "captioner", CPU, tmp_path) == captioner
 
 
+UNKNOWN_BATCH = '{"digest":"%s","role":"tagger","device":"%s","precision":"fp32","max_batch":"all"}'
 UNKNOWN_PRECISION = '{"digest":"%s","role":"tagger","device":"%s","precision":"fp8","max_batch":8}'
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"digest": "x"}', UNKNOWN_PRECISION])
+@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"digest": "x"}', UNKNOWN_PRECISION, UNKNOWN_BATCH])
 def test_an_answer_that_does_not_read_is_none(tmp_path: Path, content: str) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
     (path,) = (tmp_path / "tuned").iterdir()

@@ -144,6 +144,16 @@ def test_on_a_terminal_no_text_from_outside_steers_it_or_makes_up_a_line() -> No
     assert "\\x9b31m k=\\r\\x1b" in line
 
 
+def test_a_json_line_reads_back_and_steers_no_terminal() -> None:
+    out, nasty = io.StringIO(), "a\x1b[2J\n\x9b31m\u202egpj ü狗"
+    start_logging("info", "json", stream=out)
+    logging.getLogger("workers.test").info("key %s", nasty)
+    (line,) = out.getvalue().splitlines()
+    assert line.isprintable()
+    assert json.loads(line)["message"] == f"key {nasty}"
+    assert "ü狗" in line
+
+
 class Clock:
     now = 0.0
 
