@@ -61,12 +61,29 @@ def says(status: int) -> Lie:
     return lie
 
 
-def refuses_us(code: str) -> Lie:
-    """An S3 store's refusal that is about whoever asks, and no object."""
+def errs(status: int, code: str, message: str = "no") -> Lie:
+    """An S3 store's error."""
 
     def lie(answer: Answer) -> None:
-        answer.status, answer.headers = 403, {"Content-Type": "application/xml"}
-        answer.body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+        answer.status, answer.headers = status, {"Content-Type": "application/xml"}
+        answer.body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        answer.tell()
+
+    return lie
+
+
+def refuses_us(code: str) -> Lie:
+    """An S3 store's refusal that is about whoever asks, and no object."""
+    return errs(403, code)
+
+
+def says_also(name: str, value: str) -> Lie:
+    """The truth, with one header more or another value of it."""
+
+    def lie(answer: Answer) -> None:
+        answer.headers = {key: old for key, old in answer.headers.items() if key.lower() != name.lower()}
+        if value:
+            answer.headers[name] = value
         answer.tell()
 
     return lie
