@@ -204,6 +204,24 @@ class Settings(BaseModel):
     s3_region: str = _setting("Object storage", "", "Region; empty: asked of the store")
     s3_access_key: SecretStr = _setting("Object storage", SecretStr(""), "Access key; empty: anonymous")
     s3_secret_key: SecretStr = _setting("Object storage", SecretStr(""), "Secret key")
+    s3_session_token: SecretStr = _setting("Object storage", SecretStr(""), "Session token of keys that are temporary")
+    s3_credentials_file: OptionalFile = _setting(
+        "Object storage",
+        None,
+        "INI file with the keys and the session token as AWS' tools write it, instead of the three above; "
+        "read again when it changes",
+    )
+    s3_web_identity_token_file: OptionalFile = _setting(
+        "Object storage",
+        None,
+        "File with a token to exchange for keys, instead of all above; by default `AWS_WEB_IDENTITY_TOKEN_FILE`",
+    )
+    s3_role_arn: str = _setting("Object storage", "", "Role that the token is for; by default `AWS_ROLE_ARN`")
+    s3_sts_endpoint: Endpoint = _setting(
+        "Object storage",
+        "",
+        "URL of the token service; by default `AWS_ENDPOINT_URL_STS`, AWS' own for AWS, and else the object store's",
+    )
     buckets: Words = _setting("Object storage", (), "Buckets that events may name, comma separated. Required")
     keys: Annotated[Words, Field(min_length=1)] = _setting(
         "Object storage", ("*",), "Globs of keys to work on, comma separated; others are skipped. `*` crosses `/`"
@@ -348,6 +366,11 @@ def _complaints(settings: Settings) -> Iterator[str]:
         yield "TAGSTREAM_KAFKA_TLS_CERT and TAGSTREAM_KAFKA_TLS_KEY go together: set both or none"
     if bool(settings.s3_access_key) != bool(settings.s3_secret_key):
         yield "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY go together: set both or none (anonymous)"
+    if settings.s3_session_token and not settings.s3_access_key:
+        yield "TAGSTREAM_S3_SESSION_TOKEN goes with TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY"
+    logins = [variable(field) for field in S3_LOGINS if getattr(settings, field)]
+    if len(logins) > 1:
+        yield f"{' and '.join(logins)} are each a way to log in to the object store: keep one"
     if 0 < len(settings.cache_key.get_secret_value()) < 32:
         yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
     if settings.captioner_digest and settings.captioner in ("template", "none"):
@@ -365,6 +388,9 @@ def _complaints(settings: Settings) -> Iterator[str]:
         )
 
 
+S3_LOGINS = ("s3_access_key", "s3_credentials_file", "s3_web_identity_token_file")
+"""Each is a whole way to log in; none: anonymous."""
+
 _DERIVED = {"otlp_traces", "otlp_metrics"}
 
 FIELDS: Mapping[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if name not in _DERIVED}
@@ -379,6 +405,12 @@ def variable(field: str) -> str:
 def is_secret(field: str) -> bool:
     """Masked when shown, and may come from a file: `<variable>_FILE`."""
     return isinstance(FIELDS[field].default, SecretStr)
+
+
+def variables() -> frozenset[str]:
+    """Every name that can be set: the fields' own, and `…_FILE` of secrets."""
+    files = {f"{variable(field)}_FILE" for field in FIELDS if is_secret(field)}
+    return frozenset({variable(field) for field in FIELDS} | files)
 
 
 def secret_values(settings: Settings) -> list[str]:
@@ -425,7 +457,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         values[field] = value
     if wrong:
         raise Misconfigured("\n".join(wrong))
-    return _validate({**_from_elsewhere(environ), **values})
+    identity = {} if values.keys() & set(S3_LOGINS) else _aws_web_identity(environ)
+    return _validate({**_from_elsewhere(environ), **identity, **values})
 
 
 def _take(name: str, text: str) -> tuple[str, str]:
@@ -472,6 +505,18 @@ def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
     if xdg := environ.get("XDG_STATE_HOME"):
         found["state_dir"] = Path(xdg) / "tagstream"
     return found
+
+
+def _aws_web_identity(environ: Mapping[str, str]) -> dict[str, str]:
+    """What AWS puts into a pod whose service account has a role, unless we are told of another way to log in."""
+    names = {
+        "s3_web_identity_token_file": "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "s3_role_arn": "AWS_ROLE_ARN",
+        "s3_sts_endpoint": "AWS_ENDPOINT_URL_STS",
+    }
+    if not environ.get(names["s3_web_identity_token_file"]):
+        return {}
+    return {field: environ[name] for field, name in names.items() if environ.get(name)}
 
 
 def _exports(environ: Mapping[str, str], signal: str) -> bool:

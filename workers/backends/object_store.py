@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
@@ -37,6 +38,7 @@ from schemas.text import version_or_none
 from workers import metrics
 from workers.backends.s3_answers import TOO_SKEWED, S3Answer, advice, meaning
 from workers.backends.s3_client import PunctualMinio
+from workers.backends.s3_credentials import FileCredentials, Renewable, WebIdentity, WebIdentityCredentials
 from workers.backends.s3_http import ClockedPool, NotAnAnswer, S3Refusal
 from workers.errors import (
     Fault,
@@ -86,7 +88,10 @@ class MinioObjectStore:
 
     Args:
         endpoint_url: `http://host:port` or `https://host`.
-        access_key, secret_key: both empty: anonymous.
+        access_key, secret_key: both empty: anonymous, unless one of the next two is given.
+        session_token: of access and secret key that are temporary.
+        credentials_file: a file that holds them and is renewed, see `FileCredentials`.
+        web_identity: a token to exchange for them, see `WebIdentityCredentials`.
         region: empty: asked of the store, once a bucket.
         connections: how many may be open, one a thread that fetches.
         connect_s: for a connection to be made.
@@ -101,6 +106,9 @@ class MinioObjectStore:
         secret_key: str,
         region: str = "",
         *,
+        session_token: str = "",
+        credentials_file: Path | None = None,
+        web_identity: WebIdentity | None = None,
         connections: int = 16,
         connect_s: float = 2.0,
         retry_s: float = 5.0,
@@ -116,10 +124,17 @@ class MinioObjectStore:
             request_s=command_s,
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
         )
+        self._renewable: Renewable | None = None
+        if credentials_file is not None:
+            self._renewable = FileCredentials(credentials_file)
+        elif web_identity is not None:
+            self._renewable = WebIdentityCredentials(web_identity, self._http)
         self._client = PunctualMinio(
             endpoint.netloc,
             access_key=access_key or None,
             secret_key=secret_key or None,
+            session_token=session_token or None,
+            credentials=self._renewable,
             secure=endpoint.scheme == "https",
             region=region or None,
             http_client=self._http,
@@ -209,6 +224,10 @@ class MinioObjectStore:
             if refusal.answer.code and refusal.answer.status < 500:
                 raise Misconfigured(said) from refusal
             raise Unavailable("s3", said) from refusal
+        except Unavailable as error:  # its credentials can't be had
+            if error.advice:
+                raise Misconfigured(error.advice) from error
+            raise
         except ValueError as error:
             raise Misconfigured(f"{bucket!r} can't be a bucket's name: correct TAGSTREAM_BUCKETS") from error
         except (MinioException, urllib3.exceptions.HTTPError, ElementTree.ParseError) as error:
@@ -288,6 +307,8 @@ class MinioObjectStore:
             return Superseded("the object has another etag than the event names")
         if answer.code == TOO_SKEWED and self._client.take_time_of(answer):
             return _Passing("its clock and ours differ by minutes")
+        if found == "access" and self._renewable is not None:
+            self._renewable.renew()
         if found == "service":
             return _Passing(answer.said, advice=advice(self._endpoint, bucket, answer))
         return Unavailable("s3", answer.said, fault=found, advice=advice(self._endpoint, bucket, answer))

@@ -116,12 +116,17 @@ class ClockedPool(urllib3.PoolManager):
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """All requests that this thread makes inside have so long together, to the last byte of their answers."""
-        self._clock.until = time.monotonic() + seconds
+        """All requests that this thread makes inside have so long together, to the last byte of their answers.
+
+        Inside another such block they have what is left of that, if it is less.
+        """
+        outer = getattr(self._clock, "until", None)
+        until = time.monotonic() + seconds
+        self._clock.until = until if outer is None else min(outer, until)
         try:
             yield
         finally:
-            self._clock.until = None
+            self._clock.until = outer
 
     def urlopen(  # type: ignore[override]  # urllib3 overloads what is plain here
         self, method: str, url: str, redirect: bool = True, **kwargs: Any

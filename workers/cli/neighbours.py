@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlsplit
 
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.result_cache import NoCache, RedisResultCache
+from workers.backends.s3_credentials import WebIdentity
 from workers.backends.scoped_cache import ScopedCache
 from workers.errors import Misconfigured
 from workers.ports import Publisher, RecordSource, ResultCache
@@ -54,6 +56,9 @@ def object_store(settings: Settings) -> MinioObjectStore:
             settings.s3_access_key.get_secret_value(),
             settings.s3_secret_key.get_secret_value(),
             settings.s3_region,
+            session_token=settings.s3_session_token.get_secret_value(),
+            credentials_file=settings.s3_credentials_file,
+            web_identity=_web_identity(settings),
             connections=settings.fetch_threads,
             retry_s=settings.retry_s,
         )
@@ -65,6 +70,23 @@ def redis(settings: Settings) -> RedisResultCache | None:
     """Redis, where there is one; entries are written by `result_cache` alone."""
     url = settings.redis_url.get_secret_value()
     return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s) if url else None
+
+
+def _web_identity(settings: Settings) -> WebIdentity | None:
+    if settings.s3_web_identity_token_file is None:
+        return None
+    return WebIdentity(settings.s3_web_identity_token_file, _sts_endpoint(settings), settings.s3_role_arn)
+
+
+def _sts_endpoint(settings: Settings) -> str:
+    """AWS has a token service of its own in each region; MinIO and its like answer on the store's own address."""
+    if settings.s3_sts_endpoint:
+        return settings.s3_sts_endpoint
+    host = urlsplit(settings.s3_endpoint).hostname or ""
+    for domain in ("amazonaws.com", "amazonaws.com.cn"):
+        if host.endswith(f".{domain}"):
+            return f"https://sts.{settings.s3_region}.{domain}" if settings.s3_region else f"https://sts.{domain}"
+    return settings.s3_endpoint
 
 
 def result_cache(settings: Settings) -> ResultCache:

@@ -146,3 +146,19 @@ def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> No
     assert composition._patiently(make, lambda: False) == "made"
     with pytest.raises(composition.Stopped):
         composition._patiently(make, lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "region", "own", "expected"),
+    [
+        ("https://s3.eu-west-1.amazonaws.com", "eu-west-1", "", "https://sts.eu-west-1.amazonaws.com"),
+        ("https://s3.amazonaws.com", "", "", "https://sts.amazonaws.com"),
+        ("https://s3.cn-north-1.amazonaws.com.cn", "cn-north-1", "", "https://sts.cn-north-1.amazonaws.com.cn"),
+        ("http://minio:9000", "us-east-1", "", "http://minio:9000"),
+        ("https://s3.amazonaws.com.example.com", "x", "", "https://s3.amazonaws.com.example.com"),
+        ("http://minio:9000", "", "http://sts:1", "http://sts:1"),
+    ],
+)
+def test_the_token_service_is_the_one_beside_the_store(endpoint: str, region: str, own: str, expected: str) -> None:
+    made = settings(s3_endpoint=endpoint, s3_region=region, s3_sts_endpoint=own)
+    assert neighbours._sts_endpoint(made) == expected

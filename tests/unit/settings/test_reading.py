@@ -212,3 +212,42 @@ def test_pins_namespaces_and_keys_that_would_hold_nothing_are_refused(environ: d
     with pytest.raises(Misconfigured, match=says):
         read(environ)
     assert read({"TAGSTREAM_TAGGER_DIGEST": "A" * 64}).tagger_digest == "a" * 64
+
+
+AWS = {
+    "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token",
+    "AWS_ROLE_ARN": "arn:aws:iam::1:role/r",
+    "AWS_ENDPOINT_URL_STS": "https://sts.example.com",
+}
+
+
+def test_the_web_identity_that_aws_gives_a_pod_is_used(tmp_path: Path) -> None:
+    empty = tmp_path / "s3-access-key"
+    empty.touch()
+    for ours in ({}, {"TAGSTREAM_S3_ACCESS_KEY_FILE": str(empty), "TAGSTREAM_S3_SECRET_KEY_FILE": str(empty)}):
+        found = read(AWS | ours)
+        assert found.s3_web_identity_token_file == Path("/var/run/token")
+        assert (found.s3_role_arn, found.s3_sts_endpoint) == ("arn:aws:iam::1:role/r", "https://sts.example.com")
+    assert read({"AWS_ROLE_ARN": "r"}).s3_role_arn == "", "without a token it means something else"
+
+
+def test_our_own_way_to_log_in_goes_before_the_one_of_aws() -> None:
+    for ours in (
+        {"TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_S3_SECRET_KEY": "b"},
+        {"TAGSTREAM_S3_CREDENTIALS_FILE": "/credentials"},
+    ):
+        assert read(AWS | ours).s3_web_identity_token_file is None
+    assert read(AWS | {"TAGSTREAM_S3_WEB_IDENTITY_TOKEN_FILE": "/own"}).s3_role_arn == ""
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"TAGSTREAM_S3_CREDENTIALS_FILE": "/c", "TAGSTREAM_S3_WEB_IDENTITY_TOKEN_FILE": "/w"},
+        {"TAGSTREAM_S3_CREDENTIALS_FILE": "/c", "TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_S3_SECRET_KEY": "b"},
+        {"TAGSTREAM_S3_SESSION_TOKEN": "t"},
+        {"TAGSTREAM_S3_SESSION_TOKEN": "t", "TAGSTREAM_S3_CREDENTIALS_FILE": "/c"},
+    ],
+)
+def test_two_ways_to_log_in_to_the_store_are_an_error(environ: dict[str, str]) -> None:
+    assert "TAGSTREAM_S3_" in complaint(environ)

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[3]
 SECRETS = {
     "TAGSTREAM_S3_ACCESS_KEY": "hush1",
     "TAGSTREAM_S3_SECRET_KEY": "hush2",
+    "TAGSTREAM_S3_SESSION_TOKEN": "hush8",
     "TAGSTREAM_KAFKA_PASSWORD": "hush3",
     "TAGSTREAM_KAFKA_TLS_KEY_PASSWORD": "hush4",
     "TAGSTREAM_CACHE_KEY": "hush6" * 8,
@@ -83,6 +84,7 @@ def test_what_must_be_seen_nowhere_is_every_secret_and_of_a_url_its_password() -
         "hush3",
         "hush1",
         "hush2",
+        "hush8",
         "hush%2F5",
         "hush/5",
         "hush7",

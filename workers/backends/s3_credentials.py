@@ -1,0 +1,224 @@
+"""Credentials of the object store that change while the worker runs: a file that is renewed, or a web identity.
+
+Both are minio's `Provider`s, asked before every request and thread-safe. What can't be had is an `Unavailable` with
+fault "access" and advice: the worker waits and turns unready, and no object is blamed.
+"""
+
+from __future__ import annotations
+
+import configparser
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+from xml.etree import ElementTree
+
+import urllib3
+from minio.credentials.credentials import Credentials
+from minio.credentials.providers import Provider, WebIdentityProvider
+
+from workers.backends.s3_answers import meaning
+from workers.backends.s3_http import ClockedPool, S3Refusal
+from workers.errors import Unavailable
+
+_log = logging.getLogger(__name__)
+
+_LARGEST_FILE = 64 * 1024
+_CALL_S = 5.0
+"""For the token service to answer. Whoever fetches meanwhile waits for it."""
+_AGAIN_S = 1.0
+"""After a failure nobody asks again for so long, or all threads would, one after the other."""
+_REFUSED_S = 10.0
+"""After the store refused them, new credentials are asked for, but no sooner than this."""
+_SHORTEST_LIFE_S = 60.0
+"""Credentials are used for so long at least, even if our clock says that they have expired."""
+_RENEWED_AFTER = 0.8
+"""Of their life, so that a token service may be away for the rest of it."""
+
+
+class Renewable(Protocol):
+    """A provider whose credentials the store can refuse before their time."""
+
+    def retrieve(self) -> Credentials: ...
+
+    def renew(self) -> None:
+        """The store says that they are not valid (any more): get others for the next request, if there are any."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WebIdentity:
+    """A token that proves who we are, as Kubernetes puts it into a file, to be exchanged for credentials.
+
+    Args:
+        token_file: read again for every exchange.
+        sts_endpoint: URL of the token service: AWS', or the endpoint of MinIO itself.
+        role_arn: the role to assume; empty: the token's own claims decide (MinIO).
+    """
+
+    token_file: Path
+    sts_endpoint: str
+    role_arn: str = ""
+    session_name: str = "tagstream"
+
+
+class FileCredentials(Provider):
+    """An INI file as AWS' tools write and renew it, profile `default`. Read again whenever it has changed.
+
+    A file that is half written or has vanished changes nothing: the last credentials are used until it can be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._seen: tuple[int, int, int] | None = None
+        self._credentials: Credentials | None = None
+        self._unread = False
+
+    def retrieve(self) -> Credentials:
+        with self._lock:
+            try:
+                seen = _stamp(self._path)
+                if seen != self._seen:
+                    self._credentials = _read_profile(self._path)
+                    self._seen = seen
+                self._unread = False
+            except (OSError, ValueError) as error:
+                if self._credentials is None:
+                    raise _unusable(self._path, error) from error
+                if not self._unread:
+                    _log.warning("%s can't be used now, the last credentials are: %s", self._path, _why(error))
+                self._unread = True
+            assert self._credentials is not None
+            return self._credentials
+
+    def renew(self) -> None:
+        with self._lock:
+            self._seen = None
+
+
+class WebIdentityCredentials(Provider):
+    """Credentials for a web identity, renewed in time. While the token service is away the last ones are used.
+
+    Args:
+        http: for the exchange; its bounds and its certificates hold.
+    """
+
+    def __init__(
+        self, identity: WebIdentity, http: ClockedPool, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._identity = identity
+        self._http = http
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._credentials: Credentials | None = None
+        self._ask_at = self._valid_until = float("-inf")
+        self._failure: Unavailable | None = None
+
+    def retrieve(self) -> Credentials:
+        with self._lock:
+            if self._monotonic() >= self._ask_at:
+                self._exchange()
+            if self._credentials is not None:
+                return self._credentials
+            assert self._failure is not None
+            raise self._failure.with_traceback(None)
+
+    def renew(self) -> None:
+        with self._lock:
+            self._ask_at = min(self._ask_at, self._monotonic() + _REFUSED_S)
+
+    def _exchange(self) -> None:
+        provider = WebIdentityProvider(
+            jwt_provider_func=lambda: {"access_token": _token(self._identity.token_file)},
+            sts_endpoint=self._identity.sts_endpoint,
+            role_arn=self._identity.role_arn or None,
+            role_session_name=self._identity.session_name,
+            http_client=self._http,
+        )
+        try:
+            with self._http.within(_CALL_S):
+                self._credentials = provider.retrieve()
+            life_s = max(_SHORTEST_LIFE_S, _life_s(self._credentials))
+            now = self._monotonic()
+            self._ask_at, self._valid_until, self._failure = now + _RENEWED_AFTER * life_s, now + life_s, None
+        except (S3Refusal, urllib3.exceptions.HTTPError, ElementTree.ParseError, OSError, ValueError) as error:
+            self._failure = self._failed(error)
+            self._ask_at = self._monotonic() + _AGAIN_S
+            if self._monotonic() >= self._valid_until:
+                self._credentials = None
+            _log.warning("no new credentials: %s", self._failure.detail)
+
+    def _failed(self, error: Exception) -> Unavailable:
+        where = f"the token service {self._identity.sts_endpoint}"
+        match error:
+            case S3Refusal() if meaning(error.answer) == "service":
+                return Unavailable("s3", f"{where} fails: {error.answer.said}")
+            case S3Refusal():
+                said = f"{where} answered {error.answer.said} {error.answer.message}".rstrip()
+                advice = f"{said}: check TAGSTREAM_S3_ROLE_ARN and TAGSTREAM_S3_WEB_IDENTITY_TOKEN_FILE"
+                return Unavailable("s3", said, fault="access", advice=advice)
+            case OSError() if not isinstance(error, urllib3.exceptions.HTTPError):
+                return _unusable(self._identity.token_file, error)
+            case urllib3.exceptions.HTTPError():
+                return Unavailable("s3", f"{where} does not answer: {type(error).__name__}")
+            case _:
+                said = f"{where} answers no credentials"
+                return Unavailable("s3", said, fault="access", advice=f"{said}: is TAGSTREAM_S3_STS_ENDPOINT right?")
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        raw = file.read(_LARGEST_FILE + 1)
+    if len(raw) > _LARGEST_FILE:
+        raise ValueError(f"it has more than {_LARGEST_FILE} bytes")
+    return raw.decode()
+
+
+def _read_profile(path: Path) -> Credentials:
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(_read_text(path))
+    except configparser.Error as error:
+        raise ValueError("it is no INI file") from error
+    values = {name: parser.get("default", name, fallback="").strip() for name in _NAMES}
+    if not values["aws_access_key_id"] or not values["aws_secret_access_key"]:
+        raise ValueError("its section [default] has no aws_access_key_id or no aws_secret_access_key")
+    return Credentials(
+        values["aws_access_key_id"], values["aws_secret_access_key"], values["aws_session_token"] or None
+    )
+
+
+_NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+
+
+def _token(path: Path) -> str:
+    token = _read_text(path).strip()
+    if not token:
+        raise OSError("it is empty")
+    return token
+
+
+def _life_s(credentials: Credentials) -> float:
+    """By our own clock; minio keeps the moment without its time zone, which is UTC."""
+    if credentials.expiration is None:
+        return _SHORTEST_LIFE_S
+    return (credentials.expiration.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _unusable(path: Path, error: Exception) -> Unavailable:
+    said = f"{path} holds no credentials: {_why(error)}"
+    return Unavailable("s3", said, fault="access", advice=said)
