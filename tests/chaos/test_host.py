@@ -19,9 +19,10 @@ from tests.chaos.broken_codec import DAWDLES_S, png_that
 from tests.chaos.broken_codec import FOLDER as BROKEN_CODEC
 from tests.chaos.line import in_flight, is_committed
 from tests.chaos.lying_store import LyingStore, says
+from tests.chaos.memory import family as with_descendants
 from tests.chaos.scenes import BUSY, busy, finish, load, published
 from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
-from tests.processes import with_environment
+from tests.processes import lives
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 
@@ -207,13 +208,13 @@ def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, ac
         "TAGSTREAM_DECODE_TIMEOUT_S": str(2 * DAWDLES_S),
         "PYTHONPATH": str(BROKEN_CODEC),
     }
-    at_it = tmp_path / "a decoder is at it"
-    home.upload("slow.png", png_that("dawdles", at_it))
+    home.upload("slow.png", png_that("dawdles", "at first"))
     home.send([(home.own("slow.png"), ())])
     load(home, 300, pictures=40, side=700)
     with worker(home, "w", tmp_path, **settings) as process:
-        eventually(at_it.exists, 30, process.said)
-        family = with_environment("TAGSTREAM_TRANSACTIONAL_ID", f"{home.name}-w")
+        assert process.pid is not None
+        eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="decode") > 0, 30, process.said)
+        family = [pid for pid in with_descendants(process.pid) if lives(pid)]
         assert len(family) > 2, "no children were found"
         for pid in family:
             os.kill(pid, signal.SIGSTOP)

@@ -69,7 +69,7 @@ class Deed:
     once: bool = False
 
     def picture(self, folder: Path) -> bytes:
-        return png_that(self.does, folder / "done" if self.once else None, in_header=self.in_header)
+        return png_that(self.does, folder.name if self.once else "", in_header=self.in_header)
 
 
 @pytest.mark.parametrize(
@@ -81,14 +81,17 @@ class Deed:
         pytest.param(Deed("aborts", "death", 2, "kills-decoder", in_header=True), id="crashes in its header"),
         pytest.param(Deed("swells", reason="decode-memory"), id="swells"),
         pytest.param(Deed("aborts-without-memory", "death", 2, "kills-decoder"), id="swells in a codec that aborts"),
+        pytest.param(Deed("breaks-out", "bad-answer", 2, "kills-decoder"), id="takes its decoder over"),
+        pytest.param(Deed("breaks-out", "bad-answer", 2, "kills-decoder", in_header=True), id="does so in its header"),
         pytest.param(Deed("hangs", "clock", 1, once=True), id="is slow once"),
         pytest.param(Deed("dies", "death", 1, once=True), id="is in hand when its decoder is killed from outside"),
     ],
 )
 def test_a_picture_that(decoders: SharedLine, account: Account, tmp_path: Path, deed: Deed) -> None:
-    """Guards: the clock of a decoder, without which one that hangs is never replaced; RLIMIT_DATA, without which one
-    may take the machine's memory; the second try, without which a slow machine or an operator's kill costs a sound
-    picture; the orders that the supervisor keeps, without which what a dead child had in hand is lost."""
+    """Guards: the clock of a decoder, without which one that hangs is never replaced; RLIMIT_AS, without which one
+    may take the machine's memory; the sandbox, without which one that is taken over has what the worker has; the second
+    try, without which a slow machine or an operator's kill costs a sound picture; the orders that the supervisor keeps,
+    without which what a dead child had in hand is lost."""
     process, site = decoders.worker, decoders.site
     eventually(lambda: len(living_decoders(process)) == 2, 30, process.said)
     lost, before = lost_decoders(process, deed.cause), living_decoders(process)

@@ -14,15 +14,15 @@ _HEADER_BYTES = 8 + 25
 """The signature and IHDR."""
 
 
-def png_that(deed: str, marker: Path | None = None, *, in_header: bool = False) -> bytes:
+def png_that(deed: str, once: str = "", *, in_header: bool = False) -> bytes:
     """A sound PNG with a chunk that only the broken decoder knows.
 
     Args:
         deed: one of `sitecustomize`.
-        marker: with it the deed is done once: it is left undone where this file is, and makes it.
+        once: with it the deed is done once, for each such name.
         in_header: done while the header is read, not while the pixels are.
     """
     picture = encoded(ramp(), "png")
-    chunk = png_chunk(b"doIt", f"{deed} {marker or ''}".encode())
+    chunk = png_chunk(b"doIt", f"{deed} {once}".encode())
     at = _HEADER_BYTES if in_header else len(picture) - len(_END)
     return picture[:at] + chunk + picture[at:]

@@ -2,21 +2,29 @@
 
 Pillow hands each chunk of a PNG to the method that is named after it, so one more method is a decoder with a fault:
 it runs where libpng's would, in the middle of reading a header or of loading pixels.
+
+A child can make no file. What is to be done once is remembered in memory that the nursery shares with its children.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
+import socket
+import tempfile
 import time
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from PIL import ImageFile, PngImagePlugin
 
 _PIECE = 64 << 20
 _PIECES = 64
+_done = mmap.mmap(-1, mmap.PAGESIZE)
 
 
 def _kill() -> None:
@@ -37,9 +45,29 @@ def _abort_without_memory() -> None:
         os.abort()
 
 
+def _break_out() -> None:
+    """Try the ways out of a child, then forge answers. If a way was open, come through: that is no dead letter."""
+    ways: list[Callable[[], object]] = [
+        lambda: os.environ["TAGSTREAM_S3_SECRET_KEY"],
+        lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+        lambda: Path("/etc/passwd").read_bytes(),
+        lambda: Path(tempfile.gettempdir(), "a decoder was here").touch(),
+        socket.socket,
+        os.fork,
+    ]
+    for way in ways:
+        with suppress(OSError, KeyError):
+            way()
+            return
+    for descriptor in range(3, 20):
+        with suppress(OSError):
+            os.write(descriptor, bytes(range(256)) * 4)
+
+
 DEEDS: dict[str, Callable[[], object]] = {
     "aborts": os.abort,
     "aborts-without-memory": _abort_without_memory,
+    "breaks-out": _break_out,
     "dawdles": lambda: time.sleep(4),
     "dies": _kill,
     "hangs": lambda: time.sleep(3600),
@@ -51,17 +79,15 @@ DEEDS: dict[str, Callable[[], object]] = {
 def _chunk(stream: PngImagePlugin.PngStream, at: int, length: int) -> bytes:
     data = ImageFile._safe_read(stream.fp, length)  # type: ignore[arg-type]
     deed, _, marker = data.decode().partition(" ")
-    if not marker or _is_new(Path(marker)):
+    if not marker or _is_new(marker):
         DEEDS[deed]()
     return data
 
 
-def _is_new(marker: Path) -> bool:
-    try:
-        marker.touch(exist_ok=False)
-    except FileExistsError:
-        return False
-    return True
+def _is_new(marker: str) -> bool:
+    place = zlib.crc32(marker.encode()) % mmap.PAGESIZE
+    new, _done[place] = not _done[place], 1
+    return new
 
 
 PngImagePlugin.PngStream.chunk_doIt = _chunk  # type: ignore[attr-defined]
