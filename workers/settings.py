@@ -306,7 +306,7 @@ class Settings(BaseModel):
     intake: Annotated[Literal["threads", "processes"], BeforeValidator(_lower)] = _setting(
         "Tuning",
         "processes",
-        "Where pictures are decoded: `processes` (Linux), which no picture brings down, or `threads`",
+        "Where images are decoded: `processes` (Linux), closed off, which no image brings down, or `threads`",
     )
     run_outcomes: Annotated[int, Field(ge=1, le=10_000)] = _setting("Tuning", 500, "Most outcomes of one transaction")
     run_bytes: Bytes = _setting(

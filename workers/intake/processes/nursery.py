@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from PIL import AvifImagePlugin, Image
+from PIL import Image
 
 from workers.errors import Broken
 from workers.intake.decoding import Decoding
@@ -171,14 +171,10 @@ def _environment() -> dict[str, str]:
 
 
 def _warm(plan: Plan) -> Decoding:
-    """Everything that a decoder imports or makes at its first image, done once for all children.
-
-    AVIF's decoder would start threads of its own, which a child may not: there are as many children as processors.
-    """
+    """Everything that a decoder imports or makes at its first image, done once for all children."""
     Image.init()
     for name in _IMPORTED_LATE:
         importlib.import_module(f"PIL.{name}")
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     decoding = Decoding(plan.layout.transforms, plan.limits)
     with suppress(Broken):  # a child says so when it is asked
         decoding.check(None)
