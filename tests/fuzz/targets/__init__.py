@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.fuzz.fuzzer import Target
-from tests.fuzz.targets import answers, files, images, messages, worker
+from tests.fuzz.targets import answers, files, images, messages, wires, worker
 
 TARGETS: dict[str, Target] = {
-    target.name: target for module in (messages, images, files, answers, worker) for target in module.TARGETS
+    target.name: target for module in (messages, images, files, answers, wires, worker) for target in module.TARGETS
 }

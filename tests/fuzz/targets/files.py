@@ -214,6 +214,7 @@ _ENVIRONMENT = Bounds(seconds=0.5, seconds_per_mib=4.0)
 _close: Callable[[], Any] = _folder.remove
 
 TARGETS = (
+    Target("journal", journals, journalled, close=_close),
     Target("bundles", bundles, opened, close=_close),
     Target("settings", environments, configured, bounds=_ENVIRONMENT),
 )
