@@ -268,7 +268,7 @@ class Settings(BaseModel):
     )
 
     max_object_bytes: Bytes = _setting("Limits", ByteSize(20 * MIB), "Largest object (`object-too-large`)")
-    get_timeout_s: Seconds = _setting("Limits", 30.0, "Wall-clock of one GET")
+    get_timeout_s: Seconds = _setting("Limits", 25.0, "Wall-clock of one GET")
     max_pixels: Count = _setting(
         "Limits", 50_000_000, "Most pixels of a picture, read from its header (`too-many-pixels`)"
     )

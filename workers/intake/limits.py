@@ -23,7 +23,7 @@ class Limits:
     """
 
     max_object_bytes: int = 20 * MIB
-    fetch_s: float = 30.0
+    fetch_s: float = 25.0
     max_pixels: int = 50_000_000
     min_side: int = 3
     inspect_bytes: int = 32 * MIB

@@ -656,7 +656,7 @@ class Line:
 def _as_reference(task: Task, fetched: Fetched) -> Job:
     """The same object, as it was read: with its true size and etag."""
     event = replace(task.event, size=fetched.size, etag=fetched.etag or task.event.etag)
-    return replace(task.job, event=event)
+    return replace(task.job, event=event, only_newest=False)
 
 
 def _writes(item: Committed) -> list[CacheWrite]:

@@ -48,7 +48,7 @@ class WorkerOptions:
     worker_version: str = "unknown"
     max_object_bytes: int = 20 * MIB
     fetches: int = 32
-    fetch_s: float = 30.0
+    fetch_s: float = 25.0
     encoded_budget_bytes: int = 256 * MIB
     decoded_budget_bytes: int = 512 * MIB
     max_polled_bytes: int = 32 * MIB

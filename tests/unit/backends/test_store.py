@@ -79,6 +79,7 @@ def test_an_etag_is_sent_in_quotes_and_the_dates_come_in_utc() -> None:
         stored = store_of(server).get("bucket", "k", version_id=None, etag="e7a6", max_bytes=9, deadline_s=5)
         request = b"".join(server.received)
     assert b'If-Match: "e7a6"' in request
+    assert b"accept-encoding: identity" in request.lower(), "nothing on the way is asked to compress it"
     assert stored == StoredObject(b"picture", "e7a6", None, "2026-11-25T01:02:03Z")
 
 

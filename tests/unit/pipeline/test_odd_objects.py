@@ -21,6 +21,7 @@ from workers.backends.s3_answers import KNOWN_CODES, S3Answer, meaning
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.breaker import OPENS_AFTER
+from workers.pipeline.options import WorkerOptions
 from workers.vocabulary import Fetched, Job, Transform
 
 UNREADABLE_S = 60.0
@@ -195,6 +196,35 @@ def test_what_was_under_way_when_our_access_ended_is_no_comparison() -> None:
     intake.asked[2][1].set_exception(failing("forbidden"))
     hand.turn()
     assert dead(hand) == []
+
+
+def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() -> None:
+    """Guard: what the next answer would take counts, and a GET's clock is below half of the time: two tries fit."""
+    store = MemoryObjectStore()
+    store.put(BUCKET, "good.png", png((1, 2, 3)))
+    intake = _Hanging(store)
+    hand = ByHand(intake=intake, unreadable_after_s=UNREADABLE_S)
+    began = hand.clock.monotonic()
+    hand.events("drips.png", "good.png")
+    hand.turn()
+    intake.succeed(1)
+    seen = 2
+    asked = {0: began}
+    while not dead(hand) and hand.clock.monotonic() - began < 3 * UNREADABLE_S:
+        hand.clock.advance(0.1)
+        hand.turn()
+        for number in range(seen, len(intake.asked)):
+            asked[number] = hand.clock.monotonic()
+        seen = len(intake.asked)
+        for number, at in list(asked.items()):
+            if intake.asked[number][0].event.key == "good.png":
+                del asked[number]
+                intake.succeed(number)
+            elif hand.clock.monotonic() - at >= WorkerOptions(output_topic="o", dead_letter_topic="d").fetch_s:
+                del asked[number]
+                intake.asked[number][1].set_exception(failing("too-slow"))
+    assert [failure.reason for failure in dead(hand)] == ["fetch-too-slow"]
+    assert hand.clock.monotonic() - began < UNREADABLE_S
 
 
 @given(

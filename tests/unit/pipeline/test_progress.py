@@ -31,7 +31,7 @@ class Hanging(InlineIntake):
         if bad and self.stage == "fetch":
             return Future()
         fetched = super().fetch(job, max_bytes)
-        if bad:
+        if bad and fetched.exception() is None:
             self._bad.add(fetched.result().sha256)
         return fetched
 
