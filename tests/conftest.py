@@ -60,9 +60,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def charged_with_what_it_leaves() -> Iterator[None]:
-    """A file that leaves open sockets or files to the garbage collector fails itself, not one that runs later."""
+    """A file that leaves open sockets or files to the garbage collector fails itself, not one that runs later.
+
+    What outlives a file (modules, the session's servers) is frozen, or each collection would go through all of it.
+    """
     yield
     gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
