@@ -27,7 +27,7 @@ class Limits:
     max_pixels: int = 50_000_000
     min_side: int = 3
     inspect_bytes: int = 32 * MIB
-    inspect_s: float = 5.0
+    inspect_s: float = 10.0
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
 
     @property

@@ -94,6 +94,19 @@ def test_a_suspect_shares_its_child_with_no_other_image(child: Child) -> None:
     assert child.open_to(order())
 
 
+def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done() -> None:
+    """Guard: else a place is lost for good when a suspect got another child than the one that was to make room."""
+    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1)
+    read(intake, job(GOOD))
+    (before,) = intake.pids
+    (child,) = intake._supervisor._children
+    assert child is not None
+    child.retiring = True
+    assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
+    assert before not in intake.pids
+    intake.close()
+
+
 def test_no_more_gets_are_made_at_once_than_was_asked_for() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=1, children=2)
     began = time.monotonic()

@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,26 @@ def test_a_kernel_that_lacks_one_protection_is_named_once_and_the_others_hold(
     assert said == [f"decoders are less closed off than they could be: this kernel has no {missing}"]
 
 
+def test_no_process_that_decodes_was_started_with_our_environment_or_descriptors(
+    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Guard: what a process was started with stays in its memory, whatever it forgets afterwards."""
+    monkeypatch.setenv("TAGSTREAM_S3_SECRET_KEY", "s3cr3t")
+    secret = os.open(tmp_path / "secret", os.O_RDONLY)
+    os.set_inheritable(secret, True)
+    intake = make(children=1)
+    read(intake, job(GOOD))
+    (child,) = intake.pids
+    for pid in (child, parent_of(child)):
+        with suppress(PermissionError):  # it is not dumpable: only root looks into it
+            started_with = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            names = {each.partition(b"=")[0].decode() for each in started_with if each}
+            assert names <= {"LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
+            open_files = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+            assert str(tmp_path / "secret") not in open_files
+    os.close(secret)
+
+
 UNSEEN = {"two answers", "pixels outside its region"}
 """Of the first answer nobody can know that it is none; and what lies behind a region is the child's own memory."""
 
@@ -120,6 +141,10 @@ def test_a_decoder_that_was_taken_over_can_have_no_other_image_blamed_and_ends_n
     for future in [intake.decode(*each) for each in known]:  # in both children
         assert (future.result(30).pixels[SMALL] == (7, 0, 0)).all()
     assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 HEADERS = {

@@ -158,6 +158,7 @@ class Supervisor:
             while queue and (child := self._least_busy(queue[0])):
                 child.give(queue.popleft())
                 self._listen(child)
+        self._retire_idle()
         if self._suspected:
             self._make_fresh()
 
@@ -168,15 +169,21 @@ class Supervisor:
         open_ones = [child for child in children if child.open_to(order)]
         return min(open_ones, key=lambda child: len(child.in_hand), default=None)
 
+    def _retire_idle(self) -> None:
+        for child in list(self._children):
+            if child is not None and child.retiring and not child.in_hand:
+                self._retire(child)
+
     def _make_fresh(self) -> None:
         """See that there will be a child that has seen no image, unless one is on its way."""
         children = [child for child in self._children if child is not None]
         if len(children) < len(self._children) or any(child.fresh for child in children):
             return
-        spare = min(children, key=lambda child: (not child.retiring, len(child.in_hand)))
-        spare.retiring = True
+        spare = min(children, key=lambda child: len(child.in_hand))
         if not spare.in_hand:
             self._retire(spare)
+        elif not any(child.retiring for child in children):
+            spare.retiring = True
 
     def _retire(self, child: Child) -> None:
         """End a child that has nothing in hand."""
