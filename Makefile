@@ -34,8 +34,8 @@ lint: install ## Check style, types and who imports whom
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
 
-audit: install ## Ask a public database for known vulnerabilities of every locked package
-	@.venv/bin/python scripts/audit.py
+audit: ## Ask a public database for known vulnerabilities of every locked package
+	@$(or $(PYTHON),python3) scripts/audit.py
 
 bench: install ## Measure; each figure is a ratio taken in one run
 	@.venv/bin/python -m benchmarks $(ARGS)
