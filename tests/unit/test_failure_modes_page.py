@@ -12,7 +12,7 @@ from workers import metrics
 from workers.settings import variables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("failure-modes.md", "backpressure.md", "delivery.md", "dead-letters.md", "metrics.md")
+PAGES = ("failure-modes.md", "backpressure.md", "delivery.md", "dead-letters.md", "metrics.md", "security.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
