@@ -280,7 +280,9 @@ class Settings(BaseModel):
         "Limits", 20.0, "Wall-clock of decoding one picture, with `processes` (`decode-timeout`)"
     )
     decode_memory: Bytes = _setting(
-        "Limits", ByteSize(2048 * MIB), "What decoding one picture may allocate, with `processes` (`decode-memory`)"
+        "Limits",
+        ByteSize(2048 * MIB),
+        "What decoding one picture may take: by its header's estimate, and in its child process (`decode-memory`)",
     )
     retry_s: Seconds = _setting(
         "Limits", 5.0, "A GET's passing failures (5xx, resets) are retried for so long; then its partition waits"

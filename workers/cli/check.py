@@ -86,6 +86,7 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"Bucket {bucket}", lambda bucket=bucket: _bucket(settings, bucket)  # type: ignore[misc]
     if settings.s3_endpoint:
         yield "Decoders", lambda: _decoders(settings)
+    yield "Memory", lambda: _memory(settings)
     yield "Redis", lambda: _redis(settings)
     yield "Tagger", lambda: _bundle(settings.tagger, settings.tagger_digest, "TAGSTREAM_TAGGER_DIGEST")
     if settings.allow is not None:
@@ -127,6 +128,20 @@ def _decoders(settings: Settings) -> str:
         made.check().result()
         form = "child processes" if isinstance(made, ProcessIntake) else "threads"
     return f"{form} ({decoders(settings)}) decode good pictures of {', '.join(settings.formats)}"
+
+
+def _memory(settings: Settings) -> str:
+    from workers.cli.decoders import decoders
+    from workers.cli.memory import compared, container_limit, worst_bytes
+
+    weights = sum(_weights_bytes(name) for name in (settings.tagger, settings.captioner))
+    return compared(worst_bytes(settings, decoders(settings), weights), container_limit())
+
+
+def _weights_bytes(name: str) -> int:
+    if name in ("template", "none"):
+        return 0
+    return sum(path.stat().st_size for path in _opened(name).folder.iterdir())
 
 
 def _redis(settings: Settings) -> str:

@@ -60,6 +60,7 @@ def limits(settings: Settings) -> Limits:
         fetch_s=settings.get_timeout_s,
         max_pixels=settings.max_pixels,
         min_side=settings.min_side,
+        decode_bytes=settings.decode_memory,
         formats=settings.formats,
     )
 

@@ -96,7 +96,7 @@ class Fetching:
             last_modified=stored.last_modified,
             size=size,
             handle=EncodedBytes(stored.body),
-            inspect_bytes=copied + self._limits.inspect_bytes,
+            inspect_bytes=copied + self._limits.inspect_held_bytes(size),
             copied_bytes=copied,
         )
 

@@ -56,8 +56,8 @@ def read_header(body: bytes, limits: Limits) -> Header:
     """Read format, size and mode without decoding; of an animation, those of its first frame.
 
     Raises:
-        Rejected: stage "decode"; not-an-image, format-not-allowed, too-complex, broken-image, too-many-pixels or
-            too-small.
+        Rejected: stage "decode"; not-an-image, format-not-allowed, too-complex, broken-image, too-many-pixels,
+            too-small or decode-memory.
     """
     name = _allowed_format(body, limits)
     essence = scan(body, name)
@@ -73,7 +73,11 @@ def read_header(body: bytes, limits: Limits) -> Header:
         detail = f"{size[0]} × {size[1]}, each side must have {limits.min_side} or more"
         raise Rejected("decode", "too-small", detail)
     copied = 0 if essence.body is body else len(essence.body)
-    return Header(name, *size, mode, _decode_bytes(essence, size, mode) + copied)
+    decode_bytes = _decode_bytes(essence, size, mode) + copied
+    if decode_bytes > limits.decode_bytes:
+        detail = f"decoding takes up to {decode_bytes} bytes, at most {limits.decode_bytes} are allowed"
+        raise Rejected("decode", "decode-memory", detail)
+    return Header(name, *size, mode, decode_bytes)
 
 
 def open_picture(body: bytes, name: str) -> Image.Image:

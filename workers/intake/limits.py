@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
+DECODE_ROOM_BYTES = 64 * MIB
+"""Addresses that a decoder may take besides its image: the allocator's steps, codecs' tables and pools."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,9 @@ class Limits:
         fetch_s: wall clock of one GET, its retries included.
         max_pixels: width × height by the header, before anything is decoded (`too-many-pixels`).
         min_side: the shorter side in pixels (`too-small`).
-        inspect_bytes: what reading a header holds in memory at most, besides the encoded bytes.
+        decode_bytes: what decoding may take by the estimate that its header gives (`decode-memory`).
+        inspect_bytes: what reading a header holds in memory at most, besides copies of the encoded bytes; measured: 15
+            MiB for the most strips that a TIFF may list, below 8 MiB for all else that is let through.
         inspect_s: wall clock of reading a header, in a child process.
         formats: names of `workers.intake.formats`, recognised by content, never by a key's ending
             (`format-not-allowed`).
@@ -26,6 +30,7 @@ class Limits:
     fetch_s: float = 25.0
     max_pixels: int = 50_000_000
     min_side: int = 3
+    decode_bytes: int = 2048 * MIB
     inspect_bytes: int = 32 * MIB
     inspect_s: float = 10.0
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
@@ -37,4 +42,15 @@ class Limits:
         WebP's decoder asks for two canvases of four bytes a pixel when it is opened, and does not touch them before it
         decodes: they take addresses, and no memory.
         """
-        return self.inspect_bytes + 8 * self.max_pixels
+        return self.inspect_held_bytes(self.max_object_bytes) + 8 * self.max_pixels
+
+    def inspect_held_bytes(self, encoded_bytes: int) -> int:
+        """What reading the header of so many bytes holds: decoders of WebP and AVIF copy the file up to four times."""
+        return self.inspect_bytes + 4 * encoded_bytes
+
+    def decode_address_bytes(self, estimate: int) -> int:
+        """By how much a process that decodes may grow: its header's estimate, and room for what is no image's own.
+
+        The estimate is an upper bound of what is touched; codecs reserve addresses beyond that.
+        """
+        return estimate + estimate // 4 + DECODE_ROOM_BYTES

@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.deploy.tools import ROOT, Manifest, compose, version
 from workers import settings
+from workers.cli.memory import worst_bytes
 
 PROFILES = ["cpu", "gpu"]
 WORKERS = {"cpu": "worker", "gpu": "worker-gpu"}
@@ -124,6 +125,13 @@ def test_each_worker_has_a_state_folder_of_its_own(worker: Manifest) -> None:
 
 def test_the_drain_fits_into_the_grace_period(worker: Manifest, read: settings.Settings) -> None:
     assert seconds(worker["stop_grace_period"]) >= read.drain_s + 10
+
+
+def test_the_workers_memory_limit_holds_what_it_takes_at_worst(
+    worker: Manifest, read: settings.Settings, profile: str
+) -> None:
+    weights = 3 * 2**30 if profile == "gpu" else 64 * 2**20  # RAM++ in single precision; the compact tagger
+    assert worst_bytes(read, 8, weights) <= int(worker["mem_limit"])
 
 
 def test_the_gpu_worker_reserves_a_gpu() -> None:

@@ -7,19 +7,24 @@ import itertools
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from schemas.image_event import ImageEvent
 from tests.unit.intake import greedy
 from tests.unit.intake.memory import needs_linux, peak_bytes
 from tests.unit.intake.pictures import encoded
+from workers.backends.memory import MemoryObjectStore
+from workers.errors import Rejected
+from workers.intake import ProcessIntake
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
-from workers.vocabulary import Transform
+from workers.vocabulary import Coordinates, Epoch, Job, Partition, Transform
 
 pytestmark = needs_linux
 
@@ -222,3 +227,30 @@ def test_decoding_holds_no_more_than_was_estimated(make: Case) -> None:
 @pytest.mark.parametrize("make", {**CASES, **MORE}.values(), ids={**CASES, **MORE}.keys())
 def test_no_format_mode_or_layout_holds_more_than_was_estimated(make: Case, size: tuple[int, int]) -> None:
     check(make, *size)
+
+
+def _decodes_in_a_child(cases: dict[str, Case], width: int, height: int) -> None:
+    store = MemoryObjectStore()
+    refused = {}
+    with closing(ProcessIntake(store, (Transform(32),), LIMITS, children=1, decode_s=60)) as intake:
+        for name, make in cases.items():
+            store.put("photos", name, make(width, height))
+            event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=name)
+            job = Job(Coordinates("images", 0, 0, 0), Epoch(Partition("images", 0), "member"), event)
+            fetched = intake.fetch(job, LIMITS.max_object_bytes).result(60)
+            try:
+                intake.decode(fetched, intake.inspect(fetched).result(60)).result(60)
+            except Rejected as error:
+                refused[name] = str(error)
+    assert refused == {}
+
+
+def test_the_limit_of_its_own_estimate_is_enough_for_every_format() -> None:
+    _decodes_in_a_child(CASES, 2000, 1500)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("size", [(3000, 2000), (40, 30)], ids=str)
+def test_the_limit_of_its_own_estimate_is_enough_for_every_mode_and_layout(size: tuple[int, int]) -> None:
+    _decodes_in_a_child({**CASES, **MORE}, *size)

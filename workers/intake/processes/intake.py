@@ -94,9 +94,8 @@ class ProcessIntake:
         except RuntimeError as error:
             future.set_exception(error)
             return future
-        self._supervisor.submit(
-            Order("decode", future, self._decode_s, self._decode_memory_bytes, body=body, format=facts.format)
-        )
+        most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._decode_memory_bytes)
+        self._supervisor.submit(Order("decode", future, self._decode_s, most, body=body, format=facts.format))
         return future
 
     def discard(self, fetched: Fetched) -> None:
