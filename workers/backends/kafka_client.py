@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
 
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
@@ -36,11 +37,20 @@ _SETUP: dict[str, Any] = {
 }
 """For the network client under each client; those that it is under do not take these by name."""
 
+ANSWER_BYTES = 8 << 20
+"""The longest answer that is taken where no records are fetched: the names of some 100,000 partitions fit."""
+
+FETCH_ANSWER_BYTES = 100_000_000
+"""The longest that may hold records. An answer brings a batch whole, however large its topic lets it be."""
+
 SHARED: dict[str, Any] = {
     "client_id": CLIENT_ID,
     # The default of 30 s keeps a client away for as long after a broker has come back.
     "reconnect_backoff_max_ms": 800,
 }
+
+THROTTLE_MS = 15_000
+"""The longest that a broker may tell us to be silent. It enforces its quotas by itself, within 11 s by its defaults."""
 
 _NOT_ALLOWED = (
     kafka_errors.AuthorizationError,
@@ -99,7 +109,13 @@ def mapped(doing: str) -> Iterator[None]:
 
 
 def connect(
-    make: Callable[..., Client], servers: str, security: Security, *, timeout_s: float, **settings: Any
+    make: Callable[..., Client],
+    servers: str,
+    security: Security,
+    *,
+    timeout_s: float,
+    answer_bytes: int = ANSWER_BYTES,
+    **settings: Any,
 ) -> Client:
     """Make one of kafka-python's clients, which talk to the broker before they are made.
 
@@ -107,6 +123,7 @@ def connect(
         make: KafkaConsumer, KafkaProducer or KafkaAdminClient.
         servers: "host:port,host:port".
         timeout_s: how long to try.
+        answer_bytes: a broker that announces a longer answer is disconnected before it is read.
 
     Raises:
         Unavailable: nobody answered. kafka-python does not say why: a wrong password looks the same.
@@ -117,7 +134,8 @@ def connect(
     base = settings.pop("kafka_client", KafkaNetClient)
 
     def remember(**config: Any) -> KafkaNetClient:
-        sockets.append(base(**config, **_SETUP))
+        # By the client's own name the least is what its fetches may bring, also where it never fetches.
+        sockets.append(base(**{**config, **_SETUP, "receive_message_max_bytes": answer_bytes}))
         return sockets[-1]
 
     for try_s in _tries(timeout_s, len(nodes)):
@@ -155,6 +173,21 @@ def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
         yield min(try_s, left_s)
         left_s -= try_s
         try_s *= 2
+
+
+def _throttle_within_bounds(throttle: Callable[[KafkaConnection, Any], None]) -> Callable[[KafkaConnection, Any], None]:
+    """kafka-python 3.0.12 is silent for as long as a broker says; in four bytes it can say 24 days."""
+
+    def bounded(connection: KafkaConnection, response: Any) -> None:
+        if getattr(response, "throttle_time_ms", 0) > THROTTLE_MS:
+            response.throttle_time_ms = THROTTLE_MS
+        throttle(connection, response)
+
+    return bounded
+
+
+# Connections are made deep inside of every client.
+KafkaConnection._maybe_throttle = _throttle_within_bounds(KafkaConnection._maybe_throttle)
 
 
 class PatientClient(KafkaNetClient):  # type: ignore[misc]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from kafka import KafkaConsumer, TopicPartition
 
-from workers.backends.kafka_client import Security, connect, end_consumer, mapped
+from workers.backends.kafka_client import FETCH_ANSWER_BYTES, Security, connect, end_consumer, mapped
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka_topics import numbers
 from workers.backends.kafka_types import ReadRecord
@@ -168,6 +168,7 @@ def _consumer(servers: str, security: Security | None) -> Any:
         servers,
         security or {},
         timeout_s=10.0,
+        answer_bytes=FETCH_ANSWER_BYTES,
         group_id=None,
         isolation_level="read_committed",
         enable_auto_commit=False,

@@ -8,6 +8,7 @@ at_least_once, commits; both calls are made for any thread.
 from __future__ import annotations
 
 import logging
+import struct
 import sys
 import threading
 import time
@@ -20,7 +21,15 @@ from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssi
 from kafka.structs import MemberState, OffsetAndMetadata
 
 from workers import metrics
-from workers.backends.kafka_client import Security, connect, end_consumer, mapped, passing, translated
+from workers.backends.kafka_client import (
+    FETCH_ANSWER_BYTES,
+    Security,
+    connect,
+    end_consumer,
+    mapped,
+    passing,
+    translated,
+)
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka_types import Membership, ReadRecord, out_of_range, record_of
 from workers.errors import Broken, Misconfigured, Unavailable
@@ -34,6 +43,9 @@ hands is never fetched again once another one was read."""
 
 _TELL_S = 5.0
 """How often the log tells of a broker that goes on failing, which is polled ten times a second."""
+
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, struct.error)
+"""What the client raises over an answer that makes no sense. What state it is in then, nobody knows."""
 
 _ANYWHERE = 0
 """Where a partition stands that is paused until `start` seeks: kafka-python would else look for the committed offset by
@@ -83,6 +95,7 @@ class KafkaRecordSource:
             servers,
             security or {},
             timeout_s=connect_timeout_s,
+            answer_bytes=FETCH_ANSWER_BYTES,
             group_id=group,
             isolation_level="read_committed",
             enable_auto_commit=False,
@@ -208,6 +221,11 @@ class KafkaRecordSource:
         except kafka_errors.KafkaError as error:
             # A topic that was there is missed for a moment while its metadata changes.
             raise (Unavailable("kafka", f"{doing}: {error}") if passing(error) else translated(doing, error)) from error
+        except _NONSENSE as error:
+            logger.debug("in the Kafka client", exc_info=True)
+            raise Broken(
+                f"{doing}: the Kafka client can make nothing of what the broker answers ({error!r})"
+            ) from error
 
     def _see_join_through(self) -> None:
         """Let a join that has begun be completed.

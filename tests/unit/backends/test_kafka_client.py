@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
+import tracemalloc
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -12,8 +15,10 @@ import kafka
 import pytest
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
 from kafka.producer.sender import Sender
 
+from tests.unit.backends.loopback import loopback
 from workers.backends import kafka_client
 from workers.backends.kafka_client import PatientClient, answers, connect, mapped, translated
 from workers.backends.kafka_publisher import cause_of
@@ -125,8 +130,53 @@ def test_a_node_that_hangs_is_given_up_while_a_connection_to_it_is_made() -> Non
     client = connect(lambda **settings: settings["kafka_client"](bootstrap_servers="a:1"), "a:1", {}, timeout_s=1)
     try:
         assert client._manager.config["socket_connection_setup_timeout_ms"] == 3_000
+        assert client._manager.config["receive_message_max_bytes"] == 8 << 20
     finally:
         client.close()
+
+
+def framed(body: bytes) -> bytes:
+    return struct.pack(">i", len(body)) + body
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda _: struct.pack(">i", 2**31 - 1) + b"x" * 100, id="two gigabytes announced"),
+        pytest.param(lambda _: struct.pack(">i", 99_000_000) + b"x" * 100, id="99 megabytes announced"),
+        pytest.param(lambda _: struct.pack(">i", -5), id="a negative length"),
+        pytest.param(lambda asked: framed(asked), id="nothing behind the head"),
+        pytest.param(
+            lambda asked: framed(asked + b"\0\0" + b"\xff" * 4 + b"\x0f" + bytes(900)), id="4 billion entries"
+        ),
+        pytest.param(lambda asked: framed(bytes(4) + bytes(100)), id="the answer to another question"),
+        pytest.param(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n", id="another protocol"),
+    ],
+)
+def test_a_broker_that_answers_nonsense_costs_its_time_and_little_memory(answer: Callable[[bytes], bytes]) -> None:
+    """Guard: `answer_bytes`; what a frame announces is allocated before it comes."""
+    tracemalloc.start()
+    began = time.monotonic()
+    with (
+        loopback(lambda connection, asked: connection.sendall(answer(asked[8:12]))) as server,
+        pytest.raises(Unavailable, match="none of"),
+    ):
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{server.port}", {}, timeout_s=0.4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.monotonic() - began < 5
+    assert peak < 16 << 20
+
+
+def test_a_broker_can_silence_a_connection_for_seconds_and_not_for_weeks() -> None:
+    """Guard: `_throttle_within_bounds`; four bytes of an answer held up a worker for 24 days, alive and well."""
+    net = Mock()
+    connection = KafkaConnection(net, node_id=1, broker_version_data=SimpleNamespace(broker_version=(4, 3)))
+    for asked_ms, silent_s in ((2**31 - 1, 15), (500, 0.5)):
+        connection._throttle_time = 0
+        connection._maybe_throttle(SimpleNamespace(throttle_time_ms=asked_ms))
+        until = net.call_at.call_args.args[0]
+        assert until - time.monotonic() == pytest.approx(silent_s, abs=0.4)
 
 
 def test_an_absent_broker_does_not_answer() -> None:
