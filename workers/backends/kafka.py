@@ -4,7 +4,7 @@ from workers.backends.kafka_emitter import KafkaEmitter
 from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_reader import read_range, tail
 from workers.backends.kafka_source import KafkaRecordSource
-from workers.backends.kafka_topics import ensure_topics, lag, topic_exists
+from workers.backends.kafka_topics import ensure_topics, lag, recompressed, topic_exists
 from workers.backends.kafka_types import Membership, ReadRecord
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "ensure_topics",
     "lag",
     "read_range",
+    "recompressed",
     "tail",
     "topic_exists",
 ]

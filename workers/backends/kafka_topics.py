@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_MESSAGE_BYTES = "max.message.bytes"
 _DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
+_COMPRESSION_TYPE = "compression.type"
+_AS_IT_COMES = "producer"
 
 
 def ensure_topics(
@@ -69,14 +71,31 @@ def max_message_bytes(
         return {topic: _max_message_bytes(client, topic) for topic in topics}
 
 
+def recompressed(servers: str, topics: Sequence[str], *, security: Security | None = None) -> dict[str, str]:
+    """Those of the topics whose batches the broker opens and compresses itself, and with what.
+
+    Topics whose settings we may not read are left out.
+    """
+    with admin(servers, security or {}) as client:
+        found = {topic: _setting(client, topic, _COMPRESSION_TYPE) for topic in topics}
+    return {topic: codec for topic, codec in found.items() if codec is not None and codec != _AS_IT_COMES}
+
+
 def _max_message_bytes(client: Any, topic: str) -> int:
-    resource = ConfigResource(ConfigResourceType.TOPIC, topic, {_MAX_MESSAGE_BYTES: None})
-    try:
-        described = client.describe_configs([resource], config_filter="all")
-        return int(described["topic"][topic][_MAX_MESSAGE_BYTES]["value"])
-    except (kafka_errors.AuthorizationError, KeyError):
+    value = _setting(client, topic, _MAX_MESSAGE_BYTES)
+    if value is None:
         logger.warning("%s of %r can't be read; taking Kafka's default", _MAX_MESSAGE_BYTES, topic)
         return _DEFAULT_MAX_MESSAGE_BYTES
+    return int(value)
+
+
+def _setting(client: Any, topic: str, name: str) -> str | None:
+    """A topic's setting by Kafka's name; None where we may not read it."""
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, {name: None})
+    try:
+        return str(client.describe_configs([resource], config_filter="all")["topic"][topic][name]["value"])
+    except (kafka_errors.AuthorizationError, KeyError):
+        return None
 
 
 def numbers(consumer: Any, topic: str) -> list[int]:

@@ -98,7 +98,7 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _kafka(settings: Settings) -> str:
-    from workers.backends.kafka import topic_exists
+    from workers.backends.kafka import recompressed, topic_exists
     from workers.cli.neighbours import output_topics, security, servers
     from workers.errors import Misconfigured
 
@@ -109,7 +109,13 @@ def _kafka(settings: Settings) -> str:
             f"{servers(settings)} answers, but has no topic {', '.join(missing)}: create it "
             "(kafka-topics.sh --create --topic NAME), or correct the setting that names it"
         )
-    return f"{servers(settings)} has the topics {', '.join(topics)}"
+    opened = recompressed(servers(settings), settings.input_topics, security=security(settings))
+    advice = [
+        f". {topic} has compression.type={codec}: the broker opens what is compressed otherwise, without a bound, and a"
+        " batch of some kB can stop it; producer is safer (docs/deploying.md)"
+        for topic, codec in opened.items()
+    ]
+    return f"{servers(settings)} has the topics {', '.join(topics)}" + "".join(advice)
 
 
 def _bucket(settings: Settings, bucket: str) -> str:

@@ -177,7 +177,7 @@ def replay(
     """Send dead letters back to the topics they came from; only what failed in them is worked on again.
 
     Look first: without --go it only says what it would send. A letter stays in its topic when it was sent back, so
-    choose by time what is not to be sent again. One whose value was too large to keep can't be sent, and one that
+    choose by time what is not to be sent again. One that does not hold all of its original can't be sent, and one that
     names a topic outside of TAGSTREAM_INPUT_TOPICS only with --topic: whoever may write dead letters chose it.
 
     [dim]What would be sent:[/]  tagstream dead-letters replay --reason unreadable --since 2h
@@ -200,7 +200,7 @@ def sendable(letters: Sequence[Letter], topics: Set[str]) -> list[Letter]:
     """Those with their value that name one of these topics; of the others it is told why they stay."""
     whole = [letter for letter in letters if not letter.told.truncated]
     if len(whole) < len(letters):
-        typer.echo(f"{len(letters) - len(whole):7} can't be sent: their values were too large to keep")
+        typer.echo(f"{len(letters) - len(whole):7} can't be sent: not all of the originals was kept")
     strange = Counter(letter.told.topic for letter in whole if letter.told.topic not in topics)
     for topic, count in strange.most_common(_SHOWN_TOPICS):
         named = printable(topic[:TOPIC_LENGTH_MAX])
@@ -346,7 +346,7 @@ def _original(letter: Letter) -> dict[str, Any]:
     return {
         "key": _text(key),
         "headers": [[name, _text(content)] for name, content in headers],
-        "value": "(too large to keep)" if letter.told.truncated else _json_or_text(value),
+        "value": "(not kept)" if letter.told.truncated and not value else _json_or_text(value),
     }
 
 

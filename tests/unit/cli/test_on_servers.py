@@ -299,6 +299,18 @@ def test_a_check_of_sound_settings_ends_with_0(
     assert site.environment["TAGSTREAM_S3_SECRET_KEY"] not in ran.out
 
 
+def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
+    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = f"{site.name}.opened"
+    ensure_topics(site.servers, {opened: (1, {"compression.type": "uncompressed"})})
+    monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{site.images},{opened}")
+    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "")
+    said = " ".join(tagstream("check").out.split())
+    assert f"{opened} has compression.type=uncompressed: the broker opens what is compressed otherwise" in said
+    assert f"{site.images} has compression.type" not in said
+
+
 def test_a_check_says_when_good_pictures_can_not_be_decoded(
     site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:

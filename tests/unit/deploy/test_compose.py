@@ -153,7 +153,7 @@ def test_the_topics_that_are_made_are_those_the_worker_uses(read: settings.Setti
     servers = ",".join(read.kafka_servers)
     assert all(f"--bootstrap-server {servers} --create --if-not-exists" in call for call in calls)
     input_topics = [call for call in calls if call.split("--topic ")[1].split()[0] in read.input_topics]
-    assert all("--config compression.type=uncompressed" in call for call in input_topics)
+    assert all("--config compression.type=producer" in call for call in input_topics)
 
 
 def test_the_bucket_that_is_made_tells_kafka_of_its_pictures(read: settings.Settings, tmp_path: Path) -> None:
