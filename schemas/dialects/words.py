@@ -146,6 +146,8 @@ def _not_json(value: bytes | str, error: ValueError) -> str:
         return "the value is empty"
     if isinstance(value, bytes) and value[0] == 0:
         return "begins with a null byte, as a schema registry's serializer writes; plain JSON in UTF-8 is read"
+    if isinstance(value, bytes) and value.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        return "not JSON in UTF-8: it begins with a byte order mark; write plain UTF-8"
     return f"not JSON in UTF-8: {error}"
 
 
