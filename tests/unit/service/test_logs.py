@@ -154,6 +154,17 @@ def test_a_json_line_reads_back_and_steers_no_terminal() -> None:
     assert "ü狗" in line
 
 
+def test_a_json_line_is_printable_and_still_says_the_same() -> None:
+    out = io.StringIO()
+    start_logging("info", "json", stream=out)
+    key = "a\x1b[2J\x9b31m\u202e\u2028\U000e0041 Zürich 東京"
+    logging.getLogger("workers.test").info("key %s", key)
+    line = out.getvalue().removesuffix("\n")
+    assert line.isprintable()
+    assert "Zürich 東京" in line
+    assert json.loads(line)["message"] == f"key {key}"
+
+
 class Clock:
     now = 0.0
 
