@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -108,6 +109,28 @@ def test_a_start_is_over_when_it_is_told_so_whatever_the_readiness(served: Serve
 @pytest.mark.parametrize("path", ["/", "/livez/", "//livez", "/LIVEZ", "/metrics/../livez"])
 def test_another_path_is_not_found_and_leads_nowhere(served: Served, path: str) -> None:
     assert served.get(path)[0] == 404
+
+
+def test_however_often_metrics_are_asked_for_they_cost_a_tenth_of_a_processor() -> None:
+    spent: list[float] = []
+
+    def page() -> bytes:
+        began = time.thread_time()
+        while time.thread_time() - began < 0.02:
+            pass
+        spent.append(time.thread_time() - began)
+        return b"page_total %d\n" % len(spent)
+
+    endpoint = Endpoint("127.0.0.1", 0, **answers(Readiness()) | {"metrics_page": page})
+    served = Served(endpoint, Line(), Readiness(), Readiness())
+    began = time.monotonic()
+    pages = []
+    while time.monotonic() - began < 1:
+        pages.append(served.get("/metrics")[1])
+    endpoint.close()
+    assert 2 <= len(set(pages)) < len(pages)
+    assert sum(spent) < 0.15 * (time.monotonic() - began)
+    assert pages == sorted(pages, key=lambda each: int(each.split()[1]))
 
 
 def test_a_taken_port_is_told_with_what_to_do(served: Served) -> None:
