@@ -32,6 +32,7 @@ from workers.service.watchdog import Watchdog
 
 OLDEST_KUBERNETES = "1.31"
 SECRETS_AT = "/etc/tagstream/secrets/"
+IDENTITY_AT = "/etc/tagstream/identity/"
 SECRET_VALUES = {
     "s3-access-key": "access",
     "s3-secret-key": "secret",
@@ -47,7 +48,7 @@ COMBINATIONS = [
     (),
     ("otlp", "pod-monitor", "bundles", "kafka-sasl-tls"),
     ("otlp", "pod-monitor", "bundles", "kafka-mtls"),
-    ("otlp", "egress", "several-topics"),
+    ("otlp", "egress", "several-topics", "web-identity"),
     ("kafka-sasl-tls", "fixed-size"),
     ("fixed-size",),
 ]
@@ -74,7 +75,11 @@ def read_settings(manifests: Sequence[Manifest], folder: Path) -> settings.Setti
     for key, value in SECRET_VALUES.items():
         (folder / key).write_text(value)
     environment = pod_environment(manifests, SECRET_VALUES)
-    here = {name: value.replace(SECRETS_AT, f"{folder}/") for name, value in environment.items()}
+    (folder / "token").write_text("a token")
+    here = {
+        name: value.replace(SECRETS_AT, f"{folder}/").replace(IDENTITY_AT, f"{folder}/")
+        for name, value in environment.items()
+    }
     return settings.read(here).require("kafka_servers", "s3_endpoint", "buckets")
 
 
@@ -102,7 +107,8 @@ def test_what_is_rendered_is_valid(base: str, components: Sequence[str], kuberne
 def test_the_worker_accepts_its_settings(base: str, components: Sequence[str], tmp_path: Path) -> None:
     manifests = overlay(base, *components)
     read = read_settings(manifests, tmp_path)
-    assert read.s3_secret_key.get_secret_value() == "secret"
+    assert read.s3_secret_key.get_secret_value() == ("" if "web-identity" in components else "secret")
+    assert (read.s3_web_identity_token_file is not None) is ("web-identity" in components)
     assert read.cache_key.get_secret_value() == SECRET_VALUES["cache-key"]
     assert read.device == {"cpu": "cpu", "gpu": "cuda"}[base]
     expected = {"kafka-sasl-tls": "SASL_SSL", "kafka-mtls": "SSL"}
@@ -150,6 +156,20 @@ def test_the_pod_has_no_token_for_the_api(manifests: Sequence[Manifest], pod: Ma
     assert pod["serviceAccountName"] == account["metadata"]["name"]
     assert pod["automountServiceAccountToken"] is False
     assert account["automountServiceAccountToken"] is False
+
+
+def test_an_identity_for_storage_is_none_for_the_api() -> None:
+    pod = the(overlay("cpu", "web-identity"), "Deployment")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    (volume,) = [each["projected"] for each in pod["volumes"] if "projected" in each]
+    (token,) = [source["serviceAccountToken"] for source in volume["sources"]]
+    assert token["audience"] == "sts.tagstream"
+    assert token["expirationSeconds"] <= 3600
+    (mount,) = [
+        each for each in worker_of(overlay("cpu", "web-identity"))["volumeMounts"] if each["name"] == "identity"
+    ]
+    assert mount["readOnly"] is True
+    assert f"{mount['mountPath']}/{token['path']}" == f"{IDENTITY_AT}token"
 
 
 def test_only_the_state_folder_and_tmp_can_be_written(pod: Manifest, worker: Manifest) -> None:
