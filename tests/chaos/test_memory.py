@@ -129,12 +129,12 @@ def decoders(process: WorkerProcess) -> int:
     return sum(len(children(nursery)) for nursery in children(process.pid))
 
 
-def overload(site: Site, store: Store, account: Account, folder: Path, intake: str) -> None:
-    """A worker that is warm gets all that the store has at once."""
+def overload(site: Site, store: Store, account: Account, folder: Path, intake: str, **said: object) -> None:
+    """A worker that is warm gets all that the store has at once. `said`: more that each event says."""
 
     def send(keys: Sequence[str]) -> None:
         # An event's size counts while it waits; nobody reads its note.
-        site.send([(site.own(key, bucket=store.bucket, note="n" * 16_000), ()) for key in keys])
+        site.send([(site.own(key, bucket=store.bucket, note="n" * 16_000, **said), ()) for key in keys])
 
     with worker(site, "w", folder, **SMALL, **store.settings, TAGSTREAM_INTAKE=intake) as process:
         assert process.pid is not None
@@ -173,6 +173,13 @@ def test_ten_times_the_objects_of_20_mb(
 ) -> None:
     """Guard: the budget of encoded bytes, without which all that is admitted is fetched."""
     overload(site, heavy, account, tmp_path, intake)
+
+
+def test_ten_times_the_objects_of_20_mb_of_which_each_event_says_one_byte(
+    site: Site, heavy: Store, account: Account, tmp_path: Path
+) -> None:
+    """Guard: no byte is read that is not reserved. Without it an event of a few bytes lifts the budget."""
+    overload(site, heavy, account, tmp_path, "processes", size=1)
 
 
 @pytest.mark.parametrize("intake", ["processes", "threads"])
