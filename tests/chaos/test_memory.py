@@ -101,7 +101,7 @@ def heavy(stack: Stack) -> Store:
             assert 20_000_000 > len(body) - 20_000 > 19_900_000, len(body)
             yield body
 
-    return Store("heavy", uploaded(stack, "heavy", bodies()), "encoded", 40 * MIB, 56 * MIB, 20 * MIB)
+    return Store("heavy", uploaded(stack, "heavy", bodies()), "encoded", 40 * MIB, 100 * MIB, 20 * MIB)
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,16 @@ def test_a_picture_is_decoded_for_every_transform(intake: Intake, store: MemoryO
         assert np.array_equal(array, apply(transform, image))
 
 
+def test_a_photo_of_every_format_is_inspected_within_a_partitions_share(
+    intake: Intake, store: MemoryObjectStore
+) -> None:
+    """Guard: the bound is by format. 32 MiB and more for any photo had no room in a share of sixteen partitions."""
+    for name in Limits().formats:
+        store.put("photos", name, encoded(noise(640, 480), name))
+        fetched = intake.fetch(job(name), LARGEST).result(10)
+        assert fetched.inspect_bytes < (32 << 20 if name == "tiff" else 16 << 20), name
+
+
 def test_many_pictures_at_once_are_not_mixed_up(intake: Intake, store: MemoryObjectStore) -> None:
     for number in range(40):
         store.put("photos", f"{number}", encoded(Image.new("RGB", (20, 20), (number, 0, 255 - number)), "png"))

@@ -1,6 +1,7 @@
 """The first step of an intake: an object's bytes, read in this process, which holds the store's credentials.
 
-Nothing here looks into the bytes: that is done by `decoding.py`, which may run in a process that holds nothing.
+Nothing here looks into the bytes, beyond the first of them, which tell the format. That is done by `decoding.py`, which
+may run in a process that holds nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import threading
 
 from schemas.image_event import ImageEvent
 from workers.errors import LargerThanReserved, Rejected, Superseded
+from workers.intake.formats import sniff
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
 from workers.vocabulary import Fetched, Job
@@ -96,7 +98,7 @@ class Fetching:
             last_modified=stored.last_modified,
             size=size,
             handle=EncodedBytes(stored.body),
-            inspect_bytes=copied + self._limits.inspect_held_bytes(size),
+            inspect_bytes=copied + self._limits.inspect_held_bytes(sniff(stored.body), size),
             copied_bytes=copied,
         )
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 MIB = 1024 * 1024
+_COPIES = {"avif": 4, "webp": 4}
+"""How often a decoder copies the file when it opens it; of others our own reader of the structure may copy it once."""
+_MORE = {"tiff": 16 * MIB}
+"""For the most strips that a TIFF may list 15 MiB were measured; for all else that is let through less than 8."""
 DECODE_ROOM_BYTES = 64 * MIB
 """Addresses that a decoder may take besides its image: the allocator's steps, codecs' tables and pools."""
 
@@ -19,8 +23,8 @@ class Limits:
         max_pixels: width × height by the header, before anything is decoded (`too-many-pixels`).
         min_side: the shorter side in pixels (`too-small`).
         decode_bytes: what decoding may take by the estimate that its header gives (`decode-memory`).
-        inspect_bytes: what reading a header holds in memory at most, besides copies of the encoded bytes; measured: 15
-            MiB for the most strips that a TIFF may list, below 8 MiB for all else that is let through.
+        inspect_bytes: what reading a header holds in memory at most, besides copies of the encoded bytes and what
+            `inspect_held_bytes` adds for a format.
         inspect_s: wall clock of reading a header, in a child process.
         formats: names of `workers.intake.formats`, recognised by content, never by a key's ending
             (`format-not-allowed`).
@@ -31,7 +35,7 @@ class Limits:
     max_pixels: int = 50_000_000
     min_side: int = 3
     decode_bytes: int = 2048 * MIB
-    inspect_bytes: int = 32 * MIB
+    inspect_bytes: int = 8 * MIB
     inspect_s: float = 10.0
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
 
@@ -42,11 +46,17 @@ class Limits:
         WebP's decoder asks for two canvases of four bytes a pixel when it is opened, and does not touch them before it
         decodes: they take addresses, and no memory.
         """
-        return self.inspect_held_bytes(self.max_object_bytes) + 8 * self.max_pixels
+        most = max(self.inspect_held_bytes(name, self.max_object_bytes) for name in self.formats)
+        return most + 8 * self.max_pixels
 
-    def inspect_held_bytes(self, encoded_bytes: int) -> int:
-        """What reading the header of so many bytes holds: decoders of WebP and AVIF copy the file up to four times."""
-        return self.inspect_bytes + 4 * encoded_bytes
+    def inspect_held_bytes(self, name: str | None, encoded_bytes: int) -> int:
+        """What reading the header of so many bytes of the format `name` holds; None: of no format known here.
+
+        It is by format because the share of a partition must have room for it: with one bound for all, a photo of some
+        hundred kB would wait for the pool, which others may hold.
+        """
+        copies = _COPIES.get(name or "", 1)
+        return self.inspect_bytes + _MORE.get(name or "", 0) + copies * encoded_bytes
 
     def decode_address_bytes(self, estimate: int) -> int:
         """By how much a process that decodes may grow: its header's estimate, and room for what is no image's own.

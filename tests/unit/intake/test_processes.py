@@ -52,7 +52,7 @@ def tell() -> None:
 def test_the_copy_that_a_child_works_on_is_told(intake: ProcessIntake) -> None:
     fetched = intake.fetch(job(GOOD), LARGEST).result(30)
     assert fetched.copied_bytes == fetched.size
-    assert fetched.inspect_bytes == fetched.size + Limits().inspect_bytes
+    assert fetched.inspect_bytes == fetched.size + Limits().inspect_held_bytes("png", fetched.size)
 
 
 def order(kind: Kind = "decode", losses: int = 0) -> Order:
