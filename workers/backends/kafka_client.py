@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -93,6 +94,23 @@ def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
 def passing(error: kafka_errors.KafkaError) -> bool:
     """Whether the same call may succeed later."""
     return bool(error.retriable)
+
+
+_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, struct.error)
+
+
+@contextmanager
+def sensible(doing: str) -> Iterator[None]:
+    """Around a call of kafka-python that is given nothing wrong: what else it raises comes of a broker's answer.
+
+    Raises:
+        Broken: the client could make nothing of an answer. What state it is in then, nobody knows.
+    """
+    try:
+        yield
+    except _NONSENSE as error:
+        logger.debug("in the Kafka client", exc_info=True)
+        raise Broken(f"{doing}: the Kafka client can make nothing of what the broker answers ({error!r})") from error
 
 
 @contextmanager

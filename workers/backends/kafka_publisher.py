@@ -34,6 +34,7 @@ from workers.backends.kafka_client import (
     end_consumer,
     end_producer,
     mapped,
+    sensible,
     translated,
 )
 from workers.backends.kafka_topics import max_message_bytes
@@ -173,7 +174,8 @@ class KafkaPublisher:
         check_sendable(run.messages, self.max_message_bytes)
         self._failed = True
         try:
-            self._publish(run)
+            with sensible("publishing"):
+                self._publish(run)
         except kafka_errors.KafkaError as error:
             _require_allowed(error)
             unpublished = Unpublished(cause_of(error), str(error))
@@ -207,7 +209,8 @@ class KafkaPublisher:
             time.sleep(_PAUSE_S)
             return None
         try:
-            offset = self._offsets.committed(TopicPartition(*epoch.partition), timeout_ms=int(_LOOKUP_S * 1000))
+            with sensible(f"asking for the offset of {epoch.partition}"):
+                offset = self._offsets.committed(TopicPartition(*epoch.partition), timeout_ms=int(_LOOKUP_S * 1000))
         except kafka_errors.KafkaError as error:
             self._note_unanswered(epoch, error)
             return None

@@ -8,7 +8,6 @@ at_least_once, commits; both calls are made for any thread.
 from __future__ import annotations
 
 import logging
-import struct
 import sys
 import threading
 import time
@@ -28,6 +27,7 @@ from workers.backends.kafka_client import (
     end_consumer,
     mapped,
     passing,
+    sensible,
     translated,
 )
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
@@ -43,9 +43,6 @@ hands is never fetched again once another one was read."""
 
 _TELL_S = 5.0
 """How often the log tells of a broker that goes on failing, which is polled ten times a second."""
-
-_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, struct.error)
-"""What the client raises over an answer that makes no sense. What state it is in then, nobody knows."""
 
 _ANYWHERE = 0
 """Where a partition stands that is paused until `start` seeks: kafka-python would else look for the committed offset by
@@ -213,7 +210,8 @@ class KafkaRecordSource:
             timeout_s = 0
         self._reading.begin()
         try:
-            return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
+            with sensible(doing):
+                return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
         except kafka_errors.OffsetOutOfRangeError as error:
             raise Broken(self._out_of_range(error)) from error
         except kafka_errors.LogTruncationError as error:
@@ -221,11 +219,6 @@ class KafkaRecordSource:
         except kafka_errors.KafkaError as error:
             # A topic that was there is missed for a moment while its metadata changes.
             raise (Unavailable("kafka", f"{doing}: {error}") if passing(error) else translated(doing, error)) from error
-        except _NONSENSE as error:
-            logger.debug("in the Kafka client", exc_info=True)
-            raise Broken(
-                f"{doing}: the Kafka client can make nothing of what the broker answers ({error!r})"
-            ) from error
 
     def _see_join_through(self) -> None:
         """Let a join that has begun be completed.

@@ -14,7 +14,7 @@ from kafka import errors as kafka_errors
 from workers.backends import kafka_publisher
 from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_types import Delivery, Membership
-from workers.errors import Misconfigured, Unavailable, Unpublished
+from workers.errors import Broken, Misconfigured, Unavailable, Unpublished
 from workers.vocabulary import Epoch, Message, Partition, Run
 
 PARTITION = Partition("images", 0)
@@ -121,6 +121,17 @@ def test_a_message_that_failed_is_never_left_out_of_a_commit(scene: Scene) -> No
     assert failed.value.cause == "timeout"
     scene.producer.send_offsets_to_transaction.assert_not_called()
     scene.producer.commit_transaction.assert_not_called()
+
+
+def test_an_answer_that_makes_no_sense_to_the_client_ends_the_process_with_a_sentence(scene: Scene) -> None:
+    scene.offsets.committed.side_effect = KeyError("images")
+    with pytest.raises(
+        Broken, match="offset of images:0: the Kafka client can make nothing of what the broker answers"
+    ):
+        scene.publisher.committed(Epoch(PARTITION, "me"))
+    scene.producer.commit_transaction = Mock(side_effect=ValueError("Buffer underrun"))
+    with pytest.raises(Broken, match="publishing: the Kafka client can make nothing"):
+        scene.publish()
 
 
 def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: Scene) -> None:

@@ -293,7 +293,7 @@ def test_a_check_of_sound_settings_ends_with_0(
     monkeypatch.setenv("TAGSTREAM_DECODE_THREADS", "1")
     ran = tagstream("check")
     assert ran.code == 0, ran.out
-    assert ran.out.count("✓") == 7
+    assert ran.out.count("✓") == 8
     assert "Decoders: child processes (1) decode good pictures of jpeg" in ran.out
     assert "Memory: up to " in ran.out
     assert site.environment["TAGSTREAM_S3_SECRET_KEY"] not in ran.out
