@@ -28,7 +28,8 @@ def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
         weights_bytes: of all bundles; they are held twice while they load.
     """
     decoded = settings.decoded_bytes // 2 + max(settings.decoded_bytes // 2, settings.decode_memory)
-    budgets = settings.encoded_bytes + settings.polled_bytes + settings.ledger_bytes
+    # Records that wait, and beside them a batch that is being read, decompressed and as objects.
+    budgets = settings.encoded_bytes + 3 * settings.polled_bytes + settings.ledger_bytes
     return budgets + decoded * 5 // 4 + decoders * DECODER_BYTES + 2 * weights_bytes + PROGRAM_BYTES
 
 

@@ -16,7 +16,7 @@ def settings() -> Settings:
 
 
 def test_an_image_larger_than_the_pool_takes_its_place(settings: Settings) -> None:
-    fixed = (100 + 20 + 30) * MIB + 2 * DECODER_BYTES + 2 * 7 * MIB + PROGRAM_BYTES
+    fixed = (100 + 3 * 20 + 30) * MIB + 2 * DECODER_BYTES + 2 * 7 * MIB + PROGRAM_BYTES
     assert worst_bytes(settings, 2, 7 * MIB) == fixed + (200 + 600) * MIB * 5 // 4
     small = settings.model_copy(update={"decode_memory": 50 * MIB})
     assert worst_bytes(small, 2, 7 * MIB) == fixed + 400 * MIB * 5 // 4
