@@ -114,10 +114,10 @@ class DeadLetter(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     topic: str = Field(pattern=r"^[A-Za-z0-9._-]{1,249}$", description="As Kafka names topics.")
-    partition: int = Field(ge=0)
-    offset: int = Field(ge=0)
-    last_offset: int = Field(ge=0)
-    timestamp_ms: int
+    partition: int = Field(ge=0, lt=2**31)
+    offset: int = Field(ge=0, lt=2**63)
+    last_offset: int = Field(ge=0, lt=2**63)
+    timestamp_ms: int = Field(ge=-(2**63), lt=2**63)
     failures: tuple[Failure, ...] = Field(min_length=1)
     attempts: int = Field(ge=1)
     worker: str = Field(max_length=256)

@@ -102,11 +102,14 @@ class Scene:
             with worker(site, "w", folder, **{**own, **settings}) as process:
                 yield cls(site, process, store, redis, witness)
 
-    def attack(self, name: str, batches: Sequence[Batch], during_s: float = 0.0) -> Verdict:
+    def attack(
+        self, name: str, batches: Sequence[Batch], during_s: float = 0.0, same_within_s: float = SAME_WITHIN_S
+    ) -> Verdict:
         """Send these between good records, and see to it that all is answered as promised.
 
         Args:
             during_s: how long good records are sent at least.
+            same_within_s: what good records of the hostile partition may take.
         """
         verdict = Verdict(name)
         began = time.monotonic()
@@ -119,13 +122,13 @@ class Scene:
             self._good(HOSTILE)
             while self._open() or time.monotonic() < began + during_s:
                 assert self.worker.running, self.worker.said()[-4000:]
-                if time.monotonic() > began + SAME_WITHIN_S + during_s:
+                if time.monotonic() > began + same_within_s + during_s:
                     break
                 for partition in OTHERS:
                     self._good(partition)
                 time.sleep(1.0)
         verdict.peak_bytes = memory.peak
-        self._check(verdict, self._goods.keys() - goods, self._hostile - hostile)
+        self._check(verdict, self._goods.keys() - goods, self._hostile - hostile, same_within_s)
         self.verdicts.append(verdict)
         return verdict
 
@@ -148,7 +151,7 @@ class Scene:
     def _open(self) -> set[Place]:
         return self.witness.unanswered(self._hostile | self._goods.keys())
 
-    def _check(self, verdict: Verdict, goods: set[Place], hostile: set[Place]) -> None:
+    def _check(self, verdict: Verdict, goods: set[Place], hostile: set[Place], same_within_s: float) -> None:
         said = self.worker.said()
         for place in sorted(goods):
             answer = self._answer(place)
@@ -164,7 +167,7 @@ class Scene:
             assert set(answer.indexes.values()) <= {1, 2}, f"{place} was answered twice: {answer.indexes}"
             verdict.outcomes.update(answer.kinds)
         assert verdict.others_s <= OTHERS_WITHIN_S, f"{verdict.others_s:.1f} s for a good record of another partition"
-        assert verdict.same_s <= SAME_WITHIN_S, f"{verdict.same_s:.1f} s for a good record of the same partition"
+        assert verdict.same_s <= same_within_s, f"{verdict.same_s:.1f} s for a good record of the same partition"
         assert verdict.peak_bytes < POD_BYTES, f"{verdict.peak_bytes >> 20} MiB"
         assert self.worker.peak_memory() < POD_BYTES
         assert not self.witness.leaks, f"a secret left: {self.witness.leaks}"

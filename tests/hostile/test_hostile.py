@@ -8,11 +8,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
 import zstandard
 
+from tests.conftest import Stack
 from tests.fuzz import mutators
 from tests.fuzz.containers import damaged
 from tests.fuzz.parts import headers, nullable
@@ -213,3 +215,19 @@ def _one_client(port: int, client: Client) -> None:
             client(connection)
     except OSError:
         pass
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("objects", [8, 20])
+def test_objects_without_an_end_leave_others_the_threads_that_fetch(stack: Stack, tmp_path: Path, objects: int) -> None:
+    """Guard: `fetches` is the number of threads. With the time limits that a worker has by itself; the partition of
+    the objects itself takes as long as they take its threads, twice."""
+    limits = {"TAGSTREAM_GET_TIMEOUT_S": "", "TAGSTREAM_UNREADABLE_S": "", "TAGSTREAM_RETRY_S": ""}
+    with Scene.started(stack, tmp_path, **limits) as scene:
+        keys = [f"slow-{number}.jpg" for number in range(objects)]
+        for key in keys:
+            scene.site.upload(key, files()[0])
+            scene.store.lies[key] = lies(str)["byte-a-second"]
+        batches = events(scene, "an object without an end", keys)
+        verdict = scene.attack("objects without an end", batches, same_within_s=75.0 * (1 + objects // 10))
+        assert sum(verdict.outcomes.values()) == objects

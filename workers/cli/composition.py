@@ -109,7 +109,7 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
         profiles=profiles(settings, tagger),
         worker_version=__version__,
         max_object_bytes=settings.max_object_bytes,
-        fetches=2 * settings.fetch_threads,
+        fetches=settings.fetch_threads,
         fetch_s=settings.get_timeout_s,
         encoded_budget_bytes=settings.encoded_bytes,
         decoded_budget_bytes=settings.decoded_bytes,

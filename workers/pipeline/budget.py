@@ -1,11 +1,12 @@
 """A budget of bytes that partitions share without starving each other.
 
-Half of a budget is divided into equal shares, one for each partition; the other half is a pool that anyone may draw
-on. A reservation is granted from its partition's share when it fits there, else from the pool; within a partition
-grants go in offset order. So a partition with a stuck head goes on holding what it holds and no more, and every
-other partition still has its share. A reservation larger than both waits until the pool is empty and then takes all
-of it: it runs alone there. While such a one waits, nobody else is granted from the pool. When partitions are added, a
-share that was larger before is still held by whoever filled it; the shares together never exceed their half.
+Half of a budget is divided into equal shares, one for each partition, of one unit at least; the other half is a pool
+that anyone may draw on. A reservation is granted from its partition's share when it fits there, else from the pool;
+within a partition grants go in offset order. So a partition with a stuck head goes on holding what it holds and no
+more, and every other partition still has its share. A reservation larger than both waits until the pool is empty and
+then takes all of it: it runs alone there. While such a one waits, nobody else is granted from the pool. When partitions
+are added, a share that was larger before is still held by whoever filled it; the shares together never exceed their
+half.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class Budget:
 
     def _place(self, partition: Partition, size: int, pool_is_kept: bool) -> str | None:
         shares = self.limit - self._pool_limit
-        has_share = self._held.get(partition, 0) + size <= shares // self._partitions
+        has_share = self._held.get(partition, 0) + size <= max(1, shares // self._partitions)
         if has_share and sum(self._held.values()) + size <= shares:
             return "share"
         if pool_is_kept:

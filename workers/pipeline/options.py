@@ -22,8 +22,9 @@ class WorkerOptions:
         key_globs: keys that are worked on; empty means all. Others are skipped.
         profiles: threshold profiles by name; `default` is used when an event names none.
         max_object_bytes: what an event that doesn't tell its object's size may turn out to hold.
-        fetches: GETs in the intake's hands at the same time; enough to keep its threads busy, and no more, so that few
-            are still to be made when a store fails.
+        fetches: GETs in the intake's hands at the same time: as many as it has threads. They are shared as the budgets
+            are, so that objects without an end in one partition never take all threads, and few GETs are still to be
+            made when a store fails.
         fetch_s: what one GET may take.
         encoded_budget_bytes, decoded_budget_bytes: the two budgets of memory.
         max_polled_bytes: records that were polled and wait with us.
@@ -47,7 +48,7 @@ class WorkerOptions:
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     worker_version: str = "unknown"
     max_object_bytes: int = 20 * MIB
-    fetches: int = 32
+    fetches: int = 16
     fetch_s: float = 25.0
     encoded_budget_bytes: int = 256 * MIB
     decoded_budget_bytes: int = 512 * MIB

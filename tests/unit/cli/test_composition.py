@@ -74,7 +74,7 @@ def test_every_limit_and_bound_reaches_its_part() -> None:
         settings(
             output_topic="o", dead_letter_topic="d", skipped_topic="s", buckets="a,b", keys="*.png", run_outcomes=3,
             run_bytes=4, polled_bytes=5, ledger_bytes=6, jobs_ahead=7, drain_s=8, unreadable_s=9, wedged_s=10,
-            encoded_bytes="30MiB", decoded_bytes=12, decode_timeout_s=4,
+            encoded_bytes="30MiB", decoded_bytes=12, decode_timeout_s=4, fetch_threads=5,
         ),
         TAGGER,
     )  # fmt: skip
@@ -84,6 +84,7 @@ def test_every_limit_and_bound_reaches_its_part() -> None:
     assert (options.max_ledger_bytes, options.max_jobs_ahead, options.drain_s) == (6, 7, 8)
     assert (options.unreadable_after_s, options.stall_s) == (9, 10)
     assert (options.encoded_budget_bytes, options.decoded_budget_bytes) == (30 * 1024 * 1024, 12)
+    assert options.fetches == 5, "with more in the intake's hands than threads, one partition could take them all"
 
 
 def test_the_intake_is_the_one_that_the_settings_name() -> None:

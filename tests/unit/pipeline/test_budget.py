@@ -43,6 +43,21 @@ def test_a_stuck_partition_leaves_the_share_of_the_others_alone() -> None:
     assert len(flowing) == 3
 
 
+def test_with_more_partitions_than_units_each_can_still_get_one() -> None:
+    """Guard: the least share. With none, one partition takes all of the pool, and the others wait for it."""
+    budget, stuck, flowing = Budget(16), list[Ticket](), list[Ticket]()
+    budget.divide(24)
+    for _ in range(100):
+        reserve(budget, A, 1, stuck)
+    assert len(stuck) == 9
+    for number in range(1, 24):
+        reserve(budget, Partition("in", number), 1, flowing)
+    assert len(flowing) == 7
+    for _ in range(16):
+        flowing.pop(0).release()
+    assert len(stuck) == 9
+
+
 def test_new_partitions_wait_for_what_others_hold_of_shares_that_were_larger() -> None:
     budget, old, new = Budget(100), list[Ticket](), list[Ticket]()
     for _ in range(10):
