@@ -4,7 +4,7 @@ from workers.backends.kafka_emitter import KafkaEmitter
 from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_reader import read_range, tail
 from workers.backends.kafka_source import KafkaRecordSource
-from workers.backends.kafka_topics import ensure_topics, lag, recompressed, topic_exists
+from workers.backends.kafka_topics import ensure_topics, lag, max_message_bytes, recompressed, topic_exists
 from workers.backends.kafka_types import Membership, ReadRecord
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "ReadRecord",
     "ensure_topics",
     "lag",
+    "max_message_bytes",
     "read_range",
     "recompressed",
     "tail",

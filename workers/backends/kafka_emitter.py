@@ -25,13 +25,21 @@ class KafkaEmitter:
         servers: "host:port,host:port".
         security: TLS and SASL settings by kafka-python's names.
         timeout_s: how long one message may take to be acknowledged.
+        max_message_bytes: the largest message that will be sent, by its size in a batch.
 
     Raises:
         Unavailable: no broker answers.
         Misconfigured: settings that can't work.
     """
 
-    def __init__(self, servers: str, *, security: Security | None = None, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        servers: str,
+        *,
+        security: Security | None = None,
+        timeout_s: float = 30.0,
+        max_message_bytes: int = 1 << 20,
+    ) -> None:
         self._timeout_s = timeout_s
         self._waiting: deque[Any] = deque()
         self._producer: Any = connect(
@@ -41,6 +49,7 @@ class KafkaEmitter:
             timeout_s=min(timeout_s, 10.0),
             kafka_client=PatientClient,
             linger_ms=5,
+            max_request_size=max_message_bytes,
             request_timeout_ms=int(timeout_s * 500),
             delivery_timeout_ms=int(timeout_s * 1000),
             max_block_ms=int(timeout_s * 1000),

@@ -231,25 +231,38 @@ def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) ->
 def send_back(settings: Settings, letters: Sequence[Letter], rate: float) -> int:
     """Send each to the topic it came from, at most `rate` a second, each acknowledged before the next.
 
+    One that its topic would not take is told and left out: the header that names what failed makes a record longer, and
+    a producer that was refused once sends nothing any more.
+
     Returns:
         How many were sent.
     """
-    from workers.backends.kafka import KafkaEmitter
+    from workers.backends.kafka import KafkaEmitter, max_message_bytes
     from workers.cli.neighbours import security, servers
     from workers.cli.screen import counting
 
-    started = time.monotonic()
+    if not letters:
+        return 0
+    topics = sorted({letter.told.topic for letter in letters})
+    limits = max_message_bytes(servers(settings), topics, security=security(settings))
+    largest = max(limits.values())
+    started, sent = time.monotonic(), 0
     with (
-        KafkaEmitter(servers(settings), security=security(settings)) as emitter,
+        KafkaEmitter(servers(settings), security=security(settings), max_message_bytes=largest) as emitter,
         counting("sent back", len(letters)) as advance,
     ):
         for number, letter in enumerate(letters):
             time.sleep(max(0.0, started + number / rate - time.monotonic()))
             message = original(letter)
+            advance(1)
+            if message.size > limits[message.topic]:
+                told = f"{letter.place} not sent: {message.size:,} bytes, and its topic takes {limits[message.topic]:,}"
+                typer.echo(told)
+                continue
             emitter.send(message.topic, message.key, message.value, message.headers)
             emitter.flush()
-            advance(1)
-    return len(letters)
+            sent += 1
+    return sent
 
 
 def original(letter: Letter) -> Message:

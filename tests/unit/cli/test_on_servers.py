@@ -222,6 +222,32 @@ def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_
     assert "2 would be sent" in tagstream("dead-letters", "replay", "--topic", "__consumer_offsets").out
 
 
+def test_a_letter_that_its_topic_does_not_take_keeps_no_other_from_being_sent_back(
+    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = f"{site.name}.small", f"{site.name}.large"
+    ensure_topics(
+        site.servers, {small: (1, {"max.message.bytes": "2000"}), large: (1, {"max.message.bytes": "3000000"})}
+    )
+    ensure_topics(site.servers, {f"{site.name}.letters": (1, {"max.message.bytes": "4000000"})})
+    failure = Failure(index=0, stage="fetch", reason="unreadable", detail="d")
+    sizes = [(small, 3_000), (large, 2_000_000), (small, 2)]
+    with KafkaEmitter(site.servers, max_message_bytes=4_000_000) as emitter:
+        for topic, size in sizes:
+            headers = dead_letter_headers(
+                topic=topic, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0",
+                models={},
+            )  # fmt: skip
+            emitter.send(f"{site.name}.letters", b"key", b" " * size, headers)
+        emitter.flush()
+    monkeypatch.setenv("TAGSTREAM_DEAD_LETTER_TOPIC", f"{site.name}.letters")
+    ran = tagstream("dead-letters", "replay", "--topic", small, "--topic", large, "--go")
+    assert (ran.code, ran.err) == (0, "")
+    assert f"{site.name}.letters:0:0 not sent: " in ran.out
+    assert "2 sent back" in ran.out
+    assert [len(record.value or b"") for record in read_range(site.servers, Partition(small, 0), 0, 9)] == [2]
+
+
 def test_a_replay_keeps_to_its_rate(site: Site, tagstream: Callable[..., Ran]) -> None:
     failure = Failure(index=0, stage="fetch", reason="unreadable", detail="d")
     headers = dead_letter_headers(
