@@ -31,9 +31,9 @@ _CODES_OF: Final[Mapping[Meaning, str]] = {
         """,
     # Whoever asks, or where, is wrong, whatever object is asked for.
     "access": """
-        InvalidAccessKeyId ExpiredToken InvalidToken InvalidSecurity TokenRefreshRequired TokenCodeInvalidError
-        MissingAuthenticationToken MissingSecurityHeader MissingSecurityElement AccountProblem NotSignedUp
-        InvalidPayer UnexpectedIPError CredentialsNotSupported NotDeviceOwnerError DeviceNotActiveError
+        InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken InvalidToken InvalidSecurity TokenRefreshRequired
+        TokenCodeInvalidError MissingAuthenticationToken MissingSecurityHeader MissingSecurityElement AccountProblem
+        NotSignedUp InvalidPayer UnexpectedIPError CredentialsNotSupported NotDeviceOwnerError DeviceNotActiveError
         AuthorizationHeaderMalformed AuthorizationQueryParametersError UnsupportedSignature InvalidRegion
         NoSuchBucket InvalidBucketName InvalidBucketState AllBucketAccessDisabled NoSuchAccessPoint
         NoSuchMultiRegionAccessPoint InvalidAccessPoint InvalidAccessPointAliasError
@@ -46,16 +46,15 @@ _CODES_OF: Final[Mapping[Meaning, str]] = {
         """,
     # About this object and no other: its key, its version, how it is stored.
     "object": """
-        InvalidObjectState InvalidStorageClass ObjectNotInActiveTierError KeyTooLongError KeyTooLong InvalidURI
-        InvalidArgument InvalidVersionId InvalidObjectName XMinioInvalidObjectName XMinioInvalidResourceName
+        InvalidObjectState InvalidStorageClass ObjectNotInActiveTierError KeyTooLongError KeyTooLong
+        InvalidVersionId InvalidObjectName XMinioInvalidObjectName XMinioInvalidResourceName
         XMinioObjectTampered XMinioObjectExistsAsDirectory
         SSECustomerKeyNotFound SSECustomerKeyMD5Mismatch InvalidEncryptionMethod InvalidEncryptionAlgorithmError
         InvalidSSECustomerAlgorithm InvalidSSECustomerKey MissingSSECustomerKey ObjectTampered
         """,
 }
-"""Every other code, as SignatureDoesNotMatch (an odd name can make our signature wrong) or InvalidRequest (an object
-that is encrypted with its owner's key, but also a way of signing that the store does not take), is "refused": only a
-comparison with other objects tells whose fault it is."""
+"""Every other code, as InvalidArgument (an odd key) or InvalidRequest (an object that is encrypted with its owner's
+key), is "refused": a gateway may say the same of everything, and only a comparison with other objects tells."""
 
 _MEANINGS: Final[Mapping[str, Meaning]] = {
     code: meaning for meaning, codes in _CODES_OF.items() for code in codes.split()

@@ -22,12 +22,12 @@ from workers.backends.s3_answers import KNOWN_CODES, S3Answer, advice, meaning, 
         (404, "NoSuchBucket", "access"),
         (403, "AccessDenied", "forbidden"),
         (403, "AllAccessDisabled", "forbidden"),
-        (403, "SignatureDoesNotMatch", "refused"),
+        (403, "SignatureDoesNotMatch", "access"),
         (400, "InvalidRequest", "refused"),
         (400, "KMS.DisabledException", "refused"),
         (403, "InvalidObjectState", "object"),
         (400, "KeyTooLongError", "object"),
-        (400, "InvalidArgument", "object"),
+        (400, "InvalidArgument", "refused"),
         (404, "NoSuchKey", "gone"),
         (404, "NoSuchVersion", "gone"),
         (405, "MethodNotAllowed", "gone"),
@@ -43,7 +43,7 @@ def test_a_code_means(status: int, code: str, expected: str) -> None:
 
 
 def test_a_code_means_the_same_whatever_the_status() -> None:
-    for code in KNOWN_CODES - {"InvalidArgument"}:
+    for code in KNOWN_CODES:
         assert len({meaning(S3Answer(status, code)) for status in (200, 301, 400, 403, 404, 409, 500, 503)}) == 1
 
 

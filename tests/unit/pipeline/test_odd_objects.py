@@ -31,7 +31,7 @@ ANSWERS = [
     *(
         S3Answer(status, code)
         for status, code in (
-            (403, "SignatureDoesNotMatch"),
+            (400, "InvalidArgument"),
             (400, "InvalidRequest"),
             (400, "KMS.DisabledException"),
             (416, "InvalidRange"),
