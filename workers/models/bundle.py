@@ -53,6 +53,7 @@ MAX_SIDE = 4096
 _MAX_MANIFEST_BYTES = 16 * 1024**2
 _MAX_FILE_BYTES = 256 * 1024**2
 """Of every file but the weights, which are mapped and not read."""
+_MAX_LIST_BYTES = 16 * 1024**2
 _MAX_HEADER_BYTES = 16 * 1024**2
 """Of a safetensors file: names and shapes, read as JSON before anything else."""
 
@@ -206,7 +207,10 @@ class Bundle:
             languages = tuple(translations or {})
             bundle = _seal(scratch, manifest.model_copy(update={"labels": len(labels), "languages": languages}))
             if golden is not None:
-                _write_golden(scratch / GOLDEN, golden(bundle))
+                answers = golden(bundle)
+                if not np.isfinite(answers.outputs).all():
+                    raise Misconfigured(f"{folder}: the model's golden answers are not numbers: damaged weights.")
+                _write_golden(scratch / GOLDEN, answers)
                 bundle = _seal(scratch, bundle.manifest)
             _move(scratch, folder, replace_existing)
         except BaseException:
@@ -390,6 +394,8 @@ def _lists(labels: Sequence[str], translations: Mapping[str, Sequence[str]]) -> 
     for name, lines in lists.items():
         if any("\n" in line or not line for line in lines):
             raise Misconfigured(f"{name}: a label's name is empty or has a line break.")
+        if any(CONTROLS.search(line) for line in lines):
+            raise Misconfigured(f"{name}: a label's name has control characters (a carriage return, a tab, …).")
     return lists
 
 
@@ -453,6 +459,17 @@ def _lines(path: Path) -> tuple[str, ...]:
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 """In a name: no label of any model has them."""
+
+
+def text_of(path: Path) -> str:
+    """A list that somebody wrote: UTF-8, with or without a byte order mark, of a size that lists have.
+
+    Raises:
+        OSError: it can't be read.
+        UnicodeDecodeError: it is no such text.
+        Misconfigured: it is no file, or too large.
+    """
+    return _content(path, _MAX_LIST_BYTES).decode("utf-8-sig")
 
 
 def _content(path: Path, max_bytes: int) -> bytes:

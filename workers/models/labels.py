@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.errors import Misconfigured, nearest
-from workers.models.bundle import Bundle, reading_safetensors
+from workers.models.bundle import Bundle, reading_safetensors, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ def read_names(path: Path) -> list[str]:
         Misconfigured: the file can't be read, or holds no name.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = text_of(path)
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
     except UnicodeDecodeError:

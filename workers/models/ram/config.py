@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from workers.errors import Misconfigured
 
 Kind: TypeAlias = Literal["ram", "ram_plus", "tag2text"]
+
+Few: TypeAlias = Annotated[int, Field(ge=1, le=99)]
+Width: TypeAlias = Annotated[int, Field(ge=1, le=16_384)]
+Many: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
+"""Bounds of what a file may claim, far above what was published: a model is laid out before its weights are looked at.
+They are checked by `from_json`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +32,11 @@ class SwinConfig:
         window: side of an attention window, tokens.
     """
 
-    image_size: int
-    width: int
-    depths: tuple[int, ...]
-    heads: tuple[int, ...]
-    window: int
+    image_size: Annotated[int, Field(ge=32, le=1024)]
+    width: Width
+    depths: tuple[Few, ...]
+    heads: tuple[Few, ...]
+    window: Annotated[int, Field(ge=1, le=64)]
 
     @property
     def width_out(self) -> int:
@@ -41,22 +47,22 @@ class SwinConfig:
 class HeadConfig:
     """The tag head: `layers` of cross-attention and feed-forward over `width` channels."""
 
-    width: int = 768
-    heads: int = 4
-    layers: int = 2
-    hidden: int = 3072
+    width: Width = 768
+    heads: Few = 4
+    layers: Few = 2
+    hidden: Width = 3072
 
 
 @dataclass(frozen=True, slots=True)
 class TextConfig:
     """The tag encoder and the text decoder, which have the same sizes."""
 
-    width: int = 768
-    heads: int = 12
-    layers: int = 12
-    hidden: int = 3072
-    vocabulary: int = 30524
-    positions: int = 512
+    width: Width = 768
+    heads: Few = 12
+    layers: Few = 12
+    hidden: Width = 3072
+    vocabulary: Many = 30524
+    positions: Many = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +70,9 @@ class RamConfig:
     """RAM. `text` is the captioning branch that its published file also holds; tagging needs none."""
 
     encoder: SwinConfig
-    labels: int
+    labels: Many
     head: HeadConfig = HeadConfig()
-    embedding: int = 512
+    embedding: Width = 512
     text: TextConfig | None = None
 
 
@@ -75,10 +81,10 @@ class RamPlusConfig:
     """RAM++: `descriptions` text embeddings for each label."""
 
     encoder: SwinConfig
-    labels: int
+    labels: Many
     head: HeadConfig = HeadConfig()
-    embedding: int = 512
-    descriptions: int = 51
+    embedding: Width = 512
+    descriptions: Annotated[int, Field(ge=1, le=1000)] = 51
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ class Tag2TextConfig:
     """Tag2Text: tags, and a caption guided by them."""
 
     encoder: SwinConfig
-    labels: int
+    labels: Many
     head: HeadConfig = HeadConfig()
     text: TextConfig = TextConfig()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import pickletools
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,11 @@ import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, Manifest, Provenance
+from workers.models.bundle import Bundle, Manifest, Provenance, text_of
 from workers.models.device import choose_device
 from workers.models.pull import licence_of
 from workers.models.ram.adapters import golden_of
-from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, kind_of, to_json
+from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, from_json, kind_of, to_json
 from workers.models.ram.keys import translate
 from workers.models.ram.sizes import sizes_in, with_windows
 from workers.models.ram.wordpiece import WordPiece
@@ -42,6 +44,8 @@ TAG2TEXT_SILENT = (127, 2961, 3351, 3265, 3338, 3355, 3359)
 """quarter, back and the numbers from one to five, which Tag2Text never shows: no score exceeds 1."""
 
 _CHUNK = 1 << 24
+_MAX_PICKLE_BYTES = 8 * 1024**2
+"""Of the list of tensors; the published ones have less than 1 MB. Unpickled, a byte can become a hundred."""
 _OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 """What a file begins with that torch saved before version 1.6, or with `_use_new_zipfile_serialization=False`."""
 
@@ -147,7 +151,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         Misconfigured: it can't be read, or holds no model.
     """
     try:
-        document = torch.load(path, map_location="cpu", mmap=_kind_of_file(path) == "zip", weights_only=True)
+        document = _unpickled(path)
+    except Misconfigured:
+        raise
     except FileNotFoundError:
         raise Misconfigured(f"{path} does not exist.") from None
     except IsADirectoryError:
@@ -156,17 +162,65 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise Misconfigured(
             f"{path} holds more than tensors, and nothing else is unpickled here ({str(error).splitlines()[0]})."
         ) from None
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001  # torch's unpickler raises whatever a wrong opcode makes Python raise
         size = path.stat().st_size if path.is_file() else 0
+        said = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
         raise Misconfigured(
             f"{path} ({size:,} bytes) is no checkpoint that torch can read, or is cut short; download it again "
-            f"({str(error).splitlines()[0].split('. ')[0]})."
+            f"({said[:200]})."
         ) from None
     model = document.get("model", document) if isinstance(document, dict) else None
-    tensors = {name: value for name, value in model.items() if isinstance(value, Tensor)} if model else {}
+    found = model.items() if isinstance(model, dict) else ()
+    tensors = {name: value for name, value in found if isinstance(name, str) and isinstance(value, Tensor)}
     if not tensors:
         raise Misconfigured(f"{path} holds no model: its weights should be under the key `model`.")
+    _check_memory(path, tensors)
     return tensors
+
+
+def _unpickled(path: Path) -> object:
+    """What torch makes of a file that is no larger in memory than on the disk."""
+    if path.exists() and not path.is_dir() and not path.is_file():
+        raise Misconfigured(f"{path} is no file.")
+    archived = _kind_of_file(path) == "zip"
+    if archived:
+        _check_archive(path)
+    else:
+        _check_pickles(path)
+    return torch.load(path, map_location="cpu", mmap=archived, weights_only=True)
+
+
+def _check_archive(path: Path) -> None:
+    """torch.save compresses nothing; what unpacks to more than the file has was made by somebody else."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise Misconfigured(f"{path} has compressed parts, which torch.save never writes.")
+            if entry.filename.endswith("data.pkl") and entry.file_size > _MAX_PICKLE_BYTES:
+                raise Misconfigured(
+                    f"{path}: the list of its tensors has {entry.file_size:,} bytes, more than {_MAX_PICKLE_BYTES:,}."
+                )
+
+
+def _check_pickles(path: Path) -> None:
+    """In the old format pickles come first: a mark, a version, facts of the machine, and the list of the tensors."""
+    with path.open("rb") as file:
+        for _ in range(4):
+            for _ in pickletools.genops(file):
+                if file.tell() > _MAX_PICKLE_BYTES:
+                    raise Misconfigured(f"{path}: the list of its tensors has more than {_MAX_PICKLE_BYTES:,} bytes.")
+
+
+def _check_memory(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A few bytes of a file can be declared a tensor of any size: refused before anything is copied."""
+    total = 0
+    for name, tensor in tensors.items():
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.is_complex():
+            raise Misconfigured(f"{path}: the tensor {name[:100]!r} is no plain array of real numbers.")
+        total += tensor.numel() * tensor.element_size()
+    if total > 2 * path.stat().st_size:  # twice, because tensors that are tied share their bytes
+        raise Misconfigured(f"{path}: its tensors claim {total:,} bytes, and the file has {path.stat().st_size:,}.")
 
 
 def _kind_of_file(path: Path) -> Literal["zip", "old"]:
@@ -205,7 +259,8 @@ class _Converter:
 
 def _sizes(path: Path, tensors: Mapping[str, Tensor], image_size: int | None) -> AnyConfig:
     try:
-        return sizes_in(tensors, image_size)
+        found = sizes_in(tensors, image_size)
+        return from_json(kind_of(found), to_json(found))  # with its bounds checked
     except Misconfigured as error:
         raise Misconfigured(f"{path}: {error}") from None
 
@@ -219,9 +274,12 @@ def _thresholds(lists: Lists, config: AnyConfig) -> float | tuple[float, ...]:
     if lists.thresholds is not None:
         lines = _lines(lists.thresholds, config.labels)
         try:
-            return tuple(float(line) for line in lines)
+            thresholds = tuple(float(line) for line in lines)
         except ValueError as error:
             raise Misconfigured(f"{lists.thresholds}: {error}.") from None
+        if not all(0 <= threshold <= 1 for threshold in thresholds):  # written so that a NaN fails
+            raise Misconfigured(f"{lists.thresholds}: a threshold is a number from 0 to 1.")
+        return thresholds
     if config.labels != PUBLISHED["tag2text"].labels or kind_of(config) != "tag2text":
         return DEFAULT_THRESHOLD
     special = dict.fromkeys(TAG2TEXT_PEOPLE, 0.7) | dict.fromkeys(TAG2TEXT_SILENT, 1.0)
@@ -240,7 +298,7 @@ def _vocabulary(lists: Lists, config: AnyConfig) -> bytes | None:
 def _lines(path: Path, wanted: int) -> list[str]:
     """The lines of a list; blanks at their ends belong to the names."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = text_of(path)
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
     except UnicodeDecodeError:

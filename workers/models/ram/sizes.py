@@ -21,7 +21,7 @@ from workers.models.ram.swin import PATCH
 Checkpoint = Mapping[str, Tensor]
 """Official name → tensor."""
 
-_TABLE = re.compile(r"visual_encoder\.layers\.(\d+)\.blocks\.(\d+)\.attn\.relative_position_bias_table")
+_TABLE = re.compile(r"visual_encoder\.layers\.(\d)\.blocks\.(\d{1,2})\.attn\.relative_position_bias_table")
 _PATCHES = "visual_encoder.patch_embed.proj.weight"
 
 
@@ -48,7 +48,10 @@ def sizes_in(checkpoint: Checkpoint, image_size: int | None = None) -> AnyConfig
     if kind is None:
         raise Misconfigured("this is no checkpoint of RAM, RAM++ or Tag2Text: it has none of their classifiers.")
     found = replace(PUBLISHED[kind], encoder=_encoder(checkpoint, image_size))
-    rows = checkpoint["label_embed.weight" if kind == "tag2text" else "label_embed"].shape[0]
+    embedded = checkpoint.get("label_embed.weight" if kind == "tag2text" else "label_embed")
+    if embedded is None or embedded.dim() != 2:
+        raise Misconfigured("it has no label_embed with a row for each label.")
+    rows = embedded.shape[0]
     descriptions = found.descriptions if isinstance(found, RamPlusConfig) else 1
     if rows % descriptions:
         raise Misconfigured(f"its label_embed has {rows:,} rows, where RAM++ has {descriptions} for each label.")
@@ -84,6 +87,8 @@ def _encoder(checkpoint: Checkpoint, image_size: int | None) -> SwinConfig:
     for (stage, block), table in tables.items():
         depths[stage] = max(depths[stage], block + 1)
         heads[stage] = table.shape[1]
+    if 0 in depths or len(tables) != sum(depths):
+        raise Misconfigured(f"its image encoder lacks blocks: it has {len(tables)} in {len(depths)} stages.")
     side = image_size or trained_at(checkpoint)
     step = _side(1, len(depths))
     if side % step or side < 2 * step:
@@ -94,7 +99,8 @@ def _encoder(checkpoint: Checkpoint, image_size: int | None) -> SwinConfig:
 def _tables(checkpoint: Checkpoint) -> dict[tuple[int, int], Tensor]:
     """Relative position bias tables by stage and block."""
     found = {(int(m[1]), int(m[2])): t for name, t in checkpoint.items() if (m := _TABLE.fullmatch(name))}
-    if not found or _PATCHES not in checkpoint or any(table.dim() != 2 for table in found.values()):
+    patches = checkpoint.get(_PATCHES)
+    if not found or patches is None or patches.dim() != 4 or any(table.dim() != 2 for table in found.values()):
         raise Misconfigured("it has no Swin transformer as its image encoder.")
     return found
 

@@ -14,6 +14,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from workers.errors import Misconfigured
+from workers.models.bundle import text_of
 
 VOCABULARY_SIZE = 30522
 PAD, UNKNOWN, CLS, SEP, MASK = 0, 100, 101, 102, 103
@@ -55,7 +56,7 @@ class WordPiece:
     def read(cls, path: Path) -> WordPiece:
         """Read a vocab.txt."""
         try:
-            text = path.read_text(encoding="utf-8")
+            text = text_of(path)
         except (OSError, UnicodeDecodeError) as error:
             raise Misconfigured(f"{path} is no vocabulary that can be read: {error}.") from None
         return cls(text.removesuffix("\n").split("\n"))

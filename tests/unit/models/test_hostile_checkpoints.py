@@ -1,0 +1,174 @@
+"""Checkpoints and lists that are none: a sentence each, in little memory, and nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.unit.models.small import SMALL, small_checkpoint
+from workers.cli.app import run_command
+from workers.cli.exit_codes import MISCONFIGURED
+from workers.errors import Misconfigured
+from workers.models.ram.importer import Lists, import_checkpoint, read_checkpoint
+
+LABELS = SMALL["ram"].labels
+OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+ENCODER = "visual_encoder."
+TABLE = ENCODER + "layers.{}.blocks.{}.attn.relative_position_bias_table"
+
+Write = Callable[[Path], None]
+
+
+def pickled(content: bytes, compression: int = zipfile.ZIP_STORED) -> Write:
+    """An archive as torch.save makes it, around this pickle."""
+
+    def write(path: Path) -> None:
+        with zipfile.ZipFile(path, "w", compression) as archive:
+            archive.writestr("archive/data.pkl", content)
+            archive.writestr("archive/version", "3\n")
+            archive.writestr("archive/byteorder", "little")
+
+    return write
+
+
+def saved(document: object) -> Write:
+    return lambda path: torch.save(document, path)
+
+
+def holding(content: bytes) -> Write:
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (holding(b""), "no checkpoint that torch can read"),
+        (holding(b"PK\x03\x04" + bytes(500)), "no checkpoint that torch can read"),
+        (holding(OLD_FORMAT + b"\xff" * 500), "no checkpoint that torch can read"),
+        (holding(OLD_FORMAT + b"\x80\x02" + b"N0" * 5_000_000), "the list of its tensors has more"),
+        (pickled(b"\x80\x02}"), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02a."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02" + b"(" * 200_000 + b"."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02h\x05."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02K\x01Q."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02}]K\x01s."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02X\xff\xff\xff\xffab."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01tR."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02" + b"N0" * 20_000_000 + b"N.", zipfile.ZIP_DEFLATED), "compressed parts"),
+        (pickled(b"\x80\x02" + b"N0" * 5_000_000 + b"N."), "the list of its tensors has"),
+        (lambda path: os.mkfifo(path), "is no file"),
+        (saved(torch.zeros(3)), "holds no model"),
+        (saved({"model": [1, 2]}), "holds no model"),
+        (saved({"model": torch.zeros(3)}), "holds no model"),
+        (saved({"model": {1: torch.zeros(3)}}), "holds no model"),
+        (saved({"model": {"a": torch.zeros(1).as_strided((10**6, 10**6), (0, 0))}}), "claim 4,000,000,000,000 bytes"),
+        (saved({"model": {str(n): torch.zeros(100_000).expand(1000, -1) for n in range(9)}}), "claim 3,600,000,000"),
+        (saved({"model": {"a": torch.zeros(5, 5).to_sparse()}}), "no plain array|no checkpoint"),
+        (saved({"model": {"a": torch.zeros(5, device="meta")}}), "no plain array"),
+        (saved({"model": {"a": torch.zeros(5, dtype=torch.complex64)}}), "no plain array"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_a_sentence(tmp_path: Path, write: Write, says: str) -> None:
+    path = tmp_path / "x.pth"
+    write(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(Misconfigured, match=says) as refusal:
+        read_checkpoint(path)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 500
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> Lists:
+    tags = tmp_path / "tags.txt"
+    tags.write_text("".join(f"tag {number}\n" for number in range(LABELS)))
+    return Lists(tags)
+
+
+def imported(folder: Path, lists: Lists, changes: dict[str, Tensor], **options: Any) -> None:
+    path = folder / "x.pth"
+    model = small_checkpoint("ram", path) | changes
+    torch.save({"model": model}, path)
+    try:
+        import_checkpoint(path, folder / "out", lists, dtype="fp32", **options)
+    finally:
+        assert not [name for name in os.listdir(folder) if name.startswith((".", "out"))]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"label_embed": torch.tensor(1.0)}, "no label_embed"),
+        ({ENCODER + "patch_embed.proj.weight": torch.tensor(1.0)}, "no Swin transformer"),
+        ({TABLE.format(0, 0): torch.zeros(0, 0)}, "no square window"),
+        ({TABLE.format(9, 0): torch.zeros(9, 1)}, "lacks blocks"),
+        ({TABLE.format(0, 99): torch.zeros(9, 1)}, "lacks blocks"),
+        ({TABLE.format("9" * 5000, 0): torch.zeros(9, 1)}, "another size|does not know"),
+        ({TABLE.format(0, 99_999_999): torch.zeros(9, 1)}, "another size|does not know"),
+    ],
+)
+def test_a_checkpoint_of_odd_shapes_is_a_sentence(
+    tmp_path: Path, lists: Lists, changes: dict[str, Tensor], says: str
+) -> None:
+    with pytest.raises(Misconfigured, match=says):
+        imported(tmp_path, lists, changes)
+
+
+@pytest.mark.parametrize("image_size", [10**9, 2048, -64])
+def test_pictures_of_no_size_for_this_model_are_a_sentence(tmp_path: Path, lists: Lists, image_size: int) -> None:
+    with pytest.raises(Misconfigured, match=r"image_size|don't fit this encoder"):
+        imported(tmp_path, lists, {}, image_size=image_size)
+
+
+def test_weights_that_are_no_numbers_make_no_bundle(tmp_path: Path, lists: Lists) -> None:
+    nothing = torch.full((LABELS, 512), torch.nan)
+    with pytest.raises(Misconfigured, match="answers are not numbers"):
+        imported(tmp_path, lists, {"label_embed": nothing}, config=replace(SMALL["ram"]))
+
+
+@pytest.mark.parametrize("line", ["nan", "7", "-1", "1e999", "a word", ""])
+def test_thresholds_that_are_none_are_a_sentence(tmp_path: Path, lists: Lists, line: str) -> None:
+    (tmp_path / "thresholds.txt").write_text(f"{line}\n" * LABELS)
+    with pytest.raises(Misconfigured, match=r"thresholds\.txt"):
+        imported(tmp_path, replace(lists, thresholds=tmp_path / "thresholds.txt"), {})
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xff\n" * LABELS, "not text in UTF-8"),
+        (b"a\n" * (LABELS - 1) + b"\x1b[2J\n", "control characters"),
+        (b"a\n" * (LABELS - 1) + b"a\0b\n", "control characters"),
+        (b"a\n" * (LABELS - 1) + b"\n", "empty"),
+        (b"a" * (17 * 1024**2), "more than the 16,777,216 bytes"),
+    ],
+)
+def test_a_list_of_odd_names_is_a_sentence(tmp_path: Path, lists: Lists, content: bytes, says: str) -> None:
+    lists.tags.write_bytes(content)
+    with pytest.raises(Misconfigured, match=says):
+        imported(tmp_path, lists, {}, config=replace(SMALL["ram"]))
+
+
+def test_the_command_ends_with_2_and_one_sentence(
+    tmp_path: Path, lists: Lists, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.pth"
+    pickled(b"\x80\x02a.")(path)
+    command = ["models", "import", str(path), "-o", str(tmp_path / "out"), "--tags", str(lists.tags)]
+    assert run_command(command) == MISCONFIGURED
+    said = capsys.readouterr().err
+    assert "no checkpoint that torch can read" in said.replace("\n", " ")
+    assert "Traceback" not in said
