@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from workers import __version__
 from workers.backends.clock import SystemClock
-from workers.cli.decoders import intake
+from workers.cli.decoders import intake, judge
 from workers.cli.neighbours import publisher, record_source, result_cache
 from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
@@ -104,6 +104,7 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
         dead_letter_topic=settings.dead_letter_topic,
         skipped_topic=settings.skipped_topic,
         store=settings.s3_endpoint,
+        judge=judge(settings),
         buckets=settings.buckets,
         key_globs=settings.keys,
         profiles=profiles(settings, tagger),

@@ -7,6 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
+import PIL
+
+from workers import __version__
 from workers.cli.neighbours import object_store
 from workers.errors import Misconfigured
 from workers.intake import Limits, ProcessIntake, ThreadIntake
@@ -63,6 +66,12 @@ def limits(settings: Settings) -> Limits:
         decode_bytes=settings.decode_memory,
         formats=settings.formats,
     )
+
+
+def judge(settings: Settings) -> str:
+    """Names all that the rejection of an image depends on besides its bytes: other limits or decoders judge anew."""
+    bounds = (settings.max_pixels, settings.min_side, settings.decode_memory, *settings.formats)
+    return " ".join(map(str, (__version__, PIL.__version__, *bounds)))
 
 
 def _form(settings: Settings) -> str:

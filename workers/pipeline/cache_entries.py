@@ -3,7 +3,7 @@ could be published, is a miss: Redis may hold what anybody wrote.
 
 Two levels (architecture: the cache). *Source*: a hash for each (bucket, key) with a field for each version id or
 etag gives the content's hash and its facts. *Content*: the content's hash and what worked on it give the scores
-above the floor, or a caption.
+above the floor, or a caption. *Verdict*: the content's hash and what judged it give the rejection.
 """
 
 from __future__ import annotations
@@ -13,14 +13,17 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from typing import Final
 
 import numpy as np
 import orjson
 from pydantic import ValidationError
 
+from schemas.dead_letter import DETAIL_MAX, Reason
 from schemas.enriched_image import CaptionText, ImageFacts, Source
 from schemas.image_event import ImageEvent, newer
 from schemas.text import version_or_none
+from workers.errors import Rejected
 from workers.ports import Captioner, Tagger
 from workers.settings import DECODABLE
 from workers.vocabulary import Caption, Facts, LabelScores, Subset
@@ -32,6 +35,18 @@ _MAGIC = b"tss1"
 
 _MAX_FACTS_BYTES = 16 * 1024
 _MAX_CAPTION_BYTES = 64 * 1024
+_MAX_VERDICT_BYTES = 4 * 1024
+CERTAIN: Final[tuple[Reason, ...]] = (
+    "not-an-image",
+    "format-not-allowed",
+    "broken-image",
+    "too-many-pixels",
+    "too-small",
+    "too-complex",
+    "decode-failed",
+)
+"""Rejections that depend on the bytes, the limits and the decoders alone. Those that a busy or full machine may have
+had a part in (`decode-timeout`, `decode-memory`, `kills-decoder`) are found out anew each time."""
 _SEQUENCER = re.compile(rb"[0-9A-Fa-f]{1,128}")
 _CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
 """No caption of ours has them, and a terminal would obey them. Tabs and line feeds may be."""
@@ -104,6 +119,25 @@ def scores_key(sha256: str, tagger: str, subset: Subset | None = None) -> str:
 
 def caption_key(sha256: str, captioner: str, guide: str) -> str:
     return f"{_FORMAT}:caption:{sha256}:{captioner}:{_digest(guide)}"
+
+
+def verdict_key(sha256: str, judge: str) -> str:
+    """Of the rejection of these bytes by this judge: limits and versions."""
+    return f"{_FORMAT}:verdict:{sha256}:{_digest(judge)}"
+
+
+def pack_verdict(verdict: Rejected) -> bytes:
+    return orjson.dumps({"reason": verdict.reason, "detail": verdict.detail[:DETAIL_MAX]})
+
+
+def unpack_verdict(value: bytes | None) -> Rejected | None:
+    data = _json_object(value, _MAX_VERDICT_BYTES)
+    if data is None or set(data) != {"reason", "detail"}:
+        return None
+    reason, detail = data["reason"], data["detail"]
+    if not isinstance(detail, str) or len(detail) > DETAIL_MAX:
+        return None
+    return next((Rejected("decode", each, detail) for each in CERTAIN if each == reason), None)
 
 
 def pack_facts(facts: Facts) -> bytes:

@@ -60,11 +60,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A task's results, to be remembered and handed to the equal pictures that wait for `flight`."""
+    """A task's results, to be remembered and handed to the equal pictures that wait for `flight`.
+
+    Args:
+        verdict: the result is that the picture is rejected.
+    """
 
     task: Task
     values: dict[str, bytes]
     flight: Hashable | None
+    verdict: Rejected | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +164,11 @@ class Line:
                 self.unread.add(item)
         fresh = [task for entry in self.unread.readable() for task in self._read(entry)]
         arrived = [item for item in items if isinstance(item, Task)]
+        fetched = [task for task in arrived if not task.inspected]
+        inspected = [task for task in arrived if task.inspected]  # before any is handed on: then its facts change
         self._recall_by_source(fresh)
-        self._recall_by_content(arrived)
+        self._recall_verdicts(fetched)
+        self._recall_by_content(inspected)
 
     def tell_cache(self, items: Sequence[RecallItem]) -> None:
         """What was committed and what was computed; nothing new is begun."""
@@ -234,6 +242,15 @@ class Line:
             else:
                 self._want_bytes(task)
 
+    def _recall_verdicts(self, tasks: Sequence[Task]) -> None:
+        """Bytes that were rejected before are rejected again, before anything looks into them."""
+        live = [task for task in tasks if self._still_wanted(task)]
+        for task, verdict in zip(live, self._recall.verdicts(live), strict=True):
+            if verdict is not None:
+                self._reject(task, verdict)
+            else:
+                self._want_facts(task)
+
     def _recall_by_content(self, tasks: Sequence[Task]) -> None:
         live = [task for task in tasks if self._still_wanted(task)]
         self._recall.contents(live)
@@ -262,10 +279,13 @@ class Line:
         leader = computed.task
         for task in self._flights.land(computed.flight):
             metrics.COALESCED.add()
+            task.flight = None
+            if computed.verdict is not None:
+                self._reject(task, computed.verdict)
+                continue
             task.scores, task.caption, task.guide = leader.scores, leader.caption, leader.guide
             task.tags_hit = task.scores is not None
             task.caption_hit = task.caption is not None
-            task.flight = None
             self._to_finish(task)
 
     # ---- intake's threads -------------------------------------------------------------------------------------
@@ -382,7 +402,9 @@ class Line:
             task.slot.release()
         if task.encoded is not None:
             task.encoded.shrink(task.fetched.size)
-        self._want_facts(task)
+        task.inspected = False
+        self.stages.move(task, "recall")
+        self.recall_inbox.put(task)
 
     def _reserve_more(self, task: Task, error: LargerThanReserved) -> None:
         """The event, or the store, understates the size. The store's word is taken once, then the largest is reserved.
@@ -408,8 +430,10 @@ class Line:
         try:
             task.facts = future.result()
         except Rejected as error:
-            self._reject(task, error)
+            assert task.fetched is not None
+            self._refuse(task, task.fetched.sha256, error)
             return
+        task.inspected = True
         self._step_out(task, came_through=False)
         self.stages.move(task, "recall")
         self.recall_inbox.put(task)
@@ -463,7 +487,8 @@ class Line:
         try:
             task.picture = future.result()
         except Rejected as error:
-            self._reject(task, error)
+            assert task.facts is not None
+            self._refuse(task, task.facts.sha256, error)
             return
         if task.decoded is not None:
             task.decoded.shrink(task.picture.size)
@@ -623,6 +648,13 @@ class Line:
                 return
             follower.flight = None
             self._drop(follower)
+
+    def _refuse(self, task: Task, sha256: str, error: Rejected) -> None:
+        """The intake rejects these bytes: if they alone are why, so it does for every equal picture, now and later."""
+        if values := self._recall.verdict_values(sha256, error):
+            flight, task.flight = task.flight, None
+            self.recall_inbox.put(Computed(task, values, flight, error))
+        self._reject(task, error)
 
     def _reject(self, task: Task, error: Rejected) -> None:
         failure = Failure(index=task.job.coordinates.index, stage=error.stage, reason=error.reason, detail=error.detail)

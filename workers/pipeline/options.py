@@ -18,6 +18,8 @@ class WorkerOptions:
     Args:
         skipped_topic: empty: skips are counted, not published.
         store: the object store's endpoint; what the cache knows of one store's objects is not another's.
+        judge: names what the rejection of an image depends on besides its bytes: limits and versions. The cache keeps
+            rejections under it; empty: they are not kept.
         buckets: allowed bucket names; empty allows all.
         key_globs: keys that are worked on; empty means all. Others are skipped.
         profiles: threshold profiles by name; `default` is used when an event names none.
@@ -43,6 +45,7 @@ class WorkerOptions:
     dead_letter_topic: str
     skipped_topic: str = ""
     store: str = ""
+    judge: str = ""
     buckets: tuple[str, ...] = ()
     key_globs: tuple[str, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from schemas.image_event import ImageEvent
 from workers import metrics
+from workers.errors import Rejected
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.annotate import guide_names
 from workers.pipeline.cache_entries import CacheWrite
@@ -24,9 +25,18 @@ class Recall:
     Args:
         tagger, captioner: whose results are kept; None where nothing of the kind runs on the device.
         store: the object store's endpoint, which the first level's entries name.
+        judge: names what the rejection of an image depends on besides its bytes; empty: rejections are not kept.
     """
 
-    def __init__(self, cache: ResultCache, tagger: Tagger | None, captioner: Captioner | None, store: str = "") -> None:
+    def __init__(
+        self,
+        cache: ResultCache,
+        tagger: Tagger | None,
+        captioner: Captioner | None,
+        store: str = "",
+        judge: str = "",
+    ) -> None:
+        self._judge = judge
         self._cache = cache
         self._store = store
         self._tagger = tagger
@@ -69,6 +79,12 @@ class Recall:
             key = entries.caption_key(sha256, self._captioner_key, task.guide)
             values[key] = entries.pack_caption(task.caption)
         return values
+
+    def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
+        """What the content level should keep of a rejection: nothing, unless the bytes alone are at fault."""
+        if not self._judge or verdict.reason not in entries.CERTAIN:
+            return {}
+        return {entries.verdict_key(sha256, self._judge): entries.pack_verdict(verdict)}
 
     def arrival(self, task: Task) -> CacheWrite:
         """What the source level is told once the task's outcome is committed."""
@@ -160,6 +176,18 @@ class Recall:
             task.caption_hit = task.caption is not None
             _count("caption", task.caption_hit)
             _count_invalid(task.caption_hit, [value])
+
+    def verdicts(self, tasks: Sequence[Task]) -> list[Rejected | None]:
+        """For each task with an object's bytes in hand the rejection that those bytes met before; None: none known."""
+        if not self._judge or not tasks:
+            return [None] * len(tasks)
+        hashes = [task.fetched.sha256 for task in tasks if task.fetched is not None]
+        values = self._cache.recall([entries.verdict_key(sha256, self._judge) for sha256 in hashes])
+        found = [entries.unpack_verdict(value) for value in values]
+        for value, verdict in zip(values, found, strict=True):
+            _count("verdict", verdict is not None)
+            _count_invalid(verdict is not None, [value])
+        return found
 
     # ---- writing ------------------------------------------------------------------------------------------------
 

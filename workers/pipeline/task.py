@@ -45,6 +45,8 @@ class Task:
     """One of the GETs that may run at the same time."""
     flight: Hashable | None = None
     source_hit: bool = False
+    inspected: bool = False
+    """The facts are those of the bytes in hand, and no cache's."""
     tags_hit: bool = False
     caption_hit: bool = False
     alone: bool = False

@@ -351,7 +351,7 @@ class Worker:
     def _line_for(self, publisher: Publisher) -> Line:
         return Line(
             intake=self._intake,
-            recall=Recall(self._cache, self._tagger, self._captioner, self._options.store),
+            recall=Recall(self._cache, self._tagger, self._captioner, self._options.store, self._options.judge),
             annotator=Annotator(self._tagger, self._captioner),
             renderer=Renderer(
                 self._tagger, self._captioner, self._template, self._options, publisher.max_message_bytes, self._clock

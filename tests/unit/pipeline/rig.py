@@ -210,7 +210,7 @@ class Rig:
             dead_letter_topic=DEAD,
             skipped_topic=SKIPPED,
             worker_version="test",
-            **{"drain_s": 5.0, "retry_min_s": 0.01, "retry_max_s": 0.05, **changes},
+            **{"judge": "the rig's limits", "drain_s": 5.0, "retry_min_s": 0.01, "retry_max_s": 0.05, **changes},
         )
         transforms = [self.tagger.transform] + ([self.captioner.transform] if self.captioner else [])
         tagger: Tagger = self.tagger

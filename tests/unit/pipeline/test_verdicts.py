@@ -1,0 +1,152 @@
+"""An image that was rejected is not looked into again: its bytes are known, here and in the cache."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from tests.unit.pipeline.rig import BUCKET, Rig, eventually, png
+from workers.errors import Rejected
+from workers.intake import decoding
+from workers.intake.header import Header, read_header
+from workers.intake.limits import Limits
+from workers.intake.transform import decode
+from workers.pipeline.cache_entries import CERTAIN, pack_verdict, unpack_verdict
+from workers.pipeline.worker import Worker
+from workers.vocabulary import Picture, Transform
+
+CUT = png((1, 2, 3))[:-30]
+"""Its header is in order, its pixels are not all there."""
+
+
+class Decoders:
+    """Counts how often they get bytes that stand for a bad image; opens `gate` to let them begin."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.inspected = self.decoded = 0
+        self.raises: Rejected | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        monkeypatch.setattr(decoding, "read_header", self._read_header)
+        monkeypatch.setattr(decoding, "decode", self._decode)
+
+    def _read_header(self, body: bytes, limits: Limits) -> Header:
+        self.inspected += 1
+        return read_header(body, limits)
+
+    def _decode(self, body: bytes, name: str, transforms: Sequence[Transform]) -> Picture:
+        self.decoded += 1
+        assert self.gate.wait(20)
+        if self.raises is not None:
+            raise self.raises
+        return decode(body, name, transforms)
+
+
+@pytest.fixture
+def decoders(monkeypatch: pytest.MonkeyPatch) -> Decoders:
+    return Decoders(monkeypatch)
+
+
+def _waiting(worker: Worker) -> int:
+    line = worker._line
+    return line.stages.counts()["wait-equal"] if line is not None else 0
+
+
+def sent_one_after_the_other(rig: Rig, body: bytes, *names: str) -> list[tuple[str, str]]:
+    """Reasons and details of the dead letters."""
+    for name in names:
+        rig.store.put(BUCKET, name, body)
+        rig.send(rig.event(name))
+        rig.settled()
+    return [(failure.reason, failure.detail) for letter in rig.dead() for failure in letter.failures]
+
+
+def test_bytes_that_could_not_be_decoded_are_not_decoded_again(decoders: Decoders) -> None:
+    rig = Rig()
+    with rig.running():
+        first, second = sent_one_after_the_other(rig, CUT, "a", "b")
+    assert first == second
+    assert first[0] == "broken-image"
+    assert (decoders.inspected, decoders.decoded) == (1, 1)
+
+
+def test_a_header_that_was_refused_is_not_read_again_by_another_worker_either(decoders: Decoders) -> None:
+    rig = Rig()
+    for name in ("a", "b"):
+        with rig.running(name):
+            letters = sent_one_after_the_other(rig, b"not an image", name)
+    assert [reason for reason, _ in letters] == ["not-an-image"] * 2
+    assert decoders.inspected == 1
+
+
+def test_other_limits_judge_anew(decoders: Decoders) -> None:
+    rig = Rig()
+    with rig.running():
+        sent_one_after_the_other(rig, CUT, "a")
+    with rig.running("other", judge="other limits"):
+        sent_one_after_the_other(rig, CUT, "b")
+    assert decoders.decoded == 2
+
+
+def test_equal_images_in_flight_share_the_rejection(decoders: Decoders) -> None:
+    rig = Rig()
+    decoders.gate.clear()
+    names = [f"{number}" for number in range(5)]
+    with rig.running() as worker:
+        for name in names:
+            rig.store.put(BUCKET, name, CUT)
+            rig.send(rig.event(name))
+        eventually(lambda: _waiting(worker) == 4)
+        decoders.gate.set()
+        rig.settled()
+    assert [failure.reason for letter in rig.dead() for failure in letter.failures] == ["broken-image"] * 5
+    assert decoders.decoded == 1
+
+
+@pytest.mark.parametrize("reason", ["decode-timeout", "kills-decoder", "decode-memory"])
+def test_what_the_machine_may_have_had_a_part_in_is_tried_again(decoders: Decoders, reason: str) -> None:
+    decoders.raises = Rejected("decode", reason, "so it seemed")  # type: ignore[arg-type]
+    rig = Rig()
+    with rig.running():
+        letters = sent_one_after_the_other(rig, png((9, 9, 9)), "a", "b")
+    assert [found for found, _ in letters] == [reason] * 2
+    assert decoders.decoded == 2
+
+
+def test_a_good_image_is_untouched_by_the_verdict_on_another(decoders: Decoders) -> None:
+    rig = Rig()
+    with rig.running():
+        sent_one_after_the_other(rig, CUT, "bad")
+        rig.put("good", (250, 20, 20))
+        rig.send(rig.event("good"))
+        rig.settled()
+    assert set(rig.enriched()) == {"good"}
+
+
+@pytest.mark.parametrize("reason", CERTAIN)
+def test_a_verdict_reads_back_as_it_was(reason: str) -> None:
+    found = unpack_verdict(pack_verdict(Rejected("decode", reason, "why")))  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.stage, found.reason, found.detail) == ("decode", reason, "why")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        b"",
+        b"[]",
+        b'{"reason":"decode-timeout","detail":""}',
+        b'{"reason":"forbidden","detail":""}',
+        b'{"reason":["too-small"],"detail":""}',
+        b'{"reason":"too-small","detail":7}',
+        b'{"reason":"too-small"}',
+        b'{"reason":"too-small","detail":"","more":1}',
+        b'{"reason":"too-small","detail":"' + b"x" * 300 + b'"}',
+        b'{"reason":"too-small","detail":"' + b"x" * 5000 + b'"}',
+    ],
+)
+def test_what_is_no_verdict_of_ours_is_a_miss(value: bytes | None) -> None:
+    assert unpack_verdict(value) is None
