@@ -42,9 +42,6 @@ class Rejected(TagstreamError):
         self.reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return Rejected, (self.stage, self.reason, self.detail)
-
 
 class LargerThanReserved(TagstreamError):
     """The object has more bytes than memory was reserved for. None of them are kept: reserve more, and read it again.
@@ -83,14 +80,6 @@ class Unavailable(TagstreamError):
         self.detail = detail
         self.fault: Fault = fault
         self.advice = advice
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _unavailable, (self.neighbour, self.detail, self.fault, self.advice)
-
-
-def _unavailable(neighbour: str, detail: str, fault: Fault, advice: str) -> Unavailable:
-    """Between processes a backend's own subclass travels as what its port promises."""
-    return Unavailable(neighbour, detail, fault=fault, advice=advice)
 
 
 class Unpublished(TagstreamError):

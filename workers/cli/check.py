@@ -132,8 +132,12 @@ def _decoders(settings: Settings) -> str:
 
     with closing(intake(settings, ())) as made:
         made.check().result()
-        form = "child processes" if isinstance(made, ProcessIntake) else "threads"
-    return f"{form} ({decoders(settings)}) decode good pictures of {', '.join(settings.formats)}"
+        if isinstance(made, ProcessIntake):
+            form = "child processes"
+            held = f"; they lack {' and '.join(made.lacks)}, which this kernel does not have" if made.lacks else ""
+        else:
+            form, held = "threads", "; they are no boundary for a codec that an image takes over"
+    return f"{form} ({decoders(settings)}) decode good pictures of {', '.join(settings.formats)}{held}"
 
 
 def _memory(settings: Settings) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.dead_letter import REASONS
+from workers import intake
 from workers.intake.formats import DECODABLE
 from workers.intake.header import Header
 from workers.intake.limits import Limits
 from workers.intake.processes.sandbox import PROTECTIONS
 from workers.intake.processes.wire import (
     KINDS,
+    VERDICTS,
     Answer,
     Channel,
     Done,
@@ -62,7 +65,7 @@ def heard(said: bytes) -> list[Answer]:
         Ready(PROTECTIONS[1:]),
         *(Inspected(2**63, Header(name, 100, 3, "", 2**40)) for name in LIMITS.formats),
         Done(2**64 - 1),
-        *(Refused(1, reason, f"a detail of {reason}, in \N{GREEK SMALL LETTER ALPHA}") for reason in REASONS),
+        *(Refused(1, reason, f"a detail of {reason}, in \N{GREEK SMALL LETTER ALPHA}") for reason in VERDICTS),
         Failed(0, ""),
     ],
 )
@@ -72,6 +75,15 @@ def test_an_answer_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], a
     send(child, Done(5))
     assert list(channel.take()) == [answer, Done(5)]
     assert not channel.ended
+
+
+def test_every_verdict_of_a_decoder_can_be_told() -> None:
+    """Guard: a reason that is missing here would make a child fail over each such image."""
+    folder = Path(intake.__file__).parent
+    text = "".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
+    raised = set(re.findall(r'Rejected\(\s*"decode",\s*"([a-z-]+)"', text))
+    assert raised <= set(VERDICTS)
+    assert len(raised) >= 5
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -114,6 +114,11 @@ class ProcessIntake:
         self._fetchers.wait(max(0.0, until - time.monotonic()))
 
     @property
+    def lacks(self) -> tuple[str, ...]:
+        """Protections that this kernel does not give to children; known once one of them has answered."""
+        return self._supervisor.lacks
+
+    @property
     def pids(self) -> tuple[int, ...]:
         """The children that are alive and ready, for whoever wants to look at them."""
         return self._supervisor.pids

@@ -75,7 +75,8 @@ class Supervisor:
         self._broken: Broken | None = None
         self._no_room_until = 0.0
         self._told_of_room = False
-        self._told_of_lacks = False
+        self.lacks: tuple[str, ...] = ()
+        """Protections that this kernel does not give to children, as far as the first of them has told."""
 
         self._thread = threading.Thread(target=self._run, name="tagstream-intake", daemon=True)
         self._thread.start()
@@ -247,8 +248,8 @@ class Supervisor:
             return
         child.ready = True
         self._stillborn = 0
-        if answer.lacks and not self._told_of_lacks:
-            self._told_of_lacks = True
+        if answer.lacks and not self.lacks:
+            self.lacks = answer.lacks
             logger.warning(
                 "decoders are less closed off than they could be: this kernel has no %s", " and no ".join(answer.lacks)
             )

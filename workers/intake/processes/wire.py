@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
-from schemas.dead_letter import REASONS, Reason
+from schemas.dead_letter import Reason
 from workers.intake.formats import DECODABLE
 from workers.intake.header import Header
 from workers.intake.limits import Limits
@@ -24,6 +24,18 @@ from workers.intake.processes.sandbox import PROTECTIONS
 
 Kind: TypeAlias = Literal["inspect", "decode", "check"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+VERDICTS: Final[tuple[Reason, ...]] = (
+    "not-an-image",
+    "format-not-allowed",
+    "broken-image",
+    "too-many-pixels",
+    "too-complex",
+    "too-small",
+    "decode-failed",
+    "decode-memory",
+)
+"""Reasons that a child may give; what else becomes of an image is not its to say."""
 
 _REQUEST = struct.Struct("<BQBBQI")
 _ANSWER = struct.Struct("<BQH")
@@ -189,7 +201,7 @@ def _answer(code: int, ticket: int, payload: bytes, limits: Limits) -> Answer:
         if kind is Done and not payload:
             return Done(ticket)
         if kind is Refused:
-            return Refused(ticket, REASONS[payload[0]], _shown(payload[1:]))
+            return Refused(ticket, VERDICTS[payload[0]], _shown(payload[1:]))
         if kind is Failed:
             return Failed(ticket, _shown(payload))
     except (IndexError, struct.error):
@@ -269,7 +281,7 @@ def _payload(answer: Answer) -> bytes:
             code = DECODABLE.index(header.format)
             return _INSPECTED.pack(code, header.width, header.height, header.decode_bytes)
         case Refused(_, reason, detail):
-            return _REFUSED.pack(REASONS.index(reason)) + _cut(detail)
+            return _REFUSED.pack(VERDICTS.index(reason)) + _cut(detail)
         case Failed(_, detail):
             return _cut(detail)
         case Done():
