@@ -312,7 +312,7 @@ class Settings(BaseModel):
     )
     run_outcomes: Annotated[int, Field(ge=1, le=10_000)] = _setting("Tuning", 500, "Most outcomes of one transaction")
     run_bytes: Bytes = _setting(
-        "Tuning", ByteSize(4_000_000), "Most bytes of one transaction, unless one message is larger"
+        "Tuning", ByteSize(4_000_000), "Most bytes of one transaction, unless the outcomes of one record are more"
     )
 
     http_host: str = _setting("Running", "0.0.0.0", "Address that /livez, /startupz, /readyz and /metrics listen on")

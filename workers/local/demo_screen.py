@@ -26,7 +26,7 @@ class Screen:
     """One console. `live` is whether it can redraw."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, markup=False, emoji=False)
         self.live = self.console.is_terminal and not self.console.is_dumb_terminal
 
     def say(self, text: str = "") -> None:
