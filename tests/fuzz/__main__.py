@@ -100,7 +100,8 @@ def _told(name: str, seconds: float, seed: int) -> Told:
 def _watched(name: str, seconds: float, seed: int) -> str:
     """Run a child to its end; what it died of, or nothing."""
     command = [sys.executable, "-m", "tests.fuzz", "--child", name, "--seconds", str(seconds), "--seed", str(seed)]
-    child = subprocess.Popen(command, preexec_fn=_limited, start_new_session=True)
+    with (BUILD / f"{name}.log").open("wb") as said:  # what libraries in C write, and a child's last words
+        child = subprocess.Popen(command, stderr=said, preexec_fn=_limited, start_new_session=True)
     began = time.time()
     try:
         while child.poll() is None:

@@ -173,9 +173,12 @@ class MinioObjectStore:
     def list(self, bucket: str, prefix: str = "", start_after: str = "") -> Iterator[ListedObject]:
         """The bucket's objects whose keys begin with `prefix`, in key order, from the first after `start_after`.
 
-        Pages are asked for while the iterator is read. Raises Unavailable.
+        Pages are asked for while the iterator is read. Raises Unavailable, also of a store that answers what is after a
+        key with that key: its listing would never end.
         """
         while page := self._patiently(functools.partial(self._page, bucket, prefix, start_after), self._retry_s):
+            if page[-1].key == start_after:
+                raise Unavailable("s3", f"{self._endpoint} lists the same objects again: does it know `start-after`?")
             yield from page
             start_after = page[-1].key
 

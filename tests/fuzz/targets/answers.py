@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import time
 from collections.abc import Iterator
@@ -95,6 +96,30 @@ def got(parts: Parts) -> str:
     return "an object"
 
 
+def listings() -> Iterator[Parts]:
+    entry = b"<Contents><Key>%b</Key><Size>7</Size><ETag>&quot;e&quot;</ETag><LastModified>%b</LastModified></Contents>"
+    for key, date, more in ((b"a", b"2026-11-25T01:02:03.000Z", b"false"), (b"b%2Fc", b"yesterday", b"true")):
+        xml = b"<?xml version='1.0'?><ListBucketResult><IsTruncated>%b</IsTruncated>%b</ListBucketResult>"
+        xml %= (more, entry % (key, date) * 3)
+        yield (b"HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\nContent-Length: %d" % len(xml), xml)
+
+
+def listed(parts: Parts) -> str:
+    """A listing ends, with objects or with Unavailable."""
+    port = _store_says.port(parts[0] + b"\r\n\r\n" + b"".join(parts[1:]))
+    endpoint = f"http://127.0.0.1:{port}"
+    store = MinioObjectStore(endpoint, "key", SECRET, "us-east-1", retry_s=0.01, command_s=2.0)
+    try:
+        found = list(itertools.islice(store.list("bucket"), 10_000))
+    except Unavailable as error:
+        sentence(error, SECRET)
+        return "Unavailable"
+    finally:
+        store.close()
+    assert len(found) < 10_000, "a listing without an end"
+    return "some objects" if found else "none"
+
+
 # ---- Redis ------------------------------------------------------------------------------------------------------
 
 
@@ -174,9 +199,11 @@ def unpacked(parts: Parts) -> str:
     return "a miss"
 
 
+_STORE = ("/workers/", "/minio/")
 _NET = Bounds(seconds=1.0, seconds_per_mib=4.0, mib=48.0)
 
 TARGETS = (
+    Target("store-listings", listings, listed, watched=_STORE, bounds=_NET, close=_store_says.close),
     Target("cache-entries", cached, unpacked),
     Target("store-answers", http_answers, got, watched=("/workers/", "/minio/"), bounds=_NET, close=_store_says.close),
     Target(

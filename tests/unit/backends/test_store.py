@@ -533,6 +533,15 @@ def listing(*keys: str) -> bytes:
     return message("200 OK", "Content-Type: application/xml", body=body.encode())
 
 
+def test_a_store_that_lists_the_same_page_for_ever_is_told_so() -> None:
+    """Guard: such a store ignores `start-after`, and `emit` sent its events again and again without an end."""
+    with loopback(says(listing("a", "b"))) as server:
+        found = store_of(server).list("bucket")
+        assert [next(found).key, next(found).key] == ["a", "b"]
+        with pytest.raises(Unavailable, match="the same objects again"):
+            next(found)
+
+
 def test_a_listing_goes_on_after_a_page_that_failed(retries: list[object]) -> None:
     with loopback(says(listing("a", "b"), SLOW_DOWN, listing("c"), listing())) as server:
         assert [entry.key for entry in store_of(server).list("bucket")] == ["a", "b", "c"]
