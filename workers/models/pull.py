@@ -8,6 +8,7 @@ one. A file gets its own name only when its sha256 is the published one.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -231,7 +232,7 @@ def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progr
         total = size or wanted.size
         if part.exists() and part.stat().st_size > total:
             part.unlink()
-        with part.open("ab") as file:
+        with _Bounded(io.FileIO(part, "ab"), _most(wanted), wanted) as file:
             http_get(
                 location,
                 file,
@@ -253,7 +254,38 @@ def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
         hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=endpoint or default_endpoint())
     )
     _check_announced(wanted, facts.etag, endpoint)
+    if facts.size is not None and facts.size > _most(wanted):
+        raise Unavailable("hub", f"{wanted.url(endpoint)} has {facts.size:,} bytes, {_far_more(wanted)}")
+    secure = (endpoint or default_endpoint()).startswith("https://")
+    if not facts.location.startswith("https://" if secure else ("http://", "https://")):
+        raise Unavailable("hub", f"{wanted.url(endpoint)} sends us to an address without TLS. Nothing was downloaded.")
     return facts.location, facts.size
+
+
+def _most(wanted: HubFile) -> int:
+    """Bytes that the file may have: of some only about how many is known."""
+    return wanted.size + max(wanted.size // 4, 1_000_000)
+
+
+def _far_more(wanted: HubFile) -> str:
+    return f"far more than the {wanted.size:,} of the published file. It was thrown away."
+
+
+class _Bounded(io.BufferedWriter):
+    """A file that takes so many bytes and no more, whatever the hub sends."""
+
+    def __init__(self, raw: io.FileIO, most: int, wanted: HubFile) -> None:
+        super().__init__(raw)
+        self._most = most
+        self._wanted = wanted
+
+    def write(self, chunk: Any, /) -> int:
+        """Raises Unavailable: it would be too large; it is emptied."""
+        if self.tell() + len(chunk) > self._most:
+            self.seek(0)
+            self.truncate()
+            raise Unavailable("hub", f"what comes for {self._wanted.name} is {_far_more(self._wanted)}")
+        return super().write(chunk)
 
 
 def _bar(doing: str, done: int, total: int, progress: Progress) -> Any:

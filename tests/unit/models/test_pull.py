@@ -218,3 +218,18 @@ def test_a_list_that_can_not_be_fetched_says_which_option_takes_it(hub: Hub, tmp
 def test_a_checksum_is_that_of_the_whole_file(tmp_path: Path) -> None:
     (tmp_path / "f").write_bytes(BODY)
     assert sha256_of(tmp_path / "f") == SHA256
+
+
+def test_a_hub_that_announces_far_more_is_not_listened_to(tmp_path: Path) -> None:
+    with serving(Hub({"some/model/resolve/main/weights.pth": BODY * 20}, announce=False)) as hub:
+        with pytest.raises(Unavailable, match="far more than the 102,400"):
+            fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+        assert gets(hub) == []
+
+
+def test_a_hub_that_sends_far_more_is_cut_short(tmp_path: Path) -> None:
+    with serving(Hub({"lists/weights.pth": BODY * 40}, announce=False)) as hub:
+        wanted = replace(WANTED, address=f"{hub.endpoint}/lists/weights.pth")
+        with pytest.raises(Unavailable, match="far more than the 102,400"):
+            fetch(wanted, tmp_path, endpoint=hub.endpoint)
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]
