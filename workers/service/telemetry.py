@@ -6,6 +6,7 @@ Where to and how OTLP goes (endpoint, headers, sampling, intervals) is read by O
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -15,6 +16,9 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+
+if TYPE_CHECKING:
+    from requests import Session
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,27 @@ def _otlp_reader() -> MetricReader:
     # Imported here: the exporters bring requests and protobuf, which nobody else needs.
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
-    return PeriodicExportingMetricReader(OTLPMetricExporter())
+    return PeriodicExportingMetricReader(OTLPMetricExporter(session=_session()))
 
 
 def _otlp_tracer_provider(resource: Resource) -> TracerProvider:
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     provider = TracerProvider(resource=resource)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(session=_session())))
     return provider
+
+
+def _session() -> Session:
+    """Takes no more of a collector's answer than its status and headers, which is all that the exporters look at.
+
+    Its body would be read whole before that, however large it is and however slowly it comes.
+    """
+    from requests import Response, Session
+
+    class StatusOnly(Session):
+        def request(self, *args: Any, **options: Any) -> Response:
+            with super().request(*args, **options | {"stream": True}) as response:
+                return response
+
+    return StatusOnly()

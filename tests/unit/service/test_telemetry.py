@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import threading
@@ -92,3 +93,44 @@ def test_traces_and_metrics_leave_over_otlp(collector: tuple[str, list[str]], mo
     telemetry.meter_provider.get_meter("t").create_counter("c").add(1)
     telemetry.close()
     assert {"/v1/traces", "/v1/metrics"} <= set(paths)
+
+
+@pytest.fixture
+def endless() -> Iterator[tuple[str, list[int]]]:
+    """A collector whose answers never end: its URL, and the bytes of each answer that were taken before it was left."""
+    taken: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.end_headers()
+            sent = 0
+            with contextlib.suppress(OSError):
+                while sent < 200_000_000:
+                    sent += self.wfile.write(b"x" * 100_000)
+            taken.append(sent)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", taken
+        server.shutdown()
+        thread.join()
+
+
+def test_of_a_collectors_answer_no_more_is_taken_than_its_status(
+    endless: tuple[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, taken = endless
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    telemetry = make_telemetry(instance="w1", version="1", otlp_traces=True, otlp_metrics=True)
+    assert telemetry.tracer_provider is not None
+    telemetry.tracer_provider.get_tracer("t").start_span("s").end()
+    telemetry.meter_provider.get_meter("t").create_counter("c").add(1)
+    telemetry.close()
+    assert len(taken) >= 1
+    assert max(taken) < 20_000_000  # what fits into the sockets' buffers
