@@ -79,6 +79,11 @@ TOO_COMPLEX = {
         greedy.jpeg(8, 8, extra=jpeg_segment(0xDB, bytes((0, *[1] * 64)) * 999) * 3),
         "bytes of tables",
     ),
+    "jpeg of beginnings": (b"\xff\xd8" * 5_000_000, "4097 segments"),
+    "jpeg of beginnings after its picture": (
+        greedy.jpeg(8, 8, progressive=True)[:-2] + b"\xff\xd8" * 5_000_000,
+        "4097 segments",
+    ),
     "jpeg of scans": (greedy.jpeg(1000, 1000, progressive=True, scans=20_000), "101 scans"),
     "jpeg of segments between scans": (
         greedy.jpeg(8, 8).replace(b"\xff\xd9", jpeg_segment(0xE5) * 1_000_000 + b"\xff\xd9"),

@@ -80,8 +80,7 @@ class _Header:
                 raise Rejected("decode", "broken-image", "the JPEG ends before its picture")
             if marker == _SOS:
                 break
-            if marker not in (_SOI, _TEM):
-                self._take(marker, start, end)
+            self._take(marker, start, end)
             at = end
         if self._frame is None:
             raise Rejected("decode", "broken-image", "the JPEG has a scan before its frame")
@@ -101,7 +100,7 @@ class _Header:
             if self._metadata_bytes > 2 * EXIF_MOST:
                 return
         elif marker not in (_APP0, _ADOBE):
-            return
+            return  # nothing that decides a pixel, or a marker without a segment
         self.kept.keep(start, end)
 
     def _take_frame(self, marker: int, start: int) -> None:
@@ -138,9 +137,8 @@ def _count_scans(body: bytes, at: int, segments: int) -> None:
         if marker == _EOI:
             return
         at = found.end()
-        if marker in (_TEM, _SOI) or at + 2 > len(body):
-            continue
-        at += int.from_bytes(body[at : at + 2], "big")
+        if marker not in (_TEM, _SOI):
+            at += int.from_bytes(body[at : at + 2], "big")
         segments += 1
         scans += marker == _SOS
         at_most(_SCANS, scans, "scans in a JPEG")
