@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import confluent_kafka
 import pytest
 import zstandard
 
@@ -13,7 +15,8 @@ from schemas.enriched_image import EnrichedImage
 from tests.conftest import Stack
 from tests.integration.worker_process import Site, eventually, photo, worker
 from tests.raw_kafka import CONTROL, GZIP, ZSTD, batch, overwrite, produce, record, varint
-from workers.backends.kafka import tail
+from workers.backends.kafka import ensure_topics, tail
+from workers.local.apache_kafka import ApacheKafka
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -111,3 +114,22 @@ def test_readers_of_a_topic_pass_what_they_can_not_read(site: Site, caplog: pyte
         assert [found.offset for found in reading] == sorted([*writer.good, odd])
     (said,) = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
     assert said.startswith(f"{site.images}:0:{bomb} is passed over (batch-too-large): ")
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_what_other_clients_compress_is_read_byte_for_byte(
+    kafka: ApacheKafka, unique: Callable[[str], str], codec: str
+) -> None:
+    """As librdkafka writes it, and as Java does in the broker, which writes anew what a topic wants otherwise."""
+    as_it_comes, by_broker = unique("as-it-comes"), unique("by-broker")
+    ensure_topics(kafka.servers, {as_it_comes: (1, {}), by_broker: (1, {"compression.type": codec})})
+    values = [b'{"n": %d}' % n * (1 + n % 50) + os.urandom(n % 300) for n in range(2_000)]
+    for topic, own_codec in ((as_it_comes, codec), (by_broker, "none")):
+        producer = confluent_kafka.Producer(
+            {"bootstrap.servers": kafka.servers, "compression.type": own_codec, "linger.ms": 200}
+        )
+        for value in values:
+            producer.produce(topic, value)
+        assert producer.flush(20) == 0
+        with tail(kafka.servers, [topic], start="beginning", follow=False) as reading:
+            assert [found.value for found in reading] == values
