@@ -69,7 +69,7 @@ def test_a_worker_gives_every_odd_record_its_outcome_and_goes_on(site: Site, tmp
     # Sound, though kafka-python can't read them
     writer.good.append(writer.put(batch([record(event, headers=[(b"\xff\xfe", b"x"), (b"\xff\xfe", None)])])))
     writer.good.append(writer.put(batch([record(event, timestamp=-9)], timestamp=-1)))
-    # What a broker that has lost its mind hands out
+    # What a broker with a damaged disk hands out
     spoilt = writer.put_behind_its_back(lambda more, at: batch([record(b"s" + more)], base_offset=at, spoil=1))
     codec = writer.put_behind_its_back(lambda more, at: batch([record(more)], base_offset=at, attributes=6))
     writer.put_behind_its_back(lambda more, at: batch([record(more)], base_offset=at, attributes=CONTROL))

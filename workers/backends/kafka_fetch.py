@@ -30,7 +30,7 @@ _MAGIC_AT, _SHORTEST = 16, 18
 """Where every format has the number of its version, and the shortest head of them all."""
 
 BATCH_BYTES = 32 << 20
-"""What one batch may hold in memory where nobody says otherwise."""
+"""What one batch may hold in memory by default."""
 
 
 class BoundedReading:
@@ -136,7 +136,7 @@ class _Fetched:
         """All that a poll may read of it, after which nothing of it is left.
 
         Raises:
-            CorruptRecordError: it brought nobody on. The broker is asked again, no sooner than at the next poll.
+            CorruptRecordError: the position could not move. The broker is asked again, no sooner than at the next poll.
         """
         before, found = self.next_fetch_offset, list[ReadRecord]()
         spoilt = None

@@ -50,7 +50,7 @@ _POLL_S = 30.0
 """The least time after which a poll thread that has not come back counts as stalled. Each call of a client that it
 makes has a limit of its own, at most 10 s, also while no broker answers."""
 
-_LATE_S = 5.0
+_LATE_S = 8.0
 """How much later than the drain's time the poll thread may say that the drain is over."""
 
 

@@ -189,7 +189,7 @@ def test_a_last_offset_that_can_not_be_believed_leads_no_further_than_the_partit
         pytest.param(bytes(3), id="three bytes"),
     ],
 )
-def test_an_answer_that_brings_nobody_on_is_an_error_and_is_let_go(data: bytes) -> None:
+def test_an_answer_that_does_not_move_the_position_is_an_error_and_is_let_go(data: bytes) -> None:
     """Guard: kept, or asked for again within the poll, it would be gone round for ever."""
     fetches = Fetches()
     fetches.answered(data)
@@ -201,7 +201,7 @@ def test_an_answer_that_brings_nobody_on_is_an_error_and_is_let_go(data: bytes) 
     assert not fetches.fetcher._next_partition_records
 
 
-def test_a_batch_from_before_the_position_leads_nobody_back() -> None:
+def test_a_batch_from_before_the_position_does_not_move_it_back() -> None:
     fetches = Fetches()
     fetches.subscriptions.seek(HERE, 50)
     fetches.answered(batch([record(b"old")], base_offset=3))

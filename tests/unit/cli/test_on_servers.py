@@ -281,7 +281,7 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     assert "is 1, not 0" in again.err
 
 
-def test_a_record_that_nobody_could_read_is_skipped_unread(site: Site, tagstream: Callable[..., Ran]) -> None:
+def test_a_record_that_can_not_be_read_is_skipped_unread(site: Site, tagstream: Callable[..., Ran]) -> None:
     """Guard: `skip` read the record first: it hung on one, and took the memory of the other."""
     zstd = zstandard.ZstdCompressor().compress
     for data in (
