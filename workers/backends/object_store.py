@@ -374,16 +374,31 @@ def _count_retry(_: RetryCallState) -> None:
 def _body(response: BaseHTTPResponse, max_bytes: int) -> bytes:
     """As it is stored: a Content-Encoding is not undone, since etag, size and hash are of the stored bytes."""
     announced = response.headers.get("Content-Length", "")
-    if _LENGTH.fullmatch(announced) and int(announced) > max_bytes:
-        raise LargerThanReserved(int(announced))
-    body = io.BytesIO()  # grows in place, and gives its bytes without a copy
+    size = int(announced) if _LENGTH.fullmatch(announced) else 0
+    if size > max_bytes:
+        raise LargerThanReserved(size)
+    body = _room(size)
     while chunk := response.read1(min(_CHUNK, max_bytes + 1 - body.tell()), decode_content=False):
         body.write(chunk)
         if body.tell() > max_bytes:
             raise LargerThanReserved(None)
     if not body.tell():
         raise Rejected("fetch", "empty-object", "the object has no bytes")
+    body.truncate()
     return body.getvalue()
+
+
+def _room(size: int) -> io.BytesIO:
+    """Room for so many bytes, which are had without a copy; 0: not known, it grows.
+
+    What grows passes through blocks that the C library keeps for its thread (heap.py): 4 MB for each that reads.
+    """
+    body = io.BytesIO()
+    if size:
+        body.seek(size - 1)
+        body.write(b"\0")
+        body.seek(0)
+    return body
 
 
 def _version(etag: str | None, version_id: str | None) -> ObjectVersion:
