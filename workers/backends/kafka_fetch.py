@@ -36,7 +36,9 @@ BATCH_BYTES = 32 << 20
 class BoundedReading:
     """Bounds what a consumer's polls hold in memory. Belongs to the thread that polls.
 
-    Call `begin` before each poll. What a poll has fetched and may not read any more is let go, and fetched again.
+    Call `begin` before each poll. What a poll has fetched and may not read any more is let go, and fetched again. A
+    broker puts its partitions in the same order into every answer, so those that were not read wait in a row, and the
+    first of them is read before any other: a partition full of batches that are too large delays no other for long.
 
     Args:
         consumer: a KafkaConsumer that has fetched nothing yet.
@@ -48,6 +50,9 @@ class BoundedReading:
         self.batch_bytes = batch_bytes
         self._poll_bytes = poll_bytes
         self._left = poll_bytes
+        self._waiting: dict[TopicPartition, None] = {}
+        self._offered: set[TopicPartition] = set()
+        self._held_up = False
         self._failed: dict[TopicPartition, tuple[int, int]] = {}
         self._subscriptions = consumer._fetcher._subscriptions
         self._parse: Callable[[Any], Any] = consumer._fetcher._parse_fetched_data
@@ -55,8 +60,23 @@ class BoundedReading:
         consumer._fetcher._parse_fetched_data = self._parse_fetched_data
 
     def begin(self) -> None:
-        """A poll begins."""
+        """A poll begins. Whoever held up the others in the last one and was not there does not do so again."""
+        if self._held_up and (head := next(iter(self._waiting))) not in self._offered:
+            del self._waiting[head]
         self._left = self._poll_bytes
+        self._offered.clear()
+        self._held_up = False
+
+    def may_read(self, partition: TopicPartition) -> bool:
+        """Whether it is this partition's turn; if not, it waits for it from now on."""
+        self._offered.add(partition)
+        head = next(iter(self._waiting), partition)
+        if head == partition and not self.exhausted:
+            self._waiting.pop(partition, None)
+            return True
+        self._waiting.setdefault(partition)
+        self._held_up |= head != partition
+        return False
 
     @property
     def exhausted(self) -> bool:
@@ -138,6 +158,9 @@ class _Fetched:
         Raises:
             CorruptRecordError: the position could not move. The broker is asked again, no sooner than at the next poll.
         """
+        if not self._reading.may_read(self.topic_partition):
+            self.drain()
+            return []
         before, found = self.next_fetch_offset, list[ReadRecord]()
         spoilt = None
         for data in self._batches or ():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import struct
+from collections.abc import Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -26,10 +28,16 @@ TRANSACTIONAL = 0x10
 class Fetches:
     """A consumer's fetcher without its network: answers are put in by hand."""
 
-    def __init__(self, *, bounded: bool = True, poll_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        *,
+        bounded: bool = True,
+        poll_bytes: int = 1 << 20,
+        partitions: Sequence[TopicPartition] = (HERE, THERE),
+    ) -> None:
         self.subscriptions = SubscriptionState("none")
-        self.subscriptions.assign_from_user([HERE, THERE])
-        for partition in (HERE, THERE):
+        self.subscriptions.assign_from_user(partitions)
+        for partition in partitions:
             self.subscriptions.seek(partition, 0)
         self.fetcher: Any = Fetcher(Mock(), self.subscriptions, isolation_level="read_committed")
         consumer = SimpleNamespace(_fetcher=self.fetcher)
@@ -230,6 +238,37 @@ def test_a_batch_above_the_limit_ends_its_poll() -> None:
     fetches.answered(b"".join(large))
     assert len(fetches.poll()[HERE]) == 1
     assert fetches.at() == 1
+
+
+@pytest.mark.parametrize("floods", [1, 2, 4])
+def test_partitions_full_of_large_batches_delay_no_other_for_long(floods: int) -> None:
+    """Guard: `may_read`; a broker names the same partition first in every answer, and each poll ended with it."""
+    partitions = [TopicPartition("images", number) for number in range(6)]
+    fetches = Fetches(poll_bytes=LIMIT, partitions=partitions)
+    large = record(bytes(LIMIT))
+    polls: dict[TopicPartition, list[int]] = {partition: [] for partition in partitions}
+    for poll in range(60):
+        for number, partition in enumerate(partitions):
+            at = fetches.at(partition)
+            one = batch([large], base_offset=at, attributes=GZIP, compress=gzip.compress)
+            fetches.answered(one if number < floods else batch([record(b"good")], base_offset=at), partition)
+        for partition in fetches.poll():
+            polls[partition].append(poll)
+    for served in polls.values():
+        gaps = [later - earlier for earlier, later in pairwise([0, *served, 60])]
+        assert max(gaps) <= floods + 3
+
+
+def test_a_partition_that_waits_for_its_turn_and_has_left_holds_up_no_other() -> None:
+    fetches = Fetches(poll_bytes=LIMIT)
+    large = batch([record(bytes(LIMIT))], attributes=GZIP, compress=gzip.compress)
+    fetches.answered(large, HERE)
+    fetches.answered(batch([record(b"good")]), THERE)
+    assert list(fetches.poll()) == [HERE]
+    fetches.answered(batch([record(b"next")], base_offset=1), HERE)
+    assert fetches.poll() == {}
+    fetches.answered(batch([record(b"next")], base_offset=1), HERE)
+    assert values(fetches.poll()) == [b"next"]
 
 
 def test_a_paused_partition_keeps_what_was_fetched_and_is_read_when_it_goes_on() -> None:
