@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import socket
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import redis
 
 from tests.unit.backends.loopback import loopback
 from workers import metrics
+from workers.backends import resp
 from workers.backends.result_cache import NoCache, RedisResultCache
 from workers.errors import Misconfigured, Unavailable
 from workers.local.valkey import Valkey
@@ -190,6 +192,29 @@ def test_a_server_that_takes_byte_by_byte_costs_one_timeout(make: Make, causes: 
         cache.remember({f"{number}": b"x" * 100_000 for number in range(100)}, {})
         assert time.monotonic() - began < 2 * TIMEOUT_S
     assert causes == ["timeout"]
+
+
+def test_an_answer_that_came_in_time_is_taken_though_we_are_late(
+    make: Make, causes: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor may be taken for longer than a call has."""
+    answered = threading.Event()
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(b"*2\r\n$1\r\nx\r\n$-1\r\n")
+        answered.set()
+
+    wait_s = resp._left_to_read_s
+
+    def stopped() -> float:
+        assert answered.wait(5)
+        time.sleep(1.5 * TIMEOUT_S)
+        return wait_s()
+
+    monkeypatch.setattr(resp, "_left_to_read_s", stopped)
+    with loopback(answer) as server:
+        assert make(f"redis://127.0.0.1:{server.port}").recall(["a", "b"]) == [b"x", None]
+    assert causes == []
 
 
 HUGE = 10**9
