@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 import yaml
+
+from workers import __version__
 
 ROOT = Path(__file__).parents[3]
 K8S = ROOT / "deploy" / "k8s"
@@ -30,8 +31,7 @@ Manifest: TypeAlias = dict[str, Any]
 
 def version() -> str:
     """The project's version, as image tags carry it."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    return str(project["project"]["version"])
+    return __version__
 
 
 def program(name: str, wheel: str) -> str:
