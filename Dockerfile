@@ -23,14 +23,14 @@ RUN ["uv", "venv", "/opt/tagstream"]
 COPY requirements-torch* scripts/install-torch ./
 
 FROM builder AS packages-cpu
-RUN ["./install-torch", "cpu", "uv", "pip", "install"]
+RUN ["./install-torch", "torch", "cpu", "uv", "pip", "install"]
 COPY requirements.lock ./
 RUN ["uv", "pip", "install", "--require-hashes", "--no-deps", "-r", "requirements.lock"]
 
 FROM builder AS packages-cuda
 # Empty takes the package index's own build (CUDA 13); cu126 and its like are for older drivers.
 ARG CUDA_BACKEND=
-RUN ./install-torch "$CUDA_BACKEND" uv pip install
+RUN ./install-torch torch "$CUDA_BACKEND" uv pip install
 COPY requirements.lock ./
 RUN ["uv", "pip", "install", "--require-hashes", "--no-deps", "-r", "requirements.lock"]
 

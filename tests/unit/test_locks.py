@@ -12,7 +12,7 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 WITHOUT_TORCH = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock", "requirements-build.lock")
-LOCKS = (*WITHOUT_TORCH, "requirements-torch.lock")
+LOCKS = (*WITHOUT_TORCH, "requirements-torch.lock", "requirements-vision.lock")
 
 
 def entries(name: str) -> dict[str, str]:
@@ -50,7 +50,7 @@ def test_torch_and_what_it_brings_stay_out(lock: str) -> None:
 def test_torch_and_all_that_it_brings_are_locked_with_the_versions_of_the_other_locks() -> None:
     torch, everything = entries("requirements-torch.lock"), entries("requirements-dev.lock")
     asked = re.findall(r"(?m)^(\w+==[\d.]+)$", (CHECKOUT / "requirements-torch.txt").read_text())
-    assert len(asked) == 2
+    assert len(asked) == 1
     assert set(asked) <= torch.keys()
     assert {name for name in names("requirements-torch.lock") if name.startswith(("nvidia", "triton"))}
     shared = names("requirements-torch.lock") & names("requirements-dev.lock")
@@ -58,10 +58,16 @@ def test_torch_and_all_that_it_brings_are_locked_with_the_versions_of_the_other_
     assert {each.partition(" ;")[0] for each in versions[0]} <= {each.partition(" ;")[0] for each in versions[1]}
 
 
+def test_torchvision_is_locked_by_itself_for_development_alone() -> None:
+    (asked,) = re.findall(r"(?m)^(\w+==[\d.]+)$", (CHECKOUT / "requirements-vision.txt").read_text())
+    assert list(entries("requirements-vision.lock")) == [asked]
+    assert not {"timm", "torchvision"} & (names("requirements.lock") | names("requirements-torch.lock"))
+
+
 def install_torch(build: str, folder: Path) -> subprocess.CompletedProcess[str]:
     script = CHECKOUT / "scripts" / "install-torch"
     return subprocess.run(
-        [script, build, "echo", "uv"], cwd=folder, capture_output=True, text=True, check=True, timeout=20
+        [script, "torch", build, "echo", "uv"], cwd=folder, capture_output=True, text=True, check=True, timeout=20
     )
 
 

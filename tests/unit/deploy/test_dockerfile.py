@@ -91,9 +91,9 @@ def test_the_targets_differ_in_their_build_of_torch(dockerfile: Dockerfile) -> N
         ]
         assert packages == f"packages-{target}"
     runs = {name: dockerfile.stages[f"packages-{name}"].instructions for name in TARGETS}
-    assert runs["cpu"][0].words == ["./install-torch", "cpu", "uv", "pip", "install"]
+    assert runs["cpu"][0].words == ["./install-torch", "torch", "cpu", "uv", "pip", "install"]
     (torch,) = [each for each in runs["cuda"] if "install-torch" in each.value]
-    assert torch.words == ["./install-torch", "$CUDA_BACKEND", "uv", "pip", "install"]
+    assert torch.words == ["./install-torch", "torch", "$CUDA_BACKEND", "uv", "pip", "install"]
     (backend,) = [each.value for each in runs["cuda"] if each.keyword == "ARG"]
     assert backend == "CUDA_BACKEND="  # the package index's build
 
