@@ -381,10 +381,17 @@ def test_a_server_that_restarts_is_used_again_by_itself(
 
 
 def test_nothing_probes_a_dead_server_after_close(make: Make) -> None:
-    cache = make(NOBODY)
-    use(cache)
-    cache.close()
-    use(cache)
+    with loopback(lambda connection, _: connection.shutdown(socket.SHUT_RDWR)) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}")
+        use(cache)
+        asked = len(server.received)
+        assert eventually(lambda: len(server.received) > asked), "it is not probed before close either"
+        cache.close()
+        time.sleep(0.1)  # for a probe that is on its way
+        asked = len(server.received)
+        time.sleep(1.0)  # the next would come 0.4 s after the one before
+        use(cache)
+        assert len(server.received) == asked
 
 
 def test_close_ends_its_connections(valkey: Valkey, make: Make) -> None:

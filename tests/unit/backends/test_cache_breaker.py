@@ -88,8 +88,9 @@ def test_a_neighbour_that_answers_probes_and_fails_at_work_is_left_alone_for_lon
 
 
 def test_work_that_succeeds_makes_the_next_pause_short_again(make: Make) -> None:
-    breaker = make(lambda: True, first_pause_s=0.02, last_pause_s=10.0)
-    for _ in range(8):
+    """The tenth pause that doubles would take ten seconds: longer than is waited for it."""
+    breaker = make(lambda: True, first_pause_s=0.02, last_pause_s=20.0)
+    for _ in range(10):
         breaker.failure("why")
         assert wait_until_closed(breaker)
         breaker.success()
