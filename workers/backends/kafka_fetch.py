@@ -61,7 +61,8 @@ class BoundedReading:
 
     def begin(self) -> None:
         """A poll begins. Whoever held up the others in the last one and was not there does not do so again."""
-        if self._held_up and (head := next(iter(self._waiting))) not in self._offered:
+        head = next(iter(self._waiting), None)
+        if self._held_up and head is not None and head not in self._offered:
             del self._waiting[head]
         self._left = self._poll_bytes
         self._offered.clear()

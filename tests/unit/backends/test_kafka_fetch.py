@@ -271,6 +271,22 @@ def test_a_partition_that_waits_for_its_turn_and_has_left_holds_up_no_other() ->
     assert values(fetches.poll()) == [b"next"]
 
 
+def test_a_partition_may_have_its_turn_twice_in_one_poll() -> None:
+    """A poll that has nothing to deliver asks the broker again. Guard: nobody is left to wait then."""
+    fetches = Fetches(poll_bytes=LIMIT)
+    large = batch([record(bytes(LIMIT))], attributes=GZIP, compress=gzip.compress)
+    good = batch([record(b"good")], base_offset=1)
+    fetches.answered(large, HERE)
+    fetches.answered(batch([record(b"good")]), THERE)
+    fetches.poll()
+    fetches.answered(good, HERE)
+    fetches.answered(batch([record(b"good")]), THERE)
+    assert list(fetches.poll()) == [THERE]
+    fetches.answered(good, HERE)
+    assert values(dict(fetches.fetcher.fetched_records()[0])) == [b"good"]
+    assert fetches.poll() == {}
+
+
 def test_a_paused_partition_keeps_what_was_fetched_and_is_read_when_it_goes_on() -> None:
     fetches = Fetches()
     fetches.answered(batch([record(b"a")]))
