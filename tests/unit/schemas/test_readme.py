@@ -20,7 +20,7 @@ _PACKAGE = Path(schemas.__file__).parent
 def _example() -> dict[str, Any]:
     (code,) = re.findall(r"```python\n(.*?)```", (_PACKAGE / "README.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
-    exec(code, names)
+    exec(code.replace("from tagstream_schemas.", "from schemas."), names)  # as the package is called in this checkout
     return names
 
 
