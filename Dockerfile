@@ -57,7 +57,7 @@ ENV PATH=/opt/tagstream/bin:$PATH \
     XDG_CACHE_HOME=/var/lib/tagstream/cache \
     TAGSTREAM_STATE_DIR=/var/lib/tagstream
 LABEL org.opencontainers.image.title="tagstream" \
-      org.opencontainers.image.description="A stream worker that tags and captions every picture of an image store, exactly once" \
+      org.opencontainers.image.description="A stream worker that tags and captions every image of an image store, exactly once" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /var/lib/tagstream

@@ -8,7 +8,7 @@ TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 .PHONY: help install demo stack test lint audit bench bench-models parity chaos soak fuzz hostile
 
 help: ## This list
-	@awk 'BEGIN { print "tagstream: tags and captions for every picture of an image store\n" } \
+	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
 	  /^[a-z-]+:.*## / { split($$0, part, ":.*## "); printf "  make %-14s %s\n", part[1], part[2] } \
 	  /^# \+ / { printf "  %-19s %s\n", "", substr($$0, 5) }' $(MAKEFILE_LIST)
 
@@ -17,7 +17,7 @@ install: ## Make .venv and put all that is needed into it
 	@scripts/install
 
 demo: install ## Start real servers, tag photographs, watch it happen (ends by itself)
-# + PHOTOS=folder takes your own pictures, KEEP=1 leaves everything running
+# + PHOTOS=folder takes your own images, KEEP=1 leaves everything running
 	@$(TIED) .venv/bin/tagstream demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(KEEP)),--keep) \
 	  --page build/demo.html
 

@@ -1,7 +1,7 @@
-"""How much arithmetic a picture takes, and how much a device can do: both in multiplications and additions.
+"""How much arithmetic an image takes, and how much a device can do: both in multiplications and additions.
 
 Counted is the plain architecture, whatever an implementation spares by precomputing or folding; only label queries
-that are the same for every picture count as free.
+that are the same for every image count as free.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CEILING_RUNS = 5
 
 
 def encoder(config: SwinConfig) -> int:
-    """Of one picture."""
+    """Of one image."""
     grid, width = config.image_size // 4, config.width
     total = 2 * grid**2 * PATCH_VALUES * width
     for stage, depth in enumerate(config.depths):
@@ -37,7 +37,7 @@ def encoder(config: SwinConfig) -> int:
 
 
 def head(config: AnyConfig, labels: int) -> int:
-    """Of one picture and so many labels."""
+    """Of one image and so many labels."""
     tokens = image_tokens(config)
     width, hidden, layers = config.head.width, config.head.hidden, config.head.layers
     memory = config.encoder.width_out if isinstance(config, Tag2TextConfig) else config.embedding
@@ -52,7 +52,7 @@ def head(config: AnyConfig, labels: int) -> int:
 
 
 def tag_encoder(config: Tag2TextConfig) -> int:
-    """Of one picture."""
+    """Of one image."""
     text, memory, tokens = config.text, config.encoder.width_out, image_tokens(config)
     a_layer = GUIDE * (_self_attention(text, GUIDE) + _cross_attention(text, tokens) + _feed_forward(text))
     return text.layers * (a_layer + tokens * 4 * memory * text.width)
@@ -66,7 +66,7 @@ def decoder(text: TextConfig, tokens: int, beams: int) -> int:
 
 
 def image_tokens(config: AnyConfig) -> int:
-    """What the encoder leaves of a picture."""
+    """What the encoder leaves of an image."""
     side = config.encoder.image_size // (4 << (len(config.encoder.depths) - 1))
     return 1 + side**2
 

@@ -1,6 +1,6 @@
 """What it costs to decode in child processes: the same worker with either form of the intake, in turn, in one run.
 
-Decoders, pictures and model are the same. Processor time says more than pictures a second on a machine that others
+Decoders, images and model are the same. Processor time says more than images a second on a machine that others
 use too. Also what the copy out of the shared slab takes, next to a decode.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.line import DECODERS, PICTURES, photo, stored, worker_rates
+from benchmarks.line import DECODERS, IMAGES, photo, stored, worker_rates
 from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.intake.processes.slab import Layout, Region, make_slab
 from workers.intake.transform import decode
@@ -29,24 +29,22 @@ def main() -> None:
     console = Console()
     tagger = load_tagger("compact", device="cpu", precision="fp32")
     tagger.warm_up()
-    pictures = [photo(seed) for seed in range(PICTURES)]
+    images = [photo(seed) for seed in range(IMAGES)]
     load = os.getloadavg()[0]
-    console.print(
-        f"{PICTURES} JPEGs of 512 x 512, {DECODERS} decoders, {ROUNDS} rounds in turn; load before: {load:.1f}"
-    )
+    console.print(f"{IMAGES} JPEGs of 512 x 512, {DECODERS} decoders, {ROUNDS} rounds in turn; load before: {load:.1f}")
     rates: dict[str, list[float]] = {"threads": [], "processes": []}
     seconds: dict[str, list[float]] = {"threads": [], "processes": []}
     for turn in range(ROUNDS):
         for name in list(rates)[:: 1 if turn % 2 else -1]:
-            rate, cpu_s = _round(name, tagger, pictures)
+            rate, cpu_s = _round(name, tagger, images)
             rates[name].append(rate)
             seconds[name].append(cpu_s)
-    table = Table("", "pictures/s (median)", "to threads, round by round", "processor time to threads")
+    table = Table("", "images/s (median)", "to threads, round by round", "processor time to threads")
     for name in rates:
         speed, effort = _ratios(rates[name], rates["threads"]), _ratios(seconds[name], seconds["threads"])
         table.add_row(name, f"{statistics.median(rates[name]):.0f}", speed, effort)
     console.print(table)
-    console.print(f"copying a picture out of the slab takes {_copy_to_decode(tagger, pictures):.2%} of decoding it")
+    console.print(f"copying an image out of the slab takes {_copy_to_decode(tagger, images):.2%} of decoding it")
 
 
 class CountedIntake(ProcessIntake):
@@ -67,15 +65,15 @@ class CountedIntake(ProcessIntake):
         return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
 
-def _round(name: str, tagger: Tagger, pictures: Sequence[bytes]) -> tuple[float, float]:
-    """Pictures a second, and seconds of processor time of all processes together."""
+def _round(name: str, tagger: Tagger, images: Sequence[bytes]) -> tuple[float, float]:
+    """Images a second, and seconds of processor time of all processes together."""
     if name == "threads":
-        intake: Intake = ThreadIntake(stored(pictures), [tagger.transform], Limits(), decode_threads=DECODERS)
+        intake: Intake = ThreadIntake(stored(images), [tagger.transform], Limits(), decode_threads=DECODERS)
     else:
-        intake = CountedIntake(stored(pictures), [tagger.transform], Limits(), children=DECODERS)
+        intake = CountedIntake(stored(images), [tagger.transform], Limits(), children=DECODERS)
         intake.begin()
     before_s = time.process_time()
-    rate = worker_rates(tagger, pictures, intake)[0]
+    rate = worker_rates(tagger, images, intake)[0]
     cpu_s = time.process_time() - before_s
     return rate, cpu_s + (intake.cpu_s if isinstance(intake, CountedIntake) else 0.0)
 
@@ -85,17 +83,17 @@ def _ratios(values: Sequence[float], bases: Sequence[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
-def _copy_to_decode(tagger: Tagger, pictures: Sequence[bytes]) -> float:
+def _copy_to_decode(tagger: Tagger, images: Sequence[bytes]) -> float:
     layout = Layout((tagger.transform,))
     slab = make_slab(layout, 1)
     region = Region(slab, layout, 0)
     os.close(slab)
     decodes, copies = [], []
-    for body in pictures:
+    for body in images:
         began = time.perf_counter()
-        picture = decode(body, "jpeg", layout.transforms)
+        image = decode(body, "jpeg", layout.transforms)
         decoded = time.perf_counter()
-        region.write(0, picture)
+        region.write(0, image)
         written = time.perf_counter()
         region.read(0)
         copies.append(time.perf_counter() - written)

@@ -1,6 +1,6 @@
-"""What the line costs: the whole worker against a bare loop that decodes and tags the same pictures.
+"""What the line costs: the whole worker against a bare loop that decodes and tags the same images.
 
-Both run on the same pictures with the same model, threads and batch size, in turn, in one process; neighbours are in
+Both run on the same images with the same model, threads and batch size, in turn, in one process; dependencies are in
 memory, so that only our own work is measured. The bare loop does what a script would: decode with a pool, batch, tag,
 and nothing else: no order, no commits, no cache, no events.
 """
@@ -23,18 +23,18 @@ from rich.console import Console
 from rich.table import Table
 
 from workers.backends.clock import SystemClock
-from workers.backends.memory import MemoryObjectStore, MemoryResultCache
-from workers.backends.memory_broker import MemoryBroker
-from workers.backends.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.intake import Limits, ThreadIntake
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Intake, RecordSource, Tagger
-from workers.vocabulary import Pixels
+from workers.testing.memory import MemoryObjectStore, MemoryResultCache
+from workers.testing.memory_broker import MemoryBroker
+from workers.testing.memory_kafka import MemoryPublisher, MemoryRecordSource
+from workers.types import Pixels
 
-PICTURES = 160
+IMAGES = 160
 ROUNDS = 3
 DECODERS = 2
 
@@ -43,16 +43,16 @@ def main() -> None:
     console = Console()
     tagger = load_tagger("compact", device="cpu", precision="fp32")
     tagger.warm_up()
-    pictures = [photo(seed) for seed in range(PICTURES)]
-    console.print(f"{PICTURES} JPEGs of 512 x 512, batches of {tagger.max_batch}, {ROUNDS} rounds in turn")
+    images = [photo(seed) for seed in range(IMAGES)]
+    console.print(f"{IMAGES} JPEGs of 512 x 512, batches of {tagger.max_batch}, {ROUNDS} rounds in turn")
     bare, line, again = [], [], []
     for _ in range(ROUNDS):
-        bare.append(_bare_loop(tagger, pictures))
-        intake = ThreadIntake(stored(pictures), [tagger.transform], Limits(), decode_threads=DECODERS)
-        first, second = worker_rates(tagger, pictures, intake)
+        bare.append(_bare_loop(tagger, images))
+        intake = ThreadIntake(stored(images), [tagger.transform], Limits(), decode_threads=DECODERS)
+        first, second = worker_rates(tagger, images, intake)
         line.append(first)
         again.append(second)
-    table = Table("", "pictures/s (median)", "to the bare loop, round by round")
+    table = Table("", "images/s (median)", "to the bare loop, round by round")
     for name, rates in (("bare loop", bare), ("worker", line), ("worker, from the cache", again)):
         ratios = sorted(rate / other for rate, other in zip(rates, bare, strict=True))
         spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
@@ -69,36 +69,36 @@ def photo(seed: int) -> bytes:
     return out.getvalue()
 
 
-def _bare_loop(tagger: Tagger, pictures: Sequence[bytes]) -> float:
-    """Pictures a second. Decoding runs ahead of the model, as any sensible script would do it."""
+def _bare_loop(tagger: Tagger, images: Sequence[bytes]) -> float:
+    """Images a second. Decoding runs ahead of the model, as any sensible script would do it."""
 
     def decoded(body: bytes) -> Pixels:
         return decode(body, "jpeg", [tagger.transform]).pixels[tagger.transform]
 
     started = time.perf_counter()
     with ThreadPoolExecutor(DECODERS) as pool:
-        pixels = pool.map(decoded, pictures)
+        pixels = pool.map(decoded, images)
         while batch := list(islice(pixels, tagger.max_batch)):
             for raw in tagger.forward(batch):
                 tagger.postprocess(raw)
-    return len(pictures) / (time.perf_counter() - started)
+    return len(images) / (time.perf_counter() - started)
 
 
-def stored(pictures: Sequence[bytes]) -> MemoryObjectStore:
-    """The pictures as objects of a bucket "b", by their numbers. Made anew it is the same, etags included."""
+def stored(images: Sequence[bytes]) -> MemoryObjectStore:
+    """The images as objects of a bucket "b", by their numbers. Made anew it is the same, etags included."""
     store = MemoryObjectStore()
     store.make_bucket("b")
-    for number, body in enumerate(pictures):
+    for number, body in enumerate(images):
         store.put("b", str(number), body)
     return store
 
 
-def worker_rates(tagger: Tagger, pictures: Sequence[bytes], intake: Intake) -> tuple[float, float]:
-    """Pictures a second of the whole line: new pictures, then the same ones again. Closes the intake."""
+def worker_rates(tagger: Tagger, images: Sequence[bytes], intake: Intake) -> tuple[float, float]:
+    """Images a second of the whole line: new images, then the same ones again. Closes the intake."""
     broker = MemoryBroker()
     for topic in ("images", "out", "dead"):
         broker.create_topic(topic, 4)
-    etags = [hashlib.md5(body, usedforsecurity=False).hexdigest() for body in pictures]
+    etags = [hashlib.md5(body, usedforsecurity=False).hexdigest() for body in images]
 
     def publisher(source: RecordSource) -> MemoryPublisher:
         assert isinstance(source, MemoryRecordSource)
@@ -129,13 +129,13 @@ def worker_rates(tagger: Tagger, pictures: Sequence[bytes], intake: Intake) -> t
                 "bucket": "b",
                 "key": str(number),
                 "etag": etag,
-                "size": len(pictures[number]),
+                "size": len(images[number]),
             }
             broker.append("images", number % 4, None, json.dumps(event).encode())
-        total = (len(rates) + 1) * len(pictures)
+        total = (len(rates) + 1) * len(images)
         while sum(broker.committed("g").values()) < total:
             time.sleep(0.002)
-        rates.append(len(pictures) / (time.perf_counter() - started))
+        rates.append(len(images) / (time.perf_counter() - started))
     worker.stop()
     thread.join()
     return rates[0], rates[1]

@@ -31,12 +31,12 @@ from workers.models.bundle import Bundle
 from workers.models.device import PRECISIONS, Device, Precision, choose_device
 from workers.models.ram.config import Kind
 from workers.models.ram.random_bundle import random_bundle
-from workers.models.tagger import sample_picture
-from workers.vocabulary import Pixels
+from workers.models.tagger import sample_image
+from workers.types import Pixels
 
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
 COMPARED = 4
-"""Pictures whose answers are compared."""
+"""Images whose answers are compared."""
 
 
 @dataclass
@@ -44,15 +44,15 @@ class Measured:
     """Of one precision, over the rounds."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
-    """Stage → seconds a picture, a round each."""
+    """Stage → seconds an image, a round each."""
     operations: dict[str, float] = field(default_factory=dict)
-    """Stage → operations a picture."""
+    """Stage → operations an image."""
     answers: Answers = field(default_factory=Answers)
     ceiling: float = 0.0
     peak_bytes: int | None = None
 
     def total(self) -> list[float]:
-        """Seconds a picture of all stages, round by round."""
+        """Seconds an image of all stages, round by round."""
         stages = [row for name, row in self.seconds.items() if "labels" not in name]
         return [sum(row) for row in zip(*stages, strict=True)]
 
@@ -84,14 +84,14 @@ def measure(
     console: Console,
 ) -> dict[Precision, Measured]:
     """Time every stage of a bundle in every precision, in turn, and print what came of it."""
-    pictures = samples(bundle, max(batch, COMPARED))
+    images = samples(bundle, max(batch, COMPARED))
     subjects: dict[Precision, Subject] = {}
     found = {precision: Measured() for precision in precisions}
     guides: list[str] = []
     for precision, measured in found.items():
         with peak(device) as most:
             subjects[precision] = subject = Subject(bundle, device, precision)
-            measured.answers = subject.answers(pictures[:COMPARED], guides or None)
+            measured.answers = subject.answers(images[:COMPARED], guides or None)
         measured.peak_bytes = most.bytes
         measured.ceiling = arithmetic.ceiling(device, precision)
         guides = guides or subject.guides(measured.answers.logits)
@@ -101,7 +101,7 @@ def measure(
         if official is not None:
             beside.append(_ask(official, bundle, number % COMPARED)[0])
         for precision, measured in found.items():
-            for stage, (seconds, operations) in subjects[precision].stages(pictures[:batch], batch_guides).items():
+            for stage, (seconds, operations) in subjects[precision].stages(images[:batch], batch_guides).items():
                 measured.seconds.setdefault(stage, []).append(seconds / batch)
                 measured.operations[stage] = operations / batch
     _print(bundle, subjects, found, console)
@@ -132,7 +132,7 @@ def full_size(kind: Kind, folder: Path) -> Bundle:
 
 
 def samples(bundle: Bundle, count: int) -> list[Pixels]:
-    return [sample_picture(bundle.manifest.transform.size, seed) for seed in range(count)]
+    return [sample_image(bundle.manifest.transform.size, seed) for seed in range(count)]
 
 
 @contextmanager
@@ -143,11 +143,11 @@ def _official(checkout: Path | None, interpreter: str, bundle: Bundle) -> Iterat
         yield official
 
 
-def _ask(official: Official, bundle: Bundle, picture: int) -> tuple[float, str, str]:
+def _ask(official: Official, bundle: Bundle, image: int) -> tuple[float, str, str]:
     """Seconds, tags and caption (empty for a tagger) of the official program."""
     if bundle.manifest.kind == "tag2text":
-        return official.caption(picture)
-    return (*official.tag(picture), "")
+        return official.caption(image)
+    return (*official.tag(image), "")
 
 
 def _print(
@@ -155,7 +155,7 @@ def _print(
 ) -> None:
     reference = next(iter(found))
     table = Table(
-        bundle.name, "pictures/s", f"to {reference}", "GFLOP", "GFLOP/s", "of a matmul", box=None, pad_edge=False
+        bundle.name, "images/s", f"to {reference}", "GFLOP", "GFLOP/s", "of a matmul", box=None, pad_edge=False
     )
     for precision, measured in found.items():
         base = found[reference]
@@ -197,8 +197,8 @@ def _print_beside(
     official: Official,
     console: Console,
 ) -> None:
-    asked = [_ask(official, bundle, picture)[1:] for picture in range(COMPARED)]
-    console.print(f"the official program: {statistics.median(beside):.2f} s a picture")
+    asked = [_ask(official, bundle, image)[1:] for image in range(COMPARED)]
+    console.print(f"the official program: {statistics.median(beside):.2f} s an image")
     for precision, measured in found.items():
         tags = subjects[precision].guides(measured.answers.logits)
         same = [f"{sum(a == b for a, (b, _) in zip(tags, asked, strict=True))} of {COMPARED} tag sets"]

@@ -25,7 +25,7 @@ from workers.models.bundle import Bundle
 from workers.models.ram.config import AnyConfig, from_json
 from workers.models.ram.keys import plan
 from workers.models.ram.random_bundle import made_up_vocabulary
-from workers.vocabulary import Pixels
+from workers.types import Pixels
 
 
 class Official:
@@ -34,13 +34,13 @@ class Official:
     Args:
         checkout: the folder that has the package `ram` in it.
         interpreter: runs it.
-        pictures: what it will be asked about, by their number.
+        images: what it will be asked about, by their number.
 
     Raises:
         Misconfigured: it does not start; the message ends with what it said last.
     """
 
-    def __init__(self, checkout: Path, interpreter: str, bundle: Bundle, pictures: Sequence[Pixels]) -> None:
+    def __init__(self, checkout: Path, interpreter: str, bundle: Bundle, images: Sequence[Pixels]) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="official-")
         folder = Path(self._folder.name)
         self._errors = (folder / "errors.txt").open("w")
@@ -52,15 +52,15 @@ class Official:
             text=True,
         )
         try:
-            self._prepare(folder, bundle, pictures)
+            self._prepare(folder, bundle, images)
         except BaseException:
             self.close()
             raise
 
-    def _prepare(self, folder: Path, bundle: Bundle, pictures: Sequence[Pixels]) -> None:
+    def _prepare(self, folder: Path, bundle: Bundle, images: Sequence[Pixels]) -> None:
         config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
         _write_tokenizer(folder / "tokenizer", bundle)
-        np.save(folder / "pictures.npy", _normalised(bundle, pictures))
+        np.save(folder / "images.npy", _normalised(bundle, images))
         shapes = self._ask(
             do="make",
             kind=bundle.manifest.kind,
@@ -72,14 +72,14 @@ class Official:
         torch.save(official_weights(bundle, config, shapes), folder / "weights.pt")
         self._ask(do="load")
 
-    def tag(self, picture: int) -> tuple[float, str]:
+    def tag(self, image: int) -> tuple[float, str]:
         """Seconds, and the tags joined by " | "."""
-        answer = self._ask(do="tag", picture=picture)
+        answer = self._ask(do="tag", image=image)
         return float(answer["seconds"]), str(answer["tags"])
 
-    def caption(self, picture: int) -> tuple[float, str, str]:
+    def caption(self, image: int) -> tuple[float, str, str]:
         """Seconds for tags and caption together, the tags, and the caption."""
-        answer = self._ask(do="caption", picture=picture)
+        answer = self._ask(do="caption", image=image)
         return float(answer["seconds"]), str(answer["tags"]), str(answer["caption"])
 
     def _ask(self, **question: Any) -> dict[str, Any]:
@@ -139,8 +139,8 @@ def _write_tokenizer(folder: Path, bundle: Bundle) -> None:
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
 
 
-def _normalised(bundle: Bundle, pictures: Sequence[Pixels]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    scaled = np.stack(pictures).astype(np.float32) / 255
+def _normalised(bundle: Bundle, images: Sequence[Pixels]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    scaled = np.stack(images).astype(np.float32) / 255
     mean, std = (np.array(row, np.float32) for row in (bundle.manifest.mean, bundle.manifest.std))
     normalised = (scaled - mean) / std
     return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))

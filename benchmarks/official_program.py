@@ -33,7 +33,7 @@ class Program:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.model: Any = None
-        self.pictures: Any = None
+        self.images: Any = None
 
     def make(
         self, kind: str, threads: int, labels: list[str], thresholds: list[float], image_size: int
@@ -58,30 +58,30 @@ class Program:
         return {"shapes": {name: list(tensor.shape) for name, tensor in model.state_dict().items()}}
 
     def load(self) -> dict[str, Any]:
-        """Take over the weights and pictures that lie in the folder."""
+        """Take over the weights and images that lie in the folder."""
         import numpy as np
         import torch
 
         weights = torch.load(self.folder / "weights.pt")
         self.model.load_state_dict({**self.model.state_dict(), **weights})
-        self.pictures = torch.from_numpy(np.load(self.folder / "pictures.npy"))
+        self.images = torch.from_numpy(np.load(self.folder / "images.npy"))
         return {}
 
-    def tag(self, picture: int) -> dict[str, Any]:
+    def tag(self, image: int) -> dict[str, Any]:
         import torch
 
         with torch.no_grad():
             started = time.perf_counter()
-            tags = self.model.generate_tag(self.pictures[picture : picture + 1])[0]
+            tags = self.model.generate_tag(self.images[image : image + 1])[0]
             seconds = time.perf_counter() - started
         return {"seconds": seconds, "tags": tags[0]}
 
-    def caption(self, picture: int) -> dict[str, Any]:
+    def caption(self, image: int) -> dict[str, Any]:
         import torch
 
         with torch.no_grad():
             started = time.perf_counter()
-            captions, tags = self.model.generate(self.pictures[picture : picture + 1], return_tag_predict=True)
+            captions, tags = self.model.generate(self.images[image : image + 1], return_tag_predict=True)
             seconds = time.perf_counter() - started
         return {"seconds": seconds, "tags": tags[0], "caption": captions[0]}
 

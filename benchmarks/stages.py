@@ -20,7 +20,7 @@ from workers.models.ram.decoding import Tokens, decode
 from workers.models.ram.engine import engine_of
 from workers.models.ram.tag2text import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
-from workers.vocabulary import Pixels, Subset
+from workers.types import Pixels, Subset
 
 Made = TypeVar("Made")
 
@@ -30,7 +30,7 @@ SUBSET = 200
 
 @dataclass
 class Answers:
-    """What came out for some pictures."""
+    """What came out for some images."""
 
     logits: list[NDArray[np.float32]] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Subject:
             self._wordpiece = WordPiece.read(bundle.vocabulary)
 
     def guides(self, logits: Sequence[NDArray[np.float32]]) -> list[str]:
-        """The guide of each picture: the tags that are shown."""
+        """The guide of each image: the tags that are shown."""
         thresholds = np.asarray(self.tagger.thresholds, np.float32)
         scores = [self.tagger.postprocess(row) for row in logits]
         return [
@@ -64,25 +64,25 @@ class Subject:
             for each in scores
         ]
 
-    def answers(self, pictures: Sequence[Pixels], guides: Sequence[str] | None = None) -> Answers:
-        """Of the whole model, picture by picture. `guides` None: what its own tags say."""
+    def answers(self, images: Sequence[Pixels], guides: Sequence[str] | None = None) -> Answers:
+        """Of the whole model, image by image. `guides` None: what its own tags say."""
         found = Answers()
-        for index, picture in enumerate(pictures):
-            (row,) = self.tagger.forward([picture])
+        for index, image in enumerate(images):
+            (row,) = self.tagger.forward([image])
             found.logits.append(row)
             if self.captioner is not None:
                 guide = self.guides([row]) if guides is None else [guides[index]]
-                (tokens,) = self.captioner.forward([picture], guide)
+                (tokens,) = self.captioner.forward([image], guide)
                 found.captions.append(self.captioner.postprocess(tokens).text)
         return found
 
-    def stages(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> dict[str, tuple[float, int]]:
-        """Seconds and operations of every stage for these pictures, as one batch; and, with the number of its labels in
+    def stages(self, images: Sequence[Pixels], guides: Sequence[str]) -> dict[str, tuple[float, int]]:
+        """Seconds and operations of every stage for these images, as one batch; and, with the number of its labels in
         the name, of what an event's profile makes of the head and of the tagger as a whole."""
-        model, count = self.engine.model, len(pictures)
+        model, count = self.engine.model, len(images)
         found: dict[str, tuple[float, int]] = {}
         with self.device.run():
-            seconds, tokens = self._timed(lambda: self.engine.encode(pictures))
+            seconds, tokens = self._timed(lambda: self.engine.encode(images))
             found["encoder"] = seconds, count * arithmetic.encoder(self.config.encoder)
             seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens)))
             found["head"] = seconds, count * arithmetic.head(self.config, model.labels)
@@ -90,7 +90,7 @@ class Subject:
             few = arithmetic.head(self.config, len(subset))
             seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens), subset))
             found[self.profiled_head] = seconds, count * few
-            seconds, _ = self._timed(lambda: self.tagger.forward_subsets(pictures, [self.profile] * count))
+            seconds, _ = self._timed(lambda: self.tagger.forward_subsets(images, [self.profile] * count))
             found[self.profiled_tagging] = seconds, count * (arithmetic.encoder(self.config.encoder) + few)
             if self.captioner is None or not isinstance(model, Tag2Text):
                 return found

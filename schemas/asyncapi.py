@@ -19,7 +19,7 @@ _CE_HEADERS: Final = {
         "ce_dataref": {
             "type": "string",
             "pattern": "^s3://",
-            "description": "Without data: the picture itself, as s3://bucket/key, percent-encoded, optionally with "
+            "description": "Without data: the image itself, as s3://bucket/key, percent-encoded, optionally with "
             "?versionId=.",
         },
         "content-type": {"type": "string", "description": "Of the data: JSON."},
@@ -44,7 +44,7 @@ def asyncapi(schemas: dict[str, Any], dead_letter_headers: dict[str, Any]) -> di
         "channels": {
             "images": _channel(
                 "images",
-                "What happened to pictures (TAGSTREAM_INPUT_TOPICS).",
+                "What happened to images (TAGSTREAM_INPUT_TOPICS).",
                 "imageEvent",
                 "s3Notification",
                 "cloudEventBinary",
@@ -52,7 +52,7 @@ def asyncapi(schemas: dict[str, Any], dead_letter_headers: dict[str, Any]) -> di
             ),
             "enriched": _channel(
                 "images.enriched",
-                "Tags and captions, and pictures that are gone (TAGSTREAM_OUTPUT_TOPIC). May be compacted.",
+                "Tags and captions, and images that are gone (TAGSTREAM_OUTPUT_TOPIC). May be compacted.",
                 "enrichedImage",
                 "retraction",
             ),
@@ -122,9 +122,9 @@ def _messages(dead_letter_headers: dict[str, Any]) -> dict[str, Any]:
             INPUT_HEADERS,
             content_type="application/cloudevents+json",
         ),
-        "enrichedImage": _message("A picture's tags and caption.", _ref("EnrichedImage"), OUTPUT_HEADERS, _SUBJECT_KEY),
+        "enrichedImage": _message("An image's tags and caption.", _ref("EnrichedImage"), OUTPUT_HEADERS, _SUBJECT_KEY),
         "retraction": _message(
-            "A picture is gone.",
+            "An image is gone.",
             _ref("Retraction"),
             OUTPUT_HEADERS,
             {

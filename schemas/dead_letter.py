@@ -38,14 +38,14 @@ Reason: TypeAlias = Literal[
     "object-too-large",
     "empty-object",
     "fetch-too-slow",
-    # decode: the picture
+    # decode: the image
     "not-an-image",
     "format-not-allowed",
     "broken-image",
     "too-many-pixels",
     "too-small",
-    "too-complex",  # more segments, scans, strips, chunks or boxes than any picture needs
-    "decode-failed",  # the decoder raised something that no broken picture explains
+    "too-complex",  # more segments, scans, strips, chunks or boxes than any image needs
+    "decode-failed",  # the decoder raised something that no broken image explains
     "decode-timeout",
     "decode-memory",
     "kills-decoder",

@@ -27,8 +27,8 @@ Dialect: TypeAlias = Literal["own", "s3", "cloudevents"]
 
 SkipReason: TypeAlias = Literal[
     "test-event",  # a bucket's own sign of life
-    "event-type",  # nothing that changes a picture
-    "key-not-matched",  # outside TAGSTREAM_KEYS
+    "event-type",  # nothing that changes an image
+    "key-not-matched",  # outside TAGSTREAM_KEY_GLOBS
     "not-replayed",  # a replay named other events of this message
     "stale",  # a newer event of this object was seen before, and its store has another content by now
     "gone",  # the object does not exist any more
@@ -89,7 +89,7 @@ class GoneSource(_Exact):
 
 
 class ImageFacts(_Exact):
-    """The picture as its header says."""
+    """The image as its header says."""
 
     format: str = Field(description="jpeg, png, webp, gif, bmp, tiff or avif.")
     width: int = Field(ge=1)
@@ -111,7 +111,7 @@ class Tag(_Exact):
 
 
 class CaptionText(_Exact):
-    """A sentence about the picture."""
+    """A sentence about the image."""
 
     text: str
     score: float | None = Field(default=None, description="Mean log-probability of its tokens; null for a template.")
@@ -162,7 +162,7 @@ class _Output(_Exact):
 
 
 class EnrichedImage(_Output):
-    """A picture with its tags and its caption. Indexers upsert on `subject`, unless what they hold is newer."""
+    """An image with its tags and its caption. Indexers upsert on `subject`, unless what they hold is newer."""
 
     schema_name: Literal["enriched-image/1"] = Field(default="enriched-image/1", alias="schema")
     id: str = Field(description="The same for a redelivery, another for a new upload of the same bytes.")
@@ -198,7 +198,7 @@ class EnrichedImage(_Output):
 
 
 class Retraction(_Output):
-    """A picture is gone: drop what is held for `subject`.
+    """An image is gone: drop what is held for `subject`.
 
     With scope `version` only `source.version_id` is gone: drop what was made of that version, and nothing else.
     """
@@ -220,7 +220,7 @@ class Retraction(_Output):
 
     @property
     def message_key(self) -> bytes:
-        """`bucket/key`; for one version a key of its own, or it would compact the live picture away.
+        """`bucket/key`; for one version a key of its own, or it would compact the live image away.
 
         That is `bucket?versionId=V/key`, V percent-encoded: no object is named so, because no bucket's name has a
         question mark, and no two versions share one.

@@ -28,6 +28,6 @@ class Options(BaseModel):
         default=(),
         max_length=50,
         fail_fast=True,
-        description="Tag names that steer the caption in the place of the picture's own tags; empty: its own.",
+        description="Tag names that steer the caption in the place of the image's own tags; empty: its own.",
     )
     profile: Short | None = Field(default=None, description="The name of a threshold profile; null: the default one.")

@@ -28,7 +28,7 @@ class TagstreamError(Exception):
 
 
 class Rejected(TagstreamError):
-    """The message's or its picture's own fault: no retry can help. Becomes a dead letter.
+    """The message's or its image's own fault: no retry can help. Becomes a dead letter.
 
     Args:
         stage: where it was found out.
@@ -64,19 +64,19 @@ class Superseded(TagstreamError):
 
 
 class Unavailable(TagstreamError):
-    """A neighbour (store, broker, cache, hub) does not answer, or not as it should. Retried. It becomes a record's own
-    fault only where the same neighbour serves others meanwhile (`workers.pipeline.blame`).
+    """A dependency (store, broker, cache, hub) does not answer, or not as it should. Retried. It becomes a record's own
+    fault only where the same dependency serves others meanwhile (`workers.pipeline.blame`).
 
     Args:
-        neighbour: "s3", "kafka", "redis", or, for downloads of models alone, "hub".
+        dependency: "s3", "kafka", "redis", or, for downloads of models alone, "hub".
         detail: one line that says what was tried and what came back.
         fault: what the answer says about the cause.
         advice: what a person should do about it, where that is known.
     """
 
-    def __init__(self, neighbour: str, detail: str, *, fault: Fault = "service", advice: str = "") -> None:
-        super().__init__(f"{neighbour}: {detail}")
-        self.neighbour = neighbour
+    def __init__(self, dependency: str, detail: str, *, fault: Fault = "service", advice: str = "") -> None:
+        super().__init__(f"{dependency}: {detail}")
+        self.dependency = dependency
         self.detail = detail
         self.fault: Fault = fault
         self.advice = advice
@@ -100,7 +100,7 @@ class Misconfigured(TagstreamError):
 
 
 class Broken(TagstreamError):
-    """This process can't go on: a broken device, a wedged client, a stolen transactional id. It exits with 3."""
+    """This process can't go on: a broken device, a stalled client, a stolen transactional id. It exits with 3."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -125,21 +125,21 @@ SKIPS = Counter("tagstream_skips", "Events skipped, by reason", labels=("reason"
 DROPPED_JOBS = Counter(
     "tagstream_dropped_jobs", "Jobs whose partition left while they were worked on; they come again elsewhere"
 )
-RUNS = Counter("tagstream_runs_published", "Runs of outcomes published and committed")
-RUNS_FAILED = Counter(
-    "tagstream_runs_failed", "Runs that were not, or not known to be, published, by cause", labels=("cause",)
+TRANSACTIONS = Counter("tagstream_transactions_published", "Runs of outcomes published and committed")
+TRANSACTIONS_FAILED = Counter(
+    "tagstream_transactions_failed", "Runs that were not, or not known to be, published, by cause", labels=("cause",)
 )
 RECOVERIES = Counter("tagstream_publisher_recoveries", "Producers rebuilt after a failed run")
 PUBLISH_SECONDS = Histogram("tagstream_publish_seconds", "From begin to commit of one run")
 EVENT_SECONDS = Histogram("tagstream_event_seconds", "From taking a record to its commit")
 STAGE_SECONDS = Histogram(
-    "tagstream_stage_seconds", "Time of one picture (a batch for annotate) in a stage", labels=("stage",)
+    "tagstream_stage_seconds", "Time of one image (a batch for annotate) in a stage", labels=("stage",)
 )
-BATCH_PICTURES = Histogram("tagstream_batch_pictures", "Pictures in a batch on the device", unit="1", buckets=SIZES)
+BATCH_IMAGES = Histogram("tagstream_batch_images", "Images in a batch on the device", unit="1", buckets=SIZES)
 SAFE_BATCH = Gauge("tagstream_safe_batch", "The batch size that is known to be safe on this device")
 IN_FLIGHT = ObservedGauge(
-    "tagstream_pictures_in_flight",
-    "Pictures between their record's arrival and its commit, by stage",
+    "tagstream_images_in_flight",
+    "Images between their record's arrival and its commit, by stage",
     labels=("stage",),
 )
 BUDGET_BYTES = ObservedGauge("tagstream_budget_bytes", "Bytes reserved of a budget", unit="By", labels=("budget",))
@@ -160,13 +160,13 @@ CACHE = Counter("tagstream_cache_lookups", "Cache look-ups by level and answer",
 CACHE_ERRORS = Counter(
     "tagstream_cache_errors", "Cache calls given up and values refused, by cause; each one is a miss", labels=("cause",)
 )
-COALESCED = Counter("tagstream_coalesced", "Pictures that took the answer of an equal one in flight")
+COALESCED = Counter("tagstream_coalesced", "Images that took the answer of an equal one in flight")
 BREAKERS = ObservedGauge(
     "tagstream_breakers",
     "Breakers by state: closed, open, half-open (a probe is on its way); of the object store one for each bucket",
-    labels=("neighbour", "state"),
+    labels=("dependency", "state"),
 )
-RETRIES = Counter("tagstream_retries", "Calls to a neighbour tried again", labels=("neighbour",))
+RETRIES = Counter("tagstream_retries", "Calls to a dependency tried again", labels=("dependency",))
 DECODERS_LOST = Counter(
     "tagstream_decoders_lost",
     "Decoding processes that ended before their time and were replaced, by cause: clock, death, bad-answer",

@@ -1,6 +1,6 @@
 """The seams of the pipeline: what it asks of the world, and nothing of how the world does it.
 
-Each Protocol has a contract suite (tests/contract) that runs on the in-memory twin (workers/backends/memory.py) and
+Each Protocol has a contract suite (tests/contract) that runs on the in-memory fake (workers/testing/memory.py) and
 on the real server. Raised errors are those of workers/errors.py; anything else is a bug.
 """
 
@@ -10,16 +10,16 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
-from workers.vocabulary import (
+from workers.types import (
+    Assignment,
     Caption,
-    Epoch,
+    DecodedImage,
     Facts,
     Fetched,
     Job,
     LabelScores,
     ObjectVersion,
     Partition,
-    Picture,
     Pixels,
     Polled,
     Run,
@@ -35,10 +35,10 @@ class RecordSource(Protocol):
     def poll(self, timeout_s: float) -> Polled:
         """Take all that has arrived, waiting at most `timeout_s` for the first record.
 
-        Records of one partition come in offset order (offsets may have gaps). An epoch ends by itself when its
+        Records of one partition come in offset order (offsets may have gaps). An assignment ends by itself when its
         partition is revoked or lost, or when the member id changes with or without a callback; a partition that we
-        still (or again) hold then starts a new epoch, as does one whose epoch the caller ended. Records are never of
-        an ended epoch at the time of the poll, nor of one that was not started.
+        still (or again) hold then starts a new assignment, as does one whose assignment the caller ended. Records are
+        never of an ended assignment at the time of the poll, nor of one that was not started.
 
         Raises:
             Misconfigured: a topic does not exist, or the group may not be joined.
@@ -46,14 +46,14 @@ class RecordSource(Protocol):
         """
         ...
 
-    def start(self, epoch: Epoch, offset: int) -> None:
-        """Deliver the epoch's partition from `offset` on. Does nothing when the epoch has ended."""
+    def start(self, assignment: Assignment, offset: int) -> None:
+        """Deliver the assignment's partition from `offset` on. Does nothing when the assignment has ended."""
         ...
 
     def pause(self, partitions: Sequence[Partition]) -> None:
         """Deliver nothing of these until `resume`; what is not assigned is ignored. Polling must go on.
 
-        A pause ends with its epoch: when the partition's next one is started, it delivers.
+        A pause ends with its assignment: when the partition's next one is started, it delivers.
         """
         ...
 
@@ -62,7 +62,7 @@ class RecordSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the group (ends every epoch). Bounded in time."""
+        """Leave the group (ends every assignment). Bounded in time."""
         ...
 
 
@@ -72,8 +72,8 @@ class Publisher(Protocol):
     max_message_bytes: Mapping[str, int]
     """For each output topic the largest `Message.size` that it takes; `recover` brings it up to date."""
 
-    lost: Mapping[Epoch, str]
-    """Epochs whose committed offset can't be had because a transaction on their partition never ends, each with a
+    lost: Mapping[Assignment, str]
+    """Assignments whose committed offset can't be had because a transaction on their partition never ends, each with a
     sentence for people (`transaction marker lost: …`). It goes when `committed` has an answer after all; those that
     have ended mean nothing. Replaced, never changed: any thread may read it."""
 
@@ -83,7 +83,7 @@ class Publisher(Protocol):
         Raises:
             Unpublished: not done, or not known to be. `recover` must follow, whatever the cause.
             Misconfigured: we are not allowed to publish.
-            Broken: a wedged client, or another process with our transactional id.
+            Broken: a stalled client, or another process with our transactional id.
         """
         ...
 
@@ -98,11 +98,11 @@ class Publisher(Protocol):
         """
         ...
 
-    def committed(self, epoch: Epoch) -> int | None:
-        """The group's committed offset of the epoch's partition, when no transaction on it is pending.
+    def committed(self, assignment: Assignment) -> int | None:
+        """The group's committed offset of the assignment's partition, when no transaction on it is pending.
 
         For a group without one: resolve TAGSTREAM_OFFSET_RESET to a position, commit it, return it.
-        None: the epoch has ended meanwhile, or there is no answer for now (ask again, also when it is `lost`: the
+        None: the assignment has ended meanwhile, or there is no answer for now (ask again, also when it is `lost`: the
         broker is then asked at a slow rate).
         """
         ...
@@ -112,7 +112,7 @@ class Publisher(Protocol):
         ...
 
     def stuck(self) -> str | None:
-        """What has been hanging although the neighbour answers others, or None. One watching thread's call.
+        """What has been hanging although the dependency answers others, or None. One watching thread's call.
 
         The publish thread can't be freed then: the process has to end.
         """
@@ -167,11 +167,11 @@ class ResultCache(Protocol):
     Two shapes of entry, both with a time to live: plain keys, and fields of a hash that go together.
     """
 
-    def recall(self, keys: Sequence[str]) -> list[bytes | None]:
+    def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
         """The values of these keys, one answer a key; None is a miss (or a cache that doesn't answer in time)."""
         ...
 
-    def recall_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+    def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
         """The values of these (hash, field) pairs, one answer a pair."""
         ...
 
@@ -210,7 +210,7 @@ class Intake(Protocol):
         """
         ...
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
         """Decode and transform, once, for every Transform the intake was made with. Fails with Rejected.
 
         Args:
@@ -219,7 +219,7 @@ class Intake(Protocol):
         ...
 
     def discard(self, fetched: Fetched) -> None:
-        """The bytes are not needed (a cache hit, an ended epoch)."""
+        """The bytes are not needed (a cache hit, an ended assignment)."""
         ...
 
     def close(self) -> None:
@@ -250,7 +250,7 @@ class Model(Protocol):
         ...
 
     def canary(self) -> Pixels:
-        """A picture that is known to be good, as its transform leaves it."""
+        """An image that is known to be good, as its transform leaves it."""
         ...
 
 
@@ -269,11 +269,11 @@ class Tagger(Model, Protocol):
     floor: float
     """Scores below are not kept."""
 
-    def forward(self, pictures: Sequence[Pixels]) -> Sequence[Any]:
+    def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
         """A list in, a list of the same length and order out, on the host.
 
         Raises:
-            OutOfMemoryError of the device as `MemoryError`; anything else blames a picture or the device.
+            OutOfMemoryError of the device as `MemoryError`; anything else blames an image or the device.
         """
         ...
 
@@ -290,14 +290,14 @@ class Tagger(Model, Protocol):
 class SubsetTagger(Tagger, Protocol):
     """A tagger to which fewer labels are less work. Optional: of others all labels are scored, and most not shown."""
 
-    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
-        """As `forward`, but each picture for its own labels alone; None means all that the tagger scores.
+    def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        """As `forward`, but each image for its own labels alone; None means all that the tagger scores.
 
         `postprocess` makes of an answer the scores that it makes of `forward`'s, without those of labels outside the
-        subset, whatever the other pictures of the batch are scored for.
+        subset, whatever the other images of the batch are scored for.
 
         Args:
-            subsets: one for each picture; their ids are among the labels that the tagger scores.
+            subsets: one for each image; their ids are among the labels that the tagger scores.
 
         Raises:
             As `forward`.
@@ -307,7 +307,7 @@ class SubsetTagger(Tagger, Protocol):
 
 @runtime_checkable
 class Captioner(Model, Protocol):
-    """Writes a caption of each picture under the guidance of a tag string."""
+    """Writes a caption of each image under the guidance of a tag string."""
 
     options_digest: str
     """Decoding options, as part of a cache key."""
@@ -316,8 +316,8 @@ class Captioner(Model, Protocol):
         """The exact guide string for these tag names."""
         ...
 
-    def forward(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
-        """As `Tagger.forward`; guides go with pictures one by one."""
+    def forward(self, images: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
+        """As `Tagger.forward`; guides go with images one by one."""
         ...
 
     def postprocess(self, raw: Any) -> Caption: ...

@@ -223,7 +223,7 @@ class Settings(BaseModel):
         "URL of the token service; by default `AWS_ENDPOINT_URL_STS`, AWS' own for AWS, and else the object store's",
     )
     buckets: Words = _setting("Object storage", (), "Buckets that events may name, comma separated. Required")
-    keys: Annotated[Words, Field(min_length=1)] = _setting(
+    key_globs: Annotated[Words, Field(min_length=1)] = _setting(
         "Object storage", ("*",), "Globs of keys to work on, comma separated; others are skipped. `*` crosses `/`"
     )
 
@@ -255,7 +255,7 @@ class Settings(BaseModel):
     precision: Annotated[Literal["tuned", "fp32", "bf16", "fp16", "int8"], BeforeValidator(_lower)] = _setting(
         "Models", "tuned", "`tuned` (what was measured for this device), `fp32`, `bf16`, `fp16` or `int8`"
     )
-    allow: OptionalFile = _setting(
+    labels_file: OptionalFile = _setting(
         "Models", None, "File with the names of the only labels to score, one a line; empty: all. Exact, and cheaper"
     )
     profiles: OptionalFile = _setting(
@@ -270,19 +270,19 @@ class Settings(BaseModel):
     max_object_bytes: Bytes = _setting("Limits", ByteSize(20 * MIB), "Largest object (`object-too-large`)")
     get_timeout_s: Seconds = _setting("Limits", 25.0, "Wall-clock of one GET")
     max_pixels: Count = _setting(
-        "Limits", 50_000_000, "Most pixels of a picture, read from its header (`too-many-pixels`)"
+        "Limits", 50_000_000, "Most pixels of an image, read from its header (`too-many-pixels`)"
     )
     min_side: Count = _setting("Limits", 3, "Shortest side in pixels (`too-small`)")
     formats: Annotated[Words, Field(min_length=1), AfterValidator(_check_formats)] = _setting(
-        "Limits", DECODABLE, "Picture formats to decode, comma separated"
+        "Limits", DECODABLE, "Image formats to decode, comma separated"
     )
     decode_timeout_s: Seconds = _setting(
-        "Limits", 20.0, "Wall-clock of decoding one picture, with `processes` (`decode-timeout`)"
+        "Limits", 20.0, "Wall-clock of decoding one image, with `processes` (`decode-timeout`)"
     )
     decode_memory: Bytes = _setting(
         "Limits",
         ByteSize(2048 * MIB),
-        "What decoding one picture may take: by its header's estimate, and in its child process (`decode-memory`)",
+        "What decoding one image may take: by its header's estimate, and in its child process (`decode-memory`)",
     )
     retry_s: Seconds = _setting(
         "Limits", 5.0, "A GET's passing failures (5xx, resets) are retried for so long; then its partition waits"
@@ -291,27 +291,29 @@ class Settings(BaseModel):
         "Limits", 60.0, "An object that fails for so long while others of its bucket read is dead-lettered"
     )
 
-    encoded_bytes: Bytes = _setting("Tuning", ByteSize(256 * MIB), "Memory for pictures as fetched")
-    decoded_bytes: Bytes = _setting("Tuning", ByteSize(512 * MIB), "Memory for pictures being decoded and batched")
+    encoded_bytes: Bytes = _setting("Tuning", ByteSize(256 * MIB), "Memory for images as fetched")
+    decoded_bytes: Bytes = _setting("Tuning", ByteSize(512 * MIB), "Memory for images being decoded and batched")
     polled_bytes: Bytes = _setting(
         "Tuning", ByteSize(32 * MIB), "Memory for records that wait, and for one batch of them (`batch-too-large`)"
     )
     ledger_bytes: Bytes = _setting("Tuning", ByteSize(64 * MIB), "Memory for outcomes that wait for those before them")
-    jobs_ahead: Count = _setting("Tuning", 2_000, "Most pictures of a partition ahead of its committed offset")
+    jobs_ahead: Count = _setting("Tuning", 2_000, "Most images of a partition ahead of its committed offset")
     max_batch: Annotated[int, Field(ge=0)] = _setting(
-        "Tuning", 0, "Pictures in a batch at most; 0: what tuning or the warm-up found"
+        "Tuning", 0, "Images in a batch at most; 0: what tuning or the warm-up found"
     )
     fetch_threads: Annotated[int, Field(ge=1, le=1024)] = _setting("Tuning", 16, "GETs at the same time")
     decode_threads: Annotated[int, Field(ge=0, le=256)] = _setting(
         "Tuning", 0, "Decodes at the same time; 0: one for each processor"
     )
-    intake: Annotated[Literal["threads", "processes"], BeforeValidator(_lower)] = _setting(
+    decoder: Annotated[Literal["threads", "processes"], BeforeValidator(_lower)] = _setting(
         "Tuning",
         "processes",
         "Where images are decoded: `processes` (Linux), closed off, which no image brings down, or `threads`",
     )
-    run_outcomes: Annotated[int, Field(ge=1, le=10_000)] = _setting("Tuning", 500, "Most outcomes of one transaction")
-    run_bytes: Bytes = _setting(
+    transaction_outcomes: Annotated[int, Field(ge=1, le=10_000)] = _setting(
+        "Tuning", 500, "Most outcomes of one transaction"
+    )
+    transaction_bytes: Bytes = _setting(
         "Tuning", ByteSize(4_000_000), "Most bytes of one transaction, unless the outcomes of one record are more"
     )
 
@@ -322,10 +324,10 @@ class Settings(BaseModel):
     drain_s: Seconds = _setting(
         "Running", 25.0, "After SIGTERM the work in hand may take so long; keep it below the grace period"
     )
-    wedged_s: Annotated[float, Field(ge=1, le=3600)] = _setting(
+    stall_timeout_s: Annotated[float, Field(ge=1, le=3600)] = _setting(
         "Running",
         60.0,
-        "Nothing moves of the work in hand, or one picture is worked on, for so long: the process says where, and ends",
+        "Nothing moves of the work in hand, or one image is worked on, for so long: the process says where, and ends",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
         "Running", "info", "`debug` (names keys), `info`, `warning` or `error`"
@@ -383,10 +385,10 @@ def _complaints(settings: Settings) -> Iterator[str]:
             yield f"the topic {topic!r} is both read and written: the worker would read its own output"
     if settings.max_object_bytes > settings.encoded_bytes:
         yield "TAGSTREAM_MAX_OBJECT_BYTES is above TAGSTREAM_ENCODED_BYTES: such an object could never be fetched"
-    if settings.intake == "processes" and 2 * settings.decode_timeout_s >= settings.wedged_s:
+    if settings.decoder == "processes" and 2 * settings.decode_timeout_s >= settings.stall_timeout_s:
         yield (
-            "TAGSTREAM_WEDGED_S is not above twice TAGSTREAM_DECODE_TIMEOUT_S: "
-            "a picture that hangs its decoder is tried twice, and would end the worker"
+            "TAGSTREAM_STALL_TIMEOUT_S is not above twice TAGSTREAM_DECODE_TIMEOUT_S: "
+            "an image that hangs its decoder is tried twice, and would end the worker"
         )
 
 

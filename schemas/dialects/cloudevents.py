@@ -1,6 +1,6 @@
 """CloudEvents 1.0 by the Kafka protocol binding: binary mode (headers `ce_*`) and structured mode (JSON).
 
-The data is an event in one of the other dialects. Without data, `dataref` may name the picture itself, as a URI
+The data is an event in one of the other dialects. Without data, `dataref` may name the image itself, as a URI
 `s3://bucket/key` (percent-encoded, optionally with `?versionId=`).
 """
 
@@ -159,14 +159,14 @@ def _is_json(media_type: str) -> bool:
 
 
 def _encoded(data: bytes | None, attributes: _Attributes) -> Document | None:
-    """The JSON object in `data`; None where `dataref` has to answer: the picture itself may travel along with it."""
+    """The JSON object in `data`; None where `dataref` has to answer: the image itself may travel along with it."""
     if not data:
         return None
     if not attributes.datacontenttype or _is_json(attributes.datacontenttype):
         return document(data)
     if attributes.dataref:
         return None
-    raise Unreadable("not-an-event", "the CloudEvent's data is not JSON; a picture is referred to by dataref")
+    raise Unreadable("not-an-event", "the CloudEvent's data is not JSON; an image is referred to by dataref")
 
 
 def _from_base64(text: object) -> bytes:

@@ -22,7 +22,7 @@ Etag = Annotated[Short, BeforeValidator(unquoted), AfterValidator(visible)]
 
 
 class ImageEventDocument(BaseModel):
-    """A picture to enrich, in this project's own words. Fields that are not named here are ignored."""
+    """An image to enrich, in this project's own words. Fields that are not named here are ignored."""
 
     model_config = ConfigDict(title="ImageEvent", frozen=True)
 

@@ -33,10 +33,10 @@ class ImageEvent:
     Args:
         id: the producer's id; for S3 the sequencer, or else `topic:partition:offset:index`.
         dialect: what the message was written in; events inside CloudEvents count as those.
-        action: "enrich": there is a picture; "retract": it is gone.
+        action: "enrich": there is an image; "retract": it is gone.
         index: counts the events inside one message, from 0.
         key: as the store knows it, nothing escaped.
-        version_id: of the object; None for the removal of a whole object, and for a picture whose version S3 calls
+        version_id: of the object; None for the removal of a whole object, and for an image whose version S3 calls
             "null". Only the removal of that one version names it so.
         etag: without quotes.
         size: bytes, where the event tells.

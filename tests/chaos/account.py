@@ -20,7 +20,7 @@ HEAD = f"| {' | '.join(_COLUMNS)} |\n{'|---' * len(_COLUMNS)}|\n"
 
 @dataclass
 class Account:
-    """One row of the report. The law is checked by lists of coordinates, never by ids."""
+    """One row of the report. The delivery invariant is checked by lists of coordinates, never by ids."""
 
     fault: str
     verdict: str = "not reached"

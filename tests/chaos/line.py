@@ -17,13 +17,13 @@ from tests.conftest import Stack
 from tests.integration.worker_process import Coordinates, Site, WorkerProcess, eventually, worker
 from workers.backends.kafka import KafkaEmitter, lag
 from workers.errors import TagstreamError
-from workers.vocabulary import Headers
+from workers.types import Headers
 
 Given = tuple[bytes | None, Headers]
 
 
 def in_flight(process: WorkerProcess) -> float:
-    return process.metric("tagstream_pictures_in_flight")
+    return process.metric("tagstream_images_in_flight")
 
 
 def held(process: WorkerProcess) -> float:
@@ -135,8 +135,8 @@ class SharedLine:
     def settle(
         self, account: Account, records: Sequence[Coordinates], letters: int = 0, expected: Sequence[Coordinates] = ()
     ) -> Results:
-        """Wait until all is committed, check the law for these records (and the order of all that there ever were, and
-        the bytes in flight), and answer their outcomes."""
+        """Wait until all is committed, check the delivery invariant for these records (and the order of all that there
+        ever were, and the bytes in flight), and answer their outcomes."""
         self.committed()
         found = self.results(records)
         account.settle(expected or records, found.coordinates, len(found.letters), letters)

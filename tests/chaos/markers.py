@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.vocabulary import Partition
+from workers.types import Partition
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 """Of a record batch, KIP-98: base offset, length, leader epoch, magic, CRC, attributes, last offset delta, two

@@ -89,7 +89,7 @@ class Growth:
     and at times some megabytes that an allocator has yet to give back.
 
     Args:
-        done: how many pictures it has done.
+        done: how many images it has done.
     """
 
     def __init__(self, pid: int, done: Callable[[], float]) -> None:
@@ -97,7 +97,7 @@ class Growth:
         self._done = done
         self._looks: list[int] = []
         self.samples: list[tuple[float, int]] = []
-        """(pictures done, bytes)."""
+        """(images done, bytes)."""
 
     def look(self) -> None:
         """Ten times in a second, as a poll or a commit may be under way."""
@@ -106,12 +106,12 @@ class Growth:
             time.sleep(_EVERY_S)
 
     def note(self) -> tuple[float, int]:
-        """Pictures done, and bytes held: the least that was seen since the last note."""
+        """Images done, and bytes held: the least that was seen since the last note."""
         self.samples.append((self._done(), min(self._looks)))
         self._looks.clear()
         return self.samples[-1]
 
     def mb_per_10_000(self) -> float:
-        """Megabytes per 10,000 pictures: the slope of the line that fits the samples best."""
+        """Megabytes per 10,000 images: the slope of the line that fits the samples best."""
         done, held = (np.array(column, np.float64) for column in zip(*self.samples, strict=True))
         return float(np.polyfit(done / 10_000, held / 1e6, 1)[0])

@@ -23,7 +23,7 @@ SESSION_S = 4
 
 BUSY = {
     "TAGSTREAM_REDIS_URL": "",
-    "TAGSTREAM_RUN_OUTCOMES": "8",
+    "TAGSTREAM_TRANSACTION_OUTCOMES": "8",
     "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S),
     "TAGSTREAM_JOBS_AHEAD": "30",
 }
@@ -35,16 +35,16 @@ def behind_proxy(broker: BrokerBehindProxy, **more: str) -> dict[str, str]:
     return {
         "TAGSTREAM_KAFKA_SERVERS": broker.proxied,
         "TAGSTREAM_REDIS_URL": "",
-        "TAGSTREAM_RUN_OUTCOMES": "4",
+        "TAGSTREAM_TRANSACTION_OUTCOMES": "4",
         **more,
     }
 
 
-def load(site: Site, records: int, pictures: int = 12, side: int = 96) -> None:
-    """Records for a while of work: few pictures, no cache, so that each is computed again or joins one in flight."""
-    for number in range(pictures):
+def load(site: Site, records: int, images: int = 12, side: int = 96) -> None:
+    """Records for a while of work: few images, no cache, so that each is computed again or joins one in flight."""
+    for number in range(images):
         site.upload(f"{number}.jpg", photo(number, side))
-    site.send([(site.own(f"{number % pictures}.jpg"), ()) for number in range(records)])
+    site.send([(site.own(f"{number % images}.jpg"), ()) for number in range(records)])
 
 
 def limit_messages(site: Site, topic: str, size: int) -> None:
@@ -57,11 +57,11 @@ def limit_messages(site: Site, topic: str, size: int) -> None:
 
 
 def published(process: WorkerProcess) -> float:
-    return process.metric("tagstream_runs_published_total")
+    return process.metric("tagstream_transactions_published_total")
 
 
 def failed(process: WorkerProcess, **labels: str) -> float:
-    return process.metric("tagstream_runs_failed_total", **labels)
+    return process.metric("tagstream_transactions_failed_total", **labels)
 
 
 def reads(process: WorkerProcess) -> bool:
@@ -75,7 +75,7 @@ def publishes(process: WorkerProcess) -> None:
 
 
 def busy(process: WorkerProcess) -> None:
-    """Until its metrics say that pictures are in flight and outcomes come out."""
+    """Until its metrics say that images are in flight and outcomes come out."""
     eventually(lambda: in_flight(process) > 0 and published(process) > 0, 60, process.said)
 
 
@@ -111,7 +111,7 @@ def come_through(site: Site, process: WorkerProcess, account: Account) -> None:
 
 
 def finish(site: Site, process: WorkerProcess, account: Account) -> None:
-    """`come_through`, and the law holds."""
+    """`come_through`, and the delivery invariant holds."""
     come_through(site, process, account)
     account.settle_site(site)
 

@@ -3,9 +3,9 @@
 Strikes come in bursts of one to three, some of them while the last one is still felt; after each burst every partition
 has to move again. One worker, the witness, is never struck itself: it lives as long as the soak does. After each
 fifth of the strikes the others leave, and it works off some loads alone and is looked at in between, so what it holds
-tells whether it grows with the pictures that it does and with what happens around it. The others decode in threads and
+tells whether it grows with the images that it does and with what happens around it. The others decode in threads and
 in processes, one each; the witness takes the default. There is no cache: every event fetches its object, and equal
-pictures in flight are decoded and annotated once.
+images in flight are decoded and annotated once.
 
 Prints a line for each burst and writes build/soak-report.md. SOAK_STRIKES says how many strikes, SOAK_MINUTES for how
 long at most, SOAK_SEED which. Leaves with 1 when a promise was not kept.
@@ -31,7 +31,7 @@ from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.valkey import Valkey
 
-PICTURES = 40
+IMAGES = 40
 INTAKES = ("threads", "processes")
 """Of the victims, one each."""
 PARTITIONS = 6
@@ -78,7 +78,7 @@ class Soak:
 
     def run(self) -> Findings:
         """All of it; answers what was found. No worker is left."""
-        for number in range(PICTURES):
+        for number in range(IMAGES):
             self._site.upload(f"{number}.jpg", photo(number, 96))
         witness = self._worker("witness")
         try:
@@ -96,7 +96,7 @@ class Soak:
         rests = _RESTS if self._plan.memory else 1
         began = time.monotonic()
         for rest in range(1, rests + 1):
-            self._victims = [self._worker(intake, TAGSTREAM_INTAKE=intake) for intake in INTAKES]
+            self._victims = [self._worker(intake, TAGSTREAM_DECODER=intake) for intake in INTAKES]
             for process in self._victims:
                 process.wait_ready()
             self._struck_again_and_again(witness, self._plan.strikes * rest // rests, began)
@@ -171,7 +171,7 @@ class Soak:
             self._send(_BACKLOG)
 
     def _send(self, records: int) -> None:
-        self._site.send([(self._site.own(f"{number % PICTURES}.jpg"), ()) for number in range(records)])
+        self._site.send([(self._site.own(f"{number % IMAGES}.jpg"), ()) for number in range(records)])
 
     def _recovery_s(self) -> float:
         """Seconds until every partition has moved on from where it stood, or is done."""
@@ -204,7 +204,7 @@ class Soak:
             self._caught_up(witness)
             growth.look()
         done, held = growth.note()
-        self._say(f"{done:,.0f} pictures done, {held / 1e6:.1f} MB held")
+        self._say(f"{done:,.0f} images done, {held / 1e6:.1f} MB held")
 
     def _caught_up(self, witness: WorkerProcess) -> None:
         eventually(lambda: self._offsets.behind() == 0, _PATIENCE_S, witness.log_tail)
@@ -223,7 +223,7 @@ class Soak:
             TAGSTREAM_KAFKA_SERVERS=self._broker.proxied,
             TAGSTREAM_REDIS_URL="",
             TAGSTREAM_KAFKA_SESSION_TIMEOUT_S="6",
-            TAGSTREAM_RUN_OUTCOMES="20",
+            TAGSTREAM_TRANSACTION_OUTCOMES="20",
             **settings,
         )
 

@@ -33,7 +33,7 @@ class Findings:
     mb_per_10_000: float | None = None
     """How fast the memory of the worker grows that was never struck."""
     at_rest: list[tuple[float, int]] = field(default_factory=list)
-    """What that worker held: (pictures done, bytes)."""
+    """What that worker held: (images done, bytes)."""
 
     @property
     def struck(self) -> int:
@@ -66,7 +66,7 @@ class Findings:
         unkept = {
             f"{self.lost} records have no outcome": self.lost,
             f"{self.twice} outcomes came twice": self.twice > sum(lost.records for lost in self.lost_markers),
-            f"{self.dead_lettered} healthy pictures were dead-lettered": self.dead_lettered,
+            f"{self.dead_lettered} healthy images were dead-lettered": self.dead_lettered,
             "outcomes of a partition came out of order": not self.in_order,
             f"{slowest[1]:.0f} s to recover from {slowest[0]}": slowest[1] > RECOVERS_WITHIN_S,
             f"a budget was overdrawn: {self.budgets}": any(part > 1 for part in self.budgets.values()),
@@ -76,7 +76,7 @@ class Findings:
 
     @property
     def _slope(self) -> str:
-        return "not judged" if self.mb_per_10_000 is None else f"{self.mb_per_10_000:+.2f} MB per 10,000 pictures"
+        return "not judged" if self.mb_per_10_000 is None else f"{self.mb_per_10_000:+.2f} MB per 10,000 images"
 
     def summary(self) -> str:
         return (
@@ -97,7 +97,7 @@ class Findings:
             f"{len(seconds)} bursts of one to three strikes. Until every partition moved again:",
             f"median {statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s.\n",
             f"Memory of the worker that was never struck: {self._slope}. After each fifth of the strikes it held:\n",
-            "| pictures | held at rest |\n|---|---|",
+            "| images | held at rest |\n|---|---|",
             *(f"| {done:,.0f} | {held / 1e6:.1f} MB |" for done, held in self.at_rest),
             "",
             f"Most that any worker ever reserved of its budgets: {budgets}.",

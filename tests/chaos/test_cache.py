@@ -39,7 +39,7 @@ def straight(line: SharedLine) -> Iterator[redis.Redis]:
 
 
 def fresh(line: SharedLine, number: int) -> list[Given]:
-    """New pictures and events that name their etags, which the cache's first level goes by."""
+    """New images and events that name their etags, which the cache's first level goes by."""
     keys = [f"cached-{next(_seeds)}.jpg" for _ in range(number)]
     return [(line.site.own(key, etag=line.site.upload(key, photo(next(_seeds)))), ()) for key in keys]
 
@@ -121,7 +121,7 @@ def test_a_full_cache(line: SharedLine, account: Account, straight: redis.Redis)
 
 @pytest.mark.parametrize("level", ["source", "scores"])
 def test_a_cache_that_evicts_its_level(line: SharedLine, account: Account, straight: redis.Redis, level: str) -> None:
-    """Guard: an entry that is gone is a miss, whatever is left of the other level; without it a picture would be
+    """Guard: an entry that is gone is a miss, whatever is left of the other level; without it an image would be
     published with what one level knows."""
     given = fresh(line, 6)
     landed = line.send(given)

@@ -45,11 +45,11 @@ def test_each_node_in_turn_is_lost_for_a_while(
     cluster: Cluster, town: Site, account: Account, tmp_path: Path, strike: Callable[[Node], None]
 ) -> None:
     """Guards: brokers are asked what became of a commit; taken for done, runs are lost when a node is killed or
-    freezes. PatientClient, without which the request to a killed node is never answered. Several tries at connecting,
-    without which a frozen node is waited for again and again, if chance has it. A pause before the coordinator is
-    asked for again, without which the log has thousands of lines of a node that was killed. A node that is stopped
-    hands over what it leads and asks for no rule of ours."""
-    settings = {"TAGSTREAM_REDIS_URL": "", "TAGSTREAM_RUN_OUTCOMES": "4"}
+    freezes. RetryingNetClient, without which the request to a killed node is never answered. Several tries at
+    connecting, without which a frozen node is waited for again and again, if chance has it. A pause before the
+    coordinator is asked for again, without which the log has thousands of lines of a node that was killed. A node that
+    is stopped hands over what it leads and asks for no rule of ours."""
+    settings = {"TAGSTREAM_REDIS_URL": "", "TAGSTREAM_TRANSACTION_OUTCOMES": "4"}
     with worker(town, "w", tmp_path, **settings) as process:
         load(town, 40)
         eventually(lambda: is_committed(town), 60, process.said)

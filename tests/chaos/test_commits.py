@@ -100,8 +100,9 @@ def test_a_commit_whose_answer_never_comes(
 def test_broker_goes_away_before_offsets_are_sent(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, how: str, away_s: int
 ) -> None:
-    """Guards: PatientClient, without which the request that finds no broker is dropped and never answered; and, for the
-    minute, the clock that does not count time without a broker, without which the worker ends instead of waiting."""
+    """Guards: RetryingNetClient, without which the request that finds no broker is dropped and never answered; and, for
+    the minute, the clock that does not count time without a broker, without which the worker ends instead of
+    waiting."""
     # No transaction may time out before a killed broker leads its partitions again: it would lose the marker.
     hesitation = tmp_path / "hesitation"
     settings = behind_proxy(
@@ -256,7 +257,7 @@ def test_an_outcome_that_is_too_large_for_its_topic_also_when_the_limit_came_lat
     with settled(outpost, "w", tmp_path) as process:
         before = failed(process)
         limit_messages(outpost, outpost.enriched, 700)
-        load(outpost, 3, pictures=3)
+        load(outpost, 3, images=3)
         eventually(lambda: failed(process) > before, 30, process.said)
         account.landed()
         account.over()

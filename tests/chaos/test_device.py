@@ -1,4 +1,4 @@
-"""The device or its model fails: a guilty picture pays alone, and a broken device never empties the topic."""
+"""The device or its model fails: a guilty image pays alone, and a broken device never empties the topic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
 from tests.chaos.line import is_committed
-from tests.chaos.unruly import Unruly, picture_of
+from tests.chaos.unruly import Unruly, image_of
 from tests.chaos.unruly_model import CURSED, SPEECHLESS, UNCOUNTABLE
 from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
 from workers.backends.kafka import lag
@@ -29,10 +29,10 @@ def unruly(tmp_path: Path) -> Unruly:
 
 
 def load(site: Site, records: int, first: int = 0) -> None:
-    """Sound pictures, each of its own bytes, and their events."""
+    """Sound images, each of its own bytes, and their events."""
     numbers = range(first, first + records)
     for number in numbers:
-        site.upload(f"{number}.png", picture_of(SOUND, number))
+        site.upload(f"{number}.png", image_of(SOUND, number))
     site.send([(site.own(f"{number}.png"), ()) for number in numbers])
 
 
@@ -82,7 +82,7 @@ def finish(site: Site, account: Account, folder: Path, settings: dict[str, str],
 
 
 def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
-    """Guards: the halving, without which pictures are blamed or the worker ends; the safe size that follows from it,
+    """Guards: the halving, without which images are blamed or the worker ends; the safe size that follows from it,
     without which each batch fails anew; its growth, without which one short spell makes the worker slow for ever."""
     unruly.order(memory=3, slow_s=0.03)
     load(home, 100)
@@ -99,7 +99,7 @@ def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, acc
         eventually(lambda: safe_batch(process) == 8, 30, process.said)
         account.recovered()
         eventually(lambda: is_committed(home), 60, process.said)
-        assert max(entry["pictures"] for entry in unruly.diary("runs")) == 8
+        assert max(entry["images"] for entry in unruly.diary("runs")) == 8
         assert process.terminate() == 0, process.said()
     account.settle_site(home)
 
@@ -107,22 +107,22 @@ def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, acc
 @pytest.mark.parametrize(
     "colour", [pytest.param(CURSED, id="raise"), pytest.param(UNCOUNTABLE, id="give scores that are no numbers")]
 )
-def test_a_picture_in_the_middle_of_a_batch_that_makes_the_tagger(
+def test_an_image_in_the_middle_of_a_batch_that_makes_the_tagger(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, colour: tuple[int, int, int]
 ) -> None:
-    """Guards: halving to the guilty picture (raise) and its second try alone (no numbers); without either the worker
+    """Guards: halving to the guilty image (raise) and its second try alone (no numbers); without either the worker
     ends, or those beside it are dead-lettered too."""
     unruly.order(slow_s=0.5)
-    home.upload("guilty.png", picture_of(colour))
+    home.upload("guilty.png", image_of(colour))
     load(home, 12)
     home.send([(home.own("guilty.png"), ())])
     load(home, 12, first=12)
     with worker(home, "w", tmp_path, **unruly.settings()) as process:
         eventually(lambda: is_committed(home), 60, process.said)
         if colour == CURSED:
-            assert max(entry["pictures"] for entry in unruly.diary("raises")) > 1, "it was never among others"
+            assert max(entry["images"] for entry in unruly.diary("raises")) > 1, "it was never among others"
         else:
-            assert max(entry["pictures"] for entry in unruly.diary("runs")) > 1
+            assert max(entry["images"] for entry in unruly.diary("runs")) > 1
         account.landed()
         assert process.terminate() == 0, process.said()
     account.settle_site(home, letters=1)
@@ -132,18 +132,18 @@ def test_a_picture_in_the_middle_of_a_batch_that_makes_the_tagger(
     assert {image.source.key for image in images} == {f"{number}.png" for number in range(24)}
 
 
-def test_a_picture_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
+def test_an_image_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: halving to the guilty picture. Its tags are published as `partial`, and a letter tells of its caption."""
+    """Guard: halving to the guilty image. Its tags are published as `partial`, and a letter tells of its caption."""
     unruly.order(captioner={"slow_s": 0.5})
-    home.upload("guilty.png", picture_of(SPEECHLESS))
+    home.upload("guilty.png", image_of(SPEECHLESS))
     load(home, 12)
     home.send([(home.own("guilty.png"), ())])
     load(home, 12, first=12)
     with worker(home, "w", tmp_path, **unruly.settings(captions=True)) as process:
         eventually(lambda: is_committed(home), 60, process.said)
-        assert max(entry["pictures"] for entry in unruly.diary("raises", "captioner")) > 1, "it was never among others"
+        assert max(entry["images"] for entry in unruly.diary("raises", "captioner")) > 1, "it was never among others"
         account.landed()
         assert process.terminate() == 0, process.said()
     images = [image for image in home.outputs() if isinstance(image, EnrichedImage)]
@@ -164,12 +164,12 @@ def test_a_picture_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
 def test_every_batch_fails_at_batches_of(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
 ) -> None:
-    """Guard: the canary before any blame, which ends the worker at the first batch; without it pictures are
+    """Guard: the canary before any blame, which ends the worker at the first batch; without it images are
     dead-lettered until the ceiling on blame is reached."""
     unruly.order(broken=True)
     load(home, 60)
     settings = unruly.settings() | {"TAGSTREAM_MAX_BATCH": max_batch}
-    gives_up(home, unruly, account, tmp_path, "the device fails on a picture that is known to be good", **settings)
+    gives_up(home, unruly, account, tmp_path, "the device fails on an image that is known to be good", **settings)
     assert_untouched(home, 60)
     unruly.order()
     finish(home, account, tmp_path, settings)
@@ -180,7 +180,7 @@ def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Accoun
     unruly.order(good=30, slow_s=0.1)
     load(home, 120)
     gives_up(
-        home, unruly, account, tmp_path, "the device fails on a picture that is known to be good", **unruly.settings()
+        home, unruly, account, tmp_path, "the device fails on an image that is known to be good", **unruly.settings()
     )
     assert 0 < len(home.outcomes()) <= 30, "it broke too early or too late to prove anything"
     assert home.letters() == []
@@ -189,14 +189,14 @@ def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Accoun
 
 
 @pytest.mark.parametrize("max_batch", ["8", "1"])
-def test_every_picture_but_the_known_good_one_fails_at_batches_of(
+def test_every_image_but_the_known_good_one_fails_at_batches_of(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
 ) -> None:
     """Guard: the ceiling on blame (`Ceiling`); without it a fault that spares the canary empties the topic."""
     unruly.order(knows_one=True)
     load(home, 60)
     settings = unruly.settings() | {"TAGSTREAM_MAX_BATCH": max_batch}
-    gives_up(home, unruly, account, tmp_path, "20 of the last 20 pictures made the model fail", **settings)
+    gives_up(home, unruly, account, tmp_path, "20 of the last 20 images made the model fail", **settings)
     assert len(unruly.diary("fails")) >= 20
     letters = len(home.letters())
     assert letters < 20
@@ -206,7 +206,7 @@ def test_every_picture_but_the_known_good_one_fails_at_batches_of(
 
 
 @pytest.mark.parametrize("captions", [pytest.param(False, id="no captions"), pytest.param(True, id="captions")])
-def test_scores_that_are_no_numbers_for_every_picture(
+def test_scores_that_are_no_numbers_for_every_image(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, captions: bool
 ) -> None:
     """Guards: scores are looked at (else they are published), and the canary's too (else all are dead-lettered).
@@ -221,7 +221,8 @@ def test_scores_that_are_no_numbers_for_every_picture(
 
 
 def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
-    """Guard: the device's clock of 15 s; without it only the clocks of `TAGSTREAM_WEDGED_S` see that nothing moves."""
+    """Guard: the device's clock of 15 s; without it only the clocks of `TAGSTREAM_STALL_TIMEOUT_S` see that nothing
+    moves."""
     unruly.order(hangs=True)
     load(home, 20)
     with worker(home, "w", tmp_path, **unruly.settings()) as process:
@@ -230,7 +231,7 @@ def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_pat
         eventually(lambda: process.get("/livez")[0] == 503, 20, process.said)
         assert process.wait_gone(20) == 3, process.said()
         assert time.monotonic() - unruly.diary("hangs")[0]["at"] < HANG_ENDS_WITHIN_S
-        assert "wedged: the device has worked on one batch for" in process.said()
+        assert "stalled: the device has worked on one batch for" in process.said()
         assert 'unruly_model.py", line' in process.said(), "the stack of the device thread is missing"
     assert_untouched(home, 20)
     unruly.order()
@@ -256,7 +257,7 @@ def test_wrong_answers_of(
     captioner: dict[str, object],
     says: str,
 ) -> None:
-    """Guard: answers are counted and measured where they come in (`answers.py`); without it a picture gets the scores
+    """Guard: answers are counted and measured where they come in (`answers.py`); without it an image gets the scores
     of another, or the worker ends with a stack trace that names nobody."""
     unruly.order(captioner=captioner, **tagger)
     load(home, 20)

@@ -10,11 +10,11 @@ import pytest
 from tests.chaos.memory import Growth
 
 
-def after(pictures: int, leaks_mb: float) -> Growth:
-    """Of a family that at rest holds up to 4 MB more or less, and loses so much for good per 10,000 pictures."""
+def after(images: int, leaks_mb: float) -> Growth:
+    """Of a family that at rest holds up to 4 MB more or less, and loses so much for good per 10,000 images."""
     chance = random.Random(3)
     growth = Growth(0, lambda: 0.0)
-    for done in range(2_000, pictures, 2_000):
+    for done in range(2_000, images, 2_000):
         growth.samples.append((done, int(1e6 * (600 + chance.uniform(-4, 4) + leaks_mb * done / 10_000))))
     return growth
 

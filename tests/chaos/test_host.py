@@ -83,7 +83,7 @@ def on_small_disk(site: Site, folder: Path, **more: str) -> Iterator[OnSmallDisk
 @pytest.mark.parametrize("when", ["from the start", "midway"])
 def test_the_disk_of_the_state_folder_is_full(home: Site, account: Account, tmp_path: Path, when: str) -> None:
     """Guard: a journal that can't be written is done without; as an error it would end the worker, for nothing."""
-    load(home, 500, pictures=40)
+    load(home, 500, images=40)
     fill = "cat /dev/zero > filler 2> /dev/null || true" if when == "from the start" else "true"
     with on_small_disk(home, tmp_path, fill=fill, **BUSY) as process:
         busy(process)
@@ -125,7 +125,7 @@ def test_a_state_folder_that_can_not_be_written(home: Site, account: Account, tm
 def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path: Path, hours: int) -> None:
     """Guards: monotonic clocks for all that waits, counts or gives up, without which the object that fails when the
     clock jumps is dead-lettered at once (forwards), or asked for again in an hour (backwards); and signatures on the
-    store's time, without which it refuses every picture until somebody sets the clock right."""
+    store's time, without which it refuses every image until somebody sets the clock right."""
     wall_clock = tmp_path / "wall-clock"
     wall_clock.write_text("0")
     path = os.pathsep.join([str(Path(__file__).parent / "wall_clock"), str(_ROOT)])
@@ -142,10 +142,10 @@ def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path:
         store.lies["fails.jpg"] = says(503)
         home.upload("fails.jpg", photo(9_999))
         home.send([(home.own("fails.jpg"), ())])
-        load(home, 300, pictures=300)
+        load(home, 300, images=300)
         with worker(home, "w", tmp_path, **settings) as process:
             busy(process)
-            eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="wait-neighbour") > 0, 30)
+            eventually(lambda: process.metric("tagstream_images_in_flight", stage="wait-store") > 0, 30)
             fresh = tmp_path / "wall-clock.new"
             fresh.write_text(str(3600 * hours))
             fresh.replace(wall_clock)
@@ -159,11 +159,11 @@ def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path:
             eventually(lambda: published(process) > before or is_committed(home), 30)
             account.recovered()
             eventually(lambda: is_committed(home), 60, process.said)
-            load(home, 100, pictures=100)
+            load(home, 100, images=100)
             eventually(lambda: is_committed(home), 60, process.said)
             assert process.get("/livez")[0] == 200
             assert sum(image.cache.tags == "hit" for image in images(home)) >= 90, "the cache forgot"
-            assert "wedged" not in process.said()
+            assert "stalled" not in process.said()
             finish(home, process, account)
 
 
@@ -184,7 +184,7 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
     """Guard: the drain; without it what is in hand stays behind, and is done again by the next."""
     moments = random.Random(11)
     for _ in range(10):
-        load(home, 300, pictures=40)
+        load(home, 300, images=40)
         with worker(home, "w", tmp_path, **BUSY) as process:
             eventually(lambda process=process: in_flight(process) > 0, 30, process.said)  # type: ignore[misc]
             account.landed()
@@ -202,18 +202,18 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
 
 def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, account: Account, tmp_path: Path) -> None:
     """Guard: a decoder's clock counts the time in which somebody watched it; by the plain clock the one that is at a
-    picture when all fall asleep would have been at it for twenty seconds on waking, and be killed for it."""
+    image when all fall asleep would have been at it for twenty seconds on waking, and be killed for it."""
     settings = BUSY | {
-        "TAGSTREAM_INTAKE": "processes",
+        "TAGSTREAM_DECODER": "processes",
         "TAGSTREAM_DECODE_TIMEOUT_S": str(2 * DAWDLES_S),
         "PYTHONPATH": str(BROKEN_CODEC),
     }
     home.upload("slow.png", png_that("dawdles", "at first"))
     home.send([(home.own("slow.png"), ())])
-    load(home, 300, pictures=40, side=700)
+    load(home, 300, images=40, side=700)
     with worker(home, "w", tmp_path, **settings) as process:
         assert process.pid is not None
-        eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="decode") > 0, 30, process.said)
+        eventually(lambda: process.metric("tagstream_images_in_flight", stage="decode") > 0, 30, process.said)
         family = [pid for pid in with_descendants(process.pid) if lives(pid)]
         assert len(family) > 2, "no children were found"
         for pid in family:
@@ -222,7 +222,7 @@ def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, ac
             done = len(home.outcomes())
             assert done < 300
             time.sleep(20)
-            assert len(home.outcomes()) - done <= int(BUSY["TAGSTREAM_RUN_OUTCOMES"])
+            assert len(home.outcomes()) - done <= int(BUSY["TAGSTREAM_TRANSACTION_OUTCOMES"])
             account.landed()
         finally:
             for pid in family:

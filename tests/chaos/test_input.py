@@ -92,18 +92,18 @@ def test_a_message_of_a_thousand_records(line: SharedLine, healthy: Given, accou
 
 
 @pytest.mark.chaos
-def test_a_thousand_events_for_one_new_picture(line: SharedLine, account: Account) -> None:
-    """Guards: equal pictures in flight are one flight, and what it brought is remembered. Without the first a whole
+def test_a_thousand_events_for_one_new_image(line: SharedLine, account: Account) -> None:
+    """Guards: equal images in flight are one flight, and what it brought is remembered. Without the first a whole
     batch of them is computed, without the second each that comes later."""
     line.site.upload("viral.jpg", photo(10_000))
     worker = line.worker
-    before = worker.metric("tagstream_batch_pictures_sum")
+    before = worker.metric("tagstream_batch_images_sum")
     shared = worker.metric("tagstream_coalesced_total")
     records = line.send([(line.site.own("viral.jpg", id=f"{number}"), ()) for number in range(1_000)])
     account.landed()
     found = line.settle(account, records)
     assert found.keys == ["viral.jpg"] * 1_000
-    assert worker.metric("tagstream_batch_pictures_sum") - before == 1
+    assert worker.metric("tagstream_batch_images_sum") - before == 1
     assert worker.metric("tagstream_coalesced_total") > shared
     assert sum(image.cache.tags == "hit" for image in found.images) > 500
 

@@ -1,4 +1,4 @@
-"""Pictures that bring their decoder down, in the middle of a load: with `processes` each costs itself and nobody else,
+"""Images that bring their decoder down, in the middle of a load: with `processes` each costs itself and nobody else,
 with `threads` the worker with it, three times at most."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         stack,
         tmp_path_factory.mktemp("decoders"),
         PYTHONPATH=str(FOLDER),
-        TAGSTREAM_INTAKE="processes",
+        TAGSTREAM_DECODER="processes",
         TAGSTREAM_DECODE_THREADS="2",
         TAGSTREAM_DECODE_TIMEOUT_S=str(CLOCK_S),
         TAGSTREAM_DECODE_MEMORY="256MiB",
@@ -41,7 +41,7 @@ def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def upload_sound(site: Site, count: int) -> list[str]:
-    """Keys of pictures that nobody has seen before."""
+    """Keys of images that nobody has seen before."""
     keys = [f"sound-{next(_seeds)}.jpg" for _ in range(count)]
     for key in keys:
         site.upload(key, photo(int(key[6:-4])))
@@ -59,7 +59,7 @@ def living_decoders(process: WorkerProcess) -> set[int]:
 
 @dataclass(frozen=True)
 class Deed:
-    """What a picture does to its decoder, how many it costs, and what is said of it; None: it comes through."""
+    """What an image does to its decoder, how many it costs, and what is said of it; None: it comes through."""
 
     does: str
     cause: str = ""
@@ -68,7 +68,7 @@ class Deed:
     in_header: bool = False
     once: bool = False
 
-    def picture(self, folder: Path) -> bytes:
+    def image(self, folder: Path) -> bytes:
         return png_that(self.does, folder.name if self.once else "", in_header=self.in_header)
 
 
@@ -87,10 +87,10 @@ class Deed:
         pytest.param(Deed("dies", "death", 1, once=True), id="is in hand when its decoder is killed from outside"),
     ],
 )
-def test_a_picture_that(decoders: SharedLine, account: Account, tmp_path: Path, deed: Deed) -> None:
+def test_an_image_that(decoders: SharedLine, account: Account, tmp_path: Path, deed: Deed) -> None:
     """Guards: the clock of a decoder, without which one that hangs is never replaced; RLIMIT_AS, without which one
     may take the machine's memory; the sandbox, without which one that is taken over has what the worker has; the second
-    try, without which a slow machine or an operator's kill costs a sound picture; the orders that the supervisor keeps,
+    try, without which a slow machine or an operator's kill costs a sound image; the orders that the supervisor keeps,
     without which what a dead child had in hand is lost."""
     process, site = decoders.worker, decoders.site
     eventually(lambda: len(living_decoders(process)) == 2, 30, process.said)
@@ -98,7 +98,7 @@ def test_a_picture_that(decoders: SharedLine, account: Account, tmp_path: Path, 
     refused = partial(process.metric, "tagstream_dead_letters_total", reason=str(deed.reason))
     refused_before = refused()
     sound = upload_sound(site, 60)
-    site.upload("deed.png", deed.picture(tmp_path))
+    site.upload("deed.png", deed.image(tmp_path))
     given: list[Given] = [(site.own(key), ()) for key in [*sound[:20], "deed.png", *sound[20:]]]
     records = decoders.send(given)
     eventually(lambda: lost_decoders(process, deed.cause) == lost + deed.costs, 60, process.said)
@@ -114,20 +114,20 @@ def test_a_picture_that(decoders: SharedLine, account: Account, tmp_path: Path, 
     assert found.keys == sorted(sound if deed.reason else [*sound, "deed.png"])
 
 
-def test_others_are_decoded_while_a_picture_hangs(decoders: SharedLine, account: Account) -> None:
+def test_others_are_decoded_while_an_image_hangs(decoders: SharedLine, account: Account) -> None:
     """Guard: a child whose decoder hangs is given nothing new; without that, what it was given waits for its end."""
     process, site = decoders.worker, decoders.site
     lost = lost_decoders(process, "clock")
     site.upload("hangs.png", png_that("hangs"))
     sound = upload_sound(site, 40)
     records = decoders.send([(site.own("hangs.png"), ())], b"a partition of its own")
-    eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="decode") == 1, 10, process.said)
+    eventually(lambda: process.metric("tagstream_images_in_flight", stage="decode") == 1, 10, process.said)
     account.landed()
     stuck = records[0][0]
     records += decoders.send([(site.own(key), ()) for key in sound])
     others = [place for place in records if place[0] != stuck]
     eventually(lambda: set(others) <= set(site.outcomes()), 2 * CLOCK_S, process.said)
-    assert lost_decoders(process, "clock") <= lost + 1, "the picture was given up before the others were done"
+    assert lost_decoders(process, "clock") <= lost + 1, "the image was given up before the others were done"
     account.over()
     account.recovered()
     assert decoders.settle(account, records, letters=1).reasons == ["decode-timeout"]
@@ -135,9 +135,9 @@ def test_others_are_decoded_while_a_picture_hangs(decoders: SharedLine, account:
 
 THREADS = {
     "PYTHONPATH": str(FOLDER),
-    "TAGSTREAM_INTAKE": "threads",
+    "TAGSTREAM_DECODER": "threads",
     "TAGSTREAM_DECODE_THREADS": "2",
-    "TAGSTREAM_WEDGED_S": "4",
+    "TAGSTREAM_STALL_TIMEOUT_S": "4",
     "TAGSTREAM_REDIS_URL": "",
 }
 
@@ -163,8 +163,8 @@ def _over(process: WorkerProcess, site: Site) -> bool:
     return not process.running or is_committed(site)
 
 
-def test_a_picture_that_kills_the_process(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: the journal, without which the picture kills the worker for ever; its two deaths alone, without which
+def test_an_image_that_kills_the_process(home: Site, account: Account, tmp_path: Path) -> None:
+    """Guard: the journal, without which the image kills the worker for ever; its two deaths alone, without which
     whoever was in hand beside it would pay."""
     sound = upload_sound(home, 60)
     home.upload("kills.png", png_that("aborts"))
@@ -176,16 +176,16 @@ def test_a_picture_that_kills_the_process(home: Site, account: Account, tmp_path
     assert [failure.reason for letter in home.letters() for failure in letter.failures] == ["kills-worker"]
 
 
-def test_a_picture_that_hangs_its_decoding_thread_while_others_go_on(
+def test_an_image_that_hangs_its_decoding_thread_while_others_go_on(
     home: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: a clock for each picture that is in a working stage; by a clock for the line as a whole, all is well as
+    """Guard: a clock for each image that is in a working stage; by a clock for the line as a whole, all is well as
     long as other partitions move. And the journal, as above."""
     home.upload("hangs.png", png_that("hangs"))
     home.send([(home.own("hangs.png"), ())])
     process = WorkerProcess(home, "w", tmp_path, **THREADS)
     try:
-        eventually(lambda: process.metric("tagstream_pictures_in_flight", stage="decode") == 1, 60, process.said)
+        eventually(lambda: process.metric("tagstream_images_in_flight", stage="decode") == 1, 60, process.said)
         account.landed()
         hung_at, done = time.monotonic(), 0.0
         while process.running:
@@ -194,8 +194,8 @@ def test_a_picture_that_hangs_its_decoding_thread_while_others_go_on(
             home.send([(home.own(key), ()) for key in upload_sound(home, 4)])
             time.sleep(0.5)
         assert process.exit_code == 3, process.said()
-        assert done > 0, "no other picture came through beside the one that hangs"
-        assert "wedged" in process.said()
+        assert done > 0, "no other image came through beside the one that hangs"
+        assert "stalled" in process.said()
     finally:
         process.kill()
     assert run_to_the_end(home, tmp_path) == [3, 3]

@@ -67,7 +67,7 @@ def test_a_dead_network_to_the_broker(
 def test_two_processes_with_one_transactional_id(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: StolenId; without it the two would take the id from each other for ever and say nothing."""
+    """Guard: FencingDetector; without it the two would take the id from each other for ever and say nothing."""
     load(outpost, 40)
     twin = behind_proxy(broker, TAGSTREAM_TRANSACTIONAL_ID="one-id")
     with (
@@ -93,7 +93,7 @@ def test_two_processes_with_one_transactional_id(
 
 @contextmanager
 def feeding(site: Site) -> Iterator[None]:
-    """Records of a known picture keep coming."""
+    """Records of a known image keep coming."""
     stop = threading.Event()
 
     def feed() -> None:

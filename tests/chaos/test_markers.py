@@ -10,9 +10,9 @@ from tests.chaos.markers import LostMarker, lost_markers
 TRANSACTION, MARKER = 1 << 4, 1 << 4 | 1 << 5
 
 
-def batch(offset: int, attributes: int, producer: int, epoch: int) -> bytes:
+def batch(offset: int, attributes: int, producer: int, assignment: int) -> bytes:
     """A batch with one record of four bytes that nobody reads."""
-    head = struct.pack(">qiibIhiqqqhii", offset, 53, 0, 2, 0, attributes, 0, 0, 0, producer, epoch, 0, 1)
+    head = struct.pack(">qiibIhiqqqhii", offset, 53, 0, 2, 0, attributes, 0, 0, 0, producer, assignment, 0, 1)
     return head + b"\0\0\0\0"
 
 
@@ -23,7 +23,7 @@ def log(folder: Path, *batches: bytes) -> Path:
     return folder
 
 
-def test_an_epoch_that_begins_in_an_open_transaction_tells_of_a_lost_marker(tmp_path: Path) -> None:
+def test_an_assignment_that_begins_in_an_open_transaction_tells_of_a_lost_marker(tmp_path: Path) -> None:
     folder = log(
         tmp_path,
         batch(0, TRANSACTION, 7, 0),

@@ -21,7 +21,7 @@ from tests.chaos.memory import Watched, resident
 from tests.conftest import Stack
 from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
 from tests.processes import children
-from tests.unit.intake.pictures import encoded, png_chunk
+from tests.unit.intake.images import encoded, png_chunk
 from workers.backends.kafka import lag
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -31,7 +31,7 @@ TIMES = 10
 DECODERS = 6
 """More than budgets have room for, so that it is the budgets that hold them back."""
 AHEAD = 14
-"""Pictures in hand at most: far more than budgets have room for, and fewer than there are."""
+"""Images in hand at most: far more than budgets have room for, and fewer than there are."""
 POLLED_BYTES, LEDGER_BYTES = 64 << 10, 4 * MIB
 ALLOWED_BYTES = 48 * MIB
 """Above the sum of the budgets, and kept afterwards: by the C library, the clients and the decoders."""
@@ -78,7 +78,7 @@ class Store:
 
 
 def uploaded(stack: Stack, name: str, bodies: Iterator[bytes]) -> list[str]:
-    """The keys of these, in a bucket of this name, and beside them a few small pictures."""
+    """The keys of these, in a bucket of this name, and beside them a few small images."""
     site = Site(stack, name)
     for number in range(DECODERS):
         site.upload(f"small-{number}.jpg", photo(number))
@@ -109,8 +109,8 @@ def vast(stack: Stack) -> Store:
     """JPEGs and PNGs of 50 megapixels and some hundred kB; two fit into the budget."""
 
     def bodies() -> Iterator[bytes]:
-        picture = Image.new("RGB", (8_000, 6_250), (200, 120, 40))
-        jpeg, png = encoded(picture, "jpeg"), encoded(picture, "png", compress_level=1)
+        image = Image.new("RGB", (8_000, 6_250), (200, 120, 40))
+        jpeg, png = encoded(image, "jpeg"), encoded(image, "png", compress_level=1)
         for number in range(TIMES):
             text = b"%04d" % number  # no two are equal: equal ones would be decoded once
             yield jpeg[:2] + b"\xff\xfe\0\x06" + text + jpeg[2:]
@@ -136,7 +136,7 @@ def overload(site: Site, store: Store, account: Account, folder: Path, intake: s
         # An event's size counts while it waits; nobody reads its note.
         site.send([(site.own(key, bucket=store.bucket, note="n" * 16_000, **said), ()) for key in keys])
 
-    with worker(site, "w", folder, **SMALL, **store.settings, TAGSTREAM_INTAKE=intake) as process:
+    with worker(site, "w", folder, **SMALL, **store.settings, TAGSTREAM_DECODER=intake) as process:
         assert process.pid is not None
         send([f"small-{number}.jpg" for number in range(DECODERS)])
         eventually(lambda: is_committed(site), 60, process.said)
@@ -183,7 +183,7 @@ def test_ten_times_the_objects_of_20_mb_of_which_each_event_says_one_byte(
 
 
 @pytest.mark.parametrize("intake", ["processes", "threads"])
-def test_ten_times_the_pictures_of_50_megapixels(
+def test_ten_times_the_images_of_50_megapixels(
     site: Site, vast: Store, account: Account, tmp_path: Path, intake: str
 ) -> None:
     """Guard: a decode is reserved by what its header says, without which each decoder takes its 200 MB at once."""

@@ -30,7 +30,7 @@ from tests.chaos.scenes import (
 from tests.chaos.unruly import Unruly
 from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
 from workers.backends.kafka import KafkaRecordSource, ensure_topics
-from workers.vocabulary import Epoch
+from workers.types import Assignment
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -39,7 +39,7 @@ LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60"}
 
 
 @contextmanager
-def guest(site: Site, topic: str, taken: set[Epoch] | None = None) -> Iterator[KafkaRecordSource]:
+def guest(site: Site, topic: str, taken: set[Assignment] | None = None) -> Iterator[KafkaRecordSource]:
     """A member of the group that is no worker: it takes its part of a topic, does nothing with it, and leaves.
 
     Args:
@@ -101,7 +101,7 @@ def comes_through_all(site: Site, account: Account, *crowd: WorkerProcess) -> No
 def test_partitions_move_between_the_flush_and_the_offsets(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: an epoch that has ended refuses the run. The broker lets a valid member commit for any partition, and
+    """Guard: an assignment that has ended refuses the run. The broker lets a valid member commit for any partition, and
     the outcomes that the new owner has published come a second time."""
     settings = behind_proxy(broker, **LONG_SESSION)
     with (
@@ -154,8 +154,8 @@ def test_a_worker_frozen_between_the_flush_and_the_offsets(
 def test_a_worker_frozen_while_it_rejoins(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: a new member id ends the epochs. A member that was about to join anyway gets its partitions back under a
-    new id and no callback tells; going on as if nothing had been, it is refused for ever."""
+    """Guard: a new member id ends the assignments. A member that was about to join anyway gets its partitions back
+    under a new id and no callback tells; going on as if nothing had been, it is refused for ever."""
     settings = behind_proxy(broker, TAGSTREAM_KAFKA_SESSION_TIMEOUT_S=str(SESSION_S))
     straight = settings | {"TAGSTREAM_KAFKA_SERVERS": broker.servers}
     with settled(outpost, "w", tmp_path, **settings) as sleeper:
@@ -206,7 +206,7 @@ def test_a_join_that_the_client_forgets(
 def test_partitions_move_during_a_batch(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: the ledger drops what was worked on for an ended epoch; the new owner computes it again."""
+    """Guard: the ledger drops what was worked on for an ended assignment; the new owner computes it again."""
     unruly = Unruly(tmp_path / "package")
     settings = behind_proxy(broker, **LONG_SESSION)
     with (
@@ -215,7 +215,7 @@ def test_partitions_move_during_a_batch(
     ):
         unruly.order(slow_s=4)
         load(outpost, 80)
-        eventually(lambda: loser.metric("tagstream_pictures_in_flight", stage="annotate") > 0, 20, loser.said)
+        eventually(lambda: loser.metric("tagstream_images_in_flight", stage="annotate") > 0, 20, loser.said)
         joining.release()
         eventually(lambda: published(winner) > 0, 30, winner.said)
         account.landed()
@@ -268,7 +268,7 @@ def test_offsets_are_refused_because_a_member_has_joined(
 def test_retained_partitions_are_read_on_after_every_rebalance(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
 ) -> None:
-    """Guard: a new generation by itself ends no epoch; else each join costs the work in hand, read again."""
+    """Guard: a new generation by itself ends no assignment; else each join costs the work in hand, read again."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         for _ in range(4):
             sent = broker.proxy.hold(Api.PRODUCE, "answer")
@@ -292,7 +292,7 @@ def test_a_storm_of_rebalances(home: Site, account: Account, tmp_path: Path) -> 
     twice: here partitions go and come back. The guards of the tests above are needed all at once and in no order."""
     over = threading.Event()
     generations: set[int] = set()
-    taken: set[Epoch] = set()
+    taken: set[Assignment] = set()
 
     def come_and_go(seed: int) -> None:
         moments = random.Random(seed)

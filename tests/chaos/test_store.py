@@ -27,7 +27,7 @@ def _truth_again(line: SharedLine) -> Iterator[None]:
 
 
 def fresh(line: SharedLine, *keys: str) -> list[Given]:
-    """New pictures that no cache knows, and their events."""
+    """New images that no cache knows, and their events."""
     for key in keys:
         line.site.upload(key, photo(next(_seeds)))
     return [(line.site.own(key), ()) for key in keys]
@@ -84,7 +84,7 @@ def test_one_object_whose_get_is(line: SharedLine, account: Account, lie: Lie, r
     ],
 )
 def test_a_get_that_fails_by(line: SharedLine, account: Account, lie: Lie, times: int) -> None:
-    """Guard: passing failures are retried with a growing wait; without it a healthy picture is dead-lettered."""
+    """Guard: passing failures are retried with a growing wait; without it a healthy image is dead-lettered."""
     key = f"passing-{next(_seeds)}.jpg"
     line.store.lies[key] = lie
     records = line.send(fresh(line, key))
@@ -116,7 +116,7 @@ def test_every_get_is_forbidden_for_a_while(line: SharedLine, account: Account) 
 
 
 @pytest.mark.chaos
-def test_the_stores_refusal_of_us_hits_a_single_picture(line: SharedLine, account: Account) -> None:
+def test_the_stores_refusal_of_us_hits_a_single_image(line: SharedLine, account: Account) -> None:
     """Guard: a refusal whose code is about the credentials, or our clock, is held against no object, however few fail
     and however well others were read just now."""
     records = line.send(fresh(line, "before.jpg"))
@@ -133,7 +133,7 @@ def test_the_stores_refusal_of_us_hits_a_single_picture(line: SharedLine, accoun
 
 
 def test_404_and_a_deleted_prefix_still_in_the_backlog(line: SharedLine, account: Account) -> None:
-    """Guard: what an object's absence is told by; as a neighbour's failure it would block its partition."""
+    """Guard: what an object's absence is told by; as a dependency's failure it would block its partition."""
     given = fresh(line, *[f"album/{number}.jpg" for number in range(10)])
     for number in range(10):
         line.site.store.remove(line.site.name, f"album/{number}.jpg")
@@ -150,7 +150,7 @@ def test_404_and_a_deleted_prefix_still_in_the_backlog(line: SharedLine, account
 
 def test_an_object_that_changed_between_event_and_get(line: SharedLine, account: Account) -> None:
     """Guard: the event's etag, asked for by If-Match and compared with the answer's (either will do); without both the
-    old event would describe the new picture."""
+    old event would describe the new image."""
     old = line.site.upload("changing.jpg", photo(next(_seeds)))
     new = line.site.upload("changing.jpg", photo(next(_seeds)))
     assert old != new
@@ -204,4 +204,4 @@ def test_the_store_is_down(line: SharedLine, account: Account) -> None:
 
 
 def retries(line: SharedLine) -> float:
-    return line.worker.metric("tagstream_retries_total", neighbour="s3")
+    return line.worker.metric("tagstream_retries_total", dependency="s3")

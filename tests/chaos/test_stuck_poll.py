@@ -24,7 +24,7 @@ def stuck_settings(stuck: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join([str(_HERE / "stuck_poll"), str(_HERE.parents[1])]),
         "TAGSTREAM_DRAIN_S": "2",
         "TAGSTREAM_DECODE_TIMEOUT_S": "2",
-        "TAGSTREAM_WEDGED_S": "5",
+        "TAGSTREAM_STALL_TIMEOUT_S": "5",
     }
 
 
@@ -59,7 +59,7 @@ def test_a_worker_whose_poll_spins_ends_by_itself_and_says_where(home: Site, acc
         stuck.touch()
         account.landed()
         assert process.wait_gone(60) == 3, process.said()
-        assert "wedged: the poll thread has not come back for" in process.said()
+        assert "stalled: the poll thread has not come back for" in process.said()
         assert "sitecustomize.py" in process.said()
     stuck.unlink()
     with worker(home, "w", tmp_path, **stuck_settings(stuck)) as heir:

@@ -20,10 +20,10 @@ from tests.integration.worker_process import Site, WorkerProcess, eventually, wo
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
 
 
-def test_sigterm_with_pictures_in_flight_drains_within_the_grace_period(
+def test_sigterm_with_images_in_flight_drains_within_the_grace_period(
     home: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: the drain; a worker that leaves at once loses nothing either, but has its last pictures done twice over,
+    """Guard: the drain; a worker that leaves at once loses nothing either, but has its last images done twice over,
     and one that does not stop admitting never ends."""
     load(home, 600)
     with worker(home, "w", tmp_path, **BUSY) as process:
@@ -86,8 +86,8 @@ def test_sigkill_again_and_again_under_load(home: Site, account: Account, tmp_pa
 
 
 def test_a_frozen_worker_wakes_after_its_partitions_moved(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: the membership is checked against every epoch before offsets are sent; with the live metadata of a member
-    that was expelled, (-1, ''), the broker checks nothing and takes the outcomes a second time."""
+    """Guard: the membership is checked against every assignment before offsets are sent; with the live metadata of a
+    member that was expelled, (-1, ''), the broker checks nothing and takes the outcomes a second time."""
     with worker(home, "w1", tmp_path, **BUSY) as sleeper, worker(home, "w2", tmp_path, **BUSY) as other:
         eventually(lambda: reads(sleeper) and reads(other), 40, other.said)
         load(home, 700)

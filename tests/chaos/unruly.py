@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.chaos import unruly_model
 from workers.models.bundle import Bundle, Manifest, Provenance
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 _KIND = "unruly"
 _ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ class Unruly:
         fresh.replace(self._folder / "orders.json")
 
     def diary(self, what: str, role: str = "tagger") -> list[dict[str, Any]]:
-        """The entries of one kind, in order: `pictures` in the batch, and `at` which monotonic second."""
+        """The entries of one kind, in order: `images` in the batch, and `at` which monotonic second."""
         path = self._folder / "diary.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         entries: list[dict[str, Any]] = [json.loads(line) for line in lines]
@@ -74,7 +74,7 @@ class Unruly:
         Bundle.write(folder, manifest, weights={"none": torch.zeros(1)}, labels=unruly_model.LABELS)
 
 
-def picture_of(colour: tuple[int, int, int], seed: int = 0) -> bytes:
+def image_of(colour: tuple[int, int, int], seed: int = 0) -> bytes:
     """A PNG of one colour; another seed gives other bytes and another size, and the same pixels for a model."""
     out = io.BytesIO()
     Image.new("RGB", (32 + seed, 32), colour).save(out, "PNG")

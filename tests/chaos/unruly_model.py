@@ -17,12 +17,12 @@ import numpy as np
 
 from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision
-from workers.vocabulary import Caption, LabelScores, Pixels, Transform
+from workers.types import Caption, LabelScores, Pixels, Transform
 
 LABELS = ("red", "green", "blue", "any")
 SIDE = 16
 CURSED = (255, 0, 255)
-"""Pictures of this colour make both models raise, whoever else is in the batch."""
+"""Images of this colour make both models raise, whoever else is in the batch."""
 UNCOUNTABLE = (0, 255, 255)
 """Of this colour the tagger makes scores that are no numbers."""
 SPEECHLESS = (255, 255, 0)
@@ -52,34 +52,34 @@ class _Model:
     def canary(self) -> Pixels:
         return np.full((SIDE, SIDE, 3), 128, np.uint8)
 
-    def obey(self, pictures: Sequence[Pixels]) -> None:
+    def obey(self, images: Sequence[Pixels]) -> None:
         """Raise, run out of memory, hang or dawdle, as the orders say; each is in the diary before it happens."""
         self.orders = json.loads((_FOLDER / "orders.json").read_text()).get(self.role, {})
-        self._seen += len(pictures)
+        self._seen += len(images)
         if "slow_s" in self.orders:
             time.sleep(self.orders["slow_s"])
-        if len(pictures) > self.orders.get("memory", len(pictures)):
-            self._note("out of memory", pictures)
+        if len(images) > self.orders.get("memory", len(images)):
+            self._note("out of memory", images)
             raise MemoryError
         if self.orders.get("hangs"):
-            self._note("hangs", pictures)
+            self._note("hangs", images)
             threading.Event().wait()
         if self.orders.get("broken") or self._seen > self.orders.get("good", self._seen):
-            self._note("fails", pictures)
+            self._note("fails", images)
             raise RuntimeError("no kernel image is available")
-        if self.orders.get("knows_one") and not all((picture == self.canary()).all() for picture in pictures):
-            self._note("fails", pictures)
+        if self.orders.get("knows_one") and not all((image == self.canary()).all() for image in images):
+            self._note("fails", images)
             raise RuntimeError("no kernel image is available")
-        self._note("runs", pictures)
+        self._note("runs", images)
 
-    def _note(self, what: str, pictures: Sequence[Pixels]) -> None:
-        entry = {"role": self.role, "what": what, "pictures": len(pictures), "at": time.monotonic()}
+    def _note(self, what: str, images: Sequence[Pixels]) -> None:
+        entry = {"role": self.role, "what": what, "images": len(images), "at": time.monotonic()}
         with (_FOLDER / "diary.jsonl").open("a") as diary:
             diary.write(json.dumps(entry) + "\n")
 
 
 class UnrulyTagger(_Model):
-    """Scores a picture by its mean colour; looks at nothing that it returns."""
+    """Scores an image by its mean colour; looks at nothing that it returns."""
 
     role = "tagger"
     labels: Sequence[str] = LABELS
@@ -88,22 +88,22 @@ class UnrulyTagger(_Model):
     profiles: Mapping[str, Sequence[float]] = {}
     floor = 0.0
 
-    def forward(self, pictures: Sequence[Pixels]) -> Sequence[Any]:
-        self.obey(pictures)
-        if any(_is(picture, CURSED) for picture in pictures):
-            self._note("raises", pictures)
+    def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
+        self.obey(images)
+        if any(_is(image, CURSED) for image in images):
+            self._note("raises", images)
             raise RuntimeError("index out of range in self")
-        rows = [self._row(picture) for picture in pictures]
+        rows = [self._row(image) for image in images]
         return rows[1:] if self.orders.get("loses_one") else rows
 
     def postprocess(self, raw: Any) -> LabelScores:
         ids = np.arange(len(LABELS), dtype=np.int32)
         return LabelScores(ids, raw[1:] if self.orders.get("misshapen") else raw)
 
-    def _row(self, picture: Pixels) -> Any:
-        if self.orders.get("not_a_number") or _is(picture, UNCOUNTABLE):
+    def _row(self, image: Pixels) -> Any:
+        if self.orders.get("not_a_number") or _is(image, UNCOUNTABLE):
             return np.full(len(LABELS), np.nan, np.float32)
-        return np.append(picture.reshape(-1, 3).mean(0) / 255, 1).astype(np.float32)
+        return np.append(image.reshape(-1, 3).mean(0) / 255, 1).astype(np.float32)
 
 
 class UnrulyCaptioner(_Model):
@@ -115,10 +115,10 @@ class UnrulyCaptioner(_Model):
     def guide(self, names: Sequence[str]) -> str:
         return " and ".join(names)
 
-    def forward(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
-        self.obey(pictures)
-        if any(_is(picture, CURSED) or _is(picture, SPEECHLESS) for picture in pictures):
-            self._note("raises", pictures)
+    def forward(self, images: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
+        self.obey(images)
+        if any(_is(image, CURSED) or _is(image, SPEECHLESS) for image in images):
+            self._note("raises", images)
             raise RuntimeError("no end of the sentence was found")
         return guides[1:] if self.orders.get("loses_one") else guides
 
@@ -126,8 +126,8 @@ class UnrulyCaptioner(_Model):
         return Caption(f"something {raw}", None, "greedy")
 
 
-def _is(picture: Pixels, colour: tuple[int, int, int]) -> bool:
-    return tuple(picture[0, 0].tolist()) == colour
+def _is(image: Pixels, colour: tuple[int, int, int]) -> bool:
+    return tuple(image[0, 0].tolist()) == colour
 
 
 def build_tagger(

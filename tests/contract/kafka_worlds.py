@@ -17,8 +17,8 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 from tests.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
 from workers.backends.kafka_types import Delivery, Membership, OffsetReset, ReadRecord
-from workers.backends.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
-from workers.vocabulary import Epoch, Headers, Partition, Record, Unreadable
+from workers.testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
+from workers.types import Assignment, Headers, Partition, Record, Unreadable
 
 Source: TypeAlias = MemoryRecordSource | KafkaRecordSource
 AnyPublisher: TypeAlias = MemoryPublisher | KafkaPublisher
@@ -83,8 +83,8 @@ class World(Protocol):
         """Let the next commit raise, after it happened or instead."""
         ...
 
-    def leave_pending(self, source: Source, epoch: Epoch, offset: int) -> Callable[[], None]:
-        """Open a transaction with an offset of the epoch's partition; the answer commits it."""
+    def leave_pending(self, source: Source, assignment: Assignment, offset: int) -> Callable[[], None]:
+        """Open a transaction with an offset of the assignment's partition; the answer commits it."""
         ...
 
     def close(self) -> None: ...
@@ -153,10 +153,10 @@ class MemoryWorld:
     def fail_commit(self, publisher: AnyPublisher, *, happened: bool) -> None:
         self.broker.fail_next(Fault.COMMIT_UNACKNOWLEDGED if happened else Fault.COMMIT_LOST)
 
-    def leave_pending(self, source: Source, epoch: Epoch, offset: int) -> Callable[[], None]:
+    def leave_pending(self, source: Source, assignment: Assignment, offset: int) -> Callable[[], None]:
         with self.broker.changed:
             transaction = self.broker.begin("other", self.broker.init_producer("other"))
-            self.broker.add_offsets(transaction, self.group, source.membership(), {epoch.partition: offset})
+            self.broker.add_offsets(transaction, self.group, source.membership(), {assignment.partition: offset})
 
         def commit() -> None:
             with self.broker.changed:
@@ -286,12 +286,12 @@ class KafkaWorld:
 
         producer.commit_transaction = failing
 
-    def leave_pending(self, source: Source, epoch: Epoch, offset: int) -> Callable[[], None]:
+    def leave_pending(self, source: Source, assignment: Assignment, offset: int) -> Callable[[], None]:
         producer = self._transactional("other")
         producer.begin_transaction()
         generation, member_id = source.membership()
         producer.send_offsets_to_transaction(
-            {TopicPartition(*epoch.partition): OffsetAndMetadata(offset, "", -1)},
+            {TopicPartition(*assignment.partition): OffsetAndMetadata(offset, "", -1)},
             ConsumerGroupMetadata(self.group, generation, member_id),
         )
 
@@ -341,10 +341,12 @@ def _read(message: Any) -> ReadRecord:
     )
 
 
-def poll_until(source: Source, enough: Callable[[list[Record], list[Epoch]], bool]) -> tuple[list[Record], list[Epoch]]:
+def poll_until(
+    source: Source, enough: Callable[[list[Record], list[Assignment]], bool]
+) -> tuple[list[Record], list[Assignment]]:
     """Poll until what has come is enough; all of it."""
     records: list[Record] = []
-    started: list[Epoch] = []
+    started: list[Assignment] = []
     deadline = time.monotonic() + FAIL_WITHIN_S
     while not enough(records, started):
         assert time.monotonic() < deadline, f"only {len(records)} records and {started} came"
@@ -354,10 +356,10 @@ def poll_until(source: Source, enough: Callable[[list[Record], list[Epoch]], boo
     return records, started
 
 
-def epochs_of(source: Source, count: int = 2) -> dict[int, Epoch]:
-    """Join and wait for this many partitions; their epochs by number."""
+def assignments_of(source: Source, count: int = 2) -> dict[int, Assignment]:
+    """Join and wait for this many partitions; their assignments by number."""
     _, started = poll_until(source, lambda _, started: len({e.partition for e in started if e.current}) >= count)
-    return {epoch.partition.number: epoch for epoch in started if epoch.current}
+    return {assignment.partition.number: assignment for assignment in started if assignment.current}
 
 
 def records_of(source: Source, count: int) -> list[Record]:

@@ -13,16 +13,16 @@ from PIL import Image
 
 from schemas.image_event import ImageEvent
 from tests.unit.intake.deadly import LARGEST, decoding, read
-from tests.unit.intake.pictures import encoded, noise, png_bomb, ramp
-from workers.backends.memory import MemoryObjectStore
+from tests.unit.intake.images import encoded, noise, png_bomb, ramp
 from workers.errors import Broken, Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.intake import InlineIntake, Limits, ProcessIntake, ThreadIntake
 from workers.intake.transform import apply
 from workers.ports import Intake
-from workers.vocabulary import Coordinates, Epoch, Job, Partition, Transform
+from workers.testing.memory import MemoryObjectStore
+from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
 SQUASH, CROP = Transform(32), Transform(24, "crop", 28, "bicubic")
-EPOCH = Epoch(Partition("images", 0), "member")
+EPOCH = Assignment(Partition("images", 0), "member")
 
 Make: TypeAlias = Callable[..., Intake]
 
@@ -79,7 +79,7 @@ def job(key: str, *, etag: str | None = None, version_id: str | None = None, siz
     return Job(Coordinates("images", 0, 0, 0), EPOCH, event)
 
 
-def test_a_picture_is_fetched_with_its_facts(intake: Intake, store: MemoryObjectStore) -> None:
+def test_an_image_is_fetched_with_its_facts(intake: Intake, store: MemoryObjectStore) -> None:
     body = encoded(ramp(50, 40), "png")
     stored = store.put("photos", "a.jpg", body)
 
@@ -94,12 +94,12 @@ def test_a_picture_is_fetched_with_its_facts(intake: Intake, store: MemoryObject
     assert fetched.inspect_bytes >= fetched.copied_bytes
 
 
-def test_a_picture_is_decoded_for_every_transform(intake: Intake, store: MemoryObjectStore) -> None:
+def test_an_image_is_decoded_for_every_transform(intake: Intake, store: MemoryObjectStore) -> None:
     image = noise(60, 50)
     store.put("photos", "a.png", encoded(image, "png"))
-    picture = decoding(intake, job("a.png")).result(10)
-    assert set(picture.pixels) == {SQUASH, CROP}
-    for transform, array in picture.pixels.items():
+    decoded = decoding(intake, job("a.png")).result(10)
+    assert set(decoded.pixels) == {SQUASH, CROP}
+    for transform, array in decoded.pixels.items():
         assert np.array_equal(array, apply(transform, image))
 
 
@@ -113,7 +113,7 @@ def test_a_photo_of_every_format_is_inspected_within_a_partitions_share(
         assert fetched.inspect_bytes < (32 << 20 if name == "tiff" else 16 << 20), name
 
 
-def test_many_pictures_at_once_are_not_mixed_up(intake: Intake, store: MemoryObjectStore) -> None:
+def test_many_images_at_once_are_not_mixed_up(intake: Intake, store: MemoryObjectStore) -> None:
     for number in range(40):
         store.put("photos", f"{number}", encoded(Image.new("RGB", (20, 20), (number, 0, 255 - number)), "png"))
     fetching = [intake.fetch(job(f"{number}"), LARGEST) for number in range(40)]
@@ -167,7 +167,7 @@ def test_an_object_over_the_limit_is_rejected_however_little_was_reserved(make: 
             make(max_object_bytes=5000).fetch(job("a", size=1), reserved).result(10)
 
 
-def test_a_truncated_picture_is_rejected_when_it_is_decoded(intake: Intake, store: MemoryObjectStore) -> None:
+def test_a_truncated_image_is_rejected_when_it_is_decoded(intake: Intake, store: MemoryObjectStore) -> None:
     store.put("photos", "a", encoded(noise(64, 64), "jpeg")[:-900])
     with pytest.raises(Rejected, match="broken-image"):
         decoding(intake, job("a")).result(10)
@@ -268,7 +268,7 @@ in_this_process = pytest.mark.parametrize("make", [inline, threads], indirect=Tr
 
 
 @in_this_process
-def test_a_decoder_that_fails_on_a_good_picture_too_is_our_fault_and_not_the_pictures(
+def test_a_decoder_that_fails_on_a_good_image_too_is_our_fault_and_not_the_images(
     intake: Intake, store: MemoryObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put("photos", "a", encoded(ramp(), "png"))

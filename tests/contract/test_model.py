@@ -11,15 +11,15 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.unit.models.tiny import build_tagger, tiny_bundle
-from workers.models import conformance
 from workers.models.bundle import Bundle
-from workers.models.conformance import TAGGER_CHECKS, LoadTagger, NotConforming
 from workers.models.device import Precision, choose_device
 from workers.models.labels import label_ids
 from workers.models.load import load_tagger
 from workers.models.tagger import TorchTagger
 from workers.ports import Tagger
-from workers.vocabulary import LabelScores, Pixels, Subset
+from workers.testing import conformance
+from workers.testing.conformance import TAGGER_CHECKS, LoadTagger, NotConforming
+from workers.types import LabelScores, Pixels, Subset
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,8 @@ def test_tagger(tagger: str, check: Callable[[LoadTagger], None], folder: Path) 
 class Choosy(TorchTagger):
     """Computes all and hands out some: what it costs is not the port's matter, what it gives is."""
 
-    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
-        return [_columns(self, row, subset) for row, subset in zip(self.forward(pictures), subsets, strict=True)]
+    def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        return [_columns(self, row, subset) for row, subset in zip(self.forward(images), subsets, strict=True)]
 
     def postprocess(self, raw: Any) -> LabelScores:
         return self._above_floor(*raw) if isinstance(raw, tuple) else super().postprocess(raw)
@@ -87,19 +87,19 @@ def _columns(tagger: TorchTagger, row: NDArray[np.float32], subset: Subset | Non
     return np.array(subset.ids, np.int32), row[np.searchsorted(tagger._ids, subset.ids)]
 
 
-class LosesAPicture(TorchTagger):
-    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        return super().forward(pictures)[:2]
+class LosesAnImage(TorchTagger):
+    def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return super().forward(images)[:2]
 
 
 class TurnsTheListRound(TorchTagger):
-    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        return super().forward([*pictures[1:], *pictures[:1]])
+    def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return super().forward([*images[1:], *images[:1]])
 
 
 class DependsOnItsNeighbours(TorchTagger):
-    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        return [row + 0.01 * len(pictures) for row in super().forward(pictures)]
+    def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return [row + 0.01 * len(images) for row in super().forward(images)]
 
 
 class TakesNothingForANumber(TorchTagger):
@@ -129,14 +129,14 @@ class NumbersItsSubsetAnew(TorchTagger):
 
 
 class ScoresAllForEverybody(Choosy):
-    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
-        return self.forward(pictures)
+    def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        return self.forward(images)
 
 
 class TakesTheFirstColumns(Choosy):
-    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+    def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
         firsts = [subset and Subset(tuple(self._ids[: len(subset.ids)].tolist())) for subset in subsets]
-        rows = super().forward_subsets(pictures, firsts)
+        rows = super().forward_subsets(images, firsts)
         return [
             raw if subset is None else (np.array(subset.ids, np.int32), raw[1])
             for raw, subset in zip(rows, subsets, strict=True)
@@ -144,30 +144,30 @@ class TakesTheFirstColumns(Choosy):
 
 
 class GivesAllTheSubsetOfTheFirst(Choosy):
-    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
-        return super().forward_subsets(pictures, [subsets[0]] * len(subsets) if subsets else [])
+    def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        return super().forward_subsets(images, [subsets[0]] * len(subsets) if subsets else [])
 
 
-class HandsSubsetsToTheWrongPictures(Choosy):
-    def forward_subsets(self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
-        return super().forward_subsets([*pictures[1:], *pictures[:1]], subsets)
+class HandsSubsetsToTheWrongImages(Choosy):
+    def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        return super().forward_subsets([*images[1:], *images[:1]], subsets)
 
 
 @pytest.mark.parametrize(
     ("broken", "check"),
     [
-        (LosesAPicture, conformance.a_list_comes_back_with_its_length_and_order),
+        (LosesAnImage, conformance.a_list_comes_back_with_its_length_and_order),
         (TurnsTheListRound, conformance.a_list_comes_back_with_its_length_and_order),
-        (DependsOnItsNeighbours, conformance.a_picture_scores_the_same_alone_and_among_eight),
+        (DependsOnItsNeighbours, conformance.an_image_scores_the_same_alone_and_among_eight),
         (TakesNothingForANumber, conformance.not_a_number_is_a_value_error),
         (KeepsWhatIsBelowTheFloor, conformance.scores_are_ids_and_numbers_above_the_floor),
         (NeverSettles, conformance.warming_up_settles_the_batch_and_can_be_repeated),
         (ShowsACanaryOfAnotherSize, conformance.its_canary_fits_its_transform_and_is_tagged),
         (NumbersItsSubsetAnew, conformance.a_subset_of_labels_scores_as_the_full_set),
-        (ScoresAllForEverybody, conformance.pictures_of_one_batch_may_want_different_labels),
-        (TakesTheFirstColumns, conformance.pictures_of_one_batch_may_want_different_labels),
-        (GivesAllTheSubsetOfTheFirst, conformance.pictures_of_one_batch_may_want_different_labels),
-        (HandsSubsetsToTheWrongPictures, conformance.pictures_of_one_batch_may_want_different_labels),
+        (ScoresAllForEverybody, conformance.images_of_one_batch_may_want_different_labels),
+        (TakesTheFirstColumns, conformance.images_of_one_batch_may_want_different_labels),
+        (GivesAllTheSubsetOfTheFirst, conformance.images_of_one_batch_may_want_different_labels),
+        (HandsSubsetsToTheWrongImages, conformance.images_of_one_batch_may_want_different_labels),
     ],
 )
 def test_a_tagger_that_breaks_a_promise_is_found_out(

@@ -1,4 +1,4 @@
-"""The object store's port, on the twin in memory and on a real S3 server."""
+"""The object store's port, on the fake in memory and on a real S3 server."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from minio import Minio
 from minio.commonconfig import ENABLED
 from minio.versioningconfig import VersioningConfig
 
-from workers.backends.memory import MemoryObjectStore
 from workers.backends.object_store import MinioObjectStore
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, Unavailable
 from workers.local.seaweedfs import SeaweedFS
 from workers.ports import ObjectStore
-from workers.vocabulary import ObjectVersion, StoredObject
+from workers.testing.memory import MemoryObjectStore
+from workers.types import ObjectVersion, StoredObject
 
 Unique: TypeAlias = Callable[[str], str]
 
@@ -50,13 +50,13 @@ def keep_versions(server: SeaweedFS, bucket: str) -> None:
 @pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.servers)])
 def bucket(request: pytest.FixtureRequest, bucket_name: str) -> Iterator[Bucket]:
     if request.param == "memory":
-        twin = MemoryObjectStore()
-        twin.make_bucket(bucket_name)
+        fake = MemoryObjectStore()
+        fake.make_bucket(bucket_name)
         yield Bucket(
             bucket_name,
-            twin,
-            lambda key, body: twin.put(bucket_name, key, body),
-            lambda key: twin.remove(bucket_name, key),
+            fake,
+            lambda key, body: fake.put(bucket_name, key, body),
+            lambda key: fake.remove(bucket_name, key),
         )
         return
     server: SeaweedFS = request.getfixturevalue("s3")
@@ -71,9 +71,9 @@ def bucket(request: pytest.FixtureRequest, bucket_name: str) -> Iterator[Bucket]
 
 def test_an_object_is_read_whole_with_its_etag_and_its_date(bucket: Bucket) -> None:
     body = bytes(range(256)) * 2000
-    bucket.put("folder/a picture.jpg", body)
+    bucket.put("folder/an image.jpg", body)
 
-    stored = bucket.get("folder/a picture.jpg")
+    stored = bucket.get("folder/an image.jpg")
 
     assert stored.body == body
     assert stored.etag == hashlib.md5(body, usedforsecurity=False).hexdigest()
@@ -154,10 +154,10 @@ def test_an_object_without_bytes_is_rejected(bucket: Bucket) -> None:
 
 
 def test_an_objects_version_of_now_is_told_without_its_bytes(bucket: Bucket) -> None:
-    bucket.put("folder/ä picture.jpg", b"one")
-    bucket.put("folder/ä picture.jpg", b"two")
-    stored = bucket.get("folder/ä picture.jpg")
-    now = bucket.store.head(bucket.name, "folder/ä picture.jpg", deadline_s=5.0)
+    bucket.put("folder/ä image.jpg", b"one")
+    bucket.put("folder/ä image.jpg", b"two")
+    stored = bucket.get("folder/ä image.jpg")
+    now = bucket.store.head(bucket.name, "folder/ä image.jpg", deadline_s=5.0)
     assert now == ObjectVersion(stored.etag, stored.version_id)
     assert now.version_id is not None
 
@@ -180,7 +180,7 @@ def test_an_object_of_a_bucket_that_does_not_exist_is_not_called_gone(bucket: Bu
         bucket.store.head("no-such-bucket-here", "a", deadline_s=5.0)
 
 
-def test_a_bucket_that_does_not_exist_is_the_neighbours_fault_and_not_the_objects(bucket: Bucket) -> None:
+def test_a_bucket_that_does_not_exist_is_the_dependencies_fault_and_not_the_objects(bucket: Bucket) -> None:
     with pytest.raises(Unavailable) as unavailable:
         bucket.store.get("no-such-bucket-here", "a", version_id=None, etag=None, max_bytes=10, deadline_s=5.0)
     assert unavailable.value.fault == "access"
@@ -194,7 +194,7 @@ def test_no_error_tells_the_key(bucket: Bucket) -> None:
 
 @pytest.fixture
 def commands(s3: SeaweedFS, bucket_name: str) -> Iterator[MinioObjectStore]:
-    """What the commands use besides the port; there is no twin of it."""
+    """What the commands use besides the port; there is no fake of it."""
     store = MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key, connections=2)
     store.make_bucket(bucket_name)
     yield store

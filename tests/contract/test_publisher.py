@@ -14,16 +14,16 @@ import pytest
 from tests.contract.kafka_worlds import (
     MAX_MESSAGE_BYTES,
     World,
-    epochs_of,
+    assignments_of,
     poll_until,
 )
 from workers.backends.kafka_types import NO_MEMBERSHIP, Membership
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
-from workers.vocabulary import Epoch, Headers, Message, Run
+from workers.types import Assignment, Headers, Message, Run
 
 
-def run_of(world: World, offsets: dict[Epoch, int], *values: bytes) -> Run:
+def run_of(world: World, offsets: dict[Assignment, int], *values: bytes) -> Run:
     return Run([Message(world.output, b"key", value, ()) for value in values], offsets)
 
 
@@ -54,47 +54,47 @@ def test_a_publisher_satisfies_the_port(world: World) -> None:
 
 def test_messages_and_offsets_are_there_when_publish_returns(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source)
-    publisher.publish(run_of(world, {epochs[0]: 5, epochs[1]: 7}, b"a", b"b"))
+    publisher.publish(run_of(world, {assignments[0]: 5, assignments[1]: 7}, b"a", b"b"))
     assert values(world) == [b"a", b"b"]
     assert world.committed() == {0: 5, 1: 7}
 
 
 def test_messages_of_a_run_are_invisible_until_it_is_committed(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     membership = Interrupted(source.membership)
     publisher = world.publisher(source, membership=membership)
     seen: list[Sequence[bytes | None]] = []
     membership.happen = lambda: seen.append(values(world))
-    publisher.publish(run_of(world, {epochs[0]: 1}, b"a"))
+    publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
     assert seen == [[]]
     assert values(world) == [b"a"]
 
 
 def test_runs_are_visible_in_the_order_in_which_they_were_published(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source)
     for number in range(5):
-        publisher.publish(run_of(world, {epochs[0]: number + 1}, b"%da" % number, b"%db" % number))
+        publisher.publish(run_of(world, {assignments[0]: number + 1}, b"%da" % number, b"%db" % number))
     assert values(world) == [b"%d%s" % (number, end) for number in range(5) for end in (b"a", b"b")]
 
 
 def test_a_run_without_messages_commits_its_offsets(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
-    world.publisher(source).publish(Run([], {epochs[0]: 3}))
+    assignments = assignments_of(source)
+    world.publisher(source).publish(Run([], {assignments[0]: 3}))
     assert world.committed() == {0: 3}
 
 
 def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     headers = (("h", b"1"), ("h", b"2"), ("ü", b""))
     messages = [Message(world.output, None, b"value", headers), Message(world.output, b"key", None, ())]
-    world.publisher(source).publish(Run(messages, {epochs[0]: 1}))
+    world.publisher(source).publish(Run(messages, {assignments[0]: 1}))
     first, second = world.visible()
     assert (first.key, first.value, first.headers) == (None, b"value", headers)
     assert (second.key, second.value, second.headers) == (b"key", None, ())
@@ -113,42 +113,42 @@ def test_a_message_that_no_publisher_can_send_is_a_bug_and_harms_nothing(
     world: World, topic: str | None, key: bytes | None, value: bytes | None, headers: Headers, said: str
 ) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source)
     with pytest.raises(ValueError, match=said):
-        publisher.publish(Run([Message(topic or world.output, key, value, headers)], {epochs[0]: 1}))
-    publisher.publish(run_of(world, {epochs[0]: 1}, b"after"))
+        publisher.publish(Run([Message(topic or world.output, key, value, headers)], {assignments[0]: 1}))
+    publisher.publish(run_of(world, {assignments[0]: 1}, b"after"))
     assert values(world) == [b"after"]
 
 
 def test_the_largest_message_that_it_says_to_take_is_taken_alone_and_in_company(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source)
     assert publisher.max_message_bytes == {world.output: MAX_MESSAGE_BYTES}
     empty = Message(world.output, b"key", b"", (("name", b"value"),))
     large = Message(world.output, b"key", b"v" * (MAX_MESSAGE_BYTES - empty.size), empty.headers)
     assert large.size == MAX_MESSAGE_BYTES
     small = Message(world.output, b"key", b"small", ())
-    publisher.publish(Run([small, large, small, large, large, small], {epochs[0]: 1}))
+    publisher.publish(Run([small, large, small, large, large, small], {assignments[0]: 1}))
     assert [len(record.value or b"") for record in world.visible()] == [
         len(message.value or b"") for message in (small, large, small, large, large, small)
     ]
 
 
-def test_an_epoch_that_ends_before_the_commit_takes_its_run_with_it(world: World) -> None:
+def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     membership = Interrupted(source.membership)
     publisher = world.publisher(source, membership=membership)
-    membership.happen = epochs[0].end
+    membership.happen = assignments[0].end
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {epochs[0]: 1, epochs[1]: 1}, b"a"))
+        publisher.publish(run_of(world, {assignments[0]: 1, assignments[1]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert values(world) == []
     assert world.committed() == {}
-    publisher.publish(run_of(world, {epochs[1]: 1}, b"b"))
+    publisher.publish(run_of(world, {assignments[1]: 1}, b"b"))
     assert values(world) == [b"b"]
     assert world.committed() == {1: 1}
 
@@ -158,14 +158,14 @@ def test_an_epoch_that_ends_before_the_commit_takes_its_run_with_it(world: World
     [NO_MEMBERSHIP, Membership(1, "somebody-else"), Membership(-1, "")],
     ids=["none", "another member id", "reset by a failed heartbeat"],
 )
-def test_a_run_is_refused_under_any_membership_but_its_epochs_own(world: World, membership: Membership) -> None:
+def test_a_run_is_refused_under_any_membership_but_its_assignments_own(world: World, membership: Membership) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     live = Interrupted(source.membership)
     publisher = world.publisher(source, membership=live)
     live.instead = membership
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {epochs[0]: 1}, b"a"))
+        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert (values(world), world.committed()) == ([], {})
@@ -173,13 +173,13 @@ def test_a_run_is_refused_under_any_membership_but_its_epochs_own(world: World, 
 
 def test_the_group_refuses_the_generation_of_an_earlier_join(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     live = Interrupted(source.membership)
     publisher = world.publisher(source, membership=live)
     generation, member_id = source.membership()
     live.instead = Membership(generation - 1 if generation > 0 else generation + 1, member_id)
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {epochs[0]: 1}, b"a"))
+        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert (values(world), world.committed()) == ([], {})
@@ -187,15 +187,15 @@ def test_the_group_refuses_the_generation_of_an_earlier_join(world: World) -> No
 
 def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     known = source.membership()
     live = Interrupted(source.membership)
     publisher = world.publisher(source, membership=live)
     live.instead = known
     live.happen = lambda: world.expel(source)
-    assert epochs[0].current
+    assert assignments[0].current
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {epochs[0]: 1}, b"a"))
+        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert (values(world), world.committed()) == ([], {})
@@ -203,28 +203,28 @@ def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: W
 
 def test_after_a_failed_run_only_recover_may_follow(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     live = Interrupted(source.membership)
     publisher = world.publisher(source, membership=live)
     live.instead = NO_MEMBERSHIP
     with pytest.raises(Unpublished):
-        publisher.publish(run_of(world, {epochs[0]: 1}, b"a"))
+        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
     with pytest.raises(RuntimeError, match="recover must come first"):
-        publisher.publish(run_of(world, {epochs[0]: 1}, b"a"))
+        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
 
 
 def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     live = Interrupted(source.membership)
     publisher = world.publisher(source, membership=live)
     generation, member_id = source.membership()
     # One that only the broker refuses: by then the client has queued the offsets.
     live.instead = Membership(generation + 1, member_id)
     with pytest.raises(Unpublished):
-        publisher.publish(run_of(world, {epochs[0]: 9}, b"a"))
+        publisher.publish(run_of(world, {assignments[0]: 9}, b"a"))
     publisher.recover()
-    publisher.publish(run_of(world, {epochs[1]: 1}, b"b"))
+    publisher.publish(run_of(world, {assignments[1]: 1}, b"b"))
     assert world.committed() == {1: 1}
     assert values(world) == [b"b"]
 
@@ -232,67 +232,67 @@ def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: Wor
 @pytest.mark.parametrize("happened", [True, False], ids=["it happened", "it did not"])
 def test_after_a_commit_without_answer_the_committed_offset_tells_what_is_visible(world: World, happened: bool) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source)
-    publisher.publish(run_of(world, {epochs[0]: 1}, b"first"))
+    publisher.publish(run_of(world, {assignments[0]: 1}, b"first"))
     world.fail_commit(publisher, happened=happened)
     with pytest.raises(Unpublished) as unknown:
-        publisher.publish(run_of(world, {epochs[0]: 2}, b"second"))
+        publisher.publish(run_of(world, {assignments[0]: 2}, b"second"))
     assert unknown.value.cause == "timeout"
     publisher.recover()
-    assert publisher.committed(epochs[0]) == (2 if happened else 1)
+    assert publisher.committed(assignments[0]) == (2 if happened else 1)
     assert values(world) == ([b"first", b"second"] if happened else [b"first"])
-    publisher.publish(run_of(world, {epochs[0]: 3}, b"third"))
+    publisher.publish(run_of(world, {assignments[0]: 3}, b"third"))
     assert values(world)[-1] == b"third"
 
 
 def test_a_second_publisher_with_our_transactional_id_fences_the_first(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     first = world.publisher(source)
-    first.publish(run_of(world, {epochs[0]: 1}, b"first"))
+    first.publish(run_of(world, {assignments[0]: 1}, b"first"))
     second = world.publisher(source)
     with pytest.raises(Unpublished) as fenced:
-        first.publish(run_of(world, {epochs[0]: 2}, b"lost"))
+        first.publish(run_of(world, {assignments[0]: 2}, b"lost"))
     assert fenced.value.cause == "fenced"
-    second.publish(run_of(world, {epochs[0]: 2}, b"second"))
+    second.publish(run_of(world, {assignments[0]: 2}, b"second"))
     assert values(world) == [b"first", b"second"]
 
 
 def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     first = world.publisher(source)
     world.publisher(source)
     with pytest.raises(Unpublished):
-        first.publish(run_of(world, {epochs[0]: 1}, b"a"))
+        first.publish(run_of(world, {assignments[0]: 1}, b"a"))
     first.recover()
-    first.publish(run_of(world, {epochs[0]: 1}, b"a"))
+    first.publish(run_of(world, {assignments[0]: 1}, b"a"))
     world.publisher(source)
     with pytest.raises(Broken, match="another process has our transactional id"):
-        first.publish(run_of(world, {epochs[0]: 2}, b"b"))
+        first.publish(run_of(world, {assignments[0]: 2}, b"b"))
     assert values(world) == [b"a"]
 
 
 def test_taking_the_id_again_ends_the_transaction_that_a_dead_worker_left_open(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     dead = world.publisher(source)
     world.fail_commit(dead, happened=False)
     with pytest.raises(Unpublished):
-        dead.publish(run_of(world, {epochs[0]: 1}, b"left open"))
+        dead.publish(run_of(world, {assignments[0]: 1}, b"left open"))
     alive = world.publisher(source)
-    assert alive.committed(epochs[0]) == 0
-    alive.publish(run_of(world, {epochs[0]: 1}, b"again"))
+    assert alive.committed(assignments[0]) == 0
+    alive.publish(run_of(world, {assignments[0]: 1}, b"again"))
     assert values(world) == [b"again"]
 
 
 def test_the_committed_offset_is_what_was_committed(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source)
-    publisher.publish(run_of(world, {epochs[0]: 4}))
-    assert publisher.committed(epochs[0]) == 4
+    publisher.publish(run_of(world, {assignments[0]: 4}))
+    assert publisher.committed(assignments[0]) == 4
 
 
 @pytest.mark.parametrize(("offset_reset", "first"), [("earliest", 2), ("latest", 3)])
@@ -303,48 +303,48 @@ def test_a_group_without_an_offset_begins_where_it_is_told_and_remembers(
         world.append(0, b"%d" % number)
     world.delete_records(0, 2)
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source, offset_reset="earliest" if offset_reset == "earliest" else "latest")
-    assert publisher.committed(epochs[0]) == first
+    assert publisher.committed(assignments[0]) == first
     assert world.committed() == {0: first}
     world.append(0, b"later")
-    assert publisher.committed(epochs[0]) == first
+    assert publisher.committed(assignments[0]) == first
 
 
 @pytest.mark.parametrize("delivery", ["exactly_once", "at_least_once"])
-def test_the_committed_offset_of_an_ended_epoch_is_none_and_nothing_is_committed_for_it(
+def test_the_committed_offset_of_an_ended_assignment_is_none_and_nothing_is_committed_for_it(
     world: World, delivery: str
 ) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source, delivery="exactly_once" if delivery == "exactly_once" else "at_least_once")
-    epochs[0].end()
-    assert publisher.committed(epochs[0]) is None
+    assignments[0].end()
+    assert publisher.committed(assignments[0]) is None
     assert world.committed() == {}
 
 
-def test_the_committed_offset_of_an_epoch_under_another_member_id_is_none(world: World) -> None:
+def test_the_committed_offset_of_an_assignment_under_another_member_id_is_none(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source)
-    assert publisher.committed(Epoch(epochs[0].partition, "somebody-else")) is None
+    assert publisher.committed(Assignment(assignments[0].partition, "somebody-else")) is None
     assert world.committed() == {}
 
 
 def test_the_committed_offset_is_not_told_while_a_transaction_on_it_is_pending(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source)
-    publisher.publish(run_of(world, {epochs[0]: 1}))
-    commit = world.leave_pending(source, epochs[0], 5)
-    assert publisher.committed(epochs[0]) is None
+    publisher.publish(run_of(world, {assignments[0]: 1}))
+    commit = world.leave_pending(source, assignments[0], 5)
+    assert publisher.committed(assignments[0]) is None
     commit()
-    assert publisher.committed(epochs[0]) == 5
+    assert publisher.committed(assignments[0]) == 5
 
 
 def test_a_new_generation_alone_does_not_stop_a_retained_partition(world: World) -> None:
     first, second = world.source(), world.source()
-    epochs = epochs_of(first)
+    assignments = assignments_of(first)
     publisher = world.publisher(first)
     before = first.membership().generation
     # Each member is polled by a thread of its own, as in life: two that take turns hold up each other's join.
@@ -353,7 +353,7 @@ def test_a_new_generation_alone_does_not_stop_a_retained_partition(world: World)
         poll_until(first, lambda *_: begun.done())
         assert begun.result()
     assert first.membership().generation > before
-    (retained,) = (epoch for epoch in epochs.values() if epoch.current)
+    (retained,) = (assignment for assignment in assignments.values() if assignment.current)
     poll_until(first, lambda *_: published(publisher, run_of(world, {retained: 1}, b"a")))
     assert values(world) == [b"a"]
 
@@ -370,38 +370,38 @@ def published(publisher: Publisher, run: Run) -> bool:
 
 def test_at_least_once_shows_messages_before_their_offsets_are_committed(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     live = Interrupted(source.membership)
     publisher = world.publisher(source, membership=live, delivery="at_least_once")
     seen: list[object] = []
     live.happen = lambda: seen.extend([values(world), world.committed()])
-    publisher.publish(run_of(world, {epochs[0]: 1}, b"a"))
+    publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
     assert seen == [[b"a"], {}]
     assert world.committed() == {0: 1}
-    assert publisher.committed(epochs[0]) == 1
+    assert publisher.committed(assignments[0]) == 1
 
 
-def test_at_least_once_commits_nothing_for_an_ended_epoch(world: World) -> None:
+def test_at_least_once_commits_nothing_for_an_ended_assignment(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     live = Interrupted(source.membership)
     publisher = world.publisher(source, membership=live, delivery="at_least_once")
-    live.happen = epochs[0].end
+    live.happen = assignments[0].end
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {epochs[0]: 1}, b"a"))
+        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert world.committed() == {}
-    publisher.publish(run_of(world, {epochs[1]: 1}, b"b"))
+    publisher.publish(run_of(world, {assignments[1]: 1}, b"b"))
     assert world.committed() == {1: 1}
 
 
 def test_at_least_once_remembers_where_a_new_group_began(world: World) -> None:
     world.append(0, b"0")
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     publisher = world.publisher(source, delivery="at_least_once", offset_reset="latest")
-    assert publisher.committed(epochs[0]) == 1
+    assert publisher.committed(assignments[0]) == 1
     assert world.committed() == {0: 1}
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.contract.kafka_worlds import (
     Source,
     World,
-    epochs_of,
+    assignments_of,
     partition_of,
     poll_for,
     poll_until,
@@ -17,14 +17,14 @@ from tests.contract.kafka_worlds import (
 )
 from workers.errors import Broken, Misconfigured
 from workers.ports import RecordSource
-from workers.vocabulary import Epoch
+from workers.types import Assignment
 
 
-def started(source: Source, offset: int = 0) -> dict[int, Epoch]:
-    epochs = epochs_of(source)
-    for epoch in epochs.values():
-        source.start(epoch, offset)
-    return epochs
+def started(source: Source, offset: int = 0) -> dict[int, Assignment]:
+    assignments = assignments_of(source)
+    for assignment in assignments.values():
+        source.start(assignment, offset)
+    return assignments
 
 
 def test_a_source_satisfies_the_port(world: World) -> None:
@@ -32,20 +32,20 @@ def test_a_source_satisfies_the_port(world: World) -> None:
     source.close()
 
 
-def test_nothing_is_delivered_of_an_epoch_that_was_not_started(world: World) -> None:
+def test_nothing_is_delivered_of_an_assignment_that_was_not_started(world: World) -> None:
     world.append(0, b"a")
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     assert poll_for(source, 0.6) == []
-    source.start(epochs[0], 0)
+    source.start(assignments[0], 0)
     assert [record.value for record in records_of(source, 1)] == [b"a"]
 
 
-def test_an_epoch_is_delivered_from_the_offset_that_it_was_started_at(world: World) -> None:
+def test_an_assignment_is_delivered_from_the_offset_that_it_was_started_at(world: World) -> None:
     for value in (b"0", b"1", b"2"):
         world.append(0, value)
     source = world.source()
-    source.start(epochs_of(source)[0], 1)
+    source.start(assignments_of(source)[0], 1)
     assert [(record.offset, record.value) for record in records_of(source, 2)] == [(1, b"1"), (2, b"2")]
 
 
@@ -53,11 +53,11 @@ def test_a_record_comes_with_null_key_null_value_and_repeated_headers_as_they_ar
     world.append(0, b"value", key=None, headers=(("h", b"1"), ("h", b"2"), ("ü", b"")))
     world.append(0, None, key=b"key")
     source = world.source()
-    epochs = started(source)
+    assignments = started(source)
     first, second = records_of(source, 2)
     assert (first.key, first.value, first.headers) == (None, b"value", (("h", b"1"), ("h", b"2"), ("ü", b"")))
     assert (second.key, second.value, second.headers) == (b"key", None, ())
-    assert first.epoch is epochs[0]
+    assert first.assignment is assignments[0]
     assert first.partition == partition_of(world, 0)
     assert first.timestamp_ms > 1_600_000_000_000
 
@@ -143,15 +143,15 @@ def test_pausing_what_is_not_ours_is_ignored(world: World) -> None:
     source.resume([partition_of(world, 99)])
 
 
-def test_a_partition_that_moves_to_a_new_member_ends_its_epoch_here_and_begins_one_there(world: World) -> None:
+def test_a_partition_that_moves_to_a_new_member_ends_its_assignment_here_and_begins_one_there(world: World) -> None:
     first, second = world.source(), world.source()
-    epochs = started(first)
+    assignments = started(first)
     with ThreadPoolExecutor(1) as pool:
-        theirs = pool.submit(epochs_of, second, 1)
+        theirs = pool.submit(assignments_of, second, 1)
         poll_until(first, lambda *_: theirs.done())
     (moved,) = theirs.result()
-    assert not epochs[moved].current
-    assert epochs[1 - moved].current
+    assert not assignments[moved].current
+    assert assignments[1 - moved].current
     world.append(moved, b"theirs")
     world.append(1 - moved, b"ours")
     second.start(theirs.result()[moved], 0)
@@ -161,81 +161,83 @@ def test_a_partition_that_moves_to_a_new_member_ends_its_epoch_here_and_begins_o
 
 def test_a_retained_partition_goes_on_after_a_rebalance_where_it_was(world: World) -> None:
     first, second = world.source(), world.source()
-    epochs = started(first)
+    assignments = started(first)
     world.append(0, b"0")
     world.append(1, b"0")
     records_of(first, 2)
     with ThreadPoolExecutor(1) as pool:
-        theirs = pool.submit(epochs_of, second, 1)
+        theirs = pool.submit(assignments_of, second, 1)
         poll_until(first, lambda *_: theirs.done())
-    (retained,) = (number for number, epoch in epochs.items() if epoch.current)
+    (retained,) = (number for number, assignment in assignments.items() if assignment.current)
     world.append(retained, b"1")
-    assert [(record.offset, record.epoch) for record in records_of(first, 1)] == [(1, epochs[retained])]
+    assert [(record.offset, record.assignment) for record in records_of(first, 1)] == [(1, assignments[retained])]
 
 
-def test_the_partitions_of_a_member_that_leaves_begin_new_epochs_with_the_others(world: World) -> None:
+def test_the_partitions_of_a_member_that_leaves_begin_new_assignments_with_the_others(world: World) -> None:
     first, second = world.source(), world.source()
     started(first)
     with ThreadPoolExecutor(1) as pool:
-        theirs = pool.submit(epochs_of, second, 1)
+        theirs = pool.submit(assignments_of, second, 1)
         poll_until(first, lambda *_: theirs.done())
     (moved,) = theirs.result()
     second.close()
     assert not theirs.result()[moved].current
     _, begun = poll_until(first, lambda _, started: bool(started))
-    assert [epoch.partition.number for epoch in begun] == [moved]
+    assert [assignment.partition.number for assignment in begun] == [moved]
 
 
-def test_closing_ends_every_epoch_and_the_membership(world: World) -> None:
+def test_closing_ends_every_assignment_and_the_membership(world: World) -> None:
     source = world.source()
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     assert source.membership().generation >= 0
     source.close()
-    assert not any(epoch.current for epoch in epochs.values())
+    assert not any(assignment.current for assignment in assignments.values())
     assert source.membership().generation < 0
 
 
-def test_an_expelled_member_ends_its_epochs_and_begins_new_ones_when_it_polls(world: World) -> None:
+def test_an_expelled_member_ends_its_assignments_and_begins_new_ones_when_it_polls(world: World) -> None:
     source = world.source()
-    epochs = started(source)
+    assignments = started(source)
     world.expel(source)
     _, begun = poll_until(source, lambda _, started: len(started) == 2)
-    assert not any(epoch.current for epoch in epochs.values())
-    assert {epoch.member_id for epoch in begun} == {source.membership().member_id}
-    assert all(epoch.current for epoch in begun)
+    assert not any(assignment.current for assignment in assignments.values())
+    assert {assignment.member_id for assignment in begun} == {source.membership().member_id}
+    assert all(assignment.current for assignment in begun)
 
 
-def test_a_member_id_that_changed_without_a_callback_ends_epochs_and_begins_new_ones(world: World) -> None:
+def test_a_member_id_that_changed_without_a_callback_ends_assignments_and_begins_new_ones(world: World) -> None:
     source = world.source()
-    epochs = started(source)
+    assignments = started(source)
     world.append(0, b"a")
     records_of(source, 1)
     world.rename(source)
     world.append(0, b"b")
     records, begun = poll_until(source, lambda _, started: len(started) == 2)
     records += poll_for(source, 0.5)
-    assert not any(epoch.current for epoch in epochs.values())
-    assert [record for record in records if record.epoch.current] == []
-    assert {epoch.member_id for epoch in begun} == {source.membership().member_id}
-    for epoch in begun:
-        source.start(epoch, 0)
+    assert not any(assignment.current for assignment in assignments.values())
+    assert [record for record in records if record.assignment.current] == []
+    assert {assignment.member_id for assignment in begun} == {source.membership().member_id}
+    for assignment in begun:
+        source.start(assignment, 0)
     again = records_of(source, 2)
-    assert [(record.offset, record.epoch.current) for record in again] == [(0, True), (1, True)]
+    assert [(record.offset, record.assignment.current) for record in again] == [(0, True), (1, True)]
 
 
-def test_an_epoch_that_was_ended_from_outside_begins_anew_while_the_partition_is_ours(world: World) -> None:
+def test_an_assignment_that_was_ended_from_outside_begins_anew_while_the_partition_is_ours(world: World) -> None:
     world.append(0, b"a")
     source = world.source()
     first = started(source)[0]
     assert len(records_of(source, 1)) == 1
     first.end()
-    _, fresh = poll_until(source, lambda _, epochs: bool(epochs))
-    assert [(epoch.partition, epoch.member_id) for epoch in fresh] == [(first.partition, first.member_id)]
+    _, fresh = poll_until(source, lambda _, assignments: bool(assignments))
+    assert [(assignment.partition, assignment.member_id) for assignment in fresh] == [
+        (first.partition, first.member_id)
+    ]
     source.start(fresh[0], 0)
-    assert [(record.value, record.epoch) for record in records_of(source, 1)] == [(b"a", fresh[0])]
+    assert [(record.value, record.assignment) for record in records_of(source, 1)] == [(b"a", fresh[0])]
 
 
-def test_a_pause_ends_with_its_epoch(world: World) -> None:
+def test_a_pause_ends_with_its_assignment(world: World) -> None:
     source = world.source()
     started(source)
     source.pause([partition_of(world, 0), partition_of(world, 1)])
@@ -245,15 +247,15 @@ def test_a_pause_ends_with_its_epoch(world: World) -> None:
     assert len(records_of(source, 1)) == 1
 
 
-def test_starting_an_ended_epoch_does_nothing(world: World) -> None:
+def test_starting_an_ended_assignment_does_nothing(world: World) -> None:
     source = world.source()
     old = started(source)
     world.rename(source)
-    epochs = epochs_of(source)
+    assignments = assignments_of(source)
     world.append(0, b"a")
     source.start(old[0], 0)
     assert poll_for(source, 0.5) == []
-    source.start(epochs[0], 0)
+    source.start(assignments[0], 0)
     assert len(records_of(source, 1)) == 1
 
 
@@ -262,7 +264,7 @@ def test_an_offset_that_retention_has_deleted_is_named_with_the_gap(world: World
         world.append(0, b"%d" % number)
     world.delete_records(0, 3)
     source = world.source()
-    source.start(epochs_of(source)[0], 1)
+    source.start(assignments_of(source)[0], 1)
     with pytest.raises(Broken, match=r"offset 1 of .*:0 is out of range \(3 to 5\): offsets 1 to 2 were deleted"):
         records_of(source, 1)
 
@@ -270,7 +272,7 @@ def test_an_offset_that_retention_has_deleted_is_named_with_the_gap(world: World
 def test_an_offset_beyond_the_end_is_named(world: World) -> None:
     world.append(0, b"a")
     source = world.source()
-    source.start(epochs_of(source)[0], 7)
+    source.start(assignments_of(source)[0], 7)
     with pytest.raises(Broken, match=r"offset 7 .* is out of range \(0 to 1\): the partition ends at 1"):
         records_of(source, 1)
 

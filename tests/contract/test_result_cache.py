@@ -1,4 +1,4 @@
-"""The result cache's port, on the twin in memory and on a real server of Redis' protocol, bare and in a namespace."""
+"""The result cache's port, on the fake in memory and on a real server of Redis' protocol, bare and in a namespace."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from workers.backends.memory import ManualClock, MemoryResultCache
 from workers.backends.result_cache import RedisResultCache
 from workers.backends.scoped_cache import ScopedCache
 from workers.ports import ResultCache
+from workers.testing.memory import ManualClock, MemoryResultCache
 
 TTL_S = 0.5
 
@@ -51,28 +51,28 @@ def cache(make: Callable[[float], tuple[ResultCache, Callable[[float], None]]]) 
 
 
 def test_what_was_never_remembered_is_a_miss(cache: ResultCache, unique: Named) -> None:
-    assert cache.recall([unique("key"), unique("key")]) == [None, None]
-    assert cache.recall_fields([(unique("hash"), "field")]) == [None]
+    assert cache.lookup([unique("key"), unique("key")]) == [None, None]
+    assert cache.lookup_fields([(unique("hash"), "field")]) == [None]
 
 
 def test_nothing_asked_is_nothing_answered(cache: ResultCache) -> None:
     cache.remember({}, {})
     cache.forget([])
-    assert cache.recall([]) == []
-    assert cache.recall_fields([]) == []
+    assert cache.lookup([]) == []
+    assert cache.lookup_fields([]) == []
 
 
 def test_values_come_back_in_the_order_that_was_asked(cache: ResultCache, unique: Named) -> None:
     one, two = unique("key"), unique("key")
     cache.remember({one: b"1", two: b"\x00\xff not utf-8"}, {})
-    assert cache.recall([two, unique("key"), one, two]) == [b"\x00\xff not utf-8", None, b"1", b"\x00\xff not utf-8"]
+    assert cache.lookup([two, unique("key"), one, two]) == [b"\x00\xff not utf-8", None, b"1", b"\x00\xff not utf-8"]
 
 
 def test_fields_come_back_in_the_order_that_was_asked_across_hashes(cache: ResultCache, unique: Named) -> None:
     one, two = unique("hash"), unique("hash")
     cache.remember({}, {(one, "a"): b"1a", (two, "a"): b"2a", (one, "b"): b"1b"})
     asked = [(one, "b"), (two, "a"), (two, "b"), (one, "a"), (one, "b")]
-    assert cache.recall_fields(asked) == [b"1b", b"2a", None, b"1a", b"1b"]
+    assert cache.lookup_fields(asked) == [b"1b", b"2a", None, b"1a", b"1b"]
 
 
 def test_a_later_value_replaces_the_earlier_one_and_leaves_the_hashs_other_fields(
@@ -81,15 +81,15 @@ def test_a_later_value_replaces_the_earlier_one_and_leaves_the_hashs_other_field
     key, name = unique("key"), unique("hash")
     cache.remember({key: b"old"}, {(name, "a"): b"old", (name, "b"): b"stays"})
     cache.remember({key: b"new"}, {(name, "a"): b"new"})
-    assert cache.recall([key]) == [b"new"]
-    assert cache.recall_fields([(name, "a"), (name, "b")]) == [b"new", b"stays"]
+    assert cache.lookup([key]) == [b"new"]
+    assert cache.lookup_fields([(name, "a"), (name, "b")]) == [b"new", b"stays"]
 
 
 def test_a_forgotten_hash_is_gone_with_all_its_fields_and_no_other(cache: ResultCache, unique: Named) -> None:
     gone, stays = unique("hash"), unique("hash")
     cache.remember({}, {(gone, "a"): b"1", (gone, "b"): b"2", (stays, "a"): b"3"})
     cache.forget([gone, unique("hash")])
-    assert cache.recall_fields([(gone, "a"), (gone, "b"), (stays, "a")]) == [None, None, b"3"]
+    assert cache.lookup_fields([(gone, "a"), (gone, "b"), (stays, "a")]) == [None, None, b"3"]
 
 
 def test_keys_and_hashes_end_with_their_time_to_live(
@@ -98,24 +98,24 @@ def test_keys_and_hashes_end_with_their_time_to_live(
     cache, wait = make(TTL_S)
     key, name = unique("key"), unique("hash")
     cache.remember({key: b"1"}, {(name, "a"): b"2"})
-    assert cache.recall([key]) == [b"1"]
+    assert cache.lookup([key]) == [b"1"]
     wait(TTL_S + 0.1)
-    assert cache.recall([key]) == [None]
-    assert cache.recall_fields([(name, "a")]) == [None]
+    assert cache.lookup([key]) == [None]
+    assert cache.lookup_fields([(name, "a")]) == [None]
 
 
-def test_more_than_one_round_trip_holds_is_remembered_and_recalled(cache: ResultCache, unique: Named) -> None:
+def test_more_than_one_round_trip_holds_is_remembered_and_looked_up(cache: ResultCache, unique: Named) -> None:
     stem = unique("key")
     values = {f"{stem}:{number}": str(number).encode() for number in range(700)}
     fields = {(f"{stem}:h{number}", "f"): str(number).encode() for number in range(700)}
     cache.remember(values, fields)
-    assert cache.recall(list(values)) == list(values.values())
-    assert cache.recall_fields(list(fields)) == list(fields.values())
+    assert cache.lookup(list(values)) == list(values.values())
+    assert cache.lookup_fields(list(fields)) == list(fields.values())
 
 
 def test_a_value_of_more_than_a_mebibyte_is_not_kept(cache: ResultCache, unique: Named) -> None:
     key, name = unique("key"), unique("hash")
     large, largest = bytes(2**20 + 1), bytes(2**20 - 32)  # a MAC takes 32
     cache.remember({key: large}, {(name, "large"): large, (name, "largest"): largest})
-    assert cache.recall([key]) == [None]
-    assert cache.recall_fields([(name, "large"), (name, "largest")]) == [None, largest]
+    assert cache.lookup([key]) == [None]
+    assert cache.lookup_fields([(name, "large"), (name, "largest")]) == [None, largest]

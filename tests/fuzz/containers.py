@@ -179,7 +179,7 @@ def _put_tiff(piece: Piece) -> bytes:
 
 
 def _gif(data: bytes) -> Iterator[Piece]:
-    """The screen with its palette, then extensions and pictures, cut where their introducers stand."""
+    """The screen with its palette, then extensions and images, cut where their introducers stand."""
     palette = 3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0
     yield Piece(b"", data[: 13 + palette], raw=True)
     start = at = 13 + palette

@@ -25,7 +25,7 @@ from tests.hostile.scene import SIGNATURE, Batch, Scene
 from tests.hostile.store_lies import lies
 from tests.raw_kafka import GZIP, ZSTD, batch, record, varint
 from tests.unit.backends.loopback import loopback
-from tests.unit.intake.pictures import png_bomb
+from tests.unit.intake.images import png_bomb
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -96,7 +96,7 @@ def test_nothing_is_left_in_the_temporary_folder(ran: Ran) -> None:
 def test_every_photograph_comes_back_with_its_tags(ran: Ran) -> None:
     first, _, rest = ran.output.partition("Second pass")
     assert "espresso 0.9" in first
-    assert re.search(r"scikit-learn/china\.jpg  palace 0\.\d\d.*  a picture of a palace.*  \d+ ms\n", first)
+    assert re.search(r"scikit-learn/china\.jpg  palace 0\.\d\d.*  an picture of a palace.*  \d+ ms\n", first)
     for photo in photographs(None):
         assert f"\n{photo.key}  " in first
         assert f"\n{photo.key}  " in rest
@@ -109,7 +109,7 @@ def test_the_second_pass_is_answered_from_the_cache(ran: Ran) -> None:
     assert f"second pass: of {photos + 1}, {photos} needed no download and no model, 1 no model" in ran.output
 
 
-def test_a_broken_file_and_a_deleted_picture_have_their_outcomes(ran: Ran) -> None:
+def test_a_broken_file_and_a_deleted_image_have_their_outcomes(ran: Ran) -> None:
     assert "broken/cut short.jpg  dead letter broken-image" in ran.output
     assert "scikit-image/chelsea.png  retraction" in ran.output
 
@@ -125,21 +125,21 @@ def test_what_goes_into_a_pipe_has_no_control_characters(ran: Ran) -> None:
     assert "\r" not in ran.output
 
 
-def test_the_page_that_is_named_holds_every_picture(ran: Ran) -> None:
-    assert f"A page with the pictures: {PAGE}" in ran.output
+def test_the_page_that_is_named_holds_every_image(ran: Ran) -> None:
+    assert f"A page with the images: {PAGE}" in ran.output
     page = PAGE.read_text()
     assert page.count("data:image/jpeg;base64,") == len(photographs(None)) + 1  # the deleted one is shown as well
-    for shown in ("A picture of espresso", "palace", "fetch and model", "broken-image", "retraction"):
+    for shown in ("An image of espresso", "palace", "fetch and model", "broken-image", "retraction"):
         assert shown in page
 
 
-def test_a_folder_without_pictures_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_one_sentence(tmp_path: Path) -> None:
     temporary, empty = tmp_path / "tmp", tmp_path / "empty"
     temporary.mkdir()
     empty.mkdir()
     ran = make(temporary, "demo", f"PHOTOS={empty}")
     assert ran.code != 0
-    assert f"There is no picture in {empty}" in ran.output
+    assert f"There is no image in {empty}" in ran.output
     assert "Traceback" not in ran.output
 
 
@@ -165,13 +165,13 @@ def test_a_kill_of_make_leaves_no_process(tmp_path: Path) -> None:
         assert survivors(with_environment("TMPDIR", str(tmp_path)), within_s=40) == []
 
 
-def test_pictures_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> None:
-    pictures, temporary = tmp_path / "my pictures", tmp_path / "tmp"
-    pictures.mkdir()
+def test_images_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> None:
+    images, temporary = tmp_path / "my images", tmp_path / "tmp"
+    images.mkdir()
     temporary.mkdir()
-    Image.new("RGB", (64, 48), "#c04030").save(pictures / "red one.webp")
-    shutil.copy(photographs(None)[0].path, pictures / "cat.png")
-    with running(temporary, "demo", f"PHOTOS={pictures}", "KEEP=1") as process:
+    Image.new("RGB", (64, 48), "#c04030").save(images / "red one.webp")
+    shutil.copy(photographs(None)[0].path, images / "cat.png")
+    with running(temporary, "demo", f"PHOTOS={images}", "KEEP=1") as process:
         lines = read_until(process, "health and metrics")
         assert exported(lines)["TAGSTREAM_OUTPUT_TOPIC"] == "images.enriched"
         output = "".join(lines)

@@ -17,7 +17,7 @@ from schemas.enriched_image import EnrichedImage
 from tests.conftest import Stack
 from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
 from workers.backends.kafka import KafkaEmitter
-from workers.vocabulary import Headers, Message
+from workers.types import Headers, Message
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -13,14 +13,14 @@ import pytest
 from kafka.net.compat import KafkaNetClient
 
 from tests.conftest import up_or_skip
-from tests.contract.kafka_worlds import KafkaWorld, epochs_of, poll_for
+from tests.contract.kafka_worlds import KafkaWorld, assignments_of, poll_for
 from workers.backends import kafka_publisher
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.backends.kafka_types import Membership
 from workers.errors import TagstreamError, Unpublished
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
-from workers.vocabulary import Epoch, Message, Run
+from workers.types import Assignment, Message, Run
 
 pytestmark = [pytest.mark.servers, pytest.mark.chaos]
 
@@ -39,7 +39,7 @@ class Scene:
         self.world = KafkaWorld(broker.servers, unique)
         # Longer than any fault here: what a lost membership does is the contract's to test.
         self.source: KafkaRecordSource = self.world.source(session_timeout_s=60)
-        self.epochs = epochs_of(self.source)
+        self.assignments = assignments_of(self.source)
         self.before_offsets: Callable[[], None] | None = None
         self.publisher: KafkaPublisher = self.world.publisher(self.source, membership=self._membership)
         self.publish(b"first")
@@ -48,11 +48,11 @@ class Scene:
         self._poller.start()
 
     @property
-    def epoch(self) -> Epoch:
-        return self.epochs[0]
+    def assignment(self) -> Assignment:
+        return self.assignments[0]
 
     def run(self, value: bytes, offset: int) -> Run:
-        return Run([Message(self.world.output, b"key", value, ())], {self.epoch: offset})
+        return Run([Message(self.world.output, b"key", value, ())], {self.assignment: offset})
 
     def publish(self, value: bytes) -> None:
         self.publisher.publish(self.run(value, self.published + 1))
@@ -84,7 +84,7 @@ class Scene:
             self.publisher.recover()
             committed = None
             while committed is None:
-                committed = self.publisher.committed(self.epoch)
+                committed = self.publisher.committed(self.assignment)
             if committed < offset:
                 self.publisher.publish(self.run(value, offset))
 
@@ -116,7 +116,7 @@ def values(scene: Scene) -> list[bytes | None]:
 
 
 def test_a_commit_called_while_the_broker_is_away_returns_when_it_is_back(scene: Scene) -> None:
-    """Fails without PatientClient, as the next test shows."""
+    """Fails without RetryingNetClient, as the next test shows."""
     scene.before_offsets = scene.broker.stop
     outcome = scene.in_background(lambda: scene.publisher.publish(scene.run(b"second", 2)))
     time.sleep(4)
@@ -132,8 +132,8 @@ def test_a_commit_called_while_the_broker_is_away_returns_when_it_is_back(scene:
 
 def test_polls_of_a_broker_that_is_frozen_leave_little_behind(scene: Scene) -> None:
     """Guard: a poll waits outside the client while a heartbeat is unanswered. Seen without: 317,000 blocks."""
-    for epoch in scene.epochs.values():
-        scene.source.start(epoch, 0)
+    for assignment in scene.assignments.values():
+        scene.source.start(assignment, 0)
     time.sleep(1)
     gc.collect()
     before = sys.getallocatedblocks()
@@ -151,7 +151,7 @@ def test_polls_of_a_broker_that_is_frozen_leave_little_behind(scene: Scene) -> N
 def test_without_the_guard_it_never_returns_and_the_watch_says_so(
     broker: ApacheKafka, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kafka_publisher, "PatientClient", KafkaNetClient)
+    monkeypatch.setattr(kafka_publisher, "RetryingNetClient", KafkaNetClient)
     scene = Scene(broker, unique)
     try:
         scene.before_offsets = scene.broker.stop

@@ -20,14 +20,14 @@ from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.backends.kafka import lag
 from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.importer import Lists, import_checkpoint
-from workers.models.tagger import sample_picture
+from workers.models.tagger import sample_image
 from workers.ports import Captioner
-from workers.vocabulary import Pixels
+from workers.types import Pixels
 
 pytestmark = pytest.mark.timeout(240)
 
 THRESHOLD = 0.6
-PICTURES: dict[str, Pixels] = {f"{seed}.png": sample_picture(64, seed) for seed in range(3)}
+IMAGES: dict[str, Pixels] = {f"{seed}.png": sample_image(64, seed) for seed in range(3)}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ class Directly:
 
     def tags(self, key: str) -> dict[str, float]:
         """Name → score of what is above its threshold, best first."""
-        scores = self.tagger.postprocess(self.tagger.forward([PICTURES[key]])[0])
+        scores = self.tagger.postprocess(self.tagger.forward([IMAGES[key]])[0])
         found = zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True)
         shown = sorted(((score, number) for number, score in found if score > THRESHOLD), reverse=True)
         return {self.tagger.labels[number]: score for score, number in shown}
@@ -68,7 +68,7 @@ class Directly:
         return tuple(name for name in self.tagger.labels if name in tags)
 
     def caption(self, key: str, guided_by: tuple[str, ...]) -> str:
-        (raw,) = self.captioner.forward([PICTURES[key]], [self.captioner.guide(guided_by)])
+        (raw,) = self.captioner.forward([IMAGES[key]], [self.captioner.guide(guided_by)])
         return self.captioner.postprocess(raw).text
 
 
@@ -80,7 +80,7 @@ def directly(bundles: Path) -> Directly:
 @pytest.fixture
 def site(stack: Stack, unique: Callable[[str], str]) -> Site:
     site = Site(stack, unique("ram"))
-    for key, pixels in PICTURES.items():
+    for key, pixels in IMAGES.items():
         out = io.BytesIO()
         Image.fromarray(pixels).save(out, "PNG")
         site.upload(key, out.getvalue())
@@ -108,7 +108,7 @@ def test_rams_tags_or_the_events_own_guide_tag2texts_captions_on_one_decode(
     site: Site, bundles: Path, directly: Directly, tmp_path: Path
 ) -> None:
     own = ("tag 3", "a red kite")
-    events = [site.own(key) for key in PICTURES]
+    events = [site.own(key) for key in IMAGES]
     events += [
         site.own("0.png", id="guided", options={"guide_tags": list(own)}),
         site.own("1.png", id="tags alone", options={"want": ["tags"]}),
@@ -157,7 +157,7 @@ def test_allowed_labels_and_a_profile_of_fewer_score_what_all_labels_would(
         [site.own("0.png"), site.own("0.png", id="some", options={"profile": "some"})],
         TAGSTREAM_TAGGER=str(bundles / "ram"),
         TAGSTREAM_CAPTIONER="none",
-        TAGSTREAM_ALLOW=str(allowed),
+        TAGSTREAM_LABELS_FILE=str(allowed),
         TAGSTREAM_PROFILES=str(profiles),
     )
     scores = {event: {tag.name: tag.score for tag in image.tags} for event, image in found.items()}

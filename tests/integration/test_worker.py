@@ -12,7 +12,7 @@ from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.conftest import Stack
 from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
 from workers.backends.kafka import lag
-from workers.vocabulary import Headers
+from workers.types import Headers
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -46,7 +46,7 @@ def notification(bucket: str, *keys: str, name: str = "s3:ObjectCreated:Put") ->
 
 def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site, tmp_path: Path) -> None:
     for number in range(12):
-        site.upload(f"pictures/a b+{number}.jpg", photo(number))
+        site.upload(f"images/a b+{number}.jpg", photo(number))
     ce: Headers = (
         ("ce_specversion", b"1.0"),
         ("ce_id", b"c-1"),
@@ -60,14 +60,14 @@ def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site
         "source": "/uploads",
         "type": "image.uploaded",
         "datacontenttype": "application/json",
-        "data": json.loads(site.own("pictures/a b+9.jpg")),
+        "data": json.loads(site.own("images/a b+9.jpg")),
     }
     site.send(
-        [(site.own(f"pictures/a b+{n}.jpg"), ()) for n in range(6)]
-        + [(notification(site.name, "pictures/a+b%2B6.jpg"), ())]
-        + [(site.own("pictures/a b+8.jpg"), ce)]
+        [(site.own(f"images/a b+{n}.jpg"), ()) for n in range(6)]
+        + [(notification(site.name, "images/a+b%2B6.jpg"), ())]
+        + [(site.own("images/a b+8.jpg"), ce)]
         + [(json.dumps(structured).encode(), (("content-type", b"application/cloudevents+json"),))]
-        + [(notification(site.name, "pictures/a+b%2B7.jpg", name="ObjectRemoved:Delete"), ())]
+        + [(notification(site.name, "images/a+b%2B7.jpg", name="ObjectRemoved:Delete"), ())]
         + [(b'{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"x"}', ()), (b"\x00\x01", ())]
     )
     with worker(site, "w", tmp_path) as process:
@@ -78,9 +78,9 @@ def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site
     outputs = site.outputs()
     images = [output for output in outputs if isinstance(output, EnrichedImage)]
     assert {image.event.dialect for image in images} == {"own", "s3", "cloudevents"}
-    assert {image.source.key for image in images} == {f"pictures/a b+{n}.jpg" for n in (0, 1, 2, 3, 4, 5, 6, 8, 9)}
+    assert {image.source.key for image in images} == {f"images/a b+{n}.jpg" for n in (0, 1, 2, 3, 4, 5, 6, 8, 9)}
     assert all(image.caption is not None and image.caption.method == "template" for image in images)
-    assert [r.source.key for r in outputs if isinstance(r, Retraction)] == ["pictures/a b+7.jpg"]
+    assert [r.source.key for r in outputs if isinstance(r, Retraction)] == ["images/a b+7.jpg"]
     assert [skip.reason for skip in outputs if isinstance(skip, Skip)] == ["test-event"]
     assert [letter.failures[0].reason for letter in site.letters()] == ["undecodable"]
 
@@ -101,7 +101,7 @@ def test_two_workers_share_the_partitions_and_repeat_nothing(site: Site, tmp_pat
 
 
 def test_the_other_delivery_with_the_other_intake_does_the_same_work(site: Site, tmp_path: Path) -> None:
-    settings = {"TAGSTREAM_DELIVERY": "at_least_once", "TAGSTREAM_INTAKE": "threads"}
+    settings = {"TAGSTREAM_DELIVERY": "at_least_once", "TAGSTREAM_DECODER": "threads"}
     for number in range(20):
         site.upload(f"{number}.jpg", photo(number))
     site.upload("broken.jpg", photo(0)[:300])
@@ -115,7 +115,7 @@ def test_the_other_delivery_with_the_other_intake_does_the_same_work(site: Site,
 
 
 def in_flight(process: WorkerProcess) -> float:
-    return process.metric("tagstream_pictures_in_flight")
+    return process.metric("tagstream_images_in_flight")
 
 
 @pytest.mark.chaos
@@ -151,7 +151,7 @@ def test_the_cache_may_die_and_come_back_meanwhile(site: Site, tmp_path: Path) -
             assert process.metric("tagstream_cache_errors_total") > 0
         finally:
             site.stack.valkey.restart()
-        # The breaker probes again after a moment; then copies of known pictures are hits.
+        # The breaker probes again after a moment; then copies of known images are hits.
         eventually(lambda: _a_copy_is_remembered(site), 30, process.said)
         assert process.terminate() == 0, process.said()
     assert site.outcomes() == site.inputs()

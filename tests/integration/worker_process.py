@@ -24,7 +24,7 @@ from tests.conftest import Stack
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
 from workers.backends.object_store import MinioObjectStore
 from workers.local.worker_process import WorkerProcess as LocalWorker
-from workers.vocabulary import Headers
+from workers.types import Headers
 
 Coordinates = tuple[int, int, int]
 """(partition, offset, index) in the input topic."""
@@ -152,7 +152,7 @@ class Site:
         return [read_dead_letter_headers(seen.headers) for seen in self.read(self.dead)]
 
     def outcomes(self) -> list[Coordinates]:
-        """The coordinates of every outcome there is: the law is checked by this list, never by ids."""
+        """The coordinates of every outcome there is: the delivery invariant is checked by this list, never by ids."""
         found = [(o.event.partition, o.event.offset, o.event.index) for o in self.outputs()]
         for letter in self.letters():
             found += [(letter.partition, letter.offset, failure.index) for failure in letter.failures]

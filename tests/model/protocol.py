@@ -4,8 +4,8 @@ Small on purpose, so that every order of steps can be tried. What stands for wha
 
 | here | there |
 |---|---|
-| `Lane` | an `Epoch` (its member id) with its lane in the ledger (`at`: not committed from here on) |
-| `Item` | one record of a `Run`; it keeps the epoch that it was taken under |
+| `PartitionQueue` | an `Assignment` (its member id) with its queue in the ledger (`at`: not committed from here on) |
+| `Item` | one record of a `Run`; it keeps the assignment that it was taken under |
 | `Worker.phase` | where the publish thread is: `Publishing.step`, `KafkaPublisher._publish`, `recover`, `committed` |
 | `Worker.generation`, `member` | what kafka-python's `group_metadata()` would say at this moment |
 | "learns", "callbacks", "renews" | the client's I/O thread and the poll thread: `KafkaRecordSource` |
@@ -43,15 +43,15 @@ class Rules:
     generation: bool = True
     """Offsets go only under a membership that has a generation and a member id."""
     member: bool = True
-    """The member id must be that of every epoch in the run."""
+    """The member id must be that of every assignment in the run."""
     ended: bool = True
-    """No epoch of the run may have ended."""
+    """No assignment of the run may have ended."""
     trust_committed: bool = True
     """After anything unclear the committed offset says what is done; without: it counts as not done."""
     fresh_producer: bool = True
     """A producer that failed is replaced; without: aborted and used again."""
     id_before_offset: bool = True
-    """An epoch's member id is read before the offset that it begins at."""
+    """An assignment's member id is read before the offset that it begins at."""
     wait_for_pending: bool = True
     """The committed offset is told only when no transaction on its partition is pending."""
     ask_futures: bool = True
@@ -74,7 +74,7 @@ class Size:
     leaves: int = 1
 
 
-class Lane(NamedTuple):
+class PartitionQueue(NamedTuple):
     member: int
     at: int = OPENING
 
@@ -103,11 +103,11 @@ class Worker(NamedTuple):
     member: int = NO_MEMBER
     callbacks: bool = False
     """The client has a new assignment and its callbacks have not run yet."""
-    lanes: tuple[Lane | None, ...] = ()
+    queues: tuple[PartitionQueue | None, ...] = ()
     run: tuple[Item, ...] = ()
     metadata: tuple[int, int] = (NO_GENERATION, NO_MEMBER)
     asked: tuple[int, int, int] = (0, 0, 0)
-    """The question to the broker in progress: partition, the epoch's member id, the answer (without a rule)."""
+    """The question to the broker in progress: partition, the assignment's member id, the answer (without a rule)."""
     leftover: Offsets = ()
     """Offsets that a producer still holds of a transaction that it aborted."""
     beside: Offsets = ()
@@ -148,9 +148,9 @@ class Protocol:
     def start(self) -> World:
         """A is the group's only member and has everything; B has not joined yet. Nothing is committed."""
         size = self.size
-        epoch = Lane(1 if self.rules.id_before_offset else NO_MEMBER)
-        blank = Worker(lanes=(None,) * size.partitions, leftover=self._none, beside=self._none)
-        first = blank._replace(generation=CURRENT, member=1, lanes=(epoch,) * size.partitions)
+        assignment = PartitionQueue(1 if self.rules.id_before_offset else NO_MEMBER)
+        blank = Worker(queues=(None,) * size.partitions, leftover=self._none, beside=self._none)
+        first = blank._replace(generation=CURRENT, member=1, queues=(assignment,) * size.partitions)
         broker = Broker(
             visible=(0,) * size.partitions,
             committed=(0,) * size.partitions,
@@ -238,8 +238,8 @@ class Protocol:
             )
         if not worker.member and all(_settled(world, other) for other, member in enumerate(broker.members) if member):
             yield from self._join(world, number, worker)
-        if known and worker.generation >= 0 and any(lane and self._outdated(lane, worker) for lane in worker.lanes):
-            yield f"{name}'s poll begins epochs anew", _with(world, number, self._renew(worker))
+        if known and worker.generation >= 0 and any(queue and self._outdated(queue, worker) for queue in worker.queues):
+            yield f"{name}'s poll begins assignments anew", _with(world, number, self._renew(worker))
         for partition, offset in enumerate(worker.beside):
             if offset >= 0:
                 yield (
@@ -262,25 +262,25 @@ class Protocol:
     def _call_back(self, worker: Worker, number: int, broker: Broker) -> Worker:
         """Revoked and assigned by comparison with what the client holds: what it kept is not called back."""
         for partition, owner in enumerate(broker.owners):
-            held = worker.lanes[partition] is not None
+            held = worker.queues[partition] is not None
             if held and owner != number:
                 worker = _end(worker, partition)
             elif owner == number and not held:
                 worker = self._begin(worker, partition)
         return worker._replace(callbacks=False)
 
-    def _outdated(self, lane: Lane, worker: Worker) -> bool:
-        return lane.member not in (worker.member, NO_MEMBER)
+    def _outdated(self, queue: PartitionQueue, worker: Worker) -> bool:
+        return queue.member not in (worker.member, NO_MEMBER)
 
     def _renew(self, worker: Worker) -> Worker:
-        for partition, lane in enumerate(worker.lanes):
-            if lane is not None and self._outdated(lane, worker):
+        for partition, queue in enumerate(worker.queues):
+            if queue is not None and self._outdated(queue, worker):
                 worker = self._begin(_end(worker, partition), partition)
         return worker
 
     def _begin(self, worker: Worker, partition: int) -> Worker:
-        lane = Lane(worker.member if self.rules.id_before_offset else NO_MEMBER)
-        return worker._replace(lanes=_put(worker.lanes, partition, lane))
+        queue = PartitionQueue(worker.member if self.rules.id_before_offset else NO_MEMBER)
+        return worker._replace(queues=_put(worker.queues, partition, queue))
 
     def _commit_beside(self, world: World, number: int, worker: Worker, partition: int, offset: int) -> World:
         broker = world.broker
@@ -313,12 +313,12 @@ class Protocol:
 
     def _ask(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
         """`committed`, first half: who are we? (Without the rule: what is committed?)"""
-        for partition, lane in enumerate(worker.lanes):
-            if lane is None or lane.at != OPENING:
+        for partition, queue in enumerate(worker.queues):
+            if queue is None or queue.at != OPENING:
                 continue
             if self.rules.id_before_offset:
-                if worker.generation >= 0 and worker.member == lane.member:
-                    asking = worker._replace(phase="asking", asked=(partition, lane.member, OPENING))
+                if worker.generation >= 0 and worker.member == queue.member:
+                    asking = worker._replace(phase="asking", asked=(partition, queue.member, OPENING))
                     yield f"asks what is committed of partition {partition}", _with(world, number, asking)
                     return  # which of them is asked first changes nothing
             elif not self._pending(world, partition):
@@ -327,7 +327,7 @@ class Protocol:
                 yield f"is told that {offset} of partition {partition} is committed", _with(world, number, asking)
 
     def _answer(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
-        """`committed`, second half; the poll thread opens the lane there, if its epoch is still the same."""
+        """`committed`, second half; the poll thread opens the queue there, if its assignment is still the same."""
         partition, member, offset = worker.asked
         if self.rules.id_before_offset:
             if self._pending(world, partition):
@@ -337,9 +337,9 @@ class Protocol:
             member = worker.member
         else:
             return
-        lane, idle = worker.lanes[partition], worker._replace(phase="idle", asked=(0, 0, 0))
-        if lane is not None and lane.at == OPENING and lane.member in (member, NO_MEMBER):
-            idle = idle._replace(lanes=_put(idle.lanes, partition, Lane(member, offset)))
+        queue, idle = worker.queues[partition], worker._replace(phase="idle", asked=(0, 0, 0))
+        if queue is not None and queue.at == OPENING and queue.member in (member, NO_MEMBER):
+            idle = idle._replace(queues=_put(idle.queues, partition, PartitionQueue(member, offset)))
             if not self.rules.alone:
                 idle = idle._replace(beside=_put(idle.beside, partition, offset))
         yield f"begins partition {partition} at {offset} as member {member}", _with(world, number, idle)
@@ -347,9 +347,9 @@ class Protocol:
     def _send(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
         """Begin a transaction and send the outcomes of one record of each partition that takes part."""
         ready = [
-            Item(partition, lane.at, lane.member)
-            for partition, lane in enumerate(worker.lanes)
-            if lane is not None and OPENING < lane.at < self.size.records
+            Item(partition, queue.at, queue.member)
+            for partition, queue in enumerate(worker.queues)
+            if queue is not None and OPENING < queue.at < self.size.records
         ]
         for wanted in product((True, False), repeat=len(ready)):
             items = tuple(item for item, want in zip(ready, wanted, strict=True) if want)
@@ -367,7 +367,7 @@ class Protocol:
                 yield f"sends {told}, of which the first expires", _with(expired, number, after)
 
     def _check(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
-        """The membership is read now, and compared with every epoch of the run."""
+        """The membership is read now, and compared with every assignment of the run."""
         rules, refused = self.rules, False
         if rules.generation and (worker.generation < 0 or not worker.member):
             refused = True
@@ -410,7 +410,9 @@ class Protocol:
         done = worker._replace(phase="idle", run=())
         for item in worker.run:
             if not item.ended:
-                done = done._replace(lanes=_put(done.lanes, item.partition, Lane(item.member, item.offset + 1)))
+                done = done._replace(
+                    queues=_put(done.queues, item.partition, PartitionQueue(item.member, item.offset + 1))
+                )
         yield "commits", _with(committed, number, done)
         if world.faults[UNKNOWN]:
             yield "does not hear whether its commit happened: it did not", _use(failed, UNKNOWN)
@@ -451,18 +453,19 @@ class Protocol:
         yield "takes its transactional id again", _with(world._replace(broker=mended), number, after)
 
     def _reconcile(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
-        """One partition after the other: what is committed is done; an offset that can't be ours ends the epoch."""
+        """One partition after the other: what is committed is done; an offset that can't be ours ends the
+        assignment."""
         partition = int(worker.phase.split()[1])
         further = "idle" if partition + 1 == self.size.partitions else f"reconcile {partition + 1}"
-        lane, after = worker.lanes[partition], worker._replace(phase=further)
-        if lane is None or lane.at == OPENING:
+        queue, after = worker.queues[partition], worker._replace(phase=further)
+        if queue is None or queue.at == OPENING:
             yield f"has nothing of partition {partition}", _with(world, number, after)
-        elif worker.generation >= 0 and worker.member == lane.member and not self._pending(world, partition):
+        elif worker.generation >= 0 and worker.member == queue.member and not self._pending(world, partition):
             offset = world.broker.committed[partition]
-            if offset < lane.at:
+            if offset < queue.at:
                 after = self._begin(_end(after, partition), partition)
             else:
-                after = after._replace(lanes=_put(after.lanes, partition, Lane(lane.member, offset)))
+                after = after._replace(queues=_put(after.queues, partition, PartitionQueue(queue.member, offset)))
             yield f"goes on with partition {partition} at {offset}", _with(world, number, after)
 
     def _pending(self, world: World, partition: int) -> bool:
@@ -493,9 +496,9 @@ def _next_generation(world: World, owners: tuple[int, ...]) -> World:
 def _ids(world: World, number: int) -> tuple[int, ...]:
     """Every member id of this worker that anybody still knows."""
     worker = world.workers[number]
-    lanes = [lane.member for lane in worker.lanes if lane is not None]
+    queues = [queue.member for queue in worker.queues if queue is not None]
     in_hand = (worker.metadata[1], worker.asked[1], *(item.member for item in worker.run))
-    return (world.broker.members[number], worker.member, *lanes, *in_hand)
+    return (world.broker.members[number], worker.member, *queues, *in_hand)
 
 
 def _renumbered(world: World) -> World:
@@ -510,7 +513,7 @@ def _renumbered(world: World) -> World:
         members[number] = names[members[number]]
         workers[number] = worker._replace(
             member=names[worker.member],
-            lanes=tuple(lane and lane._replace(member=names[lane.member]) for lane in worker.lanes),
+            queues=tuple(queue and queue._replace(member=names[queue.member]) for queue in worker.queues),
             run=tuple(item._replace(member=names[item.member]) for item in worker.run),
             metadata=(worker.metadata[0], names[worker.metadata[1]]),
             asked=(worker.asked[0], names[worker.asked[1]], worker.asked[2]),
@@ -541,7 +544,7 @@ def _open(world: World, number: int, transaction: Transaction) -> World:
 def _end(worker: Worker, partition: int) -> Worker:
     run = tuple(item._replace(ended=True) if item.partition == partition else item for item in worker.run)
     return worker._replace(
-        run=run, lanes=_put(worker.lanes, partition, None), beside=_put(worker.beside, partition, -1)
+        run=run, queues=_put(worker.queues, partition, None), beside=_put(worker.beside, partition, -1)
     )
 
 
@@ -550,7 +553,7 @@ def _failed(worker: Worker) -> Worker:
 
 
 def _drop_all(worker: Worker) -> Worker:
-    for partition in range(len(worker.lanes)):
+    for partition in range(len(worker.queues)):
         worker = _end(worker, partition)
     return worker
 

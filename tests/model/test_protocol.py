@@ -54,7 +54,7 @@ def test_without_the_member_id_check_the_model_finds_a_member_that_came_back_unn
     assert "published twice" in counterexample(replace(CALM, freezes=1), member=False)
 
 
-def test_without_the_check_for_ended_epochs_the_model_finds_a_partition_that_moved() -> None:
+def test_without_the_check_for_ended_assignments_the_model_finds_a_partition_that_moved() -> None:
     assert "published twice" in counterexample(replace(CALM, rebalances=1), ended=False)
 
 

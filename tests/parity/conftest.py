@@ -45,7 +45,7 @@ def subject(request: pytest.FixtureRequest) -> Iterator[Subject]:
 
 @pytest.fixture(scope="session")
 def logits(subject: Subject) -> Tensor:
-    """Of both pictures and all labels."""
+    """Of both images and all labels."""
     return subject.model.score(subject.embeds)
 
 

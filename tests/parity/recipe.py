@@ -1,4 +1,4 @@
-"""Weights and pictures that anyone can make again: a name, a shape and a salt give the numbers.
+"""Weights and images that anyone can make again: a name, a shape and a salt give the numbers.
 
 The original programs were filled with these under their own parameter names, and what they answered is in
 `reference/`. Tensors that a checkpoint holds under two names are drawn once, under the name in `canonical`.
@@ -60,9 +60,9 @@ def parameter(name: str, shape: tuple[int, ...], *, full: bool, text_width: int)
     return drawn * np.float32(_scale(name, shape, full))
 
 
-def picture(index: int, height: int = 427, width: int = 640) -> NDArray[np.uint8]:
+def image(index: int, height: int = 427, width: int = 640) -> NDArray[np.uint8]:
     """(height, width, 3) RGB: colour waves under grain."""
-    random = _random(f"{SALT}:picture:{index}")
+    random = _random(f"{SALT}:image:{index}")
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
     channels = [(np.sin(fx * x + px) * np.cos(fy * y + py) + 1) / 2 for fx, px, fy, py in random.random((3, 4)) * 12]
     grain = 0.15 * random.standard_normal((height, width, 3))

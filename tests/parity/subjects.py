@@ -130,8 +130,8 @@ class Subject:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """Image tokens of the two pictures."""
-        return self.model.encode(pictures())
+        """Image tokens of the two images."""
+        return self.model.encode(images())
 
     @cached_property
     def embeds(self) -> Tensor:
@@ -149,14 +149,14 @@ class Subject:
 
 @cache
 def pixels(index: int) -> NDArray[np.uint8]:
-    """(384, 384, 3), a picture of the recipe as the published transform leaves it."""
-    resized = Image.fromarray(recipe.picture(index)).resize((384, 384), Image.Resampling.BILINEAR)
+    """(384, 384, 3), an image of the recipe as the published transform leaves it."""
+    resized = Image.fromarray(recipe.image(index)).resize((384, 384), Image.Resampling.BILINEAR)
     return np.asarray(resized)
 
 
 @cache
-def pictures() -> Tensor:
-    """(2, 3, 384, 384), both pictures of the recipe, normalised."""
+def images() -> Tensor:
+    """(2, 3, 384, 384), both images of the recipe, normalised."""
     scaled = torch.from_numpy(np.stack([pixels(0), pixels(1)])).permute(0, 3, 1, 2) / 255
     return (scaled - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 

@@ -14,7 +14,6 @@ import torch
 from tests.parity.subjects import SMALL, Subject, checkpoint, guide_ids, pixels
 from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle
-from workers.models.conformance import CAPTIONER_CHECKS, TAGGER_CHECKS
 from workers.models.device import choose_device
 from workers.models.labels import label_ids
 from workers.models.load import load_captioner, load_tagger
@@ -25,6 +24,7 @@ from workers.models.ram.random_bundle import made_up_vocabulary, random_bundle
 from workers.models.ram.sizes import kind_in
 from workers.models.ram.wordpiece import WordPiece
 from workers.ports import Captioner, Tagger
+from workers.testing.conformance import CAPTIONER_CHECKS, TAGGER_CHECKS
 
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
 CPU = choose_device("cpu")
@@ -53,7 +53,7 @@ class Published:
         self.subject = Subject(kind, "small384")
         model = checkpoint(kind, SMALL[kind], self.subject.facts["bias_shift"], full=False)
         optimizer = {"state": {0: {"exp_avg": torch.zeros(9)}}, "param_groups": [{"lr": 1e-4}]}
-        torch.save({"model": model, "optimizer": optimizer, "epoch": 4}, self.file)
+        torch.save({"model": model, "optimizer": optimizer, "assignment": 4}, self.file)
         tags = folder / "tags.txt"
         tags.write_text("".join(f"tag {number}\n" for number in range(self.config.labels)))
         thresholds = folder / "thresholds.txt"
@@ -143,11 +143,11 @@ def test_a_captioner_takes_the_tokens_that_the_tagger_of_its_bundle_left(random_
     captioner = build_captioner(random_tag2text, CPU, "fp32")
     runs = []
     tagger._engine.model.encoder.register_forward_hook(lambda module, inputs, output: runs.append(len(output)))
-    pictures = [pixels(0), pixels(1)]
-    tagger.forward(pictures)
-    together = captioner.forward(pictures[::-1], ["a", "b"])
+    images = [pixels(0), pixels(1)]
+    tagger.forward(images)
+    together = captioner.forward(images[::-1], ["a", "b"])
     assert runs == [2]
-    alone = captioner.forward(pictures[::-1], ["a", "b"])
+    alone = captioner.forward(images[::-1], ["a", "b"])
     assert runs == [2, 2]
     assert [each.ids for each in together] == [each.ids for each in alone]
 
@@ -248,7 +248,7 @@ class TestWrongFiles:
 
     def test_a_file_without_a_model(self, ram: Published, tmp_path: Path) -> None:
         empty = tmp_path / "empty.pth"
-        torch.save({"epoch": 4}, empty)
+        torch.save({"assignment": 4}, empty)
         with pytest.raises(Misconfigured, match="holds no model"):
             import_checkpoint(empty, tmp_path / "out", ram.lists)
 

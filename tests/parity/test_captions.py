@@ -37,7 +37,7 @@ def test_captions_are_the_original_ones(tag2text: Subject, setup: str, rule: Len
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("setup", SETUPS)
-def test_eight_pictures_in_a_batch_get_the_captions_that_each_gets_alone(
+def test_eight_images_in_a_batch_get_the_captions_that_each_gets_alone(
     tag2text: Subject, setup: str, rule: LengthRule
 ) -> None:
     options = _under(SETUPS[setup], rule)
@@ -47,7 +47,7 @@ def test_eight_pictures_in_a_batch_get_the_captions_that_each_gets_alone(
     assert [list(each.ids) for each in found] == [wanted[index]["ids"] for index in order]
 
 
-def test_sampling_gives_a_picture_the_same_caption_in_every_batch(tag2text: Subject) -> None:
+def test_sampling_gives_an_image_the_same_caption_in_every_batch(tag2text: Subject) -> None:
     options = Decoding(method="nucleus", repetition_penalty=1.1, seed=4)
     guides = [caption["guide"] for caption in tag2text.facts["captions"]["original"]["beam3_max30"]]
     alone = [write(tag2text, [index], [guides[index]], options)[0] for index in (0, 1)]
@@ -77,14 +77,14 @@ def test_the_score_is_the_mean_log_probability_of_the_caption(tag2text: Subject,
 
 
 def write(subject: Subject, order: list[int], guides: list[str], options: Decoding) -> list[Tokens]:
-    """Captions of the recipe's pictures with these numbers under these guides."""
+    """Captions of the recipe's images with these numbers under these guides."""
     states = torch.stack([_states(subject, index, guide) for index, guide in zip(order, guides, strict=True)])
     return decode(_model(subject).text.decoder, states, PROMPT_IDS, SEP, options)
 
 
 @cache
 def _states(subject: Subject, index: int, guide: str) -> torch.Tensor:
-    """What the tag encoder makes of one picture and one guide, both from the reference."""
+    """What the tag encoder makes of one image and one guide, both from the reference."""
     ids, mask = (torch.tensor([part]) for part in guide_ids(guide))
     return _model(subject).guide(ids, mask, subject.embeds[index : index + 1])[0]
 

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.parity.subjects import Subject, pictures
+from tests.parity.subjects import Subject, images
 from workers.models.ram.ram import Ram
 from workers.models.ram.ram_plus import RamPlus
 from workers.models.ram.tag2text import Tag2Text
 
 
 def test_the_transform_leaves_the_original_pixels(subject: Subject) -> None:
-    subject.expect("image_first_rows", pictures()[:, :, :4], within=1e-6)
+    subject.expect("image_first_rows", images()[:, :, :4], within=1e-6)
 
 
 def test_every_stage_of_the_encoder_gives_the_original_states(subject: Subject) -> None:
     encoder = subject.model.encoder
-    x = encoder.patches(pictures()[:1])
+    x = encoder.patches(images()[:1])
     subject.expect("swin_patch_embed", x[:, :8])
     for index, stage in enumerate(encoder.stages):
         x = stage(x)
@@ -85,11 +85,11 @@ def test_small_chunks_of_labels_change_nothing(
     _close(subject.model.score(subject.embeds), logits)
 
 
-def test_eight_pictures_in_a_batch_get_what_each_gets_alone(subject: Subject, logits: Tensor) -> None:
+def test_eight_images_in_a_batch_get_what_each_gets_alone(subject: Subject, logits: Tensor) -> None:
     order = [0, 1, 1, 0, 1, 0, 0, 1]
     model = subject.model
-    batch = model.score(model.embed(model.encode(pictures()[order])))
-    alone = torch.cat([model.score(model.embed(model.encode(pictures()[i : i + 1]))) for i in (0, 1)])
+    batch = model.score(model.embed(model.encode(images()[order])))
+    alone = torch.cat([model.score(model.embed(model.encode(images()[i : i + 1]))) for i in (0, 1)])
     _close(batch, alone[order])
     _close(alone, logits)
 

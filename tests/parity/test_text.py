@@ -34,7 +34,7 @@ def test_steps_with_a_cache_give_the_logits_of_the_whole_text(writer: Subject) -
     assert (torch.stack(found, dim=1) - whole[:, 3:]).abs().max() <= 1e-4
 
 
-def test_beams_of_a_picture_share_its_states(writer: Subject) -> None:
+def test_beams_of_an_image_share_its_states(writer: Subject) -> None:
     text, states = _text_of(writer)
     ids = _tensor(writer, "tf_caption_ids")[:, :8]
     cache = text.decoder.open(states, 8)

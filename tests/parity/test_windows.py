@@ -1,4 +1,4 @@
-"""Checkpoints of other sizes than the published ones: found by their shapes, and stretched to other pictures."""
+"""Checkpoints of other sizes than the published ones: found by their shapes, and stretched to other images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from workers.models.ram.importer import Lists, import_checkpoint
 from workers.models.ram.keys import translate
 from workers.models.ram.resample import resampled, window_of
 from workers.models.ram.sizes import sizes_in, trained_at, with_windows
-from workers.models.tagger import sample_picture
+from workers.models.tagger import sample_image
 
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
 MADE: Mapping[Kind, type[RamConfig] | type[RamPlusConfig] | type[Tag2TextConfig]] = {
@@ -108,15 +108,15 @@ def test_the_published_checkpoints_have_the_published_sizes(kind: Kind) -> None:
     assert sizes_in(shapes_of(kind, PUBLISHED[kind])) == PUBLISHED[kind]
 
 
-def test_another_picture_than_it_was_trained_with_may_be_asked_for() -> None:
+def test_another_image_than_it_was_trained_with_may_be_asked_for() -> None:
     small = shapes_of("tag2text", Tag2TextConfig(SWIN_BASE_224, labels=3429))
     assert trained_at(small) == 224
     assert sizes_in(small, 384) == PUBLISHED["tag2text"]
 
 
 @pytest.mark.parametrize("side", [32, 100, 390])
-def test_a_picture_that_does_not_fit_the_encoder_is_a_sentence(side: int) -> None:
-    with pytest.raises(Misconfigured, match=rf"pictures of {side} x {side} .* their side is a multiple of 32"):
+def test_an_image_that_does_not_fit_the_encoder_is_a_sentence(side: int) -> None:
+    with pytest.raises(Misconfigured, match=rf"images of {side} x {side} .* their side is a multiple of 32"):
         sizes_in(shapes_of("ram", PUBLISHED["ram"]), side)
 
 
@@ -133,7 +133,7 @@ def test_shapes_of_no_swin_transformer_are_sentences() -> None:
 
 @pytest.fixture
 def fine_tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A RAM of seven labels, trained with pictures of 128 x 128; its encoder is not the published one."""
+    """A RAM of seven labels, trained with images of 128 x 128; its encoder is not the published one."""
     monkeypatch.setitem(config.PUBLISHED, "ram", SMALL["ram"])
     monkeypatch.setitem(config.PUBLISHED, "ram_plus", SMALL["ram_plus"])
     tensors = checkpoint("ram", replace(SMALL["ram"], encoder=WINDOW_4, labels=7), 0.0, full=False)
@@ -147,16 +147,16 @@ def lists(fine_tune: Path) -> Lists:
     return Lists(fine_tune.with_name("tags.txt"))
 
 
-def test_a_fine_tune_is_imported_with_its_own_labels_and_picture(fine_tune: Path, tmp_path: Path) -> None:
+def test_a_fine_tune_is_imported_with_its_own_labels_and_image(fine_tune: Path, tmp_path: Path) -> None:
     bundle = import_checkpoint(fine_tune, tmp_path / "out", lists(fine_tune), dtype="fp32")
     assert bundle.manifest.labels == 7
     assert bundle.manifest.transform.size == 128
     tagger = build_tagger(bundle, choose_device("cpu"), "fp32")
     tagger.warm_up()
-    assert tagger.forward([sample_picture(128)])[0].shape == (7,)
+    assert tagger.forward([sample_image(128)])[0].shape == (7,)
 
 
-def test_a_fine_tune_is_imported_for_larger_pictures(fine_tune: Path, tmp_path: Path) -> None:
+def test_a_fine_tune_is_imported_for_larger_images(fine_tune: Path, tmp_path: Path) -> None:
     bundle = import_checkpoint(fine_tune, tmp_path / "out", lists(fine_tune), dtype="fp32", image_size=192)
     assert bundle.manifest.transform.size == 192
     name = "encoder.stages.1.blocks.1.attention.bias_table"
@@ -173,7 +173,7 @@ def test_a_list_of_other_labels_than_the_fine_tunes_is_a_sentence(fine_tune: Pat
 
 
 def test_a_stretched_model_gives_nearly_the_answers_of_its_own_size() -> None:
-    """Of a picture of one colour with a bias that falls slowly, every window sees the same, whatever its side."""
+    """Of an image of one colour with a bias that falls slowly, every window sees the same, whatever its side."""
     sizes = replace(SMALL["ram"], encoder=WINDOW_4, labels=7)
     tensors = checkpoint("ram", sizes, 0.0, full=False)
     for table in (name for name in tensors if name.endswith("bias_table")):

@@ -40,8 +40,8 @@ def test_the_sources_keep_the_rules(copy: Path) -> None:
         ("workers/local/spoiled.py", "import kafka"),
         ("workers/backends/spoiled.py", "import workers.pipeline"),
         ("workers/local/spoiled.py", "import workers.cli"),
-        ("workers/vocabulary.py", "import workers.ports"),
-        ("schemas/spoiled.py", "import workers.vocabulary"),
+        ("workers/types.py", "import workers.ports"),
+        ("schemas/spoiled.py", "import workers.types"),
     ],
 )
 def test_a_forbidden_import_is_found(module: str, line: str, copy: Path) -> None:

@@ -1,4 +1,4 @@
-"""A circuit breaker whose probes run in a thread of their own, so that no caller ever waits for a dead neighbour."""
+"""A circuit breaker whose probes run in a thread of their own, so that no caller ever waits for a dead dependency."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Breaker:
     making to its `close`.
 
     Probes come after `first_pause_s`, then after twice the pause before, up to `last_pause_s`. Only calls that
-    succeed make it start from the shortest pause again, so a neighbour that answers probes and fails at work is left
+    succeed make it start from the shortest pause again, so a dependency that answers probes and fails at work is left
     alone for longer and longer.
 
     Args:
         name: who is behind it, for the log.
-        neighbour: who is behind it, for the metrics: "redis".
-        probe: asks the neighbour for a sign of life; whether it came. Must be bounded in time and not raise.
+        dependency: who is behind it, for the metrics: "redis".
+        probe: asks the dependency for a sign of life; whether it came. Must be bounded in time and not raise.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Breaker:
         name: str,
         probe: Callable[[], bool],
         *,
-        neighbour: str = "redis",
+        dependency: str = "redis",
         first_pause_s: float = 0.2,
         last_pause_s: float = 5.0,
     ) -> None:
@@ -42,7 +42,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._open = False
         self._probing = False
-        self._neighbour = neighbour
+        self._dependency = dependency
         self._closing = threading.Event()
         metrics.BREAKERS.add(self._states)
 
@@ -70,7 +70,7 @@ class Breaker:
     def _states(self) -> list[metrics.Reading]:
         now = "closed" if not self._open else "half-open" if self._probing else "open"
         return [
-            (float(state == now), {"neighbour": self._neighbour, "state": state})
+            (float(state == now), {"dependency": self._dependency, "state": state})
             for state in ("closed", "open", "half-open")
         ]
 

@@ -1,4 +1,4 @@
-"""Real time, as the port `Clock` asks for it. Its twin for tests is `ManualClock` in memory.py."""
+"""Real time, as the port `Clock` asks for it. Its fake for tests is `ManualClock` in memory.py."""
 
 from __future__ import annotations
 

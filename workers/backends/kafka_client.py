@@ -208,7 +208,7 @@ def _throttle_within_bounds(throttle: Callable[[KafkaConnection, Any], None]) ->
 KafkaConnection._maybe_throttle = _throttle_within_bounds(KafkaConnection._maybe_throttle)
 
 
-class PatientClient(KafkaNetClient):  # type: ignore[misc]
+class RetryingNetClient(KafkaNetClient):  # type: ignore[misc]
     """The network client of a producer that outlives a broker's absence.
 
     kafka-python 3.0.12 drops a transaction's request for ever when its connection can't be made (the sender takes

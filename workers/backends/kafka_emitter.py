@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from kafka import KafkaProducer
 
-from workers.backends.kafka_client import PatientClient, Security, connect, end_producer, mapped
-from workers.vocabulary import Headers, Message
+from workers.backends.kafka_client import RetryingNetClient, Security, connect, end_producer, mapped
+from workers.types import Headers, Message
 
 _IN_FLIGHT = 1_000
 """How many unacknowledged messages `emit` lets run ahead."""
@@ -47,7 +47,7 @@ class KafkaEmitter:
             servers,
             security or {},
             timeout_s=min(timeout_s, 10.0),
-            kafka_client=PatientClient,
+            kafka_client=RetryingNetClient,
             linger_ms=5,
             max_request_size=max_message_bytes,
             request_timeout_ms=int(timeout_s * 500),

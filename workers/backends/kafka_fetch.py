@@ -24,7 +24,7 @@ from workers.backends.batch_codecs import Malformed, TooLarge
 from workers.backends.kafka_types import ReadRecord
 from workers.backends.legacy_batches import LegacyBatch
 from workers.backends.record_batches import Batch, batches
-from workers.vocabulary import Partition, Unreadable
+from workers.types import Partition, Unreadable
 
 _MAGIC_AT, _SHORTEST = 16, 18
 """Where every format has the number of its version, and the shortest head of them all."""
@@ -111,10 +111,10 @@ class BoundedReading:
         on_drain: Callable[[Any], None],
         **_others: Any,
     ) -> _Fetched:
-        epoch = self._subscriptions.assignment[partition].position.leader_epoch
+        leader_epoch = self._subscriptions.assignment[partition].position.leader_epoch
         committed_only = isolation_level == IsolationLevel.READ_COMMITTED
         aborted = aborted_transactions or () if committed_only else ()
-        return _Fetched(self, partition, fetch_offset, epoch, aborted, on_drain)
+        return _Fetched(self, partition, fetch_offset, leader_epoch, aborted, on_drain)
 
 
 class _Fetched:

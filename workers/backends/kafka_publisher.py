@@ -5,8 +5,8 @@ The rules here are what kafka-python 3.0.12 needs so that nothing is lost or pub
 * Before the commit every message's future is asked. A message that expired inside a transaction would else be left out
   of a commit that succeeds.
 * The group's membership is read after that, not per job: metadata from before a join is refused for ever. It is checked
-  against every epoch, because the broker lets a membership without a generation through unchecked, and never asks who
-  owns a partition.
+  against every assignment, because the broker lets a membership without a generation through unchecked, and never asks
+  who owns a partition.
 * After any failure the producer is ended and replaced. One that has failed or aborted keeps offsets of the failed
   transaction and commits them with the next.
 * Offsets are written by this thread alone, within transactions. A commit beside them would win over theirs in the log.
@@ -27,7 +27,7 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from workers import metrics
 from workers.backends.kafka_client import (
-    PatientClient,
+    RetryingNetClient,
     Security,
     answers,
     connect,
@@ -38,10 +38,10 @@ from workers.backends.kafka_client import (
     translated,
 )
 from workers.backends.kafka_topics import max_message_bytes
-from workers.backends.kafka_types import Delivery, Membership, OffsetReset, StolenId, check_sendable, refusal
-from workers.backends.kafka_watch import StuckClock
+from workers.backends.kafka_types import Delivery, FencingDetector, Membership, OffsetReset, check_sendable, refusal
+from workers.backends.kafka_watch import CallWatchdog
 from workers.errors import Misconfigured, TagstreamError, Unavailable, Unpublished
-from workers.vocabulary import Epoch, Message, Partition, Run
+from workers.types import Assignment, Message, Partition, Run
 
 logger = logging.getLogger(__name__)
 
@@ -156,10 +156,10 @@ class KafkaPublisher:
         self._offset_reset = offset_reset
         self._commit_beside = commit
         self._transaction_timeout_s = transaction_timeout_s
-        self._stolen_id = StolenId(transactional_id, transaction_timeout_s)
-        self._clock = StuckClock(REQUEST_TIMEOUT_S, self._broker_answers)
+        self._stolen_id = FencingDetector(transactional_id, transaction_timeout_s)
+        self._clock = CallWatchdog(REQUEST_TIMEOUT_S, self._broker_answers)
         self._pending: dict[Partition, _Pending] = {}
-        self.lost: Mapping[Epoch, str] = {}
+        self.lost: Mapping[Assignment, str] = {}
         self._interrupted = threading.Event()
         self._limits: dict[str, int] = {}
         self.max_message_bytes: Mapping[str, int] = self._limits
@@ -194,7 +194,7 @@ class KafkaPublisher:
                 self._producer = self._make_producer(timeout_s=_CONNECT_S)
             except Unavailable as error:
                 tried += 1
-                metrics.RETRIES.add(neighbour="kafka")
+                metrics.RETRIES.add(dependency="kafka")
                 logger.warning("no new producer at try %d: %s", tried, error)
                 time.sleep(_RETRY_S)
             else:
@@ -202,22 +202,24 @@ class KafkaPublisher:
                 self._failed = False
                 return
 
-    def committed(self, epoch: Epoch) -> int | None:
+    def committed(self, assignment: Assignment) -> int | None:
         # The member id first, the offset second: what others had in flight under the partition is decided by then.
-        if refusal(self._membership(), [epoch]) is not None or self._asked_of_late(epoch):
+        if refusal(self._membership(), [assignment]) is not None or self._asked_of_late(assignment):
             # Nothing was asked, so nothing has made the caller wait, who will ask again.
             time.sleep(_PAUSE_S)
             return None
         try:
-            with sensible(f"asking for the offset of {epoch.partition}"):
-                offset = self._offsets.committed(TopicPartition(*epoch.partition), timeout_ms=int(_LOOKUP_S * 1000))
+            with sensible(f"asking for the offset of {assignment.partition}"):
+                offset = self._offsets.committed(
+                    TopicPartition(*assignment.partition), timeout_ms=int(_LOOKUP_S * 1000)
+                )
         except kafka_errors.KafkaError as error:
-            self._note_unanswered(epoch, error)
+            self._note_unanswered(assignment, error)
             return None
-        self._note_answered(epoch)
+        self._note_answered(assignment)
         if offset is None:
-            return self._first_offset(epoch)
-        return int(offset) if epoch.current else None
+            return self._first_offset(assignment)
+        return int(offset) if assignment.current else None
 
     def interrupt(self) -> None:
         self._interrupted.set()
@@ -249,7 +251,7 @@ class KafkaPublisher:
         membership = self._membership()
         if (reason := refusal(membership, run.offsets)) is not None:
             raise kafka_errors.CommitFailedError(reason)
-        self._commit(membership, {epoch.partition: offset for epoch, offset in run.offsets.items()})
+        self._commit(membership, {assignment.partition: offset for assignment, offset in run.offsets.items()})
 
     def _send(self, messages: Iterable[Message]) -> None:
         futures = [
@@ -296,7 +298,7 @@ class KafkaPublisher:
             self._servers,
             self._security,
             timeout_s=timeout_s,
-            kafka_client=PatientClient,
+            kafka_client=RetryingNetClient,
             # A record that is not too large itself must not become so in company.
             batch_size=min(65_536, *limits),
             max_request_size=max(limits),
@@ -343,18 +345,18 @@ class KafkaPublisher:
 
     # Offsets
 
-    def _asked_of_late(self, epoch: Epoch) -> bool:
+    def _asked_of_late(self, assignment: Assignment) -> bool:
         """Is its partition one that has no answer, and was asked about a moment ago?"""
-        pending = self._pending.get(epoch.partition)
-        return epoch in self.lost and pending is not None and time.monotonic() < pending.ask_at
+        pending = self._pending.get(assignment.partition)
+        return assignment in self.lost and pending is not None and time.monotonic() < pending.ask_at
 
-    def _note_answered(self, epoch: Epoch) -> None:
-        self._pending.pop(epoch.partition, None)
-        if epoch in self.lost:
-            logger.info("%s has an answer at last: going on with it", epoch.partition)
-            self._tell_lost(epoch, None)
+    def _note_answered(self, assignment: Assignment) -> None:
+        self._pending.pop(assignment.partition, None)
+        if assignment in self.lost:
+            logger.info("%s has an answer at last: going on with it", assignment.partition)
+            self._tell_lost(assignment, None)
 
-    def _note_unanswered(self, epoch: Epoch, error: kafka_errors.KafkaError) -> None:
+    def _note_unanswered(self, assignment: Assignment, error: kafka_errors.KafkaError) -> None:
         """Tell a transaction that is pending from one that never ends: it lasts longer than any may, with a broker.
 
         Raises:
@@ -365,53 +367,53 @@ class KafkaPublisher:
             raise told from error
         now = time.monotonic()
         if not self._broker_answers():
-            self._pending.pop(epoch.partition, None)
-            self._tell_lost(epoch, None)
+            self._pending.pop(assignment.partition, None)
+            self._tell_lost(assignment, None)
             return
-        pending = self._pending.setdefault(epoch.partition, _Pending(now - _LOOKUP_S))
+        pending = self._pending.setdefault(assignment.partition, _Pending(now - _LOOKUP_S))
         if now - pending.since <= self._transaction_timeout_s + _CLEANUP_S:
             return
         why = (
-            f"transaction marker lost: the broker has counted a transaction on {epoch.partition} as pending for"
+            f"transaction marker lost: the broker has counted a transaction on {assignment.partition} as pending for"
             f" {now - pending.since:.0f} s, longer than any may last"
         )
-        self._tell_lost(epoch, why)
+        self._tell_lost(assignment, why)
         pending.ask_at = now + _LOST_ASK_S
         if now >= pending.tell_at:
             pending.tell_at = now + _LOST_TELL_S
             logger.error("%s. It can't be read until that ends; other partitions are worked on", why)
 
-    def _tell_lost(self, epoch: Epoch, why: str | None) -> None:
-        lost = {known: said for known, said in self.lost.items() if known.current and known is not epoch}
-        self.lost = lost if why is None else {**lost, epoch: why}
+    def _tell_lost(self, assignment: Assignment, why: str | None) -> None:
+        lost = {known: said for known, said in self.lost.items() if known.current and known is not assignment}
+        self.lost = lost if why is None else {**lost, assignment: why}
 
-    def _first_offset(self, epoch: Epoch) -> int | None:
+    def _first_offset(self, assignment: Assignment) -> int | None:
         """Settle where a group without an offset begins, so that the next worker begins there too.
 
-        Safe because it is a commit like any other: the membership is read before, checked against the epoch, and the
-        broker refuses it should the group have moved on. That nobody committed before was asked under the same member
-        id, so nobody else can have read the partition in between.
+        Safe because it is a commit like any other: the membership is read before, checked against the assignment, and
+        the broker refuses it should the group have moved on. That nobody committed before was asked under the same
+        member id, so nobody else can have read the partition in between.
         """
-        partition = TopicPartition(*epoch.partition)
+        partition = TopicPartition(*assignment.partition)
         ask = self._offsets.beginning_offsets if self._offset_reset == "earliest" else self._offsets.end_offsets
         try:
             offset = int(ask([partition], timeout_ms=int(_LOOKUP_S * 1000))[partition])
             membership = self._membership()
-            if refusal(membership, [epoch]) is not None:
+            if refusal(membership, [assignment]) is not None:
                 return None
         except kafka_errors.KafkaError as error:
-            told = translated(f"asking where {epoch.partition} begins", error)
+            told = translated(f"asking where {assignment.partition} begins", error)
             if not isinstance(told, Unavailable):
                 raise told from error
-            logger.warning("no first offset for %s yet: %s", epoch.partition, error)
+            logger.warning("no first offset for %s yet: %s", assignment.partition, error)
             return None
         try:
             if self._transactional:
                 self._producer.begin_transaction()
-            self._commit(membership, {epoch.partition: offset})
+            self._commit(membership, {assignment.partition: offset})
         except kafka_errors.KafkaError as error:
             _require_allowed(error)
-            logger.warning("the first offset of %s was not committed: %s", epoch.partition, error)
+            logger.warning("the first offset of %s was not committed: %s", assignment.partition, error)
             self._stolen_id.note(cause_of(error))
             self.recover()
             return None

@@ -15,7 +15,7 @@ from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka_topics import numbers
 from workers.backends.kafka_types import ReadRecord
 from workers.errors import Misconfigured, Unavailable
-from workers.vocabulary import Partition
+from workers.types import Partition
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from workers.backends.kafka_client import (
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka_types import Membership, ReadRecord, out_of_range, record_of
 from workers.errors import Broken, Misconfigured, Unavailable
-from workers.vocabulary import Epoch, Partition, Polled, Record
+from workers.types import Assignment, Partition, Polled, Record
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +83,10 @@ class KafkaRecordSource:
         self._topics_checked = False
         self._told_at = float("-inf")
         self._lock = threading.Lock()
-        self._epochs: dict[TopicPartition, Epoch] = {}
-        self._fresh: list[Epoch] = []
-        self._open: set[Epoch] = set()
-        self._paused: set[Epoch] = set()
+        self._assignments: dict[TopicPartition, Assignment] = {}
+        self._fresh: list[Assignment] = []
+        self._open: set[Assignment] = set()
+        self._paused: set[Assignment] = set()
         self._consumer: Any = connect(
             KafkaConsumer,
             servers,
@@ -111,7 +111,7 @@ class KafkaRecordSource:
             metrics_enabled=False,
         )
         self._reading = BoundedReading(self._consumer, batch_bytes=batch_bytes, poll_bytes=fetch_bytes)
-        _ask_patiently_for_the_coordinator(self._consumer)
+        _pace_coordinator_lookups(self._consumer)
         self._consumer.subscribe(topics=list(topics), listener=_Callbacks(self))
 
     def membership(self) -> Membership:
@@ -143,42 +143,42 @@ class KafkaRecordSource:
         self._renew_ended()
         return Polled(tuple(self._records(batches)), self._collect())
 
-    def start(self, epoch: Epoch, offset: int) -> None:
+    def start(self, assignment: Assignment, offset: int) -> None:
         with self._lock:
-            if not epoch.current or self._epochs.get(TopicPartition(*epoch.partition)) is not epoch:
+            if not assignment.current or self._assignments.get(TopicPartition(*assignment.partition)) is not assignment:
                 return
-            self._open.add(epoch)
-        partition = TopicPartition(*epoch.partition)
+            self._open.add(assignment)
+        partition = TopicPartition(*assignment.partition)
         self._consumer.seek(partition, offset)
-        if epoch not in self._paused:
+        if assignment not in self._paused:
             self._consumer.resume(partition)
 
     def pause(self, partitions: Sequence[Partition]) -> None:
-        for partition, epoch in self._held(partitions):
-            self._paused.add(epoch)
+        for partition, assignment in self._held(partitions):
+            self._paused.add(assignment)
             self._consumer.pause(partition)
 
     def resume(self, partitions: Sequence[Partition]) -> None:
-        for partition, epoch in self._held(partitions):
-            self._paused.discard(epoch)
-            if epoch in self._open:
+        for partition, assignment in self._held(partitions):
+            self._paused.discard(assignment)
+            if assignment in self._open:
                 self._consumer.resume(partition)
 
     def close(self) -> None:
         end_consumer(self._consumer)
-        self.drop(list(self._epochs))
+        self.drop(list(self._assignments))
 
     # On the client's I/O thread, or on the poll thread while that one rests
 
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
-        """These left us: end their epochs."""
+        """These left us: end their assignments."""
         with self._lock:
             for partition in partitions:
-                if (epoch := self._epochs.pop(partition, None)) is not None:
-                    epoch.end()
+                if (assignment := self._assignments.pop(partition, None)) is not None:
+                    assignment.end()
 
     def take(self, partitions: Iterable[TopicPartition]) -> None:
-        """These are ours now, by the present member id: begin epochs that wait for `start`."""
+        """These are ours now, by the present member id: begin assignments that wait for `start`."""
         member_id = self.membership().member_id
         partitions = sorted(partitions)
         self.drop(partitions)
@@ -186,9 +186,9 @@ class KafkaRecordSource:
         with self._lock:
             for partition in partitions:
                 self._consumer.seek(partition, _ANYWHERE)
-                epoch = Epoch(Partition(partition.topic, partition.partition), member_id)
-                self._epochs[partition] = epoch
-                self._fresh.append(epoch)
+                assignment = Assignment(Partition(partition.topic, partition.partition), member_id)
+                self._assignments[partition] = assignment
+                self._fresh.append(assignment)
 
     # On the poll thread
 
@@ -204,8 +204,8 @@ class KafkaRecordSource:
 
     def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[ReadRecord]]:
         doing = f"reading {', '.join(self._topics)}"
-        self._see_join_through()
-        if self._is_unheard():
+        self._finish_pending_join()
+        if self._heartbeat_overdue():
             time.sleep(timeout_s)
             timeout_s = 0
         self._reading.begin()
@@ -220,7 +220,7 @@ class KafkaRecordSource:
             # A topic that was there is missed for a moment while its metadata changes.
             raise (Unavailable("kafka", f"{doing}: {error}") if passing(error) else translated(doing, error)) from error
 
-    def _see_join_through(self) -> None:
+    def _finish_pending_join(self) -> None:
         """Let a join that has begun be completed.
 
         kafka-python 3.0.12 asks at each poll whether it needs to join. Where changed metadata was the reason and is no
@@ -232,7 +232,7 @@ class KafkaRecordSource:
             if coordinator.rejoining:
                 coordinator.request_rejoin()
 
-    def _is_unheard(self) -> bool:
+    def _heartbeat_overdue(self) -> bool:
         """Whether a heartbeat waits for its answer although the next one is due.
 
         kafka-python 3.0.12 waits no longer than until the next heartbeat. While one is overdue its polls go round
@@ -244,7 +244,7 @@ class KafkaRecordSource:
 
     def _wait_out(self, error: Unavailable, until: float) -> None:
         """A broker that fails is polled again: it may be one partition's trouble, and the others can be read."""
-        metrics.RETRIES.add(neighbour="kafka")
+        metrics.RETRIES.add(dependency="kafka")
         now = time.monotonic()
         if now - self._told_at >= _TELL_S:
             self._told_at = now
@@ -265,15 +265,15 @@ class KafkaRecordSource:
         """Begin anew what we still hold and may not go on with: of another member id, or ended by the publish thread.
 
         A member that was frozen for longer than its session can come back under a new id with the same partitions and
-        no callback, although others have worked on them meanwhile. And an epoch whose committed offset turned out to
-        be somebody else's has ended without its partition leaving us.
+        no callback, although others have worked on them meanwhile. And an assignment whose committed offset turned out
+        to be somebody else's has ended without its partition leaving us.
         """
         known = self._consumer.group_metadata()
         # Before the join is complete somebody else may still own, and commit for, what we believe to hold.
         if not known.member_id or known.generation_id < 0 or known.state != MemberState.STABLE:
             return
-        held = list(self._epochs.items())
-        ended = [tp for tp, epoch in held if epoch.member_id != known.member_id or not epoch.current]
+        held = list(self._assignments.items())
+        ended = [tp for tp, assignment in held if assignment.member_id != known.member_id or not assignment.current]
         if ended:
             logger.warning("the member id or a committed offset has changed; beginning %d partitions anew", len(ended))
             # A join without callbacks can have taken some away, which the client would not let us touch.
@@ -283,25 +283,25 @@ class KafkaRecordSource:
 
     def _records(self, batches: Mapping[TopicPartition, Sequence[ReadRecord]]) -> Iterable[Record]:
         for partition, batch in batches.items():
-            epoch = self._epochs.get(partition)
-            if epoch is None or epoch not in self._open:
+            assignment = self._assignments.get(partition)
+            if assignment is None or assignment not in self._open:
                 continue
             metrics.RECORDS_POLLED.add(len(batch), topic=partition.topic)
-            _tell_unreadable(epoch.partition, batch)
+            _tell_unreadable(assignment.partition, batch)
             for read in batch:
-                yield record_of(read, epoch)
+                yield record_of(read, assignment)
 
-    def _collect(self) -> tuple[Epoch, ...]:
+    def _collect(self) -> tuple[Assignment, ...]:
         with self._lock:
             fresh, self._fresh = self._fresh, []
-            self._open = {epoch for epoch in self._open if epoch.current}
-            self._paused = {epoch for epoch in self._paused if epoch.current}
-        return tuple(epoch for epoch in fresh if epoch.current)
+            self._open = {assignment for assignment in self._open if assignment.current}
+            self._paused = {assignment for assignment in self._paused if assignment.current}
+        return tuple(assignment for assignment in fresh if assignment.current)
 
-    def _held(self, partitions: Sequence[Partition]) -> list[tuple[TopicPartition, Epoch]]:
+    def _held(self, partitions: Sequence[Partition]) -> list[tuple[TopicPartition, Assignment]]:
         with self._lock:
             asked = [TopicPartition(*partition) for partition in partitions]
-            return [(partition, self._epochs[partition]) for partition in asked if partition in self._epochs]
+            return [(partition, self._assignments[partition]) for partition in asked if partition in self._assignments]
 
 
 def _tell_unreadable(partition: Partition, batch: Sequence[ReadRecord]) -> None:
@@ -314,7 +314,7 @@ def _tell_unreadable(partition: Partition, batch: Sequence[ReadRecord]) -> None:
         logger.warning(text, partition, offset, why.reason, why.detail, more)
 
 
-def _ask_patiently_for_the_coordinator(consumer: Any) -> None:
+def _pace_coordinator_lookups(consumer: Any) -> None:
     """While connections to the group's coordinator fail, ask no more often where it is than it may be connected to.
 
     A node that has died is named as the coordinator until the controller gives it up (9 s by Kafka's defaults), and for

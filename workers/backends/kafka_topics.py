@@ -13,7 +13,7 @@ from kafka.structs import TopicPartition
 
 from workers.backends.kafka_client import Security, admin, connect, end_consumer, mapped
 from workers.errors import Misconfigured
-from workers.vocabulary import Partition
+from workers.types import Partition
 
 logger = logging.getLogger(__name__)
 

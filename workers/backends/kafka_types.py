@@ -1,4 +1,4 @@
-"""Words that the Kafka backend and its in-memory twin share. No client library here."""
+"""Words that the Kafka backend and its in-memory fake share. No client library here."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from workers.errors import Broken
-from workers.vocabulary import Epoch, Headers, Message, Partition, Record, Unreadable, record_size
+from workers.types import Assignment, Headers, Message, Partition, Record, Unreadable, record_size
 
 Delivery: TypeAlias = Literal["exactly_once", "at_least_once"]
 OffsetReset: TypeAlias = Literal["earliest", "latest"]
@@ -24,19 +24,20 @@ class Membership(NamedTuple):
 NO_MEMBERSHIP = Membership(-1, "")
 
 
-def refusal(membership: Membership, epochs: Iterable[Epoch]) -> str | None:
-    """Why offsets of these epochs may not be committed under this membership; None when they may.
+def refusal(membership: Membership, assignments: Iterable[Assignment]) -> str | None:
+    """Why offsets of these assignments may not be committed under this membership; None when they may.
 
     The broker alone does not protect us: it skips every check for a membership without a generation, and it never
     asks whether the member owns the partition. A new generation by itself ends nothing, so it is not compared.
     """
     if membership.generation < 0 or not membership.member_id:
         return "we are not a member of the group"
-    for epoch in epochs:
-        if not epoch.current:
-            return f"{epoch.partition} is no longer ours"
-        if epoch.member_id != membership.member_id:
-            return f"{epoch.partition} was assigned to {epoch.member_id!r}, and we are {membership.member_id!r} now"
+    for assignment in assignments:
+        if not assignment.current:
+            return f"{assignment.partition} is no longer ours"
+        if assignment.member_id != membership.member_id:
+            was, now = assignment.member_id, membership.member_id
+            return f"{assignment.partition} was assigned to {was!r}, and we are {now!r} now"
     return None
 
 
@@ -44,7 +45,7 @@ def refusal(membership: Membership, epochs: Iterable[Epoch]) -> str | None:
 class ReadRecord:
     """One committed record as any reader of the topic sees it, outside of any consumer group.
 
-    `offsets` and `unreadable` are those of `workers.vocabulary.Record`.
+    `offsets` and `unreadable` are those of `workers.types.Record`.
     """
 
     topic: str
@@ -63,16 +64,16 @@ class ReadRecord:
         return record_size(self.key, self.value, self.headers)
 
 
-def record_of(read: ReadRecord, epoch: Epoch) -> Record:
-    """The same as a record of this epoch."""
+def record_of(read: ReadRecord, assignment: Assignment) -> Record:
+    """The same as a record of this assignment."""
     return Record(
-        epoch.partition,
+        assignment.partition,
         read.offset,
         read.timestamp_ms,
         read.key,
         read.value,
         read.headers,
-        epoch,
+        assignment,
         read.offsets,
         read.unreadable,
     )
@@ -107,7 +108,7 @@ def check_sendable(messages: Iterable[Message], max_message_bytes: Mapping[str, 
             raise ValueError("a header's value can't be null")
 
 
-class StolenId:
+class FencingDetector:
     """Tells a transaction that was fenced by its own timeout from another process with our transactional id.
 
     The first fencing may be our own doing (a transaction that the broker timed out), and making a new producer mends

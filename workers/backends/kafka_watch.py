@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-class StuckClock:
+class CallWatchdog:
     """Tells a call that waits for an absent broker from one that has been forgotten by its client.
 
     Stuck is a call in progress while fresh connections have been answered for `limit_s` without a break. Time without

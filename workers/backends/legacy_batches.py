@@ -12,7 +12,7 @@ from typing import Final, Self
 from workers.backends.batch_codecs import Malformed, TooLarge, decompress
 from workers.backends.kafka_types import ReadRecord
 from workers.backends.record_batches import CODEC, Batch, Head, batches
-from workers.vocabulary import Partition
+from workers.types import Partition
 
 _FIELDS: Final = struct.Struct(">qiIbb")
 _TIMESTAMP: Final = struct.Struct(">q")

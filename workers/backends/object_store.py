@@ -37,7 +37,7 @@ from urllib3.response import BaseHTTPResponse
 from schemas.text import version_or_none
 from workers import metrics
 from workers.backends.s3_answers import TOO_SKEWED, S3Answer, advice, meaning
-from workers.backends.s3_client import PunctualMinio
+from workers.backends.s3_client import SkewCorrectedMinio
 from workers.backends.s3_credentials import FileCredentials, Renewable, WebIdentity, WebIdentityCredentials
 from workers.backends.s3_http import ClockedPool, NotAnAnswer, S3Refusal
 from workers.errors import (
@@ -50,7 +50,7 @@ from workers.errors import (
     TagstreamError,
     Unavailable,
 )
-from workers.vocabulary import ObjectVersion, StoredObject
+from workers.types import ObjectVersion, StoredObject
 
 Answer = TypeVar("Answer")
 
@@ -129,7 +129,7 @@ class MinioObjectStore:
             self._renewable = FileCredentials(credentials_file)
         elif web_identity is not None:
             self._renewable = WebIdentityCredentials(web_identity, self._http)
-        self._client = PunctualMinio(
+        self._client = SkewCorrectedMinio(
             endpoint.netloc,
             access_key=access_key or None,
             secret_key=secret_key or None,
@@ -368,7 +368,7 @@ def _until_surely_gone(call: Callable[[], Answer]) -> Callable[[], Answer]:
 
 
 def _count_retry(_: RetryCallState) -> None:
-    metrics.RETRIES.add(neighbour="s3")
+    metrics.RETRIES.add(dependency="s3")
 
 
 def _body(response: BaseHTTPResponse, max_bytes: int) -> bytes:

@@ -16,7 +16,7 @@ import crc32c
 
 from workers.backends.batch_codecs import Malformed, TooLarge, decompress
 from workers.backends.kafka_types import ReadRecord
-from workers.vocabulary import Headers, Partition, Unreadable
+from workers.types import Headers, Partition, Unreadable
 
 MAX_HEADERS: Final = 1_000
 """Entries that a record's headers may have. One of two bytes takes some 200 in memory."""

@@ -40,7 +40,7 @@ _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (ValueError, "garbage"),
     (LookupError, "garbage"),
 )
-"""What each of a neighbour's faults is called in `metrics.CACHE_ERRORS`; the first that fits. A call that the open
+"""What each of a dependency's faults is called in `metrics.CACHE_ERRORS`; the first that fits. A call that the open
 breaker stopped is `paused`."""
 
 _FAULTS = tuple(error for error, _ in _CAUSES)
@@ -72,7 +72,7 @@ class RedisResultCache:
         self._client = redis.Redis.from_pool(_pool(url, timeout_s, connections))
         self._breaker = Breaker(self._shown, self._answers)
 
-    def recall(self, keys: Sequence[str]) -> list[bytes | None]:
+    def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
         return [
             value
             for chunk in _chunks(keys)
@@ -80,7 +80,7 @@ class RedisResultCache:
             for value in _values(answer, chunk)
         ]
 
-    def recall_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+    def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
         found: dict[tuple[str, str], bytes | None] = {}
         for chunk in _chunks(list(dict.fromkeys(fields))):
             hashes: dict[str, list[str]] = {}
@@ -167,10 +167,10 @@ class RedisResultCache:
 class NoCache:
     """`ports.ResultCache` that remembers nothing: for an empty TAGSTREAM_REDIS_URL."""
 
-    def recall(self, keys: Sequence[str]) -> list[bytes | None]:
+    def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
         return [None] * len(keys)
 
-    def recall_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+    def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
         return [None] * len(fields)
 
     def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:

@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class PunctualMinio(Minio):
+class SkewCorrectedMinio(Minio):
     """Signs with our clock until a store says that it is wrong, and with the store's from then on. Thread-safe.
 
     The store's time is carried on by the monotonic clock, so that a wall clock that jumps again changes nothing.

@@ -31,13 +31,13 @@ class ScopedCache:
         self._prefix = f"tagstream:{namespace}:"
         self._key = key
 
-    def recall(self, keys: Sequence[str]) -> list[bytes | None]:
+    def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
         names = [self._prefix + key for key in keys]
-        return self._opened(((name, None) for name in names), self._cache.recall(names))
+        return self._opened(((name, None) for name in names), self._cache.lookup(names))
 
-    def recall_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+    def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
         names = [(self._prefix + name, field) for name, field in fields]
-        return self._opened(names, self._cache.recall_fields(names))
+        return self._opened(names, self._cache.lookup_fields(names))
 
     def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
         names = {self._prefix + key: value for key, value in values.items()}

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from workers import __version__
-from workers.cli import check, dead_letters, demo, emit, models, run, schemas, screen, settings, skip, stack, tail
+from workers.cli import check, dead_letters, demo, emit, models, run, schemas, settings, skip, stack, tail, terminal
 from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, exit_code
 from workers.errors import TagstreamError
 
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 app = typer.Typer(
     name="tagstream",
-    help="Tags and captions every picture of an image store, exactly once: image events come in from Kafka, enriched "
+    help="Tags and captions every image of an image store, exactly once: image events come in from Kafka, enriched "
     "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
     "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.",
-    epilog="Exit codes: 0 done · 1 a bug of ours · 2 wrong settings or arguments · 3 a broken device or a wedge · "
-    "4 a neighbour (Kafka, object storage, Redis) does not answer",
+    epilog="Exit codes: 0 done · 1 a bug of ours · 2 wrong settings or arguments · 3 a broken device or a stall · "
+    "4 a dependency (Kafka, object storage, Redis) does not answer",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -91,7 +91,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _complain(error: TagstreamError) -> int:
-    console = screen.console(stderr=True)
+    console = terminal.console(stderr=True)
     for line in str(error).splitlines():
-        console.print(screen.text(line, "red"))
+        console.print(terminal.text(line, "red"))
     return exit_code(error)

@@ -1,4 +1,4 @@
-"""`tagstream check`: are the settings right, and does every neighbour answer? What is wrong, and how to mend it."""
+"""`tagstream check`: are the settings right, and does every dependency answer? What is wrong, and how to mend it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from workers.cli import screen
+from workers.cli import terminal
 from workers.cli.exit_codes import DONE, exit_code
 from workers.errors import TagstreamError
 
@@ -37,18 +37,18 @@ def check(
     """Read the settings, mask the secrets, ask Kafka, the object store, Redis and the bundles, and say what is wrong.
 
     Changes nothing anywhere. Ends with 0 when a worker could start, with 2 when a setting is wrong, and with 4 when
-    only a neighbour does not answer.
+    only a dependency does not answer.
     """
     from workers.settings import read
 
     settings = read(os.environ)
-    console = screen.console()
+    console = terminal.console()
     console.print(_settings_table(settings, everything))
     findings = []
     for finding in findings_of(settings):
         findings.append(finding)
-        mark = screen.text("✓", "green") if finding.error is None else screen.text("✗", "red")
-        console.print(mark, screen.text(f"{finding.about}: {finding.says}", lines=True))
+        mark = terminal.text("✓", "green") if finding.error is None else terminal.text("✗", "red")
+        console.print(mark, terminal.text(f"{finding.about}: {finding.says}", lines=True))
     raise typer.Exit(_verdict(findings))
 
 
@@ -60,7 +60,7 @@ def _settings_table(settings: Settings, everything: bool) -> Table:
     defaults = shown(Defaults())
     for name, value in shown(settings).items():
         if everything or value != defaults[name]:
-            table.add_row(name, screen.text(value))
+            table.add_row(name, terminal.text(value))
     table.add_row()
     return table
 
@@ -70,7 +70,7 @@ def _verdict(findings: list[Finding]) -> int:
 
 
 def findings_of(settings: Settings) -> Iterator[Finding]:
-    """One answer after the other; a question whose neighbour is away does not keep the next from being asked."""
+    """One answer after the other; a question whose dependency is away does not keep the next from being asked."""
     for about, ask in _questions(settings):
         try:
             yield Finding(about, ask())
@@ -89,7 +89,7 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "Memory", lambda: _memory(settings)
     yield "Redis", lambda: _redis(settings)
     yield "Tagger", lambda: _bundle(settings.tagger, settings.tagger_digest, "TAGSTREAM_TAGGER_DIGEST")
-    if settings.allow is not None:
+    if settings.labels_file is not None:
         yield "Allowed labels", lambda: _allowed(settings)
     if settings.profiles is not None:
         yield "Profiles", lambda: _profiles(settings)
@@ -99,7 +99,7 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 def _kafka(settings: Settings) -> str:
     from workers.backends.kafka import recompressed, topic_exists
-    from workers.cli.neighbours import output_topics, security, servers
+    from workers.cli.clients import output_topics, security, servers
     from workers.errors import Misconfigured
 
     topics = [*settings.input_topics, *output_topics(settings)]
@@ -119,7 +119,7 @@ def _kafka(settings: Settings) -> str:
 
 
 def _bucket(settings: Settings, bucket: str) -> str:
-    from workers.cli.neighbours import object_store
+    from workers.cli.clients import object_store
 
     with closing(object_store(settings)) as store:
         store.check(bucket)
@@ -137,7 +137,7 @@ def _decoders(settings: Settings) -> str:
             held = f"; they lack {' and '.join(made.lacks)}, which this kernel does not have" if made.lacks else ""
         else:
             form, held = "threads", "; they are no boundary for a codec that an image takes over"
-    return f"{form} ({decoders(settings)}) decode good pictures of {', '.join(settings.formats)}{held}"
+    return f"{form} ({decoders(settings)}) decode good images of {', '.join(settings.formats)}{held}"
 
 
 def _memory(settings: Settings) -> str:
@@ -155,11 +155,11 @@ def _weights_bytes(name: str) -> int:
 
 
 def _redis(settings: Settings) -> str:
-    from workers.cli.neighbours import redis
+    from workers.cli.clients import redis
 
     server = redis(settings)
     if server is None:
-        return "no cache (TAGSTREAM_REDIS_URL is not set); every picture is computed"
+        return "no cache (TAGSTREAM_REDIS_URL is not set); every image is computed"
     with closing(server):
         server.check()
     trust = "" if settings.cache_key else "; whoever may write there is believed (TAGSTREAM_CACHE_KEY_FILE is not set)"
@@ -195,7 +195,7 @@ def _allowed(settings: Settings) -> str:
 
     bundle = _opened(settings.tagger)
     ids = label_ids(bundle, allowed_names(settings) or [])
-    return f"{len(ids)} of the {bundle.manifest.labels} of {bundle.name}, from {settings.allow}"
+    return f"{len(ids)} of the {bundle.manifest.labels} of {bundle.name}, from {settings.labels_file}"
 
 
 def _profiles(settings: Settings) -> str:

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from workers import __version__
 from workers.backends.clock import SystemClock
+from workers.cli.clients import publisher, record_source, result_cache
 from workers.cli.decoders import intake, judge
-from workers.cli.neighbours import publisher, record_source, result_cache
 from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
 from workers.models.load import load_captioner, load_tagger
@@ -19,7 +19,7 @@ from workers.models.template import TemplateCaptioner
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Captioner, Tagger
 from workers.settings import Settings
-from workers.vocabulary import Caption, Transform
+from workers.types import Caption, Transform
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
         store=settings.s3_endpoint,
         judge=judge(settings),
         buckets=settings.buckets,
-        key_globs=settings.keys,
+        key_globs=settings.key_globs,
         profiles=profiles(settings, tagger),
         worker_version=__version__,
         max_object_bytes=settings.max_object_bytes,
@@ -117,12 +117,12 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
         max_polled_bytes=settings.polled_bytes,
         max_jobs_ahead=settings.jobs_ahead,
         max_ledger_bytes=settings.ledger_bytes,
-        run_outcomes=settings.run_outcomes,
-        run_bytes=settings.run_bytes,
+        transaction_outcomes=settings.transaction_outcomes,
+        transaction_bytes=settings.transaction_bytes,
         drain_s=settings.drain_s,
         unreadable_after_s=settings.unreadable_s,
         journal=settings.state_dir / "journals" / re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id),
-        stall_s=settings.wedged_s,
+        stall_s=settings.stall_timeout_s,
     )
 
 

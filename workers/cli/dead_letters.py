@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from schemas.printable import printable
-from workers.cli import screen
+from workers.cli import terminal
 from workers.cli.skip import parse_place
 from workers.errors import Misconfigured
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from schemas.dead_letter import DeadLetter
     from workers.backends.kafka import ReadRecord
     from workers.settings import Settings
-    from workers.vocabulary import Message
+    from workers.types import Message
 
 _SHOWN_TOPICS = 5
 TOPIC_LENGTH_MAX = 249
@@ -49,7 +49,7 @@ Keys = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class DeadLetterRecord:
     """A dead letter as it lies in its topic, and its headers read."""
 
     record: ReadRecord
@@ -70,20 +70,21 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which letters are meant; everything that is given must hold. Times are of the letter, in ms since 1970."""
+    """Which dead_letters are meant; everything that is given must hold. Times are of the dead_letter, in ms since
+    1970."""
 
     reasons: frozenset[str] = frozenset()
     since_ms: int | None = None
     until_ms: int | None = None
     key: str | None = None
 
-    def holds(self, letter: Letter) -> bool:
-        at = letter.record.timestamp_ms
+    def holds(self, dead_letter: DeadLetterRecord) -> bool:
+        at = dead_letter.record.timestamp_ms
         return (
-            (not self.reasons or not self.reasons.isdisjoint(letter.reasons))
+            (not self.reasons or not self.reasons.isdisjoint(dead_letter.reasons))
             and (self.since_ms is None or at >= self.since_ms)
             and (self.until_ms is None or at < self.until_ms)
-            and (self.key is None or fnmatchcase(letter.key, self.key))
+            and (self.key is None or fnmatchcase(dead_letter.key, self.key))
         )
 
 
@@ -102,7 +103,7 @@ class PassedOver:
         """One line on standard error, where there were any."""
         if self.count:
             told = f"{self.count} passed over that are no dead letters; the first is {self.first}"
-            screen.console(stderr=True).print(screen.text(told, "yellow"))
+            terminal.console(stderr=True).print(terminal.text(told, "yellow"))
 
 
 @app.command("list")
@@ -119,33 +120,34 @@ def list_letters(
     """
     settings = _settings()
     passed_over = PassedOver()
-    letters = read_letters(settings, _choice(reason, since, until, key), passed_over)
-    with screen.reader_may_leave():
+    dead_letters = read_letters(settings, _choice(reason, since, until, key), passed_over)
+    with terminal.reader_may_leave():
         if as_json:
-            for letter in letters:
-                typer.echo(screen.as_json(_summary(letter)))
+            for dead_letter in dead_letters:
+                typer.echo(terminal.as_json(_summary(dead_letter)))
         else:
-            _print_table(letters)
+            _print_table(dead_letters)
     passed_over.tell()
 
 
-def _print_table(letters: Iterator[Letter]) -> None:
+def _print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
     counts: Counter[str] = Counter()
     table = _table()
-    for letter in letters:
-        counts.update(letter.reasons)
-        table.add_row(*map(screen.text, row_of(letter)))
-    console = screen.console()
+    for dead_letter in dead_letters:
+        counts.update(dead_letter.reasons)
+        table.add_row(*map(terminal.text, row_of(dead_letter)))
+    console = terminal.console()
     console.print(table)
     for name, count in counts.most_common():
         console.print(f"{count:7} {name}")
-    console.print(f"{table.row_count:7} letters")
+    console.print(f"{table.row_count:7} dead_letters")
 
 
 @app.command()
 def show(
     place: Annotated[
-        str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The letter, as the list names it; or its record.")
+        str,
+        typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The dead_letter, as the list names it; or its record."),
     ],
 ) -> None:
     """Show one dead letter whole: what failed, and the original's key, headers and value.
@@ -153,11 +155,11 @@ def show(
     tagstream dead-letters show images.dead-letters:0:17
     """
     settings = _settings()
-    letter = _find(settings, *parse_place(place))
-    console = screen.console()
-    console.print(_highlighted(_summary(letter)))
+    dead_letter = _find(settings, *parse_place(place))
+    console = terminal.console()
+    console.print(_highlighted(_summary(dead_letter)))
     console.print("\nThe original record:", style="bold")
-    console.print(_highlighted(_original(letter)))
+    console.print(_highlighted(_original(dead_letter)))
 
 
 @app.command()
@@ -176,7 +178,7 @@ def replay(
 ) -> None:
     """Send dead letters back to the topics they came from; only what failed in them is worked on again.
 
-    Look first: without --go it only says what it would send. A letter stays in its topic when it was sent back, so
+    Look first: without --go it only says what it would send. A dead_letter stays in its topic when it was sent back, so
     choose by time what is not to be sent again. One that does not hold all of its original can't be sent, and one that
     names a topic outside of TAGSTREAM_INPUT_TOPICS only with --topic: whoever may write dead letters chose it.
 
@@ -185,10 +187,10 @@ def replay(
     """
     settings = _settings()
     passed_over = PassedOver()
-    letters = _up_to(limit, read_letters(settings, _choice(reason, since, until, key), passed_over))
+    dead_letters = _up_to(limit, read_letters(settings, _choice(reason, since, until, key), passed_over))
     passed_over.tell()
-    whole = sendable(letters, {*settings.input_topics, *(topics or ())})
-    for name, count in Counter(reason for letter in whole for reason in letter.reasons).most_common():
+    whole = sendable(dead_letters, {*settings.input_topics, *(topics or ())})
+    for name, count in Counter(reason for dead_letter in whole for reason in dead_letter.reasons).most_common():
         typer.echo(f"{count:7} {name}")
     if not go:
         typer.echo(f"{len(whole):7} would be sent back. This was a dry run: add --go to send them.")
@@ -196,39 +198,39 @@ def replay(
     typer.echo(f"{send_back(settings, whole, rate):7} sent back")
 
 
-def sendable(letters: Sequence[Letter], topics: Set[str]) -> list[Letter]:
+def sendable(dead_letters: Sequence[DeadLetterRecord], topics: Set[str]) -> list[DeadLetterRecord]:
     """Those with their value that name one of these topics; of the others it is told why they stay."""
-    whole = [letter for letter in letters if not letter.told.truncated]
-    if len(whole) < len(letters):
-        typer.echo(f"{len(letters) - len(whole):7} can't be sent: not all of the originals was kept")
-    strange = Counter(letter.told.topic for letter in whole if letter.told.topic not in topics)
+    whole = [dead_letter for dead_letter in dead_letters if not dead_letter.told.truncated]
+    if len(whole) < len(dead_letters):
+        typer.echo(f"{len(dead_letters) - len(whole):7} can't be sent: not all of the originals was kept")
+    strange = Counter(dead_letter.told.topic for dead_letter in whole if dead_letter.told.topic not in topics)
     for topic, count in strange.most_common(_SHOWN_TOPICS):
         named = printable(topic[:TOPIC_LENGTH_MAX])
         typer.echo(f"{count:7} not sent: they name the topic {named!r}, outside of TAGSTREAM_INPUT_TOPICS (--topic)")
     if len(strange) > _SHOWN_TOPICS:
         typer.echo(f"{len(strange) - _SHOWN_TOPICS:7} more such topics")
-    return [letter for letter in whole if letter.told.topic in topics]
+    return [dead_letter for dead_letter in whole if dead_letter.told.topic in topics]
 
 
-def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) -> Iterator[Letter]:
-    """The chosen letters that are in the topic now, each partition's in order; what is none is noted."""
+def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) -> Iterator[DeadLetterRecord]:
+    """The chosen dead_letters that are in the topic now, each partition's in order; what is none is noted."""
     from schemas.dead_letter import read_dead_letter_headers
     from workers.backends.kafka import tail
-    from workers.cli.neighbours import security, servers
+    from workers.cli.clients import security, servers
 
     topics = [settings.dead_letter_topic]
     with tail(servers(settings), topics, start="beginning", follow=False, security=security(settings)) as records:
         for record in records:
             try:
-                letter = Letter(record, read_dead_letter_headers(record.headers))
+                dead_letter = DeadLetterRecord(record, read_dead_letter_headers(record.headers))
             except ValueError as error:
                 passed_over.note(record, str(error))
                 continue
-            if choice.holds(letter):
-                yield letter
+            if choice.holds(dead_letter):
+                yield dead_letter
 
 
-def send_back(settings: Settings, letters: Sequence[Letter], rate: float) -> int:
+def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate: float) -> int:
     """Send each to the topic it came from, at most `rate` a second, each acknowledged before the next.
 
     One that its topic would not take is told and left out: the header that names what failed makes a record longer, and
@@ -238,25 +240,26 @@ def send_back(settings: Settings, letters: Sequence[Letter], rate: float) -> int
         How many were sent.
     """
     from workers.backends.kafka import KafkaEmitter, max_message_bytes
-    from workers.cli.neighbours import security, servers
-    from workers.cli.screen import counting
+    from workers.cli.clients import security, servers
+    from workers.cli.terminal import counting
 
-    if not letters:
+    if not dead_letters:
         return 0
-    topics = sorted({letter.told.topic for letter in letters})
+    topics = sorted({dead_letter.told.topic for dead_letter in dead_letters})
     limits = max_message_bytes(servers(settings), topics, security=security(settings))
     largest = max(limits.values())
     started, sent = time.monotonic(), 0
     with (
         KafkaEmitter(servers(settings), security=security(settings), max_message_bytes=largest) as emitter,
-        counting("sent back", len(letters)) as advance,
+        counting("sent back", len(dead_letters)) as advance,
     ):
-        for number, letter in enumerate(letters):
+        for number, dead_letter in enumerate(dead_letters):
             time.sleep(max(0.0, started + number / rate - time.monotonic()))
-            message = original(letter)
+            message = original(dead_letter)
             advance(1)
             if message.size > limits[message.topic]:
-                told = f"{letter.place} not sent: {message.size:,} bytes, and its topic takes {limits[message.topic]:,}"
+                most = limits[message.topic]
+                told = f"{dead_letter.place} not sent: {message.size:,} bytes, and its topic takes {most:,}"
                 typer.echo(told)
                 continue
             emitter.send(message.topic, message.key, message.value, message.headers)
@@ -265,19 +268,19 @@ def send_back(settings: Settings, letters: Sequence[Letter], rate: float) -> int
     return sent
 
 
-def original(letter: Letter) -> Message:
-    """The record that a letter was made of, with the header that names what failed in it.
+def original(dead_letter: DeadLetterRecord) -> Message:
+    """The record that a dead_letter was made of, with the header that names what failed in it.
 
     Nulls come back as nulls, but for header values, which no client can send as such, and for a key beside a null
     value: those stay empty.
     """
     from schemas.dead_letter import replay
-    from workers.vocabulary import Message
+    from workers.types import Message
 
-    key, value, headers = replay(letter.record.key, letter.record.value, letter.record.headers)
+    key, value, headers = replay(dead_letter.record.key, dead_letter.record.value, dead_letter.record.headers)
     if key is None and value is None:
         key = b""
-    return Message(letter.told.topic, key, value, tuple((name, content or b"") for name, content in headers))
+    return Message(dead_letter.told.topic, key, value, tuple((name, content or b"") for name, content in headers))
 
 
 def _settings() -> Settings:
@@ -316,50 +319,54 @@ def moment_ms(text: str) -> int:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _find(settings: Settings, topic: str, partition: int, offset: int) -> Letter:
-    """By the letter's own place, or by that of the record it was made of."""
-    for letter in read_letters(settings, Choice(), PassedOver()):
-        at = letter.record if topic == settings.dead_letter_topic else letter.told
+def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLetterRecord:
+    """By the dead_letter's own place, or by that of the record it was made of."""
+    for dead_letter in read_letters(settings, Choice(), PassedOver()):
+        at = dead_letter.record if topic == settings.dead_letter_topic else dead_letter.told
         if (at.topic, at.partition, at.offset) == (topic, partition, offset):
-            return letter
+            return dead_letter
     raise Misconfigured(f"there is no dead letter {topic}:{partition}:{offset} in {settings.dead_letter_topic}")
 
 
-def _up_to(limit: int | None, letters: Iterator[Letter]) -> list[Letter]:
-    return list(letters) if limit is None else [letter for letter, _ in zip(letters, range(limit), strict=False)]
+def _up_to(limit: int | None, dead_letters: Iterator[DeadLetterRecord]) -> list[DeadLetterRecord]:
+    return (
+        list(dead_letters)
+        if limit is None
+        else [dead_letter for dead_letter, _ in zip(dead_letters, range(limit), strict=False)]
+    )
 
 
 def _table() -> Table:
     table = Table(box=None, pad_edge=False)
-    for column in ("letter", "when", "record"):
+    for column in ("dead_letter", "when", "record"):
         table.add_column(column, no_wrap=True)
     for column in ("key", "reason", "detail"):
         table.add_column(column, overflow="fold")
     return table
 
 
-def row_of(letter: Letter) -> tuple[str, ...]:
-    told = letter.told
-    when = screen.moment(letter.record.timestamp_ms)
+def row_of(dead_letter: DeadLetterRecord) -> tuple[str, ...]:
+    told = dead_letter.told
+    when = terminal.moment(dead_letter.record.timestamp_ms)
     record = f"{told.topic}:{told.partition}:{told.offset}"
-    return letter.place, when, record, letter.key, ", ".join(letter.reasons), told.failures[0].detail
+    return dead_letter.place, when, record, dead_letter.key, ", ".join(dead_letter.reasons), told.failures[0].detail
 
 
-def _summary(letter: Letter) -> dict[str, Any]:
-    return {"letter": letter.place, "key": letter.key, **letter.told.model_dump(mode="json")}
+def _summary(dead_letter: DeadLetterRecord) -> dict[str, Any]:
+    return {"dead_letter": dead_letter.place, "key": dead_letter.key, **dead_letter.told.model_dump(mode="json")}
 
 
-def _original(letter: Letter) -> dict[str, Any]:
+def _original(dead_letter: DeadLetterRecord) -> dict[str, Any]:
     """For a person: bytes as text; a value that is JSON as such."""
     from schemas.dead_letter import strip_own_headers, with_nulls
 
-    record = letter.record
+    record = dead_letter.record
     headers = strip_own_headers(record.headers)
-    key, value, headers = with_nulls(record.key, record.value, headers, letter.told.nulls)
+    key, value, headers = with_nulls(record.key, record.value, headers, dead_letter.told.nulls)
     return {
         "key": _text(key),
         "headers": [[name, _text(content)] for name, content in headers],
-        "value": "(not kept)" if letter.told.truncated and not value else _json_or_text(value),
+        "value": "(not kept)" if dead_letter.told.truncated and not value else _json_or_text(value),
     }
 
 
@@ -377,4 +384,4 @@ def _json_or_text(content: bytes | None) -> Any:
 
 
 def _highlighted(document: Any) -> Text:
-    return JSONHighlighter()(Text(screen.as_json(document, indent=2)))
+    return JSONHighlighter()(Text(terminal.as_json(document, indent=2)))

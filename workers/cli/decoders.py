@@ -1,4 +1,4 @@
-"""Where pictures are fetched and decoded, as the settings say."""
+"""Where images are fetched and decoded, as the settings say."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import PIL
 
 from workers import __version__
-from workers.cli.neighbours import object_store
+from workers.cli.clients import object_store
 from workers.errors import Misconfigured
 from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.settings import Settings
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def intake(settings: Settings, transforms: Sequence[Transform]) -> ThreadIntake 
 
 
 def decoders(settings: Settings) -> int:
-    """Pictures that are decoded at the same time."""
+    """Images that are decoded at the same time."""
     return settings.decode_threads or processors()
 
 
@@ -76,12 +76,12 @@ def judge(settings: Settings) -> str:
 
 def _form(settings: Settings) -> str:
     """Child processes need shared memory without a name and a tie to their parent, as Linux has them."""
-    if settings.intake == "processes" and sys.platform != "linux":
-        if "intake" in settings.model_fields_set:
-            raise Misconfigured("TAGSTREAM_INTAKE=processes needs Linux: set TAGSTREAM_INTAKE=threads")
+    if settings.decoder == "processes" and sys.platform != "linux":
+        if "decoder" in settings.model_fields_set:
+            raise Misconfigured("TAGSTREAM_DECODER=processes needs Linux: set TAGSTREAM_DECODER=threads")
         logger.warning(
-            "decoding in child processes needs Linux; here it is done in threads: a picture that hangs or crashes its "
-            "decoder ends the worker (TAGSTREAM_INTAKE=threads says the same, and keeps this line away)"
+            "decoding in child processes needs Linux; here it is done in threads: an image that hangs or crashes its "
+            "decoder ends the worker (TAGSTREAM_DECODER=threads says the same, and keeps this line away)"
         )
         return "threads"
-    return settings.intake
+    return settings.decoder

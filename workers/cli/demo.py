@@ -11,7 +11,7 @@ import typer
 def demo(
     photos: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="A folder of your own pictures. [default: some photographs]"),
+        typer.Option(exists=True, file_okay=False, help="A folder of your own images. [default: some photographs]"),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, until Ctrl-C.")] = False,
     page: Annotated[
@@ -22,9 +22,9 @@ def demo(
     """See it: real Kafka, S3 and Redis servers start here, photographs go in, tags come out.
 
     The servers come from Python wheels, listen on free loopback ports and leave nothing behind. A page with the
-    pictures, their tags and captions is written at the end.
+    images, their tags and captions is written at the end.
 
-    [dim]With your own pictures:[/]  tagstream demo --photos ~/Pictures/holiday
+    [dim]With your own images:[/]  tagstream demo --photos ~/Images/holiday
     """
     from workers.local.demo import run_demo
 

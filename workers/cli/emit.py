@@ -1,4 +1,4 @@
-"""`tagstream emit`: ask for pictures, from a folder that is uploaded first or from what a bucket already holds."""
+"""`tagstream emit`: ask for images, from a folder that is uploaded first or from what a bucket already holds."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from workers.backends.object_store import MinioObjectStore
-    from workers.cli.events import Dialect, StoredPicture
+    from workers.cli.events import Dialect, StoredImage
     from workers.settings import Settings
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-"""Endings by which a folder's files are taken for pictures. Of a bucket all is taken: the worker's TAGSTREAM_KEYS
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+"""Endings by which a folder's files are taken for images. Of a bucket all is taken: the worker's TAGSTREAM_KEY_GLOBS
 chooses there."""
 
 BATCH = 100
@@ -36,9 +36,7 @@ UPLOADS = 8
 def emit(
     folder: Annotated[
         Path | None,
-        typer.Argument(
-            exists=True, file_okay=False, help="Pictures to upload first. Without it: what the bucket holds."
-        ),
+        typer.Argument(exists=True, file_okay=False, help="Images to upload first. Without it: what the bucket holds."),
     ] = None,
     bucket: Annotated[
         str | None, typer.Option(metavar="NAME", help="[default: the only one of TAGSTREAM_BUCKETS]")
@@ -50,11 +48,11 @@ def emit(
         bool, typer.Option("--again", help="Begin anew, even where an earlier run was interrupted.")
     ] = False,
 ) -> None:
-    """Send an event for each picture of a folder (uploading it) or of a bucket (as it is).
+    """Send an event for each image of a folder (uploading it) or of a bucket (as it is).
 
     Interrupted, it goes on where it stopped when the same command is given again.
 
-    [dim]Upload and tag a folder:[/]   tagstream emit ~/Pictures --bucket photos --prefix mine/
+    [dim]Upload and tag a folder:[/]   tagstream emit ~/Images --bucket photos --prefix mine/
     [dim]Tag what is there already:[/]  tagstream emit --bucket photos --prefix 2024/
     """
     from workers.settings import read
@@ -127,7 +125,7 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 
 
 class Emission:
-    """One `emit`: pictures in key order, in batches: upload, send, wait for the acknowledgement, note the place."""
+    """One `emit`: images in key order, in batches: upload, send, wait for the acknowledgement, note the place."""
 
     def __init__(
         self, settings: Settings, folder: Path | None, bucket: str, prefix: str, topic: str, dialect: Dialect
@@ -149,9 +147,9 @@ class Emission:
             How many events were sent now.
         """
         from workers.backends.kafka import KafkaEmitter
+        from workers.cli.clients import object_store, security, servers
         from workers.cli.events import event_for
-        from workers.cli.neighbours import object_store, security, servers
-        from workers.cli.screen import counting
+        from workers.cli.terminal import counting
 
         last = self.place.last()
         if last:
@@ -162,10 +160,10 @@ class Emission:
             KafkaEmitter(servers(self._settings), security=security(self._settings)) as emitter,
             counting("events sent", self._total(last)) as advance,
         ):
-            for pictures in batches(self._pictures(store, last), BATCH):
-                sent += emitter.emit(event_for(picture, self.topic, self._dialect) for picture in pictures)
-                self.place.note(pictures[-1].key)
-                advance(len(pictures))
+            for images in batches(self._images(store, last), BATCH):
+                sent += emitter.emit(event_for(image, self.topic, self._dialect) for image in images)
+                self.place.note(images[-1].key)
+                advance(len(images))
         self.place.forget()
         return sent
 
@@ -173,13 +171,13 @@ class Emission:
         """Known for a folder; a bucket is counted only by listing it."""
         return None if self._folder is None else len(self._files(last))
 
-    def _pictures(self, store: MinioObjectStore, last: str) -> Iterator[StoredPicture]:
-        from workers.cli.events import StoredPicture
+    def _images(self, store: MinioObjectStore, last: str) -> Iterator[StoredImage]:
+        from workers.cli.events import StoredImage
 
         if self._folder is None:
             for found in store.list(self._bucket, self._prefix, last):
                 if not found.key.endswith("/"):
-                    yield StoredPicture(self._bucket, found.key, found.size, found.etag)
+                    yield StoredImage(self._bucket, found.key, found.size, found.etag)
             return
         store.make_bucket(self._bucket)
         with ThreadPoolExecutor(UPLOADS) as pool:
@@ -187,24 +185,24 @@ class Emission:
                 yield from pool.map(self._uploader(store), files)
 
     def _files(self, last: str) -> list[tuple[str, Path]]:
-        """(key, file) of the folder's pictures behind `last`, in key order as a store lists them."""
+        """(key, file) of the folder's images behind `last`, in key order as a store lists them."""
         assert self._folder is not None
-        files = [path for path in self._folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file()]
+        files = [path for path in self._folder.rglob("*") if path.suffix.lower() in IMAGES and path.is_file()]
         keyed = [(self._prefix + path.relative_to(self._folder).as_posix(), path) for path in files]
         if not keyed:
-            raise Misconfigured(f"{self._folder} holds no pictures ({', '.join(sorted(PICTURES))})")
+            raise Misconfigured(f"{self._folder} holds no images ({', '.join(sorted(IMAGES))})")
         return sorted((pair for pair in keyed if pair[0].encode() > last.encode()), key=lambda pair: pair[0].encode())
 
-    def _uploader(self, store: MinioObjectStore) -> Callable[[tuple[str, Path]], StoredPicture]:
-        from workers.cli.events import StoredPicture
+    def _uploader(self, store: MinioObjectStore) -> Callable[[tuple[str, Path]], StoredImage]:
+        from workers.cli.events import StoredImage
 
-        def upload(item: tuple[str, Path]) -> StoredPicture:
+        def upload(item: tuple[str, Path]) -> StoredImage:
             key, path = item
             try:
                 body = path.read_bytes()
             except OSError as error:
                 raise Misconfigured(f"{path} can't be read: {error.strerror}") from error
             kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-            return StoredPicture(self._bucket, key, len(body), store.put(self._bucket, key, body, kind))
+            return StoredImage(self._bucket, key, len(body), store.put(self._bucket, key, body, kind))
 
         return upload

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus
 
-from workers.vocabulary import Message
+from workers.types import Message
 
 Dialect: TypeAlias = Literal["own", "s3"]
 
 
 @dataclass(frozen=True, slots=True)
-class StoredPicture:
+class StoredImage:
     """An object that is in the store. `etag` without quotes."""
 
     bucket: str
@@ -25,30 +25,30 @@ class StoredPicture:
     etag: str
 
 
-def event_for(picture: StoredPicture, topic: str, dialect: Dialect) -> Message:
-    """The message that asks for this picture; keyed bucket/key, so that one object's events keep their order.
+def event_for(image: StoredImage, topic: str, dialect: Dialect) -> Message:
+    """The message that asks for this image; keyed bucket/key, so that one object's events keep their order.
 
     It has no sequencer: the store keeps none that a later listing could ask for, and one made up here could declare
     the store's own next event stale. A worker that reads another etag than this skips it as superseded.
     """
-    document = _WRITERS[dialect](picture, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+    document = _WRITERS[dialect](image, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
     value = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-    return Message(topic, f"{picture.bucket}/{picture.key}".encode(), value, ())
+    return Message(topic, f"{image.bucket}/{image.key}".encode(), value, ())
 
 
-def _own(picture: StoredPicture, now: str) -> Mapping[str, Any]:
+def _own(image: StoredImage, now: str) -> Mapping[str, Any]:
     return {
         "schema": "image-event/1",
         "id": f"emit-{time.time_ns():x}",
-        "bucket": picture.bucket,
-        "key": picture.key,
-        "etag": picture.etag,
-        "size": picture.size,
+        "bucket": image.bucket,
+        "key": image.key,
+        "etag": image.etag,
+        "size": image.size,
         "event_time": now,
     }
 
 
-def _s3(picture: StoredPicture, now: str) -> Mapping[str, Any]:
+def _s3(image: StoredImage, now: str) -> Mapping[str, Any]:
     record = {
         "eventVersion": "2.1",
         "eventSource": "tagstream:emit",
@@ -57,11 +57,11 @@ def _s3(picture: StoredPicture, now: str) -> Mapping[str, Any]:
         "eventName": "ObjectCreated:Put",
         "s3": {
             "s3SchemaVersion": "1.0",
-            "bucket": {"name": picture.bucket, "arn": f"arn:aws:s3:::{picture.bucket}"},
-            "object": {"key": quote_plus(picture.key), "size": picture.size, "eTag": picture.etag},
+            "bucket": {"name": image.bucket, "arn": f"arn:aws:s3:::{image.bucket}"},
+            "object": {"key": quote_plus(image.key), "size": image.size, "eTag": image.etag},
         },
     }
     return {"Records": [record]}
 
 
-_WRITERS: Mapping[Dialect, Callable[[StoredPicture, str], Mapping[str, Any]]] = {"own": _own, "s3": _s3}
+_WRITERS: Mapping[Dialect, Callable[[StoredImage, str], Mapping[str, Any]]] = {"own": _own, "s3": _s3}

@@ -9,9 +9,9 @@ OUR_BUG = 1
 MISCONFIGURED = 2
 """Wrong settings or arguments, or a bundle that does not load."""
 BROKEN = 3
-"""A broken device or a wedge."""
+"""A broken device or a stall."""
 UNAVAILABLE = 4
-"""A neighbour does not answer. Never of `tagstream run`, which waits for it."""
+"""A dependency does not answer. Never of `tagstream run`, which waits for it."""
 INTERRUPTED = 130
 
 

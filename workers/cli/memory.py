@@ -10,21 +10,21 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PROGRAM_BYTES = 900 * MIB
-"""Interpreter, torch, clients and the nursery, before the first picture: measured with the compact model."""
+"""Interpreter, torch, clients and the nursery, before the first image: measured with the compact model."""
 DECODER_BYTES = 80 * MIB
-"""What an idle child holds of its own, and what it may take beside a picture's reservation."""
+"""What an idle child holds of its own, and what it may take beside an image's reservation."""
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
-    """The budgets, one picture that is larger than its budget's pool, the children, the models and the program.
+    """The budgets, one image that is larger than its budget's pool, the children, the models and the program.
 
-    Half of the budget for decoded bytes is shares that are always held back, and a picture larger than the other half
-    runs alone there: it may take all that one picture is allowed (`TAGSTREAM_DECODE_MEMORY`). Decoders may grow by a
-    quarter more than was reserved for their pictures.
+    Half of the budget for decoded bytes is shares that are always held back, and an image larger than the other half
+    runs alone there: it may take all that one image is allowed (`TAGSTREAM_DECODE_MEMORY`). Decoders may grow by a
+    quarter more than was reserved for their images.
 
     Args:
-        decoders: pictures that are decoded at the same time.
+        decoders: images that are decoded at the same time.
         weights_bytes: of all bundles; they are held twice while they load.
     """
     decoded = settings.decoded_bytes // 2 + max(settings.decoded_bytes // 2, settings.decode_memory)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from workers.cli.models_screen import bars, describe, note, say
+from workers.cli.models_terminal import bars, describe, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def import_model(
     dtype: DtypeOption = "bf16",
     image_size: Annotated[
         int | None,
-        typer.Option(help="Side of the pictures, pixels; by default what it was trained with.", show_default=False),
+        typer.Option(help="Side of the images, pixels; by default what it was trained with.", show_default=False),
     ] = None,
     sha256: Annotated[str | None, typer.Option(help="What the file has to be.", show_default=False)] = None,
     licence: Annotated[

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from workers.cli import screen
-from workers.cli.models_screen import bars, note, say, size_of
+from workers.cli import terminal
+from workers.cli.models_terminal import bars, note, say, size_of
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -42,17 +42,17 @@ def list_models(
 
     compact = compact_bundle()
     table = Table("name", "kind", "labels", "digest", "size", "made of", "use as", box=None, pad_edge=False)
-    table.add_row(*map(screen.text, _row(compact, "compact")))
+    table.add_row(*map(terminal.text, _row(compact, "compact")))
     broken = []
     for found in _bundles(folders):
         if isinstance(found, Misconfigured):
             broken.append(found)
         else:
-            table.add_row(*map(screen.text, _row(found, str(found.folder))))
-    console = screen.console()
+            table.add_row(*map(terminal.text, _row(found, str(found.folder))))
+    console = terminal.console()
     console.print(table)
     for error in broken:
-        console.print(screen.text(f"✗ {error}", "red"))
+        console.print(terminal.text(f"✗ {error}", "red"))
 
 
 def verify(
@@ -111,7 +111,7 @@ def tune(
             tuned = tune_model(
                 bundle, settings.state_dir, role=each, device=device or settings.device, report=trials.append
             )
-        screen.console().print(_trials(trials, tuned.precision))
+        terminal.console().print(_trials(trials, tuned.precision))
         say(
             f"{opened.name} as a {each} on {tuned.device}: {tuned.precision}, batches of {tuned.max_batch}; "
             f"kept in {settings.state_dir}"
@@ -154,7 +154,7 @@ def _row(bundle: Bundle, use_as: str) -> tuple[str, ...]:
 
 
 def _golden(name: str, bundle: Bundle, role: Role, device: str, precision: str, settings: Settings) -> str:
-    """Run the golden pictures, which raises Broken where they do not come out right; a sentence where they do."""
+    """Run the golden images, which raises Broken where they do not come out right; a sentence where they do."""
     from workers.models.agreement import with_golden
     from workers.models.load import load_captioner, load_tagger
     from workers.models.template import TemplateCaptioner
@@ -170,12 +170,12 @@ def _golden(name: str, bundle: Bundle, role: Role, device: str, precision: str, 
 
 
 def _trials(trials: list[Trial], chosen: str) -> Table:
-    table = Table("precision", "pictures/s", "batch", "agreement with the golden answers", box=None, pad_edge=False)
+    table = Table("precision", "images/s", "batch", "agreement with the golden answers", box=None, pad_edge=False)
     for trial in trials:
         if trial.refusal:
             table.add_row(trial.precision, "", "", trial.refusal)
             continue
-        speed = f"{trial.pictures_per_s:.3g}"
+        speed = f"{trial.images_per_s:.3g}"
         style = "bold" if trial.precision == chosen else ""
         table.add_row(trial.precision, speed, str(trial.max_batch), str(trial.agreement or "not known"), style=style)
     return table

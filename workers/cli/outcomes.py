@@ -11,7 +11,7 @@ from schemas.dead_letter import PREFIX, DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip, read_output
 from schemas.text import first_fault
 from workers.backends.kafka_types import ReadRecord
-from workers.cli import screen
+from workers.cli import terminal
 
 SHOWN_TAGS = 4
 
@@ -60,12 +60,12 @@ def _place(found: EventRef | DeadLetter | ReadRecord) -> str:
     return f"{found.topic}:{found.partition}:{found.offset}"
 
 
-def row(what: str, picture: str, tags: str, caption: str, *, style: str) -> Table:
+def row(what: str, image: str, tags: str, caption: str, *, style: str) -> Table:
     """A table of one row: a growing one could only be drawn at the end."""
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(width=8, style=style)
     table.add_column(ratio=3, style=style, overflow="ellipsis", no_wrap=True)
     table.add_column(ratio=4, style=style, overflow="ellipsis", no_wrap=True)
     table.add_column(ratio=4, style=style, overflow="ellipsis", no_wrap=True)
-    table.add_row(*map(screen.text, (what, picture, tags, caption)))
+    table.add_row(*map(terminal.text, (what, image, tags, caption)))
     return table

@@ -1,4 +1,4 @@
-"""Which labels count: what TAGSTREAM_ALLOW and TAGSTREAM_PROFILES say, held against a tagger or its bundle."""
+"""Which labels count: what TAGSTREAM_LABELS_FILE and TAGSTREAM_PROFILES say, held against a tagger or its bundle."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def allowed_names(settings: Settings) -> list[str] | None:
     Raises:
         Misconfigured: the file can't be read, or holds no name.
     """
-    return None if settings.allow is None else read_names(settings.allow)
+    return None if settings.labels_file is None else read_names(settings.labels_file)
 
 
 def profiles(settings: Settings, tagger: Labelled | None) -> Mapping[str, Profile]:

@@ -37,7 +37,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Work: read image events, tag and caption the pictures, publish the results.
+    """Work: read image events, tag and caption the images, publish the results.
 
     Needs TAGSTREAM_KAFKA_SERVERS, TAGSTREAM_S3_ENDPOINT and TAGSTREAM_BUCKETS; [bold]tagstream check[/] tries them.
     SIGTERM or Ctrl-C drains: what is in hand is finished and committed. A second one leaves at once, which loses
@@ -78,7 +78,7 @@ class _Process:
         self._until_idle_s = until_idle_s
         self._stopping = threading.Event()
         self._worker: Worker | None = None
-        self._wedged: str | None = None
+        self._stalled: str | None = None
 
     def run(self) -> None:
         from workers.service.descriptors import raise_descriptor_limit
@@ -188,8 +188,8 @@ class _Process:
     def ready(self) -> Report:
         from workers.service.health import Health
 
-        if self._wedged is not None:
-            return Health(False, (self._wedged,))
+        if self._stalled is not None:
+            return Health(False, (self._stalled,))
         if self._stopping.is_set():
             return Health(False, ("draining",))
         if self._worker is None:
@@ -198,7 +198,7 @@ class _Process:
         return Health(True) if reason is None else Health(False, (reason,))
 
     def _turn_unready(self, reason: str) -> None:
-        self._wedged = reason
+        self._stalled = reason
 
     def _stop_when_idle(self) -> None:
         """Idle counts from being ready: before that there is nothing to be idle about."""

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from workers.cli import screen
+from workers.cli import terminal
 
 
 def settings(
@@ -33,7 +33,7 @@ def settings(
         page = variables.fill(path.read_text(encoding="utf-8"))
         path.write_text(metrics.fill(page), encoding="utf-8")
     if not fill:
-        screen.console().print(_table())
+        terminal.console().print(_table())
 
 
 def _table() -> Table:

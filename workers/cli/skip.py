@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from workers.backends.kafka import KafkaRecordSource
     from workers.ports import Publisher
     from workers.settings import Settings
-    from workers.vocabulary import Epoch, Message
+    from workers.types import Assignment, Message
 
 JOIN_S = 30.0
 """How long to wait for the partition to be ours, and again for its committed offset."""
@@ -61,7 +61,7 @@ def parse_place(text: str) -> tuple[str, int, int]:
 class Skipping:
     """One short membership of the group, just long enough to publish the dead letter and commit the next offset.
 
-    Nothing is read of the partition: its epoch is never started.
+    Nothing is read of the partition: its assignment is never started.
     """
 
     def __init__(self, settings: Settings, topic: str, partition: int, offset: int) -> None:
@@ -77,10 +77,10 @@ class Skipping:
 
         Raises:
             Misconfigured: the record is not the next one, or does not exist.
-            Unavailable: another member keeps the partition, or a neighbour does not answer.
+            Unavailable: another member keeps the partition, or a dependency does not answer.
             Unpublished: the group changed meanwhile; nothing was done.
         """
-        from workers.cli.neighbours import publisher, record_source
+        from workers.cli.clients import publisher, record_source
 
         source = record_source(self._settings)
         try:
@@ -93,44 +93,46 @@ class Skipping:
             source.close()
 
     def _skip(self, source: KafkaRecordSource, way_out: Publisher) -> None:
-        from workers.vocabulary import Run
+        from workers.types import Run
 
-        epoch = self._take_partition(source)
-        self._require_next(way_out, epoch)
+        assignment = self._take_partition(source)
+        self._require_next(way_out, assignment)
         self._require_record()
-        way_out.publish(Run([self._dead_letter()], {epoch: self._offset + 1}))
+        way_out.publish(Run([self._dead_letter()], {assignment: self._offset + 1}))
 
-    def _take_partition(self, source: KafkaRecordSource) -> Epoch:
+    def _take_partition(self, source: KafkaRecordSource) -> Assignment:
         why = f"the group {self._settings.group!r} to give us {self._topic}:{self._partition}; stop its workers"
         for _ in _tries(why):
-            for epoch in source.poll(0.2).started:
-                if epoch.partition == (self._topic, self._partition):
-                    return epoch
+            for assignment in source.poll(0.2).started:
+                if assignment.partition == (self._topic, self._partition):
+                    return assignment
         raise Unavailable(
             "kafka",
             f"{self._topic}:{self._partition} did not become ours within {JOIN_S:g} s: it does not exist, or another "
             f"member of the group {self._settings.group!r} keeps it. Stop the workers first",
         )
 
-    def _require_next(self, way_out: Publisher, epoch: Epoch) -> None:
+    def _require_next(self, way_out: Publisher, assignment: Assignment) -> None:
         committed = None
-        for _ in _tries(f"the committed offset of {epoch.partition}; a dead worker's transaction may be pending"):
-            committed = way_out.committed(epoch)
-            if committed is not None or not epoch.current:
+        for _ in _tries(f"the committed offset of {assignment.partition}; a dead worker's transaction may be pending"):
+            committed = way_out.committed(assignment)
+            if committed is not None or not assignment.current:
                 break
         if committed is None:
-            why = way_out.lost.get(epoch, f"the committed offset of {epoch.partition} is not known yet; try again")
+            why = way_out.lost.get(
+                assignment, f"the committed offset of {assignment.partition} is not known yet; try again"
+            )
             raise Unavailable("kafka", why)
         if committed != self._offset:
             raise Misconfigured(
-                f"the next record of {epoch.partition} is {committed}, not {self._offset}: nothing was skipped"
+                f"the next record of {assignment.partition} is {committed}, not {self._offset}: nothing was skipped"
             )
 
     def _require_record(self) -> None:
         """An offset beyond the partition's end would end every worker."""
         from workers.backends.kafka import lag
-        from workers.cli.neighbours import security, servers
-        from workers.vocabulary import Partition
+        from workers.cli.clients import security, servers
+        from workers.types import Partition
 
         settings = self._settings
         behind = lag(servers(settings), settings.group, [self._topic], security=security(settings))
@@ -140,7 +142,7 @@ class Skipping:
     def _dead_letter(self) -> Message:
         from schemas.dead_letter import Failure, dead_letter_headers
         from workers import __version__
-        from workers.vocabulary import Message
+        from workers.types import Message
 
         detail = "passed by `tagstream skip`, which does not read it"
         headers = dead_letter_headers(

@@ -13,7 +13,7 @@ def up() -> None:
 
     Standard output is fit for a shell; in a second terminal paste the `export` lines, then:
 
-    tagstream emit ~/Pictures --bucket photos && tagstream run --until-idle 10
+    tagstream emit ~/Images --bucket photos && tagstream run --until-idle 10
     """
     from workers.local.stack_up import stack_up
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workers.cli import screen
+from workers.cli import terminal
 
 if TYPE_CHECKING:
     from workers.backends.kafka import ReadRecord
@@ -31,7 +31,7 @@ def tail(
 
     settings = read(os.environ).require("kafka_servers")
     records = _records(settings, start or not follow, follow, limit)
-    with screen.reader_may_leave():
+    with terminal.reader_may_leave():
         (_print_json if as_json else _print_rows)(records)
 
 
@@ -39,21 +39,21 @@ def _print_json(records: Iterator[ReadRecord]) -> None:
     from workers.cli.outcomes import document
 
     for record in records:
-        typer.echo(screen.as_json(document(record)))
+        typer.echo(terminal.as_json(document(record)))
 
 
 def _print_rows(records: Iterator[ReadRecord]) -> None:
     from workers.cli.outcomes import row, row_of
 
-    console = screen.console()
-    console.print(row("what", "picture", "tags", "caption", style="dim"))
+    console = terminal.console()
+    console.print(row("what", "image", "tags", "caption", style="dim"))
     for record in records:
         console.print(row_of(record))
 
 
 def _records(settings: Settings, start: bool, follow: bool, limit: int | None) -> Iterator[ReadRecord]:
     from workers.backends.kafka import tail as read_topics
-    from workers.cli.neighbours import output_topics, security, servers
+    from workers.cli.clients import output_topics, security, servers
 
     reading = read_topics(
         servers(settings),

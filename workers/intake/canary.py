@@ -1,4 +1,4 @@
-"""A small picture known to be good, for each format: before a picture is blamed, its decoder must read this one."""
+"""A small image known to be good, for each format: before an image is blamed, its decoder must read this one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from workers.errors import Broken, Rejected
 from workers.intake.transform import decode
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 _TRANSFORM = Transform(size=8)
 
@@ -20,19 +20,19 @@ class Canary:
     def __init__(self, formats: Iterable[str]) -> None:
         Image.init()
         writable = [name for name in formats if name.upper() in Image.SAVE]
-        self._pictures = {name: _encoded(name) for name in writable}
+        self._images = {name: _encoded(name) for name in writable}
 
     def check(self, name: str | None) -> None:
-        """Decode the good picture of this format; None and a format without one pass.
+        """Decode the good image of this format; None and a format without one pass.
 
         Raises:
-            Broken: it can't be decoded either, so this process is at fault and not the picture at hand.
+            Broken: it can't be decoded either, so this process is at fault and not the image at hand.
         """
         try:
-            if name in self._pictures:
-                decode(self._pictures[name], name, (_TRANSFORM,))
+            if name in self._images:
+                decode(self._images[name], name, (_TRANSFORM,))
         except Rejected as error:
-            raise Broken(f"the {name} decoder fails on a picture known to be good: {error.detail}") from error
+            raise Broken(f"the {name} decoder fails on an image known to be good: {error.detail}") from error
 
 
 def _encoded(name: str) -> bytes:

@@ -14,7 +14,7 @@ from workers.intake.formats import sniff
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
-from workers.vocabulary import Facts, Fetched, Picture, Transform
+from workers.types import DecodedImage, Facts, Fetched, Transform
 
 _BLAMED_BY_DECODERS = frozenset({"broken-image", "decode-failed", "decode-memory"})
 """Verdicts that a decoder came to, not a limit: they need a canary."""
@@ -50,7 +50,7 @@ class Decoding:
             raise
         return replace(header, decode_bytes=header.decode_bytes + self._turning * header.width * header.height)
 
-    def decode(self, body: bytes, name: str) -> Picture:
+    def decode(self, body: bytes, name: str) -> DecodedImage:
         """Decode and transform an image of the format `name`, whose header was read before.
 
         Raises:

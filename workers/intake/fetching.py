@@ -14,7 +14,7 @@ from workers.errors import LargerThanReserved, Rejected, Superseded
 from workers.intake.formats import sniff
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
-from workers.vocabulary import Fetched, Job
+from workers.types import Fetched, Job
 
 
 class EncodedBytes:

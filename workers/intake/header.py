@@ -1,4 +1,4 @@
-"""What a picture's header says, checked against the limits before anything is decoded."""
+"""What an image's header says, checked against the limits before anything is decoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SCALED = {"I": 18, "F": 18, "I;16": 7, "I;16B": 7, "I;16L": 7, "I;16N": 7}
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A picture that is worth decoding.
+    """An image that is worth decoding.
 
     Args:
         format: as in `workers.intake.formats`.
@@ -48,7 +48,7 @@ def guard(limits: Limits) -> None:
     """
     Image.MAX_IMAGE_PIXELS = limits.max_pixels
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # One picture has one processor: that is what is counted on, and each thread of a codec has buffers of its own.
+    # One image has one processor: that is what is counted on, and each thread of a codec has buffers of its own.
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
@@ -80,8 +80,8 @@ def read_header(body: bytes, limits: Limits) -> Header:
     return Header(name, *size, mode, decode_bytes)
 
 
-def open_picture(body: bytes, name: str) -> Image.Image:
-    """Open what decides the pixels of a file, with the decoder of this one format: its first picture.
+def open_image(body: bytes, name: str) -> Image.Image:
+    """Open what decides the pixels of a file, with the decoder of this one format: its first image.
 
     Raises:
         Rejected: as `workers.intake.scan.scan`.
@@ -106,14 +106,14 @@ def _check_pixels(size: tuple[int, int], limits: Limits) -> None:
 def _allowed_format(body: bytes, limits: Limits) -> str:
     name = sniff(body)
     if name is None:
-        raise Rejected("decode", "not-an-image", "the first bytes are those of no picture format")
+        raise Rejected("decode", "not-an-image", "the first bytes are those of no image format")
     if name not in limits.formats or not decodable(name):
         raise Rejected("decode", "format-not-allowed", f"{name} is not among {', '.join(limits.formats)}")
     return name
 
 
 def _decode_bytes(essence: Essence, size: tuple[int, int], mode: str) -> int:
-    """An upper bound: the picture as stored, the decoder beside it, and the picture as RGB.
+    """An upper bound: the image as stored, the decoder beside it, and the image as RGB.
 
     The sum, although the decoder is gone by then: the C library keeps what it had in blocks of less than 4 MiB.
     """

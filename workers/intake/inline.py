@@ -10,7 +10,7 @@ from workers.intake.limits import Limits
 from workers.intake.pool import cancelled
 from workers.intake.stages import Stages
 from workers.ports import ObjectStore
-from workers.vocabulary import Facts, Fetched, Job, Picture, Transform
+from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
 Answer = TypeVar("Answer")
 
@@ -28,7 +28,7 @@ class InlineIntake:
     def inspect(self, fetched: Fetched) -> Future[Facts]:
         return self._done(lambda: self._stages.inspect(fetched))
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
         return self._done(lambda: self._stages.decode(fetched, facts))
 
     def discard(self, fetched: Fetched) -> None:

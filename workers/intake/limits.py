@@ -1,4 +1,4 @@
-"""What an object and its picture may be. Each limit has a dead letter's reason of its own."""
+"""What an object and its image may be. Each limit has a dead letter's reason of its own."""
 
 from __future__ import annotations
 

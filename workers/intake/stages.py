@@ -10,7 +10,7 @@ from workers.intake.decoding import Decoding, facts_of
 from workers.intake.fetching import Fetching, encoded
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
-from workers.vocabulary import Facts, Fetched, Job, Picture, Transform
+from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
 Answer = TypeVar("Answer")
 
@@ -40,7 +40,7 @@ class Stages:
         """
         return _light(lambda: facts_of(fetched, self._decoding.inspect(encoded(fetched).read())))
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Picture:
+    def decode(self, fetched: Fetched, facts: Facts) -> DecodedImage:
         """Errors as in `ports.Intake.decode`.
 
         Raises:

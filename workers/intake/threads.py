@@ -10,7 +10,7 @@ from workers.intake.limits import Limits
 from workers.intake.pool import Pool
 from workers.intake.stages import Stages
 from workers.ports import ObjectStore
-from workers.vocabulary import Facts, Fetched, Job, Picture, Transform
+from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
 
 class ThreadIntake:
@@ -50,7 +50,7 @@ class ThreadIntake:
     def inspect(self, fetched: Fetched) -> Future[Facts]:
         return self._decoders.submit(lambda: self._stages.inspect(fetched))
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
         return self._decoders.submit(lambda: self._stages.decode(fetched, facts))
 
     def discard(self, fetched: Fetched) -> None:

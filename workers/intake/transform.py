@@ -1,6 +1,6 @@
 """Execute a model's `Transform` with Pillow, the same in every process: encoded bytes in, uint8 pixels out.
 
-The treatment of every kind of picture, which follows `Image.open(...).convert("RGB")` where that is sensible:
+The treatment of every kind of image, which follows `Image.open(...).convert("RGB")` where that is sensible:
 
 - palette, 1-bit and grey are expanded; of YCbCr, CMYK (Adobe's inversion undone) and LAB Pillow's own conversion;
 - alpha is dropped, which shows the colour that lies under it: nothing is blended;
@@ -22,18 +22,18 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from workers.intake.faults import blame
-from workers.intake.header import open_picture
-from workers.vocabulary import Picture, Pixels, Transform
+from workers.intake.header import open_image
+from workers.types import DecodedImage, Pixels, Transform
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SMALL = 4_000_000
-"""Pixels (16 MB) that an intermediate picture may have even when its source is smaller."""
+"""Pixels (16 MB) that an intermediate image may have even when its source is smaller."""
 _LONGEST = 4
-"""Before a crop, a picture is cut to at most this many times its shorter side; no crop sees what lies beyond."""
+"""Before a crop, an image is cut to at most this many times its shorter side; no crop sees what lies beyond."""
 
 
-def decode(body: bytes, name: str, transforms: Sequence[Transform]) -> Picture:
-    """Decode the bytes of a picture of format `name` once, and transform it for every Transform.
+def decode(body: bytes, name: str, transforms: Sequence[Transform]) -> DecodedImage:
+    """Decode the bytes of an image of format `name` once, and transform it for every Transform.
 
     Returns:
         for each Transform a contiguous uint8 array (size, size, 3), RGB.
@@ -45,7 +45,7 @@ def decode(body: bytes, name: str, transforms: Sequence[Transform]) -> Picture:
     upright = {False: to_rgb(image)}
     if any(transform.exif_transpose for transform in transforms):
         upright[True] = _turned(upright[False])
-    return Picture({transform: apply(transform, upright[transform.exif_transpose]) for transform in transforms})
+    return DecodedImage({transform: apply(transform, upright[transform.exif_transpose]) for transform in transforms})
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -62,7 +62,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def apply(transform: Transform, image: Image.Image) -> Pixels:
-    """Resize (and cut) an RGB picture as the transform says."""
+    """Resize (and cut) an RGB image as the transform says."""
     square = (transform.size, transform.size)
     if transform.fit == "squash":
         return np.array(_resized(image, square, transform))
@@ -77,9 +77,9 @@ def apply(transform: Transform, image: Image.Image) -> Pixels:
 
 
 def _resized(image: Image.Image, size: tuple[int, int], transform: Transform) -> Image.Image:
-    """Resize as Pillow does, antialiased, but never through an intermediate picture of gigabytes.
+    """Resize as Pillow does, antialiased, but never through an intermediate image of gigabytes.
 
-    Pillow resizes rows first, so a very high and narrow picture, inside every limit, would be held at its full
+    Pillow resizes rows first, so a very high and narrow image, inside every limit, would be held at its full
     height and its new width. Such a one is resized by its columns first, which differs by rounding alone.
     """
     resample = _FILTERS[transform.interpolation]
@@ -98,7 +98,7 @@ def _shortened(image: Image.Image) -> Image.Image:
 
 
 def _loaded(body: bytes, name: str) -> Image.Image:
-    with blame(), open_picture(body, name) as image:
+    with blame(), open_image(body, name) as image:
         image.load()
         return image
 

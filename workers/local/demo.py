@@ -10,7 +10,7 @@ from pathlib import Path
 
 from workers.local import demo_page
 from workers.local.demo_acts import Acts
-from workers.local.demo_screen import Screen
+from workers.local.demo_display import DemoDisplay
 from workers.local.demo_watch import Watch
 from workers.local.endings import run_until_ended
 from workers.local.photos import Photograph, photographs
@@ -29,7 +29,7 @@ def run_demo(photos: Path | None = None, keep: bool = False, page: Path | None =
     """Show the whole line at work, from upload to dead letter, and write a page about it.
 
     Args:
-        photos: a folder of pictures; None: those in the wheels.
+        photos: a folder of images; None: those in the wheels.
         keep: leave everything running at the end, until Ctrl-C.
         page: where the HTML page goes; None: tagstream-demo.html in the current folder.
 
@@ -37,59 +37,59 @@ def run_demo(photos: Path | None = None, keep: bool = False, page: Path | None =
         0. A signal ends the process, with 128 and its number.
 
     Raises:
-        NoPhotographs: the folder holds no picture.
+        NoPhotographs: the folder holds no image.
         CannotStart: a server or the worker did not come up, ended, or answered nothing.
         PromiseBroken: events and outcomes don't match.
     """
-    screen = Screen()
+    display = DemoDisplay()
     chosen = photographs(photos)
     with closing(LocalStack()) as stack:
         run_until_ended(
-            lambda: _play(screen, stack, chosen, page or Path("tagstream-demo.html"), keep),
-            lambda which: _stop(screen, stack, which),
+            lambda: _play(display, stack, chosen, page or Path("tagstream-demo.html"), keep),
+            lambda which: _stop(display, stack, which),
         )
     return 0
 
 
-def _stop(screen: Screen, stack: LocalStack, which: signal.Signals) -> int:
+def _stop(display: DemoDisplay, stack: LocalStack, which: signal.Signals) -> int:
     stack.close()
-    screen.leave("Stopped. Nothing is left running.")
+    display.leave("Stopped. Nothing is left running.")
     return 128 + which
 
 
-def _play(screen: Screen, stack: LocalStack, photos: Sequence[Photograph], page: Path, keep: bool) -> None:
-    with screen.step(f"Starting {_SERVERS}"):
+def _play(display: DemoDisplay, stack: LocalStack, photos: Sequence[Photograph], page: Path, keep: bool) -> None:
+    with display.step(f"Starting {_SERVERS}"):
         stack.start()
-    with screen.step(f"Making the bucket {BUCKET} and the topics {', '.join(TOPICS)}"):
+    with display.step(f"Making the bucket {BUCKET} and the topics {', '.join(TOPICS)}"):
         stack.furnish()
     with ExitStack() as ending:
         worker = stack.add(WorkerProcess(stack.scratch.path / "worker", stack.environment()))
         ending.callback(worker.kill)
-        worker.launch()  # it loads its model while the pictures are uploaded
+        worker.launch()  # it loads its model while the images are uploaded
         store = ending.enter_context(closing(stack.object_store()))
         watch = ending.enter_context(closing(Watch(stack.kafka.servers, *TOPICS[1:])))
-        acts = Acts(screen, stack, store, watch, worker)
-        with screen.step(f"Uploading {len(photos)} pictures"):
+        acts = Acts(display, stack, store, watch, worker)
+        with display.step(f"Uploading {len(photos)} images"):
             uploads = [acts.upload(photo) for photo in photos]
-        with screen.step("Loading the worker's model and warming up"):
+        with display.step("Loading the worker's model and warming up"):
             worker.wait()
-        _sum_up(screen, acts, acts.play(uploads), page)
+        _sum_up(display, acts, acts.play(uploads), page)
         if keep:
-            _stay(screen, stack, worker)
-        with screen.step("Stopping the worker: it finishes what it has, commits and leaves"):
+            _stay(display, stack, worker)
+        with display.step("Stopping the worker: it finishes what it has, commits and leaves"):
             worker.stop()
             worker.must_have_ended_well()
 
 
-def _sum_up(screen: Screen, acts: Acts, scenes: demo_page.Scenes, page: Path) -> None:
+def _sum_up(display: DemoDisplay, acts: Acts, scenes: demo_page.Scenes, page: Path) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(demo_page.render(scenes, _SERVERS))
-    screen.title("Summary")
+    display.title("Summary")
     for line in _summary(scenes):
-        screen.say(f"  {line}")
+        display.say(f"  {line}")
     lost, twice = acts.lost_and_twice()
-    screen.say(f"  {acts.sent} events sent: {lost} lost, {twice} answered twice")
-    screen.say(f"\nA page with the pictures: {page.resolve()}")
+    display.say(f"  {acts.sent} events sent: {lost} lost, {twice} answered twice")
+    display.say(f"\nA page with the images: {page.resolve()}")
     if lost or twice:
         raise PromiseBroken("every event must have exactly one outcome")
 
@@ -97,7 +97,7 @@ def _sum_up(screen: Screen, acts: Acts, scenes: demo_page.Scenes, page: Path) ->
 def _summary(scenes: demo_page.Scenes) -> Iterable[str]:
     saved = [row.remembered for row in scenes.second]
     outcomes = [row.outcome for row in (*scenes.first, *scenes.second, *scenes.faults)]
-    yield f"first pass: {len(scenes.first)} pictures in {scenes.seconds:.1f} s, up to the last commit"
+    yield f"first pass: {len(scenes.first)} images in {scenes.seconds:.1f} s, up to the last commit"
     yield (
         f"second pass: of {len(saved)}, {saved.count('fetch and model')} needed no download and no model, "
         f"{saved.count('model')} no model"
@@ -105,11 +105,11 @@ def _summary(scenes: demo_page.Scenes) -> Iterable[str]:
     yield f"outcomes: {', '.join(f'{outcomes.count(outcome)} {outcome}' for outcome in dict.fromkeys(outcomes))}"
 
 
-def _stay(screen: Screen, stack: LocalStack, worker: WorkerProcess) -> None:
-    screen.title("Everything stays up until Ctrl-C. To use it from another terminal:")
+def _stay(display: DemoDisplay, stack: LocalStack, worker: WorkerProcess) -> None:
+    display.title("Everything stays up until Ctrl-C. To use it from another terminal:")
     for line in stack.exports():
-        screen.say(line)
-    screen.say(f"\nThe worker's health and metrics: {worker.url}/readyz and {worker.url}/metrics")
+        display.say(line)
+    display.say(f"\nThe worker's health and metrics: {worker.url}/readyz and {worker.url}/metrics")
     while True:
         worker.must_run()
         time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""What the demo plays: pictures and events go in, rows with their answers come out."""
+"""What the demo plays: images and events go in, rows with their answers come out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from workers.backends.kafka import KafkaEmitter
 from workers.backends.object_store import MinioObjectStore
 from workers.local import notifications
+from workers.local.demo_display import Act, DemoDisplay
 from workers.local.demo_page import Scenes
-from workers.local.demo_screen import Act, Screen
 from workers.local.demo_watch import Row, Watch
 from workers.local.photos import Photograph
 from workers.local.server import CannotStart
 from workers.local.stack import BUCKET, TOPICS, LocalStack
 from workers.local.worker_process import WorkerProcess
-from workers.vocabulary import Message
+from workers.types import Message
 
 _PATIENCE_S = 120.0
 """How long nothing may come back before the demo gives up."""
@@ -24,19 +24,19 @@ _PATIENCE_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """A picture and the event that tells of it."""
+    """An image and the event that tells of it."""
 
     photo: Photograph
     event: Message
 
 
 class Acts:
-    """Three of them: every picture once; the same events again and a copy; a broken file and a deleted picture."""
+    """Three of them: every image once; the same events again and a copy; a broken file and a deleted image."""
 
     def __init__(
-        self, screen: Screen, stack: LocalStack, store: MinioObjectStore, watch: Watch, worker: WorkerProcess
+        self, display: DemoDisplay, stack: LocalStack, store: MinioObjectStore, watch: Watch, worker: WorkerProcess
     ) -> None:
-        self._screen = screen
+        self._display = display
         self._stack = stack
         self._store = store
         self._watch = watch
@@ -44,7 +44,7 @@ class Acts:
         self.sent = 0
 
     def upload(self, photo: Photograph) -> Happening:
-        """Put the picture into the bucket."""
+        """Put the image into the bucket."""
         body = photo.read()
         etag = self._store.put(BUCKET, photo.key, body, photo.content_type)
         return Happening(photo, notifications.created(TOPICS[0], BUCKET, photo.key, size=len(body), etag=etag))
@@ -59,7 +59,7 @@ class Acts:
             [*uploads, self.upload(_copy_of(uploads[0].photo))],
         )
         faults = self._act(
-            "When something is wrong: a file that was cut short, a picture that was deleted",
+            "When something is wrong: a file that was cut short, an image that was deleted",
             [self.upload(self._cut_short(uploads[-1].photo)), self._remove(uploads[0].photo)],
         )
         return Scenes(first, second, faults, seconds)
@@ -73,7 +73,7 @@ class Acts:
         rows = [Row(f"{BUCKET}/{happening.photo.key}", happening.photo.path) for happening in happenings]
         for row in rows:
             self._watch.expect(row)
-        with self._screen.act(title, len(rows)) as act:
+        with self._display.act(title, len(rows)) as act:
             with KafkaEmitter(self._stack.kafka.servers) as emitter:
                 self.sent += emitter.emit(happening.event for happening in happenings)
             self._collect(act)

@@ -63,7 +63,7 @@ def escape(text: str) -> str:
 
 def _lead(scenes: Scenes, servers: str) -> str:
     return (
-        f"{_count(len(scenes.first), 'picture')} went to object storage, one event for each to Kafka, and a worker "
+        f"{_count(len(scenes.first), 'image')} went to object storage, one event for each to Kafka, and a worker "
         f"sent these answers to the indexers downstream. All of it ran on this machine: {servers}."
     )
 
@@ -72,7 +72,7 @@ def _facts(scenes: Scenes) -> str:
     tagged = _enriched(scenes.first)
     hits = [row for row in scenes.second if row.remembered]
     facts = [
-        (f"{len(tagged)}", "pictures tagged"),
+        (f"{len(tagged)}", "images tagged"),
         (f"{len(tagged) / scenes.seconds:.1f}/s" if scenes.seconds > 0 else "", "first pass, to the last commit"),
         (_milliseconds(tagged), "in the worker, first pass (median)"),
         (_milliseconds(hits), "in the worker, remembered (median)"),
@@ -84,7 +84,7 @@ def _facts(scenes: Scenes) -> str:
 
 
 def _first(rows: Sequence[Row], stages: Mapping[str, int]) -> Iterable[str]:
-    yield "<h2>The pictures</h2>"
+    yield "<h2>The images</h2>"
     yield "<p>Tags by score, a caption made of them, and where the time went (waiting for its turn included).</p>"
     legend = "".join(f'<li><b class="c{colour}"></b>{escape(stage)}</li>' for stage, colour in stages.items())
     yield f'<ul class="legend">{legend}</ul><div class="cards">'
@@ -99,7 +99,7 @@ def _card(row: Row, stages: Mapping[str, int]) -> str:
         return _fault_card(row)
     caption = f'<p class="caption">{escape(_sentence(answer.caption.text))}</p>' if answer.caption else ""
     return (
-        f'<article class="card">{_picture(row)}<div>{caption}<p class="key">{escape(row.key)}</p>'
+        f'<article class="card">{_image(row)}<div>{caption}<p class="key">{escape(row.key)}</p>'
         f"{_tags(answer.tags)}{_time(answer, stages)}</div></article>"
     )
 
@@ -132,7 +132,7 @@ def _second(first: Sequence[Row], second: Sequence[Row]) -> Iterable[str]:
         "download and no model; a copy under another key is downloaded, recognised by its content, and needs no model."
         "</p>"
     )
-    yield '<div class="table"><table><tr><th>picture</th><th class="number">first</th><th class="number">again</th>'
+    yield '<div class="table"><table><tr><th>image</th><th class="number">first</th><th class="number">again</th>'
     yield "<th>the cache saved</th></tr>"
     for row in second:
         earlier = before.get(row.subject)
@@ -147,7 +147,7 @@ def _faults(rows: Sequence[Row]) -> Iterable[str]:
     yield "<h2>When something is wrong</h2>"
     yield (
         "<p>A file that can't be read stops nothing: the original message goes to the dead-letter topic with the "
-        "reason in its headers. A picture that was deleted is retracted, so that indexers drop it.</p>"
+        "reason in its headers. An image that was deleted is retracted, so that indexers drop it.</p>"
     )
     yield f'<div class="cards">{"".join(map(_fault_card, rows))}</div>'
 
@@ -170,7 +170,7 @@ def _fault_card(row: Row) -> str:
 def _marked(row: Row, style: str, mark: str, facts: Mapping[str, str]) -> str:
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return (
-        f'<article class="{style}">{_picture(row)}<div>{mark}<p class="key">{escape(row.key)}</p>'
+        f'<article class="{style}">{_image(row)}<div>{mark}<p class="key">{escape(row.key)}</p>'
         f"<dl>{listed}</dl></div></article>"
     )
 
@@ -179,19 +179,19 @@ def _place(letter: DeadLetter) -> str:
     return f"{letter.topic}:{letter.partition}:{letter.offset}"
 
 
-def _picture(row: Row) -> str:
-    data = None if row.picture is None else _thumbnail(row.picture)
+def _image(row: Row) -> str:
+    data = None if row.image is None else _thumbnail(row.image)
     if data is None:
-        return '<div class="blank">no picture in this file</div>'
+        return '<div class="blank">no image in this file</div>'
     return f'<img alt="{escape(row.key)}" src="data:image/jpeg;base64,{data}">'
 
 
 def _thumbnail(path: Path) -> str | None:
-    """A small JPEG in base64; None when the file is no picture."""
+    """A small JPEG in base64; None when the file is no image."""
     try:
-        with Image.open(path) as picture:
-            picture.draft("RGB", _THUMBNAIL)
-            small = ImageOps.exif_transpose(picture).convert("RGB")
+        with Image.open(path) as image:
+            image.draft("RGB", _THUMBNAIL)
+            small = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     small.thumbnail(_THUMBNAIL)
@@ -201,7 +201,7 @@ def _thumbnail(path: Path) -> str | None:
 
 
 def _spent_by_stage(answer: EnrichedImage) -> dict[str, float]:
-    """Milliseconds by what the picture went through; all its waiting for a turn is one."""
+    """Milliseconds by what the image went through; all its waiting for a turn is one."""
     spent: dict[str, float] = {}
     for stage, milliseconds in answer.timings_ms.items():
         shown = "waiting" if stage.startswith("wait") else stage
@@ -210,7 +210,7 @@ def _spent_by_stage(answer: EnrichedImage) -> dict[str, float]:
 
 
 def _stages(rows: Sequence[Row]) -> dict[str, int]:
-    """A colour's number for each stage that took time, in the order in which a picture passes them; waiting is last."""
+    """A colour's number for each stage that took time, in the order in which an image passes them; waiting is last."""
     answers = [row.answer for row in rows if isinstance(row.answer, EnrichedImage)]
     seen = dict.fromkeys(stage for answer in answers for stage in _spent_by_stage(answer) if stage != "waiting")
     return {stage: min(number, _WAITING - 1) for number, stage in enumerate(seen)} | {"waiting": _WAITING}

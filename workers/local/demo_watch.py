@@ -21,7 +21,7 @@ class Row:
     """One event and its answer."""
 
     subject: str
-    picture: Path | None
+    image: Path | None
     sent_at: float = field(default_factory=time.monotonic)
     answer: Answer | None = None
     seconds: float = 0.0

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote_plus
 
-from workers.vocabulary import Message
+from workers.types import Message
 
 
 def created(topic: str, bucket: str, key: str, *, size: int, etag: str) -> Message:

@@ -35,7 +35,7 @@ class NoPhotographs(Misconfigured):
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """A picture file and the key that it gets in the bucket."""
+    """An image file and the key that it gets in the bucket."""
 
     key: str
     path: Path
@@ -49,17 +49,17 @@ class Photograph:
 
 
 def photographs(folder: Path | None) -> Sequence[Photograph]:
-    """The pictures below `folder`, by name, or those in the wheels.
+    """The images below `folder`, by name, or those in the wheels.
 
     Raises:
-        NoPhotographs: no such folder, or no picture in it; or the wheels are not installed.
+        NoPhotographs: no such folder, or no image in it; or the wheels are not installed.
     """
     found = _in_wheels() if folder is None else _below(folder)
     if found:
         return found
     if folder is None:
         raise NoPhotographs("The demo's photographs are in scikit-image and scikit-learn, which are not installed.")
-    raise NoPhotographs(f"There is no picture in {folder} ({', '.join(sorted(_SUFFIXES))}).")
+    raise NoPhotographs(f"There is no image in {folder} ({', '.join(sorted(_SUFFIXES))}).")
 
 
 def _in_wheels() -> list[Photograph]:

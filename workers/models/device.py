@@ -1,7 +1,7 @@
 """The device seam: everything that differs between a CPU and a CUDA device, and nothing else.
 
-A model takes its pictures from `Device.upload` or `Device.stream`, puts its modules in place with `Device.place`, and
-runs inside `Device.run()`. What a model sees is the same on both: uint8 pictures on the device, in channels-last
+A model takes its images from `Device.upload` or `Device.stream`, puts its modules in place with `Device.place`, and
+runs inside `Device.run()`. What a model sees is the same on both: uint8 images on the device, in channels-last
 memory, which is also how the intake leaves them, so nothing is copied to re-order them.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from workers.errors import Broken, Misconfigured
 from workers.models.graphs import Bucketed, CudaRecorder, Function
 from workers.models.int8 import quantize_linears
-from workers.vocabulary import Pixels
+from workers.types import Pixels
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -77,21 +77,21 @@ class Device:
         # typed as Module.to(device, dtype) only when memory_format is not given
         return cast("Module", module.to(self.where, self.dtype(precision), memory_format=torch.channels_last))  # type: ignore[call-overload]
 
-    def upload(self, pictures: Sequence[Pixels]) -> Tensor:
-        """(n, 3, height, width) uint8 on the device, channels-last. All pictures have one size; at least one."""
+    def upload(self, images: Sequence[Pixels]) -> Tensor:
+        """(n, 3, height, width) uint8 on the device, channels-last. All images have one size; at least one."""
         cuda = self.kind == "cuda"
-        batch = torch.empty((len(pictures), *pictures[0].shape), dtype=torch.uint8, pin_memory=cuda)
-        np.stack(pictures, out=batch.numpy())
+        batch = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=cuda)
+        np.stack(images, out=batch.numpy())
         return (self._send(batch) if cuda else batch).permute(0, 3, 1, 2)
 
-    def stream(self, pictures: Sequence[Pixels], size: int) -> Iterator[Tensor]:
-        """`upload` in pieces of at most `size` pictures.
+    def stream(self, images: Sequence[Pixels], size: int) -> Iterator[Tensor]:
+        """`upload` in pieces of at most `size` images.
 
         CUDA computes behind the host's back, so a piece is gathered, pinned and sent while the one before it is being
         computed, as long as nobody asks for results in between.
         """
-        for start in range(0, len(pictures), size):
-            yield self.upload(pictures[start : start + size])
+        for start in range(0, len(images), size):
+            yield self.upload(images[start : start + size])
 
     def graphs(self) -> Callable[[Function], Function]:
         """What makes a function of one model's batches faster where kernels are slow to start (see `graphs`).
@@ -187,14 +187,14 @@ def cpu_name() -> str:
 def normaliser(
     mean: Sequence[float], std: Sequence[float], device: Device, dtype: torch.dtype
 ) -> Callable[[Tensor], Tensor]:
-    """A function from uint8 pictures (n, 3, h, w) to normalised ones of `dtype`: (x / 255 - mean) / std.
+    """A function from uint8 images (n, 3, h, w) to normalised ones of `dtype`: (x / 255 - mean) / std.
 
     Computed in fp32 whatever the dtype, as one multiplication and one addition.
     """
     scale = torch.tensor([1 / (255 * s) for s in std], device=device.where).view(1, 3, 1, 1)
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device.where).view(1, 3, 1, 1)
 
-    def normalise(pictures: Tensor) -> Tensor:
-        return torch.addcmul(shift, pictures.float(), scale).to(dtype)
+    def normalise(images: Tensor) -> Tensor:
+        return torch.addcmul(shift, images.float(), scale).to(dtype)
 
     return normalise

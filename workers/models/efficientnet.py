@@ -125,7 +125,7 @@ class _Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Normalised pictures (n, 3, 224, 224) to logits (n, labels).
+    """Normalised images (n, 3, 224, 224) to logits (n, labels).
 
     Args:
         weights: parameters under timm's names; counters (`num_batches_tracked`) are not among them.

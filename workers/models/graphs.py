@@ -1,6 +1,6 @@
 """CUDA graphs: the kernels of a function recorded once and then started together, for batches of a few sizes.
 
-Starting a kernel costs the host some microseconds, and an image encoder has several hundred, so with few pictures the
+Starting a kernel costs the host some microseconds, and an image encoder has several hundred, so with few images the
 device waits for the host. A graph starts them all in one call, but always for the same shapes at the same addresses. So
 a batch is copied into the input of the smallest bucket that holds it, and what the graph leaves is copied out. Rows of
 the bucket beyond the batch hold what was there before: rows never see each other, so they are computed for nothing and

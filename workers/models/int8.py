@@ -1,6 +1,6 @@
 """Linear layers in int8 for CPUs, through oneDNN (VNNI or AMX where the processor has it).
 
-Weights are quantised once, by output channel; inputs as they come, by row. A row is one token of one picture, so an
+Weights are quantised once, by output channel; inputs as they come, by row. A row is one token of one image, so an
 answer does not depend on what else is in the batch, as it would with one scale for the whole tensor.
 """
 

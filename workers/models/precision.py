@@ -31,7 +31,7 @@ Role = Literal["tagger", "captioner"]
 
 BATCHES = (1, 2, 4)
 LONGEST_BATCH_S = 3.0
-"""A batch that takes longer delays its pictures more than it saves."""
+"""A batch that takes longer delays its images more than it saves."""
 
 DRIFT: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 0.1, "int8": 0.15}
 """How far an output may lie from its golden one, as a share of the golden outputs' range."""
@@ -58,7 +58,7 @@ def resolve(wanted: str, digest: str, role: Role, device: Device, state_dir: Pat
     """
     if wanted != "tuned" and wanted not in PRECISIONS:
         raise Misconfigured(f"TAGSTREAM_PRECISION is {wanted!r}; it may be tuned, {', '.join(PRECISIONS)}.")
-    tuned = recall_tuned(digest, role, device, state_dir)
+    tuned = stored_tuning(digest, role, device, state_dir)
     if wanted != "tuned":
         precision: Precision = wanted  # type: ignore[assignment] # one of PRECISIONS, just checked
         return precision, tuned.max_batch if tuned and tuned.precision == precision else 0
@@ -71,7 +71,7 @@ def resolve(wanted: str, digest: str, role: Role, device: Device, state_dir: Pat
     return fallback, 0
 
 
-def recall_tuned(digest: str, role: Role, device: Device, state_dir: Path | None) -> Tuned | None:
+def stored_tuning(digest: str, role: Role, device: Device, state_dir: Path | None) -> Tuned | None:
     """The stored answer for this bundle on this device; one that does not read is none."""
     if state_dir is None:
         return None
@@ -96,10 +96,10 @@ def settle_batch(forward: Callable[[int], object], *, clock: Callable[[], float]
     """The largest of `BATCHES` that fits in memory and runs in less than `LONGEST_BATCH_S`, at least 1.
 
     Args:
-        forward: runs a batch of that many pictures to its end. It has run before: the first run of all is slower.
+        forward: runs a batch of that many images to its end. It has run before: the first run of all is slower.
 
     Raises:
-        Broken: not even one picture fits.
+        Broken: not even one image fits.
     """
     safe = 1
     for size in BATCHES:
@@ -108,7 +108,7 @@ def settle_batch(forward: Callable[[int], object], *, clock: Callable[[], float]
             forward(size)
         except MemoryError as error:
             if size == 1:
-                raise Broken(f"The device has no memory for a single picture: {error}") from error
+                raise Broken(f"The device has no memory for a single image: {error}") from error
             break
         if clock() - started >= LONGEST_BATCH_S:
             break
@@ -117,7 +117,7 @@ def settle_batch(forward: Callable[[int], object], *, clock: Callable[[], float]
 
 
 def check_golden(name: str, precision: Precision, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Compare a model's answers to the golden pictures with the stored ones; returns the drift (see `DRIFT`).
+    """Compare a model's answers to the golden images with the stored ones; returns the drift (see `DRIFT`).
 
     Raises:
         Broken: they differ by more than the precision explains.

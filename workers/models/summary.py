@@ -34,7 +34,7 @@ class Summary:
 
     Args:
         encoder: its sizes in the bundle.
-        trained_at: side of the pictures that the checkpoint was trained with.
+        trained_at: side of the images that the checkpoint was trained with.
         kept: tensors that the bundle holds.
         dropped: reason → tensors that inference does not need.
         others: bytes of the file that belong to no tensor of the model, an optimizer's most of them.

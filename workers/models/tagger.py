@@ -13,13 +13,13 @@ from torch import Tensor
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision, normaliser
 from workers.models.precision import check_golden, settle_batch
-from workers.vocabulary import LabelScores, Pixels, Transform
+from workers.types import LabelScores, Pixels, Transform
 
 Network = Callable[[Tensor], Tensor]
-"""Normalised pictures (n, 3, side, side) on the device to logits (n, columns), any float dtype."""
+"""Normalised images (n, 3, side, side) on the device to logits (n, columns), any float dtype."""
 
 PIECE = 16
-"""Pictures that travel to the device together: large enough to fill it, small enough to overlap with the next."""
+"""Images that travel to the device together: large enough to fill it, small enough to overlap with the next."""
 
 
 class TorchTagger:
@@ -65,19 +65,19 @@ class TorchTagger:
         self._columns = np.arange(len(self.labels)) if exclusive else self._ids
 
     def warm_up(self) -> None:
-        found = np.stack(self.forward(self._warm_pictures()))
+        found = np.stack(self.forward(self._warm_images()))
         if self._golden is not None:
             check_golden(self.name, self._precision, self._golden.outputs[:, self._columns], found)
         if self.max_batch == 0:
             self.max_batch = settle_batch(lambda size: self.forward([self.canary()] * size))
 
     def canary(self) -> Pixels:
-        return self._warm_pictures()[0]
+        return self._warm_images()[0]
 
-    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        """One row of logits a picture."""
+    def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """One row of logits an image."""
         with self._device.run():
-            pieces = [self._network(self._normalise(piece)) for piece in self._device.stream(pictures, PIECE)]
+            pieces = [self._network(self._normalise(piece)) for piece in self._device.stream(images, PIECE)]
             return list(torch.cat(pieces).float().cpu().numpy()) if pieces else []
 
     def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:
@@ -91,26 +91,26 @@ class TorchTagger:
         kept = scores >= self.floor
         return LabelScores(ids[kept], scores[kept])
 
-    def _warm_pictures(self) -> Sequence[Pixels]:
-        return list(self._golden.pixels) if self._golden is not None else [sample_picture(self.transform.size)]
+    def _warm_images(self) -> Sequence[Pixels]:
+        return list(self._golden.pixels) if self._golden is not None else [sample_image(self.transform.size)]
 
     def __repr__(self) -> str:
         return f"<TorchTagger {self.name} in {self.precision} on {self._device.name}, batches of {self.max_batch}>"
 
 
 def golden_answers(tagger: TorchTagger) -> Golden:
-    """What a new bundle keeps: two sample pictures and what this tagger, in fp32, makes of them."""
-    samples = [sample_picture(tagger.transform.size, seed) for seed in (0, 1)]
+    """What a new bundle keeps: two sample images and what this tagger, in fp32, makes of them."""
+    samples = [sample_image(tagger.transform.size, seed) for seed in (0, 1)]
     return Golden(np.stack(samples), np.stack(tagger.forward(samples)))
 
 
-def sample_picture(side: int, seed: int = 0) -> Pixels:
-    """A picture that needs no file: (side, side, 3), smooth colours with sharp edges, the same everywhere."""
+def sample_image(side: int, seed: int = 0) -> Pixels:
+    """An image that needs no file: (side, side, 3), smooth colours with sharp edges, the same everywhere."""
     y, x = np.mgrid[0:side, 0:side] / side
     waves = np.stack([np.sin((3 + k + seed) * np.pi * x + k) * np.cos((2 + 2 * k) * np.pi * y) for k in range(3)], -1)
     squares = ((np.floor(x * 6) + np.floor(y * 6)) % 2)[..., None]
-    picture: Pixels = np.rint(np.clip(128 + 90 * waves + 35 * (squares - 0.5), 0, 255)).astype(np.uint8)
-    return picture
+    image: Pixels = np.rint(np.clip(128 + 90 * waves + 35 * (squares - 0.5), 0, 255)).astype(np.uint8)
+    return image
 
 
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from workers.vocabulary import Caption
+from workers.types import Caption
 
 NAMED = 3
 """Tags that a caption names at most: more reads like a list, which the event has already."""

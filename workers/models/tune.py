@@ -20,7 +20,7 @@ from workers.ports import Captioner, Tagger
 
 LARGEST_BATCH = 128
 GAIN = 1.05
-"""A batch of twice the size has to bring this much more pictures a second; below, it only delays them."""
+"""A batch of twice the size has to bring this much more images a second; below, it only delays them."""
 WORTH = 1.05
 """A less exact precision has to be so many times as fast as the best before it."""
 TIMED = 3
@@ -35,7 +35,7 @@ class Trial:
     """What came of one precision. `refusal` says why it is out of the question; else it ran."""
 
     precision: Precision
-    pictures_per_s: float = 0.0
+    images_per_s: float = 0.0
     max_batch: int = 0
     refusal: str = ""
     agreement: Agreement | None = None
@@ -68,7 +68,7 @@ def tune(
     for precision in PRECISIONS:
         trial = _try(precision, build, device, judge, clock)
         report(trial)
-        if not trial.refusal and (best is None or trial.pictures_per_s >= WORTH * best.pictures_per_s):
+        if not trial.refusal and (best is None or trial.images_per_s >= WORTH * best.images_per_s):
             best = trial
     if best is None:
         raise Broken(f"No precision gives the golden answers on {device.name}: damaged weights, or a broken device.")
@@ -92,7 +92,7 @@ def _try(
     except (Misconfigured, Broken) as refusal:
         return Trial(precision, refusal=str(refusal))
     except MemoryError:
-        return Trial(precision, refusal="not even one picture fits in memory")
+        return Trial(precision, refusal="not even one image fits in memory")
     if precision == "int8" and agreement is not None and not agreement.complete:
         return Trial(precision, refusal=f"its rounding changes answers: {agreement}", agreement=agreement)
     speed, batch = max(_speeds(model, device, clock), key=lambda found: found[0])
@@ -100,7 +100,7 @@ def _try(
 
 
 def _speeds(model: Tagger | Captioner, device: Device, clock: Callable[[], float]) -> Iterator[tuple[float, int]]:
-    """(pictures a second, batch size) of growing batches, until one does not fit, takes too long or gains nothing."""
+    """(images a second, batch size) of growing batches, until one does not fit, takes too long or gains nothing."""
     size, before = 1, 0.0
     while size <= LARGEST_BATCH:
         try:
@@ -117,12 +117,12 @@ def _speeds(model: Tagger | Captioner, device: Device, clock: Callable[[], float
 
 
 def _time(model: Tagger | Captioner, device: Device, size: int, clock: Callable[[], float]) -> float:
-    pictures = [model.canary()] * size
+    images = [model.canary()] * size
     device.synchronise()
     started = clock()
     if isinstance(model, Captioner):
-        model.forward(pictures, [model.guide([])] * size)
+        model.forward(images, [model.guide([])] * size)
     else:
-        model.forward(pictures)
+        model.forward(images)
     device.synchronise()
     return clock() - started

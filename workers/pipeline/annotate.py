@@ -16,18 +16,18 @@ from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.batching import SafeBatch, run_halving
 from workers.pipeline.task import Task
 from workers.ports import Captioner, SubsetTagger, Tagger
-from workers.vocabulary import Caption, LabelScores, Pixels, Subset
+from workers.types import Caption, LabelScores, Pixels, Subset
 
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("tagstream")
 
 
 class Ceiling:
-    """Too many blamed pictures mean that we are broken, whatever the canary says.
+    """Too many blamed images mean that we are broken, whatever the canary says.
 
     Args:
         run: so many in a row.
-        share: or this share of the last `window` pictures, once the window is full.
+        share: or this share of the last `window` images, once the window is full.
     """
 
     def __init__(self, run: int = 20, share: float = 0.5, window: int = 100) -> None:
@@ -45,8 +45,8 @@ class Ceiling:
         full = len(self._last) == self._last.maxlen
         if self._run >= self._run_limit or (full and sum(self._last) > self._share * len(self._last)):
             raise Broken(
-                f"{sum(self._last)} of the last {len(self._last)} pictures made the model fail: "
-                "that is the device or the model, not the pictures; replay those that were dead-lettered until now"
+                f"{sum(self._last)} of the last {len(self._last)} images made the model fail: "
+                "that is the device or the model, not the images; replay those that were dead-lettered until now"
             )
 
 
@@ -64,7 +64,7 @@ class Annotator:
         """Fill in `raw_scores` (or `scores`, where a caption needs them now), `caption`, or `failures`."""
         links = [trace.Link(task.span.get_span_context()) for task in tasks]
         with _tracer.start_as_current_span("annotate batch", links=links) as span:
-            span.set_attribute("tagstream.batch.pictures", len(tasks))
+            span.set_attribute("tagstream.batch.images", len(tasks))
             self._tag([task for task in tasks if self._needs_scores(task)])
             if self._captioner is not None:
                 captioner = self._captioner
@@ -85,7 +85,7 @@ class Annotator:
             raws = _score(tagger, [_pixels(task, tagger) for task in some], [task.profile.subset for task in some])
             one_each(tagger, raws, len(some))
             if some[0].alone:
-                # A picture under suspicion is postprocessed here, where the canary can answer for the device.
+                # An image under suspicion is postprocessed here, where the canary can answer for the device.
                 for task, raw in zip(some, raws, strict=True):
                     task.scores = scores_of(tagger, raw)
             return raws
@@ -134,23 +134,23 @@ class Annotator:
             self.safe.ran_out_of_memory(len(tasks))
 
     def _blame_tagging(self, tagger: Tagger, task: Task, error: Exception) -> None:
-        """The good picture is scored for the same labels: what fails may be what these take."""
+        """The good image is scored for the same labels: what fails may be what these take."""
         self._blame(task, "annotate", "annotate-failed", error, lambda: _try_tagger(tagger, task.profile.subset))
 
     def _blame(self, task: Task, stage: Stage, reason: Reason, error: Exception, canary: Callable[[], object]) -> None:
-        """Before a picture is blamed, one that is known to be good takes the same step.
+        """Before an image is blamed, one that is known to be good takes the same step.
 
         Raises:
             Broken: the good one fails too, or too many were blamed of late.
         """
         try:
             canary()
-        except Exception as second:  # noqa: BLE001  # whatever it is, it is not the picture
+        except Exception as second:  # noqa: BLE001  # whatever it is, it is not the image
             raise Broken(
-                f"the device fails on a picture that is known to be good ({type(second).__name__}: {second})"
+                f"the device fails on an image that is known to be good ({type(second).__name__}: {second})"
             ) from error
         self._ceilings[stage].note(True)
-        detail = f"the model raised {type(error).__name__} on this picture alone, not on one known to be good"
+        detail = f"the model raised {type(error).__name__} on this image alone, not on one known to be good"
         task.failures.append(Failure(index=task.job.coordinates.index, stage=stage, reason=reason, detail=detail))
 
 
@@ -162,15 +162,15 @@ def guide_names(task: Task, tagger: Tagger | None) -> list[str]:
 
 
 def _pixels(task: Task, model: Tagger | Captioner) -> Pixels:
-    assert task.picture is not None
-    return task.picture.pixels[model.transform]
+    assert task.image is not None
+    return task.image.pixels[model.transform]
 
 
-def _score(tagger: Tagger, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
-    """Each picture for its labels. Where all want all, the way is the one that every tagger has."""
+def _score(tagger: Tagger, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+    """Each image for its labels. Where all want all, the way is the one that every tagger has."""
     if any(subset is not None for subset in subsets) and isinstance(tagger, SubsetTagger):
-        return tagger.forward_subsets(pictures, subsets)
-    return tagger.forward(pictures)
+        return tagger.forward_subsets(images, subsets)
+    return tagger.forward(images)
 
 
 def _try_tagger(tagger: Tagger, subset: Subset | None) -> LabelScores:

@@ -9,18 +9,18 @@ import numpy as np
 
 from workers.errors import Broken
 from workers.ports import Captioner, Tagger
-from workers.vocabulary import Caption, LabelScores
+from workers.types import Caption, LabelScores
 
 
-def one_each(model: Tagger | Captioner, answers: Sequence[Any], pictures: int) -> Sequence[Any]:
-    """What `forward` returned for so many pictures.
+def one_each(model: Tagger | Captioner, answers: Sequence[Any], images: int) -> Sequence[Any]:
+    """What `forward` returned for so many images.
 
     Raises:
         Broken: it is no list of so many.
     """
     found = len(answers) if hasattr(answers, "__len__") else type(answers).__name__
-    if found != pictures:
-        raise _mistake(model, f"was given {pictures} pictures and returned {found} answers")
+    if found != images:
+        raise _mistake(model, f"was given {images} images and returned {found} answers")
     return answers
 
 
@@ -55,4 +55,4 @@ def caption_of(captioner: Captioner, raw: Any) -> Caption:
 
 
 def _mistake(model: Tagger | Captioner, what: str) -> Broken:
-    return Broken(f"the model {model.name} {what}: no picture is to blame for that, and nothing of it was committed")
+    return Broken(f"the model {model.name} {what}: no image is to blame for that, and nothing of it was committed")

@@ -1,4 +1,4 @@
-"""Batches for the device: work-conserving, and halved to the guilty picture when one fails."""
+"""Batches for the device: work-conserving, and halved to the guilty image when one fails."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 
-class Inbox(Generic[Item]):
+class StageQueue(Generic[Item]):
     """A queue between threads that hands out all that is ready, up to a number. Closing it wakes the reader.
 
     Its length is bounded by the budgets of what is put in, not here: a put never waits.
@@ -59,16 +59,16 @@ class SafeBatch:
         self._quiet = quiet
         self._good = 0
 
-    def ran(self, pictures: int) -> None:
-        if self.size < self.largest and pictures >= self.size:
+    def ran(self, images: int) -> None:
+        if self.size < self.largest and images >= self.size:
             self._good += 1
             if self._good >= self._quiet:
                 self.size = min(self.largest, self.size * 2)
                 self._good = 0
 
-    def ran_out_of_memory(self, pictures: int) -> None:
+    def ran_out_of_memory(self, images: int) -> None:
         """So many were too many. What is more than the safe size anyhow says nothing new of it."""
-        self.size = max(1, min(self.size, pictures // 2))
+        self.size = max(1, min(self.size, images // 2))
         self._good = 0
 
 

@@ -3,7 +3,7 @@
 One failure proves nothing: the store may be away, or our credentials may have expired. What tells is comparison: after
 the object failed, another one of its bucket was asked for and given, and then the object failed again. The line takes
 care that there is something to compare with: before it asks again for an object that failed, and nothing else of the
-bucket was read since, it reads one again that it could read before (`Neighbours.reference`).
+bucket was read since, it reads one again that it could read before (`BucketBreakers.reference`).
 """
 
 from __future__ import annotations

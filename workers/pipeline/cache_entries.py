@@ -26,7 +26,7 @@ from schemas.text import version_or_none
 from workers.errors import Rejected
 from workers.ports import Captioner, Tagger
 from workers.settings import DECODABLE
-from workers.vocabulary import Caption, Facts, LabelScores, Subset
+from workers.types import Caption, Facts, LabelScores, Subset
 
 _FORMAT = "2"
 """Counts changes of what the entries mean."""
@@ -104,7 +104,7 @@ def unpack_sequencer(value: bytes | None) -> str | None:
 
 
 def tagger_key(tagger: Tagger) -> str:
-    """Names everything that a tagger's scores depend on besides the picture."""
+    """Names everything that a tagger's scores depend on besides the image."""
     return _digest(tagger.digest, repr(tagger.transform), tagger.precision, repr(tagger.floor))
 
 

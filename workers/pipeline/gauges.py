@@ -6,19 +6,22 @@ from collections.abc import Callable, Mapping
 
 from workers import metrics
 from workers.metrics import ObservedGauge, Reader, Reading
-from workers.pipeline.budget import Budget
-from workers.pipeline.line import Line
-from workers.pipeline.polling import Poller
+from workers.pipeline.commit.polling import Poller
+from workers.pipeline.flow.budget import Budget
+from workers.pipeline.pipeline import Pipeline
 
 
-def gauges(line: Line, poller: Poller) -> Mapping[ObservedGauge, Reader]:
+def gauges(pipeline: Pipeline, poller: Poller) -> Mapping[ObservedGauge, Reader]:
     """Each gauge and who reads it; any thread."""
 
     def budgets(read: Callable[[Budget], int]) -> Reader:
-        return lambda: [_said(read(line.encoded), budget="encoded"), _said(read(line.decoded), budget="decoded")]
+        return lambda: [
+            _said(read(pipeline.encoded), budget="encoded"),
+            _said(read(pipeline.decoded), budget="decoded"),
+        ]
 
     def partitions() -> list[Reading]:
-        held, paused = len(line.ledger.epochs()), poller.paused
+        held, paused = len(pipeline.ledger.assignments()), poller.paused
         return [
             _said(held - paused, state="reading"),
             _said(paused, state="paused"),
@@ -27,13 +30,13 @@ def gauges(line: Line, poller: Poller) -> Mapping[ObservedGauge, Reader]:
 
     return {
         metrics.PARTITIONS: partitions,
-        metrics.LEDGER_RECORDS: lambda: [_said(line.ledger.records)],
-        metrics.IN_FLIGHT: lambda: [_said(count, stage=stage) for stage, count in line.stages.counts().items()],
+        metrics.LEDGER_RECORDS: lambda: [_said(pipeline.ledger.records)],
+        metrics.IN_FLIGHT: lambda: [_said(count, stage=stage) for stage, count in pipeline.stages.counts().items()],
         metrics.BUDGET_BYTES: budgets(lambda budget: budget.used),
         metrics.BUDGET_PEAK_BYTES: budgets(lambda budget: budget.peak),
         metrics.BUDGET_LIMIT_BYTES: budgets(lambda budget: budget.limit),
         metrics.BREAKERS: lambda: [
-            _said(count, neighbour="s3", state=state) for state, count in line.neighbours.breakers().items()
+            _said(count, dependency="s3", state=state) for state, count in pipeline.bucket_breakers.breakers().items()
         ],
     }
 

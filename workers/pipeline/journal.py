@@ -1,10 +1,10 @@
-"""The journal: a picture that kills the process must not do it for ever.
+"""The journal: an image that kills the process must not do it for ever.
 
-Before a picture enters the decoder or the device, its coordinates are written to a small local file, and struck out
-when it leaves. What stands there at the next start was in hand when the process died: such a picture is a *suspect*
-and runs alone. If the process dies twice while the same suspect runs alone, it was that picture: it is *condemned*, and
+Before an image enters the decoder or the device, its coordinates are written to a small local file, and struck out
+when it leaves. What stands there at the next start was in hand when the process died: such an image is a *suspect*
+and runs alone. If the process dies twice while the same suspect runs alone, it was that image: it is *poison*, and
 never tried again. Once is not enough: a process is also killed from outside, and then somebody sound is in hand too.
-Nobody else is charged and nothing is shared with other workers. A clean exit leaves in the file only those condemned
+Nobody else is charged and nothing is shared with other workers. A clean exit leaves in the file only those poison
 whose dead letter is not committed: a process that is stopped before that must not try them again.
 
 The file only has to outlive the process, not the machine, so nothing is synced to disk. It is appended to and
@@ -30,12 +30,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from workers.errors import Misconfigured
-from workers.vocabulary import Coordinates, Partition
+from workers.types import Coordinates, Partition
 
 _log = logging.getLogger(__name__)
 
 _IN_HAND, _ALONE, _ALONE_AGAIN, _SUSPECT, _SUSPECT_AGAIN, _LEFT = "+", "!", "#", "?", "=", "-"
-"""The two `_AGAIN` are of pictures with which, alone, one process has died already."""
+"""The two `_AGAIN` are of images with which, alone, one process has died already."""
 _REWRITE_BYTES = 256 * 1024
 _MOST_BYTES = 16 * 1024 * 1024
 """Far more than the lines of all images that budgets of gigabytes let be in hand at once."""
@@ -59,7 +59,7 @@ class Journal:
         self._tasks: Counter[Coordinates] = Counter()
         self._suspects: set[Coordinates] = set()
         self._died_alone: set[Coordinates] = set()
-        self.condemned: frozenset[Coordinates] = frozenset()
+        self.poison: frozenset[Coordinates] = frozenset()
         self._path = path
         self._file: int | None = None
         self._size = 0
@@ -77,53 +77,53 @@ class Journal:
 
     @property
     def suspects(self) -> frozenset[Coordinates]:
-        """Pictures that were in hand when a process before this one died."""
+        """Images that were in hand when a process before this one died."""
         with self._lock:
             return frozenset(self._suspects)
 
-    def enter(self, picture: Coordinates) -> None:
-        """This picture is about to be decoded; a suspect is so alone."""
+    def enter(self, image: Coordinates) -> None:
+        """This image is about to be decoded; a suspect is so alone."""
         with self._lock:
-            mark = self._mark_of_suspect(picture, _ALONE, _ALONE_AGAIN) if picture in self._suspects else _IN_HAND
-            self._in_hand[picture] = mark
-            self._tasks[picture] += 1
-            self._note(mark, picture)
+            mark = self._mark_of_suspect(image, _ALONE, _ALONE_AGAIN) if image in self._suspects else _IN_HAND
+            self._in_hand[image] = mark
+            self._tasks[image] += 1
+            self._note(mark, image)
 
-    def leave(self, picture: Coordinates, *, came_through: bool = True) -> None:
+    def leave(self, image: Coordinates, *, came_through: bool = True) -> None:
         """It came through, which clears a suspect; or it was dropped, and a suspect stays one.
 
-        A partition that left and came back can have the same picture in hand twice: the last one to leave counts.
+        A partition that left and came back can have the same image in hand twice: the last one to leave counts.
         """
         with self._lock:
-            self._tasks[picture] -= 1
-            if self._tasks[picture] > 0:
+            self._tasks[image] -= 1
+            if self._tasks[image] > 0:
                 return
-            del self._tasks[picture]
-            if self._in_hand.pop(picture, None) is None:
+            del self._tasks[image]
+            if self._in_hand.pop(image, None) is None:
                 return
             if came_through:
-                self._suspects.discard(picture)
-            self._note(self._suspicion(picture) if picture in self._suspects else _LEFT, picture)
+                self._suspects.discard(image)
+            self._note(self._suspicion(image) if image in self._suspects else _LEFT, image)
 
-    def settled(self, pictures: Iterable[Coordinates]) -> None:
-        """What became of these is committed: whoever of them was condemned will not come again."""
+    def settled(self, images: Iterable[Coordinates]) -> None:
+        """What became of these is committed: whoever of them was poison will not come again."""
         with self._lock:
-            for picture in self.condemned.intersection(pictures):
-                self.condemned -= {picture}
-                self._note(_LEFT, picture)
+            for image in self.poison.intersection(images):
+                self.poison -= {image}
+                self._note(_LEFT, image)
 
     def begins(self, partition: Partition, offset: int) -> None:
         """A partition is read from this offset on: what lies before is committed, by us or by others."""
         with self._lock:
             passed = {
-                picture
-                for picture in self.condemned | self._suspects
-                if (picture.topic, picture.partition) == partition and picture.offset < offset
+                image
+                for image in self.poison | self._suspects
+                if (image.topic, image.partition) == partition and image.offset < offset
             }
-            self.condemned -= passed
+            self.poison -= passed
             self._suspects -= passed
-            for picture in passed:
-                self._note(_LEFT, picture)
+            for image in passed:
+                self._note(_LEFT, image)
 
     def close(self) -> None:
         """A clean exit: nobody is in hand, and nobody is suspected any more."""
@@ -140,13 +140,13 @@ class Journal:
             os.close(self._file)
             self._file = None
 
-    def _mark_of_suspect(self, picture: Coordinates, first: str, again: str) -> str:
-        return again if picture in self._died_alone else first
+    def _mark_of_suspect(self, image: Coordinates, first: str, again: str) -> str:
+        return again if image in self._died_alone else first
 
-    def _suspicion(self, picture: Coordinates) -> str:
-        return self._mark_of_suspect(picture, _SUSPECT, _SUSPECT_AGAIN)
+    def _suspicion(self, image: Coordinates) -> str:
+        return self._mark_of_suspect(image, _SUSPECT, _SUSPECT_AGAIN)
 
-    def _note(self, mark: str, picture: Coordinates) -> None:
+    def _note(self, mark: str, image: Coordinates) -> None:
         """Write one line, or the whole file when it has grown or did not take the last one."""
         if self._file is None or self._path is None:
             return
@@ -154,7 +154,7 @@ class Journal:
             if self._full or self._size > _REWRITE_BYTES:
                 self._rewrite(self._path)
             else:
-                self._append(_line(mark, picture))
+                self._append(_line(mark, image))
         except OSError as error:
             if not self._full:
                 _log.warning("the journal %s can't be written (%s): going on without", self._path, error.strerror)
@@ -172,22 +172,22 @@ class Journal:
 
     def _read(self, path: Path) -> None:
         marks: dict[Coordinates, str] = {}
-        for mark, picture in _entries(_content(path), path):
+        for mark, image in _entries(_content(path), path):
             if mark == _LEFT:
-                marks.pop(picture, None)
+                marks.pop(image, None)
             else:
-                marks[picture] = mark
-        self.condemned = frozenset(picture for picture, mark in marks.items() if mark == _ALONE_AGAIN)
-        self._suspects = {picture for picture, mark in marks.items() if mark != _ALONE_AGAIN}
-        self._died_alone = {picture for picture, mark in marks.items() if mark in {_ALONE, _SUSPECT_AGAIN}}
+                marks[image] = mark
+        self.poison = frozenset(image for image, mark in marks.items() if mark == _ALONE_AGAIN)
+        self._suspects = {image for image, mark in marks.items() if mark != _ALONE_AGAIN}
+        self._died_alone = {image for image, mark in marks.items() if mark in {_ALONE, _SUSPECT_AGAIN}}
 
     def _rewrite(self, path: Path) -> None:
         """Begin the file anew with what still counts, in one step: a death in between leaves the old or the new."""
-        marks = {picture: self._suspicion(picture) for picture in sorted(self._suspects)}
-        marks |= dict.fromkeys(sorted(self.condemned), _ALONE_AGAIN)
+        marks = {image: self._suspicion(image) for image in sorted(self._suspects)}
+        marks |= dict.fromkeys(sorted(self.poison), _ALONE_AGAIN)
         marks |= self._in_hand
         fresh = path.with_name(f"{path.name}.new")
-        lines = b"".join(_line(mark, picture) for picture, mark in marks.items())
+        lines = b"".join(_line(mark, image) for image, mark in marks.items())
         fresh.unlink(missing_ok=True)  # of a death in between; or a link, which would be written through
         new = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -202,8 +202,8 @@ class Journal:
         self._file, self._size = new, len(lines)
 
 
-def _line(mark: str, picture: Coordinates) -> bytes:
-    return f"{mark} {picture.topic} {picture.partition} {picture.offset} {picture.index}\n".encode()
+def _line(mark: str, image: Coordinates) -> bytes:
+    return f"{mark} {image.topic} {image.partition} {image.offset} {image.index}\n".encode()
 
 
 def _content(path: Path) -> bytes:

@@ -32,12 +32,12 @@ class WorkerOptions:
         max_polled_bytes: records that were polled and wait with us.
         max_jobs_ahead: jobs of one partition beyond its committed offset.
         max_ledger_bytes: finished outcomes that wait for those before them.
-        run_outcomes, run_bytes: bounds of one transaction (one record may exceed them alone).
+        transaction_outcomes, transaction_bytes: bounds of one transaction (one record may exceed them alone).
         drain_s: after a stop, how long admitted records may take to finish.
-        retry_min_s, retry_max_s: bounds of the jittered backoff after a neighbour's failure.
+        retry_min_s, retry_max_s: bounds of the jittered backoff after a dependency's failure.
         unreadable_after_s: how long one object may fail while others of its bucket read.
         journal: file of what is in hand (see journal.py); None: nothing is suspected after a death.
-        stall_s: with records in hand, none of which changed its stage for so long, we are wedged; or with one that is
+        stall_s: with records in hand, none of which changed its stage for so long, we are stalled; or with one that is
             worked on for so long (beyond what a GET or a batch may take).
     """
 
@@ -58,8 +58,8 @@ class WorkerOptions:
     max_polled_bytes: int = 32 * MIB
     max_jobs_ahead: int = 2_000
     max_ledger_bytes: int = 64 * MIB
-    run_outcomes: int = 500
-    run_bytes: int = 4 * MIB
+    transaction_outcomes: int = 500
+    transaction_bytes: int = 4 * MIB
     drain_s: float = 20.0
     retry_min_s: float = 0.2
     retry_max_s: float = 10.0

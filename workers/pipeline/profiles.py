@@ -1,4 +1,4 @@
-"""Profiles: which labels count, and which of their scores become tags. Changing one touches no picture that was scored.
+"""Profiles: which labels count, and which of their scores become tags. Changing one touches no image that was scored.
 
 A profile that names its labels (`only`) is cheaper on a device whose tagger can score some labels alone. Other taggers
 score all, and the profile's thresholds hide what it does not name, so the tags are the same.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from workers.errors import Misconfigured, nearest
 from workers.ports import SubsetTagger
-from workers.vocabulary import LabelScores, Subset
+from workers.types import LabelScores, Subset
 
 SHAPE = '{"only": ["cat", "dog"], "all": 0.7, "labels": {"cat": 0.5}}'
 """Every rule that a profile may have, as an example for errors."""
@@ -130,7 +130,9 @@ class _Reading:
         for name in names:
             self._known(name)
             if self._allowed is not None and name not in self._allowed:
-                raise self._error(f"{name!r} is not among the tags that TAGSTREAM_ALLOW names, so it is never scored")
+                raise self._error(
+                    f"{name!r} is not among the tags that TAGSTREAM_LABELS_FILE names, so it is never scored"
+                )
         return set(names)
 
     def _thresholds(self, rules: Mapping[str, object]) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
-"""Is the line getting on? Alive means idle, or something moved within the clock, or all wait on a neighbour.
+"""Is the line getting on? Alive means idle, or something moved within the clock, or all wait on a dependency.
 
-That much is true of the line as a whole while one picture is stuck for ever: a decoder that hangs holds back its
-partition alone. So each picture has a clock as well, in the stages where it waits for nobody but us.
+That much is true of the line as a whole while one image is stuck for ever: a decoder that hangs holds back its
+partition alone. So each image has a clock as well, in the stages where it waits for nobody but us.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from workers.pipeline.task import Task
 from workers.ports import Clock
 
 STAGES = (
-    "recall",
+    "lookup",
     "wait-fetch",
     "fetch",
     "wait-inspect",
@@ -26,16 +26,16 @@ STAGES = (
     "annotate",
     "finish",
     "wait-equal",
-    "wait-neighbour",
+    "wait-store",
 )
 WORKING = ("fetch", "inspect", "decode", "annotate", "finish")
-"""Stages in which somebody is at work on a picture, or it is in the queue of whoever will be."""
-_WAITS_ON_OTHERS = ("wait-neighbour",)
+"""Stages in which somebody is at work on an image, or it is in the queue of whoever will be."""
+_WAITS_ON_OTHERS = ("wait-store",)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """An answer to "are you alive?". `reasons` says what stands still; `in_flight` counts pictures by stage."""
+    """An answer to "are you alive?". `reasons` says what stands still; `in_flight` counts images by stage."""
 
     ok: bool
     reasons: tuple[str, ...]
@@ -139,7 +139,7 @@ class Stages:
         with self._lock:
             longest = {stage: self._at_work[stage].longest() for stage in limits_s}
         return [
-            f"{stage} has worked on one picture for {now - found[1]:.0f} s: {place(found[0])}"
+            f"{stage} has worked on one image for {now - found[1]:.0f} s: {place(found[0])}"
             for stage, found in longest.items()
             if found is not None and now - found[1] > limits_s[stage]
         ]

@@ -30,11 +30,11 @@ from schemas.text import version_or_none
 from workers import metrics
 from workers.pipeline.annotate import guide_names
 from workers.pipeline.answers import scores_of
-from workers.pipeline.ledger import Entry, Rendered
+from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Clock, Tagger
-from workers.vocabulary import Caption, Coordinates, Headers, Message, Outcome
+from workers.types import Caption, Coordinates, Headers, Message, Outcome
 
 
 class Renderer:

@@ -11,17 +11,17 @@ from opentelemetry.trace import Span
 from schemas.dead_letter import Failure
 from schemas.image_event import ImageEvent
 from workers.errors import Fault
-from workers.pipeline.budget import Ticket
-from workers.pipeline.ledger import Entry
+from workers.pipeline.commit.ledger import Entry
+from workers.pipeline.flow.budget import Reservation
 from workers.pipeline.profiles import Profile
-from workers.vocabulary import Caption, Facts, Fetched, Job, LabelScores, Picture
+from workers.types import Caption, DecodedImage, Facts, Fetched, Job, LabelScores
 
 
 @dataclass(slots=True, eq=False)
 class Task:
     """What is known so far of one job, and what it holds.
 
-    `scores` and `caption` are set by a recall, by the device, or by the equal picture that led; `raw_scores` is a
+    `scores` and `caption` are set by a lookup, by the device, or by the equal image that led; `raw_scores` is a
     tagger's answer that the finish thread has yet to postprocess.
     """
 
@@ -29,19 +29,19 @@ class Task:
     entry: Entry
     profile: Profile
     span: Span
-    stage: str = "recall"
+    stage: str = "lookup"
     since: float = 0.0
     facts: Facts | None = None
     fetched: Fetched | None = None
-    picture: Picture | None = None
+    image: DecodedImage | None = None
     raw_scores: Any = None
     scores: LabelScores | None = None
     caption: Caption | None = None
     guide: str | None = None
     failures: list[Failure] = field(default_factory=list)
-    encoded: Ticket | None = None
-    decoded: Ticket | None = None
-    slot: Ticket | None = None
+    encoded: Reservation | None = None
+    decoded: Reservation | None = None
+    slot: Reservation | None = None
     """One of the GETs that may run at the same time."""
     flight: Hashable | None = None
     source_hit: bool = False
@@ -82,14 +82,14 @@ class Task:
 
     @property
     def current(self) -> bool:
-        return self.job.epoch.current
+        return self.job.assignment.current
 
     def took(self, stage: str, seconds: float) -> None:
         self.timings_ms[stage] = round(self.timings_ms.get(stage, 0.0) + seconds * 1000, 3)
 
     def give_back(self) -> None:
         """Release every reservation."""
-        for ticket in (self.encoded, self.decoded, self.slot):
-            if ticket is not None:
-                ticket.release()
+        for reservation in (self.encoded, self.decoded, self.slot):
+            if reservation is not None:
+                reservation.release()
         self.encoded = self.decoded = self.slot = None

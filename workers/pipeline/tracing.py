@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from workers.vocabulary import Coordinates, Headers
+from workers.types import Coordinates, Headers
 
 TRACESTATE_BYTES_MAX = 512
 """W3C Trace Context asks everybody to pass on so many."""

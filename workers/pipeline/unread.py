@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from workers import metrics
-from workers.pipeline.ledger import Entry
-from workers.vocabulary import Epoch
+from workers.pipeline.commit.ledger import Entry
+from workers.types import Assignment
 
 
 class Unread:
@@ -19,28 +19,28 @@ class Unread:
 
     def __init__(self, may_read: Callable[[Entry], bool]) -> None:
         self._may_read = may_read
-        self._waiting: dict[Epoch, deque[Entry]] = {}
+        self._waiting: dict[Assignment, deque[Entry]] = {}
 
     def add(self, entry: Entry) -> None:
-        self._waiting.setdefault(entry.record.epoch, deque()).append(entry)
+        self._waiting.setdefault(entry.record.assignment, deque()).append(entry)
 
     def readable(self) -> Iterator[Entry]:
         """Entries for which there is room, the partitions taking turns; each is to be read before the next is taken.
 
-        Those of ended epochs are dropped: whoever has the partition now reads them.
+        Those of ended assignments are dropped: whoever has the partition now reads them.
         """
         turns = deque(self._waiting)
         while turns:
-            epoch = turns.popleft()
-            entries = self._waiting[epoch]
-            if not epoch.current:
-                metrics.DROPPED_JOBS.add(len(self._waiting.pop(epoch)))
+            assignment = turns.popleft()
+            entries = self._waiting[assignment]
+            if not assignment.current:
+                metrics.DROPPED_JOBS.add(len(self._waiting.pop(assignment)))
             elif self._may_read(entries[0]):
                 entry = entries.popleft()
                 if entries:
-                    turns.append(epoch)
+                    turns.append(assignment)
                 else:
-                    del self._waiting[epoch]
+                    del self._waiting[assignment]
                 yield entry
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 | thread | owns |
 |---|---|
 | poll | the record source; admission |
-| recall | parsing; the cache |
+| lookup | parsing; the cache |
 | (the intake's) | fetch, inspect and decode |
 | device | the models |
 | finish | postprocessing and rendering |
@@ -22,20 +22,20 @@ from dataclasses import dataclass, replace
 from workers import metrics
 from workers.errors import Broken
 from workers.pipeline.annotate import Annotator
-from workers.pipeline.batching import Inbox
+from workers.pipeline.batching import StageQueue
+from workers.pipeline.commit.polling import Poller
+from workers.pipeline.commit.publishing import Publishing
 from workers.pipeline.gauges import gauges
 from workers.pipeline.journal import Journal
-from workers.pipeline.line import Line
+from workers.pipeline.lookup import Lookup
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.polling import Poller
+from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.progress import Progress
-from workers.pipeline.publishing import Publishing
-from workers.pipeline.recall import Recall
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Clock, Intake, Publisher, RecordSource, ResultCache, Tagger
-from workers.vocabulary import Caption, Epoch
+from workers.types import Assignment, Caption
 
 __all__ = ["Progress", "Worker", "WorkerOptions"]
 
@@ -73,7 +73,7 @@ class Worker:
         source: joins the group; called once the models are warm.
         publisher: given the source, for the membership that it publishes under.
         intake, cache, clock: ports.
-        tagger, captioner: at least one, or no picture needs the device.
+        tagger, captioner: at least one, or no image needs the device.
         template: a caption by rule from tag names, where no captioner runs; None for no such captions.
     """
 
@@ -107,7 +107,7 @@ class Worker:
         self._warm = threading.Event()
         self._device = _DeviceClock()
         self._drained = threading.Event()
-        self._line: Line | None = None
+        self._pipeline: Pipeline | None = None
         self._publisher: Publisher | None = None
         self._busy_at = clock.monotonic()
         self._polling_since: float | None = None
@@ -156,29 +156,29 @@ class Worker:
         self._stop.set()
 
     def _work(self, source: RecordSource, publisher: Publisher, threads: list[threading.Thread]) -> None:
-        line = self._line_for(publisher)
-        self._line = line
-        opening: Inbox[Epoch] = Inbox()
-        opened: Inbox[tuple[Epoch, int]] = Inbox()
-        poller = Poller(source, line, self._options, opening, opened)
-        publishing = Publishing(publisher, line, self._options, opening, opened, self._drained.is_set)
+        pipeline = self._pipeline_for(publisher)
+        self._pipeline = pipeline
+        opening: StageQueue[Assignment] = StageQueue()
+        opened: StageQueue[tuple[Assignment, int]] = StageQueue()
+        poller = Poller(source, pipeline, self._options, opening, opened)
+        publishing = Publishing(publisher, pipeline, self._options, opening, opened, self._drained.is_set)
         loops = {
-            "recall": lambda: self._run_recall(line),
-            "finish": lambda: self._run_finish(line),
-            "publish": lambda: self._run_publish(line, publishing),
-            "poll": lambda: self._run_poll(poller, line),
+            "lookup": lambda: self._run_lookup(pipeline),
+            "finish": lambda: self._run_finish(pipeline),
+            "publish": lambda: self._run_publish(pipeline, publishing),
+            "poll": lambda: self._run_poll(poller, pipeline),
             "watch": lambda: self._run_watch(publisher),
         }
-        with metrics.shown(gauges(line, poller)):
+        with metrics.shown(gauges(pipeline, poller)):
             for name, loop in loops.items():
                 thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
                 thread.start()
                 threads.append(thread)
             self._joined = True
             _log.info("ready: joined the group")
-            self._shut_down(threads, line, publisher)
+            self._shut_down(threads, pipeline, publisher)
 
-    def _shut_down(self, threads: list[threading.Thread], line: Line, publisher: Publisher) -> None:
+    def _shut_down(self, threads: list[threading.Thread], pipeline: Pipeline, publisher: Publisher) -> None:
         """Wait for the end, then go through it in order.
 
         1. `stop` was called: the poll thread admits nothing more, and goes on polling, so that we stay a member.
@@ -188,18 +188,18 @@ class Worker:
         """
         self._wait_for_drain()
         publisher.interrupt()
-        for inbox in (line.recall_inbox, line.device_inbox, line.finish_inbox):
-            inbox.close()
-        line.ledger.wake()
+        for queue in (pipeline.lookup_queue, pipeline.device_queue, pipeline.finish_queue):
+            queue.close()
+        pipeline.ledger.wake()
         until = time.monotonic() + (_CLOSE_S if self._crashed is None else 1.0)
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
                 _log.warning("the %s thread did not end in time", thread.name)
         if self._crashed is None:
-            # What the last commits tell the cache comes after the recall thread's end.
-            left = line.recall_inbox.take(len(line.recall_inbox), 0)
-            line.tell_cache(left)
+            # What the last commits tell the cache comes after the lookup thread's end.
+            left = pipeline.lookup_queue.take(len(pipeline.lookup_queue), 0)
+            pipeline.tell_cache(left)
 
     def _wait_for_drain(self) -> None:
         """Until the poll thread says that the drain is over, or should have said so long ago."""
@@ -215,55 +215,55 @@ class Worker:
 
     # ---- loops ------------------------------------------------------------------------------------------------
 
-    def _run_poll(self, poller: Poller, line: Line) -> None:
+    def _run_poll(self, poller: Poller, pipeline: Pipeline) -> None:
         deadline: float | None = None
         while not self._drained.is_set():
             self._polling_since = self._clock.monotonic()
             busy = poller.step()
             self._polling_since = None
             now = self._clock.monotonic()
-            if busy or line.ledger.records or not poller.idle:
+            if busy or pipeline.ledger.records or not poller.idle:
                 self._busy_at = now
             if self._stop.is_set() and deadline is None:
-                _log.info("draining: %d records in hand", line.ledger.records)
+                _log.info("draining: %d records in hand", pipeline.ledger.records)
                 self._joined = False
                 poller.stop_admitting()
                 deadline = now + self._options.drain_s
-            if deadline is not None and (not line.ledger.records or now >= deadline):
-                _log.info("drained, %d records left behind", line.ledger.records)
+            if deadline is not None and (not pipeline.ledger.records or now >= deadline):
+                _log.info("drained, %d records left behind", pipeline.ledger.records)
                 self._drained.set()
 
-    def _run_recall(self, line: Line) -> None:
+    def _run_lookup(self, pipeline: Pipeline) -> None:
         while not self._drained.is_set():
-            items = line.recall_inbox.take(256, 0.2)
-            if items or len(line.unread):  # an epoch that ended may have made room, and nobody says so
-                line.recall(items)
+            items = pipeline.lookup_queue.take(256, 0.2)
+            if items or len(pipeline.unread):  # an assignment that ended may have made room, and nobody says so
+                pipeline.lookup(items)
 
     def _run_device(self) -> None:
         for model in self._models:
             model.warm_up()
         self._warm.set()
         while not self._drained.is_set():
-            line = self._line
-            if line is None:
+            pipeline = self._pipeline
+            if pipeline is None:
                 self._drained.wait(0.05)
                 continue
-            tasks = line.device_inbox.take(line.batch_size, 0.2)
+            tasks = pipeline.device_queue.take(pipeline.batch_size, 0.2)
             if tasks:
-                self._run_batch(line, tasks)
+                self._run_batch(pipeline, tasks)
 
-    def _run_batch(self, line: Line, tasks: Sequence[Task]) -> None:
+    def _run_batch(self, pipeline: Pipeline, tasks: Sequence[Task]) -> None:
         started = self._device.since = self._clock.monotonic()
-        line.annotate(tasks)
+        pipeline.annotate(tasks)
         self._device.slowest = max(self._device.slowest, self._clock.monotonic() - started)
         self._device.since = None
 
-    def _run_finish(self, line: Line) -> None:
+    def _run_finish(self, pipeline: Pipeline) -> None:
         while not self._drained.is_set():
-            for item in line.finish_inbox.take(256, 0.2):
-                line.finish(item)
+            for item in pipeline.finish_queue.take(256, 0.2):
+                pipeline.finish(item)
 
-    def _run_publish(self, line: Line, publishing: Publishing) -> None:
+    def _run_publish(self, pipeline: Pipeline, publishing: Publishing) -> None:
         while not self._drained.is_set():
             publishing.step()
 
@@ -313,8 +313,8 @@ class Worker:
         """Why it is not ready, for people; None when it is. Any thread."""
         if not self._joined or self._publisher is None:
             return "warming up, then joining the group"
-        why = [why for epoch, why in self._publisher.lost.items() if epoch.current]
-        why += self._line.neighbours.refusals() if self._line is not None else []
+        why = [why for assignment, why in self._publisher.lost.items() if assignment.current]
+        why += self._pipeline.bucket_breakers.refusals() if self._pipeline is not None else []
         return "; ".join(why) or None
 
     def idle_s(self) -> float:
@@ -323,8 +323,8 @@ class Worker:
 
     def progress(self) -> Progress:
         """See `workers.pipeline.progress`. Any thread."""
-        line = self._line
-        if line is None:
+        pipeline = self._pipeline
+        if pipeline is None:
             return Progress(self._crashed is None, (), {})
         now = self._clock.monotonic()
         reasons: list[str] = []
@@ -334,10 +334,10 @@ class Worker:
         since = self._polling_since
         if since is not None and now - since > max(self._options.stall_s, _POLL_S):
             reasons.append(f"the poll thread has not come back for {now - since:.0f} s")
-        still = now - line.stages.moved_at
-        if line.stages.working() and still > self._options.stall_s:
-            reasons.append(f"{line.stages.working()} pictures in hand and none moved for {still:.0f} s")
-        reasons += line.stages.stuck(
+        still = now - pipeline.stages.moved_at
+        if pipeline.stages.working() and still > self._options.stall_s:
+            reasons.append(f"{pipeline.stages.working()} images in hand and none moved for {still:.0f} s")
+        reasons += pipeline.stages.stuck(
             {
                 "fetch": self._options.stall_s + self._options.fetch_s,
                 "inspect": self._options.stall_s,
@@ -346,12 +346,12 @@ class Worker:
                 "finish": self._options.stall_s,
             }
         )
-        return Progress(not reasons, tuple(reasons), line.stages.counts())
+        return Progress(not reasons, tuple(reasons), pipeline.stages.counts())
 
-    def _line_for(self, publisher: Publisher) -> Line:
-        return Line(
+    def _pipeline_for(self, publisher: Publisher) -> Pipeline:
+        return Pipeline(
             intake=self._intake,
-            recall=Recall(self._cache, self._tagger, self._captioner, self._options.store, self._options.judge),
+            lookup=Lookup(self._cache, self._tagger, self._captioner, self._options.store, self._options.judge),
             annotator=Annotator(self._tagger, self._captioner),
             renderer=Renderer(
                 self._tagger, self._captioner, self._template, self._options, publisher.max_message_bytes, self._clock

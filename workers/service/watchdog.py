@@ -1,4 +1,4 @@
-"""Ends a process that is wedged: says where every thread stands, turns unready, and exits with 3."""
+"""Ends a process that is stalled: says where every thread stands, turns unready, and exits with 3."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from workers.service.logs import flush_logs
 
 logger = logging.getLogger(__name__)
 
-WEDGED = 3
-"""Exit code of a broken device, of a wedge, and of an end that does not come in time."""
+STALLED = 3
+"""Exit code of a broken device, of a stall, and of an end that does not come in time."""
 
 
 class Watchdog:
     """Asks `alive` twice in every `every_s` seconds, and ends the process after `patience` bad answers in a row.
 
     Answers are counted, not seconds: a process that was frozen or a machine that slept gets its chance to move on
-    when it wakes. An `alive` that does not return is a wedge too (a lock that nobody gives back), but only after a
+    when it wakes. An `alive` that does not return is a stall too (a lock that nobody gives back), but only after a
     longer silence, because on a starved machine it may just not have had its turn. What no thread can see is a C
     library that keeps the interpreter lock; then /livez doesn't answer either, and the orchestrator ends the process.
 
@@ -86,8 +86,8 @@ class Watchdog:
 
     def _end(self, report: Report) -> None:
         reason = "; ".join(report.reasons) or "no progress"
-        self._unready(f"wedged: {reason}")
-        leave_wedged(reason, leave=self._leave, stream=self._stream)
+        self._unready(f"stalled: {reason}")
+        leave_stalled(reason, leave=self._leave, stream=self._stream)
 
 
 def end_within(seconds: float, reason: str) -> None:
@@ -95,16 +95,16 @@ def end_within(seconds: float, reason: str) -> None:
 
     For the time after a signal, when whoever should see to the end may be what hangs.
     """
-    timer = threading.Timer(seconds, leave_wedged, args=(reason,))
+    timer = threading.Timer(seconds, leave_stalled, args=(reason,))
     timer.name, timer.daemon = "deadline", True
     timer.start()
 
 
-def leave_wedged(reason: str, *, leave: Callable[[int], None] = os._exit, stream: TextIO | None = None) -> None:
+def leave_stalled(reason: str, *, leave: Callable[[int], None] = os._exit, stream: TextIO | None = None) -> None:
     """End the process here and now, with every thread's stack. What was not committed comes again."""
     stream = stream if stream is not None else sys.stderr
-    logger.critical("wedged: %s. Every thread's stack follows; exiting with %s, nothing is lost", reason, WEDGED)
+    logger.critical("stalled: %s. Every thread's stack follows; exiting with %s, nothing is lost", reason, STALLED)
     flush_logs()
     faulthandler.dump_traceback(file=stream, all_threads=True)
     stream.flush()
-    leave(WEDGED)
+    leave(STALLED)

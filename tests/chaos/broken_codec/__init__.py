@@ -1,14 +1,14 @@
-"""A folder for a worker's PYTHONPATH: its Pillow then has a PNG decoder that some pictures bring down."""
+"""A folder for a worker's PYTHONPATH: its Pillow then has a PNG decoder that some images bring down."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from tests.unit.intake.pictures import encoded, png_chunk, ramp
+from tests.unit.intake.images import encoded, png_chunk, ramp
 
 FOLDER = Path(__file__).parent
 DAWDLES_S = 4
-"""How long a picture takes that `dawdles`; sitecustomize, which can import nothing of ours, says the same."""
+"""How long an image takes that `dawdles`; sitecustomize, which can import nothing of ours, says the same."""
 _END = png_chunk(b"IEND", b"")
 _HEADER_BYTES = 8 + 25
 """The signature and IHDR."""
@@ -22,7 +22,7 @@ def png_that(deed: str, once: str = "", *, in_header: bool = False) -> bytes:
         once: with it the deed is done once, for each such name.
         in_header: done while the header is read, not while the pixels are.
     """
-    picture = encoded(ramp(), "png")
+    image = encoded(ramp(), "png")
     chunk = png_chunk(b"doIt", f"{deed} {once}".encode())
-    at = _HEADER_BYTES if in_header else len(picture) - len(_END)
-    return picture[:at] + chunk + picture[at:]
+    at = _HEADER_BYTES if in_header else len(image) - len(_END)
+    return image[:at] + chunk + image[at:]

@@ -20,7 +20,7 @@ from workers.backends.object_store import MinioObjectStore
 from workers.backends.result_cache import RedisResultCache
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.pipeline import cache_entries as entries
-from workers.vocabulary import Caption, Facts, LabelScores
+from workers.types import Caption, Facts, LabelScores
 
 LARGEST_OBJECT = 1 << 16
 SECRET = "CANARY-SECRET"
@@ -140,13 +140,13 @@ def resp_answers() -> Iterator[Parts]:
 _redis_says = Says()
 
 
-def recalled(parts: Parts) -> str:
+def looked_up(parts: Parts) -> str:
     """A miss or bytes for each key, within a moment, whatever a server says."""
     port = _redis_says.port(parts[0])
     cache = RedisResultCache(f"redis://127.0.0.1:{port}/0", ttl_s=60, timeout_s=0.1, connections=1)
     began = time.monotonic()
     try:
-        answers = [cache.recall(["a", "b"]), cache.recall_fields([("h", "a"), ("h", "b")])]
+        answers = [cache.lookup(["a", "b"]), cache.lookup_fields([("h", "a"), ("h", "b")])]
     finally:
         took_s = time.monotonic() - began
         cache.close()
@@ -207,6 +207,6 @@ TARGETS = (
     Target("cache-entries", cached, unpacked),
     Target("store-answers", http_answers, got, watched=("/workers/", "/minio/"), bounds=_NET, close=_store_says.close),
     Target(
-        "redis-answers", resp_answers, recalled, watched=("/workers/", "/redis/"), bounds=_NET, close=_redis_says.close
+        "redis-answers", resp_answers, looked_up, watched=("/workers/", "/redis/"), bounds=_NET, close=_redis_says.close
     ),
 )

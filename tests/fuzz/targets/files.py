@@ -20,7 +20,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import GOLDEN, LABELS, MANIFEST, WEIGHTS, Bundle, Manifest, digest_of
 from workers.pipeline.journal import Journal
 from workers.settings import FIELDS, PREFIX, Settings, is_secret, read, secret_values
-from workers.vocabulary import Coordinates, Partition, Transform
+from workers.types import Coordinates, Partition, Transform
 
 SECRET = "CANARY-SECRET"
 
@@ -62,7 +62,7 @@ def journals() -> Iterator[Parts]:
 
 
 def journalled(parts: Parts) -> str:
-    """Whatever lies there, the next worker starts; what it learns of it is a picture's coordinates, each once."""
+    """Whatever lies there, the next worker starts; what it learns of it is an image's coordinates, each once."""
     path = _folder.fresh() / "journal"
     path.write_bytes(parts[0])
     try:
@@ -70,11 +70,11 @@ def journalled(parts: Parts) -> str:
     except Misconfigured as error:
         sentence(error)
         return "refused"
-    suspects, condemned = journal.suspects, journal.condemned
-    assert not suspects & condemned
-    for picture in suspects | condemned:
-        assert picture.topic
-        assert min(picture.partition, picture.offset, picture.index) >= 0
+    suspects, poison = journal.suspects, journal.poison
+    assert not suspects & poison
+    for image in suspects | poison:
+        assert image.topic
+        assert min(image.partition, image.offset, image.index) >= 0
     assert path.stat().st_size <= len(parts[0]) + 200, "a file that grows with every start"
     mine = Coordinates("fuzz", 0, 1, 0)
     journal.enter(mine)
@@ -83,9 +83,9 @@ def journalled(parts: Parts) -> str:
     journal.close()
     again = Journal(path)
     assert not again.suspects, "a clean exit suspects nobody"
-    assert again.condemned <= condemned
+    assert again.poison <= poison
     again.close()
-    return f"{min(3, len(suspects))} suspects or more, {min(3, len(condemned))} condemned or more"
+    return f"{min(3, len(suspects))} suspects or more, {min(3, len(poison))} poison or more"
 
 
 # ---- bundles ----------------------------------------------------------------------------------------------------

@@ -14,19 +14,19 @@ from PIL import Image
 from tests.fuzz.containers import damaged
 from tests.fuzz.fuzzer import MIB, Bounds, Costly, Target, measured, sentence
 from tests.fuzz.parts import Parts
-from tests.unit.intake.pictures import encoded, png_chunk, ramp, tiff_with_a_tile_of
+from tests.unit.intake.images import encoded, png_chunk, ramp, tiff_with_a_tile_of
 from workers.errors import Rejected
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 LIMITS = Limits()
 DECODED_PIXELS = 3_000_000
 """Larger ones are not decoded here: they would take the time that a thousand others need."""
 _TRANSFORMS = (Transform(8), Transform(8, "crop", 9, exif_transpose=True))
 _KEPT_MIB = 12.0
-"""What a decode may hold besides its estimate: the pictures that come out, and what the C library keeps."""
+"""What a decode may hold besides its estimate: the images that come out, and what the C library keeps."""
 
 
 def _animated(name: str, **options: Any) -> bytes:
@@ -78,7 +78,7 @@ def _texts() -> Any:
 
 
 def crowded() -> Iterator[bytes]:
-    """Small pictures in files of a quarter MiB or so: segments, chunks, blocks, strips and frames without end."""
+    """Small images in files of a quarter MiB or so: segments, chunks, blocks, strips and frames without end."""
     jpeg, png, gif = (encoded(ramp(8, 8), name) for name in ("jpeg", "png", "gif"))
     for segment in (b"\xff\xfe\0\2", b"\xff\xe1\0\2", b"\xff\xdb\0\2", b"\xff\xed\0\2", b"\xff\xe2\0\2"):
         yield jpeg[:2] + segment * 60_000 + jpeg[2:]
@@ -104,14 +104,14 @@ def tiff_of_strips(count: int) -> bytes:
     return head + struct.pack("<I", 8) * count + struct.pack("<I", 64) * count + bytes(64)
 
 
-def pictures() -> Iterator[Parts]:
+def images() -> Iterator[Parts]:
     guard(LIMITS)
     for file in (*files(), *crowded()):
         yield (file,)
 
 
 def refused(error: Rejected) -> str:
-    """Why; a picture is only ever refused for itself, with a sentence."""
+    """Why; an image is only ever refused for itself, with a sentence."""
     assert error.stage == "decode", error
     sentence(error)
     return error.reason
@@ -131,13 +131,13 @@ def header_of(body: bytes) -> Header | str:
 
 
 def read(parts: Parts) -> str:
-    """A header is read or the picture is refused, for little."""
+    """A header is read or the image is refused, for little."""
     header = header_of(parts[0])
     return header if isinstance(header, str) else f"read {header.format}"
 
 
 def decoded(parts: Parts) -> str:
-    """A picture whose header was read is decoded for no more memory than the header said, or refused."""
+    """An image whose header was read is decoded for no more memory than the header said, or refused."""
     header = header_of(parts[0])
     if isinstance(header, str):
         return header
@@ -152,12 +152,12 @@ def decoded(parts: Parts) -> str:
 
 def _decoded(body: bytes, header: Header) -> str:
     try:
-        picture = decode(body, header.format, _TRANSFORMS)
+        image = decode(body, header.format, _TRANSFORMS)
     except Rejected as error:
         return refused(error)
     for transform in _TRANSFORMS:
-        assert picture.pixels[transform].shape == (transform.size, transform.size, 3)
-        assert picture.pixels[transform].dtype == np.uint8
+        assert image.pixels[transform].shape == (transform.size, transform.size, 3)
+        assert image.pixels[transform].dtype == np.uint8
     return f"decoded {header.format}"
 
 
@@ -172,6 +172,6 @@ _HEADER = Bounds(seconds=0.5, seconds_per_mib=4.0, mib=32.0, mib_per_mib=32.0)
 _DECODE = Bounds(seconds=4.0, seconds_per_mib=40.0, mib=512.0, mib_per_mib=64.0)
 
 TARGETS = (
-    Target("image-headers", pictures, read, damaged, _PILLOW, _HEADER),
-    Target("decoding", pictures, decoded, damaged, _PILLOW, _DECODE),
+    Target("image-headers", images, read, damaged, _PILLOW, _HEADER),
+    Target("decoding", images, decoded, damaged, _PILLOW, _DECODE),
 )

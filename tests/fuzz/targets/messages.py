@@ -26,10 +26,10 @@ from schemas.publish import documents
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import NULL, Parts, headers, nullable
 from tests.unit.schemas.documents import AWS, MINIO, notification, own
-from workers.backends.memory import ManualClock
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.rendering import Renderer
-from workers.vocabulary import Coordinates
+from workers.testing.memory import ManualClock
+from workers.types import Coordinates
 
 _CHECKED = 3
 """Events of one message whose outcomes are rendered: a thousand would take seconds and prove no more."""

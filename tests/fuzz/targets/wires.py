@@ -33,7 +33,7 @@ from workers.intake.processes.wire import (
     Refused,
     send,
 )
-from workers.vocabulary import Partition
+from workers.types import Partition
 
 HERE = Partition("images", 3)
 LIMIT = 1 << 20

@@ -19,11 +19,11 @@ from tests.fuzz.fuzzer import Bounds, Target
 from tests.fuzz.parts import NULL, Parts, headers, nullable
 from tests.fuzz.targets.images import files
 from tests.fuzz.targets.messages import messages, validator
-from tests.unit.pipeline.by_hand import ByHand
-from tests.unit.pipeline.rig import BUCKET
-from workers.backends.memory import MemoryResultCache
+from tests.unit.pipeline.harness import BUCKET
+from tests.unit.pipeline.manual_pipeline import ManualPipeline
 from workers.errors import Gone, Rejected, Superseded, TagstreamError, Unavailable
-from workers.vocabulary import Headers, Message, Record
+from workers.testing.memory import MemoryResultCache
+from workers.types import Headers, Message, Record
 
 KEY = "a.jpg"
 """Real messages name it, so the file under it is read as often as a mutation leaves its name alone."""
@@ -41,30 +41,30 @@ FAULTS: Mapping[bytes, Callable[[], TagstreamError] | None] = {
 
 def situations() -> Iterator[Parts]:
     """The message, the file under its key, how the store fails, a seed for what the cache says, and headers."""
-    pictures = files()
+    images = files()
     for number, (value, *named) in enumerate(messages()):
         fault = list(FAULTS)[number % 7 % len(FAULTS)]
-        yield (value, pictures[number % len(pictures)], fault, b"%d" % (number % 3), *named)
+        yield (value, images[number % len(images)], fault, b"%d" % (number % 3), *named)
 
 
 def mutated(random: Random, parts: Parts) -> Parts:
     """The message and its headers most of the time; the file by its pieces."""
-    value, picture, fault, lies, *named = (*parts, *[b""] * (4 - len(parts)))
+    value, image, fault, lies, *named = (*parts, *[b""] * (4 - len(parts)))
     if random.random() < 0.4:
-        (picture,) = damaged(random, (picture,))
+        (image,) = damaged(random, (image,))
     if random.random() < 0.2:
         fault = random.choice(list(FAULTS))
     if random.random() < 0.3:
         lies = b"%d" % random.randrange(1_000_000)
     if random.random() < 0.7:
         value, *named = mutators.anything(random, (value, *named)) or (NULL,)
-    return (value, picture, fault, lies, *named)
+    return (value, image, fault, lies, *named)
 
 
 def worked(parts: Parts) -> str:
-    value, picture, fault, lies, *named = (*parts, *[b""] * (4 - len(parts)))
-    hand = ByHand(buckets=(BUCKET,), unreadable_after_s=UNREADABLE_S, retry_min_s=0.5, retry_max_s=2.0)
-    hand.store.put(BUCKET, KEY, picture)
+    value, image, fault, lies, *named = (*parts, *[b""] * (4 - len(parts)))
+    hand = ManualPipeline(buckets=(BUCKET,), unreadable_after_s=UNREADABLE_S, retry_min_s=0.5, retry_max_s=2.0)
+    hand.store.put(BUCKET, KEY, image)
     hand.put(GOOD)
     hostile = nullable(value), headers(tuple(named))
     goods = set()
@@ -89,16 +89,16 @@ def worked(parts: Parts) -> str:
 _GOOD = (json.dumps({"schema": "image-event/1", "id": "good", "bucket": BUCKET, "key": GOOD}).encode(), ())
 
 
-def _send(hand: ByHand, record: tuple[bytes | None, Headers]) -> int:
+def _send(hand: ManualPipeline, record: tuple[bytes | None, Headers]) -> int:
     """One more record; answers its offset."""
-    epoch, offset = hand.epochs[0], hand._next[0]
+    assignment, offset = hand.assignments[0], hand._next[0]
     hand._next[0] += 1
-    hand.line.take(Record(epoch.partition, offset, 0, b"key", *record, epoch))
+    hand.pipeline.take(Record(assignment.partition, offset, 0, b"key", *record, assignment))
     hand.turn()
     return offset
 
 
-def _lie(hand: ByHand, random: Random) -> None:
+def _lie(hand: ManualPipeline, random: Random) -> None:
     """Damage every entry of the cache, as whoever may write to it can."""
     cache = hand.worker._cache
     assert isinstance(cache, MemoryResultCache)
@@ -108,10 +108,10 @@ def _lie(hand: ByHand, random: Random) -> None:
         cache._hashes[name] = (until, {field: mutators.content(random, value) for field, value in fields.items()})
 
 
-def _checked(hand: ByHand, goods: set[int]) -> str:
+def _checked(hand: ManualPipeline, goods: set[int]) -> str:
     records = hand._next[0]
     assert not hand.in_flight, f"still in flight: {hand.in_flight}"
-    taken = hand.line.ledger.take(1_000_000, 1 << 40)
+    taken = hand.pipeline.ledger.take(1_000_000, 1 << 40)
     assert taken is not None, "nothing to publish"
     assert list(taken.run.offsets.values()) == [records], f"{taken.run} of {records} records"
     kinds = _published(taken.run.messages)

@@ -51,15 +51,15 @@ Make = Callable[[str], RedisResultCache]
 
 def use(cache: RedisResultCache) -> None:
     """Every call once; all must be misses and no error."""
-    assert cache.recall(["a", "b"]) == [None, None]
-    assert cache.recall_fields([("h", "a"), ("h", "b"), ("i", "a")]) == [None, None, None]
+    assert cache.lookup(["a", "b"]) == [None, None]
+    assert cache.lookup_fields([("h", "a"), ("h", "b"), ("i", "a")]) == [None, None, None]
     cache.remember({"a": b"1"}, {("h", "a"): b"2"})
     cache.forget(["h"])
 
 
 def keeps(cache: RedisResultCache, key: str) -> bool:
     cache.remember({key: b"1"}, {})
-    return cache.recall([key]) == [b"1"]
+    return cache.lookup([key]) == [b"1"]
 
 
 def eventually(what: Callable[[], bool], within_s: float = 8.0) -> bool:
@@ -133,7 +133,7 @@ def test_whatever_a_server_replies_is_a_miss_with_a_cause(
     make: Make, causes: list[object], reply: bytes, cause: str | None
 ) -> None:
     with loopback(lambda connection, _: connection.sendall(reply)) as server:
-        assert make(f"redis://127.0.0.1:{server.port}").recall(["a", "b"]) == [None, None]
+        assert make(f"redis://127.0.0.1:{server.port}").lookup(["a", "b"]) == [None, None]
     assert causes[:1] == ([cause] if cause else [])
 
 
@@ -147,7 +147,7 @@ def test_random_bytes_from_a_server_are_never_an_error(make: Make) -> None:
     for _ in range(60):
         with loopback(lambda connection, _: connection.sendall(answer())) as server:
             cache = make(f"redis://127.0.0.1:{server.port}")
-            for value in cache.recall(["a", "b"]) + cache.recall_fields([("h", "a")]):
+            for value in cache.lookup(["a", "b"]) + cache.lookup_fields([("h", "a")]):
                 assert value is None or isinstance(value, bytes)
 
 
@@ -166,7 +166,7 @@ def test_a_server_that_answers_byte_by_byte_costs_one_timeout(make: Make, causes
     with loopback(trickle(b"*2\r\n$500\r\n" + b"x" * 500 + b"\r\n$-1\r\n", TIMEOUT_S / 10)) as server:
         cache = make(f"redis://127.0.0.1:{server.port}")
         began = time.monotonic()
-        assert cache.recall(["a", "b"]) == [None, None]
+        assert cache.lookup(["a", "b"]) == [None, None]
         assert time.monotonic() - began < 2 * TIMEOUT_S
     assert causes == ["timeout"]
 
@@ -176,7 +176,7 @@ def test_a_server_that_greets_byte_by_byte_costs_one_timeout(make: Make, causes:
     with loopback(trickle(b"+OK\r\n", TIMEOUT_S / 4)) as server:
         cache = make(f"redis://user:secret@127.0.0.1:{server.port}/2")
         began = time.monotonic()
-        assert cache.recall(["a", "b"]) == [None, None]
+        assert cache.lookup(["a", "b"]) == [None, None]
         assert time.monotonic() - began < 2 * TIMEOUT_S
     assert causes == ["timeout"]
 
@@ -213,7 +213,7 @@ def test_an_answer_that_came_in_time_is_taken_though_we_are_late(
 
     monkeypatch.setattr(resp, "_left_to_read_s", stopped)
     with loopback(answer) as server:
-        assert make(f"redis://127.0.0.1:{server.port}").recall(["a", "b"]) == [b"x", None]
+        assert make(f"redis://127.0.0.1:{server.port}").lookup(["a", "b"]) == [b"x", None]
     assert causes == []
 
 
@@ -251,7 +251,7 @@ def flood(head: bytes) -> Callable[[socket.socket, bytes], None]:
 def test_a_reply_is_bounded_before_it_is_read(make: Make, causes: list[object], head: bytes, cause: str) -> None:
     with loopback(flood(head)) as server, grown_bytes() as grown:
         cache = make(f"redis://127.0.0.1:{server.port}")
-        assert cache.recall(["a", "b"]) == [None, None]
+        assert cache.lookup(["a", "b"]) == [None, None]
     assert causes == [cause]
     assert grown() < 20e6
 
@@ -266,7 +266,7 @@ def test_many_large_values_are_bounded_together(make: Make, causes: list[object]
 
     with loopback(answer) as server, grown_bytes() as grown:
         cache = RedisResultCache(f"redis://127.0.0.1:{server.port}", ttl_s=60.0, timeout_s=5.0)
-        assert cache.recall([str(number) for number in range(100)]) == [None] * 100
+        assert cache.lookup([str(number) for number in range(100)]) == [None] * 100
         cache.close()
     assert causes == ["too-large"]
     assert grown() < 80e6
@@ -281,12 +281,12 @@ def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
     with redis.Redis.from_url(valkey.url) as client:
         client.set(key, bytes(50_000_000))
         client.hset(name, "bad", bytes(50_000_000))
-    assert cache.recall([key]) == [None]
-    assert cache.recall_fields([(name, "bad")]) == [None]
-    assert cache.recall([other]) == [b"1"]
-    assert cache.recall_fields([(name, "good")]) == [b"2"]
+    assert cache.lookup([key]) == [None]
+    assert cache.lookup_fields([(name, "bad")]) == [None]
+    assert cache.lookup([other]) == [b"1"]
+    assert cache.lookup_fields([(name, "good")]) == [b"2"]
     cache.remember({key: b"3"}, {})
-    assert cache.recall([key, other]) == [b"3", b"1"]
+    assert cache.lookup([key, other]) == [b"3", b"1"]
     assert causes == ["too-large", "too-large"]
     cache.close()
 
@@ -297,7 +297,7 @@ def test_what_could_not_be_read_back_is_not_written(
     cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
     large, largest = unique("key"), unique("key")
     cache.remember({large: bytes(2**20 + 1), largest: bytes(2**20)}, {(large, "f"): bytes(2**20 + 1)})
-    assert cache.recall([large, largest]) == [None, bytes(2**20)]
+    assert cache.lookup([large, largest]) == [None, bytes(2**20)]
     assert causes == ["too-large", "too-large"]
     cache.close()
 
@@ -314,7 +314,7 @@ def test_what_a_server_says_reaches_the_log_without_control_characters(
 
 def test_a_value_that_is_no_bytes_is_a_miss(make: Make) -> None:
     with loopback(lambda connection, _: connection.sendall(b"*2\r\n:7\r\n$1\r\nx\r\n")) as server:
-        assert make(f"redis://127.0.0.1:{server.port}").recall(["a", "b"]) == [None, b"x"]
+        assert make(f"redis://127.0.0.1:{server.port}").lookup(["a", "b"]) == [None, b"x"]
 
 
 def test_a_refused_command_does_not_stop_the_next(make: Make, causes: list[object]) -> None:
@@ -331,8 +331,8 @@ def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(
     cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
     good, bad = unique("hash"), unique("hash")
     cache.remember({bad: b"a plain value"}, {(good, "f"): b"1"})
-    assert cache.recall_fields([(bad, "f"), (good, "f")]) == [None, b"1"]
-    assert cache.recall([good]) == [None]
+    assert cache.lookup_fields([(bad, "f"), (good, "f")]) == [None, b"1"]
+    assert cache.lookup([good]) == [None]
     cache.close()
 
 
@@ -358,11 +358,11 @@ def test_a_server_that_hangs_and_wakes_is_used_again_by_itself(
     try:
         began = time.monotonic()
         for _ in range(50):
-            assert cache.recall([key]) == [None]
+            assert cache.lookup([key]) == [None]
         assert time.monotonic() - began < 3 * TIMEOUT_S
     finally:
         valkey.thaw()
-    assert eventually(lambda: cache.recall([key]) == [b"1"])
+    assert eventually(lambda: cache.lookup([key]) == [b"1"])
 
 
 def test_a_server_that_restarts_is_used_again_by_itself(
@@ -374,10 +374,10 @@ def test_a_server_that_restarts_is_used_again_by_itself(
     valkey.kill()
     try:
         for _ in range(5):
-            assert cache.recall([key]) == [None]
+            assert cache.lookup([key]) == [None]
     finally:
         valkey.start()
-    assert eventually(lambda: cache.recall([key]) == [b"1"])
+    assert eventually(lambda: cache.lookup([key]) == [b"1"])
 
 
 def test_nothing_probes_a_dead_server_after_close(make: Make) -> None:
@@ -452,6 +452,6 @@ def test_no_cache_remembers_nothing_and_never_complains() -> None:
     cache = NoCache()
     cache.remember({"a": b"1"}, {("h", "a"): b"1"})
     cache.forget(["h"])
-    assert cache.recall(["a", "b"]) == [None, None]
-    assert cache.recall_fields([("h", "a")]) == [None]
+    assert cache.lookup(["a", "b"]) == [None, None]
+    assert cache.lookup_fields([("h", "a")]) == [None]
     cache.close()

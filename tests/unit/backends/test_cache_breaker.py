@@ -75,7 +75,7 @@ def test_many_failures_at_once_start_one_probe(make: Make) -> None:
     assert wait_until_closed(breaker)
 
 
-def test_a_neighbour_that_answers_probes_and_fails_at_work_is_left_alone_for_longer_and_longer(make: Make) -> None:
+def test_a_dependency_that_answers_probes_and_fails_at_work_is_left_alone_for_longer_and_longer(make: Make) -> None:
     breaker = make(lambda: True, first_pause_s=0.02, last_pause_s=0.2)
     pauses = []
     for _ in range(3):

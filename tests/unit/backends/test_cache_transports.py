@@ -123,8 +123,8 @@ def test_a_real_server_is_used(
         keys = [unique("key") for _ in range(9)]
         for _ in range(3):  # on a connection that is used again
             cache.remember(dict.fromkeys(keys, large), {(keys[0] + "h", "f"): b"1"})
-            assert cache.recall([*keys, unique("key")]) == [large] * 9 + [None]
-            assert cache.recall_fields([(keys[0] + "h", "f")]) == [b"1"]
+            assert cache.lookup([*keys, unique("key")]) == [large] * 9 + [None]
+            assert cache.lookup_fields([(keys[0] + "h", "f")]) == [b"1"]
         cache.check()
 
 
@@ -136,6 +136,6 @@ def test_a_server_that_trickles_costs_one_timeout(
     monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **labels: causes.append(labels["cause"]))
     with cached(kind, tmp_path, certificates, trickling, 0.3) as cache:
         began = time.monotonic()
-        assert cache.recall(["a"]) == [None]
+        assert cache.lookup(["a"]) == [None]
         assert time.monotonic() - began < 0.6
     assert causes == ["timeout"]

@@ -20,7 +20,7 @@ from kafka.producer.sender import Sender
 
 from tests.unit.backends.loopback import loopback
 from workers.backends import kafka_client
-from workers.backends.kafka_client import PatientClient, answers, connect, mapped, translated
+from workers.backends.kafka_client import RetryingNetClient, answers, connect, mapped, translated
 from workers.backends.kafka_publisher import cause_of
 from workers.errors import Broken, Misconfigured, Unavailable
 
@@ -232,7 +232,7 @@ class Unready(KafkaNetClient):  # type: ignore[misc]
         return SimpleNamespace(_conns={}, cluster=None)
 
 
-class PatientlyUnready(PatientClient, Unready):
+class PatientlyUnready(RetryingNetClient, Unready):
     pass
 
 
@@ -254,7 +254,7 @@ def test_without_the_guard_the_sender_forgets_a_request_whose_node_is_away() -> 
 
 
 def test_with_the_guard_the_sender_puts_the_request_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PatientClient, "RETRY_S", 0.01)
+    monkeypatch.setattr(RetryingNetClient, "RETRY_S", 0.01)
     manager = offer(PatientlyUnready())
     manager.retry.assert_called_once_with(manager.next_request_handler.return_value)
 

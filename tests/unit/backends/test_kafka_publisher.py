@@ -15,7 +15,7 @@ from workers.backends import kafka_publisher
 from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_types import Delivery, Membership
 from workers.errors import Broken, Misconfigured, Unavailable, Unpublished
-from workers.vocabulary import Epoch, Message, Partition, Run
+from workers.types import Assignment, Message, Partition, Run
 
 PARTITION = Partition("images", 0)
 
@@ -52,9 +52,12 @@ class Scene:
     def producer(self) -> Any:
         return self.producers[-1]
 
-    def publish(self, epoch: Epoch | None = None) -> None:
+    def publish(self, assignment: Assignment | None = None) -> None:
         self.publisher.publish(
-            Run([Message("out", b"k", b"v", ()), Message("out", b"k", b"w", ())], {epoch or Epoch(PARTITION, "me"): 5})
+            Run(
+                [Message("out", b"k", b"v", ()), Message("out", b"k", b"w", ())],
+                {assignment or Assignment(PARTITION, "me"): 5},
+            )
         )
 
     def _sleep(self, seconds: float) -> None:
@@ -128,7 +131,7 @@ def test_an_answer_that_makes_no_sense_to_the_client_ends_the_process_with_a_sen
     with pytest.raises(
         Broken, match="offset of images:0: the Kafka client can make nothing of what the broker answers"
     ):
-        scene.publisher.committed(Epoch(PARTITION, "me"))
+        scene.publisher.committed(Assignment(PARTITION, "me"))
     scene.producer.commit_transaction = Mock(side_effect=ValueError("Buffer underrun"))
     with pytest.raises(Broken, match="publishing: the Kafka client can make nothing"):
         scene.publish()
@@ -143,7 +146,7 @@ def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: Sc
 
 
 @pytest.mark.parametrize("member", [Membership(-1, ""), Membership(-1, "me"), Membership(9, "another")])
-def test_nothing_is_committed_under_a_membership_that_is_not_the_epochs(scene: Scene, member: Membership) -> None:
+def test_nothing_is_committed_under_a_membership_that_is_not_the_assignments(scene: Scene, member: Membership) -> None:
     scene.member = member
     with pytest.raises(Unpublished) as refused:
         scene.publish()
@@ -194,10 +197,10 @@ def test_at_least_once_sends_first_and_commits_with_the_member_after(monkeypatch
     assert "transactional_id" not in scene.producer.settings
 
 
-def pending_for_ever(scene: Scene, epoch: Epoch) -> None:
+def pending_for_ever(scene: Scene, assignment: Assignment) -> None:
     scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("unstable")
     for _ in range(12):
-        assert scene.publisher.committed(epoch) is None
+        assert scene.publisher.committed(assignment) is None
         scene.now += 2
 
 
@@ -205,39 +208,45 @@ def test_a_transaction_that_stays_pending_longer_than_any_may_is_a_lost_marker(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("unstable")
-    epoch = Epoch(PARTITION, "me")
+    assignment = Assignment(PARTITION, "me")
     for _ in range(10):
-        assert scene.publisher.committed(epoch) is None
+        assert scene.publisher.committed(assignment) is None
         assert not scene.publisher.lost
         scene.now += 2
-    assert scene.publisher.committed(epoch) is None
-    assert "transaction marker lost: the broker has counted a transaction on images:0" in scene.publisher.lost[epoch]
+    assert scene.publisher.committed(assignment) is None
+    assert (
+        "transaction marker lost: the broker has counted a transaction on images:0" in scene.publisher.lost[assignment]
+    )
     assert "transaction marker lost" in caplog.text
 
 
 def test_a_lost_marker_is_asked_for_and_told_at_a_slow_rate(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
     """Guard: every question costs the other partitions two seconds."""
-    epoch = Epoch(PARTITION, "me")
-    pending_for_ever(scene, epoch)
+    assignment = Assignment(PARTITION, "me")
+    pending_for_ever(scene, assignment)
     asked, until = scene.offsets.committed.call_count, scene.now + 300
     while scene.now < until:
-        assert scene.publisher.committed(epoch) is None
+        assert scene.publisher.committed(assignment) is None
     assert 28 <= scene.offsets.committed.call_count - asked <= 31
     assert 5 <= sum("marker lost" in record.message for record in caplog.records) <= 7
 
 
 def test_a_lost_marker_that_turns_up_is_forgotten(scene: Scene) -> None:
-    epoch = Epoch(PARTITION, "me")
-    pending_for_ever(scene, epoch)
+    assignment = Assignment(PARTITION, "me")
+    pending_for_ever(scene, assignment)
     scene.offsets.committed.side_effect = None
     scene.offsets.committed.return_value = 5
     scene.now += 10
-    assert scene.publisher.committed(epoch) == 5
+    assert scene.publisher.committed(assignment) == 5
     assert not scene.publisher.lost
 
 
-def test_a_lost_marker_is_known_to_the_partitions_next_epoch_and_held_against_no_other(scene: Scene) -> None:
-    first, second, other = Epoch(PARTITION, "me"), Epoch(PARTITION, "me"), Epoch(Partition("images", 1), "me")
+def test_a_lost_marker_is_known_to_the_partitions_next_assignment_and_held_against_no_other(scene: Scene) -> None:
+    first, second, other = (
+        Assignment(PARTITION, "me"),
+        Assignment(PARTITION, "me"),
+        Assignment(Partition("images", 1), "me"),
+    )
     pending_for_ever(scene, first)
     first.end()
     assert scene.publisher.committed(second) is None
@@ -271,27 +280,27 @@ def test_time_without_a_broker_loses_no_marker(scene: Scene) -> None:
     scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("away")
     scene.answers = False
     for _ in range(100):
-        assert scene.publisher.committed(Epoch(PARTITION, "me")) is None
+        assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
         scene.now += 2
     scene.answers = True
-    assert scene.publisher.committed(Epoch(PARTITION, "me")) is None
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
 
 
 def test_a_transaction_that_ends_at_last_was_never_lost(scene: Scene) -> None:
-    epoch = Epoch(PARTITION, "me")
+    assignment = Assignment(PARTITION, "me")
     for _ in range(5):
         scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("unstable")
-        assert scene.publisher.committed(epoch) is None
+        assert scene.publisher.committed(assignment) is None
         scene.now += 15
         scene.offsets.committed.side_effect = None
         scene.offsets.committed.return_value = 5
-        assert scene.publisher.committed(epoch) == 5
+        assert scene.publisher.committed(assignment) == 5
 
 
 def test_a_group_that_may_not_be_read_is_said(scene: Scene) -> None:
     scene.offsets.committed.side_effect = kafka_errors.GroupAuthorizationFailedError("group")
     with pytest.raises(Misconfigured, match="ACLs"):
-        scene.publisher.committed(Epoch(PARTITION, "me"))
+        scene.publisher.committed(Assignment(PARTITION, "me"))
 
 
 def test_a_first_offset_that_may_not_be_asked_for_or_committed_is_said(scene: Scene) -> None:
@@ -300,20 +309,20 @@ def test_a_first_offset_that_may_not_be_asked_for_or_committed_is_said(scene: Sc
     denied = kafka_errors.TopicAuthorizationFailedError({"images"})
     scene.offsets.beginning_offsets.side_effect = denied
     with pytest.raises(Misconfigured, match="ACLs"):
-        scene.publisher.committed(Epoch(PARTITION, "me"))
+        scene.publisher.committed(Assignment(PARTITION, "me"))
     scene.offsets.beginning_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 7)
     scene.producer.send_offsets_to_transaction.side_effect = kafka_errors.GroupAuthorizationFailedError("group")
     with pytest.raises(Misconfigured, match="Read on the group"):
-        scene.publisher.committed(Epoch(PARTITION, "me"))
+        scene.publisher.committed(Assignment(PARTITION, "me"))
 
 
 def test_a_first_offset_that_is_not_committed_is_not_told_and_the_producer_is_replaced(scene: Scene) -> None:
     scene.offsets.committed.return_value = None
     scene.offsets.beginning_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 7)
     scene.producer.commit_transaction.side_effect = kafka_errors.CommitFailedError()
-    assert scene.publisher.committed(Epoch(PARTITION, "me")) is None
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
     assert len(scene.producers) == 2
-    assert scene.publisher.committed(Epoch(PARTITION, "me")) == 7
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) == 7
 
 
 def test_closing_after_a_failed_run_ends_its_transaction(scene: Scene) -> None:

@@ -16,7 +16,7 @@ from workers.backends import kafka_source
 from workers.backends.kafka_source import KafkaRecordSource
 from workers.backends.kafka_types import ReadRecord
 from workers.errors import Broken, Misconfigured
-from workers.vocabulary import Epoch, Partition, Unreadable
+from workers.types import Assignment, Partition, Unreadable
 
 HERE, THERE = TopicPartition("images", 0), TopicPartition("images", 1)
 
@@ -42,12 +42,12 @@ def member(member_id: str) -> Any:
     return Mock(member_id=member_id, generation_id=1, state=MemberState.STABLE)
 
 
-def opened(source: KafkaRecordSource) -> list[Epoch]:
+def opened(source: KafkaRecordSource) -> list[Assignment]:
     source.take([HERE, THERE])
-    epochs = list(source.poll(0).started)
-    for epoch in epochs:
-        source.start(epoch, 5)
-    return epochs
+    assignments = list(source.poll(0).started)
+    for assignment in assignments:
+        source.start(assignment, 5)
+    return assignments
 
 
 def test_a_broker_that_is_away_at_the_first_poll_is_polled_again(source: KafkaRecordSource, consumer: Any) -> None:
@@ -193,7 +193,7 @@ def test_what_a_join_without_callbacks_has_taken_away_is_left_alone(source: Kafk
     assert not there.current
 
 
-def test_an_epoch_that_has_ended_is_not_started(source: KafkaRecordSource, consumer: Any) -> None:
+def test_an_assignment_that_has_ended_is_not_started(source: KafkaRecordSource, consumer: Any) -> None:
     here, _ = opened(source)
     source.drop([HERE])
     consumer.seek.reset_mock()

@@ -1,4 +1,4 @@
-"""The rules that the Kafka backend and its twin share."""
+"""The rules that the Kafka backend and its fake share."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 
 from workers.backends.kafka_types import (
     NO_MEMBERSHIP,
+    FencingDetector,
     Membership,
-    StolenId,
     check_sendable,
     out_of_range,
     refusal,
 )
 from workers.errors import Broken
-from workers.vocabulary import Epoch, Message, Partition
+from workers.types import Assignment, Message, Partition
 
 PARTITION = Partition("images", 3)
 
@@ -26,24 +26,26 @@ class Clock:
         return self.now
 
 
-def test_a_member_may_commit_for_its_current_epochs() -> None:
-    epochs = [Epoch(PARTITION, "me"), Epoch(Partition("images", 4), "me")]
-    assert refusal(Membership(7, "me"), epochs) is None
+def test_a_member_may_commit_for_its_current_assignments() -> None:
+    assignments = [Assignment(PARTITION, "me"), Assignment(Partition("images", 4), "me")]
+    assert refusal(Membership(7, "me"), assignments) is None
 
 
 @pytest.mark.parametrize("membership", [NO_MEMBERSHIP, Membership(-1, "me"), Membership(7, "")])
 def test_nobody_commits_without_a_membership(membership: Membership) -> None:
-    assert refusal(membership, [Epoch(PARTITION, membership.member_id)]) == "we are not a member of the group"
+    assert refusal(membership, [Assignment(PARTITION, membership.member_id)]) == "we are not a member of the group"
 
 
-def test_an_ended_epoch_is_refused_by_name() -> None:
-    ended = Epoch(PARTITION, "me")
+def test_an_ended_assignment_is_refused_by_name() -> None:
+    ended = Assignment(PARTITION, "me")
     ended.end()
-    assert refusal(Membership(7, "me"), [Epoch(Partition("images", 4), "me"), ended]) == "images:3 is no longer ours"
+    assert (
+        refusal(Membership(7, "me"), [Assignment(Partition("images", 4), "me"), ended]) == "images:3 is no longer ours"
+    )
 
 
-def test_an_epoch_of_another_member_id_is_refused_although_it_is_current() -> None:
-    assert "assigned to 'before'" in str(refusal(Membership(7, "now"), [Epoch(PARTITION, "before")]))
+def test_an_assignment_of_another_member_id_is_refused_although_it_is_current() -> None:
+    assert "assigned to 'before'" in str(refusal(Membership(7, "now"), [Assignment(PARTITION, "before")]))
 
 
 def test_the_gap_of_deleted_records_is_named() -> None:
@@ -70,13 +72,13 @@ def test_what_no_publisher_can_send_is_refused_before_anything_is_sent() -> None
 
 
 def test_one_fencing_may_be_our_own_doing() -> None:
-    stolen = StolenId("worker-0", 10.0, Clock())
+    stolen = FencingDetector("worker-0", 10.0, Clock())
     stolen.note("fenced")
 
 
 def test_fenced_again_soon_after_taking_the_id_back_means_that_somebody_else_has_it() -> None:
     clock = Clock()
-    stolen = StolenId("worker-0", 10.0, clock)
+    stolen = FencingDetector("worker-0", 10.0, clock)
     stolen.note("fenced")
     stolen.initialised()
     clock.now += 9.9
@@ -86,7 +88,7 @@ def test_fenced_again_soon_after_taking_the_id_back_means_that_somebody_else_has
 
 def test_fenced_again_after_a_transaction_timeout_may_be_our_own_doing_again() -> None:
     clock = Clock()
-    stolen = StolenId("worker-0", 10.0, clock)
+    stolen = FencingDetector("worker-0", 10.0, clock)
     stolen.note("fenced")
     stolen.initialised()
     clock.now += 10.0
@@ -94,7 +96,7 @@ def test_fenced_again_after_a_transaction_timeout_may_be_our_own_doing_again() -
 
 
 def test_a_fencing_after_recovering_from_something_else_is_the_first() -> None:
-    stolen = StolenId("worker-0", 10.0, Clock())
+    stolen = FencingDetector("worker-0", 10.0, Clock())
     stolen.note("timeout")
     stolen.initialised()
     stolen.note("fenced")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.backends.kafka_watch import StuckClock
+from workers.backends.kafka_watch import CallWatchdog
 
 
 class Scene:
@@ -14,7 +14,7 @@ class Scene:
         self.now = 0.0
         self.answers = True
         self.asked = 0
-        self.clock = StuckClock(limit_s, self._answer, lambda: self.now)
+        self.clock = CallWatchdog(limit_s, self._answer, lambda: self.now)
 
     def _answer(self) -> bool:
         self.asked += 1

@@ -18,7 +18,7 @@ from workers.backends.batch_codecs import Malformed, TooLarge
 from workers.backends.kafka_types import ReadRecord
 from workers.backends.legacy_batches import LegacyBatch
 from workers.backends.record_batches import MAX_HEADERS, Batch, batches
-from workers.vocabulary import Headers, Partition
+from workers.types import Headers, Partition
 
 HERE = Partition("images", 3)
 LIMIT = 1 << 20

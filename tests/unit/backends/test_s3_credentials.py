@@ -13,11 +13,11 @@ import pytest
 
 from tests.unit.backends.loopback import Answer, Loopback, loopback
 from tests.unit.backends.test_store import GOOD, fault, message, says
-from workers.backends.memory import ManualClock
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.s3_credentials import FileCredentials, WebIdentity, WebIdentityCredentials
 from workers.backends.s3_http import ClockedPool
 from workers.errors import Misconfigured, Unavailable
+from workers.testing.memory import ManualClock
 
 
 def profile(key: str, secret: str = "100%secret", token: str = "") -> str:

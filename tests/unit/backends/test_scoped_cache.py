@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from workers import metrics
-from workers.backends.memory import MemoryResultCache
 from workers.backends.scoped_cache import ScopedCache
+from workers.testing.memory import MemoryResultCache
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 
@@ -25,7 +25,7 @@ def filled(cache: ScopedCache) -> ScopedCache:
 
 
 def everything(cache: ScopedCache) -> list[bytes | None]:
-    return cache.recall(["a", "b"]) + cache.recall_fields([("h", "a"), ("h", "b"), ("i", "a")])
+    return cache.lookup(["a", "b"]) + cache.lookup_fields([("h", "a"), ("h", "b"), ("i", "a")])
 
 
 @pytest.mark.parametrize("key", [b"", KEY])
@@ -55,18 +55,18 @@ def test_what_was_written_without_the_key_is_a_miss(writer: bytes, causes: list[
 def test_no_entry_can_be_moved_to_another_name(causes: list[object]) -> None:
     shared = MemoryResultCache()
     ours = filled(ScopedCache(shared, namespace="n", key=KEY))
-    [plain] = shared.recall(["tagstream:n:a"])
-    [field] = shared.recall_fields([("tagstream:n:h", "a")])
+    [plain] = shared.lookup(["tagstream:n:a"])
+    [field] = shared.lookup_fields([("tagstream:n:h", "a")])
     assert plain is not None
     assert field is not None
     shared.remember(
         {"tagstream:n:b": plain, "tagstream:n:h": field, "tagstream:m:a": plain},
         {("tagstream:n:h", "b"): field, ("tagstream:n:i", "a"): field, ("tagstream:n:a", ""): plain},
     )
-    assert ours.recall(["b", "h"]) == [None, None]
-    assert ours.recall_fields([("h", "b"), ("i", "a"), ("a", "")]) == [None, None, None]
-    assert ScopedCache(shared, namespace="m", key=KEY).recall(["a"]) == [None]
-    assert ours.recall(["a"]) == [b"1"]
+    assert ours.lookup(["b", "h"]) == [None, None]
+    assert ours.lookup_fields([("h", "b"), ("i", "a"), ("a", "")]) == [None, None, None]
+    assert ScopedCache(shared, namespace="m", key=KEY).lookup(["a"]) == [None]
+    assert ours.lookup(["a"]) == [b"1"]
     assert set(causes) == {"forged"}
 
 
@@ -74,19 +74,19 @@ def test_a_name_that_reads_like_another_with_its_field_is_not_that() -> None:
     shared = MemoryResultCache()
     ours = ScopedCache(shared, namespace="n", key=KEY)
     ours.remember({}, {("h", "ab"): b"1"})
-    [sealed] = shared.recall_fields([("tagstream:n:h", "ab")])
+    [sealed] = shared.lookup_fields([("tagstream:n:h", "ab")])
     assert sealed is not None
     shared.remember({}, {("tagstream:n:ha", "b"): sealed})
-    assert ours.recall_fields([("ha", "b")]) == [None]
+    assert ours.lookup_fields([("ha", "b")]) == [None]
 
 
 @pytest.mark.parametrize("length", [0, 1, 31, 32, 33])
 def test_any_changed_byte_or_length_is_a_miss(length: int) -> None:
     shared = MemoryResultCache()
     ours = filled(ScopedCache(shared, namespace="n", key=KEY))
-    [sealed] = shared.recall(["tagstream:n:a"])
+    [sealed] = shared.lookup(["tagstream:n:a"])
     assert sealed is not None
     assert len(sealed) == 33
     changed = sealed[:length] if length < 33 else sealed[:-1] + bytes([sealed[-1] ^ 1])
     shared.remember({"tagstream:n:a": changed}, {})
-    assert ours.recall(["a"]) == [None]
+    assert ours.lookup(["a"]) == [None]

@@ -24,7 +24,7 @@ from workers.errors import (
     TagstreamError,
     Unavailable,
 )
-from workers.vocabulary import StoredObject
+from workers.types import StoredObject
 
 DATE = "Last-Modified: Wed, 25 Nov 2026 01:02:03 GMT"
 ETAG = 'ETag: "e7a6"'
@@ -40,7 +40,7 @@ def fault(status: str, code: str) -> bytes:
     return message(status, "Content-Type: application/xml", body=body)
 
 
-GOOD = message("200 OK", ETAG, DATE, body=b"picture")
+GOOD = message("200 OK", ETAG, DATE, body=b"image")
 SLOW_DOWN = fault("503 Slow Down", "SlowDown")
 NOT_FOUND = fault("404 Not Found", "NoSuchKey")
 
@@ -80,7 +80,7 @@ def test_an_etag_is_sent_in_quotes_and_the_dates_come_in_utc() -> None:
         request = b"".join(server.received)
     assert b'If-Match: "e7a6"' in request
     assert b"accept-encoding: identity" in request.lower(), "nothing on the way is asked to compress it"
-    assert stored == StoredObject(b"picture", "e7a6", None, "2026-11-25T01:02:03Z")
+    assert stored == StoredObject(b"image", "e7a6", None, "2026-11-25T01:02:03Z")
 
 
 def test_a_store_that_does_not_know_if_match_is_caught_by_its_own_etag() -> None:
@@ -160,7 +160,7 @@ def test_answers_about_the_object_are_the_objects(answer: bytes, error: type[Tag
 def test_whose_fault_an_answer_is_follows_from_its_code(answer: bytes, blamed: Fault) -> None:
     with pytest.raises(Unavailable) as raised:
         get(says(answer), retry_s=0.1)
-    assert (raised.value.neighbour, raised.value.fault) == ("s3", blamed)
+    assert (raised.value.dependency, raised.value.fault) == ("s3", blamed)
     assert "secret" not in str(raised.value)
 
 
@@ -242,7 +242,7 @@ def test_a_listing_that_no_store_would_give_is_not_parsed(body: bytes) -> None:
         endless(b"HTTP/1.1 200 OK\r\nX-Long: ", b"x" * 10_000),
         endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
         endless(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"Trailer: x\r\n"),
-        says(message("200 OK", ETAG, DATE, "Content-Length: 9", body=b"picture")),
+        says(message("200 OK", ETAG, DATE, "Content-Length: 9", body=b"image")),
         says(message("200 OK", ETAG, DATE, body=b"x").replace(b"Length: 1", b"Length: -1")),
         says(message("200 OK", ETAG, DATE, body=b"x").replace(b"Length: 1", "Length: ²".encode("latin-1"))),
         says(message("200 OK", ETAG, DATE, body=b"x").replace(b"Length: 1", b"Length: " + b"9" * 5000)),
@@ -279,8 +279,8 @@ def test_a_store_with_another_time_is_asked_again_on_its_own_from_then_on() -> N
 
 
 def test_an_object_that_shows_up_at_the_third_look_is_read(retries: list[object]) -> None:
-    assert get(says(NOT_FOUND, NOT_FOUND, GOOD)).body == b"picture"
-    assert retries == [{"neighbour": "s3"}] * 2
+    assert get(says(NOT_FOUND, NOT_FOUND, GOOD)).body == b"image"
+    assert retries == [{"dependency": "s3"}] * 2
 
 
 def test_three_looks_are_enough_to_believe_that_an_object_is_gone(retries: list[object]) -> None:
@@ -291,7 +291,7 @@ def test_three_looks_are_enough_to_believe_that_an_object_is_gone(retries: list[
 
 
 def test_a_failure_that_passes_is_tried_again_and_counted(retries: list[object]) -> None:
-    assert get(says(SLOW_DOWN, SLOW_DOWN, GOOD)).body == b"picture"
+    assert get(says(SLOW_DOWN, SLOW_DOWN, GOOD)).body == b"image"
     assert len(retries) == 2
 
 
@@ -318,7 +318,7 @@ def test_a_connection_that_breaks_halfway_is_tried_again() -> None:
             raise ConnectionAbortedError
         connection.sendall(GOOD)
 
-    assert get(answer).body == b"picture"
+    assert get(answer).body == b"image"
 
 
 def test_half_a_body_is_never_taken_for_a_whole_one() -> None:
@@ -359,7 +359,7 @@ def test_a_store_that_sends_a_byte_at_a_time_does_not_evade_the_deadline(answer:
 
 
 def test_a_dripping_body_that_ends_in_time_is_read() -> None:
-    assert get(drip(GOOD[-7:], after=GOOD[:-7]), deadline_s=5).body == b"picture"
+    assert get(drip(GOOD[-7:], after=GOOD[:-7]), deadline_s=5).body == b"image"
 
 
 def test_a_store_that_says_nothing_is_given_up_at_the_deadline() -> None:
@@ -402,7 +402,7 @@ def chunked(body: bytes, *, encoding: str = "identity") -> bytes:
 
 
 def test_an_object_without_an_announced_size_is_read() -> None:
-    assert get(says(chunked(b"picture"))).body == b"picture"
+    assert get(says(chunked(b"image"))).body == b"image"
 
 
 def test_an_object_larger_than_allowed_is_refused_while_it_streams() -> None:
@@ -422,7 +422,7 @@ def test_an_endless_object_is_refused_while_it_streams() -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "nonsense"])
 def test_an_object_is_read_as_it_is_stored_whatever_its_content_encoding_says(encoding: str) -> None:
-    stored = gzip.compress(b"picture")
+    stored = gzip.compress(b"image")
     for body in (b"\xff\xd8\xff plain JPEG", stored):
         given = get(says(message("200 OK", ETAG, DATE, f"Content-Encoding: {encoding}", body=body)))
         assert given.body == body
@@ -469,7 +469,7 @@ def test_a_refused_answer_gives_its_connection_back(bad: bytes) -> None:
         for _ in range(3):
             with pytest.raises(TagstreamError):
                 store.get("bucket", "k", version_id=None, etag="e7a6", max_bytes=1000, deadline_s=5)
-        assert read(store, deadline_s=2).body == b"picture"
+        assert read(store, deadline_s=2).body == b"image"
 
 
 def test_a_server_that_closed_a_kept_connection_costs_no_error() -> None:
@@ -479,7 +479,7 @@ def test_a_server_that_closed_a_kept_connection_costs_no_error() -> None:
 
     with loopback(answer) as server:
         store = store_of(server)
-        assert [read(store).body for _ in range(3)] == [b"picture"] * 3
+        assert [read(store).body for _ in range(3)] == [b"image"] * 3
 
 
 def test_a_store_that_is_down_is_unavailable_within_the_time_to_try_again() -> None:

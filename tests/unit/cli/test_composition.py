@@ -10,12 +10,12 @@ import pytest
 from tests.unit.intake.deadly import job
 from workers.backends.result_cache import NoCache
 from workers.backends.scoped_cache import ScopedCache
-from workers.cli import composition, decoders, neighbours
+from workers.cli import clients, composition, decoders
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import ProcessIntake, ThreadIntake
 from workers.ports import Tagger
 from workers.settings import Settings
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 TAGGER = cast(Tagger, SimpleNamespace(name="toy", labels=["cat", "dog"], thresholds=[0.5, 0.5], profiles={}))
 
@@ -25,11 +25,11 @@ def settings(**values: Any) -> Settings:
 
 
 def test_plain_kafka_needs_no_more_than_its_protocol() -> None:
-    assert neighbours.security(settings()) == {"security_protocol": "PLAINTEXT"}
+    assert clients.security(settings()) == {"security_protocol": "PLAINTEXT"}
 
 
 def test_tls_and_sasl_travel_under_the_clients_names() -> None:
-    found = neighbours.security(
+    found = clients.security(
         settings(
             kafka_security_protocol="SASL_SSL",
             kafka_tls_ca="/ca.pem",
@@ -54,15 +54,15 @@ def test_tls_and_sasl_travel_under_the_clients_names() -> None:
 
 
 def test_an_empty_redis_url_means_no_cache() -> None:
-    assert isinstance(neighbours.result_cache(settings()), NoCache)
-    cache = neighbours.result_cache(settings(redis_url="redis://127.0.0.1:1/0"))
+    assert isinstance(clients.result_cache(settings()), NoCache)
+    cache = clients.result_cache(settings(redis_url="redis://127.0.0.1:1/0"))
     assert isinstance(cache, ScopedCache)
     cache.close()
 
 
 def test_an_unset_skipped_topic_is_no_output() -> None:
-    assert neighbours.output_topics(settings()) == ["images.enriched", "images.dead-letters"]
-    assert neighbours.output_topics(settings(skipped_topic="s"))[-1] == "s"
+    assert clients.output_topics(settings()) == ["images.enriched", "images.dead-letters"]
+    assert clients.output_topics(settings(skipped_topic="s"))[-1] == "s"
 
 
 def test_every_limit_and_bound_reaches_its_part() -> None:
@@ -72,15 +72,16 @@ def test_every_limit_and_bound_reaches_its_part() -> None:
     assert (limits.fetch_s, limits.max_object_bytes) == (3.0, 11)
     options = composition.worker_options(
         settings(
-            output_topic="o", dead_letter_topic="d", skipped_topic="s", buckets="a,b", keys="*.png", run_outcomes=3,
-            run_bytes=4, polled_bytes=5, ledger_bytes=6, jobs_ahead=7, drain_s=8, unreadable_s=9, wedged_s=10,
+            output_topic="o", dead_letter_topic="d", skipped_topic="s", buckets="a,b", key_globs="*.png",
+            transaction_outcomes=3, transaction_bytes=4, polled_bytes=5, ledger_bytes=6, jobs_ahead=7, drain_s=8,
+            unreadable_s=9, stall_timeout_s=10,
             encoded_bytes="30MiB", decoded_bytes=12, decode_timeout_s=4, fetch_threads=5,
         ),
         TAGGER,
     )  # fmt: skip
     assert (options.output_topic, options.dead_letter_topic, options.skipped_topic) == ("o", "d", "s")
     assert (options.buckets, options.key_globs) == (("a", "b"), ("*.png",))
-    assert (options.run_outcomes, options.run_bytes, options.max_polled_bytes) == (3, 4, 5)
+    assert (options.transaction_outcomes, options.transaction_bytes, options.max_polled_bytes) == (3, 4, 5)
     assert (options.max_ledger_bytes, options.max_jobs_ahead, options.drain_s) == (6, 7, 8)
     assert (options.unreadable_after_s, options.stall_s) == (9, 10)
     assert (options.encoded_budget_bytes, options.decoded_budget_bytes) == (30 * 1024 * 1024, 12)
@@ -90,7 +91,7 @@ def test_every_limit_and_bound_reaches_its_part() -> None:
 def test_the_intake_is_the_one_that_the_settings_name() -> None:
     kinds: dict[str, type[ThreadIntake] | type[ProcessIntake]] = {"threads": ThreadIntake, "processes": ProcessIntake}
     for name, kind in kinds.items():
-        made = settings(intake=name, s3_endpoint="http://127.0.0.1:1", decode_threads=1)
+        made = settings(decoder=name, s3_endpoint="http://127.0.0.1:1", decode_threads=1)
         intake = decoders.intake(made, [Transform(8)])
         assert isinstance(intake, kind)
         intake.close()
@@ -98,15 +99,15 @@ def test_the_intake_is_the_one_that_the_settings_name() -> None:
 
 @pytest.mark.parametrize("intake", ["threads", "processes"])
 def test_a_store_that_can_not_be_is_told_at_once(intake: str) -> None:
-    made = settings(intake=intake, s3_endpoint="http://127.0.0.1:1", s3_region="no such region")
+    made = settings(decoder=intake, s3_endpoint="http://127.0.0.1:1", s3_region="no such region")
     with pytest.raises(Misconfigured, match=r"invalid region no such region: correct .* TAGSTREAM_S3_REGION"):
         decoders.intake(made, [Transform(8)])
 
 
 def test_a_system_without_what_processes_need_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
-    made = settings(intake="processes", s3_endpoint="http://127.0.0.1:1")
-    with pytest.raises(Misconfigured, match="set TAGSTREAM_INTAKE=threads"):
+    made = settings(decoder="processes", s3_endpoint="http://127.0.0.1:1")
+    with pytest.raises(Misconfigured, match="set TAGSTREAM_DECODER=threads"):
         decoders.intake(made, [Transform(8)])
 
 
@@ -122,7 +123,7 @@ def test_a_system_without_what_processes_need_decodes_in_threads_by_default_and_
 
 def test_objects_are_read_from_the_store_of_the_settings() -> None:
     made = settings(
-        intake="processes",
+        decoder="processes",
         s3_endpoint="http://127.0.0.1:1",
         s3_access_key="key",
         s3_secret_key="secret",
@@ -162,4 +163,4 @@ def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> No
 )
 def test_the_token_service_is_the_one_beside_the_store(endpoint: str, region: str, own: str, expected: str) -> None:
     made = settings(s3_endpoint=endpoint, s3_region=region, s3_sts_endpoint=own)
-    assert neighbours._sts_endpoint(made) == expected
+    assert clients._sts_endpoint(made) == expected

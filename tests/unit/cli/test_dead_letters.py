@@ -1,4 +1,4 @@
-"""Which letters are meant, and what goes back."""
+"""Which dead_letters are meant, and what goes back."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pytest
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka_types import ReadRecord
-from workers.cli.dead_letters import Choice, Letter, moment_ms, original
+from workers.cli.dead_letters import Choice, DeadLetterRecord, moment_ms, original
 from workers.errors import Misconfigured
-from workers.vocabulary import Headers
+from workers.types import Headers
 
 
-def letter(
+def dead_letter(
     key: bytes | None = b"photos/a.jpg",
     value: bytes | None = b"{}",
     headers: Headers = (),
     *,
     at_ms: int = 1000,
     reason: str = "unreadable",
-) -> Letter:
+) -> DeadLetterRecord:
     bare = without_nulls(key, value, headers)
     failures = [Failure(index=index, stage="fetch", reason=reason, detail="d") for index in (3, 1)]  # type: ignore[arg-type]
     added = dead_letter_headers(
@@ -30,20 +30,20 @@ def letter(
         nulls=bare.nulls,
     )  # fmt: skip
     record = ReadRecord("dead", 0, 0, at_ms, bare.key, bare.value, bare.headers + added)
-    return Letter(record, read_dead_letter_headers(record.headers))
+    return DeadLetterRecord(record, read_dead_letter_headers(record.headers))
 
 
 def test_what_goes_back_is_the_original_and_what_failed_in_it() -> None:
-    message = original(letter(headers=(("traceparent", b"t"),)))
+    message = original(dead_letter(headers=(("traceparent", b"t"),)))
     assert (message.topic, message.key, message.value) == ("images", b"photos/a.jpg", b"{}")
     assert message.headers == (("traceparent", b"t"), ("tagstream-only", b"1,3"))
     assert only_indexes(message.headers) == frozenset({1, 3})
 
 
 def test_nulls_come_back_as_far_as_they_can_be_sent() -> None:
-    assert original(letter(key=None)).key is None
-    assert original(letter(value=None)).value is None
-    both = original(letter(key=None, value=None, headers=(("h", None),)))
+    assert original(dead_letter(key=None)).key is None
+    assert original(dead_letter(value=None)).value is None
+    both = original(dead_letter(key=None, value=None, headers=(("h", None),)))
     assert (both.key, both.value) == (b"", None)
     assert both.headers[0] == ("h", b"")
 
@@ -64,7 +64,7 @@ def test_nulls_come_back_as_far_as_they_can_be_sent() -> None:
     ],
 )
 def test_a_letter_is_chosen_when_everything_that_was_given_holds(choice: Choice, holds: bool) -> None:
-    assert choice.holds(letter()) is holds
+    assert choice.holds(dead_letter()) is holds
 
 
 def test_times_are_dates_moments_or_how_long_ago() -> None:

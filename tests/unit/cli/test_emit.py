@@ -10,15 +10,15 @@ import pytest
 from schemas.image_event import ImageEvent, parse_message
 from tests.unit.cli.conftest import Ran
 from workers.cli.emit import Emission, Place, batches
-from workers.cli.events import Dialect, StoredPicture, event_for
+from workers.cli.events import Dialect, StoredImage, event_for
 from workers.errors import Misconfigured
 from workers.settings import Settings
 
 
 @pytest.mark.parametrize("dialect", ["own", "s3"])
 @pytest.mark.parametrize("key", ["a.jpg", "with space/plus+percent%/ünï#?.png", "a//b"])
-def test_an_event_reads_back_as_the_picture_it_asks_for(dialect: Dialect, key: str) -> None:
-    message = event_for(StoredPicture("photos", key, 123, "abc"), "images", dialect)
+def test_an_event_reads_back_as_the_image_it_asks_for(dialect: Dialect, key: str) -> None:
+    message = event_for(StoredImage("photos", key, 123, "abc"), "images", dialect)
     assert message.key == f"photos/{key}".encode()
     (event,) = parse_message(message.value, message.headers, topic="images", partition=0, offset=5)
     assert isinstance(event, ImageEvent)
@@ -58,8 +58,8 @@ def emission(folder: Path, tmp_path: Path) -> Emission:
     return Emission(settings, folder, "photos", "in/", "images", "own")
 
 
-def test_a_folders_pictures_come_in_key_order_and_go_on_behind_the_place(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures"
+def test_a_folders_images_come_in_key_order_and_go_on_behind_the_place(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
     (folder / "b").mkdir(parents=True)
     for name in ("b/2.PNG", "b/1.jpg", "a.webp", "notes.txt", "b.gif"):
         (folder / name).write_bytes(b"x")
@@ -68,9 +68,9 @@ def test_a_folders_pictures_come_in_key_order_and_go_on_behind_the_place(tmp_pat
     assert [key for key, _ in emission(folder, tmp_path)._files("in/b.gif")] == ["in/b/1.jpg", "in/b/2.PNG"]
 
 
-def test_a_folder_without_pictures_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(Misconfigured, match="holds no pictures"):
+    with pytest.raises(Misconfigured, match="holds no images"):
         emission(tmp_path / "empty", tmp_path)._files("")
 
 

@@ -149,7 +149,7 @@ def test_a_licence_of_ones_own_is_kept_and_none_is_invented(ram: Files, tmp_path
     assert "licence of the weights: not known here (`models import --licence`" in told()[0]
 
 
-def test_larger_pictures_than_it_was_trained_with_are_taken_and_said(ram: Files, tmp_path: Path, told: Told) -> None:
+def test_larger_images_than_it_was_trained_with_are_taken_and_said(ram: Files, tmp_path: Path, told: Told) -> None:
     assert ram.import_to(tmp_path / "ram", "--image-size", "128") == 0
     out, _ = told()
     assert "Swin, 16 wide, 1-1-2-1 blocks, 128 x 128 pixels" in out

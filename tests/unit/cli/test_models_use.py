@@ -138,7 +138,7 @@ def test_a_bundle_that_can_not_caption_is_not_tuned_for_it(ram: Bundle, capsys: 
 
 
 def _loaded(folder: Path, allow: Path) -> Tagger:
-    settings = read({"TAGSTREAM_TAGGER": str(folder), "TAGSTREAM_DEVICE": "cpu", "TAGSTREAM_ALLOW": str(allow)})
+    settings = read({"TAGSTREAM_TAGGER": str(folder), "TAGSTREAM_DEVICE": "cpu", "TAGSTREAM_LABELS_FILE": str(allow)})
     tagger = load_models(settings).tagger
     assert tagger is not None
     return tagger
@@ -161,4 +161,4 @@ def test_an_allowed_label_that_does_not_exist_stops_the_worker(ram: Bundle, tmp_
 
 
 def test_without_a_list_every_label_is_scored() -> None:
-    assert Settings().allow is None
+    assert Settings().labels_file is None

@@ -23,7 +23,7 @@ from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range
 from workers.cli import skip
 from workers.cli.emit import Place
-from workers.vocabulary import Headers, Partition
+from workers.types import Headers, Partition
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -80,15 +80,15 @@ def site(stack: Stack, unique: Callable[[str], str], monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures, one in a folder of its own, and something that is none."""
-    pictures = tmp_path / "pictures"
-    (pictures / "deep er").mkdir(parents=True)
+    """Three images, one in a folder of its own, and something that is none."""
+    images = tmp_path / "images"
+    (images / "deep er").mkdir(parents=True)
     for number, name in enumerate(("a.png", "b+c.png", "deep er/ünï.png")):
         out = io.BytesIO()
         Image.new("RGB", (32, 32), (80 * number, 40, 200)).save(out, "PNG")
-        (pictures / name).write_bytes(out.getvalue())
-    (pictures / "notes.txt").write_text("no picture")
-    return pictures
+        (images / name).write_bytes(out.getvalue())
+    (images / "notes.txt").write_text("no image")
+    return images
 
 
 def events(site: Site) -> list[str]:
@@ -177,7 +177,7 @@ def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Call
 
 
 NASTY = "photos/\\[/x][bold]\x1b[2J\x9b31m\u202egpj.\x07\n:smile:"
-"""A legal key that is markup, clears a screen, turns the direction of writing, and names another picture."""
+"""A legal key that is markup, clears a screen, turns the direction of writing, and names another image."""
 
 
 def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_text(
@@ -320,7 +320,7 @@ def test_a_check_of_sound_settings_ends_with_0(
     ran = tagstream("check")
     assert ran.code == 0, ran.out
     assert ran.out.count("✓") == 8
-    assert "Decoders: child processes (1) decode good pictures of jpeg" in ran.out
+    assert "Decoders: child processes (1) decode good images of jpeg" in ran.out
     assert "Memory: up to " in ran.out
     assert site.environment["TAGSTREAM_S3_SECRET_KEY"] not in ran.out
 
@@ -337,17 +337,17 @@ def test_a_check_advises_against_an_input_topic_that_the_broker_opens(
     assert f"{site.images} has compression.type" not in said
 
 
-def test_a_check_says_when_good_pictures_can_not_be_decoded(
+def test_a_check_says_when_good_images_can_not_be_decoded(
     site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise OSError("the codec is gone")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", broken)
-    monkeypatch.setenv("TAGSTREAM_INTAKE", "threads")
+    monkeypatch.setenv("TAGSTREAM_DECODER", "threads")
     ran = tagstream("check")
     assert ran.code != 0
-    assert "✗ Decoders: the jpeg decoder fails on a picture known to be good" in ran.out
+    assert "✗ Decoders: the jpeg decoder fails on an image known to be good" in ran.out
 
 
 def test_a_check_tells_each_fault_and_how_to_mend_it(
@@ -363,7 +363,7 @@ def test_a_check_tells_each_fault_and_how_to_mend_it(
     assert "✓ Redis" in ran.out
 
 
-def test_a_check_with_only_a_neighbour_away_ends_with_4(
+def test_a_check_with_only_a_dependency_away_ends_with_4(
     site: Site, folder: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tagstream("emit", folder)

@@ -24,7 +24,7 @@ TAGGER = cast(Tagger, SimpleNamespace(name="toy", labels=["cat", "dog"], thresho
 def settings(folder: Path, *, json: str | None = None, allow: str | None = None, **more: Any) -> Settings:
     """Settings with these files written."""
     given = {}
-    for field, text in (("profiles", json), ("allow", allow)):
+    for field, text in (("profiles", json), ("labels_file", allow)):
         if text is not None:
             given[field] = folder / field
             given[field].write_text(text)
@@ -66,7 +66,7 @@ def test_a_profiles_file_that_is_missing_is_told(tmp_path: Path) -> None:
 
 
 def test_a_profile_stays_within_what_is_allowed(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="'dog' is not among the tags that TAGSTREAM_ALLOW names"):
+    with pytest.raises(Misconfigured, match="'dog' is not among the tags that TAGSTREAM_LABELS_FILE names"):
         profiles(settings(tmp_path, json='{"p": {"only": ["dog"]}}', allow="cat\n"), TAGGER)
 
 
@@ -90,7 +90,7 @@ def found(made: Settings) -> dict[str, str]:
 def test_a_check_counts_the_labels_that_are_allowed_and_those_that_profiles_show(bundle: Path, tmp_path: Path) -> None:
     made = settings(tmp_path, json='{"warm": {"only": ["red"]}}', allow="red\nblue\n", tagger=str(bundle))
     assert found(made) == {
-        "Allowed labels": f"2 of the 4 of tiny, from {tmp_path / 'allow'}",
+        "Allowed labels": f"2 of the 4 of tiny, from {tmp_path / 'labels_file'}",
         "Profiles": "labels that each can show: default 2, strict 2, warm 1",
     }
 
@@ -113,7 +113,7 @@ asked = dict(check._questions(read(os.environ)))
 print(asked["Tagger"](), asked["Allowed labels"](), asked["Profiles"](), sep="\\n")
 assert "torch" not in sys.modules
 """
-    variables = {"TAGGER": bundle, "ALLOW": tmp_path / "allow", "PROFILES": tmp_path / "profiles"}
+    variables = {"TAGGER": bundle, "LABELS_FILE": tmp_path / "labels_file", "PROFILES": tmp_path / "profiles"}
     environment = os.environ | {f"TAGSTREAM_{name}": str(path) for name, path in variables.items()}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60, check=False

@@ -11,9 +11,9 @@ import pytest
 from schemas.dead_letter import Failure, dead_letter_headers
 from tests.unit.schemas.documents import enriched, retraction, skip
 from workers.backends.kafka_types import ReadRecord
-from workers.cli import screen
+from workers.cli import terminal
 from workers.cli.outcomes import document, row_of
-from workers.vocabulary import Headers
+from workers.types import Headers
 
 
 def record(value: bytes | None, headers: Headers = ()) -> ReadRecord:
@@ -21,7 +21,7 @@ def record(value: bytes | None, headers: Headers = ()) -> ReadRecord:
 
 
 def line(of: ReadRecord) -> str:
-    console = screen.console()
+    console = terminal.console()
     console.file = io.StringIO()
     console.print(row_of(of))
     [shown] = console.file.getvalue().splitlines()
@@ -38,7 +38,7 @@ def test_an_enriched_image_shows_its_best_tags_and_its_caption() -> None:
     assert line(with_tags(*"abcdef")) == "complete photos/a.jpg a 0.50, b 0.50, c 0.50, d 0.50 a dog on grass"
 
 
-def test_a_picture_without_a_caption_has_its_row_too() -> None:
+def test_an_image_without_a_caption_has_its_row_too() -> None:
     assert line(with_tags(caption=None, status="partial", reason="caption-failed")) == "partial photos/a.jpg"
 
 
@@ -103,7 +103,7 @@ def test_nothing_from_outside_is_markup_or_steers_the_terminal() -> None:
 @pytest.mark.parametrize("indent", [None, 2])
 def test_json_for_a_terminal_reads_back_and_steers_nothing(indent: int | None) -> None:
     document = {NASTY: [NASTY, "ü狗\U000e0001", {"": None}]}
-    written = screen.as_json(document, indent=indent)
+    written = terminal.as_json(document, indent=indent)
     assert json.loads(written) == document
     assert all(part.isprintable() for part in written.split("\n"))
     assert "ü狗" in written
@@ -114,4 +114,4 @@ def test_json_for_a_terminal_reads_back_and_steers_nothing(indent: int | None) -
     [(0, "1970-01-01 00:00:00"), (-1, "1969-12-31 23:59:59"), (2**62, f"{2**62} ms"), (-(2**62), f"{-(2**62)} ms")],
 )
 def test_a_time_that_no_calendar_has_is_shown_as_it_is(milliseconds: int, shown: str) -> None:
-    assert screen.moment(milliseconds) == shown
+    assert terminal.moment(milliseconds) == shown

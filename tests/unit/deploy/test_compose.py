@@ -156,7 +156,7 @@ def test_the_topics_that_are_made_are_those_the_worker_uses(read: settings.Setti
     assert all("--config compression.type=producer" in call for call in input_topics)
 
 
-def test_the_bucket_that_is_made_tells_kafka_of_its_pictures(read: settings.Settings, tmp_path: Path) -> None:
+def test_the_bucket_that_is_made_tells_kafka_of_its_images(read: settings.Settings, tmp_path: Path) -> None:
     minio = compose()["services"]["minio"]["environment"]
     assert minio["MINIO_NOTIFY_KAFKA_ENABLE_TAGSTREAM"] == "on"
     assert minio["MINIO_NOTIFY_KAFKA_TOPIC_TAGSTREAM"] in read.input_topics

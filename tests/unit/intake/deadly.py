@@ -1,4 +1,4 @@
-"""An object store that makes its own pictures, and decoders that a picture of a certain width can bring down.
+"""An object store that makes its own images, and decoders that an image of a certain width can bring down.
 
 The decoders are broken in the child process alone, before it is closed off: the tests' own process can't see it.
 """
@@ -17,9 +17,19 @@ from typing import Any, Final
 from PIL import Image, ImageFile
 
 from schemas.image_event import ImageEvent
-from tests.unit.intake.pictures import encoded
+from tests.unit.intake.images import encoded
 from workers.ports import Intake
-from workers.vocabulary import Coordinates, Epoch, Facts, Fetched, Job, ObjectVersion, Partition, Picture, StoredObject
+from workers.types import (
+    Assignment,
+    Coordinates,
+    DecodedImage,
+    Facts,
+    Fetched,
+    Job,
+    ObjectVersion,
+    Partition,
+    StoredObject,
+)
 
 GOOD: Final = 40
 HANGS, SEGFAULTS, SWELLS, EXITS, DIES_ONCE, FAILS = 41, 42, 43, 44, 45, 46
@@ -28,13 +38,13 @@ HEADER_HANGS, HEADER_SWELLS = 50, 51
 HEADERS: Final = {HEADER_SEGFAULTS: SEGFAULTS, HEADER_HANGS: HANGS, HEADER_SWELLS: SWELLS}
 """What is done while a header is read, in terms of what is done while pixels are."""
 LARGEST: Final = 1 << 30
-_EPOCH = Epoch(Partition("images", 0), "member")
+_EPOCH = Assignment(Partition("images", 0), "member")
 _intact = ImageFile.ImageFile.load
 _intact_open = Image.open
 
 
 def job(width: int, name: str = "png", shade: int = 7) -> Job:
-    """A picture of this width, whose red is `shade`."""
+    """An image of this width, whose red is `shade`."""
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=f"{name}/{width}/{shade}")
     return Job(Coordinates("images", 0, 0, 0), _EPOCH, event)
 
@@ -51,7 +61,7 @@ def read(intake: Intake, wanted: Job) -> tuple[Fetched, Facts]:
     return fetched, intake.inspect(fetched).result(30)
 
 
-def decoding(intake: Intake, wanted: Job) -> Future[Picture]:
+def decoding(intake: Intake, wanted: Job) -> Future[DecodedImage]:
     """Fetched, inspected, and about to be decoded."""
     return intake.decode(*read(intake, wanted))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from tests.unit.intake import pictures
+from tests.unit.intake import images
 
 _ONE_CODE = bytes((1, *[0] * 15))
 """A Huffman table of a single code, one zero bit."""
@@ -97,5 +97,5 @@ def tiff_with_strips(count: int, *extra: tuple[int, int, int, bytes], compressio
 
 def png_with(*chunks: bytes) -> bytes:
     """A small PNG with these chunks after its header."""
-    body = pictures.encoded(pictures.ramp(), "png")
+    body = images.encoded(images.ramp(), "png")
     return body[:33] + b"".join(chunks) + body[33:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.intake.pictures import encoded, ramp
+from tests.unit.intake.images import encoded, ramp
 from workers.intake.formats import DECODABLE, decodable, sniff
 
 
@@ -49,7 +49,7 @@ def test_formats_are_told_apart_by_their_signatures(head: bytes, name: str) -> N
     "body",
     [b"", b"\xff", b"BM, as a text may begin", b"RIFF....WAVE", b"hello", b'{"a": "<svg"}', b"\0" * 64, b"PK\x03\x04"],
 )
-def test_what_is_no_picture_has_no_name(body: bytes) -> None:
+def test_what_is_no_image_has_no_name(body: bytes) -> None:
     assert sniff(body) is None
 
 

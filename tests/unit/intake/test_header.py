@@ -1,4 +1,4 @@
-"""Reading a picture's header against the limits, without decoding."""
+"""Reading an image's header against the limits, without decoding."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.unit.intake import pictures
-from tests.unit.intake.pictures import encoded, ramp
+from tests.unit.intake import images
+from tests.unit.intake.images import encoded, ramp
 from workers.errors import Rejected
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
@@ -37,15 +37,15 @@ def test_every_allowed_format_is_read(name: str) -> None:
     assert header.decode_bytes >= 40 * 30 * 3
 
 
-@pytest.mark.parametrize("body", [b"not a picture", b"\0" * 100, b"<html>404</html>", b"\xff"])
-def test_what_is_no_picture_is_not_an_image(body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"not an image", b"\0" * 100, b"<html>404</html>", b"\xff"])
+def test_what_is_no_image_is_not_an_image(body: bytes) -> None:
     assert refusal(body) == "not-an-image"
 
 
 @pytest.mark.parametrize(
     "body", [b"%PDF-1.7", b"8BPS\0\x01" + b"\0" * 40, encoded(ramp(), "ppm"), encoded(ramp(), "ico")]
 )
-def test_a_picture_of_a_format_that_is_not_taken_is_told_so(body: bytes) -> None:
+def test_an_image_of_a_format_that_is_not_taken_is_told_so(body: bytes) -> None:
     assert refusal(body) == "format-not-allowed"
 
 
@@ -67,13 +67,13 @@ def test_a_signature_with_rubbish_behind_it_is_broken(name: str) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        pictures.png_claiming(100_000, 100_000),
-        pictures.png_claiming(2**31 - 1, 1),
-        pictures.png_bomb(20_000, 20_000),
-        pictures.bmp_claiming(60_000, 60_000),
-        pictures.gif_claiming(65_535, 65_535),
-        pictures.webp_claiming(16_383, 16_383),
-        pictures.webp_claiming(9_000, 9_000),
+        images.png_claiming(100_000, 100_000),
+        images.png_claiming(2**31 - 1, 1),
+        images.png_bomb(20_000, 20_000),
+        images.bmp_claiming(60_000, 60_000),
+        images.gif_claiming(65_535, 65_535),
+        images.webp_claiming(16_383, 16_383),
+        images.webp_claiming(9_000, 9_000),
     ],
     ids=["png", "png of one row", "png honest", "bmp", "gif", "webp", "webp below Pillow's own guard"],
 )
@@ -84,9 +84,9 @@ def test_enormous_dimensions_in_a_tiny_file_are_refused_at_once(body: bytes) -> 
     assert time.monotonic() - began < 0.5
 
 
-def test_a_tile_larger_than_its_picture_is_no_way_around_the_limit() -> None:
-    assert refusal(pictures.tiff_with_a_tile_of(8_000)) == "too-many-pixels"
-    header = read_header(pictures.tiff_with_a_tile_of(256), LIMITS)
+def test_a_tile_larger_than_its_image_is_no_way_around_the_limit() -> None:
+    assert refusal(images.tiff_with_a_tile_of(8_000)) == "too-many-pixels"
+    header = read_header(images.tiff_with_a_tile_of(256), LIMITS)
     assert header.width == 16
     assert header.decode_bytes >= 256 * 256
 
@@ -130,7 +130,7 @@ def random_bytes() -> Callable[[int], bytes]:
     return np.random.default_rng(5).bytes
 
 
-def test_a_jpeg_with_a_second_picture_behind_it_is_a_jpeg_of_its_first() -> None:
+def test_a_jpeg_with_a_second_image_behind_it_is_a_jpeg_of_its_first() -> None:
     body = encoded(ramp(40, 30), "mpo", save_all=True, append_images=[ramp(20, 10)])
     header = read_header(body, LIMITS)
     assert (header.format, header.width, header.height) == ("jpeg", 40, 30)

@@ -16,15 +16,15 @@ from PIL import Image
 
 from schemas.image_event import ImageEvent
 from tests.unit.intake import greedy
+from tests.unit.intake.images import encoded
 from tests.unit.intake.memory import needs_linux, peak_bytes
-from tests.unit.intake.pictures import encoded
-from workers.backends.memory import MemoryObjectStore
 from workers.errors import Rejected
 from workers.intake import ProcessIntake
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
-from workers.vocabulary import Coordinates, Epoch, Job, Partition, Transform
+from workers.testing.memory import MemoryObjectStore
+from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
 pytestmark = needs_linux
 
@@ -33,11 +33,11 @@ NOISE = 3 << 20
 """Pages that the process touches for other reasons, among them what a trim took from its heap."""
 
 Case = Callable[[int, int], bytes]
-"""Makes the file of a picture of so many columns and rows."""
+"""Makes the file of an image of so many columns and rows."""
 
 
 def detailed(mode: str, width: int, height: int) -> Image.Image:
-    """A picture that compresses neither too well nor too badly."""
+    """An image that compresses neither too well nor too badly."""
     y, x = np.mgrid[0:height, 0:width]
     grey = ((x * 7 + y * 3) % 251).astype(np.uint8)
     if mode == "I;16":
@@ -236,7 +236,7 @@ def _decodes_in_a_child(cases: dict[str, Case], width: int, height: int) -> None
         for name, make in cases.items():
             store.put("photos", name, make(width, height))
             event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=name)
-            job = Job(Coordinates("images", 0, 0, 0), Epoch(Partition("images", 0), "member"), event)
+            job = Job(Coordinates("images", 0, 0, 0), Assignment(Partition("images", 0), "member"), event)
             fetched = intake.fetch(job, LIMITS.max_object_bytes).result(60)
             try:
                 intake.decode(fetched, intake.inspect(fetched).result(60)).result(60)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.intake.pictures import encoded
+from tests.unit.intake.images import encoded
 from workers.intake.header import guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode, to_rgb
 from workers.local.photos import NoPhotographs, photographs
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 try:
     PHOTOGRAPHS = {photograph.key: photograph.read() for photograph in photographs(None)}
@@ -41,12 +41,12 @@ def variants(image: Image.Image) -> Iterator[tuple[str, Image.Image, str, dict[s
         for progressive in (False, True):
             yield f"{quality} {progressive}", rgb, "jpeg", {"quality": quality, "progressive": progressive, **known}
     yield "arithmetic tables", rgb, "jpeg", {"optimize": True, "restart_marker_rows": 1, "comment": "x" * 60_000}
-    yield "two pictures", rgb, "mpo", {"save_all": True, "append_images": [grey]}
-    for picture in (rgb, grey, rgb.quantize(64), rgb.convert("RGBA"), grey.convert("1")):
-        yield f"{picture.mode}", picture, "png", {"optimize": True, **known}
-        yield f"{picture.mode}", picture, "gif", {}
+    yield "two images", rgb, "mpo", {"save_all": True, "append_images": [grey]}
+    for image in (rgb, grey, rgb.quantize(64), rgb.convert("RGBA"), grey.convert("1")):
+        yield f"{image.mode}", image, "png", {"optimize": True, **known}
+        yield f"{image.mode}", image, "gif", {}
         for compression in ("raw", "tiff_lzw", "tiff_deflate", "packbits"):
-            yield f"{picture.mode} {compression}", picture, "tiff", {"compression": compression, **known}
+            yield f"{image.mode} {compression}", image, "tiff", {"compression": compression, **known}
     yield "jpeg", rgb, "tiff", {"compression": "jpeg", "quality": 90}
     yield "pages", rgb, "tiff", {"save_all": True, "append_images": [grey] * 3}
     yield "animated", rgb, "gif", {"save_all": True, "append_images": [rgb.rotate(90)] * 3, "loop": 0}

@@ -23,7 +23,7 @@ from workers.intake import Limits, ProcessIntake
 from workers.intake.processes.orders import Child, Order
 from workers.intake.processes.slab import Layout, Region, make_slab
 from workers.intake.processes.wire import Done, Kind
-from workers.vocabulary import Picture, Transform
+from workers.types import DecodedImage, Transform
 
 SMALL = Transform(8)
 
@@ -124,15 +124,15 @@ def test_no_child_loads_torch() -> None:
     intake.close()
 
 
-def test_pictures_are_decoded_in_other_processes_than_ours(intake: ProcessIntake) -> None:
-    pictures = [decoding(intake, job(GOOD, shade=shade)) for shade in range(20)]
-    for shade, future in enumerate(pictures):
+def test_images_are_decoded_in_other_processes_than_ours(intake: ProcessIntake) -> None:
+    images = [decoding(intake, job(GOOD, shade=shade)) for shade in range(20)]
+    for shade, future in enumerate(images):
         assert (future.result(10).pixels[SMALL] == (shade, 0, 0)).all()
     assert len(intake.pids) >= 1
     assert os.getpid() not in intake.pids
 
 
-def test_a_picture_stays_as_it_is_however_many_are_decoded_after_it(intake: ProcessIntake) -> None:
+def test_an_image_stays_as_it_is_however_many_are_decoded_after_it(intake: ProcessIntake) -> None:
     first = decoding(intake, job(GOOD, shade=200)).result(10)
     kept = first.pixels[SMALL]
     for shade in range(20):
@@ -186,7 +186,7 @@ def test_children_do_not_outlive_a_worker_that_is_killed() -> None:
         import time
         from tests.unit.intake.deadly import PaintedStore
         from workers.intake import ProcessIntake
-        from workers.vocabulary import Transform
+        from workers.types import Transform
         intake = ProcessIntake(PaintedStore(), (Transform(8),), children=2)
         while len(intake.pids) < 2:
             time.sleep(0.01)
@@ -220,7 +220,7 @@ def test_a_region_is_out_of_reach_of_its_neighbours() -> None:
     slab = make_slab(layout, 2)
     ours, theirs, again = Region(slab, layout, 0), Region(slab, layout, 1), Region(slab, layout, 0)
     os.close(slab)
-    white = Picture(
+    white = DecodedImage(
         {transform: np.full((transform.size,) * 2 + (3,), 255, np.uint8) for transform in layout.transforms}
     )
     theirs.write(0, white)

@@ -40,7 +40,7 @@ from workers import metrics
 from workers.errors import Broken, Rejected
 from workers.intake import Limits, ProcessIntake
 from workers.intake.limits import MIB
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 SMALL = Transform(8)
 
@@ -92,9 +92,7 @@ def reason(error: BaseException | None) -> str:
         (FAILS, "broken-image"),
     ],
 )
-def test_a_deadly_picture_costs_itself_and_no_other(
-    make: Callable[..., ProcessIntake], width: int, verdict: str
-) -> None:
+def test_a_deadly_image_costs_itself_and_no_other(make: Callable[..., ProcessIntake], width: int, verdict: str) -> None:
     intake = make()
     known = [read(intake, job(each, shade=shade)) for shade, each in enumerate([GOOD, width, GOOD, GOOD])]
     others = [intake.fetch(job(GOOD), LARGEST).result(30) for _ in range(6)]
@@ -125,16 +123,16 @@ def test_a_deadly_header_costs_its_image_and_no_other(
     assert all(futures[each].result(30).width == GOOD for each in (0, 2, 3))
 
 
-def test_a_child_that_something_else_kills_costs_no_picture(make: Callable[..., ProcessIntake]) -> None:
+def test_a_child_that_something_else_kills_costs_no_image(make: Callable[..., ProcessIntake]) -> None:
     intake = make()
-    picture = decoding(intake, job(DIES_ONCE)).result(30)
-    assert (picture.pixels[SMALL] == (7, 0, 0)).all()
+    image = decoding(intake, job(DIES_ONCE)).result(30)
+    assert (image.pixels[SMALL] == (7, 0, 0)).all()
 
 
-def test_a_child_that_is_slow_once_costs_no_picture(make: Callable[..., ProcessIntake]) -> None:
+def test_a_child_that_is_slow_once_costs_no_image(make: Callable[..., ProcessIntake]) -> None:
     intake = make()
-    picture = decoding(intake, job(SLOW_ONCE)).result(30)
-    assert (picture.pixels[SMALL] == (7, 0, 0)).all()
+    image = decoding(intake, job(SLOW_ONCE)).result(30)
+    assert (image.pixels[SMALL] == (7, 0, 0)).all()
 
 
 def test_children_that_are_lost_are_counted_by_their_cause(
@@ -156,15 +154,15 @@ def test_a_child_that_comes_to_no_beginning_is_replaced(tmp_path: Path, monkeypa
     intake.close()
 
 
-def test_no_picture_is_blamed_when_a_good_one_kills_the_decoder_too(make: Callable[..., ProcessIntake]) -> None:
+def test_no_image_is_blamed_when_a_good_one_kills_the_decoder_too(make: Callable[..., ProcessIntake]) -> None:
     intake = make(canary_dies=True)
     with pytest.raises(Broken, match="known to be good"):
         decoding(intake, job(SEGFAULTS)).result(30)
 
 
-def test_a_check_says_whether_a_good_picture_can_be_decoded_here(make: Callable[..., ProcessIntake]) -> None:
+def test_a_check_says_whether_a_good_image_can_be_decoded_here(make: Callable[..., ProcessIntake]) -> None:
     make().check().result(30)
-    with pytest.raises(Broken, match="a decoder fails on a picture known to be good"):
+    with pytest.raises(Broken, match="a decoder fails on an image known to be good"):
         make(canary_dies=True).check().result(30)
 
 
@@ -230,7 +228,7 @@ def test_ten_thousand_deaths_leave_nothing_behind(make: Callable[..., ProcessInt
 
 
 def die_and_look(intake: ProcessIntake, deaths: int) -> None:
-    """Kill children at random moments while pictures are decoded; every one must come out right, and nothing stay."""
+    """Kill children at random moments while images are decoded; every one must come out right, and nothing stay."""
     rng = random.Random(1)
     decode(intake, 4)
     before = holdings()

@@ -18,7 +18,7 @@ from workers.errors import Rejected
 from workers.intake import ProcessIntake
 from workers.intake.limits import MIB
 from workers.intake.processes.sandbox import CALLS, CALLS_ON_OURSELVES, PROTECTIONS
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 SMALL = Transform(8)
 

@@ -12,12 +12,12 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.contract.test_intake import job
 from tests.unit.intake.deadly import LARGEST
-from tests.unit.intake.pictures import encoded, noise
-from workers.backends.memory import MemoryObjectStore
+from tests.unit.intake.images import encoded, noise
 from workers.errors import Rejected
 from workers.intake import InlineIntake, ProcessIntake
 from workers.ports import Intake
-from workers.vocabulary import Transform
+from workers.testing.memory import MemoryObjectStore
+from workers.types import Transform
 
 TRANSFORMS = (Transform(32), Transform(24, "crop", 28, "bicubic", exif_transpose=True))
 PHOTO = noise(640, 360)
@@ -118,10 +118,10 @@ def outcome(intake: Intake, name: str) -> object:
     try:
         fetched = intake.fetch(job(name), LARGEST).result(30)
         facts = intake.inspect(fetched).result(30)
-        picture = intake.decode(fetched, facts).result(30)
+        image = intake.decode(fetched, facts).result(30)
     except Rejected as error:
         return error.stage, error.reason, error.detail[:200]
-    return facts, [picture.pixels[transform].tobytes() for transform in TRANSFORMS]
+    return facts, [image.pixels[transform].tobytes() for transform in TRANSFORMS]
 
 
 @pytest.mark.parametrize("name", IMAGES)

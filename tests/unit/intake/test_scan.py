@@ -15,14 +15,14 @@ from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.unit.intake import greedy
 from tests.unit.intake.greedy import jpeg_segment, long, png_with, short, tiff_with_strips
+from tests.unit.intake.images import encoded, png_chunk, ramp
 from tests.unit.intake.memory import needs_linux, peak_bytes
-from tests.unit.intake.pictures import encoded, png_chunk, ramp
 from workers.errors import Rejected
 from workers.intake.header import guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.scan import scan
 from workers.intake.transform import decode
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 LIMITS = Limits()
 MIB = 1 << 20
@@ -80,7 +80,7 @@ TOO_COMPLEX = {
         "bytes of tables",
     ),
     "jpeg of beginnings": (b"\xff\xd8" * 5_000_000, "4097 segments"),
-    "jpeg of beginnings after its picture": (
+    "jpeg of beginnings after its image": (
         greedy.jpeg(8, 8, progressive=True)[:-2] + b"\xff\xd8" * 5_000_000,
         "4097 segments",
     ),
@@ -127,7 +127,7 @@ def test_what_no_honest_file_has_is_refused_at_once_and_in_little_memory(body: b
 
 
 GIF_PICTURE = b"," + encoded(Image.new("L", (8, 8)), "gif").partition(b",")[2]
-"""From the first picture's block on."""
+"""From the first image's block on."""
 BOMB = zlib.compress(bytes(300 * MIB), 9)
 """As large as some 300 kB."""
 
@@ -199,7 +199,7 @@ def _exif() -> Image.Exif:
 
 
 def honest() -> dict[str, tuple[Image.Image, str, dict[str, Any]]]:
-    """Pictures as Pillow writes them, with every option that changes their structure."""
+    """Images as Pillow writes them, with every option that changes their structure."""
     image = ramp(90, 70)
     known = {"icc_profile": _profile(), "exif": _exif()}
     found: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {}
@@ -220,12 +220,12 @@ def honest() -> dict[str, tuple[Image.Image, str, dict[str, Any]]]:
         )
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         source = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257) if ";" in mode else image
-        picture = source if ";" in mode else image.convert(mode)
-        found[f"png {mode}"] = picture, "png", {"pnginfo": _text(), "dpi": (72, 72), **known}
+        image = source if ";" in mode else image.convert(mode)
+        found[f"png {mode}"] = image, "png", {"pnginfo": _text(), "dpi": (72, 72), **known}
         for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits"):
             for big in (False, True):
                 found[f"tiff {mode} {compression} {big}"] = (
-                    picture, "tiff", {"compression": compression, "big_tiff": big, "dpi": (72, 72), **known},
+                    image, "tiff", {"compression": compression, "big_tiff": big, "dpi": (72, 72), **known},
                 )  # fmt: skip
     for mode in ("L", "P", "RGB"):
         found[f"gif {mode}"] = image.convert(mode), "gif", {"comment": b"hello" * 300, "interlace": mode == "L"}

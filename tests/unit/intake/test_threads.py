@@ -12,12 +12,12 @@ from PIL import Image
 
 from tests.contract.test_intake import job
 from tests.unit.intake.deadly import LARGEST, read
-from tests.unit.intake.pictures import encoded, noise, ramp
-from workers.backends.memory import MemoryObjectStore
+from tests.unit.intake.images import encoded, noise, ramp
 from workers.errors import Rejected
 from workers.intake import Limits, ThreadIntake
 from workers.intake.fetching import EncodedBytes
-from workers.vocabulary import Transform
+from workers.testing.memory import MemoryObjectStore
+from workers.types import Transform
 
 
 class GatedStore(MemoryObjectStore):
@@ -99,7 +99,7 @@ def test_the_handle_holds_no_bytes_once_they_are_decoded(store: GatedStore) -> N
     intake.close()
 
 
-def test_the_error_of_a_rejected_picture_holds_none_of_its_bytes(store: GatedStore) -> None:
+def test_the_error_of_a_rejected_image_holds_none_of_its_bytes(store: GatedStore) -> None:
     store.gate.set()
     store.put("photos", "b", encoded(noise(64, 64), "png")[:-2000])
     intake = ThreadIntake(store, (Transform(8),), Limits())

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.intake.pictures import encoded, grey16, noise, ramp
+from tests.unit.intake.images import encoded, grey16, noise, ramp
 from workers.errors import Rejected
 from workers.intake.header import guard
 from workers.intake.limits import Limits
 from workers.intake.transform import apply, decode, to_rgb
-from workers.vocabulary import Pixels, Transform
+from workers.types import Pixels, Transform
 
 SAME = Transform(32)
 
@@ -69,16 +69,16 @@ def test_crop_is_the_published_resize_and_centre_crop_to_the_bit(size: tuple[int
 def test_several_transforms_are_made_from_one_decoding() -> None:
     squash, crop = Transform(24), Transform(16, "crop", 20, "bicubic")
     body = encoded(noise(60, 40), "png")
-    picture = decode(body, "png", (squash, crop, squash))
-    assert list(picture.pixels) == [squash, crop]
-    assert np.array_equal(picture.pixels[squash], pixels(body, "png", squash))
-    assert np.array_equal(picture.pixels[crop], pixels(body, "png", crop))
-    assert picture.size == 24 * 24 * 3 + 16 * 16 * 3
+    image = decode(body, "png", (squash, crop, squash))
+    assert list(image.pixels) == [squash, crop]
+    assert np.array_equal(image.pixels[squash], pixels(body, "png", squash))
+    assert np.array_equal(image.pixels[crop], pixels(body, "png", crop))
+    assert image.size == 24 * 24 * 3 + 16 * 16 * 3
 
 
 @pytest.mark.parametrize("size", [(3, 60_000), (60_000, 3), (5, 2_000_000)])
 @pytest.mark.parametrize("transform", [Transform(384), Transform(224, "crop", 256, "bicubic")])
-def test_an_extremely_long_picture_is_never_blown_up(
+def test_an_extremely_long_image_is_never_blown_up(
     size: tuple[int, int], transform: Transform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
@@ -94,13 +94,13 @@ def test_an_extremely_long_picture_is_never_blown_up(
     assert max(made) <= max(4_000_000, size[0] * size[1])
 
 
-def test_a_long_picture_is_resized_as_pillow_does_but_for_rounding() -> None:
+def test_a_long_image_is_resized_as_pillow_does_but_for_rounding() -> None:
     image = noise(40, 12_000)
     expected = np.asarray(image.resize((384, 384), Image.Resampling.BILINEAR), dtype=int)
     assert np.abs(apply(Transform(384), image) - expected).max() <= 1
 
 
-def test_the_crop_of_a_long_picture_is_its_centre() -> None:
+def test_the_crop_of_a_long_image_is_its_centre() -> None:
     image = Image.new("RGB", (30, 3000), (255, 0, 0))
     image.paste((0, 255, 0), (0, 1400, 30, 1600))
     assert (apply(Transform(24, "crop", 28), image) == (0, 255, 0)).all()
@@ -135,7 +135,7 @@ def test_a_palette_with_transparency_keeps_its_colours_and_warns_nobody(transpar
         assert (through(image, "png", transparency=transparency) == (12, 34, 56)).all()
 
 
-def test_one_bit_pictures_are_black_and_white() -> None:
+def test_one_bit_images_are_black_and_white() -> None:
     image = Image.new("1", (20, 20), 0)
     image.paste(1, (10, 0, 20, 20))
     array = pixels(encoded(image, "png"), "png", Transform(20))
@@ -180,13 +180,13 @@ def test_numbers_without_a_range_are_stretched_from_least_to_greatest(values: np
     assert levels[2] == 255
 
 
-def test_a_float_picture_with_holes_is_read() -> None:
+def test_a_float_image_with_holes_is_read() -> None:
     values = np.array([[0, np.nan, np.inf, -np.inf, 1]] * 3, np.float32)
     image = to_rgb(Image.fromarray(values))
     assert [image.getpixel((x, 0)) for x in range(5)] == [(0,) * 3] * 4 + [(255,) * 3]
 
 
-def test_a_float_picture_of_one_value_is_black() -> None:
+def test_a_float_image_of_one_value_is_black() -> None:
     assert to_rgb(Image.fromarray(np.full((4, 4), 7.5, np.float32))).getextrema() == ((0, 0),) * 3
 
 
@@ -234,9 +234,9 @@ def test_exif_orientation_is_followed_where_the_transform_asks() -> None:
 def test_transforms_with_and_without_exif_do_not_disturb_each_other() -> None:
     plain, turning = Transform(32), Transform(32, exif_transpose=True)
     for order in ((plain, turning), (turning, plain)):
-        picture = decode(turned_jpeg(6), "jpeg", order)
-        assert np.array_equal(picture.pixels[plain], pixels(turned_jpeg(6), "jpeg", plain))
-        assert picture.pixels[turning][2, 16, 0] > 200  # a quarter turn to the right: the left half is on top
+        image = decode(turned_jpeg(6), "jpeg", order)
+        assert np.array_equal(image.pixels[plain], pixels(turned_jpeg(6), "jpeg", plain))
+        assert image.pixels[turning][2, 16, 0] > 200  # a quarter turn to the right: the left half is on top
 
 
 def test_sixteen_bit_grey_is_turned_too() -> None:
@@ -251,7 +251,7 @@ def test_sixteen_bit_grey_is_turned_too() -> None:
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif"])
 @pytest.mark.parametrize("kept", [0.4, 0.7, 0.95])
-def test_a_truncated_picture_is_rejected_and_not_half_decoded(name: str, kept: float) -> None:
+def test_a_truncated_image_is_rejected_and_not_half_decoded(name: str, kept: float) -> None:
     body = encoded(noise(64, 64), name)
     with pytest.raises(Rejected) as rejected:
         pixels(body[: int(len(body) * kept)], name)
@@ -282,7 +282,7 @@ def test_a_decoder_without_memory_is_its_own_reason(monkeypatch: pytest.MonkeyPa
         pixels(body, "jpeg")
 
 
-def test_a_decoder_that_raises_what_no_broken_picture_explains_is_its_own_reason(
+def test_a_decoder_that_raises_what_no_broken_image_explains_is_its_own_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def raises(*_: object) -> None:

@@ -14,21 +14,21 @@ from workers.local.demo_page import Scenes, render
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     path = tmp_path / "cat.png"
     Image.new("RGB", (1600, 900), "#336699").save(path)
     return path
 
 
 @pytest.fixture
-def page(picture: Path, tmp_path: Path) -> str:
+def page(image: Path, tmp_path: Path) -> str:
     cut = tmp_path / "cut.png"
-    cut.write_bytes(picture.read_bytes()[:60])
+    cut.write_bytes(image.read_bytes()[:60])
     hit = {"source": "hit", "tags": "hit", "caption": None}
     scenes = Scenes(
-        first=[row(enriched(), picture=picture), row(enriched("bare.png", tags=[]), "bare.png", picture)],
-        second=[row(enriched(cache=hit, timings_ms={"recall": 2.0}), picture=picture)],
-        faults=[row(dead_letter(), "cut.png", cut), row(retraction(), picture=picture)],
+        first=[row(enriched(), image=image), row(enriched("bare.png", tags=[]), "bare.png", image)],
+        second=[row(enriched(cache=hit, timings_ms={"lookup": 2.0}), image=image)],
+        faults=[row(dead_letter(), "cut.png", cut), row(retraction(), image=image)],
         seconds=2.0,
     )
     return render(scenes, "some servers")
@@ -64,12 +64,12 @@ def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
     assert set(re.findall(r'src="(.{0,22})', page)) == {"data:image/jpeg;base64"}
 
 
-def test_a_picture_is_shown_small_with_tags_scores_bars_caption_and_time(page: str) -> None:
+def test_an_image_is_shown_small_with_tags_scores_bars_caption_and_time(page: str) -> None:
     encoded = re.search(r"base64,([^\"]+)", page)
     assert encoded is not None
     with Image.open(io.BytesIO(base64.b64decode(encoded.group(1)))) as thumbnail:
         assert thumbnail.size == (560, 315)
-    for shown in ("tabby cat", "0.62", "--score:0.620", "A picture of a tabby cat", "40 ms", "PNG, 40 × 30"):
+    for shown in ("tabby cat", "0.62", "--score:0.620", "An picture of a tabby cat", "40 ms", "PNG, 40 × 30"):
         assert shown in page
 
 
@@ -78,7 +78,7 @@ def test_waiting_for_a_turn_is_shown_as_one(page: str) -> None:
     assert "wait-fetch" not in page
 
 
-def test_a_picture_without_tags_says_so(page: str) -> None:
+def test_an_image_without_tags_says_so(page: str) -> None:
     assert "no tag is sure enough" in page
 
 
@@ -87,14 +87,14 @@ def test_the_second_pass_shows_what_the_cache_saved(page: str) -> None:
 
 
 def test_dead_letter_and_retraction_are_told(page: str) -> None:
-    for shown in ("broken-image", "the file ends in the middle", "images:2:9", "retraction", "no picture in this file"):
+    for shown in ("broken-image", "the file ends in the middle", "images:2:9", "retraction", "no image in this file"):
         assert shown in page
 
 
-def test_a_name_can_not_break_out_of_the_page(picture: Path) -> None:
+def test_a_name_can_not_break_out_of_the_page(image: Path) -> None:
     key = '"><script>alert(1)</script>.png'
     nasty = enriched(key, tags=[{"name": "<b>", "score": 0.5, "label_id": 0}], caption=None)
-    page = render(Scenes([row(nasty, key, picture)], [], [], 1.0), "<servers>")
+    page = render(Scenes([row(nasty, key, image)], [], [], 1.0), "<servers>")
     assert "<script" not in page
     assert "&lt;servers&gt;" in page
     parser = Balanced()
@@ -102,9 +102,9 @@ def test_a_name_can_not_break_out_of_the_page(picture: Path) -> None:
     assert parser.open == []
 
 
-def test_a_name_can_not_turn_the_direction_of_the_page(picture: Path) -> None:
+def test_a_name_can_not_turn_the_direction_of_the_page(image: Path) -> None:
     key = "\u202egpj.\x1b[2J\u2066.png"
-    page = render(Scenes([row(enriched(key), key, picture)], [], [row(dead_letter(), key)], 1.0), "s")
+    page = render(Scenes([row(enriched(key), key, image)], [], [row(dead_letter(), key)], 1.0), "s")
     assert all(line.isprintable() for line in page.splitlines())
 
 

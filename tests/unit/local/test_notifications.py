@@ -4,7 +4,7 @@ import pytest
 
 from schemas.image_event import ImageEvent, newer, parse_message
 from workers.local import notifications
-from workers.vocabulary import Message
+from workers.types import Message
 
 
 def read(message: Message) -> ImageEvent:

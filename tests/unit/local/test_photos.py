@@ -14,9 +14,9 @@ def test_the_wheels_carry_real_photographs() -> None:
     assert len(found) == 10
     assert found[0].key == "scikit-image/chelsea.png"
     for photo in found:
-        with Image.open(io.BytesIO(photo.read())) as picture:
-            assert min(picture.size) >= 300
-            assert photo.content_type == f"image/{(picture.format or '').lower()}"
+        with Image.open(io.BytesIO(photo.read())) as image:
+            assert min(image.size) >= 300
+            assert photo.content_type == f"image/{(image.format or '').lower()}"
 
 
 def test_a_folder_of_ones_own_is_taken_with_its_folders_as_keys(tmp_path: Path) -> None:
@@ -26,8 +26,8 @@ def test_a_folder_of_ones_own_is_taken_with_its_folders_as_keys(tmp_path: Path) 
     assert [photo.key for photo in photographs(tmp_path)] == ["a holiday/c+d.webp", "b.JPG"]
 
 
-def test_a_folder_without_pictures_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(NoPhotographs, match=r"There is no picture in .*\.jpeg, \.jpg"):
+def test_a_folder_without_images_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(NoPhotographs, match=r"There is no image in .*\.jpeg, \.jpg"):
         photographs(tmp_path)
 
 

@@ -12,7 +12,7 @@ import skimage
 import sklearn
 from PIL import Image
 
-from workers.vocabulary import Pixels
+from workers.types import Pixels
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"

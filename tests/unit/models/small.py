@@ -34,7 +34,7 @@ SMALL: Mapping[Kind, AnyConfig] = {
     "ram_plus": RamPlusConfig(_SWIN, labels=60, head=_HEAD, descriptions=5),
     "tag2text": Tag2TextConfig(_SWIN, labels=60, head=_HEAD, text=_TEXT),
 }
-"""A picture of 64 x 64 leaves four tokens; every part is there."""
+"""An image of 64 x 64 leaves four tokens; every part is there."""
 
 
 def small_bundle(kind: Kind, out: Path, *, config: AnyConfig | None = None, seed: int = 0) -> Bundle:
@@ -49,5 +49,5 @@ def small_checkpoint(kind: Kind, path: Path) -> dict[str, Tensor]:
         config = RamConfig(config.encoder, config.labels, config.head, text=_TEXT)
     tensors = checkpoint(kind, config, 0.0, full=False)
     optimizer = {"state": {0: {"exp_avg": torch.zeros(9)}}, "param_groups": [{"lr": 1e-4}]}
-    torch.save({"model": tensors, "optimizer": optimizer, "epoch": 4}, path)
+    torch.save({"model": tensors, "optimizer": optimizer, "assignment": 4}, path)
     return tensors

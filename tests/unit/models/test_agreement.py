@@ -45,7 +45,7 @@ def test_it_is_complete_when_no_tag_and_no_caption_differs(agreement: Agreement,
 def test_a_model_agrees_with_its_own_golden_answers(tiny: Bundle, precision: Precision) -> None:
     found = with_golden(tiny, build_tagger(tiny, CPU, precision))
     assert found is not None
-    assert (found.pictures, found.same_tags) == (2, 2)
+    assert (found.images, found.same_tags) == (2, 2)
     assert found.gap is not None
     assert (found.gap < 1e-5) == (precision == "fp32")
 

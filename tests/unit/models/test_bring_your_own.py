@@ -56,7 +56,7 @@ import torch
 
 torch.manual_seed(0)
 """
-"""Before any weight is drawn: by some dice, one time in many, two of the suite's pictures have the same scores."""
+"""Before any weight is drawn: by some dice, one time in many, two of the suite's images have the same scores."""
 
 
 ENLIVEN = """
@@ -67,7 +67,7 @@ network.train()(torch.randn(8, 3, 224, 224))
 network.eval()
 torch.nn.init.normal_(network.classifier.weight)
 """
-"""Random weights as they are drawn answer every picture alike; these statistics make them tell pictures apart."""
+"""Random weights as they are drawn answer every image alike; these statistics make them tell images apart."""
 
 
 MAKE_AND_TEST = """

@@ -29,7 +29,7 @@ from workers.models.bundle import (
     list_bundles,
     pinned,
 )
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 
 def test_a_written_bundle_opens_as_it_was_written(tiny: Bundle) -> None:

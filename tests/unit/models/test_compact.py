@@ -17,8 +17,8 @@ from workers.models.bundle import Bundle
 from workers.models.compact import EDITION, build_tagger, compact_bundle
 from workers.models.device import choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
-from workers.models.tagger import TorchTagger, sample_picture
-from workers.vocabulary import Transform
+from workers.models.tagger import TorchTagger, sample_image
+from workers.types import Transform
 
 CPU = choose_device("cpu")
 
@@ -49,10 +49,10 @@ def test_parameters_are_timms_in_timms_order() -> None:
 
 
 def test_folded_logits_are_those_of_timms_network(compact: Bundle, original: torch.nn.Module) -> None:
-    pictures = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    images = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
     ours = EfficientNetLite0(compact.weights(), 1000).eval()
     with torch.inference_mode():
-        torch.testing.assert_close(ours(pictures), original(pictures), atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours(images), original(images), atol=1e-4, rtol=0)
 
 
 def test_a_photographs_logits_are_those_of_timms_network(tagger: TorchTagger, original: torch.nn.Module) -> None:
@@ -89,7 +89,7 @@ def test_photographs_are_tagged_with_what_they_show(tagger: TorchTagger, name: s
 
 
 @pytest.mark.parametrize("name", ["grass.png", "gravel.png", "coins.png"])
-def test_a_picture_of_which_it_knows_nothing_has_no_tags(tagger: TorchTagger, name: str) -> None:
+def test_an_image_of_which_it_knows_nothing_has_no_tags(tagger: TorchTagger, name: str) -> None:
     scores = tagger.postprocess(tagger.forward([photograph(name)])[0])
     assert scores.scores.max(initial=0) <= tagger.thresholds[0]
 
@@ -189,7 +189,7 @@ def test_a_missing_wheel_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path
         compact_bundle(tmp_path)
 
 
-def test_sample_pictures_are_the_same_everywhere(compact: Bundle) -> None:
+def test_sample_images_are_the_same_everywhere(compact: Bundle) -> None:
     assert compact.golden is not None
-    assert np.array_equal(compact.golden.pixels[0], sample_picture(224))
-    assert not np.array_equal(sample_picture(224, 0), sample_picture(224, 1))
+    assert np.array_equal(compact.golden.pixels[0], sample_image(224))
+    assert not np.array_equal(sample_image(224, 0), sample_image(224, 1))

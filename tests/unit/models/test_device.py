@@ -9,7 +9,7 @@ from torch import nn
 
 from workers.errors import Misconfigured
 from workers.models.device import PRECISIONS, Device, Precision, choose_device, cpu_name, normaliser
-from workers.vocabulary import Pixels
+from workers.types import Pixels
 
 CPU = choose_device("cpu")
 
@@ -37,9 +37,9 @@ def test_the_number_of_threads_is_set() -> None:
     torch.set_num_threads(before)
 
 
-def test_uploaded_pictures_are_channels_last_without_a_copy_to_reorder() -> None:
-    pictures = [np.full((4, 6, 3), value, np.uint8) for value in (1, 2)]
-    batch = CPU.upload(pictures)
+def test_uploaded_images_are_channels_last_without_a_copy_to_reorder() -> None:
+    images = [np.full((4, 6, 3), value, np.uint8) for value in (1, 2)]
+    batch = CPU.upload(images)
     assert batch.shape == (2, 3, 4, 6)
     assert batch.dtype == torch.uint8
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -47,28 +47,28 @@ def test_uploaded_pictures_are_channels_last_without_a_copy_to_reorder() -> None
 
 
 @pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (4, [4]), (9, [4, 4, 1])])
-def test_a_stream_brings_all_pictures_in_order(count: int, sizes: list[int]) -> None:
-    pictures = [np.full((2, 2, 3), value, np.uint8) for value in range(count)]
-    pieces = list(CPU.stream(pictures, 4))
+def test_a_stream_brings_all_images_in_order(count: int, sizes: list[int]) -> None:
+    images = [np.full((2, 2, 3), value, np.uint8) for value in range(count)]
+    pieces = list(CPU.stream(images, 4))
     assert [len(piece) for piece in pieces] == sizes
-    assert [int(picture[0, 0, 0]) for piece in pieces for picture in piece] == list(range(count))
+    assert [int(image[0, 0, 0]) for piece in pieces for image in piece] == list(range(count))
 
 
 def test_a_stream_uploads_no_piece_before_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     uploads = 0
     upload = Device.upload
 
-    def counted(self: Device, pictures: Sequence[Pixels]) -> torch.Tensor:
+    def counted(self: Device, images: Sequence[Pixels]) -> torch.Tensor:
         nonlocal uploads
         uploads += 1
-        return upload(self, pictures)
+        return upload(self, images)
 
     monkeypatch.setattr(Device, "upload", counted)
     next(CPU.stream([np.zeros((2, 2, 3), np.uint8)] * 3, 1))
     assert uploads == 1
 
 
-def test_pictures_are_normalised_by_channel_in_fp32() -> None:
+def test_images_are_normalised_by_channel_in_fp32() -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     pixels = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     expected = (pixels / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
@@ -79,7 +79,7 @@ def test_pictures_are_normalised_by_channel_in_fp32() -> None:
     )
 
 
-def test_normalised_pictures_stay_channels_last() -> None:
+def test_normalised_images_stay_channels_last() -> None:
     normalise = normaliser((0.5,) * 3, (0.5,) * 3, CPU, torch.float32)
     batch = normalise(CPU.upload([np.zeros((8, 8, 3), np.uint8)] * 2))
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -127,12 +127,12 @@ def test_a_cpus_name_tells_what_decides_its_fast_precision(monkeypatch: pytest.M
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestCuda:
-    def test_pictures_arrive_as_they_were_sent_while_the_device_computes(self) -> None:
+    def test_images_arrive_as_they_were_sent_while_the_device_computes(self) -> None:
         device = choose_device("cuda")
-        pictures = [np.full((64, 64, 3), value, np.uint8) for value in range(40)]
+        images = [np.full((64, 64, 3), value, np.uint8) for value in range(40)]
         busy = torch.randn(2048, 2048, device="cuda")
         sums = []
-        for piece in device.stream(pictures, 8):
+        for piece in device.stream(images, 8):
             busy = (busy @ busy).clamp(-1, 1)
             sums.append(piece.float().mean(dim=(1, 2, 3)))
         assert torch.cat(sums).tolist() == list(range(40))

@@ -17,7 +17,7 @@ from tests.unit.models.small import CPU, small_bundle
 from workers.models.device import Device, choose_device
 from workers.models.graphs import BUCKETS, WARM_UPS, Bucketed, CudaRecorder, Function, bucket_for
 from workers.models.ram.engine import PIECE, Engine, engine_of
-from workers.models.tagger import sample_picture
+from workers.models.tagger import sample_image
 
 
 @dataclass
@@ -212,11 +212,11 @@ def test_an_engine_with_graphs_has_the_tokens_and_logits_of_one_without(count: i
     plain = engine_of(bundle, CPU, "fp32")
     device = Graphed("cpu", CPU.name)
     graphed = Engine(plain.model, bundle, device, "fp32")
-    pictures = [sample_picture(64, seed) for seed in range(count)]
+    images = [sample_image(64, seed) for seed in range(count)]
     for _ in range(2):
         with device.run():
-            tokens = graphed.encode(pictures)
-            torch.testing.assert_close(tokens, plain.encode(pictures), atol=1e-5, rtol=0)
+            tokens = graphed.encode(images)
+            torch.testing.assert_close(tokens, plain.encode(images), atol=1e-5, rtol=0)
             embeds = plain.model.embed(tokens)
             torch.testing.assert_close(graphed.score(embeds), plain.score(embeds), atol=1e-4, rtol=0)
             some = torch.tensor([1, 7])
@@ -235,11 +235,11 @@ class TestCuda:
             nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 5)), "fp32"
         )
         graphs = device.graphs()
-        first, second = graphs(lambda pictures: network(pictures.float() / 255)), graphs(lambda x: x.softmax(dim=-1))
+        first, second = graphs(lambda images: network(images.float() / 255)), graphs(lambda x: x.softmax(dim=-1))
         for count in (1, 5, 3, 16, 17, 1):
-            pictures = [np.full((16, 16, 3), 7 * value % 256, np.uint8) for value in range(count)]
+            images = [np.full((16, 16, 3), 7 * value % 256, np.uint8) for value in range(count)]
             with device.run():
-                batch = device.upload(pictures)
+                batch = device.upload(images)
                 expected = (network(batch.float() / 255)).softmax(dim=-1)
                 torch.testing.assert_close(second(first(batch)), expected, atol=1e-5, rtol=1e-5)
 
@@ -258,6 +258,6 @@ class TestCuda:
         bundle = small_bundle("ram", tmp_path / "ram")
         tagger = build_tagger(bundle, choose_device("cuda"), "fp32")
         tagger.warm_up()
-        pictures = [sample_picture(64, seed) for seed in range(19)]
-        alone = np.stack([tagger.forward([picture])[0] for picture in pictures])
-        assert np.abs(np.stack(tagger.forward(pictures)) - alone).max() < 1e-3
+        images = [sample_image(64, seed) for seed in range(19)]
+        alone = np.stack([tagger.forward([image])[0] for image in images])
+        assert np.abs(np.stack(tagger.forward(images)) - alone).max() < 1e-3

@@ -128,7 +128,7 @@ def test_a_checkpoint_of_odd_shapes_is_a_sentence(
 
 
 @pytest.mark.parametrize("image_size", [10**9, 2048, -64])
-def test_pictures_of_no_size_for_this_model_are_a_sentence(tmp_path: Path, lists: Lists, image_size: int) -> None:
+def test_images_of_no_size_for_this_model_are_a_sentence(tmp_path: Path, lists: Lists, image_size: int) -> None:
     with pytest.raises(Misconfigured, match=r"image_size|don't fit this encoder"):
         imported(tmp_path, lists, {}, image_size=image_size)
 

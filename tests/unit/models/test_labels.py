@@ -17,7 +17,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, Provenance
 from workers.models.labels import read_names, relabel
 from workers.models.ram.adapters import build_tagger
-from workers.models.tagger import sample_picture
+from workers.models.tagger import sample_image
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ class Files:
 
 def logits(bundle: Bundle) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     row: np.ndarray[tuple[int], np.dtype[np.float32]] = build_tagger(bundle, CPU, "fp32").forward(
-        [sample_picture(bundle.manifest.transform.size)]
+        [sample_image(bundle.manifest.transform.size)]
     )[0]
     return row
 

@@ -130,7 +130,7 @@ def test_a_tuned_model_starts_in_the_precision_that_was_fastest(tiny: Bundle, tm
     assert [trial.precision for trial in trials] == ["fp32", "bf16", "fp16", "int8"]
     (chosen,) = (trial for trial in trials if trial.precision == tuned.precision)
     assert (chosen.refusal, tuned.max_batch) == ("", chosen.max_batch)
-    assert all(trial.pictures_per_s < WORTH * chosen.pictures_per_s for trial in trials if trial is not chosen)
+    assert all(trial.images_per_s < WORTH * chosen.images_per_s for trial in trials if trial is not chosen)
     tagger = load_tagger(tiny.folder, device="cpu", state_dir=tmp_path)
     assert (tagger.precision, tagger.max_batch) == (tuned.precision, tuned.max_batch)
 

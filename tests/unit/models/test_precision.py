@@ -12,10 +12,10 @@ from workers.models.precision import (
     LONGEST_BATCH_S,
     Tuned,
     check_golden,
-    recall_tuned,
     remember_tuned,
     resolve,
     settle_batch,
+    stored_tuning,
 )
 
 CPU = Device("cpu", "A Processor (TM) @ 2.0 GHz")
@@ -42,17 +42,17 @@ def test_without_a_stored_answer_it_falls_back_with_one_warning(
 
 def test_an_answer_for_another_bundle_or_device_is_not_taken(tmp_path: Path) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
-    assert recall_tuned("cd" * 32, "tagger", CPU, tmp_path) is None
-    assert recall_tuned(DIGEST, "tagger", CUDA, tmp_path) is None
-    assert recall_tuned(DIGEST, "tagger", CPU, None) is None
+    assert stored_tuning("cd" * 32, "tagger", CPU, tmp_path) is None
+    assert stored_tuning(DIGEST, "tagger", CUDA, tmp_path) is None
+    assert stored_tuning(DIGEST, "tagger", CPU, None) is None
 
 
 def test_a_bundle_that_tags_and_captions_is_tuned_for_each(tmp_path: Path) -> None:
     captioner = Tuned(DIGEST, "captioner", CPU.name, "bf16", 2)
     for tuned in (TUNED, captioner):
         remember_tuned(tuned, CPU, tmp_path)
-    assert recall_tuned(DIGEST, "tagger", CPU, tmp_path) == TUNED
-    assert recall_tuned(DIGEST, "captioner", CPU, tmp_path) == captioner
+    assert stored_tuning(DIGEST, "tagger", CPU, tmp_path) == TUNED
+    assert stored_tuning(DIGEST, "captioner", CPU, tmp_path) == captioner
 
 
 UNKNOWN_BATCH = '{"digest":"%s","role":"tagger","device":"%s","precision":"fp32","max_batch":"all"}'
@@ -64,7 +64,7 @@ def test_an_answer_that_does_not_read_is_none(tmp_path: Path, content: str) -> N
     remember_tuned(TUNED, CPU, tmp_path)
     (path,) = (tmp_path / "tuned").iterdir()
     path.write_text(content % (DIGEST, CPU.name) if "%s" in content else content)
-    assert recall_tuned(DIGEST, "tagger", CPU, tmp_path) is None
+    assert stored_tuning(DIGEST, "tagger", CPU, tmp_path) is None
 
 
 def test_a_named_precision_is_taken_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -115,8 +115,8 @@ def test_the_largest_batch_that_is_quick_and_fits_is_safe(
     assert device.ran == ran
 
 
-def test_a_device_without_memory_for_one_picture_is_broken() -> None:
-    with pytest.raises(Broken, match="no memory for a single picture"):
+def test_a_device_without_memory_for_one_image_is_broken() -> None:
+    with pytest.raises(Broken, match="no memory for a single image"):
         settle_batch(Batches({}))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of one batch that want different labels of RAM, RAM++ and Tag2Text: the same numbers, for less work."""
+"""Images of one batch that want different labels of RAM, RAM++ and Tag2Text: the same numbers, for less work."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from workers.models.bundle import Bundle
 from workers.models.ram.adapters import RamTagger, SubsetLogits, build_tagger
 from workers.models.ram.config import Kind
 from workers.models.ram.passes import PASS_ROWS, Pass, plan
-from workers.models.tagger import sample_picture
+from workers.models.tagger import sample_image
 from workers.pipeline.profiles import read_profiles
 from workers.ports import SubsetTagger
-from workers.vocabulary import Pixels, Subset
+from workers.types import Pixels, Subset
 
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
 LABELS = 60
@@ -40,8 +40,8 @@ def bundle_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Bund
     return of
 
 
-def pictures(count: int) -> list[Pixels]:
-    return [sample_picture(64, seed) for seed in range(count)]
+def images(count: int) -> list[Pixels]:
+    return [sample_image(64, seed) for seed in range(count)]
 
 
 @contextmanager
@@ -56,15 +56,15 @@ def shapes_out_of(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_picture_gets_its_columns_of_the_full_set_in_company_and_alone(
+def test_each_image_gets_its_columns_of_the_full_set_in_company_and_alone(
     kind: Kind, bundle_of: Callable[[Kind], Bundle]
 ) -> None:
     tagger = build_tagger(bundle_of(kind), CPU, "fp32")
     subsets = [SOME, None, LAST, OTHERS, SOME]
-    full = tagger.forward(pictures(5))
-    mixed = tagger.forward_subsets(pictures(5), subsets)
-    for picture, subset, row, raw in zip(pictures(5), subsets, full, mixed, strict=True):
-        (alone,) = tagger.forward_subsets([picture], [subset])
+    full = tagger.forward(images(5))
+    mixed = tagger.forward_subsets(images(5), subsets)
+    for image, subset, row, raw in zip(images(5), subsets, full, mixed, strict=True):
+        (alone,) = tagger.forward_subsets([image], [subset])
         wanted = row if subset is None else row[list(subset.ids)]
         assert np.abs(_logits(raw) - wanted).max() <= 2e-5
         assert np.abs(_logits(alone) - wanted).max() <= 2e-5
@@ -77,14 +77,14 @@ def _logits(raw: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     return raw.logits if isinstance(raw, SubsetLogits) else np.asarray(raw)
 
 
-def test_pictures_are_encoded_together_once_and_the_head_computes_what_is_wanted(
+def test_images_are_encoded_together_once_and_the_head_computes_what_is_wanted(
     bundle_of: Callable[[Kind], Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workers.models.ram.passes.PASS_ROWS", 0)
     tagger = build_tagger(bundle_of("ram"), CPU, "fp32")
     model = tagger._engine.model
     with shapes_out_of(model.encoder) as encoded, shapes_out_of(model.head) as scored:
-        tagger.forward_subsets(pictures(4), [SOME, LAST, None, SOME])
+        tagger.forward_subsets(images(4), [SOME, LAST, None, SOME])
     assert [shape[0] for shape in encoded] == [4]
     assert sorted(shape[:2] for shape in scored) == [(1, 1), (1, LABELS), (2, len(SOME.ids))]
 
@@ -101,8 +101,8 @@ def test_a_profile_shows_the_tags_that_it_shows_when_all_are_scored(
     def shown(raws: Sequence[Any]) -> list[list[int]]:
         return [[label_id for label_id, _ in profile.select(tagger.postprocess(raw))] for raw in raws]
 
-    full = shown(tagger.forward(pictures(6)))
-    assert shown(tagger.forward_subsets(pictures(6), [profile.subset] * 6)) == full
+    full = shown(tagger.forward(images(6)))
+    assert shown(tagger.forward_subsets(images(6), [profile.subset] * 6)) == full
     assert any(full)
     assert not any(label_id % 2 for tags in full for label_id in tags)
 
@@ -111,10 +111,10 @@ def test_within_an_allow_list_all_means_all_that_is_allowed(bundle_of: Callable[
     full = build_tagger(bundle_of("ram"), CPU, "fp32")
     tagger = build_tagger(bundle_of("ram"), CPU, "fp32", OTHERS.ids)
     few = Subset((3, 29))
-    one, other = tagger.forward_subsets(pictures(2), [None, few])
+    one, other = tagger.forward_subsets(images(2), [None, few])
     assert isinstance(other, SubsetLogits)
     assert other.ids.tolist() == [3, 29]
-    first, second = full.forward(pictures(2))
+    first, second = full.forward(images(2))
     assert np.abs(np.asarray(one) - first[:30]).max() <= 2e-5
     assert np.abs(other.logits - second[[3, 29]]).max() <= 2e-5
 
@@ -125,7 +125,7 @@ def test_not_a_number_among_some_labels_is_a_value_error(bundle_of: Callable[[Ki
         tagger.postprocess(SubsetLogits(np.array([1, 2], np.int32), np.array([0, np.nan], np.float32)))
 
 
-def test_no_pictures_are_no_work(bundle_of: Callable[[Kind], Bundle]) -> None:
+def test_no_images_are_no_work(bundle_of: Callable[[Kind], Bundle]) -> None:
     tagger: RamTagger = build_tagger(bundle_of("ram"), CPU, "fp32")
     assert isinstance(tagger, SubsetTagger)
     assert list(tagger.forward_subsets([], [])) == []
@@ -139,13 +139,13 @@ def cost(passes: Sequence[Pass]) -> int:
 
 
 @given(st.lists(st.one_of(st.none(), st.sets(st.integers(0, 59), min_size=1)), max_size=12))
-def test_every_picture_is_in_one_pass_with_its_labels_and_sharing_never_costs(wanted: list[set[int] | None]) -> None:
+def test_every_image_is_in_one_pass_with_its_labels_and_sharing_never_costs(wanted: list[set[int] | None]) -> None:
     subsets = [None if ids is None else Subset(tuple(sorted(ids))) for ids in wanted]
     passes = plan(subsets, EVERY)
-    assert sorted(place for each in passes for place in each.pictures) == list(range(len(subsets)))
+    assert sorted(place for each in passes for place in each.images) == list(range(len(subsets)))
     for each in passes:
         assert (np.diff(each.labels) > 0).all()
-        for place in each.pictures:
+        for place in each.images:
             subset = subsets[place]
             assert set(each.labels.tolist()) >= set(EVERY.tolist() if subset is None else subset.ids)
     apart = {subset: subsets.count(subset) for subset in subsets}
@@ -157,13 +157,13 @@ def test_every_picture_is_in_one_pass_with_its_labels_and_sharing_never_costs(wa
 def test_equal_sets_share_a_pass_and_large_different_ones_do_not() -> None:
     every = np.arange(4585, dtype=np.int32)
     one, other = Subset(tuple(range(200))), Subset(tuple(range(1000, 1200)))
-    assert [each.pictures for each in plan([one, other, one, None], every)] == [(3,), (0, 2), (1,)]
+    assert [each.images for each in plan([one, other, one, None], every)] == [(3,), (0, 2), (1,)]
 
 
 def test_sets_that_hardly_differ_share_a_pass() -> None:
     one, other = Subset(tuple(range(20))), Subset(tuple(range(5, 25)))
     (shared,) = plan([one, other], np.arange(4585, dtype=np.int32))
-    assert (shared.pictures, shared.labels.tolist()) == ((0, 1), list(range(25)))
+    assert (shared.images, shared.labels.tolist()) == ((0, 1), list(range(25)))
 
 
 def test_the_small_models_have_as_many_labels_as_these_tests_think() -> None:

@@ -11,7 +11,7 @@ from tests.unit.models.tiny import SIDE, build_tagger, tiny_bundle
 from workers.errors import Broken
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
-from workers.models.tagger import PIECE, TorchTagger, sample_picture
+from workers.models.tagger import PIECE, TorchTagger, sample_image
 
 CPU = choose_device("cpu")
 
@@ -40,22 +40,22 @@ def test_a_logit_that_is_no_number_is_a_value_error(tiny: Bundle, value: float) 
         build_tagger(tiny, CPU, "fp32").postprocess(np.array([0, 0, value, 0], np.float32))
 
 
-def test_more_pictures_than_travel_together_come_back_in_order(tiny: Bundle) -> None:
+def test_more_images_than_travel_together_come_back_in_order(tiny: Bundle) -> None:
     tagger = build_tagger(tiny, CPU, "fp32")
-    pictures = [sample_picture(SIDE, seed) for seed in range(2 * PIECE + 1)]
-    together = tagger.forward(pictures)
-    assert len(together) == len(pictures)
-    for picture, row in zip(pictures, together, strict=True):
-        np.testing.assert_allclose(row, tagger.forward([picture])[0], atol=1e-6)
+    images = [sample_image(SIDE, seed) for seed in range(2 * PIECE + 1)]
+    together = tagger.forward(images)
+    assert len(together) == len(images)
+    for image, row in zip(images, together, strict=True):
+        np.testing.assert_allclose(row, tagger.forward([image])[0], atol=1e-6)
 
 
 def test_a_subset_computes_its_own_columns_alone(tiny: Bundle) -> None:
     tagger = build_tagger(tiny, CPU, "fp32", [1, 3])
     full = build_tagger(tiny, CPU, "fp32")
-    picture = sample_picture(SIDE)
-    (row,) = tagger.forward([picture])
+    image = sample_image(SIDE)
+    (row,) = tagger.forward([image])
     assert row.shape == (2,)
-    np.testing.assert_allclose(row, full.forward([picture])[0][[1, 3]], atol=1e-6)
+    np.testing.assert_allclose(row, full.forward([image])[0][[1, 3]], atol=1e-6)
     assert set(tagger.postprocess(row).label_ids.tolist()) <= {1, 3}
     assert tagger.labels == full.labels
 
@@ -87,7 +87,7 @@ def test_memory_that_runs_out_is_a_memory_error(tiny: Bundle) -> None:
         return torch.empty(2**60)
 
     with pytest.raises(MemoryError):
-        TorchTagger(tiny, CPU, "fp32", hungry).forward([sample_picture(SIDE)])
+        TorchTagger(tiny, CPU, "fp32", hungry).forward([sample_image(SIDE)])
 
 
 def test_a_tagger_without_golden_answers_still_has_a_canary(tiny: Bundle) -> None:

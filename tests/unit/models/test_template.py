@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from workers.models.template import TemplateCaptioner, describe, with_article
-from workers.vocabulary import Caption
+from workers.types import Caption
 
 
 def test_a_caption_is_marked_as_made_by_rule() -> None:

@@ -9,10 +9,10 @@ import pytest
 from workers.errors import Broken, Misconfigured
 from workers.models.agreement import Agreement
 from workers.models.device import Device, Precision
-from workers.models.precision import recall_tuned
+from workers.models.precision import stored_tuning
 from workers.models.tune import LARGEST_BATCH, Trial, tune
 from workers.ports import Tagger
-from workers.vocabulary import LabelScores, Pixels, Transform
+from workers.types import LabelScores, Pixels, Transform
 
 CPU = Device("cpu", "A Processor")
 
@@ -59,11 +59,11 @@ class Model:
     def canary(self) -> Pixels:
         return np.zeros((4, 4, 3), np.uint8)
 
-    def forward(self, pictures: Sequence[Pixels]) -> Sequence[None]:
-        if len(pictures) not in self._seconds:
+    def forward(self, images: Sequence[Pixels]) -> Sequence[None]:
+        if len(images) not in self._seconds:
             raise MemoryError
-        self.world.now += self._seconds[len(pictures)]
-        return [None] * len(pictures)
+        self.world.now += self._seconds[len(images)]
+        return [None] * len(images)
 
     def postprocess(self, raw: None) -> LabelScores:
         raise NotImplementedError
@@ -83,12 +83,12 @@ def _even(seconds: float, largest: int) -> dict[int, float]:
 def test_the_fastest_precision_with_golden_answers_is_stored(tmp_path: Path) -> None:
     world = World({"fp32": _even(1.0, 8), "bf16": _even(0.5, 8), "int8": _even(0.1, 8)}, wrong=["int8"])
     trials = _tune(world, tmp_path)
-    stored = recall_tuned("ab" * 32, "tagger", CPU, tmp_path)
+    stored = stored_tuning("ab" * 32, "tagger", CPU, tmp_path)
     assert stored is not None
     assert (stored.precision, stored.max_batch) == ("bf16", 8)
     assert trials["int8"].refusal == "not the golden answers"
     assert trials["fp16"].refusal == "no fp16 here"
-    assert trials["bf16"].pictures_per_s == pytest.approx(16)
+    assert trials["bf16"].images_per_s == pytest.approx(16)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_batches_double_as_long_as_that_pays(tmp_path: Path, seconds: Mapping[in
 
 def test_a_less_exact_precision_must_be_worth_it(tmp_path: Path) -> None:
     _tune(World({"fp32": {1: 1.0}, "bf16": {1: 0.98}, "fp16": {1: 0.9}, "int8": {1: 0.89}}), tmp_path)
-    stored = recall_tuned("ab" * 32, "tagger", CPU, tmp_path)
+    stored = stored_tuning("ab" * 32, "tagger", CPU, tmp_path)
     assert stored is not None
     assert stored.precision == "fp16"
 
@@ -151,4 +151,4 @@ def test_int8_is_out_of_the_question_where_it_changes_an_answer_and_others_are_n
 def test_a_device_where_nothing_fits_or_agrees_is_broken(tmp_path: Path) -> None:
     with pytest.raises(Broken, match="No precision gives the golden answers on A Processor"):
         _tune(World({"fp32": {}, "bf16": _even(1.0, 8)}, wrong=["bf16"]), tmp_path)
-    assert recall_tuned("ab" * 32, "tagger", CPU, tmp_path) is None
+    assert stored_tuning("ab" * 32, "tagger", CPU, tmp_path) is None

@@ -1,4 +1,4 @@
-"""A tagger of four labels: a linear layer on the mean colours of a picture's quarters. Builds itself as a kind."""
+"""A tagger of four labels: a linear layer on the mean colours of an image's quarters. Builds itself as a kind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from workers.models.bundle import Bundle, Manifest, Provenance
 from workers.models.device import Device, Precision, choose_device
 from workers.models.tagger import TorchTagger, golden_answers
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 LABELS = ("red", "green", "blue", "grey ")
 SIDE = 8

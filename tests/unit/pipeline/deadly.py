@@ -1,4 +1,4 @@
-"""A worker process that dies of one picture, for the test of the journal: `python -m … JOURNAL RESULT WHERE`.
+"""A worker process that dies of one image, for the test of the journal: `python -m … JOURNAL RESULT WHERE`.
 
 WHERE is "device", whose tagger dies of its colour, or "header", where the process dies while its header is read.
 """
@@ -14,12 +14,12 @@ from typing import Any
 
 from PIL import Image
 
-from tests.unit.pipeline.rig import BUCKET, ColourTagger, Rig, png
-from workers.vocabulary import Pixels
+from tests.unit.pipeline.harness import BUCKET, ColourTagger, Harness, png
+from workers.types import Pixels
 
 DEADLY = (9, 9, 9)
 DEADLY_SIZE = 17
-PICTURES = 12
+IMAGES = 12
 GUILTY = 5
 
 
@@ -28,16 +28,16 @@ class DeadlyTagger(ColourTagger):
         super().__init__()
         self._log = log
 
-    def forward(self, pictures: Sequence[Pixels]) -> Sequence[Any]:
-        if any(tuple(picture[0, 0]) == DEADLY for picture in pictures):
+    def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
+        if any(tuple(image[0, 0]) == DEADLY for image in images):
             with self._log.open("a") as log:
-                log.write(f"{len(pictures)}\n")
+                log.write(f"{len(images)}\n")
             os.abort()
-        return super().forward(pictures)
+        return super().forward(images)
 
 
 def die_in_headers(log: Path) -> None:
-    """Let Pillow abort when it opens the guilty picture, known by its size; log how many are opened at that time."""
+    """Let Pillow abort when it opens the guilty image, known by its size; log how many are opened at that time."""
     opening: list[object] = []
     intact = Image.open
 
@@ -55,20 +55,20 @@ def die_in_headers(log: Path) -> None:
 
 
 def main(journal: str, result: str, where: str) -> None:
-    rig = Rig(partitions=1)
+    harness = Harness(partitions=1)
     log = Path(result + ".deaths")
     if where == "device":
-        rig.tagger = DeadlyTagger(log)
+        harness.tagger = DeadlyTagger(log)
     else:
         die_in_headers(log)
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         colour = DEADLY if number == GUILTY else (100 + number, 0, 0)
-        rig.store.put(BUCKET, f"{number}.png", png(colour, DEADLY_SIZE if number == GUILTY else 16))
-        rig.send(rig.event(f"{number}.png"))
-    with rig.running(journal=Path(journal)):
-        rig.settled()
-    failures = [(f.stage, f.reason, letter.offset) for letter in rig.dead() for f in letter.failures]
-    Path(result).write_text(json.dumps({"enriched": sorted(rig.enriched()), "failures": failures}))
+        harness.store.put(BUCKET, f"{number}.png", png(colour, DEADLY_SIZE if number == GUILTY else 16))
+        harness.send(harness.event(f"{number}.png"))
+    with harness.running(journal=Path(journal)):
+        harness.settled()
+    failures = [(f.stage, f.reason, letter.offset) for letter in harness.dead() for f in letter.failures]
+    Path(result).write_text(json.dumps({"enriched": sorted(harness.enriched()), "failures": failures}))
 
 
 if __name__ == "__main__":

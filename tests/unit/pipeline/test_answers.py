@@ -1,4 +1,4 @@
-"""A model that answers wrongly is named, and no picture is blamed for it."""
+"""A model that answers wrongly is named, and no image is blamed for it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.pipeline.rig import ColourTagger, EchoCaptioner, Rig
+from tests.unit.pipeline.harness import ColourTagger, EchoCaptioner, Harness
 from workers.errors import Broken
 from workers.pipeline.answers import caption_of, one_each, scores_of
-from workers.vocabulary import Caption, LabelScores
+from workers.types import Caption, LabelScores
 
 
 class Says(ColourTagger):
-    """Answers as it is told, whatever the picture."""
+    """Answers as it is told, whatever the image."""
 
     def __init__(self, ids: Any, scores: Any) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def test_a_score_that_is_no_number_is_told_as_the_port_says_even_if_the_tagger_d
 @pytest.mark.parametrize(("answers", "found"), [([1], "1"), ([1, 2, 3], "3"), (None, "NoneType")])
 def test_another_number_of_answers_is_the_models_mistake(answers: Any, found: str) -> None:
     assert one_each(ColourTagger(), [1, 2], 2) == [1, 2]
-    with pytest.raises(Broken, match=f"the model colours was given 2 pictures and returned {found} answers"):
+    with pytest.raises(Broken, match=f"the model colours was given 2 images and returned {found} answers"):
         one_each(ColourTagger(), answers, 2)
 
 
@@ -75,14 +75,14 @@ def test_a_captioner_that_fails_to_put_one_answer_into_words_costs_that_caption_
                 raise KeyError("no such word")
             return super().postprocess(raw)
 
-    rig = Rig()
-    rig.captioner = Stumbles()
+    harness = Harness()
+    harness.captioner = Stumbles()
     for key, colour in (("red.png", (255, 0, 0)), ("blue.png", (0, 0, 255))):
-        rig.put(key, colour)
-        rig.send(rig.event(key))
-    with rig.running():
-        rig.settled()
-    assert {key: image.status for key, image in rig.enriched().items()} == {
+        harness.put(key, colour)
+        harness.send(harness.event(key))
+    with harness.running():
+        harness.settled()
+    assert {key: image.status for key, image in harness.enriched().items()} == {
         "red.png": "partial",
         "blue.png": "complete",
     }

@@ -9,24 +9,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.errors import Broken
-from workers.pipeline.batching import Inbox, SafeBatch, run_halving
+from workers.pipeline.batching import SafeBatch, StageQueue, run_halving
 
 
-def test_an_inbox_hands_out_what_is_ready_up_to_a_number() -> None:
-    inbox = Inbox[int]()
+def test_an_queue_hands_out_what_is_ready_up_to_a_number() -> None:
+    queue = StageQueue[int]()
     for number in range(5):
-        inbox.put(number)
-    assert inbox.take(3, 0) == [0, 1, 2]
-    assert inbox.take(3, 0) == [3, 4]
-    assert inbox.take(3, 0) == []
+        queue.put(number)
+    assert queue.take(3, 0) == [0, 1, 2]
+    assert queue.take(3, 0) == [3, 4]
+    assert queue.take(3, 0) == []
 
 
-def test_a_closed_inbox_gives_what_is_left_and_waits_for_nothing() -> None:
-    inbox = Inbox[int]()
-    inbox.put(1)
-    inbox.close()
-    assert inbox.take(9, 60) == [1]
-    assert inbox.take(9, 60) == []
+def test_a_closed_queue_gives_what_is_left_and_waits_for_nothing() -> None:
+    queue = StageQueue[int]()
+    queue.put(1)
+    queue.close()
+    assert queue.take(9, 60) == [1]
+    assert queue.take(9, 60) == []
 
 
 @given(st.lists(st.booleans(), max_size=40))
@@ -66,8 +66,8 @@ def test_a_step_that_blames_no_item_is_not_halved() -> None:
 
 def test_both_halves_of_a_batch_that_run_out_of_memory_halve_the_safe_size_once() -> None:
     safe = SafeBatch(16)
-    for pictures in (16, 8, 8):
-        safe.ran_out_of_memory(pictures)
+    for images in (16, 8, 8):
+        safe.ran_out_of_memory(images)
     assert safe.size == 4
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.enriched_image import ImageFacts, Source, Tag
 from workers.pipeline import cache_entries as entries
-from workers.vocabulary import Caption, Facts, LabelScores, Subset
+from workers.types import Caption, Facts, LabelScores, Subset
 
 FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 10, "png", 4, 5, 60)
 

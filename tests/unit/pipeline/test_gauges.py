@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from opentelemetry.metrics import CallbackOptions
 
-from tests.unit.pipeline.rig import BUCKET, Rig, eventually
+from tests.unit.pipeline.harness import BUCKET, Harness, eventually
 from workers import metrics
 from workers.backends.breaker import Breaker
 from workers.errors import Unavailable
@@ -20,19 +20,19 @@ def look(gauge: metrics.ObservedGauge) -> Shown:
 
 
 @pytest.fixture
-def rig() -> Rig:
-    rig = Rig()
+def harness() -> Harness:
+    harness = Harness()
     for number in range(20):
-        rig.put(f"{number}.png", (number, 0, 200))
-    return rig
+        harness.put(f"{number}.png", (number, 0, 200))
+    return harness
 
 
-def test_a_worker_shows_where_its_pictures_and_partitions_are_and_nothing_after_its_end(rig: Rig) -> None:
-    rig.tagger.gate.clear()
-    with rig.running(max_polled_bytes=5_000, max_jobs_ahead=3):
+def test_a_worker_shows_where_its_images_and_partitions_are_and_nothing_after_its_end(harness: Harness) -> None:
+    harness.tagger.gate.clear()
+    with harness.running(max_polled_bytes=5_000, max_jobs_ahead=3):
         for number in range(20):
-            rig.send(rig.event(f"{number}.png"), partition=0)
-        rig.tagger.waiting.wait(10)
+            harness.send(harness.event(f"{number}.png"), partition=0)
+        harness.tagger.waiting.wait(10)
         eventually(lambda: look(metrics.LEDGER_RECORDS) == {(): 3})
         assert sum(look(metrics.IN_FLIGHT).values()) == 3
         assert look(metrics.READY) == {(): True}
@@ -40,26 +40,26 @@ def test_a_worker_shows_where_its_pictures_and_partitions_are_and_nothing_after_
         assert look(metrics.BUDGET_BYTES)["decoded",] > 0
         assert look(metrics.BUDGET_PEAK_BYTES)["encoded",] > 0
         eventually(lambda: look(metrics.PARTITIONS) == {("reading",): 1, ("paused",): 1, ("opening",): 0})
-        rig.tagger.gate.set()
-        rig.settled()
+        harness.tagger.gate.set()
+        harness.settled()
         eventually(lambda: look(metrics.LEDGER_RECORDS) == {(): 0})
     for gauge in (metrics.IN_FLIGHT, metrics.PARTITIONS, metrics.LEDGER_RECORDS, metrics.READY, metrics.BUDGET_BYTES):
         assert look(gauge) == {}
 
 
-def test_the_breakers_of_the_object_store_are_counted_by_state(rig: Rig) -> None:
-    rig.store.fail(BUCKET, None, Unavailable("s3", "away"))
-    with rig.running(retry_max_s=0.2):
+def test_the_breakers_of_the_object_store_are_counted_by_state(harness: Harness) -> None:
+    harness.store.fail(BUCKET, None, Unavailable("s3", "away"))
+    with harness.running(retry_max_s=0.2):
         for number in range(20):
-            rig.send(rig.event(f"{number}.png"), partition=number % 2)
+            harness.send(harness.event(f"{number}.png"), partition=number % 2)
 
         def states() -> tuple[float, ...]:
             shown = look(metrics.BREAKERS)
             return tuple(shown["s3", state] for state in ("closed", "open", "half-open"))
 
         eventually(lambda: bool(look(metrics.BREAKERS)) and states()[0] == 0 and sum(states()) == 1)
-        rig.store.heal()
-        rig.settled()
+        harness.store.heal()
+        harness.settled()
         assert states() == (1, 0, 0)
 
 

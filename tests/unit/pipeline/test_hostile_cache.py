@@ -11,9 +11,9 @@ import orjson
 import pytest
 
 from schemas.enriched_image import EnrichedImage
-from tests.unit.pipeline.rig import EchoCaptioner, Rig, eventually
+from tests.unit.pipeline.harness import EchoCaptioner, Harness, eventually
 from workers import metrics
-from workers.backends.memory import MemoryResultCache
+from workers.testing.memory import MemoryResultCache
 
 RED = (250, 20, 20)
 
@@ -69,34 +69,34 @@ WRONG: list[tuple[str, Damage]] = [
 def test_a_wrong_entry_is_a_miss_and_is_counted(level: str, damage: Damage, monkeypatch: pytest.MonkeyPatch) -> None:
     causes: list[object] = []
     monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **labels: causes.append(labels["cause"]))
-    rig = Rig()
-    rig.captioner = EchoCaptioner()
-    rig.cache = cache = WritableCache()
-    etag = rig.put("a.png", RED)
-    event = rig.event("a.png", etag=etag, sequencer="01")
-    with rig.running():
-        rig.send(event)
-        rig.settled()
-        [first] = rig.outputs()
+    harness = Harness()
+    harness.captioner = EchoCaptioner()
+    harness.cache = cache = WritableCache()
+    etag = harness.put("a.png", RED)
+    event = harness.event("a.png", etag=etag, sequencer="01")
+    with harness.running():
+        harness.send(event)
+        harness.settled()
+        [first] = harness.outputs()
         eventually(lambda: cache.overwrite(level, damage) > 0)
-        rig.send(event)
-        rig.settled()
-    again = rig.outputs()[1]
+        harness.send(event)
+        harness.settled()
+    again = harness.outputs()[1]
     ignored = {"event", "cache", "timings_ms", "produced_at"}
     assert again.model_dump(exclude=ignored) == first.model_dump(exclude=ignored)
-    assert not rig.dead()
+    assert not harness.dead()
     assert set(causes) == {"invalid"}
 
 
 def test_what_is_known_of_one_stores_objects_is_nothing_to_another() -> None:
     """Two stores with a bucket of one name, on one Redis: a sequencer of the one must not silence the other."""
-    rig = Rig()
-    etag = rig.put("a.png", RED)
-    rig.send(rig.event("a.png", etag=etag, sequencer="FF"))
-    with rig.running(store="http://one:9000"):
-        rig.settled()
-    rig.send(rig.event("a.png", etag=etag, sequencer="01"))
-    with rig.running(store="http://other:9000"):
-        rig.settled()
-    assert not rig.skips()
-    assert [item.cache.source for item in rig.outputs() if isinstance(item, EnrichedImage)] == ["miss", "miss"]
+    harness = Harness()
+    etag = harness.put("a.png", RED)
+    harness.send(harness.event("a.png", etag=etag, sequencer="FF"))
+    with harness.running(store="http://one:9000"):
+        harness.settled()
+    harness.send(harness.event("a.png", etag=etag, sequencer="01"))
+    with harness.running(store="http://other:9000"):
+        harness.settled()
+    assert not harness.skips()
+    assert [item.cache.source for item in harness.outputs() if isinstance(item, EnrichedImage)] == ["miss", "miss"]

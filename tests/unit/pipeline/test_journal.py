@@ -1,4 +1,4 @@
-"""The journal: who was in hand at a death is suspected, who was alone at the next is condemned."""
+"""The journal: who was in hand at a death is suspected, who was alone at the next is poison."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from workers.errors import Misconfigured
 from workers.pipeline.journal import Journal
-from workers.vocabulary import Coordinates, Partition
+from workers.types import Coordinates, Partition
 
 
 def at(offset: int) -> Coordinates:
@@ -43,10 +43,10 @@ def test_a_suspect_that_is_dropped_with_its_partition_is_still_suspected(tmp_pat
     second.leave(at(1), came_through=False)
     third = Journal(tmp_path / "journal")
     assert third.suspects == {at(1)}
-    assert not third.condemned
+    assert not third.poison
 
 
-def test_a_picture_that_is_in_hand_twice_is_in_hand_until_it_left_twice(tmp_path: Path) -> None:
+def test_an_image_that_is_in_hand_twice_is_in_hand_until_it_left_twice(tmp_path: Path) -> None:
     first = Journal(tmp_path / "journal")
     first.enter(at(1))
     first.enter(at(1))
@@ -58,25 +58,25 @@ def test_a_picture_that_is_in_hand_twice_is_in_hand_until_it_left_twice(tmp_path
     assert at(1) not in first.suspects
 
 
-def test_a_suspect_that_was_alone_at_two_deaths_is_condemned_and_stays_so(tmp_path: Path) -> None:
+def test_a_suspect_that_was_alone_at_two_deaths_is_poison_and_stays_so(tmp_path: Path) -> None:
     for _ in range(3):
         Journal(tmp_path / "journal").enter(at(1))
     for _ in range(3):
         third = Journal(tmp_path / "journal")
-        assert third.condemned == {at(1)}
+        assert third.poison == {at(1)}
         assert third.suspects == frozenset()
 
 
 def test_two_kills_from_outside_condemn_nobody_and_a_death_alone_is_remembered(tmp_path: Path) -> None:
-    """Guard: the second trial. A kill that happens to find a suspect alone would condemn a sound picture."""
+    """Guard: the second trial. A kill that happens to find a suspect alone would condemn a sound image."""
     Journal(tmp_path / "journal").enter(at(1))
     Journal(tmp_path / "journal").enter(at(1))
     third = Journal(tmp_path / "journal")
-    assert not third.condemned
+    assert not third.poison
     third.enter(at(1))
     third.leave(at(1), came_through=False)
     Journal(tmp_path / "journal").enter(at(1))
-    assert Journal(tmp_path / "journal").condemned == {at(1)}
+    assert Journal(tmp_path / "journal").poison == {at(1)}
 
 
 def test_a_suspect_that_was_not_tried_yet_is_still_suspected_after_another_death(tmp_path: Path) -> None:
@@ -93,43 +93,43 @@ def test_a_clean_exit_leaves_it_empty(tmp_path: Path) -> None:
     assert (tmp_path / "journal").read_bytes() == b""
 
 
-def condemned_at(path: Path, *offsets: int) -> Journal:
+def poison_at(path: Path, *offsets: int) -> Journal:
     for _ in range(3):
         dying = Journal(path)
         for offset in offsets:
             dying.enter(at(offset))
     journal = Journal(path)
-    assert journal.condemned == {at(offset) for offset in offsets}
+    assert journal.poison == {at(offset) for offset in offsets}
     return journal
 
 
-def test_a_clean_exit_forgets_no_picture_whose_dead_letter_is_not_committed(tmp_path: Path) -> None:
-    """Guard: close keeps the condemned. Stopped before the commit, the next process would die of it thrice again."""
-    condemned_at(tmp_path / "journal", 1, 2).close()
+def test_a_clean_exit_forgets_no_image_whose_dead_letter_is_not_committed(tmp_path: Path) -> None:
+    """Guard: close keeps the poison. Stopped before the commit, the next process would die of it thrice again."""
+    poison_at(tmp_path / "journal", 1, 2).close()
     second = Journal(tmp_path / "journal")
-    assert second.condemned == {at(1), at(2)}
+    assert second.poison == {at(1), at(2)}
     second.settled([at(0), at(1)])
-    assert second.condemned == {at(2)}
+    assert second.poison == {at(2)}
     second.close()
     third = Journal(tmp_path / "journal")
-    assert third.condemned == {at(2)}
+    assert third.poison == {at(2)}
     third.settled([at(2)])
     third.close()
     assert (tmp_path / "journal").read_bytes() == b""
 
 
 def test_what_is_settled_is_forgotten_by_a_process_that_dies_as_well(tmp_path: Path) -> None:
-    condemned_at(tmp_path / "journal", 1, 2).settled([at(1)])
-    assert Journal(tmp_path / "journal").condemned == {at(2)}
+    poison_at(tmp_path / "journal", 1, 2).settled([at(1)])
+    assert Journal(tmp_path / "journal").poison == {at(2)}
 
 
-def test_what_lies_before_a_partitions_committed_offset_is_condemned_no_more(tmp_path: Path) -> None:
-    journal = condemned_at(tmp_path / "journal", 1, 2, 3)
+def test_what_lies_before_a_partitions_committed_offset_is_poison_no_more(tmp_path: Path) -> None:
+    journal = poison_at(tmp_path / "journal", 1, 2, 3)
     journal.begins(Partition("images", 1), 99)
     journal.begins(Partition("others", 0), 99)
-    assert journal.condemned == {at(1), at(2), at(3)}
+    assert journal.poison == {at(1), at(2), at(3)}
     journal.begins(Partition("images", 0), 3)
-    assert journal.condemned == {at(3)}
+    assert journal.poison == {at(3)}
 
 
 @given(garbage=st.binary(max_size=60))
@@ -170,7 +170,7 @@ def test_a_symbolic_link_is_neither_read_nor_written_through(tmp_path: Path, cap
     path.with_name("journal.new").symlink_to(precious)
     journal = Journal(path)
     journal.enter(at(2))
-    assert not journal.condemned
+    assert not journal.poison
     assert [record.message for record in caplog.records] == [
         f"the journal {path} is not read, and replaced by a new one: it is no regular file"
     ]
@@ -191,7 +191,7 @@ def test_the_file_of_another_user_is_not_believed(
 ) -> None:
     (tmp_path / "journal").write_text("# images 0 1 0\n")
     monkeypatch.setattr(os, "geteuid", lambda: 4_242)
-    assert not Journal(tmp_path / "journal").condemned
+    assert not Journal(tmp_path / "journal").poison
     assert "belongs to another user" in caplog.text
 
 

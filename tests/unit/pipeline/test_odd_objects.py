@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Skip
-from tests.unit.pipeline.by_hand import ByHand
-from tests.unit.pipeline.rig import BUCKET, png
-from workers.backends.memory import MemoryObjectStore
+from tests.unit.pipeline.harness import BUCKET, png
+from tests.unit.pipeline.manual_pipeline import ManualPipeline
 from workers.backends.s3_answers import KNOWN_CODES, S3Answer, meaning
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.intake.inline import InlineIntake
-from workers.pipeline.breaker import OPENS_AFTER
+from workers.pipeline.flow.breaker import OPENS_AFTER
 from workers.pipeline.options import WorkerOptions
-from workers.vocabulary import Fetched, Job, Transform
+from workers.testing.memory import MemoryObjectStore
+from workers.types import Fetched, Job, Transform
 
 UNREADABLE_S = 60.0
 ANSWERS = [
@@ -60,15 +60,15 @@ def keys(count: int, name: str) -> list[str]:
     return [f"{name}-{number}.png" for number in range(count)]
 
 
-def prepared(good: Sequence[str], odd: Sequence[str], errors: Sequence[TagstreamError]) -> ByHand:
-    hand = ByHand(partitions=2, unreadable_after_s=UNREADABLE_S)
+def prepared(good: Sequence[str], odd: Sequence[str], errors: Sequence[TagstreamError]) -> ManualPipeline:
+    hand = ManualPipeline(partitions=2, unreadable_after_s=UNREADABLE_S)
     hand.put(*good, *odd)
     for key, error in zip(odd, errors, strict=True):
         hand.store.fail(BUCKET, key, error)
     return hand
 
 
-def answered_s(hand: ByHand, count: int, limit_s: float = 10 * UNREADABLE_S) -> float:
+def answered_s(hand: ManualPipeline, count: int, limit_s: float = 10 * UNREADABLE_S) -> float:
     """How long it takes until so many events have their outcomes."""
     began = hand.clock.monotonic()
     while len(hand.done) < count and hand.clock.monotonic() - began < limit_s:
@@ -76,11 +76,11 @@ def answered_s(hand: ByHand, count: int, limit_s: float = 10 * UNREADABLE_S) -> 
     return hand.clock.monotonic() - began
 
 
-def enriched(hand: ByHand) -> int:
+def enriched(hand: ManualPipeline) -> int:
     return sum(isinstance(outcomes[0], EnrichedImage) for outcomes in hand.done.values())
 
 
-def dead(hand: ByHand) -> list[Failure]:
+def dead(hand: ManualPipeline) -> list[Failure]:
     return [o for outcomes in hand.done.values() for o in outcomes if isinstance(o, Failure)]
 
 
@@ -96,8 +96,8 @@ def test_good_events_behind_odd_ones_are_answered_in_time(fault: Fault, odd: int
     assert enriched(hand) == 20, "the good ones are read at once"
     assert answered_s(hand, 20 + odd) + 2.0 <= UNREADABLE_S + 1.0
     assert len(dead(hand)) == odd
-    assert hand.line.neighbours.closed(BUCKET)
-    assert hand.line.neighbours.refusals() == []
+    assert hand.pipeline.bucket_breakers.closed(BUCKET)
+    assert hand.pipeline.bucket_breakers.refusals() == []
 
 
 def test_every_answer_that_s3_defines_costs_its_own_object_alone_and_no_more_than_its_time() -> None:
@@ -185,7 +185,7 @@ def test_what_was_under_way_when_our_access_ended_is_no_comparison() -> None:
     store = MemoryObjectStore()
     store.put(BUCKET, "slow.png", png((1, 2, 3)))
     intake = _Hanging(store)
-    hand = ByHand(intake=intake)
+    hand = ManualPipeline(intake=intake)
     hand.events("slow.png", "good.png")
     hand.turn()
     intake.asked[1][1].set_exception(failing("forbidden"))
@@ -203,7 +203,7 @@ def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() ->
     store = MemoryObjectStore()
     store.put(BUCKET, "good.png", png((1, 2, 3)))
     intake = _Hanging(store)
-    hand = ByHand(intake=intake, unreadable_after_s=UNREADABLE_S)
+    hand = ManualPipeline(intake=intake, unreadable_after_s=UNREADABLE_S)
     began = hand.clock.monotonic()
     hand.events("drips.png", "good.png")
     hand.turn()
@@ -261,8 +261,8 @@ def test_a_store_that_refuses_everything_makes_the_worker_unready_until_it_does_
     hand.store.fail(BUCKET, None, failing("access"))
     hand.events("good-0.png")
     hand.turns(3.0)
-    assert hand.line.neighbours.refusals() == ["correct TAGSTREAM_S3_SECRET_KEY"]
+    assert hand.pipeline.bucket_breakers.refusals() == ["correct TAGSTREAM_S3_SECRET_KEY"]
     hand.store.heal()
     hand.turns(15.0)
-    assert hand.line.neighbours.refusals() == []
+    assert hand.pipeline.bucket_breakers.refusals() == []
     assert enriched(hand) == 1

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.pipeline.rig import ChoosyTagger, ColourTagger
+from tests.unit.pipeline.harness import ChoosyTagger, ColourTagger
 from workers.errors import Misconfigured
 from workers.pipeline.profiles import default_profiles, make_profile, read_profiles
-from workers.vocabulary import LabelScores, Subset
+from workers.types import LabelScores, Subset
 
 
 def scores(*values: float) -> LabelScores:
@@ -87,7 +87,7 @@ def test_nothing_is_left_out_where_a_tagger_scores_just_that_anyway(
 
 
 def test_a_tag_that_is_never_scored_can_not_be_the_one_that_counts() -> None:
-    with pytest.raises(Misconfigured, match="'blue' is not among the tags that TAGSTREAM_ALLOW names"):
+    with pytest.raises(Misconfigured, match="'blue' is not among the tags that TAGSTREAM_LABELS_FILE names"):
         read_profiles(ChoosyTagger(), {"p": {"only": ["red", "blue"]}}, {"red", "green"})
 
 

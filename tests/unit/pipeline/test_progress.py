@@ -1,4 +1,4 @@
-"""Whether each picture gets on: a clock for everyone who is worked on, and none for those who wait."""
+"""Whether each image gets on: a clock for everyone who is worked on, and none for those who wait."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from concurrent.futures import Future
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.pipeline.by_hand import ByHand
-from tests.unit.pipeline.rig import ColourTagger
-from workers.backends.memory import ManualClock
+from tests.unit.pipeline.harness import ColourTagger
+from tests.unit.pipeline.manual_pipeline import ManualPipeline
 from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.progress import _AtWork
 from workers.pipeline.task import Task
-from workers.vocabulary import Facts, Fetched, Job, Picture
+from workers.testing.memory import ManualClock
+from workers.types import DecodedImage, Facts, Fetched, Job
 
 
 class Hanging(InlineIntake):
     """One object hangs in its hands, in one of its three stages."""
 
-    def __init__(self, hand: ByHand) -> None:
+    def __init__(self, hand: ManualPipeline) -> None:
         super().__init__(hand.store, [ColourTagger.transform])
         self.stage = "decode"
         self.keys = {"bad.png"}
@@ -39,23 +39,23 @@ class Hanging(InlineIntake):
         hangs = self.stage == "inspect" and fetched.sha256 in self._bad
         return Future() if hangs else super().inspect(fetched)
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
         hangs = self.stage == "decode" and fetched.sha256 in self._bad
         return Future() if hangs else super().decode(fetched, facts)
 
 
-def with_a_hanging(stage: str) -> ByHand:
-    hand = ByHand(partitions=2, stall_s=60.0, fetch_s=30.0)
+def with_a_hanging(stage: str) -> ManualPipeline:
+    hand = ManualPipeline(partitions=2, stall_s=60.0, fetch_s=30.0)
     intake = Hanging(hand)
     intake.stage = stage
-    hand.line._intake = intake
+    hand.pipeline._intake = intake
     hand.put("bad.png", *[f"{number}.png" for number in range(200)])
     hand.events("bad.png", partition=1)
     hand.turn()
     return hand
 
 
-def others_flow(hand: ByHand, seconds: int) -> None:
+def others_flow(hand: ManualPipeline, seconds: int) -> None:
     for _ in range(seconds):
         hand.events(f"{len(hand.done)}.png")
         hand.turn()
@@ -63,13 +63,13 @@ def others_flow(hand: ByHand, seconds: int) -> None:
 
 
 def test_a_decoder_that_hangs_is_no_life_although_all_others_flow() -> None:
-    """Guard: the clock of each picture. Something moves all the time, and one partition would be stuck for ever."""
+    """Guard: the clock of each image. Something moves all the time, and one partition would be stuck for ever."""
     hand = with_a_hanging("decode")
     others_flow(hand, 60)
     assert hand.worker.progress().ok
     others_flow(hand, 1)
     progress = hand.worker.progress()
-    assert progress.reasons == ("decode has worked on one picture for 61 s: images:1:0, index 0",)
+    assert progress.reasons == ("decode has worked on one image for 61 s: images:1:0, index 0",)
     assert not progress.ok
     assert len(hand.done) == 61
 
@@ -79,7 +79,7 @@ def test_a_get_has_its_own_time_beside_the_clock() -> None:
     others_flow(hand, 90)
     assert hand.worker.progress().ok
     others_flow(hand, 1)
-    assert hand.worker.progress().reasons == ("fetch has worked on one picture for 91 s: images:1:0, index 0",)
+    assert hand.worker.progress().reasons == ("fetch has worked on one image for 91 s: images:1:0, index 0",)
 
 
 def test_who_waits_for_the_store_has_no_clock() -> None:
@@ -88,7 +88,7 @@ def test_who_waits_for_the_store_has_no_clock() -> None:
     hand.store.fail("photos", None, Unavailable("s3", "away"))
     hand.events("0.png", "1.png", "2.png", "3.png")
     hand.turns(900, every_s=1.0)
-    assert hand.in_flight == {"wait-neighbour": 4}
+    assert hand.in_flight == {"wait-store": 4}
     assert hand.worker.progress().ok
 
 

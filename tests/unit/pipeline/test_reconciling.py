@@ -6,63 +6,63 @@ import threading
 import time
 from collections.abc import Mapping
 
-from tests.unit.pipeline.rig import BUCKET, GROUP, IN, Rig, eventually, running
+from tests.unit.pipeline.harness import BUCKET, GROUP, IN, Harness, eventually, running
 from workers.backends.kafka_types import NO_MEMBERSHIP
-from workers.backends.memory_broker import Fault
-from workers.backends.memory_kafka import MemoryPublisher
 from workers.errors import Unpublished
-from workers.pipeline.batching import Inbox
-from workers.pipeline.line import Line
+from workers.pipeline.batching import StageQueue
+from workers.pipeline.commit.publishing import Publishing
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.publishing import Publishing
+from workers.pipeline.pipeline import Pipeline
 from workers.ports import Publisher, RecordSource
-from workers.vocabulary import Epoch, Partition, Record, Run
+from workers.testing.memory_broker import Fault
+from workers.testing.memory_kafka import MemoryPublisher
+from workers.types import Assignment, Partition, Record, Run
 
 
-def test_a_partition_whose_epoch_was_ended_by_a_foreign_offset_goes_on_from_there() -> None:
-    rig = Rig(partitions=1)
+def test_a_partition_whose_assignment_was_ended_by_a_foreign_offset_goes_on_from_there() -> None:
+    harness = Harness(partitions=1)
     for key in ("0.png", "1.png", "2.png"):
-        rig.put(key, (int(key[0]), 0, 200))
+        harness.put(key, (int(key[0]), 0, 200))
     for key in ("1.png", "2.png"):
-        rig.store.delay(BUCKET, key, 0.5)
+        harness.store.delay(BUCKET, key, 0.5)
 
     def somebody_else_commits() -> None:
-        rig.broker.before_commit = None
-        with rig.broker.changed:
-            rig.broker.commit_offsets(GROUP, NO_MEMBERSHIP, {Partition(IN, 0): 2})
+        harness.broker.before_commit = None
+        with harness.broker.changed:
+            harness.broker.commit_offsets(GROUP, NO_MEMBERSHIP, {Partition(IN, 0): 2})
 
-    rig.broker.before_commit = somebody_else_commits
-    rig.broker.fail_next(Fault.COMMIT_LOST)
+    harness.broker.before_commit = somebody_else_commits
+    harness.broker.fail_next(Fault.COMMIT_LOST)
     for key in ("0.png", "1.png", "2.png"):
-        rig.send(rig.event(key))
-    with rig.running():
-        eventually(lambda: "2.png" in rig.enriched(), 10)
-    assert set(rig.enriched()) == {"2.png"}
+        harness.send(harness.event(key))
+    with harness.running():
+        eventually(lambda: "2.png" in harness.enriched(), 10)
+    assert set(harness.enriched()) == {"2.png"}
 
 
 class _Slow:
     """A publisher whose partitions have a pending transaction."""
 
     max_message_bytes: Mapping[str, int] = {}
-    lost: Mapping[Epoch, str] = {}
+    lost: Mapping[Assignment, str] = {}
 
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def committed(self, epoch: Epoch) -> int | None:
-        self.asked.append(epoch.partition.number)
+    def committed(self, assignment: Assignment) -> int | None:
+        self.asked.append(assignment.partition.number)
         time.sleep(0.01)
         return None
 
 
 def test_a_partition_whose_offset_is_pending_delays_a_run_by_one_question_at_most() -> None:
-    rig, publisher = Rig(), _Slow()
-    opening: Inbox[Epoch] = Inbox()
+    harness, publisher = Harness(), _Slow()
+    opening: StageQueue[Assignment] = StageQueue()
     for number in range(5):
-        opening.put(Epoch(Partition(IN, number), "m"))
-    line = rig.worker()._line_for(publisher)  # type: ignore[arg-type]
+        opening.put(Assignment(Partition(IN, number), "m"))
+    pipeline = harness.worker()._pipeline_for(publisher)  # type: ignore[arg-type]
     options = WorkerOptions(output_topic="o", dead_letter_topic="d")
-    publishing = Publishing(publisher, line, options, opening, Inbox())  # type: ignore[arg-type]
+    publishing = Publishing(publisher, pipeline, options, opening, StageQueue())  # type: ignore[arg-type]
     publishing.step()
     assert publisher.asked == [0]
     publishing.step()
@@ -72,12 +72,12 @@ def test_a_partition_whose_offset_is_pending_delays_a_run_by_one_question_at_mos
 
 def test_what_the_last_commit_tells_the_cache_is_not_lost_in_the_drain() -> None:
     for _ in range(5):
-        rig = Rig()
-        rig.put("a.png", (9, 9, 9))
-        with rig.running():
-            rig.send(rig.notification("a.png", sequencers=["0A"]))
-            eventually(lambda rig=rig: bool(rig.enriched()))  # type: ignore[misc]
-        assert rig.cache.recall(["2:sequencer:/photos/a.png"]) == [b"0A"]
+        harness = Harness()
+        harness.put("a.png", (9, 9, 9))
+        with harness.running():
+            harness.send(harness.notification("a.png", sequencers=["0A"]))
+            eventually(lambda harness=harness: bool(harness.enriched()))  # type: ignore[misc]
+        assert harness.cache.lookup(["2:sequencer:/photos/a.png"]) == [b"0A"]
 
 
 class _Unsure(_Slow):
@@ -92,66 +92,66 @@ class _Unsure(_Slow):
 
 def test_at_the_end_nobody_waits_for_an_answer_that_does_not_come() -> None:
     publisher, ending = _Unsure(), threading.Event()
-    line = Rig().worker()._line_for(publisher)  # type: ignore[arg-type]
-    epoch = Epoch(Partition(IN, 0), "m")
-    line.ledger.open(epoch, 0)
-    entry = line.ledger.admit(Record(epoch.partition, 0, 0, None, b"", (), epoch), 0.0)
+    pipeline = Harness().worker()._pipeline_for(publisher)  # type: ignore[arg-type]
+    assignment = Assignment(Partition(IN, 0), "m")
+    pipeline.ledger.open(assignment, 0)
+    entry = pipeline.ledger.admit(Record(assignment.partition, 0, 0, None, b"", (), assignment), 0.0)
     assert entry is not None
-    line.ledger.fill(entry, ())
+    pipeline.ledger.fill(entry, ())
     options = WorkerOptions(output_topic="o", dead_letter_topic="d")
-    publishing = Publishing(publisher, line, options, Inbox(), Inbox(), ending.is_set)  # type: ignore[arg-type]
+    publishing = Publishing(publisher, pipeline, options, StageQueue(), StageQueue(), ending.is_set)  # type: ignore[arg-type]
     thread = threading.Thread(target=publishing.step, daemon=True)
     thread.start()
     eventually(lambda: bool(publisher.asked))
     ending.set()
     thread.join(5)
     assert not thread.is_alive()
-    assert line.ledger.records == 1
+    assert pipeline.ledger.records == 1
 
 
-def admitted(line: Line, *epochs: Epoch) -> None:
+def admitted(pipeline: Pipeline, *assignments: Assignment) -> None:
     """One finished record of each."""
-    for epoch in epochs:
-        line.ledger.open(epoch, 0)
-        entry = line.ledger.admit(Record(epoch.partition, 0, 0, None, b"", (), epoch), 0.0)
+    for assignment in assignments:
+        pipeline.ledger.open(assignment, 0)
+        entry = pipeline.ledger.admit(Record(assignment.partition, 0, 0, None, b"", (), assignment), 0.0)
         assert entry is not None
-        line.ledger.fill(entry, ())
+        pipeline.ledger.fill(entry, ())
 
 
 class _LosesOne(_Unsure):
     """A publisher whose failed run has left a transaction on partition 0 that never ends."""
 
-    def committed(self, epoch: Epoch) -> int | None:
-        self.asked.append(epoch.partition.number)
-        if epoch.partition.number == 0:
-            self.lost = {epoch: "transaction marker lost"}
+    def committed(self, assignment: Assignment) -> int | None:
+        self.asked.append(assignment.partition.number)
+        if assignment.partition.number == 0:
+            self.lost = {assignment: "transaction marker lost"}
             return None
         return 1
 
 
 def test_a_partition_whose_transaction_never_ends_is_given_up_and_the_others_are_worked_on() -> None:
-    """Guard: the end of its epoch. Without it nothing would be published any more, of any partition."""
+    """Guard: the end of its assignment. Without it nothing would be published any more, of any partition."""
     publisher = _LosesOne()
-    line = Rig().worker()._line_for(publisher)  # type: ignore[arg-type]
-    epochs = [Epoch(Partition(IN, number), "m") for number in range(2)]
-    admitted(line, *epochs)
+    pipeline = Harness().worker()._pipeline_for(publisher)  # type: ignore[arg-type]
+    assignments = [Assignment(Partition(IN, number), "m") for number in range(2)]
+    admitted(pipeline, *assignments)
     options = WorkerOptions(output_topic="o", dead_letter_topic="d")
-    Publishing(publisher, line, options, Inbox(), Inbox()).step()  # type: ignore[arg-type]
-    assert [epoch.current for epoch in epochs] == [False, True]
+    Publishing(publisher, pipeline, options, StageQueue(), StageQueue()).step()  # type: ignore[arg-type]
+    assert [assignment.current for assignment in assignments] == [False, True]
     assert publisher.asked == [0, 1]
-    assert line.ledger.jobs_ahead(epochs[1]) == 0
+    assert pipeline.ledger.jobs_ahead(assignments[1]) == 0
 
 
 def test_a_lost_marker_makes_the_worker_unready_and_costs_its_own_partition_only_until_it_is_found() -> None:
-    rig = Rig(partitions=2)
+    harness = Harness(partitions=2)
     for key in ("0.png", "1.png"):
-        rig.put(key, (int(key[0]), 0, 200))
-    with rig.broker.changed:
-        stale = rig.broker.begin("dead", rig.broker.init_producer("dead"))
-        rig.broker.add_offsets(stale, GROUP, NO_MEMBERSHIP, {Partition(IN, 0): 0})
-    rig.send(rig.event("0.png"), partition=0)
-    rig.send(rig.event("1.png"), partition=1)
-    worker = rig.worker()
+        harness.put(key, (int(key[0]), 0, 200))
+    with harness.broker.changed:
+        stale = harness.broker.begin("dead", harness.broker.init_producer("dead"))
+        harness.broker.add_offsets(stale, GROUP, NO_MEMBERSHIP, {Partition(IN, 0): 0})
+    harness.send(harness.event("0.png"), partition=0)
+    harness.send(harness.event("1.png"), partition=1)
+    worker = harness.worker()
     make = worker._make_publisher
 
     def publisher(source: RecordSource) -> Publisher:
@@ -159,10 +159,10 @@ def test_a_lost_marker_makes_the_worker_unready_and_costs_its_own_partition_only
         assert isinstance(made, MemoryPublisher)
         ask = made.committed
 
-        def committed(epoch: Epoch) -> int | None:
-            offset = ask(epoch)
-            if epoch.partition.number == 0:
-                made.lost = {epoch: "transaction marker lost: on images:0"} if offset is None else {}
+        def committed(assignment: Assignment) -> int | None:
+            offset = ask(assignment)
+            if assignment.partition.number == 0:
+                made.lost = {assignment: "transaction marker lost: on images:0"} if offset is None else {}
             return offset
 
         made.committed = committed  # type: ignore[method-assign]
@@ -170,26 +170,26 @@ def test_a_lost_marker_makes_the_worker_unready_and_costs_its_own_partition_only
 
     worker._make_publisher = publisher
     with running(worker):
-        eventually(lambda: "1.png" in rig.enriched())
+        eventually(lambda: "1.png" in harness.enriched())
         eventually(lambda: worker.unready() == "transaction marker lost: on images:0")
         assert not worker.ready
         assert worker.progress().ok, "a restart would not mend it"
-        assert "0.png" not in rig.enriched()
-        with rig.broker.changed:
-            rig.broker.abort(stale)
-        rig.settled()
+        assert "0.png" not in harness.enriched()
+        with harness.broker.changed:
+            harness.broker.abort(stale)
+        harness.settled()
         eventually(lambda: worker.ready)
-    assert rig.coordinates() == [(0, 0, 0), (1, 0, 0)]
+    assert harness.coordinates() == [(0, 0, 0), (1, 0, 0)]
 
 
 def test_a_drain_without_a_broker_ends_when_its_time_is_up() -> None:
     """Guard: the interrupt. The publish thread would wait for the broker, and the end for the publish thread."""
-    rig = Rig()
-    rig.put("a.png", (9, 9, 9))
-    rig.broker.before_commit = lambda: setattr(rig.broker, "away", True)
-    rig.send(rig.event("a.png"))
-    with rig.running(drain_s=0.5):
-        eventually(lambda: rig.broker.away)
+    harness = Harness()
+    harness.put("a.png", (9, 9, 9))
+    harness.broker.before_commit = lambda: setattr(harness.broker, "away", True)
+    harness.send(harness.event("a.png"))
+    with harness.running(drain_s=0.5):
+        eventually(lambda: harness.broker.away)
         began = time.monotonic()
     assert time.monotonic() - began < 3
-    assert rig.coordinates() == []
+    assert harness.coordinates() == []

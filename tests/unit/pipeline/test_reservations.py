@@ -1,4 +1,4 @@
-"""What a picture reserves of the budgets on its way."""
+"""What an image reserves of the budgets on its way."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage
-from tests.unit.pipeline.by_hand import ByHand
-from tests.unit.pipeline.rig import BUCKET, ColourTagger, png
-from workers.backends.memory import MemoryObjectStore
+from tests.unit.pipeline.harness import BUCKET, ColourTagger, png
+from tests.unit.pipeline.manual_pipeline import ManualPipeline
 from workers.errors import LargerThanReserved
 from workers.intake.inline import InlineIntake
-from workers.vocabulary import Facts, Fetched, Job, Picture, StoredObject
+from workers.testing.memory import MemoryObjectStore
+from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject
 
 
 class _Copying(InlineIntake):
@@ -40,13 +40,13 @@ def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
     """Guard: without it a child's copy of the encoded bytes is memory that no budget counts."""
     lines = []
     for copied_bytes in (0, 5_000):
-        hand = ByHand(intake=_Copying(copied_bytes))
+        hand = ManualPipeline(intake=_Copying(copied_bytes))
         hand.events("a")
         hand.turn()
         assert len(hand.done) == 1
-        lines.append(hand.line)
+        lines.append(hand.pipeline)
     assert lines[1].decoded.peak == lines[0].decoded.peak + 5_000
-    assert [line.decoded.used for line in lines] == [0, 0]
+    assert [pipeline.decoded.used for pipeline in lines] == [0, 0]
 
 
 class _Watched(MemoryObjectStore):
@@ -73,7 +73,7 @@ class _Counting(InlineIntake):
         super().__init__(store, [ColourTagger().transform])
         self._store = store
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
         self._store.held -= fetched.size
         return super().decode(fetched, facts)
 
@@ -88,13 +88,13 @@ def test_no_event_gets_more_bytes_read_than_are_reserved_however_small_it_says_t
     body = png((1, 2, 3))
     for number in range(40):
         store.put(BUCKET, f"{number}", body + number.to_bytes(2, "big") + bytes(1 << 20))
-    hand = ByHand(intake=_Counting(store), encoded_budget_bytes=8 << 20, decoded_budget_bytes=33 << 20)
+    hand = ManualPipeline(intake=_Counting(store), encoded_budget_bytes=8 << 20, decoded_budget_bytes=33 << 20)
     hand.events(*[f"{number}" for number in range(40)], size=1)
     hand.turn()
     assert len(hand.done) == 40
     assert all(isinstance(outcome, EnrichedImage) for outcomes in hand.done.values() for outcome in outcomes)
-    assert (hand.line.encoded.used, hand.line.fetches.used, store.held) == (0, 0, 0)
-    assert store.most_held <= hand.line.encoded.peak <= 8 << 20
+    assert (hand.pipeline.encoded.used, hand.pipeline.fetches.used, store.held) == (0, 0, 0)
+    assert store.most_held <= hand.pipeline.encoded.peak <= 8 << 20
     assert sorted(store.asked)[:40] == [1] * 40
 
 
@@ -108,7 +108,7 @@ def test_a_store_that_announces_too_little_as_well_is_asked_three_times_and_no_m
 
     store = Understating()
     store.put(BUCKET, "a", png((1, 2, 3)))
-    hand = ByHand(intake=_Counting(store), max_object_bytes=20 << 20)
+    hand = ManualPipeline(intake=_Counting(store), max_object_bytes=20 << 20)
     hand.events("a", size=5)
     hand.turn()
     assert store.asked == [5, 6, 20 << 20]
@@ -116,11 +116,11 @@ def test_a_store_that_announces_too_little_as_well_is_asked_three_times_and_no_m
 
 
 def test_an_event_that_overstates_the_size_reserves_no_more_than_an_object_may_have() -> None:
-    hand = ByHand(max_object_bytes=1 << 20)
+    hand = ManualPipeline(max_object_bytes=1 << 20)
     hand.put("a")
     hand.events("a", size=1 << 60)
     hand.turn()
-    assert hand.line.encoded.peak == 1 << 20
+    assert hand.pipeline.encoded.peak == 1 << 20
     (failure,) = hand.done[0, 0, 0]
     assert isinstance(failure, Failure)
     assert failure.reason == "object-too-large"
@@ -128,23 +128,23 @@ def test_an_event_that_overstates_the_size_reserves_no_more_than_an_object_may_h
 
 def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts() -> None:
     """Guard: an outcome that stays the document that it was takes three times what is counted for its message."""
-    hand = ByHand()
+    hand = ManualPipeline()
     hand.put("a")
     hand.events(*["a"] * 50)
     hand.turn()
     gc.collect()
     tracemalloc.start()
     try:
-        held, counted = tracemalloc.get_traced_memory()[0], hand.line.ledger.bytes
+        held, counted = tracemalloc.get_traced_memory()[0], hand.pipeline.ledger.bytes
         hand.done.clear()
         hand.events(*["a"] * 300)
         hand.turn()
         assert len(hand.done) == 300
         hand.done.clear()
         gc.collect()
-        held, counted = tracemalloc.get_traced_memory()[0] - held, hand.line.ledger.bytes - counted
+        held, counted = tracemalloc.get_traced_memory()[0] - held, hand.pipeline.ledger.bytes - counted
     finally:
         tracemalloc.stop()
-    assert len(hand.line.ledger.take(1_000, 10_000_000).entries) == 350  # type: ignore[union-attr]
+    assert len(hand.pipeline.ledger.take(1_000, 10_000_000).entries) == 350  # type: ignore[union-attr]
     assert counted > 300 * 1_000
     assert held < 1.2 * counted

@@ -7,17 +7,17 @@ from concurrent.futures import Future
 from typing import Any
 
 from schemas.dead_letter import Failure
-from tests.unit.pipeline.by_hand import ByHand
-from tests.unit.pipeline.rig import BUCKET, Rig, eventually
+from tests.unit.pipeline.harness import BUCKET, Harness, eventually
+from tests.unit.pipeline.manual_pipeline import ManualPipeline
 from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
-from workers.pipeline.breaker import OPENS_AFTER
-from workers.vocabulary import Fetched, Job
+from workers.pipeline.flow.breaker import OPENS_AFTER
+from workers.types import Fetched, Job
 
 AWAY = Unavailable("s3", "no connection")
 
 
-def reasons(hand: ByHand) -> list[str]:
+def reasons(hand: ManualPipeline) -> list[str]:
     return [o.reason for outcomes in hand.done.values() for o in outcomes if isinstance(o, Failure)]
 
 
@@ -25,11 +25,11 @@ def keys(count: int, name: str = "key") -> list[str]:
     return [f"{name}-{number}.png" for number in range(count)]
 
 
-def in_an_outage(pictures: int = 50, **options: Any) -> ByHand:
-    hand = ByHand(**options)
-    hand.put(*keys(pictures))
+def in_an_outage(images: int = 50, **options: Any) -> ManualPipeline:
+    hand = ManualPipeline(**options)
+    hand.put(*keys(images))
     hand.store.fail(BUCKET, None, AWAY)
-    hand.events(*keys(pictures))
+    hand.events(*keys(images))
     hand.turn()
     return hand
 
@@ -38,8 +38,8 @@ def test_when_different_objects_fail_in_a_row_no_other_is_asked_for() -> None:
     """Guard: may_ask. Without it each of the fifty would be asked for, again and again."""
     hand = in_an_outage()
     assert len(set(hand.reads)) == OPENS_AFTER
-    assert hand.in_flight == {"wait-neighbour": 50}
-    assert hand.line.encoded.used == hand.line.fetches.used == 0, "whoever waits holds nothing"
+    assert hand.in_flight == {"wait-store": 50}
+    assert hand.pipeline.encoded.used == hand.pipeline.fetches.used == 0, "whoever waits holds nothing"
 
 
 def test_during_an_outage_one_probe_at_a_time_asks_and_ever_more_rarely() -> None:
@@ -47,14 +47,14 @@ def test_during_an_outage_one_probe_at_a_time_asks_and_ever_more_rarely() -> Non
     hand.turns(600, every_s=0.5)
     asked = len(hand.reads) - OPENS_AFTER
     assert 600 / 5 <= asked <= 600 / 2.5 + 10
-    assert hand.in_flight == {"wait-neighbour": 50}
+    assert hand.in_flight == {"wait-store": 50}
     assert hand.done == {}
 
 
 def test_after_an_outage_of_ten_minutes_all_flow_again_within_seconds() -> None:
-    """Guard: the release of all at once. Five pictures have probed so often by then that by their own pauses the last
+    """Guard: the release of all at once. Five images have probed so often by then that by their own pauses the last
     would come minutes later."""
-    hand = in_an_outage(pictures=5, retry_max_s=300.0)
+    hand = in_an_outage(images=5, retry_max_s=300.0)
     hand.turns(600, every_s=0.5)
     hand.store.heal()
     healed = hand.clock.monotonic()
@@ -76,36 +76,36 @@ def test_an_outage_is_held_against_no_object() -> None:
     assert len(hand.done) == 50
 
 
-def test_new_pictures_wait_while_it_is_open_and_their_partitions_take_nothing_more() -> None:
-    hand = ByHand(partitions=2)
+def test_new_images_wait_while_it_is_open_and_their_partitions_take_nothing_more() -> None:
+    hand = ManualPipeline(partitions=2)
     hand.put(*keys(5), "other.png")
     hand.store.fail(BUCKET, None, AWAY)
     hand.events(*keys(5), partition=0)
     hand.turn()
-    assert not hand.line.neighbours.holds_back(hand.epochs[1])
+    assert not hand.pipeline.bucket_breakers.holds_back(hand.assignments[1])
     asked = len(hand.reads)
     hand.events("other.png", partition=1)
     hand.turn()
     assert len(hand.reads) == asked
-    assert hand.line.neighbours.holds_back(hand.epochs[1])
+    assert hand.pipeline.bucket_breakers.holds_back(hand.assignments[1])
 
 
 def test_the_buckets_of_a_store_are_judged_one_by_one() -> None:
-    hand = in_an_outage(pictures=5)
-    hand.store.put("drawings", "a.png", b"not a picture")
+    hand = in_an_outage(images=5)
+    hand.store.put("drawings", "a.png", b"not an image")
     hand.events("a.png", bucket="drawings")
     hand.turn()
     assert reasons(hand) == ["not-an-image"]
 
 
 def test_one_object_that_always_fails_is_dead_lettered_and_keeps_nobody_from_asking() -> None:
-    hand = ByHand(unreadable_after_s=600.0)
+    hand = ManualPipeline(unreadable_after_s=600.0)
     hand.put("bad.png", *keys(20))
     hand.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 500"))
     hand.events("bad.png")
     for key in keys(20):
         hand.turns(40, every_s=0.5)
-        assert hand.line.neighbours.closed(BUCKET)
+        assert hand.pipeline.bucket_breakers.closed(BUCKET)
         hand.events(key)
         hand.turn()
     assert reasons(hand) == ["unreadable"]
@@ -113,7 +113,7 @@ def test_one_object_that_always_fails_is_dead_lettered_and_keeps_nobody_from_ask
 
 def test_an_object_that_comes_to_no_end_in_its_time_again_and_again_is_too_slow() -> None:
     """Guard: Unavailable.fault. Without it nobody learns that the store did answer."""
-    hand = ByHand(unreadable_after_s=60.0)
+    hand = ManualPipeline(unreadable_after_s=60.0)
     hand.put("slow.png", *keys(20))
     hand.store.fail(BUCKET, "slow.png", Unavailable("s3", "no whole answer in time", fault="too-slow"))
     hand.events("slow.png")
@@ -124,7 +124,7 @@ def test_an_object_that_comes_to_no_end_in_its_time_again_and_again_is_too_slow(
 
 
 def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden() -> None:
-    hand = ByHand()
+    hand = ManualPipeline()
     hand.put("good.png", "bad.png")
     hand.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 403", fault="forbidden"))
     hand.events("good.png", "bad.png")
@@ -136,7 +136,7 @@ def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden() 
 
 def test_credentials_that_expire_under_load_dead_letter_nobody() -> None:
     """Guard: the second refusal, and the breaker. A bucket that gave others a moment ago is not giving any now."""
-    hand = ByHand()
+    hand = ManualPipeline()
     hand.put("good.png", *keys(50))
     hand.events("good.png")
     hand.turn()
@@ -152,7 +152,7 @@ def test_credentials_that_expire_under_load_dead_letter_nobody() -> None:
 
 def test_what_was_refused_before_others_were_given_is_forbidden_even_if_there_are_many() -> None:
     """A folder that may not be read opens the breaker; the first object that is given tells it from an outage."""
-    hand = ByHand()
+    hand = ManualPipeline()
     refused = keys(30, "secret")
     hand.put("good.png", *refused)
     for key in refused:
@@ -168,21 +168,21 @@ def test_what_was_refused_before_others_were_given_is_forbidden_even_if_there_ar
 
 def test_objects_that_fail_each_by_itself_do_not_hide_a_good_store_behind_an_open_breaker() -> None:
     """Guard: probes are drawn from those that were tried least. Else the bad ones would be all we ever ask."""
-    hand = ByHand(partitions=2)
+    hand = ManualPipeline(partitions=2)
     bad = keys(10, "bad")
     hand.put("good.png", *bad)
     for key in bad:
         hand.store.fail(BUCKET, key, Unavailable("s3", "HTTP 500"))
     hand.events(*bad)
     hand.turns(120, every_s=0.5)
-    assert not hand.line.neighbours.closed(BUCKET)
+    assert not hand.pipeline.bucket_breakers.closed(BUCKET)
     hand.events("good.png", partition=1)
     hand.turns(5.5)
     assert (1, 0, 0) in hand.done
 
 
 def test_an_object_that_is_gone_is_an_answer() -> None:
-    hand = in_an_outage(pictures=5)
+    hand = in_an_outage(images=5)
     hand.store.heal()
     hand.store.remove(BUCKET, "key-0.png")
     hand.turns(1)
@@ -190,17 +190,17 @@ def test_an_object_that_is_gone_is_an_answer() -> None:
 
 
 def test_a_probe_whose_partition_leaves_takes_nothing_with_it() -> None:
-    hand = ByHand(partitions=2)
+    hand = ManualPipeline(partitions=2)
     hand.put(*keys(6))
     hand.store.fail(BUCKET, None, AWAY)
     hand.events(*keys(3), partition=0)
     hand.turn()
     hand.events("key-3.png", "key-4.png", partition=1)
     hand.turn()
-    hand.epochs[0].end()
-    hand.line.ledger.close_ended()
-    hand.line.drop_waiting()
-    assert hand.in_flight == {"wait-neighbour": 2}
+    hand.assignments[0].end()
+    hand.pipeline.ledger.close_ended()
+    hand.pipeline.drop_waiting()
+    assert hand.in_flight == {"wait-store": 2}
     hand.store.heal()
     hand.turns(1)
     assert sorted(hand.done) == [(1, 0, 0), (1, 1, 0)]
@@ -220,7 +220,7 @@ class _Hanging(InlineIntake):
 def test_an_intake_has_no_more_gets_in_hand_than_it_can_make_so_that_few_are_left_to_fail() -> None:
     """Guard: the slots. What already waits within the intake would be asked for although the breaker is open."""
     intake = _Hanging()
-    hand = ByHand(intake=intake, fetches=8)
+    hand = ManualPipeline(intake=intake, fetches=8)
     hand.events(*keys(50))
     hand.turn()
     assert len(intake.asked) == 8
@@ -229,24 +229,24 @@ def test_an_intake_has_no_more_gets_in_hand_than_it_can_make_so_that_few_are_lef
     assert len(intake.asked) == 8 + OPENS_AFTER - 1, "one more for each that failed before it opened"
     for future in intake.asked[8:]:
         future.set_exception(AWAY)
-    assert hand.in_flight == {"wait-neighbour": 50}
+    assert hand.in_flight == {"wait-store": 50}
 
 
 def test_a_worker_asks_a_store_that_is_away_a_few_times_only_and_goes_on_at_once_when_it_is_back() -> None:
-    rig = Rig()
+    harness = Harness()
     for number, key in enumerate(keys(60)):
-        rig.put(key, (number, 0, 200))
-    rig.store.fail(BUCKET, None, AWAY)
-    with rig.running(retry_min_s=0.2, retry_max_s=1.0) as worker:
+        harness.put(key, (number, 0, 200))
+    harness.store.fail(BUCKET, None, AWAY)
+    with harness.running(retry_min_s=0.2, retry_max_s=1.0) as worker:
         for number, key in enumerate(keys(60)):
-            rig.send(rig.event(key), partition=number % 2)
-        eventually(lambda: worker.progress().in_flight.get("wait-neighbour", 0) > OPENS_AFTER)
+            harness.send(harness.event(key), partition=number % 2)
+        eventually(lambda: worker.progress().in_flight.get("wait-store", 0) > OPENS_AFTER)
         threading.Event().wait(0.3)
-        asked = len(rig.store.reads)
+        asked = len(harness.store.reads)
         threading.Event().wait(2.0)
-        assert len(rig.store.reads) - asked <= 10
+        assert len(harness.store.reads) - asked <= 10
         assert worker.progress().ok
-        rig.store.heal()
-        rig.settled(5)
-    assert rig.dead() == []
-    assert len(rig.enriched()) == 60
+        harness.store.heal()
+        harness.settled(5)
+    assert harness.dead() == []
+    assert len(harness.enriched()) == 60

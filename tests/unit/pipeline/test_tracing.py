@@ -1,4 +1,4 @@
-"""One trace for each event across headers, one span for each batch with links to its pictures."""
+"""One trace for each event across headers, one span for each batch with links to its images."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from tests.unit.pipeline.rig import OUT, Rig
+from tests.unit.pipeline.harness import OUT, Harness
 from tests.unit.pipeline.traced import PARENT
 from workers.pipeline.tracing import inherited, start
-from workers.vocabulary import Coordinates, Headers
+from workers.types import Coordinates, Headers
 
 
 def test_without_a_tracer_the_producers_trace_passes_through() -> None:
-    rig = Rig()
-    rig.put("a.png", (200, 0, 0))
-    rig.send(rig.event("a.png"), headers=(("traceparent", PARENT.encode()), ("tracestate", b"vendor=1")))
-    with rig.running():
-        rig.settled()
-    [record] = rig.broker.visible(OUT)
+    harness = Harness()
+    harness.put("a.png", (200, 0, 0))
+    harness.send(harness.event("a.png"), headers=(("traceparent", PARENT.encode()), ("tracestate", b"vendor=1")))
+    with harness.running():
+        harness.settled()
+    [record] = harness.broker.visible(OUT)
     assert dict(record.headers)["traceparent"] == PARENT.encode()
     assert dict(record.headers)["tracestate"] == b"vendor=1"
 
@@ -86,7 +86,7 @@ def test_with_a_tracer_every_outcome_carries_its_events_own_span(traced: Any) ->
     assert {value.split("-")[2] for value in traced["sent"]} == ids
 
 
-def test_batches_link_to_the_spans_of_their_pictures(traced: Any) -> None:
+def test_batches_link_to_the_spans_of_their_images(traced: Any) -> None:
     ids = [span["span"] for span in traced["spans"] if span["name"] == "annotate image"]
     batches = [span for span in traced["spans"] if span["name"] == "annotate batch"]
     assert sorted(link for batch in batches for link in batch["links"]) == sorted(ids)

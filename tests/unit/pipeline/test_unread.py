@@ -6,29 +6,29 @@ import json
 from typing import Any
 
 from schemas.image_event import MAX_RECORDS
-from tests.unit.pipeline.by_hand import ByHand
-from tests.unit.pipeline.rig import Rig
-from workers.vocabulary import Record
+from tests.unit.pipeline.harness import Harness
+from tests.unit.pipeline.manual_pipeline import ManualPipeline
+from workers.types import Record
 
 
-class Expanding(ByHand):
+class Expanding(ManualPipeline):
     """Records of removals, published and committed when the test says so."""
 
     def removals(self, *counts: int, partition: int = 0, key: str = "a.png") -> None:
         """One record for each count, of so many removals."""
         for count in counts:
             one = {"eventName": "ObjectRemoved:Delete", "s3": {"bucket": {"name": "photos"}, "object": {"key": key}}}
-            epoch = self.epochs[partition]
+            assignment = self.assignments[partition]
             offset, self._next[partition] = self._next[partition], self._next[partition] + 1
             value = json.dumps({"Records": [one] * count}).encode()
-            self.line.take(Record(epoch.partition, offset, 0, None, value, (), epoch))
+            self.pipeline.take(Record(assignment.partition, offset, 0, None, value, (), assignment))
 
     def commit(self, max_messages: int = 1, max_bytes: int = 1) -> int:
         """One run, as the publish thread does it; the messages that it had."""
-        taken = self.line.ledger.take(max_messages, max_bytes)
+        taken = self.pipeline.ledger.take(max_messages, max_bytes)
         assert taken is not None
-        self.line.ledger.settle(taken)
-        self.line.settle(taken.entries)
+        self.pipeline.ledger.settle(taken)
+        self.pipeline.settle(taken.entries)
         return len(taken.run.messages)
 
     def read(self, partition: int = 0) -> int:
@@ -62,26 +62,26 @@ def test_what_a_thousand_removals_will_weigh_is_counted_before_the_next_record_i
     hand.removals(*[MAX_RECORDS] * 5, key="%01" * 1024)
     heaviest, committed = 0, 0
     while committed < 5 * MAX_RECORDS:
-        hand.line.recall(hand.line.recall_inbox.take(1_000, 0))
-        heaviest = max(heaviest, hand.line.ledger.bytes)
-        for item in hand.line.finish_inbox.take(100_000, 0):
-            hand.line.finish(item)
-            heaviest = max(heaviest, hand.line.ledger.bytes)
+        hand.pipeline.lookup(hand.pipeline.lookup_queue.take(1_000, 0))
+        heaviest = max(heaviest, hand.pipeline.ledger.bytes)
+        for item in hand.pipeline.finish_queue.take(100_000, 0):
+            hand.pipeline.finish(item)
+            heaviest = max(heaviest, hand.pipeline.ledger.bytes)
         committed += hand.commit()
     records, one_rendered = 5 * 3_400_000, 17_000_000
     assert heaviest < records + 4_000_000 + one_rendered
 
 
-def test_records_of_an_ended_epoch_are_not_read_any_more() -> None:
+def test_records_of_an_ended_assignment_are_not_read_any_more() -> None:
     hand = Expanding(max_jobs_ahead=1)
     hand.removals(5, 5)
     hand.turn()
-    hand.epochs[0].end()
-    hand.line.ledger.close_ended()
+    hand.assignments[0].end()
+    hand.pipeline.ledger.close_ended()
     hand.turn()
-    hand.line.recall([])
+    hand.pipeline.lookup([])
     assert hand.read() == 5
-    assert len(hand.line.unread) == 0
+    assert len(hand.pipeline.unread) == 0
 
 
 def test_at_the_end_nothing_new_is_read() -> None:
@@ -89,19 +89,21 @@ def test_at_the_end_nothing_new_is_read() -> None:
     hand.removals(5, 5)
     hand.turn()
     hand.commit()
-    hand.line.tell_cache(hand.line.recall_inbox.take(100, 0))
+    hand.pipeline.tell_cache(hand.pipeline.lookup_queue.take(100, 0))
     assert hand.read() == 5
 
 
 def test_records_that_expand_all_come_out_once_and_in_order() -> None:
-    rig = Rig()
-    bounds: dict[str, Any] = {"max_jobs_ahead": 50, "max_ledger_bytes": 100_000, "run_outcomes": 30}
+    harness = Harness()
+    bounds: dict[str, Any] = {"max_jobs_ahead": 50, "max_ledger_bytes": 100_000, "transaction_outcomes": 30}
     for number in range(30):
-        rig.send(rig.notification(*["a.png"] * (1 + 7 * number), name="ObjectRemoved:Delete"), partition=number % 2)
-    with rig.running(**bounds):
-        rig.settled()
-    expected = [(partition, offset, index) for partition, offset in rig.appended for index in range(999)]
-    found = rig.coordinates()
+        harness.send(
+            harness.notification(*["a.png"] * (1 + 7 * number), name="ObjectRemoved:Delete"), partition=number % 2
+        )
+    with harness.running(**bounds):
+        harness.settled()
+    expected = [(partition, offset, index) for partition, offset in harness.appended for index in range(999)]
+    found = harness.coordinates()
     assert len(found) == len(set(found)) == sum(1 + 7 * number for number in range(30))
     assert set(found) <= set(expected)
 
@@ -111,9 +113,9 @@ def test_a_transaction_is_cut_by_the_bytes_of_its_outcomes_between_records_and_n
     hand.removals(*[3] * 20, 900)
     hand.turn()
     sizes = []
-    while taken := hand.line.ledger.take(10_000, 10_000):
+    while taken := hand.pipeline.ledger.take(10_000, 10_000):
         sizes.append((len(taken.entries), sum(message.size for message in taken.run.messages)))
-        hand.line.ledger.settle(taken)
+        hand.pipeline.ledger.settle(taken)
     assert sum(entries for entries, _ in sizes) == 21
     assert all(size <= 10_000 for entries, size in sizes if entries > 1)
     assert [entries for entries, size in sizes if size > 10_000] == [1]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.unit.pipeline.rig import BUCKET, Rig, eventually, png
+from tests.unit.pipeline.harness import BUCKET, Harness, eventually, png
 from workers.errors import Rejected
 from workers.intake import decoding
 from workers.intake.header import Header, read_header
@@ -15,7 +15,7 @@ from workers.intake.limits import Limits
 from workers.intake.transform import decode
 from workers.pipeline.cache_entries import CERTAIN, pack_verdict, unpack_verdict
 from workers.pipeline.worker import Worker
-from workers.vocabulary import Picture, Transform
+from workers.types import DecodedImage, Transform
 
 CUT = png((1, 2, 3))[:-30]
 """Its header is in order, its pixels are not all there."""
@@ -36,7 +36,7 @@ class Decoders:
         self.inspected += 1
         return read_header(body, limits)
 
-    def _decode(self, body: bytes, name: str, transforms: Sequence[Transform]) -> Picture:
+    def _decode(self, body: bytes, name: str, transforms: Sequence[Transform]) -> DecodedImage:
         self.decoded += 1
         assert self.gate.wait(20)
         if self.raises is not None:
@@ -50,79 +50,79 @@ def decoders(monkeypatch: pytest.MonkeyPatch) -> Decoders:
 
 
 def _waiting(worker: Worker) -> int:
-    line = worker._line
-    return line.stages.counts()["wait-equal"] if line is not None else 0
+    pipeline = worker._pipeline
+    return pipeline.stages.counts()["wait-equal"] if pipeline is not None else 0
 
 
-def sent_one_after_the_other(rig: Rig, body: bytes, *names: str) -> list[tuple[str, str]]:
+def sent_one_after_the_other(harness: Harness, body: bytes, *names: str) -> list[tuple[str, str]]:
     """Reasons and details of the dead letters."""
     for name in names:
-        rig.store.put(BUCKET, name, body)
-        rig.send(rig.event(name))
-        rig.settled()
-    return [(failure.reason, failure.detail) for letter in rig.dead() for failure in letter.failures]
+        harness.store.put(BUCKET, name, body)
+        harness.send(harness.event(name))
+        harness.settled()
+    return [(failure.reason, failure.detail) for letter in harness.dead() for failure in letter.failures]
 
 
 def test_bytes_that_could_not_be_decoded_are_not_decoded_again(decoders: Decoders) -> None:
-    rig = Rig()
-    with rig.running():
-        first, second = sent_one_after_the_other(rig, CUT, "a", "b")
+    harness = Harness()
+    with harness.running():
+        first, second = sent_one_after_the_other(harness, CUT, "a", "b")
     assert first == second
     assert first[0] == "broken-image"
     assert (decoders.inspected, decoders.decoded) == (1, 1)
 
 
 def test_a_header_that_was_refused_is_not_read_again_by_another_worker_either(decoders: Decoders) -> None:
-    rig = Rig()
+    harness = Harness()
     for name in ("a", "b"):
-        with rig.running(name):
-            letters = sent_one_after_the_other(rig, b"not an image", name)
+        with harness.running(name):
+            letters = sent_one_after_the_other(harness, b"not an image", name)
     assert [reason for reason, _ in letters] == ["not-an-image"] * 2
     assert decoders.inspected == 1
 
 
 def test_other_limits_judge_anew(decoders: Decoders) -> None:
-    rig = Rig()
-    with rig.running():
-        sent_one_after_the_other(rig, CUT, "a")
-    with rig.running("other", judge="other limits"):
-        sent_one_after_the_other(rig, CUT, "b")
+    harness = Harness()
+    with harness.running():
+        sent_one_after_the_other(harness, CUT, "a")
+    with harness.running("other", judge="other limits"):
+        sent_one_after_the_other(harness, CUT, "b")
     assert decoders.decoded == 2
 
 
 def test_equal_images_in_flight_share_the_rejection(decoders: Decoders) -> None:
-    rig = Rig()
+    harness = Harness()
     decoders.gate.clear()
     names = [f"{number}" for number in range(5)]
-    with rig.running() as worker:
+    with harness.running() as worker:
         for name in names:
-            rig.store.put(BUCKET, name, CUT)
-            rig.send(rig.event(name))
+            harness.store.put(BUCKET, name, CUT)
+            harness.send(harness.event(name))
         eventually(lambda: _waiting(worker) == 4)
         decoders.gate.set()
-        rig.settled()
-    assert [failure.reason for letter in rig.dead() for failure in letter.failures] == ["broken-image"] * 5
+        harness.settled()
+    assert [failure.reason for letter in harness.dead() for failure in letter.failures] == ["broken-image"] * 5
     assert decoders.decoded == 1
 
 
 @pytest.mark.parametrize("reason", ["decode-timeout", "kills-decoder", "decode-memory"])
 def test_what_the_machine_may_have_had_a_part_in_is_tried_again(decoders: Decoders, reason: str) -> None:
     decoders.raises = Rejected("decode", reason, "so it seemed")  # type: ignore[arg-type]
-    rig = Rig()
-    with rig.running():
-        letters = sent_one_after_the_other(rig, png((9, 9, 9)), "a", "b")
+    harness = Harness()
+    with harness.running():
+        letters = sent_one_after_the_other(harness, png((9, 9, 9)), "a", "b")
     assert [found for found, _ in letters] == [reason] * 2
     assert decoders.decoded == 2
 
 
 def test_a_good_image_is_untouched_by_the_verdict_on_another(decoders: Decoders) -> None:
-    rig = Rig()
-    with rig.running():
-        sent_one_after_the_other(rig, CUT, "bad")
-        rig.put("good", (250, 20, 20))
-        rig.send(rig.event("good"))
-        rig.settled()
-    assert set(rig.enriched()) == {"good"}
+    harness = Harness()
+    with harness.running():
+        sent_one_after_the_other(harness, CUT, "bad")
+        harness.put("good", (250, 20, 20))
+        harness.send(harness.event("good"))
+        harness.settled()
+    assert set(harness.enriched()) == {"good"}
 
 
 @pytest.mark.parametrize("reason", CERTAIN)

@@ -1,4 +1,4 @@
-"""The whole line on in-memory neighbours: every record gets exactly one outcome set, in order."""
+"""The whole line on in-memory dependencies: every record gets exactly one outcome set, in order."""
 
 from __future__ import annotations
 
@@ -9,13 +9,24 @@ from contextlib import ExitStack
 import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
-from tests.unit.pipeline.rig import BUCKET, DEAD, GROUP, IN, OUT, POISON, EchoCaptioner, Rig, eventually, running
-from workers.backends.memory_broker import Fault
-from workers.backends.memory_kafka import MemoryRecordSource
+from tests.unit.pipeline.harness import (
+    BUCKET,
+    DEAD,
+    GROUP,
+    IN,
+    OUT,
+    POISON,
+    EchoCaptioner,
+    Harness,
+    eventually,
+    running,
+)
 from workers.errors import Broken, Unavailable
 from workers.pipeline import worker as pipeline_worker
 from workers.pipeline.worker import Worker
-from workers.vocabulary import Partition, Polled, Unreadable
+from workers.testing.memory_broker import Fault
+from workers.testing.memory_kafka import MemoryRecordSource
+from workers.types import Partition, Polled, Unreadable
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -26,13 +37,13 @@ def at_device(worker: Worker) -> int:
 
 
 def test_an_event_becomes_an_enriched_image_with_tags_and_a_caption() -> None:
-    rig = Rig()
-    etag = rig.put("a.png", RED)
-    offset = rig.send(rig.event("a.png"), key=b"mine")
-    with rig.running():
-        rig.settled()
-    [record] = rig.broker.visible(OUT)
-    image = rig.enriched()["a.png"]
+    harness = Harness()
+    etag = harness.put("a.png", RED)
+    offset = harness.send(harness.event("a.png"), key=b"mine")
+    with harness.running():
+        harness.settled()
+    [record] = harness.broker.visible(OUT)
+    image = harness.enriched()["a.png"]
     assert [(tag.name, tag.score, tag.label_id) for tag in image.tags] == [("red", 1.0, 0)]
     assert image.caption is not None
     assert (image.caption.text, image.caption.method, image.caption.guided_by) == ("red", "template", ("red",))
@@ -44,84 +55,84 @@ def test_an_event_becomes_an_enriched_image_with_tags_and_a_caption() -> None:
 
 
 def test_every_record_has_its_outcomes_once_and_in_the_order_of_its_partition() -> None:
-    rig = Rig(partitions=3)
+    harness = Harness(partitions=3)
     for number in range(60):
-        rig.put(f"{number}.png", (number, 0, 255 - number))
-        rig.send(rig.event(f"{number}.png"), partition=number % 3)
-    with rig.running():
-        rig.settled()
-    assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
+        harness.put(f"{number}.png", (number, 0, 255 - number))
+        harness.send(harness.event(f"{number}.png"), partition=number % 3)
+    with harness.running():
+        harness.settled()
+    assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
     # One object's outputs share an output partition; within it those of one input partition keep their order.
     for output in range(3):
-        events = [read_output(r.value or b"").event for r in rig.broker.visible(OUT) if r.partition == output]
+        events = [read_output(r.value or b"").event for r in harness.broker.visible(OUT) if r.partition == output]
         for number in range(3):
             offsets = [event.offset for event in events if event.partition == number]
             assert offsets == sorted(offsets)
 
 
-def test_a_slow_picture_holds_back_its_own_partition_only() -> None:
-    rig = Rig(partitions=2)
+def test_a_slow_image_holds_back_its_own_partition_only() -> None:
+    harness = Harness(partitions=2)
     for key in ("slow.png", "after.png", "other.png"):
-        rig.put(key, RED if key != "other.png" else BLUE)
-    rig.store.delay(BUCKET, "slow.png", 1.0)
-    rig.send(rig.event("slow.png"), partition=0)
-    rig.send(rig.event("after.png"), partition=0)
-    rig.send(rig.event("other.png"), partition=1)
-    with rig.running():
-        eventually(lambda: "other.png" in rig.enriched())
-        assert "after.png" not in rig.enriched()
-        rig.settled()
-    assert set(rig.enriched()) == {"slow.png", "after.png", "other.png"}
+        harness.put(key, RED if key != "other.png" else BLUE)
+    harness.store.delay(BUCKET, "slow.png", 1.0)
+    harness.send(harness.event("slow.png"), partition=0)
+    harness.send(harness.event("after.png"), partition=0)
+    harness.send(harness.event("other.png"), partition=1)
+    with harness.running():
+        eventually(lambda: "other.png" in harness.enriched())
+        assert "after.png" not in harness.enriched()
+        harness.settled()
+    assert set(harness.enriched()) == {"slow.png", "after.png", "other.png"}
 
 
 def test_one_message_of_many_records_is_committed_with_all_its_outcomes() -> None:
-    rig = Rig()
-    rig.put("a.png", RED)
-    rig.store.put(BUCKET, "b.png", b"not a picture at all")
-    rig.send(rig.notification("a.png", "b.png", "missing.png"))
-    with rig.running():
-        rig.settled()
-    assert rig.coordinates() == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
-    assert [(f.index, f.reason) for letter in rig.dead() for f in letter.failures] == [(1, "not-an-image")]
-    assert [(skip.event.index, skip.reason) for skip in rig.skips()] == [(2, "gone")]
+    harness = Harness()
+    harness.put("a.png", RED)
+    harness.store.put(BUCKET, "b.png", b"not an image at all")
+    harness.send(harness.notification("a.png", "b.png", "missing.png"))
+    with harness.running():
+        harness.settled()
+    assert harness.coordinates() == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
+    assert [(f.index, f.reason) for letter in harness.dead() for f in letter.failures] == [(1, "not-an-image")]
+    assert [(skip.event.index, skip.reason) for skip in harness.skips()] == [(2, "gone")]
 
 
 def test_a_removal_becomes_a_retraction_and_the_first_cache_level_forgets() -> None:
-    rig = Rig()
-    etag = rig.put("a.png", RED)
-    rig.send(rig.event("a.png", etag=etag))
-    with rig.running():
-        rig.settled()
-        rig.send(rig.notification("a.png", name="ObjectRemoved:Delete"))
-        rig.settled()
-        eventually(lambda: rig.cache.recall_fields([("2:source:/photos/a.png", f"e:{etag}")]) == [None])
-    retractions = [item for item in rig.outputs() if isinstance(item, Retraction)]
+    harness = Harness()
+    etag = harness.put("a.png", RED)
+    harness.send(harness.event("a.png", etag=etag))
+    with harness.running():
+        harness.settled()
+        harness.send(harness.notification("a.png", name="ObjectRemoved:Delete"))
+        harness.settled()
+        eventually(lambda: harness.cache.lookup_fields([("2:source:/photos/a.png", f"e:{etag}")]) == [None])
+    retractions = [item for item in harness.outputs() if isinstance(item, Retraction)]
     assert [item.subject for item in retractions] == ["photos/a.png"]
 
 
 def test_bad_input_is_dead_lettered_with_its_own_bytes_and_good_input_goes_on() -> None:
-    rig = Rig()
-    rig.put("a.png", RED)
-    rig.send(b"\xff\xfe not json")
-    rig.send({"schema": "image-event/1", "id": "1", "bucket": BUCKET})
-    rig.send(rig.event("a.png"))
-    with rig.running():
-        rig.settled()
-    assert [letter.failures[0].reason for letter in rig.dead()] == ["undecodable", "schema"]
-    assert {record.value for record in rig.broker.visible(DEAD)} >= {b"\xff\xfe not json"}
-    assert set(rig.enriched()) == {"a.png"}
+    harness = Harness()
+    harness.put("a.png", RED)
+    harness.send(b"\xff\xfe not json")
+    harness.send({"schema": "image-event/1", "id": "1", "bucket": BUCKET})
+    harness.send(harness.event("a.png"))
+    with harness.running():
+        harness.settled()
+    assert [letter.failures[0].reason for letter in harness.dead()] == ["undecodable", "schema"]
+    assert {record.value for record in harness.broker.visible(DEAD)} >= {b"\xff\xfe not json"}
+    assert set(harness.enriched()) == {"a.png"}
 
 
 def test_a_batch_that_can_not_be_opened_is_one_dead_letter_for_all_its_offsets() -> None:
-    rig = Rig(partitions=1)
-    rig.put("a.png", RED)
-    rig.send(rig.event("a.png"))
+    harness = Harness(partitions=1)
+    harness.put("a.png", RED)
+    harness.send(harness.event("a.png"))
     why = Unreadable("batch-too-large", "more than fits")
-    first = rig.broker.append_unreadable(IN, 0, 1_000, why)
-    rig.send(rig.event("a.png"))
-    with rig.running():
-        rig.settled()
-    [letter] = rig.dead()
+    first = harness.broker.append_unreadable(IN, 0, 1_000, why)
+    harness.send(harness.event("a.png"))
+    with harness.running():
+        harness.settled()
+    [letter] = harness.dead()
     [failure] = letter.failures
     assert (letter.offset, letter.last_offset, failure.stage, failure.reason) == (
         first,
@@ -130,49 +141,49 @@ def test_a_batch_that_can_not_be_opened_is_one_dead_letter_for_all_its_offsets()
         why.reason,
     )
     assert letter.truncated
-    assert [item.event.offset for item in rig.outputs()] == [first - 1, first + 1_000]
+    assert [item.event.offset for item in harness.outputs()] == [first - 1, first + 1_000]
 
 
 def test_a_bucket_outside_the_allow_list_is_a_dead_letter_and_a_key_outside_the_globs_a_skip() -> None:
-    rig = Rig()
-    rig.put("a.png", RED)
-    rig.send(rig.event("a.png", bucket="secret") | {"bucket": "secret"})
-    rig.send(rig.event("a.json"))
-    rig.send(rig.event("a.png"))
-    with rig.running(buckets=(BUCKET,), key_globs=("*.png",)):
-        rig.settled()
-    assert [letter.failures[0].reason for letter in rig.dead()] == ["bucket-not-allowed"]
-    assert [skip.reason for skip in rig.skips()] == ["key-not-matched"]
-    assert set(rig.enriched()) == {"a.png"}
+    harness = Harness()
+    harness.put("a.png", RED)
+    harness.send(harness.event("a.png", bucket="secret") | {"bucket": "secret"})
+    harness.send(harness.event("a.json"))
+    harness.send(harness.event("a.png"))
+    with harness.running(buckets=(BUCKET,), key_globs=("*.png",)):
+        harness.settled()
+    assert [letter.failures[0].reason for letter in harness.dead()] == ["bucket-not-allowed"]
+    assert [skip.reason for skip in harness.skips()] == ["key-not-matched"]
+    assert set(harness.enriched()) == {"a.png"}
 
 
 def test_an_older_event_of_the_same_object_is_skipped_as_stale() -> None:
-    rig = Rig()
-    older = rig.put("a.png", (20, 20, 250))
-    newer = rig.put("a.png", RED)
-    rig.send(rig.event("a.png", etag=newer, sequencer="00FF"))
-    with rig.running():
-        rig.settled()
-        eventually(lambda: rig.cache.recall(["2:sequencer:/photos/a.png"]) == [b"00FF"])
-        rig.send(rig.event("a.png", etag=older, sequencer="00FE"))
-        rig.settled()
-    assert [skip.reason for skip in rig.skips()] == ["stale"]
+    harness = Harness()
+    older = harness.put("a.png", (20, 20, 250))
+    newer = harness.put("a.png", RED)
+    harness.send(harness.event("a.png", etag=newer, sequencer="00FF"))
+    with harness.running():
+        harness.settled()
+        eventually(lambda: harness.cache.lookup(["2:sequencer:/photos/a.png"]) == [b"00FF"])
+        harness.send(harness.event("a.png", etag=older, sequencer="00FE"))
+        harness.settled()
+    assert [skip.reason for skip in harness.skips()] == ["stale"]
 
 
 def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() -> None:
-    rig = Rig()
-    etag = rig.put("a.png", RED)
-    rig.put("copy.png", RED)
-    rig.send(rig.event("a.png", etag=etag))
-    with rig.running():
-        rig.settled()
-        eventually(lambda: rig.cache.recall_fields([("2:source:/photos/a.png", f"e:{etag}")]) != [None])
-        rig.store.fail(BUCKET, "a.png", Unavailable("s3", "not to be asked"))
-        rig.send(rig.event("a.png", etag=etag))
-        rig.send(rig.event("copy.png"))
-        rig.settled()
-    assert rig.tagger.batches == [1]
-    images = [item for item in rig.outputs() if isinstance(item, EnrichedImage)]
+    harness = Harness()
+    etag = harness.put("a.png", RED)
+    harness.put("copy.png", RED)
+    harness.send(harness.event("a.png", etag=etag))
+    with harness.running():
+        harness.settled()
+        eventually(lambda: harness.cache.lookup_fields([("2:source:/photos/a.png", f"e:{etag}")]) != [None])
+        harness.store.fail(BUCKET, "a.png", Unavailable("s3", "not to be asked"))
+        harness.send(harness.event("a.png", etag=etag))
+        harness.send(harness.event("copy.png"))
+        harness.settled()
+    assert harness.tagger.batches == [1]
+    images = [item for item in harness.outputs() if isinstance(item, EnrichedImage)]
     again = next(i for i in images if i.source.key == "a.png" and i.event.offset == 1)
     copy = next(i for i in images if i.source.key == "copy.png")
     assert (again.cache.source, again.cache.tags) == ("hit", "hit")
@@ -180,248 +191,252 @@ def test_a_hit_on_the_first_level_skips_the_store_and_a_copy_skips_the_device() 
     assert again.tags == copy.tags
 
 
-def test_equal_pictures_in_flight_are_computed_once() -> None:
-    rig = Rig()
+def test_equal_images_in_flight_are_computed_once() -> None:
+    harness = Harness()
     for number in range(50):
-        rig.put(f"{number}.png", RED)
-        rig.send(rig.event(f"{number}.png"), partition=number % 2)
-    rig.tagger.gate.clear()
-    with rig.running():
-        rig.tagger.waiting.wait(10)
-        rig.tagger.gate.set()
-        rig.settled()
-    assert sum(rig.tagger.batches) == 1
-    assert len(rig.enriched()) == 50
+        harness.put(f"{number}.png", RED)
+        harness.send(harness.event(f"{number}.png"), partition=number % 2)
+    harness.tagger.gate.clear()
+    with harness.running():
+        harness.tagger.waiting.wait(10)
+        harness.tagger.gate.set()
+        harness.settled()
+    assert sum(harness.tagger.batches) == 1
+    assert len(harness.enriched()) == 50
 
 
-def test_when_the_leading_picture_is_dropped_an_equal_one_takes_over() -> None:
-    rig = Rig(partitions=2)
-    rig.put("a.png", RED)
-    rig.put("b.png", RED)
-    rig.put("hold.png", BLUE)
-    rig.send(rig.event("hold.png"), partition=1)
-    rig.tagger.gate.clear()
-    with rig.running() as worker:
-        rig.tagger.waiting.wait(10)
-        rig.send(rig.event("a.png"), partition=0)
+def test_when_the_leading_image_is_dropped_an_equal_one_takes_over() -> None:
+    harness = Harness(partitions=2)
+    harness.put("a.png", RED)
+    harness.put("b.png", RED)
+    harness.put("hold.png", BLUE)
+    harness.send(harness.event("hold.png"), partition=1)
+    harness.tagger.gate.clear()
+    with harness.running() as worker:
+        harness.tagger.waiting.wait(10)
+        harness.send(harness.event("a.png"), partition=0)
         eventually(lambda: worker.progress().in_flight["wait-device"] == 1)
-        rig.send(rig.event("b.png"), partition=1)
+        harness.send(harness.event("b.png"), partition=1)
         eventually(lambda: worker.progress().in_flight["wait-equal"] == 1)
-        rig.broker.regain(GROUP, Partition("images", 0))
-        rig.tagger.gate.set()
-        rig.settled()
-    assert set(rig.enriched()) == {"a.png", "b.png", "hold.png"}
-    assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
+        harness.broker.regain(GROUP, Partition("images", 0))
+        harness.tagger.gate.set()
+        harness.settled()
+    assert set(harness.enriched()) == {"a.png", "b.png", "hold.png"}
+    assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
-def test_the_guilty_picture_of_a_batch_is_dead_lettered_and_its_neighbours_are_not() -> None:
-    rig = Rig()
+def test_the_guilty_image_of_a_batch_is_dead_lettered_and_its_neighbours_are_not() -> None:
+    harness = Harness()
     for number in range(7):
-        rig.put(f"{number}.png", (0, 100 + number, 0))
-    rig.put("poison.png", POISON)
+        harness.put(f"{number}.png", (0, 100 + number, 0))
+    harness.put("poison.png", POISON)
     for key in ("0", "1", "2", "poison", "3", "4", "5", "6"):
-        rig.send(rig.event(f"{key}.png"))
-    rig.tagger.gate.clear()
-    with rig.running() as worker:
+        harness.send(harness.event(f"{key}.png"))
+    harness.tagger.gate.clear()
+    with harness.running() as worker:
         eventually(lambda: at_device(worker) == 8)
-        rig.tagger.gate.set()
-        rig.settled()
-    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("annotate", "annotate-failed")]
-    assert len(rig.enriched()) == 7
+        harness.tagger.gate.set()
+        harness.settled()
+    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [
+        ("annotate", "annotate-failed")
+    ]
+    assert len(harness.enriched()) == 7
 
 
 def test_a_broken_device_stops_the_worker_with_the_topic_untouched() -> None:
-    rig = Rig()
-    rig.put("a.png", RED)
-    rig.send(rig.event("a.png"))
-    rig.tagger.broken = True
+    harness = Harness()
+    harness.put("a.png", RED)
+    harness.send(harness.event("a.png"))
+    harness.tagger.broken = True
     with pytest.raises(Broken, match="known to be good"):
-        rig.run_to_its_end()
-    assert rig.coordinates() == []
+        harness.run_to_its_end()
+    assert harness.coordinates() == []
 
 
 def test_scores_that_are_no_numbers_mean_a_broken_device() -> None:
-    rig = Rig()
-    rig.put("a.png", RED)
-    rig.send(rig.event("a.png"))
-    rig.tagger.nan = True
+    harness = Harness()
+    harness.put("a.png", RED)
+    harness.send(harness.event("a.png"))
+    harness.tagger.nan = True
     with pytest.raises(Broken, match="known to be good"):
-        rig.run_to_its_end()
-    assert rig.coordinates() == []
+        harness.run_to_its_end()
+    assert harness.coordinates() == []
 
 
 def test_out_of_memory_halves_the_batch_and_blames_nobody() -> None:
-    rig = Rig()
-    rig.tagger.memory = 2
+    harness = Harness()
+    harness.tagger.memory = 2
     for number in range(16):
-        rig.put(f"{number}.png", (0, 100 + number, 0))
-        rig.send(rig.event(f"{number}.png"))
-    rig.tagger.gate.clear()
-    with rig.running() as worker:
+        harness.put(f"{number}.png", (0, 100 + number, 0))
+        harness.send(harness.event(f"{number}.png"))
+    harness.tagger.gate.clear()
+    with harness.running() as worker:
         eventually(lambda: at_device(worker) == 16)
-        rig.tagger.gate.set()
-        rig.settled()
-    assert rig.dead() == []
-    assert len(rig.enriched()) == 16
-    assert max(rig.tagger.batches) == 2
+        harness.tagger.gate.set()
+        harness.settled()
+    assert harness.dead() == []
+    assert len(harness.enriched()) == 16
+    assert max(harness.tagger.batches) == 2
 
 
 def test_a_failing_store_is_waited_for_and_nothing_is_dead_lettered() -> None:
-    rig = Rig()
+    harness = Harness()
     for key in ("a.png", "b.png"):
-        rig.put(key, RED)
-        rig.send(rig.event(key))
-    rig.store.fail(BUCKET, None, Unavailable("s3", "connection refused"), times=12)
-    with rig.running():
-        rig.settled()
-    assert rig.dead() == []
-    assert set(rig.enriched()) == {"a.png", "b.png"}
+        harness.put(key, RED)
+        harness.send(harness.event(key))
+    harness.store.fail(BUCKET, None, Unavailable("s3", "connection refused"), times=12)
+    with harness.running():
+        harness.settled()
+    assert harness.dead() == []
+    assert set(harness.enriched()) == {"a.png", "b.png"}
 
 
 def test_one_object_that_always_fails_while_others_read_is_dead_lettered_as_unreadable() -> None:
-    rig = Rig()
-    rig.put("bad.png", RED)
-    rig.put("good.png", BLUE)
-    rig.store.fail(BUCKET, "bad.png", Unavailable("s3", "500"))
-    rig.send(rig.event("bad.png"), partition=0)
-    with rig.running(unreadable_after_s=0.3):
+    harness = Harness()
+    harness.put("bad.png", RED)
+    harness.put("good.png", BLUE)
+    harness.store.fail(BUCKET, "bad.png", Unavailable("s3", "500"))
+    harness.send(harness.event("bad.png"), partition=0)
+    with harness.running(unreadable_after_s=0.3):
         for number in range(3):
-            rig.send(rig.event("good.png", id=str(number)), partition=1)
+            harness.send(harness.event("good.png", id=str(number)), partition=1)
             threading.Event().wait(0.2)
-        rig.settled()
-    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("fetch", "unreadable")]
+        harness.settled()
+    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [("fetch", "unreadable")]
 
 
 def test_an_object_that_is_refused_while_others_read_is_dead_lettered_at_once() -> None:
-    rig = Rig()
-    rig.put("good.png", BLUE)
-    rig.put("bad.png", RED)
-    rig.store.fail(BUCKET, "bad.png", Unavailable("s3", "403", fault="forbidden"))
-    rig.send(rig.event("good.png"))
-    with rig.running():
-        rig.settled()
-        rig.send(rig.event("bad.png"))
-        rig.settled()
-    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("fetch", "forbidden")]
+    harness = Harness()
+    harness.put("good.png", BLUE)
+    harness.put("bad.png", RED)
+    harness.store.fail(BUCKET, "bad.png", Unavailable("s3", "403", fault="forbidden"))
+    harness.send(harness.event("good.png"))
+    with harness.running():
+        harness.settled()
+        harness.send(harness.event("bad.png"))
+        harness.settled()
+    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [("fetch", "forbidden")]
 
 
-def test_a_partial_picture_has_its_tags_and_a_dead_letter_for_its_caption() -> None:
-    rig = Rig()
-    rig.captioner = EchoCaptioner()
-    rig.captioner.fails = True
-    rig.put("a.png", RED)
-    rig.send(rig.event("a.png"))
-    with rig.running():
-        rig.settled()
-    image = rig.enriched()["a.png"]
+def test_a_partial_image_has_its_tags_and_a_dead_letter_for_its_caption() -> None:
+    harness = Harness()
+    harness.captioner = EchoCaptioner()
+    harness.captioner.fails = True
+    harness.put("a.png", RED)
+    harness.send(harness.event("a.png"))
+    with harness.running():
+        harness.settled()
+    image = harness.enriched()["a.png"]
     assert (image.status, image.reason, image.caption) == ("partial", "caption-failed", None)
     assert [tag.name for tag in image.tags] == ["red"]
-    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("caption", "caption-failed")]
+    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [
+        ("caption", "caption-failed")
+    ]
 
 
 def test_captions_are_guided_by_the_tags_or_by_the_events_own() -> None:
-    rig = Rig()
-    rig.captioner = EchoCaptioner()
-    rig.put("a.png", RED)
-    rig.put("b.png", BLUE)
-    rig.send(rig.event("a.png"))
-    rig.send(rig.event("b.png", options={"want": ["caption"], "guide_tags": ["sky", "sea"]}))
-    with rig.running():
-        rig.settled()
-    texts = {key: image.caption.text for key, image in rig.enriched().items() if image.caption}
+    harness = Harness()
+    harness.captioner = EchoCaptioner()
+    harness.put("a.png", RED)
+    harness.put("b.png", BLUE)
+    harness.send(harness.event("a.png"))
+    harness.send(harness.event("b.png", options={"want": ["caption"], "guide_tags": ["sky", "sea"]}))
+    with harness.running():
+        harness.settled()
+    texts = {key: image.caption.text for key, image in harness.enriched().items() if image.caption}
     assert texts == {"a.png": "saw red", "b.png": "saw sky | sea"}
-    assert rig.enriched()["b.png"].tags == ()
+    assert harness.enriched()["b.png"].tags == ()
 
 
 def test_an_event_names_its_guides_in_the_order_in_which_they_guided() -> None:
     """A captioner was trained on tags in label order; a template takes the best first."""
-    rig = Rig()
-    rig.captioner = EchoCaptioner()
-    rig.put("a.png", (200, 0, 250))
-    rig.send(rig.event("a.png"))
-    with rig.running():
-        rig.settled()
-    caption = rig.enriched()["a.png"].caption
+    harness = Harness()
+    harness.captioner = EchoCaptioner()
+    harness.put("a.png", (200, 0, 250))
+    harness.send(harness.event("a.png"))
+    with harness.running():
+        harness.settled()
+    caption = harness.enriched()["a.png"].caption
     assert caption is not None
     assert (caption.text, caption.guided_by) == ("saw red | blue", ("red", "blue"))
-    assert [tag.name for tag in rig.enriched()["a.png"].tags] == ["blue", "red"]
+    assert [tag.name for tag in harness.enriched()["a.png"].tags] == ["blue", "red"]
 
 
 @pytest.mark.parametrize("fault", list(Fault))
 def test_whatever_happens_to_a_run_its_outcomes_are_there_once(fault: Fault) -> None:
-    rig = Rig()
+    harness = Harness()
     for number in range(20):
-        rig.put(f"{number}.png", (number, 0, 200))
-    with rig.running():
+        harness.put(f"{number}.png", (number, 0, 200))
+    with harness.running():
         for number in range(20):
             if number == 3 or (number == 11 and fault is not Fault.FENCED):
-                rig.broker.fail_next(fault)
-            rig.send(rig.event(f"{number}.png"), partition=number % 2)
+                harness.broker.fail_next(fault)
+            harness.send(harness.event(f"{number}.png"), partition=number % 2)
             threading.Event().wait(0.01)
-        rig.settled()
-    assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
+        harness.settled()
+    assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
 def test_at_least_once_loses_nothing_and_what_comes_again_has_the_same_id() -> None:
-    rig = Rig()
-    rig.delivery = "at_least_once"
+    harness = Harness()
+    harness.delivery = "at_least_once"
     for number in range(20):
-        rig.put(f"{number}.png", (number, 0, 200))
-    with rig.running():
+        harness.put(f"{number}.png", (number, 0, 200))
+    with harness.running():
         for number in range(20):
             if number in (3, 11):
-                rig.broker.fail_next(Fault.COMMIT_UNACKNOWLEDGED if number == 3 else Fault.COMMIT_LOST)
-            rig.send(rig.event(f"{number}.png"), partition=number % 2)
+                harness.broker.fail_next(Fault.COMMIT_UNACKNOWLEDGED if number == 3 else Fault.COMMIT_LOST)
+            harness.send(harness.event(f"{number}.png"), partition=number % 2)
             threading.Event().wait(0.01)
-        rig.settled()
-    assert sorted(set(rig.coordinates())) == sorted((p, o, 0) for p, o in rig.appended)
+        harness.settled()
+    assert sorted(set(harness.coordinates())) == sorted((p, o, 0) for p, o in harness.appended)
     ids: dict[tuple[int, int], set[str]] = {}
-    for image in rig.outputs():
+    for image in harness.outputs():
         assert isinstance(image, EnrichedImage)
         ids.setdefault((image.event.partition, image.event.offset), set()).add(image.id)
     assert all(len(found) == 1 for found in ids.values())
 
 
 def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker() -> None:
-    rig = Rig()
-    rig.put("a.png", RED)
-    rig.send(rig.event("a.png"))
-    rig.broker.fail_next(Fault.FENCED, Fault.FENCED)
+    harness = Harness()
+    harness.put("a.png", RED)
+    harness.send(harness.event("a.png"))
+    harness.broker.fail_next(Fault.FENCED, Fault.FENCED)
     with pytest.raises(Broken, match="transactional id"):
-        rig.run_to_its_end()
-    assert rig.coordinates() == []
+        harness.run_to_its_end()
+    assert harness.coordinates() == []
 
 
 def test_a_publisher_that_hangs_although_the_broker_answers_ends_the_worker() -> None:
-    rig = Rig()
-    rig.publisher_hangs = "the commit has not returned for 9 s"
+    harness = Harness()
+    harness.publisher_hangs = "the commit has not returned for 9 s"
     with pytest.raises(Broken, match="has not returned"):
-        rig.run_to_its_end()
+        harness.run_to_its_end()
 
 
 def test_two_workers_that_pass_partitions_to_and_fro_lose_nothing_and_do_nothing_twice() -> None:
-    rig = Rig(partitions=4)
+    harness = Harness(partitions=4)
     stop = threading.Event()
 
     def storm() -> None:
         while not stop.wait(0.05):
-            rig.broker.rebalance(GROUP)
+            harness.broker.rebalance(GROUP)
 
-    with rig.running("w1"), ExitStack() as second:
+    with harness.running("w1"), ExitStack() as second:
         thread = threading.Thread(target=storm, daemon=True)
         thread.start()
         for number in range(80):
-            rig.put(f"{number}.png", (number, 0, 200))
-            rig.send(rig.event(f"{number}.png"), partition=number % 4)
+            harness.put(f"{number}.png", (number, 0, 200))
+            harness.send(harness.event(f"{number}.png"), partition=number % 4)
             if number == 30:
-                second.enter_context(running(rig.worker("w2")))
+                second.enter_context(running(harness.worker("w2")))
             if number == 60:
                 second.close()
             threading.Event().wait(0.005)
         stop.set()
         thread.join()
-        rig.settled()
-    assert rig.coordinates() == sorted((p, o, 0) for p, o in rig.appended)
+        harness.settled()
+    assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
 def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_the_same(
@@ -430,7 +445,7 @@ def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_t
     """Guard: the drain's end was the poll thread's to say, and nobody looked at the poll thread."""
     monkeypatch.setattr(pipeline_worker, "_POLL_S", 0.2)
     monkeypatch.setattr(pipeline_worker, "_LATE_S", 0.2)
-    rig, hung = Rig(), threading.Event()
+    harness, hung = Harness(), threading.Event()
     poll = MemoryRecordSource.poll
 
     def hanging(source: MemoryRecordSource, timeout_s: float) -> Polled:
@@ -443,7 +458,7 @@ def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_t
         stack.enter_context(
             pytest.raises(Broken, match=r"the drain's 0\.3 s are over, and the poll thread has not come")
         )
-        worker = stack.enter_context(rig.running(drain_s=0.3, stall_s=0.1))
+        worker = stack.enter_context(harness.running(drain_s=0.3, stall_s=0.1))
         eventually(lambda: worker.ready)
         assert worker.progress().ok
         hung.set()
@@ -455,68 +470,72 @@ def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_t
 
 
 def test_a_stop_drains_what_was_admitted_and_leaves_no_thread_behind() -> None:
-    rig = Rig()
+    harness = Harness()
     for number in range(30):
-        rig.put(f"{number}.png", (number, 0, 200))
-        rig.send(rig.event(f"{number}.png"), partition=number % 2)
+        harness.put(f"{number}.png", (number, 0, 200))
+        harness.send(harness.event(f"{number}.png"), partition=number % 2)
     before = threading.active_count()
-    with rig.running() as worker:
+    with harness.running() as worker:
         eventually(lambda: worker.ready)
-        eventually(lambda: len(rig.outputs()) > 0)
-    done = rig.coordinates()
+        eventually(lambda: len(harness.outputs()) > 0)
+    done = harness.coordinates()
     assert len(done) == len(set(done))
-    committed = {p.number: o for p, o in rig.broker.committed(GROUP).items()}
+    committed = {p.number: o for p, o in harness.broker.committed(GROUP).items()}
     assert done == sorted((p, o, 0) for p in committed for o in range(committed[p]))
     eventually(lambda: threading.active_count() <= before)
 
 
 def test_a_bug_in_any_thread_ends_the_worker_with_that_error() -> None:
-    rig = Rig()
-    rig.put("a.png", RED)
-    rig.send(rig.event("a.png"))
-    rig.store.fail(BUCKET, "a.png", KeyError("a bug"))  # type: ignore[arg-type]
+    harness = Harness()
+    harness.put("a.png", RED)
+    harness.send(harness.event("a.png"))
+    harness.store.fail(BUCKET, "a.png", KeyError("a bug"))  # type: ignore[arg-type]
     with pytest.raises(KeyError, match="a bug"):
-        rig.run_to_its_end()
-    assert rig.coordinates() == []
+        harness.run_to_its_end()
+    assert harness.coordinates() == []
 
 
 def test_outputs_that_are_too_large_for_their_topic_become_dead_letters() -> None:
-    rig = Rig()
-    rig.broker.create_topic(OUT, 3, max_message_bytes=700)
-    rig.put("a.png", RED)
-    rig.send(rig.event("a.png"))
-    with rig.running():
-        rig.settled()
-    assert rig.enriched() == {}
-    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("publish", "result-too-large")]
+    harness = Harness()
+    harness.broker.create_topic(OUT, 3, max_message_bytes=700)
+    harness.put("a.png", RED)
+    harness.send(harness.event("a.png"))
+    with harness.running():
+        harness.settled()
+    assert harness.enriched() == {}
+    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [
+        ("publish", "result-too-large")
+    ]
 
 
 def test_a_limit_that_is_lowered_while_the_worker_runs_makes_dead_letters_of_what_no_longer_fits() -> None:
-    rig = Rig()
-    rig.put("a.png", RED)
-    with rig.running() as worker:
+    harness = Harness()
+    harness.put("a.png", RED)
+    with harness.running() as worker:
         eventually(lambda: worker.ready)
-        rig.broker.create_topic(OUT, 3, max_message_bytes=700)
-        rig.send(rig.event("a.png"))
-        rig.settled()
-    assert rig.enriched() == {}
-    assert [(f.stage, f.reason) for letter in rig.dead() for f in letter.failures] == [("publish", "result-too-large")]
+        harness.broker.create_topic(OUT, 3, max_message_bytes=700)
+        harness.send(harness.event("a.png"))
+        harness.settled()
+    assert harness.enriched() == {}
+    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [
+        ("publish", "result-too-large")
+    ]
 
 
 def test_a_worker_with_nothing_to_do_is_idle_and_alive() -> None:
-    rig = Rig()
-    with rig.running() as worker:
+    harness = Harness()
+    with harness.running() as worker:
         eventually(lambda: worker.ready)
         eventually(lambda: worker.idle_s() > 0.2)
         assert worker.progress().ok
 
 
 def test_a_message_that_names_what_to_replay_does_only_that() -> None:
-    rig = Rig()
-    rig.put("a.png", RED)
-    rig.put("b.png", BLUE)
-    rig.send(rig.notification("a.png", "b.png"), headers=(("tagstream-only", b"1"),))
-    with rig.running():
-        rig.settled()
-    assert set(rig.enriched()) == {"b.png"}
-    assert [(skip.event.index, skip.reason) for skip in rig.skips()] == [(0, "not-replayed")]
+    harness = Harness()
+    harness.put("a.png", RED)
+    harness.put("b.png", BLUE)
+    harness.send(harness.notification("a.png", "b.png"), headers=(("tagstream-only", b"1"),))
+    with harness.running():
+        harness.settled()
+    assert set(harness.enriched()) == {"b.png"}
+    assert [(skip.event.index, skip.reason) for skip in harness.skips()] == [(0, "not-replayed")]

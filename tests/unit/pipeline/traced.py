@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from tests.unit.pipeline.rig import OUT, SKIPPED, Rig
+from tests.unit.pipeline.harness import OUT, SKIPPED, Harness
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -20,14 +20,16 @@ def main() -> None:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    rig = Rig(partitions=1)
+    harness = Harness(partitions=1)
     for number in range(3):
-        rig.put(f"{number}.png", (100 + number, 0, 0))
-        rig.send(rig.event(f"{number}.png"), headers=(("traceparent", PARENT.encode()),))
-    rig.send(rig.notification("gone.png", name="ObjectRemoved:Delete"), headers=(("traceparent", PARENT.encode()),))
-    rig.send(rig.notification("0.png", name="ObjectTagging:Put"), headers=(("traceparent", b"of no form"),))
-    with rig.running():
-        rig.settled()
+        harness.put(f"{number}.png", (100 + number, 0, 0))
+        harness.send(harness.event(f"{number}.png"), headers=(("traceparent", PARENT.encode()),))
+    harness.send(
+        harness.notification("gone.png", name="ObjectRemoved:Delete"), headers=(("traceparent", PARENT.encode()),)
+    )
+    harness.send(harness.notification("0.png", name="ObjectTagging:Put"), headers=(("traceparent", b"of no form"),))
+    with harness.running():
+        harness.settled()
     spans = [
         {
             "name": span.name,
@@ -42,7 +44,7 @@ def main() -> None:
     sent = [
         dict(record.headers).get("traceparent") or b""
         for topic in (OUT, SKIPPED)
-        for record in rig.broker.visible(topic)
+        for record in harness.broker.visible(topic)
     ]
     json.dump({"spans": spans, "sent": [value.decode() for value in sent]}, sys.stdout)
 

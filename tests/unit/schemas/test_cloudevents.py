@@ -18,7 +18,7 @@ ATTRIBUTES = {
     "specversion": "1.0",
     "id": "ce-1",
     "source": "/uploads",
-    "type": "com.example.picture.stored",
+    "type": "com.example.image.stored",
     "time": "2026-02-03T04:05:06Z",
 }
 STRUCTURED: Headers = (("content-type", b"application/cloudevents+json; charset=UTF-8"),)
@@ -92,7 +92,7 @@ def test_envelopes_inside_a_cloudevent_are_unwrapped() -> None:
     assert event(AWS["bridge created"], binary()).dialect == "cloudevents"
 
 
-def test_dataref_names_the_picture_itself() -> None:
+def test_dataref_names_the_image_itself() -> None:
     read = parse(None, binary(content_type=None, dataref="s3://photos/red%20flower+1.jpg"))
     assert read == (
         ImageEvent(
@@ -124,7 +124,7 @@ def test_data_is_read_before_dataref() -> None:
     assert event(structured(data=own(), dataref="s3://other/b.jpg")).subject == "photos/a.jpg"
 
 
-def test_a_picture_that_travels_along_is_read_from_where_dataref_says() -> None:
+def test_an_image_that_travels_along_is_read_from_where_dataref_says() -> None:
     headers = binary(content_type="image/jpeg", dataref="s3://photos/a.jpg")
     (entry,) = parse(b"\xff\xd8\xff\xe0", headers)
     assert isinstance(entry, ImageEvent)
@@ -174,7 +174,7 @@ def test_another_specversion_is_a_fault() -> None:
         (structured(), STRUCTURED, "not-an-event"),
         (structured(data=[1]), STRUCTURED, "not-an-event"),
         (structured(data={"a": 1}), STRUCTURED, "not-an-event"),
-        (structured(data="<picture/>"), STRUCTURED, "undecodable"),
+        (structured(data="<image/>"), STRUCTURED, "undecodable"),
         (structured(data_base64="***"), STRUCTURED, "undecodable"),
         (structured(data_base64=5), STRUCTURED, "undecodable"),
         (structured(data=structured(data=own())), STRUCTURED, "not-an-event"),

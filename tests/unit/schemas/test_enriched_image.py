@@ -161,7 +161,7 @@ def test_outputs_of_one_object_share_their_record_key() -> None:
     assert enriched().message_key == retraction().message_key == skip().message_key == b"photos/a.jpg"
 
 
-def test_the_retraction_of_a_version_can_not_compact_the_live_picture_away() -> None:
+def test_the_retraction_of_a_version_can_not_compact_the_live_image_away() -> None:
     assert retraction(scope="version").message_key == b"photos?versionId=v1/a.jpg"
 
 

@@ -59,7 +59,7 @@ def test_the_newest_is_kept_in_any_order_of_arrival(puts: list[tuple[str | None,
 
 
 @pytest.mark.parametrize("newest", [_gone("06"), _put("06", "01")])
-def test_removals_and_pictures_are_ordered_among_each_other(newest: EnrichedImage | Retraction) -> None:
+def test_removals_and_images_are_ordered_among_each_other(newest: EnrichedImage | Retraction) -> None:
     for order in permutations([_put("04", "02"), _gone("05"), newest]):
         held: dict[str, EnrichedImage | Retraction] = {}
         for output in order:
@@ -75,7 +75,7 @@ def test_the_retraction_of_a_version_leaves_the_others() -> None:
     assert not held
 
 
-def test_the_version_null_is_that_of_a_picture_without_one() -> None:
+def test_the_version_null_is_that_of_an_image_without_one() -> None:
     held: dict[str, EnrichedImage | Retraction] = {"photos/a.jpg": _put("05", "01", "v2")}
     index(_gone("06", "null").to_bytes(), held)
     assert held

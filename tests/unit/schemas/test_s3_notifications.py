@@ -122,7 +122,7 @@ def test_the_removal_of_one_version_concerns_that_version_alone(name: str) -> No
     "name",
     ["ObjectRemoved:DeleteMarkerCreated", "ObjectRemoved:DeleteAllVersions", "LifecycleExpiration:DeleteMarkerCreated"],
 )
-def test_a_delete_marker_is_no_version_of_the_picture(name: str) -> None:
+def test_a_delete_marker_is_no_version_of_the_image(name: str) -> None:
     read = event(notification(name, versionId="the-markers-own"))
     assert (read.action, read.version_id, read.versioned_removal) == ("retract", None, False)
 
@@ -183,7 +183,7 @@ def test_what_names_no_object_of_any_store_is_a_fault(field: str, value: Any) ->
     assert bad.detail.startswith(f"s3.object.{field}: ")
 
 
-def test_the_version_null_is_none_of_a_picture() -> None:
+def test_the_version_null_is_none_of_an_image() -> None:
     assert event(notification("ObjectCreated:Put", versionId="null")).version_id is None
     assert event(notification("ObjectRemoved:DeleteMarkerCreated", versionId="null")).version_id is None
 

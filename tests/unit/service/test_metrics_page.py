@@ -26,7 +26,7 @@ def test_every_metric_has_a_row_with_its_labels_and_its_meaning() -> None:
 
 
 def test_a_counter_is_named_as_prometheus_shows_it() -> None:
-    assert "| `tagstream_runs_published_total` | counter |" in metrics.markdown()
+    assert "| `tagstream_transactions_published_total` | counter |" in metrics.markdown()
 
 
 def test_a_page_without_markers_is_left_alone() -> None:

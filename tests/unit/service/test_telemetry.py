@@ -48,13 +48,13 @@ def test_every_metric_is_on_the_page_under_the_name_of_the_list() -> None:
 
 
 def test_the_service_is_named_by_opentelemetrys_own_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_SERVICE_NAME", "pictures")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "images")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=test")
     telemetry = make_telemetry(instance="w1", version="1", otlp_traces=False, otlp_metrics=False)
     telemetry.meter_provider.get_meter("t").create_counter("c").add(1)
     page = telemetry.metrics_page().decode()
     telemetry.close()
-    assert 'service_name="pictures"' in page
+    assert 'service_name="images"' in page
     assert 'deployment_environment="test"' in page
 
 

@@ -1,4 +1,4 @@
-"""A wedged process says where it stands and ends with 3; a live one is left alone."""
+"""A stalled process says where it stands and ends with 3; a live one is left alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from workers.service.health import Health, Report
 from workers.service.watchdog import Watchdog
 
-WEDGED_PROGRAM = """
+STALLED_PROGRAM = """
 import logging, threading, time
 from workers.service.health import Health
 from workers.service.logs import start_logging
@@ -39,10 +39,10 @@ time.sleep(60)
 
 
 def test_a_wedge_dumps_every_stack_turns_unready_and_exits_with_3() -> None:
-    done = subprocess.run([sys.executable, "-c", WEDGED_PROGRAM], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", STALLED_PROGRAM], capture_output=True, text=True, timeout=30)
     assert done.returncode == 3
-    assert done.stdout == "unready: wedged: annotate: nothing moved for 16 s\n"
-    assert "critical service.watchdog: wedged: annotate: nothing moved" in done.stderr
+    assert done.stdout == "unready: stalled: annotate: nothing moved for 16 s\n"
+    assert "critical service.watchdog: stalled: annotate: nothing moved" in done.stderr
     assert "stuck_in_the_driver" in done.stderr
     assert "Current thread" in done.stderr
 
@@ -66,7 +66,7 @@ if sys.argv[1:]:
 def test_a_process_that_was_asked_to_end_and_does_not_is_ended_with_3() -> None:
     done = subprocess.run([sys.executable, "-c", LATE_PROGRAM, "hang"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 3
-    assert "critical service.watchdog: wedged: it did not end within 0.3 s of being asked to" in done.stderr
+    assert "critical service.watchdog: stalled: it did not end within 0.3 s of being asked to" in done.stderr
     assert "waits_for_nobody" in done.stderr
 
 
@@ -129,7 +129,7 @@ def test_a_check_that_does_not_return_is_a_wedge(stacks: TextIO) -> None:
     dog.start()
     assert ends.happened.wait(5)
     assert ends.code == 3
-    assert ends.reasons == ["wedged: the check for progress does not return"]
+    assert ends.reasons == ["stalled: the check for progress does not return"]
     never.set()
 
 

@@ -30,7 +30,7 @@ def test_values_are_read_by_their_types() -> None:
         {
             "TAGSTREAM_KAFKA_SERVERS": "one:9092, two:9093 ,[::1]:9094",
             "TAGSTREAM_MAX_OBJECT_BYTES": "1MiB",
-            "TAGSTREAM_RUN_BYTES": "1000",
+            "TAGSTREAM_TRANSACTION_BYTES": "1000",
             "TAGSTREAM_FORMATS": "JPEG,png",
             "TAGSTREAM_DELIVERY": "At_Least_Once",
             "TAGSTREAM_DRAIN_S": "7.5",
@@ -39,7 +39,7 @@ def test_values_are_read_by_their_types() -> None:
     )
     assert settings.kafka_servers == ("one:9092", "two:9093", "[::1]:9094")
     assert settings.max_object_bytes == 1024 * 1024
-    assert settings.run_bytes == 1000
+    assert settings.transaction_bytes == 1000
     assert settings.formats == ("jpeg", "png")
     assert settings.delivery == "at_least_once"
     assert settings.drain_s == 7.5
@@ -142,7 +142,7 @@ def test_a_wrong_value_is_told_with_what_the_setting_is() -> None:
         ("FORMATS", "jpg", "'jpg' is not among jpeg"),
         ("OUTPUT_TOPIC", "a b", "not a topic's name"),
         ("MAX_OBJECT_BYTES", "-3", "a size, such as 20MiB"),
-        ("WEDGED_S", "0", "greater than or equal to 1"),
+        ("STALL_TIMEOUT_S", "0", "greater than or equal to 1"),
         ("FETCH_THREADS", "many", "a whole number"),
         ("INPUT_TOPICS", ",", "at least one"),
         ("HTTP_PORT", "70000", "less than or equal to 65535"),
@@ -160,7 +160,10 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
         ({"TAGSTREAM_S3_ACCESS_KEY": "a"}, "go together"),
         ({"TAGSTREAM_INPUT_TOPICS": "a,images.enriched"}, "read its own output"),
         ({"TAGSTREAM_ENCODED_BYTES": "1MiB"}, "could never be fetched"),
-        ({"TAGSTREAM_DECODE_TIMEOUT_S": "30"}, "TAGSTREAM_WEDGED_S is not above twice TAGSTREAM_DECODE_TIMEOUT_S"),
+        (
+            {"TAGSTREAM_DECODE_TIMEOUT_S": "30"},
+            "TAGSTREAM_STALL_TIMEOUT_S is not above twice TAGSTREAM_DECODE_TIMEOUT_S",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str], says: str) -> None:
@@ -168,7 +171,7 @@ def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str
 
 
 def test_the_clock_of_a_decoder_binds_nobody_who_decodes_in_threads() -> None:
-    assert read({"TAGSTREAM_INTAKE": "threads", "TAGSTREAM_DECODE_TIMEOUT_S": "90"}).decode_timeout_s == 90
+    assert read({"TAGSTREAM_DECODER": "threads", "TAGSTREAM_DECODE_TIMEOUT_S": "90"}).decode_timeout_s == 90
 
 
 def test_a_required_setting_is_named_with_its_meaning() -> None:

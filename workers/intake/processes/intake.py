@@ -15,7 +15,7 @@ from workers.intake.processes.orders import Order
 from workers.intake.processes.slab import Layout
 from workers.intake.processes.supervisor import Supervisor
 from workers.ports import ObjectStore
-from workers.vocabulary import Facts, Fetched, Job, Picture, Transform
+from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
 
 class ProcessIntake:
@@ -87,8 +87,8 @@ class ProcessIntake:
         )
         return future
 
-    def decode(self, fetched: Fetched, facts: Facts) -> Future[Picture]:
-        future: Future[Picture] = Future()
+    def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
+        future: Future[DecodedImage] = Future()
         try:
             body = encoded(fetched).take()
         except RuntimeError as error:
@@ -102,7 +102,7 @@ class ProcessIntake:
         encoded(fetched).drop()
 
     def check(self) -> Future[None]:
-        """Decode a picture known to be good of every format that is taken; Broken if it can't be done here."""
+        """Decode an image known to be good of every format that is taken; Broken if it can't be done here."""
         future: Future[None] = Future()
         self._supervisor.submit(Order("check", future, self._decode_s, self._decode_memory_bytes))
         return future

@@ -13,7 +13,7 @@ from workers.intake.formats import sniff
 from workers.intake.limits import Limits
 from workers.intake.processes.slab import SLOTS, Region
 from workers.intake.processes.wire import Answer, Channel, Done, Failed, Garbled, Inspected, Kind, Refused, Request
-from workers.vocabulary import Fetched
+from workers.types import Fetched
 
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
 """Why a child was given up: it died, it was at one image for too long, or it said what no child can say."""

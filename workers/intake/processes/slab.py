@@ -1,7 +1,7 @@
 """The shared memory that pixels come back in: a region for each child, and in it a mark and some slots.
 
 A child maps its own region and no other, so nothing that it writes, however late or wild, reaches another child's
-pictures. A region is given to a new child only when the old one is known to be dead.
+images. A region is given to a new child only when the old one is known to be dead.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from math import prod
 
 import numpy as np
 
-from workers.vocabulary import Picture, Pixels, Transform
+from workers.types import DecodedImage, Pixels, Transform
 
 SLOTS = 2
-"""Of each region: one that is decoded into, one for the next picture, so that a child never waits for us."""
+"""Of each region: one that is decoded into, one for the next image, so that a child never waits for us."""
 
 _MARK_BYTES = 64
 
@@ -68,13 +68,13 @@ class Region:
     def mark(self, ticket: int) -> None:
         self._mark[0] = ticket
 
-    def write(self, slot: int, picture: Picture) -> None:
+    def write(self, slot: int, image: DecodedImage) -> None:
         for transform, pixels in self._views(slot).items():
-            pixels[:] = picture.pixels[transform]
+            pixels[:] = image.pixels[transform]
 
-    def read(self, slot: int) -> Picture:
-        """A copy, so that the slot is free at once and a Picture is owned by whoever holds it."""
-        return Picture({transform: pixels.copy() for transform, pixels in self._views(slot).items()})
+    def read(self, slot: int) -> DecodedImage:
+        """A copy, so that the slot is free at once and a DecodedImage is owned by whoever holds it."""
+        return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(slot).items()})
 
     def _views(self, slot: int) -> dict[Transform, Pixels]:
         at = _MARK_BYTES + slot * self._layout.slot_bytes

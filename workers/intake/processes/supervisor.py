@@ -31,7 +31,7 @@ _LONGEST_GAP_S = 1.0
 _BIRTH_S = 30.0
 """A child that is not ready after so long is taken for one that hangs."""
 _TRIES = 2
-"""A picture is blamed for the second child that is lost with it: the first may have been killed by something else, or
+"""An image is blamed for the second child that is lost with it: the first may have been killed by something else, or
 been slow because the machine was."""
 _MOST_UNCLAIMED = 5
 """A child's mark says whether it had begun. One that was taken over may erase its mark, so even an image that is never
@@ -299,14 +299,14 @@ class Supervisor:
     def _blame(self, order: Order, reason: Reason, words: str) -> None:
         order.losses += 1
         if order.kind == "check":
-            order.failed(Broken(f"a decoder fails on a picture known to be good: {words}"))
+            order.failed(Broken(f"a decoder fails on an image known to be good: {words}"))
         elif order.losses >= _TRIES:
             self._suspected.appendleft(order.check(Rejected("decode", reason, words)))
         else:
             self._queue(order).appendleft(order)
 
     def _checked(self, check: Order) -> None:
-        """A picture known to be good was decoded: if that was for a suspect, it is guilty."""
+        """An image known to be good was decoded: if that was for a suspect, it is guilty."""
         if check.suspect is None:
             check.done(None)
             return

@@ -17,13 +17,13 @@ class Essence:
     """The part of a file that decides its pixels.
 
     Args:
-        body: a file of the same format with the same first picture.
-        size: width and height of that picture in pixels, as the decoder will say; None: only the decoder knows.
-        held_bytes: an upper bound of what the decoder holds while it works, besides the picture as Pillow stores it
+        body: a file of the same format with the same first image.
+        size: width and height of that image in pixels, as the decoder will say; None: only the decoder knows.
+        held_bytes: an upper bound of what the decoder holds while it works, besides the image as Pillow stores it
             and besides `body`: coefficients, strips, canvases, rows.
-        block_pixels: pixels of a tile, which is decoded whole and may be far larger than the picture; 0: no tiles.
-        pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the picture.
-        unit: a side of the squares that the decoder works in: it rounds the picture's sides up to multiples of it.
+        block_pixels: pixels of a tile, which is decoded whole and may be far larger than the image; 0: no tiles.
+        pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the image.
+        unit: a side of the squares that the decoder works in: it rounds the image's sides up to multiples of it.
     """
 
     body: bytes

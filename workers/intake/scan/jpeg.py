@@ -40,7 +40,7 @@ class _Frame:
     sampled: tuple[tuple[int, int], ...]
 
     def held_bytes(self, several_scans: bool) -> int:
-        """Rows always; of a picture in several scans every coefficient, two bytes each, until its last scan."""
+        """Rows always; of an image in several scans every coefficient, two bytes each, until its last scan."""
         across = max(across for across, _ in self.sampled)
         down = max(down for _, down in self.sampled)
         units = -(-self.width // (8 * across)) * -(-self.height // (8 * down))
@@ -77,7 +77,7 @@ class _Header:
         while True:
             marker, start, end = _segment(self._body, at)
             if marker == _EOI:
-                raise Rejected("decode", "broken-image", "the JPEG ends before its picture")
+                raise Rejected("decode", "broken-image", "the JPEG ends before its image")
             if marker == _SOS:
                 break
             self._take(marker, start, end)
@@ -130,7 +130,7 @@ def _segment(body: bytes, at: int) -> tuple[int, int, int]:
 
 
 def _count_scans(body: bytes, at: int, segments: int) -> None:
-    """Every scan passes over the whole picture, whatever it holds: count them up to the picture's end."""
+    """Every scan passes over the whole image, whatever it holds: count them up to the image's end."""
     scans = 1
     while found := _MARKER.search(body, at):
         marker = body[found.start() + 1]

@@ -17,7 +17,7 @@ from workers.intake.scan.essence import Essence, at_most
 _ENTRIES: Final = 4_096
 """Entries of a directory. Raw photographs with the most tags known have some 200."""
 _BLOCKS: Final = 65_536
-"""Strips or tiles: a strip for each row of 65,536, or tiles of 32 x 32 in a picture of 64 megapixels."""
+"""Strips or tiles: a strip for each row of 65,536, or tiles of 32 x 32 in an image of 64 megapixels."""
 _VALUES: Final = 1_024
 """Values of every other tag that is read: one, or one for each sample of a pixel, of which Pillow takes six."""
 _COLOURS: Final = 3 * 65_536
@@ -165,7 +165,7 @@ def _blocks(directory: _Directory, width: int, height: int) -> tuple[int, int, i
 
 
 def _held_bytes(directory: _Directory, size: tuple[int, int], pixels: int) -> int:
-    """A strip or tile as it is unpacked, what its codec needs besides, and the picture once more to turn it."""
+    """A strip or tile as it is unpacked, what its codec needs besides, and the image once more to turn it."""
     compression = directory.number(_COMPRESSION, 1)
     samples = directory.number(_SAMPLES, 1)
     bits = directory.numbers(_BITS, 1)

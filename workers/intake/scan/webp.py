@@ -38,4 +38,4 @@ def _size(body: bytes) -> tuple[int, int]:
     if kind == b"VP8L" and body[20:21] == b"\x2f":
         (packed,) = struct.unpack_from("<L", body, 21)
         return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
-    raise Rejected("decode", "broken-image", "the WebP does not begin with a picture")
+    raise Rejected("decode", "broken-image", "the WebP does not begin with an image")

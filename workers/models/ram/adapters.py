@@ -23,14 +23,14 @@ from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.passes import Ids, plan
 from workers.models.ram.tag2text import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
-from workers.models.tagger import TorchTagger, sample_picture
-from workers.vocabulary import Caption, LabelScores, Pixels, Subset, Transform
+from workers.models.tagger import TorchTagger, sample_image
+from workers.types import Caption, LabelScores, Pixels, Subset, Transform
 
 SEPARATOR = " | "
 
 
 class SubsetLogits(NamedTuple):
-    """One picture's answer for some labels: (n,) ids, ascending, and (n,) logits."""
+    """One image's answer for some labels: (n,) ids, ascending, and (n,) logits."""
 
     ids: Ids
     logits: NDArray[np.float32]
@@ -39,7 +39,7 @@ class SubsetLogits(NamedTuple):
 class RamTagger(TorchTagger):
     """Scores labels with a RAM, RAM++ or Tag2Text bundle; with a `subset`, these labels alone, and cheaper.
 
-    A `SubsetTagger`: within its labels each picture may want others.
+    A `SubsetTagger`: within its labels each image may want others.
     """
 
     def __init__(
@@ -48,37 +48,37 @@ class RamTagger(TorchTagger):
         super().__init__(bundle, device, precision, _no_network, subset=subset)
         self._engine = engine
 
-    def forward(self, pictures: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
-        """One row of logits a picture, of the scored labels."""
-        if not pictures:
+    def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """One row of logits an image, of the scored labels."""
+        if not images:
             return []
         with self._engine.device.run():
-            return list(self._score(self._encode(pictures), self._ids).cpu().numpy())
+            return list(self._score(self._encode(images), self._ids).cpu().numpy())
 
     def forward_subsets(
-        self, pictures: Sequence[Pixels], subsets: Sequence[Subset | None]
+        self, images: Sequence[Pixels], subsets: Sequence[Subset | None]
     ) -> Sequence[NDArray[np.float32] | SubsetLogits]:
-        """Encodes all pictures together; the head runs once for each set of labels, or for several sets that are as
+        """Encodes all images together; the head runs once for each set of labels, or for several sets that are as
         cheap together (`plan`)."""
-        if not pictures:
+        if not images:
             return []
         with self._engine.device.run():
-            embeds = self._encode(pictures)
+            embeds = self._encode(images)
             passes = plan(subsets, self._ids)
             # all passes are under way before the first answer is waited for
-            scored = [self._score(embeds[list(each.pictures)], each.labels) for each in passes]
+            scored = [self._score(embeds[list(each.images)], each.labels) for each in passes]
             rows = {
                 place: (each.labels, row)
                 for each, logits in zip(passes, scored, strict=True)
-                for place, row in zip(each.pictures, logits.cpu().numpy(), strict=True)
+                for place, row in zip(each.images, logits.cpu().numpy(), strict=True)
             }
         return [_columns(subset, *rows[place]) for place, subset in enumerate(subsets)]
 
     def postprocess(self, raw: NDArray[np.float32] | SubsetLogits) -> LabelScores:
         return self._above_floor(raw.ids, raw.logits) if isinstance(raw, SubsetLogits) else super().postprocess(raw)
 
-    def _encode(self, pictures: Sequence[Pixels]) -> Tensor:
-        return self._engine.model.embed(self._engine.encode(pictures))
+    def _encode(self, images: Sequence[Pixels]) -> Tensor:
+        return self._engine.model.embed(self._engine.encode(images))
 
     def _score(self, embeds: Tensor, ids: Ids) -> Tensor:
         """Logits of these labels; of all without taking each by its number."""
@@ -112,14 +112,14 @@ class Tag2TextCaptioner:
     def guide(self, names: Sequence[str]) -> str:
         return SEPARATOR.join(names)
 
-    def forward(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Tokens]:
-        """The ids of each picture's caption, and their mean log-probability."""
-        if len(pictures) != len(guides):
-            raise ValueError(f"{len(guides)} guides for {len(pictures)} pictures")
-        if not pictures:
+    def forward(self, images: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Tokens]:
+        """The ids of each image's caption, and their mean log-probability."""
+        if len(images) != len(guides):
+            raise ValueError(f"{len(guides)} guides for {len(images)} images")
+        if not images:
             return []
         with self._engine.device.run():
-            states = self._states(pictures, guides)
+            states = self._states(images, guides)
             return decode(self._model.text.decoder, states, PROMPT_IDS, SEP, self.decoding)
 
     def postprocess(self, raw: Tokens) -> Caption:
@@ -140,21 +140,21 @@ class Tag2TextCaptioner:
             self.max_batch = settle_batch(lambda size: self.forward([self.canary()] * size, [""] * size))
 
     def canary(self) -> Pixels:
-        return self._golden.pixels[0] if self._golden is not None else sample_picture(self.transform.size)
+        return self._golden.pixels[0] if self._golden is not None else sample_image(self.transform.size)
 
-    def first_logits(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> NDArray[np.float32]:
-        """(pictures, vocabulary), of the first token behind the prompt: the golden answer of a captioner."""
+    def first_logits(self, images: Sequence[Pixels], guides: Sequence[str]) -> NDArray[np.float32]:
+        """(images, vocabulary), of the first token behind the prompt: the golden answer of a captioner."""
         with self._engine.device.run():
-            states = self._states(pictures, guides)
-            prompt = torch.tensor([PROMPT_IDS] * len(pictures), device=states.device)
+            states = self._states(images, guides)
+            prompt = torch.tensor([PROMPT_IDS] * len(images), device=states.device)
             decoder = self._model.text.decoder
             logits: NDArray[np.float32] = (
                 decoder.step(prompt, decoder.open(states, len(PROMPT_IDS))).float().cpu().numpy()
             )
             return logits
 
-    def _states(self, pictures: Sequence[Pixels], guides: Sequence[str]) -> Tensor:
-        tokens = self._engine.encode_again(pictures)
+    def _states(self, images: Sequence[Pixels], guides: Sequence[str]) -> Tensor:
+        tokens = self._engine.encode_again(images)
         rows = [self._wordpiece.guide(guide) for guide in guides]
         ids, mask = (torch.tensor(part, device=tokens.device) for part in zip(*rows, strict=True))
         return self._model.guide(ids, mask, tokens)
@@ -187,15 +187,15 @@ def build_captioner(bundle: Bundle, device: Device, precision: Precision) -> Tag
 def golden_of(bundle: Bundle, device: Device) -> Golden:
     """The golden answers of a new bundle, in fp32: label logits, for a captioner with its first logits behind them."""
     tagger = build_tagger(bundle, device, "fp32")
-    pictures = [sample_picture(bundle.manifest.transform.size, seed) for seed in (0, 1)]
-    logits = np.stack(tagger.forward(pictures))
+    images = [sample_image(bundle.manifest.transform.size, seed) for seed in (0, 1)]
+    logits = np.stack(tagger.forward(images))
     if bundle.manifest.kind != "tag2text":
-        return Golden(np.stack(pictures), logits)
+        return Golden(np.stack(images), logits)
     captioner = build_captioner(bundle, device, "fp32")
     guides = tuple(captioner.guide(_tags(tagger, row)) for row in logits)
-    captions = tuple(captioner.postprocess(raw).text for raw in captioner.forward(pictures, guides))
-    outputs = np.concatenate((logits, captioner.first_logits(pictures, guides)), axis=1)
-    return Golden(np.stack(pictures), outputs, guides, captions)
+    captions = tuple(captioner.postprocess(raw).text for raw in captioner.forward(images, guides))
+    outputs = np.concatenate((logits, captioner.first_logits(images, guides)), axis=1)
+    return Golden(np.stack(images), outputs, guides, captions)
 
 
 def _tags(tagger: RamTagger, logits: NDArray[np.float32]) -> list[str]:
@@ -224,12 +224,12 @@ _DECODING = TypeAdapter(Decoding)
 
 
 def _columns(subset: Subset | None, labels: Ids, row: NDArray[np.float32]) -> NDArray[np.float32] | SubsetLogits:
-    """What a picture wanted of a pass that may have had more labels."""
+    """What an image wanted of a pass that may have had more labels."""
     if subset is None:
         return row
     ids = np.array(subset.ids, np.int32)
     return SubsetLogits(ids, row[np.searchsorted(labels, ids)])
 
 
-def _no_network(pictures: Tensor) -> Tensor:
+def _no_network(images: Tensor) -> Tensor:
     raise AssertionError("a RamTagger has its own forward")

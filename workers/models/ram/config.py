@@ -25,7 +25,7 @@ class SwinConfig:
     """The image encoder: four stages on grids of `image_size / 4`, each half as wide as the one before.
 
     Args:
-        image_size: side of the square picture, pixels.
+        image_size: side of the square image, pixels.
         width: channels of the first stage; stage i has `width * 2**i`.
         depths: blocks of each stage.
         heads: attention heads of each stage.

@@ -1,7 +1,7 @@
-"""Greedy, beam search and nucleus sampling over a text decoder, picture by picture the same in every batch.
+"""Greedy, beam search and nucleus sampling over a text decoder, image by image the same in every batch.
 
-A picture that has its caption leaves the batch; the others go on. Nothing that is computed for one depends on which
-others are there (to float rounding of the products), and sampling draws the same random numbers for every picture.
+An image that has its caption leaves the batch; the others go on. Nothing that is computed for one depends on which
+others are there (to float rounding of the products), and sampling draws the same random numbers for every image.
 
 **Length rules.** A beam's worth is its log-probability divided by a length, and two versions of the library that the
 published models were used with count it differently: `original` (transformers 4.25) counts all tokens before the end
@@ -31,12 +31,12 @@ class Decoding:
 
     Args:
         method: "beam"; "greedy" takes the likeliest token each time; "nucleus" samples.
-        beams: hypotheses kept for each picture; only for "beam".
+        beams: hypotheses kept for each image; only for "beam".
         max_length: tokens at most, prompt and end token included.
         min_length: no end token before this many tokens.
         repetition_penalty: above 1 makes tokens that were used already (in the prompt too) less likely.
         top_p: the nucleus, the likeliest tokens that together reach this probability; only for "nucleus".
-        seed: of the sampling; a picture's caption depends on it and on nothing of the batch.
+        seed: of the sampling; an image's caption depends on it and on nothing of the batch.
         length_rule: how beams of different lengths compare (see the module).
     """
 
@@ -76,7 +76,7 @@ def decode(decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int
     """Write one text for each row of `states`.
 
     Args:
-        states: (pictures, n, width), what the decoder attends to.
+        states: (images, n, width), what the decoder attends to.
         prompt: ids that every text begins with, at least one.
         end: id that ends a text.
 
@@ -95,7 +95,7 @@ def decode(decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int
 
 
 class _Search(ABC):
-    """What every search shares: the cache, the ids written so far, and which pictures are still at work."""
+    """What every search shares: the cache, the ids written so far, and which images are still at work."""
 
     def __init__(
         self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding
@@ -119,12 +119,12 @@ class _Search(ABC):
         while True:
             self.advance(logits)
             if not self.live:
-                return [self.done[picture] for picture in range(count)]
+                return [self.done[image] for image in range(count)]
             logits = self.decoder.step(self.ids[:, -1:], self.cache)
 
     @abstractmethod
     def advance(self, logits: Tensor) -> None:
-        """Append a token to every live row by the logits of its next one, and let finished pictures go."""
+        """Append a token to every live row by the logits of its next one, and let finished images go."""
 
     def adjusted(self, scores: Tensor) -> Tensor:
         """Logits or log-probabilities (rows, vocabulary) after the repetition penalty and the least length."""
@@ -138,14 +138,14 @@ class _Search(ABC):
         return scores
 
     def keep(self, places: list[int]) -> None:
-        """Go on with the live pictures at these places only; their rows are `select`ed by the caller."""
+        """Go on with the live images at these places only; their rows are `select`ed by the caller."""
         if len(places) < len(self.live):
             self.live = [self.live[place] for place in places]
-            self.cache.keep_pictures(torch.tensor(places, dtype=torch.int64, device=self.ids.device))
+            self.cache.keep_images(torch.tensor(places, dtype=torch.int64, device=self.ids.device))
 
 
 class _Single(_Search):
-    """One row a picture: greedy or nucleus."""
+    """One row an image: greedy or nucleus."""
 
     def __init__(
         self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding
@@ -180,9 +180,9 @@ class _Single(_Search):
 
     def _release(self, finished: list[bool]) -> None:
         generated = self.length - self.prompt
-        for row, (picture, ends) in enumerate(zip(self.live, finished, strict=True)):
+        for row, (image, ends) in enumerate(zip(self.live, finished, strict=True)):
             if ends:
-                self.done[picture] = Tokens(tuple(self.ids[row].tolist()), float(self.total[row]) / generated)
+                self.done[image] = Tokens(tuple(self.ids[row].tolist()), float(self.total[row]) / generated)
         places = [row for row, ends in enumerate(finished) if not ends]
         self.keep(places)
         if places:
@@ -193,7 +193,7 @@ class _Single(_Search):
 
 @dataclass(slots=True)
 class _Finished:
-    """The best finished hypotheses of one picture: (worth, tie-break, ids, log-probability, tokens it is a mean of)."""
+    """The best finished hypotheses of one image: (worth, tie-break, ids, log-probability, tokens it is a mean of)."""
 
     capacity: int
     heap: list[tuple[float, int, tuple[int, ...], float, int]] = field(default_factory=list)
@@ -217,15 +217,15 @@ class _Finished:
 
 
 class _Beams(_Search):
-    """`beams` rows a picture, the first step excepted, where all beams would be the same row."""
+    """`beams` rows an image, the first step excepted, where all beams would be the same row."""
 
     def __init__(
         self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding
     ) -> None:
         super().__init__(decoder, states, prompt, end, options)
         self.beams = 1
-        self.running = torch.zeros(len(states), 1, device=states.device)  # (pictures, beams) log-probabilities
-        self.finished = {picture: _Finished(options.beams) for picture in self.live}
+        self.running = torch.zeros(len(states), 1, device=states.device)  # (images, beams) log-probabilities
+        self.finished = {image: _Finished(options.beams) for image in self.live}
 
     def advance(self, logits: Tensor) -> None:
         scores = self.adjusted(logits.float().log_softmax(dim=-1))
@@ -237,13 +237,13 @@ class _Beams(_Search):
         places: list[int] = []
         parents: list[int] = []
         chosen: list[tuple[int, float]] = []
-        for place, picture in enumerate(self.live):
+        for place, image in enumerate(self.live):
             candidates = [
                 (total, place * self.beams + beam, token)
                 for total, beam, token in zip(totals[place], beams[place], tokens[place], strict=True)
             ]
-            going_on = self._divide(picture, candidates, written)
-            if not self._settled(picture, totals[place][0], going_on, written):
+            going_on = self._divide(image, candidates, written)
+            if not self._settled(image, totals[place][0], going_on, written):
                 places.append(place)
                 parents.extend(row for _, row, _ in going_on)
                 chosen.extend((token, total) for total, _, token in going_on)
@@ -252,7 +252,7 @@ class _Beams(_Search):
             self._go_on(parents, chosen)
 
     def _divide(
-        self, picture: int, candidates: list[tuple[float, int, int]], written: list[list[int]]
+        self, image: int, candidates: list[tuple[float, int, int]], written: list[list[int]]
     ) -> list[tuple[float, int, int]]:
         """Walk down the candidates (total, row, token): ended ones are filed, the best others go on."""
         going_on = []
@@ -262,26 +262,26 @@ class _Beams(_Search):
                 if len(going_on) == self.options.beams:
                     break
             elif rank < self.options.beams:
-                self._file(picture, written[row], total, ended=True)
+                self._file(image, written[row], total, ended=True)
         return going_on
 
     def _settled(
-        self, picture: int, best: float, going_on: list[tuple[float, int, int]], written: list[list[int]]
+        self, image: int, best: float, going_on: list[tuple[float, int, int]], written: list[list[int]]
     ) -> bool:
-        """Whether this picture has its caption: nothing that goes on can win any more, or the length is reached."""
-        finished = self.finished[picture]
+        """Whether this image has its caption: nothing that goes on can win any more, or the length is reached."""
+        finished = self.finished[image]
         if not finished.beats(best / self._divisor(self.length, ended=True)):
             if self.length + 1 < self.options.max_length:
                 return False
             for total, row, token in going_on:
-                self._file(picture, [*written[row], token], total, ended=False)
-        self.done[picture] = finished.best()
+                self._file(image, [*written[row], token], total, ended=False)
+        self.done[image] = finished.best()
         return True
 
-    def _file(self, picture: int, ids: list[int], total: float, *, ended: bool) -> None:
+    def _file(self, image: int, ids: list[int], total: float, *, ended: bool) -> None:
         """Keep a hypothesis; `ids` are without the end token."""
         whole = (*ids, self.end) if ended else tuple(ids)
-        self.finished[picture].add(whole, total, self._divisor(len(ids), ended), len(whole) - self.prompt)
+        self.finished[image].add(whole, total, self._divisor(len(ids), ended), len(whole) - self.prompt)
 
     def _divisor(self, length: int, ended: bool) -> int:
         if self.options.length_rule == "original":

@@ -18,17 +18,17 @@ from workers.models.ram.config import from_json
 from workers.models.ram.packed import can_pack, pack
 from workers.models.ram.scoring import LabelScorer
 from workers.models.ram.text import TextBranch
-from workers.vocabulary import Pixels
+from workers.types import Pixels
 
 PIECE = 16
-"""Pictures that travel to the device together."""
+"""Images that travel to the device together."""
 
 
 class Engine:
-    """From pictures to image tokens, and from these to logits. Belongs to the device thread.
+    """From images to image tokens, and from these to logits. Belongs to the device thread.
 
-    A captioner asks for the pictures that the tagger of the same bundle has just seen, so while there is one, the
-    tagger's last tokens are kept for it, by the content of the pixels: the memory of pictures is used again, and
+    A captioner asks for the images that the tagger of the same bundle has just seen, so while there is one, the
+    tagger's last tokens are kept for it, by the content of the pixels: the memory of images is used again, and
     addresses say nothing.
     """
 
@@ -38,22 +38,22 @@ class Engine:
         self.has_captioner = False
         normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
         graphs = device.graphs()
-        self._tokens = graphs(lambda pictures: model.encode(normalise(pictures)))
+        self._tokens = graphs(lambda images: model.encode(normalise(images)))
         self._logits = graphs(model.score)
         self._kept: dict[bytes, Tensor] = {}
 
-    def encode(self, pictures: Sequence[Pixels]) -> Tensor:
-        """Image tokens (pictures, 1 + tokens, width); at least one picture, inside `Device.run`."""
-        tokens = self._encode(pictures)
+    def encode(self, images: Sequence[Pixels]) -> Tensor:
+        """Image tokens (images, 1 + tokens, width); at least one image, inside `Device.run`."""
+        tokens = self._encode(images)
         if self.has_captioner:
-            self._kept = dict(zip(map(_content, pictures), tokens, strict=True))
+            self._kept = dict(zip(map(_content, images), tokens, strict=True))
         return tokens
 
-    def encode_again(self, pictures: Sequence[Pixels]) -> Tensor:
+    def encode_again(self, images: Sequence[Pixels]) -> Tensor:
         """As `encode`, but what its last call left is taken (once) instead of computed."""
-        keys = [_content(picture) for picture in pictures]
+        keys = [_content(image) for image in images]
         found = {key: self._kept.pop(key) for key in set(keys) if key in self._kept}
-        new = [picture for key, picture in zip(keys, pictures, strict=True) if key not in found]
+        new = [image for key, image in zip(keys, images, strict=True) if key not in found]
         rest = iter(self._encode(new)) if new else iter(())
         return torch.stack([found[key] if key in found else next(rest) for key in keys])
 
@@ -61,13 +61,13 @@ class Engine:
         """`LabelScorer.score`, inside `Device.run`; of all labels by graphs, where the device has them."""
         return self._logits(embeds) if subset is None else self.model.score(embeds, subset)
 
-    def _encode(self, pictures: Sequence[Pixels]) -> Tensor:
-        pieces = [self._tokens(piece) for piece in self.device.stream(pictures, PIECE)]
+    def _encode(self, images: Sequence[Pixels]) -> Tensor:
+        pieces = [self._tokens(piece) for piece in self.device.stream(images, PIECE)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
-def _content(picture: Pixels) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(picture).data, digest_size=16).digest()
+def _content(image: Pixels) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
 _engines: WeakValueDictionary[tuple[str, Device, Precision], Engine] = WeakValueDictionary()

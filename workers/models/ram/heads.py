@@ -1,13 +1,13 @@
-"""The tag head: every label is a query that reads the picture and never sees another label.
+"""The tag head: every label is a query that reads the image and never sees another label.
 
 So any subset of labels can be scored, at a proportional price, and labels can be taken in chunks to bound memory.
 
 Two rewritings make it cheaper and leave the function as it is (to float rounding):
 
-- *Folding.* A label's query meets the picture only as a product with the picture's keys, and the attended values only
-  pass through the output projection. With few picture tokens and many labels it is cheaper to multiply the projections
-  into the tokens, once a picture, than into the labels. `_pays` counts.
-- *Constant queries.* Where label queries don't depend on the picture, their first projection is computed once.
+- *Folding.* A label's query meets the image only as a product with the image's keys, and the attended values only
+  pass through the output projection. With few image tokens and many labels it is cheaper to multiply the projections
+  into the tokens, once an image, than into the labels. `_pays` counts.
+- *Constant queries.* Where label queries don't depend on the image, their first projection is computed once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from workers.models.ram.config import HeadConfig
 from workers.models.ram.layers import CrossLayer, KeyValue, join_heads, layers_of, split_heads
 
 ROWS_AT_ONCE = 8192
-"""Labels times pictures in one pass through the head; 0.1 GB of activations in fp32 at the published size."""
+"""Labels times images in one pass through the head; 0.1 GB of activations in fp32 at the published size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,10 @@ class Folded:
     """One layer's memory with projections multiplied in.
 
     Args:
-        score: (pictures, width, heads × tokens), maps a layer's input to scaled attention scores; None where the
+        score: (images, width, heads × tokens), maps a layer's input to scaled attention scores; None where the
             queries are known beforehand.
-        score_bias: (pictures, 1, heads × tokens).
-        value: (pictures, heads × tokens, width), the values behind the output projection.
+        score_bias: (images, 1, heads × tokens).
+        value: (images, heads × tokens, width), the values behind the output projection.
     """
 
     score: Tensor | None
@@ -45,7 +45,7 @@ class Folded:
 
 @dataclass(frozen=True, slots=True)
 class LayerMemory:
-    """What one layer needs of a batch of pictures."""
+    """What one layer needs of a batch of images."""
 
     plain: KeyValue
     folded: Folded | None
@@ -64,10 +64,10 @@ class TagHead(nn.Module):
         return split_heads(self.layers[0].query(labels)[None], self.heads)[0]
 
     def remember(self, tokens: Tensor, labels: int, constant: bool) -> list[LayerMemory]:
-        """Keys, values and folded projections of these pictures.
+        """Keys, values and folded projections of these images.
 
         Args:
-            tokens: (pictures, tokens, memory width).
+            tokens: (images, tokens, memory width).
             labels: how many will be scored, to decide whether folding pays.
             constant: whether `first` will be given.
         """
@@ -79,15 +79,15 @@ class TagHead(nn.Module):
         return found
 
     def forward(self, labels: Tensor, memory: list[LayerMemory], first: Tensor | None = None) -> Tensor:
-        """Label queries, (labels, width) or (pictures, labels, width), → hidden states (pictures, labels, width)."""
-        pictures = memory[0].plain.key.shape[0]
-        x = labels.expand(pictures, -1, -1)
+        """Label queries, (labels, width) or (images, labels, width), → hidden states (images, labels, width)."""
+        images = memory[0].plain.key.shape[0]
+        x = labels.expand(images, -1, -1)
         for index, (layer, part) in enumerate(zip(self.layers, memory, strict=True)):
             known = first if index == 0 else None
             if part.folded is not None:
                 x = self._folded(layer, x, part.folded, part.plain.key, known)
             elif known is not None:
-                x = _attend(layer, x, known.expand(pictures, -1, -1, -1), part.plain)
+                x = _attend(layer, x, known.expand(images, -1, -1, -1), part.plain)
             else:
                 x = layer(x, part.plain)
         return x
@@ -95,7 +95,7 @@ class TagHead(nn.Module):
     def _folded(self, layer: CrossLayer, x: Tensor, folded: Folded, key: Tensor, known: Tensor | None) -> Tensor:
         if known is not None:
             scale = 1 / math.sqrt(known.shape[-1])
-            scores = torch.matmul(known * scale, key.transpose(-1, -2)).transpose(1, 2)  # pictures, labels, heads, n
+            scores = torch.matmul(known * scale, key.transpose(-1, -2)).transpose(1, 2)  # images, labels, heads, n
         else:
             assert folded.score is not None
             assert folded.score_bias is not None
@@ -116,25 +116,25 @@ class TagHead(nn.Module):
         return spared > tokens * width
 
 
-def label_chunks(labels: int, pictures: int, rows: int) -> Iterator[slice]:
-    """Cut the labels so that each piece times the pictures has at most about `rows` rows."""
-    pieces = max(1, math.ceil(labels * pictures / rows))
+def label_chunks(labels: int, images: int, rows: int) -> Iterator[slice]:
+    """Cut the labels so that each piece times the images has at most about `rows` rows."""
+    pieces = max(1, math.ceil(labels * images / rows))
     size = math.ceil(labels / pieces)
     for start in range(0, labels, size):
         yield slice(start, min(labels, start + size))
 
 
 def _fold(layer: CrossLayer, memory: KeyValue, constant: bool) -> Folded:
-    pictures, heads, tokens, head_width = memory.key.shape
+    images, heads, tokens, head_width = memory.key.shape
     width = heads * head_width
     out = layer.out.weight.view(width, heads, head_width).permute(1, 2, 0)  # heads, head width, width
-    value = torch.matmul(memory.value, out).reshape(pictures, heads * tokens, width)
+    value = torch.matmul(memory.value, out).reshape(images, heads * tokens, width)
     if constant:
         return Folded(None, None, value)
     key = memory.key / math.sqrt(head_width)
     query = layer.query.weight.view(heads, head_width, width)
-    score = torch.matmul(key, query).reshape(pictures, heads * tokens, width).transpose(1, 2)
-    bias = torch.matmul(key, layer.query.bias.view(heads, head_width, 1)).reshape(pictures, 1, heads * tokens)
+    score = torch.matmul(key, query).reshape(images, heads * tokens, width).transpose(1, 2)
+    bias = torch.matmul(key, layer.query.bias.view(heads, head_width, 1)).reshape(images, 1, heads * tokens)
     return Folded(score, bias, value)
 
 

@@ -23,7 +23,7 @@ from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, from_json, kin
 from workers.models.ram.keys import translate
 from workers.models.ram.sizes import sizes_in, with_windows
 from workers.models.ram.wordpiece import WordPiece
-from workers.vocabulary import Transform
+from workers.types import Transform
 
 WeightDtype = Literal["fp32", "bf16", "fp16"]
 Progress = Callable[[str, int, int], None]
@@ -86,7 +86,7 @@ def import_checkpoint(
 
     Args:
         config: sizes; None finds them in the file (`sizes.sizes_in`).
-        image_size: side of the pictures, pixels, where no `config` says it; None takes the one that the checkpoint was
+        image_size: side of the images, pixels, where no `config` says it; None takes the one that the checkpoint was
             trained with. For another, the relative position biases are resampled as the original programs do it.
         sha256: what the file has to be; None takes what it is.
         licence: of the weights; None takes that of the published file, if it is one and its licence is known.

@@ -16,7 +16,7 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class KeyValue(NamedTuple):
-    """What queries attend to: (pictures, heads, tokens, head width) each."""
+    """What queries attend to: (images, heads, tokens, head width) each."""
 
     key: Tensor
     value: Tensor
@@ -84,11 +84,11 @@ class CrossLayer(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=EPS)
 
     def remember(self, memory: Tensor, heads: int) -> KeyValue:
-        """(pictures, tokens, memory width) → keys and values, to be reused for every query and step."""
+        """(images, tokens, memory width) → keys and values, to be reused for every query and step."""
         return KeyValue(split_heads(self.key(memory), heads), split_heads(self.value(memory), heads))
 
     def forward(self, x: Tensor, memory: KeyValue) -> Tensor:
-        """(pictures, queries, width) → the same."""
+        """(images, queries, width) → the same."""
         query = split_heads(self.query(x), memory.key.shape[1])
         mixed = F.scaled_dot_product_attention(query, memory.key, memory.value)
         return self.feed_forward(self.attention_norm(sum_of(x, self.out, join_heads(mixed))))

@@ -1,7 +1,7 @@
-"""Pictures of one batch that want different labels: over which labels the head runs, and how many times.
+"""Images of one batch that want different labels: over which labels the head runs, and how many times.
 
-A pass costs a multiplication by the head's matrices for every row (a label of a picture), and something for itself,
-because these matrices have to be read, and kernels started, however few rows there are. So pictures that want the same
+A pass costs a multiplication by the head's matrices for every row (a label of an image), and something for itself,
+because these matrices have to be read, and kernels started, however few rows there are. So images that want the same
 labels share a pass. Sets that differ share one where the rows that nobody wants cost less than the second pass would.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.vocabulary import Subset
+from workers.types import Subset
 
 PASS_ROWS = 64
 """What a pass costs before its first row, in rows. Measured at the published size on a CPU: 20 to 40 in fp32, 55 to 75
@@ -27,27 +27,27 @@ class Pass:
     """One run of the head.
 
     Args:
-        pictures: places in the batch, (p,).
+        images: places in the batch, (p,).
         labels: ids, ascending, (n,).
     """
 
-    pictures: tuple[int, ...]
+    images: tuple[int, ...]
     labels: Ids
 
     @property
     def rows(self) -> int:
-        return len(self.pictures) * len(self.labels)
+        return len(self.images) * len(self.labels)
 
     def joined(self, other: Pass) -> Pass:
-        """All pictures of both, for all labels of both."""
-        return Pass(self.pictures + other.pictures, np.union1d(self.labels, other.labels))
+        """All images of both, for all labels of both."""
+        return Pass(self.images + other.images, np.union1d(self.labels, other.labels))
 
 
 def plan(subsets: Sequence[Subset | None], every: Ids) -> list[Pass]:
-    """Passes in which each picture of a batch is once, for its labels at least.
+    """Passes in which each image of a batch is once, for its labels at least.
 
     Args:
-        subsets: one for each picture; None: every label.
+        subsets: one for each image; None: every label.
         every: ids of the labels that there are to score, ascending.
     """
     groups: dict[Subset | None, list[int]] = {}

@@ -43,7 +43,7 @@ class Ram(LabelScorer):
         return embeds
 
     def label_queries(self, labels: slice | Tensor) -> Tensor:
-        """(n, head width), the same for every picture."""
+        """(n, head width), the same for every image."""
         queries: Tensor = self.label_proj(self.label_embed[labels]).relu()
         return queries
 

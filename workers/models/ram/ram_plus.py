@@ -1,4 +1,4 @@
-"""RAM++: labels known by many descriptions, which each picture weighs anew."""
+"""RAM++: labels known by many descriptions, which each image weighs anew."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ class RamPlus(LabelScorer):
         return embeds
 
     def description_weights(self, embeds: Tensor, descriptions: Tensor) -> Tensor:
-        """How much each description counts for each picture.
+        """How much each description counts for each image.
 
         Args:
-            embeds: (pictures, 1 + tokens, embedding); token 0 stands for the picture.
+            embeds: (images, 1 + tokens, embedding); token 0 stands for the image.
             descriptions: (n, descriptions, embedding) of n labels.
 
         Returns:
-            (n, pictures, descriptions), each row summing to 1.
+            (n, images, descriptions), each row summing to 1.
         """
-        picture = F.normalize(embeds[:, 0], dim=-1) * self.log_scale.exp()
-        similarity = torch.mm(descriptions.flatten(0, 1), picture.t())  # n × descriptions, pictures
+        image = F.normalize(embeds[:, 0], dim=-1) * self.log_scale.exp()
+        similarity = torch.mm(descriptions.flatten(0, 1), image.t())  # n × descriptions, images
         return similarity.view(*descriptions.shape[:2], -1).transpose(1, 2).softmax(dim=-1)
 
     def label_queries(self, embeds: Tensor, labels: slice | Tensor) -> Tensor:
-        """(pictures, n, head width), different for each picture.
+        """(images, n, head width), different for each image.
 
-        The weighted sum over descriptions is one batched product, label by label, for all pictures together.
+        The weighted sum over descriptions is one batched product, label by label, for all images together.
         """
         descriptions = self.label_embed.view(self.labels, self.config.descriptions, -1)[labels]
         mean = torch.bmm(self.description_weights(embeds, descriptions), descriptions)

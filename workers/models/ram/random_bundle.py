@@ -21,10 +21,10 @@ from workers.models.ram.build import empty_model, filled_model
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, kind_of
 from workers.models.ram.importer import DEFAULT_THRESHOLD, DTYPES, MEAN, STD, Progress, WeightDtype, manifest_of
 from workers.models.ram.wordpiece import PROMPT, PROMPT_IDS, SEP, SPECIAL, VOCABULARY_SIZE
-from workers.models.tagger import sample_picture
+from workers.models.tagger import sample_image
 
 SHOWN = 8
-"""Tags of a picture."""
+"""Tags of an image."""
 
 
 def random_bundle(
@@ -73,14 +73,14 @@ def random_bundle(
 
 
 def _bias_that_shows(config: AnyConfig, weights: dict[str, Tensor]) -> Tensor:
-    """The classifier's bias with which `SHOWN` labels of a sample picture pass the threshold.
+    """The classifier's bias with which `SHOWN` labels of a sample image pass the threshold.
 
     Rounded to sixteenths, so that it is the same on processors that round sums differently.
     """
     model = filled_model(config, {name: tensor.float() for name, tensor in weights.items()})
-    pixels = torch.from_numpy(sample_picture(config.encoder.image_size)).permute(2, 0, 1)[None] / 255
-    picture = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    logits = model.score(model.embed(model.encode(picture.float())))
+    pixels = torch.from_numpy(sample_image(config.encoder.image_size)).permute(2, 0, 1)[None] / 255
+    image = (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    logits = model.score(model.embed(model.encode(image.float())))
     last = logits.topk(min(SHOWN, config.labels), dim=1).values[0, -1]
     shift = math.log(DEFAULT_THRESHOLD / (1 - DEFAULT_THRESHOLD)) - float(last)
     return torch.full_like(weights["class_bias"], math.ceil(shift * 16) / 16)

@@ -1,4 +1,4 @@
-"""What RAM, RAM++ and Tag2Text have in common as taggers: encode the picture, score labels chunk by chunk."""
+"""What RAM, RAM++ and Tag2Text have in common as taggers: encode the image, score labels chunk by chunk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.models.ram.swin import Swin
 
 
 class LabelScorer(nn.Module):
-    """A picture's logit for every label, or for some of them.
+    """An image's logit for every label, or for some of them.
 
     Life: build, load weights, `eval()`, move and cast, `freeze()`. What is frozen does not follow later changes of
     weights; in training, leave it unfrozen.
@@ -28,12 +28,12 @@ class LabelScorer(nn.Module):
         self.head = TagHead(head, memory)
 
     def freeze(self) -> None:
-        """Compute once what does not depend on the picture."""
+        """Compute once what does not depend on the image."""
         self.encoder.freeze()
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        """(pictures, 3, side, side) normalised → image tokens (pictures, 1 + tokens, encoder width)."""
-        tokens: Tensor = self.encoder(pictures)
+    def encode(self, images: Tensor) -> Tensor:
+        """(images, 3, side, side) normalised → image tokens (images, 1 + tokens, encoder width)."""
+        tokens: Tensor = self.encoder(images)
         return tokens
 
     def embed(self, tokens: Tensor) -> Tensor:
@@ -44,11 +44,11 @@ class LabelScorer(nn.Module):
         """Logits in fp32.
 
         Args:
-            embeds: (pictures, 1 + tokens, width) from `embed`.
+            embeds: (images, 1 + tokens, width) from `embed`.
             subset: (n,) int64 label ids; None scores all. The same numbers (to float rounding) as the columns of all.
 
         Returns:
-            (pictures, n) or (pictures, labels).
+            (images, n) or (images, labels).
         """
         ids = torch.arange(self.labels, device=embeds.device) if subset is None else subset
         memory = self.head.remember(embeds, len(ids), self.constant_queries)
@@ -62,7 +62,7 @@ class LabelScorer(nn.Module):
     @property
     @abstractmethod
     def constant_queries(self) -> bool:
-        """Whether `queries` will give `first`: label queries that don't depend on the picture, frozen."""
+        """Whether `queries` will give `first`: label queries that don't depend on the image, frozen."""
 
     @abstractmethod
     def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
@@ -70,4 +70,4 @@ class LabelScorer(nn.Module):
 
     @abstractmethod
     def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:
-        """(pictures, n, width) hidden states of these labels → (pictures, n) logits."""
+        """(images, n, width) hidden states of these labels → (images, n) logits."""

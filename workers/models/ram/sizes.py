@@ -1,7 +1,7 @@
 """The sizes of a checkpoint, read from the shapes of its tensors: fine-tunes differ from what was published.
 
 Found are the encoder (Swin-B or Swin-L, its windows) and the number of labels. What shapes don't tell, heads of the tag
-head and of the text branch, is as published. Pictures have the side at which the last stage is one window, as all
+head and of the text branch, is as published. Images have the side at which the last stage is one window, as all
 published sizes do: 224 pixels for windows of 7 tokens, 384 for windows of 12.
 """
 
@@ -38,11 +38,11 @@ def sizes_in(checkpoint: Checkpoint, image_size: int | None = None) -> AnyConfig
     """The configuration that a checkpoint fits; RAM without its captioning branch.
 
     Args:
-        image_size: side of the pictures, pixels; None takes the one that the checkpoint was trained with. Where they
+        image_size: side of the images, pixels; None takes the one that the checkpoint was trained with. Where they
             differ, `with_windows` makes the checkpoint fit.
 
     Raises:
-        Misconfigured: no checkpoint of these models, or shapes and picture that do not go together.
+        Misconfigured: no checkpoint of these models, or shapes and image that do not go together.
     """
     kind = kind_in(checkpoint)
     if kind is None:
@@ -59,7 +59,7 @@ def sizes_in(checkpoint: Checkpoint, image_size: int | None = None) -> AnyConfig
 
 
 def trained_at(checkpoint: Checkpoint) -> int:
-    """Side of the pictures that a checkpoint was trained with, pixels.
+    """Side of the images that a checkpoint was trained with, pixels.
 
     Raises:
         Misconfigured: it has no Swin encoder, or one with windows that are not square.
@@ -92,7 +92,7 @@ def _encoder(checkpoint: Checkpoint, image_size: int | None) -> SwinConfig:
     side = image_size or trained_at(checkpoint)
     step = _side(1, len(depths))
     if side % step or side < 2 * step:
-        raise Misconfigured(f"pictures of {side} x {side} don't fit this encoder: their side is a multiple of {step}.")
+        raise Misconfigured(f"images of {side} x {side} don't fit this encoder: their side is a multiple of {step}.")
     return SwinConfig(side, checkpoint[_PATCHES].shape[0], tuple(depths), tuple(heads), side // step)
 
 
@@ -106,5 +106,5 @@ def _tables(checkpoint: Checkpoint) -> dict[tuple[int, int], Tensor]:
 
 
 def _side(window: int, stages: int) -> int:
-    """Of a picture whose last stage is one window of this side."""
+    """Of an image whose last stage is one window of this side."""
     return window * (PATCH << (stages - 1))

@@ -53,18 +53,18 @@ class WindowAttention(nn.Module):
         return bias if self.mask is None else bias + self.mask[:, None].to(bias.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(pictures, windows, window², width) → the same, before the output projection `out`."""
-        pictures, windows, places, width = x.shape
+        """(images, windows, window², width) → the same, before the output projection `out`."""
+        images, windows, places, width = x.shape
         bias = self.bias() if self.frozen_bias is None else self.frozen_bias
-        parts = self.qkv(x).view(pictures, windows, places, 3, self.heads, width // self.heads)
-        if bias.shape[0] == 1 or pictures == 1:
+        parts = self.qkv(x).view(images, windows, places, 3, self.heads, width // self.heads)
+        if bias.shape[0] == 1 or images == 1:
             q, k, v = parts.flatten(0, 1).permute(2, 0, 3, 1, 4)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         else:
-            # Windows have masks of their own and pictures share them: windows as heads let the mask broadcast.
+            # Windows have masks of their own and images share them: windows as heads let the mask broadcast.
             q, k, v = parts.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.flatten(0, 1)[None])
-        mixed = mixed.view(pictures, windows, self.heads, places, -1).transpose(2, 3)
+        mixed = mixed.view(images, windows, self.heads, places, -1).transpose(2, 3)
         return mixed.reshape(x.shape)
 
 
@@ -82,14 +82,14 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(pictures, tokens, width) in this block's window order → the same."""
+        """(images, tokens, width) in this block's window order → the same."""
         windows = self.attention_norm(x).view(x.shape[0], -1, self.window_tokens, x.shape[2])
         x = sum_of(x, self.attention.out, self.attention(windows).view(x.shape))
         return sum_of(x, self.down, gelu_of(self.up, self.mlp_norm(x)))
 
 
 class Merge(nn.Module):
-    """Four neighbours become one token of twice the width."""
+    """Four dependencies become one token of twice the width."""
 
     order: Tensor
 
@@ -100,8 +100,8 @@ class Merge(nn.Module):
         self.register_buffer("order", order, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        pictures, tokens, width = x.shape
-        fours = x.index_select(1, self.order).view(pictures, tokens // 4, 4 * width)
+        images, tokens, width = x.shape
+        fours = x.index_select(1, self.order).view(images, tokens // 4, 4 * width)
         merged: Tensor = self.reduce(self.norm(fours))
         return merged
 
@@ -128,7 +128,7 @@ class Stage(nn.Module):
             self.merge = Merge(width, torch.argsort(final)[merge_order(grid, coarse)])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(pictures, tokens, width) in plain window order → the next stage's tokens in its plain window order."""
+        """(images, tokens, width) in plain window order → the next stage's tokens in its plain window order."""
         shift = 0
         for block in self.blocks:
             if block.shift != shift:
@@ -152,9 +152,9 @@ class Patches(nn.Module):
         self.norm = nn.LayerNorm(width, eps=EPS)
         self.register_buffer("order", window_order(grid, min(grid, window), 0), persistent=False)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(pictures, 3, side, side) normalised → (pictures, tokens, width)."""
-        tokens = self.project(pictures).flatten(2).transpose(1, 2)
+    def forward(self, images: Tensor) -> Tensor:
+        """(images, 3, side, side) normalised → (images, tokens, width)."""
+        tokens = self.project(images).flatten(2).transpose(1, 2)
         normed: Tensor = self.norm(tokens.index_select(1, self.order))
         return normed
 
@@ -180,12 +180,12 @@ class Swin(nn.Module):
             if isinstance(module, WindowAttention):
                 module.freeze()
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """(pictures, 3, side, side) normalised → (pictures, 1 + tokens, width).
+    def forward(self, images: Tensor) -> Tensor:
+        """(images, 3, side, side) normalised → (images, 1 + tokens, width).
 
         Token 0 is the mean of the others, which come row by row.
         """
-        x = self.patches(pictures)
+        x = self.patches(images)
         for stage in self.stages:
             x = stage(x)
         x = self.norm(x)

@@ -41,6 +41,6 @@ class Tag2Text(LabelScorer):
         return (hidden * self.class_weight[labels]).sum(dim=-1) + self.class_bias[labels]
 
     def guide(self, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
-        """Tag ids and mask (pictures, n), image tokens → what the text decoder reads: (pictures, n, width)."""
+        """Tag ids and mask (images, n), image tokens → what the text decoder reads: (images, n, width)."""
         states: Tensor = self.text.tag_encoder(ids, mask, tokens, self.head.layers)
         return states

@@ -30,7 +30,7 @@ class Embeddings(nn.Module):
 
 
 class TagEncoder(nn.Module):
-    """Reads the tags' names with an eye on the picture.
+    """Reads the tags' names with an eye on the image.
 
     The cross-attention and feed-forward of its first layers belong to the tag head and are passed in.
     """
@@ -44,12 +44,12 @@ class TagEncoder(nn.Module):
         self.cross = layers_of(CrossLayer(config.width, memory, config.hidden) for _ in range(own))
 
     def forward(self, ids: Tensor, mask: Tensor, tokens: Tensor, shared: Sequence[CrossLayer]) -> Tensor:
-        """Hidden states (pictures, n, width), of padding too.
+        """Hidden states (images, n, width), of padding too.
 
         Args:
-            ids: (pictures, n) int64.
-            mask: (pictures, n), true on what is no padding.
-            tokens: (pictures, 1 + tokens, memory width), all attended.
+            ids: (images, n) int64.
+            mask: (images, n), true on what is no padding.
+            tokens: (images, 1 + tokens, memory width), all attended.
             shared: the tag head's layers.
         """
         x: Tensor = self.embeddings(ids)
@@ -60,11 +60,11 @@ class TagEncoder(nn.Module):
 
 
 class DecoderCache:
-    """What a text decoder remembers of some pictures between steps.
+    """What a text decoder remembers of some images between steps.
 
     Args:
-        cross: for each layer the keys and values of the tag encoder's states, one row a picture, whatever the beams.
-        past: (layers, 2, rows, heads, positions, head width); rows are pictures × beams, picture by picture.
+        cross: for each layer the keys and values of the tag encoder's states, one row an image, whatever the beams.
+        past: (layers, 2, rows, heads, positions, head width); rows are images × beams, image by image.
         length: positions filled so far.
     """
 
@@ -74,20 +74,20 @@ class DecoderCache:
         self.length = 0
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         return self.cross[0].key.shape[0]
 
     def select(self, rows: Tensor) -> None:
-        """Go on with these rows, in this order; a row may be taken several times. Pictures stay the same."""
+        """Go on with these rows, in this order; a row may be taken several times. Images stay the same."""
         self.past = self.past.index_select(2, rows)
 
-    def keep_pictures(self, pictures: Tensor) -> None:
-        """Forget all pictures but these, for what comes of the tag encoder; `select` does it for the rows."""
-        self.cross = [KeyValue(k.index_select(0, pictures), v.index_select(0, pictures)) for k, v in self.cross]
+    def keep_images(self, images: Tensor) -> None:
+        """Forget all images but these, for what comes of the tag encoder; `select` does it for the rows."""
+        self.cross = [KeyValue(k.index_select(0, images), v.index_select(0, images)) for k, v in self.cross]
 
 
 class TextDecoder(nn.Module):
-    """Writes a text from the tag encoder's states, and never sees the picture itself."""
+    """Writes a text from the tag encoder's states, and never sees the image itself."""
 
     bias: nn.Parameter
 
@@ -126,8 +126,8 @@ class TextDecoder(nn.Module):
 
     def open(self, states: Tensor, positions: int) -> DecoderCache:
         """An empty cache for texts of at most `positions` tokens, one row for each row of `states`."""
-        pictures, _, width = states.shape
-        shape = (len(self.attention), 2, pictures, self.heads, positions, width // self.heads)
+        images, _, width = states.shape
+        shape = (len(self.attention), 2, images, self.heads, positions, width // self.heads)
         return DecoderCache([cross.remember(states, self.heads) for cross in self.cross], states.new_zeros(shape))
 
     def step(self, ids: Tensor, cache: DecoderCache) -> Tensor:
@@ -140,8 +140,8 @@ class TextDecoder(nn.Module):
             past = cache.past[index]
             query, past[0, :, :, start:end], past[1, :, :, start:end] = attention.project(x)
             x = attention.finish(x, query, past[0, :, :, :end], past[1, :, :, :end], mask)
-            # beams of a picture share its memory: they are queries of one row
-            x = cross(x.view(cache.pictures, -1, x.shape[-1]), cache.cross[index]).view(rows, n, -1)
+            # beams of an image share its memory: they are queries of one row
+            x = cross(x.view(cache.images, -1, x.shape[-1]), cache.cross[index]).view(rows, n, -1)
         cache.length = end
         return self.predict(x[:, -1])
 

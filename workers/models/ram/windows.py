@@ -39,7 +39,7 @@ def relative_index(window: int) -> Tensor:
 
 
 def shift_mask(grid: int, window: int, shift: int) -> Tensor:
-    """(windows, window², window²) float32: 0 where two tokens of a rolled grid are true neighbours, else -100.
+    """(windows, window², window²) float32: 0 where two tokens of a rolled grid are true dependencies, else -100.
 
     Rolling brings the far edges side by side; tokens of different slabs must not see each other.
     """

@@ -1,0 +1,95 @@
+"""Small images made by hand: every mode, and every way to be broken."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def ramp(width: int = 40, height: int = 30) -> Image.Image:
+    """A colour ramp: red to the right, green downwards, blue in between."""
+    y, x = np.mgrid[0:height, 0:width]
+    red, green = x * 255 // max(1, width - 1), y * 255 // max(1, height - 1)
+    return Image.fromarray(np.stack([red, green, (red + green) // 2], axis=-1).astype(np.uint8))
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    """As hard for a resize as an image can be."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def encoded(image: Image.Image, name: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, name.upper(), **options)
+    return file.getvalue()
+
+
+def grey16(levels: list[int]) -> Image.Image:
+    """A 16-bit grey image of 8 rows, one column of four pixels' width for each level."""
+    return Image.fromarray(np.tile(np.repeat(np.array(levels, dtype=np.uint16), 4), (8, 1)))
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG of a hundred bytes whose header says that it is so large."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(b"\0" * 64)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+
+
+def png_bomb(width: int, height: int) -> bytes:
+    """A PNG that is honest about its size and compresses to almost nothing: black."""
+    rows = zlib.compressobj(9)
+    data = rows.compress(b"\0" * (1 + (width + 7) // 8) * height) + rows.flush()
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+
+
+def bmp_claiming(width: int, height: int) -> bytes:
+    body = bytearray(encoded(ramp(8, 8), "bmp"))
+    body[18:26] = struct.pack("<ii", width, height)
+    return bytes(body)
+
+
+def gif_claiming(width: int, height: int) -> bytes:
+    body = bytearray(encoded(ramp(8, 8), "gif"))
+    body[6:10] = struct.pack("<HH", width, height)
+    return bytes(body)
+
+
+def webp_claiming(width: int, height: int) -> bytes:
+    """A lossless WebP whose header says that it is so large (at most 16,383 a side)."""
+    body = bytearray(encoded(ramp(8, 8), "webp", lossless=True))
+    assert body[12:16] == b"VP8L"
+    body[21:25] = struct.pack("<I", (width - 1) | (height - 1) << 14)
+    return bytes(body)
+
+
+def tiff_with_a_tile_of(side: int) -> bytes:
+    """A grey TIFF of 16 × 16 whose one tile is side × side, black, and deflated to almost nothing."""
+    rows = zlib.compressobj(9)
+    tile = b"".join(rows.compress(b"\0" * side) for _ in range(side)) + rows.flush()
+    tags = [
+        (256, 4, 16),  # width
+        (257, 4, 16),  # height
+        (258, 3, 8),  # bits a sample
+        (259, 3, 8),  # deflate
+        (262, 3, 1),  # black is zero
+        (277, 3, 1),  # samples a pixel
+        (322, 4, side),  # tile width
+        (323, 4, side),  # tile height
+        (324, 4, 8),  # the tile's offset
+        (325, 4, len(tile)),  # the tile's bytes
+    ]
+    tile += b"\0" * (len(tile) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return b"II*\0" + struct.pack("<I", 8 + len(tile)) + tile + directory

@@ -1,0 +1,288 @@
+"""The ledger: whatever finishes when, what leaves is a prefix in record order, once."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from schemas.dead_letter import Failure
+from workers.pipeline.commit.ledger import _JOB_BYTES, Entry, Ledger, Rendered, Taken
+from workers.types import Assignment, Message, Partition, Record, Unreadable
+
+OUTCOME = (Failure(index=0, stage="parse", reason="schema", detail="x"),)
+
+
+def record(assignment: Assignment, offset: int) -> Record:
+    return Record(assignment.partition, offset, 0, None, b"{}", (), assignment)
+
+
+def message(partition: Partition, offset: int) -> Message:
+    return Message("out", None, f"{partition}@{offset}".encode(), ())
+
+
+def finish(ledger: Ledger, entry: Entry) -> bool:
+    ledger.expect(entry, 1)
+    assert ledger.complete(entry, 0, OUTCOME)
+    return ledger.fill(entry, [message(entry.record.partition, entry.record.offset)])
+
+
+def admit(ledger: Ledger, assignment: Assignment, offset: int) -> Entry:
+    entry = ledger.admit(record(assignment, offset), 0.0)
+    assert entry is not None
+    return entry
+
+
+def values(taken: Taken | None) -> list[bytes | None]:
+    return [m.value for m in taken.run.messages] if taken is not None else []
+
+
+def test_a_record_waits_for_those_before_it() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 5)
+    first, second = admit(ledger, assignment, 5), admit(ledger, assignment, 7)
+    finish(ledger, second)
+    assert ledger.take(500, 10_000) is None
+    finish(ledger, first)
+    taken = ledger.take(500, 10_000)
+    assert taken is not None
+    assert values(taken) == [b"in:0@5", b"in:0@7"]
+    assert dict(taken.run.offsets) == {assignment: 8}
+
+
+def test_what_stands_for_many_offsets_is_committed_with_all_of_them() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 5)
+    why = Unreadable("batch-too-large", "more than fits")
+    batch = ledger.admit(Record(assignment.partition, 5, 0, None, None, (), assignment, 10, why), 0.0)
+    assert batch is not None
+    with pytest.raises(ValueError, match="offset 14 came after 14"):
+        admit(ledger, assignment, 14)
+    after = admit(ledger, assignment, 15)
+    finish(ledger, batch)
+    taken = ledger.take(500, 10_000)
+    assert taken is not None
+    assert dict(taken.run.offsets) == {assignment: 15}
+    assert ledger.rewind(assignment, 15) == [batch]
+    assert assignment.current
+    finish(ledger, after)
+    assert values(ledger.take(500, 10_000)) == [b"in:0@15"]
+
+
+def test_a_run_is_taken_again_until_it_is_settled() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    finish(ledger, admit(ledger, assignment, 0))
+    taken = ledger.take(500, 10_000)
+    assert values(ledger.take(500, 10_000)) == values(taken) == [b"in:0@0"]
+    assert taken is not None
+    ledger.settle(taken)
+    assert ledger.take(500, 10_000) is None
+    assert (ledger.records, ledger.bytes, ledger.jobs_ahead(assignment)) == (0, 0, 0)
+
+
+def test_a_record_is_done_when_every_index_is() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    entry = admit(ledger, assignment, 0)
+    ledger.expect(entry, 3)
+    assert ledger.jobs_ahead(assignment) == 3
+    assert not ledger.complete(entry, 2, OUTCOME)
+    assert not ledger.complete(entry, 0, OUTCOME)
+    assert ledger.complete(entry, 1, OUTCOME)
+
+
+def test_an_index_that_completes_twice_is_a_bug() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    entry = admit(ledger, assignment, 0)
+    ledger.expect(entry, 2)
+    ledger.complete(entry, 0, OUTCOME)
+    with pytest.raises(ValueError, match="twice"):
+        ledger.complete(entry, 0, OUTCOME)
+    with pytest.raises(ValueError, match="unasked"):
+        ledger.complete(entry, 2, OUTCOME)
+
+
+def test_a_record_out_of_order_is_a_bug() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 3)
+    admit(ledger, assignment, 3)
+    with pytest.raises(ValueError, match="came after"):
+        ledger.admit(record(assignment, 3), 0.0)
+
+
+def test_an_ended_assignment_is_not_taken_and_its_results_are_dropped() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    done, late = admit(ledger, assignment, 0), admit(ledger, assignment, 1)
+    finish(ledger, done)
+    assignment.end()
+    assert ledger.take(500, 10_000) is None
+    assert ledger.close_ended() == [assignment]
+    assert not finish(ledger, late)
+    assert ledger.admit(record(assignment, 2), 0.0) is None
+    assert (ledger.records, ledger.bytes) == (0, 0)
+
+
+def test_a_run_is_bounded_but_one_record_may_exceed_the_bound_alone() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    big = admit(ledger, assignment, 0)
+    ledger.expect(big, 1)
+    ledger.complete(big, 0, OUTCOME)
+    ledger.fill(big, [message(assignment.partition, n) for n in range(7)])
+    for offset in (1, 2, 3):
+        finish(ledger, admit(ledger, assignment, offset))
+    taken = ledger.take(2, 10_000)
+    assert taken is not None
+    assert len(taken.run.messages) == 7
+    ledger.settle(taken)
+    assert len(values(ledger.take(2, 10_000))) == 2
+    assert len(values(ledger.take(500, 100))) == 1
+
+
+def test_partitions_take_turns_in_bounded_runs() -> None:
+    ledger = Ledger()
+    assignments = [Assignment(Partition("in", number), "m") for number in range(2)]
+    for assignment in assignments:
+        ledger.open(assignment, 0)
+        for offset in range(3):
+            finish(ledger, admit(ledger, assignment, offset))
+    seen = []
+    while (taken := ledger.take(2, 10_000)) is not None:
+        seen.append(values(taken))
+        ledger.settle(taken)
+    assert seen[0] == [b"in:0@0", b"in:0@1"]
+    assert seen[1] == [b"in:1@0", b"in:1@1"]
+
+
+def test_after_an_unknown_commit_the_broker_decides_what_is_published_again() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    entries = [admit(ledger, assignment, offset) for offset in range(4)]
+    for entry in entries:
+        finish(ledger, entry)
+    assert ledger.rewind(assignment, 2) == entries[:2]
+    assert values(ledger.take(500, 10_000)) == [b"in:0@2", b"in:0@3"]
+    assert ledger.rewind(assignment, 2) == []
+
+
+def test_a_committed_offset_that_this_queue_cannot_have_made_ends_the_assignment() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    finish(ledger, admit(ledger, assignment, 0))
+    admit(ledger, assignment, 1)
+    assert ledger.rewind(assignment, 2) == []
+    assert not assignment.current
+
+
+def test_what_is_done_counts_by_its_size_until_its_record_leaves() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    entry = admit(ledger, assignment, 0)
+    before = ledger.bytes
+    ledger.expect(entry, 2)
+    one, two = (Message("out", None, bytes(size), ()) for size in (1_000, 5_000))
+    ledger.complete(entry, 0, [Rendered(one, "enriched")])
+    assert ledger.bytes == before + one.size + _JOB_BYTES
+    ledger.complete(entry, 1, [Rendered(two, "enriched")])
+    assert ledger.bytes == before + one.size + two.size
+    entry.outcomes[1] = OUTCOME  # as of a message that its topic does not take
+    ledger.fill(entry, [one])
+    assert ledger.bytes == before + one.size
+    ledger.refill(lambda _: [])
+    assert ledger.bytes == before
+    taken = ledger.take(500, 10_000)
+    assert taken is not None
+    ledger.settle(taken)
+    assert ledger.bytes == 0
+
+
+def test_what_is_done_too_late_does_not_count() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    entry = admit(ledger, assignment, 0)
+    ledger.expect(entry, 2)
+    ledger.complete(entry, 0, [Rendered(Message("out", None, bytes(1_000), ()), "enriched")])
+    assignment.end()
+    ledger.close_ended()
+    ledger.complete(entry, 1, [Rendered(Message("out", None, bytes(1_000), ()), "enriched")])
+    assert (ledger.records, ledger.bytes) == (0, 0)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Any order of completions, failures, revokes, regained partitions, commits and unknown commits.
+
+    The broker is two lists and two numbers; whatever it has is in record order, gapless, exactly once.
+    """
+
+    partitions = (Partition("in", 0), Partition("in", 1))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        self.published: dict[Partition, list[bytes | None]] = {p: [] for p in self.partitions}
+        self.committed = dict.fromkeys(self.partitions, 0)
+        self.assignments: dict[Partition, Assignment] = {}
+        self.admitted: dict[Partition, int] = {}
+        self.working: list[Entry] = []
+
+    @rule(partition=st.sampled_from(partitions))
+    def assign(self, partition: Partition) -> None:
+        if partition in self.assignments:
+            self.assignments[partition].end()
+        self.ledger.close_ended()
+        self.assignments[partition] = Assignment(partition, "m")
+        self.ledger.open(self.assignments[partition], self.committed[partition])
+        self.admitted[partition] = self.committed[partition]
+
+    @precondition(lambda self: self.assignments)
+    @rule(data=st.data(), gap=st.integers(0, 2))
+    def poll(self, data: st.DataObject, gap: int) -> None:
+        partition = data.draw(st.sampled_from(sorted(self.assignments)))
+        offset = self.admitted[partition]
+        entry = self.ledger.admit(record(self.assignments[partition], offset), 0.0)
+        if entry is not None:
+            self.admitted[partition] = offset + 1
+            self.working.append(entry)
+
+    @precondition(lambda self: self.working)
+    @rule(data=st.data())
+    def complete(self, data: st.DataObject) -> None:
+        entry = self.working.pop(data.draw(st.integers(0, len(self.working) - 1)))
+        finish(self.ledger, entry)
+
+    @precondition(lambda self: self.assignments)
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        self.assignments.pop(data.draw(st.sampled_from(sorted(self.assignments)))).end()
+
+    @rule(most=st.integers(1, 4), fate=st.sampled_from(["committed", "lost", "unknown, done", "unknown, not done"]))
+    def publish(self, most: int, fate: str) -> None:
+        taken = self.ledger.take(most, 10_000)
+        if taken is None:
+            return
+        if fate in ("committed", "unknown, done"):
+            for m in taken.run.messages:
+                assert m.value is not None
+                self.published[Partition("in", int(m.value.split(b":")[1].split(b"@")[0]))].append(m.value)
+            for assignment, offset in taken.run.offsets.items():
+                self.committed[assignment.partition] = offset
+        if fate == "committed":
+            self.ledger.settle(taken)
+        else:
+            for assignment in self.ledger.assignments():
+                if assignment.current:
+                    self.ledger.rewind(assignment, self.committed[assignment.partition])
+                    assert assignment.current, "our own commits end no assignment"
+
+    @invariant()
+    def what_is_published_is_a_prefix_in_order_exactly_once(self) -> None:
+        for partition, seen in self.published.items():
+            assert seen == [f"{partition}@{offset}".encode() for offset in range(self.committed[partition])]
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)

@@ -1,0 +1,96 @@
+"""The poll thread: what finds no room waits with us, counted, and in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tests.unit.pipeline.harness import Harness
+from workers.pipeline.batching import StageQueue
+from workers.pipeline.commit.polling import Poller
+from workers.pipeline.options import WorkerOptions
+from workers.types import Assignment, Partition, Polled, Record
+
+HERE = Partition("images", 0)
+
+
+class _Source:
+    """Hands out what the test puts in, and notes what is paused."""
+
+    def __init__(self) -> None:
+        self.next: list[Polled] = []
+        self.paused: set[Partition] = set()
+
+    def poll(self, timeout_s: float) -> Polled:
+        return self.next.pop(0) if self.next else Polled((), ())
+
+    def start(self, assignment: Assignment, offset: int) -> None: ...
+
+    def pause(self, partitions: Sequence[Partition]) -> None:
+        self.paused.update(partitions)
+
+    def resume(self, partitions: Sequence[Partition]) -> None:
+        self.paused.difference_update(partitions)
+
+
+class _NoPublisher:
+    max_message_bytes: Mapping[str, int] = {}
+
+
+def record(assignment: Assignment, offset: int, size: int = 0) -> Record:
+    return Record(HERE, offset, 0, None, b"x" * size, (), assignment)
+
+
+def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
+    """A poller that has one partition, opened at 0, whose records nobody takes further than the ledger."""
+    source, opening = _Source(), StageQueue[Assignment]()
+    opened: StageQueue[tuple[Assignment, int]] = StageQueue()
+    options = WorkerOptions("out", "dead", **bounds)
+    pipeline = Harness().worker(**bounds)._pipeline_for(_NoPublisher())  # type: ignore[arg-type]
+    poller = Poller(source, pipeline, options, opening, opened)  # type: ignore[arg-type]
+    assignment = Assignment(HERE, "m")
+    source.next.append(Polled((), (assignment,)))
+    poller.step()
+    assert opening.take(9, 0) == [assignment]
+    opened.put((assignment, 0))
+    poller.step()
+    return source, poller, pipeline, assignment
+
+
+def test_records_beyond_the_bound_wait_and_come_in_order_as_room_is_made() -> None:
+    source, poller, pipeline, assignment = polling(max_jobs_ahead=2)
+    source.next.append(Polled(tuple(record(assignment, offset) for offset in range(4)), ()))
+    poller.step()
+    assert [entry.record.offset for entry in pipeline.lookup_queue.take(9, 0)] == [0, 1]
+    assert not poller.idle
+    for entry in list(pipeline.ledger._queues[assignment].entries):
+        pipeline.ledger.fill(entry, ())
+    pipeline.ledger.settle(pipeline.ledger.take(9, 9))
+    poller.step()
+    assert [entry.record.offset for entry in pipeline.lookup_queue.take(9, 0)] == [2, 3]
+    assert poller.idle
+
+
+def test_a_partition_is_paused_above_its_share_and_resumed_below_half_of_it() -> None:
+    source, poller, pipeline, assignment = polling(max_jobs_ahead=1, max_polled_bytes=10_000)
+    source.next.append(Polled(tuple(record(assignment, offset, 3_000) for offset in range(5)), ()))
+    poller.step()
+    assert source.paused == {HERE}
+    for waiting in (4, 3, 2, 1):
+        [entry] = pipeline.lookup_queue.take(9, 0)
+        assert source.paused == ({HERE} if waiting * 3_200 > 5_000 else set())
+        pipeline.ledger.fill(entry, ())
+        pipeline.ledger.settle(pipeline.ledger.take(9, 9))
+        poller.step()
+    assert not source.paused
+
+
+def test_what_waits_of_an_ended_assignment_is_dropped_with_its_bytes() -> None:
+    source, poller, _, assignment = polling(max_jobs_ahead=1, max_polled_bytes=10_000)
+    source.next.append(Polled(tuple(record(assignment, offset, 9_000) for offset in range(5)), ()))
+    poller.step()
+    assert source.paused == {HERE}
+    assignment.end()
+    poller.step()
+    assert poller.idle
+    assert not source.paused

@@ -1,0 +1,197 @@
+"""Who waits for the object store, until when, what that holds back, and when nobody may ask."""
+
+from __future__ import annotations
+
+from schemas.image_event import ImageEvent
+from workers.pipeline.flow.breaker import OPENS_AFTER
+from workers.pipeline.flow.bucket_breakers import BucketBreakers
+from workers.types import Assignment, Coordinates, Job, Partition
+
+HERE = Assignment(Partition("in", 0), "m")
+
+
+def job(key: str, offset: int = 0) -> Job:
+    event = ImageEvent(id=key, dialect="own", action="enrich", index=0, bucket="photos", key=key)
+    return Job(Coordinates("in", 0, offset, 0), HERE, event)
+
+
+def opened(now: float = 0.0) -> BucketBreakers[str]:
+    """Different objects have failed in a row; each of those who asked waits for a second."""
+    breakers = BucketBreakers[str](first_pause_s=1.0, last_pause_s=8.0)
+    for number in range(OPENS_AFTER):
+        breakers.failed("photos", f"key-{number}", f"waiter-{number}", now)
+        breakers.wait("photos", HERE, f"waiter-{number}", until=now + 1.0, tries=1)
+    return breakers
+
+
+def test_waiters_come_out_when_their_time_has_come() -> None:
+    breakers = BucketBreakers[str]()
+    breakers.wait("photos", HERE, "late", until=30.0)
+    breakers.wait("photos", HERE, "soon", until=10.0)
+    assert breakers.due(9.9) == []
+    assert breakers.due(10.0) == ["soon"]
+    assert breakers.due(29.9) == []
+    assert breakers.due(30.0) == ["late"]
+
+
+def test_an_assignment_is_held_back_while_something_of_it_waits_for_a_bucket_that_fails_and_no_other_is() -> None:
+    breakers = opened()
+    elsewhere, regained = Assignment(Partition("in", 1), "m"), Assignment(Partition("in", 0), "m")
+    breakers.wait("others", elsewhere, "own fault", until=10.0)
+    assert breakers.holds_back(HERE)
+    assert not breakers.holds_back(regained)
+    assert not breakers.holds_back(elsewhere)
+    breakers.read("photos", None, 1.0, 1.0)
+    assert not breakers.holds_back(HERE), "those that wait on wait because of themselves"
+
+
+def test_those_of_an_ended_assignment_can_be_fetched_out_before_their_time() -> None:
+    breakers = BucketBreakers[str]()
+    ended = Assignment(Partition("in", 1), "m")
+    breakers.wait("photos", HERE, "ours", until=10.0)
+    breakers.wait("photos", ended, "theirs", until=10.0)
+    ended.end()
+    assert breakers.leave_ended() == ["theirs"]
+    assert not breakers.holds_back(ended)
+    assert breakers.due(10.0) == ["ours"]
+
+
+def test_a_read_counts_from_when_it_was_asked_for() -> None:
+    breakers = BucketBreakers[str]()
+    assert not breakers.has_read("photos", after=0.0)
+    breakers.read("photos", None, 50.0, 70.0)
+    breakers.answered("photos", 80.0)
+    assert breakers.has_read("photos", after=49.9)
+    assert not breakers.has_read("photos", after=50.0), "what was under way already says nothing"
+    assert not breakers.has_read("others", after=0.0)
+
+
+def test_a_reference_is_an_object_that_was_read_and_is_another() -> None:
+    breakers = BucketBreakers[str]()
+    assert breakers.reference("photos", "bad") is None
+    for number in range(5):
+        breakers.read("photos", job(f"good-{number}"), 1.0, 1.0)
+    breakers.read("photos", job("bad"), 1.0, 1.0)
+    named = {found.event.key for _ in range(4) if (found := breakers.reference("photos", "bad"))}
+    assert named == {"good-3", "good-4"}, "of the last three"
+    breakers.forget("photos", job("good-3"))
+    breakers.forget("photos", job("good-4"))
+    assert breakers.reference("photos", "bad") is None
+
+
+def test_a_reference_that_fails_lets_what_waits_be_asked_for_itself_next_time() -> None:
+    """Guard: else references that all became unreadable would keep everybody waiting for ever."""
+    breakers = BucketBreakers[str]()
+    breakers.read("photos", job("good"), 1.0, 1.0)
+    assert breakers.reference("photos", "bad") is not None
+    breakers.reference_failed("photos", job("good"), "waiter", 2.0)
+    assert breakers.reference("photos", "bad") is None
+    assert breakers.reference("photos", "bad") is not None
+
+
+def test_a_bucket_refuses_us_until_it_answers_or_nobody_waits_for_it() -> None:
+    breakers = BucketBreakers[str]()
+    for end in (
+        lambda: breakers.read("photos", None, 1.0, 1.0),
+        lambda: breakers.answered("photos", 1.0),
+        breakers.leave_ended,
+    ):
+        breakers.refused("photos", "correct the key")
+        assert breakers.refusals() == ["correct the key"]
+        end()
+        assert breakers.refusals() == []
+
+
+def test_one_object_that_fails_however_often_keeps_nobody_from_asking() -> None:
+    breakers = BucketBreakers[str]()
+    for _ in range(100):
+        breakers.failed("photos", "bad", "waiter", 0.0)
+    assert breakers.may_ask("photos", "another")
+    assert breakers.closed("photos")
+
+
+def test_an_answer_between_them_makes_failures_no_row() -> None:
+    breakers = BucketBreakers[str]()
+    for number in range(100):
+        breakers.failed("photos", f"bad-{number}", "waiter", 0.0)
+        if number % 2:
+            breakers.answered("photos", 0.0)
+    assert breakers.closed("photos")
+
+
+def test_after_different_objects_failed_in_a_row_nobody_may_ask_but_a_probe() -> None:
+    breakers = opened()
+    assert not breakers.may_ask("photos", "fresh")
+    assert breakers.may_ask("others", "fresh")
+    assert breakers.breakers() == {"closed": 0, "open": 1, "half-open": 0}
+    assert breakers.due(0.4) == [], "a pause comes first"
+    [probe] = breakers.due(1.0)
+    assert probe in {f"waiter-{number}" for number in range(OPENS_AFTER)}
+    assert breakers.may_ask("photos", probe)
+    assert breakers.due(1.1) == [], "one at a time"
+    assert breakers.breakers() == {"closed": 0, "open": 0, "half-open": 1}
+
+
+def test_pauses_between_probes_grow_and_stay_bounded() -> None:
+    breakers, now, gaps = opened(), 0.0, []
+    for _ in range(8):
+        asked = now
+        while not (found := breakers.due(now)):
+            now += 0.01
+        gaps.append(now - asked)
+        breakers.failed("photos", found[0], found[0], now)
+        breakers.wait("photos", HERE, found[0], until=now, tries=9)
+    for gap, pause in zip(gaps, (1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0), strict=True):
+        assert pause / 2 - 0.02 <= gap <= pause + 0.02
+
+
+def test_whoever_was_tried_least_probes_first_so_that_bad_objects_do_not_hide_a_good_store() -> None:
+    breakers = opened()
+    breakers.wait("photos", HERE, "fresh", until=0.0, tries=0)
+    assert breakers.due(1.0) == ["fresh"]
+
+
+def test_a_probe_that_is_answered_lets_everybody_go_at_once() -> None:
+    breakers = opened()
+    breakers.wait("photos", HERE, "patient", until=1_000.0, tries=5)
+    [probe] = breakers.due(1.0)
+    breakers.answered("photos", 1.2)
+    assert set(breakers.due(1.2)) == {"waiter-0", "waiter-1", "waiter-2", "patient"} - {probe}
+    assert breakers.may_ask("photos", "fresh")
+    assert not breakers.holds_back(HERE)
+
+
+def test_an_outage_is_one_that_a_probe_met() -> None:
+    """Guard: else bad objects that open the breaker again and again would have each other excused."""
+    breakers = opened()
+    breakers.due(1.0)
+    breakers.read("photos", None, 1.0, 1.2)
+    assert breakers.recovered_at("photos") < 0
+    again = opened()
+    [probe] = again.due(1.0)
+    again.failed("photos", "key", probe, 1.1)
+    again.read("photos", None, 9.0, 9.0)
+    assert again.recovered_at("photos") == 9.0
+
+
+def test_an_answer_to_somebody_who_asked_before_it_opened_closes_it_too() -> None:
+    breakers = opened()
+    breakers.answered("photos", 0.1)
+    assert len(breakers.due(0.1)) == OPENS_AFTER
+
+
+def test_a_probe_that_leaves_without_asking_makes_room_for_the_next() -> None:
+    breakers = opened()
+    [probe] = breakers.due(1.0)
+    breakers.left("photos", probe)
+    [another] = breakers.due(1.0)
+    assert another != probe
+
+
+def test_a_probe_that_hangs_keeps_others_from_asking_for_seconds_only() -> None:
+    breakers = opened()
+    [hanging] = breakers.due(1.0)
+    assert breakers.due(5.9) == []
+    [another] = breakers.due(6.1)
+    assert another != hanging
+    assert not breakers.may_ask("photos", hanging)

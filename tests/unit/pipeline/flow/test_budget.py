@@ -1,0 +1,143 @@
+"""The budget: bytes are granted in order, shared fairly, and never above the limit but for a lone large one."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.pipeline.flow.budget import Budget, Reservation
+from workers.types import Partition
+
+A, B = Partition("in", 0), Partition("in", 1)
+
+
+def reserve(budget: Budget, partition: Partition, size: int, into: list[Reservation]) -> None:
+    budget.reserve(partition, size, into.append)
+
+
+def test_a_reservation_that_fits_is_granted_at_once() -> None:
+    budget, granted = Budget(100), list[Reservation]()
+    reserve(budget, A, 40, granted)
+    assert [t.size for t in granted] == [40]
+    assert budget.used == 40
+
+
+def test_within_a_partition_grants_go_in_order_even_when_a_later_one_would_fit() -> None:
+    budget, granted = Budget(100), list[Reservation]()
+    for size in (50, 40, 30, 1):
+        reserve(budget, A, size, granted)
+    assert [t.size for t in granted] == [50, 40]
+    granted[0].release()
+    assert [t.size for t in granted[1:]] == [40, 30, 1]
+
+
+def test_a_stuck_partition_leaves_the_share_of_the_others_alone() -> None:
+    budget, stuck, flowing = Budget(100), list[Reservation](), list[Reservation]()
+    budget.divide(2)
+    for _ in range(20):
+        reserve(budget, A, 5, stuck)
+    assert sum(t.size for t in stuck) == 75
+    for _ in range(3):
+        reserve(budget, B, 25, flowing)
+        flowing[-1].release()
+    assert len(flowing) == 3
+
+
+def test_with_more_partitions_than_units_each_can_still_get_one() -> None:
+    """Guard: the least share. With none, one partition takes all of the pool, and the others wait for it."""
+    budget, stuck, flowing = Budget(16), list[Reservation](), list[Reservation]()
+    budget.divide(24)
+    for _ in range(100):
+        reserve(budget, A, 1, stuck)
+    assert len(stuck) == 9
+    for number in range(1, 24):
+        reserve(budget, Partition("in", number), 1, flowing)
+    assert len(flowing) == 7
+    for _ in range(16):
+        flowing.pop(0).release()
+    assert len(stuck) == 9
+
+
+def test_new_partitions_wait_for_what_others_hold_of_shares_that_were_larger() -> None:
+    budget, old, new = Budget(100), list[Reservation](), list[Reservation]()
+    for _ in range(10):
+        reserve(budget, A, 10, old)
+    budget.divide(2)
+    reserve(budget, B, 10, new)
+    assert (new, budget.peak) == ([], 100)
+    old[0].release()
+    assert [t.size for t in new] == [10]
+
+
+def test_one_above_every_share_waits_for_the_pool_and_runs_alone_in_it() -> None:
+    budget, granted = Budget(100), list[Reservation]()
+    budget.divide(2)
+    for _ in range(7):
+        reserve(budget, A, 10, granted)
+    reserve(budget, B, 80, granted)
+    reserve(budget, A, 10, granted)
+    assert len(granted) == 7
+    for reservation in granted[2:7]:
+        reservation.release()
+    assert 80 in [t.size for t in granted]
+    assert budget.used <= 20 + 80
+
+
+def test_what_is_given_back_twice_counts_once() -> None:
+    budget, granted = Budget(100), list[Reservation]()
+    reserve(budget, A, 40, granted)
+    granted[0].shrink(10)
+    granted[0].shrink(30)
+    assert budget.used == 10
+    granted[0].release()
+    granted[0].release()
+    assert budget.used == 0
+
+
+def test_it_remembers_the_most_that_was_ever_reserved() -> None:
+    budget = Budget(100)
+    granted: list[Reservation] = []
+    for size in (30, 20, 5):
+        reserve(budget, A, size, granted)
+        if size == 20:
+            granted[0].release()
+    assert (budget.used, budget.peak) == (25, 50)
+
+
+def test_thousands_that_give_back_at_once_do_not_recurse() -> None:
+    budget, first, count = Budget(10), list[Reservation](), 0
+
+    def give_back(reservation: Reservation) -> None:
+        nonlocal count
+        count += 1
+        reservation.release()
+
+    reserve(budget, A, 5, first)
+    reserve(budget, A, 5, first)
+    for _ in range(5_000):
+        budget.reserve(A, 5, give_back)
+    assert count == 0
+    first[0].release()
+    assert count == 5_000
+
+
+SIZES = st.sampled_from((1, 7, 25, 50, 51, 200))
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 3), SIZES, st.booleans()), max_size=60))
+def test_everything_is_granted_in_the_end_and_the_limit_holds(asked: list[tuple[int, int, int, bool]]) -> None:
+    budget = Budget(100)
+    granted: list[Reservation] = []
+    for partitions, number, size, release in asked:
+        budget.divide(partitions)
+        reserve(budget, Partition("in", number % partitions), size, granted)
+        if release and granted:
+            granted[0].release()
+        largest = max((t.size for t in granted), default=0)
+        assert budget.used <= 100 + max(0, largest - 50)
+    while budget.waiting:
+        before = budget.waiting
+        for reservation in list(granted):
+            reservation.release()
+        assert budget.waiting < before
+    assert len(granted) == len(asked)

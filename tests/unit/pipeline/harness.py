@@ -1,0 +1,322 @@
+"""A worker on in-memory fakes, with a tagger that sees colours: fast, and every fault is a switch."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from schemas.dead_letter import DeadLetter, read_dead_letter_headers
+from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from workers.backends.clock import SystemClock
+from workers.backends.kafka_types import Delivery
+from workers.intake.limits import Limits
+from workers.intake.threads import ThreadIntake
+from workers.pipeline.worker import Worker, WorkerOptions
+from workers.ports import Captioner, RecordSource, Tagger
+from workers.testing.memory import MemoryObjectStore, MemoryResultCache
+from workers.testing.memory_broker import MemoryBroker
+from workers.testing.memory_kafka import MemoryPublisher, MemoryRecordSource
+from workers.types import Caption, Headers, LabelScores, Pixels, Subset, Transform
+
+IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
+GROUP = "tagstream"
+BUCKET = "photos"
+POISON = (7, 7, 7)
+"""A colour that makes the models raise."""
+
+
+class ColourTagger:
+    """Labels red, green and blue, scored by how much of each there is."""
+
+    name = "colours"
+    digest = "c" * 64
+    precision = "fp32"
+    transform = Transform(8)
+    max_batch = 8
+    random_weights = False
+    labels: Sequence[str] = ("red", "green", "blue")
+    translations: Mapping[str, Sequence[str]] = {}
+    thresholds: Sequence[float] = (0.5, 0.5, 0.5)
+    profiles: Mapping[str, Sequence[float]] = {"paper": (0.75, 0.75, 0.75)}
+    floor = 0.01
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.broken = False
+        self.nan = False
+        self.memory: int | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waiting = threading.Event()
+
+    def warm_up(self) -> None:
+        return
+
+    def canary(self) -> Pixels:
+        return np.full((8, 8, 3), 200, np.uint8)
+
+    def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
+        self.waiting.set()
+        assert self.gate.wait(30)
+        if self.broken:
+            raise RuntimeError("the device is gone")
+        if self.memory is not None and len(images) > self.memory:
+            raise MemoryError
+        if any(tuple(image[0, 0]) == POISON for image in images):
+            raise RuntimeError("poison")
+        self.batches.append(len(images))
+        return [image.reshape(-1, 3).mean(0) / (np.nan if self.nan else 255) for image in images]
+
+    def postprocess(self, raw: Any) -> LabelScores:
+        if not np.isfinite(raw).all():
+            raise ValueError("not a number")
+        ids = np.flatnonzero(raw >= self.floor).astype(np.int32)
+        return LabelScores(ids, raw[ids].astype(np.float32))
+
+
+class ChoosyTagger(ColourTagger):
+    """Scores some of its labels alone when it is asked to, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Subset | None] = []
+        self.fails_on_subsets = False
+
+    def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
+        if self.fails_on_subsets:
+            raise RuntimeError("no column may be left out")
+        raws = self.forward(images)
+        self.asked += subsets
+        return [
+            raw if subset is None else (subset.ids, raw[list(subset.ids)])
+            for raw, subset in zip(raws, subsets, strict=True)
+        ]
+
+    def postprocess(self, raw: Any) -> LabelScores:
+        if not isinstance(raw, tuple):
+            return super().postprocess(raw)
+        ids, values = raw
+        if not np.isfinite(values).all():
+            raise ValueError("not a number")
+        kept = values >= self.floor
+        return LabelScores(np.array(ids, np.int32)[kept], values[kept].astype(np.float32))
+
+
+class EchoCaptioner:
+    """Captions are the guide itself."""
+
+    name = "echo"
+    digest = "e" * 64
+    precision = "fp32"
+    transform = Transform(4)
+    max_batch = 8
+    random_weights = False
+    options_digest = "greedy"
+
+    def __init__(self) -> None:
+        self.guides: list[str] = []
+        self.fails = False
+
+    def warm_up(self) -> None:
+        return
+
+    def canary(self) -> Pixels:
+        return np.full((4, 4, 3), 200, np.uint8)
+
+    def guide(self, names: Sequence[str]) -> str:
+        return " | ".join(names)
+
+    def forward(self, images: Sequence[Pixels], guides: Sequence[str]) -> Sequence[Any]:
+        if self.fails and any(tuple(image[0, 0]) != (200, 200, 200) for image in images):
+            raise RuntimeError("no words")
+        self.guides += guides
+        return [f"saw {guide}" for guide in guides]
+
+    def postprocess(self, raw: Any) -> Caption:
+        return Caption(raw, -0.5, "greedy")
+
+
+def png(colour: tuple[int, int, int], size: int = 16) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (size, size), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+class Harness:
+    """The dependencies of a worker, and what came out of it."""
+
+    def __init__(self, partitions: int = 2) -> None:
+        self.broker = MemoryBroker()
+        self.broker.create_topic(IN, partitions)
+        for topic in (OUT, DEAD, SKIPPED):
+            self.broker.create_topic(topic, 3)
+        self.store = MemoryObjectStore()
+        self.store.make_bucket(BUCKET)
+        self.cache = MemoryResultCache()
+        self.tagger = ColourTagger()
+        self.captioner: EchoCaptioner | None = None
+        self.publisher_hangs: str | None = None
+        self.delivery: Delivery = "exactly_once"
+        self.partitions = partitions
+        self.appended: list[tuple[int, int]] = []
+
+    # ---- in ---------------------------------------------------------------------------------------------------
+
+    def put(self, key: str, colour: tuple[int, int, int]) -> str:
+        return self.store.put(BUCKET, key, png(colour)).etag
+
+    def send(
+        self, value: bytes | dict[str, Any], partition: int = 0, headers: Headers = (), key: bytes | None = b"k"
+    ) -> int:
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        offset = self.broker.append(IN, partition, key, raw, headers)
+        self.appended.append((partition, offset))
+        return offset
+
+    def event(self, key: str, **more: Any) -> dict[str, Any]:
+        return {"schema": "image-event/1", "id": f"id-{key}", "bucket": BUCKET, "key": key, **more}
+
+    def notification(
+        self, *keys: str, name: str = "ObjectCreated:Put", sequencers: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        return {
+            "Records": [
+                {
+                    "eventSource": "minio:s3",
+                    "eventName": f"s3:{name}",
+                    "eventTime": "2026-01-02T03:04:05Z",
+                    "s3": {
+                        "bucket": {"name": BUCKET},
+                        "object": {"key": key} | ({"sequencer": sequencers[number]} if sequencers else {}),
+                    },
+                }
+                for number, key in enumerate(keys)
+            ]
+        }
+
+    # ---- the worker -------------------------------------------------------------------------------------------
+
+    def worker(self, name: str = "w", **changes: Any) -> Worker:
+        options = WorkerOptions(
+            output_topic=OUT,
+            dead_letter_topic=DEAD,
+            skipped_topic=SKIPPED,
+            worker_version="test",
+            **{"judge": "the harness's limits", "drain_s": 5.0, "retry_min_s": 0.01, "retry_max_s": 0.05, **changes},
+        )
+        transforms = [self.tagger.transform] + ([self.captioner.transform] if self.captioner else [])
+        tagger: Tagger = self.tagger
+        captioner: Captioner | None = self.captioner
+
+        def publisher(source: RecordSource) -> MemoryPublisher:
+            assert isinstance(source, MemoryRecordSource)
+            made = MemoryPublisher(
+                self.broker,
+                GROUP,
+                name,
+                membership=source.membership,
+                output_topics=(OUT, DEAD, SKIPPED),
+                delivery=self.delivery,
+            )
+            made.stuck = lambda: self.publisher_hangs  # type: ignore[method-assign]
+            return made
+
+        return Worker(
+            source=lambda: MemoryRecordSource(self.broker, GROUP, [IN]),
+            publisher=publisher,
+            intake=ThreadIntake(self.store, transforms, Limits(), fetch_threads=4, decode_threads=2),
+            cache=self.cache,
+            tagger=tagger,
+            captioner=captioner,
+            template=lambda names: Caption(" and ".join(names) or "nothing", None, "template"),
+            clock=SystemClock(),
+            options=options,
+        )
+
+    @contextmanager
+    def running(self, name: str = "w", **changes: Any) -> Iterator[Worker]:
+        """A worker in a thread; drained at the end. What it raises is raised here."""
+        worker = self.worker(name, **changes)
+        with running(worker):
+            yield worker
+
+    def run_to_its_end(self) -> None:
+        """A worker that nobody stops: what it ends with is raised here."""
+        self.worker().run()
+
+    # ---- out --------------------------------------------------------------------------------------------------
+
+    def settled(self, timeout_s: float = 20) -> None:
+        """Wait until everything that was sent is committed."""
+        ends: dict[int, int] = {}
+        for partition, offset in self.appended:
+            ends[partition] = max(ends.get(partition, 0), offset + 1)
+        eventually(
+            lambda: all(
+                committed.get(number, 0) >= end
+                for committed in [{p.number: o for p, o in self.broker.committed(GROUP).items()}]
+                for number, end in ends.items()
+            ),
+            timeout_s,
+        )
+
+    def outputs(self) -> list[EnrichedImage | Retraction]:
+        found = [read_output(record.value or b"") for record in self.broker.visible(OUT)]
+        assert not any(isinstance(item, Skip) for item in found)
+        return [item for item in found if not isinstance(item, Skip)]
+
+    def enriched(self) -> dict[str, EnrichedImage]:
+        return {item.source.key: item for item in self.outputs() if isinstance(item, EnrichedImage)}
+
+    def skips(self) -> list[Skip]:
+        found = [read_output(record.value or b"") for record in self.broker.visible(SKIPPED)]
+        return [item for item in found if isinstance(item, Skip)]
+
+    def dead(self) -> list[DeadLetter]:
+        return [read_dead_letter_headers(record.headers) for record in self.broker.visible(DEAD)]
+
+    def coordinates(self) -> list[tuple[int, int, int]]:
+        """(partition, offset, index) of every outcome there is, sorted: the delivery invariant is checked by this
+        list."""
+        events = [item.event for item in self.outputs()] + [item.event for item in self.skips()]
+        found = [(event.partition, event.offset, event.index) for event in events]
+        for letter in self.dead():
+            found += [(letter.partition, letter.offset, failure.index) for failure in letter.failures]
+        return sorted(found)
+
+
+@contextmanager
+def running(worker: Worker) -> Iterator[None]:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            worker.run()
+        except BaseException as error:  # noqa: BLE001  # handed to the test below
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join(30)
+    assert not thread.is_alive(), "the worker did not end"
+    if errors:
+        raise errors[0]
+
+
+def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about in time"
+        time.sleep(0.01)

@@ -1,0 +1,100 @@
+"""A line without threads on a clock that the test owns: every step is taken when the test says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tests.unit.pipeline.harness import BUCKET, IN, ColourTagger, png
+from workers.intake.inline import InlineIntake
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.pipeline import Done, Pipeline
+from workers.pipeline.worker import Worker
+from workers.ports import Intake
+from workers.testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
+from workers.types import Assignment, Message, Outcome, Partition, Record
+
+
+class NoPublisher:
+    """Enough of one for a line that publishes nothing."""
+
+    max_message_bytes: Mapping[str, int] = {"out": 1 << 20, "dead": 1 << 20}
+
+
+def none_of_this(*_: object) -> Any:
+    raise AssertionError("a line by hand joins no group")
+
+
+class ManualPipeline:
+    """A worker's line: `events` come in, `turn` lets them go as far as they can, `done` has what came of them."""
+
+    def __init__(self, partitions: int = 1, intake: Intake | None = None, **options: Any) -> None:
+        self.clock = ManualClock()
+        self.store = MemoryObjectStore(clock=self.clock)
+        self.store.make_bucket(BUCKET)
+        tagger = ColourTagger()
+        self.worker = Worker(
+            source=none_of_this,
+            publisher=none_of_this,
+            intake=intake or InlineIntake(self.store, [tagger.transform]),
+            cache=MemoryResultCache(clock=self.clock),
+            tagger=tagger,
+            captioner=None,
+            template=None,
+            clock=self.clock,
+            options=WorkerOptions(output_topic="out", dead_letter_topic="dead", **options),
+        )
+        self.pipeline: Pipeline = self.worker._pipeline_for(NoPublisher())  # type: ignore[arg-type]
+        self.worker._pipeline = self.pipeline
+        self.assignments = [Assignment(Partition(IN, number), "m") for number in range(partitions)]
+        for assignment in self.assignments:
+            self.pipeline.ledger.open(assignment, 0)
+        self._next = [0] * partitions
+        self.done: dict[tuple[int, int, int], tuple[Outcome, ...]] = {}
+
+    def put(self, *keys: str) -> None:
+        for number, key in enumerate(keys):
+            self.store.put(BUCKET, key, png((number, len(key), 9)))
+
+    def events(self, *keys: str, partition: int = 0, bucket: str = BUCKET, **more: Any) -> None:
+        """One record for each key; `more` are further fields of the event."""
+        for key in keys:
+            event = {"schema": "image-event/1", "id": key, "bucket": bucket, "key": key, **more}
+            value = json.dumps(event).encode()
+            offset, self._next[partition] = self._next[partition], self._next[partition] + 1
+            assignment = self.assignments[partition]
+            self.pipeline.take(Record(assignment.partition, offset, 0, None, value, (), assignment))
+
+    def turn(self) -> None:
+        """Let everybody go on until nobody can without time."""
+        self.pipeline.retry_due()
+        while len(self.pipeline.lookup_queue) or len(self.pipeline.device_queue) or len(self.pipeline.finish_queue):
+            self.pipeline.lookup(self.pipeline.lookup_queue.take(100, 0))
+            self.pipeline.annotate(self.pipeline.device_queue.take(100, 0))
+            for item in self.pipeline.finish_queue.take(100, 0):
+                if isinstance(item, Done):
+                    place = item.entry.record.partition.number, item.entry.record.offset, item.index
+                    self.done[place] = item.outcomes
+                self.pipeline.finish(item)
+
+    def turns(self, seconds: float, every_s: float = 0.1) -> None:
+        """Turns as the poll thread takes them, while this time passes."""
+        until = self.clock.monotonic() + seconds
+        while self.clock.monotonic() < until:
+            self.turn()
+            self.clock.advance(every_s)
+        self.turn()
+
+    @property
+    def in_flight(self) -> dict[str, int]:
+        return {stage: count for stage, count in self.pipeline.stages.counts().items() if count}
+
+    @property
+    def reads(self) -> list[str]:
+        """Keys in the order in which the store was asked for them."""
+        return [key for _, key in self.store.reads]
+
+    def messages(self) -> list[Message]:
+        taken = self.pipeline.ledger.take(1_000, 1_000_000)
+        return list(taken.run.messages) if taken else []

@@ -1,0 +1,309 @@
+"""The ledger: outcomes finish in any order and leave in record order, together with their offsets.
+
+Each partition in our hands has a queue, opened at the offset to read next. A record is admitted to its queue in offset
+order, its outcomes are filled in whenever they are done, and `take` hands out what is done at the front of the
+queues. What was handed out stays until `settle` says that its commit is known; after a commit whose fate is unclear,
+`rewind` drops what the broker counts as committed and leaves the rest to be taken again.
+
+One lock guards it all; nothing here waits for anything.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from schemas.dead_letter import Failure
+from workers.pipeline.cache_entries import CacheWrite
+from workers.types import Assignment, Headers, Message, Record, Run
+
+Kind: TypeAlias = Literal["enriched", "partial", "retraction", "skip"]
+
+_ENTRY_BYTES = 1_200
+"""What an entry costs beside its messages: the record's objects, its job, what the cache is told."""
+_JOB_BYTES = 4_000
+"""What each further event of one message costs until its outcome is rendered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """An outcome as it will travel. The document that it was is let go: it takes five times the memory.
+
+    Args:
+        message: None where it goes nowhere.
+        kind: what it is counted as once it is committed.
+        reason: why it was skipped.
+    """
+
+    message: Message | None
+    kind: Kind
+    reason: str = ""
+
+    @property
+    def size(self) -> int:
+        return self.message.size if self.message is not None else 0
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One record on its way through the line.
+
+    `outcomes` has one item for each index that is done, `traces` the trace headers of those that have their own;
+    `messages` is set once all indexes are done. `after_commit` holds what the cache is told when the commit is known.
+    """
+
+    record: Record
+    taken_at: float
+    expected: int | None = None
+    outcomes: dict[int, tuple[Rendered | Failure, ...]] = field(default_factory=dict)
+    traces: dict[int, Headers] = field(default_factory=dict)
+    trace: Headers = ()
+    """What an outcome without a trace of its own inherits from the record; bounded, and found out once."""
+    input_key: Headers = ()
+    """What every outcome inherits from the record's key; bounded."""
+    messages: tuple[Message, ...] | None = None
+    after_commit: list[CacheWrite] = field(default_factory=list)
+    counted: int = 0
+    """Bytes for which it counts in its ledger; before it has its messages, those of the indexes that are done."""
+
+    @property
+    def size(self) -> int:
+        """Bytes with its messages, near enough for a bound."""
+        return _ENTRY_BYTES + self.record.size + sum(message.size for message in self.messages or ())
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A run and the entries that it publishes."""
+
+    run: Run
+    entries: tuple[Entry, ...]
+
+
+class _PartitionQueue:
+    """The records of one assignment, in offset order, that are not known to be committed."""
+
+    __slots__ = ("assignment", "committed", "entries", "jobs", "read")
+
+    def __init__(self, assignment: Assignment, committed: int) -> None:
+        self.assignment = assignment
+        self.committed = committed
+        self.entries: deque[Entry] = deque()
+        self.jobs = 0
+        """Those of its entries; one that is not parsed yet counts as one."""
+        self.read = 0
+        """Those of its entries that are parsed."""
+
+    def front(self) -> Iterable[Entry]:
+        for entry in self.entries:
+            if entry.messages is None:
+                return
+            yield entry
+
+
+class Ledger:
+    """See the module. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queues: dict[Assignment, _PartitionQueue] = {}
+        self._ready = threading.Condition(self._lock)
+        self._bytes = 0
+        self._records = 0
+
+    def open(self, assignment: Assignment, offset: int) -> None:
+        """Begin a queue whose next record is the first at or after `offset`."""
+        with self._lock:
+            self._queues[assignment] = _PartitionQueue(assignment, offset)
+
+    def close_ended(self) -> list[Assignment]:
+        """Drop the queues of ended assignments and say which."""
+        with self._lock:
+            ended = [assignment for assignment in self._queues if not assignment.current]
+            for assignment in ended:
+                queue = self._queues.pop(assignment)
+                self._forget(queue, queue.entries)
+            return ended
+
+    def admit(self, record: Record, now: float) -> Entry | None:
+        """Enter a record behind those of its queue. None: its assignment has no queue (any more).
+
+        Raises:
+            ValueError: the record does not come after those before it. Publishing would break the order.
+        """
+        with self._lock:
+            queue = self._queues.get(record.assignment)
+            if queue is None:
+                return None
+            next_offset = queue.entries[-1].record.next_offset if queue.entries else queue.committed
+            if record.offset < next_offset:
+                raise ValueError(f"{record.partition}: offset {record.offset} came after {next_offset - 1}")
+            entry = Entry(record, now)
+            queue.entries.append(entry)
+            queue.jobs += 1
+            self._count(entry, entry.size)
+            self._records += 1
+            return entry
+
+    def has_room(self, entry: Entry, max_jobs: int, max_bytes: int) -> bool:
+        """Whether an admitted record may be parsed: whatever it holds, the bounds are exceeded by that alone.
+
+        The first of a queue always may: the others of its partition wait for it.
+        """
+        with self._lock:
+            queue = self._queues.get(entry.record.assignment)
+            if queue is None:
+                return False
+            return queue.entries[0] is entry or (queue.read < max_jobs and self._bytes < max_bytes)
+
+    def expect(self, entry: Entry, jobs: int) -> None:
+        """Say how many indexes the record's message holds, before the first of them completes."""
+        with self._lock:
+            entry.expected = jobs
+            queue = self._queues.get(entry.record.assignment)
+            if queue is not None:
+                queue.jobs += jobs - 1
+                queue.read += jobs
+                self._count(entry, entry.counted + (jobs - 1) * _JOB_BYTES)
+
+    def complete(self, entry: Entry, index: int, outcomes: Sequence[Rendered | Failure]) -> bool:
+        """Note what became of one index. True when it was the record's last: its messages can be rendered.
+
+        Raises:
+            ValueError: the index is done already, or there is no such index. The delivery invariant would be broken.
+        """
+        with self._lock:
+            if entry.expected is None or index in entry.outcomes or not 0 <= index < entry.expected:
+                raise ValueError(f"{entry.record.partition}@{entry.record.offset}[{index}] completed twice or unasked")
+            entry.outcomes[index] = tuple(outcomes)
+            if entry.record.assignment in self._queues:
+                size = sum(outcome.size for outcome in outcomes if isinstance(outcome, Rendered))
+                further = len(entry.outcomes) > 1
+                self._count(entry, entry.counted + size - (_JOB_BYTES if further else 0))
+            return len(entry.outcomes) == entry.expected
+
+    def fill(self, entry: Entry, messages: Sequence[Message]) -> bool:
+        """Set the record's messages: it may leave once all before it may. False: its assignment ended, it is
+        dropped."""
+        with self._lock:
+            if entry.record.assignment not in self._queues:
+                return False
+            entry.messages = tuple(messages)
+            self._count(entry, entry.size)
+            self._ready.notify_all()
+            return True
+
+    def refill(self, render: Callable[[Entry], Sequence[Message] | None]) -> None:
+        """Render anew what has not left yet; `render` returns None for what may stay as it is."""
+        with self._lock:
+            for queue in self._queues.values():
+                for entry in queue.entries:
+                    messages = render(entry) if entry.messages is not None else None
+                    if messages is not None:
+                        entry.messages = tuple(messages)
+                        self._count(entry, entry.size)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for `fill` or `wake`, at most this long."""
+        with self._lock:
+            if not any(self._front_is_ready(queue) for queue in self._queues.values()):
+                self._ready.wait(timeout_s)
+
+    def wake(self) -> None:
+        with self._lock:
+            self._ready.notify_all()
+
+    def take(self, max_messages: int, max_bytes: int) -> Taken | None:
+        """What is done at the front of every current queue, up to the bounds (one record may exceed them alone).
+
+        Taking changes nothing: until `settle` or `rewind` the same entries are taken again.
+        """
+        with self._lock:
+            messages: list[Message] = []
+            entries: list[Entry] = []
+            offsets: dict[Assignment, int] = {}
+            size = 0
+            for queue in self._queues.values():
+                if not queue.assignment.current:
+                    continue
+                for entry in queue.front():
+                    assert entry.messages is not None
+                    entry_bytes = sum(message.size for message in entry.messages)
+                    over = len(messages) + len(entry.messages) > max_messages or size + entry_bytes > max_bytes
+                    if entries and over:
+                        break
+                    entries.append(entry)
+                    messages.extend(entry.messages)
+                    size += entry_bytes
+                    offsets[queue.assignment] = entry.record.next_offset
+            if not entries:
+                return None
+            return Taken(Run(tuple(messages), offsets), tuple(entries))
+
+    def settle(self, taken: Taken) -> None:
+        """The commit of this run is known: its entries leave. Queues that took part go to the end of the row."""
+        with self._lock:
+            for assignment, offset in taken.run.offsets.items():
+                queue = self._queues.pop(assignment, None)
+                if queue is not None:
+                    self._drop_below(queue, offset)
+                    self._queues[assignment] = queue
+
+    def rewind(self, assignment: Assignment, committed: int) -> list[Entry]:
+        """The broker says that everything below `committed` is done: those entries leave, and are returned.
+
+        An offset that this queue can't have produced means that somebody else has worked on the partition: the
+        assignment ends here and now.
+        """
+        with self._lock:
+            queue = self._queues.get(assignment)
+            if queue is None:
+                return []
+            ends = {entry.record.next_offset for entry in queue.front()}
+            if committed != queue.committed and committed not in ends:
+                assignment.end()
+                return []
+            return self._drop_below(queue, committed)
+
+    def assignments(self) -> list[Assignment]:
+        with self._lock:
+            return list(self._queues)
+
+    def jobs_ahead(self, assignment: Assignment) -> int:
+        """Jobs of this queue that are not committed. 0 for an unknown assignment."""
+        with self._lock:
+            queue = self._queues.get(assignment)
+            return queue.jobs if queue is not None else 0
+
+    @property
+    def bytes(self) -> int:
+        return self._bytes
+
+    @property
+    def records(self) -> int:
+        return self._records
+
+    def _front_is_ready(self, queue: _PartitionQueue) -> bool:
+        return queue.assignment.current and bool(queue.entries) and queue.entries[0].messages is not None
+
+    def _count(self, entry: Entry, size: int) -> None:
+        self._bytes += size - entry.counted
+        entry.counted = size
+
+    def _drop_below(self, queue: _PartitionQueue, offset: int) -> list[Entry]:
+        gone: list[Entry] = []
+        while queue.entries and queue.entries[0].record.offset < offset:
+            gone.append(queue.entries.popleft())
+        queue.committed = max(queue.committed, offset)
+        self._forget(queue, gone)
+        return gone
+
+    def _forget(self, queue: _PartitionQueue, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            queue.jobs -= entry.expected or 1
+            queue.read -= entry.expected or 0
+            self._count(entry, 0)
+            self._records -= 1

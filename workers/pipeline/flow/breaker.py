@@ -1,0 +1,86 @@
+"""When to leave a dependency alone and when to ask it again: decided here, acted on by whoever asks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable
+from typing import Literal, TypeAlias, get_args
+
+State: TypeAlias = Literal["closed", "open", "half-open"]
+STATES: tuple[State, ...] = get_args(State)
+
+OPENS_AFTER = 3
+"""Different things that failed in a row. One that always fails proves nothing about its neighbour, however often."""
+
+_PROBE_S = 5.0
+"""A probe that has not come back by then keeps no other from being sent: its connection may be a dead one."""
+
+
+class Breaker:
+    """Opens when different things fail in a row, lets one probe through at a time, and closes at any success.
+
+    While it is open, probes come after `first_pause_s`, then after twice the pause before, up to `last_pause_s`, each
+    shortened by chance to no less than its half, so that many workers do not ask at the same moment.
+
+    Not thread-safe. Times are a monotonic clock's seconds.
+    """
+
+    def __init__(self, first_pause_s: float, last_pause_s: float) -> None:
+        self._first_pause_s = first_pause_s
+        self._last_pause_s = last_pause_s
+        self._failing: set[Hashable] = set()
+        self._open = False
+        self._pause_s = first_pause_s
+        self._probe_at = 0.0
+        self._probing_since: float | None = None
+        self._probe_failed = False
+        self.recovered_at = float("-inf")
+        """When it last closed after a probe had failed: no sooner was the dependency known to be back."""
+
+    @property
+    def state(self) -> State:
+        if not self._open:
+            return "closed"
+        return "open" if self._probing_since is None else "half-open"
+
+    def failed(self, what: Hashable, now: float) -> bool:
+        """A call about `what` failed. True: that has opened it."""
+        self._failing.add(what)
+        if self._open or len(self._failing) < OPENS_AFTER:
+            return False
+        self._open = True
+        self._pause_s = self._first_pause_s
+        self._wait(now)
+        return True
+
+    def succeeded(self, now: float) -> bool:
+        """A call was answered. True: that has closed it."""
+        if self._probe_failed:
+            self.recovered_at = now
+        self._failing.clear()
+        self._probing_since = None
+        self._probe_failed = False
+        was_open, self._open = self._open, False
+        return was_open
+
+    def may_probe(self, now: float) -> bool:
+        if not self._open or now < self._probe_at:
+            return False
+        return self._probing_since is None or now - self._probing_since >= _PROBE_S
+
+    def probe(self, now: float) -> None:
+        """One is on its way; `probe_failed`, `probe_lost` or `succeeded` follows."""
+        self._probing_since = now
+
+    def probe_failed(self, now: float) -> None:
+        self._probing_since = None
+        self._probe_failed = True
+        self._pause_s = min(self._last_pause_s, 2 * self._pause_s)
+        self._wait(now)
+
+    def probe_lost(self) -> None:
+        """It never got to ask: the next may go at once."""
+        self._probing_since = None
+
+    def _wait(self, now: float) -> None:
+        self._probe_at = now + random.uniform(self._pause_s / 2, self._pause_s)

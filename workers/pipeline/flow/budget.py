@@ -1,0 +1,157 @@
+"""A budget of bytes that partitions share without starving each other.
+
+Half of a budget is divided into equal shares, one for each partition, of one unit at least; the other half is a pool
+that anyone may draw on. A reservation is granted from its partition's share when it fits there, else from the pool;
+within a partition grants go in offset order. So a partition with a stuck head goes on holding what it holds and no
+more, and every other partition still has its share. A reservation larger than both waits until the pool is empty and
+then takes all of it: it runs alone there. While such a one waits, nobody else is granted from the pool. When partitions
+are added, a share that was larger before is still held by whoever filled it; the shares together never exceed their
+half.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from workers.types import Partition
+
+
+class Reservation:
+    """Bytes reserved. Give them back with `release`, or a part with `shrink`; both are safe to call twice."""
+
+    __slots__ = ("_budget", "from_pool", "partition", "size")
+
+    def __init__(self, budget: Budget, partition: Partition, size: int, from_pool: bool) -> None:
+        self._budget = budget
+        self.partition = partition
+        self.size = size
+        self.from_pool = from_pool
+
+    def shrink(self, size: int) -> None:
+        """Keep only `size` bytes; never grows."""
+        self._budget._give_back(self, max(0, self.size - size))
+
+    def release(self) -> None:
+        self.shrink(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    size: int
+    granted: Callable[[Reservation], None]
+
+
+class Budget:
+    """See the module. Thread-safe; `granted` is called outside the lock, by the thread that made room.
+
+    Args:
+        limit: bytes in all.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._pool_limit = limit // 2
+        self._lock = threading.Lock()
+        self._waiting: dict[Partition, deque[_Waiting]] = {}
+        self._held: dict[Partition, int] = {}
+        self._pool_used = 0
+        self._partitions = 1
+        self._granting = False
+        self._peak = 0
+
+    def divide(self, partitions: int) -> None:
+        """Make the shares those of so many partitions."""
+        with self._lock:
+            self._partitions = max(1, partitions)
+        self._grant()
+
+    def reserve(self, partition: Partition, size: int, granted: Callable[[Reservation], None]) -> None:
+        """Ask for `size` bytes; `granted` gets the reservation, perhaps before this returns."""
+        with self._lock:
+            self._waiting.setdefault(partition, deque()).append(_Waiting(size, granted))
+        self._grant()
+
+    @property
+    def used(self) -> int:
+        with self._lock:
+            return self._used()
+
+    @property
+    def peak(self) -> int:
+        """The most that was ever reserved at once: at most `limit`, but for one that runs alone in the pool."""
+        return self._peak
+
+    @property
+    def waiting(self) -> int:
+        with self._lock:
+            return sum(len(queue) for queue in self._waiting.values())
+
+    def _give_back(self, reservation: Reservation, size: int) -> None:
+        if size <= 0:
+            return
+        with self._lock:
+            size = min(size, reservation.size)
+            reservation.size -= size
+            if reservation.from_pool:
+                self._pool_used -= size
+            else:
+                self._held[reservation.partition] -= size
+                if not self._held[reservation.partition]:
+                    del self._held[reservation.partition]
+        self._grant()
+
+    def _grant(self) -> None:
+        """Grant whatever fits. One thread at a time: a grant that gives back at once must not recurse."""
+        with self._lock:
+            if self._granting:
+                return
+            self._granting = True
+        while True:
+            with self._lock:
+                found = self._next()
+                if found is None:
+                    self._granting = False
+                    return
+            waiting, reservation = found
+            waiting.granted(reservation)
+
+    def _next(self) -> tuple[_Waiting, Reservation] | None:
+        """Decide on one grant and book it. Partitions are asked in the order of their waiting, then rotated."""
+        pool_is_kept = False
+        for partition, queue in self._waiting.items():
+            waiting = queue[0]
+            place = self._place(partition, waiting.size, pool_is_kept)
+            if place is None:
+                pool_is_kept = pool_is_kept or self._is_oversized(waiting.size)
+                continue
+            queue.popleft()
+            del self._waiting[partition]
+            if queue:
+                self._waiting[partition] = queue
+            if place == "pool":
+                self._pool_used += waiting.size
+            else:
+                self._held[partition] = self._held.get(partition, 0) + waiting.size
+            self._peak = max(self._peak, self._used())
+            return waiting, Reservation(self, partition, waiting.size, place == "pool")
+        return None
+
+    def _place(self, partition: Partition, size: int, pool_is_kept: bool) -> str | None:
+        shares = self.limit - self._pool_limit
+        has_share = self._held.get(partition, 0) + size <= max(1, shares // self._partitions)
+        if has_share and sum(self._held.values()) + size <= shares:
+            return "share"
+        if pool_is_kept:
+            return None
+        if self._pool_used + size <= self._pool_limit or (self._is_oversized(size) and not self._pool_used):
+            return "pool"
+        return None
+
+    def _used(self) -> int:
+        return self._pool_used + sum(self._held.values())
+
+    def _is_oversized(self, size: int) -> bool:
+        return size > self._pool_limit

@@ -1,0 +1,58 @@
+"""The gate before decoder and device: everybody passes together, a suspect passes alone."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+
+class ExclusiveGate:
+    """Thread-safe; nobody waits in it, what may go is called by whoever opened the way.
+
+    Whoever comes after a waiting suspect waits behind it, so that it does get its turn.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[bool, Callable[[], None]]] = deque()
+        self._inside = 0
+        self._alone = False
+        self._opening = False
+
+    def enter(self, go: Callable[[], None], *, alone: bool) -> None:
+        """Call `go` as soon as it may pass; `leave` must be called once for it afterwards."""
+        with self._lock:
+            self._waiting.append((alone, go))
+        self._open()
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            self._alone = False
+        self._open()
+
+    def _open(self) -> None:
+        """Let through whoever may pass. One thread at a time: a `go` that leaves at once must not recurse."""
+        with self._lock:
+            if self._opening:
+                return
+            self._opening = True
+        while True:
+            with self._lock:
+                go = self._next()
+                if go is None:
+                    self._opening = False
+                    return
+            go()
+
+    def _next(self) -> Callable[[], None] | None:
+        if not self._waiting or self._alone:
+            return None
+        alone, go = self._waiting[0]
+        if alone and self._inside:
+            return None
+        self._waiting.popleft()
+        self._inside += 1
+        self._alone = alone
+        return go

@@ -1,0 +1,328 @@
+"""The frozen words of the pipeline. A new word is added here first; nothing here does any work.
+
+A `Record` is parsed into `Job`s, a Job's object is fetched (`Fetched`), inspected (`Facts`), decoded (`Image`),
+annotated (`LabelScores`, `Caption`) and finished as `Outcome`s; the outcomes of a row of records are published as one
+`Run`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas.dead_letter import Failure, Reason
+from schemas.enriched_image import EnrichedImage, Retraction, Skip
+from schemas.image_event import ImageEvent
+
+Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
+"""Kafka headers in order; a name may come more than once, a value may be null."""
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""One image as a model's Transform leaves it: (height, width, 3), RGB."""
+
+
+class Partition(NamedTuple):
+    """A topic's partition."""
+
+    topic: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}:{self.number}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Coordinates:
+    """Where an outcome comes from: `index` counts the events inside one record's message, from 0."""
+
+    topic: str
+    partition: int
+    offset: int
+    index: int
+
+
+class Assignment:
+    """One stretch of one partition in our hands, from its assignment to its end. Compared by identity.
+
+    It is ended from the client's I/O thread (revoked, lost) or the poll thread (a new member id), once and for all.
+    A job of an ended assignment may finish on the device and fill the cache; the ledger drops it.
+    """
+
+    __slots__ = ("_ended", "member_id", "partition")
+
+    def __init__(self, partition: Partition, member_id: str) -> None:
+        self.partition = partition
+        self.member_id = member_id
+        self._ended = threading.Event()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    @property
+    def current(self) -> bool:
+        return not self._ended.is_set()
+
+    def __repr__(self) -> str:
+        return f"<Assignment {self.partition} of {self.member_id!r}{'' if self.current else ', ended'}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why a record, or a whole batch of records, can't be read within bounds.
+
+    Args:
+        reason: `batch-too-large`, `batch-unreadable` or `too-many-headers`.
+        detail: one line for a person.
+    """
+
+    reason: Reason
+    detail: str
+
+
+def record_size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
+    """Bytes that a record holds in memory, Python's objects included; at most a few percent too low (measured)."""
+    size = 480 + len(key or b"") + len(value or b"")
+    # A header is a pair, a text of up to four bytes a letter, and bytes.
+    return size + sum(190 + (4 - 3 * name.isascii()) * len(name) + len(content or b"") for name, content in headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of an input topic, as it came; or, where `unreadable` says why, what could not be read there.
+
+    What could not be read may stand for many records: a batch that is not opened is one `Record` of many offsets. Its
+    value is then the batch's own bytes, or null, and never an event.
+
+    Args:
+        offset: its own, or the first of those that it stands for.
+        offsets: how many offsets it stands for, from `offset` on.
+    """
+
+    partition: Partition
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    assignment: Assignment = field(compare=False)
+    offsets: int = 1
+    unreadable: Unreadable | None = None
+
+    @property
+    def next_offset(self) -> int:
+        """The offset to commit once it is done."""
+        return self.offset + self.offsets
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds in memory, near enough for a budget."""
+        return record_size(self.key, self.value, self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Polled:
+    """What one poll brought. `started` assignments deliver nothing until `RecordSource.start` opens them."""
+
+    records: tuple[Record, ...]
+    started: tuple[Assignment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One image to annotate: one event of one record.
+
+    Args:
+        only_newest: there is reason to think that a newer event of this object was handled before; the store is asked
+            whether the object is still the one that this event names.
+    """
+
+    coordinates: Coordinates
+    assignment: Assignment
+    event: ImageEvent
+    only_newest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of an object's bytes and its image without its pixels; kept in the cache's first level."""
+
+    sha256: str
+    etag: str
+    version_id: str | None
+    last_modified: str
+    """RFC 3339, UTC."""
+    size: int
+    """Bytes of the object."""
+    format: str
+    """Pillow's name in lower case: jpeg, png, webp, gif, bmp, tiff, avif."""
+    width: int
+    height: int
+    decode_bytes: int
+    """An upper bound of what decoding holds in memory, from the header and what was measured for its format."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectVersion:
+    """What an object is at this moment, by its store's word.
+
+    Args:
+        version_id: None where the store keeps no versions of it.
+    """
+
+    etag: str
+    version_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object as the store gave it."""
+
+    body: bytes
+    etag: str
+    version_id: str | None
+    last_modified: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An object's bytes in the hands of an intake, and what the store said of them. Nothing has been read of them yet.
+
+    Args:
+        sha256: of the bytes, hex.
+        etag, version_id, last_modified: as in `StoredObject`.
+        size: bytes.
+        handle: the intake's own.
+        inspect_bytes: an upper bound of what `Intake.inspect` holds in memory besides the bytes.
+        copied_bytes: what `Intake.decode` holds of the object a second time, besides `Facts.decode_bytes`.
+    """
+
+    sha256: str
+    etag: str
+    version_id: str | None
+    last_modified: str
+    size: int
+    handle: object
+    inspect_bytes: int
+    copied_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """How a model wants its image: data, executed by the intake with Pillow, the same for every process.
+
+    Args:
+        size: side of the square that comes out, pixels.
+        fit: "squash" resizes to size × size without keeping the aspect ratio; "crop" resizes the shorter side to
+            `resize` and cuts the centre.
+        resize: the shorter side before the cut; only for "crop".
+        interpolation: Pillow's resampling filter, antialiased.
+        exif_transpose: turn the image as its EXIF orientation says before anything else.
+    """
+
+    size: int
+    fit: Literal["squash", "crop"] = "squash"
+    resize: int = 0
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    exif_transpose: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """The pixels of one job: one array for each distinct Transform in use."""
+
+    pixels: Mapping[Transform, Pixels]
+
+    @property
+    def size(self) -> int:
+        return sum(array.nbytes for array in self.pixels.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Subset:
+    """Some of a tagger's labels, at least one, where an image needs no others. Compared by `digest`.
+
+    Args:
+        ids: label ids, ascending, each once.
+
+    Raises:
+        ValueError: they are none, or do not ascend.
+    """
+
+    ids: tuple[int, ...] = field(compare=False)
+    digest: str = field(init=False)
+    """Names the ids, hex."""
+
+    def __post_init__(self) -> None:
+        if not self.ids or any(one >= other for one, other in pairwise(self.ids)):
+            raise ValueError("the label ids of a subset must ascend, and be at least one")
+        named = hashlib.sha256(",".join(map(str, self.ids)).encode()).hexdigest()[:16]
+        object.__setattr__(self, "digest", named)
+
+    def __repr__(self) -> str:
+        return f"<Subset of {len(self.ids)} labels, {self.digest}>"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScores:
+    """A tagger's answer for one image: every label that it scored and whose score reached the floor.
+
+    Args:
+        label_ids: (n,) int32, ascending.
+        scores: (n,) float32 in 0..1, one for each id.
+    """
+
+    label_ids: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A caption and how it came about. `score` is the mean log-probability of its tokens; None for a template."""
+
+    text: str
+    score: float | None
+    method: str
+    """"template", or the decoding: "beam", "greedy", "nucleus"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One Kafka record to send. A null key or value is sent as such."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+    @property
+    def size(self) -> int:
+        """An upper bound of its size in a record batch, in bytes (record overhead by KIP-98's format v2)."""
+        return (
+            90
+            + len(self.key or b"")
+            + len(self.value or b"")
+            + sum(10 + 3 * len(k) + len(v or b"") for k, v in self.headers)
+        )
+
+
+Outcome: TypeAlias = EnrichedImage | Retraction | Skip | Failure
+"""What becomes of one job. A partial image has two: its EnrichedImage and the Failure of its caption."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Outcomes to publish and the offsets to commit with them, all or nothing. Offsets mean "next to read"."""
+
+    messages: Sequence[Message]
+    offsets: Mapping[Assignment, int]
+
+    def __repr__(self) -> str:
+        ends = ", ".join(f"{assignment.partition}→{offset}" for assignment, offset in self.offsets.items())
+        return f"<Run of {len(self.messages)} messages, {ends}>"
