@@ -5,7 +5,7 @@
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack test lint audit bench bench-models parity chaos soak fuzz hostile
+.PHONY: help install demo stack test lint audit bench bench-models parity chaos soak fuzz hostile release
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -36,6 +36,10 @@ lint: install ## Check style, types and who imports whom
 
 audit: ## Ask a public database for known vulnerabilities of every locked package
 	@$(or $(PYTHON),python3) scripts/audit.py
+
+release: install ## Build the wheels, the source distribution and the bill of materials, and prove them (some minutes)
+# + into dist/; publishes nothing. UV_OFFLINE=1 uses cached packages alone, SKIP_DEMO=1 leaves out the demo
+	@.venv/bin/python scripts/release.py
 
 bench: install ## Measure; each figure is a ratio taken in one run
 	@.venv/bin/python -m benchmarks $(ARGS)

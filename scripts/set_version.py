@@ -15,6 +15,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[1]
 FILES = (
     "workers/__init__.py",
+    "packaging/testing/pyproject.toml",
+    "pyproject.toml",
     "Dockerfile",
     "docker-compose.yml",
     "deploy/k8s/overlays/cpu/kustomization.yaml",
@@ -24,7 +26,8 @@ FILES = (
 )
 FORM = r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?"
 MENTION = re.compile(
-    rf"""(__version__\ =\ "|tagstream:|newTag:\ |image\.version="|placeholder:\ |tagstream-)(?P<version>{FORM})""",
+    rf"""(__version__\ =\ "|tagstream(?::|-|==|-testing==)|newTag:\ |image\.version="|placeholder:\ )
+    (?P<version>{FORM})""",
     re.VERBOSE,
 )
 """The version after what tells that it is ours; the group `version` is the number."""

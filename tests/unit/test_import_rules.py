@@ -40,6 +40,8 @@ def test_the_sources_keep_the_rules(copy: Path) -> None:
         ("workers/local/spoiled.py", "import kafka"),
         ("workers/backends/spoiled.py", "import workers.pipeline"),
         ("workers/local/spoiled.py", "import workers.cli"),
+        ("workers/cli/spoiled.py", "import workers.local.stack"),
+        ("workers/models/spoiled.py", "import workers.testing"),
         ("workers/types.py", "import workers.ports"),
         ("schemas/spoiled.py", "import workers.types"),
     ],

@@ -17,6 +17,7 @@ WORKFLOWS = sorted(str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / ".git
 BUILT_FROM = (
     *("Dockerfile", "docker-compose.yml", "Makefile", ".ci/run", "scripts/install", "scripts/install-torch"),
     *WORKFLOWS,
+    "scripts/release.py",
     "workers/local/programs.py",
 )
 DIGEST = "sha256:" + "5" * 64

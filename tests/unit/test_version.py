@@ -12,9 +12,7 @@ import pytest
 from scripts.set_version import CHECKOUT, FILES, MENTION
 from workers import __version__
 
-PROJECTS = sorted(
-    str(path.relative_to(CHECKOUT)) for pattern in ("", "*/") for path in CHECKOUT.glob(f"{pattern}pyproject.toml")
-)
+PROJECTS = ("pyproject.toml", "schemas/pyproject.toml", "packaging/testing/pyproject.toml")
 
 
 def mentions(text: str) -> list[str]:

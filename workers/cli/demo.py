@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from workers.cli.testing_wheel import needs_testing_wheel
+
 
 def demo(
     photos: Annotated[
@@ -26,6 +28,7 @@ def demo(
 
     [dim]With your own images:[/]  tagstream demo --photos ~/Images/holiday
     """
-    from workers.local.demo import run_demo
+    with needs_testing_wheel("demo"):
+        from workers.local.demo import run_demo
 
     raise typer.Exit(run_demo(photos, keep, page))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from workers.cli.testing_wheel import needs_testing_wheel
+
 app = typer.Typer(help="Real Kafka, S3 and Redis servers on this machine, to work against.", no_args_is_help=True)
 
 
@@ -15,7 +17,8 @@ def up() -> None:
 
     tagstream emit ~/Images --bucket photos && tagstream run --until-idle 10
     """
-    from workers.local.stack_up import stack_up
+    with needs_testing_wheel("stack up"):
+        from workers.local.stack_up import stack_up
 
     raise typer.Exit(stack_up())
 

@@ -1,0 +1,29 @@
+"""What a command says when it needs the wheel tagstream-testing, and only tagstream is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from workers.errors import Misconfigured
+
+PACKAGES = ("workers.local", "workers.testing")
+"""What that wheel adds to `workers`."""
+
+
+@contextmanager
+def needs_testing_wheel(command: str) -> Iterator[None]:
+    """Import from `workers.local` inside of this.
+
+    Raises:
+        Misconfigured: the wheel is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith(PACKAGES):
+            raise
+        raise Misconfigured(
+            f"`tagstream {command}` is in the package tagstream-testing, which is not installed: "
+            'pip install "tagstream[demo]".'
+        ) from None
