@@ -96,7 +96,7 @@ def test_nothing_is_left_in_the_temporary_folder(ran: Ran) -> None:
 def test_every_photograph_comes_back_with_its_tags(ran: Ran) -> None:
     first, _, rest = ran.output.partition("Second pass")
     assert "espresso 0.9" in first
-    assert re.search(r"scikit-learn/china\.jpg  palace 0\.\d\d.*  an picture of a palace.*  \d+ ms\n", first)
+    assert re.search(r"scikit-learn/china\.jpg  palace 0\.\d\d.*  a picture of a palace.*  \d+ ms\n", first)
     for photo in photographs(None):
         assert f"\n{photo.key}  " in first
         assert f"\n{photo.key}  " in rest

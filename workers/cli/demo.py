@@ -26,7 +26,7 @@ def demo(
     The servers come from Python wheels, listen on free loopback ports and leave nothing behind. A page with the
     images, their tags and captions is written at the end.
 
-    [dim]With your own images:[/]  tagstream demo --photos ~/Images/holiday
+    [dim]With your own images:[/]  tagstream demo --photos ~/Pictures/holiday
     """
     with needs_testing_wheel("demo"):
         from workers.local.demo import run_demo

@@ -52,7 +52,7 @@ def emit(
 
     Interrupted, it goes on where it stopped when the same command is given again.
 
-    [dim]Upload and tag a folder:[/]   tagstream emit ~/Images --bucket photos --prefix mine/
+    [dim]Upload and tag a folder:[/]   tagstream emit ~/Pictures --bucket photos --prefix mine/
     [dim]Tag what is there already:[/]  tagstream emit --bucket photos --prefix 2024/
     """
     from workers.settings import read

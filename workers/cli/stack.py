@@ -15,7 +15,7 @@ def up() -> None:
 
     Standard output is fit for a shell; in a second terminal paste the `export` lines, then:
 
-    tagstream emit ~/Images --bucket photos && tagstream run --until-idle 10
+    tagstream emit ~/Pictures --bucket photos && tagstream run --until-idle 10
     """
     with needs_testing_wheel("stack up"):
         from workers.local.stack_up import stack_up

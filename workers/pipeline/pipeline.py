@@ -4,7 +4,7 @@
     → settle
 
 Each step is a method that says what comes next; the threads of `threads.py` and the intake's own call them. A task is
-in the hands of one thread at a time, handed on through an queue, a budget or a future.
+in the hands of one thread at a time, handed on through a queue, a budget or a future.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def enriched(key: str = "cat.png", **changes: Any) -> EnrichedImage:
         },
         "image": {"format": "png", "width": 40, "height": 30, "bytes": 100},
         "tags": [{"name": "tabby cat", "score": 0.62, "label_id": 1}, {"name": "sofa", "score": 0.31, "label_id": 2}],
-        "caption": {"text": "an picture of a tabby cat", "method": "template"},
+        "caption": {"text": "a picture of a tabby cat", "method": "template"},
         "models": {"tagger": {"name": "compact", "digest": "f" * 64, "precision": "fp32"}},
         "thresholds": {"profile": "default", "digest": "0" * 64},
         "timings_ms": {"wait-fetch": 1.0, "fetch": 10.0, "wait-device": 4.0, "annotate": 25.0},

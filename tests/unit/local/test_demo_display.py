@@ -31,7 +31,7 @@ def test_in_a_pipe_each_answer_is_one_line_without_control_characters() -> None:
     assert output.getvalue().splitlines() == [
         "",
         "First pass",
-        "cat.png  tabby cat 0.62, sofa 0.31  an picture of a tabby cat  40 ms",
+        "cat.png  tabby cat 0.62, sofa 0.31  a picture of a tabby cat  40 ms",
         "cut.png  dead letter broken-image  the file ends in the middle",
         "gone.png  retraction  indexers drop this image",
     ]

@@ -69,7 +69,7 @@ def test_an_image_is_shown_small_with_tags_scores_bars_caption_and_time(page: st
     assert encoded is not None
     with Image.open(io.BytesIO(base64.b64decode(encoded.group(1)))) as thumbnail:
         assert thumbnail.size == (560, 315)
-    for shown in ("tabby cat", "0.62", "--score:0.620", "An picture of a tabby cat", "40 ms", "PNG, 40 × 30"):
+    for shown in ("tabby cat", "0.62", "--score:0.620", "A picture of a tabby cat", "40 ms", "PNG, 40 × 30"):
         assert shown in page
 
 

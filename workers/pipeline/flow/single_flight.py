@@ -31,7 +31,7 @@ class SingleFlight(Generic[Follower]):
             return False
 
     def land(self, key: Hashable) -> list[Follower]:
-        """The answer is known (and can be looked_up by whoever comes next): all that waited for it."""
+        """The answer is known (and can be looked up by whoever comes next): all that waited for it."""
         with self._lock:
             return self._single_flight.pop(key, [])
 
