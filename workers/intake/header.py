@@ -64,7 +64,7 @@ def read_header(body: bytes, limits: Limits) -> Header:
     if essence.size is not None:
         _check_pixels(essence.size, limits)  # before the decoder, which may make room for them when it opens the file
     if essence.block_pixels > limits.max_pixels:
-        detail = f"a tile of {essence.block_pixels} pixels, at most {limits.max_pixels} are allowed"
+        detail = f"a tile or frame of {essence.block_pixels} pixels, at most {limits.max_pixels} are allowed"
         raise Rejected("decode", "too-many-pixels", detail)
     with blame(), _opened(essence, name) as image:
         size, mode = image.size, image.mode
@@ -119,7 +119,12 @@ def _decode_bytes(essence: Essence, size: tuple[int, int], mode: str) -> int:
     """
     pixels = size[0] * size[1]
     stored = _STORED.get(mode, 4) * pixels
-    units = -(-size[0] // essence.unit) * -(-size[1] // essence.unit)
+    units = max(_units(size, essence.unit), _units(essence.frame, essence.unit))
     decoding = essence.held_bytes + essence.pixel_bytes * units * essence.unit**2
     as_rgb = (0 if mode == "RGB" else 4 + _SCALED.get(mode, 0)) * pixels
     return _BASE + stored + decoding + as_rgb
+
+
+def _units(size: tuple[int, int], side: int) -> int:
+    """Squares with this side that cover so many columns and rows."""
+    return -(-size[0] // side) * -(-size[1] // side)

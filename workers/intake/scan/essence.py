@@ -21,8 +21,10 @@ class Essence:
         size: width and height of that image in pixels, as the decoder will say; None: only the decoder knows.
         held_bytes: an upper bound of what the decoder holds while it works, besides the image as Pillow stores it
             and besides `body`: coefficients, strips, canvases, rows.
-        block_pixels: pixels of a tile, which is decoded whole and may be far larger than the image; 0: no tiles.
-        pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the image.
+        block_pixels: pixels of a tile or frame, which is decoded whole and may be far larger than the image;
+            0: neither.
+        frame: width and height of what the codec makes room for, if that is not the image: it may be larger or smaller.
+        pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the image, or of the frame if it has more.
         unit: a side of the squares that the decoder works in: it rounds the image's sides up to multiples of it.
     """
 
@@ -30,6 +32,7 @@ class Essence:
     size: tuple[int, int] | None
     held_bytes: int
     block_pixels: int = 0
+    frame: tuple[int, int] = (0, 0)
     pixel_bytes: int = 0
     unit: int = 1
 
