@@ -13,17 +13,17 @@ from schemas.image_event import ImageEvent
 from workers import metrics
 from workers.errors import Rejected
 from workers.pipeline import cache_entries as entries
-from workers.pipeline.annotate import guide_names
 from workers.pipeline.cache_entries import CacheWrite
+from workers.pipeline.roles import ModelRole, Roles
 from workers.pipeline.task import Task
-from workers.ports import Captioner, ResultCache, Tagger
+from workers.ports import ResultCache
 
 
 class Lookup:
     """The cache as the line uses it.
 
     Args:
-        tagger, captioner: whose results are kept; None where nothing of the kind runs on the device.
+        roles: whose results are kept.
         store: the object store's endpoint, which the first level's entries name.
         judge: names what the rejection of an image depends on besides its bytes; empty: rejections are not kept.
     """
@@ -31,54 +31,31 @@ class Lookup:
     def __init__(
         self,
         cache: ResultCache,
-        tagger: Tagger | None,
-        captioner: Captioner | None,
+        roles: Roles,
         store: str = "",
         judge: str = "",
     ) -> None:
         self._judge = judge
         self._cache = cache
         self._store = store
-        self._tagger = tagger
-        self._captioner = captioner
-        self._tagger_key = entries.tagger_key(tagger) if tagger is not None else ""
-        self._captioner_key = entries.captioner_key(captioner) if captioner is not None else ""
+        self._roles = roles
 
     # ---- what a task needs (touch no cache) ---------------------------------------------------------------------
 
-    def needs_scores(self, task: Task) -> bool:
-        return self._tagger is not None and (task.wants_tags or not task.event.options.guide_tags)
-
-    def needs_caption(self, task: Task) -> bool:
-        return self._captioner is not None and task.wants_caption
-
     def complete(self, task: Task) -> bool:
         """Is nothing left for the device to do?"""
-        scored = task.scores is not None or not self.needs_scores(task)
-        return scored and (task.caption is not None or not self.needs_caption(task))
+        return not self._roles.missing(task)
 
     def flight_key(self, task: Task) -> Hashable:
-        """Equal for two tasks exactly when one's results are the other's: scores of the same labels among them."""
-        assert task.facts is not None
-        needs_scores, needs_caption = self.needs_scores(task), self.needs_caption(task)
-        guide: Hashable = ()
-        if needs_caption:
-            guide = task.event.options.guide_tags or task.profile.digest
-        return (task.facts.sha256, needs_scores, needs_scores and task.profile.subset, needs_caption, guide)
+        """Equal for two tasks exactly when one's results are the other's."""
+        return self._roles.flight_key(task)
 
     def values(self, task: Task) -> dict[str, bytes]:
         """What the content level should keep of a finished task: only what it did not have."""
-        values: dict[str, bytes] = {}
         if task.facts is None:
-            return values
-        sha256 = task.facts.sha256
-        if self._tagger is not None and task.scores is not None and not task.tags_hit:
-            key = entries.scores_key(sha256, self._tagger_key, task.profile.subset)
-            values[key] = entries.pack_scores(task.scores)
-        if self._captioner is not None and task.caption is not None and task.guide is not None and not task.caption_hit:
-            key = entries.caption_key(sha256, self._captioner_key, task.guide)
-            values[key] = entries.pack_caption(task.caption)
-        return values
+            return {}
+        new = [role for role in self._roles.models if role.name in task.results and role.name not in task.hits]
+        return {role.keys(task)[0]: role.pack(task.results[role.name]) for role in new}
 
     def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
         """What the content level should keep of a rejection: nothing, unless the bytes alone are at fault."""
@@ -134,48 +111,24 @@ class Lookup:
             _count("source", task.source_hit)
 
     def contents(self, tasks: Sequence[Task]) -> None:
-        """Fill in `scores` and `caption` from the second level, for tasks whose content's hash is known."""
-        self._scores([task for task in tasks if task.scores is None and self.needs_scores(task)])
-        captioner = self._captioner
-        if captioner is not None:
-            self._captions(captioner, [task for task in tasks if task.caption is None and task.wants_caption])
+        """Fill in results from the second level, for tasks whose content's hash is known."""
+        for role in self._roles.models:
+            self._results(role, [task for task in tasks if role in self._roles.missing(task)])
 
-    def _scores(self, tasks: Sequence[Task]) -> None:
-        if not tasks or self._tagger is None:
+    def _results(self, role: ModelRole, tasks: Sequence[Task]) -> None:
+        keys = [(task, some) for task in tasks if (some := role.keys(task))]
+        if not keys:
             return
-        keys = [self._scores_keys(task) for task in tasks]
-        found = iter(self._cache.lookup([key for some in keys for key in some]))
-        for task, some in zip(tasks, keys, strict=True):
+        found = iter(self._cache.lookup([key for _, some in keys for key in some]))
+        for task, some in keys:
             values = [next(found) for _ in some]
-            known = (entries.unpack_scores(value, len(self._tagger.labels)) for value in values)
-            task.scores = next((scores for scores in known if scores is not None), None)
-            task.tags_hit = task.scores is not None
-            _count("tags", task.tags_hit)
-            _count_invalid(task.tags_hit, values)
-
-    def _scores_keys(self, task: Task) -> list[str]:
-        """Where the task's scores may be: those of its labels, or of all, of which its profile shows no others."""
-        assert task.facts is not None
-        wanted = dict.fromkeys((task.profile.subset, None))
-        return [entries.scores_key(task.facts.sha256, self._tagger_key, subset) for subset in wanted]
-
-    def _captions(self, captioner: Captioner, tasks: Sequence[Task]) -> None:
-        asked: list[Task] = []
-        keys: list[str] = []
-        for task in tasks:
-            guided = bool(task.event.options.guide_tags)
-            if task.facts is None or not (guided or task.scores is not None or self._tagger is None):
-                continue
-            names = task.event.options.guide_tags or guide_names(task, self._tagger)
-            task.guide = captioner.guide(names)
-            asked.append(task)
-            keys.append(entries.caption_key(task.facts.sha256, self._captioner_key, task.guide))
-        found = self._cache.lookup(keys) if keys else []
-        for task, value in zip(asked, found, strict=True):
-            task.caption = entries.unpack_caption(value)
-            task.caption_hit = task.caption is not None
-            _count("caption", task.caption_hit)
-            _count_invalid(task.caption_hit, [value])
+            known = (role.unpack(value) for value in values)
+            result = next((one for one in known if one is not None), None)
+            if result is not None:
+                task.results[role.name] = result
+                task.hits.add(role.name)
+            _count(role.name, result is not None)
+            _count_invalid(result is not None, values)
 
     def verdicts(self, tasks: Sequence[Task]) -> list[Rejected | None]:
         """For each task with an object's bytes in hand the rejection that those bytes met before; None: none known."""

@@ -283,9 +283,7 @@ class Pipeline:
             if computed.verdict is not None:
                 self._reject(task, computed.verdict)
                 continue
-            task.scores, task.caption, task.guide = leader.scores, leader.caption, leader.guide
-            task.tags_hit = task.scores is not None
-            task.caption_hit = task.caption is not None
+            task.share_results_of(leader)
             self._to_finish(task)
 
     # ---- intake's threads -------------------------------------------------------------------------------------
@@ -574,7 +572,6 @@ class Pipeline:
         except ValueError:
             # Not a number among the scores: the device thread runs it again, alone, with the canary beside it.
             task.alone = True
-            task.raw_scores = None
             self.stages.move(task, "wait-device")
             self.device_queue.put(task)
             return

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from schemas.dead_letter import Failure, dead_letter_headers, strip_own_headers, without_nulls
 from schemas.enriched_image import (
     Cache,
-    CaptionText,
     EnrichedImage,
     EventRef,
     GoneSource,
@@ -21,46 +21,41 @@ from schemas.enriched_image import (
     SkipReason,
     Source,
     Status,
-    Tag,
     Thresholds,
     enriched_id,
 )
 from schemas.image_event import ImageEvent
 from schemas.text import version_or_none
 from workers import metrics
-from workers.pipeline.annotate import guide_names
-from workers.pipeline.answers import scores_of
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.options import WorkerOptions
+from workers.pipeline.roles import Roles
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Clock, Tagger
-from workers.types import Caption, Coordinates, Headers, Message, Outcome
+from workers.types import Coordinates, Headers, Message, Outcome
 
 
 class Renderer:
     """Builds every document that leaves.
 
     Args:
-        template: a caption by rule, where no captioner runs; None: no captions then.
+        roles: what an enriched image shows.
         max_message_bytes: by output topic, the largest message that it takes.
     """
 
     def __init__(
         self,
-        tagger: Tagger | None,
-        captioner: Captioner | None,
-        template: Callable[[Sequence[str]], Caption] | None,
+        roles: Roles,
         options: WorkerOptions,
         max_message_bytes: Mapping[str, int],
         clock: Clock,
     ) -> None:
-        self._tagger = tagger
-        self._captioner = captioner
-        self._template = template
+        self._roles = roles
         self._options = options
         self._limits = max_message_bytes
         self._clock = clock
-        self._models = Models(tagger=_reference(tagger), captioner=_reference(captioner))
+        self._models = Models(**{role.model_field: _reference(role.model) for role in roles.models})
+        self._essential = {role.stage for role in roles.models if role.essential}
 
     # ---- outcomes ---------------------------------------------------------------------------------------------
 
@@ -69,17 +64,18 @@ class Renderer:
 
         Raises:
             ValueError: not a number among the scores.
-            Broken: the tagger's answer is none.
+            Broken: an answer is none of such a model.
         """
-        if self._tagger is not None and task.scores is None and task.raw_scores is not None:
-            task.scores = scores_of(self._tagger, task.raw_scores)
-        task.raw_scores = None
+        for role in self._roles.models:
+            answer = task.answers.pop(role.name, None)
+            if answer is not None and role.name not in task.results:
+                task.results[role.name] = role.finish(answer)
 
     def outcomes(self, task: Task) -> tuple[Outcome, ...]:
-        """An enriched image; a partial one with the failure of its caption; or what failed before there were tags."""
-        lost_tags = [failure for failure in task.failures if failure.stage != "caption"]
-        if lost_tags:
-            return tuple(lost_tags)
+        """An enriched image; a partial one with the failures of what it lacks; or the failure of an essential role."""
+        lost = tuple(failure for failure in task.failures if failure.stage in self._essential)
+        if lost:
+            return lost
         return (self._enriched(task), *task.failures)
 
     def retraction(self, where: Coordinates, event: ImageEvent) -> Retraction:
@@ -102,7 +98,6 @@ class Renderer:
     def _enriched(self, task: Task) -> EnrichedImage:
         facts, event = task.facts, task.event
         assert facts is not None
-        tags = self._tags(task)
         status: Status = "partial" if task.failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = Thresholds(profile=task.profile.name, digest=task.profile.digest)
@@ -133,50 +128,24 @@ class Renderer:
                 sha256=facts.sha256,
             ),
             image=ImageFacts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
-            tags=tags if task.wants_tags else (),
-            caption=self._caption(task, tags),
             models=self._models,
             thresholds=thresholds,
             timings_ms=task.timings_ms,
             produced_at=self._now(),
             cache=self._cache(task),
+            **self._parts(task),
         )
 
-    def _tags(self, task: Task) -> tuple[Tag, ...]:
-        if self._tagger is None or task.scores is None:
-            return ()
-        tagger = self._tagger
-        return tuple(
-            Tag(
-                name=tagger.labels[label_id],
-                score=score,
-                label_id=label_id,
-                translations={code: names[label_id] for code, names in tagger.translations.items()} or None,
-            )
-            for label_id, score in task.profile.select(task.scores)
-        )
-
-    def _caption(self, task: Task, tags: Sequence[Tag]) -> CaptionText | None:
-        """With the names that guided it, in the order in which they did: the best first only under a template."""
-        if not task.wants_caption or task.failures:
-            return None
-        names = [tag.name for tag in tags] if self._captioner is None else guide_names(task, self._tagger)
-        guide = tuple(task.event.options.guide_tags or names)
-        caption = task.caption
-        if caption is None and self._captioner is None and self._template is not None:
-            caption = self._template(guide)
-        if caption is None:
-            return None
-        return CaptionText(text=caption.text, score=caption.score, method=caption.method, guided_by=guide)
+    def _parts(self, task: Task) -> dict[str, Any]:
+        parts: dict[str, Any] = {"tags": ()}
+        for role in self._roles.all:
+            parts.update(role.render(task))
+        return parts
 
     def _cache(self, task: Task) -> Cache:
-        scored = self._tagger is not None and task.scores is not None
-        captioned = self._captioner is not None and task.caption is not None
-        return Cache(
-            source=_hit(task.source_hit) if task.event.version_id or task.event.etag else None,
-            tags=_hit(task.tags_hit) if scored else None,
-            caption=_hit(task.caption_hit) if captioned else None,
-        )
+        levels = {role.name: _hit(role.name in task.hits) for role in self._roles.models if role.name in task.results}
+        source = _hit(task.source_hit) if task.event.version_id or task.event.etag else None
+        return Cache(source=source, **levels)
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -282,9 +251,7 @@ class Renderer:
                 metrics.SKIPS.add(reason=outcome.reason)
 
 
-def _reference(model: Tagger | Captioner | None) -> ModelRef | None:
-    if model is None:
-        return None
+def _reference(model: Tagger | Captioner) -> ModelRef:
     return ModelRef(
         name=model.name, digest=model.digest, precision=model.precision, random_weights=model.random_weights
     )

@@ -14,15 +14,17 @@ from workers.errors import Fault
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.flow.budget import Reservation
 from workers.pipeline.profiles import Profile
-from workers.types import Caption, DecodedImage, Facts, Fetched, Job, LabelScores
+from workers.types import DecodedImage, Facts, Fetched, Job
 
 
 @dataclass(slots=True, eq=False)
 class Task:
     """What is known so far of one job, and what it holds.
 
-    `scores` and `caption` are set by a lookup, by the device, or by the equal image that led; `raw_scores` is a
-    tagger's answer that the finish thread has yet to postprocess.
+    Args:
+        results: by role; from a lookup, the device, or the equal image that led.
+        answers: by role, what its model returned and the finish thread has yet to make a result of.
+        hits: the roles whose result was not computed for this task.
     """
 
     job: Job
@@ -34,10 +36,9 @@ class Task:
     facts: Facts | None = None
     fetched: Fetched | None = None
     image: DecodedImage | None = None
-    raw_scores: Any = None
-    scores: LabelScores | None = None
-    caption: Caption | None = None
-    guide: str | None = None
+    results: dict[str, Any] = field(default_factory=dict)
+    answers: dict[str, Any] = field(default_factory=dict)
+    hits: set[str] = field(default_factory=set)
     failures: list[Failure] = field(default_factory=list)
     encoded: Reservation | None = None
     decoded: Reservation | None = None
@@ -47,8 +48,6 @@ class Task:
     source_hit: bool = False
     inspected: bool = False
     """The facts are those of the bytes in hand, and no cache's."""
-    tags_hit: bool = False
-    caption_hit: bool = False
     alone: bool = False
     inside: bool = False
     """Past the gate: its header is being read, or it is between decoder and finish."""
@@ -73,16 +72,13 @@ class Task:
         return self.job.event
 
     @property
-    def wants_tags(self) -> bool:
-        return "tags" in self.job.event.options.want
-
-    @property
-    def wants_caption(self) -> bool:
-        return "caption" in self.job.event.options.want
-
-    @property
     def current(self) -> bool:
         return self.job.assignment.current
+
+    def share_results_of(self, leader: Task) -> None:
+        """Take over what was computed for an equal image."""
+        self.results = dict(leader.results)
+        self.hits = set(leader.results)
 
     def took(self, stage: str, seconds: float) -> None:
         self.timings_ms[stage] = round(self.timings_ms.get(stage, 0.0) + seconds * 1000, 3)

@@ -33,9 +33,10 @@ from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.progress import Progress
 from workers.pipeline.rendering import Renderer
+from workers.pipeline.roles import Template, make_roles
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Clock, Intake, Publisher, RecordSource, ResultCache, Tagger
-from workers.types import Assignment, Caption
+from workers.types import Assignment
 
 __all__ = ["Progress", "Worker", "WorkerOptions"]
 
@@ -86,7 +87,7 @@ class Worker:
         cache: ResultCache,
         tagger: Tagger | None,
         captioner: Captioner | None,
-        template: Callable[[Sequence[str]], Caption] | None,
+        template: Template | None,
         clock: Clock,
         options: WorkerOptions,
     ) -> None:
@@ -94,8 +95,7 @@ class Worker:
         self._make_publisher = publisher
         self._intake = intake
         self._cache = cache
-        self._models = [model for model in (tagger, captioner) if model is not None]
-        self._tagger, self._captioner, self._template = tagger, captioner, template
+        self._roles = make_roles(tagger, captioner, template)
         self._clock = clock
         if not options.profiles:
             options = replace(options, profiles=default_profiles(tagger))
@@ -240,8 +240,8 @@ class Worker:
                 pipeline.lookup(items)
 
     def _run_device(self) -> None:
-        for model in self._models:
-            model.warm_up()
+        for role in self._roles.models:
+            role.model.warm_up()
         self._warm.set()
         while not self._drained.is_set():
             pipeline = self._pipeline
@@ -351,11 +351,9 @@ class Worker:
     def _pipeline_for(self, publisher: Publisher) -> Pipeline:
         return Pipeline(
             intake=self._intake,
-            lookup=Lookup(self._cache, self._tagger, self._captioner, self._options.store, self._options.judge),
-            annotator=Annotator(self._tagger, self._captioner),
-            renderer=Renderer(
-                self._tagger, self._captioner, self._template, self._options, publisher.max_message_bytes, self._clock
-            ),
+            lookup=Lookup(self._cache, self._roles, self._options.store, self._options.judge),
+            annotator=Annotator(self._roles),
+            renderer=Renderer(self._roles, self._options, publisher.max_message_bytes, self._clock),
             journal=self._journal,
             clock=self._clock,
             options=self._options,

@@ -28,6 +28,7 @@ from tests.fuzz.parts import NULL, Parts, headers, nullable
 from tests.unit.schemas.documents import AWS, MINIO, notification, own
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.rendering import Renderer
+from workers.pipeline.roles import Roles
 from workers.testing.memory import ManualClock
 from workers.types import Coordinates
 
@@ -36,7 +37,7 @@ _CHECKED = 3
 _HEADER_BYTES = 200_000
 """A dead letter's own headers stay below that, whatever the message says."""
 
-_RENDERER = Renderer(None, None, None, WorkerOptions(output_topic="out", dead_letter_topic="dead"), {}, ManualClock())
+_RENDERER = Renderer(Roles(()), WorkerOptions(output_topic="out", dead_letter_topic="dead"), {}, ManualClock())
 
 
 @cache
