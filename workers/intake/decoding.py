@@ -13,7 +13,7 @@ from workers.intake.canary import Canary
 from workers.intake.formats import sniff
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
-from workers.intake.transform import decode
+from workers.intake.transform import decode, transform_bytes
 from workers.types import DecodedImage, Facts, Fetched, Transform
 
 _BLAMED_BY_DECODERS = frozenset({"broken-image", "decode-failed", "decode-memory"})
@@ -48,7 +48,9 @@ class Decoding:
             if error.reason in _BLAMED_BY_DECODERS:
                 self._canary.check(sniff(body))
             raise
-        return replace(header, decode_bytes=header.decode_bytes + self._turning * header.width * header.height)
+        after = transform_bytes(self._transforms, (header.width, header.height))
+        turned = self._turning * header.width * header.height
+        return replace(header, decode_bytes=header.decode_bytes + turned + after)
 
     def decode(self, body: bytes, name: str) -> DecodedImage:
         """Decode and transform an image of the format `name`, whose header was read before.

@@ -15,6 +15,7 @@ JPEG's reduced-size decoding (Pillow's draft mode) is not used: its pixels diffe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,6 +31,13 @@ _SMALL = 4_000_000
 """Pixels (16 MB) that an intermediate image may have even when its source is smaller."""
 _LONGEST = 4
 """Before a crop, an image is cut to at most this many times its shorter side; no crop sees what lies beyond."""
+
+_RGB, _STORED = 3, 4
+"""Bytes of a pixel in an array, and of one as Pillow stores it."""
+_COPIES = 3
+"""How often `np.array` has the pixels of an image: as rows, as these joined, and as the array."""
+_WEIGHTS = 64
+"""Bytes that a resize takes for its filter, for each row and column before and after it."""
 
 
 def decode(body: bytes, name: str, transforms: Sequence[Transform]) -> DecodedImage:
@@ -67,13 +75,40 @@ def apply(transform: Transform, image: Image.Image) -> Pixels:
     if transform.fit == "squash":
         return np.array(_resized(image, square, transform))
     image = _shortened(image)
-    shorter = min(image.size)
-    width, height = (
-        transform.resize if side == shorter else int(transform.resize * side / shorter) for side in image.size
-    )
+    width, height = _before_the_cut(transform, image.size)
     image = _resized(image, (width, height), transform)
     left, top = round((width - transform.size) / 2), round((height - transform.size) / 2)
     return np.array(image.crop((left, top, left + transform.size, top + transform.size)))
+
+
+def transform_bytes(transforms: Sequence[Transform], size: tuple[int, int]) -> int:
+    """An upper bound of what `apply` holds besides an RGB image of this size, until it has been called for each.
+
+    An image may be turned before that, so it counts whichever way takes more.
+    """
+    results = sum(_RGB * transform.size**2 for transform in transforms)
+    held = (_held_bytes(each, way) for each in transforms for way in (size, size[::-1]))
+    return results + max(held, default=0)
+
+
+def _held_bytes(transform: Transform, size: tuple[int, int]) -> int:
+    """What one transform holds at most, as the sum of all its images, though some are gone before others come."""
+    square = transform.size**2
+    cut, target = 0, (transform.size, transform.size)
+    if transform.fit == "crop":
+        shortened = _short_sides(size)
+        cut = 0 if shortened == size else math.prod(shortened)
+        size, target = shortened, _before_the_cut(transform, shortened)
+    between = size[0] * target[1] if _columns_first(size, target) else target[0] * size[1]
+    weights = _WEIGHTS * (sum(size) + sum(target))
+    return _STORED * (cut + between + math.prod(target) + square) + _COPIES * _RGB * square + weights
+
+
+def _before_the_cut(transform: Transform, size: tuple[int, int]) -> tuple[int, int]:
+    """Columns and rows of an image whose shorter side was resized to `transform.resize`."""
+    shorter = min(size)
+    width, height = (transform.resize if side == shorter else int(transform.resize * side / shorter) for side in size)
+    return width, height
 
 
 def _resized(image: Image.Image, size: tuple[int, int], transform: Transform) -> Image.Image:
@@ -83,18 +118,26 @@ def _resized(image: Image.Image, size: tuple[int, int], transform: Transform) ->
     height and its new width. Such a one is resized by its columns first, which differs by rounding alone.
     """
     resample = _FILTERS[transform.interpolation]
-    if size[0] * image.height > max(_SMALL, image.width * image.height):
+    if _columns_first(image.size, size):
         image = image.resize((image.width, size[1]), resample)
     return image.resize(size, resample)
 
 
+def _columns_first(size: tuple[int, int], target: tuple[int, int]) -> bool:
+    return target[0] * size[1] > max(_SMALL, size[0] * size[1])
+
+
 def _shortened(image: Image.Image) -> Image.Image:
-    longest = _LONGEST * min(image.size)
-    if max(image.size) <= longest:
+    width, height = _short_sides(image.size)
+    if (width, height) == image.size:
         return image
-    width, height = (min(side, longest) for side in image.size)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def _short_sides(size: tuple[int, int]) -> tuple[int, int]:
+    longest = _LONGEST * min(size)
+    return min(size[0], longest), min(size[1], longest)
 
 
 def _loaded(body: bytes, name: str) -> Image.Image:

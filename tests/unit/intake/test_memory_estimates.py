@@ -6,7 +6,7 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -20,9 +20,10 @@ from tests.unit.intake.images import encoded
 from tests.unit.intake.memory import needs_linux, peak_bytes
 from workers.errors import Rejected
 from workers.intake import ProcessIntake
+from workers.intake.decoding import Decoding
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
-from workers.intake.transform import decode
+from workers.intake.transform import apply, decode, transform_bytes
 from workers.testing.memory import MemoryObjectStore
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
@@ -227,6 +228,43 @@ def test_decoding_holds_no_more_than_was_estimated(make: Case) -> None:
 @pytest.mark.parametrize("make", {**CASES, **MORE}.values(), ids={**CASES, **MORE}.keys())
 def test_no_format_mode_or_layout_holds_more_than_was_estimated(make: Case, size: tuple[int, int]) -> None:
     check(make, *size)
+
+
+TRANSFORMS: dict[str, Transform] = {
+    "squashed": Transform(384),
+    "squashed to many pixels": Transform(1500, interpolation="bicubic"),
+    "cut": Transform(224, fit="crop", resize=256),
+    "cut of many pixels": Transform(800, fit="crop", resize=1000),
+    "turned and cut": Transform(224, fit="crop", resize=256, exif_transpose=True),
+}
+
+
+def _inspected_and_decoded(decoding: Decoding, body: bytes) -> int:
+    header = decoding.inspect(body)
+    decoding.decode(body, header.format)
+    return header.decode_bytes
+
+
+@pytest.mark.parametrize("size", [(2000, 1500), (64, 12_000), (12_000, 64), (700, 50)], ids=str)
+@pytest.mark.parametrize("transforms", [*((each,) for each in TRANSFORMS.values()), TRANSFORMS.values()],
+                         ids=[*TRANSFORMS, "all"])  # fmt: skip
+def test_transforming_is_part_of_the_estimate(transforms: Iterable[Transform], size: tuple[int, int]) -> None:
+    decoding = Decoding(tuple(transforms), LIMITS)
+    _inspected_and_decoded(decoding, saved("L", "png")(16, 16))
+    body = saved("L", "png")(*size)
+    estimates: list[int] = []
+    held = peak_bytes(lambda: estimates.append(_inspected_and_decoded(decoding, body)))
+    assert held <= estimates[0] + NOISE, f"{held / 1e6:.1f} MB held, {estimates[0] / 1e6:.1f} estimated"
+
+
+@pytest.mark.parametrize("size", [(2000, 1500), (64, 12_000), (12_000, 64), (3, 40_000), (700, 50)], ids=str)
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
+def test_a_transform_alone_holds_no_more_than_was_estimated(transform: Transform, size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size)
+    apply(transform, Image.new("RGB", (16, 16)))
+    held = peak_bytes(lambda: apply(transform, image))
+    estimate = transform_bytes((transform,), size)
+    assert held <= estimate + (1 << 20), f"{held / 1e6:.1f} MB held, {estimate / 1e6:.1f} estimated"
 
 
 def _decodes_in_a_child(cases: dict[str, Case], width: int, height: int) -> None:
