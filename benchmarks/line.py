@@ -101,7 +101,6 @@ def worker_rates(tagger: Tagger, images: Sequence[bytes], intake: Intake) -> tup
     etags = [hashlib.md5(body, usedforsecurity=False).hexdigest() for body in images]
 
     def publisher(source: RecordSource) -> MemoryPublisher:
-        assert isinstance(source, MemoryRecordSource)
         return MemoryPublisher(broker, "g", "w", membership=source.membership, output_topics=("out", "dead"))
 
     worker = Worker(

@@ -18,6 +18,7 @@ from workers.types import (
     Fetched,
     Job,
     LabelScores,
+    Membership,
     ObjectVersion,
     Partition,
     Pixels,
@@ -30,7 +31,23 @@ from workers.types import (
 
 
 class RecordSource(Protocol):
-    """The input topics as one member of the consumer group. Every call but `member_id` belongs to the poll thread."""
+    """The input topics as one member of the consumer group.
+
+    `membership` and `commit` are what a publisher needs of it and may be called by any thread; all else belongs to the
+    poll thread.
+    """
+
+    def membership(self) -> Membership:
+        """Who we are in the group at this moment, as the client knows."""
+        ...
+
+    def commit(self, offsets: Mapping[Partition, int], timeout_s: float) -> None:
+        """Commit outside of any transaction, for at_least_once, under the membership of this moment.
+
+        Raises:
+            Exception: the client's own errors; the publisher of the same client says what they mean.
+        """
+        ...
 
     def poll(self, timeout_s: float) -> Polled:
         """Take all that has arrived, waiting at most `timeout_s` for the first record.

@@ -38,6 +38,16 @@ class Partition(NamedTuple):
         return f"{self.topic}:{self.number}"
 
 
+class Membership(NamedTuple):
+    """Who we are in the consumer group at one moment. Without a group: generation -1 and an empty member id."""
+
+    generation: int
+    member_id: str
+
+
+NO_MEMBERSHIP = Membership(-1, "")
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Coordinates:
     """Where an outcome comes from: `index` counts the events inside one record's message, from 0."""

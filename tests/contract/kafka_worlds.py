@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import confluent_kafka
 import zstandard
@@ -16,12 +16,12 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from tests.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
-from workers.backends.kafka_types import Delivery, Membership, OffsetReset, ReadRecord
+from workers.backends.kafka_types import Delivery, OffsetReset, ReadRecord
+from workers.ports import Publisher, RecordSource
+from workers.testing.memory_broker import Member
 from workers.testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
-from workers.types import Assignment, Headers, Partition, Record, Unreadable
+from workers.types import Assignment, Headers, Membership, Partition, Record, Unreadable
 
-Source: TypeAlias = MemoryRecordSource | KafkaRecordSource
-AnyPublisher: TypeAlias = MemoryPublisher | KafkaPublisher
 MAX_MESSAGE_BYTES = 20_000
 BATCH_BYTES = 1 << 20
 """What a batch may hold in memory."""
@@ -36,18 +36,18 @@ class World(Protocol):
     input: str
     output: str
 
-    def source(self, *, topic: str | None = None) -> Source: ...
+    def source(self, *, topic: str | None = None) -> RecordSource: ...
 
     def publisher(
         self,
-        source: Source,
+        source: RecordSource,
         *,
         membership: Callable[[], Membership] | None = None,
         transactional_id: str = "one",
         delivery: Delivery = "exactly_once",
         offset_reset: OffsetReset = "earliest",
         topic: str | None = None,
-    ) -> AnyPublisher: ...
+    ) -> Publisher: ...
 
     def append(self, partition: int, value: bytes | None, *, key: bytes | None = b"key", headers: Headers = ()) -> int:
         """Add a record to the input, committed; its offset."""
@@ -71,19 +71,19 @@ class World(Protocol):
         """The group's offsets for the input, by partition."""
         ...
 
-    def rename(self, source: Source) -> None:
+    def rename(self, source: RecordSource) -> None:
         """Let the member rejoin at its next poll under a new id, with no callback."""
         ...
 
-    def expel(self, source: Source) -> None:
+    def expel(self, source: RecordSource) -> None:
         """Put the member out of the group behind its back."""
         ...
 
-    def fail_commit(self, publisher: AnyPublisher, *, happened: bool) -> None:
+    def fail_commit(self, publisher: Publisher, *, happened: bool) -> None:
         """Let the next commit raise, after it happened or instead."""
         ...
 
-    def leave_pending(self, source: Source, assignment: Assignment, offset: int) -> Callable[[], None]:
+    def leave_pending(self, source: RecordSource, assignment: Assignment, offset: int) -> Callable[[], None]:
         """Open a transaction with an offset of the assignment's partition; the answer commits it."""
         ...
 
@@ -97,15 +97,18 @@ class MemoryWorld:
 
     def __init__(self) -> None:
         self.broker = MemoryBroker()
+        self._members: dict[RecordSource, Member] = {}
         self.broker.create_topic(self.input, 2)
         self.broker.create_topic(self.output, 1, max_message_bytes=MAX_MESSAGE_BYTES)
 
     def source(self, *, topic: str | None = None) -> MemoryRecordSource:
-        return MemoryRecordSource(self.broker, self.group, [topic or self.input])
+        source = MemoryRecordSource(self.broker, self.group, [topic or self.input])
+        self._members[source] = source.member
+        return source
 
     def publisher(
         self,
-        source: Source,
+        source: RecordSource,
         *,
         membership: Callable[[], Membership] | None = None,
         transactional_id: str = "one",
@@ -142,18 +145,16 @@ class MemoryWorld:
     def committed(self) -> Mapping[int, int]:
         return {partition.number: offset for partition, offset in self.broker.committed(self.group).items()}
 
-    def rename(self, source: Source) -> None:
-        assert isinstance(source, MemoryRecordSource)
-        self.broker.rename(self.group, source.member)
+    def rename(self, source: RecordSource) -> None:
+        self.broker.rename(self.group, self._members[source])
 
-    def expel(self, source: Source) -> None:
-        assert isinstance(source, MemoryRecordSource)
-        self.broker.expel(self.group, source.member)
+    def expel(self, source: RecordSource) -> None:
+        self.broker.expel(self.group, self._members[source])
 
-    def fail_commit(self, publisher: AnyPublisher, *, happened: bool) -> None:
+    def fail_commit(self, publisher: Publisher, *, happened: bool) -> None:
         self.broker.fail_next(Fault.COMMIT_UNACKNOWLEDGED if happened else Fault.COMMIT_LOST)
 
-    def leave_pending(self, source: Source, assignment: Assignment, offset: int) -> Callable[[], None]:
+    def leave_pending(self, source: RecordSource, assignment: Assignment, offset: int) -> Callable[[], None]:
         with self.broker.changed:
             transaction = self.broker.begin("other", self.broker.init_producer("other"))
             self.broker.add_offsets(transaction, self.group, source.membership(), {assignment.partition: offset})
@@ -174,7 +175,8 @@ class KafkaWorld:
         self.input = unique("input")
         self.output = unique("output")
         self._id = unique("worker")
-        self._closing: list[Source | AnyPublisher] = []
+        self._sources: dict[RecordSource, KafkaRecordSource] = {}
+        self._publishers: dict[Publisher, KafkaPublisher] = {}
         self._admin: Any = KafkaAdminClient(bootstrap_servers=servers)
         self._producer: Any = KafkaProducer(bootstrap_servers=servers)
         ensure_topics(
@@ -190,12 +192,12 @@ class KafkaWorld:
             session_timeout_s=session_timeout_s,
             batch_bytes=BATCH_BYTES,
         )
-        self._closing.append(source)
+        self._sources[source] = source
         return source
 
     def publisher(
         self,
-        source: Source,
+        source: RecordSource,
         *,
         membership: Callable[[], Membership] | None = None,
         transactional_id: str = "one",
@@ -203,7 +205,6 @@ class KafkaWorld:
         offset_reset: OffsetReset = "earliest",
         topic: str | None = None,
     ) -> KafkaPublisher:
-        assert isinstance(source, KafkaRecordSource)
         publisher = KafkaPublisher(
             self.servers,
             self.group,
@@ -214,7 +215,7 @@ class KafkaWorld:
             delivery=delivery,
             offset_reset=offset_reset,
         )
-        self._closing.append(publisher)
+        self._publishers[publisher] = publisher
         return publisher
 
     def append(self, partition: int, value: bytes | None, *, key: bytes | None = b"key", headers: Headers = ()) -> int:
@@ -262,21 +263,19 @@ class KafkaWorld:
             consumer.close()
         return {place.partition: place.offset for place in answered if place.offset >= 0}
 
-    def rename(self, source: Source) -> None:
+    def rename(self, source: RecordSource) -> None:
         """Into the hole that a frozen member can fall into: its generation is gone while a rejoin was pending."""
-        assert isinstance(source, KafkaRecordSource)
         self.expel(source)
-        coordinator = source._consumer._coordinator
+        coordinator = self._sources[source]._consumer._coordinator
         coordinator.reset_generation()
         coordinator.rejoining = True
 
-    def expel(self, source: Source) -> None:
+    def expel(self, source: RecordSource) -> None:
         member = MemberToRemove(member_id=source.membership().member_id)
         self._admin.remove_group_members(self.group, [member])
 
-    def fail_commit(self, publisher: AnyPublisher, *, happened: bool) -> None:
-        assert isinstance(publisher, KafkaPublisher)
-        producer = publisher._producer
+    def fail_commit(self, publisher: Publisher, *, happened: bool) -> None:
+        producer = self._publishers[publisher]._producer
         commit = producer.commit_transaction
 
         def failing() -> None:
@@ -286,7 +285,7 @@ class KafkaWorld:
 
         producer.commit_transaction = failing
 
-    def leave_pending(self, source: Source, assignment: Assignment, offset: int) -> Callable[[], None]:
+    def leave_pending(self, source: RecordSource, assignment: Assignment, offset: int) -> Callable[[], None]:
         producer = self._transactional("other")
         producer.begin_transaction()
         generation, member_id = source.membership()
@@ -302,7 +301,8 @@ class KafkaWorld:
         return commit
 
     def close(self) -> None:
-        for closing in self._closing:
+        made: list[RecordSource | Publisher] = [*self._sources, *self._publishers]
+        for closing in made:
             with suppress(Exception):
                 closing.close()
         self._producer.close()
@@ -342,7 +342,7 @@ def _read(message: Any) -> ReadRecord:
 
 
 def poll_until(
-    source: Source, enough: Callable[[list[Record], list[Assignment]], bool]
+    source: RecordSource, enough: Callable[[list[Record], list[Assignment]], bool]
 ) -> tuple[list[Record], list[Assignment]]:
     """Poll until what has come is enough; all of it."""
     records: list[Record] = []
@@ -356,17 +356,17 @@ def poll_until(
     return records, started
 
 
-def assignments_of(source: Source, count: int = 2) -> dict[int, Assignment]:
+def assignments_of(source: RecordSource, count: int = 2) -> dict[int, Assignment]:
     """Join and wait for this many partitions; their assignments by number."""
     _, started = poll_until(source, lambda _, started: len({e.partition for e in started if e.current}) >= count)
     return {assignment.partition.number: assignment for assignment in started if assignment.current}
 
 
-def records_of(source: Source, count: int) -> list[Record]:
+def records_of(source: RecordSource, count: int) -> list[Record]:
     return poll_until(source, lambda records, _: len(records) >= count)[0]
 
 
-def poll_for(source: Source, seconds: float) -> list[Record]:
+def poll_for(source: RecordSource, seconds: float) -> list[Record]:
     """All that comes within this time."""
     deadline = time.monotonic() + seconds
     return poll_until(source, lambda *_: time.monotonic() > deadline)[0]

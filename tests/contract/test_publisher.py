@@ -17,10 +17,9 @@ from tests.contract.kafka_worlds import (
     assignments_of,
     poll_until,
 )
-from workers.backends.kafka_types import NO_MEMBERSHIP, Membership
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
-from workers.types import Assignment, Headers, Message, Run
+from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Run
 
 
 def run_of(world: World, offsets: dict[Assignment, int], *values: bytes) -> Run:

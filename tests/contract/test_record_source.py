@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.contract.kafka_worlds import (
-    Source,
     World,
     assignments_of,
     partition_of,
@@ -20,7 +19,7 @@ from workers.ports import RecordSource
 from workers.types import Assignment
 
 
-def started(source: Source, offset: int = 0) -> dict[int, Assignment]:
+def started(source: RecordSource, offset: int = 0) -> dict[int, Assignment]:
     assignments = assignments_of(source)
     for assignment in assignments.values():
         source.start(assignment, offset)
@@ -281,3 +280,14 @@ def test_a_topic_that_does_not_exist_is_named(world: World) -> None:
     source = world.source(topic="no-such-topic")
     with pytest.raises(Misconfigured, match="'no-such-topic' does not exist; create it"):
         source.poll(0.1)
+
+
+def test_a_member_commits_for_itself_and_one_that_was_expelled_does_not(world: World) -> None:
+    source = world.source()
+    assignment = started(source)[0]
+    source.commit({assignment.partition: 3}, 10.0)
+    assert world.committed() == {0: 3}
+    world.expel(source)
+    with pytest.raises(Exception, match=r"(?i)member|group|unpublished"):
+        source.commit({assignment.partition: 5}, 10.0)
+    assert world.committed() == {0: 3}

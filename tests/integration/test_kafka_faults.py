@@ -16,11 +16,10 @@ from tests.conftest import up_or_skip
 from tests.contract.kafka_worlds import KafkaWorld, assignments_of, poll_for
 from workers.backends import kafka_publisher
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
-from workers.backends.kafka_types import Membership
 from workers.errors import TagstreamError, Unpublished
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
-from workers.types import Assignment, Message, Run
+from workers.types import Assignment, Membership, Message, Run
 
 pytestmark = [pytest.mark.servers, pytest.mark.chaos]
 

@@ -5,7 +5,8 @@ from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_reader import read_range, tail
 from workers.backends.kafka_source import KafkaRecordSource
 from workers.backends.kafka_topics import ensure_topics, lag, max_message_bytes, recompressed, topic_exists
-from workers.backends.kafka_types import Membership, ReadRecord
+from workers.backends.kafka_types import ReadRecord
+from workers.types import Membership
 
 __all__ = [
     "KafkaEmitter",

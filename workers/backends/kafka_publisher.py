@@ -38,10 +38,10 @@ from workers.backends.kafka_client import (
     translated,
 )
 from workers.backends.kafka_topics import max_message_bytes
-from workers.backends.kafka_types import Delivery, FencingDetector, Membership, OffsetReset, check_sendable, refusal
+from workers.backends.kafka_types import Delivery, FencingDetector, OffsetReset, check_sendable, refusal
 from workers.backends.kafka_watch import CallWatchdog
 from workers.errors import Misconfigured, TagstreamError, Unavailable, Unpublished
-from workers.types import Assignment, Message, Partition, Run
+from workers.types import Assignment, Membership, Message, Partition, Run
 
 logger = logging.getLogger(__name__)
 

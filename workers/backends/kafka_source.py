@@ -31,9 +31,9 @@ from workers.backends.kafka_client import (
     translated,
 )
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
-from workers.backends.kafka_types import Membership, ReadRecord, out_of_range, record_of
+from workers.backends.kafka_types import ReadRecord, out_of_range, record_of
 from workers.errors import Broken, Misconfigured, Unavailable
-from workers.types import Assignment, Partition, Polled, Record
+from workers.types import Assignment, Membership, Partition, Polled, Record
 
 logger = logging.getLogger(__name__)
 
@@ -115,12 +115,11 @@ class KafkaRecordSource:
         self._consumer.subscribe(topics=list(topics), listener=_Callbacks(self))
 
     def membership(self) -> Membership:
-        """Who we are in the group at this moment, as the client knows. Any thread."""
         known = self._consumer.group_metadata()
         return Membership(known.generation_id, known.member_id)
 
     def commit(self, offsets: Mapping[Partition, int], timeout_s: float) -> None:
-        """Commit outside of any transaction, for at_least_once. Any thread.
+        """Commit beside any transaction.
 
         The request is sent from the client's I/O thread under the membership of that moment, and the group refuses it
         unless that is current. It is never asked whether the partition is still ours: should it have left since the

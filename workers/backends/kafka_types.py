@@ -5,23 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 from workers.errors import Broken
-from workers.types import Assignment, Headers, Message, Partition, Record, Unreadable, record_size
+from workers.types import Assignment, Headers, Membership, Message, Partition, Record, Unreadable, record_size
 
 Delivery: TypeAlias = Literal["exactly_once", "at_least_once"]
 OffsetReset: TypeAlias = Literal["earliest", "latest"]
-
-
-class Membership(NamedTuple):
-    """Who we are in the consumer group at one moment. Without a group: generation -1 and an empty member id."""
-
-    generation: int
-    member_id: str
-
-
-NO_MEMBERSHIP = Membership(-1, "")
 
 
 def refusal(membership: Membership, assignments: Iterable[Assignment]) -> str | None:

@@ -115,7 +115,6 @@ def record_source(settings: Settings) -> KafkaRecordSource:
 
 
 def publisher(settings: Settings, source: RecordSource, transactional_id: str) -> Publisher:
-    assert isinstance(source, KafkaRecordSource)
     return KafkaPublisher(
         servers(settings),
         settings.group,

@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from workers.backends.kafka_types import NO_MEMBERSHIP, Membership, ReadRecord
+from workers.backends.kafka_types import ReadRecord
 from workers.errors import Misconfigured, Unpublished
 from workers.testing.memory_log import Log, Transaction, TransactionState
-from workers.types import Assignment, Headers, Message, Partition, Unreadable
+from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Partition, Unreadable
 
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 """Kafka's own default of max.message.bytes."""

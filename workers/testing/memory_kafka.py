@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from workers.backends.kafka_types import (
     Delivery,
     FencingDetector,
-    Membership,
     OffsetReset,
     ReadRecord,
     check_sendable,
@@ -21,7 +20,7 @@ from workers.backends.kafka_types import (
 from workers.errors import Broken, TagstreamError, Unpublished
 from workers.testing.memory_broker import Fault, Member, MemoryBroker
 from workers.testing.memory_log import Transaction
-from workers.types import Assignment, Partition, Polled, Record, Run
+from workers.types import Assignment, Membership, Partition, Polled, Record, Run
 
 __all__ = ["Fault", "MemoryBroker", "MemoryPublisher", "MemoryRecordSource"]
 
@@ -45,9 +44,12 @@ class MemoryRecordSource:
         self._paused: set[Assignment] = set()
 
     def membership(self) -> Membership:
-        """Who we are in the group, as our client believes. Any thread."""
         with self._broker.changed:
             return self.member.believed
+
+    def commit(self, offsets: Mapping[Partition, int], timeout_s: float) -> None:
+        with self._broker.changed:
+            self._broker.commit_offsets(self._group, self.member.believed, offsets)
 
     def poll(self, timeout_s: float) -> Polled:
         with self._broker.changed:

@@ -13,9 +13,9 @@ from kafka import errors as kafka_errors
 
 from workers.backends import kafka_publisher
 from workers.backends.kafka_publisher import KafkaPublisher
-from workers.backends.kafka_types import Delivery, Membership
+from workers.backends.kafka_types import Delivery
 from workers.errors import Broken, Misconfigured, Unavailable, Unpublished
-from workers.types import Assignment, Message, Partition, Run
+from workers.types import Assignment, Membership, Message, Partition, Run
 
 PARTITION = Partition("images", 0)
 

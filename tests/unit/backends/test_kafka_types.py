@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from workers.backends.kafka_types import (
-    NO_MEMBERSHIP,
-    FencingDetector,
-    Membership,
-    check_sendable,
-    out_of_range,
-    refusal,
-)
+from workers.backends.kafka_types import FencingDetector, check_sendable, out_of_range, refusal
 from workers.errors import Broken
-from workers.types import Assignment, Message, Partition
+from workers.types import NO_MEMBERSHIP, Assignment, Membership, Message, Partition
 
 PARTITION = Partition("images", 3)
 

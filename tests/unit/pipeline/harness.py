@@ -217,7 +217,6 @@ class Harness:
         captioner: Captioner | None = self.captioner
 
         def publisher(source: RecordSource) -> MemoryPublisher:
-            assert isinstance(source, MemoryRecordSource)
             made = MemoryPublisher(
                 self.broker,
                 GROUP,

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 
 from tests.unit.pipeline.harness import BUCKET, GROUP, IN, Harness, eventually, running
-from workers.backends.kafka_types import NO_MEMBERSHIP
 from workers.errors import Unpublished
 from workers.pipeline.batching import StageQueue
 from workers.pipeline.commit.publishing import Publishing
@@ -16,7 +15,7 @@ from workers.pipeline.pipeline import Pipeline
 from workers.ports import Publisher, RecordSource
 from workers.testing.memory_broker import Fault
 from workers.testing.memory_kafka import MemoryPublisher
-from workers.types import Assignment, Partition, Record, Run
+from workers.types import NO_MEMBERSHIP, Assignment, Partition, Record, Run
 
 
 def test_a_partition_whose_assignment_was_ended_by_a_foreign_offset_goes_on_from_there() -> None:

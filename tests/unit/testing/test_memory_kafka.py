@@ -6,11 +6,10 @@ import threading
 
 import pytest
 
-from workers.backends.kafka_types import NO_MEMBERSHIP
 from workers.errors import Unpublished
 from workers.testing.memory_broker import MemoryBroker, balanced
 from workers.testing.memory_kafka import Fault, MemoryPublisher, MemoryRecordSource
-from workers.types import Assignment, Message, Partition, Run
+from workers.types import NO_MEMBERSHIP, Assignment, Message, Partition, Run
 
 A, B = Partition("in", 0), Partition("in", 1)
 
