@@ -99,30 +99,12 @@ def _transforms(models: Loaded) -> list[Transform]:
 
 
 def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: str = "worker") -> WorkerOptions:
-    return WorkerOptions(
-        output_topic=settings.output_topic,
-        dead_letter_topic=settings.dead_letter_topic,
-        skipped_topic=settings.skipped_topic,
-        store=settings.s3_endpoint,
+    return WorkerOptions.of(
+        settings,
         judge=judge(settings),
-        buckets=settings.buckets,
-        key_globs=settings.key_globs,
         profiles=profiles(settings, tagger),
         worker_version=__version__,
-        max_object_bytes=settings.max_object_bytes,
-        fetches=settings.fetch_threads,
-        fetch_s=settings.get_timeout_s,
-        encoded_budget_bytes=settings.encoded_bytes,
-        decoded_budget_bytes=settings.decoded_bytes,
-        max_polled_bytes=settings.polled_bytes,
-        max_jobs_ahead=settings.jobs_ahead,
-        max_ledger_bytes=settings.ledger_bytes,
-        transaction_outcomes=settings.transaction_outcomes,
-        transaction_bytes=settings.transaction_bytes,
-        drain_s=settings.drain_s,
-        unreadable_after_s=settings.unreadable_s,
         journal=settings.state_dir / "journals" / re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id),
-        stall_s=settings.stall_timeout_s,
     )
 
 

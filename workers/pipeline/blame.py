@@ -40,11 +40,11 @@ class Evidence:
     next_s: float
 
 
-def blame(known: Evidence, unreadable_after_s: float) -> Rejected | None:
+def blame(known: Evidence, unreadable_s: float) -> Rejected | None:
     """Why the object is the one to blame; None: that is not known (yet), try again.
 
     A refusal is believed at its second time, any other failure when the next answer would come later than
-    `unreadable_after_s`. What is surely about the object needs no comparison.
+    `unreadable_s`. What is surely about the object needs no comparison.
     """
     if known.before is None:
         return None
@@ -55,7 +55,7 @@ def blame(known: Evidence, unreadable_after_s: float) -> Rejected | None:
     if known.fault in _ANSWERS and known.before in _ANSWERS:
         reason: Reason = "forbidden" if known.fault == "forbidden" else "unreadable"
         return Rejected("fetch", reason, f"{known.said}, twice, while others of its bucket are given")
-    if known.failing_s + known.next_s < unreadable_after_s:
+    if known.failing_s + known.next_s < unreadable_s:
         return None
     reason = "fetch-too-slow" if known.fault == "too-slow" else "unreadable"
     detail = f"{known.said}; failed for {known.failing_s:.0f} s while others of its bucket were given"

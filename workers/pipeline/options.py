@@ -1,68 +1,67 @@
-"""What the pipeline is told at its start."""
+"""What the pipeline is told at its start: the settings that concern it, by their own names, and a few things more."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, Self
 
 from workers.pipeline.profiles import Profile
+from workers.settings import FIELDS, Settings
 
-MIB = 1024 * 1024
+
+def _setting(name: str) -> Any:
+    """A field that is the setting of this name, with its default."""
+    return field(default=FIELDS[name].default, metadata={"setting": True})
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """Names, bounds and clocks.
+    """Names, bounds and clocks. A field that is a setting means what docs/settings.md says, and has its default.
 
     Args:
         skipped_topic: empty: skips are counted, not published.
-        store: the object store's endpoint; what the cache knows of one store's objects is not another's.
+        s3_endpoint: what the cache knows of one store's objects is not another's.
+        buckets: allowed bucket names; empty allows all.
+        fetch_threads: GETs in the intake's hands at the same time: as many as it has threads. They are shared as the
+            budgets are, so that objects without an end in one partition never take all threads, and few GETs are still
+            to be made when a store fails.
         judge: names what the rejection of an image depends on besides its bytes: limits and versions. The cache keeps
             rejections under it; empty: they are not kept.
-        buckets: allowed bucket names; empty allows all.
-        key_globs: keys that are worked on; empty means all. Others are skipped.
         profiles: threshold profiles by name; `default` is used when an event names none.
-        max_object_bytes: what an event that doesn't tell its object's size may turn out to hold.
-        fetches: GETs in the intake's hands at the same time: as many as it has threads. They are shared as the budgets
-            are, so that objects without an end in one partition never take all threads, and few GETs are still to be
-            made when a store fails.
-        fetch_s: what one GET may take.
-        encoded_budget_bytes, decoded_budget_bytes: the two budgets of memory.
-        max_polled_bytes: records that were polled and wait with us.
-        max_jobs_ahead: jobs of one partition beyond its committed offset.
-        max_ledger_bytes: finished outcomes that wait for those before them.
-        transaction_outcomes, transaction_bytes: bounds of one transaction (one record may exceed them alone).
-        drain_s: after a stop, how long admitted records may take to finish.
         retry_min_s, retry_max_s: bounds of the jittered backoff after a dependency's failure.
-        unreadable_after_s: how long one object may fail while others of its bucket read.
         journal: file of what is in hand (see journal.py); None: nothing is suspected after a death.
-        stall_s: with records in hand, none of which changed its stage for so long, we are stalled; or with one that is
-            worked on for so long (beyond what a GET or a batch may take).
     """
 
-    output_topic: str
-    dead_letter_topic: str
-    skipped_topic: str = ""
-    store: str = ""
+    output_topic: str = _setting("output_topic")
+    dead_letter_topic: str = _setting("dead_letter_topic")
+    skipped_topic: str = _setting("skipped_topic")
+    s3_endpoint: str = _setting("s3_endpoint")
+    buckets: tuple[str, ...] = _setting("buckets")
+    key_globs: tuple[str, ...] = _setting("key_globs")
+    max_object_bytes: int = _setting("max_object_bytes")
+    fetch_threads: int = _setting("fetch_threads")
+    get_timeout_s: float = _setting("get_timeout_s")
+    encoded_bytes: int = _setting("encoded_bytes")
+    decoded_bytes: int = _setting("decoded_bytes")
+    polled_bytes: int = _setting("polled_bytes")
+    jobs_ahead: int = _setting("jobs_ahead")
+    ledger_bytes: int = _setting("ledger_bytes")
+    transaction_outcomes: int = _setting("transaction_outcomes")
+    transaction_bytes: int = _setting("transaction_bytes")
+    drain_s: float = _setting("drain_s")
+    unreadable_s: float = _setting("unreadable_s")
+    stall_timeout_s: float = _setting("stall_timeout_s")
     judge: str = ""
-    buckets: tuple[str, ...] = ()
-    key_globs: tuple[str, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     worker_version: str = "unknown"
-    max_object_bytes: int = 20 * MIB
-    fetches: int = 16
-    fetch_s: float = 25.0
-    encoded_budget_bytes: int = 256 * MIB
-    decoded_budget_bytes: int = 512 * MIB
-    max_polled_bytes: int = 32 * MIB
-    max_jobs_ahead: int = 2_000
-    max_ledger_bytes: int = 64 * MIB
-    transaction_outcomes: int = 500
-    transaction_bytes: int = 4 * MIB
-    drain_s: float = 20.0
     retry_min_s: float = 0.2
     retry_max_s: float = 10.0
-    unreadable_after_s: float = 60.0
     journal: Path | None = None
-    stall_s: float = 60.0
+
+    @classmethod
+    def of(cls, settings: Settings, **others: Any) -> Self:
+        """The options that are settings, as they are set; `others` are the rest."""
+        named = [option.name for option in fields(cls) if option.metadata.get("setting")]
+        return cls(**{name: getattr(settings, name) for name in named}, **others)

@@ -115,9 +115,9 @@ class Pipeline:
         self.ledger = Ledger()
         self.stages = Stages(clock)
         self.bucket_breakers: BucketBreakers[Task] = BucketBreakers(options.retry_min_s, options.retry_max_s)
-        self.encoded = Budget(options.encoded_budget_bytes)
-        self.decoded = Budget(options.decoded_budget_bytes)
-        self.fetches = Budget(options.fetches)
+        self.encoded = Budget(options.encoded_bytes)
+        self.decoded = Budget(options.decoded_bytes)
+        self.fetches = Budget(options.fetch_threads)
         self.lookup_queue: StageQueue[LookupItem] = StageQueue()
         self.unread = Unread(self._has_room)
         self.device_queue: StageQueue[Task] = StageQueue()
@@ -179,7 +179,7 @@ class Pipeline:
             self._land(item)
 
     def _has_room(self, entry: Entry) -> bool:
-        return self.ledger.has_room(entry, self._options.max_jobs_ahead, self._options.max_ledger_bytes)
+        return self.ledger.has_room(entry, self._options.jobs_ahead, self._options.ledger_bytes)
 
     def _read(self, entry: Entry) -> list[Task]:
         """Parse a record; whatever needs no image is done here."""
@@ -514,7 +514,7 @@ class Pipeline:
                 failing_s=now - task.failing_since,
                 next_s=pause + now - task.asked_at,
             ),
-            self._options.unreadable_after_s,
+            self._options.unreadable_s,
         )
         if error.fault == "object":
             self.bucket_breakers.answered(bucket, now)

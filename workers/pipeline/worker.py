@@ -332,18 +332,18 @@ class Worker:
         if since is not None and now - since > self._device.limit:
             reasons.append(f"the device has worked on one batch for {now - since:.0f} s")
         since = self._polling_since
-        if since is not None and now - since > max(self._options.stall_s, _POLL_S):
+        if since is not None and now - since > max(self._options.stall_timeout_s, _POLL_S):
             reasons.append(f"the poll thread has not come back for {now - since:.0f} s")
         still = now - pipeline.stages.moved_at
-        if pipeline.stages.working() and still > self._options.stall_s:
+        if pipeline.stages.working() and still > self._options.stall_timeout_s:
             reasons.append(f"{pipeline.stages.working()} images in hand and none moved for {still:.0f} s")
         reasons += pipeline.stages.stuck(
             {
-                "fetch": self._options.stall_s + self._options.fetch_s,
-                "inspect": self._options.stall_s,
-                "decode": self._options.stall_s,
-                "annotate": max(self._options.stall_s, self._device.limit),
-                "finish": self._options.stall_s,
+                "fetch": self._options.stall_timeout_s + self._options.get_timeout_s,
+                "inspect": self._options.stall_timeout_s,
+                "decode": self._options.stall_timeout_s,
+                "annotate": max(self._options.stall_timeout_s, self._device.limit),
+                "finish": self._options.stall_timeout_s,
             }
         )
         return Progress(not reasons, tuple(reasons), pipeline.stages.counts())
@@ -351,7 +351,7 @@ class Worker:
     def _pipeline_for(self, publisher: Publisher) -> Pipeline:
         return Pipeline(
             intake=self._intake,
-            lookup=Lookup(self._cache, self._roles, self._options.store, self._options.judge),
+            lookup=Lookup(self._cache, self._roles, self._options.s3_endpoint, self._options.judge),
             annotator=Annotator(self._roles),
             renderer=Renderer(self._roles, self._options, publisher.max_message_bytes, self._clock),
             journal=self._journal,

@@ -63,7 +63,7 @@ def mutated(random: Random, parts: Parts) -> Parts:
 
 def worked(parts: Parts) -> str:
     value, image, fault, lies, *named = (*parts, *[b""] * (4 - len(parts)))
-    hand = ManualPipeline(buckets=(BUCKET,), unreadable_after_s=UNREADABLE_S, retry_min_s=0.5, retry_max_s=2.0)
+    hand = ManualPipeline(buckets=(BUCKET,), unreadable_s=UNREADABLE_S, retry_min_s=0.5, retry_max_s=2.0)
     hand.store.put(BUCKET, KEY, image)
     hand.put(GOOD)
     hostile = nullable(value), headers(tuple(named))

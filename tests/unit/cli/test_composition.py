@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -13,8 +14,9 @@ from workers.backends.scoped_cache import ScopedCache
 from workers.cli import clients, composition, decoders
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import ProcessIntake, ThreadIntake
+from workers.pipeline.options import WorkerOptions
 from workers.ports import Tagger
-from workers.settings import Settings
+from workers.settings import FIELDS, Settings
 from workers.types import Transform
 
 TAGGER = cast(Tagger, SimpleNamespace(name="toy", labels=["cat", "dog"], thresholds=[0.5, 0.5], profiles={}))
@@ -70,22 +72,33 @@ def test_every_limit_and_bound_reaches_its_part() -> None:
     limits = decoders.limits(made)
     assert (limits.max_pixels, limits.formats, limits.min_side) == (7, ("png",), 9)
     assert (limits.fetch_s, limits.max_object_bytes) == (3.0, 11)
-    options = composition.worker_options(
-        settings(
-            output_topic="o", dead_letter_topic="d", skipped_topic="s", buckets="a,b", key_globs="*.png",
-            transaction_outcomes=3, transaction_bytes=4, polled_bytes=5, ledger_bytes=6, jobs_ahead=7, drain_s=8,
-            unreadable_s=9, stall_timeout_s=10,
-            encoded_bytes="30MiB", decoded_bytes=12, decode_timeout_s=4, fetch_threads=5,
-        ),
-        TAGGER,
-    )  # fmt: skip
-    assert (options.output_topic, options.dead_letter_topic, options.skipped_topic) == ("o", "d", "s")
-    assert (options.buckets, options.key_globs) == (("a", "b"), ("*.png",))
-    assert (options.transaction_outcomes, options.transaction_bytes, options.max_polled_bytes) == (3, 4, 5)
-    assert (options.max_ledger_bytes, options.max_jobs_ahead, options.drain_s) == (6, 7, 8)
-    assert (options.unreadable_after_s, options.stall_s) == (9, 10)
-    assert (options.encoded_budget_bytes, options.decoded_budget_bytes) == (30 * 1024 * 1024, 12)
-    assert options.fetches == 5, "with more in the intake's hands than threads, one partition could take them all"
+    options = composition.worker_options(settings(fetch_threads=5), TAGGER)
+    assert options.fetch_threads == 5, "with more in the intake's hands than threads, one partition could take them all"
+
+
+def test_an_option_that_is_a_setting_has_its_name_its_default_and_its_value() -> None:
+    """Guard: no option is forgotten, and none is told a default of its own."""
+    unset = settings()
+    changed: dict[str, object] = {}
+    for option in fields(WorkerOptions):
+        if option.name in FIELDS and option.name != "profiles":
+            default = getattr(WorkerOptions(), option.name)
+            assert default == getattr(unset, option.name), option.name
+            changed[option.name] = _other(option.name, default)
+    made = settings(**changed)
+    options = composition.worker_options(made, TAGGER)
+    assert {name: getattr(options, name) for name in changed} == {name: getattr(made, name) for name in changed}
+    assert all(getattr(made, name) != getattr(unset, name) for name in changed)
+    assert len(changed) > 15
+
+
+def _other(name: str, value: object) -> object:
+    match value:
+        case int() | float():
+            return value + 1
+        case tuple():
+            return ("other",)
+    return "http://other:1" if name == "s3_endpoint" else name
 
 
 def test_the_intake_is_the_one_that_the_settings_name() -> None:

@@ -29,7 +29,7 @@ def harness() -> Harness:
 
 def test_a_worker_shows_where_its_images_and_partitions_are_and_nothing_after_its_end(harness: Harness) -> None:
     harness.tagger.gate.clear()
-    with harness.running(max_polled_bytes=5_000, max_jobs_ahead=3):
+    with harness.running(polled_bytes=5_000, jobs_ahead=3):
         for number in range(20):
             harness.send(harness.event(f"{number}.png"), partition=0)
         harness.tagger.waiting.wait(10)

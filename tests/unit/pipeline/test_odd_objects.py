@@ -61,7 +61,7 @@ def keys(count: int, name: str) -> list[str]:
 
 
 def prepared(good: Sequence[str], odd: Sequence[str], errors: Sequence[TagstreamError]) -> ManualPipeline:
-    hand = ManualPipeline(partitions=2, unreadable_after_s=UNREADABLE_S)
+    hand = ManualPipeline(partitions=2, unreadable_s=UNREADABLE_S)
     hand.put(*good, *odd)
     for key, error in zip(odd, errors, strict=True):
         hand.store.fail(BUCKET, key, error)
@@ -203,7 +203,7 @@ def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() ->
     store = MemoryObjectStore()
     store.put(BUCKET, "good.png", png((1, 2, 3)))
     intake = _Hanging(store)
-    hand = ManualPipeline(intake=intake, unreadable_after_s=UNREADABLE_S)
+    hand = ManualPipeline(intake=intake, unreadable_s=UNREADABLE_S)
     began = hand.clock.monotonic()
     hand.events("drips.png", "good.png")
     hand.turn()
@@ -220,7 +220,7 @@ def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() ->
             if intake.asked[number][0].event.key == "good.png":
                 del asked[number]
                 intake.succeed(number)
-            elif hand.clock.monotonic() - at >= WorkerOptions(output_topic="o", dead_letter_topic="d").fetch_s:
+            elif hand.clock.monotonic() - at >= WorkerOptions(output_topic="o", dead_letter_topic="d").get_timeout_s:
                 del asked[number]
                 intake.asked[number][1].set_exception(failing("too-slow"))
     assert [failure.reason for failure in dead(hand)] == ["fetch-too-slow"]

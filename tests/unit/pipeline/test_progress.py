@@ -45,7 +45,7 @@ class Hanging(InlineIntake):
 
 
 def with_a_hanging(stage: str) -> ManualPipeline:
-    hand = ManualPipeline(partitions=2, stall_s=60.0, fetch_s=30.0)
+    hand = ManualPipeline(partitions=2, stall_timeout_s=60.0, get_timeout_s=30.0)
     intake = Hanging(hand)
     intake.stage = stage
     hand.pipeline._intake = intake

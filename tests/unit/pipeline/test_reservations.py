@@ -88,7 +88,7 @@ def test_no_event_gets_more_bytes_read_than_are_reserved_however_small_it_says_t
     body = png((1, 2, 3))
     for number in range(40):
         store.put(BUCKET, f"{number}", body + number.to_bytes(2, "big") + bytes(1 << 20))
-    hand = ManualPipeline(intake=_Counting(store), encoded_budget_bytes=8 << 20, decoded_budget_bytes=33 << 20)
+    hand = ManualPipeline(intake=_Counting(store), encoded_bytes=8 << 20, decoded_bytes=33 << 20)
     hand.events(*[f"{number}" for number in range(40)], size=1)
     hand.turn()
     assert len(hand.done) == 40

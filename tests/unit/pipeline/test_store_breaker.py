@@ -67,7 +67,7 @@ def test_after_an_outage_of_ten_minutes_all_flow_again_within_seconds() -> None:
 
 def test_an_outage_is_held_against_no_object() -> None:
     """Guard: patience counts from the outage's end. Else whoever fails once more after it would be dead-lettered."""
-    hand = in_an_outage(unreadable_after_s=60.0)
+    hand = in_an_outage(unreadable_s=60.0)
     hand.turns(600, every_s=0.5)
     hand.store.heal()
     hand.store.fail(BUCKET, "key-7.png", Unavailable("s3", "HTTP 500"), times=4)
@@ -99,7 +99,7 @@ def test_the_buckets_of_a_store_are_judged_one_by_one() -> None:
 
 
 def test_one_object_that_always_fails_is_dead_lettered_and_keeps_nobody_from_asking() -> None:
-    hand = ManualPipeline(unreadable_after_s=600.0)
+    hand = ManualPipeline(unreadable_s=600.0)
     hand.put("bad.png", *keys(20))
     hand.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 500"))
     hand.events("bad.png")
@@ -113,7 +113,7 @@ def test_one_object_that_always_fails_is_dead_lettered_and_keeps_nobody_from_ask
 
 def test_an_object_that_comes_to_no_end_in_its_time_again_and_again_is_too_slow() -> None:
     """Guard: Unavailable.fault. Without it nobody learns that the store did answer."""
-    hand = ManualPipeline(unreadable_after_s=60.0)
+    hand = ManualPipeline(unreadable_s=60.0)
     hand.put("slow.png", *keys(20))
     hand.store.fail(BUCKET, "slow.png", Unavailable("s3", "no whole answer in time", fault="too-slow"))
     hand.events("slow.png")
@@ -220,7 +220,7 @@ class _Hanging(InlineIntake):
 def test_an_intake_has_no_more_gets_in_hand_than_it_can_make_so_that_few_are_left_to_fail() -> None:
     """Guard: the slots. What already waits within the intake would be asked for although the breaker is open."""
     intake = _Hanging()
-    hand = ManualPipeline(intake=intake, fetches=8)
+    hand = ManualPipeline(intake=intake, fetch_threads=8)
     hand.events(*keys(50))
     hand.turn()
     assert len(intake.asked) == 8

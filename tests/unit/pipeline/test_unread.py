@@ -37,7 +37,7 @@ class Expanding(ManualPipeline):
 
 
 def test_many_events_in_one_record_count_as_many() -> None:
-    hand = Expanding(max_jobs_ahead=10)
+    hand = Expanding(jobs_ahead=10)
     hand.removals(8, 8, 8, 1)
     hand.turn()
     assert hand.read() == 16
@@ -50,7 +50,7 @@ def test_many_events_in_one_record_count_as_many() -> None:
 
 
 def test_the_first_record_of_a_partition_is_read_whatever_it_holds_and_whatever_others_do() -> None:
-    hand = Expanding(partitions=3, max_jobs_ahead=1, max_ledger_bytes=1)
+    hand = Expanding(partitions=3, jobs_ahead=1, ledger_bytes=1)
     for partition in range(3):
         hand.removals(MAX_RECORDS, 1, partition=partition)
     hand.turn()
@@ -58,7 +58,7 @@ def test_the_first_record_of_a_partition_is_read_whatever_it_holds_and_whatever_
 
 
 def test_what_a_thousand_removals_will_weigh_is_counted_before_the_next_record_is_read() -> None:
-    hand = Expanding(max_ledger_bytes=4_000_000)
+    hand = Expanding(ledger_bytes=4_000_000)
     hand.removals(*[MAX_RECORDS] * 5, key="%01" * 1024)
     heaviest, committed = 0, 0
     while committed < 5 * MAX_RECORDS:
@@ -73,7 +73,7 @@ def test_what_a_thousand_removals_will_weigh_is_counted_before_the_next_record_i
 
 
 def test_records_of_an_ended_assignment_are_not_read_any_more() -> None:
-    hand = Expanding(max_jobs_ahead=1)
+    hand = Expanding(jobs_ahead=1)
     hand.removals(5, 5)
     hand.turn()
     hand.assignments[0].end()
@@ -85,7 +85,7 @@ def test_records_of_an_ended_assignment_are_not_read_any_more() -> None:
 
 
 def test_at_the_end_nothing_new_is_read() -> None:
-    hand = Expanding(max_jobs_ahead=1)
+    hand = Expanding(jobs_ahead=1)
     hand.removals(5, 5)
     hand.turn()
     hand.commit()
@@ -95,7 +95,7 @@ def test_at_the_end_nothing_new_is_read() -> None:
 
 def test_records_that_expand_all_come_out_once_and_in_order() -> None:
     harness = Harness()
-    bounds: dict[str, Any] = {"max_jobs_ahead": 50, "max_ledger_bytes": 100_000, "transaction_outcomes": 30}
+    bounds: dict[str, Any] = {"jobs_ahead": 50, "ledger_bytes": 100_000, "transaction_outcomes": 30}
     for number in range(30):
         harness.send(
             harness.notification(*["a.png"] * (1 + 7 * number), name="ObjectRemoved:Delete"), partition=number % 2

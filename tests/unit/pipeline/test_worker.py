@@ -297,7 +297,7 @@ def test_one_object_that_always_fails_while_others_read_is_dead_lettered_as_unre
     harness.put("good.png", BLUE)
     harness.store.fail(BUCKET, "bad.png", Unavailable("s3", "500"))
     harness.send(harness.event("bad.png"), partition=0)
-    with harness.running(unreadable_after_s=0.3):
+    with harness.running(unreadable_s=0.3):
         for number in range(3):
             harness.send(harness.event("good.png", id=str(number)), partition=1)
             threading.Event().wait(0.2)
@@ -458,7 +458,7 @@ def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_t
         stack.enter_context(
             pytest.raises(Broken, match=r"the drain's 0\.3 s are over, and the poll thread has not come")
         )
-        worker = stack.enter_context(harness.running(drain_s=0.3, stall_s=0.1))
+        worker = stack.enter_context(harness.running(drain_s=0.3, stall_timeout_s=0.1))
         eventually(lambda: worker.ready)
         assert worker.progress().ok
         hung.set()

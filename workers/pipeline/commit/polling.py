@@ -144,16 +144,16 @@ class Poller:
     def _may_admit(self, assignment: Assignment) -> bool:
         ledger = self._pipeline.ledger
         ahead = ledger.jobs_ahead(assignment)
-        if self._pipeline.bucket_breakers.holds_back(assignment) or ahead >= self._options.max_jobs_ahead:
+        if self._pipeline.bucket_breakers.holds_back(assignment) or ahead >= self._options.jobs_ahead:
             return False
         if len(self._pipeline.lookup_queue) >= _LOOKUP_BACKLOG:
             return False
         # The head of a partition always gets in: it is what the others of its partition wait for.
-        return ahead == 0 or ledger.bytes < self._options.max_ledger_bytes
+        return ahead == 0 or ledger.bytes < self._options.ledger_bytes
 
     def _hold_back(self) -> None:
         """Pause the partitions whose backlog is above its share of the bound; resume below half of it."""
-        share = self._options.max_polled_bytes / max(1, len(self._pipeline.ledger.assignments()))
+        share = self._options.polled_bytes / max(1, len(self._pipeline.ledger.assignments()))
         sizes = {assignment.partition: backlog.bytes for assignment, backlog in self._backlog.items()}
         if not self.admitting:
             full = {assignment.partition for assignment in self._pipeline.ledger.assignments()}

@@ -58,7 +58,7 @@ def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
 
 
 def test_records_beyond_the_bound_wait_and_come_in_order_as_room_is_made() -> None:
-    source, poller, pipeline, assignment = polling(max_jobs_ahead=2)
+    source, poller, pipeline, assignment = polling(jobs_ahead=2)
     source.next.append(Polled(tuple(record(assignment, offset) for offset in range(4)), ()))
     poller.step()
     assert [entry.record.offset for entry in pipeline.lookup_queue.take(9, 0)] == [0, 1]
@@ -72,7 +72,7 @@ def test_records_beyond_the_bound_wait_and_come_in_order_as_room_is_made() -> No
 
 
 def test_a_partition_is_paused_above_its_share_and_resumed_below_half_of_it() -> None:
-    source, poller, pipeline, assignment = polling(max_jobs_ahead=1, max_polled_bytes=10_000)
+    source, poller, pipeline, assignment = polling(jobs_ahead=1, polled_bytes=10_000)
     source.next.append(Polled(tuple(record(assignment, offset, 3_000) for offset in range(5)), ()))
     poller.step()
     assert source.paused == {HERE}
@@ -86,7 +86,7 @@ def test_a_partition_is_paused_above_its_share_and_resumed_below_half_of_it() ->
 
 
 def test_what_waits_of_an_ended_assignment_is_dropped_with_its_bytes() -> None:
-    source, poller, _, assignment = polling(max_jobs_ahead=1, max_polled_bytes=10_000)
+    source, poller, _, assignment = polling(jobs_ahead=1, polled_bytes=10_000)
     source.next.append(Polled(tuple(record(assignment, offset, 9_000) for offset in range(5)), ()))
     poller.step()
     assert source.paused == {HERE}
