@@ -5,7 +5,7 @@
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack test lint audit bench bench-models parity chaos soak fuzz hostile release
+.PHONY: help install demo stack unit test lint audit bench bench-models parity chaos soak fuzz hostile release mutate
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -27,6 +27,10 @@ stack: install ## Start the servers alone and print the environment to export (u
 test: install ## Run the tests, on real servers where they need them
 # + two files at a time, each half with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the halves
 	@.venv/bin/python -m pytest -m "not full and not chaos" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+unit: install ## Run the unit tests that need no server, without the slow ones (about a minute)
+	@.venv/bin/python -m pytest tests/unit -q -m "not servers and not slow and not full and not chaos" \
+	  -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## Check style, types and who imports whom
 	@.venv/bin/ruff check .
@@ -62,6 +66,11 @@ soak: install ## Kill and freeze workers and broker 100 times under load; writes
 fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md (10 minutes)
 # + MINUTES=10, SEED=1, ONLY=messages,images; what breaks a promise is kept in tests/fuzz/crashes
 	@$(TIED) .venv/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --only "$(ONLY)"
+
+mutate: install ## Change a module in small ways and show which changes its unit tests do not notice
+# + ONLY="workers/pipeline/flow/budget.py …" (all of pipeline, intake and backends otherwise), MINUTES=5 for each
+	@.venv/bin/python -m tests.mutation --minutes $(or $(MINUTES),5) \
+	  $(or $(ONLY),$(shell find workers/pipeline workers/intake workers/backends -name '*.py' | sort))
 
 hostile: install ## Let store, Redis, producers and clients lie to a worker; writes build/hostile-report.md (some minutes)
 # + ARGS="-k store" goes to pytest

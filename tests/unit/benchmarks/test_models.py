@@ -23,6 +23,8 @@ from workers.models.ram import config
 from workers.models.ram.config import PUBLISHED, Kind, RamConfig, from_json
 from workers.models.ram.importer import Lists, import_checkpoint
 
+pytestmark = pytest.mark.slow
+
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
 
 STAND_IN = """

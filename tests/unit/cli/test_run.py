@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "TAGSTREAM_KAFKA_SERVERS": "127.0.0.1:1",
     "TAGSTREAM_S3_ENDPOINT": "http://127.0.0.1:1",

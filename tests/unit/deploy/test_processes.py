@@ -22,6 +22,8 @@ from tests.unit.deploy.tools import ROOT, compose, overlay, pod_environment, the
 from workers.local.ports import free_ports
 from workers.local.server import spawn_tied
 
+pytestmark = pytest.mark.slow
+
 STATE, SECRETS = "/var/lib/tagstream", "/etc/tagstream/secrets"
 
 _SEAL = """

@@ -217,6 +217,7 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow
 def test_two_hundred_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake]) -> None:
     die_and_look(make(children=2), 200)
 
