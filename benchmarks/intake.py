@@ -1,7 +1,7 @@
 """What it costs to decode in child processes: the same worker with either form of the intake, in turn, in one run.
 
 Decoders, images and model are the same. Processor time says more than images a second on a machine that others
-use too. Also what the copy out of the shared slab takes, next to a decode.
+use too. Also what the copy out of the shared memory takes, next to a decode.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from benchmarks.line import DECODERS, IMAGES, photo, stored, worker_rates
 from workers.intake import Limits, ProcessIntake, ThreadIntake
-from workers.intake.processes.slab import Layout, Region, make_slab
+from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
 from workers.ports import Intake, Tagger
@@ -44,7 +44,9 @@ def main() -> None:
         speed, effort = _ratios(rates[name], rates["threads"]), _ratios(seconds[name], seconds["threads"])
         table.add_row(name, f"{statistics.median(rates[name]):.0f}", speed, effort)
     console.print(table)
-    console.print(f"copying an image out of the slab takes {_copy_to_decode(tagger, images):.2%} of decoding it")
+    console.print(
+        f"copying an image out of the shared memory takes {_copy_to_decode(tagger, images):.2%} of decoding it"
+    )
 
 
 class CountedIntake(ProcessIntake):
@@ -85,9 +87,9 @@ def _ratios(values: Sequence[float], bases: Sequence[float]) -> str:
 
 def _copy_to_decode(tagger: Tagger, images: Sequence[bytes]) -> float:
     layout = Layout((tagger.transform,))
-    slab = make_slab(layout, 1)
-    region = Region(slab, layout, 0)
-    os.close(slab)
+    shared = make_shared_memory(layout, 1)
+    region = Region(shared, layout, 0)
+    os.close(shared)
     decodes, copies = [], []
     for body in images:
         began = time.perf_counter()

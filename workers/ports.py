@@ -266,7 +266,7 @@ class Model(Protocol):
         """
         ...
 
-    def canary(self) -> Pixels:
+    def self_test_image(self) -> Pixels:
         """An image that is known to be good, as its transform leaves it."""
         ...
 

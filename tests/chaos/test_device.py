@@ -164,7 +164,7 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
 def test_every_batch_fails_at_batches_of(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
 ) -> None:
-    """Guard: the canary before any blame, which ends the worker at the first batch; without it images are
+    """Guard: the self-test image before any blame, which ends the worker at the first batch; without it images are
     dead-lettered until the ceiling on blame is reached."""
     unruly.order(broken=True)
     load(home, 60)
@@ -176,7 +176,7 @@ def test_every_batch_fails_at_batches_of(
 
 
 def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
-    """Guard: the canary, whatever went well before; without it what follows is dead-lettered up to the ceiling."""
+    """Guard: the self-test, whatever went well before; without it what follows is dead-lettered up to the ceiling."""
     unruly.order(good=30, slow_s=0.1)
     load(home, 120)
     gives_up(
@@ -192,7 +192,7 @@ def test_a_device_that_breaks_midway(home: Site, unruly: Unruly, account: Accoun
 def test_every_image_but_the_known_good_one_fails_at_batches_of(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, max_batch: str
 ) -> None:
-    """Guard: the ceiling on blame (`Ceiling`); without it a fault that spares the canary empties the topic."""
+    """Guard: the ceiling on blame (`Ceiling`); without it a fault that spares the self-test image empties the topic."""
     unruly.order(knows_one=True)
     load(home, 60)
     settings = unruly.settings() | {"TAGSTREAM_MAX_BATCH": max_batch}
@@ -209,7 +209,7 @@ def test_every_image_but_the_known_good_one_fails_at_batches_of(
 def test_scores_that_are_no_numbers_for_every_image(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, captions: bool
 ) -> None:
-    """Guards: scores are looked at (else they are published), and the canary's too (else all are dead-lettered).
+    """Guards: scores are looked at (else they are published), and the self-test's too (else all are dead-lettered).
     With a captioner it is the device thread that sees them first, without one the finish thread."""
     unruly.order(not_a_number=True)
     load(home, 60)

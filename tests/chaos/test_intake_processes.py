@@ -54,7 +54,7 @@ def lost_decoders(process: WorkerProcess, cause: str) -> float:
 
 def living_decoders(process: WorkerProcess) -> set[int]:
     assert process.pid is not None
-    return {child for nursery in children(process.pid) for child in children(nursery)}
+    return {child for fork_server in children(process.pid) for child in children(fork_server)}
 
 
 @dataclass(frozen=True)

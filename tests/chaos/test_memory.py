@@ -126,7 +126,7 @@ def site(stack: Stack, unique: Callable[[str], str]) -> Site:
 
 def decoders(process: WorkerProcess) -> int:
     assert process.pid is not None
-    return sum(len(children(nursery)) for nursery in children(process.pid))
+    return sum(len(children(fork_server)) for fork_server in children(process.pid))
 
 
 def overload(site: Site, store: Store, account: Account, folder: Path, intake: str, **said: object) -> None:

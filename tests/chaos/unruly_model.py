@@ -49,7 +49,7 @@ class _Model:
     def warm_up(self) -> None:
         """Nothing to warm: what is wrong is found out at work."""
 
-    def canary(self) -> Pixels:
+    def self_test_image(self) -> Pixels:
         return np.full((SIDE, SIDE, 3), 128, np.uint8)
 
     def obey(self, images: Sequence[Pixels]) -> None:
@@ -67,7 +67,7 @@ class _Model:
         if self.orders.get("broken") or self._seen > self.orders.get("good", self._seen):
             self._note("fails", images)
             raise RuntimeError("no kernel image is available")
-        if self.orders.get("knows_one") and not all((image == self.canary()).all() for image in images):
+        if self.orders.get("knows_one") and not all((image == self.self_test_image()).all() for image in images):
             self._note("fails", images)
             raise RuntimeError("no kernel image is available")
         self._note("runs", images)

@@ -114,12 +114,12 @@ class KeepsWhatIsBelowTheFloor(TorchTagger):
 
 class NeverSettles(TorchTagger):
     def warm_up(self) -> None:
-        self.canary()
+        self.self_test_image()
 
 
-class ShowsACanaryOfAnotherSize(TorchTagger):
-    def canary(self) -> Pixels:
-        return super().canary()[:-1]
+class ShowsASelfTestImageOfAnotherSize(TorchTagger):
+    def self_test_image(self) -> Pixels:
+        return super().self_test_image()[:-1]
 
 
 class NumbersItsSubsetAnew(TorchTagger):
@@ -162,7 +162,7 @@ class HandsSubsetsToTheWrongImages(Choosy):
         (TakesNothingForANumber, conformance.not_a_number_is_a_value_error),
         (KeepsWhatIsBelowTheFloor, conformance.scores_are_ids_and_numbers_above_the_floor),
         (NeverSettles, conformance.warming_up_settles_the_batch_and_can_be_repeated),
-        (ShowsACanaryOfAnotherSize, conformance.its_canary_fits_its_transform_and_is_tagged),
+        (ShowsASelfTestImageOfAnotherSize, conformance.its_self_test_image_fits_its_transform_and_is_tagged),
         (NumbersItsSubsetAnew, conformance.a_subset_of_labels_scores_as_the_full_set),
         (ScoresAllForEverybody, conformance.images_of_one_batch_may_want_different_labels),
         (TakesTheFirstColumns, conformance.images_of_one_batch_may_want_different_labels),

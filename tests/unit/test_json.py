@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 OURS = {
     "schemas/compatibility.py": "our own published schemas",
     "workers/models/ram/config.py": "what was written the line before",
-    "workers/intake/processes/nursery.py": "the argument that the parent has written",
+    "workers/intake/processes/fork_server.py": "the argument that the parent has written",
 }
 """Where `json` reads only what we have written."""
 

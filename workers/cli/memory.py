@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PROGRAM_BYTES = 900 * MIB
-"""Interpreter, torch, clients and the nursery, before the first image: measured with the compact model."""
+"""Interpreter, torch, clients and the fork server, before the first image: measured with the compact model."""
 DECODER_BYTES = 80 * MIB
 """What an idle child holds of its own, and what it may take beside an image's reservation."""
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from workers.errors import Rejected
-from workers.intake.canary import Canary
 from workers.intake.formats import sniff
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
+from workers.intake.self_test import SelfTest
 from workers.intake.transform import decode, transform_bytes
 from workers.types import DecodedImage, Facts, Fetched, Transform
 
 _BLAMED_BY_DECODERS = frozenset({"broken-image", "decode-failed", "decode-memory"})
-"""Verdicts that a decoder came to, not a limit: they need a canary."""
+"""Verdicts that a decoder came to, not a limit: they need a self-test."""
 
 
 class Decoding:
@@ -33,7 +33,7 @@ class Decoding:
         self._transforms = tuple(dict.fromkeys(transforms))
         self._turning = 4 if any(transform.exif_transpose for transform in self._transforms) else 0
         self._limits = limits
-        self._canary = Canary(limits.formats)
+        self._self_test = SelfTest(limits.formats)
 
     def inspect(self, body: bytes) -> Header:
         """Read and check an image's header.
@@ -46,7 +46,7 @@ class Decoding:
             header = read_header(body, self._limits)
         except Rejected as error:
             if error.reason in _BLAMED_BY_DECODERS:
-                self._canary.check(sniff(body))
+                self._self_test.check(sniff(body))
             raise
         after = transform_bytes(self._transforms, (header.width, header.height))
         turned = self._turning * header.width * header.height
@@ -62,7 +62,7 @@ class Decoding:
         try:
             return decode(body, name, self._transforms)
         except Rejected:
-            self._canary.check(name)
+            self._self_test.check(name)
             raise
 
     def check(self, name: str | None) -> None:
@@ -72,7 +72,7 @@ class Decoding:
             Broken: it can't be decoded.
         """
         for each in self._limits.formats if name is None else (name,):
-            self._canary.check(each)
+            self._self_test.check(each)
 
 
 def facts_of(fetched: Fetched, header: Header) -> Facts:

@@ -35,7 +35,7 @@ def blame() -> Iterator[None]:
 
     A Rejected passes as it is.
 
-    Use it around decoders alone, and have the canary confirm the verdict (workers/intake/canary.py).
+    Use it around decoders alone, and have the self-test confirm the verdict (workers/intake/self_test.py).
     """
     try:
         yield

@@ -137,7 +137,7 @@ class Golden:
     """Images with the answers that the bundle's own weights gave in fp32 when it was made.
 
     Args:
-        pixels: (n, side, side, 3) uint8, as the transform leaves them. The first is the model's canary.
+        pixels: (n, side, side, 3) uint8, as the transform leaves them. The first is the model's self-test image.
         outputs: (n, m) float32, what `forward` gives for each; empty (n, 0) for a model without such a row.
         guides: a captioner's guide for each image, or empty.
         captions: and its caption for each.

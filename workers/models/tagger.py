@@ -69,9 +69,9 @@ class TorchTagger:
         if self._golden is not None:
             check_golden(self.name, self._precision, self._golden.outputs[:, self._columns], found)
         if self.max_batch == 0:
-            self.max_batch = settle_batch(lambda size: self.forward([self.canary()] * size))
+            self.max_batch = settle_batch(lambda size: self.forward([self.self_test_image()] * size))
 
-    def canary(self) -> Pixels:
+    def self_test_image(self) -> Pixels:
         return self._warm_images()[0]
 
     def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:

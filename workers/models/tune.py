@@ -117,7 +117,7 @@ def _speeds(model: Tagger | Captioner, device: Device, clock: Callable[[], float
 
 
 def _time(model: Tagger | Captioner, device: Device, size: int, clock: Callable[[], float]) -> float:
-    images = [model.canary()] * size
+    images = [model.self_test_image()] * size
     device.synchronise()
     started = clock()
     if isinstance(model, Captioner):

@@ -21,7 +21,7 @@ _tracer = trace.get_tracer("tagstream")
 
 
 class Ceiling:
-    """Too many blamed images mean that we are broken, whatever the canary says.
+    """Too many blamed images mean that we are broken, whatever the self-test image says.
 
     Args:
         run: so many in a row.
@@ -75,7 +75,7 @@ class Annotator:
         def forward(some: Sequence[Task]) -> Sequence[Any]:
             answers = role.run(some)
             if some[0].alone:
-                # An image under suspicion is postprocessed here, where the canary can answer for the device.
+                # An image under suspicion is postprocessed here, where the self-test image can answer for the device.
                 for task, answer in zip(some, answers, strict=True):
                     task.results[role.name] = role.finish(answer)
             return answers

@@ -570,7 +570,7 @@ class Pipeline:
         try:
             self._renderer.postprocess(task)
         except ValueError:
-            # Not a number among the scores: the device thread runs it again, alone, with the canary beside it.
+            # Not a number among the scores: the device thread runs it again, alone, with the self-test image beside it.
             task.alone = True
             self.stages.move(task, "wait-device")
             self.device_queue.put(task)

@@ -198,7 +198,7 @@ class Tagging:
 
     def self_test(self, task: Task) -> None:
         """The good image is scored for the same labels: what fails may be what these take."""
-        self.finish(self._score([self._tagger.canary()], [task.profile.subset])[0])
+        self.finish(self._score([self._tagger.self_test_image()], [task.profile.subset])[0])
 
     def render(self, task: Task) -> Mapping[str, Any]:
         return {"tags": self.tags(task) if self.name in task.event.options.want else ()}
@@ -277,7 +277,7 @@ class Captioning:
         return answer
 
     def self_test(self, task: Task) -> None:
-        caption_of(self._captioner, self._captioner.forward([self._captioner.canary()], [""])[0])
+        caption_of(self._captioner, self._captioner.forward([self._captioner.self_test_image()], [""])[0])
 
     def render(self, task: Task) -> Mapping[str, Any]:
         caption: Caption | None = task.results.get(self.name)

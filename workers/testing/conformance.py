@@ -53,10 +53,10 @@ def warming_up_settles_the_batch_and_can_be_repeated(load: LoadTagger) -> None:
     _check_warm_up(load(None))
 
 
-def its_canary_fits_its_transform_and_is_tagged(load: LoadTagger) -> None:
+def its_self_test_image_fits_its_transform_and_is_tagged(load: LoadTagger) -> None:
     tagger = load(None)
-    _check_canary(tagger)
-    tagger.postprocess(tagger.forward([tagger.canary()])[0])
+    _check_self_test_image(tagger)
+    tagger.postprocess(tagger.forward([tagger.self_test_image()])[0])
 
 
 def scores_are_ids_and_numbers_above_the_floor(load: LoadTagger) -> None:
@@ -114,7 +114,7 @@ def images_of_one_batch_may_want_different_labels(load: LoadTagger) -> None:
 def not_a_number_is_a_value_error(load: LoadTagger) -> None:
     """A broken device must be noticed. Only for answers that are arrays; others have to be tested by their author."""
     tagger = load(None)
-    (raw,) = tagger.forward([tagger.canary()])
+    (raw,) = tagger.forward([tagger.self_test_image()])
     if not isinstance(raw, np.ndarray):
         return
     for value in (np.nan, np.inf):
@@ -150,10 +150,10 @@ def warming_a_captioner_up_settles_the_batch_and_can_be_repeated(load: LoadCapti
     _check_warm_up(load())
 
 
-def a_captioners_canary_fits_its_transform_and_is_captioned(load: LoadCaptioner) -> None:
+def a_captioners_self_test_image_fits_its_transform_and_is_captioned(load: LoadCaptioner) -> None:
     captioner = load()
-    _check_canary(captioner)
-    (caption,) = _caption(captioner, [captioner.canary()], [captioner.guide([])])
+    _check_self_test_image(captioner)
+    (caption,) = _caption(captioner, [captioner.self_test_image()], [captioner.guide([])])
     _require(bool(caption.method), "the caption's method is empty")
     score = caption.score
     _require(score is None or (math.isfinite(score) and score <= 0), f"a mean log-probability of {score}")
@@ -179,7 +179,7 @@ def a_caption_is_the_same_alone_and_among_eight(load: LoadCaptioner) -> None:
 TAGGER_CHECKS: tuple[Callable[[LoadTagger], None], ...] = (
     it_says_what_it_is,
     warming_up_settles_the_batch_and_can_be_repeated,
-    its_canary_fits_its_transform_and_is_tagged,
+    its_self_test_image_fits_its_transform_and_is_tagged,
     scores_are_ids_and_numbers_above_the_floor,
     a_list_comes_back_with_its_length_and_order,
     an_image_scores_the_same_alone_and_among_eight,
@@ -191,7 +191,7 @@ TAGGER_CHECKS: tuple[Callable[[LoadTagger], None], ...] = (
 CAPTIONER_CHECKS: tuple[Callable[[LoadCaptioner], None], ...] = (
     a_captioner_says_what_it_is,
     warming_a_captioner_up_settles_the_batch_and_can_be_repeated,
-    a_captioners_canary_fits_its_transform_and_is_captioned,
+    a_captioners_self_test_image_fits_its_transform_and_is_captioned,
     captions_come_back_with_their_length_and_order,
     a_caption_is_the_same_alone_and_among_eight,
 )
@@ -211,10 +211,11 @@ def _check_warm_up(model: Model) -> None:
     _require(model.max_batch == settled, "a second warm-up changed max_batch")
 
 
-def _check_canary(model: Model) -> None:
-    side, canary = model.transform.size, model.canary()
+def _check_self_test_image(model: Model) -> None:
+    side, self_test_image = model.transform.size, model.self_test_image()
     _require(
-        canary.shape == (side, side, 3) and canary.dtype == np.uint8, f"its canary is {canary.dtype}{canary.shape}"
+        self_test_image.shape == (side, side, 3) and self_test_image.dtype == np.uint8,
+        f"its self-test image is {self_test_image.dtype}{self_test_image.shape}",
     )
     crops = model.transform.fit == "crop"
     _require(not crops or model.transform.resize >= side, "it cuts more than the shorter side has")

@@ -3,7 +3,7 @@
 Pillow hands each chunk of a PNG to the method that is named after it, so one more method is a decoder with a fault:
 it runs where libpng's would, in the middle of reading a header or of loading pixels.
 
-A child can make no file. What is to be done once is remembered in memory that the nursery shares with its children.
+A child can make no file. What is to be done once is remembered in memory that the fork server shares with its children.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def test_a_worker_scores_only_the_labels_in_the_list_of_allowed_ones(ram: Bundle
     allow = tmp_path / "allow.txt"
     allow.write_text("label 7\nlabel 2\n")
     tagger = _loaded(ram.folder, allow)
-    (raw,) = tagger.forward([tagger.canary()])
+    (raw,) = tagger.forward([tagger.self_test_image()])
     assert raw.shape == (2,)
     assert set(tagger.postprocess(raw).label_ids.tolist()) <= {2, 7}
 

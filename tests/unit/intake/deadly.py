@@ -105,12 +105,12 @@ def slow_to_begin(folder: Path) -> None:
         time.sleep(1000)
 
 
-def arm(folder: Path, canary_dies: bool = False) -> None:
+def arm(folder: Path, self_test_image_dies: bool = False) -> None:
     """Break Pillow; `folder` remembers what may happen only once."""
     once = Once(folder)
 
     def load(image: ImageFile.ImageFile) -> Any:
-        if canary_dies and image.width == 4:
+        if self_test_image_dies and image.width == 4:
             _segfault()
         strike(image.width, once)
         return _intact(image)

@@ -26,7 +26,7 @@ from typing import Any, Final
 from PIL import ImageFile
 
 from workers.intake.processes import sandbox
-from workers.intake.processes.slab import Region
+from workers.intake.processes.shared_memory import Region
 
 TRIES, FORGES, KEEPS = 61, 62, 63
 """Widths: of an image whose decoder tries all deeds; forges an answer; and does harm to all images after it."""
@@ -85,13 +85,13 @@ def _crash_others(image: ImageFile.ImageFile) -> Any:
 # ---- deeds ----------------------------------------------------------------------------------------------------------
 
 
-def _tried(folder: Path, nursery: int, worker: int) -> dict[str, str | None]:
+def _tried(folder: Path, fork_server: int, worker: int) -> dict[str, str | None]:
     deeds: dict[str, Callable[[], object]] = {
         "read its environment": lambda: dict(os.environ) or _refuse(),
         "read the file of a secret": lambda: (folder / "secret").read_text(),
         "read the worker's environment": lambda: Path(f"/proc/{worker}/environ").read_bytes(),
         "read the worker's memory": lambda: os.open(f"/proc/{worker}/mem", os.O_RDWR),
-        "read the environment of its parent": lambda: Path(f"/proc/{nursery}/environ").read_bytes(),
+        "read the environment of its parent": lambda: Path(f"/proc/{fork_server}/environ").read_bytes(),
         "list a folder": lambda: os.listdir("/"),
         "write a file": lambda: (folder / "written").write_text("it was here"),
         "write an old file": lambda: (folder / "secret").write_text("it was here"),
@@ -109,7 +109,7 @@ def _tried(folder: Path, nursery: int, worker: int) -> dict[str, str | None]:
         "trace the worker": lambda: _call(101, 16, worker, 0, 0),
         "read another process": lambda: _call(310, worker, 0, 0, 0, 0, 0),
         "signal the worker": lambda: os.kill(worker, 0),
-        "end its parent": lambda: os.kill(nursery, signal.SIGTERM),
+        "end its parent": lambda: os.kill(fork_server, signal.SIGTERM),
         "look at the worker's limits": lambda: resource.prlimit(worker, resource.RLIMIT_CPU),
         "raise its own limits": lambda: resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2),
         "make a file in memory": lambda: os.memfd_create("it"),
@@ -166,12 +166,12 @@ def _say(*answers: bytes) -> None:
         return
 
 
-def _answer(code: int, ticket: int, payload: bytes = b"") -> bytes:
-    return _ANSWER.pack(code, ticket, len(payload)) + payload
+def _answer(code: int, request_id: int, payload: bytes = b"") -> bytes:
+    return _ANSWER.pack(code, request_id, len(payload)) + payload
 
 
 def _own() -> int:
-    return _region().mark
+    return _region().current_request
 
 
 def _for_the_next() -> None:
@@ -183,12 +183,12 @@ def _twice() -> None:
 
 
 def _erase_and_die() -> None:
-    _region().mark = 0
+    _region().current_request = 0
     os._exit(1)
 
 
 def _accuse_and_die() -> None:
-    _region().mark = _own() + 1
+    _region().current_request = _own() + 1
     os._exit(1)
 
 
@@ -202,7 +202,7 @@ def _scribble() -> None:
 FORGERIES: Final[dict[str, Callable[[], None]]] = {
     "an answer for the next image": _for_the_next,
     "an answer to nobody": lambda: _say(_answer(2, 0)),
-    "an answer to a ticket of another child": lambda: _say(_answer(2, _own() + 1000)),
+    "an answer to a request id of another child": lambda: _say(_answer(2, _own() + 1000)),
     "two answers": _twice,
     "garbage": lambda: _say(b"\x80\x05cos\nsystem\n(S'true'\ntR." * 10),
     "a huge length": lambda: _say(_ANSWER.pack(2, _own(), 0xFFFF), bytes(5000)),

@@ -20,8 +20,8 @@ import pytest
 from tests.unit.intake.deadly import GOOD, HANGS, LARGEST, PaintedStore, arm, decoding, job, read, sleeping_job
 from workers.errors import Broken, Misconfigured
 from workers.intake import Limits, ProcessIntake
-from workers.intake.processes.orders import Child, Order
-from workers.intake.processes.slab import Layout, Region, make_slab
+from workers.intake.processes.pending import Child, PendingRequest
+from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
 from workers.intake.processes.wire import Done, Kind
 from workers.types import DecodedImage, Transform
 
@@ -55,43 +55,43 @@ def test_the_copy_that_a_child_works_on_is_told(intake: ProcessIntake) -> None:
     assert fetched.inspect_bytes == fetched.size + Limits().inspect_held_bytes("png", fetched.size)
 
 
-def order(kind: Kind = "decode", losses: int = 0) -> Order:
-    return Order(kind, Future(), 1.0, 1, losses=losses)
+def request(kind: Kind = "decode", losses: int = 0) -> PendingRequest:
+    return PendingRequest(kind, Future(), 1.0, 1, losses=losses)
 
 
 @pytest.fixture
 def child() -> Iterator[Child]:
     """A child's end as we see it, of which nobody holds the other."""
     layout = Layout((SMALL,))
-    slab = make_slab(layout, 1)
+    shared = make_shared_memory(layout, 1)
     ours, theirs = socket.socketpair()
     with theirs:
-        child = Child(0, 1, ours, Region(slab, layout, 0), Limits())
+        child = Child(0, 1, ours, Region(shared, layout, 0), Limits())
         child.ready = True
         yield child
         child.channel.close()
-    os.close(slab)
+    os.close(shared)
 
 
 def test_a_suspect_gets_a_child_that_has_seen_no_other_image(child: Child) -> None:
-    assert child.open_to(order(losses=1))
-    assert child.open_to(order("check"))
-    seen = order()
+    assert child.open_to(request(losses=1))
+    assert child.open_to(request("check"))
+    seen = request()
     child.give(seen)
-    assert child.open_to(order())
-    child.take_back(Done(seen.ticket))
-    assert child.open_to(order())
-    assert not child.open_to(order(losses=1))
-    assert not child.open_to(order("check"))
+    assert child.open_to(request())
+    child.take_back(Done(seen.request_id))
+    assert child.open_to(request())
+    assert not child.open_to(request(losses=1))
+    assert not child.open_to(request("check"))
 
 
 def test_a_suspect_shares_its_child_with_no_other_image(child: Child) -> None:
-    suspect = order(losses=1)
+    suspect = request(losses=1)
     child.give(suspect)
-    assert not child.open_to(order())
-    assert not child.open_to(order("inspect"))
-    child.take_back(Done(suspect.ticket))
-    assert child.open_to(order())
+    assert not child.open_to(request())
+    assert not child.open_to(request("inspect"))
+    child.take_back(Done(suspect.request_id))
+    assert child.open_to(request())
 
 
 def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done() -> None:
@@ -217,17 +217,17 @@ def test_children_leave_the_draining_to_us_when_all_processes_are_asked_to_end(i
 
 def test_a_region_is_out_of_reach_of_its_neighbours() -> None:
     layout = Layout((SMALL, Transform(16)))
-    slab = make_slab(layout, 2)
-    ours, theirs, again = Region(slab, layout, 0), Region(slab, layout, 1), Region(slab, layout, 0)
-    os.close(slab)
+    shared = make_shared_memory(layout, 2)
+    ours, theirs, again = Region(shared, layout, 0), Region(shared, layout, 1), Region(shared, layout, 0)
+    os.close(shared)
     white = DecodedImage(
         {transform: np.full((transform.size,) * 2 + (3,), 255, np.uint8) for transform in layout.transforms}
     )
     theirs.write(0, white)
     theirs.write(1, white)
-    theirs.mark = 12
+    theirs.current_request = 12
     assert not any(pixels.any() for slot in (0, 1) for pixels in ours.read(slot).pixels.values())
-    assert ours.mark == 0
+    assert ours.current_request == 0
     again.write(1, white)
     assert all((pixels == 255).all() for pixels in ours.read(1).pixels.values())
     assert not any(pixels.any() for pixels in ours.read(0).pixels.values())

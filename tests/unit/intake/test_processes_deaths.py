@@ -51,7 +51,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
 
     def build(
         *,
-        canary_dies: bool = False,
+        self_test_image_dies: bool = False,
         children: int = 1,
         decode_s: float = 1.0,
         decode_memory_bytes: int = 256 * MIB,
@@ -65,7 +65,7 @@ def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
                 children=children,
                 decode_s=decode_s,
                 decode_memory_bytes=decode_memory_bytes,
-                prepare=functools.partial(arm, tmp_path, canary_dies),
+                prepare=functools.partial(arm, tmp_path, self_test_image_dies),
             )
         )
         return made[-1]
@@ -155,7 +155,7 @@ def test_a_child_that_comes_to_no_beginning_is_replaced(tmp_path: Path, monkeypa
 
 
 def test_no_image_is_blamed_when_a_good_one_kills_the_decoder_too(make: Callable[..., ProcessIntake]) -> None:
-    intake = make(canary_dies=True)
+    intake = make(self_test_image_dies=True)
     with pytest.raises(Broken, match="known to be good"):
         decoding(intake, job(SEGFAULTS)).result(30)
 
@@ -163,15 +163,15 @@ def test_no_image_is_blamed_when_a_good_one_kills_the_decoder_too(make: Callable
 def test_a_check_says_whether_a_good_image_can_be_decoded_here(make: Callable[..., ProcessIntake]) -> None:
     make().check().result(30)
     with pytest.raises(Broken, match="a decoder fails on an image known to be good"):
-        make(canary_dies=True).check().result(30)
+        make(self_test_image_dies=True).check().result(30)
 
 
-def test_the_nursery_is_started_again_when_it_dies(make: Callable[..., ProcessIntake]) -> None:
+def test_the_fork_server_is_started_again_when_it_dies(make: Callable[..., ProcessIntake]) -> None:
     intake = make()
     known = read(intake, job(GOOD))
-    nursery = parent_of(intake.pids[0])
-    assert nursery != os.getpid()
-    os.kill(nursery, signal.SIGKILL)
+    fork_server = parent_of(intake.pids[0])
+    assert fork_server != os.getpid()
+    os.kill(fork_server, signal.SIGKILL)
     assert (intake.decode(*known).result(60).pixels[SMALL] == (7, 0, 0)).all()
 
 
@@ -191,7 +191,7 @@ def no_descriptors_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.mark.parametrize("lost", ["child", "nursery"])
+@pytest.mark.parametrize("lost", ["child", "fork server"])
 def test_without_a_descriptor_for_a_new_child_images_wait_and_nothing_ends(
     make: Callable[..., ProcessIntake], caplog: pytest.LogCaptureFixture, lost: str
 ) -> None:

@@ -33,7 +33,7 @@ from workers.intake.processes.wire import (
 )
 
 LIMITS = Limits(formats=("jpeg", "png"), max_pixels=10_000, min_side=3)
-tickets = st.integers(1, 2**64 - 1)
+request_ids = st.integers(1, 2**64 - 1)
 
 
 @pytest.fixture
@@ -138,9 +138,11 @@ def test_no_bytes_are_more_than_an_answer_or_none(said: bytes) -> None:
 
 
 @given(st.integers(0, 5), st.integers(0, 9), st.integers(0, 2**16 - 1), st.binary(max_size=500))
-def test_no_frame_is_more_than_an_answer_or_none(code: int, ticket: int, size: int, payload: bytes) -> None:
+def test_no_frame_is_more_than_an_answer_or_none(code: int, request_id: int, size: int, payload: bytes) -> None:
     for announced in (size, len(payload)):
-        frame = code.to_bytes(1, "little") + ticket.to_bytes(8, "little") + announced.to_bytes(2, "little") + payload
+        frame = (
+            code.to_bytes(1, "little") + request_id.to_bytes(8, "little") + announced.to_bytes(2, "little") + payload
+        )
         try:
             answers = heard(frame)
         except Garbled:

@@ -73,7 +73,7 @@ def test_a_tuned_answer_sets_precision_and_batch(tiny: Bundle, tmp_path: Path) -
 @pytest.mark.usefixtures("_tiny_kind")
 def test_allowed_labels_alone_are_scored(tiny: Bundle) -> None:
     tagger = load_tagger(str(tiny.folder), device="cpu", allow=["blue", "red"])
-    scores = tagger.postprocess(tagger.forward([tagger.canary()])[0])
+    scores = tagger.postprocess(tagger.forward([tagger.self_test_image()])[0])
     assert set(scores.label_ids.tolist()) <= {0, 2}
 
 

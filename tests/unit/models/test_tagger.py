@@ -90,11 +90,11 @@ def test_memory_that_runs_out_is_a_memory_error(tiny: Bundle) -> None:
         TorchTagger(tiny, CPU, "fp32", hungry).forward([sample_image(SIDE)])
 
 
-def test_a_tagger_without_golden_answers_still_has_a_canary(tiny: Bundle) -> None:
+def test_a_tagger_without_golden_answers_still_has_a_self_test_image(tiny: Bundle) -> None:
     bundle = Bundle(tiny.folder, tiny.manifest.model_copy(update={"files": {}}))
     tagger = build_tagger(bundle, CPU, "fp32")
     tagger.warm_up()
-    assert tagger.canary().shape == (SIDE, SIDE, 3)
+    assert tagger.self_test_image().shape == (SIDE, SIDE, 3)
 
 
 @pytest.mark.parametrize("random", [True, False])

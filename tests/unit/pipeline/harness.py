@@ -60,7 +60,7 @@ class ColourTagger:
     def warm_up(self) -> None:
         return
 
-    def canary(self) -> Pixels:
+    def self_test_image(self) -> Pixels:
         return np.full((8, 8, 3), 200, np.uint8)
 
     def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
@@ -128,7 +128,7 @@ class EchoCaptioner:
     def warm_up(self) -> None:
         return
 
-    def canary(self) -> Pixels:
+    def self_test_image(self) -> Pixels:
         return np.full((4, 4, 3), 200, np.uint8)
 
     def guide(self, names: Sequence[str]) -> str:

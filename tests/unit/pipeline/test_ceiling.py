@@ -1,4 +1,4 @@
-"""The ceiling on blame: when one image after another fails the device does, whatever the canary says."""
+"""The ceiling on blame: when one image after another fails the device does, whatever the self-test image says."""
 
 from __future__ import annotations
 

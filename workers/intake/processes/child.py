@@ -1,7 +1,7 @@
 """What a child does: one image at a time, in one thread, in the order of the requests.
 
-Before an image is worked on, its ticket is put into the region's mark, so that whoever asks what a dead child died of
-knows whether it had begun.
+Before an image is worked on, its request id becomes the region's current request: after a death it tells the supervisor
+whether the child had begun.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from workers.errors import Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import MIB, Limits
 from workers.intake.processes.sandbox import close_off
-from workers.intake.processes.slab import Layout, Region
+from workers.intake.processes.shared_memory import Layout, Region
 from workers.intake.processes.wire import Answer, Done, Failed, Inspected, Ready, Refused, Request, receive, send
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -41,10 +41,10 @@ class Plan:
     prepare: Callable[[], object] | None = None
 
 
-def serve(sock: socket.socket, slab: int, place: int, plan: Plan, decoding: Decoding) -> None:
+def serve(sock: socket.socket, shared: int, place: int, plan: Plan, decoding: Decoding) -> None:
     """Answer requests until the parent lets go of the socket."""
     try:
-        child = _Child(sock, slab, place, plan, decoding)
+        child = _Child(sock, shared, place, plan, decoding)
         lacks = child.close_off()
     except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to hear of it
         send(sock, Failed(0, _words(error)))
@@ -54,9 +54,9 @@ def serve(sock: socket.socket, slab: int, place: int, plan: Plan, decoding: Deco
 
 
 class _Child:
-    def __init__(self, sock: socket.socket, slab: int, place: int, plan: Plan, decoding: Decoding) -> None:
+    def __init__(self, sock: socket.socket, shared: int, place: int, plan: Plan, decoding: Decoding) -> None:
         self._socket = sock
-        self._region = Region(slab, plan.layout, place)
+        self._region = Region(shared, plan.layout, place)
         self._decoding = decoding
         self._plan = plan
         self._numbers = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
@@ -82,33 +82,33 @@ class _Child:
             with self._at(request):
                 return self._do(request)
         except Rejected as error:
-            return Refused(request.ticket, error.reason, error.detail)
+            return Refused(request.request_id, error.reason, error.detail)
         except MemoryError:
-            return Refused(request.ticket, "decode-memory", "there is no memory to transform it")
+            return Refused(request.request_id, "decode-memory", "there is no memory to transform it")
         except BaseException as error:  # noqa: BLE001  # the parent decides what becomes of it
-            return Failed(request.ticket, _words(error))
+            return Failed(request.request_id, _words(error))
 
     def _do(self, request: Request) -> Answer:
         if request.kind == "inspect":
-            return Inspected(request.ticket, self._decoding.inspect(request.body))
+            return Inspected(request.request_id, self._decoding.inspect(request.body))
         if request.kind == "check":
             self._decoding.check(request.format)
         else:
             assert request.format is not None
             self._region.write(request.slot, self._decoding.decode(request.body, request.format))
-        return Done(request.ticket)
+        return Done(request.request_id)
 
     @contextmanager
     def _at(self, request: Request) -> Iterator[None]:
-        """The image is known by its ticket, and its decoder bounded in what it may allocate."""
+        """The image is known by its request id, and its decoder bounded in what it may allocate."""
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        self._region.mark = request.ticket
+        self._region.current_request = request.request_id
         resource.setrlimit(resource.RLIMIT_AS, (min(hard, self._address_bytes() + request.memory_bytes), hard))
         try:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
-            self._region.mark = 0
+            self._region.current_request = 0
 
     def _address_bytes(self) -> int:
         return int(os.pread(self._numbers, 100, 0).split()[0]) * _PAGE

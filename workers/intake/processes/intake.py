@@ -11,8 +11,8 @@ from workers.intake.fetching import Fetching, encoded
 from workers.intake.limits import MIB, Limits
 from workers.intake.pool import Pool
 from workers.intake.processes.child import Plan
-from workers.intake.processes.orders import Order
-from workers.intake.processes.slab import Layout
+from workers.intake.processes.pending import PendingRequest
+from workers.intake.processes.shared_memory import Layout
 from workers.intake.processes.supervisor import Supervisor
 from workers.ports import ObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, Transform
@@ -83,7 +83,9 @@ class ProcessIntake:
             future.set_exception(error)
             return future
         self._supervisor.submit(
-            Order("inspect", future, limits.inspect_s, limits.inspect_address_bytes, fetched=fetched, body=body)
+            PendingRequest(
+                "inspect", future, limits.inspect_s, limits.inspect_address_bytes, fetched=fetched, body=body
+            )
         )
         return future
 
@@ -95,7 +97,7 @@ class ProcessIntake:
             future.set_exception(error)
             return future
         most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._decode_memory_bytes)
-        self._supervisor.submit(Order("decode", future, self._decode_s, most, body=body, format=facts.format))
+        self._supervisor.submit(PendingRequest("decode", future, self._decode_s, most, body=body, format=facts.format))
         return future
 
     def discard(self, fetched: Fetched) -> None:
@@ -104,7 +106,7 @@ class ProcessIntake:
     def check(self) -> Future[None]:
         """Decode an image known to be good of every format that is taken; Broken if it can't be done here."""
         future: Future[None] = Future()
-        self._supervisor.submit(Order("check", future, self._decode_s, self._decode_memory_bytes))
+        self._supervisor.submit(PendingRequest("check", future, self._decode_s, self._decode_memory_bytes))
         return future
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""The one thread that owns the children: it hands out orders, takes answers, watches the clock, buries and replaces."""
+"""The thread that owns the decoding children: dispatches requests, collects results, enforces timeouts, reaps and
+replaces dead children."""
 
 from __future__ import annotations
 
@@ -18,9 +19,9 @@ from workers import metrics
 from workers.errors import Broken, Rejected
 from workers.intake.decoding import facts_of
 from workers.intake.limits import Limits
-from workers.intake.processes.nursery import Nursery, NurseryLost
-from workers.intake.processes.orders import Child, Order
-from workers.intake.processes.slab import Layout, Region, make_slab
+from workers.intake.processes.fork_server import ForkServer, ForkServerLost
+from workers.intake.processes.pending import Child, PendingRequest
+from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
 from workers.intake.processes.wire import Answer, Failed, Garbled, Inspected, Ready, Refused
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,8 @@ _TRIES = 2
 """An image is blamed for the second child that is lost with it: the first may have been killed by something else, or
 been slow because the machine was."""
 _MOST_UNCLAIMED = 5
-"""A child's mark says whether it had begun. One that was taken over may erase its mark, so even an image that is never
-marked is not tried for ever."""
+"""The current request says whether a child had begun. One that was taken over may erase it, so even an image that is
+never named there is not tried for ever."""
 _NO_ROOM = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_ROOM_S = 0.5
 """How long to wait for descriptors or processes, where the system has none left for a child."""
@@ -45,7 +46,7 @@ class Supervisor:
     """Runs from the first moment until `close`. `submit`, `close` and `pids` are for any thread.
 
     Args:
-        plan: a pickled `Plan`, sent to the nursery.
+        plan: a pickled `Plan`, sent to the fork server.
         layout, limits: as in the plan.
         children: how many.
         close_s: as in `ProcessIntake`.
@@ -57,15 +58,15 @@ class Supervisor:
         self._limits = limits
         self._close_s = close_s
         self._lock = threading.Lock()
-        self._submitted: deque[Order] = deque()
+        self._submitted: deque[PendingRequest] = deque()
         self._closing = False
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
         # Of the thread alone.
-        self._suspected: deque[Order] = deque()
-        self._decodes: deque[Order] = deque()
-        self._inspections: deque[Order] = deque()
-        self._nursery: Nursery | None = None
+        self._suspected: deque[PendingRequest] = deque()
+        self._decodes: deque[PendingRequest] = deque()
+        self._inspections: deque[PendingRequest] = deque()
+        self._fork_server: ForkServer | None = None
         self._regions: list[Region] = []
         self._children: list[Child | None] = [None] * children
         self._selector = selectors.DefaultSelector()
@@ -81,13 +82,13 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="tagstream-intake", daemon=True)
         self._thread.start()
 
-    def submit(self, order: Order) -> None:
+    def submit(self, request: PendingRequest) -> None:
         with self._lock:
             if not self._closing:
-                self._submitted.append(order)
+                self._submitted.append(request)
                 self._wake()
                 return
-        order.dropped()
+        request.dropped()
 
     def close(self) -> None:
         with self._lock:
@@ -116,7 +117,7 @@ class Supervisor:
             self._end()
 
     def _turn(self) -> None:
-        """One round: children that are missing, news from the others, the clock, then new orders."""
+        """One round: children that are missing, news from the others, the clock, then new requests."""
         self._fill_places()
         self._listen_for(_TICK_S if self._busy() else _NO_ROOM_S)
         self._watch()
@@ -142,17 +143,17 @@ class Supervisor:
 
     def _take_orders(self) -> None:
         with self._lock:
-            orders, self._submitted = self._submitted, deque()
-        for order in orders:
+            requests, self._submitted = self._submitted, deque()
+        for request in requests:
             if self._broken is not None:
-                order.failed(self._broken)
+                request.failed(self._broken)
             else:
-                self._queue(order).append(order)
+                self._queue(request).append(request)
 
-    def _queue(self, order: Order) -> deque[Order]:
-        if order.alone:
+    def _queue(self, request: PendingRequest) -> deque[PendingRequest]:
+        if request.alone:
             return self._suspected
-        return self._decodes if order.kind == "decode" else self._inspections
+        return self._decodes if request.kind == "decode" else self._inspections
 
     def _hand_out(self) -> None:
         for queue in (self._suspected, self._decodes, self._inspections):
@@ -163,11 +164,11 @@ class Supervisor:
         if self._suspected:
             self._make_fresh()
 
-    def _least_busy(self, order: Order) -> Child | None:
-        """Of the children that may be given this order. While a suspect waits, fresh ones are kept for it."""
-        kept = bool(self._suspected) and not order.alone
+    def _least_busy(self, request: PendingRequest) -> Child | None:
+        """Of the children that may be given this request. While a suspect waits, fresh ones are kept for it."""
+        kept = bool(self._suspected) and not request.alone
         children = [child for child in self._children if child is not None and not (kept and child.fresh)]
-        open_ones = [child for child in children if child.open_to(order)]
+        open_ones = [child for child in children if child.open_to(request)]
         return min(open_ones, key=lambda child: len(child.in_hand), default=None)
 
     def _retire_idle(self) -> None:
@@ -189,10 +190,10 @@ class Supervisor:
     def _retire(self, child: Child) -> None:
         """End a child that has nothing in hand."""
         try:
-            if self._nursery is not None:
-                self._nursery.bury(child.pid)
-        except NurseryLost as error:
-            self._lose_nursery(error)
+            if self._fork_server is not None:
+                self._fork_server.reap(child.pid)
+        except ForkServerLost as error:
+            self._lose_fork_server(error)
         else:
             self._forget(child)
             self._wake()
@@ -205,12 +206,12 @@ class Supervisor:
             self._selector.modify(child.channel, events, child)
 
     def _hear(self, child: Child) -> None:
-        if self._children[child.place] is not child:  # buried earlier in this round
+        if self._children[child.place] is not child:  # reaped earlier in this round
             return
         child.channel.flush()
         self._listen(child)
         if not self._take_answers(child):
-            self._bury(child)
+            self._reap(child)
 
     def _take_answers(self, child: Child) -> bool:
         """Whether the child can be expected to say more."""
@@ -228,19 +229,19 @@ class Supervisor:
         if isinstance(answer, Ready | Failed) and not child.ready:
             self._begun(child, answer)
             return
-        order, slot = child.take_back(answer)
+        request, slot = child.take_back(answer)
         match answer:
             case Inspected(_, header):
-                assert order.fetched is not None
-                order.done(facts_of(order.fetched, header))
+                assert request.fetched is not None
+                request.done(facts_of(request.fetched, header))
             case Refused(_, reason, detail):
-                order.failed(Rejected("decode", reason, detail))
+                request.failed(Rejected("decode", reason, detail))
             case Failed(_, detail):
-                self._blame(order, "decode-failed", f"the decoder's process failed: {detail}")
-            case _ if order.kind == "check":
-                self._checked(order)
+                self._blame(request, "decode-failed", f"the decoder's process failed: {detail}")
+            case _ if request.kind == "check":
+                self._checked(request)
             case _:
-                order.done(child.region.read(slot))
+                request.done(child.region.read(slot))
 
     def _begun(self, child: Child, answer: Ready | Failed) -> None:
         if isinstance(answer, Failed):
@@ -262,16 +263,16 @@ class Supervisor:
         for child in list(self._children):
             if child is not None and child.watch(gap_s) > _limit_s(child):
                 child.loss = "clock"
-                self._bury(child)
+                self._reap(child)
 
-    def _bury(self, child: Child) -> None:
+    def _reap(self, child: Child) -> None:
         """See that the child is dead, hear its last words, and decide what becomes of what it had in hand."""
         if self._children[child.place] is not child:  # given up meanwhile, with all others
             return
         try:
-            code = self._nursery.bury(child.pid) if self._nursery else 0
-        except NurseryLost as error:
-            self._lose_nursery(error)
+            code = self._fork_server.reap(child.pid) if self._fork_server else 0
+        except ForkServerLost as error:
+            self._lose_fork_server(error)
             return
         if child.loss != "bad-answer":
             self._take_answers(child)  # to the end: the dead say nothing more
@@ -280,32 +281,32 @@ class Supervisor:
         self._stillborn += not child.ready
         suspect = _suspect(child)
         words = _story(child, code)
-        child.region.mark = 0
+        child.region.current_request = 0
         self._forget(child, suspect)
         metrics.DECODERS_LOST.add(cause=child.loss)
         logger.warning("a decoder's process was lost: %s", words)
         if suspect is not None:
             self._blame(suspect, "decode-timeout" if child.loss == "clock" else "kills-decoder", words)
 
-    def _forget(self, child: Child, suspect: Order | None = None) -> None:
-        """The place is free, and the innocent orders go back to the front of their queues, in their order."""
+    def _forget(self, child: Child, suspect: PendingRequest | None = None) -> None:
+        """The place is free, and the innocent requests go back to the front of their queues, in their order."""
         self._selector.unregister(child.channel)
         child.channel.close()
         self._children[child.place] = None
-        for order in sorted(child.in_hand.values(), key=lambda each: each.ticket, reverse=True):
-            if order is not suspect:
-                self._queue(order).appendleft(order)
+        for request in sorted(child.in_hand.values(), key=lambda each: each.request_id, reverse=True):
+            if request is not suspect:
+                self._queue(request).appendleft(request)
 
-    def _blame(self, order: Order, reason: Reason, words: str) -> None:
-        order.losses += 1
-        if order.kind == "check":
-            order.failed(Broken(f"a decoder fails on an image known to be good: {words}"))
-        elif order.losses >= _TRIES:
-            self._suspected.appendleft(order.check(Rejected("decode", reason, words)))
+    def _blame(self, request: PendingRequest, reason: Reason, words: str) -> None:
+        request.losses += 1
+        if request.kind == "check":
+            request.failed(Broken(f"a decoder fails on an image known to be good: {words}"))
+        elif request.losses >= _TRIES:
+            self._suspected.appendleft(request.check(Rejected("decode", reason, words)))
         else:
-            self._queue(order).appendleft(order)
+            self._queue(request).appendleft(request)
 
-    def _checked(self, check: Order) -> None:
+    def _checked(self, check: PendingRequest) -> None:
         """An image known to be good was decoded: if that was for a suspect, it is guilty."""
         if check.suspect is None:
             check.done(None)
@@ -313,7 +314,7 @@ class Supervisor:
         assert check.verdict is not None
         check.failed(check.verdict)
 
-    # ---- places and the nursery -------------------------------------------------------------------------------------
+    # ---- places and the fork server ----------------------------------------------------------------------------------
 
     def _fill_places(self) -> None:
         if self._broken is not None or time.monotonic() < self._no_room_until:
@@ -322,13 +323,13 @@ class Supervisor:
             self._give_up(Broken("the intake's child processes die before they are ready"))
             return
         try:
-            nursery = self._nursery or self._open_nursery()
+            fork_server = self._fork_server or self._open_fork_server()
             for place, child in enumerate(self._children):
                 if child is None:
-                    self._children[place] = self._fork(nursery, place)
+                    self._children[place] = self._fork(fork_server, place)
             self._told_of_room = False
-        except NurseryLost as error:
-            self._lose_nursery(error)
+        except ForkServerLost as error:
+            self._lose_fork_server(error)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
@@ -341,70 +342,70 @@ class Supervisor:
             self._told_of_room = True
             logger.warning("no process for a decoder can be started (%s); trying again", error.strerror)
 
-    def _open_nursery(self) -> Nursery:
-        """A new nursery comes with a new slab, so children of an old one can write into nothing that is in use."""
-        slab = make_slab(self._layout, len(self._children))
+    def _open_fork_server(self) -> ForkServer:
+        """A new fork server comes with new shared memory: children of an old one can't write into what is in use."""
+        shared = make_shared_memory(self._layout, len(self._children))
         try:
-            self._regions = [Region(slab, self._layout, place) for place in range(len(self._children))]
-            self._nursery = Nursery(self._plan, slab, lambda: self._closing)
+            self._regions = [Region(shared, self._layout, place) for place in range(len(self._children))]
+            self._fork_server = ForkServer(self._plan, shared, lambda: self._closing)
         finally:
-            os.close(slab)
-        return self._nursery
+            os.close(shared)
+        return self._fork_server
 
-    def _fork(self, nursery: Nursery, place: int) -> Child:
+    def _fork(self, fork_server: ForkServer, place: int) -> Child:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                pid = nursery.fork(place, theirs)
-        except (NurseryLost, OSError):
+                pid = fork_server.fork(place, theirs)
+        except (ForkServerLost, OSError):
             ours.close()
             raise
         child = Child(place, pid, ours, self._regions[place], self._limits)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         return child
 
-    def _lose_nursery(self, error: NurseryLost) -> None:
+    def _lose_fork_server(self, error: ForkServerLost) -> None:
         if not self._closing:
             logger.warning("%s; starting it again", error)
             self._stillborn += len(self._children)
-        self._close_nursery()
+        self._close_fork_server()
 
-    def _close_nursery(self) -> None:
+    def _close_fork_server(self) -> None:
         for child in list(self._children):
             if child is not None:
                 self._forget(child)
-        if self._nursery is not None:
-            self._nursery.close()
-            self._nursery = None
+        if self._fork_server is not None:
+            self._fork_server.close()
+            self._fork_server = None
 
     # ---- the end ----------------------------------------------------------------------------------------------------
 
     def _give_up(self, error: Broken) -> None:
         self._broken = error
-        self._close_nursery()
-        for order in self._waiting():
-            order.failed(error)
+        self._close_fork_server()
+        for request in self._waiting():
+            request.failed(error)
 
-    def _waiting(self) -> list[Order]:
+    def _waiting(self) -> list[PendingRequest]:
         with self._lock:
-            orders = [*self._submitted, *self._suspected, *self._decodes, *self._inspections]
+            requests = [*self._submitted, *self._suspected, *self._decodes, *self._inspections]
             self._submitted.clear()
         for queue in (self._suspected, self._decodes, self._inspections):
             queue.clear()
-        return orders
+        return requests
 
     def _wind_up(self) -> None:
         """1. Drop what waits. 2. Wait for what runs. 3. Drop what is still there, with its child."""
         deadline = time.monotonic() + self._close_s
         while True:
-            for order in self._waiting():
-                order.dropped()
+            for request in self._waiting():
+                request.dropped()
             if not self._busy() or time.monotonic() > deadline:
                 break
             self._listen_for(_TICK_S)
-        self._close_nursery()
-        for order in self._waiting():
-            order.dropped()
+        self._close_fork_server()
+        for request in self._waiting():
+            request.dropped()
 
     def _end(self) -> None:
         with self._lock:
@@ -419,14 +420,14 @@ def _limit_s(child: Child) -> float:
     return child.first.limit_s if child.first is not None else float("inf")
 
 
-def _suspect(child: Child) -> Order | None:
+def _suspect(child: Child) -> PendingRequest | None:
     """Whose fault it may be that the child is lost: that of the image that it was at, if it had begun with that."""
     first = child.first
     if first is None or child.loss == "bad-answer":
         return first
     if child.loss == "clock":  # done with the slow one after all, it was killed at the next, which has no fault in it
-        return first if first.ticket == child.at else None
-    if child.region.mark == first.ticket:
+        return first if first.request_id == child.at else None
+    if child.region.current_request == first.request_id:
         return first
     first.unclaimed += 1
     return first if first.unclaimed >= _MOST_UNCLAIMED else None

@@ -55,7 +55,7 @@ class Request:
     """Work for a child.
 
     Args:
-        ticket: names it, above 0.
+        request_id: names it, above 0.
         format: of the image; None: not known yet, or (of a check) every format that is taken.
         slot: of the child's region, for the pixels of a decode.
         memory_bytes: by how much the child may grow meanwhile.
@@ -63,7 +63,7 @@ class Request:
     """
 
     kind: Kind
-    ticket: int
+    request_id: int
     format: str | None
     slot: int
     memory_bytes: int
@@ -79,7 +79,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    ticket: int
+    request_id: int
     header: Header
 
 
@@ -87,14 +87,14 @@ class Inspected:
 class Done:
     """Of a decode: the pixels are in its slot. Of a check: the image known to be good could be decoded."""
 
-    ticket: int
+    request_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
     """The image is not taken, as in `errors.Rejected` at the stage "decode"."""
 
-    ticket: int
+    request_id: int
     reason: Reason
     detail: str
 
@@ -103,7 +103,7 @@ class Refused:
 class Failed:
     """Something else went wrong. Ticket 0: the child can't begin."""
 
-    ticket: int
+    request_id: int
     detail: str
 
 
@@ -179,7 +179,7 @@ class Channel:
     def _next(self) -> Answer | None:
         if len(self._incoming) < _ANSWER.size:
             return None
-        code, ticket, size = _ANSWER.unpack_from(self._incoming)
+        code, request_id, size = _ANSWER.unpack_from(self._incoming)
         if size > _PAYLOAD_BYTES:
             raise Garbled(f"an answer of {size} bytes")
         end = _ANSWER.size + size
@@ -187,26 +187,26 @@ class Channel:
             return None
         payload = bytes(self._incoming[_ANSWER.size : end])
         del self._incoming[:end]
-        return _answer(code, ticket, payload, self._limits)
+        return _answer(code, request_id, payload, self._limits)
 
 
-def _answer(code: int, ticket: int, payload: bytes, limits: Limits) -> Answer:
+def _answer(code: int, request_id: int, payload: bytes, limits: Limits) -> Answer:
     """Raises Garbled: this can't be an answer."""
     try:
         kind = _ANSWERS[code]
-        if kind is Ready and not ticket:
+        if kind is Ready and not request_id:
             return Ready(_lacks(*_READY.unpack(payload)))
         if kind is Inspected:
-            return Inspected(ticket, _header(limits, *_INSPECTED.unpack(payload)))
+            return Inspected(request_id, _header(limits, *_INSPECTED.unpack(payload)))
         if kind is Done and not payload:
-            return Done(ticket)
+            return Done(request_id)
         if kind is Refused:
-            return Refused(ticket, VERDICTS[payload[0]], _shown(payload[1:]))
+            return Refused(request_id, VERDICTS[payload[0]], _shown(payload[1:]))
         if kind is Failed:
-            return Failed(ticket, _shown(payload))
+            return Failed(request_id, _shown(payload))
     except (IndexError, struct.error):
         pass
-    raise Garbled(f"no answer has the code {code}, the ticket {ticket} and {len(payload)} bytes")
+    raise Garbled(f"no answer has the code {code}, the request id {request_id} and {len(payload)} bytes")
 
 
 def _lacks(bits: int) -> tuple[str, ...]:
@@ -232,7 +232,7 @@ def _shown(text: bytes) -> str:
 def _packed(request: Request) -> bytes:
     code = KINDS.index(request.kind)
     name = 0 if request.format is None else 1 + DECODABLE.index(request.format)
-    return _REQUEST.pack(code, request.ticket, name, request.slot, request.memory_bytes, len(request.body))
+    return _REQUEST.pack(code, request.request_id, name, request.slot, request.memory_bytes, len(request.body))
 
 
 # ---- the child's side -----------------------------------------------------------------------------------------------
@@ -241,8 +241,8 @@ def _packed(request: Request) -> bytes:
 def send(sock: socket.socket, answer: Answer) -> None:
     """Returns when all is on its way."""
     payload = _payload(answer)
-    ticket = 0 if isinstance(answer, Ready) else answer.ticket
-    sock.sendall(_ANSWER.pack(_ANSWERS.index(type(answer)), ticket, len(payload)) + payload)
+    request_id = 0 if isinstance(answer, Ready) else answer.request_id
+    sock.sendall(_ANSWER.pack(_ANSWERS.index(type(answer)), request_id, len(payload)) + payload)
 
 
 def receive(sock: socket.socket) -> Request:
@@ -251,9 +251,9 @@ def receive(sock: socket.socket) -> Request:
     Raises:
         EOFError: the parent has let go of us.
     """
-    code, ticket, name, slot, memory_bytes, size = _REQUEST.unpack(_filled(sock, _REQUEST.size))
+    code, request_id, name, slot, memory_bytes, size = _REQUEST.unpack(_filled(sock, _REQUEST.size))
     format_name = DECODABLE[name - 1] if name else None
-    return Request(KINDS[code], ticket, format_name, slot, memory_bytes, _filled(sock, size))
+    return Request(KINDS[code], request_id, format_name, slot, memory_bytes, _filled(sock, size))
 
 
 def _filled(sock: socket.socket, size: int) -> bytes:

@@ -135,11 +135,11 @@ class Tag2TextCaptioner:
         if golden is not None and golden.guides:
             found = self.first_logits(list(golden.pixels), golden.guides)
             check_golden(self.name, self._precision, golden.outputs[:, -found.shape[1] :], found)
-        self.forward([self.canary()], [""])
+        self.forward([self.self_test_image()], [""])
         if self.max_batch == 0:
-            self.max_batch = settle_batch(lambda size: self.forward([self.canary()] * size, [""] * size))
+            self.max_batch = settle_batch(lambda size: self.forward([self.self_test_image()] * size, [""] * size))
 
-    def canary(self) -> Pixels:
+    def self_test_image(self) -> Pixels:
         return self._golden.pixels[0] if self._golden is not None else sample_image(self.transform.size)
 
     def first_logits(self, images: Sequence[Pixels], guides: Sequence[str]) -> NDArray[np.float32]:

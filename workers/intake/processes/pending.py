@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from workers.errors import Rejected
 from workers.intake.formats import sniff
 from workers.intake.limits import Limits
-from workers.intake.processes.slab import SLOTS, Region
+from workers.intake.processes.shared_memory import SLOTS, Region
 from workers.intake.processes.wire import Answer, Channel, Done, Failed, Garbled, Inspected, Kind, Refused, Request
 from workers.types import Fetched
 
@@ -24,7 +24,7 @@ _ANSWERS_TO: dict[Kind, tuple[type[Inspected | Done | Refused | Failed], ...]] =
     "check": (Done, Failed),
 }
 
-_tickets = itertools.count(1)
+_request_ids = itertools.count(1)
 
 HESITATION_S = 1.0
 """A child that has been at one image for so long gets nothing new until it is done."""
@@ -34,7 +34,7 @@ hand out the next."""
 
 
 @dataclass(eq=False, slots=True)
-class Order:
+class PendingRequest:
     """One call's work, or a check on behalf of one.
 
     Args:
@@ -55,11 +55,11 @@ class Order:
     fetched: Fetched | None = None
     body: bytes = b""
     format: str | None = None
-    suspect: Order | None = None
+    suspect: PendingRequest | None = None
     verdict: Rejected | None = None
     losses: int = 0
     unclaimed: int = 0
-    ticket: int = field(default_factory=lambda: next(_tickets))
+    request_id: int = field(default_factory=lambda: next(_request_ids))
 
     @property
     def alone(self) -> bool:
@@ -70,9 +70,9 @@ class Order:
         """
         return self.losses > 0 or self.kind == "check"
 
-    def check(self, verdict: Rejected) -> Order:
+    def check(self, verdict: Rejected) -> PendingRequest:
         """Before this image is rejected: whether an image known to be good takes the same step."""
-        return Order(
+        return PendingRequest(
             "check",
             self.future,
             self.limit_s,
@@ -102,7 +102,7 @@ class Child:
     """A child as we see it. Every call belongs to the supervisor's thread.
 
     It works on what it was given in the order in which it was given, so the first in hand is what it is at. `at` is the
-    ticket of that one when it was last looked at, 0 none; `at_s` for how many seconds, or how long it has not been
+    request id of that one when it was last looked at, 0 none; `at_s` for how many seconds, or how long it has not been
     ready. `fresh`: it was given nothing yet. `retiring`: it is given nothing more.
     """
 
@@ -114,50 +114,52 @@ class Child:
         self.fresh = True
         self.retiring = False
         self.region = region
-        self.in_hand: dict[int, Order] = {}
+        self.in_hand: dict[int, PendingRequest] = {}
         self.loss: Loss = "death"
         self.at = 0
         self.at_s = 0.0
         self._slots: dict[int, int] = {}
 
     @property
-    def first(self) -> Order | None:
+    def first(self) -> PendingRequest | None:
         return next(iter(self.in_hand.values()), None)
 
-    def open_to(self, order: Order) -> bool:
+    def open_to(self, request: PendingRequest) -> bool:
         if not self.ready or self.retiring or self.at_s >= HESITATION_S:
             return False
-        if order.alone:
+        if request.alone:
             return self.fresh
         if any(each.alone for each in self.in_hand.values()) or len(self.in_hand) >= _MOST_IN_HAND:
             return False
-        return order.kind != "decode" or len(self._slots) < SLOTS
+        return request.kind != "decode" or len(self._slots) < SLOTS
 
-    def give(self, order: Order) -> None:
+    def give(self, request: PendingRequest) -> None:
         self.fresh = False
-        self.in_hand[order.ticket] = order
-        slot = self._slot(order.ticket) if order.kind == "decode" else 0
-        self.channel.put(Request(order.kind, order.ticket, order.format, slot, order.memory_bytes, order.body))
+        self.in_hand[request.request_id] = request
+        slot = self._slot(request.request_id) if request.kind == "decode" else 0
+        self.channel.put(
+            Request(request.kind, request.request_id, request.format, slot, request.memory_bytes, request.body)
+        )
 
-    def take_back(self, answer: Answer) -> tuple[Order, int]:
-        """The order that is answered, out of the child's hands, and its slot, which is free again.
+    def take_back(self, answer: Answer) -> tuple[PendingRequest, int]:
+        """The request that is answered, out of the child's hands, and its slot, which is free again.
 
         Raises:
             Garbled: this is no answer to what the child is at.
         """
         first = self.first
-        if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.ticket != first.ticket:
+        if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.request_id != first.request_id:
             raise Garbled("an answer to what it was not asked, or out of turn")
-        return self.in_hand.pop(first.ticket), self._slots.pop(first.ticket, 0)
+        return self.in_hand.pop(first.request_id), self._slots.pop(first.request_id, 0)
 
     def watch(self, gap_s: float) -> float:
         """`at_s`, brought up to date; to be called every `gap_s`."""
-        at = self.first.ticket if self.first is not None else 0
+        at = self.first.request_id if self.first is not None else 0
         self.at_s = self.at_s + gap_s if at == self.at and (at or not self.ready) else 0.0
         self.at = at
         return self.at_s
 
-    def _slot(self, ticket: int) -> int:
+    def _slot(self, request_id: int) -> int:
         taken = self._slots.values()
-        self._slots[ticket] = next(slot for slot in range(SLOTS) if slot not in taken)
-        return self._slots[ticket]
+        self._slots[request_id] = next(slot for slot in range(SLOTS) if slot not in taken)
+        return self._slots[request_id]

@@ -5,8 +5,8 @@ needs, has one thread, and forks a child in milliseconds whenever asked to. It i
 also the one that can say truly that a child is dead: only then is the child's region used again. It holds no secret
 that a child could inherit: its environment is empty, and no setting is in its plan.
 
-Nobody outlives us: the nursery is killed by the kernel when the thread that started it ends, the children are when
-the nursery ends.
+Nobody outlives us: the fork server is killed by the kernel when the thread that started it ends, the children are when
+the fork server ends.
 """
 
 from __future__ import annotations
@@ -44,52 +44,52 @@ _IMPORTED_LATE = ("ExifTags", "ImageCms", "ImageColor", "ImageOps", "ImagePalett
 _PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from workers.intake.processes.nursery import main
+from workers.intake.processes.fork_server import main
 main(*map(int, sys.argv[2:]))
 """
 
 
-class NurseryLost(Exception):
-    """The nursery is dead or does not answer; with it go all children and the slab."""
+class ForkServerLost(Exception):
+    """The fork server is dead or does not answer; with it go all children and the shared memory."""
 
 
-class Nursery:
-    """Forks and buries children. Start it from a thread that lives as long as it should.
+class ForkServer:
+    """Forks and reaps children. Start it from a thread that lives as long as it should.
 
     Args:
         plan: a pickled `Plan`.
-        slab: the descriptor of the slab.
-        stopping: asked while the nursery starts.
+        shared: the descriptor of the shared memory.
+        stopping: asked while the fork server starts.
 
     Raises:
-        NurseryLost: it did not start.
+        ForkServerLost: it did not start.
         OSError: the system has no room for another process, or we have no descriptors left.
     """
 
-    def __init__(self, plan: bytes, slab: int, stopping: Callable[[], bool]) -> None:
+    def __init__(self, plan: bytes, shared: int, stopping: Callable[[], bool]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, _closed_on_error(self._control):
-            numbers = [str(theirs.fileno()), str(slab), str(os.getpid())]
+            numbers = [str(theirs.fileno()), str(shared), str(os.getpid())]
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *numbers],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), slab),
+                pass_fds=(theirs.fileno(), shared),
                 start_new_session=True,  # a Ctrl-C at the terminal is for us alone: we end the children in order
                 env=_environment(),
             )
         try:
             self._control.send(plan)
             self._wait(_START_S, stopping)
-        except (OSError, NurseryLost) as error:
+        except (OSError, ForkServerLost) as error:
             self.close()
-            raise NurseryLost("the process that starts decoders does not start") from error
+            raise ForkServerLost("the process that starts decoders does not start") from error
 
     def fork(self, place: int, child_end: socket.socket) -> int:
         """A new child for this place; answers its process id.
 
         Raises:
-            NurseryLost: there is no nursery any more.
+            ForkServerLost: there is no fork server any more.
             OSError: the system has no room for another process now.
         """
         pid = self._ask(f"fork {place}", child_end.fileno())
@@ -97,16 +97,16 @@ class Nursery:
             raise OSError(-pid, os.strerror(-pid))
         return pid
 
-    def bury(self, pid: int) -> int:
+    def reap(self, pid: int) -> int:
         """Kill the child unless it is dead already; once this returns, it is. Answers its exit code, -N for signal N.
 
         Raises:
-            NurseryLost: there is no nursery any more, and its children die with it.
+            ForkServerLost: there is no fork server any more, and its children die with it.
         """
-        return self._ask(f"bury {pid}")
+        return self._ask(f"reap {pid}")
 
     def close(self) -> None:
-        """End the nursery, and with it every child. Bounded in time."""
+        """End the fork server, and with it every child. Bounded in time."""
         self._control.close()
         self._process.kill()
         self._process.wait()
@@ -116,7 +116,7 @@ class Nursery:
             socket.send_fds(self._control, [question.encode()], descriptors)
             return int(self._wait(_REPLY_S, lambda: False))
         except (OSError, ValueError) as error:
-            raise NurseryLost(str(error)) from error
+            raise ForkServerLost(str(error)) from error
 
     def _wait(self, seconds: float, stopping: Callable[[], bool]) -> bytes:
         self._control.settimeout(0.1)
@@ -130,7 +130,7 @@ class Nursery:
             if reply:
                 return reply
             break
-        raise NurseryLost("the process that starts decoders does not answer")
+        raise ForkServerLost("the process that starts decoders does not answer")
 
 
 @contextmanager
@@ -142,8 +142,8 @@ def _closed_on_error(sock: socket.socket) -> Iterator[None]:
         raise
 
 
-def main(control_fd: int, slab: int, parent: int) -> None:
-    """The nursery's own life. Ends when the other end of `control_fd` is closed."""
+def main(control_fd: int, shared: int, parent: int) -> None:
+    """The fork server's own life. Ends when the other end of `control_fd` is closed."""
     _tie_to(parent)
     for request in (signal.SIGTERM, signal.SIGINT):  # meant for the parent, which drains and then ends us
         signal.signal(request, signal.SIG_IGN)
@@ -160,7 +160,9 @@ def main(control_fd: int, slab: int, parent: int) -> None:
             return
         word, number = question.decode().split()
         answer = (
-            _fork(int(number), descriptors[0], control, slab, plan, decoding) if word == "fork" else _bury(int(number))
+            _fork(int(number), descriptors[0], control, shared, plan, decoding)
+            if word == "fork"
+            else _reap(int(number))
         )
         control.send(str(answer).encode())
 
@@ -181,9 +183,9 @@ def _warm(plan: Plan) -> Decoding:
     return decoding
 
 
-def _fork(place: int, channel: int, control: socket.socket, slab: int, plan: Plan, decoding: Decoding) -> int:
+def _fork(place: int, channel: int, control: socket.socket, shared: int, plan: Plan, decoding: Decoding) -> int:
     """The new child's process id, or the negative number of what went wrong."""
-    nursery = os.getpid()
+    fork_server = os.getpid()
     try:
         pid = os.fork()
     except OSError as error:
@@ -193,14 +195,14 @@ def _fork(place: int, channel: int, control: socket.socket, slab: int, plan: Pla
         os.close(channel)
         return pid
     try:
-        _tie_to(nursery)
+        _tie_to(fork_server)
         control.close()
-        serve(socket.socket(fileno=channel), slab, place, plan, decoding)
+        serve(socket.socket(fileno=channel), shared, place, plan, decoding)
     finally:
         os._exit(1)
 
 
-def _bury(pid: int) -> int:
+def _reap(pid: int) -> int:
     """Killing a process that is dead or about to be does not change what it died of."""
     os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,4 +1,4 @@
-"""The shared memory that pixels come back in: a region for each child, and in it a mark and some slots.
+"""The shared memory that pixels come back in: a region for each child, and in it the current request and some slots.
 
 A child maps its own region and no other, so nothing that it writes, however late or wild, reaches another child's
 images. A region is given to a new child only when the old one is known to be dead.
@@ -18,7 +18,7 @@ from workers.types import DecodedImage, Pixels, Transform
 SLOTS = 2
 """Of each region: one that is decoded into, one for the next image, so that a child never waits for us."""
 
-_MARK_BYTES = 64
+_HEAD_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,39 +34,39 @@ class Layout:
     @property
     def region_bytes(self) -> int:
         """A whole number of pages, because a region is mapped by itself."""
-        needed = _MARK_BYTES + SLOTS * self.slot_bytes
+        needed = _HEAD_BYTES + SLOTS * self.slot_bytes
         return -(-needed // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
-def make_slab(layout: Layout, regions: int) -> int:
+def make_shared_memory(layout: Layout, regions: int) -> int:
     """A descriptor of anonymous memory for so many regions. It is in no folder, so nothing is left when all die."""
-    slab = os.memfd_create("tagstream-slab")
-    os.ftruncate(slab, regions * layout.region_bytes)
-    return slab
+    shared = os.memfd_create("tagstream-pixels")
+    os.ftruncate(shared, regions * layout.region_bytes)
+    return shared
 
 
 class Region:
-    """One region of a slab, mapped.
+    """One region of shared memory, mapped.
 
     Args:
-        slab: the descriptor; it may be closed afterwards.
+        shared: the descriptor; it may be closed afterwards.
         place: which region.
     """
 
-    def __init__(self, slab: int, layout: Layout, place: int) -> None:
+    def __init__(self, shared: int, layout: Layout, place: int) -> None:
         size = layout.region_bytes
         self._layout = layout
-        self._bytes = np.frombuffer(mmap.mmap(slab, size, offset=place * size), np.uint8)
-        self._mark = self._bytes[:8].view(np.uint64)
+        self._bytes = np.frombuffer(mmap.mmap(shared, size, offset=place * size), np.uint8)
+        self._current_request = self._bytes[:8].view(np.uint64)
 
     @property
-    def mark(self) -> int:
-        """The ticket of the image that is being worked on; 0: none. The child alone writes it, so it is a claim."""
-        return int(self._mark[0])
+    def current_request(self) -> int:
+        """The request id of the image that is being worked on; 0: none. The child alone writes it, so it is a claim."""
+        return int(self._current_request[0])
 
-    @mark.setter
-    def mark(self, ticket: int) -> None:
-        self._mark[0] = ticket
+    @current_request.setter
+    def current_request(self, request_id: int) -> None:
+        self._current_request[0] = request_id
 
     def write(self, slot: int, image: DecodedImage) -> None:
         for transform, pixels in self._views(slot).items():
@@ -77,7 +77,7 @@ class Region:
         return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(slot).items()})
 
     def _views(self, slot: int) -> dict[Transform, Pixels]:
-        at = _MARK_BYTES + slot * self._layout.slot_bytes
+        at = _HEAD_BYTES + slot * self._layout.slot_bytes
         views = {}
         for transform in self._layout.transforms:
             shape = _shape(transform)

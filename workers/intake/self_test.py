@@ -14,7 +14,7 @@ from workers.types import Transform
 _TRANSFORM = Transform(size=8)
 
 
-class Canary:
+class SelfTest:
     """Made once, at the start, while all is well. Thread-safe."""
 
     def __init__(self, formats: Iterable[str]) -> None:
