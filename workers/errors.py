@@ -103,7 +103,12 @@ class Broken(TagstreamError):
     """This process can't go on: a broken device, a stalled client, a stolen transactional id. It exits with 3."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like this one; None where none is."""
+    return next(iter(difflib.get_close_matches(name, dict.fromkeys(known), n=1)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the known one that is most like it; empty where none is."""
-    near = difflib.get_close_matches(name, dict.fromkeys(known), n=1)
-    return f" Do you mean {near[0]!r}?" if near else ""
+    near = closest(name, known)
+    return f" Do you mean {near!r}?" if near else ""

@@ -177,20 +177,11 @@ BATCH_FAILURES = Counter(
     "tagstream_batch_failures", "Batches that raised and were halved, by cause: memory, error", labels=("cause",)
 )
 
-BEGIN, END = "<!-- metrics:begin -->", "<!-- metrics:end -->"
-
 
 def markdown() -> str:
     """The metrics as a Markdown table, in the order of this module; docs/metrics.md holds it between markers."""
     rows = [f"| `{_exposed(metric)}` | {metric.kind} | {_quoted(metric.labels)} | {metric.meaning} |" for metric in ALL]
     return "\n".join(("| metric | kind | labels | meaning |", "|---|---|---|---|", *rows)) + "\n"
-
-
-def fill(page: str) -> str:
-    """The page with the table between its markers brought up to date; a page without markers stays as it is."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    return f"{head}{begin}\n{markdown()}{end}{tail}" if end else page
 
 
 def _exposed(metric: Metric) -> str:

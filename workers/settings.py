@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, closest
 
 PREFIX = "TAGSTREAM_"
 MIB = 1024 * 1024
@@ -489,8 +488,8 @@ def _read_file(name: str, path: Path) -> str:
 def _nearest(name: str) -> str:
     known = [field.upper() for field in FIELDS]
     known += [f"{field.upper()}_FILE" for field in FIELDS if is_secret(field)]
-    near = difflib.get_close_matches(name.removeprefix(PREFIX).upper(), known, n=1)
-    return f" Do you mean {PREFIX}{near[0]}?" if near else " `tagstream settings` lists them all."
+    near = closest(name.removeprefix(PREFIX).upper(), known)
+    return f" Do you mean {PREFIX}{near}?" if near else " `tagstream settings` lists them all."
 
 
 def _made_by_kubernetes(name: str, text: str) -> bool:
@@ -587,16 +586,6 @@ def _as_text(value: object) -> str:
 
 def _size(size: ByteSize) -> str:
     return f"{size // MIB}MiB" if size % MIB == 0 else str(int(size))
-
-
-BEGIN, END = "<!-- settings:begin -->", "<!-- settings:end -->"
-
-
-def fill(page: str) -> str:
-    """The page with the table between its markers brought up to date; a page without markers stays as it is."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    return f"{head}{begin}\n{markdown()}{end}{tail}" if end else page
 
 
 def markdown() -> str:

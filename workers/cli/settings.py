@@ -26,14 +26,22 @@ def settings(
 
     What they are set to, and whether that works, is [bold]tagstream check[/].
     """
-    from workers import metrics
-    from workers import settings as variables
-
     for path in fill or []:
-        page = variables.fill(path.read_text(encoding="utf-8"))
-        path.write_text(metrics.fill(page), encoding="utf-8")
+        path.write_text(fill_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
     if not fill:
         terminal.console().print(_table())
+
+
+def fill_tables(page: str) -> str:
+    """The page with each table between its markers brought up to date; what has no markers stays as it is."""
+    from workers import metrics, settings
+
+    for name, table in (("settings", settings.markdown()), ("metrics", metrics.markdown())):
+        head, begin, rest = page.partition(f"<!-- {name}:begin -->")
+        _, end, tail = rest.partition(f"<!-- {name}:end -->")
+        if end:
+            page = f"{head}{begin}\n{table}{end}{tail}"
+    return page
 
 
 def _table() -> Table:

@@ -98,7 +98,8 @@ class Skipping:
         assignment = self._take_partition(source)
         self._require_next(way_out, assignment)
         self._require_record()
-        way_out.publish(Run([self._dead_letter()], {assignment: self._offset + 1}))
+        limit = way_out.max_message_bytes[self._settings.dead_letter_topic]
+        way_out.publish(Run([self._dead_letter(assignment, limit)], {assignment: self._offset + 1}))
 
     def _take_partition(self, source: KafkaRecordSource) -> Assignment:
         why = f"the group {self._settings.group!r} to give us {self._topic}:{self._partition}; stop its workers"
@@ -139,25 +140,19 @@ class Skipping:
         if not behind.get(Partition(self._topic, self._partition)):
             raise Misconfigured(f"{self._topic}:{self._partition} has no record at {self._offset} (yet)")
 
-    def _dead_letter(self) -> Message:
-        from schemas.dead_letter import Failure, dead_letter_headers
+    def _dead_letter(self, assignment: Assignment, limit: int) -> Message:
+        """Made as those of the worker are, of a record of which nothing was read."""
+        from schemas.dead_letter import Failure
         from workers import __version__
-        from workers.types import Message
+        from workers.pipeline.dead_letters import dead_letter
+        from workers.types import Record, Unreadable
 
         detail = "passed by `tagstream skip`, which does not read it"
-        headers = dead_letter_headers(
-            topic=self._topic,
-            partition=self._partition,
-            offset=self._offset,
-            timestamp_ms=_UNKNOWN_TIME,
-            failures=[Failure(index=0, stage="publish", reason="skipped-by-operator", detail=detail)],
-            attempts=1,
-            worker=__version__,
-            models={},
-            nulls=("key", "value"),
-            truncated=True,
-        )
-        return Message(self._settings.dead_letter_topic, b"", b"", headers)
+        why = Unreadable("skipped-by-operator", detail)
+        unread = Record(assignment.partition, self._offset, _UNKNOWN_TIME, None, None, (), assignment, unreadable=why)
+        failure = Failure(index=0, stage="publish", reason=why.reason, detail=detail)
+        topic = self._settings.dead_letter_topic
+        return dead_letter(unread, [failure], topic=topic, limit=limit, worker=__version__, models={})
 
 
 def _tries(why: str) -> Iterator[None]:

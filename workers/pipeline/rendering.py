@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from schemas.dead_letter import Failure, dead_letter_headers, strip_own_headers, without_nulls
+from schemas.dead_letter import Failure
 from schemas.enriched_image import (
     Cache,
     EnrichedImage,
@@ -28,11 +28,12 @@ from schemas.image_event import ImageEvent
 from schemas.text import version_or_none
 from workers import metrics
 from workers.pipeline.commit.ledger import Entry, Rendered
+from workers.pipeline.dead_letters import dead_letter
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.roles import Roles
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Clock, Tagger
-from workers.types import Coordinates, Headers, Message, Outcome
+from workers.types import Coordinates, Message, Outcome
 
 
 class Renderer:
@@ -204,40 +205,19 @@ class Renderer:
         return Message(topic, outcome.message_key, outcome.to_bytes(), headers)
 
     def _dead_letter(self, entry: Entry, failures: Sequence[Failure]) -> Message:
-        """The original's bytes with our headers; without its value where it would not fit, or with nothing of it.
-
-        Of a record that could not be read the bytes are not the original's, so the letter passes for truncated."""
-        record = entry.record
-        original = without_nulls(record.key, record.value, strip_own_headers(record.headers))
-
-        def added(truncated: bool, nulls: Sequence[str] = original.nulls) -> Headers:
-            return dead_letter_headers(
-                topic=record.partition.topic,
-                partition=record.partition.number,
-                offset=record.offset,
-                last_offset=record.next_offset - 1,
-                timestamp_ms=record.timestamp_ms,
-                failures=failures,
-                attempts=1,
-                worker=self._options.worker_version,
-                models={
-                    role: f"{model.name} {model.digest[:12]}"
-                    for role, model in (("tagger", self._models.tagger), ("captioner", self._models.captioner))
-                    if model is not None
-                },
-                nulls=nulls,
-                truncated=truncated,
-            )
-
         topic = self._options.dead_letter_topic
-        whole = Message(topic, original.key, original.value, original.headers + added(record.unreadable is not None))
-        if whole.size <= self._limits[topic]:
-            return whole
-        without_value = Message(topic, original.key, b"", original.headers + added(True))
-        if without_value.size <= self._limits[topic]:
-            return without_value
-        # A record can hold a million null headers, and to name them takes more than to hold them.
-        return Message(topic, b"", b"", added(True, [name for name in original.nulls if name in ("key", "value")]))
+        return dead_letter(
+            entry.record,
+            failures,
+            topic=topic,
+            limit=self._limits[topic],
+            worker=self._options.worker_version,
+            models={
+                role: f"{model.name} {model.digest[:12]}"
+                for role, model in (("tagger", self._models.tagger), ("captioner", self._models.captioner))
+                if model is not None
+            },
+        )
 
     def count(self, outcomes: Sequence[Rendered | Failure]) -> None:
         """Note committed outcomes in the metrics."""

@@ -9,14 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
+from workers.cli.settings import fill_tables
 from workers.errors import Misconfigured
 from workers.settings import (
-    BEGIN,
-    END,
     FIELDS,
     SecretUrl,
     Settings,
-    fill,
     is_secret,
     markdown,
     read,
@@ -128,13 +126,14 @@ def test_a_secret_never_has_a_default() -> None:
 def test_the_documentations_tables_are_up_to_date() -> None:
     """`tagstream settings --fill docs/settings.md --fill README.md` mends this."""
     page = ROOT / "docs" / "settings.md"
-    assert BEGIN in page.read_text(encoding="utf-8")
+    assert markdown() in page.read_text(encoding="utf-8")
     for path in (page, ROOT / "README.md"):
         if path.exists():
             text = path.read_text(encoding="utf-8")
-            assert fill(text) == text, path.name
+            assert fill_tables(text) == text, path.name
 
 
 def test_a_page_without_markers_is_left_alone() -> None:
-    assert fill("nothing here") == "nothing here"
-    assert fill(f"a {BEGIN} old {END} z") == f"a {BEGIN}\n{markdown()}{END} z"
+    begin, end = "<!-- settings:begin -->", "<!-- settings:end -->"
+    assert fill_tables("nothing here") == "nothing here"
+    assert fill_tables(f"a {begin} old {end} z") == f"a {begin}\n{markdown()}{end} z"

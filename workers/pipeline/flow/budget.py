@@ -15,7 +15,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from workers.pipeline.flow.grants import GrantLoop
 from workers.types import Partition
 
 
@@ -59,20 +61,20 @@ class Budget:
         self._held: dict[Partition, int] = {}
         self._pool_used = 0
         self._partitions = 1
-        self._granting = False
+        self._grants = GrantLoop(self._lock, self._next)
         self._peak = 0
 
     def divide(self, partitions: int) -> None:
         """Make the shares those of so many partitions."""
         with self._lock:
             self._partitions = max(1, partitions)
-        self._grant()
+        self._grants.run()
 
     def reserve(self, partition: Partition, size: int, granted: Callable[[Reservation], None]) -> None:
         """Ask for `size` bytes; `granted` gets the reservation, perhaps before this returns."""
         with self._lock:
             self._waiting.setdefault(partition, deque()).append(_Waiting(size, granted))
-        self._grant()
+        self._grants.run()
 
     @property
     def used(self) -> int:
@@ -101,24 +103,9 @@ class Budget:
                 self._held[reservation.partition] -= size
                 if not self._held[reservation.partition]:
                     del self._held[reservation.partition]
-        self._grant()
+        self._grants.run()
 
-    def _grant(self) -> None:
-        """Grant whatever fits. One thread at a time: a grant that gives back at once must not recurse."""
-        with self._lock:
-            if self._granting:
-                return
-            self._granting = True
-        while True:
-            with self._lock:
-                found = self._next()
-                if found is None:
-                    self._granting = False
-                    return
-            waiting, reservation = found
-            waiting.granted(reservation)
-
-    def _next(self) -> tuple[_Waiting, Reservation] | None:
+    def _next(self) -> Callable[[], None] | None:
         """Decide on one grant and book it. Partitions are asked in the order of their waiting, then rotated."""
         pool_is_kept = False
         for partition, queue in self._waiting.items():
@@ -136,7 +123,7 @@ class Budget:
             else:
                 self._held[partition] = self._held.get(partition, 0) + waiting.size
             self._peak = max(self._peak, self._used())
-            return waiting, Reservation(self, partition, waiting.size, place == "pool")
+            return partial(waiting.granted, Reservation(self, partition, waiting.size, place == "pool"))
         return None
 
     def _place(self, partition: Partition, size: int, pool_is_kept: bool) -> str | None:

@@ -6,6 +6,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from workers.pipeline.flow.grants import GrantLoop
+
 
 class ExclusiveGate:
     """Thread-safe; nobody waits in it, what may go is called by whoever opened the way.
@@ -18,33 +20,19 @@ class ExclusiveGate:
         self._waiting: deque[tuple[bool, Callable[[], None]]] = deque()
         self._inside = 0
         self._alone = False
-        self._opening = False
+        self._grants = GrantLoop(self._lock, self._next)
 
     def enter(self, go: Callable[[], None], *, alone: bool) -> None:
         """Call `go` as soon as it may pass; `leave` must be called once for it afterwards."""
         with self._lock:
             self._waiting.append((alone, go))
-        self._open()
+        self._grants.run()
 
     def leave(self) -> None:
         with self._lock:
             self._inside -= 1
             self._alone = False
-        self._open()
-
-    def _open(self) -> None:
-        """Let through whoever may pass. One thread at a time: a `go` that leaves at once must not recurse."""
-        with self._lock:
-            if self._opening:
-                return
-            self._opening = True
-        while True:
-            with self._lock:
-                go = self._next()
-                if go is None:
-                    self._opening = False
-                    return
-            go()
+        self._grants.run()
 
     def _next(self) -> Callable[[], None] | None:
         if not self._waiting or self._alone:

@@ -1,0 +1,47 @@
+"""The one place where a dead letter is made: of a record that failed, and of one that an operator skips."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from schemas.dead_letter import Failure, dead_letter_headers, strip_own_headers, without_nulls
+from workers.types import Headers, Message, Record
+
+
+def dead_letter(
+    record: Record, failures: Sequence[Failure], *, topic: str, limit: int, worker: str, models: Mapping[str, str]
+) -> Message:
+    """The original's bytes with our headers; without its value where it would not fit, or with nothing of it.
+
+    Of a record that could not be read the bytes are not the original's, so its dead letter counts as truncated.
+
+    Args:
+        limit: the largest `Message.size` that the topic takes.
+        worker: the worker's version.
+        models: versions by role.
+    """
+    original = without_nulls(record.key, record.value, strip_own_headers(record.headers))
+
+    def added(truncated: bool, nulls: Sequence[str] = original.nulls) -> Headers:
+        return dead_letter_headers(
+            topic=record.partition.topic,
+            partition=record.partition.number,
+            offset=record.offset,
+            last_offset=record.next_offset - 1,
+            timestamp_ms=record.timestamp_ms,
+            failures=failures,
+            attempts=1,
+            worker=worker,
+            models=models,
+            nulls=nulls,
+            truncated=truncated,
+        )
+
+    whole = Message(topic, original.key, original.value, original.headers + added(record.unreadable is not None))
+    if whole.size <= limit:
+        return whole
+    without_value = Message(topic, original.key, b"", original.headers + added(True))
+    if without_value.size <= limit:
+        return without_value
+    # A record can hold a million null headers, and to name them takes more than to hold them.
+    return Message(topic, b"", b"", added(True, [name for name in original.nulls if name in ("key", "value")]))

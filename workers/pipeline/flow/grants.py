@@ -1,0 +1,37 @@
+"""Calls whatever may go on, one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class GrantLoop:
+    """Makes the calls that `choose` decides on, one after the other, outside the lock. Thread-safe.
+
+    A call that makes room for the next one, or that asks for more, neither recurses nor waits: whoever runs the loop
+    already finds what it has left behind.
+
+    Args:
+        lock: held while `choose` is asked.
+        choose: decides on one call and books it; None: there is none for now.
+    """
+
+    def __init__(self, lock: threading.Lock, choose: Callable[[], Callable[[], None] | None]) -> None:
+        self._lock = lock
+        self._choose = choose
+        self._running = False
+
+    def run(self) -> None:
+        """Make every call that may be made by now; at once if another thread is about it."""
+        with self._lock:
+            if self._running:
+                return
+            self._running = True
+        while True:
+            with self._lock:
+                call = self._choose()
+                if call is None:
+                    self._running = False
+                    return
+            call()
