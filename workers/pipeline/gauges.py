@@ -16,8 +16,8 @@ def gauges(pipeline: Pipeline, poller: Poller) -> Mapping[ObservedGauge, Reader]
 
     def budgets(read: Callable[[Budget], int]) -> Reader:
         return lambda: [
-            _said(read(pipeline.encoded), budget="encoded"),
-            _said(read(pipeline.decoded), budget="decoded"),
+            _said(read(pipeline.fetch.encoded), budget="encoded"),
+            _said(read(pipeline.decode.budget), budget="decoded"),
         ]
 
     def partitions() -> list[Reading]:
@@ -36,7 +36,8 @@ def gauges(pipeline: Pipeline, poller: Poller) -> Mapping[ObservedGauge, Reader]
         metrics.BUDGET_PEAK_BYTES: budgets(lambda budget: budget.peak),
         metrics.BUDGET_LIMIT_BYTES: budgets(lambda budget: budget.limit),
         metrics.BREAKERS: lambda: [
-            _said(count, dependency="s3", state=state) for state, count in pipeline.bucket_breakers.breakers().items()
+            _said(count, dependency="s3", state=state)
+            for state, count in pipeline.fetch.bucket_breakers.breakers().items()
         ],
     }
 

@@ -314,7 +314,7 @@ class Worker:
         if not self._joined or self._publisher is None:
             return "warming up, then joining the group"
         why = [why for assignment, why in self._publisher.lost.items() if assignment.current]
-        why += self._pipeline.bucket_breakers.refusals() if self._pipeline is not None else []
+        why += self._pipeline.fetch.bucket_breakers.refusals() if self._pipeline is not None else []
         return "; ".join(why) or None
 
     def idle_s(self) -> float:

@@ -68,7 +68,7 @@ class ManualPipeline:
 
     def turn(self) -> None:
         """Let everybody go on until nobody can without time."""
-        self.pipeline.retry_due()
+        self.pipeline.fetch.retry_due()
         while len(self.pipeline.lookup_queue) or len(self.pipeline.device_queue) or len(self.pipeline.finish_queue):
             self.pipeline.lookup(self.pipeline.lookup_queue.take(100, 0))
             self.pipeline.annotate(self.pipeline.device_queue.take(100, 0))

@@ -96,8 +96,8 @@ def test_good_events_behind_odd_ones_are_answered_in_time(fault: Fault, odd: int
     assert enriched(hand) == 20, "the good ones are read at once"
     assert answered_s(hand, 20 + odd) + 2.0 <= UNREADABLE_S + 1.0
     assert len(dead(hand)) == odd
-    assert hand.pipeline.bucket_breakers.closed(BUCKET)
-    assert hand.pipeline.bucket_breakers.refusals() == []
+    assert hand.pipeline.fetch.bucket_breakers.closed(BUCKET)
+    assert hand.pipeline.fetch.bucket_breakers.refusals() == []
 
 
 def test_every_answer_that_s3_defines_costs_its_own_object_alone_and_no_more_than_its_time() -> None:
@@ -261,8 +261,8 @@ def test_a_store_that_refuses_everything_makes_the_worker_unready_until_it_does_
     hand.store.fail(BUCKET, None, failing("access"))
     hand.events("good-0.png")
     hand.turns(3.0)
-    assert hand.pipeline.bucket_breakers.refusals() == ["correct TAGSTREAM_S3_SECRET_KEY"]
+    assert hand.pipeline.fetch.bucket_breakers.refusals() == ["correct TAGSTREAM_S3_SECRET_KEY"]
     hand.store.heal()
     hand.turns(15.0)
-    assert hand.pipeline.bucket_breakers.refusals() == []
+    assert hand.pipeline.fetch.bucket_breakers.refusals() == []
     assert enriched(hand) == 1

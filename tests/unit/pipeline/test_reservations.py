@@ -45,8 +45,8 @@ def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
         hand.turn()
         assert len(hand.done) == 1
         lines.append(hand.pipeline)
-    assert lines[1].decoded.peak == lines[0].decoded.peak + 5_000
-    assert [pipeline.decoded.used for pipeline in lines] == [0, 0]
+    assert lines[1].decode.budget.peak == lines[0].decode.budget.peak + 5_000
+    assert [pipeline.decode.budget.used for pipeline in lines] == [0, 0]
 
 
 class _Watched(MemoryObjectStore):
@@ -93,8 +93,8 @@ def test_no_event_gets_more_bytes_read_than_are_reserved_however_small_it_says_t
     hand.turn()
     assert len(hand.done) == 40
     assert all(isinstance(outcome, EnrichedImage) for outcomes in hand.done.values() for outcome in outcomes)
-    assert (hand.pipeline.encoded.used, hand.pipeline.fetches.used, store.held) == (0, 0, 0)
-    assert store.most_held <= hand.pipeline.encoded.peak <= 8 << 20
+    assert (hand.pipeline.fetch.encoded.used, hand.pipeline.fetch.slots.used, store.held) == (0, 0, 0)
+    assert store.most_held <= hand.pipeline.fetch.encoded.peak <= 8 << 20
     assert sorted(store.asked)[:40] == [1] * 40
 
 
@@ -120,7 +120,7 @@ def test_an_event_that_overstates_the_size_reserves_no_more_than_an_object_may_h
     hand.put("a")
     hand.events("a", size=1 << 60)
     hand.turn()
-    assert hand.pipeline.encoded.peak == 1 << 20
+    assert hand.pipeline.fetch.encoded.peak == 1 << 20
     (failure,) = hand.done[0, 0, 0]
     assert isinstance(failure, Failure)
     assert failure.reason == "object-too-large"

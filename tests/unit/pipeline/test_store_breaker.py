@@ -39,7 +39,7 @@ def test_when_different_objects_fail_in_a_row_no_other_is_asked_for() -> None:
     hand = in_an_outage()
     assert len(set(hand.reads)) == OPENS_AFTER
     assert hand.in_flight == {"wait-store": 50}
-    assert hand.pipeline.encoded.used == hand.pipeline.fetches.used == 0, "whoever waits holds nothing"
+    assert hand.pipeline.fetch.encoded.used == hand.pipeline.fetch.slots.used == 0, "whoever waits holds nothing"
 
 
 def test_during_an_outage_one_probe_at_a_time_asks_and_ever_more_rarely() -> None:
@@ -82,12 +82,12 @@ def test_new_images_wait_while_it_is_open_and_their_partitions_take_nothing_more
     hand.store.fail(BUCKET, None, AWAY)
     hand.events(*keys(5), partition=0)
     hand.turn()
-    assert not hand.pipeline.bucket_breakers.holds_back(hand.assignments[1])
+    assert not hand.pipeline.fetch.bucket_breakers.holds_back(hand.assignments[1])
     asked = len(hand.reads)
     hand.events("other.png", partition=1)
     hand.turn()
     assert len(hand.reads) == asked
-    assert hand.pipeline.bucket_breakers.holds_back(hand.assignments[1])
+    assert hand.pipeline.fetch.bucket_breakers.holds_back(hand.assignments[1])
 
 
 def test_the_buckets_of_a_store_are_judged_one_by_one() -> None:
@@ -105,7 +105,7 @@ def test_one_object_that_always_fails_is_dead_lettered_and_keeps_nobody_from_ask
     hand.events("bad.png")
     for key in keys(20):
         hand.turns(40, every_s=0.5)
-        assert hand.pipeline.bucket_breakers.closed(BUCKET)
+        assert hand.pipeline.fetch.bucket_breakers.closed(BUCKET)
         hand.events(key)
         hand.turn()
     assert reasons(hand) == ["unreadable"]
@@ -175,7 +175,7 @@ def test_objects_that_fail_each_by_itself_do_not_hide_a_good_store_behind_an_ope
         hand.store.fail(BUCKET, key, Unavailable("s3", "HTTP 500"))
     hand.events(*bad)
     hand.turns(120, every_s=0.5)
-    assert not hand.pipeline.bucket_breakers.closed(BUCKET)
+    assert not hand.pipeline.fetch.bucket_breakers.closed(BUCKET)
     hand.events("good.png", partition=1)
     hand.turns(5.5)
     assert (1, 0, 0) in hand.done
@@ -199,7 +199,7 @@ def test_a_probe_whose_partition_leaves_takes_nothing_with_it() -> None:
     hand.turn()
     hand.assignments[0].end()
     hand.pipeline.ledger.close_ended()
-    hand.pipeline.drop_waiting()
+    hand.pipeline.fetch.drop_waiting()
     assert hand.in_flight == {"wait-store": 2}
     hand.store.heal()
     hand.turns(1)

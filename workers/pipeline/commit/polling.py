@@ -74,7 +74,7 @@ class Poller:
         self._open()
         for record in polled.records:
             self._backlog.setdefault(record.assignment, _Backlog()).add(record)
-        self._pipeline.retry_due()
+        self._pipeline.fetch.retry_due()
         if not self.admitting:
             self._backlog.clear()
         admitted = self._admit()
@@ -115,14 +115,13 @@ class Poller:
         for assignment in [assignment for assignment in self._backlog if not assignment.current]:
             del self._backlog[assignment]
         if ended:
-            self._pipeline.drop_waiting()
+            self._pipeline.fetch.drop_waiting()
             self._divide()
 
     def _divide(self) -> None:
         partitions = len(self._pipeline.ledger.assignments())
-        self._pipeline.encoded.divide(partitions)
-        self._pipeline.decoded.divide(partitions)
-        self._pipeline.fetches.divide(partitions)
+        self._pipeline.fetch.divide(partitions)
+        self._pipeline.decode.budget.divide(partitions)
 
     def _admit(self) -> int:
         """Round robin, one record a partition and turn, as far as the bounds allow."""
@@ -144,7 +143,7 @@ class Poller:
     def _may_admit(self, assignment: Assignment) -> bool:
         ledger = self._pipeline.ledger
         ahead = ledger.jobs_ahead(assignment)
-        if self._pipeline.bucket_breakers.holds_back(assignment) or ahead >= self._options.jobs_ahead:
+        if self._pipeline.fetch.bucket_breakers.holds_back(assignment) or ahead >= self._options.jobs_ahead:
             return False
         if len(self._pipeline.lookup_queue) >= _LOOKUP_BACKLOG:
             return False

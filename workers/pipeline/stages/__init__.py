@@ -1,0 +1,1 @@
+"""The stages of the pipeline: each owns the bounds and the rules of one step."""

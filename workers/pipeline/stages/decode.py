@@ -1,0 +1,132 @@
+"""The decode stage: looks into bytes that anyone may have made, first into the header, then for the pixels.
+
+It owns the memory for pixels, the gate that an image under suspicion passes alone, and the journal of what is in hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from workers.errors import Rejected
+from workers.pipeline.flow.budget import Budget, Reservation
+from workers.pipeline.flow.gate import ExclusiveGate
+from workers.pipeline.journal import Journal
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.progress import Stages
+from workers.pipeline.stages.endings import Endings
+from workers.pipeline.task import Task
+from workers.ports import Intake
+from workers.types import DecodedImage, Facts
+
+
+class DecodeStage:
+    """From a task's bytes to its facts, and from both to its pixels.
+
+    Args:
+        inspected, decoded: take a task that has its facts, or its pixels.
+        fetch_again: takes one whose bytes were let go while it waited for an equal image.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        journal: Journal,
+        stages: Stages,
+        options: WorkerOptions,
+        *,
+        endings: Endings,
+        inspected: Callable[[Task], None],
+        decoded: Callable[[Task], None],
+        fetch_again: Callable[[Task], None],
+    ) -> None:
+        self._intake = intake
+        self._journal = journal
+        self._stages = stages
+        self._endings = endings
+        self._when_inspected = inspected
+        self._when_decoded = decoded
+        self._fetch_again = fetch_again
+        self._gate = ExclusiveGate()
+        self.budget = Budget(options.decoded_bytes)
+
+    def inspect(self, task: Task) -> None:
+        """Read the header of its bytes, then go on with `inspected`."""
+        assert task.fetched is not None
+        self._stages.move(task, "wait-inspect")
+        self._step_in(task, task.fetched.inspect_bytes, self._inspect)
+
+    def _inspect(self, task: Task) -> None:
+        assert task.fetched is not None
+        self._stages.move(task, "inspect")
+        self._endings.when_done(task, self._intake.inspect(task.fetched), self._inspected)
+
+    def _inspected(self, task: Task, future: Future[Facts]) -> None:
+        try:
+            task.facts = future.result()
+        except Rejected as error:
+            assert task.fetched is not None
+            self._endings.refuse(task, task.fetched.sha256, error)
+            return
+        task.inspected = True
+        self.step_out(task, came_through=False)
+        self._when_inspected(task)
+
+    def decode(self, task: Task) -> None:
+        """Make pixels of its bytes, then go on with `decoded`."""
+        assert task.facts is not None
+        if task.fetched is None:  # promoted, after its bytes were let go
+            self._fetch_again(task)
+            return
+        self._stages.move(task, "wait-decode")
+        self._step_in(task, task.facts.decode_bytes + task.fetched.copied_bytes, self._decode)
+
+    def _decode(self, task: Task) -> None:
+        assert task.fetched is not None
+        assert task.facts is not None
+        self._stages.move(task, "decode")
+        self._endings.when_done(task, self._intake.decode(task.fetched, task.facts), self._decoded)
+
+    def _step_in(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
+        """Before a decoder gets the image: past the gate, with so many bytes reserved, in the journal; then `go`."""
+        task.alone = task.alone or task.job.coordinates in self._journal.suspects
+        self._gate.enter(lambda: self._want_room(task, size, go), alone=task.alone)
+
+    def _want_room(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
+        task.inside = True
+        if self._endings.still_wanted(task):
+            self.budget.reserve(
+                task.job.assignment.partition, size, lambda reservation: self._note(task, reservation, go)
+            )
+
+    def _note(self, task: Task, reservation: Reservation, go: Callable[[Task], None]) -> None:
+        task.decoded = reservation
+        if self._endings.still_wanted(task):
+            task.in_journal = True
+            self._journal.enter(task.job.coordinates)
+            go(task)
+
+    def step_out(self, task: Task, *, came_through: bool) -> None:
+        """The opposite of `_step_in`. `came_through`: no decoder and no device is going to get this image again."""
+        if task.decoded is not None:
+            task.decoded.release()
+        if task.in_journal:
+            task.in_journal = False
+            self._journal.leave(task.job.coordinates, came_through=came_through)
+        if task.inside:
+            task.inside = False
+            self._gate.leave()
+
+    def _decoded(self, task: Task, future: Future[DecodedImage]) -> None:
+        task.fetched = None
+        if task.encoded is not None:
+            task.encoded.release()
+        try:
+            task.image = future.result()
+        except Rejected as error:
+            assert task.facts is not None
+            self._endings.refuse(task, task.facts.sha256, error)
+            return
+        if task.decoded is not None:
+            task.decoded.shrink(task.image.size)
+        self._when_decoded(task)

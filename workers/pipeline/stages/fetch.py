@@ -1,0 +1,247 @@
+"""The fetch stage: gets objects from the store, and judges whether an object or the store is at fault when it can't.
+
+It owns what bounds it (bytes as fetched, GETs at the same time), the breakers of the buckets, and the tasks that wait
+for the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+
+from schemas.enriched_image import SkipReason
+from workers import metrics
+from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
+from workers.pipeline.blame import REFUSALS, Evidence, blame
+from workers.pipeline.flow.bucket_breakers import BucketBreakers
+from workers.pipeline.flow.budget import Budget, Reservation
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.progress import Stages, place
+from workers.pipeline.stages.endings import Endings
+from workers.pipeline.task import Task
+from workers.ports import Clock, Intake
+from workers.types import Fetched, Job
+
+_log = logging.getLogger(__name__)
+
+
+class FetchStage:
+    """From a task to its object's bytes.
+
+    Args:
+        ready: takes a task whose bytes are there.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        stages: Stages,
+        clock: Clock,
+        options: WorkerOptions,
+        *,
+        endings: Endings,
+        ready: Callable[[Task], None],
+    ) -> None:
+        self._intake = intake
+        self._stages = stages
+        self._clock = clock
+        self._options = options
+        self._endings = endings
+        self._ready = ready
+        self.bucket_breakers: BucketBreakers[Task] = BucketBreakers(options.retry_min_s, options.retry_max_s)
+        self.encoded = Budget(options.encoded_bytes)
+        self.slots = Budget(options.fetch_threads)
+
+    def divide(self, partitions: int) -> None:
+        """Share the bounds among so many partitions."""
+        self.encoded.divide(partitions)
+        self.slots.divide(partitions)
+
+    def retry_due(self) -> None:
+        """Send on the tasks whose time to try again has come."""
+        for task in self.bucket_breakers.due(self._clock.monotonic()):
+            if task.attempts:
+                metrics.RETRIES.add(dependency="s3")
+            self.begin(task)
+
+    def drop_waiting(self) -> None:
+        """Let go of the tasks that wait for the store and whose assignment has ended."""
+        for task in self.bucket_breakers.leave_ended():
+            self._endings.drop(task)
+
+    def begin(self, task: Task) -> None:
+        """Fetch the task's object, as soon as there is room for it and its store may be asked."""
+        if not self._endings.still_wanted(task) or self._left_alone(task):
+            return
+        self._stages.move(task, "wait-fetch")
+        size = self._size_to_reserve(task)
+        task.reference = self._reference(task)
+        if task.reference is not None:
+            size = max(size, task.reference.event.size or 0)
+        self.encoded.reserve(
+            task.job.assignment.partition, size, lambda reservation: self._want_slot(task, reservation)
+        )
+
+    def _size_to_reserve(self, task: Task) -> int:
+        """What the object's size is known to be, or else the largest that is allowed."""
+        size = task.event.size if task.true_size is None else task.true_size
+        most = self._options.max_object_bytes
+        return most if size is None else min(size, most)
+
+    def _want_slot(self, task: Task, reservation: Reservation) -> None:
+        task.encoded = reservation
+        self.slots.reserve(task.job.assignment.partition, 1, lambda slot: self._fetch(task, slot))
+
+    def _fetch(self, task: Task, slot: Reservation) -> None:
+        task.slot = slot
+        if not self._endings.still_wanted(task) or self._left_alone(task):
+            return
+        self._stages.move(task, "fetch")
+        task.asked_at = self._clock.monotonic()
+        assert task.encoded is not None
+        if task.reference is None:
+            self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
+        else:
+            self._endings.when_done(task, self._intake.fetch(task.reference, task.encoded.size), self._compared)
+
+    def _reference(self, task: Task) -> Job | None:
+        """What to read before this task's object, so that the answer tells whether object or store is at fault."""
+        bucket = task.event.bucket
+        if self.bucket_breakers.closed(bucket) and (
+            not task.attempts or self.bucket_breakers.has_read(bucket, after=task.failed_at)
+        ):
+            return None
+        return self.bucket_breakers.reference(bucket, task.event.key)
+
+    def _compared(self, task: Task, future: Future[Fetched]) -> None:
+        """Was the reference given? Else the store fails for what it gave before: the task waits, and is not blamed."""
+        reference, task.reference = task.reference, None
+        assert reference is not None
+        bucket, now = task.event.bucket, self._clock.monotonic()
+        try:
+            self._intake.discard(future.result())
+            self.bucket_breakers.read(bucket, reference, task.asked_at, now)
+        except Unavailable as error:
+            if error.fault != "object":
+                self._away(task, reference, error, now)
+                return
+            self.bucket_breakers.forget(bucket, reference)
+            self.bucket_breakers.answered(bucket, now)
+        except (Gone, Superseded, LargerThanReserved, Rejected):
+            self.bucket_breakers.forget(bucket, reference)
+            self.bucket_breakers.answered(bucket, now)
+        if self._endings.still_wanted(task):
+            assert task.encoded is not None
+            self._stages.move(task, "fetch")
+            task.asked_at = now
+            self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
+
+    def _away(self, task: Task, reference: Job, error: Unavailable, now: float) -> None:
+        if error.advice and error.fault in REFUSALS:
+            self.bucket_breakers.refused(task.event.bucket, error.advice)
+        self.bucket_breakers.reference_failed(task.event.bucket, reference, task, now)
+        task.give_back()
+        self._wait(task, now + self._pause(task))
+        _log.warning("the object store fails for what it gave before: %s; %s waits", error.detail, place(task))
+
+    def _left_alone(self, task: Task) -> bool:
+        """Is the store left alone for now? Then the task waits, holding nothing."""
+        if self.bucket_breakers.may_ask(task.event.bucket, task):
+            return False
+        task.give_back()
+        self._wait(task, self._clock.monotonic())
+        return True
+
+    def _wait(self, task: Task, until: float) -> None:
+        self._stages.move(task, "wait-store")
+        self.bucket_breakers.wait(task.event.bucket, task.job.assignment, task, until=until, tries=task.attempts)
+
+    def _fetched(self, task: Task, future: Future[Fetched]) -> None:
+        now = self._clock.monotonic()
+        try:
+            task.fetched = future.result()
+        except Unavailable as error:
+            self._try_later(task, error, now)
+            return
+        except Gone:
+            self.bucket_breakers.answered(task.event.bucket, now)
+            self._endings.skip(task, "gone")
+            return
+        except Superseded:
+            self.bucket_breakers.answered(task.event.bucket, now)
+            reason: SkipReason = "stale" if task.job.only_newest else "superseded"
+            self._endings.skip(task, reason)
+            return
+        except LargerThanReserved as error:
+            self.bucket_breakers.read(task.event.bucket, None, task.asked_at, now)
+            self._reserve_more(task, error)
+            return
+        except Rejected as error:
+            self._endings.reject(task, error)
+            return
+        self.bucket_breakers.read(task.event.bucket, _as_reference(task, task.fetched), task.asked_at, now)
+        if task.slot is not None:
+            task.slot.release()
+        if task.encoded is not None:
+            task.encoded.shrink(task.fetched.size)
+        task.inspected = False
+        self._ready(task)
+
+    def _reserve_more(self, task: Task, error: LargerThanReserved) -> None:
+        """The event, or the store, understates the size. The store's word is taken once, then the largest is reserved.
+
+        So no byte is read that nobody reserved, and no object is read more than three times.
+        """
+        believed = error.size if task.true_size is None else None
+        task.true_size = self._options.max_object_bytes if believed is None else believed
+        task.give_back()
+        self.begin(task)
+
+    def _try_later(self, task: Task, error: Unavailable, now: float) -> None:
+        """The store failed it: wait and try again, unless this object alone is what fails."""
+        bucket = task.event.bucket
+        others_read = task.attempts > 0 and self.bucket_breakers.has_read(bucket, after=task.failed_at)
+        if not others_read:
+            task.failing_since = task.asked_at
+        task.failing_since = max(task.failing_since, self.bucket_breakers.recovered_at(bucket))
+        pause = self._pause(task)
+        rejection = blame(
+            Evidence(
+                fault=error.fault,
+                said=error.detail,
+                before=task.fault,
+                others_read=others_read,
+                failing_s=now - task.failing_since,
+                next_s=pause + now - task.asked_at,
+            ),
+            self._options.unreadable_s,
+        )
+        if error.fault == "object":
+            self.bucket_breakers.answered(bucket, now)
+        if rejection is not None:
+            self._endings.reject(task, rejection)
+            return
+        if task.attempts and not others_read and error.advice and error.fault in REFUSALS:
+            self.bucket_breakers.refused(bucket, error.advice)
+        task.attempts += 1
+        task.fault, task.failed_at = error.fault, now
+        if others_read or error.fault == "object":
+            self.bucket_breakers.left(bucket, task)  # a failure of its own, which says nothing of the store
+        else:
+            self.bucket_breakers.failed(bucket, task.event.key, task, now)
+        task.give_back()  # only now: whoever gets it must know what is known of the store
+        self._wait(task, now + pause)
+        _log.warning("the object store fails, attempt %d: %s; %s waits", task.attempts, error.detail, place(task))
+
+    def _pause(self, task: Task) -> float:
+        ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.attempts + 1, 10))
+        return random.uniform(ceiling / 2, ceiling)
+
+
+def _as_reference(task: Task, fetched: Fetched) -> Job:
+    """The same object, as it was read: with its true size and etag."""
+    event = replace(task.event, size=fetched.size, etag=fetched.etag or task.event.etag)
+    return replace(task.job, event=event, only_newest=False)
