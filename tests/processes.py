@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -21,19 +21,11 @@ def lives(pid: int) -> bool:
 
 def survivors(pids: Iterable[int], within_s: float = 5.0) -> list[int]:
     """Those that still live, after they were given that long to end."""
-    pids = list(pids)
-    eventually(lambda: not any(lives(pid) for pid in pids), within_s)
-    return [pid for pid in pids if lives(pid)]
-
-
-def eventually(holds: Callable[[], bool], within_s: float) -> bool:
-    """Whether it came to hold in that time."""
+    left = list(pids)
     deadline = time.monotonic() + within_s
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
+    while (left := [pid for pid in left if lives(pid)]) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return True
+    return left
 
 
 def with_environment(name: str, value: str) -> list[int]:

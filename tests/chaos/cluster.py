@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kafka.admin import KafkaAdminClient
 
-from tests.integration.worker_process import eventually
+from tests.support.waiting import eventually
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.ports import free_ports
 

@@ -14,7 +14,8 @@ from tests.chaos.account import Account
 from tests.chaos.lying_store import LyingStore
 from tests.chaos.proxy import FaultProxy
 from tests.conftest import Stack
-from tests.integration.worker_process import Coordinates, Site, WorkerProcess, eventually, worker
+from tests.integration.worker_process import Coordinates, Site, WorkerProcess, worker
+from tests.support.waiting import eventually
 from workers.backends.kafka import KafkaEmitter, lag
 from workers.errors import TagstreamError
 from workers.types import Headers

@@ -6,11 +6,11 @@ import contextlib
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
+from tests.support.waiting import eventually
 from workers.local.ports import free_ports
 
 _CHUNK = 64 * 1024
@@ -192,7 +192,4 @@ def _reset(side: socket.socket) -> None:
 
 def wait_for(count: Callable[[], int], at_least: int, timeout_s: float = 30.0) -> None:
     """Until a counter got there: the outside proof that a fault has landed."""
-    deadline = time.monotonic() + timeout_s
-    while count() < at_least:
-        assert time.monotonic() < deadline, f"the fault did not land within {timeout_s} s"
-        time.sleep(0.05)
+    eventually(lambda: count() >= at_least, timeout_s, lambda: "the fault did not land")

@@ -17,7 +17,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs e
 from tests.chaos.account import Account
 from tests.chaos.broker import BrokerBehindProxy
 from tests.chaos.line import in_flight, is_committed
-from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from tests.integration.worker_process import Site, WorkerProcess, photo, worker
+from tests.support.waiting import eventually
 
 SESSION_S = 4
 

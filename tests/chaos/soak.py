@@ -26,7 +26,8 @@ from tests.chaos.memory import Growth
 from tests.chaos.offsets import Offsets
 from tests.chaos.soak_findings import Findings
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, eventually, photo
+from tests.integration.worker_process import Site, WorkerProcess, photo
+from tests.support.waiting import eventually
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.valkey import Valkey

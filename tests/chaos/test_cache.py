@@ -14,7 +14,8 @@ from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
 from tests.chaos.line import Given, SharedLine, is_committed
 from tests.chaos.proxy import FaultProxy, wait_for
-from tests.integration.worker_process import Site, eventually, photo, worker
+from tests.integration.worker_process import Site, photo, worker
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

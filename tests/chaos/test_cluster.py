@@ -14,7 +14,8 @@ from tests.chaos.cluster import Cluster, Node
 from tests.chaos.line import is_committed
 from tests.chaos.scenes import load, published
 from tests.conftest import Stack, up_or_skip
-from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
+from tests.integration.worker_process import Site, WorkerProcess, worker
+from tests.support.waiting import eventually
 from workers.backends.kafka_client import answers
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS

@@ -25,7 +25,8 @@ from tests.chaos.scenes import (
     published,
     settled,
 )
-from tests.integration.worker_process import Coordinates, Site, eventually
+from tests.integration.worker_process import Coordinates, Site
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -21,8 +21,9 @@ from tests.chaos.line import in_flight, is_committed
 from tests.chaos.lying_store import LyingStore, says
 from tests.chaos.memory import family as with_descendants
 from tests.chaos.scenes import BUSY, busy, finish, load, published
-from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from tests.integration.worker_process import Site, WorkerProcess, photo, worker
 from tests.processes import lives
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 

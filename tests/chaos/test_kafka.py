@@ -16,7 +16,8 @@ from tests.chaos.broker import BrokerBehindProxy, transaction_state
 from tests.chaos.kafka_proxy import Api
 from tests.chaos.line import is_committed
 from tests.chaos.scenes import behind_proxy, failed, finish, load, settled
-from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
+from tests.integration.worker_process import Site, WorkerProcess, worker
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 

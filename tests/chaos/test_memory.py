@@ -19,8 +19,9 @@ from tests.chaos.account import Account
 from tests.chaos.line import is_committed
 from tests.chaos.memory import Watched, resident
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from tests.integration.worker_process import Site, WorkerProcess, photo, worker
 from tests.processes import children
+from tests.support.waiting import eventually
 from tests.unit.intake.images import encoded, png_chunk
 from workers.backends.kafka import lag
 

@@ -28,7 +28,8 @@ from tests.chaos.scenes import (
     settled,
 )
 from tests.chaos.unruly import Unruly
-from tests.integration.worker_process import Site, WorkerProcess, eventually, worker
+from tests.integration.worker_process import Site, WorkerProcess, worker
+from tests.support.waiting import eventually
 from workers.backends.kafka import KafkaRecordSource, ensure_topics
 from workers.types import Assignment
 

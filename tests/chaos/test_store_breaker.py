@@ -13,7 +13,8 @@ from tests.chaos.broker import BrokerBehindProxy, catch_open_transaction
 from tests.chaos.line import SharedLine, held
 from tests.chaos.lying_store import says
 from tests.chaos.scenes import behind_proxy, load, publishes
-from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from tests.integration.worker_process import Site, WorkerProcess, photo, worker
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -11,7 +11,8 @@ import pytest
 from tests.chaos.account import Account
 from tests.chaos.line import is_committed
 from tests.chaos.scenes import load
-from tests.integration.worker_process import Site, eventually, worker
+from tests.integration.worker_process import Site, worker
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

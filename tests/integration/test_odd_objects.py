@@ -14,7 +14,8 @@ from minio import Minio
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.lying_store import Lie, LyingStore, errs, refuses_us, says, says_also
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, eventually, photo, worker
+from tests.integration.worker_process import Site, WorkerProcess, photo, worker
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import Stack, up_or_skip
 from tests.integration.secure_kafka import PASSWORD, USER, SecureKafka
-from tests.integration.worker_process import Site, eventually, photo, worker
+from tests.integration.worker_process import Site, photo, worker
+from tests.support.waiting import eventually
 from workers.backends.kafka import lag
 from workers.local.scratch import Scratch
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from PIL import Image
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tests.conftest import Stack
+from tests.support.waiting import eventually
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
 from workers.backends.object_store import MinioObjectStore
 from workers.local.worker_process import WorkerProcess as LocalWorker
@@ -277,10 +277,3 @@ def worker(site: Site, replica: str, folder: Path, **settings: str) -> Iterator[
         process.metric("")
     finally:
         process.kill()
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float, why: Callable[[], str] = str) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not come about in {timeout_s} s\n{why()}"
-        time.sleep(0.1)

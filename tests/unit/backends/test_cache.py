@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 import redis
 
+from tests.support.waiting import eventually
 from tests.unit.backends.loopback import loopback
 from workers import metrics
 from workers.backends import resp
@@ -60,13 +61,6 @@ def use(cache: RedisResultCache) -> None:
 def keeps(cache: RedisResultCache, key: str) -> bool:
     cache.remember({key: b"1"}, {})
     return cache.lookup([key]) == [b"1"]
-
-
-def eventually(what: Callable[[], bool], within_s: float = 8.0) -> bool:
-    until = time.monotonic() + within_s
-    while not (done := what()) and time.monotonic() < until:
-        time.sleep(0.02)
-    return done
 
 
 @contextmanager
@@ -353,7 +347,7 @@ def test_a_server_that_hangs_and_wakes_is_used_again_by_itself(
 ) -> None:
     cache = make(valkey.url)
     key = unique("key")
-    assert eventually(lambda: keeps(cache, key))
+    eventually(lambda: keeps(cache, key))
     valkey.freeze()
     try:
         began = time.monotonic()
@@ -362,7 +356,7 @@ def test_a_server_that_hangs_and_wakes_is_used_again_by_itself(
         assert time.monotonic() - began < 3 * TIMEOUT_S
     finally:
         valkey.thaw()
-    assert eventually(lambda: cache.lookup([key]) == [b"1"])
+    eventually(lambda: cache.lookup([key]) == [b"1"])
 
 
 def test_a_server_that_restarts_is_used_again_by_itself(
@@ -370,14 +364,14 @@ def test_a_server_that_restarts_is_used_again_by_itself(
 ) -> None:
     cache = make(valkey.url)
     key = unique("key")
-    assert eventually(lambda: keeps(cache, key))
+    eventually(lambda: keeps(cache, key))
     valkey.kill()
     try:
         for _ in range(5):
             assert cache.lookup([key]) == [None]
     finally:
         valkey.start()
-    assert eventually(lambda: cache.lookup([key]) == [b"1"])
+    eventually(lambda: cache.lookup([key]) == [b"1"])
 
 
 def test_nothing_probes_a_dead_server_after_close(make: Make) -> None:
@@ -385,7 +379,7 @@ def test_nothing_probes_a_dead_server_after_close(make: Make) -> None:
         cache = make(f"redis://127.0.0.1:{server.port}")
         use(cache)
         asked = len(server.received)
-        assert eventually(lambda: len(server.received) > asked), "it is not probed before close either"
+        eventually(lambda: len(server.received) > asked, why=lambda: "it is not probed before close either")
         cache.close()
         time.sleep(0.1)  # for a probe that is on its way
         asked = len(server.received)
@@ -402,11 +396,11 @@ def test_close_ends_its_connections(valkey: Valkey, make: Make) -> None:
             return {connection["id"] for connection in client.client_list()}
 
         before = open_now()
-        assert eventually(lambda: keeps(cache, "a"))
+        eventually(lambda: keeps(cache, "a"))
         own = open_now() - before
         assert own
         cache.close()
-        assert eventually(lambda: not own & open_now())
+        eventually(lambda: not own & open_now())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.support.waiting import eventually
 from workers.backends.breaker import Breaker
 
 Make = Callable[..., Breaker]
@@ -27,19 +28,12 @@ def make() -> Iterator[Make]:
         breaker.close()
 
 
-def wait_until_closed(breaker: Breaker) -> bool:
-    until = time.monotonic() + 5
-    while not breaker.closed() and time.monotonic() < until:
-        time.sleep(0.005)
-    return breaker.closed()
-
-
 def test_one_failure_opens_it_and_a_good_probe_closes_it(make: Make) -> None:
     breaker = make(lambda: True, first_pause_s=0.02)
     assert breaker.closed()
     breaker.failure("why")
     assert not breaker.closed()
-    assert wait_until_closed(breaker)
+    eventually(breaker.closed, 5)
 
 
 def test_it_stays_open_while_probes_fail(make: Make) -> None:
@@ -52,7 +46,7 @@ def test_it_stays_open_while_probes_fail(make: Make) -> None:
 
     breaker = make(probe, first_pause_s=0.02)
     breaker.failure("why")
-    assert wait_until_closed(breaker)
+    eventually(breaker.closed, 5)
     assert len(probes) == 3
     assert probes[1] - probes[0] >= 0.04
     assert probes[2] - probes[1] >= 0.08
@@ -72,7 +66,7 @@ def test_many_failures_at_once_start_one_probe(make: Make) -> None:
     time.sleep(0.1)
     assert probes == [1]
     probing.set()
-    assert wait_until_closed(breaker)
+    eventually(breaker.closed, 5)
 
 
 def test_a_dependency_that_answers_probes_and_fails_at_work_is_left_alone_for_longer_and_longer(make: Make) -> None:
@@ -81,7 +75,7 @@ def test_a_dependency_that_answers_probes_and_fails_at_work_is_left_alone_for_lo
     for _ in range(3):
         began = time.monotonic()
         breaker.failure("why")
-        assert wait_until_closed(breaker)
+        eventually(breaker.closed, 5)
         pauses.append(time.monotonic() - began)
     assert pauses[1] >= 0.04
     assert pauses[2] >= 0.08
@@ -92,7 +86,7 @@ def test_work_that_succeeds_makes_the_next_pause_short_again(make: Make) -> None
     breaker = make(lambda: True, first_pause_s=0.02, last_pause_s=20.0)
     for _ in range(10):
         breaker.failure("why")
-        assert wait_until_closed(breaker)
+        eventually(breaker.closed, 5)
         breaker.success()
 
 
@@ -100,7 +94,4 @@ def test_close_ends_the_probing(make: Make) -> None:
     breaker = make(lambda: False, first_pause_s=0.01)
     breaker.failure("why")
     breaker.close()
-    until = time.monotonic() + 5
-    while any(thread.name == "tagstream-probe" for thread in threading.enumerate()) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not any(thread.name == "tagstream-probe" for thread in threading.enumerate())
+    eventually(lambda: not any(thread.name == "tagstream-probe" for thread in threading.enumerate()), 5)

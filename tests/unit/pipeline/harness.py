@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from tests.support.waiting import eventually
 from workers.backends.clock import SystemClock
 from workers.backends.kafka_types import Delivery
 from workers.intake.limits import Limits
@@ -312,10 +312,3 @@ def running(worker: Worker) -> Iterator[None]:
     assert not thread.is_alive(), "the worker did not end"
     if errors:
         raise errors[0]
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 20) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about in time"
-        time.sleep(0.01)

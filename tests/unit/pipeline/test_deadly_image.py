@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import eventually
 from tests.unit.pipeline.deadly import GUILTY, IMAGES
-from tests.unit.pipeline.harness import IN, Harness, eventually
+from tests.unit.pipeline.harness import IN, Harness
 
 
 @pytest.mark.parametrize("where", ["device", "header"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from opentelemetry.metrics import CallbackOptions
 
-from tests.unit.pipeline.harness import BUCKET, Harness, eventually
+from tests.support.waiting import eventually
+from tests.unit.pipeline.harness import BUCKET, Harness
 from workers import metrics
 from workers.backends.breaker import Breaker
 from workers.errors import Unavailable

@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Mapping
 
-from tests.unit.pipeline.harness import BUCKET, GROUP, IN, Harness, eventually, running
+from tests.support.waiting import eventually
+from tests.unit.pipeline.harness import BUCKET, GROUP, IN, Harness, running
 from workers.errors import Unpublished
 from workers.pipeline.batching import StageQueue
 from workers.pipeline.commit.publishing import Publishing

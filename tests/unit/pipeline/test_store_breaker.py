@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from typing import Any
 
 from schemas.dead_letter import Failure
-from tests.unit.pipeline.harness import BUCKET, Harness, eventually
+from tests.support.waiting import eventually
+from tests.unit.pipeline.harness import BUCKET, Harness
 from tests.unit.pipeline.manual_pipeline import ManualPipeline
 from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
+from tests.support.waiting import eventually
 from tests.unit.pipeline.harness import (
     BUCKET,
     DEAD,
@@ -18,7 +19,6 @@ from tests.unit.pipeline.harness import (
     POISON,
     EchoCaptioner,
     Harness,
-    eventually,
     running,
 )
 from workers.errors import Broken, Unavailable

@@ -1,0 +1,19 @@
+"""How tests wait: for something that can be asked, never for a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+_FIRST_PAUSE_S = 0.005
+_LAST_PAUSE_S = 0.1
+
+
+def eventually(condition: Callable[[], object], timeout_s: float = 20.0, why: Callable[[], str] = str) -> None:
+    """Asks until the condition is true. Fails after `timeout_s`, with what `why` then says."""
+    deadline = time.monotonic() + timeout_s
+    pause_s = _FIRST_PAUSE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not come about in {timeout_s} s\n{why()}"
+        time.sleep(pause_s)
+        pause_s = min(1.5 * pause_s, _LAST_PAUSE_S)
