@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from workers.errors import Rejected
 from workers.intake.formats import sniff
-from workers.intake.header import Header, guard, read_header
+from workers.intake.header import Header, check_decode_bytes, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.self_test import SelfTest
 from workers.intake.transform import decode, transform_bytes
@@ -50,7 +50,9 @@ class Decoding:
             raise
         after = transform_bytes(self._transforms, (header.width, header.height))
         turned = self._turning * header.width * header.height
-        return replace(header, decode_bytes=header.decode_bytes + turned + after)
+        total = header.decode_bytes + turned + after
+        check_decode_bytes(total, self._limits)
+        return replace(header, decode_bytes=total)
 
     def decode(self, body: bytes, name: str) -> DecodedImage:
         """Decode and transform an image of the format `name`, whose header was read before.

@@ -74,10 +74,19 @@ def read_header(body: bytes, limits: Limits) -> Header:
         raise Rejected("decode", "too-small", detail)
     copied = 0 if essence.body is body else len(essence.body)
     decode_bytes = _decode_bytes(essence, size, mode) + copied
+    check_decode_bytes(decode_bytes, limits)
+    return Header(name, *size, mode, decode_bytes)
+
+
+def check_decode_bytes(decode_bytes: int, limits: Limits) -> None:
+    """Refuse an image whose decode takes too much by its estimate.
+
+    Raises:
+        Rejected: decode-memory.
+    """
     if decode_bytes > limits.decode_bytes:
         detail = f"decoding takes up to {decode_bytes} bytes, at most {limits.decode_bytes} are allowed"
         raise Rejected("decode", "decode-memory", detail)
-    return Header(name, *size, mode, decode_bytes)
 
 
 def open_image(body: bytes, name: str) -> Image.Image:

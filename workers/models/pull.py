@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import Misconfigured, Unavailable
+from workers.models import hub_session
+from workers.models.hub_session import Clock, only_trusted
 from workers.models.ram.config import Kind
 
 Progress = Callable[[str, int, int], None]
@@ -193,7 +195,8 @@ def fetch(
         endpoint: of the hub; None takes HF_ENDPOINT, or the public one.
 
     Raises:
-        Unavailable: the hub does not answer, or has no such file, or has another one under its name.
+        Unavailable: the hub does not answer or trickles, has no such file, has another one under its name, or sends us
+            to a host that is not its own.
         Misconfigured: the folder can't be written.
     """
     target = folder / wanted.name
@@ -227,12 +230,14 @@ def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progr
     """Append to `part` what is missing of the file."""
     from huggingface_hub.file_download import http_get
 
-    with _hub_spoken(wanted, part, endpoint):
+    clock = Clock(hub_session.STALL_S)
+
+    def work() -> None:
         location, size = _locate(wanted, endpoint)
         total = size or wanted.size
         if part.exists() and part.stat().st_size > total:
             part.unlink()
-        with _Bounded(io.FileIO(part, "ab"), _most(wanted), wanted) as file:
+        with _Bounded(io.FileIO(part, "ab"), _most(wanted), wanted, clock) as file:
             http_get(
                 location,
                 file,
@@ -241,6 +246,9 @@ def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progr
                 displayed_filename=wanted.name,
                 tqdm_class=_bar(f"downloading {wanted.name}", file.tell(), total, progress),
             )
+
+    with _hub_spoken(wanted, part, endpoint), only_trusted(wanted.url(endpoint)):
+        clock.run(work)
 
 
 def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
@@ -256,9 +264,6 @@ def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
     _check_announced(wanted, facts.etag, endpoint)
     if facts.size is not None and facts.size > _most(wanted):
         raise Unavailable("hub", f"{wanted.url(endpoint)} has {facts.size:,} bytes, {_far_more(wanted)}")
-    secure = (endpoint or default_endpoint()).startswith("https://")
-    if not facts.location.startswith("https://" if secure else ("http://", "https://")):
-        raise Unavailable("hub", f"{wanted.url(endpoint)} sends us to an address without TLS. Nothing was downloaded.")
     return facts.location, facts.size
 
 
@@ -272,15 +277,17 @@ def _far_more(wanted: HubFile) -> str:
 
 
 class _Bounded(io.BufferedWriter):
-    """A file that takes so many bytes and no more, whatever the hub sends."""
+    """A file that takes so many bytes and no more, whatever the hub sends, and tells the clock of each piece."""
 
-    def __init__(self, raw: io.FileIO, most: int, wanted: HubFile) -> None:
+    def __init__(self, raw: io.FileIO, most: int, wanted: HubFile, clock: Clock) -> None:
         super().__init__(raw)
+        self._clock = clock
         self._most = most
         self._wanted = wanted
 
     def write(self, chunk: Any, /) -> int:
         """Raises Unavailable: it would be too large; it is emptied."""
+        self._clock.tick()
         if self.tell() + len(chunk) > self._most:
             self.seek(0)
             self.truncate()

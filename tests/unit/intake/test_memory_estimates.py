@@ -257,6 +257,14 @@ def test_transforming_is_part_of_the_estimate(transforms: Iterable[Transform], s
     assert held <= estimates[0] + NOISE, f"{held / 1e6:.1f} MB held, {estimates[0] / 1e6:.1f} estimated"
 
 
+def test_an_image_is_refused_for_what_its_transforms_take() -> None:
+    body = saved("L", "png")(64, 64)
+    limits = Limits(decode_bytes=4 << 20)
+    assert Decoding((Transform(32),), limits).inspect(body).decode_bytes < limits.decode_bytes
+    with pytest.raises(Rejected, match="decoding takes up to"):
+        Decoding((Transform(2000),), limits).inspect(body)
+
+
 @pytest.mark.parametrize("size", [(2000, 1500), (64, 12_000), (12_000, 64), (3, 40_000), (700, 50)], ids=str)
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
 def test_a_transform_alone_holds_no_more_than_was_estimated(transform: Transform, size: tuple[int, int]) -> None:

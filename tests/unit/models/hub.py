@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -24,11 +24,16 @@ class Hub:
     ranges: bool = True
     elsewhere: bool = False
     """Send whoever asks for a file to another address for it, as the hub does for large files."""
+    sends_to: str | None = None
+    """Another address to which every GET of that one is sent."""
+    trickle_s: float | None = None
+    """Send one byte at a time, and rest so long after each."""
     expires_after: int | None = None
     """That other address answers 403 after so many GETs, as a signed one does after an hour."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """(method, range) of every request."""
     endpoint: str = ""
+    ended: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -40,8 +45,19 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             start, body = self._head()
             stop = hub.cut_after.pop(0) if hub.cut_after else len(body)
-            self.wfile.write(body[start : start + stop])
+            coming = body[start : start + stop]
+            if hub.trickle_s is None:
+                self.wfile.write(coming)
+            else:
+                self._trickle(coming, hub.trickle_s)
             self.close_connection = True
+
+        def _trickle(self, coming: bytes, rest_s: float) -> None:
+            with suppress(OSError):  # until the other side has enough
+                for byte in coming:
+                    self.wfile.write(bytes([byte]))
+                    if hub.ended.wait(rest_s):
+                        return
 
         def _head(self) -> tuple[int, bytes]:
             wanted = self.headers.get("Range", "")
@@ -59,6 +75,12 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self.send_header("Location", f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/elsewhere{self.path}")
                 self.send_header("X-Linked-Size", str(len(body)))
                 self.send_header("X-Linked-ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return 0, b""
+            if hub.sends_to is not None and self.command == "GET":
+                self.send_response(302)
+                self.send_header("Location", hub.sends_to)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return 0, b""
@@ -82,6 +104,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
     try:
         yield hub
     finally:
+        hub.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -12,6 +12,7 @@ import pytest
 
 from tests.unit.models.hub import Hub, serving
 from workers.errors import Misconfigured, Unavailable
+from workers.models import hub_session
 from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, fetch, licence_of, sha256_of
 
 BODY = bytes(range(256)) * 400
@@ -233,3 +234,53 @@ def test_a_hub_that_sends_far_more_is_cut_short(tmp_path: Path) -> None:
         with pytest.raises(Unavailable, match="far more than the 102,400"):
             fetch(wanted, tmp_path, endpoint=hub.endpoint)
     assert [path.stat().st_size for path in tmp_path.iterdir()] == [0]
+
+
+def test_a_hub_that_trickles_is_given_up_and_nothing_is_lost(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_session, "STALL_S", 0.5)
+    hub.trickle_s = 0.02  # no read waits long, and a piece takes 20 s
+    (tmp_path / "weights.pth.part").write_bytes(BODY[:999])
+    began = time.monotonic()
+    with pytest.raises(Unavailable, match=r"a trickle came in 0\.5 s\. 999 bytes have come; the same command goes on"):
+        fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+    assert time.monotonic() - began < 10
+    hub.trickle_s = None
+    assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
+
+
+def test_a_hub_that_sends_us_to_a_stranger_is_not_followed(hub: Hub, tmp_path: Path) -> None:
+    with serving(Hub({"weights.pth": BODY})) as stranger:
+        hub.sends_to = f"{stranger.endpoint.replace('127.0.0.1', '127.0.0.2')}/weights.pth"
+        with pytest.raises(Unavailable, match=r"sends us to http://127\.0\.0\.2, which is neither"):
+            fetch(WANTED, tmp_path, endpoint=hub.endpoint)
+        assert stranger.asked == []
+
+
+@pytest.mark.parametrize(
+    ("url", "trusted"),
+    [
+        ("https://huggingface.co/a/b", True),
+        ("https://cdn-lfs.huggingface.co/a", True),
+        ("https://cas-bridge.xethub.hf.co/a", True),
+        ("https://hf.co", True),
+        ("http://cdn-lfs.huggingface.co/a", False),
+        ("http://huggingface.co/a/b", False),
+        ("https://huggingface.co.example.org/a", False),
+        ("https://nothuggingface.co/a", False),
+        ("https://example.org/huggingface.co", False),
+        ("https://huggingface.co@example.org/", False),
+        ("http://127.0.0.1/a", False),
+        ("ftp://huggingface.co/a", False),
+        ("", False),
+    ],
+)
+def test_only_the_hub_and_its_own_network_are_trusted(url: str, trusted: bool) -> None:
+    assert hub_session.is_trusted(url, "https://huggingface.co/some/model/resolve/main/weights.pth") is trusted
+
+
+def test_a_list_comes_from_its_own_host() -> None:
+    origin = PUBLISHED["ram"].tags.url()
+    assert hub_session.is_trusted(origin, origin)
+    assert not hub_session.is_trusted("https://example.org/list", origin)
