@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import ssl
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
 
+from workers.backends import kafka_answers
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -96,9 +96,6 @@ def passing(error: kafka_errors.KafkaError) -> bool:
     return bool(error.retriable)
 
 
-_NONSENSE = (ValueError, LookupError, TypeError, AttributeError, struct.error)
-
-
 @contextmanager
 def sensible(doing: str) -> Iterator[None]:
     """Around a call of kafka-python that is given nothing wrong: what else it raises comes of a broker's answer.
@@ -108,7 +105,7 @@ def sensible(doing: str) -> Iterator[None]:
     """
     try:
         yield
-    except _NONSENSE as error:
+    except kafka_answers.NONSENSE as error:
         logger.debug("in the Kafka client", exc_info=True)
         raise Broken(f"{doing}: the Kafka client can make nothing of what the broker answers ({error!r})") from error
 
@@ -205,6 +202,7 @@ def _throttle_within_bounds(throttle: Callable[[KafkaConnection, Any], None]) ->
 
 
 # Connections are made deep inside of every client.
+kafka_answers.install()
 KafkaConnection._maybe_throttle = _throttle_within_bounds(KafkaConnection._maybe_throttle)
 
 

@@ -212,7 +212,7 @@ class KafkaRecordSource:
             with sensible(doing):
                 return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
         except kafka_errors.OffsetOutOfRangeError as error:
-            raise Broken(self._out_of_range(error)) from error
+            raise self._out_of_range(error) from error
         except kafka_errors.LogTruncationError as error:
             raise Broken(_truncated(error)) from error
         except kafka_errors.KafkaError as error:
@@ -250,15 +250,19 @@ class KafkaRecordSource:
             logger.warning("polling again: %s", error.detail)
         time.sleep(max(0.0, min(0.1, until - now)))
 
-    def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> str:
+    def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> Broken | Unavailable:
+        """Whether our next offset is gone, or the broker was wrong to say so: another question tells."""
         partition, offset = next(iter(error.args[0].items()))
         place = Partition(partition.topic, partition.partition)
+        doubtful = f"offset {offset} of {place} is out of range, says the broker"
         try:
             first = self._consumer.beginning_offsets([partition], timeout_ms=5_000)[partition]
             end = self._consumer.end_offsets([partition], timeout_ms=5_000)[partition]
-        except kafka_errors.KafkaError:
-            return f"offset {offset} of {place} is out of range, and the broker does not say what it has"
-        return out_of_range(place, offset, first, end)
+        except kafka_errors.KafkaError as silence:
+            return Unavailable("kafka", f"{doubtful}, but not what it has: {silence}")
+        if first <= offset <= end:
+            return Unavailable("kafka", f"{doubtful}, and that it has {first} to {end}")
+        return Broken(out_of_range(place, offset, first, end))
 
     def _renew_ended(self) -> None:
         """Begin anew what we still hold and may not go on with: of another member id, or ended by the publish thread.

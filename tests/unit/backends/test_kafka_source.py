@@ -154,17 +154,30 @@ def test_what_no_polling_can_mend_ends_it_with_a_sentence(
         source.poll(0.01)
 
 
-def test_an_offset_out_of_range_names_the_gap_or_says_that_nobody_knows_it(
-    source: KafkaRecordSource, consumer: Any
-) -> None:
+def test_an_offset_that_is_gone_ends_the_worker_and_names_the_gap(source: KafkaRecordSource, consumer: Any) -> None:
     consumer.poll.side_effect = kafka_errors.OffsetOutOfRangeError({HERE: 7})
     consumer.beginning_offsets.return_value = {HERE: 40}
     consumer.end_offsets.return_value = {HERE: 90}
     with pytest.raises(Broken, match="offsets 7 to 39 were deleted"):
         source.poll(0.01)
-    consumer.beginning_offsets.side_effect = kafka_errors.KafkaTimeoutError("late")
-    with pytest.raises(Broken, match="offset 7 of images:0 is out of range"):
+    consumer.beginning_offsets.return_value, consumer.end_offsets.return_value = {HERE: 0}, {HERE: 6}
+    with pytest.raises(Broken, match=r"offset 7 of images:0 is out of range .*the partition ends at 6"):
         source.poll(0.01)
+
+
+def test_an_offset_of_which_only_one_answer_says_that_it_is_gone_is_polled_again(
+    source: KafkaRecordSource, consumer: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer.poll.side_effect = kafka_errors.OffsetOutOfRangeError({HERE: 7})
+    consumer.beginning_offsets.return_value, consumer.end_offsets.return_value = {HERE: 7}, {HERE: 7}
+    assert source.poll(0.01).records == ()
+    assert "offset 7 of images:0 is out of range, says the broker, and that it has 7 to 7" in caplog.text
+    consumer.end_offsets.side_effect = kafka_errors.KafkaTimeoutError("late")
+    assert source.poll(0.01).records == ()
+    consumer.poll.side_effect = None
+    consumer.poll.return_value = {HERE: [ReadRecord("images", 0, 7, 0, None, b"x", ())]}
+    opened(source)
+    assert [record.offset for record in source.poll(0.01).records] == [7]
 
 
 def test_a_fault_that_lasts_is_said_once_in_a_while(

@@ -34,6 +34,7 @@ def test_a_record_is_read_as_it_was_written() -> None:
         batch(
             [record(b"value", headers=headers, timestamp=5), record(None, key=None, delta=1, timestamp=-7)],
             base_offset=40,
+            timestamp=1_700_000_000_000,
         )
     )
     assert (one.topic, one.partition, one.offset, one.timestamp_ms) == ("images", 3, 40, 1_700_000_000_005)
