@@ -15,6 +15,8 @@ _PRODUCE = 0
 _VERSION = 7
 """Of the Produce request; the first flexible one is 9."""
 _NO_LEADER_YET = {3, 5, 6}
+_NOW_MS = int(time.time() * 1000)
+"""A broker deletes what is older than a week within half a minute of its start."""
 GZIP, SNAPPY, LZ4, ZSTD, CONTROL = 1, 2, 3, 4, 0x20
 
 
@@ -55,7 +57,7 @@ def batch(
     count: int | None = None,
     attributes: int = 0,
     compress: Callable[[bytes], bytes] = bytes,
-    timestamp: int = 1_700_000_000_000,
+    timestamp: int = _NOW_MS,
     magic: int = 2,
     producer_id: int = -1,
     spoil: int = 0,
