@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.unit.pipeline.harness import BUCKET, IN, ColourTagger, png
@@ -29,11 +29,19 @@ def none_of_this(*_: object) -> Any:
 class ManualPipeline:
     """A worker's line: `events` come in, `turn` lets them go as far as they can, `done` has what came of them."""
 
-    def __init__(self, partitions: int = 1, intake: Intake | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        partitions: int = 1,
+        intake: Intake | None = None,
+        make_intake: Callable[[MemoryObjectStore], Intake] | None = None,
+        **options: Any,
+    ) -> None:
         self.clock = ManualClock()
         self.store = MemoryObjectStore(clock=self.clock)
         self.store.make_bucket(BUCKET)
         tagger = ColourTagger()
+        if make_intake is not None:
+            intake = make_intake(self.store)
         self.worker = Worker(
             source=none_of_this,
             publisher=none_of_this,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,16 +14,16 @@ from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.progress import _AtWork
 from workers.pipeline.task import Task
-from workers.testing.memory import ManualClock
+from workers.testing.memory import ManualClock, MemoryObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job
 
 
 class Hanging(InlineIntake):
     """One object hangs in its hands, in one of its three stages."""
 
-    def __init__(self, hand: ManualPipeline) -> None:
-        super().__init__(hand.store, [ColourTagger.transform])
-        self.stage = "decode"
+    def __init__(self, stage: str, store: MemoryObjectStore) -> None:
+        super().__init__(store, [ColourTagger.transform])
+        self.stage = stage
         self.keys = {"bad.png"}
         self._bad: set[str] = set()
 
@@ -45,10 +46,7 @@ class Hanging(InlineIntake):
 
 
 def with_a_hanging(stage: str) -> ManualPipeline:
-    hand = ManualPipeline(partitions=2, stall_timeout_s=60.0, get_timeout_s=30.0)
-    intake = Hanging(hand)
-    intake.stage = stage
-    hand.pipeline._intake = intake
+    hand = ManualPipeline(partitions=2, make_intake=partial(Hanging, stage), stall_timeout_s=60.0, get_timeout_s=30.0)
     hand.put("bad.png", *[f"{number}.png" for number in range(200)])
     hand.events("bad.png", partition=1)
     hand.turn()
