@@ -33,12 +33,23 @@ from workers.backends.s3_answers import KNOWN_CODES, S3Answer, advice, meaning, 
         (412, "PreconditionFailed", "superseded"),
         (501, "NotImplemented", "service"),
         (418, "", "refused"),
+        (401, "", "forbidden"),
+        (408, "", "service"),
+        (412, "", "superseded"),
+        (425, "", "service"),
+        (429, "", "service"),
+        (500, "", "service"),
         (403, "", "forbidden"),
         (599, "", "service"),
     ],
 )
 def test_a_code_means(status: int, code: str, expected: str) -> None:
     assert meaning(S3Answer(status, code)) == expected
+
+
+def test_an_ill_formed_version_id_is_a_version_that_is_not_there() -> None:
+    assert meaning(S3Answer(400, "InvalidArgument", "Invalid version id specified")) == "gone"
+    assert meaning(S3Answer(400, "InvalidRequest", "Invalid version id specified")) == "refused"
 
 
 def test_a_code_means_the_same_whatever_the_status() -> None:

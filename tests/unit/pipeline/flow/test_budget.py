@@ -69,6 +69,16 @@ def test_new_partitions_wait_for_what_others_hold_of_shares_that_were_larger() -
     assert [t.size for t in new] == [10]
 
 
+def test_what_waits_goes_on_once_shares_are_larger() -> None:
+    budget, granted = Budget(100), list[Reservation]()
+    budget.divide(4)
+    for _ in range(4):
+        reserve(budget, A, 25, granted)
+    assert len(granted) == 2  # two of the pool; a share has 12 bytes
+    budget.divide(1)
+    assert len(granted) == 4
+
+
 def test_one_above_every_share_waits_for_the_pool_and_runs_alone_in_it() -> None:
     budget, granted = Budget(100), list[Reservation]()
     budget.divide(2)
