@@ -16,8 +16,7 @@ def gauges(pipeline: Pipeline, poller: Poller) -> Mapping[ObservedGauge, Reader]
 
     def budgets(read: Callable[[Budget], int]) -> Reader:
         return lambda: [
-            _said(read(pipeline.fetch.encoded), budget="encoded"),
-            _said(read(pipeline.decode.budget), budget="decoded"),
+            _said(read(budget), budget=name) for stage in pipeline.stages for name, budget in stage.budgets.items()
         ]
 
     def partitions() -> list[Reading]:
@@ -31,7 +30,7 @@ def gauges(pipeline: Pipeline, poller: Poller) -> Mapping[ObservedGauge, Reader]
     return {
         metrics.PARTITIONS: partitions,
         metrics.LEDGER_RECORDS: lambda: [_said(pipeline.ledger.records)],
-        metrics.IN_FLIGHT: lambda: [_said(count, stage=stage) for stage, count in pipeline.stages.counts().items()],
+        metrics.IN_FLIGHT: lambda: [_said(count, stage=stage) for stage, count in pipeline.progress.counts().items()],
         metrics.BUDGET_BYTES: budgets(lambda budget: budget.used),
         metrics.BUDGET_PEAK_BYTES: budgets(lambda budget: budget.peak),
         metrics.BUDGET_LIMIT_BYTES: budgets(lambda budget: budget.limit),

@@ -3,7 +3,7 @@
     take → read → lookup by source → fetch → inspect → lookup by content → decode → annotate → finish → (ledger)
     → settle
 
-Each step is a method that says what comes next; the threads of `threads.py` and the intake's own call them. A task is
+Each step is a method that says what comes next; the stages' threads and the intake's call them. A task is
 in the hands of one thread at a time, handed on through a queue, a budget or a future.
 """
 
@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from opentelemetry.trace import Span
 
@@ -23,7 +23,6 @@ from workers import metrics
 from workers.errors import Rejected
 from workers.pipeline import tracing
 from workers.pipeline.annotate import Annotator
-from workers.pipeline.batching import StageQueue
 from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.event_filter import EventFilter, Filtered, Removed, Skipped, Wanted, coordinates
@@ -31,10 +30,11 @@ from workers.pipeline.flow.single_flight import SingleFlight
 from workers.pipeline.journal import Journal
 from workers.pipeline.lookup import Lookup
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.progress import Stages
+from workers.pipeline.progress import TaskProgress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.decode import DecodeStage
 from workers.pipeline.stages.fetch import FetchStage
+from workers.pipeline.stages.stage import DeviceStage, QueueStage, Stage
 from workers.pipeline.task import Task
 from workers.pipeline.unread import Unread
 from workers.ports import Clock, Intake
@@ -109,22 +109,33 @@ class Pipeline:
         self._filter = EventFilter(options.buckets, options.key_globs, options.profiles)
         self._single_flight: SingleFlight[Task] = SingleFlight()
         self.ledger = Ledger()
-        self.stages = Stages(clock)
-        self.fetch = FetchStage(intake, self.stages, clock, options, endings=self, ready=self._to_lookup)
+        self.progress = TaskProgress(clock)
+        self.fetch = FetchStage(intake, self.progress, clock, options, endings=self, ready=self._to_lookup)
         self.decode = DecodeStage(
             intake,
             journal,
-            self.stages,
+            self.progress,
             options,
             endings=self,
             inspected=self._to_lookup,
             decoded=self._to_device,
             fetch_again=self.fetch.begin,
         )
-        self.lookup_queue: StageQueue[LookupItem] = StageQueue()
         self.unread = Unread(self._has_room)
-        self.device_queue: StageQueue[Task] = StageQueue()
-        self.finish_queue: StageQueue[Task | Done] = StageQueue()
+        looking_up: QueueStage[LookupItem] = QueueStage("lookup", self.lookup, anyway=lambda: len(self.unread) > 0)
+        finishing: QueueStage[Task | Done] = QueueStage(
+            "finish", self._finish_all, limits_s={"finish": options.stall_timeout_s}
+        )
+        self.device_stage: DeviceStage[Task] = DeviceStage(
+            self.annotate, clock, options.stall_timeout_s, most=lambda: annotator.safe.size
+        )
+        self.queue_stages: tuple[QueueStage[Any], ...] = (looking_up, self.device_stage, finishing)
+        self.stages: tuple[Stage, ...] = (looking_up, self.fetch, self.decode, self.device_stage, finishing)
+        self.lookup_queue, self.device_queue, self.finish_queue = (
+            looking_up.queue,
+            self.device_stage.queue,
+            finishing.queue,
+        )
 
     # ---- poll thread ------------------------------------------------------------------------------------------
 
@@ -133,7 +144,7 @@ class Pipeline:
         entry = self.ledger.admit(record, self._clock.monotonic())
         if entry is None:
             return False
-        self.stages.moved()
+        self.progress.moved()
         self.lookup_queue.put(entry)
         return True
 
@@ -191,7 +202,7 @@ class Pipeline:
     def _begin(self, entry: Entry, index: int, wanted: Wanted) -> Task:
         job = Job(coordinates(entry.record, index), entry.record.assignment, wanted.event)
         task = Task(job, entry, wanted.profile, self._span(entry, index, "annotate image"))
-        self.stages.enter(task)
+        self.progress.enter(task)
         return task
 
     def _span(self, entry: Entry, index: int, name: str) -> Span:
@@ -257,7 +268,7 @@ class Pipeline:
             self.decode.decode(task)
             return
         task.flight = self._lookup.flight_key(task)
-        self.stages.move(task, "wait-equal")
+        self.progress.move(task, "wait-equal")
         if task.flight in self._single_flight:
             # A follower waits without its bytes, and must let go of them before anyone can promote it.
             self._let_go_of_bytes(task)
@@ -279,11 +290,6 @@ class Pipeline:
 
     # ---- device thread ----------------------------------------------------------------------------------------
 
-    @property
-    def batch_size(self) -> int:
-        """Images that the device takes at once, as far as they are ready."""
-        return self._annotator.safe.size
-
     def annotate(self, tasks: Sequence[Task]) -> None:
         """One batch. Those whose assignment ended are left out; a suspect runs alone."""
         live = [task for task in tasks if self.still_wanted(task)]
@@ -291,7 +297,7 @@ class Pipeline:
             if not group:
                 continue
             for task in group:
-                self.stages.move(task, "annotate")
+                self.progress.move(task, "annotate")
             started = self._clock.monotonic()
             self._annotator.annotate(group)
             metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, stage="annotate")
@@ -300,6 +306,10 @@ class Pipeline:
                 self._to_finish(task)
 
     # ---- finish thread ----------------------------------------------------------------------------------------
+
+    def _finish_all(self, items: Sequence[Task | Done]) -> None:
+        for item in items:
+            self.finish(item)
 
     def finish(self, item: Task | Done) -> None:
         """Turn results into outcomes, and a record's outcomes into messages once it has them all."""
@@ -337,7 +347,7 @@ class Pipeline:
     def settle(self, entries: Sequence[Entry]) -> None:
         """These records are committed: count them, and tell the cache."""
         now = self._clock.monotonic()
-        self.stages.moved()
+        self.progress.moved()
         if self._journal.poison:
             self._journal.settled(coordinates(entry.record, index) for entry in entries for index in entry.outcomes)
         for entry in entries:
@@ -412,7 +422,7 @@ class Pipeline:
 
     def _leave(self, task: Task, how: str) -> None:
         tracing.end(task.span, how)
-        self.stages.leave(task)
+        self.progress.leave(task)
         self.fetch.bucket_breakers.left(task.event.bucket, task)
         self.decode.step_out(task, came_through=how == "done")
 
@@ -424,15 +434,15 @@ class Pipeline:
             task.encoded.release()
 
     def _to_lookup(self, task: Task) -> None:
-        self.stages.move(task, "lookup")
+        self.progress.move(task, "lookup")
         self.lookup_queue.put(task)
 
     def _to_device(self, task: Task) -> None:
-        self.stages.move(task, "wait-device")
+        self.progress.move(task, "wait-device")
         self.device_queue.put(task)
 
     def _to_finish(self, task: Task) -> None:
-        self.stages.move(task, "finish")
+        self.progress.move(task, "finish")
         self.finish_queue.put(task)
 
 

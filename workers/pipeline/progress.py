@@ -83,7 +83,7 @@ class _AtWork:
         self._begun[task] = now
 
 
-class Stages:
+class TaskProgress:
     """Where the tasks are, and when one last moved. Thread-safe."""
 
     def __init__(self, clock: Clock) -> None:

@@ -16,8 +16,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from workers import metrics
 from workers.errors import Broken
@@ -34,7 +36,7 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.progress import Progress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Template, make_roles
-from workers.pipeline.task import Task
+from workers.pipeline.stages.stage import QueueStage
 from workers.ports import Captioner, Clock, Intake, Publisher, RecordSource, ResultCache, Tagger
 from workers.types import Assignment
 
@@ -53,18 +55,6 @@ makes has a limit of its own, at most 10 s, also while no broker answers."""
 
 _LATE_S = 8.0
 """How much later than the drain's time the poll thread may say that the drain is over."""
-
-
-@dataclass(slots=True)
-class _DeviceClock:
-    """How long the batch in hand has taken, against max(15 s, 5 × the slowest so far)."""
-
-    since: float | None = None
-    slowest: float = 0.0
-
-    @property
-    def limit(self) -> float:
-        return max(15.0, 5 * self.slowest)
 
 
 class Worker:
@@ -105,7 +95,6 @@ class Worker:
         self._crashed: BaseException | None = None
         self._crash_lock = threading.Lock()
         self._warm = threading.Event()
-        self._device = _DeviceClock()
         self._drained = threading.Event()
         self._pipeline: Pipeline | None = None
         self._publisher: Publisher | None = None
@@ -162,9 +151,12 @@ class Worker:
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
         poller = Poller(source, pipeline, self._options, opening, opened)
         publishing = Publishing(publisher, pipeline, self._options, opening, opened, self._drained.is_set)
-        loops = {
-            "lookup": lambda: self._run_lookup(pipeline),
-            "finish": lambda: self._run_finish(pipeline),
+        loops: dict[str, Callable[[], None]] = {
+            stage.thread: partial(self._run_stage, stage)
+            for stage in pipeline.queue_stages
+            if stage is not pipeline.device_stage  # it runs already: the models were warmed up in its thread
+        }
+        loops |= {
             "publish": lambda: self._run_publish(pipeline, publishing),
             "poll": lambda: self._run_poll(poller, pipeline),
             "watch": lambda: self._run_watch(publisher),
@@ -188,8 +180,8 @@ class Worker:
         """
         self._wait_for_drain()
         publisher.interrupt()
-        for queue in (pipeline.lookup_queue, pipeline.device_queue, pipeline.finish_queue):
-            queue.close()
+        for stage in pipeline.queue_stages:
+            stage.queue.close()
         pipeline.ledger.wake()
         until = time.monotonic() + (_CLOSE_S if self._crashed is None else 1.0)
         for thread in threads:
@@ -233,35 +225,18 @@ class Worker:
                 _log.info("drained, %d records left behind", pipeline.ledger.records)
                 self._drained.set()
 
-    def _run_lookup(self, pipeline: Pipeline) -> None:
+    def _run_stage(self, stage: QueueStage[Any]) -> None:
         while not self._drained.is_set():
-            items = pipeline.lookup_queue.take(256, 0.2)
-            if items or len(pipeline.unread):  # an assignment that ended may have made room, and nobody says so
-                pipeline.lookup(items)
+            stage.step()
 
     def _run_device(self) -> None:
         for role in self._roles.models:
             role.model.warm_up()
         self._warm.set()
-        while not self._drained.is_set():
-            pipeline = self._pipeline
-            if pipeline is None:
-                self._drained.wait(0.05)
-                continue
-            tasks = pipeline.device_queue.take(pipeline.batch_size, 0.2)
-            if tasks:
-                self._run_batch(pipeline, tasks)
-
-    def _run_batch(self, pipeline: Pipeline, tasks: Sequence[Task]) -> None:
-        started = self._device.since = self._clock.monotonic()
-        pipeline.annotate(tasks)
-        self._device.slowest = max(self._device.slowest, self._clock.monotonic() - started)
-        self._device.since = None
-
-    def _run_finish(self, pipeline: Pipeline) -> None:
-        while not self._drained.is_set():
-            for item in pipeline.finish_queue.take(256, 0.2):
-                pipeline.finish(item)
+        while self._pipeline is None:
+            if self._drained.wait(0.05):
+                return
+        self._run_stage(self._pipeline.device_stage)
 
     def _run_publish(self, pipeline: Pipeline, publishing: Publishing) -> None:
         while not self._drained.is_set():
@@ -327,26 +302,15 @@ class Worker:
         if pipeline is None:
             return Progress(self._crashed is None, (), {})
         now = self._clock.monotonic()
-        reasons: list[str] = []
-        since = self._device.since
-        if since is not None and now - since > self._device.limit:
-            reasons.append(f"the device has worked on one batch for {now - since:.0f} s")
+        reasons = [why for stage in pipeline.stages if (why := stage.stalled(now))]
         since = self._polling_since
         if since is not None and now - since > max(self._options.stall_timeout_s, _POLL_S):
             reasons.append(f"the poll thread has not come back for {now - since:.0f} s")
-        still = now - pipeline.stages.moved_at
-        if pipeline.stages.working() and still > self._options.stall_timeout_s:
-            reasons.append(f"{pipeline.stages.working()} images in hand and none moved for {still:.0f} s")
-        reasons += pipeline.stages.stuck(
-            {
-                "fetch": self._options.stall_timeout_s + self._options.get_timeout_s,
-                "inspect": self._options.stall_timeout_s,
-                "decode": self._options.stall_timeout_s,
-                "annotate": max(self._options.stall_timeout_s, self._device.limit),
-                "finish": self._options.stall_timeout_s,
-            }
-        )
-        return Progress(not reasons, tuple(reasons), pipeline.stages.counts())
+        still = now - pipeline.progress.moved_at
+        if pipeline.progress.working() and still > self._options.stall_timeout_s:
+            reasons.append(f"{pipeline.progress.working()} images in hand and none moved for {still:.0f} s")
+        reasons += pipeline.progress.stuck({name: s for stage in pipeline.stages for name, s in stage.limits_s.items()})
+        return Progress(not reasons, tuple(reasons), pipeline.progress.counts())
 
     def _pipeline_for(self, publisher: Publisher) -> Pipeline:
         return Pipeline(

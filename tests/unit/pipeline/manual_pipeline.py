@@ -96,7 +96,7 @@ class ManualPipeline:
 
     @property
     def in_flight(self) -> dict[str, int]:
-        return {stage: count for stage, count in self.pipeline.stages.counts().items() if count}
+        return {stage: count for stage, count in self.pipeline.progress.counts().items() if count}
 
     @property
     def reads(self) -> list[str]:

@@ -52,7 +52,7 @@ def decoders(monkeypatch: pytest.MonkeyPatch) -> Decoders:
 
 def _waiting(worker: Worker) -> int:
     pipeline = worker._pipeline
-    return pipeline.stages.counts()["wait-equal"] if pipeline is not None else 0
+    return pipeline.progress.counts()["wait-equal"] if pipeline is not None else 0
 
 
 def sent_one_after_the_other(harness: Harness, body: bytes, *names: str) -> list[tuple[str, str]]:

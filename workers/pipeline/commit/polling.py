@@ -120,8 +120,8 @@ class Poller:
 
     def _divide(self) -> None:
         partitions = len(self._pipeline.ledger.assignments())
-        self._pipeline.fetch.divide(partitions)
-        self._pipeline.decode.budget.divide(partitions)
+        for stage in self._pipeline.stages:
+            stage.divide(partitions)
 
     def _admit(self) -> int:
         """Round robin, one record a partition and turn, as far as the bounds allow."""

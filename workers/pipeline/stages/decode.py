@@ -5,7 +5,7 @@ It owns the memory for pixels, the gate that an image under suspicion passes alo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 
 from workers.errors import Rejected
@@ -13,7 +13,7 @@ from workers.pipeline.flow.budget import Budget, Reservation
 from workers.pipeline.flow.gate import ExclusiveGate
 from workers.pipeline.journal import Journal
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.progress import Stages
+from workers.pipeline.progress import TaskProgress
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.task import Task
 from workers.ports import Intake
@@ -32,7 +32,7 @@ class DecodeStage:
         self,
         intake: Intake,
         journal: Journal,
-        stages: Stages,
+        progress: TaskProgress,
         options: WorkerOptions,
         *,
         endings: Endings,
@@ -42,23 +42,39 @@ class DecodeStage:
     ) -> None:
         self._intake = intake
         self._journal = journal
-        self._stages = stages
+        self._progress = progress
         self._endings = endings
         self._when_inspected = inspected
         self._when_decoded = decoded
         self._fetch_again = fetch_again
         self._gate = ExclusiveGate()
+        self._stall_timeout_s = options.stall_timeout_s
         self.budget = Budget(options.decoded_bytes)
+
+    @property
+    def budgets(self) -> Mapping[str, Budget]:
+        return {"decoded": self.budget}
+
+    def divide(self, partitions: int) -> None:
+        self.budget.divide(partitions)
+
+    @property
+    def limits_s(self) -> Mapping[str, float]:
+        return {"inspect": self._stall_timeout_s, "decode": self._stall_timeout_s}
+
+    def stalled(self, now: float) -> str | None:
+        """The decoders have limits of their own."""
+        return None
 
     def inspect(self, task: Task) -> None:
         """Read the header of its bytes, then go on with `inspected`."""
         assert task.fetched is not None
-        self._stages.move(task, "wait-inspect")
+        self._progress.move(task, "wait-inspect")
         self._step_in(task, task.fetched.inspect_bytes, self._inspect)
 
     def _inspect(self, task: Task) -> None:
         assert task.fetched is not None
-        self._stages.move(task, "inspect")
+        self._progress.move(task, "inspect")
         self._endings.when_done(task, self._intake.inspect(task.fetched), self._inspected)
 
     def _inspected(self, task: Task, future: Future[Facts]) -> None:
@@ -78,13 +94,13 @@ class DecodeStage:
         if task.fetched is None:  # promoted, after its bytes were let go
             self._fetch_again(task)
             return
-        self._stages.move(task, "wait-decode")
+        self._progress.move(task, "wait-decode")
         self._step_in(task, task.facts.decode_bytes + task.fetched.copied_bytes, self._decode)
 
     def _decode(self, task: Task) -> None:
         assert task.fetched is not None
         assert task.facts is not None
-        self._stages.move(task, "decode")
+        self._progress.move(task, "decode")
         self._endings.when_done(task, self._intake.decode(task.fetched, task.facts), self._decoded)
 
     def _step_in(self, task: Task, size: int, go: Callable[[Task], None]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ from workers.pipeline.blame import REFUSALS, Evidence, blame
 from workers.pipeline.flow.bucket_breakers import BucketBreakers
 from workers.pipeline.flow.budget import Budget, Reservation
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.progress import Stages, place
+from workers.pipeline.progress import TaskProgress, place
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.task import Task
 from workers.ports import Clock, Intake
@@ -38,7 +38,7 @@ class FetchStage:
     def __init__(
         self,
         intake: Intake,
-        stages: Stages,
+        progress: TaskProgress,
         clock: Clock,
         options: WorkerOptions,
         *,
@@ -46,7 +46,7 @@ class FetchStage:
         ready: Callable[[Task], None],
     ) -> None:
         self._intake = intake
-        self._stages = stages
+        self._progress = progress
         self._clock = clock
         self._options = options
         self._endings = endings
@@ -55,10 +55,21 @@ class FetchStage:
         self.encoded = Budget(options.encoded_bytes)
         self.slots = Budget(options.fetch_threads)
 
+    @property
+    def budgets(self) -> Mapping[str, Budget]:
+        return {"encoded": self.encoded}
+
     def divide(self, partitions: int) -> None:
-        """Share the bounds among so many partitions."""
         self.encoded.divide(partitions)
         self.slots.divide(partitions)
+
+    @property
+    def limits_s(self) -> Mapping[str, float]:
+        return {"fetch": self._options.stall_timeout_s + self._options.get_timeout_s}
+
+    def stalled(self, now: float) -> str | None:
+        """A store that fails stalls nothing: its tasks wait."""
+        return None
 
     def retry_due(self) -> None:
         """Send on the tasks whose time to try again has come."""
@@ -76,7 +87,7 @@ class FetchStage:
         """Fetch the task's object, as soon as there is room for it and its store may be asked."""
         if not self._endings.still_wanted(task) or self._left_alone(task):
             return
-        self._stages.move(task, "wait-fetch")
+        self._progress.move(task, "wait-fetch")
         size = self._size_to_reserve(task)
         task.reference = self._reference(task)
         if task.reference is not None:
@@ -99,7 +110,7 @@ class FetchStage:
         task.slot = slot
         if not self._endings.still_wanted(task) or self._left_alone(task):
             return
-        self._stages.move(task, "fetch")
+        self._progress.move(task, "fetch")
         task.asked_at = self._clock.monotonic()
         assert task.encoded is not None
         if task.reference is None:
@@ -135,7 +146,7 @@ class FetchStage:
             self.bucket_breakers.answered(bucket, now)
         if self._endings.still_wanted(task):
             assert task.encoded is not None
-            self._stages.move(task, "fetch")
+            self._progress.move(task, "fetch")
             task.asked_at = now
             self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
 
@@ -156,7 +167,7 @@ class FetchStage:
         return True
 
     def _wait(self, task: Task, until: float) -> None:
-        self._stages.move(task, "wait-store")
+        self._progress.move(task, "wait-store")
         self.bucket_breakers.wait(task.event.bucket, task.job.assignment, task, until=until, tries=task.attempts)
 
     def _fetched(self, task: Task, future: Future[Fetched]) -> None:
