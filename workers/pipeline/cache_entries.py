@@ -112,13 +112,18 @@ def captioner_key(captioner: Captioner) -> str:
     return _digest(captioner.digest, repr(captioner.transform), captioner.precision, captioner.options_digest)
 
 
+def result_key(kind: str, sha256: str, *made_by: str) -> str:
+    """Of a result of this kind for these bytes, by everything else that it depends on."""
+    return ":".join((_FORMAT, kind, sha256, *made_by))
+
+
 def scores_key(sha256: str, tagger: str, subset: Subset | None = None) -> str:
     """Of the scores of all labels (that the tagger scores), or of a subset's: never one for the other."""
-    return f"{_FORMAT}:scores:{sha256}:{tagger}" + (f":{subset.digest}" if subset is not None else "")
+    return result_key("scores", sha256, tagger, *([subset.digest] if subset is not None else []))
 
 
 def caption_key(sha256: str, captioner: str, guide: str) -> str:
-    return f"{_FORMAT}:caption:{sha256}:{captioner}:{_digest(guide)}"
+    return result_key("caption", sha256, captioner, _digest(guide))
 
 
 def verdict_key(sha256: str, judge: str) -> str:

@@ -77,6 +77,8 @@ class Renderer:
         lost = tuple(failure for failure in task.failures if failure.stage in self._essential)
         if lost:
             return lost
+        refusals = (rule.refusal(task) for rule in self._roles.rules)
+        task.failures += [refusal for refusal in refusals if refusal is not None]
         return (self._enriched(task), *task.failures)
 
     def retraction(self, where: Coordinates, event: ImageEvent) -> Retraction:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
-from schemas.dead_letter import Reason, Stage
+from schemas.dead_letter import Failure, Reason, Stage
 from schemas.enriched_image import CaptionText, Tag
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
@@ -34,6 +34,14 @@ class Role(Protocol):
 
     def render(self, task: Task) -> Mapping[str, Any]:
         """Its fields of the EnrichedImage. Called whether it was asked for or not."""
+        ...
+
+
+class Rule(Role, Protocol):
+    """A role that no model computes: what it shows follows from others' results."""
+
+    def refusal(self, task: Task) -> Failure | None:
+        """Why the event lacks what it asked for; None: it has it, or did not ask."""
         ...
 
 
@@ -96,9 +104,15 @@ class Roles:
         rules: rendered from others' results alone.
     """
 
-    def __init__(self, models: Sequence[ModelRole], rules: Sequence[Role] = ()) -> None:
+    def __init__(self, models: Sequence[ModelRole], rules: Sequence[Rule] = ()) -> None:
         self.models = tuple(models)
+        self.rules = tuple(rules)
         self.all: tuple[Role, ...] = (*models, *rules)
+
+    def warm_up(self) -> None:
+        """Warm up each model once, also one that serves two roles. Device thread."""
+        for model in {id(role.model): role.model for role in self.models}.values():
+            model.warm_up()
 
     def wanted(self, options: Options) -> tuple[ModelRole, ...]:
         """The models' roles that these options ask for, and those that are needed for it, in order of work."""
@@ -151,7 +165,7 @@ def make_roles(tagger: Tagger | None, captioner: Captioner | None, template: Tem
     """
     tagging = Tagging(tagger) if tagger is not None else None
     models: list[ModelRole] = [tagging] if tagging is not None else []
-    rules: list[Role] = []
+    rules: list[Rule] = []
     if captioner is not None:
         models.append(Captioning(captioner, tagging))
     elif template is not None:
@@ -301,6 +315,9 @@ class TemplateCaptioning:
 
     def needs(self, options: Options) -> frozenset[Want]:
         return _needs_of_caption(options)
+
+    def refusal(self, task: Task) -> Failure | None:
+        return None
 
     def render(self, task: Task) -> Mapping[str, Any]:
         if self.name not in task.event.options.want:

@@ -230,8 +230,7 @@ class Worker:
             stage.step()
 
     def _run_device(self) -> None:
-        for role in self._roles.models:
-            role.model.warm_up()
+        self._roles.warm_up()
         self._warm.set()
         while self._pipeline is None:
             if self._drained.wait(0.05):
