@@ -62,7 +62,7 @@ def parameter(name: str, shape: tuple[int, ...], *, full: bool, text_width: int)
 
 def image(index: int, height: int = 427, width: int = 640) -> NDArray[np.uint8]:
     """(height, width, 3) RGB: colour waves under grain."""
-    random = _random(f"{SALT}:image:{index}")
+    random = _random(f"{SALT}:picture:{index}")  # as in the references: another name, other pixels
     y, x = np.meshgrid(np.linspace(0, 1, height), np.linspace(0, 1, width), indexing="ij")
     channels = [(np.sin(fx * x + px) * np.cos(fy * y + py) + 1) / 2 for fx, px, fy, py in random.random((3, 4)) * 12]
     grain = 0.15 * random.standard_normal((height, width, 3))

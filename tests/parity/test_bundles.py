@@ -53,7 +53,7 @@ class Published:
         self.subject = Subject(kind, "small384")
         model = checkpoint(kind, SMALL[kind], self.subject.facts["bias_shift"], full=False)
         optimizer = {"state": {0: {"exp_avg": torch.zeros(9)}}, "param_groups": [{"lr": 1e-4}]}
-        torch.save({"model": model, "optimizer": optimizer, "assignment": 4}, self.file)
+        torch.save({"model": model, "optimizer": optimizer, "epoch": 4}, self.file)
         tags = folder / "tags.txt"
         tags.write_text("".join(f"tag {number}\n" for number in range(self.config.labels)))
         thresholds = folder / "thresholds.txt"
@@ -248,7 +248,7 @@ class TestWrongFiles:
 
     def test_a_file_without_a_model(self, ram: Published, tmp_path: Path) -> None:
         empty = tmp_path / "empty.pth"
-        torch.save({"assignment": 4}, empty)
+        torch.save({"epoch": 4}, empty)
         with pytest.raises(Misconfigured, match="holds no model"):
             import_checkpoint(empty, tmp_path / "out", ram.lists)
 
