@@ -55,7 +55,7 @@ class Annotator:
         self._roles = roles
         self.safe = SafeBatch(min((role.model.max_batch for role in roles.models), default=1))
         self._ceilings = {role.name: Ceiling() for role in roles.models}
-        self._essential = {role.stage for role in roles.models if role.essential}
+        self._essential = {role.name for role in roles.models if role.essential}
 
     def annotate(self, tasks: Sequence[Task]) -> None:
         """Fill in `answers`, `results` where another role needs them now, or `failures`."""
@@ -97,7 +97,7 @@ class Annotator:
                 except ValueError as error:
                     del task.answers[other.name]
                     self._blame(other, task, error)
-        return not any(failure.stage in self._essential for failure in task.failures)
+        return self._essential.isdisjoint(task.failures)
 
     def _failed(self, tasks: Sequence[Task], error: Exception) -> None:
         out_of_memory = isinstance(error, MemoryError)
@@ -120,6 +120,6 @@ class Annotator:
             ) from error
         self._ceilings[role.name].note(True)
         detail = f"the model raised {type(error).__name__} on this image alone, not on one known to be good"
-        task.failures.append(
-            Failure(index=task.job.coordinates.index, stage=role.stage, reason=role.reason, detail=detail)
+        task.failures[role.name] = Failure(
+            index=task.job.coordinates.index, stage=role.stage, reason=role.reason, detail=detail
         )

@@ -56,7 +56,7 @@ class Renderer:
         self._limits = max_message_bytes
         self._clock = clock
         self._models = Models(**{role.model_field: _reference(role.model) for role in roles.models})
-        self._essential = {role.stage for role in roles.models if role.essential}
+        self._essential = {role.name for role in roles.models if role.essential}
 
     # ---- outcomes ---------------------------------------------------------------------------------------------
 
@@ -74,12 +74,13 @@ class Renderer:
 
     def outcomes(self, task: Task) -> tuple[Outcome, ...]:
         """An enriched image; a partial one with the failures of what it lacks; or the failure of an essential role."""
-        lost = tuple(failure for failure in task.failures if failure.stage in self._essential)
+        lost = tuple(failure for name, failure in task.failures.items() if name in self._essential)
         if lost:
             return lost
-        refusals = (rule.refusal(task) for rule in self._roles.rules)
-        task.failures += [refusal for refusal in refusals if refusal is not None]
-        return (self._enriched(task), *task.failures)
+        for rule in self._roles.rules:
+            if refusal := rule.refusal(task):
+                task.failures[rule.name] = refusal
+        return (self._enriched(task), *task.failures.values())
 
     def retraction(self, where: Coordinates, event: ImageEvent) -> Retraction:
         return Retraction(
@@ -119,7 +120,7 @@ class Renderer:
             ),
             subject=event.subject,
             status=status,
-            reason=task.failures[0].reason if task.failures else None,
+            reason=next((failure.reason for failure in task.failures.values()), None),
             event=_event_ref(task.job.coordinates, event),
             source=Source(
                 bucket=event.bucket,

@@ -24,6 +24,7 @@ class Task:
     Args:
         results: by role; from a lookup, the device, or the equal image that led.
         answers: by role, what its model returned and the finish thread has yet to make a result of.
+        failures: by role, why its result is not to be had.
         hits: the roles whose result was not computed for this task.
     """
 
@@ -39,7 +40,7 @@ class Task:
     results: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     hits: set[str] = field(default_factory=set)
-    failures: list[Failure] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)
     encoded: Reservation | None = None
     decoded: Reservation | None = None
     slot: Reservation | None = None

@@ -14,13 +14,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+from opentelemetry.trace import INVALID_SPAN
 
+from schemas.image_event import ImageEvent
+from schemas.options import Options, Want
 from workers.models.tagger import sample_image
+from workers.pipeline.commit.ledger import Entry
+from workers.pipeline.profiles import default_profiles
+from workers.pipeline.roles import make_roles
+from workers.pipeline.task import Task
 from workers.ports import Captioner, Model, SubsetTagger, Tagger
-from workers.types import Caption, LabelScores, Pixels, Subset
+from workers.types import (
+    Assignment,
+    Caption,
+    Coordinates,
+    DecodedImage,
+    Job,
+    LabelScores,
+    Partition,
+    Pixels,
+    Record,
+    Subset,
+)
 
 LoadTagger = Callable[[Sequence[str] | None], Tagger]
 LoadCaptioner = Callable[[], Captioner]
@@ -127,6 +145,19 @@ def not_a_number_is_a_value_error(load: LoadTagger) -> None:
         raise NotConforming(f"{value} among the answers passed as a score")
 
 
+def what_its_roles_give_can_be_kept_and_shown(load: LoadTagger) -> None:
+    """Of every role that the worker makes of it (tags, and an embedding where it has `embed`): an answer for each
+    image, whose result the cache would give back and an event could show."""
+    tagger = load(None)
+    images = _images(tagger, 3)
+    tasks = [_task(tagger, image) for image in images]
+    for role in make_roles(tagger, None, None).models:
+        for task, answer in zip(tasks, _as_many(role.run(tasks), images), strict=True):
+            result = task.results[role.name] = role.finish(answer)
+            _require(role.unpack(role.pack(result)) is not None, f"its {role.name} could not be published")
+            role.render(task)
+
+
 def its_threads_may_differ(load: LoadTagger) -> None:
     """Made on one thread, run on a second, its answers read on a third while the second goes on."""
     tagger = load(None)
@@ -186,6 +217,7 @@ TAGGER_CHECKS: tuple[Callable[[LoadTagger], None], ...] = (
     a_subset_of_labels_scores_as_the_full_set,
     images_of_one_batch_may_want_different_labels,
     not_a_number_is_a_value_error,
+    what_its_roles_give_can_be_kept_and_shown,
     its_threads_may_differ,
 )
 CAPTIONER_CHECKS: tuple[Callable[[LoadCaptioner], None], ...] = (
@@ -237,6 +269,17 @@ def _score_subsets(
 
 def _caption(captioner: Captioner, images: Sequence[Pixels], guides: Sequence[str]) -> list[Caption]:
     return [captioner.postprocess(raw) for raw in _as_many(captioner.forward(images, guides), images)]
+
+
+def _task(tagger: Tagger, image: Pixels) -> Task:
+    """An event that asks for all there is, its image decoded."""
+    assignment = Assignment(Partition("images", 0), "conformance")
+    options = Options(want=get_args(Want))
+    event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="bucket", key="key", options=options)
+    job = Job(Coordinates("images", 0, 0, 0), assignment, event)
+    entry = Entry(Record(assignment.partition, 0, 0, None, None, (), assignment), 0.0)
+    decoded = DecodedImage({tagger.transform: image})
+    return Task(job, entry, default_profiles(tagger)["default"], INVALID_SPAN, image=decoded)
 
 
 def _as_many(raws: Sequence[Any], images: Sequence[Pixels]) -> Sequence[Any]:
