@@ -121,6 +121,23 @@ class CaptionText(_Exact):
     )
 
 
+class Embedding(_Exact):
+    """The image as a point in a space that other models know too, for search by image and by text."""
+
+    space: str = Field(description="Points are comparable within one space alone, e.g. clip-vit-b-16.")
+    dimensions: int = Field(ge=1, le=65_536)
+    dtype: Literal["float16"] = Field(default="float16", description="IEEE 754 half precision, little-endian.")
+    data: str = Field(pattern="^[A-Za-z0-9+/]*={0,2}$", description="The numbers in base64 (RFC 4648, section 4).")
+    normalised: Literal[True] = Field(default=True, description="Of length 1 before rounding to the dtype.")
+    model: str = Field(description="The digest of the model that gave it.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if len(self.data) != 4 * -(-2 * self.dimensions // 3):
+            raise ValueError("the data are not as many numbers as there are dimensions")
+        return self
+
+
 class ModelRef(_Exact):
     """What ran."""
 
@@ -153,6 +170,7 @@ class Cache(_Exact):
     source: HitOrMiss | None = None
     tags: HitOrMiss | None = None
     caption: HitOrMiss | None = None
+    embedding: HitOrMiss | None = Field(default=None, exclude_if=lambda value: value is None)
 
 
 class _Output(_Exact):
@@ -175,6 +193,11 @@ class EnrichedImage(_Output):
     # Read up to the first fault: an error for each of many tags takes a hundred times their memory.
     tags: tuple[Tag, ...] = Field(description="Best score first.", fail_fast=True)
     caption: CaptionText | None = Field(default=None, description="null: not asked for, or status is partial.")
+    embedding: Embedding | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Absent: not asked for, or status is partial.",
+    )
     models: Models
     thresholds: Thresholds
     timings_ms: Mapping[str, Annotated[float, Field(ge=0)]] = Field(description="Milliseconds by stage.")

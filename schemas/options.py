@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .text import Short
 
-Want: TypeAlias = Literal["tags", "caption"]
+Want: TypeAlias = Literal["tags", "caption", "embedding"]
 
 
 def _each_once(want: tuple[Want, ...]) -> tuple[Want, ...]:

@@ -23,6 +23,7 @@ from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoin
 from workers.models.ram.random_bundle import made_up_vocabulary, random_bundle
 from workers.models.ram.sizes import kind_in
 from workers.models.ram.wordpiece import WordPiece
+from workers.pipeline.embedding import Embedder
 from workers.ports import Captioner, Tagger
 from workers.testing.conformance import CAPTIONER_CHECKS, TAGGER_CHECKS
 
@@ -88,6 +89,28 @@ def test_an_imported_checkpoint_tags_like_the_original_program(published: Publis
         if tags is not None:
             assert shown.sum() == len(tags[index].split(" | "))
     assert tagger.translations["zh"][7] == "标签7 "
+
+
+def test_ram_and_ram_plus_give_the_original_embedding_from_the_pass_that_tags(
+    published: Published, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tagger = build_tagger(bundle, CPU, "fp32")
+    if published.kind == "tag2text":
+        assert not isinstance(tagger, Embedder)
+        return
+    assert isinstance(tagger, Embedder)
+    images = [pixels(0), pixels(1)]
+    wanted = published.subject.arrays["image_embeds_first8"][:, 0]
+    assert wanted.shape == (2, tagger.embedding_dimensions)
+    assert np.abs(np.stack(tagger.embed(images)) - wanted).max() <= 1e-4
+    assert np.abs(np.stack(tagger.embed(images[1:])) - wanted[1:]).max() <= 1e-4
+    tagger.forward(images)
+    with monkeypatch.context() as without:
+        without.setattr(tagger._engine, "encode", None)
+        assert np.abs(np.stack(tagger.embed(images[::-1])) - wanted[::-1]).max() <= 1e-4
+    equal = [image.copy() for image in images[:1]]
+    assert np.abs(np.stack(tagger.embed(equal + images[1:])) - wanted).max() <= 1e-4
+    assert tagger.embed([]) == []
 
 
 def test_a_bundle_holds_only_what_inference_needs(bundle: Bundle) -> None:

@@ -14,6 +14,7 @@ from schemas.enriched_image import CaptionText, Tag
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import caption_of, one_each, scores_of
+from workers.pipeline.embedding import Embedder, Embedding, NoEmbedding
 from workers.pipeline.task import Task
 from workers.ports import Captioner, SubsetTagger, Tagger
 from workers.types import Caption, LabelScores, Pixels, Subset
@@ -166,6 +167,10 @@ def make_roles(tagger: Tagger | None, captioner: Captioner | None, template: Tem
     tagging = Tagging(tagger) if tagger is not None else None
     models: list[ModelRole] = [tagging] if tagging is not None else []
     rules: list[Rule] = []
+    if isinstance(tagger, Embedder):
+        models.append(Embedding(tagger))
+    else:
+        rules.append(NoEmbedding(tagger))
     if captioner is not None:
         models.append(Captioning(captioner, tagging))
     elif template is not None:

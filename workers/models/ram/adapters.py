@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import NamedTuple
+from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from workers.models.precision import check_golden, settle_batch
 from workers.models.ram.decoding import Decoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.passes import Ids, plan
+from workers.models.ram.ram import Ram
+from workers.models.ram.ram_plus import RamPlus
 from workers.models.ram.tag2text import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
 from workers.models.tagger import TorchTagger, sample_image
@@ -84,6 +87,45 @@ class RamTagger(TorchTagger):
         """Logits of these labels; of all without taking each by its number."""
         all_of_them = len(ids) == self._engine.model.labels
         return self._engine.score(embeds, None if all_of_them else torch.from_numpy(ids).to(embeds.device, torch.int64))
+
+
+class RamEmbedder(RamTagger):
+    """A RAM or RAM++ tagger that gives embeddings too: their image projection was trained towards CLIP ViT-B/16.
+
+    What `forward` projected last is kept on the device, so that the embeddings of these images cost nothing more.
+    """
+
+    embedding_space = "clip-vit-b-16"
+
+    def __init__(
+        self, bundle: Bundle, device: Device, precision: Precision, engine: Engine, subset: Sequence[int] | None
+    ) -> None:
+        super().__init__(bundle, device, precision, engine, subset)
+        assert isinstance(engine.model, Ram | RamPlus)
+        self.embedding_dimensions = engine.model.config.embedding
+        self._seen: dict[int, tuple[ReferenceType[Pixels], Tensor]] = {}
+
+    def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """One row an image, not normalised; an image that `forward` has just been given is not encoded again."""
+        if not images:
+            return []
+        with self._engine.device.run():
+            known = [self._known(image) for image in images]
+            new = [image for image, row in zip(images, known, strict=True) if row is None]
+            rest = iter(self._encode(new)[:, 0]) if new else iter(())
+            rows = torch.stack([next(rest) if row is None else row for row in known])
+            return list(rows.float().cpu().numpy())
+
+    def _encode(self, images: Sequence[Pixels]) -> Tensor:
+        embeds = super()._encode(images)
+        rows = embeds[:, 0].clone()  # a view would keep all tokens
+        self._seen = {id(image): (ref(image), row) for image, row in zip(images, rows, strict=True)}
+        return embeds
+
+    def _known(self, image: Pixels) -> Tensor | None:
+        """By identity: an id may be another array's by now, and then the reference is dead."""
+        seen, row = self._seen.get(id(image), (None, None))
+        return row if seen is not None and seen() is image else None
 
 
 class Tag2TextCaptioner:
@@ -171,7 +213,9 @@ def build_tagger(
     Raises:
         Misconfigured: the weights do not fit, or the device lacks the precision.
     """
-    return RamTagger(bundle, device, precision, engine_of(bundle, device, precision), subset)
+    engine = engine_of(bundle, device, precision)
+    made = RamEmbedder if isinstance(engine.model, Ram | RamPlus) else RamTagger
+    return made(bundle, device, precision, engine, subset)
 
 
 def build_captioner(bundle: Bundle, device: Device, precision: Precision) -> Tag2TextCaptioner:

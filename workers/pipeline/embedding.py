@@ -1,0 +1,142 @@
+"""Embeddings: an image as a point in a space that other models know too, for search by image and by text.
+
+The tagger gives them from the forward pass that gives its tags. An event has one only where it asks for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schemas import enriched_image
+from schemas.dead_letter import Failure, Reason, Stage
+from schemas.options import Options, Want
+from workers.pipeline import cache_entries as entries
+from workers.pipeline.answers import one_each
+from workers.pipeline.task import Task
+from workers.ports import Captioner, Tagger
+from workers.types import Pixels
+
+Vector: TypeAlias = NDArray[np.float16]
+"""(dimensions,), of length 1 before it was rounded."""
+
+_STAGE: Stage = "annotate"
+_REASON: Reason = "annotate-failed"
+_HEADER = struct.Struct("<4sI")
+_MAGIC = b"tse1"
+_ROUNDING = 0.01
+"""How far from 1 the length of a rounded vector may be."""
+
+
+@runtime_checkable
+class Embedder(Tagger, Protocol):
+    """A tagger that gives embeddings too. Optional."""
+
+    embedding_space: str
+    """Names what the points are comparable with."""
+    embedding_dimensions: int
+
+    def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        """A list in, a list of the same length and order out: (embedding_dimensions,) each, not normalised.
+
+        Images that `forward` has just been given should cost nothing more. Device thread.
+
+        Raises:
+            As `forward`.
+        """
+        ...
+
+
+class Embedding:
+    """The role of a tagger that gives embeddings."""
+
+    name: Want = "embedding"
+    model_field: Literal["tagger", "captioner"] = "tagger"
+    stage = _STAGE
+    reason = _REASON
+    essential = False
+
+    def __init__(self, embedder: Embedder) -> None:
+        self.model: Tagger | Captioner = embedder
+        self._embedder = embedder
+        self._key = entries.tagger_key(embedder)
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return frozenset()
+
+    def keys(self, task: Task) -> Sequence[str]:
+        assert task.facts is not None
+        return (entries.result_key(self.name, task.facts.sha256, self._key),)
+
+    def pack(self, value: Vector) -> bytes:
+        return _HEADER.pack(_MAGIC, len(value)) + _little_endian(value)
+
+    def unpack(self, value: bytes | None) -> Vector | None:
+        dimensions = self._embedder.embedding_dimensions
+        if value is None or len(value) != _HEADER.size + 2 * dimensions:
+            return None
+        if _HEADER.unpack_from(value) != (_MAGIC, dimensions):
+            return None
+        vector = np.frombuffer(value, "<f2", dimensions, _HEADER.size).astype(np.float16)
+        length = float(np.linalg.norm(vector.astype(np.float64)))
+        return vector if abs(length - 1) <= _ROUNDING else None  # written so that a NaN fails
+
+    def run(self, tasks: Sequence[Task]) -> Sequence[NDArray[np.float32]]:
+        return one_each(self._embedder, self._embedder.embed([self._pixels(task) for task in tasks]), len(tasks))
+
+    def finish(self, answer: NDArray[np.float32]) -> Vector:
+        vector = np.asarray(answer, np.float64)
+        length = float(np.linalg.norm(vector))
+        if not np.isfinite(length) or length == 0:
+            raise ValueError(f"{self._embedder.name}: an embedding of the length {length}")
+        return (vector / length).astype(np.float16)
+
+    def self_test(self, task: Task) -> None:
+        """The good image takes the same step."""
+        self.finish(self._embedder.embed([self._embedder.self_test_image()])[0])
+
+    def render(self, task: Task) -> Mapping[str, Any]:
+        vector: Vector | None = task.results.get(self.name)
+        if vector is None:
+            return {}
+        shown = enriched_image.Embedding(
+            space=self._embedder.embedding_space,
+            dimensions=len(vector),
+            data=b64encode(_little_endian(vector)).decode(),
+            model=self._embedder.digest,
+        )
+        return {"embedding": shown}
+
+    def _pixels(self, task: Task) -> Pixels:
+        assert task.image is not None
+        return task.image.pixels[self._embedder.transform]
+
+
+class NoEmbedding:
+    """The role where the tagger gives no embeddings: an event that asks for one is partial, and says so."""
+
+    name: Want = "embedding"
+
+    def __init__(self, tagger: Tagger | None) -> None:
+        self._tagger = "no tagger" if tagger is None else f"the tagger {tagger.name}"
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return frozenset()
+
+    def refusal(self, task: Task) -> Failure | None:
+        if self.name not in task.event.options.want:
+            return None
+        detail = f"this worker runs {self._tagger}, which gives no embeddings; bundles of RAM and RAM++ do"
+        return Failure(index=task.job.coordinates.index, stage=_STAGE, reason=_REASON, detail=detail)
+
+    def render(self, task: Task) -> Mapping[str, Any]:
+        return {}
+
+
+def _little_endian(vector: Vector) -> bytes:
+    return vector.astype("<f2", copy=False).tobytes()
