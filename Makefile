@@ -5,7 +5,7 @@
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack unit test lint audit bench bench-models parity chaos soak fuzz hostile release mutate
+.PHONY: help install demo stack unit test lint audit bench bench-models parity chaos soak fuzz hostile release mutate coverage
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -66,6 +66,13 @@ soak: install ## Kill and freeze workers and broker 100 times under load; writes
 fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md (10 minutes)
 # + MINUTES=10, SEED=1, ONLY=messages,images; what breaks a promise is kept in tests/fuzz/crashes
 	@$(TIED) .venv/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --only "$(ONLY)"
+
+coverage: install ## Run the tests of make unit and show which lines none of them passes
+# + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
+	@mkdir -p build
+	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not slow and not full and not chaos" \
+	  $(or $(ARGS),tests/unit)
+	@.venv/bin/python -m coverage report
 
 mutate: install ## Change a module in small ways and show which changes its unit tests do not notice
 # + ONLY="workers/pipeline/flow/budget.py …" (all of pipeline, intake and backends otherwise), MINUTES=5 for each

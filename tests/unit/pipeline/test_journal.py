@@ -266,6 +266,12 @@ def _refused(path: Path, target: Path) -> Path:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "of" / "journal"
+    Journal(path).enter(at(1))
+    assert path.exists()
+
+
 def test_without_a_file_nobody_is_suspected() -> None:
     journal = Journal(None)
     journal.enter(at(1))
