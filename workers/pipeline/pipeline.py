@@ -26,13 +26,13 @@ from workers.pipeline.annotate import Annotator
 from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.event_filter import EventFilter, Filtered, Removed, Skipped, Wanted, coordinates
-from workers.pipeline.flow.single_flight import SingleFlight
 from workers.pipeline.journal import Journal
 from workers.pipeline.lookup import Lookup
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import TaskProgress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.decode import DecodeStage
+from workers.pipeline.stages.equal import EqualImages
 from workers.pipeline.stages.fetch import FetchStage
 from workers.pipeline.stages.stage import DeviceStage, QueueStage, Stage
 from workers.pipeline.task import Task
@@ -107,7 +107,6 @@ class Pipeline:
         self._crash = crash
         self._journal = journal
         self._filter = EventFilter(options.buckets, options.key_globs, options.profiles)
-        self._single_flight: SingleFlight[Task] = SingleFlight()
         self.ledger = Ledger()
         self.progress = TaskProgress(clock)
         self.fetch = FetchStage(intake, self.progress, clock, options, endings=self, ready=self._to_lookup)
@@ -120,6 +119,13 @@ class Pipeline:
             inspected=self._to_lookup,
             decoded=self._to_device,
             fetch_again=self.fetch.begin,
+        )
+        self._equal = EqualImages(
+            self._lookup.flight_key,
+            self.progress,
+            endings=self,
+            compute=self.decode.decode,
+            shared=self._to_finish,
         )
         self.unread = Unread(self._has_room)
         looking_up: QueueStage[LookupItem] = QueueStage("lookup", self.lookup, anyway=lambda: len(self.unread) > 0)
@@ -178,7 +184,8 @@ class Pipeline:
         computed = [item for item in items if isinstance(item, Computed)]
         self._lookup.remember([item.values for item in computed])
         for item in computed:
-            self._land(item)
+            if item.flight is not None:
+                self._equal.share(item.task, item.flight, item.verdict)
 
     def _has_room(self, entry: Entry) -> bool:
         return self.ledger.has_room(entry, self._options.jobs_ahead, self._options.ledger_bytes)
@@ -258,35 +265,10 @@ class Pipeline:
         self._lookup.contents(live)
         for task in live:
             if self._lookup.complete(task):
-                self._let_go_of_bytes(task)
+                self.let_go_of_bytes(task)
                 self._to_finish(task)
             else:
-                self._compute_once(task)
-
-    def _compute_once(self, task: Task) -> None:
-        if task.flight is not None:  # it leads already, and had to fetch its bytes again
-            self.decode.decode(task)
-            return
-        task.flight = self._lookup.flight_key(task)
-        self.progress.move(task, "wait-equal")
-        if task.flight in self._single_flight:
-            # A follower waits without its bytes, and must let go of them before anyone can promote it.
-            self._let_go_of_bytes(task)
-        if self._single_flight.join(task.flight, task):
-            self.decode.decode(task)
-
-    def _land(self, computed: Computed) -> None:
-        if computed.flight is None:
-            return
-        leader = computed.task
-        for task in self._single_flight.land(computed.flight):
-            metrics.COALESCED.add()
-            task.flight = None
-            if computed.verdict is not None:
-                self.reject(task, computed.verdict)
-                continue
-            task.share_results_of(leader)
-            self._to_finish(task)
+                self._equal.compute_once(task)
 
     # ---- device thread ----------------------------------------------------------------------------------------
 
@@ -324,8 +306,6 @@ class Pipeline:
             task.alone = True
             self._to_device(task)
             return
-        task.image = None
-        task.give_back()
         flight, values = None, self._lookup.values(task)
         if not task.failures:
             flight, task.flight = task.flight, None
@@ -382,22 +362,7 @@ class Pipeline:
     def drop(self, task: Task) -> None:
         """Its assignment ended: whoever has the partition now does the work. An equal image that waits takes over."""
         metrics.DROPPED_JOBS.add()
-        self._let_go_of_bytes(task)
-        task.image = None
-        task.give_back()
-        self._abandon(task)
-        self._leave(task, "dropped")
-
-    def _abandon(self, task: Task) -> None:
-        if task.flight is None:
-            return
-        key, task.flight = task.flight, None
-        while (follower := self._single_flight.abandon(key)) is not None:
-            if follower.current:
-                self.decode.decode(follower)
-                return
-            follower.flight = None
-            self.drop(follower)
+        self._close(task, "dropped")
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
         """The intake rejects these bytes: if they alone are why, so it does for every equal image, now and later."""
@@ -414,19 +379,21 @@ class Pipeline:
         self._end(task, (failure,))
 
     def _end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
-        self._let_go_of_bytes(task)
-        task.give_back()
-        self._abandon(task)
-        self._leave(task, "done")
+        self._close(task, "done")
         self.finish_queue.put(Done(task.entry, task.job.coordinates.index, outcomes, write))
 
-    def _leave(self, task: Task, how: str) -> None:
+    def _close(self, task: Task, how: str) -> None:
+        """A task ends, for whatever reason: give back all that it holds, its memory before what bounds it."""
+        task.image = None
+        self.let_go_of_bytes(task)
+        task.give_back()
+        self._equal.abandon(task)
         tracing.end(task.span, how)
         self.progress.leave(task)
         self.fetch.bucket_breakers.left(task.event.bucket, task)
         self.decode.step_out(task, came_through=how == "done")
 
-    def _let_go_of_bytes(self, task: Task) -> None:
+    def let_go_of_bytes(self, task: Task) -> None:
         if task.fetched is not None:
             self._intake.discard(task.fetched)
             task.fetched = None

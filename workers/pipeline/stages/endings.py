@@ -24,6 +24,10 @@ class Endings(Protocol):
         """Its assignment ended: whoever has the partition now does the work."""
         ...
 
+    def let_go_of_bytes(self, task: Task) -> None:
+        """It does not need its encoded bytes any more, or not for now."""
+        ...
+
     def skip(self, task: Task, reason: SkipReason) -> None:
         """It needs no work."""
         ...

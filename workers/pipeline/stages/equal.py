@@ -1,0 +1,74 @@
+"""Equal images in flight are computed once: the first leads, the others wait for its results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from workers import metrics
+from workers.errors import Rejected
+from workers.pipeline.flow.single_flight import SingleFlight
+from workers.pipeline.progress import TaskProgress
+from workers.pipeline.stages.endings import Endings
+from workers.pipeline.task import Task
+
+
+class EqualImages:
+    """Between the lookup by content and the decoder.
+
+    Args:
+        key: equal for two tasks exactly when one's results are the other's.
+        compute: takes the task that leads.
+        shared: takes one that has the results of the task that led.
+    """
+
+    def __init__(
+        self,
+        key: Callable[[Task], Hashable],
+        progress: TaskProgress,
+        *,
+        endings: Endings,
+        compute: Callable[[Task], None],
+        shared: Callable[[Task], None],
+    ) -> None:
+        self._key = key
+        self._progress = progress
+        self._endings = endings
+        self._compute = compute
+        self._shared = shared
+        self._single_flight: SingleFlight[Task] = SingleFlight()
+
+    def compute_once(self, task: Task) -> None:
+        """Compute the task's results, or let it wait for an equal task that does."""
+        if task.flight is not None:  # it leads already, and had to fetch its bytes again
+            self._compute(task)
+            return
+        task.flight = self._key(task)
+        self._progress.move(task, "wait-equal")
+        if task.flight in self._single_flight:
+            # A follower waits without its bytes, and must let go of them before anyone can promote it.
+            self._endings.let_go_of_bytes(task)
+        if self._single_flight.join(task.flight, task):
+            self._compute(task)
+
+    def share(self, leader: Task, flight: Hashable, verdict: Rejected | None) -> None:
+        """Give the leader's results to all that wait for them; a verdict instead rejects them too."""
+        for task in self._single_flight.land(flight):
+            metrics.COALESCED.add()
+            task.flight = None
+            if verdict is not None:
+                self._endings.reject(task, verdict)
+                continue
+            task.share_results_of(leader)
+            self._shared(task)
+
+    def abandon(self, task: Task) -> None:
+        """The task came to nothing: if it led, the one that has waited longest leads now."""
+        if task.flight is None:
+            return
+        key, task.flight = task.flight, None
+        while (follower := self._single_flight.abandon(key)) is not None:
+            if follower.current:
+                self._compute(follower)
+                return
+            follower.flight = None
+            self._endings.drop(follower)
