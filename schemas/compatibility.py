@@ -3,7 +3,7 @@
 Consumers of an output wrote their code against the old schema: everything that the new one lets us send must be valid
 under the old one. Producers of an input did so too: everything that the old one lets them send must be valid under the
 new one. Both are one question, whether one schema lies inside another, asked in opposite directions. Fields that a
-schema does not name are ignored by those who read, so a new field breaks nobody; a field that is gone does, whichever
+schema does not name are ignored by those who read, so a new field breaks none; a field that is gone does, whichever
 way it travelled.
 
 It knows the keywords that the published schemas use, and refuses others: better no answer than a wrong one.

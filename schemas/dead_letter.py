@@ -239,7 +239,7 @@ def only_indexes(headers: Headers) -> frozenset[int] | None:
 
 
 def strip_own_headers(headers: Headers) -> Headers:
-    """Without every `tagstream-*`, whoever put it there."""
+    """Without every `tagstream-*`, no matter who put it there."""
     return tuple(header for header in headers if not header[0].startswith(PREFIX))
 
 

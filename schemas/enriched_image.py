@@ -1,7 +1,7 @@
 """The events that go out: EnrichedImage, Retraction and Skip.
 
 Each says in `event` which input it answers; (topic, partition, offset, index) and the kind are unique among them.
-Models are exact when they are written: a field that is not named here is an error. Whoever reads uses `read_output`
+Models are exact when they are written: a field that is not named here is an error. Readers use `read_output`
 or ignores what it does not know, because later versions may add fields.
 """
 

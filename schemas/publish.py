@@ -1,7 +1,7 @@
 """JSON Schema of everything that travels, and one AsyncAPI document over it, made from the models.
 
 `python -m schemas.publish` rewrites `schemas/published`, which is committed: a test fails when it differs, another
-when a change would break whoever reads or writes these documents (`compatibility`).
+when a change would break readers or writers of these documents (`compatibility`).
 """
 
 from __future__ import annotations

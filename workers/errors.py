@@ -83,7 +83,7 @@ class Unavailable(TagstreamError):
 
 
 class Unpublished(TagstreamError):
-    """A run was not published, or nobody knows whether it was. Only `Publisher.recover` may follow.
+    """A transaction was not committed, or its result is unknown. Only `Publisher.recover` may follow.
 
     Args:
         cause: a short word for the metric: "membership", "timeout", "fenced", "broker", …

@@ -58,9 +58,9 @@ Reader: TypeAlias = Callable[[], Iterable[Reading]]
 
 
 class ObservedGauge:
-    """A gauge that is read when somebody looks at it, which costs those who work nothing.
+    """A gauge that is read when it is scraped, which costs the working threads nothing.
 
-    Its readers are called on the threads of whoever looks; they must answer at once.
+    Its readers are called on the scraping thread; they must answer at once.
     """
 
     def __init__(self, name: str, meaning: str, *, unit: str = "1", labels: tuple[str, ...] = ()) -> None:
@@ -123,14 +123,14 @@ DEAD_LETTERS = Counter(
 )
 SKIPS = Counter("tagstream_skips", "Events skipped, by reason", labels=("reason",))
 DROPPED_JOBS = Counter(
-    "tagstream_dropped_jobs", "Jobs whose partition left while they were worked on; they come again elsewhere"
+    "tagstream_dropped_jobs", "Jobs dropped because their partition was revoked; the new owner processes them"
 )
-TRANSACTIONS = Counter("tagstream_transactions_published", "Runs of outcomes published and committed")
+TRANSACTIONS = Counter("tagstream_transactions_published", "Transactions published and committed")
 TRANSACTIONS_FAILED = Counter(
-    "tagstream_transactions_failed", "Runs that were not, or not known to be, published, by cause", labels=("cause",)
+    "tagstream_transactions_failed", "Transactions that failed or whose result is unknown, by cause", labels=("cause",)
 )
-RECOVERIES = Counter("tagstream_publisher_recoveries", "Producers rebuilt after a failed run")
-PUBLISH_SECONDS = Histogram("tagstream_publish_seconds", "From begin to commit of one run")
+RECOVERIES = Counter("tagstream_publisher_recoveries", "Producers rebuilt after a failed transaction")
+PUBLISH_SECONDS = Histogram("tagstream_publish_seconds", "From begin to commit of one transaction")
 EVENT_SECONDS = Histogram("tagstream_event_seconds", "From taking a record to its commit")
 STAGE_SECONDS = Histogram(
     "tagstream_stage_seconds", "Time of one image (a batch for annotate) in a stage", labels=("stage",)

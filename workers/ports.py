@@ -125,7 +125,7 @@ class Publisher(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """The process ends: nobody waits for a broker any more. Any thread."""
+        """The process ends: calls no longer wait for a broker. Any thread."""
         ...
 
     def stuck(self) -> str | None:

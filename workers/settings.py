@@ -1,6 +1,6 @@
 """The environment, read once: every name, its meaning, its default, and sentences for what is wrong.
 
-`read(os.environ)` is called by the command line and nowhere else; everybody else takes arguments. Building a
+`read(os.environ)` is called by the command line and nowhere else; all other code takes arguments. Building a
 `Settings(...)` by hand never looks at the environment. An empty value counts as not set.
 """
 
@@ -326,7 +326,7 @@ class Settings(BaseModel):
     stall_timeout_s: Annotated[float, Field(ge=1, le=3600)] = _setting(
         "Running",
         60.0,
-        "Nothing moves of the work in hand, or one image is worked on, for so long: the process says where, and ends",
+        "If no image changes stage, or one is worked on, for this long: log all stacks and exit with code 3",
     )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
         "Running", "info", "`debug` (names keys), `info`, `warning` or `error`"
@@ -485,7 +485,20 @@ def _read_file(name: str, path: Path) -> str:
         raise ValueError(f"{name}={path} can't be read: {reason}") from error
 
 
+_FORMER = {
+    "KEYS": "KEY_GLOBS",
+    "ALLOW": "LABELS_FILE",
+    "INTAKE": "DECODER",
+    "RUN_OUTCOMES": "TRANSACTION_OUTCOMES",
+    "RUN_BYTES": "TRANSACTION_BYTES",
+    "WEDGED_S": "STALL_TIMEOUT_S",
+}
+"""Names that settings had before the first release: they are suggested, not read."""
+
+
 def _nearest(name: str) -> str:
+    if former := _FORMER.get(name.removeprefix(PREFIX).upper()):
+        return f" Do you mean {PREFIX}{former}?"
     known = [field.upper() for field in FIELDS]
     known += [f"{field.upper()}_FILE" for field in FIELDS if is_secret(field)]
     near = closest(name.removeprefix(PREFIX).upper(), known)

@@ -101,7 +101,7 @@ def sensible(doing: str) -> Iterator[None]:
     """Around a call of kafka-python that is given nothing wrong: what else it raises comes of a broker's answer.
 
     Raises:
-        Broken: the client could make nothing of an answer. What state it is in then, nobody knows.
+        Broken: the client could make nothing of an answer. Its state is then unknown.
     """
     try:
         yield
@@ -141,7 +141,7 @@ def connect(
         answer_bytes: a broker that announces a longer answer is disconnected before it is read.
 
     Raises:
-        Unavailable: nobody answered. kafka-python does not say why: a wrong password looks the same.
+        Unavailable: no broker answered. kafka-python does not say why: a wrong password looks the same.
         Misconfigured: settings that can't work.
     """
     nodes = servers.split(",")
@@ -229,7 +229,7 @@ def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool
     """Whether every broker of the cluster answers a fresh connection, each within `timeout_s`.
 
     A broker that has just died is named by the others until the controller gives it up (9 s by Kafka's defaults), and
-    for as long nobody else leads what it led.
+    for as long no other broker leads its partitions.
     """
     for node in servers.split(","):
         if (brokers := _named_by(node, security, timeout_s)) is not None:

@@ -60,7 +60,7 @@ class BoundedReading:
         consumer._fetcher._parse_fetched_data = self._parse_fetched_data
 
     def begin(self) -> None:
-        """A poll begins. Whoever held up the others in the last one and was not there does not do so again."""
+        """A poll begins. A partition that held up the others in the last one and was absent does not do so again."""
         head = next(iter(self._waiting), None)
         if self._held_up and head is not None and head not in self._offered:
             del self._waiting[head]

@@ -391,8 +391,8 @@ class KafkaPublisher:
         """Settle where a group without an offset begins, so that the next worker begins there too.
 
         Safe because it is a commit like any other: the membership is read before, checked against the assignment, and
-        the broker refuses it should the group have moved on. That nobody committed before was asked under the same
-        member id, so nobody else can have read the partition in between.
+        the broker refuses it should the group have moved on. That no member committed before was asked under the same
+        member id, so no other member can have read the partition in between.
         """
         partition = TopicPartition(*assignment.partition)
         ask = self._offsets.beginning_offsets if self._offset_reset == "earliest" else self._offsets.end_offsets

@@ -123,7 +123,7 @@ class KafkaRecordSource:
 
         The request is sent from the client's I/O thread under the membership of that moment, and the group refuses it
         unless that is current. It is never asked whether the partition is still ours: should it have left since the
-        caller looked, the offset goes back to what we published last, and its new owner's next commit mends that.
+        caller looked, the offset goes back to what we published last, and its new owner's next commit corrects that.
 
         Raises:
             kafka.errors.KafkaError: for the publisher, which maps them.
@@ -223,8 +223,8 @@ class KafkaRecordSource:
         """Let a join that has begun be completed.
 
         kafka-python 3.0.12 asks at each poll whether it needs to join. Where changed metadata was the reason and is no
-        more when the answer comes between two polls, nobody takes the answer: heartbeats stay off, the group expels us,
-        and we never hear of it.
+        more when the answer comes between two polls, no code takes the answer: heartbeats stay off, and the group
+        expels us unnoticed.
         """
         coordinator = self._consumer._coordinator
         with coordinator._lock:
@@ -269,10 +269,10 @@ class KafkaRecordSource:
 
         A member that was frozen for longer than its session can come back under a new id with the same partitions and
         no callback, although others have worked on them meanwhile. And an assignment whose committed offset turned out
-        to be somebody else's has ended without its partition leaving us.
+        to be another member's has ended without its partition leaving us.
         """
         known = self._consumer.group_metadata()
-        # Before the join is complete somebody else may still own, and commit for, what we believe to hold.
+        # Before the join is complete another member may still own, and commit for, what we believe to hold.
         if not known.member_id or known.generation_id < 0 or known.state != MemberState.STABLE:
             return
         held = list(self._assignments.items())
@@ -308,7 +308,7 @@ class KafkaRecordSource:
 
 
 def _tell_unreadable(partition: Partition, batch: Sequence[ReadRecord]) -> None:
-    """One line for all that came at once: whoever writes such records may write many."""
+    """One line for all that came at once: a producer of such records may write many."""
     found = [(read.offset, read.unreadable) for read in batch if read.unreadable is not None]
     if found:
         offset, why = found[0]

@@ -85,7 +85,7 @@ def out_of_range(partition: Partition, offset: int, first: int, end: int) -> str
 def check_sendable(messages: Iterable[Message], max_message_bytes: Mapping[str, int]) -> None:
     """
     Raises:
-        ValueError: a message that no publisher can send; whoever made it must know better.
+        ValueError: a message that no publisher can send; its maker must know better.
     """
     for message in messages:
         if message.topic not in max_message_bytes:
@@ -101,8 +101,8 @@ def check_sendable(messages: Iterable[Message], max_message_bytes: Mapping[str, 
 class FencingDetector:
     """Tells a transaction that was fenced by its own timeout from another process with our transactional id.
 
-    The first fencing may be our own doing (a transaction that the broker timed out), and making a new producer mends
-    it. When that one is fenced as well, sooner than its transactions can time out, somebody else makes producers too.
+    The first fencing may be our own doing (a transaction that the broker timed out), and making a new producer fixes
+    it. When that one is fenced as well, sooner than its transactions can time out, another process makes producers too.
     """
 
     def __init__(

@@ -215,7 +215,7 @@ class MinioObjectStore:
         """List one object of the bucket, without patience.
 
         Raises:
-            Misconfigured: the settings are wrong; the text says which and how to mend it.
+            Misconfigured: the settings are wrong; the text says which and how to fix it.
             Unavailable: no store answers, or it fails; the text says what was tried.
         """
         try:

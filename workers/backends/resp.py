@@ -111,7 +111,7 @@ class BoundedParser(BaseParser):
         self._unread = bytearray()
 
     def can_read(self, timeout: float = 0) -> bool:
-        """Whether something came that nobody asked for: then the pool throws the connection away.
+        """Whether something came that was not asked for: then the pool throws the connection away.
 
         Raises:
             ConnectionError: the server has closed it.

@@ -51,7 +51,7 @@ class RedisResultCache:
 
     A call that fails opens a breaker: from then on calls are misses at once, until a probe in a thread of its own has
     had an answer. So a server that hangs costs a caller `timeout_s` once, and no caller is ever spent on probing. A
-    value that is larger than any of ours opens nothing: it is the fault of whoever wrote it, and our next write puts
+    value that is larger than any of ours opens nothing: it is its writer's fault, and our next write puts
     things right.
 
     Args:

@@ -29,7 +29,7 @@ _CODES_OF: Final[Mapping[Meaning, str]] = {
         ResponseInterrupted ConnectionClosedByRequester IncompleteBody ClientTokenConflict
         XMinioServerNotInitialized XMinioBackendDown XMinioStorageFull XMinioReadQuorum XMinioWriteQuorum
         """,
-    # Whoever asks, or where, is wrong, whatever object is asked for.
+    # The credentials or the address are wrong, whatever object is asked for.
     "access": """
         InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken InvalidToken InvalidSecurity TokenRefreshRequired
         TokenCodeInvalidError MissingAuthenticationToken MissingSecurityHeader MissingSecurityElement AccountProblem

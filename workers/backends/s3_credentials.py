@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 
 _LARGEST_FILE = 64 * 1024
 _CALL_S = 5.0
-"""For the token service to answer. Whoever fetches meanwhile waits for it."""
+"""For the token service to answer. Fetches wait for it meanwhile."""
 _AGAIN_S = 1.0
-"""After a failure nobody asks again for so long, or all threads would, one after the other."""
+"""After a failure no thread asks again for so long, or all threads would, one after the other."""
 _REFUSED_S = 10.0
 """After the store refused them, new credentials are asked for, but no sooner than this."""
 _SHORTEST_LIFE_S = 60.0

@@ -18,7 +18,7 @@ class ScopedCache:
     as that one is.
 
     Every name begins with the namespace. With a key every value is preceded by its HMAC-SHA256 over its full name and
-    itself: without the key nobody can make a value, nor move one to another name. An old value of the same name can
+    itself: without the key no one can make a value, nor move one to another name. An old value of the same name can
     be put back, and any can be removed.
 
     Args:

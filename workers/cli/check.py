@@ -1,4 +1,4 @@
-"""`tagstream check`: are the settings right, and does every dependency answer? What is wrong, and how to mend it."""
+"""`tagstream check`: are the settings right, and does every dependency answer? What is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _redis(settings: Settings) -> str:
         return "no cache (TAGSTREAM_REDIS_URL is not set); every image is computed"
     with closing(server):
         server.check()
-    trust = "" if settings.cache_key else "; whoever may write there is believed (TAGSTREAM_CACHE_KEY_FILE is not set)"
+    trust = "" if settings.cache_key else "; its entries are trusted unsigned (TAGSTREAM_CACHE_KEY_FILE is not set)"
     return f"{settings.redis_url} answers{trust}"
 
 

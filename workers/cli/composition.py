@@ -1,4 +1,4 @@
-"""Settings become objects, and objects meet. Nobody else knows more than its own ports."""
+"""Composition root: builds every object from Settings. All other modules know only their ports."""
 
 from __future__ import annotations
 

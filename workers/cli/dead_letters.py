@@ -1,4 +1,4 @@
-"""`tagstream dead-letters`: look at what could not be handled, and send it back when the cause is mended."""
+"""`tagstream dead-letters`: look at what could not be handled, and send it back when the cause is fixed."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Choice:
 
 @dataclass(slots=True)
 class PassedOver:
-    """Records of the topic that are no dead letters: anybody may write there."""
+    """Records of the topic that are no dead letters: any producer may write there."""
 
     count: int = 0
     first: str = ""
@@ -180,7 +180,7 @@ def replay(
 
     Look first: without --go it only says what it would send. A dead_letter stays in its topic when it was sent back, so
     choose by time what is not to be sent again. One that does not hold all of its original can't be sent, and one that
-    names a topic outside of TAGSTREAM_INPUT_TOPICS only with --topic: whoever may write dead letters chose it.
+    names a topic outside of TAGSTREAM_INPUT_TOPICS only with --topic: a writer to that topic chose it.
 
     [dim]What would be sent:[/]  tagstream dead-letters replay --reason unreadable --since 2h
     [dim]Send it:[/]             tagstream dead-letters replay --reason unreadable --since 2h --go

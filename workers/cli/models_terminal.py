@@ -27,7 +27,7 @@ def bars() -> Iterator[Tell]:
         tasks: dict[str, TaskID] = {}
 
         def tell(doing: str, done: int, total: int) -> None:
-            in_one_go = total == 1 and done == 0  # nobody knows how far it is: the bar pulses
+            in_one_go = total == 1 and done == 0  # progress is unknown: the bar pulses
             if doing not in tasks:
                 tasks[doing] = progress.add_task(printable(doing), total=None)
             progress.update(tasks[doing], completed=done, total=None if in_one_go else total)

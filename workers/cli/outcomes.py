@@ -47,7 +47,7 @@ def row_of(record: ReadRecord) -> Table:
 
 
 def _read(record: ReadRecord) -> EnrichedImage | Retraction | Skip | DeadLetter | str:
-    """What of ours a record is, or else why it is none: anybody may write to a topic."""
+    """What of ours a record is, or else why it is none: any producer may write to a topic."""
     try:
         if any(name == f"{PREFIX}schema" for name, _ in record.headers):
             return read_dead_letter_headers(record.headers)

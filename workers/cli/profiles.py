@@ -1,4 +1,4 @@
-"""Which labels count: what TAGSTREAM_LABELS_FILE and TAGSTREAM_PROFILES say, held against a tagger or its bundle."""
+"""Which labels count: what TAGSTREAM_LABELS_FILE and TAGSTREAM_PROFILES say, compared with a tagger or its bundle."""
 
 from __future__ import annotations
 

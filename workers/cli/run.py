@@ -54,7 +54,7 @@ def run(
     try:
         _Process(settings, until_idle).run()
     except Unavailable as error:
-        # The pipeline waits for its neighbours by itself; what comes through here nobody could wait for.
+        # The pipeline waits for its dependencies by itself; what arrives here is not cured by waiting.
         raise Broken(str(error)) from error
 
 

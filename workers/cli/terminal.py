@@ -1,4 +1,4 @@
-"""What is written for people: wide where nobody measures the width, moving bars only on a terminal.
+"""What is written for people: wide where the width is not limited, moving bars only on a terminal.
 
 Much of it comes from outside (keys, captions, headers, labels), so nothing is read as markup, and `text` and `as_json`
 let no control character reach the terminal.
@@ -60,7 +60,7 @@ def reader_may_leave() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Else the interpreter would complain at its end, when it flushes what nobody reads.
+        # Else the interpreter would complain at its end, when it flushes to a closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit from None
 

@@ -1,7 +1,7 @@
 """From a job to its pixels: fetch, limits, decode, transform. Knows the object store's port; no torch.
 
 One port (`workers.ports.Intake`), three forms here: `ProcessIntake` and `ThreadIntake` for work (docs/intake.md says
-when which), `InlineIntake` for whoever wants every call done when it returns.
+when which), `InlineIntake` for callers that want every call done when it returns.
 """
 
 from workers.intake.inline import InlineIntake

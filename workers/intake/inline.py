@@ -43,6 +43,6 @@ class InlineIntake:
         future: Future[Answer] = Future()
         try:
             future.set_result(work())
-        except Exception as error:  # noqa: BLE001  # a future carries every error to whoever asks for its result
+        except Exception as error:  # noqa: BLE001  # a future carries every error to the caller of its result
             future.set_exception(error)
         return future

@@ -20,7 +20,7 @@ def run_until_ended(work: Callable[[], Answer], clean: Callable[[signal.Signals]
     """Do the work; on the first SIGINT, SIGTERM or SIGHUP clean up instead and end this process.
 
     An exception raised by a signal's handler would not do: client libraries run event loops of their own in the
-    calling thread, and keep whatever is raised inside for somebody who may never ask. So the work has a thread of its
+    calling thread, and keep whatever is raised inside for a caller that may never ask. So the work has a thread of its
     own, the main thread only waits, and after a signal nothing waits for the work any more.
 
     Args:

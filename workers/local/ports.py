@@ -16,7 +16,7 @@ def free_ports(count: int) -> list[int]:
 
     They lie below the range that the kernel gives to outgoing connections. Otherwise a client that retries a stopped
     server could be given the server's own port, connect to itself, and keep the server from coming back.
-    Another process may still take one before it is used; whoever binds it has to try again.
+    Another process may still take one before it is used; its binder has to try again.
     """
     with contextlib.ExitStack() as held:
         found: list[int] = []

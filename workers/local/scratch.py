@@ -101,7 +101,7 @@ def _remove(folder: Path) -> None:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
-    # Somebody who was just killed, or is about to be, may have written meanwhile.
+    # A process that was just killed, or is about to be, may have written meanwhile.
     for _ in range(_REMOVAL_TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():

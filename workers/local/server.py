@@ -41,7 +41,7 @@ def spawn_tied(
     """Start a program that is killed when this process ends in any way. May be called from any thread.
 
     Its output is appended to `log`. It leads a session of its own, so a Ctrl-C at the terminal does not reach it:
-    whoever started it decides when it stops.
+    its starter decides when it stops.
     """
 
     def fork() -> subprocess.Popen[bytes]:
@@ -116,7 +116,7 @@ class Server(ABC):
         self._process = spawn_tied(self.command(), log=self.log, env=self.environment(), cwd=self.working_folder())
 
     def wait(self) -> None:
-        """Return when it answers. A port that somebody took in between is replaced, as long as nobody knows it.
+        """Return when it answers. A port taken by another process is replaced, while it is unannounced.
 
         Raises:
             CannotStart: it ended, or did not answer in time.

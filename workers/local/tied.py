@@ -2,7 +2,7 @@
 
 Linux delivers SIGNAL to the program when the thread that forked it ends, in whatever way; nothing has to run for
 that, so a SIGKILL of the parent is covered too. PARENT is the process id that must still be the parent (it may die
-before the request is made); 0 takes whoever it is. The program keeps this process, its id and its descriptors.
+before the request is made); 0 takes any parent. The program keeps this process, its id and its descriptors.
 
 Run by its path, with nothing but the standard library, because a `preexec_fn` is not safe once threads exist.
 """

@@ -1,4 +1,4 @@
-"""The worker as a process of its own, run as anybody would run it: by its command and its environment."""
+"""The worker as a process of its own, run as a user runs it: by its command and its environment."""
 
 from __future__ import annotations
 

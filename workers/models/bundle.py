@@ -462,7 +462,7 @@ CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def text_of(path: Path) -> str:
-    """A list that somebody wrote: UTF-8, with or without a byte order mark, of a size that lists have.
+    """A list written by a person: UTF-8, with or without a byte order mark, of a size that lists have.
 
     Raises:
         OSError: it can't be read.
@@ -544,7 +544,7 @@ def _texts(document: str) -> tuple[str, ...]:
 
 @contextmanager
 def reading_safetensors(path: Path) -> Iterator[None]:
-    """For whoever reads this safetensors file inside: its header is bounded, and what is wrong with it is a sentence.
+    """While a safetensors file is read inside: its header is bounded, and what is wrong with it is a sentence.
 
     Raises:
         Misconfigured: it can't be read, or the body raised ValueError.

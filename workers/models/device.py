@@ -88,7 +88,7 @@ class Device:
         """`upload` in pieces of at most `size` images.
 
         CUDA computes behind the host's back, so a piece is gathered, pinned and sent while the one before it is being
-        computed, as long as nobody asks for results in between.
+        computed, as long as no results are asked for in between.
         """
         for start in range(0, len(images), size):
             yield self.upload(images[start : start + size])

@@ -49,7 +49,7 @@ class TorchTagger:
         self.transform: Transform = bundle.manifest.transform
         self.random_weights: bool = bundle.manifest.provenance.random
         self.max_batch = 0
-        """Set by whoever knows it, or found by `warm_up`."""
+        """Set by the caller that knows it, or found by `warm_up`."""
         self.labels: Sequence[str] = bundle.labels
         self.translations: Mapping[str, Sequence[str]] = bundle.translations
         self.thresholds: Sequence[float] = bundle.thresholds

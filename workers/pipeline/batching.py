@@ -1,4 +1,4 @@
-"""Batches for the device: work-conserving, and halved to the guilty image when one fails."""
+"""Batches for the device: work-conserving, and halved to the failing image when one fails."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run_halving(
     items: Sequence[Item],
     failed: Callable[[Sequence[Item], Exception], None],
 ) -> list[Answer | Exception]:
-    """Run `step` on all items at once; when it raises, on halves, until only the guilty items are left.
+    """Run `step` on all items at once; when it raises, on halves, until only the failing items are left.
 
     Args:
         step: a list in, a list of the same length and order out, which is for the caller to make sure.

@@ -1,5 +1,5 @@
 """What the cache's entries are called and how they are written. What does not read back exactly, or is nothing that
-could be published, is a miss: Redis may hold what anybody wrote.
+could be published, is a miss: Redis may hold what any client wrote.
 
 Two levels (architecture: the cache). *Source*: a hash for each (bucket, key) with a field for each version id or
 etag gives the content's hash and its facts. *Content*: the content's hash and what worked on it give the scores

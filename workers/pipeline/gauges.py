@@ -1,4 +1,4 @@
-"""What of the line is shown as gauges: read when somebody looks, so that no thread of the line spends time on it."""
+"""What of the line is shown as gauges: read when scraped, so that no thread of the line spends time on it."""
 
 from __future__ import annotations
 

@@ -3,13 +3,13 @@
 Before an image enters the decoder or the device, its coordinates are written to a small local file, and struck out
 when it leaves. What stands there at the next start was in hand when the process died: such an image is a *suspect*
 and runs alone. If the process dies twice while the same suspect runs alone, it was that image: it is *poison*, and
-never tried again. Once is not enough: a process is also killed from outside, and then somebody sound is in hand too.
-Nobody else is charged and nothing is shared with other workers. A clean exit leaves in the file only those poison
+never tried again. Once is not enough: a process is also killed from outside, and then sound images are in hand too.
+No other image is affected and nothing is shared with other workers. A clean exit leaves in the file only those poison
 whose dead letter is not committed: a process that is stopped before that must not try them again.
 
 The file only has to outlive the process, not the machine, so nothing is synced to disk. It is appended to and
 rewritten when it has grown; a line that was cut off by the death is ignored. A disk that is full later on does not stop
-the work: the file is emptied then, because one that misses who came through would condemn innocents.
+the work: the file is emptied then, because a file that misses images that came through would poison sound ones.
 
 What the file says decides which images are never tried, so it is read only where it can be ours: a regular file of our
 own user, not behind a symbolic link, of bounded size, and line by line as we write them. Anything else is left out, and
@@ -47,7 +47,7 @@ class Journal:
     """One worker's journal. Thread-safe.
 
     Args:
-        path: of the file; its folder is made. None: nothing is written and nobody is suspected.
+        path: of the file; its folder is made. None: nothing is written and no image is suspected.
 
     Raises:
         Misconfigured: the file can't be read or written.
@@ -106,7 +106,7 @@ class Journal:
             self._note(self._suspicion(image) if image in self._suspects else _LEFT, image)
 
     def settled(self, images: Iterable[Coordinates]) -> None:
-        """What became of these is committed: whoever of them was poison will not come again."""
+        """What became of these is committed: poison ones among them will not come again."""
         with self._lock:
             for image in self.poison.intersection(images):
                 self.poison -= {image}
@@ -126,7 +126,7 @@ class Journal:
                 self._note(_LEFT, image)
 
     def close(self) -> None:
-        """A clean exit: nobody is in hand, and nobody is suspected any more."""
+        """A clean exit: no image is in hand, and none is suspected any more."""
         with self._lock:
             if self._file is None or self._path is None:
                 return

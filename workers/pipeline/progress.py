@@ -1,7 +1,7 @@
 """Is the line getting on? Alive means idle, or something moved within the clock, or all wait on a dependency.
 
 That much is true of the line as a whole while one image is stuck for ever: a decoder that hangs holds back its
-partition alone. So each image has a clock as well, in the stages where it waits for nobody but us.
+partition alone. So each image has a clock as well, in the stages where it waits for this worker alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STAGES = (
     "wait-store",
 )
 WORKING = ("fetch", "inspect", "decode", "annotate", "finish")
-"""Stages in which somebody is at work on an image, or it is in the queue of whoever will be."""
+"""Stages in which an image is worked on, or is queued for a thread of ours."""
 _WAITS_ON_OTHERS = ("wait-store",)
 
 
@@ -45,9 +45,9 @@ class Progress:
 class _AtWork:
     """The tasks in one working stage, and since when at the latest each has been worked on.
 
-    Work begins in the order of arrival, but only whoever does it knows when. What can be told from outside: the first
-    of those that are there is at work, and so is everybody who was overtaken. So nobody is accused of the time that it
-    spent in a queue, and no task is looked at but those that come and go.
+    Work begins in the order of arrival, but only the working thread knows when. What can be told from outside: the
+    first of those that are there is at work, and so is every one that was overtaken. So time in a queue does not count
+    towards the stall timeout, and no task is looked at but those that come and go.
     """
 
     __slots__ = ("_begun", "_queue")
@@ -129,7 +129,7 @@ class TaskProgress:
             return {stage: self._counts[stage] for stage in STAGES}
 
     def working(self) -> int:
-        """Tasks that wait for nobody but us."""
+        """Tasks that wait for this worker alone."""
         with self._lock:
             return sum(count for stage, count in self._counts.items() if stage not in _WAITS_ON_OTHERS)
 

@@ -16,7 +16,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from workers.types import Coordinates, Headers
 
 TRACESTATE_BYTES_MAX = 512
-"""W3C Trace Context asks everybody to pass on so many."""
+"""W3C Trace Context asks every participant to pass on so many."""
 
 _tracer = trace.get_tracer("tagstream")
 _propagator = TraceContextTextMapPropagator()

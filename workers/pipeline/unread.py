@@ -1,4 +1,4 @@
-"""Admitted records that wait to be parsed: one message may hold a thousand events, and nobody knows before."""
+"""Admitted records that wait to be parsed: one message may hold a thousand events, which is unknown before."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Unread:
     def readable(self) -> Iterator[Entry]:
         """Entries for which there is room, the partitions taking turns; each is to be read before the next is taken.
 
-        Those of ended assignments are dropped: whoever has the partition now reads them.
+        Those of ended assignments are dropped: the partition's new owner reads them.
         """
         turns = deque(self._waiting)
         while turns:

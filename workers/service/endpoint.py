@@ -74,7 +74,7 @@ class _Reused:
     def __call__(self) -> bytes:
         """On one thread only: the server's."""
         if time.monotonic() >= self._good_until:
-            began = time.thread_time()  # of the processor: to wait for one's turn costs nobody anything
+            began = time.thread_time()  # of the processor: waiting is not counted
             self._page = self._make()
             self._good_until = time.monotonic() + 9 * (time.thread_time() - began)
         return self._page

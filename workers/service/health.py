@@ -28,7 +28,7 @@ class Health:
 
 
 class Readiness:
-    """Ready or not, and why not; told by whoever knows, asked by the endpoint. Starts as not ready. Thread-safe."""
+    """Ready or not, and why not; set by any component, asked by the endpoint. Starts as not ready. Thread-safe."""
 
     def __init__(self, reason: str = "starting") -> None:
         self._health = Health(False, (reason,))

@@ -1,9 +1,9 @@
 """A web server for probes and scrapes: one GET a connection, and a bound on everything that a client sends or holds.
 
 The port may be open to a whole network. So a connection has a few seconds for all it wants, a request is a few
-kilobytes, and a limited number of connections is open at once: one more closes the oldest. Whoever asks at once is
-answered at once, however many others only hold a connection. There is no keep-alive, no body, no redirect, no upgrade:
-what isn't there can't be abused.
+kilobytes, and a limited number of connections is open at once: one more closes the oldest. A client that asks at once
+is answered at once, however many others only hold a connection. There is no keep-alive, no body, no redirect, no
+upgrade: what isn't there can't be abused.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class ProbeServer:
         client.close()
 
     async def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(TimeoutError, OSError):  # too slow, or gone: nobody is left to be told
+        with contextlib.suppress(TimeoutError, OSError):  # too slow, or gone: no client is left to answer
             async with asyncio.timeout(self._limits.seconds):
                 await self._converse(client)
 

@@ -1,6 +1,6 @@
 """Logs on standard error: lines for people on a terminal, one JSON object a line otherwise.
 
-Keys, captions and event bodies are logged at debug level only, by whoever logs them. Secrets are never logged on
+Keys, captions and event bodies are logged at debug level only, where they are logged. Secrets are never logged on
 purpose; as a net below that, every value given as a secret is masked in whatever is written.
 
 What comes from outside decides how often something is worth a line, and how long that would be. So one place in the

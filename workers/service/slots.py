@@ -14,7 +14,7 @@ from workers.errors import Misconfigured
 
 
 class Slot:
-    """The first number whose lock file nobody holds. The kernel gives it back when the process ends, however it ends.
+    """The first number whose lock file no process holds. The kernel gives it back when the process ends.
 
     Raises:
         Misconfigured: the folder can't be written.
@@ -57,7 +57,7 @@ def _first_free(folder: Path, name: str) -> tuple[int, int]:
 
 
 def _lock(path: Path) -> int | None:
-    """The locked file's descriptor; None when somebody else holds it."""
+    """The locked file's descriptor; None when another process holds it."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         # flock and not lockf: the latter is lost when any other descriptor of the file is closed in this process.

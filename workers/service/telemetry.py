@@ -68,7 +68,7 @@ def _resource(instance: str, version: str) -> Resource:
 
 
 def _otlp_reader() -> MetricReader:
-    # Imported here: the exporters bring requests and protobuf, which nobody else needs.
+    # Imported here: the exporters bring requests and protobuf, which nothing else needs.
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 
     return PeriodicExportingMetricReader(OTLPMetricExporter(session=_session()))

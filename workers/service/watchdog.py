@@ -23,13 +23,13 @@ class Watchdog:
     """Asks `alive` twice in every `every_s` seconds, and ends the process after `patience` bad answers in a row.
 
     Answers are counted, not seconds: a process that was frozen or a machine that slept gets its chance to move on
-    when it wakes. An `alive` that does not return is a stall too (a lock that nobody gives back), but only after a
+    when it wakes. An `alive` that does not return is a stall too (a lock that is never released), but only after a
     longer silence, because on a starved machine it may just not have had its turn. What no thread can see is a C
     library that keeps the interpreter lock; then /livez doesn't answer either, and the orchestrator ends the process.
 
     Args:
         alive: progress by the pipeline's own clock; its bad answer already means "too long".
-        unready: told the reason before the end, so that nobody sends us work meanwhile.
+        unready: told the reason before the end, so that no work is sent here meanwhile.
         patience: bad answers in a row.
         silence: looks, one every `every_s`, that found no new answer, in a row.
         leave: how to end; takes the exit code.
@@ -93,7 +93,7 @@ class Watchdog:
 def end_within(seconds: float, reason: str) -> None:
     """From now on the process has so long to end by itself; else it is ended, and says why.
 
-    For the time after a signal, when whoever should see to the end may be what hangs.
+    For the time after a signal, when the thread that should end the process may be the one that hangs.
     """
     timer = threading.Timer(seconds, leave_stalled, args=(reason,))
     timer.name, timer.daemon = "deadline", True

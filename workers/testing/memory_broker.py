@@ -2,7 +2,7 @@
 
 It keeps the traits of the real one that a worker must live with: markers take offsets, so offsets have gaps; a
 reader sees nothing from the first open transaction on; an offset commit without a generation is accepted unchecked;
-nobody asks whether a member owns the partition it commits for; an expelled member does not know it until it polls.
+no check asks whether a member owns the partition it commits for; an expelled member does not know it until it polls.
 
 All members of a group are taken to subscribe the same topics.
 """
@@ -198,7 +198,7 @@ class MemoryBroker:
             self.changed.notify_all()
 
     def rebalance(self, group: str) -> None:
-        """A join without effect: a new generation in which everybody keeps what they have."""
+        """A join without effect: a new generation in which every member keeps its partitions."""
         with self.changed:
             self._rebalance(self._group(group))
 

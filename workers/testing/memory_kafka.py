@@ -137,7 +137,7 @@ class MemoryPublisher:
         output_topics: every topic that a run may name; they must exist.
         delivery: with "at_least_once" messages are visible before their offsets are committed.
         offset_reset: where a group without committed offsets begins.
-        transaction_timeout_s: fenced twice within this time means that somebody else has our transactional id.
+        transaction_timeout_s: fenced twice within this time means that another process has our transactional id.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class MemoryPublisher:
     def committed(self, assignment: Assignment) -> int | None:
         with self._broker.changed:
             if not self._may_ask(assignment):
-                # Whoever asks again at once would spin.
+                # A caller that asks again at once would spin.
                 self._broker.changed.wait(_PAUSE_S)
                 return None
             offset = self._broker.committed_offset(self._group, assignment.partition)

@@ -173,7 +173,7 @@ def test_a_lost_marker_makes_the_worker_unready_and_costs_its_own_partition_only
         eventually(lambda: "1.png" in harness.enriched())
         eventually(lambda: worker.unready() == "transaction marker lost: on images:0")
         assert not worker.ready
-        assert worker.progress().ok, "a restart would not mend it"
+        assert worker.progress().ok, "a restart would not cure it"
         assert "0.png" not in harness.enriched()
         with harness.broker.changed:
             harness.broker.abort(stale)

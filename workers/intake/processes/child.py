@@ -75,7 +75,7 @@ class _Child:
             try:
                 send(self._socket, self._answer(receive(self._socket)))  # in no variable, which would hold the bytes
             except (EOFError, OSError):
-                os._exit(0)  # nobody is left who could be told anything
+                os._exit(0)  # the parent is gone
 
     def _answer(self, request: Request) -> Answer:
         try:

@@ -5,8 +5,8 @@ needs, has one thread, and forks a child in milliseconds whenever asked to. It i
 also the one that can say truly that a child is dead: only then is the child's region used again. It holds no secret
 that a child could inherit: its environment is empty, and no setting is in its plan.
 
-Nobody outlives us: the fork server is killed by the kernel when the thread that started it ends, the children are when
-the fork server ends.
+No process outlives the worker: the kernel kills the fork server when the thread that started it ends, and the
+children when the fork server ends.
 """
 
 from __future__ import annotations

@@ -122,5 +122,5 @@ class ProcessIntake:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The children that are alive and ready, for whoever wants to look at them."""
+        """The children that are alive and ready, for tests and checks."""
         return self._supervisor.pids

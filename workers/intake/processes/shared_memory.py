@@ -73,7 +73,7 @@ class Region:
             pixels[:] = image.pixels[transform]
 
     def read(self, slot: int) -> DecodedImage:
-        """A copy, so that the slot is free at once and a DecodedImage is owned by whoever holds it."""
+        """A copy, so that the slot is free at once and a DecodedImage is owned by its holder."""
         return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(slot).items()})
 
     def _views(self, slot: int) -> dict[Transform, Pixels]:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 0.05
 _LONGEST_GAP_S = 1.0
-"""If we ourselves did not run for longer (a frozen machine, a stopped process), that time is nobody's fault."""
+"""If we ourselves did not run for longer (a frozen machine, a stopped process), that time does not count."""
 _BIRTH_S = 30.0
 """A child that is not ready after so long is taken for one that hangs."""
 _TRIES = 2
@@ -307,7 +307,7 @@ class Supervisor:
             self._queue(request).appendleft(request)
 
     def _checked(self, check: PendingRequest) -> None:
-        """An image known to be good was decoded: if that was for a suspect, it is guilty."""
+        """An image known to be good was decoded: if that was for a suspect, it is poison."""
         if check.suspect is None:
             check.done(None)
             return

@@ -101,7 +101,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Something else went wrong. Ticket 0: the child can't begin."""
+    """Something else went wrong. Request id 0: the child can't begin."""
 
     request_id: int
     detail: str

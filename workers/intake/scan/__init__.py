@@ -1,6 +1,6 @@
 """What a file's structure will cost, and the part of it that holds the pixels: read before any decoder sees a byte.
 
-A decoder reads what a file says about itself before anybody can ask what that costs: tables of strips, segments,
+A decoder reads what a file says about itself before a caller can ask what that costs: tables of strips, segments,
 chunks, profiles, comments. So each format has a reader of ours that walks its outermost structure and nothing else, in
 time linear in the bytes and in almost no memory. It refuses what no honest file has (`too-complex`), says what the
 decoder will hold besides the pixels, and hands on only what decides a pixel: profiles, comments, thumbnails, further

@@ -19,7 +19,7 @@ _SAMPLES: Final = 65_536
 _TABLE_BYTES: Final = 64 << 10
 """The tables of which properties belong to which items, and which items to which: ten bytes an item."""
 _EXIF_BYTES: Final = 1 << 20
-"""EXIF or XMP. The decoder reads its orientation before anybody can ask for less."""
+"""EXIF or XMP. The decoder reads its orientation before a caller can ask for less."""
 _METADATA: Final = frozenset({b"Exif", b"mime"})
 _CODED: Final = b"av01"
 _IN_FILE, _IN_IDAT = 0, 1

@@ -141,7 +141,7 @@ class Tag2TextCaptioner:
         self.transform: Transform = bundle.manifest.transform
         self.random_weights: bool = bundle.manifest.provenance.random
         self.max_batch = 0
-        """Set by whoever knows it, or found by `warm_up`."""
+        """Set by the caller that knows it, or found by `warm_up`."""
         self.decoding = _decoding(bundle)
         self.options_digest = hashlib.sha256(json.dumps(asdict(self.decoding), sort_keys=True).encode()).hexdigest()
         self._precision: Precision = precision

@@ -191,7 +191,7 @@ def _unpickled(path: Path) -> object:
 
 
 def _check_archive(path: Path) -> None:
-    """torch.save compresses nothing; what unpacks to more than the file has was made by somebody else."""
+    """torch.save compresses nothing; what unpacks to more than the file has was not made by it."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:

@@ -2,7 +2,7 @@
 
 A pass costs a multiplication by the head's matrices for every row (a label of an image), and something for itself,
 because these matrices have to be read, and kernels started, however few rows there are. So images that want the same
-labels share a pass. Sets that differ share one where the rows that nobody wants cost less than the second pass would.
+labels share a pass. Sets that differ share one where the unwanted rows cost less than the second pass would.
 """
 
 from __future__ import annotations

@@ -255,7 +255,7 @@ class Ledger:
     def rewind(self, assignment: Assignment, committed: int) -> list[Entry]:
         """The broker says that everything below `committed` is done: those entries leave, and are returned.
 
-        An offset that this queue can't have produced means that somebody else has worked on the partition: the
+        An offset that this queue can't have produced means that another worker has worked on the partition: the
         assignment ends here and now.
         """
         with self._lock:

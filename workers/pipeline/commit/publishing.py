@@ -22,7 +22,7 @@ class Publishing:
 
     Args:
         opening, opened: assignments that begin, and the offsets to begin at (see `Poller`).
-        ending: whether the process ends and nobody waits for the truth any more.
+        ending: whether the process ends and waits for no answer any more.
     """
 
     def __init__(

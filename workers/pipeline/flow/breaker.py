@@ -1,4 +1,4 @@
-"""When to leave a dependency alone and when to ask it again: decided here, acted on by whoever asks."""
+"""When to leave a dependency alone and when to ask it again: decided here, acted on by the caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ State: TypeAlias = Literal["closed", "open", "half-open"]
 STATES: tuple[State, ...] = get_args(State)
 
 OPENS_AFTER = 3
-"""Different things that failed in a row. One that always fails proves nothing about its neighbour, however often."""
+"""Different things that failed in a row. One that always fails proves nothing about the others, however often."""
 
 _PROBE_S = 5.0
 """A probe that has not come back by then keeps no other from being sent: its connection may be a dead one."""

@@ -4,8 +4,8 @@ Half of a budget is divided into equal shares, one for each partition, of one un
 that anyone may draw on. A reservation is granted from its partition's share when it fits there, else from the pool;
 within a partition grants go in offset order. So a partition with a stuck head goes on holding what it holds and no
 more, and every other partition still has its share. A reservation larger than both waits until the pool is empty and
-then takes all of it: it runs alone there. While such a one waits, nobody else is granted from the pool. When partitions
-are added, a share that was larger before is still held by whoever filled it; the shares together never exceed their
+then takes all of it: it runs alone there. While such a one waits, no other is granted from the pool. When partitions
+are added, a share that was larger before is still held by what filled it; the shares together never exceed their
 half.
 """
 

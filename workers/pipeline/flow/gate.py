@@ -1,4 +1,4 @@
-"""The gate before decoder and device: everybody passes together, a suspect passes alone."""
+"""The gate before decoder and device: images pass together, a suspect passes alone."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from workers.pipeline.flow.grants import GrantLoop
 
 
 class ExclusiveGate:
-    """Thread-safe; nobody waits in it, what may go is called by whoever opened the way.
+    """Thread-safe; no thread waits in it: what may go is called by the thread that opened the way.
 
-    Whoever comes after a waiting suspect waits behind it, so that it does get its turn.
+    An image that comes after a waiting suspect waits behind it, so that it does get its turn.
     """
 
     def __init__(self) -> None:

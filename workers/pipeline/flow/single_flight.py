@@ -12,7 +12,7 @@ Follower = TypeVar("Follower")
 class SingleFlight(Generic[Follower]):
     """Who is computing what. Thread-safe.
 
-    A flight stays open from the leader's `join` to `land`, so nobody computes its answer again in between. When the
+    A flight stays open from the leader's `join` to `land`, so no other computes its answer again in between. When the
     leader is dropped, `abandon` promotes the follower that has waited longest.
     """
 
@@ -21,7 +21,7 @@ class SingleFlight(Generic[Follower]):
         self._single_flight: dict[Hashable, list[Follower]] = {}
 
     def join(self, key: Hashable, follower: Follower) -> bool:
-        """True: nobody computes this yet, the caller leads. False: it waits; `land` or `abandon` hands it out."""
+        """True: this is not being computed yet, the caller leads. False: it waits; `land` or `abandon` hands it out."""
         with self._lock:
             waiting = self._single_flight.get(key)
             if waiting is None:
@@ -31,12 +31,12 @@ class SingleFlight(Generic[Follower]):
             return False
 
     def land(self, key: Hashable) -> list[Follower]:
-        """The answer is known (and can be looked up by whoever comes next): all that waited for it."""
+        """The answer is known (and the next image finds it by lookup): all that waited for it."""
         with self._lock:
             return self._single_flight.pop(key, [])
 
     def abandon(self, key: Hashable) -> Follower | None:
-        """The leader came to nothing. The one returned leads now; None: nobody waited, the flight is over."""
+        """The leader came to nothing. The one returned leads now; None: none waited, the flight is over."""
         with self._lock:
             waiting = self._single_flight.get(key)
             if waiting:
