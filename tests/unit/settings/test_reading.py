@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workers.errors import Misconfigured
-from workers.settings import Settings, read
+from workers.settings import Settings, read, variables
 
 
 def complaint(environ: dict[str, str]) -> str:
@@ -64,6 +64,22 @@ def test_an_unknown_name_is_an_error_that_suggests_the_nearest() -> None:
     assert complaint({"TAGSTREAM_KAFKA_SERVER": "a:1"}).endswith("Do you mean TAGSTREAM_KAFKA_SERVERS?")
     assert complaint({"TAGSTREAM_S3_SECRET_FILE": "/x"}).endswith("Do you mean TAGSTREAM_S3_SECRET_KEY_FILE?")
     assert "tagstream settings" in complaint({"TAGSTREAM_QQQQQQQQ": "1"})
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("KEYS", "KEY_GLOBS"),
+        ("ALLOW", "LABELS_FILE"),
+        ("INTAKE", "DECODER"),
+        ("RUN_OUTCOMES", "TRANSACTION_OUTCOMES"),
+        ("RUN_BYTES", "TRANSACTION_BYTES"),
+        ("WEDGED_S", "STALL_TIMEOUT_S"),
+    ],
+)
+def test_a_former_name_suggests_the_one_that_it_has_now(former: str, now: str) -> None:
+    assert complaint({f"TAGSTREAM_{former}": "1"}).endswith(f"Do you mean TAGSTREAM_{now}?")
+    assert f"TAGSTREAM_{now}" in variables()
 
 
 def test_a_name_in_lower_case_is_not_taken_for_ours() -> None:
