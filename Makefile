@@ -32,11 +32,15 @@ unit: install ## Run the unit tests that need no server, without the slow ones (
 	@.venv/bin/python -m pytest tests/unit -q -m "not servers and not slow and not full and not chaos" \
 	  -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: install ## Check style, types and who imports whom
+lint: install ## Check style, types, imports between packages, words and workflows
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@.venv/bin/codespell
+	@.venv/bin/python scripts/words.py
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
 
 audit: ## Ask a public database for known vulnerabilities of every locked package
 	@$(or $(PYTHON),python3) scripts/audit.py

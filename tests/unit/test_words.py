@@ -1,0 +1,67 @@
+"""The project's words: the glossary, the check of `make lint`, and the paths that the pages name."""
+
+from __future__ import annotations
+
+import ast
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+ROWS = re.findall(r"^\| ([^|]+) \| [^|]+ \| `([^`]+)` `([^`]+)` \|$", GLOSSARY, re.MULTILINE)
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+SCRIPT = ROOT / "scripts" / "words.py"
+
+
+def defined(path: Path) -> set[str]:
+    """Every name that a module gives to a class, a function, a variable or an attribute."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+    return names
+
+
+def test_every_row_of_the_glossary_is_read_and_they_are_in_order() -> None:
+    words = [word for word, _, _ in ROWS]
+    assert len(words) == GLOSSARY.count("\n|") - 2
+    assert words == sorted(words)
+
+
+@pytest.mark.parametrize(("word", "path", "name"), ROWS)
+def test_a_word_of_the_glossary_is_defined_where_it_says(word: str, path: str, name: str) -> None:
+    assert name in defined(ROOT / path), word
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_that_a_page_names_exists(page: Path) -> None:
+    named = re.findall(r"`((?:workers|schemas|tests|scripts|benchmarks|deploy|docs)/[\w./-]*)", page.read_text("utf-8"))
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [("whoever asks", "whoever"), ("The Canary dies", "Canary"), ("of an neighbour", "neighbour")],
+)
+def test_a_banned_word_is_found_with_its_line(line: str, word: str) -> None:
+    faults = runpy.run_path(str(SCRIPT))["faults"]
+    assert [(number, found) for number, found, _ in faults(f"all is well\n{line}\n")] == [(2, word)]
+
+
+def test_words_that_only_contain_a_banned_one_are_left_alone() -> None:
+    faults = runpy.run_path(str(SCRIPT))["faults"]
+    assert list(faults("recommend, borrowed, an image, precisely")) == []
+
+
+def test_the_project_keeps_its_words() -> None:
+    ran = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "")
