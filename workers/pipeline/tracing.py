@@ -47,6 +47,8 @@ def start(name: str, where: Coordinates, producer: Headers) -> Span:
     span = _tracer.start_span(name, Context(), SpanKind.CONSUMER, links=_links(producer))
     if span.is_recording():
         span.set_attribute("messaging.system", "kafka")
+        span.set_attribute("messaging.operation.type", "process")
+        span.set_attribute("messaging.operation.name", name)
         span.set_attribute("messaging.destination.name", where.topic)
         span.set_attribute("messaging.destination.partition.id", str(where.partition))
         span.set_attribute("messaging.kafka.offset", where.offset)

@@ -90,3 +90,16 @@ def test_batches_link_to_the_spans_of_their_images(traced: Any) -> None:
     ids = [span["span"] for span in traced["spans"] if span["name"] == "annotate image"]
     batches = [span for span in traced["spans"] if span["name"] == "annotate batch"]
     assert sorted(link for batch in batches for link in batch["links"]) == sorted(ids)
+
+
+def test_an_events_span_has_the_attributes_of_opentelemetrys_messaging_conventions(traced: Any) -> None:
+    events = [span["attributes"] for span in traced["spans"] if span["name"] == "annotate image"]
+    assert {attributes.pop("messaging.kafka.offset") for attributes in events} == {0, 1, 2}
+    for attributes in events:
+        assert {name: value for name, value in attributes.items() if name.startswith("messaging.")} == {
+            "messaging.system": "kafka",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "annotate image",
+            "messaging.destination.name": "images",
+            "messaging.destination.partition.id": "0",
+        }

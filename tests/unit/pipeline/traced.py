@@ -37,6 +37,7 @@ def main() -> None:
             "span": f"{span.context.span_id:016x}" if span.context else "",
             "parent": f"{span.parent.span_id:016x}" if span.parent else None,
             "links": [f"{link.context.span_id:016x}" for link in span.links],
+            "attributes": dict(span.attributes or {}),
             "linked traces": [f"{link.context.trace_id:032x}" for link in span.links],
         }
         for span in exporter.get_finished_spans()
