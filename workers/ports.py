@@ -1,4 +1,4 @@
-"""The seams of the pipeline: what it asks of the world, and nothing of how the world does it.
+"""The ports: protocols for everything that the pipeline needs from outside (Kafka, store, cache, models, clock).
 
 Each Protocol has a contract suite (tests/contract) that runs on the in-memory fake (workers/testing/memory.py) and
 on the real server. Raised errors are those of workers/errors.py; anything else is a bug.
@@ -84,7 +84,7 @@ class RecordSource(Protocol):
 
 
 class Publisher(Protocol):
-    """The way out: messages and offsets, all or nothing. Every call belongs to the publish thread."""
+    """Publishes messages and commits offsets, all or nothing. Every call belongs to the publish thread."""
 
     max_message_bytes: Mapping[str, int]
     """For each output topic the largest `Message.size` that it takes; `recover` brings it up to date."""
@@ -141,7 +141,7 @@ class Publisher(Protocol):
 
 
 class ObjectStore(Protocol):
-    """Read access to the buckets. Thread-safe."""
+    """Reads objects of the buckets. Thread-safe."""
 
     def get(
         self,
@@ -179,7 +179,7 @@ class ObjectStore(Protocol):
 
 
 class ResultCache(Protocol):
-    """Memory that may forget: never an error, never a stall. Thread-safe. What it can't do it counts and drops.
+    """The result cache: may forget, never fails and never stalls. Thread-safe. Failed calls are counted misses.
 
     Two shapes of entry, both with a time to live: plain keys, and fields of a hash that go together.
     """
@@ -341,7 +341,7 @@ class Captioner(Model, Protocol):
 
 
 class Clock(Protocol):
-    """Time, so that tests can own it."""
+    """Time as a port, so that tests can set it."""
 
     def monotonic(self) -> float:
         """Seconds that never jump."""

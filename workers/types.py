@@ -1,4 +1,4 @@
-"""The frozen words of the pipeline. A new word is added here first; nothing here does any work.
+"""The types that pass between the pipeline and its ports: frozen values without behaviour.
 
 A `Record` is parsed into `Job`s, a Job's object is fetched (`Fetched`), inspected (`Facts`), decoded (`Image`),
 annotated (`LabelScores`, `Caption`) and finished as `Outcome`s; the outcomes of a row of records are published as one
@@ -39,7 +39,7 @@ class Partition(NamedTuple):
 
 
 class Membership(NamedTuple):
-    """Who we are in the consumer group at one moment. Without a group: generation -1 and an empty member id."""
+    """This worker's member id and generation in the consumer group; without a group an empty id and -1."""
 
     generation: int
     member_id: str
@@ -50,7 +50,7 @@ NO_MEMBERSHIP = Membership(-1, "")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Coordinates:
-    """Where an outcome comes from: `index` counts the events inside one record's message, from 0."""
+    """An outcome's input: topic, partition, offset; `index` counts the events of one record's message, from 0."""
 
     topic: str
     partition: int
@@ -59,7 +59,7 @@ class Coordinates:
 
 
 class Assignment:
-    """One stretch of one partition in our hands, from its assignment to its end. Compared by identity.
+    """One partition assigned to this worker, from its assignment to its revocation. Compared by identity.
 
     It is ended from the client's I/O thread (revoked, lost) or the poll thread (a new member id), once and for all.
     A job of an ended assignment may finish on the device and fill the cache; the ledger drops it.

@@ -48,6 +48,11 @@ def test_every_path_that_a_page_names_exists(page: Path) -> None:
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
+def test_the_picture_of_the_pipeline_is_as_its_script_draws_it() -> None:
+    drawn = runpy.run_path(str(ROOT / "scripts" / "draw_pipeline.py"))["drawn"]
+    assert (ROOT / "docs" / "pipeline.svg").read_text("utf-8") == drawn()
+
+
 @pytest.mark.parametrize(
     ("line", "word"),
     [("whoever asks", "whoever"), ("The Canary dies", "Canary"), ("of an neighbour", "neighbour")],

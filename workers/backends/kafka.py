@@ -1,4 +1,4 @@
-"""Apache Kafka by kafka-python: the face of the package's Kafka modules."""
+"""Apache Kafka by kafka-python: what other packages import of the Kafka modules."""
 
 from workers.backends.kafka_emitter import KafkaEmitter
 from workers.backends.kafka_publisher import KafkaPublisher

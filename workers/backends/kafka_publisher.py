@@ -109,7 +109,7 @@ class _Pending:
 
 
 class KafkaPublisher:
-    """See `workers.ports.Publisher`.
+    """Publishes outcomes with their offsets (`workers.ports.Publisher`).
 
     Args:
         servers: "host:port,host:port".

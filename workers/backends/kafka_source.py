@@ -50,7 +50,7 @@ itself, which blocks every other partition as long as a transaction is pending o
 
 
 class KafkaRecordSource:
-    """See `workers.ports.RecordSource`. Joins the group at its first poll.
+    """The input topics as one member of the group (`workers.ports.RecordSource`). Joins the group at its first poll.
 
     Args:
         servers: "host:port,host:port".

@@ -21,7 +21,7 @@ _tracer = trace.get_tracer("tagstream")
 
 
 class Ceiling:
-    """Too many blamed images mean that we are broken, whatever the self-test image says.
+    """Counts rejected images in a row: too many mean that the device is broken, whatever the self-test image says.
 
     Args:
         run: so many in a row.

@@ -1,4 +1,4 @@
-"""A model's answers are checked where they come in, so that a mistake of a model is called by the model's name."""
+"""Checks of what a model returns, so that an error names the model."""
 
 from __future__ import annotations
 

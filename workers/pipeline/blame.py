@@ -1,9 +1,9 @@
-"""Whose fault is it when the object store fails for one object: decided here from what is known, acted on by the line.
+"""Whose fault is it when the object store fails for one object: decided here, acted on by the pipeline.
 
 One failure proves nothing: the store may be away, or our credentials may have expired. What tells is comparison: after
-the object failed, another one of its bucket was asked for and given, and then the object failed again. The line takes
-care that there is something to compare with: before it asks again for an object that failed, and nothing else of the
-bucket was read since, it reads one again that it could read before (`BucketBreakers.reference`).
+the object failed, another one of its bucket was asked for and given, and then the object failed again. The pipeline
+takes care that there is something to compare with: before it asks again for an object that failed, and nothing else of
+the bucket was read since, it reads one again that it could read before (`BucketBreakers.reference`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What of the line is shown as gauges: read when scraped, so that no thread of the line spends time on it."""
+"""The pipeline's gauges: read when scraped, so that no thread of the pipeline spends time on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The journal: an image that kills the process must not do it for ever.
+"""The journal: finds images that kill the process, so that they are not tried for ever.
 
 Before an image enters the decoder or the device, its coordinates are written to a small local file, and struck out
 when it leaves. What stands there at the next start was in hand when the process died: such an image is a *suspect*

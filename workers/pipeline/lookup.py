@@ -20,7 +20,7 @@ from workers.ports import ResultCache
 
 
 class Lookup:
-    """The cache as the line uses it.
+    """The cache as the pipeline uses it.
 
     Args:
         roles: whose results are kept.

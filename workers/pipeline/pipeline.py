@@ -1,4 +1,4 @@
-"""The straight line: what happens to a record, from top to bottom.
+"""The pipeline: what happens to a record, from top to bottom.
 
     take → read → lookup by source → fetch → inspect → lookup by content → decode → annotate → finish → (ledger)
     → settle
@@ -80,7 +80,7 @@ LookupItem: TypeAlias = Entry | Task | Computed | Committed
 
 
 class Pipeline:
-    """Every step of the line; see the module.
+    """Every step of the pipeline, in order.
 
     Args:
         crash: told of an exception that is our bug; it ends the process.

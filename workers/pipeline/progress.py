@@ -1,6 +1,6 @@
-"""Is the line getting on? Alive means idle, or something moved within the clock, or all wait on a dependency.
+"""Does the pipeline make progress? Alive means idle, or something moved within the clock, or all wait on a dependency.
 
-That much is true of the line as a whole while one image is stuck for ever: a decoder that hangs holds back its
+That much is true of the pipeline as a whole while one image is stuck for ever: a decoder that hangs holds back its
 partition alone. So each image has a clock as well, in the stages where it waits for this worker alone.
 """
 
@@ -152,6 +152,6 @@ class TaskProgress:
 
 
 def place(task: Task) -> str:
-    """Which event of which record, for the log."""
+    """The record's `topic:partition:offset` and the event's index, for the log."""
     at = task.job.coordinates
     return f"{at.topic}:{at.partition}:{at.offset}, index {at.index}"

@@ -1,4 +1,4 @@
-"""A task: one job on its way through the line, owned by one thread at a time."""
+"""A task: one job on its way through the pipeline, owned by one thread at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker: the line's threads, their start, their end, and whether they get on.
+"""The worker: starts and ends the pipeline's threads, and tells whether they make progress.
 
 | thread | owns |
 |---|---|
@@ -296,7 +296,7 @@ class Worker:
         return self._clock.monotonic() - self._busy_at
 
     def progress(self) -> Progress:
-        """See `workers.pipeline.progress`. Any thread."""
+        """Whether the worker is alive, and what stands still. Any thread."""
         pipeline = self._pipeline
         if pipeline is None:
             return Progress(self._crashed is None, (), {})

@@ -1,1 +1,1 @@
-"""What a process needs around the line: health and metrics endpoint, telemetry, logs, signals, watchdog, slots."""
+"""What a process needs around the pipeline: health and metrics endpoint, telemetry, logs, signals, watchdog, slots."""

@@ -1,4 +1,4 @@
-"""The answer to "are you alive?" and "are you ready?"."""
+"""Liveness and readiness: the reports that the endpoint serves."""
 
 from __future__ import annotations
 

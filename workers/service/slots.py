@@ -1,4 +1,4 @@
-"""A small number that is ours alone on this host while we live: the first free slot, held by a lock file."""
+"""A number that no other process of this host has: the first free slot, held by a lock file."""
 
 from __future__ import annotations
 

@@ -112,7 +112,10 @@ def balanced(
 
 
 class MemoryBroker:
-    """See the module. Thread-safe; `changed` guards everything and is notified when anything happens."""
+    """Topics, groups and transactions in memory.
+
+    Thread-safe; `changed` guards everything and is notified when anything happens.
+    """
 
     def __init__(self) -> None:
         self.changed = threading.Condition()

@@ -1,4 +1,4 @@
-"""What a child gives up before it sees the first byte of anyone's image: everything but computing and answering.
+"""The sandbox of a decoding child: it gives up everything but computing before it sees the first byte of an image.
 
 A decoder that is taken over by the image that it reads can do what its process can. So a child holds no secret and no
 descriptor but its own socket, and asks the kernel, for good, for nothing more: no file, no socket, no new process or

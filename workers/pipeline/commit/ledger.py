@@ -49,7 +49,7 @@ class Rendered:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One record on its way through the line.
+    """One record on its way through the pipeline.
 
     `outcomes` has one item for each index that is done, `traces` the trace headers of those that have their own;
     `messages` is set once all indexes are done. `after_commit` holds what the cache is told when the commit is known.
@@ -105,7 +105,7 @@ class _PartitionQueue:
 
 
 class Ledger:
-    """See the module. Thread-safe."""
+    """The reorder buffer between finished outcomes and their transactions. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""The poll thread's work: it owns the record source, admits what the bounds allow, and never works itself."""
+"""The poll thread's work: polls records, admits what the bounds allow, and does no other work."""
 
 from __future__ import annotations
 

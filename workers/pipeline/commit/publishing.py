@@ -1,4 +1,4 @@
-"""The publish thread's work: it owns the way out, and is the only one that reads or writes committed offsets."""
+"""The publish thread's work: publishes outcomes, and alone reads or writes committed offsets."""
 
 from __future__ import annotations
 

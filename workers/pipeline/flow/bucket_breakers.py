@@ -1,4 +1,4 @@
-"""The object store as the line knows it: who waits for it, until when, and who may ask it meanwhile.
+"""The object store's state by bucket: which images wait for it, until when, and which may ask it meanwhile.
 
 Each bucket has a breaker. While it is closed, a task that failed waits by itself, for a time of its own. Once different
 objects have failed in a row it opens: one task at a time asks (a probe), and all others wait without a time. Any
@@ -99,7 +99,7 @@ class _Bucket(Generic[Waiter]):
 
 
 class BucketBreakers(Generic[Waiter]):
-    """See the module. Thread-safe. Times are the clock's monotonic seconds.
+    """Which bucket fails, and who waits for it. Thread-safe. Times are the clock's monotonic seconds.
 
     Args:
         first_pause_s, last_pause_s: before the first probe of an open breaker, and at most between two.

@@ -47,7 +47,9 @@ class _Waiting:
 
 
 class Budget:
-    """See the module. Thread-safe; `granted` is called outside the lock, by the thread that made room.
+    """Bytes to reserve, shared by partitions.
+
+    Thread-safe; `granted` is called outside the lock, by the thread that made room.
 
     Args:
         limit: bytes in all.
