@@ -348,7 +348,7 @@ class Pipeline:
                 then(task, done)
             except CancelledError:
                 self.drop(task)
-            except BaseException as error:  # noqa: BLE001  # nobody else would ever hear of it
+            except BaseException as error:  # noqa: BLE001  # otherwise it would be lost
                 self._crash(error)
 
         future.add_done_callback(call)
@@ -360,7 +360,7 @@ class Pipeline:
         return False
 
     def drop(self, task: Task) -> None:
-        """Its assignment ended: whoever has the partition now does the work. An equal image that waits takes over."""
+        """Its assignment ended: the partition's new owner does the work. An equal image that waits takes over."""
         metrics.DROPPED_JOBS.add()
         self._close(task, "dropped")
 

@@ -21,7 +21,7 @@ class Endings(Protocol):
         ...
 
     def drop(self, task: Task) -> None:
-        """Its assignment ended: whoever has the partition now does the work."""
+        """Its assignment ended: the partition's new owner does the work."""
         ...
 
     def let_go_of_bytes(self, task: Task) -> None:

@@ -204,7 +204,7 @@ class FetchStage:
     def _reserve_more(self, task: Task, error: LargerThanReserved) -> None:
         """The event, or the store, understates the size. The store's word is taken once, then the largest is reserved.
 
-        So no byte is read that nobody reserved, and no object is read more than three times.
+        So no byte is read without a reservation, and no object is read more than three times.
         """
         believed = error.size if task.true_size is None else None
         task.true_size = self._options.max_object_bytes if believed is None else believed
@@ -243,7 +243,7 @@ class FetchStage:
             self.bucket_breakers.left(bucket, task)  # a failure of its own, which says nothing of the store
         else:
             self.bucket_breakers.failed(bucket, task.event.key, task, now)
-        task.give_back()  # only now: whoever gets it must know what is known of the store
+        task.give_back()  # only now: the next holder must know what is known of the store
         self._wait(task, now + pause)
         _log.warning("the object store fails, attempt %d: %s; %s waits", task.attempts, error.detail, place(task))
 
