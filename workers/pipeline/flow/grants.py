@@ -9,8 +9,8 @@ from collections.abc import Callable
 class GrantLoop:
     """Makes the calls that `choose` decides on, one after the other, outside the lock. Thread-safe.
 
-    A call that makes room for the next one, or that asks for more, neither recurses nor waits: the thread that runs the loop
-    already finds what it has left behind.
+    A call that makes room for the next one, or that asks for more, neither recurses nor waits: the thread that runs the
+    loop already finds what it has left behind.
 
     Args:
         lock: held while `choose` is asked.
