@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.enriched_image import ImageFacts, Source, Tag
+from tests.unit.pipeline.harness import ColourTagger, EchoCaptioner
 from workers.pipeline import cache_entries as entries
-from workers.types import Caption, Facts, LabelScores, Subset
+from workers.types import Caption, Facts, LabelScores, Subset, Transform
 
 FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 10, "png", 4, 5, 60)
 
@@ -179,3 +180,32 @@ def test_the_first_level_is_by_version_or_else_etag_or_else_not_at_all() -> None
     assert entries.source_field("v1", "e1") == "v:v1"
     assert entries.source_field(None, "e1") == "e:e1"
     assert entries.source_field(None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("part", "other"), [("digest", "d" * 64), ("transform", Transform(9)), ("precision", "bf16"), ("floor", 0.02)]
+)
+def test_scores_are_never_those_of_another_tagger(part: str, other: object) -> None:
+    tagger = ColourTagger()
+    key = entries.tagger_key(tagger)
+    assert key == entries.tagger_key(ColourTagger())
+    setattr(tagger, part, other)
+    assert entries.scores_key("a", entries.tagger_key(tagger)) != entries.scores_key("a", key)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [("digest", "d" * 64), ("transform", Transform(9)), ("precision", "bf16"), ("options_digest", "beam")],
+)
+def test_a_caption_is_never_that_of_another_captioner(part: str, other: object) -> None:
+    captioner = EchoCaptioner()
+    key = entries.captioner_key(captioner)
+    assert key == entries.captioner_key(EchoCaptioner())
+    setattr(captioner, part, other)
+    assert entries.caption_key("a", entries.captioner_key(captioner), "") != entries.caption_key("a", key, "")
+
+
+def test_keys_of_other_bytes_guides_and_judges_differ() -> None:
+    assert entries.scores_key("a", "t") != entries.scores_key("b", "t")
+    assert entries.caption_key("a", "c", "cat,dog") != entries.caption_key("a", "c", "cat")
+    assert entries.verdict_key("a", "limits of today") != entries.verdict_key("a", "limits of tomorrow")
