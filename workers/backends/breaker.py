@@ -11,7 +11,7 @@ from workers import metrics
 logger = logging.getLogger(__name__)
 
 
-class Breaker:
+class ProbingBreaker:
     """Open after one failure; closed again by a probe that succeeds. Thread-safe. Shown in `metrics.BREAKERS` from its
     making to its `close`.
 

@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from workers import metrics
 from workers.backends import resp
-from workers.backends.breaker import Breaker
+from workers.backends.breaker import ProbingBreaker
 from workers.errors import Misconfigured, Unavailable
 from workers.settings import place
 
@@ -70,7 +70,7 @@ class RedisResultCache:
         self._timeout_s = timeout_s
         self._ttl_ms = max(1, round(ttl_s * 1000))
         self._client = redis.Redis.from_pool(_pool(url, timeout_s, connections))
-        self._breaker = Breaker(self._shown, self._answers)
+        self._breaker = ProbingBreaker(self._shown, self._answers)
 
     def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
         return [

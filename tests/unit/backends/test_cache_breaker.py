@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.waiting import eventually
-from workers.backends.breaker import Breaker
+from workers.backends.breaker import ProbingBreaker
 
-Make = Callable[..., Breaker]
+Make = Callable[..., ProbingBreaker]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
     """Makes breakers and closes them after the test: until then each is shown among the metrics."""
-    made: list[Breaker] = []
+    made: list[ProbingBreaker] = []
 
-    def build(probe: Callable[[], bool], *, first_pause_s: float, last_pause_s: float = 5.0) -> Breaker:
-        made.append(Breaker("x", probe, first_pause_s=first_pause_s, last_pause_s=last_pause_s))
+    def build(probe: Callable[[], bool], *, first_pause_s: float, last_pause_s: float = 5.0) -> ProbingBreaker:
+        made.append(ProbingBreaker("x", probe, first_pause_s=first_pause_s, last_pause_s=last_pause_s))
         return made[-1]
 
     yield build

@@ -8,7 +8,7 @@ from opentelemetry.metrics import CallbackOptions
 from tests.support.waiting import eventually
 from tests.unit.pipeline.harness import BUCKET, Harness
 from workers import metrics
-from workers.backends.breaker import Breaker
+from workers.backends.breaker import ProbingBreaker
 from workers.errors import Unavailable
 
 Shown = dict[tuple[str, ...], float]
@@ -65,7 +65,7 @@ def test_the_breakers_of_the_object_store_are_counted_by_state(harness: Harness)
 
 
 def test_the_breaker_of_the_cache_is_shown_beside_them() -> None:
-    breaker = Breaker("x", lambda: False, first_pause_s=0.01)
+    breaker = ProbingBreaker("x", lambda: False, first_pause_s=0.01)
     try:
         assert look(metrics.BREAKERS) == {("redis", "closed"): 1, ("redis", "open"): 0, ("redis", "half-open"): 0}
         breaker.failure("why")
