@@ -129,7 +129,7 @@ def test_the_page_that_is_named_holds_every_image(ran: Ran) -> None:
     assert f"A page with the images: {PAGE}" in ran.output
     page = PAGE.read_text()
     assert page.count("data:image/jpeg;base64,") == len(photographs(None)) + 1  # the deleted one is shown as well
-    for shown in ("An image of espresso", "palace", "fetch and model", "broken-image", "retraction"):
+    for shown in ("A picture of espresso", "palace", "fetch and model", "broken-image", "retraction"):
         assert shown in page
 
 

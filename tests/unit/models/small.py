@@ -49,5 +49,5 @@ def small_checkpoint(kind: Kind, path: Path) -> dict[str, Tensor]:
         config = RamConfig(config.encoder, config.labels, config.head, text=_TEXT)
     tensors = checkpoint(kind, config, 0.0, full=False)
     optimizer = {"state": {0: {"exp_avg": torch.zeros(9)}}, "param_groups": [{"lr": 1e-4}]}
-    torch.save({"model": tensors, "optimizer": optimizer, "assignment": 4}, path)
+    torch.save({"model": tensors, "optimizer": optimizer, "epoch": 4}, path)
     return tensors

@@ -21,7 +21,7 @@ PAD, UNKNOWN, CLS, SEP, MASK = 0, 100, 101, 102, 103
 DEC, ENC = 30522, 30523
 """Begin of a text, and begin of tags."""
 
-PROMPT = "an image of "
+PROMPT = "a picture of "
 PROMPT_IDS = (DEC, 1037, 3861, 1997)
 GUIDE_LENGTH = 40
 
