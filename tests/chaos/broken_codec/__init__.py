@@ -15,7 +15,7 @@ _HEADER_BYTES = 8 + 25
 
 
 def png_that(deed: str, once: str = "", *, in_header: bool = False) -> bytes:
-    """A sound PNG with a chunk that only the broken decoder knows.
+    """A sound PNG with a chunk that only the broken decoder takes amiss.
 
     Args:
         deed: one of `sitecustomize`.
@@ -23,6 +23,6 @@ def png_that(deed: str, once: str = "", *, in_header: bool = False) -> bytes:
         in_header: done while the header is read, not while the pixels are.
     """
     image = encoded(ramp(), "png")
-    chunk = png_chunk(b"doIt", f"{deed} {once}".encode())
+    chunk = png_chunk(b"eXIf", f"does {deed} {once}".encode())
     at = _HEADER_BYTES if in_header else len(image) - len(_END)
     return image[:at] + chunk + image[at:]

@@ -1,7 +1,8 @@
 """Imported by every interpreter that starts with this folder on its PYTHONPATH, child processes included.
 
-Pillow hands each chunk of a PNG to the method that is named after it, so one more method is a decoder with a fault:
-it runs where libpng's would, in the middle of reading a header or of loading pixels.
+Pillow hands each chunk of a PNG to the method that is named after it, so another method is a decoder with a fault:
+it runs where libpng's would, in the middle of reading a header or of loading pixels. The chunk is that of EXIF, which
+is one of the few that the reader of the structure hands on to a decoder.
 
 A child can make no file. What is to be done once is remembered in memory that the fork server shares with its children.
 """
@@ -24,6 +25,8 @@ from PIL import ImageFile, PngImagePlugin
 
 _PIECE = 64 << 20
 _PIECES = 64
+_DOES = b"does "
+"""How the content of a chunk begins that brings its decoder down; the folder's `__init__` says the same."""
 _done = mmap.mmap(-1, mmap.PAGESIZE)
 
 
@@ -77,8 +80,11 @@ DEEDS: dict[str, Callable[[], object]] = {
 
 
 def _chunk(stream: PngImagePlugin.PngStream, at: int, length: int) -> bytes:
-    data = ImageFile._safe_read(stream.fp, length)  # type: ignore[arg-type]
-    deed, _, marker = data.decode().partition(" ")
+    data: bytes = ImageFile._safe_read(stream.fp, length)  # type: ignore[arg-type]
+    if not data.startswith(_DOES):
+        stream.im_info["exif"] = b"Exif\0\0" + data  # as Pillow has it
+        return data
+    deed, _, marker = data.removeprefix(_DOES).decode().partition(" ")
     if not marker or _is_new(marker):
         DEEDS[deed]()
     return data
@@ -90,4 +96,4 @@ def _is_new(marker: str) -> bool:
     return new
 
 
-PngImagePlugin.PngStream.chunk_doIt = _chunk  # type: ignore[attr-defined]
+PngImagePlugin.PngStream.chunk_eXIf = _chunk  # type: ignore[assignment,method-assign]

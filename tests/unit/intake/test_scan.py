@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
+from tests.chaos.broken_codec import png_that
 from tests.unit.intake import greedy
 from tests.unit.intake.greedy import jpeg_segment, long, png_with, short, tiff_with_strips
 from tests.unit.intake.images import encoded, png_chunk, ramp
@@ -162,6 +163,12 @@ def test_metadata_of_any_size_costs_no_more_than_a_copy_of_the_file_and_spoil_no
     began = time.process_time()
     assert peak_bytes(work) < len(body) + 8 * MIB
     assert time.process_time() - began < 1.5
+
+
+@pytest.mark.parametrize("in_header", [False, True])
+def test_the_chunk_that_brings_the_decoder_of_the_chaos_tests_down_gets_there(in_header: bool) -> None:
+    body = png_that("hangs", in_header=in_header)
+    assert scan(body, "png").body is body
 
 
 def test_a_palette_and_its_transparency_survive() -> None:
