@@ -28,7 +28,7 @@ test: install ## Run the tests, on real servers where they need them
 # + two files at a time, each half with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the halves
 	@.venv/bin/python -m pytest -m "not full and not chaos" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-unit: install ## Run the unit tests that need no server, without the slow ones (about a minute)
+unit: install ## Run the unit tests that need no server, without the slow ones (two to three minutes)
 	@.venv/bin/python -m pytest tests/unit -q -m "not servers and not slow and not full and not chaos" \
 	  -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
