@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gc
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
+
+from tests.support.collector import no_garbage_collection
 
 State = TypeVar("State", bound=Hashable)
 Steps: TypeAlias = Callable[[State], Iterable[tuple[str, State]]]
@@ -43,20 +43,9 @@ def explore(
 
     Without anything wrong, every state is asked whether some way leads from it to a `goal`.
     """
-    with _no_garbage_collection():
+    # Nothing of a search is garbage before its end, and looking for some takes half of the time.
+    with no_garbage_collection():
         return _explore(start, steps, wrong, goal)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Nothing of a search is garbage before its end, and looking for some among all states takes half of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _explore(

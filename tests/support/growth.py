@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+
+from tests.support.collector import no_garbage_collection
 
 NOTICED_S = 0.005
 """A time below this says nothing about growth."""
@@ -18,7 +18,7 @@ ROUNDS_MAX = 15
 
 def processor_s(call: Callable[[], object]) -> float:
     """Processor time of this thread for one call, without garbage collections that others' objects make long."""
-    with _no_collection():
+    with no_garbage_collection():
         started = time.thread_time()
         call()
         return time.thread_time() - started
@@ -39,14 +39,3 @@ def growth(half: Callable[[], object], whole: Callable[[], object]) -> float:
         if done >= ROUNDS_MIN and least_whole / least_half < LINEAR * 0.85:
             break
     return least_whole / least_half
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
