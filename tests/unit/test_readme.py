@@ -7,6 +7,7 @@ from pathlib import Path
 
 from schemas.enriched_image import EnrichedImage, read_output
 from schemas.image_event import ImageEvent, parse_message
+from tests.unit.pipeline.harness import Harness
 from workers.cli.app import app
 from workers.settings import variables
 
@@ -21,6 +22,18 @@ def test_its_examples_of_events_are_read_and_its_output_is_one() -> None:
         assert isinstance(event, ImageEvent)
         assert (event.dialect, event.bucket, event.action) == (dialect, "photos", "enrich")
     assert isinstance(read_output(output.encode()), EnrichedImage)
+
+
+def test_its_output_has_the_timings_of_an_image_that_no_cache_knew() -> None:
+    harness = Harness()
+    harness.put("cat.png", (255, 0, 0))
+    with harness.running():
+        harness.send(harness.event("cat.png"))
+        harness.settled()
+    *_, output = re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)
+    shown = read_output(output.encode())
+    assert isinstance(shown, EnrichedImage)
+    assert shown.timings_ms.keys() == harness.enriched()["cat.png"].timings_ms.keys()
 
 
 def test_the_settings_that_it_names_exist() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import runpy
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -44,6 +45,35 @@ def test_a_word_of_the_glossary_is_defined_where_it_says(word: str, path: str, n
 def test_every_path_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(r"`((?:workers|schemas|tests|scripts|benchmarks|deploy|docs)/[\w./-]*)", page.read_text("utf-8"))
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_every_module_and_folder_that_the_architecture_names_exists() -> None:
+    """It may leave out the first folders of a path: `flow/budget.py` is one of workers/pipeline."""
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+(?:\.py|/))`", text)
+    assert len(named) > 20
+    assert [path for path in named if not any(ends_with(ours, path) for ours in our_paths())] == []
+
+
+def test_every_package_of_the_architectures_layers_exists() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    (layers,) = re.findall(r"```\n(schemas\n.*?)```", text, re.DOTALL)
+    named = re.findall(r"\w+", layers)
+    assert [name for name in named if not any(ends_with(ours, name) for ours in our_paths())] == []
+
+
+@cache
+def our_paths() -> frozenset[PurePath]:
+    """Every module of ours, with and without its suffix, and every folder that holds one."""
+    places = ("workers", "schemas", "tests", "scripts", "benchmarks")
+    modules = {path.relative_to(ROOT) for place in places for path in (ROOT / place).rglob("*.py")}
+    folders = {folder for module in modules for folder in module.parents}
+    return frozenset(modules | folders | {module.with_suffix("") for module in modules})
+
+
+def ends_with(path: PurePath, tail: str) -> bool:
+    wanted = PurePath(tail).parts
+    return path.parts[-len(wanted) :] == wanted
 
 
 def test_the_picture_of_the_pipeline_is_as_its_script_draws_it() -> None:
