@@ -23,9 +23,9 @@ from workers.types import (
     Partition,
     Pixels,
     Polled,
-    Run,
     StoredObject,
     Subset,
+    Transaction,
     Transform,
 )
 
@@ -94,7 +94,7 @@ class Publisher(Protocol):
     sentence for people (`transaction marker lost: …`). It goes when `committed` has an answer after all; those that
     have ended mean nothing. Replaced, never changed: any thread may read it."""
 
-    def publish(self, run: Run) -> None:
+    def publish(self, transaction: Transaction) -> None:
         """Send the messages and commit the offsets. When it returns, both are done.
 
         Raises:
@@ -105,7 +105,7 @@ class Publisher(Protocol):
         ...
 
     def recover(self) -> None:
-        """After `Unpublished`: leave nothing of the failed run in flight, then be able to publish again.
+        """After `Unpublished`: leave nothing of the failed transaction in flight, then be able to publish again.
 
         Returns when it is so, waiting as long as the broker is away (it reports each try to the log and metrics), or
         soon after `interrupt`, and then nothing can be published any more.

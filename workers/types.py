@@ -2,7 +2,7 @@
 
 A `Record` is parsed into `Job`s, a Job's object is fetched (`Fetched`), inspected (`Facts`), decoded (`Image`),
 annotated (`LabelScores`, `Caption`) and finished as `Outcome`s; the outcomes of a row of records are published as one
-`Run`.
+`Transaction`.
 """
 
 from __future__ import annotations
@@ -327,12 +327,15 @@ Outcome: TypeAlias = EnrichedImage | Retraction | Skip | Failure
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """Outcomes to publish and the offsets to commit with them, all or nothing. Offsets mean "next to read"."""
+class Transaction:
+    """Messages to publish and the offsets to commit with them, all or nothing. Offsets mean "next to read".
+
+    Under at_least_once no transaction of Kafka's is around them: the messages come first, then the offsets.
+    """
 
     messages: Sequence[Message]
     offsets: Mapping[Assignment, int]
 
     def __repr__(self) -> str:
         ends = ", ".join(f"{assignment.partition}→{offset}" for assignment, offset in self.offsets.items())
-        return f"<Run of {len(self.messages)} messages, {ends}>"
+        return f"<Transaction of {len(self.messages)} messages, {ends}>"

@@ -32,7 +32,7 @@ BUSY = {
 
 
 def behind_proxy(broker: BrokerBehindProxy, **more: str) -> dict[str, str]:
-    """Settings of a worker that comes through the broker's proxy. Small runs: a strike finds a transaction open."""
+    """Settings of a worker that comes through the broker's proxy. Small transactions: a strike finds one open."""
     return {
         "TAGSTREAM_KAFKA_SERVERS": broker.proxied,
         "TAGSTREAM_REDIS_URL": "",
@@ -71,7 +71,7 @@ def reads(process: WorkerProcess) -> bool:
 
 
 def publishes(process: WorkerProcess) -> None:
-    """Until outcomes come out, so that what is struck next is a run of them."""
+    """Until outcomes come out, so that what is struck next is a transaction."""
     eventually(lambda: published(process) > 2, 60, process.said)
 
 
@@ -102,7 +102,7 @@ def come_through(site: Site, process: WorkerProcess, account: Account) -> None:
     """Work moves again within 30 s, everything is committed, the worker leaves politely.
 
     A single broker that comes back can lose a transaction's marker, which no client can mend: the worker must then
-    say so and go on without that partition, and the run is named for what it was.
+    say so and go on without that partition, and the transaction is named for what it was.
     """
     committed = published(process)
     _unless_a_marker_is_lost(process, lambda: published(process) > committed or is_committed(site), 40)

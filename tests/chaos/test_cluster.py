@@ -37,15 +37,15 @@ def town(cluster: Cluster, s3: SeaweedFS, valkey: Valkey, unique: Callable[[str]
     cluster.mend()
 
 
-def has_published(process: WorkerProcess, runs: float) -> bool:
-    return published(process) >= runs
+def has_published(process: WorkerProcess, transactions: float) -> bool:
+    return published(process) >= transactions
 
 
 @pytest.mark.parametrize("strike", [Node.kill, Node.stop, Node.freeze])
 def test_each_node_in_turn_is_lost_for_a_while(
     cluster: Cluster, town: Site, account: Account, tmp_path: Path, strike: Callable[[Node], None]
 ) -> None:
-    """Guards: brokers are asked what became of a commit; taken for done, runs are lost when a node is killed or
+    """Guards: brokers are asked what became of a commit; taken for done, transactions are lost when a node is killed or
     freezes. RetryingNetClient, without which the request to a killed node is never answered. Several tries at
     connecting, without which a frozen node is waited for again and again, if chance has it. A pause before the
     coordinator is asked for again, without which the log has thousands of lines of a node that was killed. A node that

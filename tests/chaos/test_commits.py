@@ -1,4 +1,4 @@
-"""Strikes at one step of a run: while outcomes are sent, while offsets join them, while the commit is under way."""
+"""Strikes at one step of a transaction: while outcomes are sent, while offsets join them, while it commits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def state(broker: BrokerBehindProxy, site: Site) -> str:
 def test_worker_killed_while_it_commits(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, side: Side, decided: str
 ) -> None:
-    """Guard: outcomes and offsets in one transaction. Offsets committed beside it, before, lose the run in the one
+    """Guard: outcomes and offsets in one transaction. Offsets committed beside it, before, lose its outcomes in the one
     case; after, they bring it twice in the other."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **SHORT_SESSION)) as victim:
         commit = broker.proxy.hold(Api.END_TXN, side)
@@ -72,7 +72,7 @@ def test_worker_killed_while_it_commits(
 def test_a_commit_whose_answer_never_comes(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, side: Side
 ) -> None:
-    """Guard: a commit that failed is settled by the committed offset. Taken for done, the run is lost when the broker
+    """Guard: a commit that failed is settled by the committed offset. Taken for done, it is lost when the broker
     never saw the request; taken for undone, it comes twice when only the answer was lost. The request arrives after
     all, when the id has been taken again, and is refused."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
@@ -135,8 +135,8 @@ def test_broker_goes_away_before_offsets_are_sent(
 def test_connections_cut_before_the_answer(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api
 ) -> None:
-    """Guard: the client's own, which asks again on a new connection what it has not been answered; without it the run
-    would fail, and be told by the committed offset."""
+    """Guard: the client's own, which asks again on a new connection what it has not been answered; without it the
+    transaction would fail, and be told by the committed offset."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         before = failed(process)
         step = broker.proxy.hold(api, "answer")
@@ -172,8 +172,8 @@ def test_connection_cut_before_the_acknowledgement_of_outcomes(
 def test_the_broker_times_a_transaction_out(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: a producer that was fenced once is replaced, and its run published again. Used again it is fenced for
-    ever; taken for another process with our id, which it looks like, it ends the worker."""
+    """Guard: a producer that was fenced once is replaced, and its transaction published again. Used again it is
+    fenced for ever; taken for another process with our id, which it looks like, it ends the worker."""
     timeout = {"TAGSTREAM_KAFKA_TRANSACTION_TIMEOUT_S": "8"}
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION, **timeout)) as process:
         before = failed(process, cause="fenced")
@@ -202,7 +202,7 @@ def test_a_batch_expires_inside_a_transaction(
         done, before = published(process), failed(process)
         broker.proxy.break_at(Api.PRODUCE)
         load(outpost, 60)
-        # A worker that does not ask takes the run for published.
+        # A worker that does not ask takes the transaction for published.
         eventually(lambda: published(process) > done or failed(process) > before, 30, process.said)
         assert broker.proxy.broken > 1
         account.landed()
@@ -254,7 +254,7 @@ def test_an_outcome_that_is_too_large_for_its_topic_also_when_the_limit_came_lat
     outpost: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guards: the size check before sending, for what is known to be too large, and reading the limits anew after a
-    failed run, for a limit that was lowered meanwhile: else the run is tried for ever."""
+    failed transaction, for a limit that was lowered meanwhile: else it is tried for ever."""
     with settled(outpost, "w", tmp_path) as process:
         before = failed(process)
         limit_messages(outpost, outpost.enriched, 700)

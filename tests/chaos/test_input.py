@@ -84,7 +84,7 @@ def test_many_records_in_one_message_some_bad(line: SharedLine, healthy: Given, 
 
 
 def test_a_message_of_a_thousand_records(line: SharedLine, healthy: Given, account: Account) -> None:
-    """Guard: one record may exceed a run's bound alone; without that its outcomes would never be published."""
+    """Guard: one record may exceed a transaction's bound alone; without that its outcomes would never be published."""
     records = line.send([(notification(line.site.name, *["healthy.jpg"] * 1_000), ())])
     account.landed()
     [(partition, offset, _)] = records

@@ -1,4 +1,4 @@
-"""Partitions move at the wrong moment: between two steps of a run, in the middle of a batch, or again and again."""
+"""Partitions move at the wrong moment: between two steps of a transaction, within a batch, or again and again."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ def comes_through_all(site: Site, account: Account, *crowd: WorkerProcess) -> No
 def test_partitions_move_between_the_flush_and_the_offsets(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: an assignment that has ended refuses the run. The broker lets a valid member commit for any partition, and
-    the outcomes that the new owner has published come a second time."""
+    """Guard: an assignment that has ended refuses the transaction. The broker lets a valid member commit for any
+    partition, and the outcomes that the new owner has published come a second time."""
     settings = behind_proxy(broker, **LONG_SESSION)
     with (
         settled(outpost, "w", tmp_path, **settings) as loser,
@@ -249,7 +249,7 @@ def test_a_member_joins_between_the_flush_and_the_offsets(
 def test_offsets_are_refused_because_a_member_has_joined(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
 ) -> None:
-    """Guard: a run stays in the ledger until its commit is known. Its partitions never leave, so nobody else would
+    """Guard: a record stays in the ledger until its commit is known. Its partition never leaves, so nobody else would
     publish what the broker has refused for its generation: taken for done, it is lost."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         before, dropped = failed(process, cause="membership"), process.metric("tagstream_dropped_jobs_total")

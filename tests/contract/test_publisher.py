@@ -19,11 +19,11 @@ from tests.contract.kafka_worlds import (
 )
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
-from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Run
+from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Transaction
 
 
-def run_of(world: World, offsets: dict[Assignment, int], *values: bytes) -> Run:
-    return Run([Message(world.output, b"key", value, ()) for value in values], offsets)
+def transaction_of(world: World, offsets: dict[Assignment, int], *values: bytes) -> Transaction:
+    return Transaction([Message(world.output, b"key", value, ()) for value in values], offsets)
 
 
 def values(world: World) -> Sequence[bytes | None]:
@@ -55,7 +55,7 @@ def test_messages_and_offsets_are_there_when_publish_returns(world: World) -> No
     source = world.source()
     assignments = assignments_of(source)
     publisher = world.publisher(source)
-    publisher.publish(run_of(world, {assignments[0]: 5, assignments[1]: 7}, b"a", b"b"))
+    publisher.publish(transaction_of(world, {assignments[0]: 5, assignments[1]: 7}, b"a", b"b"))
     assert values(world) == [b"a", b"b"]
     assert world.committed() == {0: 5, 1: 7}
 
@@ -67,7 +67,7 @@ def test_messages_of_a_run_are_invisible_until_it_is_committed(world: World) -> 
     publisher = world.publisher(source, membership=membership)
     seen: list[Sequence[bytes | None]] = []
     membership.happen = lambda: seen.append(values(world))
-    publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
+    publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     assert seen == [[]]
     assert values(world) == [b"a"]
 
@@ -77,14 +77,14 @@ def test_runs_are_visible_in_the_order_in_which_they_were_published(world: World
     assignments = assignments_of(source)
     publisher = world.publisher(source)
     for number in range(5):
-        publisher.publish(run_of(world, {assignments[0]: number + 1}, b"%da" % number, b"%db" % number))
+        publisher.publish(transaction_of(world, {assignments[0]: number + 1}, b"%da" % number, b"%db" % number))
     assert values(world) == [b"%d%s" % (number, end) for number in range(5) for end in (b"a", b"b")]
 
 
 def test_a_run_without_messages_commits_its_offsets(world: World) -> None:
     source = world.source()
     assignments = assignments_of(source)
-    world.publisher(source).publish(Run([], {assignments[0]: 3}))
+    world.publisher(source).publish(Transaction([], {assignments[0]: 3}))
     assert world.committed() == {0: 3}
 
 
@@ -93,7 +93,7 @@ def test_null_keys_null_values_and_repeated_headers_are_sent_as_they_are(world: 
     assignments = assignments_of(source)
     headers = (("h", b"1"), ("h", b"2"), ("ü", b""))
     messages = [Message(world.output, None, b"value", headers), Message(world.output, b"key", None, ())]
-    world.publisher(source).publish(Run(messages, {assignments[0]: 1}))
+    world.publisher(source).publish(Transaction(messages, {assignments[0]: 1}))
     first, second = world.visible()
     assert (first.key, first.value, first.headers) == (None, b"value", headers)
     assert (second.key, second.value, second.headers) == (b"key", None, ())
@@ -115,8 +115,8 @@ def test_a_message_that_no_publisher_can_send_is_a_bug_and_harms_nothing(
     assignments = assignments_of(source)
     publisher = world.publisher(source)
     with pytest.raises(ValueError, match=said):
-        publisher.publish(Run([Message(topic or world.output, key, value, headers)], {assignments[0]: 1}))
-    publisher.publish(run_of(world, {assignments[0]: 1}, b"after"))
+        publisher.publish(Transaction([Message(topic or world.output, key, value, headers)], {assignments[0]: 1}))
+    publisher.publish(transaction_of(world, {assignments[0]: 1}, b"after"))
     assert values(world) == [b"after"]
 
 
@@ -129,7 +129,7 @@ def test_the_largest_message_that_it_says_to_take_is_taken_alone_and_in_company(
     large = Message(world.output, b"key", b"v" * (MAX_MESSAGE_BYTES - empty.size), empty.headers)
     assert large.size == MAX_MESSAGE_BYTES
     small = Message(world.output, b"key", b"small", ())
-    publisher.publish(Run([small, large, small, large, large, small], {assignments[0]: 1}))
+    publisher.publish(Transaction([small, large, small, large, large, small], {assignments[0]: 1}))
     assert [len(record.value or b"") for record in world.visible()] == [
         len(message.value or b"") for message in (small, large, small, large, large, small)
     ]
@@ -142,12 +142,12 @@ def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: 
     publisher = world.publisher(source, membership=membership)
     membership.happen = assignments[0].end
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {assignments[0]: 1, assignments[1]: 1}, b"a"))
+        publisher.publish(transaction_of(world, {assignments[0]: 1, assignments[1]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert values(world) == []
     assert world.committed() == {}
-    publisher.publish(run_of(world, {assignments[1]: 1}, b"b"))
+    publisher.publish(transaction_of(world, {assignments[1]: 1}, b"b"))
     assert values(world) == [b"b"]
     assert world.committed() == {1: 1}
 
@@ -164,7 +164,7 @@ def test_a_run_is_refused_under_any_membership_but_its_assignments_own(world: Wo
     publisher = world.publisher(source, membership=live)
     live.instead = membership
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
+        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert (values(world), world.committed()) == ([], {})
@@ -178,7 +178,7 @@ def test_the_group_refuses_the_generation_of_an_earlier_join(world: World) -> No
     generation, member_id = source.membership()
     live.instead = Membership(generation - 1 if generation > 0 else generation + 1, member_id)
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
+        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert (values(world), world.committed()) == ([], {})
@@ -194,7 +194,7 @@ def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: W
     live.happen = lambda: world.expel(source)
     assert assignments[0].current
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
+        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert (values(world), world.committed()) == ([], {})
@@ -207,9 +207,9 @@ def test_after_a_failed_run_only_recover_may_follow(world: World) -> None:
     publisher = world.publisher(source, membership=live)
     live.instead = NO_MEMBERSHIP
     with pytest.raises(Unpublished):
-        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
+        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     with pytest.raises(RuntimeError, match="recover must come first"):
-        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
+        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
 
 
 def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: World) -> None:
@@ -221,9 +221,9 @@ def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: Wor
     # One that only the broker refuses: by then the client has queued the offsets.
     live.instead = Membership(generation + 1, member_id)
     with pytest.raises(Unpublished):
-        publisher.publish(run_of(world, {assignments[0]: 9}, b"a"))
+        publisher.publish(transaction_of(world, {assignments[0]: 9}, b"a"))
     publisher.recover()
-    publisher.publish(run_of(world, {assignments[1]: 1}, b"b"))
+    publisher.publish(transaction_of(world, {assignments[1]: 1}, b"b"))
     assert world.committed() == {1: 1}
     assert values(world) == [b"b"]
 
@@ -233,15 +233,15 @@ def test_after_a_commit_without_answer_the_committed_offset_tells_what_is_visibl
     source = world.source()
     assignments = assignments_of(source)
     publisher = world.publisher(source)
-    publisher.publish(run_of(world, {assignments[0]: 1}, b"first"))
+    publisher.publish(transaction_of(world, {assignments[0]: 1}, b"first"))
     world.fail_commit(publisher, happened=happened)
     with pytest.raises(Unpublished) as unknown:
-        publisher.publish(run_of(world, {assignments[0]: 2}, b"second"))
+        publisher.publish(transaction_of(world, {assignments[0]: 2}, b"second"))
     assert unknown.value.cause == "timeout"
     publisher.recover()
     assert publisher.committed(assignments[0]) == (2 if happened else 1)
     assert values(world) == ([b"first", b"second"] if happened else [b"first"])
-    publisher.publish(run_of(world, {assignments[0]: 3}, b"third"))
+    publisher.publish(transaction_of(world, {assignments[0]: 3}, b"third"))
     assert values(world)[-1] == b"third"
 
 
@@ -249,12 +249,12 @@ def test_a_second_publisher_with_our_transactional_id_fences_the_first(world: Wo
     source = world.source()
     assignments = assignments_of(source)
     first = world.publisher(source)
-    first.publish(run_of(world, {assignments[0]: 1}, b"first"))
+    first.publish(transaction_of(world, {assignments[0]: 1}, b"first"))
     second = world.publisher(source)
     with pytest.raises(Unpublished) as fenced:
-        first.publish(run_of(world, {assignments[0]: 2}, b"lost"))
+        first.publish(transaction_of(world, {assignments[0]: 2}, b"lost"))
     assert fenced.value.cause == "fenced"
-    second.publish(run_of(world, {assignments[0]: 2}, b"second"))
+    second.publish(transaction_of(world, {assignments[0]: 2}, b"second"))
     assert values(world) == [b"first", b"second"]
 
 
@@ -264,12 +264,12 @@ def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker(world
     first = world.publisher(source)
     world.publisher(source)
     with pytest.raises(Unpublished):
-        first.publish(run_of(world, {assignments[0]: 1}, b"a"))
+        first.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     first.recover()
-    first.publish(run_of(world, {assignments[0]: 1}, b"a"))
+    first.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     world.publisher(source)
     with pytest.raises(Broken, match="another process has our transactional id"):
-        first.publish(run_of(world, {assignments[0]: 2}, b"b"))
+        first.publish(transaction_of(world, {assignments[0]: 2}, b"b"))
     assert values(world) == [b"a"]
 
 
@@ -279,10 +279,10 @@ def test_taking_the_id_again_ends_the_transaction_that_a_dead_worker_left_open(w
     dead = world.publisher(source)
     world.fail_commit(dead, happened=False)
     with pytest.raises(Unpublished):
-        dead.publish(run_of(world, {assignments[0]: 1}, b"left open"))
+        dead.publish(transaction_of(world, {assignments[0]: 1}, b"left open"))
     alive = world.publisher(source)
     assert alive.committed(assignments[0]) == 0
-    alive.publish(run_of(world, {assignments[0]: 1}, b"again"))
+    alive.publish(transaction_of(world, {assignments[0]: 1}, b"again"))
     assert values(world) == [b"again"]
 
 
@@ -290,7 +290,7 @@ def test_the_committed_offset_is_what_was_committed(world: World) -> None:
     source = world.source()
     assignments = assignments_of(source)
     publisher = world.publisher(source)
-    publisher.publish(run_of(world, {assignments[0]: 4}))
+    publisher.publish(transaction_of(world, {assignments[0]: 4}))
     assert publisher.committed(assignments[0]) == 4
 
 
@@ -334,7 +334,7 @@ def test_the_committed_offset_is_not_told_while_a_transaction_on_it_is_pending(w
     source = world.source()
     assignments = assignments_of(source)
     publisher = world.publisher(source)
-    publisher.publish(run_of(world, {assignments[0]: 1}))
+    publisher.publish(transaction_of(world, {assignments[0]: 1}))
     commit = world.leave_pending(source, assignments[0], 5)
     assert publisher.committed(assignments[0]) is None
     commit()
@@ -353,14 +353,14 @@ def test_a_new_generation_alone_does_not_stop_a_retained_partition(world: World)
         assert begun.result()
     assert first.membership().generation > before
     (retained,) = (assignment for assignment in assignments.values() if assignment.current)
-    poll_until(first, lambda *_: published(publisher, run_of(world, {retained: 1}, b"a")))
+    poll_until(first, lambda *_: published(publisher, transaction_of(world, {retained: 1}, b"a")))
     assert values(world) == [b"a"]
 
 
-def published(publisher: Publisher, run: Run) -> bool:
+def published(publisher: Publisher, transaction: Transaction) -> bool:
     """Publish as the pipeline does: a refusal in the middle of a join is mended and tried again."""
     try:
-        publisher.publish(run)
+        publisher.publish(transaction)
     except Unpublished:
         publisher.recover()
         return False
@@ -374,7 +374,7 @@ def test_at_least_once_shows_messages_before_their_offsets_are_committed(world: 
     publisher = world.publisher(source, membership=live, delivery="at_least_once")
     seen: list[object] = []
     live.happen = lambda: seen.extend([values(world), world.committed()])
-    publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
+    publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     assert seen == [[b"a"], {}]
     assert world.committed() == {0: 1}
     assert publisher.committed(assignments[0]) == 1
@@ -387,11 +387,11 @@ def test_at_least_once_commits_nothing_for_an_ended_assignment(world: World) -> 
     publisher = world.publisher(source, membership=live, delivery="at_least_once")
     live.happen = assignments[0].end
     with pytest.raises(Unpublished) as refused:
-        publisher.publish(run_of(world, {assignments[0]: 1}, b"a"))
+        publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert world.committed() == {}
-    publisher.publish(run_of(world, {assignments[1]: 1}, b"b"))
+    publisher.publish(transaction_of(world, {assignments[1]: 1}, b"b"))
     assert world.committed() == {1: 1}
 
 

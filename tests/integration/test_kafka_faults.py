@@ -19,7 +19,7 @@ from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.errors import TagstreamError, Unpublished
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
-from workers.types import Assignment, Membership, Message, Run
+from workers.types import Assignment, Membership, Message, Transaction
 
 pytestmark = [pytest.mark.servers, pytest.mark.chaos]
 
@@ -50,8 +50,8 @@ class Scene:
     def assignment(self) -> Assignment:
         return self.assignments[0]
 
-    def run(self, value: bytes, offset: int) -> Run:
-        return Run([Message(self.world.output, b"key", value, ())], {self.assignment: offset})
+    def run(self, value: bytes, offset: int) -> Transaction:
+        return Transaction([Message(self.world.output, b"key", value, ())], {self.assignment: offset})
 
     def publish(self, value: bytes) -> None:
         self.publisher.publish(self.run(value, self.published + 1))
@@ -76,7 +76,7 @@ class Scene:
         return future
 
     def settle(self, value: bytes, offset: int, outcome: Future[None]) -> None:
-        """What the pipeline does with a run: after anything unclear the committed offset decides."""
+        """What the pipeline does with a transaction: after anything unclear the committed offset decides."""
         try:
             outcome.result(40)
         except Unpublished:

@@ -13,7 +13,7 @@ from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range,
 from workers.backends.kafka_client import answers
 from workers.errors import Misconfigured, Unavailable
 from workers.local.apache_kafka import ApacheKafka
-from workers.types import Message, Partition, Run
+from workers.types import Message, Partition, Transaction
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_lag_is_what_lies_beyond_the_committed_offset(kafka: ApacheKafka, unique
             world.append(0, b"%d" % number)
         source = world.source()
         publisher = world.publisher(source)
-        publisher.publish(Run([], {assignments_of(source)[0]: 2}))
+        publisher.publish(Transaction([], {assignments_of(source)[0]: 2}))
         behind = lag(kafka.servers, world.group, [world.input])
         assert behind == {Partition(world.input, 0): 3, Partition(world.input, 1): None}
     finally:

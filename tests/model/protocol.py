@@ -5,13 +5,13 @@ Small on purpose, so that every order of steps can be tried. What stands for wha
 | here | there |
 |---|---|
 | `PartitionQueue` | an `Assignment` (its member id) with its queue in the ledger (`at`: not committed from here on) |
-| `Item` | one record of a `Run`; it keeps the assignment that it was taken under |
+| `Item` | one record of a `Transaction`; it keeps the assignment that it was taken under |
 | `Worker.phase` | where the publish thread is: `Publishing.step`, `KafkaPublisher._publish`, `recover`, `committed` |
 | `Worker.generation`, `member` | what kafka-python's `group_metadata()` would say at this moment |
 | "learns", "callbacks", "renews" | the client's I/O thread and the poll thread: `KafkaRecordSource` |
 | `Broker` | the group's coordinator, the transactions' coordinator, and what a read_committed reader sees |
 
-Records are annotated at once: finishing in any order is the ledger's business and tested there. A run holds one
+Records are annotated at once: finishing in any order is the ledger's business and tested there. A transaction holds one
 record of each partition that takes part. The broker behaves as Apache Kafka does where it matters: it never asks who
 owns a partition; it lets offsets without a generation through when the member id is empty too, or when the group is;
 a plain commit wins over a transaction's pending one; taking a transactional id aborts what is open under it.
@@ -43,9 +43,9 @@ class Rules:
     generation: bool = True
     """Offsets go only under a membership that has a generation and a member id."""
     member: bool = True
-    """The member id must be that of every assignment in the run."""
+    """The member id must be that of every assignment in the transaction."""
     ended: bool = True
-    """No assignment of the run may have ended."""
+    """No assignment of the transaction may have ended."""
     trust_committed: bool = True
     """After anything unclear the committed offset says what is done; without: it counts as not done."""
     fresh_producer: bool = True
@@ -367,7 +367,7 @@ class Protocol:
                 yield f"sends {told}, of which the first expires", _with(expired, number, after)
 
     def _check(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
-        """The membership is read now, and compared with every assignment of the run."""
+        """The membership is read now, and compared with every assignment of the transaction."""
         rules, refused = self.rules, False
         if rules.generation and (worker.generation < 0 or not worker.member):
             refused = True

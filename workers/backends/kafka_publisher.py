@@ -41,7 +41,7 @@ from workers.backends.kafka_topics import max_message_bytes
 from workers.backends.kafka_types import Delivery, FencingDetector, OffsetReset, check_sendable, refusal
 from workers.backends.kafka_watch import CallWatchdog
 from workers.errors import Misconfigured, TagstreamError, Unavailable, Unpublished
-from workers.types import Assignment, Membership, Message, Partition, Run
+from workers.types import Assignment, Membership, Message, Partition, Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ _CAUSES: Sequence[tuple[str, tuple[type[Exception], ...]]] = (
 
 
 def cause_of(error: BaseException) -> str:
-    """One word for what made a run fail; kafka-python often wraps the error that matters."""
+    """One word for what made a transaction fail; kafka-python often wraps the error that matters."""
     seen: BaseException | None = error
     while seen is not None:
         for cause, kinds in _CAUSES:
@@ -117,7 +117,7 @@ class KafkaPublisher:
         transactional_id: of this worker alone, and the same after a restart: taking it again ends what the worker
             before left open.
         membership: the source's `membership`.
-        output_topics: every topic that a run may name; they must exist.
+        output_topics: every topic that a message may name; they must exist.
         delivery: "exactly_once", or "at_least_once": messages first, their offsets after.
         offset_reset: where a group without committed offsets begins.
         commit: the source's `commit`; needed for at_least_once, whose offsets travel with the member's own requests.
@@ -168,14 +168,14 @@ class KafkaPublisher:
         self._producer: Any = self._make_producer(connect_timeout_s)
         self._failed = False
 
-    def publish(self, run: Run) -> None:
+    def publish(self, transaction: Transaction) -> None:
         if self._failed:
-            raise RuntimeError("publish after a failed run: recover must come first")
-        check_sendable(run.messages, self.max_message_bytes)
+            raise RuntimeError("publish after a failed transaction: recover must come first")
+        check_sendable(transaction.messages, self.max_message_bytes)
         self._failed = True
         try:
             with sensible("publishing"):
-                self._publish(run)
+                self._publish(transaction)
         except kafka_errors.KafkaError as error:
             _require_allowed(error)
             unpublished = Unpublished(cause_of(error), str(error))
@@ -242,16 +242,16 @@ class KafkaPublisher:
         except TagstreamError as error:
             logger.warning("the transaction that failed stays open until it times out: %s", error)
 
-    # One run
+    # One transaction
 
-    def _publish(self, run: Run) -> None:
+    def _publish(self, transaction: Transaction) -> None:
         if self._transactional:
             self._producer.begin_transaction()
-        self._send(run.messages)
+        self._send(transaction.messages)
         membership = self._membership()
-        if (reason := refusal(membership, run.offsets)) is not None:
+        if (reason := refusal(membership, transaction.offsets)) is not None:
             raise kafka_errors.CommitFailedError(reason)
-        self._commit(membership, {assignment.partition: offset for assignment, offset in run.offsets.items()})
+        self._commit(membership, {assignment.partition: offset for assignment, offset in transaction.offsets.items()})
 
     def _send(self, messages: Iterable[Message]) -> None:
         futures = [

@@ -115,7 +115,7 @@ class FencingDetector:
         self._initialised_after_fence: float | None = None
 
     def note(self, cause: str) -> None:
-        """A run failed for this cause.
+        """A transaction failed for this cause.
 
         Raises:
             Broken: the id is not ours alone.

@@ -93,13 +93,13 @@ class Skipping:
             source.close()
 
     def _skip(self, source: KafkaRecordSource, way_out: Publisher) -> None:
-        from workers.types import Run
+        from workers.types import Transaction
 
         assignment = self._take_partition(source)
         self._require_next(way_out, assignment)
         self._require_record()
         limit = way_out.max_message_bytes[self._settings.dead_letter_topic]
-        way_out.publish(Run([self._dead_letter(assignment, limit)], {assignment: self._offset + 1}))
+        way_out.publish(Transaction([self._dead_letter(assignment, limit)], {assignment: self._offset + 1}))
 
     def _take_partition(self, source: KafkaRecordSource) -> Assignment:
         why = f"the group {self._settings.group!r} to give us {self._topic}:{self._partition}; stop its workers"

@@ -116,7 +116,7 @@ class TaskProgress:
             self._leave(task, now)
 
     def moved(self) -> None:
-        """Something else got on: a record was taken, a run was published."""
+        """Something else got on: a record was taken, a transaction was published."""
         with self._lock:
             self._moved_at = self._clock.monotonic()
 

@@ -175,7 +175,7 @@ class Worker:
 
         1. `stop` was called: the poll thread admits nothing more, and goes on polling, so that we stay a member.
         2. What was admitted finishes, is published and committed: the poll thread says so, or the drain's time is up.
-        3. Every loop ends (the publisher between two runs, or between two tries to reach a broker that is away);
+        3. Every loop ends (the publisher between two transactions or two tries to reach a broker that is away);
            `run` closes intake, publisher and source, in this order.
         """
         self._wait_for_drain()

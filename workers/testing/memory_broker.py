@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from workers.backends.kafka_types import ReadRecord
 from workers.errors import Misconfigured, Unpublished
-from workers.testing.memory_log import Log, Transaction, TransactionState
+from workers.testing.memory_log import BrokerTransaction, Log, TransactionState
 from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Partition, Unreadable
 
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
@@ -27,7 +27,7 @@ DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
 
 
 class Fault(enum.Enum):
-    """What goes wrong with the next run, see `MemoryBroker.fail_next`."""
+    """What goes wrong with the next transaction, see `MemoryBroker.fail_next`."""
 
     SEND = "a message is not accepted"
     OFFSETS_REFUSED = "the group refuses the offsets, as it does in the middle of a join"
@@ -120,14 +120,14 @@ class MemoryBroker:
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.before_commit: Callable[[], None] | None = None
-        """Called once for each run, between its messages and its membership check, without any lock held."""
+        """Called once for each transaction, between its messages and its membership check, without any lock held."""
         self._away = False
         self._logs: dict[Partition, Log] = {}
         self._topics: dict[str, int] = {}
         self._max_message_bytes: dict[str, int] = {}
         self._groups: dict[str, _Group] = {}
         self._producer_epochs: dict[str, int] = {}
-        self._open: dict[str, Transaction] = {}
+        self._open: dict[str, BrokerTransaction] = {}
         self._faults: deque[Fault] = deque()
         self._next_unkeyed = 0
 
@@ -185,13 +185,13 @@ class MemoryBroker:
             self._logs[Partition(topic, partition)].delete_below(before)
 
     def fail_next(self, *faults: Fault) -> None:
-        """Let the next runs fail so, one fault a run."""
+        """Let the next transactions fail so, one fault each."""
         with self.changed:
             self._faults.extend(faults)
 
     @property
     def away(self) -> bool:
-        """While true, polls bring nothing, runs fail, and `recover` waits."""
+        """While true, polls bring nothing, transactions fail, and `recover` waits."""
         return self._away
 
     @away.setter
@@ -299,12 +299,12 @@ class MemoryBroker:
     def owns(self, transactional_id: str, producer_epoch: int) -> bool:
         return self._producer_epochs.get(transactional_id) == producer_epoch
 
-    def begin(self, transactional_id: str, producer_epoch: int) -> Transaction:
+    def begin(self, transactional_id: str, producer_epoch: int) -> BrokerTransaction:
         self._check_producer(transactional_id, producer_epoch)
-        transaction = self._open[transactional_id] = Transaction(transactional_id, producer_epoch)
+        transaction = self._open[transactional_id] = BrokerTransaction(transactional_id, producer_epoch)
         return transaction
 
-    def send(self, message: Message, transaction: Transaction | None) -> None:
+    def send(self, message: Message, transaction: BrokerTransaction | None) -> None:
         if transaction is not None:
             self._check_producer(transaction.transactional_id, transaction.producer_epoch)
         if message.size > self._max_message_bytes[message.topic]:
@@ -315,19 +315,19 @@ class MemoryBroker:
             transaction.partitions.add(partition)
 
     def add_offsets(
-        self, transaction: Transaction, group: str, membership: Membership, offsets: Mapping[Partition, int]
+        self, transaction: BrokerTransaction, group: str, membership: Membership, offsets: Mapping[Partition, int]
     ) -> None:
         self._check_producer(transaction.transactional_id, transaction.producer_epoch)
         self._check_membership(group, membership)
         transaction.offsets.setdefault(group, {}).update(offsets)
 
-    def commit(self, transaction: Transaction) -> None:
+    def commit(self, transaction: BrokerTransaction) -> None:
         self._check_producer(transaction.transactional_id, transaction.producer_epoch)
         for group, offsets in transaction.offsets.items():
             self._group(group).offsets.update(offsets)
         self._finish(transaction, TransactionState.COMMITTED)
 
-    def abort(self, transaction: Transaction) -> None:
+    def abort(self, transaction: BrokerTransaction) -> None:
         if transaction.state is TransactionState.OPEN:
             self._finish(transaction, TransactionState.ABORTED)
 
@@ -369,14 +369,14 @@ class MemoryBroker:
         key: bytes | None,
         value: bytes | None,
         headers: Headers,
-        transaction: Transaction | None,
+        transaction: BrokerTransaction | None,
     ) -> int:
         log = self._logs[partition]
         offset = log.end
         log.append(ReadRecord(*partition, offset, _now_ms(), key, value, headers), transaction)
         return offset
 
-    def _finish(self, transaction: Transaction, state: TransactionState) -> None:
+    def _finish(self, transaction: BrokerTransaction, state: TransactionState) -> None:
         transaction.state = state
         self._open.pop(transaction.transactional_id, None)
         for partition in transaction.partitions:

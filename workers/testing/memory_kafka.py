@@ -19,8 +19,8 @@ from workers.backends.kafka_types import (
 )
 from workers.errors import Broken, TagstreamError, Unpublished
 from workers.testing.memory_broker import Fault, Member, MemoryBroker
-from workers.testing.memory_log import Transaction
-from workers.types import Assignment, Membership, Partition, Polled, Record, Run
+from workers.testing.memory_log import BrokerTransaction
+from workers.types import Assignment, Membership, Partition, Polled, Record, Transaction
 
 __all__ = ["Fault", "MemoryBroker", "MemoryPublisher", "MemoryRecordSource"]
 
@@ -134,7 +134,7 @@ class MemoryPublisher:
         group: the consumer group whose offsets are committed.
         transactional_id: one for each worker.
         membership: the source's own, asked at every commit.
-        output_topics: every topic that a run may name; they must exist.
+        output_topics: every topic that a message may name; they must exist.
         delivery: with "at_least_once" messages are visible before their offsets are committed.
         offset_reset: where a group without committed offsets begins.
         transaction_timeout_s: fenced twice within this time means that another process has our transactional id.
@@ -168,13 +168,13 @@ class MemoryPublisher:
             self.lost: Mapping[Assignment, str] = {}
             self._producer_epoch = self._init()
 
-    def publish(self, run: Run) -> None:
+    def publish(self, transaction: Transaction) -> None:
         if self._failed:
-            raise RuntimeError("publish after a failed run: recover must come first")
-        check_sendable(run.messages, self.max_message_bytes)
+            raise RuntimeError("publish after a failed transaction: recover must come first")
+        check_sendable(transaction.messages, self.max_message_bytes)
         self._failed = True
         try:
-            self._publish(run)
+            self._publish(transaction)
         except Unpublished as error:
             self._stolen_id.note(error.cause)
             raise
@@ -227,28 +227,28 @@ class MemoryPublisher:
     def _is_fenced(self) -> bool:
         return self._producer_epoch >= 0 and not self._broker.owns(self._transactional_id, self._producer_epoch)
 
-    def _publish(self, run: Run) -> None:
+    def _publish(self, transaction: Transaction) -> None:
         with self._broker.changed:
             self._reach()
             fault = self._broker.next_fault()
-            transaction = self._send(run, fault)
+            opened = self._send(transaction, fault)
         if (hook := self._broker.before_commit) is not None:
             hook()
         with self._broker.changed:
             self._reach()
-            self._commit(run.offsets, transaction, fault)
+            self._commit(transaction.offsets, opened, fault)
 
-    def _send(self, run: Run, fault: Fault | None) -> Transaction | None:
-        transaction = None
+    def _send(self, transaction: Transaction, fault: Fault | None) -> BrokerTransaction | None:
+        opened = None
         if self._delivery == "exactly_once":
-            transaction = self._broker.begin(self._transactional_id, self._producer_epoch)
+            opened = self._broker.begin(self._transactional_id, self._producer_epoch)
         if fault is Fault.SEND:
             raise Unpublished("send", fault.value)
-        for message in run.messages:
-            self._broker.send(message, transaction)
-        return transaction
+        for message in transaction.messages:
+            self._broker.send(message, opened)
+        return opened
 
-    def _commit(self, offsets: Mapping[Assignment, int], transaction: Transaction | None, fault: Fault | None) -> None:
+    def _commit(self, offsets: Mapping[Assignment, int], opened: BrokerTransaction | None, fault: Fault | None) -> None:
         membership = self._membership()
         if (reason := refusal(membership, offsets)) is not None:
             raise Unpublished("membership", reason)
@@ -260,11 +260,11 @@ class MemoryPublisher:
         if fault is Fault.COMMIT_LOST:
             raise Unpublished("timeout", fault.value)
         by_partition = {assignment.partition: offset for assignment, offset in offsets.items()}
-        if transaction is None:
+        if opened is None:
             self._broker.commit_offsets(self._group, membership, by_partition)
         else:
-            self._broker.add_offsets(transaction, self._group, membership, by_partition)
-            self._broker.commit(transaction)
+            self._broker.add_offsets(opened, self._group, membership, by_partition)
+            self._broker.commit(opened)
         if fault is Fault.COMMIT_UNACKNOWLEDGED:
             raise Unpublished("timeout", fault.value)
 

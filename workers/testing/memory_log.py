@@ -17,7 +17,7 @@ class TransactionState(enum.Enum):
 
 
 @dataclass(eq=False, slots=True)
-class Transaction:
+class BrokerTransaction:
     """One transaction of one producer. `offsets` are pending until it is committed."""
 
     transactional_id: str
@@ -31,7 +31,7 @@ class _Entry(NamedTuple):
     """What stands at one offset: a record, or none: a transaction's marker, or more of an unreadable batch."""
 
     record: ReadRecord | None
-    transaction: Transaction | None
+    transaction: BrokerTransaction | None
 
     @property
     def aborted(self) -> bool:
@@ -44,7 +44,7 @@ class Log:
     def __init__(self) -> None:
         self.start = 0
         self._entries: list[_Entry] = []
-        self._first_open: dict[Transaction, int] = {}
+        self._first_open: dict[BrokerTransaction, int] = {}
 
     @property
     def end(self) -> int:
@@ -55,12 +55,12 @@ class Log:
         """The first offset that a read_committed reader may not see yet."""
         return min(self._first_open.values(), default=self.end)
 
-    def append(self, record: ReadRecord | None, transaction: Transaction | None) -> None:
+    def append(self, record: ReadRecord | None, transaction: BrokerTransaction | None) -> None:
         if transaction is not None:
             self._first_open.setdefault(transaction, self.end)
         self._entries.append(_Entry(record, transaction))
 
-    def mark(self, transaction: Transaction) -> None:
+    def mark(self, transaction: BrokerTransaction) -> None:
         """Write the transaction's marker: its records are decided."""
         self._first_open.pop(transaction, None)
         self._entries.append(_Entry(None, transaction))

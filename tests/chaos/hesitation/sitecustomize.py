@@ -1,4 +1,5 @@
-"""Imported first by a worker whose PYTHONPATH begins with this folder: a run stops short of its offsets on command.
+"""Imported first by a worker whose PYTHONPATH begins with this folder: on command, a transaction stops short of its
+offsets.
 
 HESITATION names a file. While it is there, whoever is about to send offsets to a transaction writes a second one beside
 it, `reached`, and waits.

@@ -111,10 +111,10 @@ def _lie(hand: ManualPipeline, random: Random) -> None:
 def _checked(hand: ManualPipeline, goods: set[int]) -> str:
     records = hand._next[0]
     assert not hand.in_flight, f"still in flight: {hand.in_flight}"
-    taken = hand.pipeline.ledger.take(1_000_000, 1 << 40)
-    assert taken is not None, "nothing to publish"
-    assert list(taken.run.offsets.values()) == [records], f"{taken.run} of {records} records"
-    kinds = _published(taken.run.messages)
+    ready = hand.pipeline.ledger.ready(1_000_000, 1 << 40)
+    assert ready is not None, "nothing to publish"
+    assert list(ready.transaction.offsets.values()) == [records], f"{ready.transaction} of {records} records"
+    kinds = _published(ready.transaction.messages)
     for offset in goods:
         assert kinds[offset, 0] == ["EnrichedImage"], f"{offset}: {kinds[offset, 0]}"
     return " ".join(sorted({kind for (offset, _), found in kinds.items() if offset not in goods for kind in found}))[

@@ -15,7 +15,7 @@ from workers.backends import kafka_publisher
 from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_types import Delivery
 from workers.errors import Broken, Misconfigured, Unavailable, Unpublished
-from workers.types import Assignment, Membership, Message, Partition, Run
+from workers.types import Assignment, Membership, Message, Partition, Transaction
 
 PARTITION = Partition("images", 0)
 
@@ -54,7 +54,7 @@ class Scene:
 
     def publish(self, assignment: Assignment | None = None) -> None:
         self.publisher.publish(
-            Run(
+            Transaction(
                 [Message("out", b"k", b"v", ()), Message("out", b"k", b"w", ())],
                 {assignment or Assignment(PARTITION, "me"): 5},
             )
@@ -304,7 +304,7 @@ def test_a_group_that_may_not_be_read_is_said(scene: Scene) -> None:
 
 
 def test_a_first_offset_that_may_not_be_asked_for_or_committed_is_said(scene: Scene) -> None:
-    """Guard: the same question as for a run. Without it the partition would wait for ever for an ACL."""
+    """Guard: the same question as for a transaction. Without it the partition would wait for ever for an ACL."""
     scene.offsets.committed.return_value = None
     denied = kafka_errors.TopicAuthorizationFailedError({"images"})
     scene.offsets.beginning_offsets.side_effect = denied

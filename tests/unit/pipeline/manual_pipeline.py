@@ -104,5 +104,5 @@ class ManualPipeline:
         return [key for _, key in self.store.reads]
 
     def messages(self) -> list[Message]:
-        taken = self.pipeline.ledger.take(1_000, 1_000_000)
-        return list(taken.run.messages) if taken else []
+        ready = self.pipeline.ledger.ready(1_000, 1_000_000)
+        return list(ready.transaction.messages) if ready else []

@@ -16,7 +16,7 @@ from workers.pipeline.pipeline import Pipeline
 from workers.ports import Publisher, RecordSource
 from workers.testing.memory_broker import Fault
 from workers.testing.memory_kafka import MemoryPublisher
-from workers.types import NO_MEMBERSHIP, Assignment, Partition, Record, Run
+from workers.types import NO_MEMBERSHIP, Assignment, Partition, Record, Transaction
 
 
 def test_a_partition_whose_assignment_was_ended_by_a_foreign_offset_goes_on_from_there() -> None:
@@ -81,9 +81,9 @@ def test_what_the_last_commit_tells_the_cache_is_not_lost_in_the_drain() -> None
 
 
 class _Unsure(_Slow):
-    """A publisher that does not know whether its run was published, and never will."""
+    """A publisher that does not know whether its transaction was published, and never will."""
 
-    def publish(self, run: Run) -> None:
+    def publish(self, transaction: Transaction) -> None:
         raise Unpublished("timeout", "no answer")
 
     def recover(self) -> None:
@@ -119,7 +119,7 @@ def admitted(pipeline: Pipeline, *assignments: Assignment) -> None:
 
 
 class _LosesOne(_Unsure):
-    """A publisher whose failed run has left a transaction on partition 0 that never ends."""
+    """A publisher whose failed transaction on partition 0 never ends."""
 
     def committed(self, assignment: Assignment) -> int | None:
         self.asked.append(assignment.partition.number)

@@ -145,6 +145,6 @@ def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts()
         held, counted = tracemalloc.get_traced_memory()[0] - held, hand.pipeline.ledger.bytes - counted
     finally:
         tracemalloc.stop()
-    assert len(hand.pipeline.ledger.take(1_000, 10_000_000).entries) == 350  # type: ignore[union-attr]
+    assert len(hand.pipeline.ledger.ready(1_000, 10_000_000).entries) == 350  # type: ignore[union-attr]
     assert counted > 300 * 1_000
     assert held < 1.2 * counted

@@ -24,12 +24,12 @@ class Expanding(ManualPipeline):
             self.pipeline.take(Record(assignment.partition, offset, 0, None, value, (), assignment))
 
     def commit(self, max_messages: int = 1, max_bytes: int = 1) -> int:
-        """One run, as the publish thread does it; the messages that it had."""
-        taken = self.pipeline.ledger.take(max_messages, max_bytes)
-        assert taken is not None
-        self.pipeline.ledger.settle(taken)
-        self.pipeline.settle(taken.entries)
-        return len(taken.run.messages)
+        """One transaction, as the publish thread does it; the messages that it had."""
+        ready = self.pipeline.ledger.ready(max_messages, max_bytes)
+        assert ready is not None
+        self.pipeline.ledger.settle(ready)
+        self.pipeline.settle(ready.entries)
+        return len(ready.transaction.messages)
 
     def read(self, partition: int = 0) -> int:
         """Events of the partition that were read so far."""
@@ -113,9 +113,9 @@ def test_a_transaction_is_cut_by_the_bytes_of_its_outcomes_between_records_and_n
     hand.removals(*[3] * 20, 900)
     hand.turn()
     sizes = []
-    while taken := hand.pipeline.ledger.take(10_000, 10_000):
-        sizes.append((len(taken.entries), sum(message.size for message in taken.run.messages)))
-        hand.pipeline.ledger.settle(taken)
+    while ready := hand.pipeline.ledger.ready(10_000, 10_000):
+        sizes.append((len(ready.entries), sum(message.size for message in ready.transaction.messages)))
+        hand.pipeline.ledger.settle(ready)
     assert sum(entries for entries, _ in sizes) == 21
     assert all(size <= 10_000 for entries, size in sizes if entries > 1)
     assert [entries for entries, size in sizes if size > 10_000] == [1]

@@ -9,7 +9,7 @@ import pytest
 from workers.errors import Unpublished
 from workers.testing.memory_broker import MemoryBroker, balanced
 from workers.testing.memory_kafka import Fault, MemoryPublisher, MemoryRecordSource
-from workers.types import NO_MEMBERSHIP, Assignment, Message, Partition, Run
+from workers.types import NO_MEMBERSHIP, Assignment, Message, Partition, Transaction
 
 A, B = Partition("in", 0), Partition("in", 1)
 
@@ -29,8 +29,8 @@ def joined(broker: MemoryBroker) -> tuple[MemoryRecordSource, MemoryPublisher, d
     return source, publisher, assignments
 
 
-def run(assignment: Assignment, offset: int = 1, value: bytes = b"value") -> Run:
-    return Run([Message("out", b"key", value, ())], {assignment: offset})
+def run(assignment: Assignment, offset: int = 1, value: bytes = b"value") -> Transaction:
+    return Transaction([Message("out", b"key", value, ())], {assignment: offset})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """The ledger: outcomes finish in any order and leave in record order, together with their offsets.
 
 Each partition in our hands has a queue, opened at the offset to read next. A record is admitted to its queue in offset
-order, its outcomes are filled in whenever they are done, and `take` hands out what is done at the front of the
-queues. What was handed out stays until `settle` says that its commit is known; after a commit whose fate is unclear,
-`rewind` drops what the broker counts as committed and leaves the rest to be taken again.
+order, its outcomes are filled in whenever they are done, and `ready` shows what is done at the front of the
+queues. What was shown stays until `settle` says that its commit is known; after a commit whose fate is unclear,
+`rewind` drops what the broker counts as committed and leaves the rest to be shown again.
 
 One lock guards it all; nothing here waits for anything.
 """
@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 from schemas.dead_letter import Failure
 from workers.pipeline.cache_entries import CacheWrite
-from workers.types import Assignment, Headers, Message, Record, Run
+from workers.types import Assignment, Headers, Message, Record, Transaction
 
 Kind: TypeAlias = Literal["enriched", "partial", "retraction", "skip"]
 
@@ -76,10 +76,10 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A run and the entries that it publishes."""
+class Publishable:
+    """A transaction and the entries that it publishes."""
 
-    run: Run
+    transaction: Transaction
     entries: tuple[Entry, ...]
 
 
@@ -216,10 +216,10 @@ class Ledger:
         with self._lock:
             self._ready.notify_all()
 
-    def take(self, max_messages: int, max_bytes: int) -> Taken | None:
+    def ready(self, max_messages: int, max_bytes: int) -> Publishable | None:
         """What is done at the front of every current queue, up to the bounds (one record may exceed them alone).
 
-        Taking changes nothing: until `settle` or `rewind` the same entries are taken again.
+        Changes nothing: until `settle` or `rewind` the same entries are shown again.
         """
         with self._lock:
             messages: list[Message] = []
@@ -241,12 +241,12 @@ class Ledger:
                     offsets[queue.assignment] = entry.record.next_offset
             if not entries:
                 return None
-            return Taken(Run(tuple(messages), offsets), tuple(entries))
+            return Publishable(Transaction(tuple(messages), offsets), tuple(entries))
 
-    def settle(self, taken: Taken) -> None:
-        """The commit of this run is known: its entries leave. Queues that took part go to the end of the row."""
+    def settle(self, ready: Publishable) -> None:
+        """This transaction is committed: its entries leave. Queues that took part go to the end of the row."""
         with self._lock:
-            for assignment, offset in taken.run.offsets.items():
+            for assignment, offset in ready.transaction.offsets.items():
                 queue = self._queues.pop(assignment, None)
                 if queue is not None:
                     self._drop_below(queue, offset)

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 class Publishing:
-    """Takes runs from the ledger, publishes them, and finds out the truth after anything unclear.
+    """Publishes what is ready in the ledger; after anything unclear it asks the broker what is committed.
 
     Args:
         opening, opened: assignments that begin, and the offsets to begin at (see `Poller`).
@@ -42,24 +42,24 @@ class Publishing:
         self._ending = ending
 
     def step(self) -> bool:
-        """One turn; waits a moment when there is nothing to do. True when a run was published."""
+        """One turn; waits a moment when there is nothing to do. True when a transaction was published."""
         self._open()
-        taken = self._pipeline.ledger.take(self._options.transaction_outcomes, self._options.transaction_bytes)
-        if taken is None:
+        ready = self._pipeline.ledger.ready(self._options.transaction_outcomes, self._options.transaction_bytes)
+        if ready is None:
             self._pipeline.ledger.wait(0.05)
             return False
         started = time.perf_counter()
         try:
-            self._publisher.publish(taken.run)
+            self._publisher.publish(ready.transaction)
         except Unpublished as error:
             metrics.TRANSACTIONS_FAILED.add(cause=error.cause)
-            _log.warning("%r was not published (%s): asking the broker what is committed", taken.run, error)
+            _log.warning("%r was not published (%s): asking the broker what is committed", ready.transaction, error)
             self._reconcile()
             return False
-        self._pipeline.ledger.settle(taken)
+        self._pipeline.ledger.settle(ready)
         metrics.PUBLISH_SECONDS.record(time.perf_counter() - started)
         metrics.TRANSACTIONS.add()
-        self._pipeline.settle(taken.entries)
+        self._pipeline.settle(ready.entries)
         return True
 
     def _open(self) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.dead_letter import Failure
-from workers.pipeline.commit.ledger import _JOB_BYTES, Entry, Ledger, Rendered, Taken
+from workers.pipeline.commit.ledger import _JOB_BYTES, Entry, Ledger, Publishable, Rendered
 from workers.types import Assignment, Message, Partition, Record, Unreadable
 
 OUTCOME = (Failure(index=0, stage="parse", reason="schema", detail="x"),)
@@ -34,8 +34,8 @@ def admit(ledger: Ledger, assignment: Assignment, offset: int) -> Entry:
     return entry
 
 
-def values(taken: Taken | None) -> list[bytes | None]:
-    return [m.value for m in taken.run.messages] if taken is not None else []
+def values(ready: Publishable | None) -> list[bytes | None]:
+    return [m.value for m in ready.transaction.messages] if ready is not None else []
 
 
 def test_a_record_waits_for_those_before_it() -> None:
@@ -43,12 +43,12 @@ def test_a_record_waits_for_those_before_it() -> None:
     ledger.open(assignment, 5)
     first, second = admit(ledger, assignment, 5), admit(ledger, assignment, 7)
     finish(ledger, second)
-    assert ledger.take(500, 10_000) is None
+    assert ledger.ready(500, 10_000) is None
     finish(ledger, first)
-    taken = ledger.take(500, 10_000)
-    assert taken is not None
-    assert values(taken) == [b"in:0@5", b"in:0@7"]
-    assert dict(taken.run.offsets) == {assignment: 8}
+    ready = ledger.ready(500, 10_000)
+    assert ready is not None
+    assert values(ready) == [b"in:0@5", b"in:0@7"]
+    assert dict(ready.transaction.offsets) == {assignment: 8}
 
 
 def test_what_stands_for_many_offsets_is_committed_with_all_of_them() -> None:
@@ -61,24 +61,24 @@ def test_what_stands_for_many_offsets_is_committed_with_all_of_them() -> None:
         admit(ledger, assignment, 14)
     after = admit(ledger, assignment, 15)
     finish(ledger, batch)
-    taken = ledger.take(500, 10_000)
-    assert taken is not None
-    assert dict(taken.run.offsets) == {assignment: 15}
+    ready = ledger.ready(500, 10_000)
+    assert ready is not None
+    assert dict(ready.transaction.offsets) == {assignment: 15}
     assert ledger.rewind(assignment, 15) == [batch]
     assert assignment.current
     finish(ledger, after)
-    assert values(ledger.take(500, 10_000)) == [b"in:0@15"]
+    assert values(ledger.ready(500, 10_000)) == [b"in:0@15"]
 
 
 def test_a_run_is_taken_again_until_it_is_settled() -> None:
     ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
     ledger.open(assignment, 0)
     finish(ledger, admit(ledger, assignment, 0))
-    taken = ledger.take(500, 10_000)
-    assert values(ledger.take(500, 10_000)) == values(taken) == [b"in:0@0"]
-    assert taken is not None
-    ledger.settle(taken)
-    assert ledger.take(500, 10_000) is None
+    ready = ledger.ready(500, 10_000)
+    assert values(ledger.ready(500, 10_000)) == values(ready) == [b"in:0@0"]
+    assert ready is not None
+    ledger.settle(ready)
+    assert ledger.ready(500, 10_000) is None
     assert (ledger.records, ledger.bytes, ledger.jobs_ahead(assignment)) == (0, 0, 0)
 
 
@@ -119,7 +119,7 @@ def test_an_ended_assignment_is_not_taken_and_its_results_are_dropped() -> None:
     done, late = admit(ledger, assignment, 0), admit(ledger, assignment, 1)
     finish(ledger, done)
     assignment.end()
-    assert ledger.take(500, 10_000) is None
+    assert ledger.ready(500, 10_000) is None
     assert ledger.close_ended() == [assignment]
     assert not finish(ledger, late)
     assert ledger.admit(record(assignment, 2), 0.0) is None
@@ -135,12 +135,12 @@ def test_a_run_is_bounded_but_one_record_may_exceed_the_bound_alone() -> None:
     ledger.fill(big, [message(assignment.partition, n) for n in range(7)])
     for offset in (1, 2, 3):
         finish(ledger, admit(ledger, assignment, offset))
-    taken = ledger.take(2, 10_000)
-    assert taken is not None
-    assert len(taken.run.messages) == 7
-    ledger.settle(taken)
-    assert len(values(ledger.take(2, 10_000))) == 2
-    assert len(values(ledger.take(500, 100))) == 1
+    ready = ledger.ready(2, 10_000)
+    assert ready is not None
+    assert len(ready.transaction.messages) == 7
+    ledger.settle(ready)
+    assert len(values(ledger.ready(2, 10_000))) == 2
+    assert len(values(ledger.ready(500, 100))) == 1
 
 
 def test_partitions_take_turns_in_bounded_runs() -> None:
@@ -151,9 +151,9 @@ def test_partitions_take_turns_in_bounded_runs() -> None:
         for offset in range(3):
             finish(ledger, admit(ledger, assignment, offset))
     seen = []
-    while (taken := ledger.take(2, 10_000)) is not None:
-        seen.append(values(taken))
-        ledger.settle(taken)
+    while (ready := ledger.ready(2, 10_000)) is not None:
+        seen.append(values(ready))
+        ledger.settle(ready)
     assert seen[0] == [b"in:0@0", b"in:0@1"]
     assert seen[1] == [b"in:1@0", b"in:1@1"]
 
@@ -165,7 +165,7 @@ def test_after_an_unknown_commit_the_broker_decides_what_is_published_again() ->
     for entry in entries:
         finish(ledger, entry)
     assert ledger.rewind(assignment, 2) == entries[:2]
-    assert values(ledger.take(500, 10_000)) == [b"in:0@2", b"in:0@3"]
+    assert values(ledger.ready(500, 10_000)) == [b"in:0@2", b"in:0@3"]
     assert ledger.rewind(assignment, 2) == []
 
 
@@ -194,9 +194,9 @@ def test_what_is_done_counts_by_its_size_until_its_record_leaves() -> None:
     assert ledger.bytes == before + one.size
     ledger.refill(lambda _: [])
     assert ledger.bytes == before
-    taken = ledger.take(500, 10_000)
-    assert taken is not None
-    ledger.settle(taken)
+    ready = ledger.ready(500, 10_000)
+    assert ready is not None
+    ledger.settle(ready)
     assert ledger.bytes == 0
 
 
@@ -261,17 +261,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(most=st.integers(1, 4), fate=st.sampled_from(["committed", "lost", "unknown, done", "unknown, not done"]))
     def publish(self, most: int, fate: str) -> None:
-        taken = self.ledger.take(most, 10_000)
-        if taken is None:
+        ready = self.ledger.ready(most, 10_000)
+        if ready is None:
             return
         if fate in ("committed", "unknown, done"):
-            for m in taken.run.messages:
+            for m in ready.transaction.messages:
                 assert m.value is not None
                 self.published[Partition("in", int(m.value.split(b":")[1].split(b"@")[0]))].append(m.value)
-            for assignment, offset in taken.run.offsets.items():
+            for assignment, offset in ready.transaction.offsets.items():
                 self.committed[assignment.partition] = offset
         if fate == "committed":
-            self.ledger.settle(taken)
+            self.ledger.settle(ready)
         else:
             for assignment in self.ledger.assignments():
                 if assignment.current:

@@ -65,7 +65,7 @@ def test_records_beyond_the_bound_wait_and_come_in_order_as_room_is_made() -> No
     assert not poller.idle
     for entry in list(pipeline.ledger._queues[assignment].entries):
         pipeline.ledger.fill(entry, ())
-    pipeline.ledger.settle(pipeline.ledger.take(9, 9))
+    pipeline.ledger.settle(pipeline.ledger.ready(9, 9))
     poller.step()
     assert [entry.record.offset for entry in pipeline.lookup_queue.take(9, 0)] == [2, 3]
     assert poller.idle
@@ -80,7 +80,7 @@ def test_a_partition_is_paused_above_its_share_and_resumed_below_half_of_it() ->
         [entry] = pipeline.lookup_queue.take(9, 0)
         assert source.paused == ({HERE} if waiting * 3_200 > 5_000 else set())
         pipeline.ledger.fill(entry, ())
-        pipeline.ledger.settle(pipeline.ledger.take(9, 9))
+        pipeline.ledger.settle(pipeline.ledger.ready(9, 9))
         poller.step()
     assert not source.paused
 
