@@ -12,7 +12,7 @@ from redis.retry import Retry
 
 from workers import metrics
 from workers.backends import resp
-from workers.backends.breaker import ProbingBreaker
+from workers.backends.probing_breaker import ProbingBreaker
 from workers.errors import Misconfigured, Unavailable
 from workers.settings import place
 

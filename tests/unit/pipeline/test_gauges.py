@@ -8,7 +8,7 @@ from opentelemetry.metrics import CallbackOptions
 from tests.support.waiting import eventually
 from tests.unit.pipeline.harness import BUCKET, Harness
 from workers import metrics
-from workers.backends.breaker import ProbingBreaker
+from workers.backends.probing_breaker import ProbingBreaker
 from workers.errors import Unavailable
 
 Shown = dict[tuple[str, ...], float]

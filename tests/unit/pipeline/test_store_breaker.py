@@ -12,7 +12,7 @@ from tests.unit.pipeline.harness import BUCKET, Harness
 from tests.unit.pipeline.manual_pipeline import ManualPipeline
 from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
-from workers.pipeline.flow.breaker import OPENS_AFTER
+from workers.breaker import OPENS_AFTER
 from workers.types import Fetched, Job
 
 AWAY = Unavailable("s3", "no connection")

@@ -18,7 +18,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from workers.pipeline.flow.breaker import STATES, Breaker, State
+from workers.breaker import STATES, Breaker, State
 from workers.types import Assignment, Job
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from schemas.image_event import ImageEvent
-from workers.pipeline.flow.breaker import OPENS_AFTER
+from workers.breaker import OPENS_AFTER
 from workers.pipeline.flow.bucket_breakers import BucketBreakers
 from workers.types import Assignment, Coordinates, Job, Partition
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.waiting import eventually
-from workers.backends.breaker import ProbingBreaker
+from workers.backends.probing_breaker import ProbingBreaker
 
 Make = Callable[..., ProbingBreaker]
 

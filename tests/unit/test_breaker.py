@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.pipeline.flow.breaker import OPENS_AFTER, Breaker
+from workers.breaker import OPENS_AFTER, Breaker
 
 PAUSE_S, LONGEST_S = 8.0, 30.0
 
