@@ -19,15 +19,22 @@ _PROBE_S = 5.0
 class Breaker:
     """Opens when different things fail in a row, lets one probe through at a time, and closes at any success.
 
-    While it is open, probes come after `first_pause_s`, then after twice the pause before, up to `last_pause_s`, each
-    shortened by chance to no less than its half, so that many workers do not ask at the same moment.
+    While it is open, probes come after `first_pause_s`, then after twice the pause before, up to `last_pause_s`.
 
     Not thread-safe. Times are a monotonic clock's seconds.
+
+    Args:
+        opens_after: so many different things.
+        jitter: the share of a pause by which chance may shorten it, so that many workers do not ask at the same moment.
     """
 
-    def __init__(self, first_pause_s: float, last_pause_s: float) -> None:
+    def __init__(
+        self, first_pause_s: float, last_pause_s: float, *, opens_after: int = OPENS_AFTER, jitter: float = 0.5
+    ) -> None:
         self._first_pause_s = first_pause_s
         self._last_pause_s = last_pause_s
+        self._opens_after = opens_after
+        self._jitter = jitter
         self._failing: set[Hashable] = set()
         self._open = False
         self._pause_s = first_pause_s
@@ -46,15 +53,46 @@ class Breaker:
     def failed(self, what: Hashable, now: float) -> bool:
         """A call about `what` failed. True: that has opened it."""
         self._failing.add(what)
-        if self._open or len(self._failing) < OPENS_AFTER:
+        if self._open or len(self._failing) < self._opens_after:
             return False
         self._open = True
-        self._pause_s = self._first_pause_s
         self._wait(now)
         return True
 
     def succeeded(self, now: float) -> bool:
         """A call was answered. True: that has closed it."""
+        self._pause_s = self._first_pause_s
+        return self._close(now)
+
+    def may_probe(self, now: float) -> bool:
+        if not self._open or now < self._probe_at:
+            return False
+        return self._probing_since is None or now - self._probing_since >= _PROBE_S
+
+    def pause_s(self, now: float) -> float:
+        """Seconds until the next probe may be sent, while it is open and none is on its way."""
+        return max(0.0, self._probe_at - now)
+
+    def probe(self, now: float) -> None:
+        """One is on its way; `probe_failed`, `probe_answered`, `probe_lost` or `succeeded` follows."""
+        self._probing_since = now
+
+    def probe_failed(self, now: float) -> None:
+        self._probing_since = None
+        self._probe_failed = True
+        self._lengthen()
+        self._wait(now)
+
+    def probe_answered(self, now: float) -> None:
+        """Close it. Should calls go on failing, the pauses go on growing: only `succeeded` makes them short again."""
+        self._lengthen()
+        self._close(now)
+
+    def probe_lost(self) -> None:
+        """It never got to ask: the next may go at once."""
+        self._probing_since = None
+
+    def _close(self, now: float) -> bool:
         if self._probe_failed:
             self.recovered_at = now
         self._failing.clear()
@@ -63,24 +101,8 @@ class Breaker:
         was_open, self._open = self._open, False
         return was_open
 
-    def may_probe(self, now: float) -> bool:
-        if not self._open or now < self._probe_at:
-            return False
-        return self._probing_since is None or now - self._probing_since >= _PROBE_S
-
-    def probe(self, now: float) -> None:
-        """One is on its way; `probe_failed`, `probe_lost` or `succeeded` follows."""
-        self._probing_since = now
-
-    def probe_failed(self, now: float) -> None:
-        self._probing_since = None
-        self._probe_failed = True
+    def _lengthen(self) -> None:
         self._pause_s = min(self._last_pause_s, 2 * self._pause_s)
-        self._wait(now)
-
-    def probe_lost(self) -> None:
-        """It never got to ask: the next may go at once."""
-        self._probing_since = None
 
     def _wait(self, now: float) -> None:
-        self._probe_at = now + random.uniform(self._pause_s / 2, self._pause_s)
+        self._probe_at = now + random.uniform(self._pause_s * (1 - self._jitter), self._pause_s)

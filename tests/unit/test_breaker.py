@@ -1,4 +1,4 @@
-"""The object store's breaker, asked and told at times of the test's choosing."""
+"""A breaker, asked and told at times of the test's choosing."""
 
 from __future__ import annotations
 
@@ -123,3 +123,17 @@ def test_it_recovers_when_an_answer_follows_a_probe_that_failed(breaker: Breaker
     fail(breaker, now=40.0)
     breaker.succeeded(50.0)
     assert breaker.recovered_at == 30.0
+
+
+def test_pauses_grow_while_probes_are_answered_and_calls_fail() -> None:
+    breaker = Breaker(PAUSE_S, LONGEST_S, opens_after=1, jitter=0.0)
+    for now, pause in ((0.0, PAUSE_S), (100.0, 2 * PAUSE_S), (200.0, LONGEST_S), (300.0, LONGEST_S)):
+        assert breaker.failed("a call", now) is True
+        assert breaker.pause_s(now) == pause
+        assert breaker.pause_s(now + pause + 1.0) == 0.0
+        breaker.probe(now + pause)
+        breaker.probe_answered(now + pause)
+        assert state(breaker) == "closed"
+    breaker.succeeded(400.0)
+    breaker.failed("a call", 500.0)
+    assert breaker.pause_s(500.0) == PAUSE_S

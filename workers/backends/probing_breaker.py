@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 from workers import metrics
+from workers.breaker import STATES, Breaker
 
 logger = logging.getLogger(__name__)
 
@@ -36,29 +38,27 @@ class ProbingBreaker:
     ) -> None:
         self._name = name
         self._probe = probe
-        self._first_pause_s = first_pause_s
-        self._last_pause_s = last_pause_s
-        self._pause_s = first_pause_s
         self._lock = threading.Lock()
-        self._open = False
-        self._probing = False
+        self._breaker = Breaker(first_pause_s, last_pause_s, opens_after=1, jitter=0.0)
         self._dependency = dependency
         self._closing = threading.Event()
         metrics.BREAKERS.add(self._states)
 
     def closed(self) -> bool:
         """Whether calls may go through."""
-        return not self._open
+        return self._breaker.state == "closed"
 
     def success(self) -> None:
-        self._pause_s = self._first_pause_s
+        """A call was answered. One that was made before it opened closes nothing: the probe does."""
+        with self._lock:
+            if self.closed():
+                self._breaker.succeeded(time.monotonic())
 
     def failure(self, cause: str) -> None:
         """Open, unless it is open."""
         with self._lock:
-            if self._open or self._closing.is_set():
+            if self._closing.is_set() or not self._breaker.failed(self._name, time.monotonic()):
                 return
-            self._open = True
         logger.warning("%s does without: %s", self._name, cause)
         threading.Thread(target=self._probe_until_well, name="tagstream-probe", daemon=True).start()
 
@@ -68,19 +68,23 @@ class ProbingBreaker:
         metrics.BREAKERS.remove(self._states)
 
     def _states(self) -> list[metrics.Reading]:
-        now = "closed" if not self._open else "half-open" if self._probing else "open"
-        return [
-            (float(state == now), {"dependency": self._dependency, "state": state})
-            for state in ("closed", "open", "half-open")
-        ]
+        now = self._breaker.state
+        return [(float(state == now), {"dependency": self._dependency, "state": state}) for state in STATES]
 
     def _probe_until_well(self) -> None:
-        while not self._closing.wait(self._pause_s):
-            self._pause_s = min(2 * self._pause_s, self._last_pause_s)
-            self._probing = True
-            answered = self._probe()
-            self._probing = False
-            if answered:
-                logger.info("%s is back", self._name)
-                self._open = False
+        while not self._closing.wait(self._breaker.pause_s(time.monotonic())):
+            if self._closed_by_probe():
                 return
+
+    def _closed_by_probe(self) -> bool:
+        with self._lock:
+            self._breaker.probe(time.monotonic())
+        answered = self._probe()
+        if answered:
+            logger.info("%s is back", self._name)
+        with self._lock:
+            if answered:
+                self._breaker.probe_answered(time.monotonic())
+            else:
+                self._breaker.probe_failed(time.monotonic())
+        return answered

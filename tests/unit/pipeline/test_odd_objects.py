@@ -17,9 +17,9 @@ from schemas.enriched_image import EnrichedImage, Skip
 from tests.unit.pipeline.harness import BUCKET, png
 from tests.unit.pipeline.manual_pipeline import ManualPipeline
 from workers.backends.s3_answers import KNOWN_CODES, S3Answer, meaning
+from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.intake.inline import InlineIntake
-from workers.breaker import OPENS_AFTER
 from workers.pipeline.options import WorkerOptions
 from workers.testing.memory import MemoryObjectStore
 from workers.types import Fetched, Job, Transform

@@ -10,9 +10,9 @@ from schemas.dead_letter import Failure
 from tests.support.waiting import eventually
 from tests.unit.pipeline.harness import BUCKET, Harness
 from tests.unit.pipeline.manual_pipeline import ManualPipeline
+from workers.breaker import OPENS_AFTER
 from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
-from workers.breaker import OPENS_AFTER
 from workers.types import Fetched, Job
 
 AWAY = Unavailable("s3", "no connection")
