@@ -106,6 +106,12 @@ class Failure(BaseModel):
     detail: Annotated[str, BeforeValidator(_one_line)] = Field(
         max_length=DETAIL_MAX, description="One line for a person."
     )
+    want: str | None = Field(
+        default=None,
+        pattern="^[a-z-]{1,32}$",
+        exclude_if=lambda value: value is None,
+        description="The result that is missing, as `options.want` calls it. Absent: not one of them alone.",
+    )
 
 
 class DeadLetter(BaseModel):

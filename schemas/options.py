@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from .text import Short
 
 Want: TypeAlias = Literal["tags", "caption", "embedding"]
+WANTS: Final[tuple[Want, ...]] = get_args(Want)
 
 
 def _each_once(want: tuple[Want, ...]) -> tuple[Want, ...]:

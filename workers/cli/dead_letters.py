@@ -23,7 +23,7 @@ from workers.cli.skip import parse_place
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from schemas.dead_letter import DeadLetter
+    from schemas.dead_letter import DeadLetter, Failure
     from workers.backends.kafka import ReadRecord
     from workers.settings import Settings
     from workers.types import Message
@@ -36,6 +36,10 @@ app = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_h
 
 Reasons = Annotated[
     list[str] | None, typer.Option("--reason", metavar="REASON", help="Only this reason; may be given again.")
+]
+Wants = Annotated[
+    list[str] | None,
+    typer.Option("--want", metavar="RESULT", help="Only where this result failed (tags, …); may be given again."),
 ]
 Since = Annotated[
     str | None,
@@ -60,8 +64,10 @@ class DeadLetterRecord:
         return f"{self.record.topic}:{self.record.partition}:{self.record.offset}"
 
     @property
-    def reasons(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(failure.reason for failure in self.told.failures))
+    def causes(self) -> tuple[str, ...]:
+        """Each reason once for each result that failed for it: "annotate-failed (embedding)"."""
+        named = (f"{one.reason} ({one.want})" if one.want else one.reason for one in self.told.failures)
+        return tuple(dict.fromkeys(named))
 
     @property
     def key(self) -> str:
@@ -71,9 +77,14 @@ class DeadLetterRecord:
 @dataclass(frozen=True, slots=True)
 class Choice:
     """Which dead_letters are meant; everything that is given must hold. Times are of the dead_letter, in ms since
-    1970."""
+    1970.
+
+    Args:
+        reasons, wants: one of its failures has one of these reasons, and is that of one of these results.
+    """
 
     reasons: frozenset[str] = frozenset()
+    wants: frozenset[str] = frozenset()
     since_ms: int | None = None
     until_ms: int | None = None
     key: str | None = None
@@ -81,11 +92,14 @@ class Choice:
     def holds(self, dead_letter: DeadLetterRecord) -> bool:
         at = dead_letter.record.timestamp_ms
         return (
-            (not self.reasons or not self.reasons.isdisjoint(dead_letter.reasons))
+            any(self._names(failure) for failure in dead_letter.told.failures)
             and (self.since_ms is None or at >= self.since_ms)
             and (self.until_ms is None or at < self.until_ms)
             and (self.key is None or fnmatchcase(dead_letter.key, self.key))
         )
+
+    def _names(self, failure: Failure) -> bool:
+        return (not self.reasons or failure.reason in self.reasons) and (not self.wants or failure.want in self.wants)
 
 
 @dataclass(slots=True)
@@ -109,6 +123,7 @@ class PassedOver:
 @app.command("list")
 def list_letters(
     reason: Reasons = None,
+    want: Wants = None,
     since: Since = None,
     until: Until = None,
     key: Keys = None,
@@ -120,7 +135,7 @@ def list_letters(
     """
     settings = _settings()
     passed_over = PassedOver()
-    dead_letters = read_letters(settings, _choice(reason, since, until, key), passed_over)
+    dead_letters = read_letters(settings, _choice(reason, want, since, until, key), passed_over)
     with terminal.reader_may_leave():
         if as_json:
             for dead_letter in dead_letters:
@@ -134,7 +149,7 @@ def _print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
     counts: Counter[str] = Counter()
     table = _table()
     for dead_letter in dead_letters:
-        counts.update(dead_letter.reasons)
+        counts.update(dead_letter.causes)
         table.add_row(*map(terminal.text, row_of(dead_letter)))
     console = terminal.console()
     console.print(table)
@@ -165,6 +180,7 @@ def show(
 @app.command()
 def replay(
     reason: Reasons = None,
+    want: Wants = None,
     since: Since = None,
     until: Until = None,
     key: Keys = None,
@@ -187,10 +203,10 @@ def replay(
     """
     settings = _settings()
     passed_over = PassedOver()
-    dead_letters = _up_to(limit, read_letters(settings, _choice(reason, since, until, key), passed_over))
+    dead_letters = _up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), passed_over))
     passed_over.tell()
     whole = sendable(dead_letters, {*settings.input_topics, *(topics or ())})
-    for name, count in Counter(reason for dead_letter in whole for reason in dead_letter.reasons).most_common():
+    for name, count in Counter(cause for dead_letter in whole for cause in dead_letter.causes).most_common():
         typer.echo(f"{count:7} {name}")
     if not go:
         typer.echo(f"{len(whole):7} would be sent back. This was a dry run: add --go to send them.")
@@ -289,18 +305,30 @@ def _settings() -> Settings:
     return read(os.environ).require("kafka_servers")
 
 
-def _choice(reasons: Sequence[str] | None, since: str | None, until: str | None, key: str | None) -> Choice:
+def _choice(
+    reasons: Sequence[str] | None,
+    wants: Sequence[str] | None,
+    since: str | None,
+    until: str | None,
+    key: str | None,
+) -> Choice:
     from schemas.dead_letter import REASONS
+    from schemas.options import WANTS
 
-    for name in reasons or ():
-        if name not in REASONS:
-            raise Misconfigured(f"--reason {name}: known are {', '.join(REASONS)}")
     return Choice(
-        frozenset(reasons or ()),
+        _known("--reason", reasons, REASONS),
+        _known("--want", wants, WANTS),
         None if since is None else moment_ms(since),
         None if until is None else moment_ms(until),
         key,
     )
+
+
+def _known(option: str, given: Sequence[str] | None, known: Sequence[str]) -> frozenset[str]:
+    for name in given or ():
+        if name not in known:
+            raise Misconfigured(f"{option} {name}: known are {', '.join(known)}")
+    return frozenset(given or ())
 
 
 def moment_ms(text: str) -> int:
@@ -349,7 +377,7 @@ def row_of(dead_letter: DeadLetterRecord) -> tuple[str, ...]:
     told = dead_letter.told
     when = terminal.moment(dead_letter.record.timestamp_ms)
     record = f"{told.topic}:{told.partition}:{told.offset}"
-    return dead_letter.place, when, record, dead_letter.key, ", ".join(dead_letter.reasons), told.failures[0].detail
+    return dead_letter.place, when, record, dead_letter.key, ", ".join(dead_letter.causes), told.failures[0].detail
 
 
 def _summary(dead_letter: DeadLetterRecord) -> dict[str, Any]:

@@ -121,5 +121,5 @@ class Annotator:
         self._ceilings[role.name].note(True)
         detail = f"the model raised {type(error).__name__} on this image alone, not on one known to be good"
         task.failures[role.name] = Failure(
-            index=task.job.coordinates.index, stage=role.stage, reason=role.reason, detail=detail
+            index=task.job.coordinates.index, stage=role.stage, reason=role.reason, detail=detail, want=role.name
         )

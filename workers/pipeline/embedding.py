@@ -132,7 +132,8 @@ class NoEmbedding:
         if self.name not in task.event.options.want:
             return None
         detail = f"this worker runs {self._tagger}, which gives no embeddings; bundles of RAM and RAM++ do"
-        return Failure(index=task.job.coordinates.index, stage=_STAGE, reason=_REASON, detail=detail)
+        index = task.job.coordinates.index
+        return Failure(index=index, stage=_STAGE, reason=_REASON, detail=detail, want=self.name)
 
     def render(self, task: Task) -> Mapping[str, Any]:
         return {}

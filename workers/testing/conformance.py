@@ -14,13 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from opentelemetry.trace import INVALID_SPAN
 
 from schemas.image_event import ImageEvent
-from schemas.options import Options, Want
+from schemas.options import WANTS, Options
 from workers.models.tagger import sample_image
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.profiles import default_profiles
@@ -274,7 +274,7 @@ def _caption(captioner: Captioner, images: Sequence[Pixels], guides: Sequence[st
 def _task(tagger: Tagger, image: Pixels) -> Task:
     """An event that asks for all there is, its image decoded."""
     assignment = Assignment(Partition("images", 0), "conformance")
-    options = Options(want=get_args(Want))
+    options = Options(want=WANTS)
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="bucket", key="key", options=options)
     job = Job(Coordinates("images", 0, 0, 0), assignment, event)
     entry = Entry(Record(assignment.partition, 0, 0, None, None, (), assignment), 0.0)

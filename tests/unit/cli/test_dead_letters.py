@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,11 @@ def dead_letter(
     *,
     at_ms: int = 1000,
     reason: str = "unreadable",
+    want: str | None = None,
 ) -> DeadLetterRecord:
     bare = without_nulls(key, value, headers)
-    failures = [Failure(index=index, stage="fetch", reason=reason, detail="d") for index in (3, 1)]  # type: ignore[arg-type]
+    kind: Any = {"stage": "annotate" if want else "fetch", "reason": reason, "want": want}
+    failures = [Failure(index=index, detail="d", **kind) for index in (3, 1)]
     added = dead_letter_headers(
         topic="images", partition=2, offset=7, timestamp_ms=5, failures=failures, attempts=1, worker="0", models={},
         nulls=bare.nulls,
@@ -67,6 +70,15 @@ def test_a_letter_is_chosen_when_everything_that_was_given_holds(choice: Choice,
     assert choice.holds(dead_letter()) is holds
 
 
+def test_what_failed_for_one_reason_is_told_apart_by_the_result_that_is_missing() -> None:
+    tags, embedding = (dead_letter(reason="annotate-failed", want=want) for want in ("tags", "embedding"))
+    chosen = Choice(reasons=frozenset({"annotate-failed"}), wants=frozenset({"embedding"}))
+    assert (chosen.holds(embedding), chosen.holds(tags), chosen.holds(dead_letter())) == (True, False, False)
+    assert not Choice(reasons=frozenset({"caption-failed"}), wants=frozenset({"embedding"})).holds(embedding)
+    assert embedding.causes == ("annotate-failed (embedding)",)
+    assert dead_letter().causes == ("unreadable",)
+
+
 def test_times_are_dates_moments_or_how_long_ago() -> None:
     assert moment_ms("1970-01-02") == 86_400_000
     assert moment_ms("1970-01-01T01:00+01:00") == 0
@@ -82,6 +94,13 @@ def test_an_unknown_reason_names_the_known_ones(tagstream: Callable[..., Ran], m
     ran = tagstream("dead-letters", "list", "--reason", "unreadble")
     assert ran.code == 2
     assert "unreadable" in ran.err
+
+
+def test_an_unknown_result_names_the_known_ones(tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
+    ran = tagstream("dead-letters", "replay", "--want", "vectors")
+    assert ran.code == 2
+    assert "known are tags, caption, embedding" in ran.err
 
 
 @pytest.mark.parametrize("text", ["images", "images:1", "images:a:1", "images:1:2:3", ":1:2"])

@@ -24,6 +24,7 @@ from schemas.dead_letter import (
     with_nulls,
     without_nulls,
 )
+from schemas.options import WANTS
 from schemas.text import Headers
 from tests.unit.schemas.documents import patient
 
@@ -68,6 +69,7 @@ failures = st.builds(
     stage=st.sampled_from(STAGES),
     reason=st.sampled_from(REASONS),
     detail=st.text(max_size=300),
+    want=st.none() | st.sampled_from(WANTS),
 )
 
 
