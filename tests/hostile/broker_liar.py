@@ -93,6 +93,11 @@ class LyingKafkaProxy(KafkaProxy):
         self._choosing = threading.Lock()
         super().__init__(upstream)
 
+    @property
+    def calls_lied_about(self) -> int:
+        with self._choosing:
+            return len({name.partition(":")[0] for name in self.told})
+
     def _answers(self, server: socket.socket, asked: dict[int, int]) -> Iterator[bytes]:
         for frame in _frames(server):
             (correlation_id,) = _SIZE.unpack_from(frame, _SIZE.size)

@@ -22,15 +22,18 @@ from workers.local.valkey import Valkey
 
 pytestmark = pytest.mark.timeout(400)
 
+CALLS = 8
+"""Kinds of Kafka calls that are lied about at least, however slowly a worker comes to make them."""
+
 
 @pytest.fixture
 def liar(scratch: Scratch) -> Iterator[LyingBroker]:
     yield from up_or_skip(LyingBroker(scratch.path / "lying-kafka"))
 
 
-@pytest.mark.parametrize("lying_s", [3, pytest.param(40, marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("least_s", [3, pytest.param(40, marks=pytest.mark.chaos)])
 def test_a_broker_lies_in_its_frames(
-    lying_s: float, liar: LyingBroker, s3: SeaweedFS, valkey: Valkey, unique: Callable[[str], str], tmp_path: Path
+    least_s: float, liar: LyingBroker, s3: SeaweedFS, valkey: Valkey, unique: Callable[[str], str], tmp_path: Path
 ) -> None:
     """It may end a worker, which is then started again, as an orchestrator would; with 3, never with a bug's code."""
     site = Site(Stack(liar, s3, valkey), unique("lied-to"))
@@ -50,8 +53,8 @@ def test_a_broker_lies_in_its_frames(
         try:
             process.wait_ready()
             liar.liar.lying = True
-            peak, until, number = 0, time.monotonic() + lying_s, 0
-            while time.monotonic() < until:
+            peak, until, number = 0, time.monotonic() + least_s, 0
+            while time.monotonic() < until or (liar.liar.calls_lied_about < CALLS and time.monotonic() < until + 90):
                 send(number)
                 number += 1
                 time.sleep(0.25)
@@ -77,4 +80,4 @@ def test_a_broker_lies_in_its_frames(
     assert [code for code, _ in ends] == [BROKEN] * len(ends), "\n".join(f"{code}: {said}" for code, said in ends)
     assert peak < POD_BYTES
     assert took_s < 60, f"{took_s:.0f} s after the last lie"
-    assert len({name.partition(":")[0] for name in liar.liar.told}) >= 8, liar.liar.told
+    assert liar.liar.calls_lied_about >= CALLS, liar.liar.told
