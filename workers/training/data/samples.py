@@ -1,0 +1,198 @@
+"""The format of a training set: one folder, with one line for each image.
+
+    dataset.json     what it is (`Header`)
+    tags.txt         label names, one a line; the line number, from 0, is the label id
+    samples.jsonl    one `Sample` a line
+    images/…         usually; a sample's image may also be an object of a bucket (`s3://bucket/key`) or lie in a shard
+
+The lines have the keys of the official programs' annotation files (image_path, caption, parse_label_id,
+union_label_id), so these are read as they are; absent_label_id, tag_source and sha256 are ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from workers.errors import Misconfigured
+
+HEADER = "dataset.json"
+LABELS = "tags.txt"
+SAMPLES = "samples.jsonl"
+
+MAX_LABELS = 100_000
+MAX_LINE_BYTES = 1_000_000
+"""Of one sample: thousands of captions fit."""
+_MAX_FILE_BYTES = 16 * 1024**2
+
+LabelId: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_LABELS)]
+Ids: TypeAlias = tuple[LabelId, ...]
+Origin: TypeAlias = Literal["given", "parsed", "generated", "person"]
+"""Where a tag comes from: the data set's author, a caption, a model, a person who corrected it."""
+
+
+class _Exact(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class Sample(_Exact):
+    """An image and what is known about it."""
+
+    image: str = Field(validation_alias="image_path", serialization_alias="image_path", min_length=1, max_length=4096)
+    """A path below the data set's folder, or `s3://bucket/key`."""
+    captions: tuple[str, ...] = Field(default=(), validation_alias="caption", serialization_alias="caption")
+    caption_tags: tuple[Ids, ...] = Field(
+        default=(), validation_alias="parse_label_id", serialization_alias="parse_label_id"
+    )
+    """Label ids parsed from each caption; as many as there are captions, or none at all: not parsed yet."""
+    tags: Ids = Field(default=(), validation_alias="union_label_id", serialization_alias="union_label_id")
+    """Label ids that the image has, from all origins, ascending."""
+    absent: Ids | None = Field(default=None, validation_alias="absent_label_id", serialization_alias="absent_label_id")
+    """Label ids that it is known not to have; None: nothing is known of any label but `tags`."""
+    origins: dict[LabelId, Origin] = Field(default={}, validation_alias="tag_source", serialization_alias="tag_source")
+    """Of those tags whose origin is known."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the image's bytes; what splits and joins go by."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Sample:
+        if self.caption_tags and len(self.caption_tags) != len(self.captions):
+            raise ValueError(f"{len(self.caption_tags)} lists of parsed labels for {len(self.captions)} captions")
+        if list(self.tags) != sorted(set(self.tags)):
+            object.__setattr__(self, "tags", tuple(sorted(set(self.tags))))
+        return self
+
+
+class Header(_Exact):
+    """dataset.json."""
+
+    format: Literal["tagstream-dataset/1"] = "tagstream-dataset/1"
+    name: str
+    samples: int = Field(ge=0)
+    labels: int = Field(ge=0, le=MAX_LABELS)
+    steps: tuple[str, ...] = ()
+    """What was done to it, oldest first, for people: "parsed with …", "cleaned with …"."""
+    parents: dict[str, str] = {}
+    """Digests of the models and data sets that it was made with, by name."""
+
+
+class DataSet:
+    """An opened training set. Its lines are read as they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            Misconfigured: the folder is no training set.
+        """
+        self.folder = folder
+        try:
+            self.header = Header.model_validate_json(_text(folder / HEADER))
+            self.labels: tuple[str, ...] = tuple(_text(folder / LABELS).splitlines())
+        except FileNotFoundError as error:
+            raise Misconfigured(
+                f"{folder} is not a training set: it has no {Path(error.filename).name}. "
+                "Make one with `tagstream train import`."
+            ) from None
+        except ValidationError as error:
+            raise Misconfigured(f"{folder / HEADER} can't be read: {_first(error)}.") from None
+        if len(self.labels) != self.header.labels:
+            raise Misconfigured(f"{folder / LABELS} has {len(self.labels)} names for {self.header.labels} labels.")
+
+    def __len__(self) -> int:
+        return self.header.samples
+
+    def __iter__(self) -> Iterator[Sample]:
+        """
+        Raises:
+            Misconfigured: a line can't be read, or names a label that does not exist; with its number.
+        """
+        path = self.folder / SAMPLES
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+                yield self._sample(path, number, line)
+
+    def _sample(self, path: Path, number: int, line: bytes) -> Sample:
+        where = f"{path}, line {number}"
+        if len(line) > MAX_LINE_BYTES:
+            raise Misconfigured(f"{where}: more than {MAX_LINE_BYTES:,} bytes.")
+        try:
+            sample = Sample.model_validate_json(line)
+        except ValidationError as error:
+            raise Misconfigured(f"{where}: {_first(error)}.") from None
+        for label in (*sample.tags, *(sample.absent or ()), *(i for ids in sample.caption_tags for i in ids)):
+            if label >= len(self.labels):
+                raise Misconfigured(f"{where}: label {label} of {len(self.labels)} (they count from 0).")
+        return sample
+
+
+def write_dataset(
+    folder: Path,
+    samples: Iterable[Sample],
+    labels: Sequence[str],
+    *,
+    name: str,
+    steps: Sequence[str] = (),
+    parents: dict[str, str] | None = None,
+) -> DataSet:
+    """Write the lines and the two files beside them; the header comes last, so a half-written set does not open.
+
+    Images are not touched: they lie in the folder already, or elsewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with _replacing(folder / SAMPLES) as lines:
+        for sample in samples:
+            document = sample.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+            lines.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            count += 1
+    with _replacing(folder / LABELS) as names:
+        names.write("".join(f"{label}\n" for label in labels).encode())
+    header = Header(name=name, samples=count, labels=len(labels), steps=tuple(steps), parents=parents or {})
+    with _replacing(folder / HEADER) as file:
+        file.write(header.model_dump_json(indent=1).encode() + b"\n")
+    return DataSet(folder)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of the old one when it is complete."""
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+def _text(path: Path) -> str:
+    """A small file of the set.
+
+    Raises:
+        FileNotFoundError: there is none.
+        Misconfigured: it is too large, or no UTF-8.
+    """
+    with path.open("rb") as file:
+        content = file.read(_MAX_FILE_BYTES + 1)
+    if len(content) > _MAX_FILE_BYTES:
+        raise Misconfigured(f"{path} has more than {_MAX_FILE_BYTES:,} bytes.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{path} is not text in UTF-8.") from None
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return ": ".join([*(str(part)[:100] for part in first["loc"]), first["msg"]])
