@@ -2,6 +2,9 @@
 
 The instruments come from OpenTelemetry's API: without a provider they cost nothing and go nowhere; `service` sets
 the provider (Prometheus endpoint, OTLP). Labels never hold keys, captions or anything of unbounded variety.
+
+What OpenTelemetry's messaging conventions (1.44) have a name for has that name and their attributes, `messaging.…`;
+what is our own is called `tagstream_…`.
 """
 
 from __future__ import annotations
@@ -18,18 +21,32 @@ from opentelemetry.util.types import AttributeValue
 _meter = metrics.get_meter("tagstream")
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+MESSAGING_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0)
+"""The conventions' bounds, and two more: a record waits as long as an outage lasts."""
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric. `name` is Prometheus' own spelling, without the `_total` that a counter gets there."""
+    """One metric, under OpenTelemetry's name and labels."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     meaning: str
     unit: str
     labels: tuple[str, ...]
+
+    @property
+    def exposed(self) -> str:
+        """Its name on the page for Prometheus."""
+        name = self.name.replace(".", "_")
+        if self.unit == "s" and not name.endswith("_seconds"):
+            name += "_seconds"
+        return f"{name}_total" if self.kind == "counter" else name
+
+    @property
+    def exposed_labels(self) -> tuple[str, ...]:
+        return tuple(label.replace(".", "_") for label in self.labels)
 
 
 ALL: list[Metric] = []
@@ -112,7 +129,58 @@ class Histogram:
         self._instrument.record(value, labels)
 
 
-RECORDS_POLLED = Counter("tagstream_records_polled", "Records taken from the input topics", labels=("topic",))
+Operation: TypeAlias = Literal["poll", "process", "publish", "send"]
+
+_OPERATION_TYPES: Mapping[Operation, str] = {
+    "poll": "receive",
+    "process": "process",
+    "publish": "send",
+    "send": "send",
+}
+
+
+def messaging(
+    operation: Operation, *, topic: str | None = None, group: str | None = None, error: str | None = None
+) -> dict[str, AttributeValue]:
+    """The attributes of a `messaging.…` metric, by OpenTelemetry's conventions.
+
+    Args:
+        operation: what is done. Ours is one name, `publish`: it stands for a transaction from its begin to its commit.
+        error: why it failed (`error.type`); a success has none.
+    """
+    labels: dict[str, AttributeValue] = {
+        "messaging.system": "kafka",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": _OPERATION_TYPES[operation],
+    }
+    known = {"messaging.destination.name": topic, "messaging.consumer.group.name": group, "error.type": error}
+    return labels | {name: value for name, value in known.items() if value is not None}
+
+
+_OPERATION = ("messaging.system", "messaging.operation.name", "messaging.operation.type")
+_CONSUMED = (*_OPERATION, "messaging.destination.name", "messaging.consumer.group.name")
+
+CONSUMED_MESSAGES = Counter(
+    "messaging.client.consumed.messages", "Records taken from the input topics", unit="{message}", labels=_CONSUMED
+)
+PROCESS_SECONDS = Histogram(
+    "messaging.process.duration",
+    "From taking a record to its commit",
+    labels=_CONSUMED,
+    buckets=MESSAGING_SECONDS,
+)
+SENT_MESSAGES = Counter(
+    "messaging.client.sent.messages",
+    "Messages sent to the output topics; those of a transaction that failed have an error, and are sent again",
+    unit="{message}",
+    labels=(*_OPERATION, "messaging.destination.name", "error.type"),
+)
+OPERATION_SECONDS = Histogram(
+    "messaging.client.operation.duration",
+    "From begin to commit of one transaction (operation `publish`)",
+    labels=(*_OPERATION, "error.type"),
+    buckets=MESSAGING_SECONDS,
+)
 OUTCOMES = Counter(
     "tagstream_outcomes",
     "Outcomes published and committed: enriched, partial, retraction, skip, dead-letter",
@@ -130,8 +198,6 @@ TRANSACTIONS_FAILED = Counter(
     "tagstream_transactions_failed", "Transactions that failed or whose result is unknown, by cause", labels=("cause",)
 )
 RECOVERIES = Counter("tagstream_publisher_recoveries", "Producers rebuilt after a failed transaction")
-PUBLISH_SECONDS = Histogram("tagstream_publish_seconds", "From begin to commit of one transaction")
-EVENT_SECONDS = Histogram("tagstream_event_seconds", "From taking a record to its commit")
 STAGE_SECONDS = Histogram(
     "tagstream_stage_seconds", "Time of one image (a batch for annotate) in a stage", labels=("stage",)
 )
@@ -180,13 +246,11 @@ BATCH_FAILURES = Counter(
 
 def markdown() -> str:
     """The metrics as a Markdown table, in the order of this module; docs/metrics.md holds it between markers."""
-    rows = [f"| `{_exposed(metric)}` | {metric.kind} | {_quoted(metric.labels)} | {metric.meaning} |" for metric in ALL]
+    rows = [
+        f"| `{metric.exposed}` | {metric.kind} | {_quoted(metric.exposed_labels)} | {metric.meaning} |"
+        for metric in ALL
+    ]
     return "\n".join(("| metric | kind | labels | meaning |", "|---|---|---|---|", *rows)) + "\n"
-
-
-def _exposed(metric: Metric) -> str:
-    """As Prometheus shows it."""
-    return f"{metric.name}_total" if metric.kind == "counter" else metric.name
 
 
 def _quoted(labels: Sequence[str]) -> str:

@@ -282,7 +282,7 @@ def test_retained_partitions_are_read_on_after_every_rebalance(
                 account.over()
                 eventually(lambda: is_committed(outpost), 30, process.said)
                 account.recovered()
-        read = process.metric("tagstream_records_polled_total")
+        read = process.metric("messaging_client_consumed_messages_total")
         assert process.terminate() == 0, process.said()
         assert read == len(outpost.inputs())
     account.settle_site(outpost)

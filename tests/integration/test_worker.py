@@ -93,7 +93,7 @@ def test_two_workers_share_the_partitions_and_repeat_nothing(site: Site, tmp_pat
         site.send([(site.own(f"{number}.jpg"), ()) for number in range(30)])
         with worker(site, "w2", tmp_path) as second:
             site.send([(site.own(f"{number}.jpg"), ()) for number in range(30, 60)])
-            eventually(lambda: second.metric("tagstream_records_polled_total") > 0, 60, second.said)
+            eventually(lambda: second.metric("messaging_client_consumed_messages_total") > 0, 60, second.said)
             eventually(all_committed(site), 90, first.said)
             assert second.terminate() == 0, second.said()
         assert first.terminate() == 0, first.said()

@@ -82,6 +82,7 @@ class KafkaRecordSource:
         self._topics = tuple(topics)
         self._topics_checked = False
         self._told_at = float("-inf")
+        self._group = group
         self._lock = threading.Lock()
         self._assignments: dict[TopicPartition, Assignment] = {}
         self._fresh: list[Assignment] = []
@@ -289,7 +290,9 @@ class KafkaRecordSource:
             assignment = self._assignments.get(partition)
             if assignment is None or assignment not in self._open:
                 continue
-            metrics.RECORDS_POLLED.add(len(batch), topic=partition.topic)
+            metrics.CONSUMED_MESSAGES.add(
+                len(batch), **metrics.messaging("poll", topic=partition.topic, group=self._group)
+            )
             _tell_unreadable(assignment.partition, batch)
             for read in batch:
                 yield record_of(read, assignment)

@@ -34,6 +34,7 @@ class WorkerOptions:
         journal: file of what is in hand (see journal.py); None: nothing is suspected after a death.
     """
 
+    group: str = _setting("group")
     output_topic: str = _setting("output_topic")
     dead_letter_topic: str = _setting("dead_letter_topic")
     skipped_topic: str = _setting("skipped_topic")

@@ -331,7 +331,10 @@ class Pipeline:
         if self._journal.poison:
             self._journal.settled(coordinates(entry.record, index) for entry in entries for index in entry.outcomes)
         for entry in entries:
-            metrics.EVENT_SECONDS.record(now - entry.taken_at)
+            topic = entry.record.partition.topic
+            metrics.PROCESS_SECONDS.record(
+                now - entry.taken_at, **metrics.messaging("process", topic=topic, group=self._options.group)
+            )
             for outcomes in entry.outcomes.values():
                 self._renderer.count(outcomes)
         self.lookup_queue.put(Committed(tuple(entries)))

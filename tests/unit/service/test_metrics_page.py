@@ -19,10 +19,11 @@ def test_every_metric_has_a_row_with_its_labels_and_its_meaning() -> None:
     table = metrics.markdown().splitlines()
     assert len(table) == 2 + len(metrics.ALL)
     for row, metric in zip(table[2:], metrics.ALL, strict=True):
-        assert metric.name in row
+        assert f"`{metric.exposed}`" in row
         assert metric.meaning
-        assert all(f"`{label}`" in row for label in metric.labels)
+        assert all(f"`{label}`" in row for label in metric.exposed_labels)
 
 
 def test_a_counter_is_named_as_prometheus_shows_it() -> None:
     assert "| `tagstream_transactions_published_total` | counter |" in metrics.markdown()
+    assert "| `messaging_client_sent_messages_total` | counter |" in metrics.markdown()

@@ -31,10 +31,10 @@ for instrument in vars(metrics).values():
         instrument.record(0.02)
 page = telemetry.metrics_page().decode()
 for metric in metrics.ALL:
-    end = {"counter": "_total 2.0", "gauge": " 2.0", "histogram": "_count 1.0"}[metric.kind]
-    assert f"\\n{metric.name}{end}\\n" in page, metric
+    end = {"counter": " 2.0", "gauge": " 2.0", "histogram": "_count 1.0"}[metric.kind]
+    assert f"\\n{metric.exposed}{end}\\n" in page, metric
     assert metric.meaning in page, metric
-assert 'tagstream_publish_seconds_bucket{le="0.02"} 1.0' in page
+assert 'messaging_process_duration_seconds_bucket{le="0.025"} 1.0' in page
 assert 'service_instance_id="w1"' in page and 'service_name="tagstream"' in page
 assert "process_resident_memory_bytes" in page
 with trace.get_tracer("t").start_as_current_span("s") as span:

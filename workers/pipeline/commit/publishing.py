@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from workers import metrics
@@ -12,7 +13,7 @@ from workers.pipeline.batching import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.ports import Publisher
-from workers.types import Assignment
+from workers.types import Assignment, Transaction
 
 _log = logging.getLogger(__name__)
 
@@ -52,12 +53,13 @@ class Publishing:
         try:
             self._publisher.publish(ready.transaction)
         except Unpublished as error:
+            _count(ready.transaction, time.perf_counter() - started, error.cause)
             metrics.TRANSACTIONS_FAILED.add(cause=error.cause)
             _log.warning("%r was not published (%s): asking the broker what is committed", ready.transaction, error)
             self._reconcile()
             return False
         self._pipeline.ledger.settle(ready)
-        metrics.PUBLISH_SECONDS.record(time.perf_counter() - started)
+        _count(ready.transaction, time.perf_counter() - started)
         metrics.TRANSACTIONS.add()
         self._pipeline.settle(ready.entries)
         return True
@@ -103,3 +105,10 @@ class Publishing:
                 _log.error("%s: giving up what is in hand of it", self._publisher.lost[assignment])
                 assignment.end()
         return None
+
+
+def _count(transaction: Transaction, seconds: float, error: str | None = None) -> None:
+    """Measure a transaction that was published, or that failed for this cause."""
+    metrics.OPERATION_SECONDS.record(seconds, **metrics.messaging("publish", error=error))
+    for topic, count in Counter(message.topic for message in transaction.messages).items():
+        metrics.SENT_MESSAGES.add(count, **metrics.messaging("send", topic=topic, error=error))
