@@ -57,6 +57,10 @@ class Coordinates:
     offset: int
     index: int
 
+    def __str__(self) -> str:
+        """`topic:partition:offset` and the index, as every line of the log names a record."""
+        return f"{self.topic}:{self.partition}:{self.offset}, index {self.index}"
+
 
 class Assignment:
     """One partition assigned to this worker, from its assignment to its revocation. Compared by identity.
@@ -205,6 +209,7 @@ class Fetched:
     """An object's bytes in the hands of an intake, and what the store said of them. Nothing has been read of them yet.
 
     Args:
+        coordinates: of the event that it was fetched for.
         sha256: of the bytes, hex.
         etag, version_id, last_modified: as in `StoredObject`.
         size: bytes.
@@ -213,6 +218,7 @@ class Fetched:
         copied_bytes: what `Intake.decode` holds of the object a second time, besides `Facts.decode_bytes`.
     """
 
+    coordinates: Coordinates
     sha256: str
     etag: str
     version_id: str | None
@@ -337,5 +343,9 @@ class Transaction:
     offsets: Mapping[Assignment, int]
 
     def __repr__(self) -> str:
-        ends = ", ".join(f"{assignment.partition}→{offset}" for assignment, offset in self.offsets.items())
-        return f"<Transaction of {len(self.messages)} messages, {ends}>"
+        return f"<Transaction of {self}>"
+
+    def __str__(self) -> str:
+        """How many messages, and as `topic:partition:offset` the offsets that are committed with them."""
+        ends = ", ".join(f"{assignment.partition}:{offset}" for assignment, offset in self.offsets.items())
+        return f"{len(self.messages)} messages up to {ends}"

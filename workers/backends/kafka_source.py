@@ -279,7 +279,8 @@ class KafkaRecordSource:
         held = list(self._assignments.items())
         ended = [tp for tp, assignment in held if assignment.member_id != known.member_id or not assignment.current]
         if ended:
-            logger.warning("the member id or a committed offset has changed; beginning %d partitions anew", len(ended))
+            again = ", ".join(f"{tp.topic}:{tp.partition}" for tp in ended)
+            logger.warning("the member id or a committed offset has changed; beginning anew with %s", again)
             # A join without callbacks can have taken some away, which the client would not let us touch.
             assigned = self._consumer.assignment()
             self.drop(tp for tp in ended if tp not in assigned)

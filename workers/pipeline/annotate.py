@@ -14,7 +14,7 @@ from workers import metrics
 from workers.errors import Broken
 from workers.pipeline.batching import SafeBatch, run_halving
 from workers.pipeline.roles import ModelRole, Roles
-from workers.pipeline.task import Task
+from workers.pipeline.task import Task, named
 
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("tagstream")
@@ -102,7 +102,8 @@ class Annotator:
     def _failed(self, tasks: Sequence[Task], error: Exception) -> None:
         out_of_memory = isinstance(error, MemoryError)
         metrics.BATCH_FAILURES.add(cause="memory" if out_of_memory else "error")
-        _log.warning("a batch of %d failed: %s", len(tasks), type(error).__name__)
+        images = [task.job.coordinates for task in tasks]
+        _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(tasks), named(images))
         if out_of_memory:
             self.safe.ran_out_of_memory(len(tasks))
 
@@ -116,7 +117,8 @@ class Annotator:
             role.self_test(task)
         except Exception as second:  # noqa: BLE001  # whatever it is, it is not the image
             raise Broken(
-                f"the device fails on an image that is known to be good ({type(second).__name__}: {second})"
+                f"the device fails on an image that is known to be good ({type(second).__name__}: {second}),"
+                f" tried after it failed on {task.job.coordinates}"
             ) from error
         self._ceilings[role.name].note(True)
         detail = f"the model raised {type(error).__name__} on this image alone, not on one known to be good"

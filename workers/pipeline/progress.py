@@ -139,7 +139,7 @@ class TaskProgress:
         with self._lock:
             longest = {stage: self._at_work[stage].longest() for stage in limits_s}
         return [
-            f"{stage} has worked on one image for {now - found[1]:.0f} s: {place(found[0])}"
+            f"{stage} has worked on one image for {now - found[1]:.0f} s: {found[0].job.coordinates}"
             for stage, found in longest.items()
             if found is not None and now - found[1] > limits_s[stage]
         ]
@@ -149,9 +149,3 @@ class TaskProgress:
         self._moved_at = now
         if task.stage in self._at_work:
             self._at_work[task.stage].leave(task, now)
-
-
-def place(task: Task) -> str:
-    """The record's `topic:partition:offset` and the event's index, for the log."""
-    at = task.job.coordinates
-    return f"{at.topic}:{at.partition}:{at.offset}, index {at.index}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,10 @@ from workers.errors import Fault
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.flow.budget import Reservation
 from workers.pipeline.profiles import Profile
-from workers.types import DecodedImage, Facts, Fetched, Job
+from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job
+
+_NAMED = 3
+"""A line of the log names so many records of a batch."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,3 +93,9 @@ class Task:
             if reservation is not None:
                 reservation.release()
         self.encoded = self.decoded = self.slot = None
+
+
+def named(images: Sequence[Coordinates]) -> str:
+    """The records of a batch, for the log: three by their coordinates, the others as a number."""
+    shown = "; ".join(map(str, images[:_NAMED]))
+    return shown if len(images) <= _NAMED else f"{shown} and {len(images) - _NAMED} more"

@@ -135,8 +135,8 @@ def test_a_child_that_is_slow_once_costs_no_image(make: Callable[..., ProcessInt
     assert (image.pixels[SMALL] == (7, 0, 0)).all()
 
 
-def test_children_that_are_lost_are_counted_by_their_cause(
-    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
+def test_children_that_are_lost_are_counted_by_their_cause_and_told_with_their_image(
+    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     heard: list[object] = []
     monkeypatch.setattr(metrics.DECODERS_LOST, "add", lambda cause: heard.append(cause))
@@ -144,6 +144,9 @@ def test_children_that_are_lost_are_counted_by_their_cause(
     for width in (SLOW_ONCE, DIES_ONCE):
         decoding(intake, job(width)).result(30)
     assert heard == ["clock", "death"]
+    told = [record.getMessage() for record in caplog.records if "was lost" in record.getMessage()]
+    assert len(told) == 2
+    assert all("at images:0:0, index 0: " in line for line in told)
 
 
 def test_a_child_that_comes_to_no_beginning_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,13 @@ class ProcessIntake:
             return future
         self._supervisor.submit(
             PendingRequest(
-                "inspect", future, limits.inspect_s, limits.inspect_address_bytes, fetched=fetched, body=body
+                "inspect",
+                future,
+                limits.inspect_s,
+                limits.inspect_address_bytes,
+                image=fetched.coordinates,
+                fetched=fetched,
+                body=body,
             )
         )
         return future
@@ -97,7 +103,11 @@ class ProcessIntake:
             future.set_exception(error)
             return future
         most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._decode_memory_bytes)
-        self._supervisor.submit(PendingRequest("decode", future, self._decode_s, most, body=body, format=facts.format))
+        self._supervisor.submit(
+            PendingRequest(
+                "decode", future, self._decode_s, most, image=fetched.coordinates, body=body, format=facts.format
+            )
+        )
         return future
 
     def discard(self, fetched: Fetched) -> None:

@@ -13,7 +13,7 @@ from workers.intake.formats import sniff
 from workers.intake.limits import Limits
 from workers.intake.processes.shared_memory import SLOTS, Region
 from workers.intake.processes.wire import Answer, Channel, Done, Failed, Garbled, Inspected, Kind, Refused, Request
-from workers.types import Fetched
+from workers.types import Coordinates, Fetched
 
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
 """Why a child was given up: it died, it was at one image for too long, or it said what no child can say."""
@@ -40,6 +40,7 @@ class PendingRequest:
     Args:
         limit_s: how long a child may be at it.
         memory_bytes: by how much a child may grow for it.
+        image: the event whose image it is; None for a check that no image asked for.
         fetched: of an inspection.
         body, format: the image; kept until it is done, so that a child that dies takes no bytes with it.
         suspect, verdict: of a check on behalf of an image: whose decoder was lost, and what is to be said of it if an
@@ -52,6 +53,7 @@ class PendingRequest:
     future: Future[Any]
     limit_s: float
     memory_bytes: int
+    image: Coordinates | None = None
     fetched: Fetched | None = None
     body: bytes = b""
     format: str | None = None
@@ -77,6 +79,7 @@ class PendingRequest:
             self.future,
             self.limit_s,
             self.memory_bytes,
+            image=self.image,
             format=self.format or sniff(self.body),
             suspect=self,
             verdict=verdict,
@@ -123,6 +126,11 @@ class Child:
     @property
     def first(self) -> PendingRequest | None:
         return next(iter(self.in_hand.values()), None)
+
+    @property
+    def at_image(self) -> str:
+        """For the log: the record whose image it is at."""
+        return f"at {self.first.image}" if self.first is not None and self.first.image is not None else "at no image"
 
     def open_to(self, request: PendingRequest) -> bool:
         if not self.ready or self.retiring or self.at_s >= HESITATION_S:

@@ -219,7 +219,7 @@ class Supervisor:
             for answer in child.channel.take():
                 self._take_answer(child, answer)
         except Garbled as error:
-            logger.warning("a decoder's process sends nonsense, and is ended: %s", error)
+            logger.warning("a decoder's process, %s, sends nonsense, and is ended: %s", child.at_image, error)
             child.loss = "bad-answer"
             return False
         return not child.channel.ended
@@ -280,11 +280,11 @@ class Supervisor:
             return
         self._stillborn += not child.ready
         suspect = _suspect(child)
-        words = _story(child, code)
+        words, at_image = _exit_description(child, code), child.at_image
         child.region.current_request = 0
         self._forget(child, suspect)
         metrics.DECODERS_LOST.add(cause=child.loss)
-        logger.warning("a decoder's process was lost: %s", words)
+        logger.warning("a decoder's process was lost, %s: %s", at_image, words)
         if suspect is not None:
             self._blame(suspect, "decode-timeout" if child.loss == "clock" else "kills-decoder", words)
 
@@ -433,7 +433,7 @@ def _suspect(child: Child) -> PendingRequest | None:
     return first if first.unclaimed >= _MOST_UNCLAIMED else None
 
 
-def _story(child: Child, code: int) -> str:
+def _exit_description(child: Child, code: int) -> str:
     if child.loss == "bad-answer":
         return "the decoder's process said what no decoder says"
     if child.loss == "death":

@@ -55,7 +55,9 @@ class Publishing:
         except Unpublished as error:
             _count(ready.transaction, time.perf_counter() - started, error.cause)
             metrics.TRANSACTIONS_FAILED.add(cause=error.cause)
-            _log.warning("%r was not published (%s): asking the broker what is committed", ready.transaction, error)
+            _log.warning(
+                "a transaction of %s was not published (%s): asking what is committed", ready.transaction, error
+            )
             self._reconcile()
             return False
         self._pipeline.ledger.settle(ready)

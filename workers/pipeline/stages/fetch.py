@@ -19,7 +19,7 @@ from workers.pipeline.blame import REFUSALS, Evidence, blame
 from workers.pipeline.flow.bucket_breakers import BucketBreakers
 from workers.pipeline.flow.budget import Budget, Reservation
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.progress import TaskProgress, place
+from workers.pipeline.progress import TaskProgress
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.task import Task
 from workers.ports import Clock, Intake
@@ -156,7 +156,8 @@ class FetchStage:
         self.bucket_breakers.reference_failed(task.event.bucket, reference, task, now)
         task.give_back()
         self._wait(task, now + self._pause(task))
-        _log.warning("the object store fails for what it gave before: %s; %s waits", error.detail, place(task))
+        waits = task.job.coordinates
+        _log.warning("the object store fails for what it gave before: %s; %s waits", error.detail, waits)
 
     def _left_alone(self, task: Task) -> bool:
         """Is the store left alone for now? Then the task waits, holding nothing."""
@@ -245,7 +246,8 @@ class FetchStage:
             self.bucket_breakers.failed(bucket, task.event.key, task, now)
         task.give_back()  # only now: the next holder must know what is known of the store
         self._wait(task, now + pause)
-        _log.warning("the object store fails, attempt %d: %s; %s waits", task.attempts, error.detail, place(task))
+        waits = task.job.coordinates
+        _log.warning("the object store fails, attempt %d: %s; %s waits", task.attempts, error.detail, waits)
 
     def _pause(self, task: Task) -> float:
         ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.attempts + 1, 10))
