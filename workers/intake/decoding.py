@@ -5,15 +5,18 @@ Nothing here knows an object store, a setting or a network: bytes come in, numbe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+
+from PIL import Image
 
 from workers.errors import Rejected
 from workers.intake.formats import sniff
 from workers.intake.header import Header, check_decode_bytes, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.self_test import SelfTest
-from workers.intake.transform import decode, transform_bytes
+from workers.intake.transform import decode, load_rgb, transform_bytes
 from workers.types import DecodedImage, Facts, Fetched, Transform
 
 _BLAMED_BY_DECODERS = frozenset({"broken-image", "decode-failed", "decode-memory"})
@@ -61,11 +64,13 @@ class Decoding:
             Rejected: stage "decode"; it can't be decoded.
             Broken: an image known to be good can't be decoded either.
         """
-        try:
+        with self._tested(name):
             return decode(body, name, self._transforms)
-        except Rejected:
-            self._self_test.check(name)
-            raise
+
+    def load_rgb(self, body: bytes, name: str) -> Image.Image:
+        """As `decode`, without a transform: the image in RGB at its own size."""
+        with self._tested(name):
+            return load_rgb(body, name)
 
     def check(self, name: str | None) -> None:
         """Decode an image known to be good of this format; None: of every format that is taken.
@@ -75,6 +80,15 @@ class Decoding:
         """
         for each in self._limits.formats if name is None else (name,):
             self._self_test.check(each)
+
+    @contextmanager
+    def _tested(self, name: str) -> Iterator[None]:
+        """A verdict of the decoder of this format stands only if that decoder can decode an image known to be good."""
+        try:
+            yield
+        except Rejected:
+            self._self_test.check(name)
+            raise
 
 
 def facts_of(fetched: Fetched, header: Header) -> Facts:

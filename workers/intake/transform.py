@@ -49,11 +49,26 @@ def decode(body: bytes, name: str, transforms: Sequence[Transform]) -> DecodedIm
     Raises:
         Rejected: stage "decode"; broken-image, decode-memory or decode-failed.
     """
-    image = _loaded(body, name)
-    upright = {False: to_rgb(image)}
+    upright = {False: load_rgb(body, name)}
     if any(transform.exif_transpose for transform in transforms):
-        upright[True] = _turned(upright[False])
+        upright[True] = turned(upright[False])
     return DecodedImage({transform: apply(transform, upright[transform.exif_transpose]) for transform in transforms})
+
+
+def load_rgb(body: bytes, name: str) -> Image.Image:
+    """Decode the bytes of an image of format `name` to RGB, at its own size.
+
+    Raises:
+        Rejected: as `decode`.
+    """
+    return to_rgb(_loaded(body, name))
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation says it is to be looked at."""
+    with blame():
+        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if upright else ImageOps.exif_transpose(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -144,12 +159,6 @@ def _loaded(body: bytes, name: str) -> Image.Image:
     with blame(), open_image(body, name) as image:
         image.load()
         return image
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    with blame():
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        return image if upright else ImageOps.exif_transpose(image)
 
 
 def _grey(image: Image.Image, levels: NDArray[np.generic]) -> Image.Image:

@@ -1,0 +1,129 @@
+"""The images of a training set, read and decoded as the worker does it: within its limits, by its code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from PIL import Image
+
+from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
+from workers.intake.decoding import Decoding
+from workers.intake.limits import Limits
+from workers.intake.transform import turned
+from workers.ports import ObjectStore
+
+S3: Final = "s3://"
+
+
+class BadImage(Exception):
+    """An image that can't be used, and why; the others can."""
+
+    def __init__(self, image: str, reason: str) -> None:
+        super().__init__(f"{image}: {reason}")
+        self.image = image
+        self.reason = reason
+
+
+class Images:
+    """Opens the images of one data set by the names that its samples give them. Thread-safe.
+
+    Args:
+        folder: the data set's; a name without `s3://` is a path below it.
+        store: where objects named `s3://bucket/key` are.
+        limits: what an image may be; by default what a worker takes.
+    """
+
+    def __init__(self, folder: Path, *, store: ObjectStore | None = None, limits: Limits | None = None) -> None:
+        self._folder = folder.resolve()
+        self._store = store
+        self._limits = limits or Limits()
+        self._decoding = Decoding((), self._limits)
+
+    def read(self, image: str) -> bytes:
+        """The encoded bytes.
+
+        Raises:
+            BadImage: there are none, or too many.
+            Misconfigured: an object is asked for and no store is known.
+            Unavailable: the store does not answer.
+        """
+        body = self._object(image) if image.startswith(S3) else self._file(image)
+        if not body:
+            raise BadImage(image, "it is empty")
+        return body
+
+    def load(self, image: str, *, exif_transpose: bool = False) -> Image.Image:
+        """The image in RGB at its own size; `exif_transpose`: turned as its EXIF orientation says.
+
+        Raises:
+            As `read`, and BadImage: it can't be decoded, or is over a limit.
+        """
+        return self.decode(image, self.read(image), exif_transpose=exif_transpose)
+
+    def decode(self, image: str, body: bytes, *, exif_transpose: bool = False) -> Image.Image:
+        """As `load`, of bytes that were read before."""
+        try:
+            rgb = self._decoding.load_rgb(body, self._decoding.inspect(body).format)
+            return turned(rgb) if exif_transpose else rgb
+        except Rejected as error:
+            raise BadImage(image, f"{error.reason}: {error.detail}") from None
+
+    def check(self, image: str, body: bytes) -> None:
+        """Read the header alone.
+
+        Raises:
+            BadImage: it is broken, or over a limit.
+        """
+        try:
+            self._decoding.inspect(body)
+        except Rejected as error:
+            raise BadImage(image, f"{error.reason}: {error.detail}") from None
+
+    def _file(self, image: str) -> bytes:
+        path = below(self._folder, image)
+        try:
+            with path.open("rb") as file:
+                body = file.read(self._limits.max_object_bytes + 1)
+        except OSError as error:
+            raise BadImage(image, error.strerror or "it can't be read") from None
+        if len(body) > self._limits.max_object_bytes:
+            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes")
+        return body
+
+    def _object(self, image: str) -> bytes:
+        if self._store is None:
+            raise Misconfigured(f"{image} is an object; set TAGSTREAM_S3_ENDPOINT and credentials to read it.")
+        bucket, _, key = image.removeprefix(S3).partition("/")
+        try:
+            stored = self._store.get(
+                bucket,
+                unquote(key),
+                version_id=None,
+                etag=None,
+                max_bytes=self._limits.max_object_bytes,
+                deadline_s=self._limits.fetch_s,
+            )
+        except Gone:
+            raise BadImage(image, "there is no such object") from None
+        except LargerThanReserved:
+            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes") from None
+        except Rejected as error:
+            raise BadImage(image, f"{error.reason}: {error.detail}") from None
+        return stored.body
+
+
+def below(folder: Path, name: str) -> Path:
+    """The path of a file of the folder, which is resolved already.
+
+    Raises:
+        BadImage: the name leads out of the folder.
+    """
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, links in a circle
+        raise BadImage(name, "no file has this name") from None
+    if not path.is_relative_to(folder):
+        raise BadImage(name, f"it lies outside {folder.name}")
+    return path
