@@ -27,6 +27,8 @@ from workers.intake import Limits, ThreadIntake
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
 from workers.models.template import TemplateCaptioner
+from workers.pipeline.profiles import default_profiles
+from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Intake, RecordSource, Tagger
 from workers.testing.memory import MemoryObjectStore, MemoryResultCache
@@ -108,11 +110,9 @@ def worker_rates(tagger: Tagger, images: Sequence[bytes], intake: Intake) -> tup
         publisher=publisher,
         intake=intake,
         cache=MemoryResultCache(),
-        tagger=tagger,
-        captioner=None,
-        template=TemplateCaptioner(),
+        roles=make_roles({"tagger": tagger}, TemplateCaptioner()),
         clock=SystemClock(),
-        options=WorkerOptions("out", "dead"),
+        options=WorkerOptions("out", "dead", profiles=default_profiles(tagger)),
     )
     thread = threading.Thread(target=worker.run, daemon=True)
     thread.start()

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
@@ -155,6 +155,10 @@ class ModelRef(_Exact):
 class Models(_Exact):
     tagger: ModelRef | None = None
     captioner: ModelRef | None = None
+
+
+USES: Final = tuple(Models.model_fields)
+"""What a model can be used as: each is a field of `Models`, and a setting of the worker."""
 
 
 class Thresholds(_Exact):
@@ -307,7 +311,7 @@ def enriched_id(
          [tagger digest or null, captioner digest or null, thresholds digest],
          [want, guide_tags, profile or null], status]
 
-    Every field of `options` is part of it, in the order of the schema: other options, another id.
+    Every field of `models` and of `options` is part of it, in the order of the schema: other options, another id.
 
     The precision is not part of it: the same weights are the same model.
     """
@@ -317,7 +321,7 @@ def enriched_id(
         key,
         ["etag", etag] if version_id is None else ["version", version_id],
         ["event", event_id] if sequencer is None else ["sequencer", sequencer],
-        [_digest(models.tagger), _digest(models.captioner), thresholds.digest],
+        [*(_digest(getattr(models, use)) for use in USES), thresholds.digest],
         [getattr(options, name) for name in Options.model_fields],
         status,
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from .dead_letter import INPUT_KEY, INPUT_KEY_BYTES_MAX, INPUT_KEY_SHA256, ONLY, PREFIX
+from .enriched_image import USES
 
 _NATURAL: Final = {"type": "string", "pattern": "^[0-9]+$"}
 
@@ -72,7 +73,7 @@ def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
         "attempts": {"type": "string", "pattern": "^[1-9][0-9]*$", "description": "How often it was tried."},
         "worker": {"type": "string", "description": "The worker's version."},
         "models": _json(
-            {"type": "object", "additionalProperties": {"type": "string"}}, "Version by role: tagger, captioner."
+            {"type": "object", "additionalProperties": {"type": "string"}}, f"Version by use: {', '.join(USES)}."
         ),
         "nulls": _json(
             {"type": "array", "items": {"type": "string", "pattern": r"^(key|value|headers\[[0-9]+\])$"}},

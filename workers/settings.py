@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from schemas.enriched_image import USES
 from workers.errors import Misconfigured, closest
 
 PREFIX = "TAGSTREAM_"
@@ -153,6 +154,17 @@ OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and path.
 
 def _setting(group: str, default: Any, meaning: str) -> Any:
     return Field(default, description=meaning, json_schema_extra={"group": group})
+
+
+class PinnedBundle(NamedTuple):
+    """A bundle's name or folder, and the only digest that it may have; empty: any."""
+
+    name_or_folder: str
+    digest: str
+
+
+NO_BUNDLE: Mapping[str, tuple[str, ...]] = {"captioner": ("template", "none")}
+"""By use of a model, the words of its setting that are no bundle."""
 
 
 class Settings(BaseModel):
@@ -357,6 +369,14 @@ class Settings(BaseModel):
                 raise Misconfigured(f"{variable(field)} is not set. It is: {_plain(info.description)}.")
         return self
 
+    def bundles(self) -> dict[str, PinnedBundle]:
+        """The bundles that are named, by what each is used as."""
+        return {
+            use: PinnedBundle(name, getattr(self, f"{use}_digest"))
+            for use in USES
+            if (name := getattr(self, use)) not in NO_BUNDLE.get(use, ())
+        }
+
 
 def _complaints(settings: Settings) -> Iterator[str]:
     """What is wrong between settings that are right each by itself."""
@@ -376,8 +396,10 @@ def _complaints(settings: Settings) -> Iterator[str]:
         yield f"{' and '.join(logins)} are each a way to log in to the object store: keep one"
     if 0 < len(settings.cache_key.get_secret_value()) < 32:
         yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
-    if settings.captioner_digest and settings.captioner in ("template", "none"):
-        yield f"TAGSTREAM_CAPTIONER_DIGEST is set, and TAGSTREAM_CAPTIONER={settings.captioner} is no bundle: unset one"
+    for use in USES:
+        if getattr(settings, f"{use}_digest") and use not in settings.bundles():
+            named = f"{variable(use)}={getattr(settings, use)}"
+            yield f"{variable(f'{use}_digest')} is set, and {named} is no bundle: unset one"
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
     for topic in settings.input_topics:
         if topic in outputs:

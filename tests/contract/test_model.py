@@ -11,15 +11,16 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.unit.models.tiny import build_tagger, tiny_bundle
+from tests.unit.pipeline.harness import EchoCaptioner
 from workers.models.bundle import Bundle
 from workers.models.device import Precision, choose_device
 from workers.models.labels import label_ids
 from workers.models.load import load_tagger
 from workers.models.tagger import TorchTagger
-from workers.ports import Tagger
+from workers.ports import Model, Tagger
 from workers.testing import conformance
-from workers.testing.conformance import TAGGER_CHECKS, LoadTagger, NotConforming
-from workers.types import LabelScores, Pixels, Subset
+from workers.testing.conformance import MODEL_CHECKS, TAGGER_CHECKS, LoadTagger, NotConforming
+from workers.types import Caption, LabelScores, Pixels, Subset
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +70,24 @@ TAGGERS: dict[str, Callable[[Path], LoadTagger]] = {
 @pytest.mark.parametrize("tagger", TAGGERS)
 def test_tagger(tagger: str, check: Callable[[LoadTagger], None], folder: Path) -> None:
     check(TAGGERS[tagger](folder))
+
+
+@pytest.mark.parametrize("check", MODEL_CHECKS, ids=lambda check: check.__name__)
+def test_a_model_of_any_use(check: Callable[[str, Callable[[], Model]], None], folder: Path) -> None:
+    load = _tiny(folder, "fp32")
+    check("tagger", lambda: load(None))
+    check("captioner", EchoCaptioner)
+
+
+class RingsTheBell(EchoCaptioner):
+    def postprocess(self, raw: Any) -> Caption:
+        return Caption("saw \a", None, "echo")
+
+
+def test_a_captioner_whose_captions_could_not_be_published_is_found_out() -> None:
+    conformance.what_a_captioner_gives_can_be_kept_and_shown(EchoCaptioner)
+    with pytest.raises(NotConforming, match="caption could not be published"):
+        conformance.what_a_captioner_gives_can_be_kept_and_shown(RingsTheBell)
 
 
 class Choosy(TorchTagger):

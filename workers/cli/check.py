@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from schemas.enriched_image import USES
 from workers.cli import terminal
 from workers.cli.exit_codes import DONE, exit_code
 from workers.errors import TagstreamError
@@ -88,12 +89,12 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
         yield "Decoders", lambda: _decoders(settings)
     yield "Memory", lambda: _memory(settings)
     yield "Redis", lambda: _redis(settings)
-    yield "Tagger", lambda: _bundle(settings.tagger, settings.tagger_digest, "TAGSTREAM_TAGGER_DIGEST")
+    for use in USES:
+        yield use.capitalize(), lambda use=use: _bundle(settings, use)  # type: ignore[misc]
     if settings.labels_file is not None:
         yield "Allowed labels", lambda: _allowed(settings)
     if settings.profiles is not None:
         yield "Profiles", lambda: _profiles(settings)
-    yield "Captioner", lambda: _bundle(settings.captioner, settings.captioner_digest, "TAGSTREAM_CAPTIONER_DIGEST")
     yield "State folder", lambda: _state(settings)
 
 
@@ -144,13 +145,11 @@ def _memory(settings: Settings) -> str:
     from workers.cli.decoders import decoders
     from workers.cli.memory import compared, container_limit, worst_bytes
 
-    weights = sum(_weights_bytes(name) for name in (settings.tagger, settings.captioner))
+    weights = sum(_weights_bytes(bundle.name_or_folder) for bundle in settings.bundles().values())
     return compared(worst_bytes(settings, decoders(settings), weights), container_limit())
 
 
 def _weights_bytes(name: str) -> int:
-    if name in ("template", "none"):
-        return 0
     return sum(path.stat().st_size for path in _opened(name).folder.iterdir())
 
 
@@ -166,13 +165,17 @@ def _redis(settings: Settings) -> str:
     return f"{settings.redis_url} answers{trust}"
 
 
-def _bundle(name: str, digest: str, setting: str) -> str:
+def _bundle(settings: Settings, use: str) -> str:
     from workers.models.bundle import pinned
+    from workers.settings import variable
 
-    if name in ("template", "none"):
-        return name
-    bundle = pinned(_opened(name), digest, setting)
-    is_pinned = f", pinned by {setting}" if digest else ""
+    named = settings.bundles().get(use)
+    if named is None:
+        word: str = getattr(settings, use)
+        return word
+    setting = variable(f"{use}_digest")
+    bundle = pinned(_opened(named.name_or_folder), named.digest, setting)
+    is_pinned = f", pinned by {setting}" if named.digest else ""
     return f"{bundle.name}, {bundle.manifest.labels} labels, digest {bundle.digest}{is_pinned}"
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from workers import __version__
 from workers.backends.clock import SystemClock
@@ -14,12 +13,13 @@ from workers.cli.clients import publisher, record_source, result_cache
 from workers.cli.decoders import intake, judge
 from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
-from workers.models.load import load_captioner, load_tagger
+from workers.models.load import load
 from workers.models.template import TemplateCaptioner
+from workers.pipeline.roles import Models, Roles, Template, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Captioner, Tagger
+from workers.ports import Tagger
 from workers.settings import Settings
-from workers.types import Caption, Transform
+from workers.types import Transform
 
 logger = logging.getLogger(__name__)
 
@@ -28,15 +28,6 @@ Made = TypeVar("Made")
 
 class Stopped(Exception):
     """A stop was asked for before the group was joined: nothing is to be drained."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The models that the settings name. `template` stands in for a captioner where none is loaded."""
-
-    tagger: Tagger | None
-    captioner: Captioner | None
-    template: Callable[[Sequence[str]], Caption] | None
 
 
 def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[], bool]) -> Worker:
@@ -51,51 +42,44 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
         Broken: the device does not start.
     """
     models = load_models(settings)
+    roles = make_roles(models, _template(settings))
     return Worker(
         source=lambda: _patiently(lambda: record_source(settings), stopping),
         publisher=lambda source: _patiently(lambda: publisher(settings, source, transactional_id), stopping),
-        intake=intake(settings, _transforms(models)),
+        intake=intake(settings, _transforms(roles)),
         cache=result_cache(settings),
-        tagger=models.tagger,
-        captioner=models.captioner,
-        template=models.template,
+        roles=roles,
         clock=SystemClock(),
-        options=worker_options(settings, models.tagger, transactional_id),
+        options=worker_options(settings, models.get("tagger"), transactional_id),
     )
 
 
-def load_models(settings: Settings) -> Loaded:
-    tagger = load_tagger(
-        settings.tagger,
-        device=settings.device,
-        precision=settings.precision,
-        state_dir=settings.state_dir,
-        allow=allowed_names(settings),
-        digest=settings.tagger_digest,
-    )
-    captioner = load_captioner(
-        settings.captioner,
-        device=settings.device,
-        precision=settings.precision,
-        state_dir=settings.state_dir,
-        digest=settings.captioner_digest,
-    )
-    if isinstance(captioner, TemplateCaptioner):
-        return Loaded(_bounded(tagger, settings), None, captioner)
-    return Loaded(_bounded(tagger, settings), captioner and _bounded(captioner, settings), None)
-
-
-AnyModel = TypeVar("AnyModel", Tagger, Captioner)
-
-
-def _bounded(model: AnyModel, settings: Settings) -> AnyModel:
-    if settings.max_batch:
+def load_models(settings: Settings) -> Models:
+    """The models that the settings name, by what each is used as."""
+    own: dict[str, Any] = {"tagger": {"allow": allowed_names(settings)}}
+    models: Any = {
+        use: load(
+            use,
+            bundle.name_or_folder,
+            digest=bundle.digest,
+            device=settings.device,
+            precision=settings.precision,
+            state_dir=settings.state_dir,
+            **own.get(use, {}),
+        )
+        for use, bundle in settings.bundles().items()
+    }
+    for model in models.values() if settings.max_batch else ():
         model.max_batch = min(settings.max_batch, model.max_batch or settings.max_batch)
-    return model
+    return cast(Models, models)
 
 
-def _transforms(models: Loaded) -> list[Transform]:
-    return list(dict.fromkeys(model.transform for model in (models.tagger, models.captioner) if model is not None))
+def _template(settings: Settings) -> Template | None:
+    return TemplateCaptioner() if settings.captioner == "template" else None
+
+
+def _transforms(roles: Roles) -> list[Transform]:
+    return list(dict.fromkeys(role.model.transform for role in roles.models))
 
 
 def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: str = "worker") -> WorkerOptions:

@@ -16,7 +16,6 @@ from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from workers.models.bundle import Bundle
-    from workers.models.precision import Role
     from workers.models.tune import Trial
     from workers.settings import Settings
 
@@ -67,7 +66,8 @@ def verify(
 
     [dim]Before a roll-out:[/]  tagstream models verify bundles/ram
     """
-    from workers.models.load import open_bundle, roles_of
+    from workers.models.load import open_bundle, uses_of
+    from workers.settings import variable
 
     settings = _settings()
     opened = open_bundle(bundle)
@@ -75,21 +75,27 @@ def verify(
         tell("reading every file", 0, 1)
         opened.verify()
     say(f"✓ {len(opened.manifest.files)} files, {size_of(opened)}: as they were when the bundle was made")
-    say(f"  its digest, for TAGSTREAM_TAGGER_DIGEST or TAGSTREAM_CAPTIONER_DIGEST: {opened.digest}")
+    uses = uses_of(opened)
+    say(f"  its digest, for {' or '.join(variable(f'{use}_digest') for use in uses)}: {opened.digest}")
     if opened.golden is None:
         note("the bundle has no golden answers: what it computes can't be checked.")
         return
-    for role in roles_of(opened):
-        say(f"✓ {_golden(bundle, opened, role, device or settings.device, precision or settings.precision, settings)}")
+    for use in uses:
+        say(f"✓ {_golden(bundle, opened, use, device or settings.device, precision or settings.precision, settings)}")
     if opened.manifest.provenance.random:
         note("its weights are random: its answers mean nothing.")
 
 
 def tune(
     bundle: NameOrFolder,
-    role: Annotated[
-        Literal["tagger", "captioner"] | None,
-        typer.Option(help="Only for this use; by default for all that the bundle has.", show_default=False),
+    use: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="USE",
+            help="Only for this use, such as tagger; by default for all that the bundle has.",
+            show_default=False,
+        ),
     ] = None,
     device: DeviceOption = None,
 ) -> None:
@@ -100,16 +106,16 @@ def tune(
 
     [dim]Once on each kind of device:[/]  tagstream models tune bundles/ram
     """
-    from workers.models.load import open_bundle, roles_of, tune_model
+    from workers.models.load import open_bundle, tune_model, uses_of
 
     settings = _settings()
     opened = open_bundle(bundle)
-    for each in [role] if role else roles_of(opened):
+    for each in [use] if use else uses_of(opened):
         trials: list[Trial] = []
         with bars() as tell:
             tell(f"timing {opened.name} as a {each}", 0, 1)
             tuned = tune_model(
-                bundle, settings.state_dir, role=each, device=device or settings.device, report=trials.append
+                bundle, settings.state_dir, use=each, device=device or settings.device, report=trials.append
             )
         terminal.console().print(_trials(trials, tuned.precision))
         say(
@@ -153,20 +159,15 @@ def _row(bundle: Bundle, use_as: str) -> tuple[str, ...]:
     )
 
 
-def _golden(name: str, bundle: Bundle, role: Role, device: str, precision: str, settings: Settings) -> str:
+def _golden(name: str, bundle: Bundle, use: str, device: str, precision: str, settings: Settings) -> str:
     """Run the golden images, which raises Broken where they do not come out right; a sentence where they do."""
-    from workers.models.agreement import with_golden
-    from workers.models.load import load_captioner, load_tagger
-    from workers.models.template import TemplateCaptioner
+    from workers.models.load import load, with_golden
 
-    load = load_tagger if role == "tagger" else load_captioner
-    model = load(name, device=device, precision=precision, state_dir=settings.state_dir)
-    assert model is not None
-    assert not isinstance(model, TemplateCaptioner)
+    model = load(use, name, device=device, precision=precision, state_dir=settings.state_dir)
     model.max_batch = 1  # known, so that warming up checks the answers and settles nothing
     model.warm_up()
-    agreement = with_golden(bundle, model)
-    return f"{role} in {model.precision}: its golden answers" + (f" ({agreement})" if agreement else "")
+    agreement = with_golden(bundle, use, model)
+    return f"{use} in {model.precision}: its golden answers" + (f" ({agreement})" if agreement else "")
 
 
 def _trials(trials: list[Trial], chosen: str) -> Table:

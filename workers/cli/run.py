@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.enriched_image import USES
 from workers.errors import Broken, Unavailable
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class _Process:
             # Only now, because it brings torch, which takes seconds: meanwhile we can be probed and stopped.
             from workers.cli.composition import Stopped, compose
 
-            logger.info("loading the models: tagger %s, captioner %s", self._settings.tagger, self._settings.captioner)
+            named = ", ".join(f"{use} {getattr(self._settings, use)}" for use in USES)
+            logger.info("loading the models: %s", named)
             worker = compose(self._settings, transactional_id=transactional_id, stopping=self._stopping.is_set)
             self._worker = worker
             _set_apart_what_is_loaded()

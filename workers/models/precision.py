@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,6 @@ from workers.errors import Broken, Misconfigured
 from workers.models.device import PRECISIONS, Device, Precision
 
 logger = logging.getLogger(__name__)
-
-Role = Literal["tagger", "captioner"]
 
 BATCHES = (1, 2, 4)
 LONGEST_BATCH_S = 3.0
@@ -39,16 +36,16 @@ DRIFT: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 0.1, "int8"
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What was measured for one bundle on one device; of a bundle that tags and captions, for each."""
+    """What was measured for one bundle on one device; of a bundle of several uses, for each."""
 
     digest: str
-    role: Role
+    use: str
     device: str
     precision: Precision
     max_batch: int
 
 
-def resolve(wanted: str, digest: str, role: Role, device: Device, state_dir: Path | None) -> tuple[Precision, int]:
+def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path | None) -> tuple[Precision, int]:
     """The precision for TAGSTREAM_PRECISION and the largest safe batch, 0 where that is still to be found out.
 
     A stored batch size counts only for the precision that it was measured in.
@@ -58,7 +55,7 @@ def resolve(wanted: str, digest: str, role: Role, device: Device, state_dir: Pat
     """
     if wanted != "tuned" and wanted not in PRECISIONS:
         raise Misconfigured(f"TAGSTREAM_PRECISION is {wanted!r}; it may be tuned, {', '.join(PRECISIONS)}.")
-    tuned = stored_tuning(digest, role, device, state_dir)
+    tuned = stored_tuning(digest, use, device, state_dir)
     if wanted != "tuned":
         precision: Precision = wanted  # type: ignore[assignment] # one of PRECISIONS, just checked
         return precision, tuned.max_batch if tuned and tuned.precision == precision else 0
@@ -71,13 +68,13 @@ def resolve(wanted: str, digest: str, role: Role, device: Device, state_dir: Pat
     return fallback, 0
 
 
-def stored_tuning(digest: str, role: Role, device: Device, state_dir: Path | None) -> Tuned | None:
+def stored_tuning(digest: str, use: str, device: Device, state_dir: Path | None) -> Tuned | None:
     """The stored answer for this bundle on this device; one that does not read is none."""
     if state_dir is None:
         return None
     try:
-        tuned = Tuned(**from_json(_tuned_path(digest, role, device, state_dir).read_bytes()))
-        ours = (tuned.digest, tuned.role, tuned.device) == (digest, role, device.name)
+        tuned = Tuned(**from_json(_tuned_path(digest, use, device, state_dir).read_bytes()))
+        ours = (tuned.digest, tuned.use, tuned.device) == (digest, use, device.name)
         return tuned if ours and tuned.precision in PRECISIONS and tuned.max_batch >= 1 else None
     except (OSError, ValueError, TypeError):
         return None
@@ -85,7 +82,7 @@ def stored_tuning(digest: str, role: Role, device: Device, state_dir: Path | Non
 
 def remember_tuned(tuned: Tuned, device: Device, state_dir: Path) -> None:
     """Store an answer, as a whole or not at all."""
-    path = _tuned_path(tuned.digest, tuned.role, device, state_dir)
+    path = _tuned_path(tuned.digest, tuned.use, device, state_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".tuned-", delete=False) as file:
         json.dump(asdict(tuned), file, indent=1)
@@ -132,6 +129,6 @@ def check_golden(name: str, precision: Precision, expected: NDArray[np.float32],
     return drift
 
 
-def _tuned_path(digest: str, role: Role, device: Device, state_dir: Path) -> Path:
+def _tuned_path(digest: str, use: str, device: Device, state_dir: Path) -> Path:
     slug = re.sub(r"[^A-Za-z0-9]+", "-", device.name).strip("-")
-    return state_dir / "tuned" / f"{digest[:16]}-{role}-{slug}.json"
+    return state_dir / "tuned" / f"{digest[:16]}-{use}-{slug}.json"

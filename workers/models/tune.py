@@ -15,8 +15,9 @@ from pathlib import Path
 from workers.errors import Broken, Misconfigured
 from workers.models.agreement import Agreement
 from workers.models.device import PRECISIONS, Device, Precision
-from workers.models.precision import LONGEST_BATCH_S, Role, Tuned, remember_tuned
-from workers.ports import Captioner, Tagger
+from workers.models.precision import LONGEST_BATCH_S, Tuned, remember_tuned
+from workers.models.uses import USES
+from workers.ports import Model
 
 LARGEST_BATCH = 128
 GAIN = 1.05
@@ -26,7 +27,7 @@ WORTH = 1.05
 TIMED = 3
 """Runs of a batch, of which the quickest counts."""
 
-Build = Callable[[Precision], Tagger | Captioner]
+Build = Callable[[Precision], Model]
 """Makes a fresh model in a precision; raises Misconfigured where the device or the model lacks it."""
 
 
@@ -44,35 +45,36 @@ class Trial:
 
 def tune(
     digest: str,
-    role: Role,
+    use: str,
     build: Build,
     device: Device,
     state_dir: Path,
     *,
     report: Callable[[Trial], None] = lambda _: None,
-    judge: Callable[[Tagger | Captioner], Agreement | None] = lambda _: None,
+    judge: Callable[[Model], Agreement | None] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Tuned:
     """Try every precision, store the fastest, return it.
 
     Args:
         digest: the bundle's, without regard to a subset of labels.
-        role: what `build` makes.
+        use: what `build` makes, one of `USES`.
         report: called after each trial.
         judge: says how far a warm model agrees with what it should answer.
 
     Raises:
         Broken: no precision gives the golden answers.
     """
+    timed = _Timed(use, device, clock)
     best: Trial | None = None
     for precision in PRECISIONS:
-        trial = _try(precision, build, device, judge, clock)
+        trial = _try(precision, build, timed, judge)
         report(trial)
         if not trial.refusal and (best is None or trial.images_per_s >= WORTH * best.images_per_s):
             best = trial
     if best is None:
         raise Broken(f"No precision gives the golden answers on {device.name}: damaged weights, or a broken device.")
-    tuned = Tuned(digest, role, device.name, best.precision, best.max_batch)
+    tuned = Tuned(digest, use, device.name, best.precision, best.max_batch)
     remember_tuned(tuned, device, state_dir)
     return tuned
 
@@ -80,9 +82,8 @@ def tune(
 def _try(
     precision: Precision,
     build: Build,
-    device: Device,
-    judge: Callable[[Tagger | Captioner], Agreement | None],
-    clock: Callable[[], float],
+    timed: _Timed,
+    judge: Callable[[Model], Agreement | None],
 ) -> Trial:
     try:
         model = build(precision)
@@ -95,34 +96,38 @@ def _try(
         return Trial(precision, refusal="not even one image fits in memory")
     if precision == "int8" and agreement is not None and not agreement.complete:
         return Trial(precision, refusal=f"its rounding changes answers: {agreement}", agreement=agreement)
-    speed, batch = max(_speeds(model, device, clock), key=lambda found: found[0])
+    speed, batch = max(timed.speeds(model), key=lambda found: found[0])
     return Trial(precision, speed, batch, agreement=agreement)
 
 
-def _speeds(model: Tagger | Captioner, device: Device, clock: Callable[[], float]) -> Iterator[tuple[float, int]]:
-    """(images a second, batch size) of growing batches, until one does not fit, takes too long or gains nothing."""
-    size, before = 1, 0.0
-    while size <= LARGEST_BATCH:
-        try:
-            took = min(_time(model, device, size, clock) for _ in range(TIMED))
-        except MemoryError:
-            device.release()
-            return
-        if took >= LONGEST_BATCH_S and size > 1:
-            return
-        yield size / took, size
-        if size / took < GAIN * before:
-            return
-        size, before = 2 * size, size / took
+class _Timed:
+    """Batches of a model, timed on its device."""
 
+    def __init__(self, use: str, device: Device, clock: Callable[[], float]) -> None:
+        self._run = USES[use].trial
+        self._device = device
+        self._clock = clock
 
-def _time(model: Tagger | Captioner, device: Device, size: int, clock: Callable[[], float]) -> float:
-    images = [model.self_test_image()] * size
-    device.synchronise()
-    started = clock()
-    if isinstance(model, Captioner):
-        model.forward(images, [model.guide([])] * size)
-    else:
-        model.forward(images)
-    device.synchronise()
-    return clock() - started
+    def speeds(self, model: Model) -> Iterator[tuple[float, int]]:
+        """(images a second, batch size) of growing batches, until one does not fit, takes too long or gains nothing."""
+        size, before = 1, 0.0
+        while size <= LARGEST_BATCH:
+            try:
+                took = min(self._seconds(model, size) for _ in range(TIMED))
+            except MemoryError:
+                self._device.release()
+                return
+            if took >= LONGEST_BATCH_S and size > 1:
+                return
+            yield size / took, size
+            if size / took < GAIN * before:
+                return
+            size, before = 2 * size, size / took
+
+    def _seconds(self, model: Model, size: int) -> float:
+        images = [model.self_test_image()] * size
+        self._device.synchronise()
+        started = self._clock()
+        self._run(model, images)
+        self._device.synchronise()
+        return self._clock() - started

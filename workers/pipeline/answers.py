@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from workers.errors import Broken
-from workers.ports import Captioner, Tagger
+from workers.ports import Captioner, Model, Tagger
 from workers.types import Caption, LabelScores
 
 
-def one_each(model: Tagger | Captioner, answers: Sequence[Any], images: int) -> Sequence[Any]:
+def one_each(model: Model, answers: Sequence[Any], images: int) -> Sequence[Any]:
     """What `forward` returned for so many images.
 
     Raises:
@@ -54,5 +54,5 @@ def caption_of(captioner: Captioner, raw: Any) -> Caption:
     return answer
 
 
-def _mistake(model: Tagger | Captioner, what: str) -> Broken:
+def _mistake(model: Model, what: str) -> Broken:
     return Broken(f"the model {model.name} {what}: no image is to blame for that, and nothing of it was committed")

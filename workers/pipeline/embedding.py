@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import one_each
 from workers.pipeline.task import Task
-from workers.ports import Captioner, Tagger
+from workers.ports import Model, Tagger
 from workers.types import Pixels
 
 Vector: TypeAlias = NDArray[np.float16]
@@ -56,13 +56,13 @@ class Embedding:
     """The role of a tagger that gives embeddings."""
 
     name: Want = "embedding"
-    model_field: Literal["tagger", "captioner"] = "tagger"
+    use = "tagger"
     stage = _STAGE
     reason = _REASON
     essential = False
 
     def __init__(self, embedder: Embedder) -> None:
-        self.model: Tagger | Captioner = embedder
+        self.model: Model = embedder
         self._embedder = embedder
         self._key = entries.tagger_key(embedder)
 

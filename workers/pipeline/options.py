@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from workers.pipeline.profiles import Profile
+from workers.pipeline.profiles import Profile, default_profiles
 from workers.settings import FIELDS, Settings
 
 
@@ -29,7 +29,7 @@ class WorkerOptions:
             to be made when a store fails.
         judge: names what the rejection of an image depends on besides its bytes: limits and versions. The cache keeps
             rejections under it; empty: they are not kept.
-        profiles: threshold profiles by name; `default` is used when an event names none.
+        profiles: threshold profiles by name, of the tagger that runs; `default` is used when an event names none.
         retry_min_s, retry_max_s: bounds of the jittered backoff after a dependency's failure.
         journal: file of what is in hand (see journal.py); None: nothing is suspected after a death.
     """
@@ -55,7 +55,7 @@ class WorkerOptions:
     unreadable_s: float = _setting("unreadable_s")
     stall_timeout_s: float = _setting("stall_timeout_s")
     judge: str = ""
-    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=lambda: default_profiles(None))
     worker_version: str = "unknown"
     retry_min_s: float = 0.2
     retry_max_s: float = 10.0

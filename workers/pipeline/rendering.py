@@ -32,7 +32,7 @@ from workers.pipeline.dead_letters import dead_letter
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.roles import Roles
 from workers.pipeline.task import Task
-from workers.ports import Captioner, Clock, Tagger
+from workers.ports import Clock, Model
 from workers.types import Coordinates, Message, Outcome
 
 
@@ -55,7 +55,7 @@ class Renderer:
         self._options = options
         self._limits = max_message_bytes
         self._clock = clock
-        self._models = Models(**{role.model_field: _reference(role.model) for role in roles.models})
+        self._models = Models(**{role.use: _reference(role.model) for role in roles.models})
         self._essential = {role.name for role in roles.models if role.essential}
 
     # ---- outcomes ---------------------------------------------------------------------------------------------
@@ -215,11 +215,7 @@ class Renderer:
             topic=topic,
             limit=self._limits[topic],
             worker=self._options.worker_version,
-            models={
-                role: f"{model.name} {model.digest[:12]}"
-                for role, model in (("tagger", self._models.tagger), ("captioner", self._models.captioner))
-                if model is not None
-            },
+            models={role.use: f"{role.model.name} {role.model.digest[:12]}" for role in self._roles.models},
         )
 
     def count(self, outcomes: Sequence[Rendered | Failure]) -> None:
@@ -234,7 +230,7 @@ class Renderer:
                 metrics.SKIPS.add(reason=outcome.reason)
 
 
-def _reference(model: Tagger | Captioner) -> ModelRef:
+def _reference(model: Model) -> ModelRef:
     return ModelRef(
         name=model.name, digest=model.digest, precision=model.precision, random_weights=model.random_weights
     )

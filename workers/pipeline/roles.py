@@ -7,7 +7,7 @@ the event shows it. Lookup, single flight, the device's step and rendering know 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.enriched_image import CaptionText, Tag
@@ -16,7 +16,7 @@ from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.embedding import Embedder, Embedding, NoEmbedding
 from workers.pipeline.task import Task
-from workers.ports import Captioner, SubsetTagger, Tagger
+from workers.ports import Captioner, Model, SubsetTagger, Tagger
 from workers.types import Caption, LabelScores, Pixels, Subset
 
 Template: TypeAlias = Callable[[Sequence[str]], Caption]
@@ -49,9 +49,9 @@ class Rule(Role, Protocol):
 class ModelRole(Role, Protocol):
     """A role whose result a model computes for each image, and the cache keeps."""
 
-    model: Tagger | Captioner
-    model_field: Literal["tagger", "captioner"]
-    """Its place in the event's `models`."""
+    model: Model
+    use: str
+    """What the model is used as: its place in the event's `models`."""
     stage: Stage
     reason: Reason
     """What a failure says that its model causes."""
@@ -158,37 +158,45 @@ OPTION_RULES: Final[Mapping[str, Callable[[Task, frozenset[Want]], Hashable]]] =
 takes every field as it is (`enriched_id`); images in flight are equal when these are."""
 
 
-def make_roles(tagger: Tagger | None, captioner: Captioner | None, template: Template | None) -> Roles:
+class Models(TypedDict, total=False):
+    """The models of one worker, by what each is used as."""
+
+    tagger: Tagger
+    captioner: Captioner
+
+
+def make_roles(models: Models, template: Template | None = None) -> Roles:
     """The roles that these models give.
 
     Args:
         template: makes captions where no captioner runs; None for no such captions.
     """
+    tagger, captioner = models.get("tagger"), models.get("captioner")
     tagging = Tagging(tagger) if tagger is not None else None
-    models: list[ModelRole] = [tagging] if tagging is not None else []
+    made: list[ModelRole] = [tagging] if tagging is not None else []
     rules: list[Rule] = []
     if isinstance(tagger, Embedder):
-        models.append(Embedding(tagger))
+        made.append(Embedding(tagger))
     else:
         rules.append(NoEmbedding(tagger))
     if captioner is not None:
-        models.append(Captioning(captioner, tagging))
+        made.append(Captioning(captioner, tagging))
     elif template is not None:
         rules.append(TemplateCaptioning(template, tagging))
-    return Roles(models, rules)
+    return Roles(made, rules)
 
 
 class Tagging:
     """Scores of labels; the event shows those above the thresholds of its profile."""
 
     name: Want = "tags"
-    model_field: Literal["tagger", "captioner"] = "tagger"
+    use = "tagger"
     stage: Stage = "annotate"
     reason: Reason = "annotate-failed"
     essential = True
 
     def __init__(self, tagger: Tagger) -> None:
-        self.model: Tagger | Captioner = tagger
+        self.model: Model = tagger
         self._tagger = tagger
         self._key = entries.tagger_key(tagger)
 
@@ -259,13 +267,13 @@ class Captioning:
     """
 
     name: Want = "caption"
-    model_field: Literal["tagger", "captioner"] = "captioner"
+    use = "captioner"
     stage: Stage = "caption"
     reason: Reason = "caption-failed"
     essential = False
 
     def __init__(self, captioner: Captioner, tagging: Tagging | None) -> None:
-        self.model: Tagger | Captioner = captioner
+        self.model: Model = captioner
         self._captioner = captioner
         self._tagging = tagging
         self._key = entries.captioner_key(captioner)
@@ -340,6 +348,6 @@ def _caption_text(caption: Caption, names: Sequence[str]) -> CaptionText:
     return CaptionText(text=caption.text, score=caption.score, method=caption.method, guided_by=tuple(names))
 
 
-def _pixels(task: Task, model: Tagger | Captioner) -> Pixels:
+def _pixels(task: Task, model: Model) -> Pixels:
     assert task.image is not None
     return task.image.pixels[model.transform]

@@ -17,7 +17,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,12 +31,11 @@ from workers.pipeline.journal import Journal
 from workers.pipeline.lookup import Lookup
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
-from workers.pipeline.profiles import default_profiles
 from workers.pipeline.progress import Progress
 from workers.pipeline.rendering import Renderer
-from workers.pipeline.roles import Template, make_roles
+from workers.pipeline.roles import Roles
 from workers.pipeline.stages.stage import QueueStage
-from workers.ports import Captioner, Clock, Intake, Publisher, RecordSource, ResultCache, Tagger
+from workers.ports import Clock, Intake, Publisher, RecordSource, ResultCache
 from workers.types import Assignment
 
 __all__ = ["Progress", "Worker", "WorkerOptions"]
@@ -64,8 +62,7 @@ class Worker:
         source: joins the group; called once the models are warm.
         publisher: given the source, for the membership that it publishes under.
         intake, cache, clock: ports.
-        tagger, captioner: at least one, or no image needs the device.
-        template: a caption by rule from tag names, where no captioner runs; None for no such captions.
+        roles: what is made of each image; at least one by a model, or no image needs the device.
     """
 
     def __init__(
@@ -75,9 +72,7 @@ class Worker:
         publisher: Callable[[RecordSource], Publisher],
         intake: Intake,
         cache: ResultCache,
-        tagger: Tagger | None,
-        captioner: Captioner | None,
-        template: Template | None,
+        roles: Roles,
         clock: Clock,
         options: WorkerOptions,
     ) -> None:
@@ -85,10 +80,8 @@ class Worker:
         self._make_publisher = publisher
         self._intake = intake
         self._cache = cache
-        self._roles = make_roles(tagger, captioner, template)
+        self._roles = roles
         self._clock = clock
-        if not options.profiles:
-            options = replace(options, profiles=default_profiles(tagger))
         self._options = options
         self._journal = Journal(options.journal)
         self._stop = threading.Event()

@@ -22,9 +22,10 @@ from opentelemetry.trace import INVALID_SPAN
 from schemas.image_event import ImageEvent
 from schemas.options import WANTS, Options
 from workers.models.tagger import sample_image
+from workers.models.uses import USES
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.profiles import default_profiles
-from workers.pipeline.roles import make_roles
+from workers.pipeline.roles import Models, make_roles
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Model, SubsetTagger, Tagger
 from workers.types import (
@@ -146,16 +147,8 @@ def not_a_number_is_a_value_error(load: LoadTagger) -> None:
 
 
 def what_its_roles_give_can_be_kept_and_shown(load: LoadTagger) -> None:
-    """Of every role that the worker makes of it (tags, and an embedding where it has `embed`): an answer for each
-    image, whose result the cache would give back and an event could show."""
-    tagger = load(None)
-    images = _images(tagger, 3)
-    tasks = [_task(tagger, image) for image in images]
-    for role in make_roles(tagger, None, None).models:
-        for task, answer in zip(tasks, _as_many(role.run(tasks), images), strict=True):
-            result = task.results[role.name] = role.finish(answer)
-            _require(role.unpack(role.pack(result)) is not None, f"its {role.name} could not be published")
-            role.render(task)
+    """Of tags, and of an embedding where it has `embed`."""
+    what_any_use_gives_can_be_kept_and_shown("tagger", lambda: load(None))
 
 
 def its_threads_may_differ(load: LoadTagger) -> None:
@@ -207,6 +200,39 @@ def a_caption_is_the_same_alone_and_among_eight(load: LoadCaptioner) -> None:
     _require(together == alone, f"captions alone and among {EIGHT} differ: {alone} and {together}")
 
 
+def what_a_captioner_gives_can_be_kept_and_shown(load: LoadCaptioner) -> None:
+    what_any_use_gives_can_be_kept_and_shown("captioner", load)
+
+
+def what_any_use_gives_can_be_kept_and_shown(use: str, load: Callable[[], Model]) -> None:
+    """Of every role that the worker makes of such a model: an answer for each image, whose result the cache would give
+    back and an event could show; and its self-test passes."""
+    model = load()
+    models: Any = {use: model}
+    images = _images(model, 3)
+    tasks = [_task(models, image) for image in images]
+    roles = make_roles(models).models
+    _require(bool(roles), f"nothing is made of a {use}")
+    for role in roles:
+        for task, answer in zip(tasks, _as_many(role.run(tasks), images), strict=True):
+            result = task.results[role.name] = role.finish(answer)
+            _require(role.unpack(role.pack(result)) is not None, f"its {role.name} could not be published")
+            role.render(task)
+        role.self_test(tasks[0])
+
+
+def any_use_can_be_timed(use: str, load: Callable[[], Model]) -> None:
+    """`tagstream models tune` runs batches of its self-test image."""
+    model = load()
+    USES[use].trial(model, [model.self_test_image()] * 2)
+
+
+MODEL_CHECKS: tuple[Callable[[str, Callable[[], Model]], None], ...] = (
+    what_any_use_gives_can_be_kept_and_shown,
+    any_use_can_be_timed,
+)
+"""For a model of any use, also of one that has no checks of its own here: `check("captioner", load)`."""
+
 TAGGER_CHECKS: tuple[Callable[[LoadTagger], None], ...] = (
     it_says_what_it_is,
     warming_up_settles_the_batch_and_can_be_repeated,
@@ -226,6 +252,7 @@ CAPTIONER_CHECKS: tuple[Callable[[LoadCaptioner], None], ...] = (
     a_captioners_self_test_image_fits_its_transform_and_is_captioned,
     captions_come_back_with_their_length_and_order,
     a_caption_is_the_same_alone_and_among_eight,
+    what_a_captioner_gives_can_be_kept_and_shown,
 )
 
 
@@ -271,15 +298,15 @@ def _caption(captioner: Captioner, images: Sequence[Pixels], guides: Sequence[st
     return [captioner.postprocess(raw) for raw in _as_many(captioner.forward(images, guides), images)]
 
 
-def _task(tagger: Tagger, image: Pixels) -> Task:
+def _task(models: Models, image: Pixels) -> Task:
     """An event that asks for all there is, its image decoded."""
     assignment = Assignment(Partition("images", 0), "conformance")
     options = Options(want=WANTS)
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="bucket", key="key", options=options)
     job = Job(Coordinates("images", 0, 0, 0), assignment, event)
     entry = Entry(Record(assignment.partition, 0, 0, None, None, (), assignment), 0.0)
-    decoded = DecodedImage({tagger.transform: image})
-    return Task(job, entry, default_profiles(tagger)["default"], INVALID_SPAN, image=decoded)
+    decoded = DecodedImage({role.model.transform: image for role in make_roles(models).models})
+    return Task(job, entry, default_profiles(models.get("tagger"))["default"], INVALID_SPAN, image=decoded)
 
 
 def _as_many(raws: Sequence[Any], images: Sequence[Pixels]) -> Sequence[Any]:

@@ -114,9 +114,9 @@ def test_tune_keeps_the_fastest_that_agrees_for_every_use(
     assert run_command(["models", "tune", str(tag2text.folder)]) == 0
     out = capsys.readouterr().out
     kept = [json.loads(path.read_text()) for path in (tmp_path / "state" / "tuned").iterdir()]
-    assert {each["role"] for each in kept} == {"tagger", "captioner"}
+    assert {each["use"] for each in kept} == {"tagger", "captioner"}
     for each in kept:
-        line = f"Tag2Text as a {each['role']} on {each['device']}: {each['precision']}, batches of {each['max_batch']}"
+        line = f"Tag2Text as a {each['use']} on {each['device']}: {each['precision']}, batches of {each['max_batch']}"
         assert f"{line}; kept in {tmp_path / 'state'}" in out
     assert out.count("2 of 2 tag sets, logits within") >= 1
     assert out.count("2 of 2 captions") >= 1
@@ -127,21 +127,19 @@ def test_tune_may_look_at_one_use_alone(
     tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("workers.models.tune.LARGEST_BATCH", 1)
-    assert run_command(["models", "tune", str(tag2text.folder), "--role", "tagger"]) == 0
+    assert run_command(["models", "tune", str(tag2text.folder), "--as", "tagger"]) == 0
     assert len(list((tmp_path / "state" / "tuned").iterdir())) == 1
     assert "captioner" not in capsys.readouterr().out
 
 
 def test_a_bundle_that_can_not_caption_is_not_tuned_for_it(ram: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command(["models", "tune", str(ram.folder), "--role", "captioner"]) == MISCONFIGURED
+    assert run_command(["models", "tune", str(ram.folder), "--as", "captioner"]) == MISCONFIGURED
     assert "no captioner can be made" in capsys.readouterr().err
 
 
 def _loaded(folder: Path, allow: Path) -> Tagger:
     settings = read({"TAGSTREAM_TAGGER": str(folder), "TAGSTREAM_DEVICE": "cpu", "TAGSTREAM_LABELS_FILE": str(allow)})
-    tagger = load_models(settings).tagger
-    assert tagger is not None
-    return tagger
+    return load_models(settings)["tagger"]
 
 
 def test_a_worker_scores_only_the_labels_in_the_list_of_allowed_ones(ram: Bundle, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from workers.models.device import choose_device
 from workers.models.labels import label_ids
 from workers.models.load import kinds, load_captioner, load_tagger, tune_model
 from workers.models.precision import Tuned, remember_tuned
-from workers.models.template import TemplateCaptioner
 from workers.models.tune import WORTH, Trial
 from workers.ports import Tagger
 
@@ -133,8 +132,3 @@ def test_a_tuned_model_starts_in_the_precision_that_was_fastest(tiny: Bundle, tm
     assert all(trial.images_per_s < WORTH * chosen.images_per_s for trial in trials if trial is not chosen)
     tagger = load_tagger(tiny.folder, device="cpu", state_dir=tmp_path)
     assert (tagger.precision, tagger.max_batch) == (tuned.precision, tuned.max_batch)
-
-
-def test_template_and_none_are_no_device_models() -> None:
-    assert isinstance(load_captioner("template"), TemplateCaptioner)
-    assert load_captioner("none") is None

@@ -122,9 +122,9 @@ def test_a_less_exact_precision_must_be_worth_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("agreement", "chosen"),
     [
-        (Agreement(2, same_tags=2, gap=0.4), "int8"),
-        (Agreement(2, same_tags=1, gap=0.4), "bf16"),
-        (Agreement(2, same_captions=1), "bf16"),
+        (Agreement(2, 2, "tag sets", gap=0.4), "int8"),
+        (Agreement(2, 1, "tag sets", gap=0.4), "bf16"),
+        (Agreement(2, 1, "captions"), "bf16"),
         (None, "int8"),
     ],
 )

@@ -19,8 +19,10 @@ from workers.backends.clock import SystemClock
 from workers.backends.kafka_types import Delivery
 from workers.intake.limits import Limits
 from workers.intake.threads import ThreadIntake
+from workers.pipeline.profiles import default_profiles
+from workers.pipeline.roles import Models, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Captioner, RecordSource, Tagger
+from workers.ports import RecordSource
 from workers.testing.memory import MemoryObjectStore, MemoryResultCache
 from workers.testing.memory_broker import MemoryBroker
 from workers.testing.memory_kafka import MemoryPublisher, MemoryRecordSource
@@ -205,16 +207,19 @@ class Harness:
     # ---- the worker -------------------------------------------------------------------------------------------
 
     def worker(self, name: str = "w", **changes: Any) -> Worker:
+        quick: dict[str, Any] = {"drain_s": 5.0, "retry_min_s": 0.01, "retry_max_s": 0.05}
         options = WorkerOptions(
             output_topic=OUT,
             dead_letter_topic=DEAD,
             skipped_topic=SKIPPED,
             worker_version="test",
-            **{"judge": "the harness's limits", "drain_s": 5.0, "retry_min_s": 0.01, "retry_max_s": 0.05, **changes},
+            **{"judge": "the harness's limits", "profiles": default_profiles(self.tagger), **quick, **changes},
         )
-        transforms = [self.tagger.transform] + ([self.captioner.transform] if self.captioner else [])
-        tagger: Tagger = self.tagger
-        captioner: Captioner | None = self.captioner
+        models = Models(tagger=self.tagger)
+        if self.captioner is not None:
+            models["captioner"] = self.captioner
+        roles = make_roles(models, lambda names: Caption(" and ".join(names) or "nothing", None, "template"))
+        transforms = [role.model.transform for role in roles.models]
 
         def publisher(source: RecordSource) -> MemoryPublisher:
             made = MemoryPublisher(
@@ -233,9 +238,7 @@ class Harness:
             publisher=publisher,
             intake=ThreadIntake(self.store, transforms, Limits(), fetch_threads=4, decode_threads=2),
             cache=self.cache,
-            tagger=tagger,
-            captioner=captioner,
-            template=lambda names: Caption(" and ".join(names) or "nothing", None, "template"),
+            roles=roles,
             clock=SystemClock(),
             options=options,
         )

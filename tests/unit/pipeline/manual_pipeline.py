@@ -10,6 +10,8 @@ from tests.unit.pipeline.harness import BUCKET, IN, ColourTagger, png
 from workers.intake.inline import InlineIntake
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Done, Pipeline
+from workers.pipeline.profiles import default_profiles
+from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker
 from workers.ports import Intake
 from workers.testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
@@ -47,11 +49,11 @@ class ManualPipeline:
             publisher=none_of_this,
             intake=intake or InlineIntake(self.store, [tagger.transform]),
             cache=MemoryResultCache(clock=self.clock),
-            tagger=tagger,
-            captioner=None,
-            template=None,
+            roles=make_roles({"tagger": tagger}),
             clock=self.clock,
-            options=WorkerOptions(output_topic="out", dead_letter_topic="dead", **options),
+            options=WorkerOptions(
+                output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger), **options
+            ),
         )
         self.pipeline: Pipeline = self.worker._pipeline_for(NoPublisher())  # type: ignore[arg-type]
         self.worker._pipeline = self.pipeline

@@ -16,8 +16,8 @@ from workers.types import Assignment, Caption, Coordinates, Facts, Job, Partitio
 
 FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 100, "png", 8, 8, 1000)
 TAGGER = ChoosyTagger()
-BOTH = make_roles(TAGGER, EchoCaptioner(), None)
-TAGS_ALONE = make_roles(TAGGER, None, lambda names: Caption(" ".join(names), None, "template"))
+BOTH = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})
+TAGS_ALONE = make_roles({"tagger": TAGGER}, lambda names: Caption(" ".join(names), None, "template"))
 PROFILES = read_profiles(TAGGER, {"reds": {"only": ["red"]}, "strict": {"all": 0.9}})
 
 
@@ -41,7 +41,7 @@ def test_a_role_is_wanted_where_it_or_what_is_made_of_it_was_asked_for() -> None
     assert wanted(BOTH, want=["caption"], guide_tags=["red"]) == ["caption"]
     assert wanted(TAGS_ALONE, want=["caption"]) == ["tags"]
     assert wanted(TAGS_ALONE, want=["caption"], guide_tags=["red"]) == []
-    assert wanted(make_roles(None, EchoCaptioner(), None)) == ["caption"]
+    assert wanted(make_roles({"captioner": EchoCaptioner()})) == ["caption"]
 
 
 def test_what_has_an_answer_or_a_result_is_not_missing() -> None:
