@@ -18,6 +18,11 @@ def unquoted(etag: object) -> object:
     return etag.strip('"') if isinstance(etag, str) else etag
 
 
+def whole(size: object) -> object:
+    """To JSON Schema a number without a fraction is an integer, however it is written: 12.0 is 12."""
+    return int(size) if isinstance(size, float) and size.is_integer() else size
+
+
 Etag = Annotated[Short, BeforeValidator(unquoted), AfterValidator(visible)]
 
 
@@ -37,7 +42,9 @@ class ImageEventDocument(BaseModel):
         default=None,
         description="Read only this content; another one is skipped as superseded. Visible ASCII characters.",
     )
-    size: Annotated[StrictInt, Field(ge=0, lt=2**63)] | None = Field(default=None, description="Bytes.")
+    size: Annotated[StrictInt, Field(ge=0, lt=2**63), BeforeValidator(whole)] | None = Field(
+        default=None, description="Bytes."
+    )
     sequencer: Sequencer | None = Field(
         default=None, description="Hexadecimal, growing with every change of one object, as S3 counts."
     )

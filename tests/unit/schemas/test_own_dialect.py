@@ -7,7 +7,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.image_event import ImageEvent, Options
@@ -166,6 +166,8 @@ _FIELDS = st.fixed_dictionaries(
 
 @patient
 @given(_FIELDS)
+@example({"size": 0.0})
+@example({"size": 1e300})
 def test_the_published_schema_and_the_parser_accept_the_same(fields: dict[str, Any]) -> None:
     document = own(**fields)
     assert _PUBLISHED.is_valid(document) == isinstance(parse(document)[0], ImageEvent), document
