@@ -15,7 +15,8 @@ from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
 from workers.models.load import load
 from workers.models.template import TemplateCaptioner
-from workers.pipeline.roles import Models, Roles, Template, make_roles
+from workers.pipeline.captioning import Template
+from workers.pipeline.roles import Models, Roles, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Tagger
 from workers.settings import Settings

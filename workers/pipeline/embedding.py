@@ -87,7 +87,9 @@ class Embedding:
         return vector if abs(length - 1) <= _ROUNDING else None  # written so that a NaN fails
 
     def run(self, tasks: Sequence[Task]) -> Sequence[NDArray[np.float32]]:
-        return one_each(self._embedder, self._embedder.embed([self._pixels(task) for task in tasks]), len(tasks))
+        return one_each(
+            self._embedder, self._embedder.embed([task.pixels(self._embedder) for task in tasks]), len(tasks)
+        )
 
     def finish(self, answer: NDArray[np.float32]) -> Vector:
         vector = np.asarray(answer, np.float64)
@@ -111,10 +113,6 @@ class Embedding:
             model=self._embedder.digest,
         )
         return {"embedding": shown}
-
-    def _pixels(self, task: Task) -> Pixels:
-        assert task.image is not None
-        return task.image.pixels[self._embedder.transform]
 
 
 class NoEmbedding:

@@ -7,20 +7,15 @@ the event shows it. Lookup, single flight, the device's step and rendering know 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypeAlias, TypedDict
+from typing import Any, Final, Protocol, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
-from schemas.enriched_image import CaptionText, Tag
 from schemas.options import Options, Want
-from workers.pipeline import cache_entries as entries
-from workers.pipeline.answers import caption_of, one_each, scores_of
+from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, Embedding, NoEmbedding
+from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
-from workers.ports import Captioner, Model, SubsetTagger, Tagger
-from workers.types import Caption, LabelScores, Pixels, Subset
-
-Template: TypeAlias = Callable[[Sequence[str]], Caption]
-"""A caption by rule from tag names."""
+from workers.ports import Captioner, Model, Tagger
 
 
 class Role(Protocol):
@@ -184,170 +179,3 @@ def make_roles(models: Models, template: Template | None = None) -> Roles:
     elif template is not None:
         rules.append(TemplateCaptioning(template, tagging))
     return Roles(made, rules)
-
-
-class Tagging:
-    """Scores of labels; the event shows those above the thresholds of its profile."""
-
-    name: Want = "tags"
-    use = "tagger"
-    stage: Stage = "annotate"
-    reason: Reason = "annotate-failed"
-    essential = True
-
-    def __init__(self, tagger: Tagger) -> None:
-        self.model: Model = tagger
-        self._tagger = tagger
-        self._key = entries.tagger_key(tagger)
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return frozenset()
-
-    def keys(self, task: Task) -> Sequence[str]:
-        """Where the scores of its labels are, or those of all, of which its profile shows no others."""
-        assert task.facts is not None
-        wanted = dict.fromkeys((task.profile.subset, None))
-        return [entries.scores_key(task.facts.sha256, self._key, subset) for subset in wanted]
-
-    def pack(self, value: LabelScores) -> bytes:
-        return entries.pack_scores(value)
-
-    def unpack(self, value: bytes | None) -> LabelScores | None:
-        return entries.unpack_scores(value, len(self._tagger.labels))
-
-    def run(self, tasks: Sequence[Task]) -> Sequence[Any]:
-        images = [_pixels(task, self._tagger) for task in tasks]
-        answers = self._score(images, [task.profile.subset for task in tasks])
-        return one_each(self._tagger, answers, len(tasks))
-
-    def finish(self, answer: Any) -> LabelScores:
-        return scores_of(self._tagger, answer)
-
-    def self_test(self, task: Task) -> None:
-        """The good image is scored for the same labels: what fails may be what these take."""
-        self.finish(self._score([self._tagger.self_test_image()], [task.profile.subset])[0])
-
-    def render(self, task: Task) -> Mapping[str, Any]:
-        return {"tags": self.tags(task) if self.name in task.event.options.want else ()}
-
-    def tags(self, task: Task) -> tuple[Tag, ...]:
-        """Those above the task's thresholds, best first."""
-        scores: LabelScores | None = task.results.get(self.name)
-        if scores is None:
-            return ()
-        return tuple(
-            Tag(
-                name=self._tagger.labels[label_id],
-                score=score,
-                label_id=label_id,
-                translations={code: names[label_id] for code, names in self._tagger.translations.items()} or None,
-            )
-            for label_id, score in task.profile.select(scores)
-        )
-
-    def names_by_label(self, task: Task) -> list[str]:
-        """Names of the tags above the task's thresholds, in label order, as captioners were trained on."""
-        scores: LabelScores | None = task.results.get(self.name)
-        if scores is None:
-            return []
-        return [self._tagger.labels[label_id] for label_id, _ in sorted(task.profile.select(scores))]
-
-    def _score(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
-        """Each image for its labels. Where all want all, the way is the one that every tagger has."""
-        if any(subset is not None for subset in subsets) and isinstance(self._tagger, SubsetTagger):
-            return self._tagger.forward_subsets(images, subsets)
-        return self._tagger.forward(images)
-
-
-class Captioning:
-    """A captioner's sentence, guided by the tags that the event gives, or else by the image's own.
-
-    Args:
-        tagging: gives an image's own tags; None: it has none.
-    """
-
-    name: Want = "caption"
-    use = "captioner"
-    stage: Stage = "caption"
-    reason: Reason = "caption-failed"
-    essential = False
-
-    def __init__(self, captioner: Captioner, tagging: Tagging | None) -> None:
-        self.model: Model = captioner
-        self._captioner = captioner
-        self._tagging = tagging
-        self._key = entries.captioner_key(captioner)
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return _needs_of_caption(options)
-
-    def keys(self, task: Task) -> Sequence[str]:
-        assert task.facts is not None
-        own_tags = self._tagging is not None and not task.event.options.guide_tags
-        if own_tags and "tags" not in task.results:
-            return ()
-        return (entries.caption_key(task.facts.sha256, self._key, self._captioner.guide(self._names(task))),)
-
-    def pack(self, value: Caption) -> bytes:
-        return entries.pack_caption(value)
-
-    def unpack(self, value: bytes | None) -> Caption | None:
-        return entries.unpack_caption(value)
-
-    def run(self, tasks: Sequence[Task]) -> Sequence[Caption]:
-        """Captions, complete: what can't be read as text is found out here, where an image can be blamed for it."""
-        guides = [self._captioner.guide(self._names(task)) for task in tasks]
-        answers = self._captioner.forward([_pixels(task, self._captioner) for task in tasks], guides)
-        return [caption_of(self._captioner, answer) for answer in one_each(self._captioner, answers, len(tasks))]
-
-    def finish(self, answer: Caption) -> Caption:
-        return answer
-
-    def self_test(self, task: Task) -> None:
-        caption_of(self._captioner, self._captioner.forward([self._captioner.self_test_image()], [""])[0])
-
-    def render(self, task: Task) -> Mapping[str, Any]:
-        caption: Caption | None = task.results.get(self.name)
-        wanted = caption is not None and self.name in task.event.options.want
-        return {"caption": _caption_text(caption, self._names(task)) if wanted and caption is not None else None}
-
-    def _names(self, task: Task) -> Sequence[str]:
-        """What guides the caption, in the order in which it does."""
-        own = self._tagging.names_by_label(task) if self._tagging is not None else ()
-        return task.event.options.guide_tags or own
-
-
-class TemplateCaptioning:
-    """A sentence made by rule from the tags, best first, where no captioner runs."""
-
-    name: Want = "caption"
-
-    def __init__(self, template: Template, tagging: Tagging | None) -> None:
-        self._template = template
-        self._tagging = tagging
-
-    def needs(self, options: Options) -> frozenset[Want]:
-        return _needs_of_caption(options)
-
-    def refusal(self, task: Task) -> Failure | None:
-        return None
-
-    def render(self, task: Task) -> Mapping[str, Any]:
-        if self.name not in task.event.options.want:
-            return {"caption": None}
-        own = [tag.name for tag in self._tagging.tags(task)] if self._tagging is not None else ()
-        names = task.event.options.guide_tags or own
-        return {"caption": _caption_text(self._template(tuple(names)), names)}
-
-
-def _needs_of_caption(options: Options) -> frozenset[Want]:
-    return frozenset() if options.guide_tags else frozenset(("tags",))
-
-
-def _caption_text(caption: Caption, names: Sequence[str]) -> CaptionText:
-    return CaptionText(text=caption.text, score=caption.score, method=caption.method, guided_by=tuple(names))
-
-
-def _pixels(task: Task, model: Model) -> Pixels:
-    assert task.image is not None
-    return task.image.pixels[model.transform]

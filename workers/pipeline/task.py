@@ -14,7 +14,8 @@ from workers.errors import Fault
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.flow.budget import Reservation
 from workers.pipeline.profiles import Profile
-from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job
+from workers.ports import Model
+from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job, Pixels
 
 _NAMED = 3
 """A line of the log names so many records of a batch."""
@@ -78,6 +79,11 @@ class Task:
     @property
     def current(self) -> bool:
         return self.job.assignment.current
+
+    def pixels(self, model: Model) -> Pixels:
+        """Its decoded image as the model wants it."""
+        assert self.image is not None
+        return self.image.pixels[model.transform]
 
     def share_results_of(self, leader: Task) -> None:
         """Take over what was computed for an equal image."""

@@ -1,0 +1,108 @@
+"""Captions: a model's sentence under the guidance of tags, or one made of the tags by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from schemas.dead_letter import Failure, Reason, Stage
+from schemas.enriched_image import CaptionText
+from schemas.options import Options, Want
+from workers.pipeline import cache_entries as entries
+from workers.pipeline.answers import caption_of, one_each
+from workers.pipeline.tagging import Tagging
+from workers.pipeline.task import Task
+from workers.ports import Captioner, Model
+from workers.types import Caption
+
+Template: TypeAlias = Callable[[Sequence[str]], Caption]
+"""A caption by rule from tag names."""
+
+
+class Captioning:
+    """A captioner's sentence, guided by the tags that the event gives, or else by the image's own.
+
+    Args:
+        tagging: gives an image's own tags; None: it has none.
+    """
+
+    name: Want = "caption"
+    use = "captioner"
+    stage: Stage = "caption"
+    reason: Reason = "caption-failed"
+    essential = False
+
+    def __init__(self, captioner: Captioner, tagging: Tagging | None) -> None:
+        self.model: Model = captioner
+        self._captioner = captioner
+        self._tagging = tagging
+        self._key = entries.captioner_key(captioner)
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return _needs_of_caption(options)
+
+    def keys(self, task: Task) -> Sequence[str]:
+        assert task.facts is not None
+        own_tags = self._tagging is not None and not task.event.options.guide_tags
+        if own_tags and "tags" not in task.results:
+            return ()
+        return (entries.caption_key(task.facts.sha256, self._key, self._captioner.guide(self._names(task))),)
+
+    def pack(self, value: Caption) -> bytes:
+        return entries.pack_caption(value)
+
+    def unpack(self, value: bytes | None) -> Caption | None:
+        return entries.unpack_caption(value)
+
+    def run(self, tasks: Sequence[Task]) -> Sequence[Caption]:
+        """Captions, complete: what can't be read as text is found out here, where an image can be blamed for it."""
+        guides = [self._captioner.guide(self._names(task)) for task in tasks]
+        answers = self._captioner.forward([task.pixels(self._captioner) for task in tasks], guides)
+        return [caption_of(self._captioner, answer) for answer in one_each(self._captioner, answers, len(tasks))]
+
+    def finish(self, answer: Caption) -> Caption:
+        return answer
+
+    def self_test(self, task: Task) -> None:
+        caption_of(self._captioner, self._captioner.forward([self._captioner.self_test_image()], [""])[0])
+
+    def render(self, task: Task) -> Mapping[str, Any]:
+        caption: Caption | None = task.results.get(self.name)
+        wanted = caption is not None and self.name in task.event.options.want
+        return {"caption": _caption_text(caption, self._names(task)) if wanted and caption is not None else None}
+
+    def _names(self, task: Task) -> Sequence[str]:
+        """What guides the caption, in the order in which it does."""
+        own = self._tagging.names_by_label(task) if self._tagging is not None else ()
+        return task.event.options.guide_tags or own
+
+
+class TemplateCaptioning:
+    """A sentence made by rule from the tags, best first, where no captioner runs."""
+
+    name: Want = "caption"
+
+    def __init__(self, template: Template, tagging: Tagging | None) -> None:
+        self._template = template
+        self._tagging = tagging
+
+    def needs(self, options: Options) -> frozenset[Want]:
+        return _needs_of_caption(options)
+
+    def refusal(self, task: Task) -> Failure | None:
+        return None
+
+    def render(self, task: Task) -> Mapping[str, Any]:
+        if self.name not in task.event.options.want:
+            return {"caption": None}
+        own = [tag.name for tag in self._tagging.tags(task)] if self._tagging is not None else ()
+        names = task.event.options.guide_tags or own
+        return {"caption": _caption_text(self._template(tuple(names)), names)}
+
+
+def _needs_of_caption(options: Options) -> frozenset[Want]:
+    return frozenset() if options.guide_tags else frozenset(("tags",))
+
+
+def _caption_text(caption: Caption, names: Sequence[str]) -> CaptionText:
+    return CaptionText(text=caption.text, score=caption.score, method=caption.method, guided_by=tuple(names))
