@@ -282,12 +282,12 @@ def replay(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[by
     Raises:
         ValueError: it is no dead letter, or its value had to be dropped; the text is fit for a person.
     """
-    letter = read_dead_letter_headers(headers)
-    if letter.truncated:
-        place = f"{letter.topic}:{letter.partition}:{letter.offset}"
+    dead_letter = read_dead_letter_headers(headers)
+    if dead_letter.truncated:
+        place = f"{dead_letter.topic}:{dead_letter.partition}:{dead_letter.offset}"
         raise ValueError(f"not all of the original was kept; it may still stand at {place}")
-    original_key, original_value, restored = with_nulls(key, value, headers, letter.nulls)
-    only = ",".join(str(index) for index in sorted(letter.indexes))
+    original_key, original_value, restored = with_nulls(key, value, headers, dead_letter.nulls)
+    only = ",".join(str(index) for index in sorted(dead_letter.indexes))
     return original_key, original_value, (*strip_own_headers(restored), (ONLY, only.encode()))
 
 

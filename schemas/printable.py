@@ -11,7 +11,7 @@ def printable(text: str) -> str:
     Control characters (an escape sequence begins with one), characters that turn the direction of writing, and others
     that are invisible become U+FFFD. Markup is not its business.
     """
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return text if text.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 
 def escaped(line: str) -> str:
@@ -21,4 +21,4 @@ def escaped(line: str) -> str:
     """
     if line.isprintable():
         return line
-    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)

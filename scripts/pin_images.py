@@ -84,7 +84,7 @@ def head(address: str, headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def token(challenge: str) -> str:
-    """Anybody's token for reading, from where the registry's challenge says."""
+    """The anonymous token for reading, from where the registry's challenge says."""
     told = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     realm = told.get("realm", "")
     if not realm.startswith(("https://", "http://127.0.0.1:")):

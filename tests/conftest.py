@@ -44,7 +44,7 @@ StartableT = TypeVar("StartableT", bound=Startable)
 
 @dataclass(frozen=True)
 class Stack:
-    """The three servers of this test session. Whoever breaks one mends it before the test ends."""
+    """The three servers of this test session. A test that breaks one repairs it before it ends."""
 
     kafka: ApacheKafka
     s3: SeaweedFS
@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def charged_with_what_it_leaves() -> Iterator[None]:
+def blamed_for_what_it_leaves() -> Iterator[None]:
     """A file that leaves open sockets or files to the garbage collector fails itself, not one that runs later.
 
     What outlives a file (modules, the session's servers) is frozen, or each collection would go through all of it.

@@ -103,7 +103,7 @@ class Unreadable:
 def record_size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """Bytes that a record holds in memory, Python's objects included; at most a few percent too low (measured)."""
     size = 480 + len(key or b"") + len(value or b"")
-    # A header is a pair, a text of up to four bytes a letter, and bytes.
+    # A header is a pair, a text of up to four bytes a character, and bytes.
     return size + sum(190 + (4 - 3 * name.isascii()) * len(name) + len(content or b"") for name, content in headers)
 
 

@@ -64,7 +64,7 @@ class Account:
     def settle_site(self, site: Site, letters: int = 0) -> None:
         """`settle` for all that a site ever got, one event a record; order and bytes in flight too.
 
-        What came twice because the broker lost a transaction marker is named so, and held against nobody here.
+        What came twice because the broker lost a transaction marker is named so, and fails no test.
         """
         try:
             self.settle(site.inputs(), site.outcomes(), len(site.letters()), letters)

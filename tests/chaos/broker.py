@@ -15,7 +15,7 @@ from workers.local.apache_kafka import ApacheKafka
 
 
 class BrokerBehindProxy(ApacheKafka):
-    """Whoever bootstraps at the proxy is told to come through it again; `servers` leads straight to the broker.
+    """A client that bootstraps at the proxy is told to come through it again; `servers` leads straight to the broker.
 
     The broker's own requests (transaction markers) and the tests take the straight way, so that a fault hits workers
     alone. The proxy's port is closed while the broker is down: to be refused is another fault than to be cut off. Its

@@ -85,7 +85,7 @@ class Cluster:
         for node in self.nodes:
             node.kill()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         """Bring back whichever node was struck."""
         for node in self.nodes:
             node.thaw()

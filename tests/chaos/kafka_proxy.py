@@ -47,7 +47,7 @@ class Hold:
         return self._caught.is_set()
 
     def wait_caught(self, timeout_s: float = 30.0) -> None:
-        """Until somebody waits: the outside proof that the fault has landed."""
+        """Until a request waits: the outside proof that the fault has landed."""
         assert self._caught.wait(timeout_s), f"{self._wanted} was not seen within {timeout_s} s"
 
     def release(self) -> None:

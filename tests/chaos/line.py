@@ -58,7 +58,7 @@ class Results:
     @property
     def reasons(self) -> list[str]:
         """Of every failure in a dead letter."""
-        return sorted(failure.reason for letter in self.letters for failure in letter.failures)
+        return sorted(failure.reason for dead_letter in self.letters for failure in dead_letter.failures)
 
     @property
     def keys(self) -> list[str]:
@@ -130,7 +130,9 @@ class SharedLine:
                         found.retractions.append(output)
                     case Skip():
                         found.skips.append(output)
-        found.letters = [letter for letter in self.site.letters() if (letter.partition, letter.offset) in wanted]
+        found.letters = [
+            dead_letter for dead_letter in self.site.letters() if (dead_letter.partition, dead_letter.offset) in wanted
+        ]
         return found
 
     def settle(

@@ -73,7 +73,7 @@ def errs(status: int, code: str, message: str = "no") -> Lie:
 
 
 def refuses_us(code: str) -> Lie:
-    """An S3 store's refusal that is about whoever asks, and no object."""
+    """An S3 store's refusal that is about the client, and no object."""
     return errs(403, code)
 
 

@@ -56,7 +56,7 @@ class FaultProxy:
         return len(victims) // 2
 
     def refuse(self) -> None:
-        """Reset what is open and whoever connects."""
+        """Reset what is open and every new connection."""
         self._refusing = True
         self.cut()
 
@@ -70,7 +70,7 @@ class FaultProxy:
         self._open = _set()
 
     def vanish(self) -> None:
-        """Close the port: whoever connects is refused by the machine, as with a server that is not running."""
+        """Close the port: connections are refused by the machine, as with a server that is not running."""
         if self._listener is not None:
             # A thread in accept keeps the listening socket alive past its close; shutdown wakes it.
             with contextlib.suppress(OSError):

@@ -101,7 +101,7 @@ def _unless_a_marker_is_lost(process: WorkerProcess, condition: Callable[[], boo
 def come_through(site: Site, process: WorkerProcess, account: Account) -> None:
     """Work moves again within 30 s, everything is committed, the worker leaves politely.
 
-    A single broker that comes back can lose a transaction's marker, which no client can mend: the worker must then
+    A single broker that comes back can lose a transaction's marker, which no client can repair: the worker must then
     say so and go on without that partition, and the transaction is named for what it was.
     """
     committed = published(process)

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
 
 @pytest.fixture(scope="module")
 def cluster(scratch: Scratch) -> Iterator[Cluster]:
-    """Brokers to break; a test leaves them mended."""
+    """Brokers to break; a test leaves them whole."""
     yield from up_or_skip(Cluster(scratch.path / "cluster"))
 
 
@@ -34,7 +34,7 @@ def cluster(scratch: Scratch) -> Iterator[Cluster]:
 def town(cluster: Cluster, s3: SeaweedFS, valkey: Valkey, unique: Callable[[str], str]) -> Iterator[Site]:
     """Topics that are there three times."""
     yield Site(Stack(cluster.nodes[0], s3, valkey), unique("town"))
-    cluster.mend()
+    cluster.restore()
 
 
 def has_published(process: WorkerProcess, transactions: float) -> bool:
@@ -63,7 +63,7 @@ def test_each_node_in_turn_is_lost_for_a_while(
             # Without it: the others take over what it led.
             eventually(partial(has_published, process, published(process) + 3), 30, process.said)
             account.recovered()
-            cluster.mend()
+            cluster.restore()
             eventually(lambda: is_committed(town), 90, process.said)
         assert process.terminate() == 0, process.said()
         assert process.log.read_text().count("Marking the coordinator dead") < 300, "asked for without a pause"
@@ -78,4 +78,4 @@ def test_a_node_that_died_is_missed_until_the_others_do_without_it(cluster: Clus
     cluster.nodes[2].kill()
     assert not answers(cluster.servers, {})
     eventually(lambda: answers(cluster.servers, {}), 60)
-    cluster.mend()
+    cluster.restore()

@@ -264,4 +264,4 @@ def test_an_outcome_that_is_too_large_for_its_topic_also_when_the_limit_came_lat
         account.over()
         come_through(outpost, process, account)
     account.settle_site(outpost, letters=3)
-    assert [letter.failures[0].reason for letter in outpost.letters()] == ["result-too-large"] * 3
+    assert [dead_letter.failures[0].reason for dead_letter in outpost.letters()] == ["result-too-large"] * 3

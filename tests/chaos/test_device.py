@@ -1,4 +1,4 @@
-"""The device or its model fails: a guilty image pays alone, and a broken device never empties the topic."""
+"""The device or its model fails: a failing image pays alone, and a broken device never empties the topic."""
 
 from __future__ import annotations
 
@@ -111,12 +111,12 @@ def test_memory_that_runs_out_above_a_batch_size(home: Site, unruly: Unruly, acc
 def test_an_image_in_the_middle_of_a_batch_that_makes_the_tagger(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path, colour: tuple[int, int, int]
 ) -> None:
-    """Guards: halving to the guilty image (raise) and its second try alone (no numbers); without either the worker
+    """Guards: halving to the failing image (raise) and its second try alone (no numbers); without either the worker
     ends, or those beside it are dead-lettered too."""
     unruly.order(slow_s=0.5)
-    home.upload("guilty.png", image_of(colour))
+    home.upload("failing.png", image_of(colour))
     load(home, 12)
-    home.send([(home.own("guilty.png"), ())])
+    home.send([(home.own("failing.png"), ())])
     load(home, 12, first=12)
     with worker(home, "w", tmp_path, **unruly.settings()) as process:
         eventually(lambda: is_committed(home), 60, process.said)
@@ -127,8 +127,8 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_tagger(
         account.landed()
         assert process.terminate() == 0, process.said()
     account.settle_site(home, letters=1)
-    [letter] = home.letters()
-    assert [(failure.stage, failure.reason) for failure in letter.failures] == [("annotate", "annotate-failed")]
+    [dead_letter] = home.letters()
+    assert [(failure.stage, failure.reason) for failure in dead_letter.failures] == [("annotate", "annotate-failed")]
     images = [image for image in home.outputs() if isinstance(image, EnrichedImage)]
     assert {image.source.key for image in images} == {f"{number}.png" for number in range(24)}
 
@@ -136,11 +136,12 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_tagger(
 def test_an_image_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
     home: Site, unruly: Unruly, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: halving to the guilty image. Its tags are published as `partial`, and a letter tells of its caption."""
+    """Guard: halving to the failing image. Its tags are published as `partial`, and a dead letter tells of its
+    caption."""
     unruly.order(captioner={"slow_s": 0.5})
-    home.upload("guilty.png", image_of(SPEECHLESS))
+    home.upload("failing.png", image_of(SPEECHLESS))
     load(home, 12)
-    home.send([(home.own("guilty.png"), ())])
+    home.send([(home.own("failing.png"), ())])
     load(home, 12, first=12)
     with worker(home, "w", tmp_path, **unruly.settings(captions=True)) as process:
         eventually(lambda: is_committed(home), 60, process.said)
@@ -153,12 +154,12 @@ def test_an_image_in_the_middle_of_a_batch_that_makes_the_captioner_raise(
     home.assert_in_order()
     home.assert_within_budgets()
     [partial] = [image for image in images if image.status != "complete"]
-    assert (partial.source.key, partial.status, partial.reason) == ("guilty.png", "partial", "caption-failed")
+    assert (partial.source.key, partial.status, partial.reason) == ("failing.png", "partial", "caption-failed")
     assert partial.tags
     assert partial.caption is None
     assert all(image.caption is not None for image in images if image is not partial)
-    [letter] = home.letters()
-    assert [(failure.stage, failure.reason) for failure in letter.failures] == [("caption", "caption-failed")]
+    [dead_letter] = home.letters()
+    assert [(failure.stage, failure.reason) for failure in dead_letter.failures] == [("caption", "caption-failed")]
 
 
 @pytest.mark.parametrize("max_batch", ["8", "1"])
@@ -259,7 +260,7 @@ def test_wrong_answers_of(
     says: str,
 ) -> None:
     """Guard: answers are counted and measured where they come in (`answers.py`); without it an image gets the scores
-    of another, or the worker ends with a stack trace that names nobody."""
+    of another, or the worker ends with a stack trace that names no model."""
     unruly.order(captioner=captioner, **tagger)
     load(home, 20)
     settings = unruly.settings(captions=bool(captioner))

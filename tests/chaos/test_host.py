@@ -126,7 +126,7 @@ def test_a_state_folder_that_can_not_be_written(home: Site, account: Account, tm
 def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path: Path, hours: int) -> None:
     """Guards: monotonic clocks for all that waits, counts or gives up, without which the object that fails when the
     clock jumps is dead-lettered at once (forwards), or asked for again in an hour (backwards); and signatures on the
-    store's time, without which it refuses every image until somebody sets the clock right."""
+    store's time, without which it refuses every image until the clock is set right."""
     wall_clock = tmp_path / "wall-clock"
     wall_clock.write_text("0")
     path = os.pathsep.join([str(Path(__file__).parent / "wall_clock"), str(_ROOT)])
@@ -202,7 +202,7 @@ def test_sigterm_at_ten_random_moments_under_load(home: Site, account: Account, 
 
 
 def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, account: Account, tmp_path: Path) -> None:
-    """Guard: a decoder's clock counts the time in which somebody watched it; by the plain clock the one that is at a
+    """Guard: a decoder's clock counts the time in which it was watched; by the plain clock the one that is at a
     image when all fall asleep would have been at it for twenty seconds on waking, and be killed for it."""
     settings = BUSY | {
         "TAGSTREAM_DECODER": "processes",

@@ -1,4 +1,4 @@
-"""Images that are broken, huge or odd: the odd ones are tagged, the others cost nobody but themselves."""
+"""Images that are broken, huge or odd: the odd ones are tagged, the others cost only themselves."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_an_image_that_is_odd_and_sound(
     line: SharedLine, account: Account, key: str, body: bytes, plain: Image.Image
 ) -> None:
     """Guard: the format is read from the bytes, and every mode is brought to RGB by rule. Without the first it is
-    dead-lettered, without the second it makes the model fail, or is tagged for what nobody sees in it."""
+    dead-lettered, without the second it makes the model fail, or is tagged for what is not in it."""
     bodies = {key: body, f"plain-{key}.png": encoded(plain, "png")}
     for name, content in bodies.items():
         line.site.upload(name, content)

@@ -1,4 +1,4 @@
-"""Records that nobody should send: each gets its outcome, and those beside it are none the worse."""
+"""Records that should never be sent: each gets its outcome, and those beside it are none the worse."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_test_event(line: SharedLine, healthy: Given, account: Account) -> Non
 @pytest.mark.chaos
 def test_a_bucket_that_is_not_allowed(line: SharedLine, healthy: Given, account: Account) -> None:
     """Guard: the allow-list of buckets, checked before any GET."""
-    records = line.send([(notification("somebody-elses", "x.jpg"), ()), healthy], b"p")
+    records = line.send([(notification("another-teams", "x.jpg"), ()), healthy], b"p")
     account.landed()
     assert line.settle(account, records, letters=1).reasons == ["bucket-not-allowed"]
     assert line.store.served["x.jpg"] == 0

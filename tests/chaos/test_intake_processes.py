@@ -1,4 +1,4 @@
-"""Images that bring their decoder down, in the middle of a load: with `processes` each costs itself and nobody else,
+"""Images that bring their decoder down, in the middle of a load: with `processes` each costs itself and no other,
 with `threads` the worker with it, three times at most."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def upload_sound(site: Site, count: int) -> list[str]:
-    """Keys of images that nobody has seen before."""
+    """Keys of images that were never seen before."""
     keys = [f"sound-{next(_seeds)}.jpg" for _ in range(count)]
     for key in keys:
         site.upload(key, photo(int(key[6:-4])))
@@ -80,8 +80,8 @@ class Deed:
         pytest.param(Deed("hangs", "clock", 2, "decode-timeout", in_header=True), id="hangs in its header"),
         pytest.param(Deed("segfaults", "death", 2, "kills-decoder"), id="crashes"),
         pytest.param(Deed("aborts", "death", 2, "kills-decoder", in_header=True), id="crashes in its header"),
-        pytest.param(Deed("swells", reason="decode-memory"), id="swells"),
-        pytest.param(Deed("aborts-without-memory", "death", 2, "kills-decoder"), id="swells in a codec that aborts"),
+        pytest.param(Deed("grows", reason="decode-memory"), id="grows"),
+        pytest.param(Deed("aborts-without-memory", "death", 2, "kills-decoder"), id="grows in a codec that aborts"),
         pytest.param(Deed("breaks-out", "bad-answer", 2, "kills-decoder"), id="takes its decoder over"),
         pytest.param(Deed("breaks-out", "bad-answer", 2, "kills-decoder", in_header=True), id="does so in its header"),
         pytest.param(Deed("hangs", "clock", 1, once=True), id="is slow once"),
@@ -166,7 +166,7 @@ def _over(process: WorkerProcess, site: Site) -> bool:
 
 def test_an_image_that_kills_the_process(home: Site, account: Account, tmp_path: Path) -> None:
     """Guard: the journal, without which the image kills the worker for ever; its two deaths alone, without which
-    whoever was in hand beside it would pay."""
+    the images in hand beside it would pay."""
     sound = upload_sound(home, 60)
     home.upload("kills.png", png_that("aborts"))
     home.send([(home.own(key), ()) for key in [*sound[:20], "kills.png", *sound[20:]]])
@@ -174,7 +174,7 @@ def test_an_image_that_kills_the_process(home: Site, account: Account, tmp_path:
     assert ends == [-6, -6, -6]
     account.landed()
     account.settle_site(home, letters=1)
-    assert [failure.reason for letter in home.letters() for failure in letter.failures] == ["kills-worker"]
+    assert [failure.reason for dead_letter in home.letters() for failure in dead_letter.failures] == ["kills-worker"]
 
 
 def test_an_image_that_hangs_its_decoding_thread_while_others_go_on(
@@ -201,4 +201,4 @@ def test_an_image_that_hangs_its_decoding_thread_while_others_go_on(
         process.kill()
     assert run_to_the_end(home, tmp_path) == [3, 3]
     account.settle_site(home, letters=1)
-    assert [failure.reason for letter in home.letters() for failure in letter.failures] == ["kills-worker"]
+    assert [failure.reason for dead_letter in home.letters() for failure in dead_letter.failures] == ["kills-worker"]

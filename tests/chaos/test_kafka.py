@@ -57,7 +57,7 @@ def test_a_dead_network_to_the_broker(
         sent.wait_caught()
         assert state() == "Ongoing"
         broker.proxy.freeze()
-        # The broker is well: it aborts the transaction that nobody ends.
+        # The broker is well: it aborts the transaction that no producer ends.
         eventually(lambda: state() == "CompleteAbort", 40, process.said)
         account.landed()
         broker.proxy.forget()
@@ -70,10 +70,10 @@ def test_two_processes_with_one_transactional_id(
 ) -> None:
     """Guard: FencingDetector; without it the two would take the id from each other for ever and say nothing."""
     load(outpost, 40)
-    twin = behind_proxy(broker, TAGSTREAM_TRANSACTIONAL_ID="one-id")
+    same_id = behind_proxy(broker, TAGSTREAM_TRANSACTIONAL_ID="one-id")
     with (
-        worker(outpost, "w1", tmp_path, **twin) as first,
-        worker(outpost, "w2", tmp_path, **twin) as second,
+        worker(outpost, "w1", tmp_path, **same_id) as first,
+        worker(outpost, "w2", tmp_path, **same_id) as second,
     ):
         with feeding(outpost):
             eventually(lambda: _one_left(first, second), 90, second.said)
@@ -117,10 +117,10 @@ def _one_left(first: WorkerProcess, second: WorkerProcess) -> bool:
 def test_output_topic_missing(broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path) -> None:
     """Guard: topics are looked up at the start; kafka-python leaves the unknown topic out and commits the rest."""
     load(outpost, 5)
-    missing = behind_proxy(broker, TAGSTREAM_OUTPUT_TOPIC="nobody-made-this")
+    missing = behind_proxy(broker, TAGSTREAM_OUTPUT_TOPIC="never-made")
     process = WorkerProcess(outpost, "w", tmp_path, **missing)
     assert process.wait_gone(90) == 2, process.said()
-    assert "nobody-made-this" in process.said()
+    assert "never-made" in process.said()
     account.landed()
     assert outpost.outcomes() == [], "the topic must stay untouched"
     with worker(outpost, "w", tmp_path, **behind_proxy(broker)) as heir:

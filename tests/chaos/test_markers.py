@@ -11,7 +11,7 @@ TRANSACTION, MARKER = 1 << 4, 1 << 4 | 1 << 5
 
 
 def batch(offset: int, attributes: int, producer: int, assignment: int) -> bytes:
-    """A batch with one record of four bytes that nobody reads."""
+    """A batch with one record of four bytes that no consumer reads."""
     head = struct.pack(">qiibIhiqqqhii", offset, 53, 0, 2, 0, attributes, 0, 0, 0, producer, assignment, 0, 1)
     return head + b"\0\0\0\0"
 

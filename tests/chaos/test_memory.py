@@ -134,7 +134,7 @@ def overload(site: Site, store: Store, account: Account, folder: Path, intake: s
     """A worker that is warm gets all that the store has at once. `said`: more that each event says."""
 
     def send(keys: Sequence[str]) -> None:
-        # An event's size counts while it waits; nobody reads its note.
+        # An event's size counts while it waits; its note is never read.
         site.send([(site.own(key, bucket=store.bucket, note="n" * 16_000, **said), ()) for key in keys])
 
     with worker(site, "w", folder, **SMALL, **store.settings, TAGSTREAM_DECODER=intake) as process:

@@ -114,7 +114,7 @@ def test_partitions_move_between_the_flush_and_the_offsets(
         load(outpost, 80)
         sent.wait_caught()
         joining.release()
-        # It publishes records of which the other has sent outcomes that nobody can see yet.
+        # It publishes records of which the other has sent outcomes that no reader can see yet.
         eventually(lambda: published(winner) > 0, 30, winner.said)
         account.landed()
         sent.release()
@@ -249,8 +249,8 @@ def test_a_member_joins_between_the_flush_and_the_offsets(
 def test_offsets_are_refused_because_a_member_has_joined(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, elsewhere: str
 ) -> None:
-    """Guard: a record stays in the ledger until its commit is known. Its partition never leaves, so nobody else would
-    publish what the broker has refused for its generation: taken for done, it is lost."""
+    """Guard: a record stays in the ledger until its commit is known. Its partition never leaves, so no other worker
+    would publish what the broker has refused for its generation: taken for done, it is lost."""
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION)) as process:
         before, dropped = failed(process, cause="membership"), process.metric("tagstream_dropped_jobs_total")
         offsets = broker.proxy.hold(Api.TXN_OFFSET_COMMIT)

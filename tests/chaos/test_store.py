@@ -1,4 +1,4 @@
-"""The object store fails, lies, or is slow: passing failures are waited for, and only the guilty object pays."""
+"""The object store fails, lies, or is slow: passing failures are waited for, and only the failing object pays."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def fresh(line: SharedLine, *keys: str) -> list[Given]:
 def test_one_object_whose_get_is(line: SharedLine, account: Account, lie: Lie, reason: str, times: int) -> None:
     """Guards: the bounds on what a body may be (empty, larger than announced), and the verdict on an object that alone
     fails or is refused, without which its partition waits for it for ever."""
-    guilty = f"{reason}-{times}-{next(_seeds)}.jpg"
-    line.store.lies[guilty] = lie
+    failing = f"{reason}-{times}-{next(_seeds)}.jpg"
+    line.store.lies[failing] = lie
     records = line.send(fresh(line, "before.jpg"))
     line.committed()
-    records += line.send(fresh(line, guilty))
-    wait_for(lambda: line.store.told[guilty], times)
+    records += line.send(fresh(line, failing))
+    wait_for(lambda: line.store.told[failing], times)
     account.landed()
     deadline = threading.Event()
 
@@ -118,7 +118,7 @@ def test_every_get_is_forbidden_for_a_while(line: SharedLine, account: Account) 
 
 @pytest.mark.chaos
 def test_the_stores_refusal_of_us_hits_a_single_image(line: SharedLine, account: Account) -> None:
-    """Guard: a refusal whose code is about the credentials, or our clock, is held against no object, however few fail
+    """Guard: a refusal whose code is about the credentials, or our clock, blames no object, however few fail
     and however well others were read just now."""
     records = line.send(fresh(line, "before.jpg"))
     line.committed()

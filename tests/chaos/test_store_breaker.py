@@ -1,4 +1,4 @@
-"""A dependency that is away is left alone, all go on at once when it is back, and nobody waits for it at the end."""
+"""A dependency that is away is left alone, all go on at once when it is back, and nothing waits for it at the end."""
 
 from __future__ import annotations
 

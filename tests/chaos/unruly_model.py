@@ -1,4 +1,4 @@
-"""A tagger and a captioner that misbehave on command, as a package of somebody else's would bring them.
+"""A tagger and a captioner that misbehave on command, as another team's package would bring them.
 
 It is copied into a folder of its own beside an entry point, and knows of its test only two files in that folder:
 `orders.json`, read before each batch, and `diary.jsonl`, a line for each.
@@ -22,7 +22,7 @@ from workers.types import Caption, LabelScores, Pixels, Transform
 LABELS = ("red", "green", "blue", "any")
 SIDE = 16
 CURSED = (255, 0, 255)
-"""Images of this colour make both models raise, whoever else is in the batch."""
+"""Images of this colour make both models raise, whatever else is in the batch."""
 UNCOUNTABLE = (0, 255, 255)
 """Of this colour the tagger makes scores that are no numbers."""
 SPEECHLESS = (255, 255, 0)

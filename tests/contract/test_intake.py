@@ -264,7 +264,7 @@ def test_after_close_every_future_is_cancelled(intake: Intake, store: MemoryObje
 
 
 in_this_process = pytest.mark.parametrize("make", [inline, threads], indirect=True)
-"""Whoever breaks this process's decoders breaks no child's: tests/unit/intake/test_processes_deaths.py has its own."""
+"""What breaks this process's decoders breaks no child's: tests/unit/intake/test_processes_deaths.py has its own."""
 
 
 @in_this_process

@@ -116,7 +116,7 @@ class TurnsTheListRound(TorchTagger):
         return super().forward([*images[1:], *images[:1]])
 
 
-class DependsOnItsNeighbours(TorchTagger):
+class DependsOnTheOthers(TorchTagger):
     def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         return [row + 0.01 * len(images) for row in super().forward(images)]
 
@@ -147,7 +147,7 @@ class NumbersItsSubsetAnew(TorchTagger):
         return LabelScores(np.searchsorted(self._ids, scores.label_ids).astype(np.int32), scores.scores)
 
 
-class ScoresAllForEverybody(Choosy):
+class ScoresAllForEveryImage(Choosy):
     def forward_subsets(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
         return self.forward(images)
 
@@ -177,13 +177,13 @@ class HandsSubsetsToTheWrongImages(Choosy):
     [
         (LosesAnImage, conformance.a_list_comes_back_with_its_length_and_order),
         (TurnsTheListRound, conformance.a_list_comes_back_with_its_length_and_order),
-        (DependsOnItsNeighbours, conformance.an_image_scores_the_same_alone_and_among_eight),
+        (DependsOnTheOthers, conformance.an_image_scores_the_same_alone_and_among_eight),
         (TakesNothingForANumber, conformance.not_a_number_is_a_value_error),
         (KeepsWhatIsBelowTheFloor, conformance.scores_are_ids_and_numbers_above_the_floor),
         (NeverSettles, conformance.warming_up_settles_the_batch_and_can_be_repeated),
         (ShowsASelfTestImageOfAnotherSize, conformance.its_self_test_image_fits_its_transform_and_is_tagged),
         (NumbersItsSubsetAnew, conformance.a_subset_of_labels_scores_as_the_full_set),
-        (ScoresAllForEverybody, conformance.images_of_one_batch_may_want_different_labels),
+        (ScoresAllForEveryImage, conformance.images_of_one_batch_may_want_different_labels),
         (TakesTheFirstColumns, conformance.images_of_one_batch_may_want_different_labels),
         (GivesAllTheSubsetOfTheFirst, conformance.images_of_one_batch_may_want_different_labels),
         (HandsSubsetsToTheWrongImages, conformance.images_of_one_batch_may_want_different_labels),

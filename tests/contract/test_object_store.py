@@ -244,7 +244,7 @@ def test_check_tells_a_missing_bucket_from_wrong_keys(
         commands.check(unique("bucket"))
     for said, access_key, secret_key in (
         ("TAGSTREAM_S3_SECRET_KEY", s3.access_key, "wrong"),
-        ("TAGSTREAM_S3_ACCESS_KEY", "nobody", s3.secret_key),
+        ("TAGSTREAM_S3_ACCESS_KEY", "unknown", s3.secret_key),
     ):
         with (
             closing(MinioObjectStore(s3.endpoint_url, access_key, secret_key)) as store,
@@ -255,7 +255,7 @@ def test_check_tells_a_missing_bucket_from_wrong_keys(
 
 def test_wrong_keys_are_no_objects_fault(s3: SeaweedFS) -> None:
     with (
-        closing(MinioObjectStore(s3.endpoint_url, "nobody", "wrong", "us-east-1")) as store,
+        closing(MinioObjectStore(s3.endpoint_url, "unknown", "wrong", "us-east-1")) as store,
         pytest.raises(Unavailable) as unavailable,
     ):
         store.get("bucket", "a", version_id=None, etag=None, max_bytes=10, deadline_s=5.0)

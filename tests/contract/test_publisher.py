@@ -154,7 +154,7 @@ def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: 
 
 @pytest.mark.parametrize(
     "membership",
-    [NO_MEMBERSHIP, Membership(1, "somebody-else"), Membership(-1, "")],
+    [NO_MEMBERSHIP, Membership(1, "another-member"), Membership(-1, "")],
     ids=["none", "another member id", "reset by a failed heartbeat"],
 )
 def test_a_run_is_refused_under_any_membership_but_its_assignments_own(world: World, membership: Membership) -> None:
@@ -326,7 +326,7 @@ def test_the_committed_offset_of_an_assignment_under_another_member_id_is_none(w
     source = world.source()
     assignments = assignments_of(source)
     publisher = world.publisher(source)
-    assert publisher.committed(Assignment(assignments[0].partition, "somebody-else")) is None
+    assert publisher.committed(Assignment(assignments[0].partition, "another-member")) is None
     assert world.committed() == {}
 
 
@@ -358,7 +358,7 @@ def test_a_new_generation_alone_does_not_stop_a_retained_partition(world: World)
 
 
 def published(publisher: Publisher, transaction: Transaction) -> bool:
-    """Publish as the pipeline does: a refusal in the middle of a join is mended and tried again."""
+    """Publish as the pipeline does: a refusal in the middle of a join is repaired and tried again."""
     try:
         publisher.publish(transaction)
     except Unpublished:

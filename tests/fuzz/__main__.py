@@ -1,6 +1,6 @@
 """`make fuzz`: every target in a process of its own, for its share of the time, with the counts as they come.
 
-A child that dies, hangs or swells beyond its limit is told by its parent, who knows the input that it had in hand.
+A child that dies, hangs or grows beyond its limit is told by its parent, who knows the input that it had in hand.
 What broke a promise lies in tests/fuzz/crashes afterwards, and `make test` replays it. Exit code 1 when there was any.
 """
 

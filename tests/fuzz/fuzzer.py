@@ -138,7 +138,7 @@ class Fuzzer:
             each()
 
     def _chosen(self) -> Parts:
-        """Late finds more often than old ones: they lead to where nobody has been."""
+        """Late finds more often than old ones: they lead to where no input has been."""
         if self.random.random() < 0.5:
             return self.random.choice(self.corpus)
         return self.corpus[-1 - min(int(self.random.expovariate(0.1)), len(self.corpus) - 1)]

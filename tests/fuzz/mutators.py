@@ -30,7 +30,7 @@ TEXTS = (
     "🙂" * 300,
     "a." * 2000,
     "a://b?" * 2000,
-    "http://h/p?X-Amz-Signature=CANARY-SECRET",
+    "http://h/p?X-Amz-Signature=MARKED-SECRET",
     "../../../etc/passwd",
     "s3://b/k?versionId=null",
     "%",

@@ -1,6 +1,6 @@
 """A broker whose answers lie in what every Kafka answer has: its length, its number, its end and its time.
 
-What an answer says inside is not changed: whoever owns the broker owns the offsets, and no client can check them.
+What an answer says inside is not changed: the owner of the broker owns the offsets, and no client can check them.
 """
 
 from __future__ import annotations

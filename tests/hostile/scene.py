@@ -28,8 +28,8 @@ OTHERS_WITHIN_S = 10.0
 SAME_WITHIN_S = 60.0
 POD_BYTES = 3 << 30
 """The memory limit of a pod in deploy/k8s/base."""
-REDIS_PASSWORD = "CANARY-redis-password"
-SIGNATURE = "CANARY-SECRET"
+REDIS_PASSWORD = "MARKED-redis-password"
+SIGNATURE = "MARKED-SECRET"
 """What stands in the query strings of signed URLs that messages hold."""
 
 

@@ -89,7 +89,7 @@ def lies(elsewhere: Callable[[], str]) -> dict[str, Lie]:
     """By a name that is fit for a key.
 
     Args:
-        elsewhere: the address of a server that nobody may be sent to.
+        elsewhere: the address of a server to which no request may be sent.
     """
     found: dict[str, Lie] = {f"code-{status}-{code}": error(status, code) for status, code in CODES}
     found |= {

@@ -88,11 +88,11 @@ class Witness:
         headers = tuple((str(name), _bytes(value)) for name, value in list(message.headers() or []))
         value = _bytes(message.value()) or b""
         if message.topic() == self._site.dead:
-            letter = read_dead_letter_headers(headers)
+            dead_letter = read_dead_letter_headers(headers)
             own = b"".join(content or b"" for name, content in headers if name.startswith("tagstream-"))
-            for offset in range(letter.offset, (letter.last_offset or letter.offset) + 1):
-                for failure in letter.failures:
-                    self._keep((letter.partition, offset), failure.index, failure.reason)
+            for offset in range(dead_letter.offset, (dead_letter.last_offset or dead_letter.offset) + 1):
+                for failure in dead_letter.failures:
+                    self._keep((dead_letter.partition, offset), failure.index, failure.reason)
         else:
             output = read_output(value)
             own = value

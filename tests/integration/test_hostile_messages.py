@@ -95,7 +95,7 @@ def test_a_worker_lives_through_hostile_messages_and_what_they_become_is_bounded
     assert max(took) < 5, "a message froze the worker"
     enriched = [found for found in site.outputs() if isinstance(found, EnrichedImage)]
     assert [found.event.offset for found in enriched] == [0, 13]
-    letters = Counter(failure.reason for letter in site.letters() for failure in letter.failures)
+    letters = Counter(failure.reason for dead_letter in site.letters() for failure in dead_letter.failures)
     assert letters == {"schema": 4, "not-an-event": 2, "undecodable": 4, "too-many-records": 1}
     written = [seen for seen in site.read(site.enriched) if b"image-retraction/1" in seen.value]
     assert len(written) == 1_000

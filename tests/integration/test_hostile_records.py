@@ -1,4 +1,4 @@
-"""Records that anybody who may write to the input topic can write: each costs itself, and no other waits for it."""
+"""Records that any producer of the input topic can write: each costs itself, and no other waits for it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def test_a_worker_gives_every_odd_record_its_outcome_and_goes_on(site: Site, tmp
         assert process.terminate() == 0, process.said()
     enriched = [found for found in site.outputs() if isinstance(found, EnrichedImage)]
     assert sorted(found.event.offset for found in enriched) == sorted(writer.good)
-    letters = [(letter.offset, letter.last_offset, letter.failures[0].reason) for letter in site.letters()]
+    letters = [
+        (dead_letter.offset, dead_letter.last_offset, dead_letter.failures[0].reason) for dead_letter in site.letters()
+    ]
     assert letters == [
         (spoilt, spoilt, "batch-unreadable"),
         (codec, codec, "batch-unreadable"),
@@ -101,7 +103,7 @@ def test_a_worker_gives_every_odd_record_its_outcome_and_goes_on(site: Site, tmp
         (bomb, bomb, "batch-too-large"),
         (many, many + len(swarm) - 1, "batch-too-large"),
     ]
-    assert all(letter.truncated for letter in site.letters())
+    assert all(dead_letter.truncated for dead_letter in site.letters())
 
 
 def test_readers_of_a_topic_pass_what_they_can_not_read(site: Site, caplog: pytest.LogCaptureFixture) -> None:

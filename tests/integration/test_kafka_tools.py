@@ -30,7 +30,7 @@ def test_a_topic_exists_once_it_was_made_and_making_it_again_changes_nothing(
     ensure_topics(kafka.servers, {topic_name: (3, {})})
     assert topic_exists(kafka.servers, topic_name)
     ensure_topics(kafka.servers, {topic_name: (1, {})})
-    assert len(lag(kafka.servers, "nobody", [topic_name])) == 3
+    assert len(lag(kafka.servers, "no-group", [topic_name])) == 3
 
 
 def test_emitted_messages_are_all_there_in_order_for_each_key(kafka: ApacheKafka, topic: str) -> None:

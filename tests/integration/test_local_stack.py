@@ -77,7 +77,7 @@ def test_a_record_written_to_kafka_is_read_back(kafka: ApacheKafka, topic_name: 
     assert read_all(kafka, topic_name) == [b"hello"]
 
 
-def test_a_topic_that_nobody_made_is_an_error(kafka: ApacheKafka, topic_name: str) -> None:
+def test_a_topic_that_was_not_made_is_an_error(kafka: ApacheKafka, topic_name: str) -> None:
     metadata = AdminClient({"bootstrap.servers": kafka.servers}).list_topics(topic_name, timeout=20)
     error = metadata.topics[topic_name].error
     assert error is not None
@@ -182,9 +182,9 @@ def test_a_stack_ends_with_its_owner(how: signal.Signals) -> None:
         owner.wait(20)
     assert survivors(pids) == []
     if how is signal.SIGKILL:
-        assert Path(folder).exists(), "nobody was left to remove it"
+        assert Path(folder).exists(), "no process was left to remove it"
         with Scratch():
-            """Whoever makes the next one sweeps first."""
+            """The process that makes the next one sweeps first."""
     assert not Path(folder).exists()
 
 

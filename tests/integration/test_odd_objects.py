@@ -86,7 +86,7 @@ def _odd_objects(site: Site, store: LyingStore, process: WorkerProcess) -> None:
     assert time.monotonic() - began < UNREADABLE_S + 20.0
     images = {output.source.key for output in site.outputs() if isinstance(output, EnrichedImage)}
     assert images == set(good)
-    details = [failure.detail for letter in site.letters() for failure in letter.failures]
+    details = [failure.detail for dead_letter in site.letters() for failure in dead_letter.failures]
     assert any("HTTP 403 InvalidObjectState" in detail for detail in details)
     assert any("HTTP 400 InvalidRequest" in detail for detail in details)
     assert process.get("/readyz")[0] == 200

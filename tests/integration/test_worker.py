@@ -83,7 +83,7 @@ def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site
     assert all(image.caption is not None and image.caption.method == "template" for image in images)
     assert [r.source.key for r in outputs if isinstance(r, Retraction)] == ["images/a b+7.jpg"]
     assert [skip.reason for skip in outputs if isinstance(skip, Skip)] == ["test-event"]
-    assert [letter.failures[0].reason for letter in site.letters()] == ["undecodable"]
+    assert [dead_letter.failures[0].reason for dead_letter in site.letters()] == ["undecodable"]
 
 
 def test_two_workers_share_the_partitions_and_repeat_nothing(site: Site, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_the_other_delivery_with_the_other_intake_does_the_same_work(site: Site,
         assert process.terminate() == 0, process.said()
     assert site.outcomes() == site.inputs()
     site.assert_in_order()
-    assert [letter.failures[0].reason for letter in site.letters()] == ["broken-image"]
+    assert [dead_letter.failures[0].reason for dead_letter in site.letters()] == ["broken-image"]
 
 
 def in_flight(process: WorkerProcess) -> float:

@@ -154,8 +154,8 @@ class Site:
     def outcomes(self) -> list[Coordinates]:
         """The coordinates of every outcome there is: the delivery invariant is checked by this list, never by ids."""
         found = [(o.event.partition, o.event.offset, o.event.index) for o in self.outputs()]
-        for letter in self.letters():
-            found += [(letter.partition, letter.offset, failure.index) for failure in letter.failures]
+        for dead_letter in self.letters():
+            found += [(dead_letter.partition, dead_letter.offset, failure.index) for failure in dead_letter.failures]
         return sorted(found)
 
     def behind(self) -> int:
@@ -175,8 +175,8 @@ class Site:
                 event = read_output(seen.value).event
                 places.setdefault((topic, event.partition, seen.partition), []).append((event.offset, event.index))
         for seen in self.read(self.dead):
-            letter = read_dead_letter_headers(seen.headers)
-            places.setdefault((self.dead, letter.partition, seen.partition), []).append((letter.offset, 0))
+            dead_letter = read_dead_letter_headers(seen.headers)
+            places.setdefault((self.dead, dead_letter.partition, seen.partition), []).append((dead_letter.offset, 0))
         assert places
         for events in places.values():
             assert events == sorted(events)
@@ -219,7 +219,7 @@ class WorkerProcess(LocalWorker):
         return self.log.read_text(errors="replace")
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and text; status 0 when nobody answers."""
+        """Status and text; status 0 when nothing answers."""
         try:
             with urlopen(f"{self.url}{path}", timeout=5) as response:
                 return response.status, response.read().decode()

@@ -29,7 +29,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-NOBODY = -1
+NO_OWNER = -1
 NO_GENERATION, OUTDATED, CURRENT = -1, 0, 1
 """Generations are told apart by nothing but whether they are the group's present one."""
 NO_MEMBER = 0
@@ -199,18 +199,18 @@ class Protocol:
         members = [number for number, member in enumerate(broker.members) if member]
         if not members or not all(_settled(world, number) for number in members):
             return
-        if NOBODY in broker.owners:
-            yield from self._assignments(world, members, "gives what nobody has")
+        if NO_OWNER in broker.owners:
+            yield from self._assignments(world, members, "gives what no member has")
         elif world.faults[REBALANCE]:
             yield from self._assignments(_use(world, REBALANCE), members, "rebalances")
 
     def _assignments(self, world: World, members: list[int], what: str) -> Iterator[Step]:
-        """Cooperative: a partition that moves is nobody's for one generation."""
+        """Cooperative: a partition that moves has no owner for one generation."""
         owners = world.broker.owners
-        keep = len(members) == 1 or NOBODY in owners
-        choices = [members if owner == NOBODY else [owner] if keep else [owner, NOBODY] for owner in owners]
+        keep = len(members) == 1 or NO_OWNER in owners
+        choices = [members if owner == NO_OWNER else [owner] if keep else [owner, NO_OWNER] for owner in owners]
         for chosen in product(*choices):
-            told = ", ".join("nobody" if owner == NOBODY else NAMES[owner] for owner in chosen)
+            told = ", ".join("no member" if owner == NO_OWNER else NAMES[owner] for owner in chosen)
             yield f"the group {what}: {told}", _next_generation(world, chosen)
 
     def _membership(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
@@ -230,11 +230,11 @@ class Protocol:
                     _with(world, number, reset),
                 )
         if worker.member and not known:
-            nobody = worker._replace(generation=NO_GENERATION, member=NO_MEMBER)
-            yield f"{name} is told that it is no member, without a callback", _with(world, number, nobody)
+            outsider = worker._replace(generation=NO_GENERATION, member=NO_MEMBER)
+            yield f"{name} is told that it is no member, without a callback", _with(world, number, outsider)
             yield (
                 f"{name} is told that it is no member, and loses its partitions",
-                _with(world, number, _drop_all(nobody)),
+                _with(world, number, _drop_all(outsider)),
             )
         if not worker.member and all(_settled(world, other) for other, member in enumerate(broker.members) if member):
             yield from self._join(world, number, worker)
@@ -444,13 +444,13 @@ class Protocol:
     def _recover(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
         """Another producer under the same id: what the old one left open is aborted before it can do anything."""
         broker = world.broker
-        mended = broker._replace(
+        fenced = broker._replace(
             transactions=_put(broker.transactions, number, None), fenced=_put(broker.fenced, number, False)
         )
         leftover = self._none if self.rules.fresh_producer or broker.fenced[number] else worker.leftover
         phase = "reconcile 0" if self.rules.trust_committed else "idle"
         after = worker._replace(phase=phase, run=(), leftover=leftover)
-        yield "takes its transactional id again", _with(world._replace(broker=mended), number, after)
+        yield "takes its transactional id again", _with(world._replace(broker=fenced), number, after)
 
     def _reconcile(self, world: World, number: int, worker: Worker) -> Iterator[Step]:
         """One partition after the other: what is committed is done; an offset that can't be ours ends the
@@ -482,7 +482,7 @@ def _settled(world: World, number: int) -> bool:
 
 
 def _next_generation(world: World, owners: tuple[int, ...]) -> World:
-    """What anybody knows of the group, or holds of it in hand, is of the last generation from now on."""
+    """What any client knows of the group, or holds of it in hand, is of the last generation from now on."""
     workers = tuple(
         worker._replace(
             generation=min(worker.generation, OUTDATED),
@@ -494,7 +494,7 @@ def _next_generation(world: World, owners: tuple[int, ...]) -> World:
 
 
 def _ids(world: World, number: int) -> tuple[int, ...]:
-    """Every member id of this worker that anybody still knows."""
+    """Every member id of this worker that any client still knows."""
     worker = world.workers[number]
     queues = [queue.member for queue in worker.queues if queue is not None]
     in_hand = (worker.metadata[1], worker.asked[1], *(item.member for item in worker.run))
@@ -522,7 +522,7 @@ def _renumbered(world: World) -> World:
 
 
 def _put_out(world: World, number: int) -> World:
-    owners = tuple(NOBODY if owner == number else owner for owner in world.broker.owners)
+    owners = tuple(NO_OWNER if owner == number else owner for owner in world.broker.owners)
     members = _put(world.broker.members, number, NO_MEMBER)
     return world._replace(broker=world.broker._replace(members=members, owners=owners))
 

@@ -25,7 +25,7 @@ def searched(rules: Rules, size: Size) -> Found[World]:
 def counterexample(size: Size, **without: bool) -> str:
     """What goes wrong first with a rule taken out; the way to it is printed."""
     found = searched(replace(Rules(), **without), size)
-    print(found.told())  # noqa: T201  # for whoever reads the test's output
+    print(found.told())  # noqa: T201  # for the reader of the test's output
     assert found.trace, f"{found.states} states, and nothing wrong in any of them"
     return found.bad
 

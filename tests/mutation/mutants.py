@@ -63,11 +63,11 @@ def mutants(source: str, path: str) -> Iterator[Mutant]:
         for number, place in enumerate(places):
             for variant in range(len(_changes(place))):
                 made = copy.deepcopy(tree)
-                twin = next(other for found, other in _outermost(made.body, "") if found == name)
-                victim = list(_inside(twin))[number]
+                copied = next(other for found, other in _outermost(made.body, "") if found == name)
+                victim = list(_inside(copied))[number]
                 was = _shown(place)
                 changed = _changes(victim)[variant]
-                _replace(twin, victim, changed)
+                _replace(copied, victim, changed)
                 ast.fix_missing_locations(made)
                 code = _code(compile(made, path, "exec"), name)
                 if code is not None:

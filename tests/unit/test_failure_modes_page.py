@@ -1,4 +1,4 @@
-"""The pages for whoever runs a worker name only what there is."""
+"""The pages for those who run a worker name only what there is."""
 
 from __future__ import annotations
 

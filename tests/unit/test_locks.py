@@ -1,4 +1,4 @@
-"""What the locks promise to whoever installs from them."""
+"""What the locks promise to those who install from them."""
 
 from __future__ import annotations
 

@@ -67,10 +67,10 @@ def test_every_script_that_installs_is_looked_at() -> None:
 
 
 class Registry(BaseHTTPRequestHandler):
-    """As Docker Hub answers: a challenge first, then the digest to whoever brings the token."""
+    """As Docker Hub answers: a challenge first, then the digest to a client that brings the token."""
 
     def do_HEAD(self) -> None:
-        if self.headers.get("Authorization") != "Bearer anybody's":
+        if self.headers.get("Authorization") != "Bearer anonymous's":
             self.send_response(401)
             realm = f"http://127.0.0.1:{self.server.server_port}/token"  # type: ignore[attr-defined]
             self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="hub",scope="pull"')
@@ -85,7 +85,7 @@ class Registry(BaseHTTPRequestHandler):
         assert self.path == "/token?service=hub&scope=pull"
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(b'{"token": "anybody\'s"}')
+        self.wfile.write(b'{"token": "anonymous\'s"}')
 
     def log_message(self, *_: object) -> None:
         pass
@@ -119,10 +119,10 @@ def test_digests_are_filled_in_behind_the_tags_and_renewed(registry: str, tmp_pa
 
 def test_an_image_that_no_registry_tells_of_is_named_and_left_as_it_is(registry: str, tmp_path: Path) -> None:
     compose = tmp_path / "compose.yml"
-    compose.write_text("    image: nobody/nothing:1\n")
+    compose.write_text("    image: unknown/nothing:1\n")
     for where in (registry, "http://127.0.0.1:1"):
         done = pin(where, compose)
         assert done.returncode == 1
-        assert f"Not pinned: nobody/nothing:1 in {compose}" in done.stderr
+        assert f"Not pinned: unknown/nothing:1 in {compose}" in done.stderr
         assert "Traceback" not in done.stderr
-        assert compose.read_text() == "    image: nobody/nothing:1\n"
+        assert compose.read_text() == "    image: unknown/nothing:1\n"

@@ -156,7 +156,7 @@ class KafkaPublisher:
         self._offset_reset = offset_reset
         self._commit_beside = commit
         self._transaction_timeout_s = transaction_timeout_s
-        self._stolen_id = FencingDetector(transactional_id, transaction_timeout_s)
+        self._fencing = FencingDetector(transactional_id, transaction_timeout_s)
         self._clock = CallWatchdog(REQUEST_TIMEOUT_S, self._broker_answers)
         self._pending: dict[Partition, _Pending] = {}
         self.lost: Mapping[Assignment, str] = {}
@@ -179,7 +179,7 @@ class KafkaPublisher:
         except kafka_errors.KafkaError as error:
             _require_allowed(error)
             unpublished = Unpublished(cause_of(error), str(error))
-            self._stolen_id.note(unpublished.cause)
+            self._fencing.note(unpublished.cause)
             raise unpublished from error
         self._failed = False
 
@@ -198,7 +198,7 @@ class KafkaPublisher:
                 logger.warning("no new producer at try %d: %s", tried, error)
                 time.sleep(_RETRY_S)
             else:
-                self._stolen_id.initialised()
+                self._fencing.initialised()
                 self._failed = False
                 return
 
@@ -414,7 +414,7 @@ class KafkaPublisher:
         except kafka_errors.KafkaError as error:
             _require_allowed(error)
             logger.warning("the first offset of %s was not committed: %s", assignment.partition, error)
-            self._stolen_id.note(cause_of(error))
+            self._fencing.note(cause_of(error))
             self.recover()
             return None
         return offset

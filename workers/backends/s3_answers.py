@@ -146,4 +146,4 @@ def advice(endpoint: str, bucket: str, answer: S3Answer) -> str:
 
 def _line(raw: bytes) -> str:
     text = html.unescape(raw.decode("utf-8", "replace"))
-    return "".join(letter if letter.isprintable() else " " for letter in text)[:200].strip()
+    return "".join(character if character.isprintable() else " " for character in text)[:200].strip()

@@ -22,8 +22,8 @@ def document(record: ReadRecord) -> dict[str, Any]:
         case str(why):
             place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
             return {"schema": None, **place, "passed_over": why}
-        case DeadLetter() as letter:
-            return {"schema": "dead-letter/1"} | letter.model_dump(mode="json")
+        case DeadLetter() as dead_letter:
+            return {"schema": "dead-letter/1"} | dead_letter.model_dump(mode="json")
         case _:
             published: dict[str, Any] = from_json(record.value or b"")
             return published  # and not as it was read: a later version may have more fields
@@ -39,9 +39,9 @@ def row_of(record: ReadRecord) -> Table:
             return row("removed", retraction.subject, "", "", style="yellow")
         case Skip() as skip:
             return row("skipped", skip.subject or _place(skip.event), "", skip.reason, style="dim")
-        case DeadLetter() as letter:
-            reasons = ", ".join(dict.fromkeys(failure.reason for failure in letter.failures))
-            return row("dead", _place(letter), reasons, letter.failures[0].detail, style="red")
+        case DeadLetter() as dead_letter:
+            reasons = ", ".join(dict.fromkeys(failure.reason for failure in dead_letter.failures))
+            return row("dead", _place(dead_letter), reasons, dead_letter.failures[0].detail, style="red")
         case str(why):
             return row("unknown", _place(record), "", why, style="red")
 

@@ -175,8 +175,8 @@ def _marked(row: Row, style: str, mark: str, facts: Mapping[str, str]) -> str:
     )
 
 
-def _place(letter: DeadLetter) -> str:
-    return f"{letter.topic}:{letter.partition}:{letter.offset}"
+def _place(dead_letter: DeadLetter) -> str:
+    return f"{dead_letter.topic}:{dead_letter.partition}:{dead_letter.offset}"
 
 
 def _image(row: Row) -> str:

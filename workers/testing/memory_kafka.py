@@ -160,7 +160,7 @@ class MemoryPublisher:
         self._offset_reset = offset_reset
         self._failed = False
         self._interrupted = False
-        self._stolen_id = FencingDetector(transactional_id, transaction_timeout_s)
+        self._fencing = FencingDetector(transactional_id, transaction_timeout_s)
         with broker.changed:
             broker.require(output_topics)
             self._limits = {topic: broker.max_message_bytes(topic) for topic in output_topics}
@@ -176,7 +176,7 @@ class MemoryPublisher:
         try:
             self._publish(transaction)
         except Unpublished as error:
-            self._stolen_id.note(error.cause)
+            self._fencing.note(error.cause)
             raise
         self._failed = False
 
@@ -188,7 +188,7 @@ class MemoryPublisher:
             for topic in self._limits:
                 self._limits[topic] = self._broker.max_message_bytes(topic)
             self._producer_epoch = self._init()
-            self._stolen_id.initialised()
+            self._fencing.initialised()
             self._failed = False
 
     def committed(self, assignment: Assignment) -> int | None:

@@ -34,7 +34,7 @@ def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _swell() -> None:
+def _grow() -> None:
     """Take 4 GiB and write to all of it."""
     hoard: list[bytearray] = []
     while len(hoard) < _PIECES:
@@ -43,7 +43,7 @@ def _swell() -> None:
 
 def _abort_without_memory() -> None:
     try:
-        _swell()
+        _grow()
     except MemoryError:
         os.abort()
 
@@ -75,7 +75,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "dies": _kill,
     "hangs": lambda: time.sleep(3600),
     "segfaults": lambda: ctypes.string_at(0),
-    "swells": _swell,
+    "grows": _grow,
 }
 
 

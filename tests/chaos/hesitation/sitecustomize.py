@@ -1,7 +1,7 @@
 """Imported first by a worker whose PYTHONPATH begins with this folder: on command, a transaction stops short of its
 offsets.
 
-HESITATION names a file. While it is there, whoever is about to send offsets to a transaction writes a second one beside
+HESITATION names a file. While it is there, a process about to send offsets to a transaction writes a second one beside
 it, `reached`, and waits.
 """
 

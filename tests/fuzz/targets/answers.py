@@ -23,7 +23,7 @@ from workers.pipeline import cache_entries as entries
 from workers.types import Caption, Facts, LabelScores
 
 LARGEST_OBJECT = 1 << 16
-SECRET = "CANARY-SECRET"
+SECRET = "MARKED-SECRET"
 
 
 class Says:

@@ -22,7 +22,7 @@ from workers.pipeline.journal import Journal
 from workers.settings import FIELDS, PREFIX, Settings, is_secret, read, secret_values
 from workers.types import Coordinates, Partition, Transform
 
-SECRET = "CANARY-SECRET"
+SECRET = "MARKED-SECRET"
 
 
 _MEMORY = Path("/dev/shm")
@@ -82,7 +82,7 @@ def journalled(parts: Parts) -> str:
     journal.begins(Partition("images", 0), 2**62)
     journal.close()
     again = Journal(path)
-    assert not again.suspects, "a clean exit suspects nobody"
+    assert not again.suspects, "a clean exit suspects no image"
     assert again.poison <= poison
     again.close()
     return f"{min(3, len(suspects))} suspects or more, {min(3, len(poison))} poison or more"

@@ -111,9 +111,9 @@ def _dead_lettered(failures: list[Failure], value: bytes | None, named: Any) -> 
     for name, content in added:
         assert name.startswith(PREFIX)
         assert content is not None
-        assert b"CANARY-SECRET" not in content, "a signed URL's query left in a detail"
-    letter = read_dead_letter_headers((*kept_headers, *added))
-    assert letter.indexes == {failure.index for failure in failures}
+        assert b"MARKED-SECRET" not in content, "a signed URL's query left in a detail"
+    dead_letter = read_dead_letter_headers((*kept_headers, *added))
+    assert dead_letter.indexes == {failure.index for failure in failures}
     again = replay(key, kept_value, (*kept_headers, *added))
     assert again[:2] == (None, value)
 
@@ -149,18 +149,18 @@ def replayed(parts: Parts) -> str:
     """Foreign headers are refused with a sentence; what is read can be sent back."""
     key, value, named = nullable(parts[0]), nullable(b"".join(parts[1:2])), headers(parts[2:])
     try:
-        letter = read_dead_letter_headers(named)
+        dead_letter = read_dead_letter_headers(named)
     except ValueError as error:
         sentence(error)
         return "not a dead letter"
-    with_nulls(key, value, named, letter.nulls)
+    with_nulls(key, value, named, dead_letter.nulls)
     try:
         _, _, sent = replay(key, value, named)
     except ValueError as error:
         sentence(error)
         return "can't be sent back"
     only = only_indexes(sent)
-    assert only is None or only == letter.indexes, "a replay names what failed, or does all"
+    assert only is None or only == dead_letter.indexes, "a replay names what failed, or does all"
     return "sent back"
 
 

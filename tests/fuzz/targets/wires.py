@@ -86,7 +86,7 @@ def _legacy(magic: int, key: bytes | None, value: bytes, attributes: int = 0) ->
     return struct.pack(">qi", 5, len(message)) + message
 
 
-def mended(random: Random, parts: Parts) -> Parts:
+def resealed(random: Random, parts: Parts) -> Parts:
     """Damaged, and most of the time with a right length and checksum, so that what reads it gets further."""
     data = bytearray(mutators.by_bytes(random, parts[0]))
     if random.random() < 0.8 and len(data) > _CHECKED_FROM:
@@ -180,6 +180,6 @@ def _believable(answer: Answer, limits: Limits) -> None:
 
 
 TARGETS = (
-    Target("record-batches", record_batches, fetched, mended, bounds=Bounds(mib=24, mib_per_mib=48)),
+    Target("record-batches", record_batches, fetched, resealed, bounds=Bounds(mib=24, mib_per_mib=48)),
     Target("child-answers", said, heard),
 )

@@ -99,7 +99,7 @@ def _send(hand: ManualPipeline, record: tuple[bytes | None, Headers]) -> int:
 
 
 def _lie(hand: ManualPipeline, random: Random) -> None:
-    """Damage every entry of the cache, as whoever may write to it can."""
+    """Damage every entry of the cache, as any client that may write to it can."""
     cache = hand.worker._cache
     assert isinstance(cache, MemoryResultCache)
     for key, (until, value) in cache._values.items():
@@ -129,10 +129,10 @@ def _published(messages: Iterable[Message]) -> dict[tuple[int, int], list[str]]:
     for message in messages:
         assert message.size < 1 << 20
         if message.topic == "dead":
-            letter = read_dead_letter_headers(message.headers)
-            letters[letter.offset] += 1
-            for failure in letter.failures:
-                kinds.setdefault((letter.offset, failure.index), []).append(failure.reason)
+            dead_letter = read_dead_letter_headers(message.headers)
+            letters[dead_letter.offset] += 1
+            for failure in dead_letter.failures:
+                kinds.setdefault((dead_letter.offset, failure.index), []).append(failure.reason)
             continue
         output = read_output(message.value or b"")
         name = {

@@ -23,7 +23,7 @@ from workers.errors import Misconfigured, Unavailable
 from workers.local.valkey import Valkey
 
 TIMEOUT_S = 0.1
-NOBODY = "redis://127.0.0.1:1/0"
+UNREACHABLE = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def grown_bytes() -> Iterator[Callable[[], int]]:
 
 
 def test_a_server_that_is_not_there_is_a_miss_at_once(make: Make, causes: list[object]) -> None:
-    cache = make(NOBODY)
+    cache = make(UNREACHABLE)
     began = time.monotonic()
     for _ in range(20):
         use(cache)
@@ -439,7 +439,7 @@ def test_check_passes_on_a_server_that_answers(valkey: Valkey) -> None:
 
 def test_check_names_the_server_that_does_not_answer(make: Make) -> None:
     with pytest.raises(Unavailable, match=r"redis://127\.0\.0\.1:1 .*TAGSTREAM_REDIS_URL"):
-        make(NOBODY).check()
+        make(UNREACHABLE).check()
 
 
 def test_no_cache_remembers_nothing_and_never_complains() -> None:

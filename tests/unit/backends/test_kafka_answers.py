@@ -134,7 +134,7 @@ def test_a_second_answer_to_one_question_is_none() -> None:
 def test_a_broken_answer_ends_its_connection_at_once_and_is_not_printed(
     behind_number: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Guard: the client went on waiting on a connection that nobody read any more."""
+    """Guard: the client went on waiting on a connection that was read no more."""
     caplog.set_level(logging.DEBUG, "kafka.protocol")
     with (
         loopback(lambda connection, asked: connection.sendall(framed(asked[8:12] + behind_number))) as server,

@@ -77,7 +77,7 @@ def test_a_cause_is_found_behind_the_error_that_wraps_it() -> None:
     assert cause_of(error) == "fenced"
 
 
-def test_nobody_at_the_address_is_said_in_a_sentence_and_leaves_no_socket_behind() -> None:
+def test_no_server_at_the_address_is_said_in_a_sentence_and_leaves_no_socket_behind() -> None:
     started = time.monotonic()
     with pytest.raises(Unavailable, match=r"none of 127\.0\.0\.1:\d+ answered within 0\.5 s; check the address"):
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {}, timeout_s=0.5)
@@ -248,7 +248,7 @@ def offer(client: KafkaNetClient) -> Mock:
 
 
 def test_without_the_guard_the_sender_forgets_a_request_whose_node_is_away() -> None:
-    """When this fails, kafka-python has mended it and the guard can go."""
+    """When this fails, kafka-python has repaired it and the guard can go."""
     manager = offer(Unready())
     manager.retry.assert_not_called()
 

@@ -272,7 +272,7 @@ def test_a_partition_that_waits_for_its_turn_and_has_left_holds_up_no_other() ->
 
 
 def test_a_partition_may_have_its_turn_twice_in_one_poll() -> None:
-    """A poll that has nothing to deliver asks the broker again. Guard: nobody is left to wait then."""
+    """A poll that has nothing to deliver asks the broker again. Guard: nothing is left to wait for then."""
     fetches = Fetches(poll_bytes=LIMIT)
     large = batch([record(bytes(LIMIT))], attributes=GZIP, compress=gzip.compress)
     good = batch([record(b"good")], base_offset=1)

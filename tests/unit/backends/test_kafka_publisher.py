@@ -72,7 +72,7 @@ class Scene:
             return self.offsets
         if self.unreachable:
             self.unreachable -= 1
-            raise Unavailable("kafka", "nobody answers")
+            raise Unavailable("kafka", "no broker answers")
         producer = Mock(settings=settings)
         for name in (
             "init_transactions",
@@ -241,7 +241,7 @@ def test_a_lost_marker_that_turns_up_is_forgotten(scene: Scene) -> None:
     assert not scene.publisher.lost
 
 
-def test_a_lost_marker_is_known_to_the_partitions_next_assignment_and_held_against_no_other(scene: Scene) -> None:
+def test_a_lost_marker_is_known_to_the_partitions_next_assignment_and_to_no_other(scene: Scene) -> None:
     first, second, other = (
         Assignment(PARTITION, "me"),
         Assignment(PARTITION, "me"),

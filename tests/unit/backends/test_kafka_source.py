@@ -146,7 +146,7 @@ def test_what_a_broker_does_wrong_ends_no_worker(
         (KeyError(HERE), Broken, "can make nothing of what the broker answers"),
     ],
 )
-def test_what_no_polling_can_mend_ends_it_with_a_sentence(
+def test_what_no_polling_can_repair_ends_it_with_a_sentence(
     source: KafkaRecordSource, consumer: Any, error: Exception, ours: type[Exception], says: str
 ) -> None:
     consumer.poll.side_effect = error
@@ -190,7 +190,7 @@ def test_a_fault_that_lasts_is_said_once_in_a_while(
 
 
 def test_what_a_join_without_callbacks_has_taken_away_is_left_alone(source: KafkaRecordSource, consumer: Any) -> None:
-    """Guard: the assignment is asked. kafka-python lets nobody pause or seek what is not assigned."""
+    """Guard: the assignment is asked. kafka-python refuses to pause or seek what is not assigned."""
     here, there = opened(source)
     consumer.group_metadata.return_value = member("me again")
     consumer.assignment.return_value = {THERE}

@@ -25,7 +25,7 @@ def test_a_member_may_commit_for_its_current_assignments() -> None:
 
 
 @pytest.mark.parametrize("membership", [NO_MEMBERSHIP, Membership(-1, "me"), Membership(7, "")])
-def test_nobody_commits_without_a_membership(membership: Membership) -> None:
+def test_no_commit_is_made_without_a_membership(membership: Membership) -> None:
     assert refusal(membership, [Assignment(PARTITION, membership.member_id)]) == "we are not a member of the group"
 
 
@@ -69,7 +69,7 @@ def test_one_fencing_may_be_our_own_doing() -> None:
     stolen.note("fenced")
 
 
-def test_fenced_again_soon_after_taking_the_id_back_means_that_somebody_else_has_it() -> None:
+def test_fenced_again_soon_after_taking_the_id_back_means_that_another_process_has_it() -> None:
     clock = Clock()
     stolen = FencingDetector("worker-0", 10.0, clock)
     stolen.note("fenced")

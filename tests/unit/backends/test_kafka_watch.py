@@ -64,7 +64,7 @@ def test_many_calls_that_return_are_never_stuck_together() -> None:
             assert scene.pass_time(4) == [None] * 4
 
 
-def test_nobody_is_asked_while_no_call_is_in_progress_or_it_is_young() -> None:
+def test_no_broker_is_asked_while_no_call_is_in_progress_or_it_is_young() -> None:
     scene = Scene()
     scene.pass_time(3)
     with scene.clock.watching("the commit"):

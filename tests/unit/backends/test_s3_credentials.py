@@ -78,7 +78,7 @@ def test_a_file_that_is_being_written_or_gone_leaves_the_last_credentials(tmp_pa
     assert found.retrieve().access_key == "after"
 
 
-def test_a_file_that_never_held_credentials_is_nobodys_fault_but_ours(tmp_path: Path) -> None:
+def test_a_file_that_never_held_credentials_is_our_own_fault(tmp_path: Path) -> None:
     path = tmp_path / "none"
     store = MinioObjectStore("http://127.0.0.1:1", "", "", "r", credentials_file=path)
     with pytest.raises(Unavailable, match="none") as raised:

@@ -505,7 +505,7 @@ def test_a_store_that_is_down_is_unavailable_within_the_time_to_try_again() -> N
         (SLOW_DOWN, Unavailable, "SlowDown"),
     ],
 )
-def test_check_says_what_is_wrong_and_how_to_mend_it(answer: bytes, error: type[TagstreamError], advice: str) -> None:
+def test_check_says_what_is_wrong_and_how_to_repair_it(answer: bytes, error: type[TagstreamError], advice: str) -> None:
     with loopback(says(answer)) as server, pytest.raises(error, match=advice) as raised:
         store_of(server).check("bucket")
     assert f"http://127.0.0.1:{server.port}" in str(raised.value)

@@ -66,7 +66,7 @@ def test_nulls_come_back_as_far_as_they_can_be_sent() -> None:
         (Choice(key="photos/*", reasons=frozenset({"schema"})), False),
     ],
 )
-def test_a_letter_is_chosen_when_everything_that_was_given_holds(choice: Choice, holds: bool) -> None:
+def test_a_dead_letter_is_chosen_when_everything_that_was_given_holds(choice: Choice, holds: bool) -> None:
     assert choice.holds(dead_letter()) is holds
 
 

@@ -147,7 +147,7 @@ def test_an_interrupted_emit_goes_on_where_it_stopped(
 def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Callable[..., Ran]) -> None:
     with KafkaEmitter(site.servers) as emitter:
         for offset, (reason, truncated) in enumerate([("unreadable", False), ("schema", False), ("unreadable", True)]):
-            failure = Failure(index=2, stage="fetch", reason=reason, detail=f"letter {offset}")  # type: ignore[arg-type]
+            failure = Failure(index=2, stage="fetch", reason=reason, detail=f"failure {offset}")  # type: ignore[arg-type]
             headers = dead_letter_headers(
                 topic=site.images, partition=0, offset=offset, timestamp_ms=0, failures=[failure], attempts=1,
                 worker="0", models={}, truncated=truncated,
@@ -156,14 +156,14 @@ def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Call
         emitter.flush()
     listed = tagstream("dead-letters", "list", "--reason", "unreadable")
     assert listed.code == 0
-    assert "letter 0" in listed.out
-    assert "letter 1" not in listed.out
+    assert "failure 0" in listed.out
+    assert "failure 1" not in listed.out
     assert "2 unreadable" in listed.out
     as_json = tagstream("dead-letters", "list", "--json", "--since", "1h").out.splitlines()
     assert [json.loads(line)["offset"] for line in as_json] == [0, 1, 2]
     for place in (f"{site.dead}:0:1", f"{site.images}:0:1"):
         shown = tagstream("dead-letters", "show", place)
-        assert "letter 1" in shown.out
+        assert "failure 1" in shown.out
         assert '"n": 1' in shown.out
     assert tagstream("dead-letters", "show", f"{site.dead}:0:9").code == 2
     dry = tagstream("dead-letters", "replay", "--reason", "unreadable")
@@ -222,7 +222,7 @@ def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_
     assert "2 would be sent" in tagstream("dead-letters", "replay", "--topic", "__consumer_offsets").out
 
 
-def test_a_letter_that_its_topic_does_not_take_keeps_no_other_from_being_sent_back(
+def test_a_dead_letter_that_its_topic_does_not_take_keeps_no_other_from_being_sent_back(
     site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, large = f"{site.name}.small", f"{site.name}.large"
@@ -273,9 +273,9 @@ def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     assert ran.code == 0, ran.err
     assert lag(site.servers, site.name, [site.images]) == {Partition(site.images, 0): 1}
     (line,) = tagstream("dead-letters", "list", "--json").out.splitlines()
-    letter = json.loads(line)
-    assert (letter["topic"], letter["offset"]) == (site.images, 0)
-    assert letter["failures"][0]["reason"] == "skipped-by-operator"
+    dead_letter = json.loads(line)
+    assert (dead_letter["topic"], dead_letter["offset"]) == (site.images, 0)
+    assert dead_letter["failures"][0]["reason"] == "skipped-by-operator"
     again = tagstream("skip", f"{site.images}:0:0")
     assert again.code == 2
     assert "is 1, not 0" in again.err
@@ -299,7 +299,7 @@ def test_a_record_that_can_not_be_read_is_skipped_unread(site: Site, tagstream: 
     assert beyond.code == 2
     assert "has no record at 2 (yet)" in beyond.err
     letters = [json.loads(line) for line in tagstream("dead-letters", "list", "--json").out.splitlines()]
-    assert [(letter["offset"], letter["truncated"]) for letter in letters] == [(0, True), (1, True)]
+    assert [(dead_letter["offset"], dead_letter["truncated"]) for dead_letter in letters] == [(0, True), (1, True)]
 
 
 def test_a_skip_says_what_it_waits_for(
@@ -350,7 +350,7 @@ def test_a_check_says_when_good_images_can_not_be_decoded(
     assert "✗ Decoders: the jpeg decoder fails on an image known to be good" in ran.out
 
 
-def test_a_check_tells_each_fault_and_how_to_mend_it(
+def test_a_check_tells_each_fault_and_how_to_repair_it(
     site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", f"{site.name}.nowhere")

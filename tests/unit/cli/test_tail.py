@@ -52,10 +52,10 @@ def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
         topic="images", partition=0, offset=4, timestamp_ms=0, attempts=1, worker="0", models={},
         failures=[Failure(index=0, stage="parse", reason="undecodable", detail="not JSON")],
     )  # fmt: skip
-    letter = ReadRecord("dead", 0, 0, 0, b"", b"\xff\x00", headers)
-    assert line(letter) == "dead images:0:4 undecodable not JSON"
-    assert document(letter)["schema"] == "dead-letter/1"
-    json.dumps(document(letter))
+    dead_letter = ReadRecord("dead", 0, 0, 0, b"", b"\xff\x00", headers)
+    assert line(dead_letter) == "dead images:0:4 undecodable not JSON"
+    assert document(dead_letter)["schema"] == "dead-letter/1"
+    json.dumps(document(dead_letter))
 
 
 def test_a_document_has_also_the_fields_of_a_later_version() -> None:

@@ -1,8 +1,8 @@
 """How KEDA turns a kafka trigger and a group's offsets into a number of workers: its rules in our own words.
 
 After `pkg/scalers/kafka_scaler.go` of KEDA 2.18 to 2.20 (validation, lag, even distribution), and after Kubernetes'
-autoscaler for a metric with an average as its target. What our files don't use is refused here, so that whoever uses
-it looks it up first.
+autoscaler for a metric with an average as its target. What our files don't use is refused here, so that a
+change that uses it looks it up first.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Group:
 @dataclass
 class Scaler:
     """One trigger's scaler. KEDA's own poll and Kubernetes' autoscaler both ask the same one, so that it remembers
-    between any two calls, whoever made them."""
+    between any two calls, whichever client made them."""
 
     trigger: Trigger
     _seen: dict[Partition, int] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The compose file, read by Docker's own compose and held against the worker's own settings."""
+"""The compose file, read by Docker's own compose and checked with the worker's own settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Dockerfile, held against the repository; what it runs is run here with this environment's own programs."""
+"""The Dockerfile, compared with the repository; what it runs is run here with this environment's own programs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_packages_come_from_the_locks_with_their_hashes(dockerfile: Dockerfile, 
         assert "--require-hashes" in install
 
 
-def test_the_process_is_nobody_special(dockerfile: Dockerfile, target: str) -> None:
+def test_the_process_is_an_ordinary_user(dockerfile: Dockerfile, target: str) -> None:
     user, _, group = dockerfile.last(target, "USER").value.partition(":")
     assert int(user) > 0
     assert int(group) > 0

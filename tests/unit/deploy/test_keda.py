@@ -136,7 +136,7 @@ def test_a_topic_with_fewer_partitions_gets_no_worker_that_would_idle() -> None:
     assert autoscaler(overlay("cpu")).wanted(group(dict.fromkeys(partitions, 10**6)), 1) == 3
 
 
-def test_a_group_that_has_committed_nothing_is_owed_the_whole_topic() -> None:
+def test_a_group_that_has_committed_nothing_lags_by_the_whole_topic() -> None:
     state = group(dict.fromkeys(PARTITIONS, 5000))
     state.committed = dict.fromkeys(PARTITIONS)
     assert autoscaler(overlay("cpu")).wanted(state, 1) == 12

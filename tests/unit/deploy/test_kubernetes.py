@@ -1,4 +1,4 @@
-"""The Kubernetes files, rendered by kubectl and held against Kubernetes' own schemas and the worker's own settings."""
+"""The Kubernetes files, rendered by kubectl and checked with Kubernetes' own schemas and the worker's own settings."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_selectors_choose_the_workers_and_nothing_else(manifests: Sequence[Manif
         assert "app.kubernetes.io/name" in selector["matchLabels"]
 
 
-def test_nobody_calls_a_worker_but_who_scrapes_it(manifests: Sequence[Manifest], worker: Manifest) -> None:
+def test_only_scrapers_call_a_worker(manifests: Sequence[Manifest], worker: Manifest) -> None:
     policy = the(manifests, "NetworkPolicy")["spec"]
     pod = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert policy["podSelector"]["matchLabels"].items() <= pod.items()
@@ -264,7 +264,7 @@ def test_nobody_calls_a_worker_but_who_scrapes_it(manifests: Sequence[Manifest],
     assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
 
 
-def test_a_worker_may_call_its_neighbours_and_nobody_else() -> None:
+def test_a_worker_may_call_its_dependencies_and_nothing_else() -> None:
     """Each address in the files' own settings, `name.namespace.svc:port`, has its rule, and each rule but DNS's one."""
     manifests = overlay("cpu", "otlp", "egress")
     (policy,) = [each["spec"] for each in manifests if each["metadata"]["name"] == "tagstream-egress"]

@@ -32,10 +32,10 @@ from workers.types import (
 )
 
 GOOD: Final = 40
-HANGS, SEGFAULTS, SWELLS, EXITS, DIES_ONCE, FAILS = 41, 42, 43, 44, 45, 46
+HANGS, SEGFAULTS, GROWS, EXITS, DIES_ONCE, FAILS = 41, 42, 43, 44, 45, 46
 HEADER_SEGFAULTS, SLOW_ONCE, ABORTS_WITHOUT_MEMORY = 47, 48, 49
-HEADER_HANGS, HEADER_SWELLS = 50, 51
-HEADERS: Final = {HEADER_SEGFAULTS: SEGFAULTS, HEADER_HANGS: HANGS, HEADER_SWELLS: SWELLS}
+HEADER_HANGS, HEADER_GROWS = 50, 51
+HEADERS: Final = {HEADER_SEGFAULTS: SEGFAULTS, HEADER_HANGS: HANGS, HEADER_GROWS: GROWS}
 """What is done while a header is read, in terms of what is done while pixels are."""
 LARGEST: Final = 1 << 30
 _EPOCH = Assignment(Partition("images", 0), "member")
@@ -130,7 +130,7 @@ def strike(width: int, once: Once) -> None:
         time.sleep(1000)
     elif width == SEGFAULTS:
         _segfault()
-    elif width == SWELLS:
+    elif width == GROWS:
         bytearray(1 << 30)
     elif width == EXITS:
         os._exit(3)

@@ -201,7 +201,7 @@ def _scribble() -> None:
 
 FORGERIES: Final[dict[str, Callable[[], None]]] = {
     "an answer for the next image": _for_the_next,
-    "an answer to nobody": lambda: _say(_answer(2, 0)),
+    "an answer to no request": lambda: _say(_answer(2, 0)),
     "an answer to a request id of another child": lambda: _say(_answer(2, _own() + 1000)),
     "two answers": _twice,
     "garbage": lambda: _say(b"\x80\x05cos\nsystem\n(S'true'\ntR." * 10),

@@ -61,7 +61,7 @@ def request(kind: Kind = "decode", losses: int = 0) -> PendingRequest:
 
 @pytest.fixture
 def child() -> Iterator[Child]:
-    """A child's end as we see it, of which nobody holds the other."""
+    """A child's end as we see it, of which no process holds the other."""
     layout = Layout((SMALL,))
     shared = make_shared_memory(layout, 1)
     ours, theirs = socket.socketpair()
@@ -142,7 +142,7 @@ def test_an_image_stays_as_it_is_however_many_are_decoded_after_it(intake: Proce
     assert kept.flags.writeable
 
 
-def test_a_child_that_can_not_begin_is_told_to_everybody() -> None:
+def test_a_child_that_can_not_begin_is_told_to_every_caller() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, prepare=refuse)
     for _ in range(2):
         with pytest.raises(Broken, match="no such codec"):
@@ -215,7 +215,7 @@ def test_children_leave_the_draining_to_us_when_all_processes_are_asked_to_end(i
     assert set(pids) <= set(intake.pids)
 
 
-def test_a_region_is_out_of_reach_of_its_neighbours() -> None:
+def test_a_region_is_out_of_reach_of_the_regions_beside_it() -> None:
     layout = Layout((SMALL, Transform(16)))
     shared = make_shared_memory(layout, 2)
     ours, theirs, again = Region(shared, layout, 0), Region(shared, layout, 1), Region(shared, layout, 0)
@@ -234,7 +234,7 @@ def test_a_region_is_out_of_reach_of_its_neighbours() -> None:
 
 
 def ended(pid: int) -> bool:
-    """Whether the process is gone within some seconds; one that nobody has reaped yet counts as gone."""
+    """Whether the process is gone within some seconds; one that is not reaped yet counts as gone."""
     for _ in range(100):
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

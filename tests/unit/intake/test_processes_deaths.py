@@ -1,4 +1,4 @@
-"""A decoder that hangs, swells or dies: what it costs, what it does not cost, and what is left behind."""
+"""A decoder that hangs, grows or dies: what it costs, what it does not cost, and what is left behind."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.unit.intake.deadly import (
     EXITS,
     FAILS,
     GOOD,
+    GROWS,
     HANGS,
+    HEADER_GROWS,
     HEADER_HANGS,
     HEADER_SEGFAULTS,
-    HEADER_SWELLS,
     LARGEST,
     SEGFAULTS,
     SLOW_ONCE,
-    SWELLS,
     Once,
     PaintedStore,
     arm,
@@ -87,7 +87,7 @@ def reason(error: BaseException | None) -> str:
         (HANGS, "decode-timeout"),
         (SEGFAULTS, "kills-decoder"),
         (EXITS, "kills-decoder"),
-        (SWELLS, "decode-memory"),
+        (GROWS, "decode-memory"),
         (ABORTS_WITHOUT_MEMORY, "kills-decoder"),
         (FAILS, "broken-image"),
     ],
@@ -109,7 +109,7 @@ def test_a_deadly_image_costs_itself_and_no_other(make: Callable[..., ProcessInt
     [
         (HEADER_HANGS, "decode-timeout"),
         (HEADER_SEGFAULTS, "kills-decoder"),
-        (HEADER_SWELLS, "decode-memory"),
+        (HEADER_GROWS, "decode-memory"),
     ],
 )
 def test_a_deadly_header_costs_its_image_and_no_other(
@@ -236,12 +236,12 @@ def die_and_look(intake: ProcessIntake, deaths: int) -> None:
     rng = random.Random(1)
     decode(intake, 4)
     before = holdings()
-    buried: set[int] = set()
-    while len(buried) < deaths:
+    reaped: set[int] = set()
+    while len(reaped) < deaths:
         for pid in intake.pids:
-            if pid not in buried:
+            if pid not in reaped:
                 os.kill(pid, signal.SIGKILL)
-                buried.add(pid)
+                reaped.add(pid)
         if rng.random() < 0.1:
             decode(intake, 4)
         time.sleep(rng.random() * 0.01)

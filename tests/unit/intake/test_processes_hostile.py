@@ -1,4 +1,4 @@
-"""A decoder that was taken over gets nothing, harms nobody, and its image is the one that is dead-lettered."""
+"""A decoder that was taken over gets nothing, harms no other image, and its image is the one that is dead-lettered."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_no_process_that_decodes_was_started_with_our_environment_or_descriptors
 
 
 UNSEEN = {"two answers", "pixels outside its region"}
-"""Of the first answer nobody can know that it is none; and what lies behind a region is the child's own memory."""
+"""That the first answer is none can't be known; and what lies behind a region is the child's own memory."""
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
@@ -134,7 +134,8 @@ def test_a_forged_answer_costs_its_own_image_and_no_other(make: Callable[..., Pr
 def test_a_decoder_that_was_taken_over_can_have_no_other_image_blamed_and_ends_no_worker(
     make: Callable[..., ProcessIntake],
 ) -> None:
-    """Guard: whoever is suspected, and the image known to be good beside it, gets a child that has seen no other."""
+    """Guard: an image that is suspected, and the image known to be good beside it, gets a child that has seen
+    no other."""
     intake = make(children=2)
     while len(intake.pids) < 2:
         time.sleep(0.01)

@@ -97,7 +97,7 @@ def store() -> MemoryObjectStore:
     return store
 
 
-def be_nobody() -> None:
+def be_an_ordinary_user() -> None:
     """As in a container that does not run as root: only then do limits of processes and threads count."""
     if os.geteuid() == 0:
         os.setgroups([])
@@ -105,7 +105,7 @@ def be_nobody() -> None:
         os.setuid(65534)
 
 
-@pytest.fixture(scope="module", params=[None, be_nobody], ids=["as we are", "as an ordinary user"])
+@pytest.fixture(scope="module", params=[None, be_an_ordinary_user], ids=["as we are", "as an ordinary user"])
 def intakes(store: MemoryObjectStore, request: pytest.FixtureRequest) -> Iterator[tuple[Intake, Intake]]:
     made = InlineIntake(store, TRANSFORMS), ProcessIntake(store, TRANSFORMS, children=1, prepare=request.param)
     yield made

@@ -1,4 +1,4 @@
-"""Pixels out of encoded bytes: exact where a published transform is, defined where nobody says."""
+"""Pixels out of encoded bytes: exact where a published transform is, defined where none says."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_a_palette_is_looked_up() -> None:
 
 
 @pytest.mark.parametrize("transparency", [3, b"\xff\x80\x40\x00"])
-def test_a_palette_with_transparency_keeps_its_colours_and_warns_nobody(transparency: int | bytes) -> None:
+def test_a_palette_with_transparency_keeps_its_colours_without_a_warning(transparency: int | bytes) -> None:
     image = Image.new("P", (20, 20), 3)
     image.putpalette([0, 0, 0, 9, 9, 9, 8, 8, 8, 12, 34, 56])
     with warnings.catch_warnings():

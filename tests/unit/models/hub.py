@@ -23,7 +23,7 @@ class Hub:
     status: int = 200
     ranges: bool = True
     elsewhere: bool = False
-    """Send whoever asks for a file to another address for it, as the hub does for large files."""
+    """Send a client that asks for a file to another address for it, as the hub does for large files."""
     sends_to: str | None = None
     """Another address to which every GET of that one is sent."""
     trickle_s: float | None = None

@@ -20,7 +20,7 @@ def test_an_int8_layer_is_near_the_layer_it_stands_for(shape: tuple[int, ...], b
     assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
 
 
-def test_a_row_does_not_depend_on_its_neighbours() -> None:
+def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:
     torch.manual_seed(0)
     layer = Int8Linear(nn.Linear(32, 16))
     quiet, loud = torch.randn(1, 32), 1000 * torch.randn(1, 32)

@@ -20,7 +20,7 @@ from workers.types import Pixels
 DEADLY = (9, 9, 9)
 DEADLY_SIZE = 17
 IMAGES = 12
-GUILTY = 5
+DEADLY_ONE = 5
 
 
 class DeadlyTagger(ColourTagger):
@@ -37,7 +37,7 @@ class DeadlyTagger(ColourTagger):
 
 
 def die_in_headers(log: Path) -> None:
-    """Let Pillow abort when it opens the guilty image, known by its size; log how many are opened at that time."""
+    """Let Pillow abort when it opens the deadly image, known by its size; log how many are opened at that time."""
     opening: list[object] = []
     intact = Image.open
 
@@ -62,12 +62,12 @@ def main(journal: str, result: str, where: str) -> None:
     else:
         die_in_headers(log)
     for number in range(IMAGES):
-        colour = DEADLY if number == GUILTY else (100 + number, 0, 0)
-        harness.store.put(BUCKET, f"{number}.png", png(colour, DEADLY_SIZE if number == GUILTY else 16))
+        colour = DEADLY if number == DEADLY_ONE else (100 + number, 0, 0)
+        harness.store.put(BUCKET, f"{number}.png", png(colour, DEADLY_SIZE if number == DEADLY_ONE else 16))
         harness.send(harness.event(f"{number}.png"))
     with harness.running(journal=Path(journal)):
         harness.settled()
-    failures = [(f.stage, f.reason, letter.offset) for letter in harness.dead() for f in letter.failures]
+    failures = [(f.stage, f.reason, dead_letter.offset) for dead_letter in harness.dead() for f in dead_letter.failures]
     Path(result).write_text(json.dumps({"enriched": sorted(harness.enriched()), "failures": failures}))
 
 

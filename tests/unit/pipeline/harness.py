@@ -251,7 +251,7 @@ class Harness:
             yield worker
 
     def run_to_its_end(self) -> None:
-        """A worker that nobody stops: what it ends with is raised here."""
+        """A worker that is not stopped: what it ends with is raised here."""
         self.worker().run()
 
     # ---- out --------------------------------------------------------------------------------------------------
@@ -290,8 +290,8 @@ class Harness:
         list."""
         events = [item.event for item in self.outputs()] + [item.event for item in self.skips()]
         found = [(event.partition, event.offset, event.index) for event in events]
-        for letter in self.dead():
-            found += [(letter.partition, letter.offset, failure.index) for failure in letter.failures]
+        for dead_letter in self.dead():
+            found += [(dead_letter.partition, dead_letter.offset, failure.index) for failure in dead_letter.failures]
         return sorted(found)
 
 

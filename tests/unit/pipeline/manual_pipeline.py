@@ -1,4 +1,4 @@
-"""A line without threads on a clock that the test owns: every step is taken when the test says so."""
+"""A pipeline without threads on a clock that the test owns: every step is taken when the test says so."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from workers.types import Assignment, Message, Outcome, Partition, Record
 
 
 class NoPublisher:
-    """Enough of one for a line that publishes nothing."""
+    """Enough of one for a pipeline that publishes nothing."""
 
     max_message_bytes: Mapping[str, int] = {"out": 1 << 20, "dead": 1 << 20}
 
 
 def none_of_this(*_: object) -> Any:
-    raise AssertionError("a line by hand joins no group")
+    raise AssertionError("a manual pipeline joins no group")
 
 
 class ManualPipeline:
-    """A worker's line: `events` come in, `turn` lets them go as far as they can, `done` has what came of them."""
+    """A worker's pipeline: `events` come in, `turn` lets them go as far as they can, `done` has what came of them."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ManualPipeline:
             self.pipeline.take(Record(assignment.partition, offset, 0, None, value, (), assignment))
 
     def turn(self) -> None:
-        """Let everybody go on until nobody can without time."""
+        """Let every task go on until none can without time."""
         self.pipeline.fetch.retry_due()
         while len(self.pipeline.lookup_queue) or len(self.pipeline.device_queue) or len(self.pipeline.finish_queue):
             self.pipeline.lookup(self.pipeline.lookup_queue.take(100, 0))

@@ -58,7 +58,7 @@ def test_a_record_of_very_many_null_headers_becomes_a_dead_letter_without_them()
     with harness.running():
         harness.settled()
     [record] = harness.broker.visible(DEAD)
-    [letter] = harness.dead()
-    assert (letter.topic, letter.offset, letter.truncated, letter.nulls) == (IN, offset, True, ())
+    [dead_letter] = harness.dead()
+    assert (dead_letter.topic, dead_letter.offset, dead_letter.truncated, dead_letter.nulls) == (IN, offset, True, ())
     assert size(harness, DEAD) < 2_000
     assert not record.value

@@ -1,4 +1,4 @@
-"""Batches: nobody waits for a timer, and a failing batch is halved to the guilty item."""
+"""Batches: none waits for a timer, and one that fails is halved to the failing item."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.errors import Broken
 from workers.pipeline.batching import SafeBatch, StageQueue, run_halving
 
 
-def test_an_queue_hands_out_what_is_ready_up_to_a_number() -> None:
+def test_a_queue_hands_out_what_is_ready_up_to_a_number() -> None:
     queue = StageQueue[int]()
     for number in range(5):
         queue.put(number)
@@ -30,15 +30,15 @@ def test_a_closed_queue_gives_what_is_left_and_waits_for_nothing() -> None:
 
 
 @given(st.lists(st.booleans(), max_size=40))
-def test_only_the_guilty_fail_and_every_item_has_its_own_answer(guilty: list[bool]) -> None:
+def test_only_the_failing_items_fail_and_every_item_has_its_own_answer(failing: list[bool]) -> None:
     def step(items: Sequence[tuple[int, bool]]) -> list[int]:
         if any(bad for _, bad in items):
             raise RuntimeError("bad")
         return [number * 10 for number, _ in items]
 
-    answers = run_halving(step, list(enumerate(guilty)), lambda items, error: None)
-    assert [isinstance(answer, RuntimeError) for answer in answers] == guilty
-    assert all(answer == number * 10 for number, answer in enumerate(answers) if not guilty[number])
+    answers = run_halving(step, list(enumerate(failing)), lambda items, error: None)
+    assert [isinstance(answer, RuntimeError) for answer in answers] == failing
+    assert all(answer == number * 10 for number, answer in enumerate(answers) if not failing[number])
 
 
 def test_every_failing_call_is_told_with_its_items() -> None:

@@ -1,4 +1,4 @@
-"""An image that kills the process: the journal ends it after the second death, and charges nobody else."""
+"""An image that kills the process: the journal ends it after the second death, and blames no other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import eventually
-from tests.unit.pipeline.deadly import GUILTY, IMAGES
+from tests.unit.pipeline.deadly import DEADLY_ONE, IMAGES
 from tests.unit.pipeline.harness import IN, Harness
 
 
@@ -26,7 +26,7 @@ def test_an_image_that_kills_the_process_is_poison_and_the_others_come_through(t
     deaths = (tmp_path / "result.deaths").read_text().split()
     assert deaths[1:] == ["1", "1"], "after its first try it was not alone"
     found = json.loads(result.read_text())
-    assert found["failures"] == [["annotate", "kills-worker", GUILTY]]
+    assert found["failures"] == [["annotate", "kills-worker", DEADLY_ONE]]
     assert len(found["enriched"]) == IMAGES - 1
     assert journal.read_bytes() == b""
 
@@ -54,5 +54,7 @@ def test_a_poison_image_stays_so_until_its_dead_letter_is_committed(tmp_path: Pa
     with harness.running(journal=journal):
         harness.settled()
         eventually(lambda: journal.read_text().splitlines()[-1] == f"- {IN} 0 0 0")
-    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [("annotate", "kills-worker")]
+    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
+        ("annotate", "kills-worker")
+    ]
     assert journal.read_bytes() == b""

@@ -101,7 +101,7 @@ def test_where_the_tagger_gives_none_the_event_is_partial_and_says_so() -> None:
     assert (image.status, image.reason, image.embedding) == ("partial", "annotate-failed", None)
     assert [tag.name for tag in image.tags] == ["red"]
     assert image.caption is not None
-    (failure,) = [failure for letter in harness.dead() for failure in letter.failures]
+    (failure,) = [failure for dead_letter in harness.dead() for failure in dead_letter.failures]
     assert (failure.stage, failure.reason, failure.want) == ("annotate", "annotate-failed", "embedding")
     assert failure.detail.startswith("this worker runs the tagger colours, which gives no embeddings")
 
@@ -111,14 +111,14 @@ def test_an_image_whose_embedding_fails_keeps_its_tags() -> None:
     run(harness, {"good.png": COLOUR, "bad.png": (1, 2, 3)})
     images = harness.enriched()
     assert (images["bad.png"].status, images["bad.png"].reason) == ("partial", "annotate-failed")
-    assert [failure.want for letter in harness.dead() for failure in letter.failures] == ["embedding"]
+    assert [failure.want for dead_letter in harness.dead() for failure in dead_letter.failures] == ["embedding"]
     assert images["good.png"].embedding is not None
 
 
 def test_an_image_without_tags_is_a_dead_letter_whatever_else_it_has() -> None:
     harness = a_harness()
     run(harness, {"a.png": POISON})
-    assert [failure.want for letter in harness.dead() for failure in letter.failures] == ["tags"]
+    assert [failure.want for dead_letter in harness.dead() for failure in dead_letter.failures] == ["tags"]
 
 
 def packed(*numbers: float) -> bytes:

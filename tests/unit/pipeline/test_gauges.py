@@ -1,4 +1,4 @@
-"""Gauges are read when somebody looks, and say what is so then."""
+"""Gauges are read when they are scraped, and say what is so then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache in which somebody else wrote: every entry that could not be ours is a miss, and the worker goes on."""
+"""A cache in which another client wrote: every entry that could not be ours is a miss, and the worker goes on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Damage = Callable[[str, bytes], bytes]
 
 
 class WritableCache(MemoryResultCache):
-    """Lets a test overwrite what stands in it, as anybody can who may write to Redis."""
+    """Lets a test overwrite what stands in it, as any client can that may write to Redis."""
 
     def overwrite(self, level: str, damage: Damage) -> int:
         """Every entry of this level; answers how many there were."""

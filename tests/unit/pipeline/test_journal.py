@@ -67,8 +67,8 @@ def test_a_suspect_that_was_alone_at_two_deaths_is_poison_and_stays_so(tmp_path:
         assert third.suspects == frozenset()
 
 
-def test_two_kills_from_outside_condemn_nobody_and_a_death_alone_is_remembered(tmp_path: Path) -> None:
-    """Guard: the second trial. A kill that happens to find a suspect alone would condemn a sound image."""
+def test_two_kills_from_outside_poison_no_image_and_a_death_alone_is_remembered(tmp_path: Path) -> None:
+    """Guard: the second trial. A kill that happens to find a suspect alone would make poison of a sound image."""
     Journal(tmp_path / "journal").enter(at(1))
     Journal(tmp_path / "journal").enter(at(1))
     third = Journal(tmp_path / "journal")
@@ -160,7 +160,7 @@ def test_no_number_that_only_python_reads_gets_in(tmp_path: Path, caplog: pytest
 
 
 def test_a_symbolic_link_is_neither_read_nor_written_through(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Guard: O_NOFOLLOW twice. Else a link condemns images, and has another file of ours overwritten."""
+    """Guard: O_NOFOLLOW twice. Else a link makes poison of images, and has another file of ours overwritten."""
     forged, precious = tmp_path / "forged", tmp_path / "precious"
     forged.write_text("# images 0 1 0\n")
     precious.write_text("precious")
@@ -247,7 +247,7 @@ def test_a_disk_that_is_full_stops_no_work_and_is_said_once(
     assert Journal(tmp_path / "journal").suspects == {at(1), at(4)}
 
 
-def test_a_journal_that_could_not_be_rewritten_suspects_nobody_until_it_can(
+def test_a_journal_that_could_not_be_rewritten_suspects_no_image_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path / "journal")
@@ -272,7 +272,7 @@ def test_a_folder_that_is_not_there_is_made(tmp_path: Path) -> None:
     assert path.exists()
 
 
-def test_without_a_file_nobody_is_suspected() -> None:
+def test_without_a_file_no_image_is_suspected() -> None:
     journal = Journal(None)
     journal.enter(at(1))
     journal.leave(at(1))

@@ -1,4 +1,4 @@
-"""Objects that the store answers oddly about cost themselves alone, and an outage costs nobody: for every S3 error.
+"""Objects that the store answers oddly about cost themselves alone, and an outage costs no object: for every S3 error.
 
 The clock is the test's own: what is measured is the worker's time, not the machine's.
 """
@@ -88,7 +88,7 @@ def dead(hand: ManualPipeline) -> list[Failure]:
 @pytest.mark.parametrize("odd", [1, 6])
 def test_good_events_behind_odd_ones_are_answered_in_time(fault: Fault, odd: int) -> None:
     """Guard: the comparison with a reference. The good ones are read at once, and nothing of the bucket is afterwards;
-    without it nobody could tell the odd ones from an outage."""
+    without it the odd ones can't be told from an outage."""
     good, bad = keys(20, "good"), keys(odd, "odd")
     hand = prepared(good, bad, [failing(fault)] * odd)
     hand.events(*bad, *good)
@@ -147,7 +147,7 @@ def test_odd_objects_that_keep_coming_do_not_excuse_each_other() -> None:
 
 @pytest.mark.parametrize("fault", OUTAGES)
 @pytest.mark.parametrize("in_hand", [1, OPENS_AFTER - 1, 20])
-def test_an_outage_of_any_kind_dead_letters_nobody(fault: Fault, in_hand: int) -> None:
+def test_an_outage_of_any_kind_dead_letters_no_object(fault: Fault, in_hand: int) -> None:
     """Guard: the reference. A single object that fails after others were read looks like an odd one in a quiet hour."""
     good = keys(5 + in_hand, "good")
     hand = prepared(good, [], [])

@@ -108,7 +108,7 @@ def test_the_time_in_a_queue_is_not_counted() -> None:
     assert at_work.longest() is None
 
 
-def test_whoever_is_overtaken_has_been_at_work_since_then() -> None:
+def test_a_task_that_is_overtaken_has_been_at_work_since_then() -> None:
     at_work, (first, second, third, fourth) = stage_of(4)
     at_work.leave(third, 50.0)
     at_work.leave(first, 60.0)
@@ -118,7 +118,7 @@ def test_whoever_is_overtaken_has_been_at_work_since_then() -> None:
 
 
 @given(st.lists(st.integers(0, 9)), st.integers(1, 4))
-def test_nobody_is_said_to_be_at_work_before_a_pool_of_any_size_began(choices: list[int], threads: int) -> None:
+def test_no_task_is_said_to_be_at_work_before_a_pool_of_any_size_began(choices: list[int], threads: int) -> None:
     """Against a pool that begins in order: what is told never exceeds the truth, and the pool is never all unseen."""
     at_work, clock = _AtWork(), ManualClock(0.0)
     queue: list[Task] = []

@@ -26,12 +26,12 @@ def test_a_partition_whose_assignment_was_ended_by_a_foreign_offset_goes_on_from
     for key in ("1.png", "2.png"):
         harness.store.delay(BUCKET, key, 0.5)
 
-    def somebody_else_commits() -> None:
+    def another_member_commits() -> None:
         harness.broker.before_commit = None
         with harness.broker.changed:
             harness.broker.commit_offsets(GROUP, NO_MEMBERSHIP, {Partition(IN, 0): 2})
 
-    harness.broker.before_commit = somebody_else_commits
+    harness.broker.before_commit = another_member_commits
     harness.broker.fail_next(Fault.COMMIT_LOST)
     for key in ("0.png", "1.png", "2.png"):
         harness.send(harness.event(key))
@@ -90,7 +90,7 @@ class _Unsure(_Slow):
         return
 
 
-def test_at_the_end_nobody_waits_for_an_answer_that_does_not_come() -> None:
+def test_at_the_end_no_thread_waits_for_an_answer_that_does_not_come() -> None:
     publisher, ending = _Unsure(), threading.Event()
     pipeline = Harness().worker()._pipeline_for(publisher)  # type: ignore[arg-type]
     assignment = Assignment(Partition(IN, 0), "m")

@@ -16,7 +16,7 @@ KNOWN = "2:sequencer:/photos/a.png"
 
 
 class Told(Harness):
-    """A harness whose cache knows a sequencer of photos/a.png, whoever wrote it there."""
+    """A harness whose cache knows a sequencer of photos/a.png, whatever wrote it there."""
 
     def __init__(self, sequencer: bytes = b"00FF") -> None:
         super().__init__()

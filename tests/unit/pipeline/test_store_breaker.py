@@ -40,7 +40,7 @@ def test_when_different_objects_fail_in_a_row_no_other_is_asked_for() -> None:
     hand = in_an_outage()
     assert len(set(hand.reads)) == OPENS_AFTER
     assert hand.in_flight == {"wait-store": 50}
-    assert hand.pipeline.fetch.encoded.used == hand.pipeline.fetch.slots.used == 0, "whoever waits holds nothing"
+    assert hand.pipeline.fetch.encoded.used == hand.pipeline.fetch.slots.used == 0, "a task that waits holds nothing"
 
 
 def test_during_an_outage_one_probe_at_a_time_asks_and_ever_more_rarely() -> None:
@@ -66,8 +66,9 @@ def test_after_an_outage_of_ten_minutes_all_flow_again_within_seconds() -> None:
     assert reasons(hand) == []
 
 
-def test_an_outage_is_held_against_no_object() -> None:
-    """Guard: patience counts from the outage's end. Else whoever fails once more after it would be dead-lettered."""
+def test_an_outage_blames_no_object() -> None:
+    """Guard: patience counts from the outage's end. Else an image that fails once more after it would be
+    dead-lettered."""
     hand = in_an_outage(unreadable_s=60.0)
     hand.turns(600, every_s=0.5)
     hand.store.heal()
@@ -99,7 +100,7 @@ def test_the_buckets_of_a_store_are_judged_one_by_one() -> None:
     assert reasons(hand) == ["not-an-image"]
 
 
-def test_one_object_that_always_fails_is_dead_lettered_and_keeps_nobody_from_asking() -> None:
+def test_one_object_that_always_fails_is_dead_lettered_and_keeps_no_other_from_asking() -> None:
     hand = ManualPipeline(unreadable_s=600.0)
     hand.put("bad.png", *keys(20))
     hand.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 500"))
@@ -113,7 +114,7 @@ def test_one_object_that_always_fails_is_dead_lettered_and_keeps_nobody_from_ask
 
 
 def test_an_object_that_comes_to_no_end_in_its_time_again_and_again_is_too_slow() -> None:
-    """Guard: Unavailable.fault. Without it nobody learns that the store did answer."""
+    """Guard: Unavailable.fault. Without it the breaker never learns that the store did answer."""
     hand = ManualPipeline(unreadable_s=60.0)
     hand.put("slow.png", *keys(20))
     hand.store.fail(BUCKET, "slow.png", Unavailable("s3", "no whole answer in time", fault="too-slow"))
@@ -135,7 +136,7 @@ def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden() 
     assert reasons(hand) == ["forbidden"]
 
 
-def test_credentials_that_expire_under_load_dead_letter_nobody() -> None:
+def test_credentials_that_expire_under_load_dead_letter_no_image() -> None:
     """Guard: the second refusal, and the breaker. A bucket that gave others a moment ago is not giving any now."""
     hand = ManualPipeline()
     hand.put("good.png", *keys(50))

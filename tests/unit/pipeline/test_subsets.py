@@ -90,7 +90,7 @@ def test_a_profile_that_the_worker_does_not_have_is_a_dead_letter() -> None:
     harness.ask("a", "lukewarm")
     with harness.running():
         harness.settled()
-    assert [failure.reason for letter in harness.dead() for failure in letter.failures] == ["unknown-profile"]
+    assert [failure.reason for dead_letter in harness.dead() for failure in dead_letter.failures] == ["unknown-profile"]
 
 
 def test_scores_of_some_tags_are_never_taken_for_those_of_all_or_of_others() -> None:
@@ -161,13 +161,13 @@ def test_a_tagger_that_always_scores_all_shows_the_same_tags_and_keeps_all_score
     assert harness.tags() == {"a": {"green", "blue"}, "b": {"red", "green", "blue"}}
 
 
-def test_the_guilty_image_of_a_mixed_batch_is_found_and_its_neighbours_get_their_tags() -> None:
+def test_the_failing_image_of_a_mixed_batch_is_found_and_the_others_get_their_tags() -> None:
     harness = Colours()
     with harness.one_batch(3):
         harness.ask("a", "warm", (101, 100, 100))
         harness.ask("b", "cold", POISON)
         harness.ask("c", "loose", (102, 100, 100))
-    assert [failure.reason for letter in harness.dead() for failure in letter.failures] == ["annotate-failed"]
+    assert [failure.reason for dead_letter in harness.dead() for failure in dead_letter.failures] == ["annotate-failed"]
     assert harness.tags() == {"a": {"red"}, "c": {"red", "green", "blue"}}
 
 
@@ -181,7 +181,7 @@ def test_a_device_that_fails_where_tags_are_left_out_is_broken_and_no_image_is_b
     assert harness.coordinates() == []
 
 
-def test_memory_that_runs_out_halves_a_mixed_batch_and_everybody_keeps_their_tags() -> None:
+def test_memory_that_runs_out_halves_a_mixed_batch_and_every_image_keeps_its_tags() -> None:
     harness = Colours()
     harness.tagger.memory = 1
     with harness.one_batch(4):

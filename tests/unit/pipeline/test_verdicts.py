@@ -61,7 +61,7 @@ def sent_one_after_the_other(harness: Harness, body: bytes, *names: str) -> list
         harness.store.put(BUCKET, name, body)
         harness.send(harness.event(name))
         harness.settled()
-    return [(failure.reason, failure.detail) for letter in harness.dead() for failure in letter.failures]
+    return [(failure.reason, failure.detail) for dead_letter in harness.dead() for failure in dead_letter.failures]
 
 
 def test_bytes_that_could_not_be_decoded_are_not_decoded_again(decoders: Decoders) -> None:
@@ -102,7 +102,9 @@ def test_equal_images_in_flight_share_the_rejection(decoders: Decoders) -> None:
         eventually(lambda: _waiting(worker) == 4)
         decoders.gate.set()
         harness.settled()
-    assert [failure.reason for letter in harness.dead() for failure in letter.failures] == ["broken-image"] * 5
+    assert [failure.reason for dead_letter in harness.dead() for failure in dead_letter.failures] == [
+        "broken-image"
+    ] * 5
     assert decoders.decoded == 1
 
 

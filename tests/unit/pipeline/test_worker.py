@@ -93,7 +93,9 @@ def test_one_message_of_many_records_is_committed_with_all_its_outcomes() -> Non
     with harness.running():
         harness.settled()
     assert harness.coordinates() == [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
-    assert [(f.index, f.reason) for letter in harness.dead() for f in letter.failures] == [(1, "not-an-image")]
+    assert [(f.index, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
+        (1, "not-an-image")
+    ]
     assert [(skip.event.index, skip.reason) for skip in harness.skips()] == [(2, "gone")]
 
 
@@ -118,7 +120,7 @@ def test_bad_input_is_dead_lettered_with_its_own_bytes_and_good_input_goes_on() 
     harness.send(harness.event("a.png"))
     with harness.running():
         harness.settled()
-    assert [letter.failures[0].reason for letter in harness.dead()] == ["undecodable", "schema"]
+    assert [dead_letter.failures[0].reason for dead_letter in harness.dead()] == ["undecodable", "schema"]
     assert {record.value for record in harness.broker.visible(DEAD)} >= {b"\xff\xfe not json"}
     assert set(harness.enriched()) == {"a.png"}
 
@@ -132,15 +134,15 @@ def test_a_batch_that_can_not_be_opened_is_one_dead_letter_for_all_its_offsets()
     harness.send(harness.event("a.png"))
     with harness.running():
         harness.settled()
-    [letter] = harness.dead()
-    [failure] = letter.failures
-    assert (letter.offset, letter.last_offset, failure.stage, failure.reason) == (
+    [dead_letter] = harness.dead()
+    [failure] = dead_letter.failures
+    assert (dead_letter.offset, dead_letter.last_offset, failure.stage, failure.reason) == (
         first,
         first + 999,
         "parse",
         why.reason,
     )
-    assert letter.truncated
+    assert dead_letter.truncated
     assert [item.event.offset for item in harness.outputs()] == [first - 1, first + 1_000]
 
 
@@ -152,7 +154,7 @@ def test_a_bucket_outside_the_allow_list_is_a_dead_letter_and_a_key_outside_the_
     harness.send(harness.event("a.png"))
     with harness.running(buckets=(BUCKET,), key_globs=("*.png",)):
         harness.settled()
-    assert [letter.failures[0].reason for letter in harness.dead()] == ["bucket-not-allowed"]
+    assert [dead_letter.failures[0].reason for dead_letter in harness.dead()] == ["bucket-not-allowed"]
     assert [skip.reason for skip in harness.skips()] == ["key-not-matched"]
     assert set(harness.enriched()) == {"a.png"}
 
@@ -225,7 +227,7 @@ def test_when_the_leading_image_is_dropped_an_equal_one_takes_over() -> None:
     assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
-def test_the_guilty_image_of_a_batch_is_dead_lettered_and_its_neighbours_are_not() -> None:
+def test_the_failing_image_of_a_batch_is_dead_lettered_and_the_others_are_not() -> None:
     harness = Harness()
     for number in range(7):
         harness.put(f"{number}.png", (0, 100 + number, 0))
@@ -237,7 +239,7 @@ def test_the_guilty_image_of_a_batch_is_dead_lettered_and_its_neighbours_are_not
         eventually(lambda: at_device(worker) == 8)
         harness.tagger.gate.set()
         harness.settled()
-    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [
+    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
         ("annotate", "annotate-failed")
     ]
     assert len(harness.enriched()) == 7
@@ -263,7 +265,7 @@ def test_scores_that_are_no_numbers_mean_a_broken_device() -> None:
     assert harness.coordinates() == []
 
 
-def test_out_of_memory_halves_the_batch_and_blames_nobody() -> None:
+def test_out_of_memory_halves_the_batch_and_blames_no_image() -> None:
     harness = Harness()
     harness.tagger.memory = 2
     for number in range(16):
@@ -302,7 +304,9 @@ def test_one_object_that_always_fails_while_others_read_is_dead_lettered_as_unre
             harness.send(harness.event("good.png", id=str(number)), partition=1)
             threading.Event().wait(0.2)
         harness.settled()
-    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [("fetch", "unreadable")]
+    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
+        ("fetch", "unreadable")
+    ]
 
 
 def test_an_object_that_is_refused_while_others_read_is_dead_lettered_at_once() -> None:
@@ -315,7 +319,9 @@ def test_an_object_that_is_refused_while_others_read_is_dead_lettered_at_once() 
         harness.settled()
         harness.send(harness.event("bad.png"))
         harness.settled()
-    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [("fetch", "forbidden")]
+    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
+        ("fetch", "forbidden")
+    ]
 
 
 def test_a_partial_image_has_its_tags_and_a_dead_letter_for_its_caption() -> None:
@@ -329,7 +335,7 @@ def test_a_partial_image_has_its_tags_and_a_dead_letter_for_its_caption() -> Non
     image = harness.enriched()["a.png"]
     assert (image.status, image.reason, image.caption) == ("partial", "caption-failed", None)
     assert [tag.name for tag in image.tags] == ["red"]
-    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [
+    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
         ("caption", "caption-failed")
     ]
 
@@ -442,7 +448,7 @@ def test_two_workers_that_pass_partitions_to_and_fro_lose_nothing_and_do_nothing
 def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Guard: the drain's end was the poll thread's to say, and nobody looked at the poll thread."""
+    """Guard: the drain's end was the poll thread's to say, and no thread looked at the poll thread."""
     monkeypatch.setattr(pipeline_worker, "_POLL_S", 0.2)
     monkeypatch.setattr(pipeline_worker, "_LATE_S", 0.2)
     harness, hung = Harness(), threading.Event()
@@ -503,7 +509,7 @@ def test_outputs_that_are_too_large_for_their_topic_become_dead_letters() -> Non
     with harness.running():
         harness.settled()
     assert harness.enriched() == {}
-    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [
+    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
         ("publish", "result-too-large")
     ]
 
@@ -517,7 +523,7 @@ def test_a_limit_that_is_lowered_while_the_worker_runs_makes_dead_letters_of_wha
         harness.send(harness.event("a.png"))
         harness.settled()
     assert harness.enriched() == {}
-    assert [(f.stage, f.reason) for letter in harness.dead() for f in letter.failures] == [
+    assert [(f.stage, f.reason) for dead_letter in harness.dead() for f in dead_letter.failures] == [
         ("publish", "result-too-large")
     ]
 

@@ -121,7 +121,7 @@ def test_a_breaking_change_is_found_and_named(name: str, change: Change, says: s
         (EVENT, lambda s: s["$defs"]["Options"]["properties"]["want"]["items"]["enum"].append("poem")),
     ],
 )
-def test_a_harmless_change_breaks_nobody(name: str, change: Change) -> None:
+def test_a_harmless_change_breaks_no_reader(name: str, change: Change) -> None:
     assert changed(name, change) == []
 
 
@@ -145,7 +145,7 @@ def test_a_harmless_change_breaks_nobody(name: str, change: Change) -> None:
         ),
     ],
 )
-def test_values_are_held_against_bounds_one_by_one(old: dict[str, Any], new: dict[str, Any], says: list[str]) -> None:
+def test_values_are_compared_with_bounds_one_by_one(old: dict[str, Any], new: dict[str, Any], says: list[str]) -> None:
     assert breaks_consumers(old, new) == says
 
 

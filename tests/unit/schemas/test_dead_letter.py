@@ -31,7 +31,7 @@ from tests.unit.schemas.documents import patient
 FAILURE = Failure(index=2, stage="decode", reason="broken-image", detail="the JPEG ends before its last row")
 
 
-def letter(**fields: Any) -> Headers:
+def dead_letter(**fields: Any) -> Headers:
     values: dict[str, Any] = {
         "topic": "images",
         "partition": 3,
@@ -46,7 +46,7 @@ def letter(**fields: Any) -> Headers:
 
 
 def test_the_headers_on_the_wire() -> None:
-    assert dict(letter()) == {
+    assert dict(dead_letter()) == {
         "tagstream-schema": b"dead-letter/1",
         "tagstream-topic": b"images",
         "tagstream-partition": b"3",
@@ -84,7 +84,7 @@ failures = st.builds(
 def test_what_is_written_reads_back(
     failed: list[Failure], offset: int, attempts: int, truncated: bool, nulls: list[str]
 ) -> None:
-    headers = letter(failures=failed, offset=offset, attempts=attempts, truncated=truncated, nulls=nulls)
+    headers = dead_letter(failures=failed, offset=offset, attempts=attempts, truncated=truncated, nulls=nulls)
     read = read_dead_letter_headers((("x", b"y"), *headers))
     assert (read.topic, read.partition, read.offset) == ("images", 3, offset)
     assert (read.timestamp_ms, read.attempts, read.truncated) == (1_764_028_800_123, attempts, truncated)
@@ -95,13 +95,13 @@ def test_what_is_written_reads_back(
 
 def test_a_dead_letter_names_a_failure() -> None:
     with pytest.raises(ValueError, match="at least one failure"):
-        letter(failures=[])
+        dead_letter(failures=[])
 
 
-@pytest.mark.parametrize("missing", sorted(set(dict(letter())) - {"tagstream-schema"}))
+@pytest.mark.parametrize("missing", sorted(set(dict(dead_letter())) - {"tagstream-schema"}))
 def test_a_missing_header_is_named(missing: str) -> None:
     with pytest.raises(ValueError, match=missing):
-        read_dead_letter_headers(tuple(header for header in letter() if header[0] != missing))
+        read_dead_letter_headers(tuple(header for header in dead_letter() if header[0] != missing))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_missing_header_is_named(missing: str) -> None:
 )
 def test_a_header_that_does_not_read_is_a_value_error(name: str, value: bytes | None) -> None:
     with pytest.raises(ValueError, match="does not read"):
-        read_dead_letter_headers((*letter(), (name, value)))
+        read_dead_letter_headers((*dead_letter(), (name, value)))
 
 
 @pytest.mark.parametrize("headers", [(), (("a", b"b"),), (("tagstream-schema", b"dead-letter/9"),)])
@@ -135,7 +135,7 @@ def test_other_records_are_no_dead_letters(headers: Headers) -> None:
 
 def test_a_thousand_failures_stay_far_below_a_message_limit() -> None:
     many = [Failure(index=i, stage="parse", reason="schema", detail="ü" * 500) for i in range(1000)]
-    headers = letter(failures=many)
+    headers = dead_letter(failures=many)
     assert sum(len(name) + len(value or b"") for name, value in headers) < 200_000
     read = read_dead_letter_headers(headers)
     assert [failure.index for failure in read.failures] == list(range(1000))
@@ -195,7 +195,7 @@ def test_a_replay_is_the_original_record_and_names_what_failed() -> None:
     original: Headers = (("traceparent", b"00-1"), ("a", None), ("a", b"2"))
     sent = without_nulls(None, b"{}", original)
     failed = [FAILURE, FAILURE.model_copy(update={"index": 0}), FAILURE]
-    key, value, headers = replay(sent.key, sent.value, (*sent.headers, *letter(failures=failed, nulls=sent.nulls)))
+    key, value, headers = replay(sent.key, sent.value, (*sent.headers, *dead_letter(failures=failed, nulls=sent.nulls)))
     assert (key, value) == (None, b"{}")
     assert headers == (*original, ("tagstream-only", b"0,2"))
     assert only_indexes(headers) == frozenset({0, 2})
@@ -203,7 +203,7 @@ def test_a_replay_is_the_original_record_and_names_what_failed() -> None:
 
 def test_a_dead_letter_that_lost_its_value_is_not_replayed() -> None:
     with pytest.raises(ValueError, match="images:3:17"):
-        replay(b"k", b"", letter(truncated=True))
+        replay(b"k", b"", dead_letter(truncated=True))
 
 
 def test_only_dead_letters_are_replayed() -> None:
@@ -211,7 +211,7 @@ def test_only_dead_letters_are_replayed() -> None:
         replay(b"k", b"v", ())
 
 
-def test_our_headers_are_stripped_whoever_put_them_there() -> None:
+def test_our_headers_are_stripped_whatever_put_them_there() -> None:
     headers = (("a", b"1"), ("tagstream-only", b"0"), ("tagstream-made-up", b""), ("b", None))
     assert strip_own_headers(headers) == (("a", b"1"), ("b", None))
 
@@ -223,7 +223,7 @@ nullable = st.none() | st.binary(max_size=4)
 def test_nulls_survive_a_client_that_refuses_them(key: bytes | None, value: bytes | None, headers: Headers) -> None:
     sent = without_nulls(key, value, headers)
     assert None not in (sent.key, sent.value, *(content for _, content in sent.headers))
-    added = (*sent.headers, *letter(nulls=sent.nulls))
+    added = (*sent.headers, *dead_letter(nulls=sent.nulls))
     read = read_dead_letter_headers(added)
     restored = with_nulls(sent.key, sent.value, added, read.nulls)
     assert (restored[0], restored[1], strip_own_headers(restored[2])) == (key, value, headers)

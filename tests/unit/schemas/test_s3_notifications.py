@@ -236,7 +236,7 @@ def test_without_a_sequencer_an_event_is_known_by_its_coordinates() -> None:
         ({"eventName": "ObjectCreated:Put", "s3": {"bucket": {}, "object": {"key": "k"}}}, "s3.bucket.name: "),
     ],
 )
-def test_a_bad_record_does_not_spoil_its_neighbours(record: Any, detail: str) -> None:
+def test_a_bad_record_does_not_spoil_the_others(record: Any, detail: str) -> None:
     document = notification("ObjectCreated:Put", "ObjectCreated:Put")
     document["Records"].insert(1, record)
     first, bad, last = parse(document)

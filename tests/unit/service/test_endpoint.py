@@ -18,7 +18,7 @@ from workers.service.health import Health, Readiness, Report
 
 
 @dataclass
-class Line:
+class FakePipeline:
     """Stands for a pipeline's progress."""
 
     ok: bool = True
@@ -29,7 +29,7 @@ class Line:
 @dataclass
 class Served:
     endpoint: Endpoint
-    line: Line
+    pipeline: FakePipeline
     start: Readiness
     readiness: Readiness
 
@@ -45,11 +45,11 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    line, start, readiness = Line(), Readiness("loading the models"), Readiness()
+    pipeline, start, readiness = FakePipeline(), Readiness("loading the models"), Readiness()
     endpoint = Endpoint(
-        "127.0.0.1", 0, alive=lambda: line, started=start, ready=readiness, metrics_page=lambda: b"some_total 3\n"
+        "127.0.0.1", 0, alive=lambda: pipeline, started=start, ready=readiness, metrics_page=lambda: b"some_total 3\n"
     )
-    yield Served(endpoint, line, start, readiness)
+    yield Served(endpoint, pipeline, start, readiness)
     endpoint.close()
 
 
@@ -72,8 +72,8 @@ def test_a_live_worker_answers_200(served: Served) -> None:
 
 
 def test_a_stalled_worker_answers_503_with_its_reasons_and_what_is_in_flight(served: Served) -> None:
-    served.line.ok, served.line.reasons = False, ("annotate: nothing moved for 61 s",)
-    served.line.in_flight = {"annotate": 4}
+    served.pipeline.ok, served.pipeline.reasons = False, ("annotate: nothing moved for 61 s",)
+    served.pipeline.in_flight = {"annotate": 4}
     status, body, _ = served.get("/livez")
     assert status == 503
     assert json.loads(body) == {
@@ -122,7 +122,7 @@ def test_however_often_metrics_are_asked_for_they_cost_a_tenth_of_a_processor() 
         return b"page_total %d\n" % len(spent)
 
     endpoint = Endpoint("127.0.0.1", 0, **answers(Readiness()) | {"metrics_page": page})
-    served = Served(endpoint, Line(), Readiness(), Readiness())
+    served = Served(endpoint, FakePipeline(), Readiness(), Readiness())
     began = time.monotonic()
     pages = []
     while time.monotonic() - began < 1:
@@ -143,7 +143,7 @@ def test_an_address_that_is_not_ours_is_told() -> None:
         Endpoint("192.0.2.1", 0, **answers(lambda: Health(True)))
 
 
-def test_after_close_nobody_listens(served: Served) -> None:
+def test_after_close_the_port_is_closed(served: Served) -> None:
     served.get("/livez")
     served.endpoint.close()
     with pytest.raises(urllib.error.URLError):

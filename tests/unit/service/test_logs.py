@@ -1,4 +1,4 @@
-"""Log lines: text for people, JSON for machines, secrets for nobody."""
+"""Log lines: text for people, JSON for machines, secrets for neither."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_one_place_writes_so_many_lines_a_minute_and_the_rest_is_counted(
 ) -> None:
     log, out, clock = limited
     for number in range(LINES_A_MINUTE + 1234):
-        log.warning("refused %s", number)  # each line another text, as somebody outside would have it
+        log.warning("refused %s", number)  # each line another text, as a client outside would have it
     log.warning("another place")
     lines = out.getvalue().splitlines()
     assert lines == [*(f"refused {number}" for number in range(LINES_A_MINUTE)), "another place"]
@@ -207,7 +207,7 @@ def test_what_was_left_out_is_told_at_the_end_of_the_process(
     assert "left out 5 more lines" in out.getvalue()
 
 
-def test_whoever_debugs_gets_every_line(limited: tuple[logging.Logger, io.StringIO, Clock]) -> None:
+def test_debug_lines_are_never_left_out(limited: tuple[logging.Logger, io.StringIO, Clock]) -> None:
     log, out, _ = limited
     for _number in range(3 * LINES_A_MINUTE):
         log.debug("record")

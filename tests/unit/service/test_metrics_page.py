@@ -10,7 +10,7 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"
 
 
 def test_the_table_of_metrics_is_up_to_date() -> None:
-    """`tagstream settings --fill docs/metrics.md` mends this."""
+    """`tagstream settings --fill docs/metrics.md` repairs this."""
     text = PAGE.read_text(encoding="utf-8")
     assert metrics.markdown() in text
 

@@ -38,7 +38,7 @@ time.sleep(60)
 """
 
 
-def test_a_wedge_dumps_every_stack_turns_unready_and_exits_with_3() -> None:
+def test_a_stall_dumps_every_stack_turns_unready_and_exits_with_3() -> None:
     done = subprocess.run([sys.executable, "-c", STALLED_PROGRAM], capture_output=True, text=True, timeout=30)
     assert done.returncode == 3
     assert done.stdout == "unready: stalled: annotate: nothing moved for 16 s\n"
@@ -55,11 +55,11 @@ from workers.service.watchdog import end_within
 start_logging("info", "text")
 end_within(0.3, "it did not end within 0.3 s of being asked to")
 
-def waits_for_nobody():
+def waits_for_no_one():
     threading.Event().wait()
 
 if sys.argv[1:]:
-    threading.Thread(target=waits_for_nobody).start()  # what the interpreter waits for at its end
+    threading.Thread(target=waits_for_no_one).start()  # what the interpreter waits for at its end
 """
 
 
@@ -67,7 +67,7 @@ def test_a_process_that_was_asked_to_end_and_does_not_is_ended_with_3() -> None:
     done = subprocess.run([sys.executable, "-c", LATE_PROGRAM, "hang"], capture_output=True, text=True, timeout=30)
     assert done.returncode == 3
     assert "critical service.watchdog: stalled: it did not end within 0.3 s of being asked to" in done.stderr
-    assert "waits_for_nobody" in done.stderr
+    assert "waits_for_no_one" in done.stderr
 
 
 def test_a_process_that_ends_in_time_is_not_held_up() -> None:
@@ -118,7 +118,7 @@ def test_answers_that_recover_in_time_end_nothing(stacks: TextIO) -> None:
     dog.stop()
 
 
-def test_a_check_that_does_not_return_is_a_wedge(stacks: TextIO) -> None:
+def test_a_check_that_does_not_return_is_a_stall(stacks: TextIO) -> None:
     ends, never = Ends(), threading.Event()
 
     def hang() -> Report:

@@ -186,7 +186,7 @@ def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str
     assert says in complaint(environ)
 
 
-def test_the_clock_of_a_decoder_binds_nobody_who_decodes_in_threads() -> None:
+def test_the_clock_of_a_decoder_binds_no_worker_that_decodes_in_threads() -> None:
     assert read({"TAGSTREAM_DECODER": "threads", "TAGSTREAM_DECODE_TIMEOUT_S": "90"}).decode_timeout_s == 90
 
 

@@ -124,7 +124,7 @@ def test_a_secret_never_has_a_default() -> None:
 
 
 def test_the_documentations_tables_are_up_to_date() -> None:
-    """`tagstream settings --fill docs/settings.md --fill README.md` mends this."""
+    """`tagstream settings --fill docs/settings.md --fill README.md` repairs this."""
     page = ROOT / "docs" / "settings.md"
     assert markdown() in page.read_text(encoding="utf-8")
     for path in (page, ROOT / "README.md"):

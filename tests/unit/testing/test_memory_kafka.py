@@ -89,7 +89,7 @@ def test_something_can_happen_between_the_messages_and_the_commit(broker: Memory
         publisher.publish(run(assignments[A]))
 
 
-def test_a_broker_that_is_away_answers_nobody_until_it_is_back(broker: MemoryBroker) -> None:
+def test_a_broker_that_is_away_answers_no_client_until_it_is_back(broker: MemoryBroker) -> None:
     source, publisher, assignments = joined(broker)
     broker.away = True
     broker.append("in", 0, None, b"value")

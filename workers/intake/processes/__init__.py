@@ -1,4 +1,4 @@
-"""The intake in child processes: a decoder that hangs, swells or crashes costs the image it was at, and no other.
+"""The intake in child processes: a decoder that hangs, grows or crashes costs the image it was at, and no other.
 
 `intake.py` is the port, `supervisor.py` the one thread that owns the children, `fork_server.py` the process that forks
 them, `child.py` what each of them does and `sandbox.py` what it gives up before, `wire.py` and `shared_memory.py`

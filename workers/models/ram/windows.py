@@ -41,12 +41,12 @@ def relative_index(window: int) -> Tensor:
 def shift_mask(grid: int, window: int, shift: int) -> Tensor:
     """(windows, window², window²) float32: 0 where two tokens of a rolled grid are true dependencies, else -100.
 
-    Rolling brings the far edges side by side; tokens of different slabs must not see each other.
+    Rolling brings the far edges side by side; tokens of different bands must not see each other.
     """
-    slab = torch.zeros(grid, dtype=torch.int64, device="cpu")
-    slab[grid - window : grid - shift] = 1
-    slab[grid - shift :] = 2
-    region = _cut(slab[:, None] * 3 + slab[None, :], window)
+    band = torch.zeros(grid, dtype=torch.int64, device="cpu")
+    band[grid - window : grid - shift] = 1
+    band[grid - shift :] = 2
+    region = _cut(band[:, None] * 3 + band[None, :], window)
     return (region[:, :, None] != region[:, None, :]).float() * -100.0
 
 

@@ -42,7 +42,7 @@ def record(assignment: Assignment, offset: int, size: int = 0) -> Record:
 
 
 def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
-    """A poller that has one partition, opened at 0, whose records nobody takes further than the ledger."""
+    """A poller that has one partition, opened at 0, whose records go no further than the ledger."""
     source, opening = _Source(), StageQueue[Assignment]()
     opened: StageQueue[tuple[Assignment, int]] = StageQueue()
     options = WorkerOptions("out", "dead", **bounds)

@@ -1,4 +1,4 @@
-"""Who waits for the object store, until when, what that holds back, and when nobody may ask."""
+"""Which tasks wait for the object store, until when, what that holds back, and when none may ask."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_reference_is_an_object_that_was_read_and_is_another() -> None:
 
 
 def test_a_reference_that_fails_lets_what_waits_be_asked_for_itself_next_time() -> None:
-    """Guard: else references that all became unreadable would keep everybody waiting for ever."""
+    """Guard: else references that all became unreadable would keep all tasks waiting for ever."""
     breakers = BucketBreakers[str]()
     breakers.read("photos", job("good"), 1.0, 1.0)
     assert breakers.reference("photos", "bad") is not None
@@ -89,7 +89,7 @@ def test_a_reference_that_fails_lets_what_waits_be_asked_for_itself_next_time() 
     assert breakers.reference("photos", "bad") is not None
 
 
-def test_a_bucket_refuses_us_until_it_answers_or_nobody_waits_for_it() -> None:
+def test_a_bucket_refuses_us_until_it_answers_or_none_waits_for_it() -> None:
     breakers = BucketBreakers[str]()
     for end in (
         lambda: breakers.read("photos", None, 1.0, 1.0),
@@ -102,7 +102,7 @@ def test_a_bucket_refuses_us_until_it_answers_or_nobody_waits_for_it() -> None:
         assert breakers.refusals() == []
 
 
-def test_one_object_that_fails_however_often_keeps_nobody_from_asking() -> None:
+def test_one_object_that_fails_however_often_keeps_no_other_from_asking() -> None:
     breakers = BucketBreakers[str]()
     for _ in range(100):
         breakers.failed("photos", "bad", "waiter", 0.0)
@@ -119,7 +119,7 @@ def test_an_answer_between_them_makes_failures_no_row() -> None:
     assert breakers.closed("photos")
 
 
-def test_after_different_objects_failed_in_a_row_nobody_may_ask_but_a_probe() -> None:
+def test_after_different_objects_failed_in_a_row_none_may_ask_but_a_probe() -> None:
     breakers = opened()
     assert not breakers.may_ask("photos", "fresh")
     assert breakers.may_ask("others", "fresh")
@@ -145,13 +145,13 @@ def test_pauses_between_probes_grow_and_stay_bounded() -> None:
         assert pause / 2 - 0.02 <= gap <= pause + 0.02
 
 
-def test_whoever_was_tried_least_probes_first_so_that_bad_objects_do_not_hide_a_good_store() -> None:
+def test_the_task_that_was_tried_least_probes_first_so_that_bad_objects_do_not_hide_a_good_store() -> None:
     breakers = opened()
     breakers.wait("photos", HERE, "fresh", until=0.0, tries=0)
     assert breakers.due(1.0) == ["fresh"]
 
 
-def test_a_probe_that_is_answered_lets_everybody_go_at_once() -> None:
+def test_a_probe_that_is_answered_lets_all_go_at_once() -> None:
     breakers = opened()
     breakers.wait("photos", HERE, "patient", until=1_000.0, tries=5)
     [probe] = breakers.due(1.0)
@@ -174,7 +174,7 @@ def test_an_outage_is_one_that_a_probe_met() -> None:
     assert again.recovered_at("photos") == 9.0
 
 
-def test_an_answer_to_somebody_who_asked_before_it_opened_closes_it_too() -> None:
+def test_an_answer_to_a_task_that_asked_before_it_opened_closes_it_too() -> None:
     breakers = opened()
     breakers.answered("photos", 0.1)
     assert len(breakers.due(0.1)) == OPENS_AFTER

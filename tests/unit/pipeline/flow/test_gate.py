@@ -1,18 +1,18 @@
-"""The gate: everybody together, a suspect alone."""
+"""The gate: all images together, a suspect alone."""
 
 from __future__ import annotations
 
 from workers.pipeline.flow.gate import ExclusiveGate
 
 
-def test_everybody_passes_together() -> None:
+def test_all_pass_together() -> None:
     gate, inside = ExclusiveGate(), list[str]()
     for name in "abc":
         gate.enter(lambda name=name: inside.append(name), alone=False)  # type: ignore[misc]
     assert inside == ["a", "b", "c"]
 
 
-def test_a_suspect_waits_until_everybody_left_and_keeps_the_others_out() -> None:
+def test_a_suspect_waits_until_all_have_left_and_keeps_the_others_out() -> None:
     gate, inside = ExclusiveGate(), list[str]()
     gate.enter(lambda: inside.append("a"), alone=False)
     gate.enter(lambda: inside.append("suspect"), alone=True)

@@ -1,4 +1,4 @@
-"""SingleFlight: one leads, the others wait, and somebody always takes over."""
+"""SingleFlight: one leads, the others wait, and one of them always takes over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_different_keys_fly_alone() -> None:
     assert len(flights) == 2
 
 
-def test_an_abandoned_flight_is_led_by_whoever_waited_longest_and_ends_with_the_last() -> None:
+def test_an_abandoned_flight_is_led_by_the_one_that_waited_longest_and_ends_with_the_last() -> None:
     flights = SingleFlight[str]()
     flights.join("key", "first")
     flights.join("key", "second")
