@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from schemas.enriched_image import USES
 from workers.cli import terminal
 from workers.cli.exit_codes import DONE, exit_code
 from workers.errors import TagstreamError
@@ -80,6 +79,8 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
 
 
 def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
+    from schemas.enriched_image import USES
+
     yield "Kafka", lambda: _kafka(settings)
     if not settings.buckets:
         yield "Buckets", lambda: str(settings.require("buckets"))

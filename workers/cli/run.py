@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemas.enriched_image import USES
 from workers.errors import Broken, Unavailable
 
 if TYPE_CHECKING:
@@ -94,6 +93,7 @@ class _Process:
 
             give_back_large_blocks()
             # Only now, because it brings torch, which takes seconds: meanwhile we can be probed and stopped.
+            from schemas.enriched_image import USES
             from workers.cli.composition import Stopped, compose
 
             named = ", ".join(f"{use} {getattr(self._settings, use)}" for use in USES)
