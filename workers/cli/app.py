@@ -10,7 +10,21 @@ from typing import Annotated
 import typer
 
 from workers import __version__
-from workers.cli import check, dead_letters, demo, emit, models, run, schemas, settings, skip, stack, tail, terminal
+from workers.cli import (
+    check,
+    dead_letters,
+    demo,
+    emit,
+    models,
+    run,
+    schemas,
+    settings,
+    skip,
+    stack,
+    tail,
+    terminal,
+    train,
+)
 from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, exit_code
 from workers.errors import TagstreamError
 
@@ -38,6 +52,7 @@ app.command()(settings.settings)
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(skip.skip)
 app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
 app.add_typer(schemas.app, name="schemas")
 
 

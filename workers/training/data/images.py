@@ -17,8 +17,8 @@ from workers.ports import ObjectStore
 S3: Final = "s3://"
 
 
-class BadImage(Exception):
-    """An image that can't be used, and why; the others can."""
+class BadImage(Misconfigured):
+    """One image of a data set can't be used; where others will do, it is skipped and reported."""
 
     def __init__(self, image: str, reason: str) -> None:
         super().__init__(f"{image}: {reason}")

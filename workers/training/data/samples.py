@@ -97,7 +97,7 @@ class DataSet:
         try:
             self.header = Header.model_validate_json(_text(folder / HEADER))
             self.labels: tuple[str, ...] = tuple(_text(folder / LABELS).splitlines())
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise Misconfigured(
                 f"{folder} is not a training set: it has no {Path(error.filename).name}. "
                 "Make one with `tagstream train import`."

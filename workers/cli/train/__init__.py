@@ -1,0 +1,14 @@
+"""`tagstream train`: data sets, training, and how good a model is."""
+
+from __future__ import annotations
+
+import typer
+
+from workers.cli.train import data
+
+app = typer.Typer(
+    help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
+    no_args_is_help=True,
+)
+app.command("import")(data.import_data)
+app.command("split")(data.split)

@@ -1,0 +1,209 @@
+"""From annotations in any format to a training set: a folder of its own, with its images and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from workers.errors import Misconfigured
+from workers.intake.limits import Limits
+from workers.ports import ObjectStore
+from workers.training.data.formats import Found, Source
+from workers.training.data.images import S3, BadImage, Images, below
+from workers.training.data.samples import DataSet, Ids, Sample, write_dataset
+from workers.training.data.splits import split
+
+SKIPPED = "skipped.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What came of it.
+
+    Args:
+        skipped: images that can't be used, with the reason.
+        merged: images that were there already, under this name or another.
+    """
+
+    dataset: DataSet
+    skipped: dict[str, str]
+    merged: int
+
+
+def import_dataset(
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    store: ObjectStore | None = None,
+    limits: Limits | None = None,
+    report: Callable[[int], None] = lambda _: None,
+) -> Imported:
+    """Read every image's header, and write those that can be used with what is said of them.
+
+    Equal images become one sample with the tags and captions of all. Files are linked where the file system can, else
+    copied; objects stay where they are. What was skipped is written to skipped.txt.
+
+    Args:
+        report: called with how many more images were read.
+
+    Raises:
+        Misconfigured: `out` has something in it, annotations that can't be read, or no image that can be used.
+        Unavailable: the object store does not answer.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise Misconfigured(f"{out} is there already; choose another folder, or remove it.")
+    labels = _labels(sources)
+    gathered = _Gathered(out)
+    for source in sources:
+        ids = _ids_of(source, labels)
+        images = Images(source.root, store=store, limits=limits)
+        for found in source.items:
+            try:
+                _take(gathered, source.root.resolve(), found, ids, images)
+            except BadImage as bad:
+                gathered.skipped[bad.image] = bad.reason
+            report(1)
+    if not gathered.samples:
+        raise _nothing(gathered.skipped, sources)
+    steps = [f"imported from {source.format} ({source.root.name})" for source in sources]
+    dataset = write_dataset(out, gathered.samples.values(), labels, name=out.name, steps=steps)
+    if gathered.skipped:
+        lines = (f"{image}\t{reason}\n" for image, reason in gathered.skipped.items())
+        (out / SKIPPED).write_text("".join(lines), encoding="utf-8")
+    return Imported(dataset, gathered.skipped, gathered.merged)
+
+
+def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, salt: str = "") -> list[DataSet]:
+    """Write each part of a set (`splits.split`) as a set of its own, with its images.
+
+    Raises:
+        Misconfigured: `out` has something in it, a part that comes out empty, an image that is missing.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise Misconfigured(f"{out} is there already; choose another folder, or remove it.")
+    step = f"a part of {dataset.header.name} ({', '.join(f'{part} {n:g}' for part, n in fractions.items())})"
+    written = []
+    for part, samples in split(dataset, fractions, salt=salt).items():
+        if not samples:
+            continue
+        for sample in samples:
+            if not sample.image.startswith(S3):
+                _link(below(dataset.folder.resolve(), sample.image), out / part / sample.image)
+        steps = (*dataset.header.steps, step)
+        name = f"{dataset.header.name}-{part}"
+        parents = dict(dataset.header.parents)
+        written.append(write_dataset(out / part, samples, dataset.labels, name=name, steps=steps, parents=parents))
+    return written
+
+
+class _Gathered:
+    """The samples by the sha256 of their images."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.samples: dict[str, Sample] = {}
+        self.skipped: dict[str, str] = {}
+        self.merged = 0
+
+    def add(self, sha256: str, sample: Sample) -> None:
+        if sha256 in self.samples:
+            self.merged += 1
+            sample = _joined(self.samples[sha256], sample)
+        self.samples[sha256] = sample
+
+
+def _take(gathered: _Gathered, root: Path, found: Found, ids: Callable[[Ids], Ids], images: Images) -> None:
+    body = images.read(found.image)
+    images.check(found.image, body)
+    sha256 = hashlib.sha256(body).hexdigest()
+    if sha256 in gathered.samples:
+        image = gathered.samples[sha256].image
+    elif found.image.startswith(S3):
+        image = found.image
+    else:
+        image = _placed(gathered.out, below(root, found.image), found.image, sha256)
+    tags = ids(found.tags)
+    sample = Sample(
+        image=image,
+        captions=found.captions,
+        caption_tags=tuple(map(ids, found.caption_tags)),
+        tags=tags,
+        absent=None if found.absent is None else ids(found.absent),
+        origins=dict.fromkeys(tags, "given"),
+        sha256=sha256,
+    )
+    gathered.add(sha256, sample)
+
+
+def _joined(one: Sample, other: Sample) -> Sample:
+    """What both say of one image. A label that one of them has is not absent, whatever the other says."""
+    tags = set(one.tags) | set(other.tags)
+    absent = None
+    if one.absent is not None or other.absent is not None:
+        absent = tuple(sorted((set(one.absent or ()) | set(other.absent or ())) - tags))
+    new = [number for number, caption in enumerate(other.captions) if caption not in one.captions]
+    parsed = (*one.caption_tags, *(other.caption_tags[number] for number in new if other.caption_tags))
+    captions = (*one.captions, *(other.captions[number] for number in new))
+    return one.model_copy(
+        update={
+            "tags": tuple(sorted(tags)),
+            "absent": absent,
+            "captions": captions,
+            "caption_tags": parsed if len(parsed) == len(captions) else (),
+            "origins": {**other.origins, **one.origins},
+        }
+    )
+
+
+def _placed(out: Path, path: Path, name: str, sha256: str) -> str:
+    """Put a file below the set's images, and answer its name there."""
+    parts = PurePosixPath(name).parts
+    kept = PurePosixPath("images", *(part for part in parts if part not in ("..", "/", "images")))
+    if (out / kept).exists():  # another image of this name, from another source
+        kept = kept.with_name(f"{kept.stem}-{sha256[:8]}{kept.suffix}")
+    _link(path, out / kept)
+    return str(kept)
+
+
+def _link(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(path, target)
+    except FileExistsError:  # two samples of one image
+        pass
+    except OSError:  # another file system, or one without links
+        try:
+            shutil.copyfile(path, target)
+        except OSError as error:
+            raise Misconfigured(f"{path} can't be copied to {target}: {error.strerror}.") from None
+
+
+def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
+    """Of one source its list as it is; of several, each name once."""
+    if len(sources) == 1:
+        return tuple(sources[0].labels)
+    return tuple(dict.fromkeys(label for source in sources for label in source.labels))
+
+
+def _ids_of(source: Source, labels: Sequence[str]) -> Callable[[Ids], Ids]:
+    """From a source's label ids to those of the set."""
+    if tuple(source.labels) == tuple(labels):
+        return lambda given: given
+    numbers = {label: number for number, label in reversed(list(enumerate(labels)))}
+    table = tuple(numbers[label] for label in source.labels)
+    return lambda given: tuple(sorted({table[label] for label in given}))
+
+
+def _nothing(skipped: dict[str, str], sources: Sequence[Source]) -> Misconfigured:
+    roots = ", ".join(str(source.root) for source in sources)
+    if not skipped:
+        return Misconfigured("The annotations name no image.")
+    image, reason = next(iter(skipped.items()))
+    return Misconfigured(
+        f"None of {len(skipped):,} images below {roots} can be used. The first is {image}: {reason}. "
+        "Say where they are with --images."
+    )
