@@ -18,8 +18,8 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.word = nn.Embedding(config.vocabulary, config.width)
-        self.position = nn.Embedding(config.positions, config.width)
+        self.word = _table(config.vocabulary, config.width)
+        self.position = _table(config.positions, config.width)
         self.norm = nn.LayerNorm(config.width, eps=EPS)
 
     def forward(self, ids: Tensor, start: int = 0) -> Tensor:
@@ -27,6 +27,12 @@ class Embeddings(nn.Module):
         positions = self.position.weight[start : start + ids.shape[1]]
         normed: Tensor = self.norm(self.word(ids) + positions)
         return normed
+
+
+def _table(rows: int, width: int) -> nn.Embedding:
+    """Not drawn, as `nn.Embedding` would be: on the meta device that alone imports torch's compiler, for seconds."""
+    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)  # type: ignore[no-untyped-call]
+    return table
 
 
 class TagEncoder(nn.Module):
