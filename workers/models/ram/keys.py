@@ -145,6 +145,23 @@ def translate(
     return {name: _joined([blocks[i] for i in sorted(blocks)]) for name, blocks in pieces.items()}
 
 
+def translate_encoder(checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of an official Swin transformer's checkpoint under our encoder's names; without its classifier.
+
+    Raises:
+        Misconfigured: a name that no rule knows.
+    """
+    found = {}
+    for name, tensor in checkpoint.items():
+        if _CONSTANTS.fullmatch(name) or name.startswith("head."):
+            continue
+        target = _encoder_target(name)
+        if target is None:
+            raise Misconfigured(f"a tensor {name[:100]!r}, which no official Swin transformer has.")
+        found[target.name.removeprefix("encoder.")] = tensor
+    return found
+
+
 def _place(name: str, config: AnyConfig, draft: _Draft) -> bool:
     """File one name; False when no rule knows it."""
     current = name.replace("vision_multi", "tagging_head")

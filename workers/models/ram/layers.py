@@ -44,6 +44,8 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.attention_dropout = 0.0
+        """Of attention weights, in training alone."""
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=EPS)
@@ -57,7 +59,8 @@ class SelfAttention(nn.Module):
 
     def finish(self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Attend, project, add to `x`, norm. `mask` is True where a query may look."""
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
         normed: Tensor = self.norm(sum_of(x, self.out, join_heads(mixed)))
         return normed
 
@@ -74,6 +77,8 @@ class CrossLayer(nn.Module):
 
     def __init__(self, width: int, memory: int, hidden: int) -> None:
         super().__init__()
+        self.attention_dropout = 0.0
+        """Of attention weights, in training alone."""
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(memory, width)
         self.value = nn.Linear(memory, width)
@@ -90,7 +95,8 @@ class CrossLayer(nn.Module):
     def forward(self, x: Tensor, memory: KeyValue) -> Tensor:
         """(images, queries, width) → the same."""
         query = split_heads(self.query(x), memory.key.shape[1])
-        mixed = F.scaled_dot_product_attention(query, memory.key, memory.value)
+        dropout = self.attention_dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, memory.key, memory.value, dropout_p=dropout)
         return self.feed_forward(self.attention_norm(sum_of(x, self.out, join_heads(mixed))))
 
     def feed_forward(self, x: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class LabelScorer(nn.Module):
         return tokens
 
     def score(self, embeds: Tensor, subset: Tensor | None = None) -> Tensor:
-        """Logits in fp32.
+        """Logits in fp32, or in the model's own precision where that is higher.
 
         Args:
             embeds: (images, 1 + tokens, width) from `embed`.
@@ -56,7 +56,8 @@ class LabelScorer(nn.Module):
         for chunk in label_chunks(len(ids), len(embeds), self.rows_at_once):
             part = chunk if subset is None else ids[chunk]
             queries, first = self.queries(embeds, part)
-            parts.append(self.classify(self.head(queries, memory, first), part).float())
+            logits = self.classify(self.head(queries, memory, first), part)
+            parts.append(logits.to(torch.promote_types(logits.dtype, torch.float32)))
         return torch.cat(parts, dim=1)
 
     @property

@@ -1,0 +1,193 @@
+"""Where a training starts: from random weights, from a Swin encoder's checkpoint, or from a bundle."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.ram.build import empty_model, filled_model
+from workers.models.ram.config import AnyConfig, SwinConfig, Tag2TextConfig
+from workers.models.ram.importer import read_checkpoint
+from workers.models.ram.keys import translate_encoder
+from workers.models.ram.resample import resampled, window_of
+from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.swin import PATCH
+from workers.models.ram.tag2text import Tag2Text
+
+_BERT = 0.02
+"""Standard deviation of a fresh weight of a transformer."""
+_TABLE = ".attention.bias_table"
+
+
+def fresh(config: AnyConfig, *, seed: int) -> LabelScorer:
+    """A model of random weights, ready to be trained; the same seed gives the same weights.
+
+    Distributions are those of the official programs. The label embedding of RAM and RAM++, which has to be given, is
+    of random directions: labels can be told apart, and that is all it knows of them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {name: tensor.shape for name, tensor in empty_model(config).state_dict().items()}
+    drawn = {name: _drawn(name, shape, isinstance(config, Tag2TextConfig), generator) for name, shape in shapes.items()}
+    return trainable(config, drawn)
+
+
+def trainable(config: AnyConfig, weights: Mapping[str, Tensor]) -> LabelScorer:
+    """The model around these tensors, in fp32 and in training mode."""
+    model = filled_model(config, {name: tensor.float().clone() for name, tensor in weights.items()})
+    return model.requires_grad_(True).train()
+
+
+def at_size(model: LabelScorer, config: AnyConfig, image_size: int) -> tuple[LabelScorer, AnyConfig]:
+    """The model for images of another side, with windows that grow with them: biases resampled, the rest as it is.
+
+    Raises:
+        Misconfigured: its grids don't fit windows of any side then.
+    """
+    if image_size == config.encoder.image_size:
+        return model, config
+    resized = replace(config, encoder=scaled(config.encoder, image_size))
+    return trainable(resized, _with_biases(model.state_dict(), empty_model(resized).state_dict())), resized
+
+
+def scaled(encoder: SwinConfig, image_size: int) -> SwinConfig:
+    """The encoder's sizes for images of another side.
+
+    Raises:
+        Misconfigured: as `check_grids`, or windows would have a broken number of tokens.
+    """
+    window, rest = divmod(encoder.window * image_size, encoder.image_size)
+    if rest:
+        raise Misconfigured(
+            f"An encoder with windows of {encoder.window} tokens for images of {encoder.image_size} pixels can't go "
+            f"to {image_size}: its windows would have {encoder.window * image_size / encoder.image_size:g} tokens."
+        )
+    found = replace(encoder, image_size=image_size, window=window)
+    check_grids(found)
+    return found
+
+
+def check_grids(encoder: SwinConfig) -> None:
+    """Whether each stage's grid of tokens can be cut into windows.
+
+    Raises:
+        Misconfigured: it can't.
+    """
+    if len(encoder.depths) != len(encoder.heads):
+        raise Misconfigured(f"{len(encoder.depths)} depths for {len(encoder.heads)} numbers of heads.")
+    for stage, heads in enumerate(encoder.heads):
+        grid, rest = divmod(encoder.image_size, PATCH << stage)
+        if rest or (grid > encoder.window and grid % encoder.window):
+            raise Misconfigured(
+                f"Images of {encoder.image_size} pixels give stage {stage} a grid of "
+                f"{encoder.image_size / (PATCH << stage):g} tokens a side, "
+                f"which windows of {encoder.window} don't tile."
+            )
+        if (encoder.width << stage) % heads:
+            raise Misconfigured(f"Stage {stage} has {encoder.width << stage} channels for {heads} heads.")
+
+
+def load_encoder(model: LabelScorer, checkpoint: Path) -> None:
+    """Take the image encoder's weights from an official Swin checkpoint (.pth), e.g. pre-trained on ImageNet-22k.
+
+    Raises:
+        Misconfigured: the file can't be read, or is of another size.
+    """
+    own = model.encoder.state_dict()
+    try:
+        given = _with_biases(translate_encoder(read_checkpoint(checkpoint)), own)
+    except Misconfigured as error:
+        raise Misconfigured(f"{checkpoint}: {error}") from None
+    wrong = sorted(
+        name for name in own.keys() | given.keys() if name not in own or _differs(given.get(name), own[name])
+    )
+    if wrong:
+        raise Misconfigured(
+            f"{checkpoint} is a Swin transformer of another size: {wrong[0]} and {len(wrong) - 1} other tensors differ."
+        )
+    model.encoder.load_state_dict({name: tensor.float() for name, tensor in given.items()})
+
+
+def load_bundle(model: LabelScorer, bundle: Bundle, labels: Sequence[str]) -> list[str]:
+    """Take from a bundle what fits, label by label where names are the same.
+
+    Args:
+        labels: of the model, by label id.
+
+    Returns:
+        The names of parameters that the bundle does not have and that stay as they are, and of labels as `label …`.
+
+    Raises:
+        Misconfigured: its image encoder is of another size, so that little would be left of it.
+    """
+    own = model.state_dict()
+    given = _with_biases(bundle.weights(), own)
+    by_label = _BY_LABEL if isinstance(model, Tag2Text) else _BY_LABEL[:1]
+    missing = [name for name in own if name not in by_label and _differs(given.get(name), own[name])]
+    if encoder := [name for name in missing if name.startswith("encoder.")]:
+        raise Misconfigured(
+            f"{bundle.folder} has an image encoder of another size ({encoder[0]} differs): take its sizes, or start "
+            "without it."
+        )
+    with torch.no_grad():
+        for name in own.keys() - set(by_label) - set(missing):
+            own[name].copy_(given[name])
+        for name in by_label:
+            missing += _take_rows(name, own[name], given.get(name), labels, bundle.labels)
+    return sorted(set(missing))
+
+
+_BY_LABEL = ("label_embed", "class_weight", "class_bias")
+"""Parameters with rows for each label; of RAM and RAM++ only the first is."""
+
+
+def _take_rows(name: str, own: Tensor, given: Tensor | None, labels: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Copy the rows of labels that both have; returns what is missing."""
+    rows = own.view(len(labels), -1)
+    if given is None or given.numel() != rows.shape[1] * len(known):
+        return [name]
+    theirs = given.reshape(len(known), -1)
+    places = {label: place for place, label in reversed(list(enumerate(known)))}
+    for row, label in enumerate(labels):
+        if label in places:
+            rows[row] = theirs[places[label]]
+    return [f"label {label}" for label in labels if label not in places]
+
+
+def _with_biases(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with relative position biases for windows of the wanted tables' sizes."""
+    return {
+        name: _resampled(tensor, wanted[name]) if name.endswith(_TABLE) and name in wanted else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def _resampled(table: Tensor, wanted: Tensor) -> Tensor:
+    window = window_of(wanted)
+    return table if window is None or table.dim() != 2 or window_of(table) is None else resampled(table, window)
+
+
+def _differs(given: Tensor | None, own: Tensor) -> bool:
+    return given is None or given.shape != own.shape
+
+
+def _drawn(name: str, shape: torch.Size, learnt_labels: bool, generator: torch.Generator) -> Tensor:
+    if name == "log_scale":
+        return torch.tensor(math.log(1 / 0.07))
+    if name == "label_embed":
+        drawn = torch.randn(shape, generator=generator)
+        return drawn if learnt_labels else torch.nn.functional.normalize(drawn, dim=-1)
+    if "norm" in name and name.endswith("weight"):
+        return torch.ones(shape)
+    if name.endswith("bias"):
+        return torch.zeros(shape)
+    if name.startswith(("class_", "label_proj", "image_proj", "encoder.patches.project")):
+        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+    return torch.empty(shape).normal_(0, _BERT, generator=generator)
