@@ -1,0 +1,105 @@
+"""How a run is trained, as one TOML file that repeats it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from workers.errors import Misconfigured
+
+_MAX_BYTES = 1024**2
+
+
+class Plan(BaseModel):
+    """Every number that a run depends on, besides the model, the data and the number of processes.
+
+    A step is one change of the weights; it sees `batch` x `accumulation` images in each process.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: PositiveInt | None = None
+    """How often every image is seen; give this or `steps`."""
+    steps: PositiveInt | None = None
+    batch: PositiveInt = 32
+    """Images that are computed together, in each process."""
+    accumulation: PositiveInt = 1
+    """Batches whose gradients are averaged into one step."""
+
+    lr: PositiveFloat = 1e-4
+    """The learning rate after the warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate grows linearly from `warmup_from` to `lr`."""
+    warmup_from: NonNegativeFloat = 5e-7
+    decay: Literal["cosine", "exponential", "constant"] = "cosine"
+    """From `lr` to `floor` over the whole run; or by `decay_factor` each epoch, never below `floor`; or not at all."""
+    decay_factor: float = Field(default=0.9, gt=0, le=1)
+    decay_at: Literal["step", "epoch"] = "step"
+    """Whether the rate falls a little each step, or once an epoch as in the papers."""
+    floor: NonNegativeFloat = 0.0
+
+    weight_decay: NonNegativeFloat = 0.05
+    clip: NonNegativeFloat = 1.0
+    """The longest gradient that is not shortened; 0: any."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Of the moving average of the weights, which then is what the run gives; 0: the last weights."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu"] = "auto"
+    threads: PositiveInt | None = None
+    """That a CPU computes with; None: one a core. The last bits of a result depend on it."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    checkpoint_every: PositiveInt = 500
+    """Steps between checkpoints; there is one at the end too."""
+
+    @model_validator(mode="after")
+    def _ends_once(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        if self.floor > self.lr:
+            raise ValueError(f"the floor {self.floor:g} is above the learning rate {self.lr:g}")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read what `write` wrote, or a person.
+
+        Raises:
+            Misconfigured: the file can't be read, or a value is wrong.
+        """
+        try:
+            with path.open("rb") as file:
+                content = file.read(_MAX_BYTES + 1)
+            if len(content) > _MAX_BYTES:
+                raise Misconfigured(f"{path} has more than {_MAX_BYTES:,} bytes.")
+            return cls.model_validate(tomllib.loads(content.decode()))
+        except OSError as error:
+            raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part)[:100] for part in first["loc"])
+            raise Misconfigured(f"{path}: {': '.join(filter(None, [where, first['msg']]))}.") from None
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise Misconfigured(f"{path} is not TOML: {error}.") from None
+
+    def write(self, path: Path) -> None:
+        path.write_text(self.toml(), encoding="utf-8")
+
+    def toml(self) -> str:
+        """All values that are set, defaults too: a later version with other defaults repeats the run all the same."""
+        document = self.model_dump(mode="json", exclude_none=True)
+        # JSON's texts, whole numbers and fractions are TOML's too
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in document.items())

@@ -1,0 +1,112 @@
+"""What a run writes down about itself: numbers by step, TensorBoard, learning curves, and hooks of other trackers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Self
+
+from workers.errors import Misconfigured
+
+NUMBERS = "metrics.jsonl"
+CURVES = "curves.png"
+HOOKS = "tagstream.training_hooks"
+"""The entry point group of hooks."""
+
+Log = Callable[[int, Mapping[str, float]], None]
+"""Told a step and its numbers."""
+Hook = Callable[[dict[str, Any], Path], Log]
+"""Told a run's plan and folder when it begins."""
+
+
+class Record:
+    """A run's numbers in its folder: metrics.jsonl, tensorboard/ and, when it is closed, curves.png.
+
+    A context manager: however the run ends, it is closed.
+    """
+
+    def __init__(self, folder: Path, plan: Mapping[str, Any], step: int, hooks: Sequence[Hook] = ()) -> None:
+        """
+        Args:
+            step: where the run goes on; what an earlier process noted from there on is dropped.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._folder = folder
+        lines = _read(folder / NUMBERS)
+        self._lines = [line for line in lines if line["step"] < step]
+        with (folder / NUMBERS).open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in self._lines)
+        self._file = (folder / NUMBERS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._logs = [hook(dict(plan), folder) for hook in hooks]
+
+    def __call__(self, step: int, numbers: Mapping[str, float]) -> None:
+        line = {"step": step, **numbers}
+        self._lines.append(line)
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, step)
+        for log in self._logs:
+            log(step, numbers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._board.close()
+        draw(self._lines, self._folder / CURVES)
+
+
+def find_hook(name: str) -> Hook:
+    """A hook by `module:function`, or by the name of an entry point of the group `tagstream.training_hooks`.
+
+    Raises:
+        Misconfigured: there is none.
+    """
+    points = entry_points(group=HOOKS, name=name)
+    module, colon, function = name.partition(":")
+    try:
+        if points:
+            hook = next(iter(points)).load()
+        elif colon:
+            hook = getattr(import_module(module), function)
+        else:
+            raise Misconfigured(f"There is no hook {name!r}: write module:function, or install what offers it.")
+    except (ImportError, AttributeError) as error:
+        raise Misconfigured(f"The hook {name!r} does not import: {error}.") from None
+    if not callable(hook):
+        raise Misconfigured(f"The hook {name!r} is no function.")
+    return hook  # type: ignore[no-any-return]
+
+
+def draw(lines: Sequence[Mapping[str, float]], path: Path) -> None:
+    """One picture with a curve for each number, over the steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for line in lines for name in line if name != "step"))
+    if not names:
+        return
+    figure = Figure(figsize=(6, 2.2 * len(names)))
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(len(names), squeeze=False, gridspec_kw={"hspace": 0.6})[:, 0]
+    for axes, name in zip(rows, names, strict=True):
+        points = [(line["step"], line[name]) for line in lines if name in line]
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else "")
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    """What an earlier process wrote down; a last line that was cut does not count."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]
