@@ -1,7 +1,7 @@
 """A run of the training loop that is done in a moment: a small network with dropout learns to tell drawn numbers.
 
-As a program it trains in a process of its own: `python -m tests.unit.training.runs FOLDER PLAN [STEP]`; it stops for
-good after STEP steps, and says so with a file.
+As a program it trains in a process of its own: `python -m tests.unit.training.runs FOLDER PLAN DROPOUT [STEP]`; it
+stops for good after STEP steps, and says so with a file.
 """
 
 from __future__ import annotations
@@ -80,16 +80,16 @@ def run(folder: Path, plan: Plan, objective: Parity | None = None, **options: An
     return trained, {name: tensor.clone() for name, tensor in objective.model.state_dict().items()}
 
 
-def main(folder: Path, plan: Path, stop_after: int | None) -> None:
+def main(folder: Path, plan: Path, dropout: float, stop_after: int | None) -> None:
     def report(progress: Progress) -> None:
         if progress.step == stop_after:
             (folder / STOPPED).touch()
             time.sleep(600)
 
-    _, weights = run(folder, Plan.read(plan), Parity(dropout=0.3), report=report)
+    _, weights = run(folder, Plan.read(plan), Parity(dropout=dropout), report=report)
     if os.environ.get("RANK", "0") == "0":
         torch.save(weights, folder / "weights.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)
+    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else None)

@@ -98,10 +98,12 @@ def test_a_run_that_has_ended_is_not_run_again(tmp_path: Path, whole: dict[str, 
 def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: dict[str, Tensor]) -> None:
     plan = tmp_path / "given.toml"
     _WITH_CHANCE.write(plan)
-    with subprocess.Popen([sys.executable, *_program(tmp_path, plan, 11)], env=_environment(), cwd=ROOT) as process:
+    with subprocess.Popen(
+        [sys.executable, *_program(tmp_path, plan, 0.3, 11)], env=_environment(), cwd=ROOT
+    ) as process:
         eventually((tmp_path / STOPPED).exists, timeout_s=90)
         process.send_signal(signal.SIGKILL)
-    done = subprocess.run([sys.executable, *_program(tmp_path, plan)], env=_environment(), cwd=ROOT, check=False)
+    done = subprocess.run([sys.executable, *_program(tmp_path, plan, 0.3)], env=_environment(), cwd=ROOT, check=False)
     assert done.returncode == 0
     assert _equal(torch.load(tmp_path / "weights.pt", weights_only=True), whole)
 
@@ -111,7 +113,7 @@ def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     plan = tmp_path / "given.toml"
     PLAN.write(plan)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*torchrun, *_program(tmp_path, plan)], env=_environment(), cwd=ROOT, check=False)
+    done = subprocess.run([*torchrun, *_program(tmp_path, plan, 0.0)], env=_environment(), cwd=ROOT, check=False)
     assert done.returncode == 0
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)
     _, expected = run(tmp_path / "one", PLAN.model_copy(update={"batch": 8}))
