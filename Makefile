@@ -1,6 +1,9 @@
 # Everything a person or CI runs. Each target first makes sure that .venv holds what the locks say (scripts/install),
 # which takes no time and no network when it does.
 
+# Python compiles a module once, not again in each of the hundreds of processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Ends what it runs when make ends, even if make was killed.
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
@@ -28,7 +31,7 @@ test: install ## Run the tests, on real servers where they need them
 # + two files at a time, each half with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the halves
 	@.venv/bin/python -m pytest -m "not full and not chaos" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-unit: install ## Run the unit tests that need no server, without the slow ones (two to three minutes)
+unit: install ## Run the unit tests that need no server, without the slow ones (about a minute)
 	@.venv/bin/python -m pytest tests/unit -q -m "not servers and not slow and not full and not chaos" \
 	  -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
@@ -71,10 +74,10 @@ fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md
 # + MINUTES=10, SEED=1, ONLY=messages,images; what breaks a promise is kept in tests/fuzz/crashes
 	@$(TIED) .venv/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --only "$(ONLY)"
 
-coverage: install ## Run the tests of make unit and show which lines none of them passes
+coverage: install ## Run the unit tests that need no server and show which lines none of them passes
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
-	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not slow and not full and not chaos" \
+	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not full and not chaos" \
 	  $(or $(ARGS),tests/unit)
 	@.venv/bin/python -m coverage report
 
