@@ -229,6 +229,7 @@ def test_the_patterns_are_found() -> None:
     assert len(_all()) > 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use", _all(), ids=lambda use: f"{use.place}:{use.method}:{use.pattern!r:.40}")
 def test_twice_the_text_takes_less_than_three_times_as_long(use: Use) -> None:
     times, attack, length = steepest(use)
@@ -237,6 +238,7 @@ def test_twice_the_text_takes_less_than_three_times_as_long(use: Use) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "method"),
     [

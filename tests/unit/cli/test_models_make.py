@@ -23,6 +23,8 @@ from workers.models.ram import config
 from workers.models.ram.config import Kind
 from workers.models.ram.random_bundle import made_up_vocabulary
 
+pytestmark = pytest.mark.slow
+
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
 WORDS = {"ram": "ram", "ram_plus": "ram-plus", "tag2text": "tag2text"}
 

@@ -36,6 +36,7 @@ def photo(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.stack([(x * 7 + y * 3) % 251, y % 256, x % 256], axis=-1).astype(np.uint8))
 
 
+@pytest.mark.slow
 @needs_linux
 def test_decoding_a_frame_larger_than_its_image_holds_no_more_than_was_estimated(apart: Apart) -> None:
     body = declared(encoded(photo(4000, 3000), "avif", speed=10), 80, 60)

@@ -27,7 +27,7 @@ from workers.intake.transform import apply, decode, transform_bytes
 from workers.testing.memory import MemoryObjectStore
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
-pytestmark = needs_linux
+pytestmark = [needs_linux, pytest.mark.slow]
 
 LIMITS = Limits(max_object_bytes=1 << 30)
 NOISE = 3 << 20

@@ -42,6 +42,8 @@ from workers.intake import Limits, ProcessIntake
 from workers.intake.limits import MIB
 from workers.types import Transform
 
+pytestmark = pytest.mark.slow
+
 SMALL = Transform(8)
 
 
@@ -220,7 +222,6 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-@pytest.mark.slow
 def test_two_hundred_deaths_leave_nothing_behind(make: Callable[..., ProcessIntake]) -> None:
     die_and_look(make(children=2), 200)
 

@@ -20,6 +20,8 @@ from workers.intake.limits import MIB
 from workers.intake.processes.sandbox import CALLS, CALLS_ON_OURSELVES, PROTECTIONS
 from workers.types import Transform
 
+pytestmark = pytest.mark.slow
+
 SMALL = Transform(8)
 
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="its numbers of system calls are those of x86_64")

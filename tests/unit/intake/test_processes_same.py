@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -18,6 +18,8 @@ from workers.intake import InlineIntake, ProcessIntake
 from workers.ports import Intake
 from workers.testing.memory import MemoryObjectStore
 from workers.types import Transform
+
+pytestmark = pytest.mark.slow
 
 TRANSFORMS = (Transform(32), Transform(24, "crop", 28, "bicubic", exif_transpose=True))
 PHOTO = noise(640, 360)
@@ -49,51 +51,53 @@ def as_tiff(mode: str, **options: object) -> bytes:
 
 GREY16 = Image.fromarray(np.asarray(PHOTO.convert("L"), np.uint16) * 257)
 FRAMES = {"save_all": True, "append_images": [noise(640, 360, 5), noise(640, 360, 6)]}
-IMAGES = {
-    "jpeg": encoded(PHOTO, "jpeg"),
-    "jpeg progressive, of many pixels": encoded(noise(2400, 1600), "jpeg", progressive=True, quality=95),
-    "jpeg CMYK": encoded(PHOTO.convert("CMYK"), "jpeg"),
-    "jpeg grey": encoded(PHOTO.convert("L"), "jpeg"),
-    "jpeg turned, with a profile": encoded(PHOTO, "jpeg", exif=exif(6), icc_profile=profile(), comment="it"),
-    "jpeg of several (MPO)": encoded(PHOTO, "mpo", **FRAMES),
-    "png": encoded(PHOTO, "png"),
-    "png palette": encoded(PHOTO.convert("P"), "png", transparency=3),
-    "png with alpha, turned": encoded(PHOTO.convert("RGBA"), "png", exif=exif(5)),
-    "png 16 bits": encoded(GREY16, "png"),
-    "png bilevel": encoded(PHOTO.convert("1"), "png"),
-    "png with text and a profile": encoded(PHOTO, "png", pnginfo=text(), icc_profile=profile()),
-    "png animated": encoded(PHOTO, "png", **FRAMES),
-    "webp": encoded(PHOTO, "webp"),
-    "webp of many pixels": encoded(noise(2400, 1600), "webp"),
-    "webp lossless with alpha, turned": encoded(PHOTO.convert("RGBA"), "webp", lossless=True, exif=exif(8)),
-    "webp animated": encoded(PHOTO, "webp", **FRAMES),
-    "gif": encoded(PHOTO, "gif"),
-    "gif animated": encoded(PHOTO, "gif", **FRAMES, transparency=0, disposal=2),
-    "bmp": encoded(PHOTO, "bmp"),
-    "bmp palette": encoded(PHOTO.convert("P"), "bmp"),
-    "tiff": as_tiff("RGB"),
-    **{f"tiff {name}": as_tiff("RGB", compression=name) for name in ("tiff_lzw", "tiff_adobe_deflate", "jpeg")},
-    "tiff fax": as_tiff("1", compression="group4"),
-    "tiff CMYK": as_tiff("CMYK"),
-    "tiff LAB": as_tiff("LAB"),
-    "tiff float": as_tiff("F"),
-    "tiff turned": as_tiff("RGB", exif=exif(3)),
-    "avif": encoded(PHOTO, "avif"),
-    "avif of many pixels": encoded(noise(2000, 1200), "avif", speed=10),
-    "avif with alpha, turned": encoded(PHOTO.convert("RGBA"), "avif", exif=exif(6)),
-    "avif animated": encoded(PHOTO, "avif", **FRAMES),
-    "no image": b"hello",
-    "cut off": encoded(PHOTO, "jpeg")[:5000],
-    "cut off in its text": encoded(PHOTO, "png", pnginfo=text())[:150],
-    "heic": b"\0\0\0\x18ftypheic" + bytes(200),
+IMAGES: dict[str, Callable[[], bytes]] = {
+    "jpeg": lambda: encoded(PHOTO, "jpeg"),
+    "jpeg progressive, of many pixels": lambda: encoded(noise(2400, 1600), "jpeg", progressive=True, quality=95),
+    "jpeg CMYK": lambda: encoded(PHOTO.convert("CMYK"), "jpeg"),
+    "jpeg grey": lambda: encoded(PHOTO.convert("L"), "jpeg"),
+    "jpeg turned, with a profile": lambda: encoded(PHOTO, "jpeg", exif=exif(6), icc_profile=profile(), comment="it"),
+    "jpeg of several (MPO)": lambda: encoded(PHOTO, "mpo", **FRAMES),
+    "png": lambda: encoded(PHOTO, "png"),
+    "png palette": lambda: encoded(PHOTO.convert("P"), "png", transparency=3),
+    "png with alpha, turned": lambda: encoded(PHOTO.convert("RGBA"), "png", exif=exif(5)),
+    "png 16 bits": lambda: encoded(GREY16, "png"),
+    "png bilevel": lambda: encoded(PHOTO.convert("1"), "png"),
+    "png with text and a profile": lambda: encoded(PHOTO, "png", pnginfo=text(), icc_profile=profile()),
+    "png animated": lambda: encoded(PHOTO, "png", **FRAMES),
+    "webp": lambda: encoded(PHOTO, "webp"),
+    "webp of many pixels": lambda: encoded(noise(2400, 1600), "webp"),
+    "webp lossless with alpha, turned": lambda: encoded(PHOTO.convert("RGBA"), "webp", lossless=True, exif=exif(8)),
+    "webp animated": lambda: encoded(PHOTO, "webp", **FRAMES),
+    "gif": lambda: encoded(PHOTO, "gif"),
+    "gif animated": lambda: encoded(PHOTO, "gif", **FRAMES, transparency=0, disposal=2),
+    "bmp": lambda: encoded(PHOTO, "bmp"),
+    "bmp palette": lambda: encoded(PHOTO.convert("P"), "bmp"),
+    "tiff": lambda: as_tiff("RGB"),
+    "tiff tiff_lzw": lambda: as_tiff("RGB", compression="tiff_lzw"),
+    "tiff tiff_adobe_deflate": lambda: as_tiff("RGB", compression="tiff_adobe_deflate"),
+    "tiff jpeg": lambda: as_tiff("RGB", compression="jpeg"),
+    "tiff fax": lambda: as_tiff("1", compression="group4"),
+    "tiff CMYK": lambda: as_tiff("CMYK"),
+    "tiff LAB": lambda: as_tiff("LAB"),
+    "tiff float": lambda: as_tiff("F"),
+    "tiff turned": lambda: as_tiff("RGB", exif=exif(3)),
+    "avif": lambda: encoded(PHOTO, "avif"),
+    "avif of many pixels": lambda: encoded(noise(2000, 1200), "avif", speed=10),
+    "avif with alpha, turned": lambda: encoded(PHOTO.convert("RGBA"), "avif", exif=exif(6)),
+    "avif animated": lambda: encoded(PHOTO, "avif", **FRAMES),
+    "no image": lambda: b"hello",
+    "cut off": lambda: encoded(PHOTO, "jpeg")[:5000],
+    "cut off in its text": lambda: encoded(PHOTO, "png", pnginfo=text())[:150],
+    "heic": lambda: b"\0\0\0\x18ftypheic" + bytes(200),
 }
 
 
 @pytest.fixture(scope="module")
 def store() -> MemoryObjectStore:
     store = MemoryObjectStore()
-    for name, body in IMAGES.items():
-        store.put("photos", name, body)
+    for name, make in IMAGES.items():
+        store.put("photos", name, make())
     return store
 
 

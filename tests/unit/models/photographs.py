@@ -5,17 +5,25 @@ The cut is made here with Pillow, independently of the intake, so that these tes
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import skimage
-import sklearn
 from PIL import Image
 
 from workers.types import Pixels
 
-SKIMAGE = Path(skimage.__file__).parent / "data"
-SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
+
+def _inside(package: str, *folders: str) -> Path:
+    """A folder of an installed package, which is not imported for that: it would take a second."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent.joinpath(*folders)
+
+
+SKIMAGE = _inside("skimage", "data")
+SKLEARN = _inside("sklearn", "datasets", "images")
 
 
 def photograph(name: str, side: int = 224, shorter: int = 256) -> Pixels:

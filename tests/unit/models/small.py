@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -42,12 +43,17 @@ def small_bundle(kind: Kind, out: Path, *, config: AnyConfig | None = None, seed
     return random_bundle(kind, out, seed=seed, dtype="fp32", config=config or SMALL[kind])
 
 
-def small_checkpoint(kind: Kind, path: Path) -> dict[str, Tensor]:
+def small_checkpoint(kind: Kind, path: Path, changes: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
     """Write a file like the published ones, optimizer and captioning branch included; returns its tensors."""
-    config = SMALL[kind]
-    if isinstance(config, RamConfig):
-        config = RamConfig(config.encoder, config.labels, config.head, text=_TEXT)
-    tensors = checkpoint(kind, config, 0.0, full=False)
+    tensors = {**_tensors(kind), **(changes or {})}
     optimizer = {"state": {0: {"exp_avg": torch.zeros(9)}}, "param_groups": [{"lr": 1e-4}]}
     torch.save({"model": tensors, "optimizer": optimizer, "epoch": 4}, path)
     return tensors
+
+
+@cache
+def _tensors(kind: Kind) -> Mapping[str, Tensor]:
+    config = SMALL[kind]
+    if isinstance(config, RamConfig):
+        config = RamConfig(config.encoder, config.labels, config.head, text=_TEXT)
+    return checkpoint(kind, config, 0.0, full=False)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 
 from tests.unit.models.photographs import photograph
@@ -33,6 +32,8 @@ def tagger(compact: Bundle) -> TorchTagger:
 @pytest.fixture(scope="module")
 def original(compact: Bundle) -> torch.nn.Module:
     """timm's own network with the same weights."""
+    import timm
+
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     missing, unexpected = network.load_state_dict(compact.weights(), strict=False)
     assert unexpected == []
@@ -42,12 +43,16 @@ def original(compact: Bundle) -> torch.nn.Module:
     return network
 
 
+@pytest.mark.slow
 def test_parameters_are_timms_in_timms_order() -> None:
+    import timm
+
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     assert parameter_names() == [name for name in network.state_dict() if not name.endswith("num_batches_tracked")]
     assert len(parameter_names()) == 247
 
 
+@pytest.mark.slow
 def test_folded_logits_are_those_of_timms_network(compact: Bundle, original: torch.nn.Module) -> None:
     images = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
     ours = EfficientNetLite0(compact.weights(), 1000).eval()
@@ -55,6 +60,7 @@ def test_folded_logits_are_those_of_timms_network(compact: Bundle, original: tor
         torch.testing.assert_close(ours(images), original(images), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_photographs_logits_are_those_of_timms_network(tagger: TorchTagger, original: torch.nn.Module) -> None:
     pixels = photograph("chelsea.png")
     with torch.inference_mode():

@@ -16,6 +16,7 @@ from tests.unit.pipeline.deadly import DEADLY_ONE, IMAGES
 from tests.unit.pipeline.harness import IN, Harness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["device", "header"])
 def test_an_image_that_kills_the_process_is_poison_and_the_others_come_through(tmp_path: Path, where: str) -> None:
     """Guard: Journal.enter, before the header is read. Without it the process dies at every start, for ever."""
