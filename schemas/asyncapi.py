@@ -26,6 +26,7 @@ _CE_HEADERS: Final = {
     },
     "required": ["ce_specversion", "ce_id", "ce_source", "ce_type"],
 }
+_NO_HEADERS: Final = {"type": "object"}
 _SUBJECT_KEY: Final = {"type": "string", "description": "bucket/key of the object, nothing escaped."}
 
 
@@ -64,6 +65,13 @@ def asyncapi(schemas: dict[str, Any], dead_letter_headers: dict[str, Any]) -> di
                 "What was rightly passed over (TAGSTREAM_SKIPPED_TOPIC; unset: not published).",
                 "skip",
             ),
+            "corrections": _channel(
+                "images.corrections",
+                "What persons say of images' tags (TAGSTREAM_CORRECTIONS_TOPIC). Not to be compacted: of each tag the "
+                "last word counts.",
+                "correction",
+                "withdrawal",
+            ),
         },
         "operations": {
             "readEvents": _operation("receive", "images", "Read events in any dialect."),
@@ -71,6 +79,7 @@ def asyncapi(schemas: dict[str, Any], dead_letter_headers: dict[str, Any]) -> di
                 "send", "enriched", "One outcome for each event, in the order of its partition."
             ),
             "sendDeadLetters": _operation("send", "deadLetters", "At most one for each record."),
+            "readCorrections": _operation("receive", "corrections", "What a person said goes before a model's answer."),
             "sendSkipped": _operation("send", "skipped", "One for each event that is passed over."),
         },
         "components": {"messages": _messages(dead_letter_headers), "schemas": schemas},
@@ -140,6 +149,10 @@ def _messages(dead_letter_headers: dict[str, Any]) -> dict[str, Any]:
             {"description": "The original's key."},
         ),
         "skip": _message("An event that was passed over.", _ref("Skip"), OUTPUT_HEADERS),
+        "correction": _message("Tags that an image has, or has not.", _ref("Correction"), _NO_HEADERS, _SUBJECT_KEY),
+        "withdrawal": _message(
+            "All that was said of an image is withdrawn.", {"type": "null"}, _NO_HEADERS, _SUBJECT_KEY
+        ),
     }
 
 

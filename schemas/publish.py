@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from .asyncapi import asyncapi
+from .correction import Correction
 from .dead_letter import Failure
 from .dialects.own import ImageEventDocument
 from .dialects.s3 import S3Notification
@@ -42,6 +43,7 @@ class Published(NamedTuple):
 MODELS: Final = (
     Published("image-event-1.json", ImageEventDocument, "in"),
     Published("s3-notification.json", S3Notification, "in"),
+    Published("image-correction-1.json", Correction, "in"),
     Published("enriched-image-1.json", EnrichedImage, "out"),
     Published("image-retraction-1.json", Retraction, "out"),
     Published("skipped-1.json", Skip, "out"),

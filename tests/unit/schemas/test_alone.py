@@ -45,7 +45,7 @@ def run_alone(name: str, folder: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "bucket/k 7\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "bucket/k 8\n", "")
 
 
 def test_everything_works_where_nothing_else_of_ours_is_installed() -> None:

@@ -168,9 +168,9 @@ def test_every_message_travels_on_a_channel_and_every_channel_has_an_operation()
     assert used == {f"#/channels/{name}" for name in DOCUMENT["channels"]}
 
 
-def test_only_the_input_topic_is_received() -> None:
+def test_images_and_corrections_alone_are_received() -> None:
     received = [o["channel"]["$ref"] for o in DOCUMENT["operations"].values() if o["action"] == "receive"]
-    assert received == ["#/channels/images"]
+    assert received == ["#/channels/images", "#/channels/corrections"]
 
 
 @pytest.mark.parametrize("name", sorted(DOCUMENT["components"]["schemas"]))

@@ -1,0 +1,202 @@
+"""What a person says about an image's tags, and what all that was said adds up to.
+
+Corrections are increments: the topic is read from its beginning and of each tag name the last word counts, so it must
+not be compacted (`cleanup.policy=delete` with an endless retention). A record without a value withdraws all that was
+said of its subject. The record key is the subject, so that the words on one image keep their order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal, NamedTuple, Self, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .text import Bucket, Key, Moment, Short, first_fault, subject
+
+MAX_BYTES: Final = 256 * 1024
+"""Of a record's value; what is larger is no correction."""
+_STATEMENT_BYTES: Final = 200
+_SUBJECT_BYTES: Final = 400
+"""What a statement and a subject take in memory besides their own characters, measured with CPython 3.11."""
+
+
+def _printable(name: str) -> str:
+    if name.strip() != name or not name.isprintable():
+        raise ValueError("a tag's name has no control characters, and no blanks at its ends")
+    return name
+
+
+TagName: TypeAlias = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
+TagNames: TypeAlias = Annotated[tuple[TagName, ...], Field(max_length=1_000, fail_fast=True)]
+Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Correction(BaseModel):
+    """A person's word on the tags of one image. Fields that are not named here are ignored."""
+
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
+
+    schema_name: Literal["image-correction/1"] = Field(alias="schema")
+    bucket: Bucket
+    key: Key
+    added: TagNames = Field(default=(), description="Names of tags that the image has.")
+    removed: TagNames = Field(default=(), description="Names of tags that it does not have.")
+    sha256: Sha256 | None = Field(
+        default=None,
+        description="Of the content that the person saw; null: the word holds for any content of this key.",
+    )
+    model: Sha256 | None = Field(default=None, description="Digest of the tagger whose answer was corrected.")
+    by: Short | None = Field(default=None, description="Who said it.")
+    at: Moment | None = Field(default=None, description="When it was said.")
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Self:
+        if not self.added and not self.removed:
+            raise ValueError("neither a tag that the image has nor one that it has not")
+        if both := set(self.added) & set(self.removed):
+            raise ValueError(f"{min(both)!r} is both added and removed")
+        return self
+
+    @property
+    def subject(self) -> str:
+        """`bucket/key`, nothing escaped: the record's key."""
+        return subject(self.bucket, self.key)
+
+
+class Record(NamedTuple):
+    """What to produce to the corrections topic, with any Kafka client."""
+
+    key: bytes
+    value: bytes | None
+
+
+def correction(
+    bucket: str,
+    key: str,
+    *,
+    added: Collection[str] = (),
+    removed: Collection[str] = (),
+    sha256: str | None = None,
+    model: str | None = None,
+    by: str | None = None,
+    at: str | None = None,
+) -> Record:
+    """The record that says which tags an image has and which it has not.
+
+    Args:
+        sha256: of the content that the person saw, from the enriched event; None: any content of this key.
+        model: digest of the tagger whose answer was corrected, from the enriched event.
+        at: RFC 3339; None: now.
+
+    Raises:
+        ValueError: no such correction can be, with the reason.
+    """
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    try:
+        said = Correction.model_validate(
+            {
+                "schema": "image-correction/1",
+                "bucket": bucket,
+                "key": key,
+                "added": tuple(added),
+                "removed": tuple(removed),
+                "sha256": sha256,
+                "model": model,
+                "by": by,
+                "at": at or now,
+            }
+        )
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from None
+    document = said.model_dump(mode="json", exclude_defaults=True)
+    value = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+    if len(value) > MAX_BYTES:
+        raise ValueError(f"{len(value):,} bytes, and a correction has at most {MAX_BYTES:,}")
+    return Record(said.subject.encode(), value)
+
+
+def withdrawal(bucket: str, key: str) -> Record:
+    """The record that withdraws all that was said of an image."""
+    return Record(subject(bucket, key).encode(), None)
+
+
+def read_correction(value: bytes) -> Correction:
+    """
+    Raises:
+        ValueError: it is none; the text says why and holds nothing of the record.
+    """
+    if len(value) > MAX_BYTES:
+        raise ValueError(f"{len(value):,} bytes, and a correction has at most {MAX_BYTES:,}")
+    try:
+        return Correction.model_validate_json(value)
+    except ValidationError as error:
+        raise ValueError(first_fault(error)) from None
+
+
+class Word(NamedTuple):
+    """What persons said of one image, each name in one of the two."""
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+class _Statement(NamedTuple):
+    present: bool
+    sha256: str | None
+
+
+class Corrections:
+    """All that was said so far, by subject. One thread takes records; any may look."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, dict[str, _Statement]] = {}
+        self.bytes = 0
+        """An estimate of the memory that it holds."""
+
+    def __len__(self) -> int:
+        """Subjects."""
+        return len(self._said)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._said))
+
+    def take(self, key: bytes | None, value: bytes | None) -> None:
+        """Add one record of the topic; later records go before earlier ones.
+
+        Raises:
+            ValueError: it is no correction, and nothing changed.
+        """
+        if value is None:
+            self._withdraw((key or b"").decode(errors="replace"))
+            return
+        said = read_correction(value)
+        found = dict(self._said.get(said.subject, {}))
+        before = self._cost(said.subject, found) if found else 0
+        found |= {name: _Statement(True, said.sha256) for name in said.added}
+        found |= {name: _Statement(False, said.sha256) for name in said.removed}
+        self._said[said.subject] = found  # as a whole, for those who look meanwhile
+        self.bytes += self._cost(said.subject, found) - before
+
+    def on(self, subject: str, sha256: str) -> Word | None:
+        """What was said of this content of the subject, names in alphabetical order; None: nothing."""
+        found = self._said.get(subject)
+        if found is None:
+            return None
+        holding = sorted((name, each.present) for name, each in found.items() if each.sha256 in (None, sha256))
+        if not holding:
+            return None
+        return Word(
+            tuple(name for name, present in holding if present), tuple(name for name, present in holding if not present)
+        )
+
+    def _withdraw(self, subject: str) -> None:
+        found = self._said.pop(subject, None)
+        if found is not None:
+            self.bytes -= self._cost(subject, found)
+
+    @staticmethod
+    def _cost(subject: str, found: dict[str, _Statement]) -> int:
+        return _SUBJECT_BYTES + 4 * len(subject) + sum(_STATEMENT_BYTES + 4 * len(name) for name in found)

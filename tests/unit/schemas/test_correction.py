@@ -1,0 +1,140 @@
+"""What a person says of an image's tags."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.correction import MAX_BYTES, Corrections, Word, correction, read_correction, withdrawal
+
+SHA, OTHER = "a" * 64, "b" * 64
+DOCUMENT = {"schema": "image-correction/1", "bucket": "photos", "key": "a b/ü.jpg", "added": ["dog"]}
+
+
+def folded(*records: tuple[bytes, bytes | None]) -> Corrections:
+    said = Corrections()
+    for key, value in records:
+        said.take(key, value)
+    return said
+
+
+def test_a_correction_is_read_as_it_was_made() -> None:
+    key, value = correction("photos", "a b/ü.jpg", added=["dog"], removed=["cat"], sha256=SHA, model=OTHER, by="ann")
+    assert key == "photos/a b/ü.jpg".encode()
+    said = read_correction(value or b"")
+    assert (said.subject, said.added, said.removed) == ("photos/a b/ü.jpg", ("dog",), ("cat",))
+    assert (said.sha256, said.model, said.by) == (SHA, OTHER, "ann")
+    assert said.at is not None
+
+
+def test_fields_of_a_later_version_are_ignored() -> None:
+    assert read_correction(json.dumps(DOCUMENT | {"mood": "sure"}).encode()).added == ("dog",)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"added": []}, "neither a tag"),
+        ({"removed": ["dog"]}, "'dog' is both added and removed"),
+        ({"added": ["dog\x1b[2J"]}, "control characters"),
+        ({"added": [" dog"]}, "blanks"),
+        ({"added": ["x" * 101]}, "at most 100"),
+        ({"added": ["x"] * 1_001}, "at most 1000"),
+        ({"added": "dog"}, "added: Input should be a valid"),
+        ({"bucket": "a/b"}, "bucket"),
+        ({"key": "x" * 1_025}, "key"),
+        ({"sha256": "A" * 64}, "sha256"),
+        ({"schema": "image-correction/2"}, "schema"),
+        ({"at": "yesterday"}, "at"),
+    ],
+)
+def test_what_is_no_correction_is_said(changed: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        read_correction(json.dumps(DOCUMENT | changed).encode())
+
+
+@pytest.mark.parametrize("value", [b"", b"{", b"[]", b"\xff", b"null", b"[" * 100_000, b" " * (MAX_BYTES + 1)])
+def test_bytes_that_are_none_are_refused(value: bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        read_correction(value)
+
+
+def test_one_that_can_not_be_is_refused_where_it_is_made() -> None:
+    with pytest.raises(ValueError, match="neither a tag"):
+        correction("photos", "a.jpg")
+    with pytest.raises(ValueError, match="at most"):
+        correction("photos", "a.jpg", added=["é" * 97 + f"{n:03}" for n in range(900)], removed=["ü" * 100] * 1000)
+
+
+def test_of_each_tag_the_last_word_counts() -> None:
+    said = folded(
+        correction("photos", "a.jpg", added=["dog", "grass"]),
+        correction("photos", "a.jpg", removed=["dog", "cat"]),
+        correction("photos", "b.jpg", added=["sun"]),
+    )
+    assert said.on("photos/a.jpg", SHA) == Word(added=("grass",), removed=("cat", "dog"))
+    assert said.on("photos/b.jpg", SHA) == Word(added=("sun",), removed=())
+    assert said.on("photos/c.jpg", SHA) is None
+    assert sorted(said) == ["photos/a.jpg", "photos/b.jpg"]
+
+
+def test_a_word_on_one_content_does_not_hold_for_another() -> None:
+    said = folded(
+        correction("photos", "a.jpg", added=["dog"], sha256=SHA), correction("photos", "a.jpg", removed=["cat"])
+    )
+    assert said.on("photos/a.jpg", SHA) == Word(("dog",), ("cat",))
+    assert said.on("photos/a.jpg", OTHER) == Word((), ("cat",))
+    assert folded(correction("photos", "a.jpg", added=["dog"], sha256=SHA)).on("photos/a.jpg", OTHER) is None
+
+
+def test_what_was_withdrawn_is_as_if_it_had_not_been_said() -> None:
+    said = folded(correction("photos", "ü.jpg", added=["dog"]), withdrawal("photos", "ü.jpg"))
+    assert (said.on("photos/ü.jpg", SHA), len(said), said.bytes) == (None, 0, 0)
+    said.take(None, None)
+    said.take(b"\xff", None)
+
+
+def test_a_record_that_is_none_changes_nothing() -> None:
+    said = folded(correction("photos", "a.jpg", added=["dog"]))
+    held = said.bytes
+    with pytest.raises(ValueError, match="JSON"):
+        said.take(b"photos/a.jpg", b"{")
+    assert (said.on("photos/a.jpg", SHA), said.bytes) == (Word(("dog",), ()), held)
+
+
+names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sets(names, max_size=4), st.sets(names, max_size=4)), max_size=12))
+def test_the_estimate_goes_up_and_down_with_what_is_held(steps: list[tuple[str, set[str], set[str]]]) -> None:
+    said = Corrections()
+    for key, added, removed in steps:
+        some = bool(added or removed - added)
+        record = correction("photos", key, added=added, removed=removed - added) if some else withdrawal("photos", key)
+        said.take(*record)
+    for key in "abc":
+        said.take(*withdrawal("photos", key))
+    assert said.bytes == 0
+
+
+def test_the_estimate_is_not_below_what_is_held() -> None:
+    said = folded(
+        *(correction("photos", f"folder/{n}.jpg", added=[f"tag {n}", "dog"], removed=["cat"]) for n in range(2_000))
+    )
+    seen: set[int] = set()
+
+    def size(value: object) -> int:
+        if id(value) in seen or value in (True, False, None):
+            return 0
+        seen.add(id(value))
+        inside = (
+            [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, tuple) else ()
+        )
+        return sys.getsizeof(value) + sum(map(size, inside))
+
+    assert size(said._said) < said.bytes < 4 * size(said._said)
