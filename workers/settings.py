@@ -181,6 +181,9 @@ class Settings(BaseModel):
     output_topic: Topic = _setting("Kafka", "images.enriched", "Topic of enriched images and retractions")
     dead_letter_topic: Topic = _setting("Kafka", "images.dead-letters", "Topic of what could not be handled")
     skipped_topic: OptionalTopic = _setting("Kafka", "", "Topic of skipped events; empty: skips are only counted")
+    corrections_topic: OptionalTopic = _setting(
+        "Kafka", "", "Topic of what persons say of tags (`tagstream correct`), which goes before a model's; empty: none"
+    )
     delivery: Annotated[Literal["exactly_once", "at_least_once"], BeforeValidator(_lower)] = _setting(
         "Kafka", "exactly_once", "`exactly_once` publishes and commits in one Kafka transaction; or `at_least_once`"
     )

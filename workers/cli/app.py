@@ -12,6 +12,7 @@ import typer
 from workers import __version__
 from workers.cli import (
     check,
+    correct,
     dead_letters,
     demo,
     emit,
@@ -47,6 +48,7 @@ app.command()(demo.demo)
 app.add_typer(stack.app, name="stack")
 app.command()(emit.emit)
 app.command()(tail.tail)
+app.command()(correct.correct)
 app.command()(check.check)
 app.command()(settings.settings)
 app.add_typer(dead_letters.app, name="dead-letters")

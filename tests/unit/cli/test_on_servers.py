@@ -16,6 +16,7 @@ import pytest
 import zstandard
 from PIL import Image
 
+from schemas.correction import Corrections, Word
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
 from tests.conftest import Stack
 from tests.raw_kafka import ZSTD, batch, produce, record
@@ -382,3 +383,27 @@ def test_a_reader_that_leaves_ends_tail_quietly(site: Site, folder: Path, tagstr
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=os.environ.copy())
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_what_a_person_corrected_is_in_the_topic(
+    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    topic = f"{site.name}.corrections"
+    ensure_topics(site.servers, {topic: (1, {})})
+    monkeypatch.setenv("TAGSTREAM_CORRECTIONS_TOPIC", topic)
+    assert tagstream("correct", "photos/ü.jpg", "--add", "dog", "-r", "cat", "--by", "ann").out == (
+        f"1 corrections are in {topic}\n"
+    )
+    tagstream("correct", "photos/b.jpg", "--add", "sun")
+    tagstream("correct", "photos/b.jpg", "--withdraw")
+    file = tmp_path / "two.jsonl"
+    line = b'{"schema":"image-correction/1","bucket":"photos","key":"c.jpg","added":["sea"]}\n'
+    file.write_bytes(line + line.replace(b'"added":["sea"]', b'"removed":["sky"]') + b"{\n")
+    assert tagstream("correct", "--file", file).code == 2
+    said = Corrections()
+    for found in read_range(site.servers, Partition(topic, 0), 0, 10):
+        said.take(found.key, found.value)
+    assert {subject: said.on(subject, "0" * 64) for subject in said} == {
+        "photos/ü.jpg": Word(("dog",), ("cat",)),
+        "photos/c.jpg": Word(("sea",), ("sky",)),
+    }

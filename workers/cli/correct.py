@@ -1,0 +1,140 @@
+"""`tagstream correct`: a person's word on the tags of images."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from schemas.correction import Record
+    from workers.settings import Settings
+
+DEFAULT_TOPIC = "images.corrections"
+
+
+def correct(
+    subject: Annotated[
+        str | None, typer.Argument(metavar="BUCKET/KEY", help="The image, as `subject` of its enriched event names it.")
+    ] = None,
+    add: Annotated[list[str] | None, typer.Option("--add", "-a", metavar="TAG", help="A tag that it has.")] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", "-r", metavar="TAG", help="A tag that it has not.")
+    ] = None,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Withdraw all that was said of it.")] = False,
+    sha256: Annotated[
+        str | None,
+        typer.Option(help="The content that was seen: the word does not hold for another upload under this key."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="DIGEST", help="Of the tagger that was corrected.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Who says it.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", help="Corrections as JSON, one a line, as the schema image-correction/1; -: stdin."
+        ),
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option(help=f"[default: TAGSTREAM_CORRECTIONS_TOPIC, or else {DEFAULT_TOPIC}]")
+    ] = None,
+) -> None:
+    """Say which tags an image has and which it has not.
+
+    Of each tag the last word counts. Workers that read the topic (TAGSTREAM_CORRECTIONS_TOPIC) apply it to later
+    events of the image and mark such tags `source: person`; `tagstream train collect` learns from it. To see it at
+    once, send an event for the image again.
+
+    [dim]One image:[/]   tagstream correct photos/2024/dog.jpg --add terrier --remove cat
+    [dim]Many:[/]        tagstream correct --file corrections.jsonl
+    [dim]Take back:[/]   tagstream correct photos/2024/dog.jpg --withdraw
+    """
+    from schemas.correction import correction, withdrawal
+    from workers.settings import read
+
+    if (subject is None) == (file is None):
+        raise Misconfigured("name one image as BUCKET/KEY, or a file of corrections with --file")
+    if file is not None and (add or remove or withdraw or sha256 or model or by):
+        raise Misconfigured("--file says everything itself: give it alone")
+    if subject is not None:
+        bucket, _, key = subject.partition("/")
+        if not key:
+            raise Misconfigured(f"{subject!r} is no BUCKET/KEY")
+        if withdraw and (add or remove):
+            raise Misconfigured("--withdraw takes everything back: give it without --add and --remove")
+        try:
+            record = (
+                withdrawal(bucket, key)
+                if withdraw
+                else correction(bucket, key, added=add or (), removed=remove or (), sha256=sha256, model=model, by=by)
+            )
+        except ValueError as error:
+            raise Misconfigured(f"this is no correction: {error}") from None
+        records: Iterator[Record] = iter([record])
+    else:
+        assert file is not None
+        records = _records(file)
+    settings = read(os.environ).require("kafka_servers")
+    name = topic or settings.corrections_topic or DEFAULT_TOPIC
+    typer.echo(f"{_send(settings, name, records)} corrections are in {name}")
+
+
+def _send(settings: Settings, topic: str, records: Iterator[Record]) -> int:
+    from workers.backends.kafka import KafkaEmitter
+    from workers.cli.clients import security, servers
+    from workers.cli.terminal import counting
+    from workers.types import Message
+
+    # the broker is asked first: a file that is read for an hour should not find it away
+    with KafkaEmitter(servers(settings), security=security(settings)) as emitter, counting("sent", None) as advance:
+        done = 0
+
+        def tell(acknowledged: int) -> None:
+            nonlocal done
+            advance(acknowledged - done)
+            done = acknowledged
+
+        try:
+            return emitter.emit((Message(topic, record.key, record.value, ()) for record in records), tell)
+        except Misconfigured:  # a line that is none: what stood before it shall not be lost with it
+            emitter.flush()
+            raise
+
+
+def _records(file: Path) -> Iterator[Record]:
+    """
+    Raises:
+        Misconfigured: a line is no correction, with its number. What came before it is sent.
+    """
+    from schemas.correction import MAX_BYTES, Record, read_correction
+
+    for number, line in enumerate(_lines(file, MAX_BYTES), 1):
+        if not line.strip():
+            continue
+        try:
+            said = read_correction(line)
+        except ValueError as error:
+            raise Misconfigured(f"{file}, line {number}: {error}. The lines before it are sent.") from None
+        yield Record(said.subject.encode(), line)
+
+
+def _lines(file: Path, longest: int) -> Iterator[bytes]:
+    """Lines without their ends; of one that is too long, so much that it is seen to be."""
+
+    def read(source: IO[bytes]) -> Iterator[bytes]:
+        while line := source.readline(longest + 2):
+            yield line.rstrip(b"\r\n")
+
+    if str(file) == "-":
+        yield from read(sys.stdin.buffer)
+        return
+    try:
+        with file.open("rb") as source:
+            yield from read(source)
+    except OSError as error:
+        raise Misconfigured(f"{file} can't be read: {error.strerror}") from None
