@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -72,6 +72,15 @@ class Tail:
     ) -> None:
         self.close()
 
+    def positions(self) -> dict[Partition, int]:
+        """Where each partition is read next: behind all that was polled, and behind markers and aborted records."""
+        with mapped("asking for positions"):
+            return {Partition(*place): self._consumer.position(place) for place in self._consumer.assignment()}
+
+    def left(self) -> int:
+        """Offsets up to the ends that were set, some of which may be no records; 0 without ends."""
+        return sum(max(0, end - self.positions()[Partition(*place)]) for place, end in (self._ends or {}).items())
+
     def at_end(self) -> bool:
         """Whether all up to the ends that were set has been read; never without ends."""
         if self._ends is None:
@@ -94,6 +103,7 @@ def tail(
     topics: Sequence[str],
     *,
     start: Literal["beginning", "end"] = "end",
+    at: Mapping[Partition, int] | None = None,
     follow: bool = True,
     until: Callable[[], bool] | None = None,
     security: Security | None = None,
@@ -102,6 +112,7 @@ def tail(
 
     Args:
         start: where every partition begins.
+        at: offsets to begin at instead, of some partitions; one that the topic no longer has is its first.
         follow: go on for ever; else up to what is committed now.
         until: asked about five times a second while iterating; true ends it.
 
@@ -115,9 +126,14 @@ def tail(
             partitions = [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
             consumer.assign(partitions)
             ends = consumer.end_offsets(partitions, timeout_ms=10_000)
-            starts = ends if start == "end" else consumer.beginning_offsets(partitions, timeout_ms=10_000)
-            for partition in partitions:
-                consumer.seek(partition, starts[partition])
+            first = consumer.beginning_offsets(partitions, timeout_ms=10_000)
+            starts = dict(ends if start == "end" else first)
+            for partition, offset in (at or {}).items():
+                place = TopicPartition(*partition)
+                if place in starts:
+                    starts[place] = min(max(offset, first[place]), ends[place])
+            for place in partitions:
+                consumer.seek(place, starts[place])
     except BaseException:
         end_consumer(consumer)
         raise

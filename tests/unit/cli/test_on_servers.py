@@ -18,12 +18,15 @@ from PIL import Image
 
 from schemas.correction import Corrections, Word
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
+from schemas.enriched_image import EnrichedImage, Source, Tag
 from tests.conftest import Stack
 from tests.raw_kafka import ZSTD, batch, produce, record
 from tests.unit.cli.conftest import Ran
+from tests.unit.schemas.documents import enriched
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range
 from workers.cli import skip
 from workers.cli.emit import Place
+from workers.training.data.samples import DataSet
 from workers.types import Headers, Partition
 
 pytestmark = pytest.mark.timeout(180)
@@ -50,6 +53,12 @@ class Site:
             for value in values:
                 emitter.send(self.images, b"k", value)
             emitter.flush()
+
+
+def enriched_photo(key: str, *tags: str) -> EnrichedImage:
+    shown = tuple(Tag(name=name, score=0.9, label_id=number) for number, name in enumerate(tags))
+    source = Source(bucket="photos", key=key, etag="e", last_modified="2026-01-01T00:00:00Z", sha256="a" * 64)
+    return enriched(subject=f"photos/{key}", source=source, tags=shown)
 
 
 @pytest.fixture
@@ -407,3 +416,33 @@ def test_what_a_person_corrected_is_in_the_topic(
         "photos/ü.jpg": Word(("dog",), ("cat",)),
         "photos/c.jpg": Word(("sea",), ("sky",)),
     }
+
+
+def test_what_was_enriched_and_corrected_becomes_a_training_set(
+    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    topic, said = f"{site.name}.enriched", f"{site.name}.said"
+    ensure_topics(site.servers, {said: (1, {})})
+    monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", topic)
+    monkeypatch.setenv("TAGSTREAM_CORRECTIONS_TOPIC", said)
+    names = ("a.jpg", "b.jpg", "c.jpg")
+    with KafkaEmitter(site.servers) as emitter:
+        for value in (b"{", *(enriched_photo(name, "dog", "cat").to_bytes() for name in names)):
+            emitter.send(topic, b"k", value)
+        emitter.flush()
+    tagstream("correct", "photos/b.jpg", "--add", "terrier", "--remove", "cat")
+    first = tagstream("train", "collect", "--out", tmp_path / "set")
+    assert (first.code, first.out) == (0, f"3 images are in {tmp_path / 'set'}, 1 of them or others corrected\n")
+    assert "1 records were none of tagstream's" in first.err
+    made = DataSet(tmp_path / "set")
+    assert [[made.labels[tag] for tag in sample.tags] for sample in made] == [
+        ["dog", "cat"],
+        ["dog", "terrier"],
+        ["dog", "cat"],
+    ]
+    with KafkaEmitter(site.servers) as emitter:
+        emitter.send(topic, b"k", enriched_photo("d.jpg", "sea").to_bytes())
+        emitter.flush()
+    again = tagstream("train", "collect", "--out", tmp_path / "set")
+    assert again.out.startswith("4 images are in")
+    assert "none of" not in again.err  # what was read before is not read again

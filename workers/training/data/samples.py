@@ -145,7 +145,8 @@ def write_dataset(
 ) -> DataSet:
     """Write the lines and the two files beside them; the header comes last, so a half-written set does not open.
 
-    Images are not touched: they lie in the folder already, or elsewhere.
+    Images are not touched: they lie in the folder already, or elsewhere. Labels, steps and parents are read when all
+    samples are written, so they may grow with them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count = 0

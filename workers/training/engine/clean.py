@@ -26,6 +26,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from workers.errors import Misconfigured
+from workers.training.data.images import BadImage
 from workers.training.data.samples import SAMPLES, DataSet, Ids, Sample
 from workers.training.engine.outliers import farthest
 from workers.training.engine.regions import Box, Regions, crops
@@ -147,7 +148,7 @@ class Cleaner:
         """Every sample with the tags that stand, and a decision for each tag that it had, in the set's order.
 
         Args:
-            read: an image as RGB; raises `Misconfigured` for one that can't be read, whose tags then stay.
+            read: an image as RGB; raises `BadImage` for one that can't be used, whose tags then stay.
             folder: where evidence is kept. A run that was cut goes on with it.
 
         Raises:
@@ -175,8 +176,8 @@ class Cleaner:
             return _Evidence(image=sample.image), nothing
         try:
             image = read(sample)
-        except Misconfigured as error:
-            return _Evidence(image=sample.image, unreadable=str(error)), nothing
+        except BadImage as error:
+            return _Evidence(image=sample.image, unreadable=error.reason), nothing
         parts = crops(image, self._regions.propose(image, [self._dataset.labels[tag] for tag in tags]))
         if not parts:
             return _Evidence(image=sample.image, unreadable="no region of it was proposed"), nothing

@@ -13,7 +13,7 @@ from html import escape
 
 from PIL import Image, ImageDraw
 
-from workers.errors import Misconfigured
+from workers.training.data.images import BadImage
 from workers.training.engine.clean import DROPPED, Decision
 
 SHOWN = 24
@@ -93,8 +93,8 @@ def _figure(decision: Decision, read: Callable[[str], Image.Image]) -> str:
     caption = "<br>".join(line for line in lines if line)
     try:
         picture = _picture(read(decision.image), decision)
-    except Misconfigured as error:
-        return f"<figure><figcaption>{caption}<br>{escape(str(error))}</figcaption></figure>"
+    except BadImage as error:
+        return f"<figure><figcaption>{caption}<br>{escape(error.reason)}</figcaption></figure>"
     alt = escape(f"{decision.label}: {decision.reason}", quote=True)
     return (
         f'<figure><img alt="{alt}" src="data:image/jpeg;base64,{picture}"><figcaption>{caption}</figcaption></figure>'

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from workers.errors import Misconfigured
+from workers.training.data.images import BadImage
 from workers.training.data.samples import DataSet, Sample, write_dataset
 from workers.training.engine.clean import Cleaner, Decision, Row, Rules
 from workers.training.engine.regions import Box, Grid
@@ -50,7 +51,7 @@ IMAGES = {"two.png": halves(RED, GREEN), "blue.png": halves(BLUE, BLUE)}
 
 def read(sample: Sample) -> Image.Image:
     if sample.image not in IMAGES:
-        raise Misconfigured(f"{sample.image} is cut short.")
+        raise BadImage(sample.image, "cut short")
     return IMAGES[sample.image]
 
 
@@ -90,7 +91,7 @@ def test_a_tag_that_can_not_be_judged_stays_with_its_reason(tmp_path: Path) -> N
     kept, decisions = cleaned(tmp_path, samples, Rules(labels=frozenset({"red", "unheard"})))
     assert kept == samples
     assert [(d.reason, d.detail) for d in decisions] == [
-        ("unreadable", "lost.png is cut short."),
+        ("unreadable", "cut short"),
         ("not-asked", "it is none of the labels to be checked"),
         ("unknown-label", "colours does not know it"),
     ]

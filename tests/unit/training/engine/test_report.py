@@ -6,7 +6,7 @@ import re
 
 from PIL import Image
 
-from workers.errors import Misconfigured
+from workers.training.data.images import BadImage
 from workers.training.engine.clean import Decision
 from workers.training.engine.regions import Box
 from workers.training.engine.report import Examples, page
@@ -20,7 +20,7 @@ def decision(number: int, reason: str = "outlier", label: str = "dog") -> Decisi
 
 def photo(name: str) -> Image.Image:
     if name == "7.jpg":
-        raise Misconfigured("7.jpg is gone <script>.")
+        raise BadImage(name, "gone <script>")
     return Image.new("RGB", (30, 10), (0, 128, 0))
 
 
@@ -43,7 +43,7 @@ def test_the_page_shows_each_reason_with_its_picture_and_nothing_from_elsewhere(
     assert "2 of 3 tags were dropped" in html
     assert html.count("<img ") == 2
     assert "&lt;b&gt;cat&lt;/b&gt;" in html
-    assert "7.jpg is gone &lt;script&gt;." in html
+    assert "gone &lt;script&gt;" in html
     assert "<script" not in html
     assert not re.findall(r'(?:src|href)="(?!data:)', html)
     assert re.findall(r"<h2>(\w+): 1 of 1", html) == ["unconfirmed", "outlier", "confirmed"]
