@@ -22,7 +22,7 @@ from schemas.enriched_image import SkipReason
 from workers import metrics
 from workers.errors import Rejected
 from workers.pipeline import tracing
-from workers.pipeline.annotate import Annotator
+from workers.pipeline.annotator import Annotator
 from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.event_filter import EventFilter, Filtered, Removed, Skipped, Wanted, coordinates

@@ -22,10 +22,10 @@ from typing import Any
 
 from workers import metrics
 from workers.errors import Broken
-from workers.pipeline.annotate import Annotator
-from workers.pipeline.batching import StageQueue
+from workers.pipeline.annotator import Annotator
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.commit.publishing import Publishing
+from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.gauges import gauges
 from workers.pipeline.journal import Journal
 from workers.pipeline.lookup import Lookup

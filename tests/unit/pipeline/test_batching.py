@@ -9,24 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.errors import Broken
-from workers.pipeline.batching import SafeBatch, StageQueue, run_halving
-
-
-def test_a_queue_hands_out_what_is_ready_up_to_a_number() -> None:
-    queue = StageQueue[int]()
-    for number in range(5):
-        queue.put(number)
-    assert queue.take(3, 0) == [0, 1, 2]
-    assert queue.take(3, 0) == [3, 4]
-    assert queue.take(3, 0) == []
-
-
-def test_a_closed_queue_gives_what_is_left_and_waits_for_nothing() -> None:
-    queue = StageQueue[int]()
-    queue.put(1)
-    queue.close()
-    assert queue.take(9, 60) == [1]
-    assert queue.take(9, 60) == []
+from workers.pipeline.batching import SafeBatch, run_halving
 
 
 @given(st.lists(st.booleans(), max_size=40))

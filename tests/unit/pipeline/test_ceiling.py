@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.pipeline.harness import POISON, Harness
 from workers.errors import Broken
-from workers.pipeline.annotate import Ceiling
+from workers.pipeline.annotator import Ceiling
 
 
 def test_so_many_in_a_row_are_too_many() -> None:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from tests.support.waiting import eventually
 from tests.unit.pipeline.harness import BUCKET, GROUP, IN, Harness, running
 from workers.errors import Unpublished
-from workers.pipeline.batching import StageQueue
 from workers.pipeline.commit.publishing import Publishing
+from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.ports import Publisher, RecordSource

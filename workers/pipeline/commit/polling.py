@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from workers.pipeline.batching import StageQueue
+from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.ports import RecordSource

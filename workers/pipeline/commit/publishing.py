@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from workers import metrics
 from workers.errors import Unpublished
-from workers.pipeline.batching import StageQueue
+from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.ports import Publisher

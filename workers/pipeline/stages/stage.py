@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from workers.pipeline.batching import StageQueue
 from workers.pipeline.flow.budget import Budget
+from workers.pipeline.flow.queue import StageQueue
 from workers.ports import Clock
 
 Item = TypeVar("Item")

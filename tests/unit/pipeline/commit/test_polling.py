@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.unit.pipeline.harness import Harness
-from workers.pipeline.batching import StageQueue
 from workers.pipeline.commit.polling import Poller
+from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.types import Assignment, Partition, Polled, Record
 
