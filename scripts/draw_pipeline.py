@@ -10,7 +10,7 @@ import sys
 ROWS = (
     (
         ("poll", "poll"),
-        ("read", "lookup"),
+        ("parse", "parse"),
         ("lookup by source", "lookup"),
         ("fetch", "intake"),
         ("lookup verdicts", "lookup"),

@@ -19,6 +19,8 @@ def gauges(pipeline: Pipeline, poller: Poller) -> Mapping[ObservedGauge, Reader]
             _said(read(budget), budget=name) for stage in pipeline.stages for name, budget in stage.budgets.items()
         ]
 
+    shown = {gauge: reader for stage in pipeline.stages for gauge, reader in stage.gauges.items()}
+
     def partitions() -> list[Reading]:
         held, paused = len(pipeline.ledger.assignments()), poller.paused
         return [
@@ -34,10 +36,7 @@ def gauges(pipeline: Pipeline, poller: Poller) -> Mapping[ObservedGauge, Reader]
         metrics.BUDGET_BYTES: budgets(lambda budget: budget.used),
         metrics.BUDGET_PEAK_BYTES: budgets(lambda budget: budget.peak),
         metrics.BUDGET_LIMIT_BYTES: budgets(lambda budget: budget.limit),
-        metrics.BREAKERS: lambda: [
-            _said(count, dependency="s3", state=state)
-            for state, count in pipeline.fetch.bucket_breakers.breakers().items()
-        ],
+        **shown,
     }
 
 

@@ -8,34 +8,30 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from workers.pipeline.task import Task
 from workers.ports import Clock
 
-STAGES = (
-    "lookup",
-    "wait-fetch",
-    "fetch",
-    "wait-inspect",
-    "inspect",
-    "wait-decode",
-    "decode",
-    "wait-device",
-    "annotate",
-    "finish",
-    "wait-equal",
-    "wait-store",
-)
-WORKING = ("fetch", "inspect", "decode", "annotate", "finish")
-"""Stages in which an image is worked on, or is queued for a thread of ours."""
-_WAITS_ON_OTHERS = ("wait-store",)
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an image can be on its way, as `timings_ms` and the metrics call it.
+
+    Args:
+        works: an image there is worked on, or is queued for a thread of ours: it has a limit in time.
+        waits_on_others: a dependency has to move first; however long that takes, this worker does not stand still.
+    """
+
+    name: str
+    works: bool = False
+    waits_on_others: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """An answer to "are you alive?". `reasons` says what stands still; `in_flight` counts images by stage."""
+    """An answer to "are you alive?". `reasons` says what stands still; `in_flight` counts images by place."""
 
     ok: bool
     reasons: tuple[str, ...]
@@ -86,17 +82,20 @@ class _AtWork:
 class TaskProgress:
     """Where the tasks are, and when one last moved. Thread-safe."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, places: Sequence[Place]) -> None:
         self._clock = clock
+        self._places = tuple(places)
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._moved_at = clock.monotonic()
-        self._at_work = {stage: _AtWork() for stage in WORKING}
+        self._at_work = {place.name: _AtWork() for place in places if place.works}
 
     def enter(self, task: Task) -> None:
+        """It is on its way from here on, until its end."""
         with self._lock:
             self._counts[task.stage] += 1
             task.since = self._moved_at = self._clock.monotonic()
+        task.hold("progress", lambda: self._end(task))
 
     def move(self, task: Task, stage: str) -> None:
         """Note the time that the last stage took (waits are a stage too) and begin the next."""
@@ -109,12 +108,6 @@ class TaskProgress:
                 self._at_work[stage].enter(task, now)
         task.stage, task.since = stage, now
 
-    def leave(self, task: Task) -> None:
-        now = self._clock.monotonic()
-        task.took(task.stage, now - task.since)
-        with self._lock:
-            self._leave(task, now)
-
     def moved(self) -> None:
         """Something else got on: a record was taken, a transaction was published."""
         with self._lock:
@@ -126,12 +119,12 @@ class TaskProgress:
 
     def counts(self) -> dict[str, int]:
         with self._lock:
-            return {stage: self._counts[stage] for stage in STAGES}
+            return {place.name: self._counts[place.name] for place in self._places}
 
     def working(self) -> int:
         """Tasks that wait for this worker alone."""
         with self._lock:
-            return sum(count for stage, count in self._counts.items() if stage not in _WAITS_ON_OTHERS)
+            return sum(self._counts[place.name] for place in self._places if not place.waits_on_others)
 
     def stuck(self, limits_s: Mapping[str, float]) -> list[str]:
         """What has been in hand for longer than its stage's limit: one sentence for each such stage, for people."""
@@ -143,6 +136,12 @@ class TaskProgress:
             for stage, found in longest.items()
             if found is not None and now - found[1] > limits_s[stage]
         ]
+
+    def _end(self, task: Task) -> None:
+        now = self._clock.monotonic()
+        task.took(task.stage, now - task.since)
+        with self._lock:
+            self._leave(task, now)
 
     def _leave(self, task: Task, now: float) -> None:
         self._counts[task.stage] -= 1

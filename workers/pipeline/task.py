@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from opentelemetry.trace import Span
 
@@ -19,6 +20,8 @@ from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job, Pixels
 
 _NAMED = 3
 """A line of the log names so many records of a batch."""
+
+Ending: TypeAlias = Literal["done", "dropped"]
 
 
 @dataclass(slots=True, eq=False)
@@ -47,16 +50,12 @@ class Task:
     failures: dict[str, Failure] = field(default_factory=dict)
     encoded: Reservation | None = None
     decoded: Reservation | None = None
-    slot: Reservation | None = None
-    """One of the GETs that may run at the same time."""
     flight: Hashable | None = None
+    """Under which equal images wait for its results; or under which it waits for theirs."""
     source_hit: bool = False
     inspected: bool = False
     """The facts are those of the bytes in hand, and no cache's."""
     alone: bool = False
-    inside: bool = False
-    """Past the gate: its header is being read, or it is between decoder and finish."""
-    in_journal: bool = False
     true_size: int | None = None
     """Bytes to reserve for the object, where its event says fewer than it has."""
     attempts: int = 0
@@ -71,6 +70,9 @@ class Task:
     reference: Job | None = None
     """What is read again before it, to compare."""
     timings_ms: dict[str, float] = field(default_factory=dict)
+    ending: Ending = "dropped"
+    """How it ends."""
+    _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     @property
     def event(self) -> ImageEvent:
@@ -93,12 +95,25 @@ class Task:
     def took(self, stage: str, seconds: float) -> None:
         self.timings_ms[stage] = round(self.timings_ms.get(stage, 0.0) + seconds * 1000, 3)
 
-    def give_back(self) -> None:
-        """Release every reservation."""
-        for reservation in (self.encoded, self.decoded, self.slot):
-            if reservation is not None:
-                reservation.release()
-        self.encoded = self.decoded = self.slot = None
+    def hold(self, what: str, give_back: Callable[[], object]) -> None:
+        """Note what it has acquired: `give_back` is called once, by `release` or at its end."""
+        assert what not in self._held, f"{what} is held already"
+        self._held[what] = give_back
+
+    def release(self, *what: str) -> None:
+        """Give these back now, as far as it holds them."""
+        for name in what:
+            if give_back := self._held.pop(name, None):
+                give_back()
+
+    def close(self, ending: Ending) -> None:
+        """End it, for whatever reason: all that it holds is given back, the last acquired first."""
+        self.ending = ending
+        self.image = None  # memory before what bounds it
+        with ExitStack() as held:
+            for give_back in self._held.values():
+                held.callback(give_back)
+            self._held.clear()
 
 
 def named(images: Sequence[Coordinates]) -> str:

@@ -3,7 +3,8 @@
 | thread | owns |
 |---|---|
 | poll | the record source; admission |
-| lookup | parsing; the cache |
+| parse | parsing |
+| lookup | the cache |
 | (the intake's) | fetch, inspect and decode |
 | device | the models |
 | finish | postprocessing and rendering |
@@ -18,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from workers import metrics
 from workers.errors import Broken
@@ -34,7 +34,7 @@ from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.progress import Progress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
-from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.stages.stage import Stage
 from workers.ports import Clock, Intake, Publisher, RecordSource, ResultCache
 from workers.types import Assignment
 
@@ -146,8 +146,8 @@ class Worker:
         publishing = Publishing(publisher, pipeline, self._options, opening, opened, self._drained.is_set)
         loops: dict[str, Callable[[], None]] = {
             stage.thread: partial(self._run_stage, stage)
-            for stage in pipeline.queue_stages
-            if stage is not pipeline.device_stage  # it runs already: the models were warmed up in its thread
+            for stage in pipeline.stages
+            if stage.thread is not None and stage is not pipeline.annotate  # which runs: it warmed up the models
         }
         loops |= {
             "publish": lambda: self._run_publish(pipeline, publishing),
@@ -173,8 +173,8 @@ class Worker:
         """
         self._wait_for_drain()
         publisher.interrupt()
-        for stage in pipeline.queue_stages:
-            stage.queue.close()
+        for stage in pipeline.stages:
+            stage.wake()
         pipeline.ledger.wake()
         until = time.monotonic() + (_CLOSE_S if self._crashed is None else 1.0)
         for thread in threads:
@@ -182,9 +182,8 @@ class Worker:
             if thread.is_alive():
                 _log.warning("the %s thread did not end in time", thread.name)
         if self._crashed is None:
-            # What the last commits tell the cache comes after the lookup thread's end.
-            left = pipeline.lookup_queue.take(len(pipeline.lookup_queue), 0)
-            pipeline.tell_cache(left)
+            for stage in pipeline.stages:
+                stage.wind_up()
 
     def _wait_for_drain(self) -> None:
         """Until the poll thread says that the drain is over, or should have said so long ago."""
@@ -218,7 +217,7 @@ class Worker:
                 _log.info("drained, %d records left behind", pipeline.ledger.records)
                 self._drained.set()
 
-    def _run_stage(self, stage: QueueStage[Any]) -> None:
+    def _run_stage(self, stage: Stage) -> None:
         while not self._drained.is_set():
             stage.step()
 
@@ -228,7 +227,7 @@ class Worker:
         while self._pipeline is None:
             if self._drained.wait(0.05):
                 return
-        self._run_stage(self._pipeline.device_stage)
+        self._run_stage(self._pipeline.annotate)
 
     def _run_publish(self, pipeline: Pipeline, publishing: Publishing) -> None:
         while not self._drained.is_set():
@@ -281,7 +280,8 @@ class Worker:
         if not self._joined or self._publisher is None:
             return "warming up, then joining the group"
         why = [why for assignment, why in self._publisher.lost.items() if assignment.current]
-        why += self._pipeline.fetch.bucket_breakers.refusals() if self._pipeline is not None else []
+        if self._pipeline is not None:
+            why += [reason for stage in self._pipeline.stages for reason in stage.unready()]
         return "; ".join(why) or None
 
     def idle_s(self) -> float:

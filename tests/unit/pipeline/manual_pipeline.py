@@ -9,7 +9,7 @@ from typing import Any
 from tests.unit.pipeline.harness import BUCKET, IN, ColourTagger, png
 from workers.intake.inline import InlineIntake
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.pipeline import Done, Pipeline
+from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker
@@ -36,12 +36,13 @@ class ManualPipeline:
         partitions: int = 1,
         intake: Intake | None = None,
         make_intake: Callable[[MemoryObjectStore], Intake] | None = None,
+        tagger: ColourTagger | None = None,
         **options: Any,
     ) -> None:
         self.clock = ManualClock()
         self.store = MemoryObjectStore(clock=self.clock)
         self.store.make_bucket(BUCKET)
-        tagger = ColourTagger()
+        tagger = tagger or ColourTagger()
         if make_intake is not None:
             intake = make_intake(self.store)
         self.worker = Worker(
@@ -78,15 +79,23 @@ class ManualPipeline:
 
     def turn(self) -> None:
         """Let every task go on until none can without time."""
-        self.pipeline.fetch.retry_due()
-        while len(self.pipeline.lookup_queue) or len(self.pipeline.device_queue) or len(self.pipeline.finish_queue):
-            self.pipeline.lookup(self.pipeline.lookup_queue.take(100, 0))
-            self.pipeline.annotate(self.pipeline.device_queue.take(100, 0))
-            for item in self.pipeline.finish_queue.take(100, 0):
-                if isinstance(item, Done):
-                    place = item.entry.record.partition.number, item.entry.record.offset, item.index
-                    self.done[place] = item.outcomes
-                self.pipeline.finish(item)
+        line = self.pipeline
+        for stage in line.stages:
+            stage.poll()
+        line.parse.work()
+        while any(len(stage) for stage in (line.parse, line.lookup, line.annotate, line.finish)):
+            line.parse.work()
+            line.lookup.work()
+            line.annotate.work()
+            line.finish._finish(line.finish._tasks.take(100))
+            self.complete()
+
+    def complete(self, most: int = 100_000) -> None:
+        """Let so many of those that are done enter the ledger."""
+        for done in self.pipeline.finish._done.take(most):
+            record = done.entry.record
+            self.done[record.partition.number, record.offset, done.index] = done.outcomes
+            self.pipeline.finish._complete([done])
 
     def turns(self, seconds: float, every_s: float = 0.1) -> None:
         """Turns as the poll thread takes them, while this time passes."""

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from tests.unit.pipeline.harness import ColourTagger
 from tests.unit.pipeline.manual_pipeline import ManualPipeline
-from workers.pipeline.progress import WORKING
-from workers.pipeline.stages.stage import DeviceStage, QueueStage
-from workers.testing.memory import ManualClock
+from workers.pipeline.flow.queue import StageQueue
+from workers.pipeline.stages.stage import QueueStage
+from workers.types import Pixels
 
 
 def test_every_kind_of_work_on_an_image_has_the_limit_of_one_stage() -> None:
     """Guard: a stage that states no limit may hang for ever."""
     stages = ManualPipeline().pipeline.stages
-    assert sorted(name for stage in stages for name in stage.limits_s) == sorted(WORKING)
+    for stage in stages:
+        assert set(stage.limits_s) == {place.name for place in stage.places if place.works}
+    working = [name for stage in stages for name in stage.limits_s]
+    assert sorted(working) == ["annotate", "decode", "fetch", "finish", "inspect"]
 
 
 def test_every_bound_is_shared_among_the_partitions() -> None:
@@ -25,38 +31,59 @@ def test_every_bound_is_shared_among_the_partitions() -> None:
     assert pipeline.fetch.slots._partitions == 4
 
 
-def test_a_queue_stage_takes_no_more_than_it_may_and_works_without_items_only_if_there_is_something() -> None:
-    seen: list[list[int]] = []
-    pending = [True]
-    stage: QueueStage[int] = QueueStage(
-        "t", lambda items: seen.append(list(items)), most=lambda: 2, anyway=lambda: pending[0]
-    )
-    for number in range(3):
-        stage.queue.put(number)
+class _Two(QueueStage):
+    """A stage with two queues, which notes what it works on."""
+
+    def __init__(self) -> None:
+        super().__init__("two")
+        self.seen: list[Sequence[Any]] = []
+        self.words: StageQueue[str] = self._queue(self.seen.append)
+        self.numbers: StageQueue[int] = self._queue(self.seen.append, most=lambda: 2)
+
+
+def test_a_stage_takes_from_each_of_its_queues_what_is_ready_up_to_its_number() -> None:
+    stage = _Two()
+    stage.numbers.put(0, 1, 2)
+    stage.words.put("a", "b")
     stage.step()
+    assert stage.seen == [["a", "b"], [0, 1]]
+    assert len(stage) == 1
     stage.step()
-    stage.queue.close()  # so that nothing waits
-    stage.step()
-    pending[0] = False
-    stage.step()
-    assert seen == [[0, 1], [2], []]
+    assert stage.seen[2:] == [[2]]
+
+
+def test_a_stage_that_waits_is_woken_by_an_item_in_any_of_its_queues_and_by_the_worker() -> None:
+    """Guard: a queue with a condition of its own would leave the stage asleep."""
+    stage = _Two()
+    waits_for_ever = 600.0
+    wakes: list[Callable[[], None]] = [lambda: stage.words.put("a"), lambda: stage.numbers.put(1), stage.wake]
+    for wake in wakes:
+        thread = threading.Thread(target=stage.step, args=(waits_for_ever,), daemon=True)
+        thread.start()
+        wake()
+        thread.join(30)
+        assert not thread.is_alive()
+    assert stage.seen == [["a"], [1]]
 
 
 def test_a_batch_may_take_five_times_the_slowest_so_far_and_fifteen_seconds_at_least() -> None:
-    clock = ManualClock()
+    takes_s = (15.0, 75.0)
     told: list[tuple[str | None, str | None, float]] = []
 
-    def work(items: Sequence[float]) -> None:
-        (seconds,) = items
-        clock.advance(seconds)
-        limit = stage.limits_s["annotate"]
-        told.append((stage.stalled(clock.monotonic()), stage.stalled(clock.monotonic() + 1), limit))
+    class Slow(ColourTagger):
+        def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
+            hand.clock.advance(takes_s[len(told)])
+            limit, now = stage.limits_s["annotate"], hand.clock.monotonic()
+            told.append((stage.stalled(now), stage.stalled(now + 1), limit))
+            return super().forward(images)
 
-    stage: DeviceStage[float] = DeviceStage(work, clock, 10.0, most=lambda: 1)
-    for seconds in (15.0, 75.0):
-        stage.queue.put(seconds)
-        stage.step()
-        assert stage.stalled(clock.monotonic() + 1_000) is None, "it is idle"
+    hand = ManualPipeline(tagger=Slow(), stall_timeout_s=10.0)
+    stage = hand.pipeline.annotate
+    for key in ("a", "bb"):
+        hand.put(key)
+        hand.events(key)
+        hand.turn()
+        assert stage.stalled(hand.clock.monotonic() + 1_000) is None, "it is idle"
     assert told == [
         (None, "the device has worked on one batch for 16 s", 15.0),
         (None, "the device has worked on one batch for 76 s", 75.0),

@@ -201,7 +201,7 @@ def test_a_probe_whose_partition_leaves_takes_nothing_with_it() -> None:
     hand.turn()
     hand.assignments[0].end()
     hand.pipeline.ledger.close_ended()
-    hand.pipeline.fetch.drop_waiting()
+    hand.pipeline.fetch.drop_ended()
     assert hand.in_flight == {"wait-store": 2}
     hand.store.heal()
     hand.turns(1)

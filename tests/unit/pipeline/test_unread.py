@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 from schemas.image_event import MAX_RECORDS
@@ -62,10 +63,10 @@ def test_what_a_thousand_removals_will_weigh_is_counted_before_the_next_record_i
     hand.removals(*[MAX_RECORDS] * 5, key="%01" * 1024)
     heaviest, committed = 0, 0
     while committed < 5 * MAX_RECORDS:
-        hand.pipeline.lookup(hand.pipeline.lookup_queue.take(1_000, 0))
+        hand.pipeline.parse.work()
         heaviest = max(heaviest, hand.pipeline.ledger.bytes)
-        for item in hand.pipeline.finish_queue.take(100_000, 0):
-            hand.pipeline.finish(item)
+        while len(hand.pipeline.finish):
+            hand.complete(1)
             heaviest = max(heaviest, hand.pipeline.ledger.bytes)
         committed += hand.commit()
     records, one_rendered = 5 * 3_400_000, 17_000_000
@@ -79,9 +80,22 @@ def test_records_of_an_ended_assignment_are_not_read_any_more() -> None:
     hand.assignments[0].end()
     hand.pipeline.ledger.close_ended()
     hand.turn()
-    hand.pipeline.lookup([])
     assert hand.read() == 5
-    assert len(hand.pipeline.unread) == 0
+    assert len(hand.pipeline.parse.unread) == 0
+
+
+def test_a_commit_makes_room_at_once_for_the_next_record_to_be_read() -> None:
+    """Guard: without being woken the parse thread looks for room five times a second."""
+    hand = Expanding(jobs_ahead=1)
+    hand.removals(5, 5)
+    hand.turn()
+    hand.commit()
+    thread = threading.Thread(target=hand.pipeline.parse.step, args=(600.0,), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
+    hand.turn()
+    assert hand.read() == 10
 
 
 def test_at_the_end_nothing_new_is_read() -> None:
@@ -89,7 +103,9 @@ def test_at_the_end_nothing_new_is_read() -> None:
     hand.removals(5, 5)
     hand.turn()
     hand.commit()
-    hand.pipeline.tell_cache(hand.pipeline.lookup_queue.take(100, 0))
+    for stage in hand.pipeline.stages:
+        stage.wind_up()
+    assert len(hand.pipeline.lookup) == 0
     assert hand.read() == 5
 
 

@@ -10,9 +10,6 @@ from workers.pipeline.pipeline import Pipeline
 from workers.ports import RecordSource
 from workers.types import Assignment, Partition, Polled, Record
 
-_LOOKUP_BACKLOG = 1_000
-"""Items before the lookup thread beyond which no record is admitted."""
-
 
 class _Backlog:
     """Records of one assignment that were polled and not admitted, and how many bytes they hold."""
@@ -74,7 +71,8 @@ class Poller:
         self._open()
         for record in polled.records:
             self._backlog.setdefault(record.assignment, _Backlog()).add(record)
-        self._pipeline.fetch.retry_due()
+        for stage in self._pipeline.stages:
+            stage.poll()
         if not self.admitting:
             self._backlog.clear()
         admitted = self._admit()
@@ -103,7 +101,7 @@ class Poller:
             self._pipeline.ledger.wake()
 
     def _open(self) -> None:
-        for assignment, offset in self._opened.take(1_000, 0):
+        for assignment, offset in self._opened.take(1_000):
             self.opening -= 1
             if assignment.current and offset >= 0:
                 self._pipeline.open(assignment, offset)
@@ -115,7 +113,8 @@ class Poller:
         for assignment in [assignment for assignment in self._backlog if not assignment.current]:
             del self._backlog[assignment]
         if ended:
-            self._pipeline.fetch.drop_waiting()
+            for stage in self._pipeline.stages:
+                stage.drop_ended()
             self._divide()
 
     def _divide(self) -> None:
@@ -143,9 +142,9 @@ class Poller:
     def _may_admit(self, assignment: Assignment) -> bool:
         ledger = self._pipeline.ledger
         ahead = ledger.jobs_ahead(assignment)
-        if self._pipeline.fetch.bucket_breakers.holds_back(assignment) or ahead >= self._options.jobs_ahead:
+        if ahead >= self._options.jobs_ahead:
             return False
-        if len(self._pipeline.lookup_queue) >= _LOOKUP_BACKLOG:
+        if any(stage.holds_back(assignment) for stage in self._pipeline.stages):
             return False
         # The head of a partition always gets in: it is what the others of its partition wait for.
         return ahead == 0 or ledger.bytes < self._options.ledger_bytes

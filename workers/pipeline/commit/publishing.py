@@ -72,7 +72,7 @@ class Publishing:
         An answer that does not come (a dead owner's transaction is pending) has cost seconds: the others wait for the
         next turn, so that the partitions that we work on go on being published.
         """
-        while assignments := self._opening.take(1, 0):
+        while assignments := self._opening.take(1):
             assignment = assignments[0]
             offset = self._publisher.committed(assignment) if assignment.current else None
             if offset is None and assignment.current:

@@ -10,32 +10,27 @@ Item = TypeVar("Item")
 
 
 class StageQueue(Generic[Item]):
-    """A queue between threads that hands out all that is ready, up to a number. Closing it wakes the reader.
+    """A queue between threads that hands out all that is ready, up to a number.
 
     Its length is bounded by the budgets of what is put in, not here: a put never waits.
+
+    Args:
+        filled: notified of every put; given where one thread waits for several queues.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, filled: threading.Condition | None = None) -> None:
         self._items: deque[Item] = deque()
-        self._filled = threading.Condition()
-        self._closed = False
+        self._filled = filled or threading.Condition()
 
-    def put(self, item: Item) -> None:
+    def put(self, *items: Item) -> None:
         with self._filled:
-            self._items.append(item)
+            self._items.extend(items)
             self._filled.notify()
 
-    def take(self, most: int, timeout_s: float) -> list[Item]:
-        """Up to `most` items at once; waits for the first at most `timeout_s`. Empty: none came, or it is closed."""
+    def take(self, most: int) -> list[Item]:
+        """Up to `most` items at once, in the order in which they were put; empty where none is ready."""
         with self._filled:
-            if not self._items and not self._closed:
-                self._filled.wait(timeout_s)
             return [self._items.popleft() for _ in range(min(most, len(self._items)))]
-
-    def close(self) -> None:
-        with self._filled:
-            self._closed = True
-            self._filled.notify_all()
 
     def __len__(self) -> int:
         return len(self._items)

@@ -13,20 +13,29 @@ from workers.pipeline.flow.budget import Budget, Reservation
 from workers.pipeline.flow.gate import ExclusiveGate
 from workers.pipeline.journal import Journal
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.progress import TaskProgress
+from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.stages.endings import Endings
+from workers.pipeline.stages.stage import Stage
 from workers.pipeline.task import Task
 from workers.ports import Intake
 from workers.types import DecodedImage, Facts
 
 
-class DecodeStage:
+class DecodeStage(Stage):
     """From a task's bytes to its facts, and from both to its pixels.
 
     Args:
         inspected, decoded: take a task that has its facts, or its pixels.
+        refused: takes one whose bytes the intake rejects, with their hash.
         fetch_again: takes one whose bytes were let go while it waited for an equal image.
     """
+
+    places = (
+        Place("wait-inspect"),
+        Place("inspect", works=True),
+        Place("wait-decode"),
+        Place("decode", works=True),
+    )
 
     def __init__(
         self,
@@ -38,6 +47,7 @@ class DecodeStage:
         endings: Endings,
         inspected: Callable[[Task], None],
         decoded: Callable[[Task], None],
+        refused: Callable[[Task, str, Rejected], None],
         fetch_again: Callable[[Task], None],
     ) -> None:
         self._intake = intake
@@ -46,6 +56,7 @@ class DecodeStage:
         self._endings = endings
         self._when_inspected = inspected
         self._when_decoded = decoded
+        self._refuse = refused
         self._fetch_again = fetch_again
         self._gate = ExclusiveGate()
         self._stall_timeout_s = options.stall_timeout_s
@@ -55,16 +66,9 @@ class DecodeStage:
     def budgets(self) -> Mapping[str, Budget]:
         return {"decoded": self.budget}
 
-    def divide(self, partitions: int) -> None:
-        self.budget.divide(partitions)
-
     @property
     def limits_s(self) -> Mapping[str, float]:
         return {"inspect": self._stall_timeout_s, "decode": self._stall_timeout_s}
-
-    def stalled(self, now: float) -> str | None:
-        """The decoders have limits of their own."""
-        return None
 
     def inspect(self, task: Task) -> None:
         """Read the header of its bytes, then go on with `inspected`."""
@@ -82,10 +86,10 @@ class DecodeStage:
             task.facts = future.result()
         except Rejected as error:
             assert task.fetched is not None
-            self._endings.refuse(task, task.fetched.sha256, error)
+            self._refuse(task, task.fetched.sha256, error)
             return
         task.inspected = True
-        self.step_out(task, came_through=False)
+        task.release("journal", "decoded", "gate")
         self._when_inspected(task)
 
     def decode(self, task: Task) -> None:
@@ -109,7 +113,7 @@ class DecodeStage:
         self._gate.enter(lambda: self._want_room(task, size, go), alone=task.alone)
 
     def _want_room(self, task: Task, size: int, go: Callable[[Task], None]) -> None:
-        task.inside = True
+        task.hold("gate", self._gate.leave)
         if self._endings.still_wanted(task):
             self.budget.reserve(
                 task.job.assignment.partition, size, lambda reservation: self._note(task, reservation, go)
@@ -117,31 +121,24 @@ class DecodeStage:
 
     def _note(self, task: Task, reservation: Reservation, go: Callable[[Task], None]) -> None:
         task.decoded = reservation
+        task.hold("decoded", reservation.release)
         if self._endings.still_wanted(task):
-            task.in_journal = True
             self._journal.enter(task.job.coordinates)
+            task.hold("journal", lambda: self._leave_journal(task))
             go(task)
 
-    def step_out(self, task: Task, *, came_through: bool) -> None:
-        """The opposite of `_step_in`. `came_through`: no decoder and no device is going to get this image again."""
-        if task.decoded is not None:
-            task.decoded.release()
-        if task.in_journal:
-            task.in_journal = False
-            self._journal.leave(task.job.coordinates, came_through=came_through)
-        if task.inside:
-            task.inside = False
-            self._gate.leave()
+    def _leave_journal(self, task: Task) -> None:
+        """It came through if it is done: no decoder and no device is going to get this image again."""
+        self._journal.leave(task.job.coordinates, came_through=task.ending == "done")
 
     def _decoded(self, task: Task, future: Future[DecodedImage]) -> None:
-        task.fetched = None
-        if task.encoded is not None:
-            task.encoded.release()
+        task.fetched = None  # the decoder took it
+        task.release("bytes", "encoded")
         try:
             task.image = future.result()
         except Rejected as error:
             assert task.facts is not None
-            self._endings.refuse(task, task.facts.sha256, error)
+            self._refuse(task, task.facts.sha256, error)
             return
         if task.decoded is not None:
             task.decoded.shrink(task.image.size)

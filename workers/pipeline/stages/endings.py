@@ -1,45 +1,89 @@
-"""What a stage may ask of the pipeline when a task does not simply go on."""
+"""How a task ends: it gives back all that it holds, and what became of it goes to the ledger."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from concurrent.futures import CancelledError, Future
+from dataclasses import dataclass
+from typing import TypeVar
 
+from schemas.dead_letter import Failure
 from schemas.enriched_image import SkipReason
+from workers import metrics
 from workers.errors import Rejected
+from workers.pipeline.cache_entries import NOTHING, CacheWrite
+from workers.pipeline.commit.ledger import Entry
+from workers.pipeline.rendering import Renderer
 from workers.pipeline.task import Task
+from workers.types import Outcome
 
 Result = TypeVar("Result")
 
 
-class Endings(Protocol):
-    """How a task ends before its last stage. Any thread."""
+@dataclass(frozen=True, slots=True)
+class Done:
+    """One index of a record whose outcomes are known.
+
+    Args:
+        write: what the cache is told once they are committed.
+    """
+
+    entry: Entry
+    index: int
+    outcomes: tuple[Outcome, ...]
+    write: CacheWrite = NOTHING
+
+
+class Endings:
+    """What a stage calls when a task does not go on to the next one. Any thread.
+
+    Args:
+        complete: takes what is known of an index.
+        crash: told of an exception that is our bug; it ends the process.
+    """
+
+    def __init__(
+        self, renderer: Renderer, *, complete: Callable[[Done], None], crash: Callable[[BaseException], None]
+    ) -> None:
+        self._renderer = renderer
+        self._complete = complete
+        self._crash = crash
 
     def still_wanted(self, task: Task) -> bool:
         """Whether its assignment goes on; if not, the task is dropped here."""
-        ...
+        if task.current:
+            return True
+        self.drop(task)
+        return False
 
     def drop(self, task: Task) -> None:
-        """Its assignment ended: the partition's new owner does the work."""
-        ...
+        """Its assignment ended: the partition's new owner does the work. An equal image that waits takes over."""
+        metrics.DROPPED_JOBS.add()
+        task.close("dropped")
 
-    def let_go_of_bytes(self, task: Task) -> None:
-        """It does not need its encoded bytes any more, or not for now."""
-        ...
+    def end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
+        """It is done, and this came of it."""
+        task.close("done")
+        self._complete(Done(task.entry, task.job.coordinates.index, outcomes, write))
 
     def skip(self, task: Task, reason: SkipReason) -> None:
         """It needs no work."""
-        ...
+        self.end(task, (self._renderer.skip(task.job.coordinates, task.event, reason),))
 
     def reject(self, task: Task, error: Rejected) -> None:
         """It becomes a dead letter."""
-        ...
-
-    def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
-        """The intake rejects these bytes: if they alone are why, so it does for every equal image, now and later."""
-        ...
+        failure = Failure(index=task.job.coordinates.index, stage=error.stage, reason=error.reason, detail=error.detail)
+        self.end(task, (failure,))
 
     def when_done(self, task: Task, future: Future[Result], then: Callable[[Task, Future[Result]], None]) -> None:
         """Call `then` with the future's end; a cancelled one drops the task, a bug in `then` ends the process."""
-        ...
+
+        def call(done: Future[Result]) -> None:
+            try:
+                then(task, done)
+            except CancelledError:
+                self.drop(task)
+            except BaseException as error:  # noqa: BLE001  # otherwise it would be lost
+                self._crash(error)
+
+        future.add_done_callback(call)

@@ -43,12 +43,18 @@ class EqualImages:
             self._compute(task)
             return
         task.flight = self._key(task)
+        task.hold("flight", lambda: self._abandon(task))
         self._progress.move(task, "wait-equal")
         if task.flight in self._single_flight:
             # A follower waits without its bytes, and must let go of them before anyone can promote it.
-            self._endings.let_go_of_bytes(task)
+            task.release("bytes", "encoded")
         if self._single_flight.join(task.flight, task):
             self._compute(task)
+
+    def hand_over(self, leader: Task) -> Hashable | None:
+        """The flight that it leads, which does not end with it any more; `share` does. None: it leads none."""
+        flight, leader.flight = leader.flight, None
+        return flight
 
     def share(self, leader: Task, flight: Hashable, verdict: Rejected | None) -> None:
         """Give the leader's results to all that wait for them; a verdict instead rejects them too."""
@@ -61,8 +67,8 @@ class EqualImages:
             task.share_results_of(leader)
             self._shared(task)
 
-    def abandon(self, task: Task) -> None:
-        """The task came to nothing: if it led, the one that has waited longest leads now."""
+    def _abandon(self, task: Task) -> None:
+        """The task ends: if it still leads, the one that has waited longest leads now."""
         if task.flight is None:
             return
         key, task.flight = task.flight, None

@@ -15,25 +15,29 @@ from dataclasses import replace
 from schemas.enriched_image import SkipReason
 from workers import metrics
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
+from workers.metrics import ObservedGauge, Reader, Reading
 from workers.pipeline.blame import REFUSALS, Evidence, blame
 from workers.pipeline.flow.bucket_breakers import BucketBreakers
 from workers.pipeline.flow.budget import Budget, Reservation
 from workers.pipeline.options import WorkerOptions
-from workers.pipeline.progress import TaskProgress
+from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.stages.endings import Endings
+from workers.pipeline.stages.stage import Stage
 from workers.pipeline.task import Task
 from workers.ports import Clock, Intake
-from workers.types import Fetched, Job
+from workers.types import Assignment, Fetched, Job
 
 _log = logging.getLogger(__name__)
 
 
-class FetchStage:
+class FetchStage(Stage):
     """From a task to its object's bytes.
 
     Args:
-        ready: takes a task whose bytes are there.
+        fetched: takes a task whose bytes are there.
     """
+
+    places = (Place("wait-fetch"), Place("fetch", works=True), Place("wait-store", waits_on_others=True))
 
     def __init__(
         self,
@@ -43,14 +47,14 @@ class FetchStage:
         options: WorkerOptions,
         *,
         endings: Endings,
-        ready: Callable[[Task], None],
+        fetched: Callable[[Task], None],
     ) -> None:
         self._intake = intake
         self._progress = progress
         self._clock = clock
         self._options = options
         self._endings = endings
-        self._ready = ready
+        self._when_fetched = fetched
         self.bucket_breakers: BucketBreakers[Task] = BucketBreakers(options.retry_min_s, options.retry_max_s)
         self.encoded = Budget(options.encoded_bytes)
         self.slots = Budget(options.fetch_threads)
@@ -60,26 +64,34 @@ class FetchStage:
         return {"encoded": self.encoded}
 
     def divide(self, partitions: int) -> None:
-        self.encoded.divide(partitions)
+        super().divide(partitions)
         self.slots.divide(partitions)
 
     @property
     def limits_s(self) -> Mapping[str, float]:
         return {"fetch": self._options.stall_timeout_s + self._options.get_timeout_s}
 
-    def stalled(self, now: float) -> str | None:
-        """A store that fails stalls nothing: its tasks wait."""
-        return None
+    def unready(self) -> list[str]:
+        return self.bucket_breakers.refusals()
 
-    def retry_due(self) -> None:
-        """Send on the tasks whose time to try again has come."""
+    @property
+    def gauges(self) -> Mapping[ObservedGauge, Reader]:
+        return {metrics.BREAKERS: self._breakers}
+
+    def _breakers(self) -> list[Reading]:
+        counts = self.bucket_breakers.breakers()
+        return [(count, {"dependency": "s3", "state": state}) for state, count in counts.items()]
+
+    def holds_back(self, assignment: Assignment) -> bool:
+        return self.bucket_breakers.holds_back(assignment)
+
+    def poll(self) -> None:
         for task in self.bucket_breakers.due(self._clock.monotonic()):
             if task.attempts:
                 metrics.RETRIES.add(dependency="s3")
             self.begin(task)
 
-    def drop_waiting(self) -> None:
-        """Let go of the tasks that wait for the store and whose assignment has ended."""
+    def drop_ended(self) -> None:
         for task in self.bucket_breakers.leave_ended():
             self._endings.drop(task)
 
@@ -104,10 +116,11 @@ class FetchStage:
 
     def _want_slot(self, task: Task, reservation: Reservation) -> None:
         task.encoded = reservation
+        task.hold("encoded", reservation.release)
         self.slots.reserve(task.job.assignment.partition, 1, lambda slot: self._fetch(task, slot))
 
     def _fetch(self, task: Task, slot: Reservation) -> None:
-        task.slot = slot
+        task.hold("slot", slot.release)
         if not self._endings.still_wanted(task) or self._left_alone(task):
             return
         self._progress.move(task, "fetch")
@@ -154,7 +167,6 @@ class FetchStage:
         if error.advice and error.fault in REFUSALS:
             self.bucket_breakers.refused(task.event.bucket, error.advice)
         self.bucket_breakers.reference_failed(task.event.bucket, reference, task, now)
-        task.give_back()
         self._wait(task, now + self._pause(task))
         waits = task.job.coordinates
         _log.warning("the object store fails for what it gave before: %s; %s waits", error.detail, waits)
@@ -163,11 +175,13 @@ class FetchStage:
         """Is the store left alone for now? Then the task waits, holding nothing."""
         if self.bucket_breakers.may_ask(task.event.bucket, task):
             return False
-        task.give_back()
         self._wait(task, self._clock.monotonic())
         return True
 
     def _wait(self, task: Task, until: float) -> None:
+        """Wait and hold nothing. Last, because the next that gets what it held must know what is known of the store."""
+        task.release("slot", "encoded", "turn")
+        task.hold("turn", lambda: self.bucket_breakers.left(task.event.bucket, task))
         self._progress.move(task, "wait-store")
         self.bucket_breakers.wait(task.event.bucket, task.job.assignment, task, until=until, tries=task.attempts)
 
@@ -195,12 +209,17 @@ class FetchStage:
             self._endings.reject(task, error)
             return
         self.bucket_breakers.read(task.event.bucket, _as_reference(task, task.fetched), task.asked_at, now)
-        if task.slot is not None:
-            task.slot.release()
+        task.release("slot")
+        task.hold("bytes", lambda: self._discard(task))
         if task.encoded is not None:
             task.encoded.shrink(task.fetched.size)
         task.inspected = False
-        self._ready(task)
+        self._when_fetched(task)
+
+    def _discard(self, task: Task) -> None:
+        if task.fetched is not None:
+            self._intake.discard(task.fetched)
+            task.fetched = None
 
     def _reserve_more(self, task: Task, error: LargerThanReserved) -> None:
         """The event, or the store, understates the size. The store's word is taken once, then the largest is reserved.
@@ -209,7 +228,7 @@ class FetchStage:
         """
         believed = error.size if task.true_size is None else None
         task.true_size = self._options.max_object_bytes if believed is None else believed
-        task.give_back()
+        task.release("slot", "encoded")
         self.begin(task)
 
     def _try_later(self, task: Task, error: Unavailable, now: float) -> None:
@@ -244,7 +263,6 @@ class FetchStage:
             self.bucket_breakers.left(bucket, task)  # a failure of its own, which says nothing of the store
         else:
             self.bucket_breakers.failed(bucket, task.event.key, task, now)
-        task.give_back()  # only now: the next holder must know what is known of the store
         self._wait(task, now + pause)
         waits = task.job.coordinates
         _log.warning("the object store fails, attempt %d: %s; %s waits", task.attempts, error.detail, waits)

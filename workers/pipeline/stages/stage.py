@@ -1,126 +1,122 @@
-"""What the worker knows of a stage: its thread and queue, its share of the bounds, and when it counts as stalled."""
+"""What the worker knows of a stage: its thread and queues, its bounds, and when it counts as stalled."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
+from workers.metrics import ObservedGauge, Reader
 from workers.pipeline.flow.budget import Budget
 from workers.pipeline.flow.queue import StageQueue
-from workers.ports import Clock
+from workers.pipeline.progress import Place
+from workers.types import Assignment
 
 Item = TypeVar("Item")
 
-_WAIT_S = 0.2
+WAIT_S = 0.2
+_MOST = 256
+"""Items of one queue that are worked on together."""
 
 
-class Stage(Protocol):
-    """One step of the pipeline."""
+class Stage:
+    """One step of the pipeline. What is said here is so for a stage that needs none of it."""
+
+    places: ClassVar[Sequence[Place]] = ()
+    """Where an image can be while it is in this stage's hands."""
+
+    thread: str | None = None
+    """The name of its thread, which calls `step` again and again; None: others' threads do its work."""
+
+    def step(self, wait_s: float = WAIT_S) -> None:
+        """Work on what is ready; waits for it that long. The stage's own thread."""
+
+    def wake(self) -> None:
+        """Let `step` come back at once. Any thread."""
+
+    def wind_up(self) -> None:
+        """Do what must not be left undone, and begin nothing new. After the end of all threads."""
+
+    def poll(self) -> None:
+        """Send on what has waited for a time that has come. Poll thread, at every turn."""
+
+    def drop_ended(self) -> None:
+        """Drop the tasks that wait here and whose assignment has ended. Poll thread."""
+
+    def holds_back(self, assignment: Assignment) -> bool:
+        """Whether no new record of this assignment should be admitted for now. Poll thread."""
+        return False
 
     @property
     def budgets(self) -> Mapping[str, Budget]:
         """What bounds its memory, by the name that metrics show."""
-        ...
-
-    def divide(self, partitions: int) -> None:
-        """Share its bounds among so many partitions."""
-        ...
-
-    @property
-    def limits_s(self) -> Mapping[str, float]:
-        """How long it may work on one image, by the name of the work (`progress.WORKING`)."""
-        ...
-
-    def stalled(self, now: float) -> str | None:
-        """Why it stands still as a whole, for people; None: it does not. Any thread."""
-        ...
-
-
-class QueueStage(Generic[Item]):
-    """A stage with a thread of its own, which works off a queue.
-
-    Args:
-        thread: the thread's name.
-        work: called with all that is ready, up to `most()`.
-        anyway: whether there is work although nothing came.
-        limits_s: see `Stage`.
-    """
-
-    def __init__(
-        self,
-        thread: str,
-        work: Callable[[Sequence[Item]], None],
-        *,
-        most: Callable[[], int] = lambda: 256,
-        anyway: Callable[[], bool] = lambda: False,
-        limits_s: Mapping[str, float] | None = None,
-    ) -> None:
-        self.thread = thread
-        self.queue: StageQueue[Item] = StageQueue()
-        self._work = work
-        self._most = most
-        self._anyway = anyway
-        self._limits_s = limits_s or {}
-
-    def step(self) -> None:
-        """Work on what is ready; waits a moment for it. The stage's own thread."""
-        items = self.queue.take(self._most(), _WAIT_S)
-        if items or self._anyway():
-            self._work(items)
-
-    @property
-    def budgets(self) -> Mapping[str, Budget]:
         return {}
 
     def divide(self, partitions: int) -> None:
-        """What is in the queue is bounded by the stages before."""
+        """Share its bounds among so many partitions."""
+        for budget in self.budgets.values():
+            budget.divide(partitions)
 
     @property
     def limits_s(self) -> Mapping[str, float]:
-        return self._limits_s
+        """How long it may work on one image, for each of its places where it works."""
+        return {}
 
     def stalled(self, now: float) -> str | None:
+        """Why it stands still as a whole, for people; None: it does not. Any thread."""
         return None
 
-
-class DeviceStage(QueueStage[Item]):
-    """The stage that has the device. A batch may take max(15 s, 5 × the slowest so far), one image no less.
-
-    Args:
-        stall_timeout_s: what one image may take at least.
-    """
-
-    def __init__(
-        self,
-        work: Callable[[Sequence[Item]], None],
-        clock: Clock,
-        stall_timeout_s: float,
-        *,
-        most: Callable[[], int],
-    ) -> None:
-        super().__init__("device", self._timed, most=most)
-        self._run = work
-        self._clock = clock
-        self._stall_timeout_s = stall_timeout_s
-        self._since: float | None = None
-        self._slowest_s = 0.0
+    def unready(self) -> list[str]:
+        """Why the worker can't do its work here, for people. Any thread."""
+        return []
 
     @property
-    def limits_s(self) -> Mapping[str, float]:
-        return {"annotate": max(self._stall_timeout_s, self._batch_limit_s)}
+    def gauges(self) -> Mapping[ObservedGauge, Reader]:
+        """What it shows besides its budgets and places."""
+        return {}
 
-    def stalled(self, now: float) -> str | None:
-        since = self._since
-        if since is None or now - since <= self._batch_limit_s:
-            return None
-        return f"the device has worked on one batch for {now - since:.0f} s"
 
-    @property
-    def _batch_limit_s(self) -> float:
-        return max(15.0, 5 * self._slowest_s)
+class QueueStage(Stage):
+    """A stage with a thread of its own, which works off its queues: each has one type and work of its own."""
 
-    def _timed(self, items: Sequence[Item]) -> None:
-        started = self._since = self._clock.monotonic()
-        self._run(items)
-        self._slowest_s = max(self._slowest_s, self._clock.monotonic() - started)
-        self._since = None
+    def __init__(self, thread: str) -> None:
+        self.thread = thread
+        self._filled = threading.Condition()
+        self._woken = False
+        self._queues: list[StageQueue[Any]] = []
+        self._work: list[Callable[[], None]] = []
+
+    def _queue(
+        self, work: Callable[[Sequence[Item]], None], *, most: Callable[[], int] = lambda: _MOST
+    ) -> StageQueue[Item]:
+        """One more queue; `work` is called with all that is ready, up to `most()`, and after that of earlier ones."""
+        queue = StageQueue[Item](self._filled)
+        self._queues.append(queue)
+        self._work.append(partial(_work_off, queue, work, most))
+        return queue
+
+    def step(self, wait_s: float = WAIT_S) -> None:
+        with self._filled:
+            self._filled.wait_for(lambda: self._woken or len(self), wait_s)
+            self._woken = False
+        self.work()
+
+    def work(self) -> None:
+        """Work on what is ready."""
+        for work in self._work:
+            work()
+
+    def wake(self) -> None:
+        with self._filled:
+            self._woken = True
+            self._filled.notify()
+
+    def __len__(self) -> int:
+        """Items that wait in its queues."""
+        return sum(len(queue) for queue in self._queues)
+
+
+def _work_off(queue: StageQueue[Item], work: Callable[[Sequence[Item]], None], most: Callable[[], int]) -> None:
+    if items := queue.take(most()):
+        work(items)

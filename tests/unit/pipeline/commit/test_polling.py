@@ -51,7 +51,7 @@ def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
     assignment = Assignment(HERE, "m")
     source.next.append(Polled((), (assignment,)))
     poller.step()
-    assert opening.take(9, 0) == [assignment]
+    assert opening.take(9) == [assignment]
     opened.put((assignment, 0))
     poller.step()
     return source, poller, pipeline, assignment
@@ -61,13 +61,13 @@ def test_records_beyond_the_bound_wait_and_come_in_order_as_room_is_made() -> No
     source, poller, pipeline, assignment = polling(jobs_ahead=2)
     source.next.append(Polled(tuple(record(assignment, offset) for offset in range(4)), ()))
     poller.step()
-    assert [entry.record.offset for entry in pipeline.lookup_queue.take(9, 0)] == [0, 1]
+    assert [entry.record.offset for entry in pipeline.parse.entries.take(9)] == [0, 1]
     assert not poller.idle
     for entry in list(pipeline.ledger._queues[assignment].entries):
         pipeline.ledger.fill(entry, ())
     pipeline.ledger.settle(pipeline.ledger.ready(9, 9))
     poller.step()
-    assert [entry.record.offset for entry in pipeline.lookup_queue.take(9, 0)] == [2, 3]
+    assert [entry.record.offset for entry in pipeline.parse.entries.take(9)] == [2, 3]
     assert poller.idle
 
 
@@ -77,7 +77,7 @@ def test_a_partition_is_paused_above_its_share_and_resumed_below_half_of_it() ->
     poller.step()
     assert source.paused == {HERE}
     for waiting in (4, 3, 2, 1):
-        [entry] = pipeline.lookup_queue.take(9, 0)
+        [entry] = pipeline.parse.entries.take(9)
         assert source.paused == ({HERE} if waiting * 3_200 > 5_000 else set())
         pipeline.ledger.fill(entry, ())
         pipeline.ledger.settle(pipeline.ledger.ready(9, 9))

@@ -9,14 +9,14 @@ def test_a_queue_hands_out_what_is_ready_up_to_a_number() -> None:
     queue = StageQueue[int]()
     for number in range(5):
         queue.put(number)
-    assert queue.take(3, 0) == [0, 1, 2]
-    assert queue.take(3, 0) == [3, 4]
-    assert queue.take(3, 0) == []
+    assert queue.take(3) == [0, 1, 2]
+    assert queue.take(3) == [3, 4]
+    assert queue.take(3) == []
 
 
-def test_a_closed_queue_gives_what_is_left_and_waits_for_nothing() -> None:
+def test_what_is_put_at_once_stays_in_order() -> None:
     queue = StageQueue[int]()
-    queue.put(1)
-    queue.close()
-    assert queue.take(9, 60) == [1]
-    assert queue.take(9, 60) == []
+    queue.put(*range(3))
+    queue.put()
+    assert len(queue) == 3
+    assert queue.take(9) == [0, 1, 2]

@@ -1,0 +1,94 @@
+"""The annotate stage: the device takes a batch of all that is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from workers import metrics
+from workers.pipeline.annotator import Annotator
+from workers.pipeline.flow.queue import StageQueue
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.progress import Place, TaskProgress
+from workers.pipeline.stages.endings import Endings
+from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.task import Task
+from workers.ports import Clock
+
+_BATCH_S = 15.0
+"""What any batch may take."""
+
+
+class AnnotateStage(QueueStage):
+    """From pixels to what the models answer. A batch may take max(15 s, 5 × the slowest so far), one image no less.
+
+    Args:
+        annotated: takes each task of a batch afterwards.
+    """
+
+    places = (Place("wait-device"), Place("annotate", works=True))
+
+    def __init__(
+        self,
+        annotator: Annotator,
+        progress: TaskProgress,
+        clock: Clock,
+        options: WorkerOptions,
+        *,
+        endings: Endings,
+        annotated: Callable[[Task], None],
+    ) -> None:
+        super().__init__("device")
+        self._annotator = annotator
+        self._progress = progress
+        self._clock = clock
+        self._endings = endings
+        self._annotated = annotated
+        self._stall_timeout_s = options.stall_timeout_s
+        self._since: float | None = None
+        self._slowest_s = 0.0
+        self._tasks: StageQueue[Task] = self._queue(self._annotate, most=lambda: annotator.safe.size)
+
+    def begin(self, task: Task) -> None:
+        """Annotate the task's image, with those that are ready when the device is. Any thread."""
+        self._progress.move(task, "wait-device")
+        self._tasks.put(task)
+
+    @property
+    def limits_s(self) -> Mapping[str, float]:
+        return {"annotate": max(self._stall_timeout_s, self._batch_limit_s)}
+
+    def stalled(self, now: float) -> str | None:
+        since = self._since
+        if since is None or now - since <= self._batch_limit_s:
+            return None
+        return f"the device has worked on one batch for {now - since:.0f} s"
+
+    @property
+    def _batch_limit_s(self) -> float:
+        return max(_BATCH_S, 5 * self._slowest_s)
+
+    def _annotate(self, tasks: Sequence[Task]) -> None:
+        """Those whose assignment ended are left out; a suspect runs alone."""
+        live = [task for task in tasks if self._endings.still_wanted(task)]
+        with self._timed():
+            for group in ([task for task in live if not task.alone], *([task] for task in live if task.alone)):
+                if group:
+                    self._run(group)
+
+    def _run(self, batch: Sequence[Task]) -> None:
+        for task in batch:
+            self._progress.move(task, "annotate")
+        started = self._clock.monotonic()
+        self._annotator.annotate(batch)
+        metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, stage="annotate")
+        metrics.BATCH_IMAGES.record(len(batch))
+        for task in batch:
+            self._annotated(task)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        started = self._since = self._clock.monotonic()
+        yield
+        self._slowest_s = max(self._slowest_s, self._clock.monotonic() - started)
+        self._since = None

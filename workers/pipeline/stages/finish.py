@@ -1,0 +1,87 @@
+"""The finish stage: from models' answers to outcomes, and from a record's outcomes to the messages that leave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from workers import metrics
+from workers.pipeline.commit.ledger import Ledger
+from workers.pipeline.flow.queue import StageQueue
+from workers.pipeline.lookup import Lookup
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.progress import Place, TaskProgress
+from workers.pipeline.rendering import Renderer
+from workers.pipeline.stages.endings import Done, Endings
+from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.task import Task
+
+
+class FinishStage(QueueStage):
+    """The last stage before the ledger.
+
+    Args:
+        computed: told of a task with its results, before it ends.
+        again: takes one whose answer is no number.
+    """
+
+    places = (Place("finish", works=True),)
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        ledger: Ledger,
+        lookup: Lookup,
+        progress: TaskProgress,
+        options: WorkerOptions,
+        *,
+        endings: Endings,
+        computed: Callable[[Task], None],
+        again: Callable[[Task], None],
+    ) -> None:
+        super().__init__("finish")
+        self._renderer = renderer
+        self._ledger = ledger
+        self._lookup = lookup
+        self._progress = progress
+        self._endings = endings
+        self._computed = computed
+        self._again = again
+        self._stall_timeout_s = options.stall_timeout_s
+        self._tasks: StageQueue[Task] = self._queue(self._finish)
+        self._done: StageQueue[Done] = self._queue(self._complete)
+
+    def begin(self, task: Task) -> None:
+        """Make outcomes of the task's results. Any thread."""
+        self._progress.move(task, "finish")
+        self._tasks.put(task)
+
+    def complete(self, done: Done) -> None:
+        """Enter what is known of an index into the ledger. Any thread."""
+        self._done.put(done)
+
+    @property
+    def limits_s(self) -> Mapping[str, float]:
+        return {"finish": self._stall_timeout_s}
+
+    def _finish(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            try:
+                self._renderer.postprocess(task)
+            except ValueError:
+                # Not a number among the scores: it runs again, alone, with the self-test image beside it.
+                task.alone = True
+                self._again(task)
+                continue
+            self._computed(task)
+            self._endings.end(task, self._renderer.outcomes(task), self._lookup.arrival(task))
+
+    def _complete(self, known: Sequence[Done]) -> None:
+        """A record whose last index is done becomes messages, and may leave."""
+        for done in known:
+            entry = done.entry
+            entry.after_commit.append(done.write)
+            outcomes = self._renderer.rendered(entry, done.index, done.outcomes)
+            if self._ledger.complete(entry, done.index, outcomes) and not self._ledger.fill(
+                entry, self._renderer.messages(entry)
+            ):
+                metrics.DROPPED_JOBS.add(len(entry.outcomes))

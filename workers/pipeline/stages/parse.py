@@ -1,0 +1,128 @@
+"""The parse stage: from a record to a task for each of its events, and the outcomes of those that need no image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from opentelemetry.trace import Span
+
+from schemas.dead_letter import Failure, input_key
+from workers.pipeline import tracing
+from workers.pipeline.cache_entries import NOTHING
+from workers.pipeline.commit.ledger import Entry, Ledger
+from workers.pipeline.event_filter import EventFilter, Filtered, Removed, Skipped, Wanted, coordinates
+from workers.pipeline.flow.queue import StageQueue
+from workers.pipeline.journal import Journal
+from workers.pipeline.lookup import Lookup
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.progress import TaskProgress
+from workers.pipeline.rendering import Renderer
+from workers.pipeline.stages.endings import Done
+from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.task import Task
+from workers.pipeline.unread import Unread
+from workers.types import Assignment, Job, Outcome
+
+_BACKLOG = 1_000
+"""Records before this thread beyond which no other is admitted."""
+
+
+class ParseStage(QueueStage):
+    """Reads records as far as there is room for what they hold.
+
+    Args:
+        wanted: takes the tasks of all that was read at once.
+        known: takes what is known of an event without its image.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        renderer: Renderer,
+        lookup: Lookup,
+        progress: TaskProgress,
+        options: WorkerOptions,
+        *,
+        wanted: Callable[[Sequence[Task]], None],
+        known: Callable[[Done], None],
+    ) -> None:
+        super().__init__("parse")
+        self._ledger = ledger
+        self._journal = journal
+        self._renderer = renderer
+        self._lookup = lookup
+        self._progress = progress
+        self._options = options
+        self._wanted = wanted
+        self._known = known
+        self._filter = EventFilter(options.buckets, options.key_globs, options.profiles)
+        self.unread = Unread(self._has_room)
+        self.entries: StageQueue[Entry] = self._queue(self._add)
+
+    def holds_back(self, assignment: Assignment) -> bool:
+        return len(self) >= _BACKLOG
+
+    def work(self) -> None:
+        super().work()
+        if tasks := [task for entry in self.unread.readable() for task in self._read(entry)]:
+            self._wanted(tasks)
+
+    def _add(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            self.unread.add(entry)
+
+    def _has_room(self, entry: Entry) -> bool:
+        return self._ledger.has_room(entry, self._options.jobs_ahead, self._options.ledger_bytes)
+
+    def _read(self, entry: Entry) -> list[Task]:
+        filtered = self._filter.read(entry.record)
+        entry.trace = tracing.inherited(entry.record.headers)
+        entry.input_key = input_key(entry.record.key)
+        self._ledger.expect(entry, len(filtered))
+        tasks: list[Task] = []
+        for index, item in enumerate(filtered):
+            if coordinates(entry.record, index) in self._journal.poison:
+                self._dead_letter_poison(entry, index)
+            elif isinstance(item, Wanted):
+                tasks.append(self._begin(entry, index, item))
+            else:
+                self._finish_without_image(entry, index, item)
+        return tasks
+
+    def _begin(self, entry: Entry, index: int, wanted: Wanted) -> Task:
+        job = Job(coordinates(entry.record, index), entry.record.assignment, wanted.event)
+        task = Task(job, entry, wanted.profile, self._span(entry, index, "annotate image"))
+        task.hold("span", lambda: tracing.end(task.span, task.ending))
+        self._progress.enter(task)
+        return task
+
+    def _span(self, entry: Entry, index: int, name: str) -> Span:
+        """Begin an event's span, and let its outcomes carry it."""
+        span = tracing.start(name, coordinates(entry.record, index), entry.trace)
+        if carried := tracing.headers_of(span):
+            entry.traces[index] = carried
+        return span
+
+    def _dead_letter_poison(self, entry: Entry, index: int) -> None:
+        """Twice the process died with this image alone in hand."""
+        failure = Failure(
+            index=index, stage="annotate", reason="kills-worker", detail="the process died twice with it alone in hand"
+        )
+        self._known(Done(entry, index, (failure,)))
+
+    def _finish_without_image(self, entry: Entry, index: int, item: Filtered) -> None:
+        where = coordinates(entry.record, index)
+        write = NOTHING
+        outcome: Outcome
+        span = self._span(entry, index, "answer without the image")
+        if isinstance(item, Removed):
+            outcome = self._renderer.retraction(where, item.event)
+            write = self._lookup.removal(item.event)
+        elif isinstance(item, Skipped):
+            outcome = self._renderer.skip(where, item.event, item.reason, item.subject)
+        else:
+            assert isinstance(item, Failure)
+            outcome = item
+        tracing.end(span, "done")
+        self._known(Done(entry, index, (outcome,), write))
