@@ -26,7 +26,7 @@ from schemas.text import version_or_none
 from workers.errors import Rejected
 from workers.ports import Captioner, Tagger
 from workers.settings import DECODABLE
-from workers.types import Caption, Facts, LabelScores, Subset
+from workers.types import Caption, Facts, LabelScores
 
 _FORMAT = "2"
 """Counts changes of what the entries mean."""
@@ -105,11 +105,11 @@ def unpack_sequencer(value: bytes | None) -> str | None:
 
 def tagger_key(tagger: Tagger) -> str:
     """Names everything that a tagger's scores depend on besides the image."""
-    return _digest(tagger.digest, repr(tagger.transform), tagger.precision, repr(tagger.floor))
+    return digest(tagger.digest, repr(tagger.transform), tagger.precision, repr(tagger.floor))
 
 
 def captioner_key(captioner: Captioner) -> str:
-    return _digest(captioner.digest, repr(captioner.transform), captioner.precision, captioner.options_digest)
+    return digest(captioner.digest, repr(captioner.transform), captioner.precision, captioner.options_digest)
 
 
 def result_key(kind: str, sha256: str, *made_by: str) -> str:
@@ -117,18 +117,9 @@ def result_key(kind: str, sha256: str, *made_by: str) -> str:
     return ":".join((_FORMAT, kind, sha256, *made_by))
 
 
-def scores_key(sha256: str, tagger: str, subset: Subset | None = None) -> str:
-    """Of the scores of all labels (that the tagger scores), or of a subset's: never one for the other."""
-    return result_key("scores", sha256, tagger, *([subset.digest] if subset is not None else []))
-
-
-def caption_key(sha256: str, captioner: str, guide: str) -> str:
-    return result_key("caption", sha256, captioner, _digest(guide))
-
-
 def verdict_key(sha256: str, judge: str) -> str:
     """Of the rejection of these bytes by this judge: limits and versions."""
-    return f"{_FORMAT}:verdict:{sha256}:{_digest(judge)}"
+    return f"{_FORMAT}:verdict:{sha256}:{digest(judge)}"
 
 
 def pack_verdict(verdict: Rejected) -> bytes:
@@ -215,5 +206,6 @@ def _json_object(value: bytes | None, max_bytes: int) -> dict[str, object] | Non
     return data if isinstance(data, dict) else None
 
 
-def _digest(*parts: str) -> str:
+def digest(*parts: str) -> str:
+    """A short name of these texts in a row."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]

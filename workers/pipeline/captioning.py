@@ -10,6 +10,7 @@ from schemas.enriched_image import CaptionText
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import caption_of, one_each
+from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Model
@@ -31,22 +32,22 @@ class Captioning:
     stage: Stage = "caption"
     reason: Reason = "caption-failed"
     essential = False
+    kind = "caption"
+    in_general = False
 
     def __init__(self, captioner: Captioner, tagging: Tagging | None) -> None:
         self.model: Model = captioner
         self._captioner = captioner
         self._tagging = tagging
-        self._key = entries.captioner_key(captioner)
+        self.made_by = entries.captioner_key(captioner)
+        self.option_rules: OptionRules = {
+            "want": changes_nothing,
+            "guide_tags": self._guide_as_known,
+            "profile": self._chooses_the_guide,
+        }
 
     def needs(self, options: Options) -> frozenset[Want]:
         return _needs_of_caption(options)
-
-    def keys(self, task: Task) -> Sequence[str]:
-        assert task.facts is not None
-        own_tags = self._tagging is not None and not task.event.options.guide_tags
-        if own_tags and "tags" not in task.results:
-            return ()
-        return (entries.caption_key(task.facts.sha256, self._key, self._captioner.guide(self._names(task))),)
 
     def pack(self, value: Caption) -> bytes:
         return entries.pack_caption(value)
@@ -75,6 +76,19 @@ class Captioning:
         """What guides the caption, in the order in which it does."""
         own = self._tagging.names_by_label(task) if self._tagging is not None else ()
         return task.event.options.guide_tags or own
+
+    def _knows_guide(self, task: Task, known: Mapping[str, Any]) -> bool:
+        return bool(task.event.options.guide_tags) or self._tagging is None or self._tagging.name in known
+
+    def _guide_as_known(self, task: Task, known: Mapping[str, Any]) -> str | None:
+        """The guide itself: a caption depends on nothing else of the tags, and not on where they are from."""
+        if not self._knows_guide(task, known):
+            return None
+        return entries.digest(self._captioner.guide(self._names(task)))
+
+    def _chooses_the_guide(self, task: Task, known: Mapping[str, Any]) -> str | None:
+        """A profile's thresholds choose the own tags that will be the guide, as long as these are not known."""
+        return None if self._knows_guide(task, known) else task.profile.digest
 
 
 class TemplateCaptioning:

@@ -18,6 +18,7 @@ from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import one_each
+from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.task import Task
 from workers.ports import Model, Tagger
 from workers.types import Pixels
@@ -31,6 +32,9 @@ _HEADER = struct.Struct("<4sI")
 _MAGIC = b"tse1"
 _ROUNDING = 0.01
 """How far from 1 the length of a rounded vector may be."""
+
+
+_OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": changes_nothing}
 
 
 @runtime_checkable
@@ -60,18 +64,17 @@ class Embedding:
     stage = _STAGE
     reason = _REASON
     essential = False
+    kind = "embedding"
+    option_rules = _OPTION_RULES
+    in_general = False
 
     def __init__(self, embedder: Embedder) -> None:
         self.model: Model = embedder
         self._embedder = embedder
-        self._key = entries.tagger_key(embedder)
+        self.made_by = entries.tagger_key(embedder)
 
     def needs(self, options: Options) -> frozenset[Want]:
         return frozenset()
-
-    def keys(self, task: Task) -> Sequence[str]:
-        assert task.facts is not None
-        return (entries.result_key(self.name, task.facts.sha256, self._key),)
 
     def pack(self, value: Vector) -> bytes:
         return _HEADER.pack(_MAGIC, len(value)) + _little_endian(value)

@@ -55,7 +55,7 @@ class Lookup:
         if task.facts is None:
             return {}
         new = [role for role in self._roles.models if role.name in task.results and role.name not in task.hits]
-        return {role.keys(task)[0]: role.pack(task.results[role.name]) for role in new}
+        return {self._roles.cache_keys(role, task)[0]: role.pack(task.results[role.name]) for role in new}
 
     def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
         """What the content level should keep of a rejection: nothing, unless the bytes alone are at fault."""
@@ -116,7 +116,7 @@ class Lookup:
             self._results(role, [task for task in tasks if role in self._roles.missing(task)])
 
     def _results(self, role: ModelRole, tasks: Sequence[Task]) -> None:
-        keys = [(task, some) for task in tasks if (some := role.keys(task))]
+        keys = [(task, some) for task in tasks if (some := self._roles.cache_keys(role, task))]
         if not keys:
             return
         found = iter(self._cache.lookup([key for _, some in keys for key in some]))

@@ -6,13 +6,15 @@ the event shows it. Lookup, single flight, the device's step and rendering know 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Final, Protocol, TypedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol, TypedDict
 
 from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
+from workers.pipeline.cache_entries import result_key
 from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
 from workers.pipeline.embedding import Embedder, Embedding, NoEmbedding
+from workers.pipeline.option_rules import OptionRules, option_parts
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Model, Tagger
@@ -53,9 +55,13 @@ class ModelRole(Role, Protocol):
     essential: bool
     """Without its result the image is a dead letter; without another's the event leaves as partial."""
 
-    def keys(self, task: Task) -> Sequence[str]:
-        """Where the cache may have the result, the key to write it under first; none while a needed one is missing."""
-        ...
+    kind: str
+    """Its name in the cache's keys."""
+    made_by: str
+    """Names everything that its result depends on besides the image and the event's options."""
+    option_rules: OptionRules
+    in_general: bool
+    """A result under no option at all holds every other, and serves in its place."""
 
     def pack(self, value: Any) -> bytes:
         """A result as the cache keeps it."""
@@ -104,6 +110,7 @@ class Roles:
         self.models = tuple(models)
         self.rules = tuple(rules)
         self.all: tuple[Role, ...] = (*models, *rules)
+        self._computed = frozenset(role.name for role in models)
 
     def warm_up(self) -> None:
         """Warm up each model once, also one that serves two roles. Device thread."""
@@ -127,30 +134,19 @@ class Roles:
         )
 
     def flight_key(self, task: Task) -> Hashable:
-        """Equal for two tasks exactly when one's results are the other's."""
+        """Equal for two tasks exactly when one's results are the other's, whatever is known of either by now."""
         assert task.facts is not None
-        wanted = frozenset(role.name for role in self.wanted(task.event.options))
-        return (task.facts.sha256, wanted, *(OPTION_RULES[name](task, wanted) for name in Options.model_fields))
+        wanted = self.wanted(task.event.options)
+        return (task.facts.sha256, *((role.name, option_parts(role.option_rules, task, {})) for role in wanted))
 
-
-def _guide_tags_rule(task: Task, wanted: frozenset[Want]) -> Hashable:
-    """They steer a model's caption, and nothing else that is computed."""
-    return task.event.options.guide_tags if "caption" in wanted else None
-
-
-def _profile_rule(task: Task, wanted: frozenset[Want]) -> Hashable:
-    """It chooses the labels that are scored, and the tags that guide a caption where no others do."""
-    guides = "caption" in wanted and not task.event.options.guide_tags
-    return (task.profile.subset if "tags" in wanted else None, task.profile.digest if guides else None)
-
-
-OPTION_RULES: Final[Mapping[str, Callable[[Task, frozenset[Want]], Hashable]]] = {
-    "want": lambda _, wanted: wanted,
-    "guide_tags": _guide_tags_rule,
-    "profile": _profile_rule,
-}
-"""By field of `Options`: what of its value changes a computed result, given the roles that are wanted. An event's id
-takes every field as it is (`enriched_id`); images in flight are equal when these are."""
+    def cache_keys(self, role: ModelRole, task: Task) -> Sequence[str]:
+        """Where the cache may have a result, the key to write it under first; none while a needed one is missing."""
+        assert task.facts is not None
+        if not self._computed.isdisjoint(role.needs(task.event.options) - task.results.keys()):
+            return ()
+        parts = option_parts(role.option_rules, task, task.results)
+        wanted = dict.fromkeys((parts, ()) if role.in_general else (parts,))
+        return [result_key(role.kind, task.facts.sha256, role.made_by, *some) for some in wanted]
 
 
 class Models(TypedDict, total=False):

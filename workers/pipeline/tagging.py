@@ -10,9 +10,18 @@ from schemas.enriched_image import Tag
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import one_each, scores_of
+from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.task import Task
 from workers.ports import Model, SubsetTagger, Tagger
 from workers.types import LabelScores, Pixels, Subset
+
+
+def _scored_labels(task: Task, known: Mapping[str, Any]) -> str | None:
+    """The labels that are scored; thresholds are applied to what is kept."""
+    return task.profile.subset.digest if task.profile.subset is not None else None
+
+
+_OPTION_RULES: OptionRules = {"want": changes_nothing, "guide_tags": changes_nothing, "profile": _scored_labels}
 
 
 class Tagging:
@@ -23,20 +32,18 @@ class Tagging:
     stage: Stage = "annotate"
     reason: Reason = "annotate-failed"
     essential = True
+    kind = "scores"
+    option_rules = _OPTION_RULES
+    in_general = True
+    """Where the scores of all labels are known, a profile shows no others than its own."""
 
     def __init__(self, tagger: Tagger) -> None:
         self.model: Model = tagger
         self._tagger = tagger
-        self._key = entries.tagger_key(tagger)
+        self.made_by = entries.tagger_key(tagger)
 
     def needs(self, options: Options) -> frozenset[Want]:
         return frozenset()
-
-    def keys(self, task: Task) -> Sequence[str]:
-        """Where the scores of its labels are, or those of all, of which its profile shows no others."""
-        assert task.facts is not None
-        wanted = dict.fromkeys((task.profile.subset, None))
-        return [entries.scores_key(task.facts.sha256, self._key, subset) for subset in wanted]
 
     def pack(self, value: LabelScores) -> bytes:
         return entries.pack_scores(value)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from schemas.enriched_image import ImageFacts, Source, Tag
 from tests.unit.pipeline.harness import ColourTagger, EchoCaptioner
 from workers.pipeline import cache_entries as entries
-from workers.types import Caption, Facts, LabelScores, Subset, Transform
+from workers.types import Caption, Facts, LabelScores, Transform
 
 FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 10, "png", 4, 5, 60)
 
@@ -39,12 +39,6 @@ def test_garbage_is_a_miss(garbage: bytes) -> None:
     assert entries.unpack_scores(garbage, 10) is None
     assert entries.unpack_facts(garbage) is None
     assert entries.unpack_caption(garbage) is None
-
-
-def test_scores_of_some_labels_have_a_place_of_their_own() -> None:
-    subsets = (None, Subset((1, 2)), Subset((12,)), Subset((1,)))
-    assert len({entries.scores_key("a" * 64, "tagger", subset) for subset in subsets}) == 4
-    assert entries.scores_key("a", "t", Subset((1, 2))) == entries.scores_key("a", "t", Subset((1, 2)))
 
 
 def test_scores_of_a_tagger_with_more_labels_or_without_numbers_are_a_miss() -> None:
@@ -190,7 +184,7 @@ def test_scores_are_never_those_of_another_tagger(part: str, other: object) -> N
     key = entries.tagger_key(tagger)
     assert key == entries.tagger_key(ColourTagger())
     setattr(tagger, part, other)
-    assert entries.scores_key("a", entries.tagger_key(tagger)) != entries.scores_key("a", key)
+    assert entries.tagger_key(tagger) != key
 
 
 @pytest.mark.parametrize(
@@ -202,10 +196,10 @@ def test_a_caption_is_never_that_of_another_captioner(part: str, other: object) 
     key = entries.captioner_key(captioner)
     assert key == entries.captioner_key(EchoCaptioner())
     setattr(captioner, part, other)
-    assert entries.caption_key("a", entries.captioner_key(captioner), "") != entries.caption_key("a", key, "")
+    assert entries.captioner_key(captioner) != key
 
 
-def test_keys_of_other_bytes_guides_and_judges_differ() -> None:
-    assert entries.scores_key("a", "t") != entries.scores_key("b", "t")
-    assert entries.caption_key("a", "c", "cat,dog") != entries.caption_key("a", "c", "cat")
+def test_keys_of_other_kinds_bytes_models_options_and_judges_differ() -> None:
+    others = (("caption", "a", "t"), ("scores", "b", "t"), ("scores", "a", "s"), ("scores", "a", "t", "profile=x"))
+    assert entries.result_key("scores", "a", "t") not in {entries.result_key(*parts) for parts in others}
     assert entries.verdict_key("a", "limits of today") != entries.verdict_key("a", "limits of tomorrow")

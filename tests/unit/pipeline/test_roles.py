@@ -1,23 +1,52 @@
 """Roles: what is wanted of an image, in which order, and which images share one computation."""
 
+from collections.abc import Iterator, Sequence
+from itertools import combinations, product
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from opentelemetry.trace import INVALID_SPAN
 
+from schemas.enriched_image import Models, Thresholds, enriched_id
 from schemas.image_event import ImageEvent
 from schemas.options import Options
 from tests.unit.pipeline.harness import ChoosyTagger, EchoCaptioner
 from workers.pipeline.commit.ledger import Entry
+from workers.pipeline.option_rules import OptionRule, changes_nothing, option_parts
 from workers.pipeline.profiles import read_profiles
-from workers.pipeline.roles import OPTION_RULES, Roles, make_roles
+from workers.pipeline.roles import ModelRole, Roles, make_roles
 from workers.pipeline.task import Task
-from workers.types import Assignment, Caption, Coordinates, Facts, Job, Partition, Record
+from workers.types import (
+    Assignment,
+    Caption,
+    Coordinates,
+    DecodedImage,
+    Facts,
+    Job,
+    Partition,
+    Pixels,
+    Record,
+    Transform,
+)
+
+
+class ChoosyEmbedder(ChoosyTagger):
+    """Has every role that a tagger may have."""
+
+    embedding_space = "colours"
+    embedding_dimensions = 3
+
+    def embed(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return [image.reshape(-1, 3).mean(0).astype(np.float32) for image in images]
+
 
 FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 100, "png", 8, 8, 1000)
 TAGGER = ChoosyTagger()
 BOTH = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})
 TAGS_ALONE = make_roles({"tagger": TAGGER}, lambda names: Caption(" ".join(names), None, "template"))
+ALL = make_roles({"tagger": ChoosyEmbedder(), "captioner": EchoCaptioner()})
 PROFILES = read_profiles(TAGGER, {"reds": {"only": ["red"]}, "strict": {"all": 0.9}})
 
 
@@ -52,10 +81,6 @@ def test_what_has_an_answer_or_a_result_is_not_missing() -> None:
     assert BOTH.missing(task) == ()
 
 
-def test_every_option_has_a_rule() -> None:
-    assert set(OPTION_RULES) == set(Options.model_fields)
-
-
 @pytest.mark.parametrize(
     ("one", "other", "shared"),
     [
@@ -79,3 +104,115 @@ def test_images_in_flight_are_equal_exactly_where_one_result_is_the_others(
     one: dict[str, Any], other: dict[str, Any], shared: bool
 ) -> None:
     assert (BOTH.flight_key(a_task(**one)) == BOTH.flight_key(a_task(**other))) is shared
+
+
+VALUES: dict[str, tuple[Any, ...]] = {
+    "want": (["tags"], ["caption"], ["embedding"], ["tags", "caption", "embedding"]),
+    "guide_tags": ([], ["red"], ["red", "green"], ["blue"]),
+    "profile": (None, "reds", "strict", "paper"),
+}
+"""By field of `Options`, values of which any two may ask for different results."""
+
+
+def the_asked() -> list[Task]:
+    """One task for each combination of `VALUES`, of the same yellow image, computed as the device does it."""
+    tasks = [a_task(**dict(zip(VALUES, values, strict=True))) for values in product(*VALUES.values())]
+    for task in tasks:
+        pixels = {side: np.full((side, side, 3), (220, 160, 0), np.uint8) for side in (8, 4)}
+        task.image = DecodedImage({Transform(side): array for side, array in pixels.items()})
+        for role in ALL.wanted(task.event.options):
+            task.results[role.name] = role.finish(role.run([task])[0])
+    return tasks
+
+
+ASKED = the_asked()
+
+
+def shown(role: ModelRole, task: Task, result: Any) -> Any:
+    """What an event would show of this result."""
+    before, task.results[role.name] = task.results[role.name], result
+    try:
+        return role.render(task)
+    finally:
+        task.results[role.name] = before
+
+
+def pairs() -> Iterator[tuple[ModelRole, Task, Task]]:
+    for one, other in combinations(ASKED, 2):
+        for role in ALL.models:
+            if role.name in one.results and role.name in other.results:
+                yield role, one, other
+
+
+def test_every_option_has_a_rule_in_every_role() -> None:
+    """A field that is forgotten would give two answers one key."""
+    assert set(VALUES) == set(Options.model_fields), "give the new field values here, and a rule in each role"
+    for role in ALL.models:
+        assert set(role.option_rules) == set(Options.model_fields), role.name
+
+
+def test_a_result_that_the_cache_has_for_one_event_is_right_for_every_event_that_looks_there() -> None:
+    for role, one, other in pairs():
+        for reader, writer in ((one, other), (other, one)):
+            if ALL.cache_keys(role, writer)[0] in ALL.cache_keys(role, reader):
+                own = shown(role, reader, reader.results[role.name])
+                assert shown(role, reader, writer.results[role.name]) == own, (role.name, one.event, other.event)
+
+
+def test_a_result_is_kept_once_where_options_do_not_change_it() -> None:
+    keys = {
+        role.name: {ALL.cache_keys(role, task)[0] for task in ASKED if role.name in task.results} for role in ALL.models
+    }
+    assert {name: len(found) for name, found in keys.items()} == {"tags": 2, "embedding": 1, "caption": 4}
+
+
+def test_equal_images_in_flight_have_equal_results() -> None:
+    for one, other in combinations(ASKED, 2):
+        if ALL.flight_key(one) == ALL.flight_key(other):
+            assert one.results.keys() == other.results.keys()
+            for role in ALL.wanted(one.event.options):
+                assert shown(role, one, one.results[role.name]) == shown(role, one, other.results[role.name])
+
+
+def test_what_is_known_of_an_image_does_not_keep_it_from_an_equal_one() -> None:
+    """The tags may come from the cache for the later of two that want a caption of them."""
+    for task in ASKED:
+        assert ALL.flight_key(task) == ALL.flight_key(a_task(**task.event.options.model_dump()))
+
+
+def test_other_options_are_another_id() -> None:
+    ids = {
+        enriched_id(
+            bucket="b",
+            key="k",
+            version_id=None,
+            etag="e",
+            sequencer=None,
+            event_id="1",
+            models=Models(),
+            thresholds=Thresholds(profile="any", digest="t"),
+            options=task.event.options,
+            status="complete",
+        )
+        for task in ASKED
+    }
+    assert len(ids) == len(ASKED)
+
+
+def test_a_result_is_looked_for_once_what_it_is_made_of_is_known() -> None:
+    tags, _, caption = ALL.models
+    assert len(ALL.cache_keys(tags, a_task(profile="reds"))) == 2, "the scores of all labels hold those of some"
+    assert ALL.cache_keys(caption, a_task()) == ()
+    guided = a_task(guide_tags=["red"])
+    computed = a_task()
+    computed.results["tags"] = ASKED[0].results["tags"]
+    assert [len(ALL.cache_keys(caption, task)) for task in (guided, computed)] == [1, 1]
+
+
+def test_the_same_text_of_two_options_is_not_the_same_key() -> None:
+    def says_a(*_: object) -> str:
+        return "a"
+
+    rules: dict[str, OptionRule] = dict.fromkeys(Options.model_fields, changes_nothing)
+    keys = {option_parts(rules | {name: says_a}, a_task(), {}) for name in Options.model_fields}
+    assert len(keys) == len(Options.model_fields)
