@@ -86,6 +86,8 @@ class Provenance(_Frozen):
     licence: str | None = None
     random: bool = False
     """Seeded random weights, for trials and benchmarks: the answers mean nothing."""
+    training: dict[str, JsonValue] | None = None
+    """The card of a model that was trained here: `workers.training.card.Card`."""
 
 
 class Manifest(_Frozen):
