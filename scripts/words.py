@@ -18,6 +18,14 @@ PLACES = ("workers", "schemas", "tests", "scripts", "benchmarks", "deploy", "doc
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".toml", ".env")
 APART = ("scripts/words.py", "tests/unit/test_words.py", "tests/parity/reference")
 """The words themselves, and texts that are not ours."""
+MEASURED = (
+    "workers/training/",
+    "workers/cli/train/",
+    "tests/unit/training/",
+    "tests/integration/test_training_",
+    "docs/training",
+)
+"""Where precision and recall are measured: there alone recall is a word."""
 
 INSTEAD = {
     r"(who(so)?ever|nobody|somebody|everybody|anybody)('?s)?": "the thread, process, client or reader that is meant",
@@ -73,6 +81,7 @@ def main() -> int:
         f"{path.relative_to(ROOT)}:{number}: {word!r}: write {instead}"
         for path in files()
         for number, word, instead in faults(path.read_text(encoding="utf-8"))
+        if not (word == "recall" and path.relative_to(ROOT).as_posix().startswith(MEASURED))
     ]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 1 if lines else 0
