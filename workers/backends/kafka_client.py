@@ -6,16 +6,18 @@ No exception of the client library leaves the backend; `mapped` turns them all i
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
+from kafka.net.inet import KafkaNetSocket
 
 from workers.backends import kafka_answers
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
@@ -201,8 +203,22 @@ def _throttle_within_bounds(throttle: Callable[[KafkaConnection, Any], None]) ->
     return bounded
 
 
+def _closing_what_it_gives_up(sock_connect: Callable[..., Any]) -> Callable[..., Any]:
+    """kafka-python 3.0.12 leaves the socket of a connection that comes to nothing to the garbage collector."""
+
+    async def closing(maker: KafkaNetSocket, net: Any, sock: socket.socket, *where: Any, **until: Any) -> socket.socket:
+        try:
+            return cast(socket.socket, await sock_connect(maker, net, sock, *where, **until))
+        except BaseException:  # a client that is closed meanwhile ends its coroutines
+            sock.close()
+            raise
+
+    return closing
+
+
 # Connections are made deep inside of every client.
 kafka_answers.install()
+KafkaNetSocket.sock_connect = _closing_what_it_gives_up(KafkaNetSocket.sock_connect)
 KafkaConnection._maybe_throttle = _throttle_within_bounds(KafkaConnection._maybe_throttle)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 import time
 import tracemalloc
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -16,6 +18,7 @@ import pytest
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
 from kafka.net.connection import KafkaConnection
+from kafka.net.inet import KafkaNetSocket
 from kafka.producer.sender import Sender
 
 from tests.unit.backends.loopback import loopback
@@ -177,6 +180,26 @@ def test_a_broker_can_silence_a_connection_for_seconds_and_not_for_weeks() -> No
         connection._maybe_throttle(SimpleNamespace(throttle_time_ms=asked_ms))
         until = net.call_at.call_args.args[0]
         assert until - time.monotonic() == pytest.approx(silent_s, abs=0.4)
+
+
+class Waiting:
+    """A network in which a connection takes for ever."""
+
+    @types.coroutine
+    def wait_write(self, _: socket.socket, **__: object) -> Iterator[None]:
+        yield
+
+
+def test_a_client_that_is_closed_while_it_connects_leaves_no_socket_open() -> None:
+    """Guard: `_closing_what_it_gives_up`; kafka-python leaves it to the garbage collector."""
+    maker = KafkaNetSocket()
+    maker.connect_ex = lambda *_: errno.EINPROGRESS
+    with socket.socket() as connecting:
+        coroutine = maker.sock_connect(Waiting(), connecting, ("127.0.0.1", 1))
+        coroutine.send(None)
+        assert connecting.fileno() >= 0
+        coroutine.close()
+        assert connecting.fileno() == -1
 
 
 def test_an_absent_broker_does_not_answer() -> None:
