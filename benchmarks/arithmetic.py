@@ -7,12 +7,14 @@ that are the same for every image count as free.
 from __future__ import annotations
 
 import time
+from functools import singledispatch
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from workers.models.device import Device, Precision
-from workers.models.ram.config import AnyConfig, RamPlusConfig, SwinConfig, Tag2TextConfig, TextConfig
+from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, SwinConfig, Tag2TextConfig, TextConfig
 
 PATCH_VALUES = 4 * 4 * 3
 GUIDE = 40
@@ -36,19 +38,53 @@ def encoder(config: SwinConfig) -> int:
     return total
 
 
+class Attended(NamedTuple):
+    """What the labels of a head attend to, and what it takes to have it.
+
+    Args:
+        width: of an image token.
+        an_image: operations of projecting one image's tokens to this width.
+        a_label: operations of making a label's query.
+    """
+
+    width: int
+    an_image: int
+    a_label: int
+
+
+@singledispatch
+def attended(config: AnyConfig) -> Attended:
+    raise TypeError(config)
+
+
+@attended.register
+def _ram(config: RamConfig) -> Attended:
+    return Attended(config.embedding, _projection(config), 0)
+
+
+@attended.register
+def _ram_plus(config: RamPlusConfig) -> Attended:
+    width, embedding = config.head.width, config.embedding
+    mixing = 2 * width**2 + 4 * config.descriptions * embedding + 2 * embedding * width
+    return Attended(embedding, _projection(config), mixing)
+
+
+@attended.register
+def _tag2text(config: Tag2TextConfig) -> Attended:
+    return Attended(config.encoder.width_out, 0, 0)
+
+
+def _projection(config: RamConfig | RamPlusConfig) -> int:
+    return 2 * image_tokens(config) * config.encoder.width_out * config.embedding
+
+
 def head(config: AnyConfig, labels: int) -> int:
     """Of one image and so many labels."""
-    tokens = image_tokens(config)
+    tokens, memory = image_tokens(config), attended(config)
     width, hidden, layers = config.head.width, config.head.hidden, config.head.layers
-    memory = config.encoder.width_out if isinstance(config, Tag2TextConfig) else config.embedding
     a_label = layers * (2 * width**2 + 4 * tokens * width + 4 * width * hidden)  # attention, its output, feed-forward
-    queries = (layers - 1) * 2 * width**2
-    total = layers * tokens * 4 * memory * width
-    if not isinstance(config, Tag2TextConfig):
-        total += 2 * tokens * config.encoder.width_out * memory
-    if isinstance(config, RamPlusConfig):
-        queries += 2 * width**2 + 4 * config.descriptions * config.embedding + 2 * config.embedding * width
-    return total + labels * (a_label + queries)
+    queries = (layers - 1) * 2 * width**2 + memory.a_label
+    return memory.an_image + layers * tokens * 4 * memory.width * width + labels * (a_label + queries)
 
 
 def tag_encoder(config: Tag2TextConfig) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -20,7 +20,9 @@ from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
-from workers.ports import Intake, Tagger
+from workers.ports import Tagger
+from workers.testing.memory import MemoryObjectStore
+from workers.types import Transform
 
 ROUNDS = 7
 
@@ -32,8 +34,8 @@ def main() -> None:
     images = [photo(seed) for seed in range(IMAGES)]
     load = os.getloadavg()[0]
     console.print(f"{IMAGES} JPEGs of 512 x 512, {DECODERS} decoders, {ROUNDS} rounds in turn; load before: {load:.1f}")
-    rates: dict[str, list[float]] = {"threads": [], "processes": []}
-    seconds: dict[str, list[float]] = {"threads": [], "processes": []}
+    rates: dict[str, list[float]] = {name: [] for name in FORMS}
+    seconds: dict[str, list[float]] = {name: [] for name in FORMS}
     for turn in range(ROUNDS):
         for name in list(rates)[:: 1 if turn % 2 else -1]:
             rate, cpu_s = _round(name, tagger, images)
@@ -49,7 +51,16 @@ def main() -> None:
     )
 
 
-class CountedIntake(ProcessIntake):
+class CountedThreads(ThreadIntake):
+    """Has no children that use the processors beside this process."""
+
+    cpu_s = 0.0
+
+    def begin(self) -> None:
+        return
+
+
+class CountedProcesses(ProcessIntake):
     """Knows what its children used of the processors, from when all were up until it was closed."""
 
     def begin(self) -> None:
@@ -67,17 +78,28 @@ class CountedIntake(ProcessIntake):
         return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
 
+def _threads(store: MemoryObjectStore, transform: Transform) -> CountedThreads:
+    return CountedThreads(store, [transform], Limits(), decode_threads=DECODERS)
+
+
+def _processes(store: MemoryObjectStore, transform: Transform) -> CountedProcesses:
+    return CountedProcesses(store, [transform], Limits(), children=DECODERS)
+
+
+FORMS: Mapping[str, Callable[[MemoryObjectStore, Transform], CountedThreads | CountedProcesses]] = {
+    "threads": _threads,
+    "processes": _processes,
+}
+
+
 def _round(name: str, tagger: Tagger, images: Sequence[bytes]) -> tuple[float, float]:
     """Images a second, and seconds of processor time of all processes together."""
-    if name == "threads":
-        intake: Intake = ThreadIntake(stored(images), [tagger.transform], Limits(), decode_threads=DECODERS)
-    else:
-        intake = CountedIntake(stored(images), [tagger.transform], Limits(), children=DECODERS)
-        intake.begin()
+    intake = FORMS[name](stored(images), tagger.transform)
+    intake.begin()
     before_s = time.process_time()
     rate = worker_rates(tagger, images, intake)[0]
     cpu_s = time.process_time() - before_s
-    return rate, cpu_s + (intake.cpu_s if isinstance(intake, CountedIntake) else 0.0)
+    return rate, cpu_s + intake.cpu_s
 
 
 def _ratios(values: Sequence[float], bases: Sequence[float]) -> str:

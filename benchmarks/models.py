@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks import arithmetic
 from benchmarks.memory import peak
 from benchmarks.official import DEFAULT_INTERPRETER, Official
-from benchmarks.stages import Answers, Subject
+from benchmarks.stages import Answers, Subject, subject_of
 from workers.errors import Misconfigured, TagstreamError
 from workers.models.agreement import of_captions, of_rows
 from workers.models.bundle import Bundle
@@ -90,7 +90,7 @@ def measure(
     guides: list[str] = []
     for precision, measured in found.items():
         with peak(device) as most:
-            subjects[precision] = subject = Subject(bundle, device, precision)
+            subjects[precision] = subject = subject_of(bundle, device, precision)
             measured.answers = subject.answers(images[:COMPARED], guides or None)
         measured.peak_bytes = most.bytes
         measured.ceiling = arithmetic.ceiling(device, precision)

@@ -10,15 +10,16 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from benchmarks import arithmetic
 from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision
-from workers.models.ram.adapters import Tag2TextCaptioner, build_captioner, build_tagger
+from workers.models.load import uses_of
+from workers.models.ram.adapters import build_captioner, build_tagger
 from workers.models.ram.config import from_json
-from workers.models.ram.decoding import Tokens, decode
+from workers.models.ram.decoding import decode
 from workers.models.ram.engine import engine_of
-from workers.models.ram.tag2text import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
 from workers.types import Pixels, Subset
 
@@ -36,8 +37,14 @@ class Answers:
     captions: list[str] = field(default_factory=list)
 
 
+def subject_of(bundle: Bundle, device: Device, precision: Precision) -> Subject:
+    """One bundle in one precision, with all that it can do."""
+    made = CaptioningSubject if "captioner" in uses_of(bundle) else Subject
+    return made(bundle, device, precision)
+
+
 class Subject:
-    """One bundle in one precision."""
+    """A bundle that tags, in one precision."""
 
     def __init__(self, bundle: Bundle, device: Device, precision: Precision) -> None:
         self.bundle = bundle
@@ -50,10 +57,6 @@ class Subject:
         self.profile = Subset(tuple(range(0, labels, max(1, labels // SUBSET)))[:SUBSET])
         self.profiled_head = f"head, {len(self.profile.ids)} labels"
         self.profiled_tagging = f"tagging, {len(self.profile.ids)} labels"
-        self.captioner: Tag2TextCaptioner | None = None
-        if isinstance(self.engine.model, Tag2Text):
-            self.captioner = build_captioner(bundle, device, precision)
-            self._wordpiece = WordPiece.read(bundle.vocabulary)
 
     def guides(self, logits: Sequence[NDArray[np.float32]]) -> list[str]:
         """The guide of each image: the tags that are shown."""
@@ -70,45 +73,41 @@ class Subject:
         for index, image in enumerate(images):
             (row,) = self.tagger.forward([image])
             found.logits.append(row)
-            if self.captioner is not None:
-                guide = self.guides([row]) if guides is None else [guides[index]]
-                (tokens,) = self.captioner.forward([image], guide)
-                found.captions.append(self.captioner.postprocess(tokens).text)
+            guide = self.guides([row])[0] if guides is None else guides[index]
+            found.captions += self.captions(image, guide)
         return found
+
+    def captions(self, image: Pixels, guide: str) -> list[str]:
+        """The image's caption, of a bundle that makes one."""
+        return []
 
     def stages(self, images: Sequence[Pixels], guides: Sequence[str]) -> dict[str, tuple[float, int]]:
         """Seconds and operations of every stage for these images, as one batch; and, with the number of its labels in
         the name, of what an event's profile makes of the head and of the tagger as a whole."""
-        model, count = self.engine.model, len(images)
-        found: dict[str, tuple[float, int]] = {}
         with self.device.run():
             seconds, tokens = self._timed(lambda: self.engine.encode(images))
-            found["encoder"] = seconds, count * arithmetic.encoder(self.config.encoder)
-            seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens)))
-            found["head"] = seconds, count * arithmetic.head(self.config, model.labels)
-            subset = torch.tensor(self.profile.ids, device=self.device.where)
-            few = arithmetic.head(self.config, len(subset))
-            seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens), subset))
-            found[self.profiled_head] = seconds, count * few
-            seconds, _ = self._timed(lambda: self.tagger.forward_subsets(images, [self.profile] * count))
-            found[self.profiled_tagging] = seconds, count * (arithmetic.encoder(self.config.encoder) + few)
-            if self.captioner is None or not isinstance(model, Tag2Text):
-                return found
-            rows = [self._wordpiece.guide(guide) for guide in guides]
-            ids, mask = (torch.tensor(part, device=self.device.where) for part in zip(*rows, strict=True))
-            seconds, states = self._timed(lambda: model.guide(ids, mask, tokens))
-            found["tag encoder"] = seconds, count * arithmetic.tag_encoder(model.config)
-            decoding, text = self.captioner.decoding, model.text.decoder
-            seconds, texts = self._timed(lambda: decode(text, states, PROMPT_IDS, SEP, decoding))
-            found["decode"] = seconds, self._decoded(texts)
+            encoder = arithmetic.encoder(self.config.encoder)
+            return {
+                "encoder": (seconds, len(images) * encoder),
+                **self._tagging(images, tokens, encoder),
+                **self._captioning(tokens, guides),
+            }
+
+    def _tagging(self, images: Sequence[Pixels], tokens: Tensor, encoder: int) -> dict[str, tuple[float, int]]:
+        model, count = self.engine.model, len(images)
+        found: dict[str, tuple[float, int]] = {}
+        seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens)))
+        found["head"] = seconds, count * arithmetic.head(self.config, model.labels)
+        subset = torch.tensor(self.profile.ids, device=self.device.where)
+        few = arithmetic.head(self.config, len(subset))
+        seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens), subset))
+        found[self.profiled_head] = seconds, count * few
+        seconds, _ = self._timed(lambda: self.tagger.forward_subsets(images, [self.profile] * count))
+        found[self.profiled_tagging] = seconds, count * (encoder + few)
         return found
 
-    def _decoded(self, texts: Sequence[Tokens]) -> int:
-        assert self.captioner is not None
-        assert isinstance(self.engine.model, Tag2Text)
-        text = self.engine.model.config.text
-        beams = self.captioner.decoding.beams if self.captioner.decoding.method == "beam" else 1
-        return sum(arithmetic.decoder(text, len(each.ids), beams) for each in texts)
+    def _captioning(self, tokens: Tensor, guides: Sequence[str]) -> dict[str, tuple[float, int]]:
+        return {}
 
     def _timed(self, do: Callable[[], Made]) -> tuple[float, Made]:
         self.device.synchronise()
@@ -116,3 +115,29 @@ class Subject:
         made = do()
         self.device.synchronise()
         return time.perf_counter() - started, made
+
+
+class CaptioningSubject(Subject):
+    """A bundle that tags and writes captions."""
+
+    def __init__(self, bundle: Bundle, device: Device, precision: Precision) -> None:
+        super().__init__(bundle, device, precision)
+        self.captioner = build_captioner(bundle, device, precision)
+        self._wordpiece = WordPiece.read(bundle.vocabulary)
+
+    def captions(self, image: Pixels, guide: str) -> list[str]:
+        (tokens,) = self.captioner.forward([image], [guide])
+        return [self.captioner.postprocess(tokens).text]
+
+    def _captioning(self, tokens: Tensor, guides: Sequence[str]) -> dict[str, tuple[float, int]]:
+        model = self.captioner.model
+        rows = [self._wordpiece.guide(guide) for guide in guides]
+        ids, mask = (torch.tensor(part, device=self.device.where) for part in zip(*rows, strict=True))
+        encoding, states = self._timed(lambda: model.guide(ids, mask, tokens))
+        decoding = self.captioner.decoding
+        writing, texts = self._timed(lambda: decode(model.text.decoder, states, PROMPT_IDS, SEP, decoding))
+        beams = decoding.beams if decoding.method == "beam" else 1
+        return {
+            "tag encoder": (encoding, len(guides) * arithmetic.tag_encoder(model.config)),
+            "decode": (writing, sum(arithmetic.decoder(model.config.text, len(each.ids), beams) for each in texts)),
+        }

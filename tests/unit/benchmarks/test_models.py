@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks import arithmetic, models
 from benchmarks.memory import peak
 from benchmarks.official import Official, official_weights
-from benchmarks.stages import Subject
+from benchmarks.stages import subject_of
 from tests.unit.models.small import CPU, SMALL, small_bundle, small_checkpoint
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
@@ -102,7 +102,7 @@ def test_the_answers_of_a_subject_are_those_of_its_tagger_and_captioner(tmp_path
     bundle = small_bundle("tag2text", tmp_path / "tag2text")
     golden = bundle.golden
     assert golden is not None
-    subject = Subject(bundle, CPU, "fp32")
+    subject = subject_of(bundle, CPU, "fp32")
     answers = subject.answers(list(golden.pixels))
     assert tuple(answers.captions) == golden.captions
     assert tuple(subject.guides(answers.logits)) == golden.guides

@@ -148,7 +148,7 @@ class Tag2TextCaptioner:
         self._golden = bundle.golden
         self._wordpiece = WordPiece.read(bundle.vocabulary)
         self._engine = engine
-        self._model = model
+        self.model = model
         engine.has_captioner = True
 
     def guide(self, names: Sequence[str]) -> str:
@@ -162,7 +162,7 @@ class Tag2TextCaptioner:
             return []
         with self._engine.device.run():
             states = self._states(images, guides)
-            return decode(self._model.text.decoder, states, PROMPT_IDS, SEP, self.decoding)
+            return decode(self.model.text.decoder, states, PROMPT_IDS, SEP, self.decoding)
 
     def postprocess(self, raw: Tokens) -> Caption:
         """Raises:
@@ -189,7 +189,7 @@ class Tag2TextCaptioner:
         with self._engine.device.run():
             states = self._states(images, guides)
             prompt = torch.tensor([PROMPT_IDS] * len(images), device=states.device)
-            decoder = self._model.text.decoder
+            decoder = self.model.text.decoder
             logits: NDArray[np.float32] = (
                 decoder.step(prompt, decoder.open(states, len(PROMPT_IDS))).float().cpu().numpy()
             )
@@ -199,7 +199,7 @@ class Tag2TextCaptioner:
         tokens = self._engine.encode_again(images)
         rows = [self._wordpiece.guide(guide) for guide in guides]
         ids, mask = (torch.tensor(part, device=tokens.device) for part in zip(*rows, strict=True))
-        return self._model.guide(ids, mask, tokens)
+        return self.model.guide(ids, mask, tokens)
 
     def __repr__(self) -> str:
         return f"<Tag2TextCaptioner {self.name} in {self.precision} on {self._engine.device.name}, {self.decoding}>"
