@@ -130,16 +130,11 @@ def _bucket(settings: Settings, bucket: str) -> str:
 
 def _decoders(settings: Settings) -> str:
     from workers.cli.decoders import decoders, intake
-    from workers.intake import ProcessIntake
 
     with closing(intake(settings, ())) as made:
         made.check().result()
-        if isinstance(made, ProcessIntake):
-            form = "child processes"
-            held = f"; they lack {' and '.join(made.lacks)}, which this kernel does not have" if made.lacks else ""
-        else:
-            form, held = "threads", "; they are no boundary for a codec that an image takes over"
-    return f"{form} ({decoders(settings)}) decode good images of {', '.join(settings.formats)}{held}"
+        caveat = f"; {made.caveat}" if made.caveat else ""
+    return f"{made.form} ({decoders(settings)}) decode good images of {', '.join(settings.formats)}{caveat}"
 
 
 def _memory(settings: Settings) -> str:

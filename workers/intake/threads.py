@@ -29,6 +29,10 @@ class ThreadIntake:
         close_s: how long `close` waits for what runs.
     """
 
+    form = "threads"
+    caveat = "they are no boundary for a codec that an image takes over"
+    """For people: what this form does not protect from; empty: nothing."""
+
     def __init__(
         self,
         store: ObjectStore,

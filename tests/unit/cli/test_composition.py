@@ -11,7 +11,7 @@ import pytest
 from tests.unit.intake.deadly import job
 from workers.backends.result_cache import NoCache
 from workers.backends.scoped_cache import ScopedCache
-from workers.cli import clients, composition, decoders
+from workers.cli import check, clients, composition, decoders
 from workers.errors import Misconfigured, Unavailable
 from workers.intake import ProcessIntake, ThreadIntake
 from workers.pipeline.options import WorkerOptions
@@ -177,3 +177,9 @@ def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> No
 def test_the_token_service_is_the_one_beside_the_store(endpoint: str, region: str, own: str, expected: str) -> None:
     made = settings(s3_endpoint=endpoint, s3_region=region, s3_sts_endpoint=own)
     assert clients._sts_endpoint(made) == expected
+
+
+def test_a_check_says_what_threads_do_not_protect_from() -> None:
+    made = settings(decoder="threads", s3_endpoint="http://127.0.0.1:1", decode_threads=1, formats="png")
+    expected = "threads (1) decode good images of png; they are no boundary for a codec that an image takes over"
+    assert check._decoders(made) == expected

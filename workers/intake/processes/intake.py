@@ -48,6 +48,8 @@ class ProcessIntake:
         prepare: as in `Plan`.
     """
 
+    form = "child processes"
+
     def __init__(
         self,
         store: ObjectStore,
@@ -129,6 +131,11 @@ class ProcessIntake:
     def lacks(self) -> tuple[str, ...]:
         """Protections that this kernel does not give to children; known once one of them has answered."""
         return self._supervisor.lacks
+
+    @property
+    def caveat(self) -> str:
+        """For people: what these children are not protected by; empty: nothing is missing. Known as `lacks` is."""
+        return f"they lack {' and '.join(self.lacks)}, which this kernel does not have" if self.lacks else ""
 
     @property
     def pids(self) -> tuple[int, ...]:
