@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 QUICK = ("line", "intake")
-NAMES = (*QUICK, "models")
+NAMES = (*QUICK, "models", "parse")
 
 
 def main() -> int:

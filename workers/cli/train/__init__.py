@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from workers.cli.train import collect, data
+from workers.cli.train import collect, data, parse
 
 app = typer.Typer(
     help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
@@ -13,3 +13,4 @@ app = typer.Typer(
 app.command("import")(data.import_data)
 app.command("split")(data.split)
 app.command("collect")(collect.collect)
+app.command()(parse.parse)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from workers.errors import Misconfigured
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
+from workers.training.data.carry import link
 from workers.training.data.formats import Found, Source
 from workers.training.data.images import S3, BadImage, Images, below
 from workers.training.data.samples import DataSet, Ids, Sample, write_dataset
@@ -92,7 +91,7 @@ def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, 
             continue
         for sample in samples:
             if not sample.image.startswith(S3):
-                _link(below(dataset.folder.resolve(), sample.image), out / part / sample.image)
+                link(below(dataset.folder.resolve(), sample.image), out / part / sample.image)
         steps = (*dataset.header.steps, step)
         name = f"{dataset.header.name}-{part}"
         parents = dict(dataset.header.parents)
@@ -165,21 +164,8 @@ def _placed(out: Path, path: Path, name: str, sha256: str) -> str:
     kept = PurePosixPath("images", *(part for part in parts if part not in ("..", "/", "images")))
     if (out / kept).exists():  # another image of this name, from another source
         kept = kept.with_name(f"{kept.stem}-{sha256[:8]}{kept.suffix}")
-    _link(path, out / kept)
+    link(path, out / kept)
     return str(kept)
-
-
-def _link(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(path, target)
-    except FileExistsError:  # two samples of one image
-        pass
-    except OSError:  # another file system, or one without links
-        try:
-            shutil.copyfile(path, target)
-        except OSError as error:
-            raise Misconfigured(f"{path} can't be copied to {target}: {error.strerror}.") from None
 
 
 def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
