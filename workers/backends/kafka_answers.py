@@ -1,4 +1,4 @@
-"""What kafka-python 3.0.12 must not do with an answer that is broken: take it, print it, or wait for what is lost.
+"""Patches kafka-python 3.0.12 so that a broken answer is neither believed nor printed nor waited for.
 
 Every answer must end where its fields do. One that does not, or can't be read at all, ends its connection at once, as
 if the broker had hung up: whatever was asked on it is asked again. By itself the client stops reading the connection
@@ -21,7 +21,7 @@ NONSENSE = (ValueError, LookupError, TypeError, AttributeError, struct.error)
 
 
 class BrokenAnswer(kafka_errors.KafkaProtocolError, kafka_errors.KafkaConnectionError):  # type: ignore[misc]
-    """An answer that is none. The first base makes kafka-python close the connection, the second ask again."""
+    """An answer that can't be read. The first base makes kafka-python close the connection, the second ask again."""
 
 
 def install() -> None:
@@ -43,7 +43,7 @@ def _hanging_up(receive: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _to_the_end(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """Of a message whose bytes end too early, kafka-python takes what is there of a text for all of it."""
+    """Decode a message only whole: of one that ends too early, kafka-python takes a cut text for all of it."""
 
     def checked(*args: Any, **kwargs: Any) -> Callable[[memoryview, int], tuple[Any, int]]:
         decode = compiled(*args, **kwargs)

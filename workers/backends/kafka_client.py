@@ -100,7 +100,7 @@ def passing(error: kafka_errors.KafkaError) -> bool:
 
 @contextmanager
 def sensible(doing: str) -> Iterator[None]:
-    """Around a call of kafka-python that is given nothing wrong: what else it raises comes of a broker's answer.
+    """Context for a call whose arguments are right: what kafka-python raises then comes of a broker's answer.
 
     Raises:
         Broken: the client could make nothing of an answer. Its state is then unknown.
@@ -193,7 +193,7 @@ def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
 
 
 def _throttle_within_bounds(throttle: Callable[[KafkaConnection, Any], None]) -> Callable[[KafkaConnection, Any], None]:
-    """kafka-python 3.0.12 is silent for as long as a broker says; in four bytes it can say 24 days."""
+    """Bound how long a broker can silence a client: kafka-python 3.0.12 obeys for up to 24 days."""
 
     def bounded(connection: KafkaConnection, response: Any) -> None:
         if getattr(response, "throttle_time_ms", 0) > THROTTLE_MS:

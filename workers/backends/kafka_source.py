@@ -171,14 +171,14 @@ class KafkaRecordSource:
     # On the client's I/O thread, or on the poll thread while that one rests
 
     def drop(self, partitions: Iterable[TopicPartition]) -> None:
-        """These left us: end their assignments."""
+        """End the assignments of partitions that left us."""
         with self._lock:
             for partition in partitions:
                 if (assignment := self._assignments.pop(partition, None)) is not None:
                     assignment.end()
 
     def take(self, partitions: Iterable[TopicPartition]) -> None:
-        """These are ours now, by the present member id: begin assignments that wait for `start`."""
+        """Begin assignments, which wait for `start`, of partitions that are ours by the present member id."""
         member_id = self.membership().member_id
         partitions = sorted(partitions)
         self.drop(partitions)
@@ -349,7 +349,7 @@ def _truncated(error: kafka_errors.LogTruncationError) -> str:
 
 
 class _Callbacks(ConsumerRebalanceListener):  # type: ignore[misc]
-    """kafka-python calls these on its I/O thread, where a call that waits for the broker would never return."""
+    """Rebalance callbacks, run on kafka-python's I/O thread, where a call that waits for the broker never returns."""
 
     def __init__(self, source: KafkaRecordSource) -> None:
         self._source = source

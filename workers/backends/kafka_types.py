@@ -1,4 +1,4 @@
-"""Words that the Kafka backend and its in-memory fake share. No client library here."""
+"""Types and rules that the Kafka backend and its in-memory fake share. No client library here."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class ReadRecord:
 
 
 def record_of(read: ReadRecord, assignment: Assignment) -> Record:
-    """The same as a record of this assignment."""
+    """A record that was read, as the `Record` of this assignment."""
     return Record(
         assignment.partition,
         read.offset,

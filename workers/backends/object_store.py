@@ -289,7 +289,7 @@ class MinioObjectStore:
 
     @contextmanager
     def _asking(self, bucket: str, seconds: float) -> Iterator[None]:
-        """For what is asked inside: so long together, and the one place where the client's exceptions become ours."""
+        """Context for requests: bounds their time together; the one place where the client's exceptions become ours."""
         try:
             with self._http.within(seconds):
                 yield
@@ -327,7 +327,7 @@ class MinioObjectStore:
 
 
 def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None) -> None:
-    """What can't be asked for is the event's fault, and costs the store nothing."""
+    """Reject names that no client can ask for, before the store is asked: that is the event's fault."""
     try:
         check_bucket_name(bucket)
         check_object_name(key)

@@ -22,8 +22,8 @@ class ProbingBreaker:
     alone for longer and longer.
 
     Args:
-        name: who is behind it, for the log.
-        dependency: who is behind it, for the metrics: "redis".
+        name: the server behind it, for the log.
+        dependency: the server behind it, for the metrics: "redis".
         probe: asks the dependency for a sign of life; whether it came. Must be bounded in time and not raise.
     """
 

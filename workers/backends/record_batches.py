@@ -79,7 +79,7 @@ class Batch:
 
     @property
     def checksum(self) -> int:
-        """As it should be; in the head it is what the producer found."""
+        """Computed from the bytes; the head has the one that the producer computed."""
         return int(crc32c.crc32c(self.data[_CHECKED_FROM:]))
 
     def ends_aborted(self) -> bool:

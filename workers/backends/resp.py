@@ -46,7 +46,7 @@ class TooLarge(InvalidResponse):
 
 
 class _Call(threading.local):
-    """What is left of the call that this thread makes; outside of `bounded` nothing."""
+    """The time and bytes that the current call of this thread has left; outside of `bounded` none."""
 
     until: float = 0.0
     room: int = 0
@@ -58,8 +58,8 @@ _call = _Call()
 
 @contextmanager
 def bounded(seconds: float) -> Iterator[None]:
-    """All that this thread does inside with connections of `pool_class_of` takes so long together, connecting and
-    sending included, and reads at most `MAX_CALL_BYTES`."""
+    """Context that bounds what this thread does with connections of `pool_class_of`: so many seconds together,
+    connecting and sending included, and `MAX_CALL_BYTES` read."""
     _call.until, _call.room, _call.late_reads = time.monotonic() + seconds, MAX_CALL_BYTES, _LATE_READS
     try:
         yield
@@ -80,7 +80,7 @@ def _left_s() -> float:
 
 
 def _left_to_read_s() -> float:
-    """As `_left_s`, but what has arrived is still taken when the time is over: it may be us who were late, because
+    """As `_left_s`, but what has arrived is still taken when the time is over: it may be we that were late, because
     the interpreter's lock or the processor was taken. Zero: without waiting."""
     left = _call.until - time.monotonic()
     if left > 0:

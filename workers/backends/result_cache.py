@@ -201,7 +201,7 @@ def _pool(url: str, timeout_s: float, connections: int) -> redis.BlockingConnect
 
 
 def _settle(pool: redis.BlockingConnectionPool, timeout_s: float) -> None:
-    """Set what must be so, after the URL was read, because what stands in its query would win.
+    """Set the options that must hold after the URL was read, because its query would win.
 
     RESP2 without notifications and the library's name needs no handshake, which would be round trips on a caller's
     clock.
@@ -228,7 +228,7 @@ def _paused(commands: Sequence[Command]) -> list[None]:
 
 
 def _kept(values: Mapping[Name, bytes]) -> dict[Name, bytes]:
-    """Without what would never be read back."""
+    """The values that are small enough to be read back; the others are counted."""
     kept = {name: value for name, value in values.items() if len(value) <= resp.MAX_VALUE_BYTES}
     if len(kept) < len(values):
         metrics.CACHE_ERRORS.add(len(values) - len(kept), cause="too-large")

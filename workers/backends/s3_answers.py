@@ -68,7 +68,7 @@ _MESSAGE = re.compile(rb"<(?:[A-Za-z0-9]{1,16}:)?Message>([^<]{1,200})")
 
 @dataclass(frozen=True, slots=True)
 class S3Answer:
-    """An answer that is not the thing that was asked for.
+    """What an S3 error answer says.
 
     Args:
         code: as S3 names it; empty: the body names none, as a proxy's.

@@ -1,4 +1,4 @@
-"""minio's client, on the store's time: a signature holds for 15 minutes, and our own clock may be off by more."""
+"""minio's client, signing by the store's clock: a signature holds for 15 minutes, and our own may be off by more."""
 
 from __future__ import annotations
 

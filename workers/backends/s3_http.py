@@ -175,7 +175,7 @@ def _held(answer: BaseHTTPResponse) -> HTTPResponse:
 
 
 def _harmless(text: bytes) -> bool:
-    """No entities that grow, no depth or number of elements that does, and text in UTF-8."""
+    """Whether XML is safe to parse: no entities, bounded depth and number of elements, and text in UTF-8."""
     if b"<!" in text or text.count(b"<") > _MOST_TAGS:
         return False
     try:
@@ -186,6 +186,6 @@ def _harmless(text: bytes) -> bool:
 
 
 def _let_go(answer: BaseHTTPResponse) -> None:
-    """Back to the pool if it was read to its end; its connection is closed otherwise."""
+    """Give a connection back to the pool if its answer was read to the end; close it otherwise."""
     answer.close()
     answer.release_conn()

@@ -72,7 +72,7 @@ class ScopedCache:
         return None
 
     def _mac(self, name: str, field: str | None, value: bytes) -> bytes:
-        """Over parts with their lengths, so that none can lend bytes to the next; a plain value has no field."""
+        """The MAC of an entry: over parts with their lengths, so that none can lend bytes to the next."""
         where = [name.encode(), *([] if field is None else [field.encode()])]
         framed = b"".join(struct.pack(">I", len(part)) + part for part in where)
         return hmac.digest(self._key, struct.pack(">B", len(where)) + framed + value, hashlib.sha256)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of one question. `error` None: all is well, and `says` what was found."""
+    """The answer to one question of `check`. `error` None: all is well, and `says` tells what was found."""
 
     about: str
     says: str

@@ -94,7 +94,7 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
 
 
 def _patiently(make: Callable[[], Made], stopping: Callable[[], bool]) -> Made:
-    """At the start a broker that is away is waited for: to exit would only make the orchestrator start us again."""
+    """Wait for a broker that is away at the start: to exit would only make the orchestrator start us again."""
     while not stopping():
         try:
             return make()

@@ -76,7 +76,7 @@ class DeadLetterRecord:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which dead_letters are meant; everything that is given must hold. Times are of the dead_letter, in ms since
+    """Which dead letters are meant; everything that is given must hold. Times are of the dead letter, in ms since
     1970.
 
     Args:
@@ -162,7 +162,7 @@ def _print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
 def show(
     place: Annotated[
         str,
-        typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The dead_letter, as the list names it; or its record."),
+        typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The dead letter, as the list names it; or its record."),
     ],
 ) -> None:
     """Show one dead letter whole: what failed, and the original's key, headers and value.
@@ -194,7 +194,7 @@ def replay(
 ) -> None:
     """Send dead letters back to the topics they came from; only what failed in them is worked on again.
 
-    Look first: without --go it only says what it would send. A dead_letter stays in its topic when it was sent back, so
+    Look first: without --go it only says what it would send. A dead letter stays in its topic when it was sent back, so
     choose by time what is not to be sent again. One that does not hold all of its original can't be sent, and one that
     names a topic outside of TAGSTREAM_INPUT_TOPICS only with --topic: a writer to that topic chose it.
 
@@ -229,7 +229,7 @@ def sendable(dead_letters: Sequence[DeadLetterRecord], topics: Set[str]) -> list
 
 
 def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) -> Iterator[DeadLetterRecord]:
-    """The chosen dead_letters that are in the topic now, each partition's in order; what is none is noted."""
+    """The chosen dead letters that are in the topic now, each partition's in order; what is none is noted."""
     from schemas.dead_letter import read_dead_letter_headers
     from workers.backends.kafka import tail
     from workers.cli.clients import security, servers
@@ -285,7 +285,7 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
 
 
 def original(dead_letter: DeadLetterRecord) -> Message:
-    """The record that a dead_letter was made of, with the header that names what failed in it.
+    """The record that a dead letter was made of, with the header that names what failed in it.
 
     Nulls come back as nulls, but for header values, which no client can send as such, and for a key beside a null
     value: those stay empty.
@@ -348,7 +348,7 @@ def moment_ms(text: str) -> int:
 
 
 def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLetterRecord:
-    """By the dead_letter's own place, or by that of the record it was made of."""
+    """By the dead letter's own place, or by that of the record it was made of."""
     for dead_letter in read_letters(settings, Choice(), PassedOver()):
         at = dead_letter.record if topic == settings.dead_letter_topic else dead_letter.told
         if (at.topic, at.partition, at.offset) == (topic, partition, offset):

@@ -48,12 +48,12 @@ def intake(settings: Settings, transforms: Sequence[Transform]) -> ThreadIntake 
 
 
 def decoders(settings: Settings) -> int:
-    """Images that are decoded at the same time."""
+    """How many images are decoded at the same time."""
     return settings.decode_threads or processors()
 
 
 def processors() -> int:
-    """Those that this process may use, which in a container can be fewer than the machine has."""
+    """How many processors this process may use: in a container they can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -75,7 +75,7 @@ def judge(settings: Settings) -> str:
 
 
 def _form(settings: Settings) -> str:
-    """Child processes need shared memory without a name and a tie to their parent, as Linux has them."""
+    """The form of the intake. Child processes need anonymous shared memory and a tie to their parent, so Linux."""
     if settings.decoder == "processes" and sys.platform != "linux":
         if "decoder" in settings.model_fields_set:
             raise Misconfigured("TAGSTREAM_DECODER=processes needs Linux: set TAGSTREAM_DECODER=threads")

@@ -1,4 +1,4 @@
-"""`tagstream demo`: the whole line at work on this machine."""
+"""`tagstream demo`: the whole pipeline at work on this machine."""
 
 from __future__ import annotations
 

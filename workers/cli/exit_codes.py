@@ -1,4 +1,4 @@
-"""What a command's end says, as a number."""
+"""The exit codes of all commands."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ INTERRUPTED = 130
 
 
 def exit_code(error: TagstreamError) -> int:
-    """Whose fault, as a number."""
+    """The exit code for an error, by whose fault it is."""
     if isinstance(error, Misconfigured):
         return MISCONFIGURED
     return BROKEN if isinstance(error, Broken) else UNAVAILABLE

@@ -193,7 +193,7 @@ def random(
 
 
 def check_free(out: Path, replace: bool) -> None:
-    """Before minutes of work: may the bundle be put there?
+    """Check, before minutes of work, that the bundle may be put there.
 
     Raises:
         Misconfigured: something is there already, or is no bundle that could be replaced.
@@ -291,7 +291,7 @@ def _lists(tags: Path, thresholds: Path | None, translations: Sequence[str] | No
 
 
 def _translated(given: Sequence[str] | None) -> dict[str, Path]:
-    """Of `zh=file` each."""
+    """Label lists by language, from options such as `zh=file`."""
     found = {}
     for each in given or ():
         language, equals, path = each.partition("=")
@@ -302,7 +302,7 @@ def _translated(given: Sequence[str] | None) -> dict[str, Path]:
 
 
 def _check_lists(lists: Sequence[Path | None], wanted: int) -> None:
-    """Before gigabytes are fetched: have all lists the published length?"""
+    """Check, before gigabytes are fetched, that all lists have the published length."""
     from workers.models.labels import read_names
 
     for path in filter(None, lists):

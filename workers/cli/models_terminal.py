@@ -1,4 +1,4 @@
-"""What the commands of `tagstream models` show alike: bars, marks, and a bundle in one line."""
+"""Output that the commands of `tagstream models` share: bars, marks, and a bundle in one line."""
 
 from __future__ import annotations
 

@@ -32,4 +32,4 @@ def export(
 
 @app.callback()
 def _group() -> None:
-    """Keep `export` a word of its own."""
+    """Makes `export` a subcommand although it is the only one."""

@@ -1,4 +1,4 @@
-"""`tagstream skip`: past a record that no version can handle."""
+"""`tagstream skip`: passes over one record that no version can handle."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Skipping:
 
 
 def _tries(why: str) -> Iterator[None]:
-    """Again and again for `JOIN_S`; says what is waited for once that takes long."""
+    """Yields for `JOIN_S` at most, once a try; says what is waited for when that takes long."""
     began, told = time.monotonic(), False
     while (waited := time.monotonic() - began) < JOIN_S:
         if waited > TELL_S and not told:

@@ -25,4 +25,4 @@ def up() -> None:
 
 @app.callback()
 def _group() -> None:
-    """Keep `up` a word of its own."""
+    """Makes `up` a subcommand although it is the only one."""

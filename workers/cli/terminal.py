@@ -1,4 +1,4 @@
-"""What is written for people: wide where the width is not limited, moving bars only on a terminal.
+"""Console output for people: wide where the width is not limited, moving bars only on a terminal.
 
 Much of it comes from outside (keys, captions, headers, labels), so nothing is read as markup, and `text` and `as_json`
 let no control character reach the terminal.

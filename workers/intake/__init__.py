@@ -1,4 +1,4 @@
-"""From a job to its pixels: fetch, limits, decode, transform. Knows the object store's port; no torch.
+"""Turns a job into pixels: fetch, limits, decode, transform. Knows the object store's port; no torch.
 
 One port (`workers.ports.Intake`), three forms here: `ProcessIntake` and `ThreadIntake` for work (docs/intake.md says
 when which), `InlineIntake` for callers that want every call done when it returns.

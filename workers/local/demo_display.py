@@ -23,7 +23,7 @@ _FRAME = 10
 
 
 class DemoDisplay:
-    """One console. `live` is whether it can redraw."""
+    """The demo's output on a console. `live` is whether that can redraw."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False, markup=False, emoji=False)

@@ -48,7 +48,7 @@ class LocalStack:
         return self.valkey, self.s3, self.kafka
 
     def add(self, guest: ServerT) -> ServerT:
-        """Have another server, one that works on these, ended with them."""
+        """Have another server, one that works on these, ended with this stack."""
         self._guests.append(guest)
         return guest
 

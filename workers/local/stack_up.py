@@ -1,4 +1,4 @@
-"""The servers alone, for as long as a person wants them."""
+"""`tagstream stack up`: runs the local servers until a signal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a model's answers agree with others to the same images: what a faster precision costs."""
+"""How well two sets of answers to the same images agree: measures what a faster precision costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.ports import Tagger
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of two lots of answers to the same images.
+    """How well two sets of answers to the same images agree.
 
     Args:
         images: how many there were.

@@ -71,7 +71,7 @@ class _Frozen(BaseModel):
 
 
 class FileFacts(_Frozen):
-    """What a file of the bundle has to be."""
+    """The size and sha256 that a file of the bundle must have."""
 
     bytes: int = Field(ge=0)
     sha256: Sha256
@@ -91,7 +91,7 @@ class Provenance(_Frozen):
 
 
 class Manifest(_Frozen):
-    """model.json. Every field that is not of the format's own travels to the builder of the bundle's `kind`."""
+    """The content of model.json. Fields that the format does not define go to the builder of the bundle's `kind`."""
 
     format: Literal["tagstream-bundle/1"] = "tagstream-bundle/1"
     kind: str
@@ -247,12 +247,12 @@ class Bundle:
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """One for each label."""
+        """The default threshold of each label."""
         return _spread(self.manifest.thresholds, self.manifest.labels)
 
     @property
     def profiles(self) -> dict[str, tuple[float, ...]]:
-        """The other thresholds by name, one for each label."""
+        """Named sets of other thresholds, each with one for each label."""
         return {name: _spread(given, self.manifest.labels) for name, given in self.manifest.profiles.items()}
 
     @property
@@ -294,7 +294,7 @@ def digest_of(manifest: Manifest) -> str:
 
 
 def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:
-    """The bundle, if its digest is this one and all its files are what it says; an empty digest takes any.
+    """The same bundle, once its digest and all its files are found to be the expected ones; an empty digest allows any.
 
     Args:
         setting: which names the digest, for the complaint.
@@ -402,7 +402,7 @@ def _lists(labels: Sequence[str], translations: Mapping[str, Sequence[str]]) -> 
 
 
 def _seal(folder: Path, manifest: Manifest) -> Bundle:
-    """Write the manifest with the facts of the files that lie there, and open the result with all its checks."""
+    """Write the manifest with size and sha256 of every file in the folder, and open the result with all its checks."""
     for path in folder.iterdir():
         path.chmod(0o644)  # safetensors writes for its owner alone
     files = {path.name: _facts(path) for path in sorted(folder.iterdir()) if path.name != MANIFEST}
@@ -475,7 +475,7 @@ def text_of(path: Path) -> str:
 
 
 def _content(path: Path, max_bytes: int) -> bytes:
-    """What a file holds.
+    """The bytes of a file.
 
     Raises:
         OSError: it can't be read.
@@ -546,7 +546,7 @@ def _texts(document: str) -> tuple[str, ...]:
 
 @contextmanager
 def reading_safetensors(path: Path) -> Iterator[None]:
-    """While a safetensors file is read inside: its header is bounded, and what is wrong with it is a sentence.
+    """Context for reading a safetensors file: bounds its header, and turns what is wrong with it into a sentence.
 
     Raises:
         Misconfigured: it can't be read, or the body raised ValueError.

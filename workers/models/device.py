@@ -1,4 +1,4 @@
-"""The device seam: everything that differs between a CPU and a CUDA device, and nothing else.
+"""What differs between a CPU and a CUDA device, and nothing else: placing, uploading, running, memory errors.
 
 A model takes its images from `Device.upload` or `Device.stream`, puts its modules in place with `Device.place`, and
 runs inside `Device.run()`. What a model sees is the same on both: uint8 images on the device, in channels-last
@@ -94,7 +94,7 @@ class Device:
             yield self.upload(images[start : start + size])
 
     def graphs(self) -> Callable[[Function], Function]:
-        """What makes a function of one model's batches faster where kernels are slow to start (see `graphs`).
+        """A wrapper that makes a function of one model's batches faster where kernels are slow to start (see `graphs`).
 
         On CUDA it replays graphs, which share memory among all functions that one call of this has wrapped; on a CPU a
         function stays what it is.
@@ -106,7 +106,7 @@ class Device:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Around every forward: no gradients, and memory that runs out is a `MemoryError` whatever the device."""
+        """Context for every forward: no gradients, and memory that runs out is a `MemoryError` on every device."""
         try:
             with torch.inference_mode():
                 yield

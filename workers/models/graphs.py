@@ -31,7 +31,7 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 
 
 class Recording(Protocol):
-    """What a function does to one input tensor."""
+    """A recorded function of one input tensor, to be replayed on what that tensor holds by then."""
 
     @property
     def output(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a download may do: talk to the hub and its own CDN alone, over TLS, and come at some speed."""
+"""Limits of a download: it talks to the hub and its CDN alone, over TLS, and is ended when it stalls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def is_trusted(url: str, origin: str) -> bool:
 
 @contextmanager
 def only_trusted(origin: str) -> Iterator[None]:
-    """Within, the hub's library asks no address but those, whatever it is redirected to.
+    """Context in which the hub's library asks no other addresses, wherever it is redirected.
 
     Raises:
         Unavailable: it was sent elsewhere.

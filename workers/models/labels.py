@@ -1,5 +1,7 @@
-"""Lists of labels by name, and other labels for RAM and RAM++, which know one by the text embedding of its name and
-need no training for it."""
+"""Lists of label names, and other labels for RAM and RAM++.
+
+These models know a label by the text embedding of its name, so a new one needs no training.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a name or a folder to a model that runs: what TAGSTREAM_TAGGER, TAGSTREAM_CAPTIONER and their like mean.
+"""Loads models: from the name or folder that TAGSTREAM_TAGGER and its like hold to a model that runs.
 
 A bundle's `kind` names its builder. Ours are in `BUILDERS`; another package adds its own by an entry point of the
 group `tagstream.models`, whose name is the kind and whose value is a module with a function for each use of `USES`,

@@ -1,4 +1,4 @@
-"""Which precision runs, how large a batch may be, and whether the answers are still the right ones.
+"""Chooses a model's precision and its largest batch, and checks its golden answers.
 
 Precision is fixed, never guessed at start-up. `tuned` means the answer that was measured once for this bundle on this
 device and stored in the state folder. Where there is none, it is bf16 on CUDA and fp32 on a CPU, where bf16 can be

@@ -1,5 +1,4 @@
-"""The published files, on the Hugging Face hub and on GitHub, fetched so that a cut connection costs nothing and
-nothing wrong stays.
+"""Downloads the published model files from the Hugging Face hub and GitHub, resumed after a cut and checked by hash.
 
 What has come lies in `<name>.part` beside its goal, and the next try goes on from there, in this process or a later
 one. A file gets its own name only when its sha256 is the published one.
@@ -189,7 +188,7 @@ def fetch(
     endpoint: str | None = None,
     progress: Progress = lambda doing, done, total: None,
 ) -> Path:
-    """Have the file in this folder: at once where it is there, by download where it is not.
+    """Download the file into this folder, unless it is there already.
 
     Args:
         endpoint: of the hub; None takes HF_ENDPOINT, or the public one.

@@ -1,4 +1,4 @@
-"""What became of a checkpoint's tensors: a few lines for the person who had it imported."""
+"""The summary of an import: what became of the checkpoint's tensors, in a few lines for people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REPEATED = "the same tensor under a second name"
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Some tensors of a checkpoint."""
+    """How many tensors of a checkpoint, and their bytes."""
 
     tensors: int = 0
     bytes: int = 0
@@ -30,7 +30,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Of one import.
+    """What became of a checkpoint's tensors in one import.
 
     Args:
         encoder: its sizes in the bundle.

@@ -33,7 +33,7 @@ Build = Callable[[Precision], Model]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What came of one precision. `refusal` says why it is out of the question; else it ran."""
+    """The result of trying one precision. `refusal` says why it can't be used; else it ran."""
 
     precision: Precision
     images_per_s: float = 0.0

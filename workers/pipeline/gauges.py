@@ -12,7 +12,7 @@ from workers.pipeline.pipeline import Pipeline
 
 
 def gauges(pipeline: Pipeline, poller: Poller) -> Mapping[ObservedGauge, Reader]:
-    """Each gauge and who reads it; any thread."""
+    """The function that reads each gauge; any thread."""
 
     def budgets(read: Callable[[Budget], int]) -> Reader:
         return lambda: [

@@ -49,7 +49,7 @@ class Endpoint:
         logger.info("serving /livez, /startupz, /readyz and /metrics on %s:%s", host, self.port)
 
     def close(self) -> None:
-        """Stop listening; who is still connected is dropped."""
+        """Stop listening; open connections are dropped."""
         self._server.close()
 
     def _answer(self, path: str) -> Answer:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Report(Protocol):
-    """What an answer must have; the pipeline's own may say more."""
+    """What a health report must have; the pipeline's own may say more."""
 
     @property
     def ok(self) -> bool: ...
@@ -21,7 +21,7 @@ class Report(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """A plain answer."""
+    """A plain health report."""
 
     ok: bool
     reasons: tuple[str, ...] = ()

@@ -74,7 +74,7 @@ class ProbeServer:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening and drop who is still connected."""
+        """Stop listening and drop the connections that are open."""
         with contextlib.suppress(RuntimeError):  # closed already
             self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(timeout=5)
@@ -107,7 +107,7 @@ class ProbeServer:
             client.setblocking(False)
             self._open[client] = task = asyncio.create_task(self._serve(client))
             task.add_done_callback(functools.partial(self._forget, client))
-            await asyncio.sleep(0)  # a full backlog must not keep those who are accepted from their turn
+            await asyncio.sleep(0)  # a full backlog must not keep accepted connections from their turn
 
     def _drop_oldest(self) -> bool:
         """Whether there was one to drop."""

@@ -62,7 +62,7 @@ def make_telemetry(*, instance: str, version: str, otlp_traces: bool, otlp_metri
 
 
 def _resource(instance: str, version: str) -> Resource:
-    """Who we are; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have the last word."""
+    """The attributes that name this process; OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES have the last word."""
     ours = Resource({"service.name": "tagstream", "service.version": version, "service.instance.id": instance})
     return Resource.create(dict(ours.merge(OTELResourceDetector().detect()).attributes))
 
@@ -83,7 +83,7 @@ def _otlp_tracer_provider(resource: Resource) -> TracerProvider:
 
 
 def _session() -> Session:
-    """Takes no more of a collector's answer than its status and headers, which is all that the exporters look at.
+    """An HTTP session that reads of a collector's answer only status and headers, which is all the exporters need.
 
     Its body would be read whole before that, however large it is and however slowly it comes.
     """

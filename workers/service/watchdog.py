@@ -91,7 +91,7 @@ class Watchdog:
 
 
 def end_within(seconds: float, reason: str) -> None:
-    """From now on the process has so long to end by itself; else it is ended, and says why.
+    """Give the process so long to end by itself; afterwards end it, and say why.
 
     For the time after a signal, when the thread that should end the process may be the one that hangs.
     """

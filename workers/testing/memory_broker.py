@@ -290,11 +290,11 @@ class MemoryBroker:
         return self._faults.popleft() if self._faults else None
 
     def init_producer(self, transactional_id: str) -> int:
-        """Abort what is open under this id, fence its producer, and give the next assignment."""
-        assignment = self._producer_epochs[transactional_id] = self._producer_epochs.get(transactional_id, -1) + 1
+        """Abort what is open under this id, fence its producer, and give its next epoch."""
+        epoch = self._producer_epochs[transactional_id] = self._producer_epochs.get(transactional_id, -1) + 1
         if (transaction := self._open.get(transactional_id)) is not None:
             self._finish(transaction, TransactionState.ABORTED)
-        return assignment
+        return epoch
 
     def owns(self, transactional_id: str, producer_epoch: int) -> bool:
         return self._producer_epochs.get(transactional_id) == producer_epoch

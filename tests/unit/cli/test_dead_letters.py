@@ -1,4 +1,4 @@
-"""Which dead_letters are meant, and what goes back."""
+"""Which dead letters are meant, and what goes back."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class _Child:
             plan.prepare()
 
     def close_off(self) -> tuple[str, ...]:
-        """The last thing before the first request. Returns what this kernel lacks."""
+        """Enter the sandbox, as the last thing before the first request. Returns what this kernel lacks."""
         plan = self._plan
         largest = max(plan.decode_memory_bytes, plan.limits.inspect_address_bytes)
         most = self._address_bytes() + largest + 2 * plan.limits.max_object_bytes + _ROOM_BYTES

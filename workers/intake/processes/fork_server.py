@@ -143,7 +143,7 @@ def _closed_on_error(sock: socket.socket) -> Iterator[None]:
 
 
 def main(control_fd: int, shared: int, parent: int) -> None:
-    """The fork server's own life. Ends when the other end of `control_fd` is closed."""
+    """The fork server's main loop. Ends when the other end of `control_fd` is closed."""
     _tie_to(parent)
     for request in (signal.SIGTERM, signal.SIGINT):  # meant for the parent, which drains and then ends us
         signal.signal(request, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""The port's side of the process intake: objects are fetched here, what looks into them is the supervisor's."""
+"""The `Intake` port over child processes: fetches objects itself, and has the supervisor's children look into them."""
 
 from __future__ import annotations
 

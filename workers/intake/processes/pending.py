@@ -1,4 +1,4 @@
-"""What callers asked for, and which child has it in hand."""
+"""Pending requests of the process intake, and the children that work on them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class PendingRequest:
         return self.losses > 0 or self.kind == "check"
 
     def check(self, verdict: Rejected) -> PendingRequest:
-        """Before this image is rejected: whether an image known to be good takes the same step."""
+        """A request to check, before this image is rejected, that an image known to be good takes the same step."""
         return PendingRequest(
             "check",
             self.future,

@@ -152,7 +152,7 @@ def _limit(address_bytes: int) -> None:
 
 
 def _drop_capabilities() -> None:
-    """Who runs as root is root of a container: the limits above would not hold it."""
+    """Drop root's capabilities: the limits above would not hold a process that has them."""
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     if _libc.capset(header, bytes(24)) != 0:
         raise _last_error("capset")

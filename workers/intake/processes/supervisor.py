@@ -225,7 +225,7 @@ class Supervisor:
         return not child.channel.ended
 
     def _take_answer(self, child: Child, answer: Answer) -> None:
-        """Raises Garbled: it answers nothing that this child was asked."""
+        """Hand one answer to its request. Raises Garbled: it answers nothing that this child was asked."""
         if isinstance(answer, Ready | Failed) and not child.ready:
             self._begun(child, answer)
             return
@@ -289,7 +289,7 @@ class Supervisor:
             self._blame(suspect, "decode-timeout" if child.loss == "clock" else "kills-decoder", words)
 
     def _forget(self, child: Child, suspect: PendingRequest | None = None) -> None:
-        """The place is free, and the innocent requests go back to the front of their queues, in their order."""
+        """Free the child's place; its requests, but for the suspect, go back to the front of their queues in order."""
         self._selector.unregister(child.channel)
         child.channel.close()
         self._children[child.place] = None
@@ -421,7 +421,7 @@ def _limit_s(child: Child) -> float:
 
 
 def _suspect(child: Child) -> PendingRequest | None:
-    """Whose fault it may be that the child is lost: that of the image that it was at, if it had begun with that."""
+    """The request that may be why the child was lost: that for the image which it was at, if it had begun."""
     first = child.first
     if first is None or child.loss == "bad-answer":
         return first

@@ -2,8 +2,8 @@
 
 A child decodes bytes that anyone may have made, so what it says is taken for hostile: nothing of it is unpickled, every
 length, range and enumeration is checked, and a record is at most some hundred bytes. An answer names its request and
-nothing else; which slot its pixels are in, and to whom they belong, only we know. Our side never blocks, whatever the
-child does; the child's side always does.
+nothing else; which slot its pixels are in, and to which image they belong, only the worker knows. The worker's side
+never blocks, whatever the child does; the child's side always does.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ _ANSWERS: Final = (Ready, Inspected, Done, Refused, Failed)
 
 
 class Channel:
-    """Our side. For one thread.
+    """The worker's side of the socket to a child. For one thread.
 
     Args:
         sock: closed by `close`.
@@ -239,7 +239,7 @@ def _packed(request: Request) -> bytes:
 
 
 def send(sock: socket.socket, answer: Answer) -> None:
-    """Returns when all is on its way."""
+    """Send a record whole."""
     payload = _payload(answer)
     request_id = 0 if isinstance(answer, Ready) else answer.request_id
     sock.sendall(_ANSWER.pack(_ANSWERS.index(type(answer)), request_id, len(payload)) + payload)

@@ -12,7 +12,7 @@ _A_PIXEL_OF_A_RUN = 10
 
 
 def scan_bmp(body: bytes) -> Essence:
-    """Nothing in it is optional, and nothing repeats."""
+    """Keep the whole file: nothing in it is optional, and nothing repeats."""
     (header_size,) = struct.unpack_from("<L", body, 14)
     if header_size == 12:
         width, height, _, bits = struct.unpack_from("<HHHH", body, 18)

@@ -1,4 +1,4 @@
-"""What every reader of a structure hands on, and how it refuses."""
+"""What every reader of a format's structure returns (`Essence`), and how it refuses a file."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class _Frame:
     sampled: tuple[tuple[int, int], ...]
 
     def held_bytes(self, several_scans: bool) -> int:
-        """Rows always; of an image in several scans every coefficient, two bytes each, until its last scan."""
+        """Bytes that the decoder holds: rows always; of an image in several scans every coefficient, two bytes each."""
         across = max(across for across, _ in self.sampled)
         down = max(down for _, down in self.sampled)
         units = -(-self.width // (8 * across)) * -(-self.height // (8 * down))

@@ -134,7 +134,7 @@ def _layout(body: bytes) -> _Layout:
 
 
 def _entries(layout: _Layout, body: bytes) -> Iterator[tuple[int, _Entry]]:
-    """Of the first directory; those of an unknown type are passed over, as the decoders do."""
+    """The entries of the first directory; those of an unknown type are passed over, as the decoders do."""
     if layout.first > len(body):
         raise Rejected("decode", "broken-image", "the TIFF's directory lies beyond its end")
     head, pointer = struct.Struct(layout.order + layout.entry), struct.Struct(layout.order + layout.pointer)

@@ -123,7 +123,7 @@ class RamEmbedder(RamTagger):
         return embeds
 
     def _known(self, image: Pixels) -> Tensor | None:
-        """By identity: an id may be another array's by now, and then the reference is dead."""
+        """What `forward` made of this very array: the id alone could be another's, and then the reference is dead."""
         seen, row = self._seen.get(id(image), (None, None))
         return row if seen is not None and seen() is image else None
 

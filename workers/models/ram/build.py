@@ -1,4 +1,4 @@
-"""From a configuration to a model."""
+"""Builds a RAM, RAM++ or Tag2Text model from its configuration."""
 
 from __future__ import annotations
 

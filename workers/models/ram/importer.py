@@ -1,4 +1,4 @@
-"""From a published checkpoint and its lists to a bundle. The only place that reads a pickle, and only its tensors."""
+"""Makes a bundle of a published checkpoint and its lists. The only module that reads a pickle, and only its tensors."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ class _Converter:
         return tensor.to(self._dtype) if tensor.dim() > 1 else tensor
 
     def finish(self) -> None:
-        """What was not asked for is not needed."""
+        """Report the conversion as complete: tensors that were not asked for are not needed."""
         self._progress("converting tensors", self._total, self._total)
 
 

@@ -1,4 +1,4 @@
-"""From the names of the published checkpoints to ours, with every name accounted for.
+"""Maps the tensor names of the published checkpoints to ours, and accounts for every name.
 
 Each name of a checkpoint is either loaded into one of our parameters or dropped for a reason that `Plan.dropped`
 names; each of our parameters is filled. Anything else is an error: a silent mismatch would give wrong tags.

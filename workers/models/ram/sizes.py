@@ -106,5 +106,5 @@ def _tables(checkpoint: Checkpoint) -> dict[tuple[int, int], Tensor]:
 
 
 def _side(window: int, stages: int) -> int:
-    """Of an image whose last stage is one window of this side."""
+    """The side of an image whose last stage is one window of this side."""
     return window * (PATCH << (stages - 1))

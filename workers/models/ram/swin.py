@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 class Merge(nn.Module):
-    """Four dependencies become one token of twice the width."""
+    """Four adjacent tokens become one of twice the width."""
 
     order: Tensor
 

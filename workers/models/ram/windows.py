@@ -1,4 +1,4 @@
-"""Where tokens stand: the orders in which a Swin stage reads its grid, and who may attend to whom.
+"""Where tokens stand: the orders in which a Swin stage reads its grid, and which tokens may attend to which.
 
 An order is a (tokens,) int64 tensor that holds, for each place, the row-major index of the token that stands there.
 """
@@ -39,7 +39,7 @@ def relative_index(window: int) -> Tensor:
 
 
 def shift_mask(grid: int, window: int, shift: int) -> Tensor:
-    """(windows, window², window²) float32: 0 where two tokens of a rolled grid are true dependencies, else -100.
+    """(windows, window², window²) float32: 0 where two tokens of a rolled grid were adjacent before, else -100.
 
     Rolling brings the far edges side by side; tokens of different bands must not see each other.
     """

@@ -99,7 +99,7 @@ class _Bucket(Generic[Waiter]):
 
 
 class BucketBreakers(Generic[Waiter]):
-    """Which bucket fails, and who waits for it. Thread-safe. Times are the clock's monotonic seconds.
+    """Which bucket fails, and which tasks wait for it. Thread-safe. Times are the clock's monotonic seconds.
 
     Args:
         first_pause_s, last_pause_s: before the first probe of an open breaker, and at most between two.
@@ -110,7 +110,7 @@ class BucketBreakers(Generic[Waiter]):
         self._lock = threading.Lock()
         self._buckets: dict[str, _Bucket[Waiter]] = {}
 
-    # ---- who waits --------------------------------------------------------------------------------------------
+    # ---- what waits -------------------------------------------------------------------------------------------
 
     def wait(self, bucket: str, assignment: Assignment, waiter: Waiter, *, until: float, tries: int = 0) -> None:
         """Wait until then; with an open breaker until it closes, or until it is this one's turn to probe.
@@ -152,7 +152,7 @@ class BucketBreakers(Generic[Waiter]):
                 assignment in known.assignments for known in self._buckets.values() if known.breaker.state != "closed"
             )
 
-    # ---- who may ask, and what came of it ---------------------------------------------------------------------
+    # ---- what may ask, and what came of it --------------------------------------------------------------------
 
     def may_ask(self, bucket: str, waiter: Waiter) -> bool:
         """Is the bucket's breaker closed, or is this its probe?"""
