@@ -248,7 +248,9 @@ class Settings(BaseModel):
         "Cache", "default", "Part of every entry's name: deployments with the same one share their results"
     )
     cache_key: SecretStr = _setting(
-        "Cache", SecretStr(""), "Authenticates every entry, at least 32 characters; empty: Redis is believed"
+        "Cache",
+        SecretStr(""),
+        "Authenticates every entry, at least 32 characters; empty: entries are not authenticated",
     )
     cache_ttl_s: Seconds = _setting("Cache", 30 * 86400.0, "How long results are remembered")
     cache_timeout_s: Annotated[float, Field(gt=0, le=5)] = _setting(
@@ -270,7 +272,9 @@ class Settings(BaseModel):
         "Models", "tuned", "`tuned` (what was measured for this device), `fp32`, `bf16`, `fp16` or `int8`"
     )
     labels_file: OptionalFile = _setting(
-        "Models", None, "File with the names of the only labels to score, one a line; empty: all. Exact, and cheaper"
+        "Models",
+        None,
+        "File with the names of the only labels to score, one a line; empty: all. Scores stay the same and cost less",
     )
     profiles: OptionalFile = _setting(
         "Models",
@@ -296,7 +300,7 @@ class Settings(BaseModel):
     decode_memory: Bytes = _setting(
         "Limits",
         ByteSize(2048 * MIB),
-        "What decoding one image may take: by its header's estimate, and in its child process (`decode-memory`)",
+        "Memory for decoding one image: by its header's estimate, and in its child process (`decode-memory`)",
     )
     retry_s: Seconds = _setting(
         "Limits", 5.0, "A GET's passing failures (5xx, resets) are retried for so long; then its partition waits"
@@ -322,7 +326,7 @@ class Settings(BaseModel):
     decoder: Annotated[Literal["threads", "processes"], BeforeValidator(_lower)] = _setting(
         "Tuning",
         "processes",
-        "Where images are decoded: `processes` (Linux), closed off, which no image brings down, or `threads`",
+        "Where images are decoded: `processes` (Linux: sandboxed children, replaced when one dies) or `threads`",
     )
     transaction_outcomes: Annotated[int, Field(ge=1, le=10_000)] = _setting(
         "Tuning", 500, "Most outcomes of one transaction"

@@ -85,7 +85,7 @@ class Deed:
         pytest.param(Deed("breaks-out", "bad-answer", 2, "kills-decoder"), id="takes its decoder over"),
         pytest.param(Deed("breaks-out", "bad-answer", 2, "kills-decoder", in_header=True), id="does so in its header"),
         pytest.param(Deed("hangs", "clock", 1, once=True), id="is slow once"),
-        pytest.param(Deed("dies", "death", 1, once=True), id="is in hand when its decoder is killed from outside"),
+        pytest.param(Deed("dies", "death", 1, once=True), id="decoder killed externally"),
     ],
 )
 def test_an_image_that(decoders: SharedLine, account: Account, tmp_path: Path, deed: Deed) -> None:

@@ -59,7 +59,7 @@ class ProbingBreaker:
         with self._lock:
             if self._closing.is_set() or not self._breaker.failed(self._name, time.monotonic()):
                 return
-        logger.warning("%s does without: %s", self._name, cause)
+        logger.warning("%s failed: %s; continuing without it until it answers a probe", self._name, cause)
         threading.Thread(target=self._probe_until_well, name="tagstream-probe", daemon=True).start()
 
     def close(self) -> None:
