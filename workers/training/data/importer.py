@@ -13,7 +13,7 @@ from workers.ports import ObjectStore
 from workers.training.data.carry import link
 from workers.training.data.formats import Found, Source
 from workers.training.data.images import S3, BadImage, Images, below
-from workers.training.data.samples import DataSet, Ids, Sample, write_dataset
+from workers.training.data.samples import DataSet, Ids, Sample, joined, write_dataset
 from workers.training.data.splits import split
 
 SKIPPED = "skipped.txt"
@@ -111,7 +111,7 @@ class _Gathered:
     def add(self, sha256: str, sample: Sample) -> None:
         if sha256 in self.samples:
             self.merged += 1
-            sample = _joined(self.samples[sha256], sample)
+            sample = joined(self.samples[sha256], sample)
         self.samples[sha256] = sample
 
 
@@ -136,26 +136,6 @@ def _take(gathered: _Gathered, root: Path, found: Found, ids: Callable[[Ids], Id
         sha256=sha256,
     )
     gathered.add(sha256, sample)
-
-
-def _joined(one: Sample, other: Sample) -> Sample:
-    """What both say of one image. A label that one of them has is not absent, whatever the other says."""
-    tags = set(one.tags) | set(other.tags)
-    absent = None
-    if one.absent is not None or other.absent is not None:
-        absent = tuple(sorted((set(one.absent or ()) | set(other.absent or ())) - tags))
-    new = [number for number, caption in enumerate(other.captions) if caption not in one.captions]
-    parsed = (*one.caption_tags, *(other.caption_tags[number] for number in new if other.caption_tags))
-    captions = (*one.captions, *(other.captions[number] for number in new))
-    return one.model_copy(
-        update={
-            "tags": tuple(sorted(tags)),
-            "absent": absent,
-            "captions": captions,
-            "caption_tags": parsed if len(parsed) == len(captions) else (),
-            "origins": {**other.origins, **one.origins},
-        }
-    )
 
 
 def _placed(out: Path, path: Path, name: str, sha256: str) -> str:

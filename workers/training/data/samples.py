@@ -72,6 +72,26 @@ class Sample(_Exact):
         return self
 
 
+def joined(one: Sample, other: Sample) -> Sample:
+    """What both say of one image. A label that one of them has is not absent, whatever the other says."""
+    tags = set(one.tags) | set(other.tags)
+    absent = None
+    if one.absent is not None or other.absent is not None:
+        absent = tuple(sorted((set(one.absent or ()) | set(other.absent or ())) - tags))
+    new = [number for number, caption in enumerate(other.captions) if caption not in one.captions]
+    parsed = (*one.caption_tags, *(other.caption_tags[number] for number in new if other.caption_tags))
+    captions = (*one.captions, *(other.captions[number] for number in new))
+    return one.model_copy(
+        update={
+            "tags": tuple(sorted(tags)),
+            "absent": absent,
+            "captions": captions,
+            "caption_tags": parsed if len(parsed) == len(captions) else (),
+            "origins": {**other.origins, **one.origins},
+        }
+    )
+
+
 class Header(_Exact):
     """dataset.json."""
 
