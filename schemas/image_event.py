@@ -7,7 +7,7 @@ CloudEvents around one of these two. Which buckets and keys are welcome is not d
 from __future__ import annotations
 
 from .dialects import cloudevents, own, s3
-from .dialects.words import BadEvent, Document, Entry, Ignored, ImageEvent, Place, Unreadable, document
+from .dialects.words import BadEvent, Document, Entry, Ignored, ImageEvent, RecordPlace, UnreadableDocument, document
 from .options import Options, Want
 from .text import Headers
 
@@ -25,12 +25,12 @@ def parse_message(
     fault of one event stays with its index.
     """
     try:
-        return _entries(value, headers, Place(topic, partition, offset))
-    except Unreadable as fault:
+        return _entries(value, headers, RecordPlace(topic, partition, offset))
+    except UnreadableDocument as fault:
         return (fault.bad_event(0),)
 
 
-def _entries(value: bytes | None, headers: Headers, place: Place) -> tuple[Entry, ...]:
+def _entries(value: bytes | None, headers: Headers, place: RecordPlace) -> tuple[Entry, ...]:
     if cloudevents.is_structured(headers):
         return _inside(cloudevents.structured(document(value)), place)
     envelope = cloudevents.binary(value, headers)
@@ -42,19 +42,21 @@ def _entries(value: bytes | None, headers: Headers, place: Place) -> tuple[Entry
     return _events(doc, place)
 
 
-def _inside(envelope: cloudevents.CloudEvent, place: Place) -> tuple[Entry, ...]:
+def _inside(envelope: cloudevents.CloudEvent, place: RecordPlace) -> tuple[Entry, ...]:
     if envelope.data is None:
         return (envelope.referred(),)
     return tuple(envelope.around(entry) for entry in _events(envelope.data, place))
 
 
-def _events(doc: Document, place: Place) -> tuple[Entry, ...]:
+def _events(doc: Document, place: RecordPlace) -> tuple[Entry, ...]:
     doc = s3.unwrapped(doc)
     if own.is_own(doc):
         return (own.read(doc, 0),)
     if s3.is_notification(doc):
         return s3.read(doc, place)
-    raise Unreadable("not-an-event", "a JSON object, but neither image-event/1 nor an S3 notification nor a CloudEvent")
+    raise UnreadableDocument(
+        "not-an-event", "a JSON object, but neither image-event/1 nor an S3 notification nor a CloudEvent"
+    )
 
 
 def newer(one: str, other: str) -> bool:

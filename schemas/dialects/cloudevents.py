@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ..text import Bucket, Headers, Key, Moment, Short, Version, version_or_none
-from .words import Document, Entry, ImageEvent, Unreadable, document, schema_fault
+from .words import Document, Entry, ImageEvent, UnreadableDocument, document, schema_fault
 
 _S3_URI = re.compile(r"s3://([^/?#]+)/([^?#]+)(?:\?versionId=([^&#]+))?", re.DOTALL)
 _MOMENT: TypeAdapter[str] = TypeAdapter(Moment)
@@ -53,19 +53,19 @@ class CloudEvent:
         """The event that `dataref` makes.
 
         Raises:
-            Unreadable: there is no `dataref`, or not as it should be.
+            UnreadableDocument: there is no `dataref`, or not as it should be.
         """
         uri = self.attributes.dataref
         if not uri:
-            raise Unreadable("not-an-event", "a CloudEvent with neither data nor dataref")
+            raise UnreadableDocument("not-an-event", "a CloudEvent with neither data nor dataref")
         matched = _S3_URI.fullmatch(uri)
         if matched is None:
-            raise Unreadable("schema", "dataref is not s3://bucket/key, percent-encoded")
+            raise UnreadableDocument("schema", "dataref is not s3://bucket/key, percent-encoded")
         try:
             bucket, key, version_id = (_decoded(part) for part in matched.groups())
             named = _Referred.model_validate({"bucket": bucket, "key": key, "version_id": version_id})
         except UnicodeDecodeError:
-            raise Unreadable("schema", "dataref is not UTF-8 once it is decoded") from None
+            raise UnreadableDocument("schema", "dataref is not UTF-8 once it is decoded") from None
         except ValidationError as error:
             raise schema_fault(error) from None
         return ImageEvent(
@@ -97,7 +97,7 @@ def binary(value: bytes | None, headers: Headers) -> CloudEvent | None:
     """The event in binary mode; None: it is something else.
 
     Raises:
-        Unreadable: it is one, with a fault.
+        UnreadableDocument: it is one, with a fault.
     """
     texts = _texts(headers)
     if "ce_specversion" not in texts:
@@ -113,7 +113,9 @@ def is_structured(headers: Headers) -> bool:
     if not media_type.startswith("application/cloudevents"):
         return False
     if not _is_json(media_type):
-        raise Unreadable("not-an-event", "a structured CloudEvent in another format than application/cloudevents+json")
+        raise UnreadableDocument(
+            "not-an-event", "a structured CloudEvent in another format than application/cloudevents+json"
+        )
     return True
 
 
@@ -123,7 +125,7 @@ def is_envelope(doc: Document) -> bool:
 
 def structured(doc: Document) -> CloudEvent:
     """Raises:
-    Unreadable: not a CloudEvent, or with data that can't be read.
+    UnreadableDocument: not a CloudEvent, or with data that can't be read.
     """
     attributes = _attributes(doc)
     if doc.get("data") is not None:
@@ -138,7 +140,7 @@ def _inline(data: Any, attributes: _Attributes) -> Document:
         return data
     if isinstance(data, str):  # a producer that declares another type, or none, and encodes twice
         return document(data)
-    raise Unreadable("not-an-event", "the CloudEvent's data is not a JSON object")
+    raise UnreadableDocument("not-an-event", "the CloudEvent's data is not a JSON object")
 
 
 def _attributes(named: Document) -> _Attributes:
@@ -166,14 +168,14 @@ def _encoded(data: bytes | None, attributes: _Attributes) -> Document | None:
         return document(data)
     if attributes.dataref:
         return None
-    raise Unreadable("not-an-event", "the CloudEvent's data is not JSON; an image is referred to by dataref")
+    raise UnreadableDocument("not-an-event", "the CloudEvent's data is not JSON; an image is referred to by dataref")
 
 
 def _from_base64(text: object) -> bytes:
     try:
         return base64.b64decode(text if isinstance(text, str) else b"!", validate=True)
     except (binascii.Error, ValueError):
-        raise Unreadable("undecodable", "data_base64 is not base64") from None
+        raise UnreadableDocument("undecodable", "data_base64 is not base64") from None
 
 
 def _decoded(part: str | None) -> str | None:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from ..options import Options
 from ..text import Bucket, Key, Moment, Sequencer, Short, Version, version_or_none, visible
-from .words import Document, ImageEvent, Unreadable, quoted, schema_fault
+from .words import Document, ImageEvent, UnreadableDocument, quoted, schema_fault
 
 SCHEMA = "image-event/1"
 
@@ -60,10 +60,10 @@ def is_own(document: Document) -> bool:
 
 def read(document: Document, index: int) -> ImageEvent:
     """Raises:
-    Unreadable: not as the schema says.
+    UnreadableDocument: not as the schema says.
     """
     if document["schema"] != SCHEMA:
-        raise Unreadable("schema", f"schema is {quoted(document['schema'])}; this version reads {SCHEMA}")
+        raise UnreadableDocument("schema", f"schema is {quoted(document['schema'])}; this version reads {SCHEMA}")
     try:
         event = ImageEventDocument.model_validate(document)
     except ValidationError as error:

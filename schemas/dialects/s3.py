@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdap
 
 from ..text import Bucket, Key, Moment, Sequencer, Short, Version, subject, version_or_none, visible
 from .own import unquoted
-from .words import Document, Entry, Ignored, ImageEvent, Place, Unreadable, document, quoted, schema_fault
+from .words import Document, Entry, Ignored, ImageEvent, RecordPlace, UnreadableDocument, document, quoted, schema_fault
 
 MAX_RECORDS = 1000
 """Events that one message may hold."""
@@ -117,11 +117,11 @@ def is_notification(doc: Document) -> bool:
     return "Records" in doc or _is_test(doc) or _is_bridged(doc)
 
 
-def read(doc: Document, place: Place) -> tuple[Entry, ...]:
+def read(doc: Document, place: RecordPlace) -> tuple[Entry, ...]:
     """One entry for each record.
 
     Raises:
-        Unreadable: the message as a whole.
+        UnreadableDocument: the message as a whole.
     """
     if _is_bridged(doc):
         return (_entry(doc, 0, place, _bridged),)
@@ -129,11 +129,13 @@ def read(doc: Document, place: Place) -> tuple[Entry, ...]:
         return (Ignored(0, "test-event"),)
     records = doc["Records"]
     if not isinstance(records, list):
-        raise Unreadable("schema", "Records is not a list")
+        raise UnreadableDocument("schema", "Records is not a list")
     if not records:
-        raise Unreadable("not-an-event", "Records is empty")
+        raise UnreadableDocument("not-an-event", "Records is empty")
     if len(records) > MAX_RECORDS:
-        raise Unreadable("too-many-records", f"{len(records):,} records in one message; at most {MAX_RECORDS:,}")
+        raise UnreadableDocument(
+            "too-many-records", f"{len(records):,} records in one message; at most {MAX_RECORDS:,}"
+        )
     return tuple(_entry(record, index, place, _record) for index, record in enumerate(records))
 
 
@@ -145,16 +147,18 @@ def _is_bridged(doc: Document) -> bool:
     return doc.get("source") == "aws.s3" and "detail-type" in doc
 
 
-def _entry(record: Any, index: int, place: Place, read_one: Callable[[Document, int, Place], Entry]) -> Entry:
+def _entry(
+    record: Any, index: int, place: RecordPlace, read_one: Callable[[Document, int, RecordPlace], Entry]
+) -> Entry:
     if not isinstance(record, dict):
-        return Unreadable("schema", "a record is not an object").bad_event(index)
+        return UnreadableDocument("schema", "a record is not an object").bad_event(index)
     try:
         return read_one(record, index, place)
     except ValidationError as error:
         return schema_fault(error).bad_event(index)
 
 
-def _record(record: Document, index: int, place: Place) -> Entry:
+def _record(record: Document, index: int, place: RecordPlace) -> Entry:
     name = _plain(record.get("eventName"))
     if name is not None and not _concerns_us(name):
         return Ignored(index, "event-type", _subject_of(S3Body, record.get("s3")))
@@ -162,7 +166,7 @@ def _record(record: Document, index: int, place: Place) -> Entry:
     return _event(_plain(read.name) or "", read.s3.bucket.name, read.s3.object, read.time, index, place)
 
 
-def _bridged(doc: Document, index: int, place: Place) -> Entry:
+def _bridged(doc: Document, index: int, place: RecordPlace) -> Entry:
     kind, detail = doc["detail-type"], doc.get("detail")
     if kind == "Object Created":
         name = "ObjectCreated:Put"
@@ -176,7 +180,7 @@ def _bridged(doc: Document, index: int, place: Place) -> Entry:
 
 
 def _event(
-    name: str, bucket: str, object_: S3Object | _BridgeObject, time: str | None, index: int, place: Place
+    name: str, bucket: str, object_: S3Object | _BridgeObject, time: str | None, index: int, place: RecordPlace
 ) -> ImageEvent:
     retract = name not in _CREATED
     # A delete marker hides the whole object, and its version id is the marker's own. A plain Delete with a version id
@@ -226,15 +230,15 @@ def unwrapped(doc: Document) -> Document:
     """What an SNS envelope holds; any other document as it is.
 
     Raises:
-        Unreadable: the envelope holds no JSON object, or is not a notification.
+        UnreadableDocument: the envelope holds no JSON object, or is not a notification.
     """
     if not ("TopicArn" in doc and isinstance(doc.get("Type"), str)):
         return doc
     if doc["Type"] != "Notification":
-        raise Unreadable(
+        raise UnreadableDocument(
             "not-an-event", f"SNS sent a {quoted(doc['Type'])}; it is the subscription's owner who answers it"
         )
     message = doc.get("Message")
     if not isinstance(message, str):
-        raise Unreadable("schema", "the SNS envelope's Message is not a string")
+        raise UnreadableDocument("schema", "the SNS envelope's Message is not a string")
     return document(message)

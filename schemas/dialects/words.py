@@ -85,7 +85,7 @@ class BadEvent:
 Entry: TypeAlias = ImageEvent | Ignored | BadEvent
 
 
-class Place(NamedTuple):
+class RecordPlace(NamedTuple):
     """Where a message stands."""
 
     topic: str
@@ -97,7 +97,7 @@ class Place(NamedTuple):
         return f"{self.topic}:{self.partition}:{self.offset}:{index}"
 
 
-class Unreadable(Exception):
+class UnreadableDocument(Exception):
     """Stays inside the dialects: a whole message, or one event where events are read, is a BadEvent."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -121,18 +121,18 @@ def document(value: bytes | str | None) -> Document:
     surrogates, NaN and everything that is not UTF-8. Of a name that comes twice the last value counts.
 
     Raises:
-        Unreadable: `undecodable`, or `not-an-event` where it is JSON of another kind.
+        UnreadableDocument: `undecodable`, or `not-an-event` where it is JSON of another kind.
     """
     if value is None:
-        raise Unreadable("undecodable", "the value is null (a tombstone)")
+        raise UnreadableDocument("undecodable", "the value is null (a tombstone)")
     if len(value) > MESSAGE_BYTES_MAX:
-        raise Unreadable("undecodable", f"{len(value):,} bytes of JSON; at most {MESSAGE_BYTES_MAX:,} are read")
+        raise UnreadableDocument("undecodable", f"{len(value):,} bytes of JSON; at most {MESSAGE_BYTES_MAX:,} are read")
     try:
         parsed = from_json(value, allow_inf_nan=False)
     except ValueError as error:
-        raise Unreadable("undecodable", _not_json(value, error)) from None
+        raise UnreadableDocument("undecodable", _not_json(value, error)) from None
     if not isinstance(parsed, dict):
-        raise Unreadable("not-an-event", f"a JSON {_JSON_NAMES[type(parsed)]}, not an object")
+        raise UnreadableDocument("not-an-event", f"a JSON {_JSON_NAMES[type(parsed)]}, not an object")
     return parsed
 
 
@@ -151,9 +151,9 @@ def _not_json(value: bytes | str, error: ValueError) -> str:
     return f"not JSON in UTF-8: {error}"
 
 
-def schema_fault(error: ValidationError) -> Unreadable:
+def schema_fault(error: ValidationError) -> UnreadableDocument:
     """Names the fields that are wrong, never their contents."""
     faults = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [f"{'.'.join(str(step) for step in fault['loc'])}: {fault['msg']}" for fault in faults[:_DETAILED_ERRORS]]
     more = len(faults) - _DETAILED_ERRORS
-    return Unreadable("schema", "; ".join(lines) + (f"; and {more} more" if more > 0 else ""))
+    return UnreadableDocument("schema", "; ".join(lines) + (f"; and {more} more" if more > 0 else ""))

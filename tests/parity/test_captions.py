@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from tests.parity.subjects import Subject, guide_ids
-from workers.models.ram.decoding import Decoding, LengthRule, Tokens, decode
+from workers.models.ram.decoding import CaptionDecoding, LengthRule, Tokens, decode
 from workers.models.ram.tag2text import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP
 
 SETUPS = {
-    "beam3_max30": Decoding(),
-    "beam3_max50": Decoding(max_length=50),
-    "beam1_max30": Decoding(method="greedy"),
-    "beam1_max50": Decoding(method="greedy", max_length=50),
-    "beam5_max20_min5": Decoding(beams=5, max_length=20, min_length=5),
-    "beam3_rep1.3": Decoding(repetition_penalty=1.3),
-    "beam3_usertags": Decoding(),
+    "beam3_max30": CaptionDecoding(),
+    "beam3_max50": CaptionDecoding(max_length=50),
+    "beam1_max30": CaptionDecoding(method="greedy"),
+    "beam1_max50": CaptionDecoding(method="greedy", max_length=50),
+    "beam5_max20_min5": CaptionDecoding(beams=5, max_length=20, min_length=5),
+    "beam3_rep1.3": CaptionDecoding(repetition_penalty=1.3),
+    "beam3_usertags": CaptionDecoding(),
 }
 RULES: tuple[LengthRule, ...] = ("original", "hf436")
 
@@ -48,18 +48,18 @@ def test_eight_images_in_a_batch_get_the_captions_that_each_gets_alone(
 
 
 def test_sampling_gives_an_image_the_same_caption_in_every_batch(tag2text: Subject) -> None:
-    options = Decoding(method="nucleus", repetition_penalty=1.1, seed=4)
+    options = CaptionDecoding(method="nucleus", repetition_penalty=1.1, seed=4)
     guides = [caption["guide"] for caption in tag2text.facts["captions"]["original"]["beam3_max30"]]
     alone = [write(tag2text, [index], [guides[index]], options)[0] for index in (0, 1)]
     together = write(tag2text, [1, 0, 1], [guides[1], guides[0], guides[1]], options)
     assert [each.ids for each in together] == [alone[index].ids for index in (1, 0, 1)]
-    other = write(tag2text, [0], guides[:1], Decoding(method="nucleus", repetition_penalty=1.1, seed=5))
+    other = write(tag2text, [0], guides[:1], CaptionDecoding(method="nucleus", repetition_penalty=1.1, seed=5))
     assert other[0].ids != alone[0].ids
 
 
 def test_a_tiny_nucleus_is_greedy(tag2text: Subject) -> None:
     guides = [caption["guide"] for caption in tag2text.facts["captions"]["original"]["beam1_max30"]]
-    tiny = write(tag2text, [0, 1], guides, Decoding(method="nucleus", top_p=1e-6))
+    tiny = write(tag2text, [0, 1], guides, CaptionDecoding(method="nucleus", top_p=1e-6))
     assert [each.ids for each in tiny] == [each.ids for each in write(tag2text, [0, 1], guides, SETUPS["beam1_max30"])]
 
 
@@ -76,7 +76,7 @@ def test_the_score_is_the_mean_log_probability_of_the_caption(tag2text: Subject,
     assert found.score == pytest.approx(float(steps.mean()), abs=1e-4)
 
 
-def write(subject: Subject, order: list[int], guides: list[str], options: Decoding) -> list[Tokens]:
+def write(subject: Subject, order: list[int], guides: list[str], options: CaptionDecoding) -> list[Tokens]:
     """Captions of the recipe's images with these numbers under these guides."""
     states = torch.stack([_states(subject, index, guide) for index, guide in zip(order, guides, strict=True)])
     return decode(_model(subject).text.decoder, states, PROMPT_IDS, SEP, options)
@@ -94,5 +94,5 @@ def _model(subject: Subject) -> Tag2Text:
     return subject.model
 
 
-def _under(options: Decoding, rule: LengthRule) -> Decoding:
+def _under(options: CaptionDecoding, rule: LengthRule) -> CaptionDecoding:
     return replace(options, length_rule=rule)

@@ -41,7 +41,7 @@ _SHORTEST_S = 0.001
 _NUMBER = re.compile(rb"-?[0-9]{1,19}")
 
 
-class TooLarge(InvalidResponse):
+class ReplyTooLarge(InvalidResponse):
     """A reply is larger than anything that we ever stored."""
 
 
@@ -131,7 +131,7 @@ class BoundedParser(BaseParser):
 
         Raises:
             TimeoutError: the call's time is over.
-            TooLarge: the reply is.
+            ReplyTooLarge: the reply is.
             InvalidResponse: what came is not RESP2.
             ConnectionError: the server closed the connection, or says that it will not serve us.
         """
@@ -142,7 +142,7 @@ class BoundedParser(BaseParser):
         if count is None:
             return None
         if count > MAX_ITEMS:
-            raise TooLarge(f"a list of {count} items")
+            raise ReplyTooLarge(f"a list of {count} items")
         return [self._single(*self._line()) for _ in range(count)]
 
     def _single(self, kind: bytes, rest: bytes) -> Any:
@@ -176,7 +176,7 @@ class BoundedParser(BaseParser):
 
     def _value(self, size: int) -> bytes:
         if size > MAX_VALUE_BYTES:
-            raise TooLarge(f"a value of {size} bytes")
+            raise ReplyTooLarge(f"a value of {size} bytes")
         while len(self._unread) < size + 2:
             self._receive()
         value, end = bytes(self._unread[:size]), self._unread[size : size + 2]
@@ -195,7 +195,7 @@ class BoundedParser(BaseParser):
         self._took(chunk)
         _call.room -= len(chunk)
         if _call.room < 0:
-            raise TooLarge(f"replies of more than {MAX_CALL_BYTES} bytes")
+            raise ReplyTooLarge(f"replies of more than {MAX_CALL_BYTES} bytes")
         self._unread += chunk
 
     def _took(self, chunk: bytes) -> bool:

@@ -29,7 +29,7 @@ _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.NoPermissionError, "auth"),
     (redis.exceptions.TimeoutError, "timeout"),
     (TimeoutError, "timeout"),
-    (resp.TooLarge, "too-large"),
+    (resp.ReplyTooLarge, "too-large"),
     (redis.exceptions.BusyLoadingError, "loading"),
     (redis.exceptions.ConnectionError, "connection"),
     (OSError, "connection"),
@@ -139,7 +139,7 @@ class RedisResultCache:
         try:
             with resp.bounded(self._timeout_s):
                 answers = pipeline.execute(raise_on_error=False)
-        except resp.TooLarge as error:
+        except resp.ReplyTooLarge as error:
             metrics.CACHE_ERRORS.add(cause=_cause(error))
             return [None] * len(commands)
         except _FAULTS as error:

@@ -83,7 +83,7 @@ def _bucket(settings: Settings, named: str | None) -> str:
     return settings.buckets[0]
 
 
-class Place:
+class ResumePoint:
     """How far a command came, in a file of TAGSTREAM_STATE_DIR that is named after what was asked for."""
 
     def __init__(self, folder: Path, command: Iterable[str]) -> None:
@@ -138,7 +138,7 @@ class Emission:
         self.topic = topic
         source = str(folder.resolve()) if folder is not None else ""
         command = (source, settings.s3_endpoint, bucket, prefix, topic, dialect, *settings.kafka_servers)
-        self.place = Place(settings.state_dir, command)
+        self.place = ResumePoint(settings.state_dir, command)
 
     def run(self) -> int:
         """Send all that was not sent before.

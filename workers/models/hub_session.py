@@ -62,7 +62,7 @@ def only_trusted(origin: str) -> Iterator[None]:
         set_client_factory(default_client_factory)
 
 
-class Clock:
+class StallTimer:
     """Ends a download that stalls, even if a byte comes now and then: a read's own time-out never ends that.
 
     Args:

@@ -18,7 +18,7 @@ from typing import Any
 
 from workers.errors import Misconfigured, Unavailable
 from workers.models import hub_session
-from workers.models.hub_session import Clock, only_trusted
+from workers.models.hub_session import StallTimer, only_trusted
 from workers.models.ram.config import Kind
 
 Progress = Callable[[str, int, int], None]
@@ -78,7 +78,7 @@ class HubFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedModel:
     """What a model was published as.
 
     Args:
@@ -128,8 +128,8 @@ VOCABULARY = HubFile(
 )
 """Tag2Text's tokens."""
 
-PUBLISHED: Mapping[Kind, Published] = {
-    "ram": Published(
+PUBLISHED: Mapping[Kind, PublishedModel] = {
+    "ram": PublishedModel(
         HubFile(
             "xinyu1205/recognize_anything_model",
             "ram_swin_large_14m.pth",
@@ -141,7 +141,7 @@ PUBLISHED: Mapping[Kind, Published] = {
         _RAM_CHINESE,
         licence="MIT, by the model card of xinyu1205/recognize_anything_model",
     ),
-    "ram_plus": Published(
+    "ram_plus": PublishedModel(
         HubFile(
             "xinyu1205/recognize-anything-plus-model",
             "ram_plus_swin_large_14m.pth",
@@ -152,7 +152,7 @@ PUBLISHED: Mapping[Kind, Published] = {
         _RAM_THRESHOLDS,
         _RAM_CHINESE,
     ),
-    "tag2text": Published(
+    "tag2text": PublishedModel(
         HubFile(
             "xinyu1205/Recognize_Anything-Tag2Text",
             "tag2text_swin_14m.pth",
@@ -229,7 +229,7 @@ def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progr
     """Append to `part` what is missing of the file."""
     from huggingface_hub.file_download import http_get
 
-    clock = Clock(hub_session.STALL_S)
+    clock = StallTimer(hub_session.STALL_S)
 
     def work() -> None:
         location, size = _locate(wanted, endpoint)
@@ -278,7 +278,7 @@ def _far_more(wanted: HubFile) -> str:
 class _Bounded(io.BufferedWriter):
     """A file that takes so many bytes and no more, whatever the hub sends, and tells the clock of each piece."""
 
-    def __init__(self, raw: io.FileIO, most: int, wanted: HubFile, clock: Clock) -> None:
+    def __init__(self, raw: io.FileIO, most: int, wanted: HubFile, clock: StallTimer) -> None:
         super().__init__(raw)
         self._clock = clock
         self._most = most

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from workers.errors import Misconfigured
 from workers.service.health import Report
-from workers.service.http import Answer, Limits, ProbeServer, not_found
+from workers.service.http import Answer, ConnectionLimits, ProbeServer, not_found
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Endpoint:
         started: Callable[[], Report],
         ready: Callable[[], Report],
         metrics_page: Callable[[], bytes],
-        limits: Limits | None = None,
+        limits: ConnectionLimits | None = None,
     ) -> None:
         listener = _listen(host, port)
         self.port: int = listener.getsockname()[1]

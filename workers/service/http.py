@@ -37,7 +37,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """What one client may cost.
 
     Attributes:
@@ -60,11 +60,13 @@ class ProbeServer:
             on. What it raises is logged and answered with 500.
     """
 
-    def __init__(self, listener: socket.socket, answer: Callable[[str], Answer], limits: Limits | None = None) -> None:
+    def __init__(
+        self, listener: socket.socket, answer: Callable[[str], Answer], limits: ConnectionLimits | None = None
+    ) -> None:
         self._listener = listener
         self._listener.setblocking(False)
         self._answer = answer
-        self._limits = limits or Limits()
+        self._limits = limits or ConnectionLimits()
         self._open: dict[socket.socket, asyncio.Task[None]] = {}  # the oldest first
         self._runner = asyncio.Runner()
         self._loop = self._runner.get_loop()

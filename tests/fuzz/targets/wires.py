@@ -25,7 +25,7 @@ from workers.intake.limits import Limits
 from workers.intake.processes.wire import (
     Answer,
     Channel,
-    Done,
+    Completed,
     Failed,
     Garbled,
     Inspected,
@@ -127,7 +127,7 @@ def fetched(parts: Parts) -> str:
 def said() -> Iterator[Parts]:
     header = Header("jpeg", 40, 30, "", 3600)
     answers: list[Answer] = [
-        Ready(()), Inspected(7, header), Done(7), Refused(7, "broken-image", "cut off"), Failed(0, "no memory"),
+        Ready(()), Inspected(7, header), Completed(7), Refused(7, "broken-image", "cut off"), Failed(0, "no memory"),
     ]  # fmt: skip
     for answer in answers:
         yield (_sent([answer]),)

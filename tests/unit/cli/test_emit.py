@@ -9,7 +9,7 @@ import pytest
 
 from schemas.image_event import ImageEvent, parse_message
 from tests.unit.cli.conftest import Ran
-from workers.cli.emit import Emission, Place, batches
+from workers.cli.emit import Emission, ResumePoint, batches
 from workers.cli.events import Dialect, StoredImage, event_for
 from workers.errors import Misconfigured
 from workers.settings import Settings
@@ -33,11 +33,11 @@ def test_batches_keep_order_and_lose_nothing() -> None:
 
 
 def test_a_place_is_kept_for_its_command_alone(tmp_path: Path) -> None:
-    place = Place(tmp_path, ["folder", "bucket"])
+    place = ResumePoint(tmp_path, ["folder", "bucket"])
     assert place.last() == ""
     place.note("k/1")
-    assert Place(tmp_path, ["folder", "bucket"]).last() == "k/1"
-    assert Place(tmp_path, ["folder", "other"]).last() == ""
+    assert ResumePoint(tmp_path, ["folder", "bucket"]).last() == "k/1"
+    assert ResumePoint(tmp_path, ["folder", "other"]).last() == ""
     place.forget()
     place.forget()
     assert place.last() == ""
@@ -45,7 +45,7 @@ def test_a_place_is_kept_for_its_command_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]", "[" * 100_000, "9" * 100_000])
 def test_a_ruined_place_is_told_with_the_way_out(tmp_path: Path, content: str) -> None:
-    place = Place(tmp_path, ["x"])
+    place = ResumePoint(tmp_path, ["x"])
     place.note("k")
     (path,) = (tmp_path / "emit").iterdir()
     path.write_text(content)

@@ -25,7 +25,7 @@ from tests.unit.cli.conftest import Ran
 from tests.unit.schemas.documents import enriched
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range
 from workers.cli import skip
-from workers.cli.emit import Place
+from workers.cli.emit import ResumePoint
 from workers.training.data.samples import DataSet
 from workers.types import Headers, Partition
 
@@ -144,13 +144,13 @@ def test_an_interrupted_emit_goes_on_where_it_stopped(
     arguments = ("emit", folder)
     store = site.environment["TAGSTREAM_S3_ENDPOINT"]
     command = (str(folder.resolve()), store, site.name, "", site.images, "own", site.servers)
-    Place(tmp_path / "state", command).note("a.png")
+    ResumePoint(tmp_path / "state", command).note("a.png")
     ran = tagstream(*arguments)
     assert ran.out.startswith("2 events")
     assert "going on after a.png" in ran.err
     assert events(site) == ["b+c.png", "deep er/ünï.png"]
     assert tagstream(*arguments).out.startswith("3 events")
-    Place(tmp_path / "state", command).note("a.png")
+    ResumePoint(tmp_path / "state", command).note("a.png")
     assert tagstream(*arguments, "--again").out.startswith("3 events")
 
 

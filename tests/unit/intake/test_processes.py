@@ -22,7 +22,7 @@ from workers.errors import Broken, Misconfigured
 from workers.intake import Limits, ProcessIntake
 from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
-from workers.intake.processes.wire import Done, Kind
+from workers.intake.processes.wire import Completed, Kind
 from workers.types import DecodedImage, Transform
 
 SMALL = Transform(8)
@@ -79,7 +79,7 @@ def test_a_suspect_gets_a_child_that_has_seen_no_other_image(child: Child) -> No
     seen = request()
     child.give(seen)
     assert child.open_to(request())
-    child.take_back(Done(seen.request_id))
+    child.take_back(Completed(seen.request_id))
     assert child.open_to(request())
     assert not child.open_to(request(losses=1))
     assert not child.open_to(request("check"))
@@ -90,7 +90,7 @@ def test_a_suspect_shares_its_child_with_no_other_image(child: Child) -> None:
     child.give(suspect)
     assert not child.open_to(request())
     assert not child.open_to(request("inspect"))
-    child.take_back(Done(suspect.request_id))
+    child.take_back(Completed(suspect.request_id))
     assert child.open_to(request())
 
 

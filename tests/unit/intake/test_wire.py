@@ -21,7 +21,7 @@ from workers.intake.processes.wire import (
     VERDICTS,
     Answer,
     Channel,
-    Done,
+    Completed,
     Failed,
     Garbled,
     Inspected,
@@ -64,7 +64,7 @@ def heard(said: bytes) -> list[Answer]:
         Ready(PROTECTIONS),
         Ready(PROTECTIONS[1:]),
         *(Inspected(2**63, Header(name, 100, 3, "", 2**40)) for name in LIMITS.formats),
-        Done(2**64 - 1),
+        Completed(2**64 - 1),
         *(Refused(1, reason, f"a detail of {reason}, in \N{GREEK SMALL LETTER ALPHA}") for reason in VERDICTS),
         Failed(0, ""),
     ],
@@ -72,8 +72,8 @@ def heard(said: bytes) -> list[Answer]:
 def test_an_answer_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], answer: Answer) -> None:
     channel, child = ends
     send(child, answer)
-    send(child, Done(5))
-    assert list(channel.take()) == [answer, Done(5)]
+    send(child, Completed(5))
+    assert list(channel.take()) == [answer, Completed(5)]
     assert not channel.ended
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from workers.service.http import Answer, Limits, ProbeServer
+from workers.service.http import Answer, ConnectionLimits, ProbeServer
 
 CROWD = 1100
-QUICK = Limits(connections=8, seconds=0.5)
+QUICK = ConnectionLimits(connections=8, seconds=0.5)
 
 SERVE = """
 import resource, sys
@@ -127,7 +127,7 @@ def test_a_process_without_a_free_descriptor_answers_probes_and_keeps_its_log_sm
 
 
 @contextmanager
-def serving(answer: Callable[[str], Answer], limits: Limits = QUICK) -> Iterator[int]:
+def serving(answer: Callable[[str], Answer], limits: ConnectionLimits = QUICK) -> Iterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     server = ProbeServer(listener, answer, limits)
     try:

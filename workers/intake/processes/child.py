@@ -18,7 +18,7 @@ from workers.intake.decoding import Decoding
 from workers.intake.limits import MIB, Limits
 from workers.intake.processes.sandbox import close_off
 from workers.intake.processes.shared_memory import Layout, Region
-from workers.intake.processes.wire import Answer, Done, Failed, Inspected, Ready, Refused, Request, receive, send
+from workers.intake.processes.wire import Answer, Completed, Failed, Inspected, Ready, Refused, Request, receive, send
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _ROOM_BYTES = 128 * MIB
@@ -26,7 +26,7 @@ _ROOM_BYTES = 128 * MIB
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ChildPlan:
     """All that a child needs to know. It is pickled on its way down, so nothing in it may be a secret.
 
     Args:
@@ -41,7 +41,7 @@ class Plan:
     prepare: Callable[[], object] | None = None
 
 
-def serve(sock: socket.socket, shared: int, place: int, plan: Plan, decoding: Decoding) -> None:
+def serve(sock: socket.socket, shared: int, place: int, plan: ChildPlan, decoding: Decoding) -> None:
     """Answer requests until the parent lets go of the socket."""
     try:
         child = _Child(sock, shared, place, plan, decoding)
@@ -54,7 +54,7 @@ def serve(sock: socket.socket, shared: int, place: int, plan: Plan, decoding: De
 
 
 class _Child:
-    def __init__(self, sock: socket.socket, shared: int, place: int, plan: Plan, decoding: Decoding) -> None:
+    def __init__(self, sock: socket.socket, shared: int, place: int, plan: ChildPlan, decoding: Decoding) -> None:
         self._socket = sock
         self._region = Region(shared, plan.layout, place)
         self._decoding = decoding
@@ -96,7 +96,7 @@ class _Child:
         else:
             assert request.format is not None
             self._region.write(request.slot, self._decoding.decode(request.body, request.format))
-        return Done(request.request_id)
+        return Completed(request.request_id)
 
     @contextmanager
     def _at(self, request: Request) -> Iterator[None]:

@@ -30,7 +30,7 @@ from PIL import Image
 from workers.errors import Broken
 from workers.intake.decoding import Decoding
 from workers.intake.heap import give_back_large_blocks
-from workers.intake.processes.child import Plan, serve
+from workers.intake.processes.child import ChildPlan, serve
 from workers.intake.processes.sandbox import harden
 
 _PR_SET_PDEATHSIG = 1
@@ -57,7 +57,7 @@ class ForkServer:
     """Forks and reaps children. Start it from a thread that lives as long as it should.
 
     Args:
-        plan: a pickled `Plan`.
+        plan: a pickled `ChildPlan`.
         shared: the descriptor of the shared memory.
         stopping: asked while the fork server starts.
 
@@ -148,7 +148,7 @@ def main(control_fd: int, shared: int, parent: int) -> None:
     for request in (signal.SIGTERM, signal.SIGINT):  # meant for the parent, which drains and then ends us
         signal.signal(request, signal.SIG_IGN)
     control = socket.socket(fileno=control_fd)
-    plan: Plan = pickle.loads(control.recv(_LARGEST_PLAN))
+    plan: ChildPlan = pickle.loads(control.recv(_LARGEST_PLAN))
     harden()
     give_back_large_blocks()
     decoding = _warm(plan)
@@ -172,7 +172,7 @@ def _environment() -> dict[str, str]:
     return kept | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
-def _warm(plan: Plan) -> Decoding:
+def _warm(plan: ChildPlan) -> Decoding:
     """Everything that a decoder imports or makes at its first image, done once for all children."""
     Image.init()
     for name in _IMPORTED_LATE:
@@ -183,7 +183,7 @@ def _warm(plan: Plan) -> Decoding:
     return decoding
 
 
-def _fork(place: int, channel: int, control: socket.socket, shared: int, plan: Plan, decoding: Decoding) -> int:
+def _fork(place: int, channel: int, control: socket.socket, shared: int, plan: ChildPlan, decoding: Decoding) -> int:
     """The new child's process id, or the negative number of what went wrong."""
     fork_server = os.getpid()
     try:

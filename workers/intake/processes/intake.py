@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from workers.intake.fetching import Fetching, encoded
 from workers.intake.limits import MIB, Limits
 from workers.intake.pool import Pool
-from workers.intake.processes.child import Plan
+from workers.intake.processes.child import ChildPlan
 from workers.intake.processes.pending import PendingRequest
 from workers.intake.processes.shared_memory import Layout
 from workers.intake.processes.supervisor import Supervisor
@@ -45,7 +45,7 @@ class ProcessIntake:
         decode_s: wall clock of one try at decoding one image.
         decode_memory_bytes: what a decoder may allocate for one image.
         close_s: how long `close` waits for what runs.
-        prepare: as in `Plan`.
+        prepare: as in `ChildPlan`.
     """
 
     form = "child processes"
@@ -70,7 +70,7 @@ class ProcessIntake:
         self._fetching = Fetching(store, self._limits, copies=True)
         self._fetchers = Pool(fetch_threads, "tagstream-fetch")
         layout = Layout(tuple(dict.fromkeys(transforms)))
-        plan = Plan(layout, self._limits, decode_memory_bytes, prepare)
+        plan = ChildPlan(layout, self._limits, decode_memory_bytes, prepare)
         self._supervisor = Supervisor(pickle.dumps(plan), layout, self._limits, children=children, close_s=close_s)
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:

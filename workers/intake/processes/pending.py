@@ -12,16 +12,16 @@ from workers.errors import Rejected
 from workers.intake.formats import sniff
 from workers.intake.limits import Limits
 from workers.intake.processes.shared_memory import SLOTS, Region
-from workers.intake.processes.wire import Answer, Channel, Done, Failed, Garbled, Inspected, Kind, Refused, Request
+from workers.intake.processes.wire import Answer, Channel, Completed, Failed, Garbled, Inspected, Kind, Refused, Request
 from workers.types import Coordinates, Fetched
 
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
 """Why a child was given up: it died, it was at one image for too long, or it said what no child can say."""
 
-_ANSWERS_TO: dict[Kind, tuple[type[Inspected | Done | Refused | Failed], ...]] = {
+_ANSWERS_TO: dict[Kind, tuple[type[Inspected | Completed | Refused | Failed], ...]] = {
     "inspect": (Inspected, Refused, Failed),
-    "decode": (Done, Refused, Failed),
-    "check": (Done, Failed),
+    "decode": (Completed, Refused, Failed),
+    "check": (Completed, Failed),
 }
 
 _request_ids = itertools.count(1)

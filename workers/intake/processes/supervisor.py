@@ -46,7 +46,7 @@ class Supervisor:
     """Runs from the first moment until `close`. `submit`, `close` and `pids` are for any thread.
 
     Args:
-        plan: a pickled `Plan`, sent to the fork server.
+        plan: a pickled `ChildPlan`, sent to the fork server.
         layout, limits: as in the plan.
         children: how many.
         close_s: as in `ProcessIntake`.

@@ -84,7 +84,7 @@ class Inspected:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Completed:
     """Of a decode: the pixels are in its slot. Of a check: the image known to be good could be decoded."""
 
     request_id: int
@@ -107,8 +107,8 @@ class Failed:
     detail: str
 
 
-Answer: TypeAlias = Ready | Inspected | Done | Refused | Failed
-_ANSWERS: Final = (Ready, Inspected, Done, Refused, Failed)
+Answer: TypeAlias = Ready | Inspected | Completed | Refused | Failed
+_ANSWERS: Final = (Ready, Inspected, Completed, Refused, Failed)
 
 
 class Channel:
@@ -198,8 +198,8 @@ def _answer(code: int, request_id: int, payload: bytes, limits: Limits) -> Answe
             return Ready(_lacks(*_READY.unpack(payload)))
         if kind is Inspected:
             return Inspected(request_id, _header(limits, *_INSPECTED.unpack(payload)))
-        if kind is Done and not payload:
-            return Done(request_id)
+        if kind is Completed and not payload:
+            return Completed(request_id)
         if kind is Refused:
             return Refused(request_id, VERDICTS[payload[0]], _shown(payload[1:]))
         if kind is Failed:
@@ -284,7 +284,7 @@ def _payload(answer: Answer) -> bytes:
             return _REFUSED.pack(VERDICTS.index(reason)) + _cut(detail)
         case Failed(_, detail):
             return _cut(detail)
-        case Done():
+        case Completed():
             return b""
 
 

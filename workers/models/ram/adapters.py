@@ -19,7 +19,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision
 from workers.models.precision import check_golden, settle_batch
-from workers.models.ram.decoding import Decoding, Tokens, decode
+from workers.models.ram.decoding import CaptionDecoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.passes import Ids, plan
 from workers.models.ram.ram import Ram
@@ -129,7 +129,7 @@ class RamEmbedder(RamTagger):
 
 
 class Tag2TextCaptioner:
-    """Writes captions with a Tag2Text bundle. The bundle's option `decoding` has `Decoding`'s fields."""
+    """Writes captions with a Tag2Text bundle. The bundle's option `decoding` has `CaptionDecoding`'s fields."""
 
     def __init__(self, bundle: Bundle, device: Device, precision: Precision, engine: Engine) -> None:
         model = engine.model
@@ -249,9 +249,9 @@ def _tags(tagger: RamTagger, logits: NDArray[np.float32]) -> list[str]:
     return [tagger.labels[i] for i, score in kept if score > tagger.thresholds[i]]
 
 
-def _decoding(bundle: Bundle) -> Decoding:
+def _decoding(bundle: Bundle) -> CaptionDecoding:
     given = bundle.manifest.options.get("decoding", {})
-    known = {field.name for field in fields(Decoding)}
+    known = {field.name for field in fields(CaptionDecoding)}
     try:
         if isinstance(given, dict) and (unknown := sorted(given.keys() - known)):
             raise ValueError(f"{unknown[0]} is none of {', '.join(sorted(known))}")
@@ -264,7 +264,7 @@ def _decoding(bundle: Bundle) -> Decoding:
     raise Misconfigured(f"{bundle.folder}: the option `decoding` can't be read: {reason}.")
 
 
-_DECODING = TypeAdapter(Decoding)
+_DECODING = TypeAdapter(CaptionDecoding)
 
 
 def _columns(subset: Subset | None, labels: Ids, row: NDArray[np.float32]) -> NDArray[np.float32] | SubsetLogits:

@@ -26,7 +26,7 @@ _NEVER = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Decoding:
+class CaptionDecoding:
     """How captions are made. Lengths count the prompt, as the official defaults do.
 
     Args:
@@ -72,7 +72,9 @@ class Tokens:
     score: float
 
 
-def decode(decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding) -> list[Tokens]:
+def decode(
+    decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding
+) -> list[Tokens]:
     """Write one text for each row of `states`.
 
     Args:
@@ -98,7 +100,7 @@ class _Search(ABC):
     """What every search shares: the cache, the ids written so far, and which images are still at work."""
 
     def __init__(
-        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding
+        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding
     ) -> None:
         self.decoder = decoder
         self.options = options
@@ -148,7 +150,7 @@ class _Single(_Search):
     """One row an image: greedy or nucleus."""
 
     def __init__(
-        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding
+        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding
     ) -> None:
         super().__init__(decoder, states, prompt, end, options)
         self.total = torch.zeros(len(states), device=states.device)
@@ -220,7 +222,7 @@ class _Beams(_Search):
     """`beams` rows an image, the first step excepted, where all beams would be the same row."""
 
     def __init__(
-        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: Decoding
+        self, decoder: TextDecoder, states: Tensor, prompt: Sequence[int], end: int, options: CaptionDecoding
     ) -> None:
         super().__init__(decoder, states, prompt, end, options)
         self.beams = 1

@@ -106,7 +106,7 @@ class Merge(nn.Module):
         return merged
 
 
-class Stage(nn.Module):
+class SwinStage(nn.Module):
     """Blocks on one grid, every second one shifted by half a window, and the merge that follows (all but the last)."""
 
     to_shifted: Tensor
@@ -169,7 +169,7 @@ class Swin(nn.Module):
         last = len(config.depths) - 1
         self.patches = Patches(config.width, grid, config.window)
         self.stages = layers_of(
-            Stage(config.width << i, depth, heads, grid >> i, config.window, i == last)
+            SwinStage(config.width << i, depth, heads, grid >> i, config.window, i == last)
             for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True))
         )
         self.norm = nn.LayerNorm(config.width_out, eps=EPS)
