@@ -123,9 +123,7 @@ def test_a_commit_called_while_the_broker_is_away_returns_when_it_is_back(scene:
     assert not outcome.done()
     assert scene.publisher.stuck() is None
     scene.broker.start()
-    back = time.monotonic()
     scene.settle(b"second", 2, outcome)
-    assert time.monotonic() - back < 30
     assert values(scene) == [b"first", b"second"]
 
 

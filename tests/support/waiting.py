@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _FIRST_PAUSE_S = 0.005
 _LAST_PAUSE_S = 0.1
 
+BOUNDED_S = 30.0
+"""A busy machine holds things up for seconds. What has no bound must go on for longer than this."""
 
-def eventually(condition: Callable[[], object], timeout_s: float = 20.0, why: Callable[[], str] = str) -> None:
+
+def eventually(condition: Callable[[], object], timeout_s: float = 30.0, why: Callable[[], str] = str) -> None:
     """Asks until the condition is true. Fails after `timeout_s`, with what `why` then says."""
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
@@ -17,3 +21,11 @@ def eventually(condition: Callable[[], object], timeout_s: float = 20.0, why: Ca
         assert time.monotonic() < deadline, f"it did not come about in {timeout_s} s\n{why()}"
         time.sleep(pause_s)
         pause_s = min(1.5 * pause_s, _LAST_PAUSE_S)
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Fails if the body took `BOUNDED_S`: for what would take longer by far, or for ever, without what bounds it."""
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < BOUNDED_S

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import time
 import tomllib
 from pathlib import Path
 
@@ -106,13 +105,11 @@ def test_the_locks_hold_all_that_the_project_asks_for() -> None:
     assert wanted(extras) <= names("requirements-dev.lock"), "run scripts/lock"
 
 
-def test_a_second_install_does_nothing_and_at_once() -> None:
+def test_a_second_install_does_nothing() -> None:
     if not (CHECKOUT / ".venv" / "installed").exists():
         pytest.skip("this environment was not made by scripts/install")
-    started = time.monotonic()
     answer = subprocess.run([CHECKOUT / "scripts" / "install"], capture_output=True, text=True, timeout=60)
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
-    assert time.monotonic() - started < 10
 
 
 def test_an_interpreter_that_does_not_fit_is_one_sentence() -> None:

@@ -12,6 +12,12 @@ Answer = Callable[[socket.socket, bytes], None]
 """Says something to one connection, given what it just received. Raising ends that connection."""
 
 
+def silence(connection: socket.socket, _: bytes) -> None:
+    """Takes all that is said, and says nothing."""
+    while connection.recv(65536):
+        pass
+
+
 class Loopback:
     """Accepts connections and lets `answer` speak on each, once for every chunk received."""
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import pytest
 import redis
 
-from tests.support.waiting import eventually
-from tests.unit.backends.loopback import loopback
+from tests.support.waiting import bounded, eventually
+from tests.unit.backends.loopback import loopback, silence
 from workers import metrics
 from workers.backends import resp
 from workers.backends.result_cache import NoCache, RedisResultCache
@@ -23,7 +23,12 @@ from workers.errors import Misconfigured, Unavailable
 from workers.local.valkey import Valkey
 
 TIMEOUT_S = 0.1
+"""For what never comes."""
+PATIENT_S = 10.0
+"""For what comes, on a busy machine too."""
 UNREACHABLE = "redis://127.0.0.1:1/0"
+
+Make = Callable[..., RedisResultCache]
 
 
 @pytest.fixture
@@ -35,19 +40,16 @@ def causes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.fixture
-def make() -> Iterator[Callable[[str], RedisResultCache]]:
+def make() -> Iterator[Make]:
     made: list[RedisResultCache] = []
 
-    def build(url: str) -> RedisResultCache:
-        made.append(RedisResultCache(url, ttl_s=60.0, timeout_s=TIMEOUT_S))
+    def build(url: str, timeout_s: float = PATIENT_S) -> RedisResultCache:
+        made.append(RedisResultCache(url, ttl_s=60.0, timeout_s=timeout_s))
         return made[-1]
 
     yield build
     for cache in made:
         cache.close()
-
-
-Make = Callable[[str], RedisResultCache]
 
 
 def use(cache: RedisResultCache) -> None:
@@ -77,30 +79,25 @@ def grown_bytes() -> Iterator[Callable[[], int]]:
 
 def test_a_server_that_is_not_there_is_a_miss_at_once(make: Make, causes: list[object]) -> None:
     cache = make(UNREACHABLE)
-    began = time.monotonic()
     for _ in range(20):
         use(cache)
-    assert time.monotonic() - began < 0.3
     assert causes[0] == "connection"
     assert set(causes[1:]) == {"paused"}
 
 
 def test_a_server_that_hangs_costs_one_timeout_and_then_nothing(make: Make, causes: list[object]) -> None:
-    with loopback(lambda connection, _: time.sleep(1.5)) as server:
-        cache = make(f"redis://127.0.0.1:{server.port}")
-        began = time.monotonic()
+    with loopback(silence) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S)
         for _ in range(20):
             use(cache)
-        assert time.monotonic() - began < 2 * TIMEOUT_S
     assert causes[0] == "timeout"
+    assert set(causes[1:]) == {"paused"}
 
 
 def test_timeouts_in_the_url_do_not_win(make: Make) -> None:
-    with loopback(lambda connection, _: time.sleep(1.5)) as server:
-        cache = make(f"redis://127.0.0.1:{server.port}?socket_timeout=30&decode_responses=true&protocol=3")
-        began = time.monotonic()
-        use(cache)
-        assert time.monotonic() - began < 2 * TIMEOUT_S
+    with loopback(silence) as server, bounded():
+        url = f"redis://127.0.0.1:{server.port}?socket_timeout=100&decode_responses=true&protocol=3"
+        use(make(url, TIMEOUT_S))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +124,8 @@ def test_whatever_a_server_replies_is_a_miss_with_a_cause(
     make: Make, causes: list[object], reply: bytes, cause: str | None
 ) -> None:
     with loopback(lambda connection, _: connection.sendall(reply)) as server:
-        assert make(f"redis://127.0.0.1:{server.port}").lookup(["a", "b"]) == [None, None]
+        cache = make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S if cause == "timeout" else PATIENT_S)
+        assert cache.lookup(["a", "b"]) == [None, None]
     assert causes[:1] == ([cause] if cause else [])
 
 
@@ -140,7 +138,7 @@ def test_random_bytes_from_a_server_are_never_an_error(make: Make) -> None:
 
     for _ in range(60):
         with loopback(lambda connection, _: connection.sendall(answer())) as server:
-            cache = make(f"redis://127.0.0.1:{server.port}")
+            cache = make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S)
             for value in cache.lookup(["a", "b"]) + cache.lookup_fields([("h", "a")]):
                 assert value is None or isinstance(value, bytes)
 
@@ -157,21 +155,18 @@ def trickle(reply: bytes, pause_s: float) -> Callable[[socket.socket, bytes], No
 
 
 def test_a_server_that_answers_byte_by_byte_costs_one_timeout(make: Make, causes: list[object]) -> None:
-    with loopback(trickle(b"*2\r\n$500\r\n" + b"x" * 500 + b"\r\n$-1\r\n", TIMEOUT_S / 10)) as server:
-        cache = make(f"redis://127.0.0.1:{server.port}")
-        began = time.monotonic()
-        assert cache.lookup(["a", "b"]) == [None, None]
-        assert time.monotonic() - began < 2 * TIMEOUT_S
+    with loopback(trickle(b"*2\r\n$9000\r\n" + b"x" * 9000 + b"\r\n$-1\r\n", TIMEOUT_S / 10)) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S)
+        with bounded():
+            assert cache.lookup(["a", "b"]) == [None, None]
     assert causes == ["timeout"]
 
 
 def test_a_server_that_greets_byte_by_byte_costs_one_timeout(make: Make, causes: list[object]) -> None:
     """AUTH and SELECT come before the first call, on its time."""
     with loopback(trickle(b"+OK\r\n", TIMEOUT_S / 4)) as server:
-        cache = make(f"redis://user:secret@127.0.0.1:{server.port}/2")
-        began = time.monotonic()
+        cache = make(f"redis://user:secret@127.0.0.1:{server.port}/2", TIMEOUT_S)
         assert cache.lookup(["a", "b"]) == [None, None]
-        assert time.monotonic() - began < 2 * TIMEOUT_S
     assert causes == ["timeout"]
 
 
@@ -181,10 +176,8 @@ def test_a_server_that_takes_byte_by_byte_costs_one_timeout(make: Make, causes: 
             time.sleep(TIMEOUT_S / 5)
 
     with loopback(read_slowly) as server:
-        cache = make(f"redis://127.0.0.1:{server.port}")
-        began = time.monotonic()
+        cache = make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S)
         cache.remember({f"{number}": b"x" * 100_000 for number in range(100)}, {})
-        assert time.monotonic() - began < 2 * TIMEOUT_S
     assert causes == ["timeout"]
 
 
@@ -207,7 +200,7 @@ def test_an_answer_that_came_in_time_is_taken_though_we_are_late(
 
     monkeypatch.setattr(resp, "_left_to_read_s", stopped)
     with loopback(answer) as server:
-        assert make(f"redis://127.0.0.1:{server.port}").lookup(["a", "b"]) == [b"x", None]
+        assert make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S).lookup(["a", "b"]) == [b"x", None]
     assert causes == []
 
 
@@ -343,17 +336,17 @@ def test_every_entry_has_a_time_to_live(valkey: Valkey, unique: Callable[[str], 
 
 
 def test_a_server_that_hangs_and_wakes_is_used_again_by_itself(
-    valkey: Valkey, make: Make, unique: Callable[[str], str]
+    valkey: Valkey, make: Make, unique: Callable[[str], str], causes: list[object]
 ) -> None:
-    cache = make(valkey.url)
+    cache = make(valkey.url, 1.0)
     key = unique("key")
     eventually(lambda: keeps(cache, key))
+    causes.clear()
     valkey.freeze()
     try:
-        began = time.monotonic()
         for _ in range(50):
             assert cache.lookup([key]) == [None]
-        assert time.monotonic() - began < 3 * TIMEOUT_S
+        assert causes == ["timeout"] + ["paused"] * 49
     finally:
         valkey.thaw()
     eventually(lambda: cache.lookup([key]) == [b"1"])
@@ -381,11 +374,15 @@ def test_nothing_probes_a_dead_server_after_close(make: Make) -> None:
         asked = len(server.received)
         eventually(lambda: len(server.received) > asked, why=lambda: "it is not probed before close either")
         cache.close()
-        time.sleep(0.1)  # for a probe that is on its way
+        eventually(lambda: not probing())
         asked = len(server.received)
-        time.sleep(1.0)  # the next would come 0.4 s after the one before
         use(cache)
+        assert not probing()
         assert len(server.received) == asked
+
+
+def probing() -> bool:
+    return any(thread.name == "tagstream-probe" for thread in threading.enumerate())
 
 
 def test_close_ends_its_connections(valkey: Valkey, make: Make) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.secure_kafka import Authority
+from tests.support.waiting import bounded
 from workers import metrics
 from workers.backends.result_cache import RedisResultCache
 from workers.local.valkey import Valkey
@@ -75,7 +76,7 @@ def copy(source: socket.socket, target: socket.socket) -> None:
 
 def trickling(connection: socket.socket) -> None:
     connection.recv(65536)
-    for _ in range(1000):
+    for _ in range(10_000):
         connection.sendall(b"$")
         time.sleep(0.01)
 
@@ -134,8 +135,6 @@ def test_a_server_that_trickles_costs_one_timeout(
 ) -> None:
     causes: list[object] = []
     monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **labels: causes.append(labels["cause"]))
-    with cached(kind, tmp_path, certificates, trickling, 0.3) as cache:
-        began = time.monotonic()
+    with cached(kind, tmp_path, certificates, trickling, 0.3) as cache, bounded():
         assert cache.lookup(["a"]) == [None]
-        assert time.monotonic() - began < 0.6
     assert causes == ["timeout"]

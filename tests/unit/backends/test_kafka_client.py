@@ -21,6 +21,7 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.producer.sender import Sender
 
+from tests.support.waiting import bounded
 from tests.unit.backends.loopback import loopback
 from workers.backends import kafka_client
 from workers.backends.kafka_client import RetryingNetClient, answers, connect, mapped, translated
@@ -81,10 +82,11 @@ def test_a_cause_is_found_behind_the_error_that_wraps_it() -> None:
 
 
 def test_no_server_at_the_address_is_said_in_a_sentence_and_leaves_no_socket_behind() -> None:
-    started = time.monotonic()
-    with pytest.raises(Unavailable, match=r"none of 127\.0\.0\.1:\d+ answered within 0\.5 s; check the address"):
+    with (
+        bounded(),
+        pytest.raises(Unavailable, match=r"none of 127\.0\.0\.1:\d+ answered within 0\.5 s; check the address"),
+    ):
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {}, timeout_s=0.5)
-    assert time.monotonic() - started < 3
 
 
 def test_settings_that_the_client_does_not_know_are_said_in_a_sentence() -> None:
@@ -159,15 +161,14 @@ def framed(body: bytes) -> bytes:
 def test_a_broker_that_answers_nonsense_costs_its_time_and_little_memory(answer: Callable[[bytes], bytes]) -> None:
     """Guard: `answer_bytes`; what a frame announces is allocated before it comes."""
     tracemalloc.start()
-    began = time.monotonic()
     with (
+        bounded(),
         loopback(lambda connection, asked: connection.sendall(answer(asked[8:12]))) as server,
         pytest.raises(Unavailable, match="none of"),
     ):
         connect(kafka.KafkaConsumer, f"127.0.0.1:{server.port}", {}, timeout_s=0.4)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert time.monotonic() - began < 5
     assert peak < 16 << 20
 
 

@@ -11,7 +11,8 @@ import tracemalloc
 
 import pytest
 
-from tests.unit.backends.loopback import Answer, Loopback, loopback
+from tests.support.waiting import bounded, eventually
+from tests.unit.backends.loopback import Answer, Loopback, loopback, silence
 from workers import metrics
 from workers.backends.object_store import MinioObjectStore
 from workers.errors import (
@@ -208,16 +209,14 @@ XML = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nConnection: c
     ids=["without an end", "of great depth", "with entities", "shorter than announced"],
 )
 def test_an_error_of_any_size_and_nesting_costs_no_more_than_its_first_bytes(answer: Answer) -> None:
-    began = time.monotonic()
     tracemalloc.start()
-    with pytest.raises(Unavailable) as raised:
+    with bounded(), pytest.raises(Unavailable) as raised:
         get(answer, deadline_s=1.0)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert raised.value.fault == "object"
     assert "HTTP 403 InvalidObjectState" in raised.value.detail
     assert peak < 3_000_000
-    assert time.monotonic() - began < 2.0
 
 
 @pytest.mark.parametrize(
@@ -259,10 +258,8 @@ def test_a_listing_that_no_store_would_give_is_not_parsed(body: bytes) -> None:
     ],
 )
 def test_an_answer_that_breaks_the_protocol_ends_in_an_error_of_ours_and_in_time(answer: Answer) -> None:
-    began = time.monotonic()
-    with pytest.raises((Unavailable, Rejected)):
+    with bounded(), pytest.raises((Unavailable, Rejected)):
         get(answer, deadline_s=0.6, retry_s=0.3, max_bytes=5)
-    assert time.monotonic() - began < 2.0
 
 
 def test_a_store_with_another_time_is_asked_again_on_its_own_from_then_on() -> None:
@@ -303,10 +300,8 @@ def test_a_refusal_is_not_tried_again() -> None:
 
 
 def test_trying_again_ends_with_its_deadline() -> None:
-    began = time.monotonic()
-    with pytest.raises(Unavailable):
-        get(says(SLOW_DOWN), retry_s=10, deadline_s=0.6)
-    assert time.monotonic() - began < 1.5
+    with bounded(), pytest.raises(Unavailable):
+        get(says(SLOW_DOWN), retry_s=100, deadline_s=0.6)
 
 
 def test_a_connection_that_breaks_halfway_is_tried_again() -> None:
@@ -352,10 +347,10 @@ def drip(data: bytes, *, after: bytes = b"") -> Answer:
 )
 def test_a_store_that_sends_a_byte_at_a_time_does_not_evade_the_deadline(answer: Answer) -> None:
     began = time.monotonic()
-    with pytest.raises(Unavailable, match="in time") as given_up:
+    with bounded(), pytest.raises(Unavailable, match="in time") as given_up:
         get(answer, deadline_s=0.8)
     assert given_up.value.fault == "too-slow"
-    assert 0.6 < time.monotonic() - began < 1.6
+    assert time.monotonic() - began > 0.6
 
 
 def test_a_dripping_body_that_ends_in_time_is_read() -> None:
@@ -363,28 +358,24 @@ def test_a_dripping_body_that_ends_in_time_is_read() -> None:
 
 
 def test_a_store_that_says_nothing_is_given_up_at_the_deadline() -> None:
-    began = time.monotonic()
-    with pytest.raises(Unavailable):
-        get(lambda connection, _: time.sleep(3), deadline_s=0.5)
-    assert time.monotonic() - began < 1.5
+    with bounded(), pytest.raises(Unavailable):
+        get(silence, deadline_s=0.5)
 
 
 def test_waiting_for_a_free_connection_is_on_the_same_clock() -> None:
-    with loopback(lambda connection, _: time.sleep(2)) as server:
+    with loopback(silence) as server:
         store = store_of(server, connections=1, retry_s=0.1)
 
         def occupy() -> None:
             with pytest.raises(Unavailable):
-                read(store, 1.5)
+                read(store, 100)
 
         thread = threading.Thread(target=occupy)
         thread.start()
-        time.sleep(0.1)
-        began = time.monotonic()
-        with pytest.raises(Unavailable):
+        eventually(lambda: server.received)
+        with bounded(), pytest.raises(Unavailable):
             read(store, 0.4)
-        assert time.monotonic() - began < 1.0
-        thread.join()
+    thread.join()
 
 
 def read(store: MinioObjectStore, deadline_s: float = 5.0, max_bytes: int = 1000) -> StoredObject:
@@ -484,10 +475,8 @@ def test_a_server_that_closed_a_kept_connection_costs_no_error() -> None:
 
 def test_a_store_that_is_down_is_unavailable_within_the_time_to_try_again() -> None:
     store = MinioObjectStore("http://127.0.0.1:1", "key", "secret", "us-east-1", retry_s=0.3)
-    began = time.monotonic()
-    with pytest.raises(Unavailable, match="no connection"):
-        read(store, deadline_s=5)
-    assert time.monotonic() - began < 1.5
+    with bounded(), pytest.raises(Unavailable, match="no connection"):
+        read(store, deadline_s=100)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,11 +87,9 @@ def test_without_a_broker_it_waits_alive_but_unready_and_a_signal_ends_it_with_0
         assert status(port, "/livez") == 200
         assert status(port, "/startupz") == 200  # a restart would not bring the broker back
         assert status(port, "/readyz") == 503
-        asked = time.monotonic()
         running.send_signal(signal.SIGTERM)
         _, rest = running.communicate(timeout=30)
         assert running.returncode == 0, said + rest
-        assert time.monotonic() - asked < 20
 
 
 def test_a_signal_while_the_models_load_ends_it_with_0(tmp_path: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from tests.support.waiting import bounded
 from tests.unit.intake import images
 from tests.unit.intake.images import encoded, ramp
 from workers.errors import Rejected
@@ -79,9 +79,8 @@ def test_a_signature_with_rubbish_behind_it_is_broken(name: str) -> None:
 )
 def test_enormous_dimensions_in_a_tiny_file_are_refused_at_once(body: bytes) -> None:
     assert len(body) < 100_000
-    began = time.monotonic()
-    assert refusal(body) == "too-many-pixels"
-    assert time.monotonic() - began < 0.5
+    with bounded():
+        assert refusal(body) == "too-many-pixels"
 
 
 def test_a_tile_larger_than_its_image_is_no_way_around_the_limit() -> None:

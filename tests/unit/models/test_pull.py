@@ -242,10 +242,8 @@ def test_a_hub_that_trickles_is_given_up_and_nothing_is_lost(
     monkeypatch.setattr(hub_session, "STALL_S", 0.5)
     hub.trickle_s = 0.02  # no read waits long, and a piece takes 20 s
     (tmp_path / "weights.pth.part").write_bytes(BODY[:999])
-    began = time.monotonic()
     with pytest.raises(Unavailable, match=r"a trickle came in 0\.5 s\. 999 bytes have come; the same command goes on"):
         fetch(WANTED, tmp_path, endpoint=hub.endpoint)
-    assert time.monotonic() - began < 10
     hub.trickle_s = None
     assert fetch(WANTED, tmp_path, endpoint=hub.endpoint).read_bytes() == BODY
 

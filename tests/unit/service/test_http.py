@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import BOUNDED_S
 from workers.service.http import Answer, ConnectionLimits, ProbeServer
 
 CROWD = 1100
@@ -26,12 +27,14 @@ SERVE = """
 import resource, sys
 from workers.service.endpoint import Endpoint
 from workers.service.health import Health
+from workers.service.http import ConnectionLimits
 from workers.service.logs import start_logging
 
 start_logging("info", "text")
 resource.setrlimit(resource.RLIMIT_NOFILE, ({descriptors}, {descriptors}))
 well = lambda: Health(True)
-endpoint = Endpoint("127.0.0.1", 0, alive=well, started=well, ready=well, metrics_page=lambda: b"x 1\\n")
+endpoint = Endpoint("127.0.0.1", 0, alive=well, started=well, ready=well, metrics_page=lambda: b"x 1\\n",
+                    limits=ConnectionLimits(seconds=1000))
 print(endpoint.port, flush=True)
 sys.stdin.read()
 endpoint.close()
@@ -40,7 +43,10 @@ endpoint.close()
 
 @contextmanager
 def worker(log: Path, descriptors: int = 1024) -> Iterator[tuple[int, int]]:
-    """A process that serves, with as few descriptors as a process has by default: its port and process id."""
+    """A process that serves, with as few descriptors as a process has by default: its port and process id.
+
+    A connection is not over before the test: what is answered meanwhile owes nothing to that.
+    """
     code = SERVE.format(descriptors=descriptors)
     with (
         log.open("wb") as said,
@@ -68,7 +74,7 @@ def _room_for_a_crowd() -> Iterator[None]:
 
 
 def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
+    return socket.create_connection(("127.0.0.1", port), timeout=BOUNDED_S)
 
 
 def asked(port: int, request: bytes = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n") -> bytes:
@@ -80,12 +86,6 @@ def asked(port: int, request: bytes = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
 
 def statuses(answer: bytes) -> list[int]:
     return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d+) ", answer)]
-
-
-def seconds_for_an_answer(port: int) -> float:
-    began = time.monotonic()
-    assert statuses(asked(port)) == [200]
-    return time.monotonic() - began
 
 
 def trickle(crowd: list[socket.socket], stop: threading.Event) -> None:
@@ -108,7 +108,8 @@ def test_a_crowd_that_holds_connections_keeps_no_probe_from_its_answer(opening: 
         trickling = threading.Thread(target=trickle, args=(clients if opening else [], stop))
         trickling.start()
         try:
-            assert max(seconds_for_an_answer(port) for _ in range(10)) < 1
+            for _ in range(10):
+                assert statuses(asked(port)) == [200]
             assert len(os.listdir(f"/proc/{pid}/fd")) < 128
         finally:
             stop.set()
@@ -120,8 +121,8 @@ def test_a_process_without_a_free_descriptor_answers_probes_and_keeps_its_log_sm
     with worker(tmp_path / "log", descriptors=40) as (port, _), ExitStack() as crowd:
         for _ in range(CROWD // 10):
             crowd.enter_context(connect(port))
-        assert seconds_for_an_answer(port) < 5
-        assert seconds_for_an_answer(port) < 1
+        for _ in range(2):
+            assert statuses(asked(port)) == [200]
     assert (tmp_path / "log").stat().st_size < 20_000
     assert "Too many open files" in (tmp_path / "log").read_text()
 
@@ -144,9 +145,7 @@ def port() -> Iterator[int]:
 
 @pytest.mark.parametrize("opening", [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 def test_who_does_not_finish_a_request_in_time_is_dropped(opening: bytes, port: int) -> None:
-    began = time.monotonic()
     assert asked(port, opening) == b""
-    assert time.monotonic() - began < 5
 
 
 def test_who_does_not_read_the_answer_is_dropped() -> None:
@@ -207,4 +206,4 @@ def test_clients_that_go_in_the_middle_cost_nothing(port: int) -> None:
         with connect(port) as client:
             client.send(b"GET /livez HTTP/1.1\r\n")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
-    assert seconds_for_an_answer(port) < 1
+    assert statuses(asked(port)) == [200]
