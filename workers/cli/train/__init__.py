@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from workers.cli.train import collect, data, evaluate, parse
+from workers.cli.train import collect, data, draw, evaluate, parse
 
 app = typer.Typer(
     help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
@@ -15,3 +15,4 @@ app.command("split")(data.split)
 app.command("collect")(collect.collect)
 app.command()(parse.parse)
 app.command("evaluate")(evaluate.evaluate)
+app.command()(draw.draw)
