@@ -85,8 +85,10 @@ def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, thresho
             f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, whose labels are learnt one by one: "
             "only RAM and RAM++ take others."
         )
-    matrix = _matrix(embeddings)
-    config = _resized(from_json(bundle.manifest.kind, bundle.manifest.architecture), matrix, len(labels), embeddings)
+    matrix = label_matrix(embeddings)
+    config = with_embedding(
+        from_json(bundle.manifest.kind, bundle.manifest.architecture), matrix, len(labels), embeddings
+    )
     weights = bundle.weights()
     weights["label_embed"] = matrix.to(weights["label_embed"].dtype)
     provenance = bundle.manifest.provenance
@@ -104,7 +106,7 @@ def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, thresho
     )
 
 
-def _matrix(path: Path) -> Tensor:
+def label_matrix(path: Path) -> Tensor:
     """The only matrix in a safetensors file, with the checks that a person's own file needs."""
     import torch
     from safetensors.torch import load_file
@@ -125,7 +127,7 @@ def _matrix(path: Path) -> Tensor:
     return matrix
 
 
-def _resized(config: AnyConfig, matrix: Tensor, labels: int, path: Path) -> AnyConfig:
+def with_embedding(config: AnyConfig, matrix: Tensor, labels: int, path: Path) -> AnyConfig:
     """The sizes of a model with this label embedding."""
     from workers.models.ram.config import RamPlusConfig, Tag2TextConfig
 

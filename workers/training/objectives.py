@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from workers.models.ram.ram import Ram
 from workers.models.ram.ram_plus import RamPlus
@@ -66,7 +66,7 @@ class Pretraining:
         prompt: bool = True,
         absent: Absent = "negative",
     ) -> None:
-        self.model = model
+        self.model: nn.Module = model
         self._scorer = model
         self._labels = labels
         self._wordpiece = wordpiece

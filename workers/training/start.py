@@ -45,13 +45,11 @@ def trainable(config: AnyConfig, weights: Mapping[str, Tensor]) -> LabelScorer:
 
 
 def at_size(model: LabelScorer, config: AnyConfig, image_size: int) -> tuple[LabelScorer, AnyConfig]:
-    """The model for images of another side, with windows that grow with them: biases resampled, the rest as it is.
+    """A copy for images of another side, with windows that grow with them: biases resampled, the rest as it is.
 
     Raises:
         Misconfigured: its grids don't fit windows of any side then.
     """
-    if image_size == config.encoder.image_size:
-        return model, config
     resized = replace(config, encoder=scaled(config.encoder, image_size))
     return trainable(resized, _with_biases(model.state_dict(), empty_model(resized).state_dict())), resized
 

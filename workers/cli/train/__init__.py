@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from workers.cli.train import collect, data, draw, evaluate, parse
+from workers.cli.train import collect, data, draw, evaluate, parse, pretrain
 
 app = typer.Typer(
     help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
@@ -14,5 +14,6 @@ app.command("import")(data.import_data)
 app.command("split")(data.split)
 app.command("collect")(collect.collect)
 app.command()(parse.parse)
+app.command("pretrain")(pretrain.pretrain)
 app.command("evaluate")(evaluate.evaluate)
 app.command()(draw.draw)

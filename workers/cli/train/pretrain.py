@@ -1,0 +1,191 @@
+"""`tagstream train pretrain`: a tagger, or a tagger and captioner, from images with captions and tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from workers.cli import terminal
+from workers.cli.models_make import check_free
+from workers.cli.models_terminal import describe, say
+from workers.cli.train.data import JsonOption, store
+from workers.cli.train.extra import needs
+from workers.cli.train.progress import progress
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from workers.models.bundle import Bundle
+    from workers.training.loop import Progress
+    from workers.training.pretrain import Pretrained
+    from workers.training.recipes import Run
+
+Model = Literal["ram", "ram-plus", "tag2text"]
+Recipe = Literal["tiny", "small", "paper"]
+
+
+def pretrain(
+    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set with captions and parsed tags.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")],
+    model: Annotated[
+        Model | None,
+        typer.Option(help="What to train; needed unless --run says it.", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        Recipe,
+        typer.Option(help="Sizes and schedule: tiny for a CPU, small for one GPU, paper for eight."),
+    ] = "small",
+    run: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="A run's TOML file, instead of a recipe.", show_default=False),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            exists=True,
+            help="Begin with these weights: an official Swin checkpoint (.pth), or a bundle.",
+            show_default=False,
+        ),
+    ] = None,
+    vocab: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="vocab.txt of bert-base-uncased. Without it, the bundle's, or one of the captions' own words.",
+            show_default=False,
+        ),
+    ] = None,
+    label_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Text embeddings of the labels in their order, for RAM and RAM++: one safetensors matrix.",
+            show_default=False,
+        ),
+    ] = None,
+    image_features: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CLIP's features of the images, to distil.", show_default=False),
+    ] = None,
+    text_features: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="CLIP's features of the captions, to align (RAM++).", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.", show_default=False)
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
+    show: Annotated[bool, typer.Option("--show", help="Print the run as TOML and stop.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a bundle of that name.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train Tag2Text, RAM or RAM++ on tags and captions together, and write a bundle with thresholds and its card.
+
+    Interrupted, the same command goes on from the last checkpoint. Everything that the run depends on is in
+    WORK/run.toml, which repeats it with --run; to change a recipe, print it with --show, edit it, and give it to --run.
+    A part of the images is held back, to measure with and to choose each label's threshold. docs/training.md says what
+    the losses are and how the files of features look.
+
+    [dim]On a CPU, a small set:[/]     tagstream train pretrain pets --model tag2text --recipe tiny -o bundles/pets
+    [dim]On eight GPUs, as the paper:[/]
+    torchrun --nproc-per-node 8 --no-python tagstream train pretrain web --model ram-plus --recipe paper
+                          --from swin_large_22k.pth --vocab vocab.txt -o bundles/web
+    """
+    needs("train")
+    from workers.training.data.images import Images
+    from workers.training.data.samples import DataSet
+    from workers.training.pretrain import is_first_process, write_bundle
+    from workers.training.pretrain import pretrain as train
+    from workers.training.toml import toml_of
+
+    files = {
+        "vocabulary": vocab,
+        "label_embeddings": label_embeddings,
+        "image_features": image_features,
+        "text_features": text_features,
+    }
+    chosen = _chosen(model, recipe, run, start, seed, {name: str(path) for name, path in files.items() if path})
+    if show:
+        typer.echo(toml_of(chosen), nl=False)
+        return
+    check_free(out, replace)
+    data = DataSet(dataset)
+    folder = work or out.with_name(f"{out.name}.work")
+    with progress() as tell:
+
+        def report(stage: int, done: Progress) -> None:
+            tell(f"stage {stage} of {len(chosen.stages)}, steps", done.step, done.steps)
+
+        made = train(data, chosen, folder, store=store(), workers=workers, report=report)
+        if not is_first_process():
+            return
+        tell("the bundle", 0, 1)
+        bundle = write_bundle(made, out, Images(dataset, store=store()), workers=workers, replace_existing=replace)
+    if as_json:
+        say(terminal.as_json(_document(made, bundle)))
+        return
+    say(describe(bundle))
+    for line in _lines(made, bundle, folder):
+        say(f"  {line}")
+
+
+def _chosen(
+    model: Model | None,
+    recipe: Recipe,
+    file: Path | None,
+    start: Path | None,
+    seed: int | None,
+    files: dict[str, str],
+) -> Run:
+    """The run of a file or a recipe, with what else the command line says."""
+    from workers.models.bundle import Bundle
+    from workers.training import recipes
+    from workers.training.toml import read_toml
+
+    if file is None and model is None:
+        raise Misconfigured("Say what to train: --model ram, ram-plus or tag2text, or a run's file with --run.")
+    run = read_toml(recipes.Run, file) if file is not None else recipes.recipe(recipe, model or "ram")
+    if model is not None and run.model != model:
+        raise Misconfigured(f"{file} trains {run.model}, and --model says {model}.")
+    run = run.model_copy(update=files)
+    if start is not None:
+        run = run.model_copy(update={"start": str(start)})
+        if start.is_dir():
+            manifest = Bundle.open(start).manifest
+            run = run.sized_as(manifest.kind, manifest.architecture)
+    return run if seed is None else run.seeded(seed)
+
+
+def _document(made: Pretrained, bundle: Bundle) -> dict[str, Any]:
+    from workers.training.card import card_of
+
+    card = card_of(bundle)
+    return {
+        "bundle": str(bundle.folder),
+        "digest": bundle.digest,
+        "steps": made.steps,
+        "losses": dict(made.losses),
+        "metrics": {} if card is None else card.metrics,
+    }
+
+
+def _lines(made: Pretrained, bundle: Bundle, folder: Path) -> Iterator[str]:
+    document = _document(made, bundle)
+    yield f"{made.steps:,} steps, {made.images:,} images; {folder} has the run's file and its curves"
+    if made.losses:
+        yield "losses of the last step: " + ", ".join(f"{name} {loss:.4g}" for name, loss in made.losses.items())
+    for name, value in document["metrics"].items():
+        yield f"{name} of {len(made.held):,} images held back: {'-' if value is None else f'{value:.1%}'}"
+    if not made.held:
+        yield "no image was held back: nothing is measured, and thresholds are those of the training images"
