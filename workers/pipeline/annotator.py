@@ -49,7 +49,7 @@ class Ceiling:
 
 
 class Annotator:
-    """Runs on the device thread and nowhere else."""
+    """Runs the models of all roles on a batch, and finds the image that makes one fail. For the device thread."""
 
     def __init__(self, roles: Roles) -> None:
         self._roles = roles

@@ -13,7 +13,7 @@ from workers.types import Caption, LabelScores
 
 
 def one_each(model: Model, answers: Sequence[Any], images: int) -> Sequence[Any]:
-    """What `forward` returned for so many images.
+    """Check that `forward` returned an answer for each of so many images.
 
     Raises:
         Broken: it is no list of so many.

@@ -33,7 +33,7 @@ class SafeBatch:
                 self._good = 0
 
     def ran_out_of_memory(self, images: int) -> None:
-        """So many were too many. What is more than the safe size anyhow says nothing new of it."""
+        """Halve the safe size: so many images were too many. A batch above the safe size says nothing new of it."""
         self.size = max(1, min(self.size, images // 2))
         self._good = 0
 

@@ -113,12 +113,12 @@ def captioner_key(captioner: Captioner) -> str:
 
 
 def result_key(kind: str, sha256: str, *made_by: str) -> str:
-    """Of a result of this kind for these bytes, by everything else that it depends on."""
+    """The key of a result of this kind for these bytes, made of everything else that it depends on."""
     return ":".join((_FORMAT, kind, sha256, *made_by))
 
 
 def verdict_key(sha256: str, judge: str) -> str:
-    """Of the rejection of these bytes by this judge: limits and versions."""
+    """The key of the rejection of these bytes by this judge: limits and versions."""
     return f"{_FORMAT}:verdict:{sha256}:{digest(judge)}"
 
 

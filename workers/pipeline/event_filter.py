@@ -1,4 +1,4 @@
-"""From a record to its jobs: what is worked on, what is skipped, what is refused. Decides, and acts on nothing."""
+"""Decides which events of a record are worked on, skipped or refused; acts on nothing."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Journal:
             return frozenset(self._suspects)
 
     def enter(self, image: Coordinates) -> None:
-        """This image is about to be decoded; a suspect is so alone."""
+        """Note that this image is about to be decoded; if it is a suspect, alone."""
         with self._lock:
             mark = self._mark_of_suspect(image, _ALONE, _ALONE_AGAIN) if image in self._suspects else _IN_HAND
             self._in_hand[image] = mark
@@ -90,7 +90,7 @@ class Journal:
             self._note(mark, image)
 
     def leave(self, image: Coordinates, *, came_through: bool = True) -> None:
-        """It came through, which clears a suspect; or it was dropped, and a suspect stays one.
+        """Note that this image is out of hand: it came through, which clears a suspect, or was dropped, which does not.
 
         A partition that left and came back can have the same image in hand twice: the last one to leave counts.
         """
@@ -106,7 +106,7 @@ class Journal:
             self._note(self._suspicion(image) if image in self._suspects else _LEFT, image)
 
     def settled(self, images: Iterable[Coordinates]) -> None:
-        """What became of these is committed: poison ones among them will not come again."""
+        """Note that these images' outcomes are committed: poison ones among them will not come again."""
         with self._lock:
             for image in self.poison.intersection(images):
                 self.poison -= {image}

@@ -43,7 +43,7 @@ class Lookup:
     # ---- what a task needs (touch no cache) ---------------------------------------------------------------------
 
     def complete(self, task: Task) -> bool:
-        """Is nothing left for the device to do?"""
+        """Whether nothing is left for the device to do."""
         return not self._roles.missing(task)
 
     def flight_key(self, task: Task) -> Hashable:
@@ -172,6 +172,6 @@ def _count(level: str, hit: bool) -> None:
 
 
 def _count_invalid(read: bool, values: Sequence[bytes | None]) -> None:
-    """There were values, and none that could be read."""
+    """Count a miss for which there were values, but none that could be read."""
     if not read and any(value is not None for value in values):
         metrics.CACHE_ERRORS.add(cause="invalid")

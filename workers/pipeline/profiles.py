@@ -40,7 +40,7 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a person calls by `name`.
+    """Labels that count and their thresholds, under a name that an event may choose.
 
     Args:
         thresholds: by label id, (n,) float32; a tag is shown when its score is greater.

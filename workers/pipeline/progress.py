@@ -67,7 +67,7 @@ class _AtWork:
         self._begin_first(now)
 
     def longest(self) -> tuple[Task, float] | None:
-        """Who has been at work for longest, and since when."""
+        """The task that has been at work for longest, and since when."""
         return next(iter(self._begun.items()), None)
 
     def _begin_first(self, now: float) -> None:

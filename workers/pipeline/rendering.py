@@ -157,7 +157,7 @@ class Renderer:
     # ---- messages ---------------------------------------------------------------------------------------------
 
     def rendered(self, entry: Entry, index: int, outcomes: Sequence[Outcome]) -> tuple[Rendered | Failure, ...]:
-        """As they will travel; failures remain, for they leave together in the record's dead letter."""
+        """Outcomes as they will travel; failures remain, for they leave together in the record's dead letter."""
         return tuple(
             outcome if isinstance(outcome, Failure) else self._rendered(entry, index, outcome) for outcome in outcomes
         )

@@ -80,7 +80,7 @@ class Poller:
         return bool(polled.records) or admitted > 0
 
     def stop_admitting(self) -> None:
-        """For the drain: what was not admitted belongs to the next owner."""
+        """Admit nothing more, for the drain: what was not admitted belongs to the next owner."""
         self.admitting = False
 
     @property

@@ -125,12 +125,12 @@ class BucketBreakers(Generic[Waiter]):
             known.assignments[assignment] += 1
 
     def due(self, now: float) -> list[Waiter]:
-        """Those whose time or turn has come; they wait no more."""
+        """The tasks whose time or turn has come; they wait no more."""
         with self._lock:
             return [known.go(waiter) for known in self._buckets.values() for waiter in known.due(now)]
 
     def leave_ended(self) -> list[Waiter]:
-        """Those whose assignment has ended; they wait no more."""
+        """The tasks whose assignment has ended; they wait no more."""
         with self._lock:
             left = [
                 known.go(waiter)
@@ -161,7 +161,7 @@ class BucketBreakers(Generic[Waiter]):
             return known is None or known.breaker.state == "closed" or known.probe is waiter
 
     def failed(self, bucket: str, what: Hashable, waiter: Waiter, now: float) -> None:
-        """The store failed this one, which asked for the object `what`."""
+        """The store failed this task, which asked for the object `what`."""
         with self._lock:
             self._bucket(bucket).failed(what, waiter, now)
 
@@ -186,7 +186,7 @@ class BucketBreakers(Generic[Waiter]):
             self._bucket(bucket).refusal = says
 
     def left(self, bucket: str, waiter: Waiter) -> None:
-        """It needs the store no more. A probe that leaves without an answer makes room for another."""
+        """This task needs the store no more. A probe that leaves without an answer makes room for another."""
         with self._lock:
             known = self._buckets.get(bucket)
             if known is not None and known.probe is waiter:
@@ -229,14 +229,14 @@ class BucketBreakers(Generic[Waiter]):
             return found
 
     def reference_failed(self, bucket: str, reference: Job, waiter: Waiter, now: float) -> None:
-        """It could not be read, for a reason that may be the store's."""
+        """A reference could not be read, for a reason that may be the store's."""
         with self._lock:
             known = self._bucket(bucket)
             known.reference_failed = True
             known.failed(reference.event.key, waiter, now)
 
     def forget(self, bucket: str, reference: Job) -> None:
-        """It can't be read any more, for a reason of its own."""
+        """Forget a reference that can't be read any more, for a reason of its own."""
         with self._lock:
             _forget(self._bucket(bucket).references, reference)
 

@@ -10,7 +10,8 @@ from workers.pipeline.flow.grants import GrantLoop
 
 
 class ExclusiveGate:
-    """Thread-safe; no thread waits in it: what may go is called by the thread that opened the way.
+    """Lets images pass together, and a suspect alone. Thread-safe; no thread waits in it: what may go is called by the
+    thread that opened the way.
 
     An image that comes after a waiting suspect waits behind it, so that it does get its turn.
     """

@@ -1,4 +1,4 @@
-"""Calls whatever may go on, one thread at a time."""
+"""The loop in which budgets and the gate call what may go on, one thread at a time."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ Follower = TypeVar("Follower")
 
 
 class SingleFlight(Generic[Follower]):
-    """Who is computing what. Thread-safe.
+    """Which task computes an answer, and which tasks wait for it. Thread-safe.
 
     A flight stays open from the leader's `join` to `land`, so no other computes its answer again in between. When the
     leader is dropped, `abandon` promotes the follower that has waited longest.
@@ -21,7 +21,7 @@ class SingleFlight(Generic[Follower]):
         self._single_flight: dict[Hashable, list[Follower]] = {}
 
     def join(self, key: Hashable, follower: Follower) -> bool:
-        """True: this is not being computed yet, the caller leads. False: it waits; `land` or `abandon` hands it out."""
+        """Whether the caller is the first to compute this, and leads; else it waits for `land` or `abandon`."""
         with self._lock:
             waiting = self._single_flight.get(key)
             if waiting is None:
@@ -31,12 +31,12 @@ class SingleFlight(Generic[Follower]):
             return False
 
     def land(self, key: Hashable) -> list[Follower]:
-        """The answer is known (and the next image finds it by lookup): all that waited for it."""
+        """End a flight whose answer is known (and found by lookup from now on); returns all that waited for it."""
         with self._lock:
             return self._single_flight.pop(key, [])
 
     def abandon(self, key: Hashable) -> Follower | None:
-        """The leader came to nothing. The one returned leads now; None: none waited, the flight is over."""
+        """The leader ends without an answer. The one returned leads now; None: none waited, the flight is over."""
         with self._lock:
             waiting = self._single_flight.get(key)
             if waiting:

@@ -20,7 +20,7 @@ _BATCH_S = 15.0
 
 
 class AnnotateStage(QueueStage):
-    """From pixels to what the models answer. A batch may take max(15 s, 5 × the slowest so far), one image no less.
+    """Runs the models on batches of images. A batch may take max(15 s, 5 × the slowest so far), one image no less.
 
     Args:
         annotated: takes each task of a batch afterwards.

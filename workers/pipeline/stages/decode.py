@@ -22,7 +22,7 @@ from workers.types import DecodedImage, Facts
 
 
 class DecodeStage(Stage):
-    """From a task's bytes to its facts, and from both to its pixels.
+    """Reads each image's header for its facts, then makes pixels of its bytes.
 
     Args:
         inspected, decoded: take a task that has its facts, or its pixels.

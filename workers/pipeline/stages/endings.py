@@ -57,21 +57,21 @@ class Endings:
         return False
 
     def drop(self, task: Task) -> None:
-        """Its assignment ended: the partition's new owner does the work. An equal image that waits takes over."""
+        """End a task whose assignment ended: the new owner does the work. An equal image that waits takes over."""
         metrics.DROPPED_JOBS.add()
         task.close("dropped")
 
     def end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
-        """It is done, and this came of it."""
+        """End a task that is done, with what came of it."""
         task.close("done")
         self._complete(Done(task.entry, task.job.coordinates.index, outcomes, write))
 
     def skip(self, task: Task, reason: SkipReason) -> None:
-        """It needs no work."""
+        """End a task that needs no work."""
         self.end(task, (self._renderer.skip(task.job.coordinates, task.event, reason),))
 
     def reject(self, task: Task, error: Rejected) -> None:
-        """It becomes a dead letter."""
+        """End a task whose event becomes a dead letter."""
         failure = Failure(index=task.job.coordinates.index, stage=error.stage, reason=error.reason, detail=error.detail)
         self.end(task, (failure,))
 

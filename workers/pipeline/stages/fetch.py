@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class FetchStage(Stage):
-    """From a task to its object's bytes.
+    """Gets the object of each task from the store.
 
     Args:
         fetched: takes a task whose bytes are there.
@@ -172,7 +172,7 @@ class FetchStage(Stage):
         _log.warning("the object store fails for what it gave before: %s; %s waits", error.detail, waits)
 
     def _left_alone(self, task: Task) -> bool:
-        """Is the store left alone for now? Then the task waits, holding nothing."""
+        """Whether the store is left alone for now: then the task waits, holding nothing."""
         if self.bucket_breakers.may_ask(task.event.bucket, task):
             return False
         self._wait(task, self._clock.monotonic())
