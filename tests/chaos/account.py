@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.chaos.markers import lost_markers
-from tests.integration.worker_process import Coordinates, Site
+from tests.support.worker_process import Coordinates, Site
 
 RECOVERS_WITHIN_S = 30.0
 

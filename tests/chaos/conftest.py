@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.account import HEAD, Account
-from tests.chaos.broker import BrokerBehindProxy
 from tests.chaos.line import SharedLine
 from tests.conftest import Stack, up_or_skip
-from tests.integration.worker_process import Site
+from tests.support.broker import BrokerBehindProxy
+from tests.support.worker_process import Site
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.valkey import Valkey

@@ -11,11 +11,11 @@ from pathlib import Path
 from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.chaos.account import Account
-from tests.chaos.lying_store import LyingStore
-from tests.chaos.proxy import FaultProxy
 from tests.conftest import Stack
-from tests.integration.worker_process import Coordinates, Site, WorkerProcess, worker
+from tests.support.lying_store import LyingStore
+from tests.support.proxy import FaultProxy
 from tests.support.waiting import eventually
+from tests.support.worker_process import Coordinates, Site, WorkerProcess, worker
 from workers.backends.kafka import KafkaEmitter, lag
 from workers.errors import TagstreamError
 from workers.types import Headers

@@ -7,7 +7,7 @@ from typing import Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from tests.integration.worker_process import Site
+from tests.support.worker_process import Site
 
 _WAIT_S = 3.0
 

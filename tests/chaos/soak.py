@@ -21,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.chaos.broker import BrokerBehindProxy
-from tests.chaos.memory import Growth
 from tests.chaos.offsets import Offsets
 from tests.chaos.soak_findings import Findings
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, photo
+from tests.support.broker import BrokerBehindProxy
+from tests.support.memory import Growth
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.valkey import Valkey

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from tests.chaos.account import RECOVERS_WITHIN_S
 from tests.chaos.markers import LostMarker, lost_markers
-from tests.chaos.memory import Growth
-from tests.integration.worker_process import Site, WorkerProcess
+from tests.support.memory import Growth
+from tests.support.worker_process import Site, WorkerProcess
 
 MB_PER_10_000 = 1.0
 

@@ -13,9 +13,9 @@ import redis
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
 from tests.chaos.line import Given, SharedLine, is_committed
-from tests.chaos.proxy import FaultProxy, wait_for
-from tests.integration.worker_process import Site, photo, worker
+from tests.support.proxy import FaultProxy, wait_for
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, photo, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

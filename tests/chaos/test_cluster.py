@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.account import Account
-from tests.chaos.broker import catch_open_transaction
 from tests.chaos.cluster import Cluster, Node
 from tests.chaos.line import is_committed
 from tests.chaos.scenes import load, published
 from tests.conftest import Stack, up_or_skip
-from tests.integration.worker_process import Site, WorkerProcess, worker
+from tests.support.broker import catch_open_transaction
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, worker
 from workers.backends.kafka_client import answers
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS

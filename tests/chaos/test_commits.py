@@ -10,8 +10,6 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
-from tests.chaos.broker import BrokerBehindProxy, transaction_state
-from tests.chaos.kafka_proxy import Api, Side
 from tests.chaos.line import held, is_committed
 from tests.chaos.scenes import (
     SESSION_S,
@@ -25,8 +23,10 @@ from tests.chaos.scenes import (
     published,
     settled,
 )
-from tests.integration.worker_process import Coordinates, Site
+from tests.support.broker import BrokerBehindProxy, transaction_state
+from tests.support.kafka_proxy import Api, Side
 from tests.support.waiting import eventually
+from tests.support.worker_process import Coordinates, Site
 
 pytestmark = pytest.mark.timeout(300)
 

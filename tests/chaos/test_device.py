@@ -12,8 +12,8 @@ from tests.chaos.account import Account
 from tests.chaos.line import is_committed
 from tests.chaos.unruly import Unruly, image_of
 from tests.chaos.unruly_model import CURSED, SPEECHLESS, UNCOUNTABLE
-from tests.integration.worker_process import Site, WorkerProcess, worker
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, worker
 from workers.backends.kafka import lag
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]

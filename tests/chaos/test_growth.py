@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from tests.chaos.memory import Growth
+from tests.support.memory import Growth
 
 
 def after(images: int, leaks_mb: float) -> Growth:

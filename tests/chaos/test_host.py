@@ -18,12 +18,12 @@ from tests.chaos.account import Account
 from tests.chaos.broken_codec import DAWDLES_S, png_that
 from tests.chaos.broken_codec import FOLDER as BROKEN_CODEC
 from tests.chaos.line import in_flight, is_committed
-from tests.chaos.lying_store import LyingStore, says
-from tests.chaos.memory import family as with_descendants
 from tests.chaos.scenes import BUSY, busy, finish, load, published
-from tests.integration.worker_process import Site, WorkerProcess, photo, worker
-from tests.processes import lives
+from tests.support.lying_store import LyingStore, says
+from tests.support.memory import family as with_descendants
+from tests.support.processes import lives
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 

@@ -8,8 +8,8 @@ from PIL import Image
 
 from tests.chaos.account import Account
 from tests.chaos.line import Given, SharedLine
-from tests.integration.worker_process import photo
-from tests.unit.intake.images import encoded, noise, png_bomb, png_claiming, ramp
+from tests.support.images import encoded, noise, png_bomb, png_claiming, ramp
+from tests.support.worker_process import photo
 from tests.unit.models.photographs import SKIMAGE
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]

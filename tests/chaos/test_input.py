@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.account import Account
 from tests.chaos.line import Given, SharedLine
-from tests.integration.worker_process import photo
+from tests.support.worker_process import photo
 
 pytestmark = pytest.mark.timeout(240)
 

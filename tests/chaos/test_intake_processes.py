@@ -16,9 +16,9 @@ from tests.chaos.account import Account
 from tests.chaos.broken_codec import FOLDER, png_that
 from tests.chaos.line import Given, SharedLine, in_flight, is_committed
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, photo
-from tests.processes import children
+from tests.support.processes import children
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 

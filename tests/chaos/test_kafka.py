@@ -12,12 +12,12 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import TopicPartition
 
 from tests.chaos.account import Account
-from tests.chaos.broker import BrokerBehindProxy, transaction_state
-from tests.chaos.kafka_proxy import Api
 from tests.chaos.line import is_committed
 from tests.chaos.scenes import behind_proxy, failed, finish, load, settled
-from tests.integration.worker_process import Site, WorkerProcess, worker
+from tests.support.broker import BrokerBehindProxy, transaction_state
+from tests.support.kafka_proxy import Api
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400)]
 

@@ -17,12 +17,12 @@ from PIL import Image
 
 from tests.chaos.account import Account
 from tests.chaos.line import is_committed
-from tests.chaos.memory import Watched, resident
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, photo, worker
-from tests.processes import children
+from tests.support.images import encoded, png_chunk
+from tests.support.memory import Watched, resident
+from tests.support.processes import children
 from tests.support.waiting import eventually
-from tests.unit.intake.images import encoded, png_chunk
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import lag
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]

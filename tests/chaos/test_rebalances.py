@@ -13,8 +13,6 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from tests.chaos.account import Account
-from tests.chaos.broker import BrokerBehindProxy
-from tests.chaos.kafka_proxy import Api, Hold
 from tests.chaos.line import is_committed
 from tests.chaos.scenes import (
     BUSY,
@@ -28,8 +26,10 @@ from tests.chaos.scenes import (
     settled,
 )
 from tests.chaos.unruly import Unruly
-from tests.integration.worker_process import Site, WorkerProcess, worker
+from tests.support.broker import BrokerBehindProxy
+from tests.support.kafka_proxy import Api, Hold
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, worker
 from workers.backends.kafka import KafkaRecordSource, ensure_topics
 from workers.types import Assignment
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.broker import BrokerBehindProxy
 from tests.chaos.soak import Plan, Soak
-from tests.integration.worker_process import Site
+from tests.support.broker import BrokerBehindProxy
+from tests.support.worker_process import Site
 
 pytestmark = pytest.mark.timeout(300)
 

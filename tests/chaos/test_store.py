@@ -10,10 +10,10 @@ import pytest
 
 from tests.chaos.account import Account
 from tests.chaos.line import Given, SharedLine, in_flight
-from tests.chaos.lying_store import Lie, drips, is_empty, pours, refuses_us, resets, says
-from tests.chaos.proxy import wait_for
-from tests.integration.worker_process import photo
+from tests.support.lying_store import Lie, drips, is_empty, pours, refuses_us, resets, says
+from tests.support.proxy import wait_for
 from tests.support.waiting import eventually
+from tests.support.worker_process import photo
 from workers.errors import Gone
 
 pytestmark = pytest.mark.timeout(240)

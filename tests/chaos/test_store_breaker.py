@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.account import Account
-from tests.chaos.broker import BrokerBehindProxy, catch_open_transaction
 from tests.chaos.line import SharedLine, held
-from tests.chaos.lying_store import says
 from tests.chaos.scenes import behind_proxy, load, publishes
-from tests.integration.worker_process import Site, WorkerProcess, photo, worker
+from tests.support.broker import BrokerBehindProxy, catch_open_transaction
+from tests.support.lying_store import says
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -11,8 +11,8 @@ import pytest
 from tests.chaos.account import Account
 from tests.chaos.line import is_committed
 from tests.chaos.scenes import load
-from tests.integration.worker_process import Site, worker
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 

@@ -15,8 +15,8 @@ from tests.chaos.account import Account
 from tests.chaos.line import in_flight, is_committed
 from tests.chaos.scenes import BUSY, busy, load, published, reads
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, worker
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, worker
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
 

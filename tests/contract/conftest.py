@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.contract.kafka_worlds import KafkaWorld, MemoryWorld, World
+from tests.support.kafka_worlds import KafkaWorld, MemoryWorld, World
 
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from schemas.image_event import ImageEvent
+from tests.support.images import encoded, noise, png_bomb, ramp
 from tests.unit.intake.deadly import LARGEST, decoding, read
-from tests.unit.intake.images import encoded, noise, png_bomb, ramp
 from workers.errors import Broken, Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.intake import InlineIntake, Limits, ProcessIntake, ThreadIntake
 from workers.intake.transform import apply

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.harness import EchoCaptioner
 from tests.unit.models.tiny import build_tagger, tiny_bundle
-from tests.unit.pipeline.harness import EchoCaptioner
 from workers.models.bundle import Bundle
 from workers.models.device import Precision, choose_device
 from workers.models.labels import label_ids

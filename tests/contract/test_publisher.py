@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.contract.kafka_worlds import (
+from tests.support.kafka_worlds import (
     MAX_MESSAGE_BYTES,
     World,
     assignments_of,

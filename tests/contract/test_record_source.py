@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.contract.kafka_worlds import (
+from tests.support.kafka_worlds import (
     World,
     assignments_of,
     partition_of,

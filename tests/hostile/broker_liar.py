@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.chaos.broker import BrokerBehindProxy
-from tests.chaos.kafka_proxy import KafkaProxy, _frames
+from tests.support.broker import BrokerBehindProxy
+from tests.support.kafka_proxy import KafkaProxy, _frames
 
 _SIZE = struct.Struct(">i")
 _REQUEST = struct.Struct(">hxxi")

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.lying_store import LyingStore
-from tests.chaos.memory import Watched
 from tests.conftest import Stack
 from tests.hostile.redis_liar import LIES, LyingRedis
 from tests.hostile.witness import Answer, Place, Witness
-from tests.integration.worker_process import Site, WorkerProcess, photo, worker
-from tests.raw_kafka import batch, produce, record
+from tests.support.lying_store import LyingStore
+from tests.support.memory import Watched
+from tests.support.raw_kafka import batch, produce, record
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
 
 HOSTILE, OTHERS = 0, (1, 2, 3)
 """Partitions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from tests.chaos.lying_store import Answer, Lie, is_empty, pours, resets, says
+from tests.support.lying_store import Answer, Lie, is_empty, pours, resets, says
 
 _MIB = bytes(1 << 20)
 

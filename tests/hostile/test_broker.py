@@ -13,8 +13,8 @@ from tests.conftest import Stack, up_or_skip
 from tests.hostile.broker_liar import LyingBroker
 from tests.hostile.scene import POD_BYTES
 from tests.hostile.witness import Place, Witness
-from tests.integration.worker_process import Site, WorkerProcess, photo
-from tests.raw_kafka import batch, produce, record
+from tests.support.raw_kafka import batch, produce, record
+from tests.support.worker_process import Site, WorkerProcess, photo
 from workers.cli.exit_codes import BROKEN
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS

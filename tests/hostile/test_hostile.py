@@ -23,9 +23,9 @@ from tests.fuzz.targets.messages import messages
 from tests.hostile.redis_liar import LIES
 from tests.hostile.scene import SIGNATURE, Batch, Scene
 from tests.hostile.store_lies import lies
-from tests.raw_kafka import GZIP, ZSTD, batch, record, varint
-from tests.unit.backends.loopback import loopback
-from tests.unit.intake.images import png_bomb
+from tests.support.images import png_bomb
+from tests.support.loopback import loopback
+from tests.support.raw_kafka import GZIP, ZSTD, batch, record, varint
 
 pytestmark = pytest.mark.timeout(300)
 

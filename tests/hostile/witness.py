@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, Message, TopicPartition
 
 from schemas.dead_letter import read_dead_letter_headers
 from schemas.enriched_image import Retraction, Skip, read_output
-from tests.integration.worker_process import Site
+from tests.support.worker_process import Site
 
 Place = tuple[int, int]
 """(partition, offset) in the input topic."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.processes import survivors, with_environment
+from tests.support.processes import survivors, with_environment
 from workers.local.photos import photographs
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]

@@ -15,8 +15,8 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, photo, worker
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import KafkaEmitter
 from workers.types import Headers, Message
 

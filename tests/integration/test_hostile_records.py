@@ -13,9 +13,9 @@ import zstandard
 
 from schemas.enriched_image import EnrichedImage
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, photo, worker
-from tests.raw_kafka import CONTROL, GZIP, ZSTD, batch, overwrite, produce, record, varint
+from tests.support.raw_kafka import CONTROL, GZIP, ZSTD, batch, overwrite, produce, record, varint
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import ensure_topics, tail
 from workers.local.apache_kafka import ApacheKafka
 

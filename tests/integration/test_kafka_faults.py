@@ -13,7 +13,7 @@ import pytest
 from kafka.net.compat import KafkaNetClient
 
 from tests.conftest import up_or_skip
-from tests.contract.kafka_worlds import KafkaWorld, assignments_of, poll_for
+from tests.support.kafka_worlds import KafkaWorld, assignments_of, poll_for
 from workers.backends import kafka_publisher
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.errors import TagstreamError, Unpublished

@@ -19,7 +19,7 @@ from minio import Minio
 from minio.error import S3Error
 
 from tests.conftest import Stack
-from tests.processes import listening, lives, survivors
+from tests.support.processes import listening, lives, survivors
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS

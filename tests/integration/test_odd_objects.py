@@ -12,10 +12,10 @@ import pytest
 from minio import Minio
 
 from schemas.enriched_image import EnrichedImage
-from tests.chaos.lying_store import Lie, LyingStore, errs, refuses_us, says, says_also
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, photo, worker
+from tests.support.lying_store import Lie, LyingStore, errs, refuses_us, says, says_also
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
 
 pytestmark = pytest.mark.timeout(240)
 

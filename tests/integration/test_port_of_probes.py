@@ -13,8 +13,8 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, photo, worker
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from schemas.enriched_image import EnrichedImage
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, worker
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, worker
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.backends.kafka import lag
 from workers.models.load import load_captioner, load_tagger

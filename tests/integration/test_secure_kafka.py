@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Stack, up_or_skip
-from tests.integration.secure_kafka import PASSWORD, USER, SecureKafka
-from tests.integration.worker_process import Site, photo, worker
+from tests.support.secure_kafka import PASSWORD, USER, SecureKafka
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import lag
 from workers.local.scratch import Scratch
 

@@ -10,8 +10,8 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, WorkerProcess, photo, worker
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import lag
 from workers.types import Headers
 

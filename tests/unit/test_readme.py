@@ -7,7 +7,7 @@ from pathlib import Path
 
 from schemas.enriched_image import EnrichedImage, read_output
 from schemas.image_event import ImageEvent, parse_message
-from tests.unit.pipeline.harness import Harness
+from tests.support.harness import Harness
 from workers.cli.app import app
 from workers.settings import variables
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.unit.intake.images import encoded, png_chunk, ramp
+from tests.support.images import encoded, png_chunk, ramp
 
 FOLDER = Path(__file__).parent
 DAWDLES_S = 4

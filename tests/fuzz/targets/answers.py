@@ -15,7 +15,7 @@ import orjson
 from schemas.enriched_image import CaptionText, ImageFacts, Tag
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts
-from tests.unit.backends.loopback import Loopback
+from tests.support.loopback import Loopback
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.result_cache import RedisResultCache
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable

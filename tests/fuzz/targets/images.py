@@ -14,7 +14,7 @@ from PIL import Image
 from tests.fuzz.containers import damaged
 from tests.fuzz.fuzzer import MIB, Bounds, Costly, Target, measured, sentence
 from tests.fuzz.parts import Parts
-from tests.unit.intake.images import encoded, png_chunk, ramp, tiff_with_a_tile_of
+from tests.support.images import encoded, png_chunk, ramp, tiff_with_a_tile_of
 from workers.errors import Rejected
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits

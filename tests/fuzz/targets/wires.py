@@ -16,7 +16,7 @@ from schemas.dead_letter import REASONS
 from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts
-from tests.raw_kafka import CONTROL, GZIP, LZ4, SNAPPY, ZSTD, batch, record
+from tests.support.raw_kafka import CONTROL, GZIP, LZ4, SNAPPY, ZSTD, batch, record
 from workers.backends.batch_codecs import Malformed, TooLarge
 from workers.backends.kafka_fetch import _batch
 from workers.backends.record_batches import MAX_HEADERS, batches

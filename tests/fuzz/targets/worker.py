@@ -19,8 +19,8 @@ from tests.fuzz.fuzzer import Bounds, Target
 from tests.fuzz.parts import NULL, Parts, headers, nullable
 from tests.fuzz.targets.images import files
 from tests.fuzz.targets.messages import messages, validator
-from tests.unit.pipeline.harness import BUCKET
-from tests.unit.pipeline.manual_pipeline import ManualPipeline
+from tests.support.harness import BUCKET
+from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import Gone, Rejected, Superseded, TagstreamError, Unavailable
 from workers.testing.memory import MemoryResultCache
 from workers.types import Headers, Message, Record

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 import pytest
 import redis
 
+from tests.support.loopback import loopback, silence
 from tests.support.waiting import bounded, eventually
-from tests.unit.backends.loopback import loopback, silence
 from workers import metrics
 from workers.backends import resp
 from workers.backends.result_cache import NoCache, RedisResultCache

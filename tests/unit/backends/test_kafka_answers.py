@@ -18,7 +18,7 @@ from kafka.protocol.consumer import (
 from kafka.protocol.metadata import ApiVersionsRequest, ApiVersionsResponse
 from kafka.protocol.parser import KafkaProtocol
 
-from tests.unit.backends.loopback import loopback
+from tests.support.loopback import loopback
 from workers.backends.kafka_answers import BrokenAnswer
 from workers.backends.kafka_client import connect, passing, translated
 from workers.errors import Unavailable

@@ -21,8 +21,8 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 from kafka.producer.sender import Sender
 
+from tests.support.loopback import loopback
 from tests.support.waiting import bounded
-from tests.unit.backends.loopback import loopback
 from workers.backends import kafka_client
 from workers.backends.kafka_client import RetryingNetClient, answers, connect, mapped, translated
 from workers.backends.kafka_publisher import cause_of

@@ -16,7 +16,7 @@ from kafka.consumer.fetcher import CompletedFetch, Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.errors import CorruptRecordError
 
-from tests.raw_kafka import CONTROL, GZIP, batch, record
+from tests.support.raw_kafka import CONTROL, GZIP, batch, record
 from workers.backends.kafka_fetch import BoundedReading
 from workers.backends.kafka_types import ReadRecord
 

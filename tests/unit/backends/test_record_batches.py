@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 import zstandard
 
-from tests.raw_kafka import CONTROL, GZIP, ZSTD, batch, field, record, varint
+from tests.support.raw_kafka import CONTROL, GZIP, ZSTD, batch, field, record, varint
 from workers.backends.batch_codecs import Malformed, TooLarge
 from workers.backends.kafka_types import ReadRecord
 from workers.backends.legacy_batches import LegacyBatch

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.unit.backends.loopback import Answer, Loopback, loopback
+from tests.support.loopback import Answer, Loopback, loopback
 from tests.unit.backends.test_store import GOOD, fault, message, says
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.s3_credentials import FileCredentials, WebIdentity, WebIdentityCredentials

@@ -11,8 +11,8 @@ import tracemalloc
 
 import pytest
 
+from tests.support.loopback import Answer, Loopback, loopback, silence
 from tests.support.waiting import bounded, eventually
-from tests.unit.backends.loopback import Answer, Loopback, loopback, silence
 from workers import metrics
 from workers.backends.object_store import MinioObjectStore
 from workers.errors import (

@@ -20,7 +20,7 @@ from schemas.correction import Corrections, Word
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
 from schemas.enriched_image import EnrichedImage, Source, Tag
 from tests.conftest import Stack
-from tests.raw_kafka import ZSTD, batch, produce, record
+from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.unit.cli.conftest import Ran
 from tests.unit.schemas.documents import enriched
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range

@@ -16,8 +16,8 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tests.conftest import Stack
-from tests.integration.worker_process import Site, photo
 from tests.support.waiting import eventually
+from tests.support.worker_process import Site, photo
 from tests.unit.deploy.dockerfile import Dockerfile
 from tests.unit.deploy.tools import ROOT, compose, overlay, pod_environment, the, worker_of
 from workers.local.ports import free_ports

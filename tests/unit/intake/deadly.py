@@ -17,7 +17,7 @@ from typing import Any, Final
 from PIL import Image, ImageFile
 
 from schemas.image_event import ImageEvent
-from tests.unit.intake.images import encoded
+from tests.support.images import encoded
 from workers.ports import Intake
 from workers.types import (
     Assignment,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from tests.unit.intake import images
+from tests.support import images
 
 _ONE_CODE = bytes((1, *[0] * 15))
 """A Huffman table of a single code, one zero bit."""

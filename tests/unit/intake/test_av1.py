@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.intake.images import encoded, ramp
+from tests.support.images import encoded, ramp
 from tests.unit.intake.memory import Apart, needs_linux, peak_bytes
 from workers.errors import Rejected
 from workers.intake.header import guard, read_header

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.intake.images import encoded, ramp
+from tests.support.images import encoded, ramp
 from workers.intake.formats import DECODABLE, decodable, sniff
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from tests.support import images
+from tests.support.images import encoded, ramp
 from tests.support.waiting import bounded
-from tests.unit.intake import images
-from tests.unit.intake.images import encoded, ramp
 from workers.errors import Rejected
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits

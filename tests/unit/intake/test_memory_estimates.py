@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from schemas.image_event import ImageEvent
+from tests.support.images import encoded
 from tests.unit.intake import greedy
-from tests.unit.intake.images import encoded
 from tests.unit.intake.memory import Apart, needs_linux, peak_bytes
 from workers.errors import Rejected
 from workers.intake import ProcessIntake

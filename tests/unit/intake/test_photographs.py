@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.intake.images import encoded
+from tests.support.images import encoded
 from workers.intake.header import guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode, to_rgb

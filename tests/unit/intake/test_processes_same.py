@@ -11,8 +11,8 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.contract.test_intake import job
+from tests.support.images import encoded, noise
 from tests.unit.intake.deadly import LARGEST
-from tests.unit.intake.images import encoded, noise
 from workers.errors import Rejected
 from workers.intake import InlineIntake, ProcessIntake
 from workers.ports import Intake

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image, ImageCms, PngImagePlugin
 
 from tests.chaos.broken_codec import png_that
+from tests.support.images import encoded, png_chunk, ramp
 from tests.unit.intake import greedy
 from tests.unit.intake.greedy import jpeg_segment, long, png_with, short, tiff_with_strips
-from tests.unit.intake.images import encoded, png_chunk, ramp
 from tests.unit.intake.memory import Apart, needs_linux, peak_bytes
 from workers.errors import Rejected
 from workers.intake.header import guard, read_header

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from tests.contract.test_intake import job
+from tests.support.images import encoded, noise, ramp
 from tests.support.waiting import bounded, eventually
 from tests.unit.intake.deadly import LARGEST, read
-from tests.unit.intake.images import encoded, noise, ramp
 from workers.errors import Rejected
 from workers.intake import Limits, ThreadIntake
 from workers.intake.fetching import EncodedBytes

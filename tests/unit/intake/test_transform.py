@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.intake.images import encoded, grey16, noise, ramp
+from tests.support.images import encoded, grey16, noise, ramp
 from workers.errors import Rejected
 from workers.intake.header import guard
 from workers.intake.limits import Limits

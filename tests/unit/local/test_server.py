@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import pytest
 
-from tests.processes import survivors
+from tests.support.processes import survivors
 from workers.local.server import CannotStart, Server, spawn_tied
 
 TOY = """

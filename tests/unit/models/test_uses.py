@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from schemas import enriched_image
+from tests.support.harness import EchoCaptioner
 from tests.unit.models.tiny import build_tagger
-from tests.unit.pipeline.harness import EchoCaptioner
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.uses import USES

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.unit.pipeline.harness import BUCKET, ColourTagger, Harness, png
+from tests.support.harness import BUCKET, ColourTagger, Harness, png
 from workers.types import Pixels
 
 DEADLY = (9, 9, 9)

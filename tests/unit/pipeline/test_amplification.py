@@ -6,7 +6,7 @@ import hashlib
 import time
 
 from schemas.image_event import MAX_RECORDS
-from tests.unit.pipeline.harness import DEAD, IN, OUT, SKIPPED, Harness
+from tests.support.harness import DEAD, IN, OUT, SKIPPED, Harness
 from workers.types import Headers, Message
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.pipeline.harness import ColourTagger, EchoCaptioner, Harness
+from tests.support.harness import ColourTagger, EchoCaptioner, Harness
 from workers.errors import Broken
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.types import Caption, LabelScores

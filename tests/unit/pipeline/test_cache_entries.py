@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.enriched_image import ImageFacts, Source, Tag
-from tests.unit.pipeline.harness import ColourTagger, EchoCaptioner
+from tests.support.harness import ColourTagger, EchoCaptioner
 from workers.pipeline import cache_entries as entries
 from workers.types import Caption, Facts, LabelScores, Transform
 

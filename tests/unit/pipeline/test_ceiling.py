@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.pipeline.harness import POISON, Harness
+from tests.support.harness import POISON, Harness
 from workers.errors import Broken
 from workers.pipeline.annotator import Ceiling
 

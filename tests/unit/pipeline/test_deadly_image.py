@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.harness import IN, Harness
 from tests.support.waiting import eventually
 from tests.unit.pipeline.deadly import DEADLY_ONE, IMAGES
-from tests.unit.pipeline.harness import IN, Harness
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from schemas.enriched_image import Embedding as Shown
-from tests.unit.pipeline.harness import OUT, POISON, ColourTagger, Harness
+from tests.support.harness import OUT, POISON, ColourTagger, Harness
 from workers.pipeline.embedding import Embedding
 from workers.types import Pixels
 

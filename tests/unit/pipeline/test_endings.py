@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from tests.unit.pipeline.harness import BUCKET, POISON, png
-from tests.unit.pipeline.manual_pipeline import ManualPipeline
+from tests.support.harness import BUCKET, POISON, png
+from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import Gone, Rejected, Superseded, Unavailable
 from workers.pipeline.task import Task
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from opentelemetry.metrics import CallbackOptions
 
+from tests.support.harness import BUCKET, Harness
 from tests.support.waiting import eventually
-from tests.unit.pipeline.harness import BUCKET, Harness
 from workers import metrics
 from workers.backends.probing_breaker import ProbingBreaker
 from workers.errors import Unavailable

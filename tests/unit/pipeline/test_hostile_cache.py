@@ -11,8 +11,8 @@ import orjson
 import pytest
 
 from schemas.enriched_image import EnrichedImage
+from tests.support.harness import EchoCaptioner, Harness
 from tests.support.waiting import eventually
-from tests.unit.pipeline.harness import EchoCaptioner, Harness
 from workers import metrics
 from workers.testing.memory import MemoryResultCache
 

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from tests.unit.pipeline.harness import BUCKET, POISON, Harness
+from tests.support.harness import BUCKET, POISON, Harness
 from workers.errors import Unavailable
 from workers.pipeline.task import named
 from workers.testing.memory_broker import Fault

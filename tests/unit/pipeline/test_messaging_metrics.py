@@ -8,7 +8,7 @@ import sys
 import pytest
 
 PROGRAM = """
-from tests.unit.pipeline.harness import Harness
+from tests.support.harness import Harness
 from workers.service.telemetry import make_telemetry
 from workers.testing.memory_broker import Fault
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Skip
-from tests.unit.pipeline.harness import BUCKET, png
-from tests.unit.pipeline.manual_pipeline import ManualPipeline
+from tests.support.harness import BUCKET, png
+from tests.support.manual_pipeline import ManualPipeline
 from workers.backends.s3_answers import KNOWN_CODES, S3Answer, meaning
 from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.unit.pipeline.harness import ChoosyTagger, ColourTagger
+from tests.support.harness import ChoosyTagger, ColourTagger
 from workers.errors import Misconfigured
 from workers.pipeline.profiles import default_profiles, make_profile, read_profiles
 from workers.types import LabelScores, Subset

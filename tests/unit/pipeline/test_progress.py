@@ -8,8 +8,8 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.pipeline.harness import ColourTagger
-from tests.unit.pipeline.manual_pipeline import ManualPipeline
+from tests.support.harness import ColourTagger
+from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.progress import _AtWork

@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Mapping
 
+from tests.support.harness import BUCKET, GROUP, IN, Harness, running
 from tests.support.waiting import eventually
-from tests.unit.pipeline.harness import BUCKET, GROUP, IN, Harness, running
 from workers.errors import Unpublished
 from workers.pipeline.commit.publishing import Publishing
 from workers.pipeline.flow.queue import StageQueue

@@ -10,8 +10,8 @@ from typing import Any
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage
-from tests.unit.pipeline.harness import BUCKET, ColourTagger, png
-from tests.unit.pipeline.manual_pipeline import ManualPipeline
+from tests.support.harness import BUCKET, ColourTagger, png
+from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import LargerThanReserved
 from workers.intake.inline import InlineIntake
 from workers.testing.memory import MemoryObjectStore

@@ -12,7 +12,7 @@ from opentelemetry.trace import INVALID_SPAN
 from schemas.enriched_image import Models, Thresholds, enriched_id
 from schemas.image_event import ImageEvent
 from schemas.options import Options
-from tests.unit.pipeline.harness import ChoosyTagger, EchoCaptioner
+from tests.support.harness import ChoosyTagger, EchoCaptioner
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.option_rules import OptionRule, changes_nothing, option_parts
 from workers.pipeline.profiles import read_profiles

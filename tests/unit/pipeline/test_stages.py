@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tests.unit.pipeline.harness import ColourTagger
-from tests.unit.pipeline.manual_pipeline import ManualPipeline
+from tests.support.harness import ColourTagger
+from tests.support.manual_pipeline import ManualPipeline
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.stages.stage import QueueStage
 from workers.types import Pixels

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from schemas.enriched_image import EnrichedImage
+from tests.support.harness import BUCKET, Harness
 from tests.support.waiting import eventually
-from tests.unit.pipeline.harness import BUCKET, Harness
 from workers.errors import Unavailable
 
 RED, BLUE = (250, 20, 20), (20, 20, 250)

@@ -7,9 +7,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from schemas.dead_letter import Failure
+from tests.support.harness import BUCKET, Harness
+from tests.support.manual_pipeline import ManualPipeline
 from tests.support.waiting import eventually
-from tests.unit.pipeline.harness import BUCKET, Harness
-from tests.unit.pipeline.manual_pipeline import ManualPipeline
 from workers.breaker import OPENS_AFTER
 from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.harness import POISON, ChoosyTagger, ColourTagger, EchoCaptioner, Harness
 from tests.support.waiting import eventually
-from tests.unit.pipeline.harness import POISON, ChoosyTagger, ColourTagger, EchoCaptioner, Harness
 from workers.errors import Broken
 from workers.pipeline.profiles import read_profiles
 from workers.pipeline.worker import Worker

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.pipeline.harness import OUT, Harness
+from tests.support.harness import OUT, Harness
 from tests.unit.pipeline.traced import PARENT
 from workers.pipeline.tracing import inherited, start
 from workers.types import Coordinates, Headers

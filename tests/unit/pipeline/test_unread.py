@@ -7,8 +7,8 @@ import threading
 from typing import Any
 
 from schemas.image_event import MAX_RECORDS
-from tests.unit.pipeline.harness import Harness
-from tests.unit.pipeline.manual_pipeline import ManualPipeline
+from tests.support.harness import Harness
+from tests.support.manual_pipeline import ManualPipeline
 from workers.types import Record
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.support.harness import BUCKET, Harness, png
 from tests.support.waiting import eventually
-from tests.unit.pipeline.harness import BUCKET, Harness, png
 from workers.errors import Rejected
 from workers.intake import decoding
 from workers.intake.header import Header, read_header

@@ -8,8 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
-from tests.support.waiting import eventually
-from tests.unit.pipeline.harness import (
+from tests.support.harness import (
     BUCKET,
     DEAD,
     GROUP,
@@ -20,6 +19,7 @@ from tests.unit.pipeline.harness import (
     Harness,
     running,
 )
+from tests.support.waiting import eventually
 from workers.errors import Broken, Unavailable
 from workers.pipeline import worker as pipeline_worker
 from workers.pipeline.worker import Worker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tests.unit.pipeline.harness import Harness
+from tests.support.harness import Harness
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions

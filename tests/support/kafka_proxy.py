@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 from typing import Literal
 
-from tests.chaos.proxy import FaultProxy
+from tests.support.proxy import FaultProxy
 
 _SIZE = struct.Struct(">i")
 _REQUEST = struct.Struct(">hxxi")

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tests.unit.pipeline.harness import BUCKET, IN, ColourTagger, png
+from tests.support.harness import BUCKET, IN, ColourTagger, png
 from workers.intake.inline import InlineIntake
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline

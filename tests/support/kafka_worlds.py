@@ -14,7 +14,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
-from tests.raw_kafka import ZSTD, batch, produce, record
+from tests.support.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
 from workers.backends.kafka_types import Delivery, OffsetReset, ReadRecord
 from workers.ports import Publisher, RecordSource

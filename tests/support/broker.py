@@ -10,7 +10,7 @@ from typing import ClassVar
 from kafka.admin import KafkaAdminClient
 from kafka.errors import TransactionalIdNotFoundError
 
-from tests.chaos.kafka_proxy import KafkaProxy
+from tests.support.kafka_proxy import KafkaProxy
 from workers.local.apache_kafka import ApacheKafka
 
 
