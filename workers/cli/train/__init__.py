@@ -12,6 +12,7 @@ app = typer.Typer(
 )
 app.command("import")(data.import_data)
 app.command("split")(data.split)
+app.command("shards")(data.shards)
 app.command("collect")(collect.collect)
 app.command()(parse.parse)
 app.command("pretrain")(pretrain.pretrain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,9 +11,11 @@ import typer
 
 from workers.cli import terminal
 from workers.cli.models_terminal import note, say
+from workers.cli.train.extra import needs
+from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from workers.ports import ObjectStore
+    from workers.backends.object_store import MinioObjectStore
     from workers.training.data.importer import Imported
 
 SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder to write; must not exist.")]
@@ -28,7 +31,7 @@ def import_data(
     format: Annotated[  # noqa: A002  # the name of the option
         str | None,
         typer.Option(
-            help="folders, csv, coco, official, fiftyone, label-studio, annotation-list or tagstream. "
+            help="folders, csv, coco, official, fiftyone, label-studio, annotation-list, webdataset or tagstream. "
             "By default it is guessed.",
             show_default=False,
         ),
@@ -104,7 +107,58 @@ def split(
         say(f"{part.folder}: {len(part):,} images")
 
 
-def store() -> ObjectStore | None:
+def shards(
+    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set.")],
+    out: SetOption,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="s3://BUCKET/PREFIX",
+            help="Put the shards into a bucket, by the settings TAGSTREAM_S3_*. By default they are in SET/shards.",
+            show_default=False,
+        ),
+    ] = None,
+    size_mb: Annotated[int, typer.Option(min=1, max=1000, help="Of a shard, at most.")] = 100,
+) -> None:
+    """Pack a set's images into WebDataset shards, which are read in one go each: for large sets, slow disks, and S3.
+
+    The new set is used like the old one. Other programs read the shards too: beside each image lies a JSON document
+    with its tags and captions.
+
+    [dim]On disk:[/]      tagstream train shards pets -o pets-shards
+
+    [dim]In a bucket:[/]  tagstream train shards pets -o pets-s3 --to s3://training/pets
+    """
+    needs("train")
+    from workers.training.data.images import Images
+    from workers.training.data.samples import DataSet
+    from workers.training.data.shard_writer import pack
+
+    known = store()
+    put = None
+    if to is not None:
+        to = to.rstrip("/")
+        if known is None or not re.fullmatch(r"s3://[^/]+/.+", to):
+            raise Misconfigured("--to is s3://bucket/prefix, and TAGSTREAM_S3_ENDPOINT says where the buckets are.")
+        put = known.put
+    opened = DataSet(dataset)
+    with terminal.counting("images", len(opened)) as count:
+        packed = pack(
+            opened,
+            Images(dataset, store=known),
+            out,
+            shard_bytes=size_mb * 1_000_000,
+            to=to,
+            put=put,
+            report=count,
+        )
+    say(f"{out}: {len(packed.dataset):,} images in {packed.shards:,} shards" + (f" below {to}" if to else ""))
+    if packed.skipped:
+        image, reason = next(iter(packed.skipped.items()))
+        note(f"{len(packed.skipped):,} images can't be used and were left out; the first is {image}: {reason}")
+
+
+def store() -> MinioObjectStore | None:
     """The object store of the settings, where one is set."""
     from workers.cli.clients import object_store
     from workers.settings import read

@@ -9,6 +9,7 @@ from pathlib import Path
 from workers.errors import Misconfigured
 from workers.training.data.images import S3, BadImage, below
 from workers.training.data.samples import Sample
+from workers.training.data.shards import file_of
 
 
 class Carrier:
@@ -32,11 +33,11 @@ class Carrier:
         if (source := self._file(sample)) is None:
             self.missing.append(sample.image)
         else:
-            link(source, self._target / sample.image)
+            link(source, self._target / file_of(sample.image))
 
     def _file(self, sample: Sample) -> Path | None:
         try:
-            path = below(self._source, sample.image)
+            path = below(self._source, file_of(sample.image))
         except BadImage:
             return None
         return path if path.is_file() else None

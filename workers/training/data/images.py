@@ -13,8 +13,11 @@ from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
 from workers.intake.transform import turned
 from workers.ports import ObjectStore
+from workers.training.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, place_of, scratch
 
 S3: Final = "s3://"
+_SHARD_S = 300.0
+"""For a shard of a bucket to be fetched."""
 
 
 class BadImage(Misconfigured):
@@ -30,7 +33,7 @@ class Images:
     """Opens the images of one data set by the names that its samples give them. Thread-safe.
 
     Args:
-        folder: the data set's; a name without `s3://` is a path below it.
+        folder: the data set's; a name without `s3://` is a path below it, or through a shard below it.
         store: where objects named `s3://bucket/key` are.
         limits: what an image may be; by default what a worker takes.
     """
@@ -40,6 +43,7 @@ class Images:
         self._store = store
         self._limits = limits or Limits()
         self._decoding = Decoding((), self._limits)
+        self._shards = Shards(self._shard)
 
     def read(self, image: str) -> bytes:
         """The encoded bytes.
@@ -49,7 +53,12 @@ class Images:
             Misconfigured: an object is asked for and no store is known.
             Unavailable: the store does not answer.
         """
-        body = self._object(image) if image.startswith(S3) else self._file(image)
+        if place := place_of(image):
+            body = self._member(image, place)
+        else:
+            body = self._object(image) if image.startswith(S3) else self._file(image)
+        if len(body) > self._limits.max_object_bytes:
+            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes")
         if not body:
             raise BadImage(image, "it is empty")
         return body
@@ -85,14 +94,23 @@ class Images:
         path = below(self._folder, image)
         try:
             with path.open("rb") as file:
-                body = file.read(self._limits.max_object_bytes + 1)
+                return file.read(self._limits.max_object_bytes + 1)
         except OSError as error:
             raise BadImage(image, error.strerror or "it can't be read") from None
-        if len(body) > self._limits.max_object_bytes:
-            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes")
-        return body
 
-    def _object(self, image: str) -> bytes:
+    def _member(self, image: str, place: Place) -> bytes:
+        try:
+            return self._shards.read(place, self._limits.max_object_bytes)
+        except BadShard as error:
+            raise BadImage(image, str(error)) from None
+
+    def _shard(self, name: str) -> tuple[Path, bool]:
+        """Where a shard is as a file, and whether that file is ours."""
+        if not name.startswith(S3):
+            return below(self._folder, name), False
+        return scratch(self._object(name, MAX_SHARD_BYTES, _SHARD_S))
+
+    def _object(self, image: str, most: int | None = None, deadline_s: float | None = None) -> bytes:
         if self._store is None:
             raise Misconfigured(f"{image} is an object; set TAGSTREAM_S3_ENDPOINT and credentials to read it.")
         bucket, _, key = image.removeprefix(S3).partition("/")
@@ -102,13 +120,13 @@ class Images:
                 unquote(key),
                 version_id=None,
                 etag=None,
-                max_bytes=self._limits.max_object_bytes,
-                deadline_s=self._limits.fetch_s,
+                max_bytes=most or self._limits.max_object_bytes,
+                deadline_s=deadline_s or self._limits.fetch_s,
             )
         except Gone:
             raise BadImage(image, "there is no such object") from None
         except LargerThanReserved:
-            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes") from None
+            raise BadImage(image, f"more than {most or self._limits.max_object_bytes:,} bytes") from None
         except Rejected as error:
             raise BadImage(image, f"{error.reason}: {error.detail}") from None
         return stored.body

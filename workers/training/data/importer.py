@@ -14,6 +14,7 @@ from workers.training.data.carry import link
 from workers.training.data.formats import Found, Source
 from workers.training.data.images import S3, BadImage, Images, below
 from workers.training.data.samples import DataSet, Ids, Sample, joined, write_dataset
+from workers.training.data.shards import file_of, place_of
 from workers.training.data.splits import split
 
 SKIPPED = "skipped.txt"
@@ -91,7 +92,8 @@ def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, 
             continue
         for sample in samples:
             if not sample.image.startswith(S3):
-                link(below(dataset.folder.resolve(), sample.image), out / part / sample.image)
+                file = file_of(sample.image)
+                link(below(dataset.folder.resolve(), file), out / part / file)
         steps = (*dataset.header.steps, step)
         name = f"{dataset.header.name}-{part}"
         parents = dict(dataset.header.parents)
@@ -123,8 +125,13 @@ def _take(gathered: _Gathered, root: Path, found: Found, ids: Callable[[Ids], Id
         image = gathered.samples[sha256].image
     elif found.image.startswith(S3):
         image = found.image
+    elif place := place_of(found.image):
+        image = _name(gathered.out, f"{place.shard.removesuffix('.tar')}/{place.member}", sha256)
+        (gathered.out / image).parent.mkdir(parents=True, exist_ok=True)
+        (gathered.out / image).write_bytes(body)
     else:
-        image = _placed(gathered.out, below(root, found.image), found.image, sha256)
+        image = _name(gathered.out, found.image, sha256)
+        link(below(root, found.image), gathered.out / image)
     tags = ids(found.tags)
     sample = Sample(
         image=image,
@@ -138,13 +145,11 @@ def _take(gathered: _Gathered, root: Path, found: Found, ids: Callable[[Ids], Id
     gathered.add(sha256, sample)
 
 
-def _placed(out: Path, path: Path, name: str, sha256: str) -> str:
-    """Put a file below the set's images, and answer its name there."""
-    parts = PurePosixPath(name).parts
-    kept = PurePosixPath("images", *(part for part in parts if part not in ("..", "/", "images")))
+def _name(out: Path, name: str, sha256: str) -> str:
+    """The name below the set's folder for an image that was called so; none has it yet."""
+    kept = PurePosixPath("images", *(part for part in PurePosixPath(name).parts if part not in ("..", "/", "images")))
     if (out / kept).exists():  # another image of this name, from another source
         kept = kept.with_name(f"{kept.stem}-{sha256[:8]}{kept.suffix}")
-    link(path, out / kept)
     return str(kept)
 
 

@@ -26,7 +26,8 @@ from workers.errors import Misconfigured
 from workers.intake.transform import apply
 from workers.training.data.augment import Augment
 from workers.training.data.images import BadImage, Images
-from workers.training.data.samples import DataSet, Sample
+from workers.training.data.samples import DataSet, Lines, Sample
+from workers.training.data.shards import WINDOW, place_of
 from workers.types import Pixels, Transform
 
 logger = logging.getLogger(__name__)
@@ -134,7 +135,8 @@ class Batches:
         shuffle: bool | None = None,
         views: Mapping[str, View] | None = None,
     ) -> None:
-        self._samples = list(samples) if isinstance(samples, DataSet) else samples
+        self._samples = samples.lines() if isinstance(samples, DataSet) else samples
+        self._shard_of = self._samples.shard_of if isinstance(self._samples, Lines) else _shards(self._samples)
         self._images = _images_of(samples, images)
         if not self._samples:
             raise Misconfigured("There are no samples to make batches of.")
@@ -217,9 +219,9 @@ class Batches:
 
     def _order_of(self, epoch: int) -> NDArray[np.int64]:
         if self._order[0] != epoch:
-            order = np.arange(len(self._samples))
-            if self._shuffle:
-                np.random.Generator(np.random.PCG64(_seed(self._seed, epoch))).shuffle(order)
+            random = np.random.Generator(np.random.PCG64(_seed(self._seed, epoch)))
+            count = len(self._samples)
+            order = _shuffled(random, count, self._shard_of) if self._shuffle else np.arange(count)
             self._order = (epoch, order)
         return self._order[1]
 
@@ -277,6 +279,24 @@ def multi_hot(
         targets[row, list(sample.tags)] = 1
         weights[row, [*sample.tags, *(sample.absent or ())]] = 1
     return targets, weights
+
+
+def _shuffled(random: np.random.Generator, count: int, shard_of: NDArray[np.int32] | None) -> NDArray[np.int64]:
+    """An order of all samples. Of those in shards only the images of `WINDOW` shards are mixed at a time, so that few
+    shards are open at once; which these are is random too."""
+    if shard_of is None:
+        return random.permutation(count)
+    shards = int(shard_of.max()) + 1 + int(shard_of.min() < 0)  # -1, in none, is the last
+    window = random.permutation(shards)[shard_of] // WINDOW
+    return np.lexsort((random.random(count), window))
+
+
+def _shards(samples: Sequence[Sample]) -> NDArray[np.int32] | None:
+    """As `Lines.shard_of`."""
+    numbers: dict[str, int] = {}
+    places = (place_of(sample.image) for sample in samples)
+    found = [numbers.setdefault(place.shard, len(numbers)) if place else -1 for place in places]
+    return np.array(found, np.int32) if numbers else None
 
 
 def _images_of(samples: DataSet | Sequence[Sample], images: Images | None) -> Images:

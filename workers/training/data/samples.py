@@ -12,13 +12,18 @@ union_label_id), so these are read as they are; absent_label_id, tag_source and 
 from __future__ import annotations
 
 import json
+import mmap
 import os
+import re
 import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, TypeAlias
+from typing import Annotated, BinaryIO, Literal, TypeAlias, overload
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from workers.errors import Misconfigured
@@ -138,9 +143,23 @@ class DataSet:
         path = self.folder / SAMPLES
         with path.open("rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
-                yield self._sample(path, number, line)
+                yield self.sample(number, line)
 
-    def _sample(self, path: Path, number: int, line: bytes) -> Sample:
+    def lines(self) -> Lines:
+        """The samples for access in any order, parsed when they are asked for.
+
+        Raises:
+            Misconfigured: there are more or fewer than the header says, or a line is too long.
+        """
+        return Lines(self)
+
+    def sample(self, number: int, line: bytes) -> Sample:
+        """One line of samples.jsonl, whose number counts from 1.
+
+        Raises:
+            Misconfigured: as `__iter__`.
+        """
+        path = self.folder / SAMPLES
         where = f"{path}, line {number}"
         if len(line) > MAX_LINE_BYTES:
             raise Misconfigured(f"{where}: more than {MAX_LINE_BYTES:,} bytes.")
@@ -152,6 +171,54 @@ class DataSet:
             if label >= len(self.labels):
                 raise Misconfigured(f"{where}: label {label} of {len(self.labels)} (they count from 0).")
         return sample
+
+
+class Lines(Sequence[Sample]):
+    """Samples by their number, of a set too large to be held as objects: it holds where each line begins. Thread-safe.
+
+    Args:
+        shard_of: (samples,) int32, for each sample the number of the shard that its image lies in; None: in none.
+    """
+
+    def __init__(self, dataset: DataSet) -> None:
+        self._dataset = dataset
+        path = dataset.folder / SAMPLES
+        ends, numbers = array("q", [0]), array("i")
+        shards: dict[bytes, int] = {}
+        with path.open("rb") as file:
+            for line in iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""):
+                if len(line) > MAX_LINE_BYTES:
+                    raise Misconfigured(f"{path}, line {len(ends)}: more than {MAX_LINE_BYTES:,} bytes.")
+                ends.append(ends[-1] + len(line))
+                found = _IN_SHARD.search(line)
+                numbers.append(shards.setdefault(found[1], len(shards)) if found else -1)
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if ends[-1] else None
+        if len(numbers) != len(dataset):
+            raise Misconfigured(f"{path} has {len(numbers):,} lines for {len(dataset):,} samples.")
+        self._ends = np.frombuffer(ends, np.int64)
+        self.shard_of: NDArray[np.int32] | None = np.frombuffer(numbers, np.int32) if shards else None
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, number: int) -> Sample: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Sample]: ...
+    def __getitem__(self, number: int | slice) -> Sample | list[Sample]:
+        """
+        Raises:
+            Misconfigured: the line can't be read, as `DataSet.__iter__`.
+        """
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        place = range(len(self))[number]
+        assert self._map is not None
+        return self._dataset.sample(place + 1, self._map[self._ends[place] : self._ends[place + 1]])
+
+
+_IN_SHARD = re.compile(rb'"image_path":"([^"]{1,4096}?\.tar)/')
+"""As `write_dataset` writes it."""
 
 
 def write_dataset(

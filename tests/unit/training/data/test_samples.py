@@ -74,3 +74,42 @@ def test_a_set_that_was_not_finished_does_not_open(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(Misconfigured, match=r"it has no dataset\.json"):
         DataSet(tmp_path)
+
+
+def test_samples_are_found_by_their_number_as_they_are_read_in_order(tmp_path: Path) -> None:
+    samples = [Sample(image=f"images/{n}.jpg", captions=("ü" * n,), tags=(n % 4,)) for n in range(20)]
+    dataset = write_dataset(tmp_path, samples, LABELS, name="many")
+    lines = dataset.lines()
+    assert [lines[number] for number in range(20)] == samples
+    assert (lines[-1], lines[3:5], len(lines), lines.shard_of) == (samples[-1], samples[3:5], 20, None)
+    with pytest.raises(IndexError):
+        lines[20]
+
+
+def test_samples_say_which_shard_they_lie_in(tmp_path: Path) -> None:
+    names = ["b.tar/1.jpg", "s3://x/a.tar/1.jpg", "b.tar/2.jpg", "loose.jpg"]
+    lines = write_dataset(tmp_path, [Sample(image=name) for name in names], LABELS, name="few").lines()
+    assert lines.shard_of is not None
+    assert lines.shard_of.tolist() == [0, 1, 0, -1]
+
+
+def test_a_set_without_samples_has_no_lines(tmp_path: Path) -> None:
+    assert list(write_dataset(tmp_path, [], LABELS, name="none").lines()) == []
+
+
+def test_a_set_with_lines_missing_is_refused_before_it_is_used(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, [DOG, DOG], LABELS, name="two")
+    (tmp_path / SAMPLES).write_bytes((tmp_path / SAMPLES).read_bytes().splitlines(keepends=True)[0])
+    with pytest.raises(Misconfigured, match="has 1 lines for 2 samples"):
+        dataset.lines()
+
+
+def test_a_line_that_is_no_sample_is_named_when_it_is_asked_for(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path, [DOG, DOG], LABELS, name="two")
+    with (tmp_path / SAMPLES).open("r+b") as file:
+        file.readline()
+        file.write(b"x")
+    lines = dataset.lines()
+    assert lines[0] == DOG
+    with pytest.raises(Misconfigured, match="line 2: Invalid JSON"):
+        lines[1]

@@ -15,6 +15,7 @@ from workers.training.data.formats import (
     official,
     table,
     tagstream,
+    webdataset,
 )
 from workers.training.data.formats.source import Found, Request, Source
 
@@ -29,6 +30,7 @@ FORMATS: Mapping[str, Callable[[Request], Source]] = {
     "fiftyone": fiftyone.read,
     "label-studio": label_studio.read,
     "annotation-list": annotation_lists.read,
+    "webdataset": webdataset.read,
 }
 
 _HEAD_BYTES = 1 << 20
@@ -69,14 +71,16 @@ def _of_folder(folder: Path) -> str | None:
         return "tagstream"
     if has & {"samples.json", "labels.json"}:
         return "fiftyone"
+    if any(name.endswith(".tar") for name in has):
+        return "webdataset"
     return "folders" if any(path.is_dir() for path in folder.iterdir()) else None
 
 
 def _of_file(path: Path) -> str | None:
     if path.suffix.lower() in (".csv", ".tsv"):
         return "csv"
-    if path.suffix.lower() == ".txt":
-        return "annotation-list"
+    if path.suffix.lower() in (".txt", ".tar"):
+        return "annotation-list" if path.suffix.lower() == ".txt" else "webdataset"
     if path.suffix.lower() != ".json":
         return None
     with path.open("rb") as file:
