@@ -87,7 +87,7 @@ class _Node(NamedTuple):
 
 
 Whose: TypeAlias = Literal["consumers", "producers"]
-"""Who relies on the old schema: for consumers it is the outer one, for producers the inner."""
+"""The side that relies on the old schema: for consumers it is the outer one, for producers the inner."""
 
 
 def _outside(inner: _Node, outer: _Node, path: str, whose: Whose) -> Iterator[str]:

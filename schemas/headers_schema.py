@@ -54,7 +54,7 @@ def _json(schema: dict[str, Any], description: str) -> dict[str, Any]:
 
 
 def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
-    """Of the headers that a dead letter has beside the original's, given the schema of a Failure."""
+    """The schema of the headers that a dead letter has beside the original's, given the schema of a Failure."""
     own: dict[str, dict[str, Any]] = {
         "schema": {"const": "dead-letter/1", "type": "string"},
         "topic": {"type": "string", "description": "Where the original stands; with partition and offset."},

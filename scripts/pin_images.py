@@ -58,7 +58,7 @@ def main(paths: list[str]) -> int:
 
 
 def digest_of(registry: str, name: str, tag: str) -> str:
-    """Of the index over all platforms, as the registry tells it.
+    """The digest of the index over all platforms, as the registry tells it.
 
     Raises:
         OSError: the registry can't be reached, or refuses.

@@ -1,4 +1,4 @@
-"""Whose fault an error is. The core knows these and catches nothing else: any other exception is our own bug,
+"""Errors by whose fault they are. The core knows these and catches nothing else: any other exception is our own bug,
 logged once, and the process ends with nothing committed."""
 
 from __future__ import annotations

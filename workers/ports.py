@@ -38,7 +38,7 @@ class RecordSource(Protocol):
     """
 
     def membership(self) -> Membership:
-        """Who we are in the group at this moment, as the client knows."""
+        """Our member id and generation in the group at this moment, as the client knows them."""
         ...
 
     def commit(self, offsets: Mapping[Partition, int], timeout_s: float) -> None:

@@ -459,7 +459,7 @@ def secret_values(settings: Settings) -> list[str]:
 
 
 def _passwords(url: str) -> list[str]:
-    """Of the login, and of the query, which may hold some too; as written and as meant."""
+    """The secrets of the login and of the query, which may hold some too; as written and as meant."""
     parts = urlsplit(url)
     login = parts.password or ""
     queried = [value for name, value in parse_qsl(parts.query) if "password" in name]

@@ -346,7 +346,7 @@ class KafkaPublisher:
     # Offsets
 
     def _asked_of_late(self, assignment: Assignment) -> bool:
-        """Is its partition one that has no answer, and was asked about a moment ago?"""
+        """Whether its partition has no answer yet and was asked about a moment ago."""
         pending = self._pending.get(assignment.partition)
         return assignment in self.lost and pending is not None and time.monotonic() < pending.ask_at
 

@@ -72,7 +72,7 @@ def max_message_bytes(
 
 
 def recompressed(servers: str, topics: Sequence[str], *, security: Security | None = None) -> dict[str, str]:
-    """Those of the topics whose batches the broker opens and compresses itself, and with what.
+    """The topics among these whose batches the broker opens and compresses itself, and with what.
 
     Topics whose settings we may not read are left out.
     """

@@ -30,7 +30,7 @@ class CallWatchdog:
 
     @contextmanager
     def watching(self, call: str) -> Iterator[None]:
-        """Around one call of the watched thread, named for people."""
+        """Context for one call of the watched thread, named for people."""
         with self._lock:
             self._call = (call, self._now())
         try:

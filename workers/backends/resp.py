@@ -25,13 +25,13 @@ from redis.connection import AbstractConnection, Connection, SSLConnection, Unix
 from redis.exceptions import InvalidResponse
 
 MAX_VALUE_BYTES = 1024 * 1024
-"""Of one value. Ours have a few kB; the scores of 100,000 labels would have 800 kB."""
+"""The longest value. Ours have a few kB; the scores of 100,000 labels would have 800 kB."""
 MAX_CALL_BYTES = 32 * 1024 * 1024
-"""Of all replies of one call together."""
+"""The most bytes of all replies to one call together."""
 MAX_ITEMS = 1024
-"""Of one list."""
+"""The longest list."""
 _MAX_LINE_BYTES = 1024
-"""Of what is no value: lengths, numbers, errors."""
+"""The longest line that is no value: lengths, numbers, errors."""
 _READ_BYTES = 256 * 1024
 _LATE_READS = 64
 """Reads without waiting after a call's time: enough for a whole answer that has arrived, and no trickle's length."""

@@ -99,7 +99,7 @@ def read_answer(status: int, body: bytes, date: str = "") -> S3Answer:
 
 
 def meaning(answer: S3Answer) -> Meaning:
-    """Whose fault it is, as far as this one answer tells."""
+    """The cause of a failure, as far as this one answer tells."""
     if answer.code == "InvalidArgument" and "version id" in answer.message.lower():
         return "gone"  # an ill-formed version id, which has no code of its own
     if answer.code in _MEANINGS:

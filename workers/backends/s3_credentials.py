@@ -37,7 +37,7 @@ _REFUSED_S = 10.0
 _SHORTEST_LIFE_S = 60.0
 """Credentials are used for so long at least, even if our clock says that they have expired."""
 _RENEWED_AFTER = 0.8
-"""Of their life, so that a token service may be away for the rest of it."""
+"""Credentials are renewed after this share of their life: for the rest a token service may be away."""
 
 
 class Renewable(Protocol):

@@ -143,7 +143,7 @@ class ClockedPool(urllib3.PoolManager):
 
 
 def _refusal(answer: BaseHTTPResponse) -> S3Answer:
-    """Of a body that breaks off or does not end, what came of it has to do: the status is known."""
+    """The refusal that an answer tells. A body that breaks off or does not end is read as far as it came."""
     body = bytearray()
     try:
         while len(body) < _LARGEST_REFUSAL and (chunk := answer.read1(_CHUNK, decode_content=False)):

@@ -215,7 +215,7 @@ def replay(
 
 
 def sendable(dead_letters: Sequence[DeadLetterRecord], topics: Set[str]) -> list[DeadLetterRecord]:
-    """Those with their value that name one of these topics; of the others it is told why they stay."""
+    """The dead letters that have their value and name one of these topics; says of the others why they stay."""
     whole = [dead_letter for dead_letter in dead_letters if not dead_letter.told.truncated]
     if len(whole) < len(dead_letters):
         typer.echo(f"{len(dead_letters) - len(whole):7} can't be sent: not all of the originals was kept")

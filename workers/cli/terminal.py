@@ -63,7 +63,7 @@ def moment(milliseconds: int) -> str:
 
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """Within it, a reader that has enough (`tagstream tail | head`) ends the command, and that is no error."""
+    """Context in which a reader that has enough (`tagstream tail | head`) ends the command without an error."""
     try:
         yield
         sys.stdout.flush()
@@ -75,7 +75,7 @@ def reader_may_leave() -> Iterator[None]:
 
 @contextmanager
 def counting(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Within it, call what it gives with how many more were done. `total` None: not known beforehand."""
+    """A progress bar: call what it gives with how many more were done. `total` None: not known beforehand."""
     columns = (SpinnerColumn(), TextColumn(f"{{task.completed}} {what}"), TimeElapsedColumn())
     if total is not None:
         measured = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

@@ -1,4 +1,4 @@
-"""Whose fault it is when a decoder raises: the one place where Pillow's exceptions become ours."""
+"""Turns what a decoder raises into a rejection: the one place where Pillow's exceptions become ours."""
 
 from __future__ import annotations
 

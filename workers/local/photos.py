@@ -30,7 +30,7 @@ _IN_WHEELS = {
 
 
 class NoPhotographs(Misconfigured):
-    """There is nothing to show; the text says where was looked."""
+    """No photograph was found to show; the text says where was looked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,7 @@ class Server(ABC):
 
     @property
     def exit_code(self) -> int | None:
-        """Of the process that ended last; None while one runs or before the first."""
+        """The exit code of the process that ended last; None while one runs or before the first."""
         return None if self._process is None else self._process.poll()
 
     def log_tail(self, lines: int = 15) -> str:

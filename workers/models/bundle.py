@@ -52,14 +52,14 @@ MAX_SIDE = 4096
 """Pixels, of the square that a transform makes and of the shorter side before its cut."""
 _MAX_MANIFEST_BYTES = 16 * 1024**2
 _MAX_FILE_BYTES = 256 * 1024**2
-"""Of every file but the weights, which are mapped and not read."""
+"""The most bytes of every file but the weights, which are mapped and not read."""
 _MAX_LIST_BYTES = 16 * 1024**2
 _MAX_HEADER_BYTES = 16 * 1024**2
-"""Of a safetensors file: names and shapes, read as JSON before anything else."""
+"""The most bytes of a safetensors header: names and shapes, read as JSON before anything else."""
 
 Score = Annotated[float, Field(ge=0, le=1)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-"""Of a file in the folder itself."""
+"""The name of a file in the folder itself."""
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,35}$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Thresholds = Score | tuple[Score, ...]
@@ -82,7 +82,7 @@ class Provenance(_Frozen):
 
     source: str
     sha256: str | None = None
-    """Of the file they were taken from."""
+    """The sha256 of the file that the weights were taken from."""
     licence: str | None = None
     random: bool = False
     """Seeded random weights, for trials and benchmarks: the answers mean nothing."""

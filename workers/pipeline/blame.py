@@ -1,4 +1,4 @@
-"""Whose fault is it when the object store fails for one object: decided here, acted on by the pipeline.
+"""Decides whether an object or the object store is at fault when a read fails; the pipeline acts on it.
 
 One failure proves nothing: the store may be away, or our credentials may have expired. What tells is comparison: after
 the object failed, another one of its bucket was asked for and given, and then the object failed again. The pipeline

@@ -1,4 +1,4 @@
-"""Does the pipeline make progress? Alive means idle, or something moved within the clock, or all wait on a dependency.
+"""Liveness of the pipeline: it is idle, or something moved within the clock, or all tasks wait on a dependency.
 
 That much is true of the pipeline as a whole while one image is stuck for ever: a decoder that hangs holds back its
 partition alone. So each image has a clock as well, in the stages where it waits for this worker alone.

@@ -126,7 +126,7 @@ class Roles:
         return tuple(role for role in self.models if role.name in names)
 
     def missing(self, task: Task) -> tuple[ModelRole, ...]:
-        """Those wanted of a task that have neither a result nor an answer yet."""
+        """The roles wanted of a task that have neither a result nor an answer yet."""
         return tuple(
             role
             for role in self.wanted(task.event.options)

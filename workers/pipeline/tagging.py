@@ -67,7 +67,7 @@ class Tagging:
         return {"tags": self.tags(task) if self.name in task.event.options.want else ()}
 
     def tags(self, task: Task) -> tuple[Tag, ...]:
-        """Those above the task's thresholds, best first."""
+        """The tags above the task's thresholds, best first."""
         scores: LabelScores | None = task.results.get(self.name)
         if scores is None:
             return ()

@@ -122,7 +122,7 @@ def a_subset_of_labels_scores_as_the_full_set(load: LoadTagger) -> None:
 
 
 def images_of_one_batch_may_want_different_labels(load: LoadTagger) -> None:
-    """Of a `SubsetTagger`: an image gets the scores of its labels among all, and no others, in company as alone. Of
+    """From a `SubsetTagger` an image gets the scores of its labels among all, and no others, in company as alone. Of
     any other tagger nothing is asked: the worker lets it score all its labels."""
     for allow in (None, _every_third(load)):
         tagger = load(allow)
@@ -147,7 +147,7 @@ def not_a_number_is_a_value_error(load: LoadTagger) -> None:
 
 
 def what_its_roles_give_can_be_kept_and_shown(load: LoadTagger) -> None:
-    """Of tags, and of an embedding where it has `embed`."""
+    """The cache gives its tags back and an event can show them; its embeddings too, where it has `embed`."""
     what_any_use_gives_can_be_kept_and_shown("tagger", lambda: load(None))
 
 
@@ -205,8 +205,8 @@ def what_a_captioner_gives_can_be_kept_and_shown(load: LoadCaptioner) -> None:
 
 
 def what_any_use_gives_can_be_kept_and_shown(use: str, load: Callable[[], Model]) -> None:
-    """Of every role that the worker makes of such a model: an answer for each image, whose result the cache would give
-    back and an event could show; and its self-test passes."""
+    """Every role that the worker makes of such a model gives an answer for each image, whose result the cache would
+    give back and an event could show; and its self-test passes."""
     model = load()
     models: Any = {use: model}
     images = _images(model, 3)

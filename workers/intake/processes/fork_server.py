@@ -38,7 +38,7 @@ _START_S = 120.0
 _REPLY_S = 20.0
 _LARGEST_PLAN = 1 << 16
 _INHERITED = ("LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH")
-"""Of our environment: what an interpreter may need to start at all. It forgets them before it forks."""
+"""Environment variables that an interpreter may need to start at all. It forgets them before it forks."""
 _IMPORTED_LATE = ("ExifTags", "ImageCms", "ImageColor", "ImageOps", "ImagePalette", "ImageSequence", "MpoImagePlugin")
 """Modules of Pillow that it imports when it first needs them, which a child that is closed off can't."""
 _PROGRAM = """

@@ -16,7 +16,7 @@ import numpy as np
 from workers.types import DecodedImage, Pixels, Transform
 
 SLOTS = 2
-"""Of each region: one that is decoded into, one for the next image, so that a child never waits for us."""
+"""Slots of each region: one that is decoded into, one for the next image, so that a child never waits for us."""
 
 _HEAD_BYTES = 64
 

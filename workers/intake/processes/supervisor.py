@@ -165,7 +165,7 @@ class Supervisor:
             self._make_fresh()
 
     def _least_busy(self, request: PendingRequest) -> Child | None:
-        """Of the children that may be given this request. While a suspect waits, fresh ones are kept for it."""
+        """The least busy child that may be given this request. While a suspect waits, fresh ones are kept for it."""
         kept = bool(self._suspected) and not request.alone
         children = [child for child in self._children if child is not None and not (kept and child.fresh)]
         open_ones = [child for child in children if child.open_to(request)]

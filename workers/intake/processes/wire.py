@@ -41,7 +41,7 @@ _REQUEST = struct.Struct("<BQBBQI")
 _ANSWER = struct.Struct("<BQH")
 _READY, _INSPECTED, _REFUSED = struct.Struct("<B"), struct.Struct("<BIIQ"), struct.Struct("<B")
 _TEXT_BYTES = 400
-"""Of a detail; a dead letter keeps 200 characters."""
+"""The most bytes of a detail; a dead letter keeps 200 characters."""
 _PAYLOAD_BYTES = max(_INSPECTED.size, _REFUSED.size + _TEXT_BYTES)
 _MOST_DECODE_BYTES = 1 << 40
 
@@ -85,7 +85,7 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """Of a decode: the pixels are in its slot. Of a check: the image known to be good could be decoded."""
+    """A request is done. A decode: the pixels are in its slot. A check: the image known to be good was decoded."""
 
     request_id: int
 
@@ -257,7 +257,7 @@ def receive(sock: socket.socket) -> Request:
 
 
 def _filled(sock: socket.socket, size: int) -> bytes:
-    """So many bytes, each received where it stays."""
+    """Receive so many bytes, each where it stays."""
     if not size:
         return b""
     body = io.BytesIO()

@@ -45,7 +45,7 @@ TAG2TEXT_SILENT = (127, 2961, 3351, 3265, 3338, 3355, 3359)
 
 _CHUNK = 1 << 24
 _MAX_PICKLE_BYTES = 8 * 1024**2
-"""Of the list of tensors; the published ones have less than 1 MB. Unpickled, a byte can become a hundred."""
+"""The longest list of tensors; published ones have less than 1 MB. Unpickled, a byte can become a hundred."""
 _OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 """What a file begins with that torch saved before version 1.6, or with `_use_new_zipfile_serialization=False`."""
 

@@ -45,7 +45,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.attention_dropout = 0.0
-        """Of attention weights, in training alone."""
+        """The dropout of attention weights, in training alone."""
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=EPS)
@@ -78,7 +78,7 @@ class CrossLayer(nn.Module):
     def __init__(self, width: int, memory: int, hidden: int) -> None:
         super().__init__()
         self.attention_dropout = 0.0
-        """Of attention weights, in training alone."""
+        """The dropout of attention weights, in training alone."""
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(memory, width)
         self.value = nn.Linear(memory, width)

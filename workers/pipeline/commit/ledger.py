@@ -93,9 +93,9 @@ class _PartitionQueue:
         self.committed = committed
         self.entries: deque[Entry] = deque()
         self.jobs = 0
-        """Those of its entries; one that is not parsed yet counts as one."""
+        """The jobs of its entries; an entry that is not parsed yet counts as one."""
         self.read = 0
-        """Those of its entries that are parsed."""
+        """The jobs of its entries that are parsed."""
 
     def front(self) -> Iterable[Entry]:
         for entry in self.entries:

@@ -45,7 +45,7 @@ class _Bucket(Generic[Waiter]):
     breaker: Breaker
     waiting: dict[Waiter, _Wait] = field(default_factory=dict)
     assignments: Counter[Assignment] = field(default_factory=Counter)
-    """Of those that wait."""
+    """How many tasks wait by assignment."""
     first_until: float = float("inf")
     """No later than the time of the first that waits."""
     probe: Waiter | None = None
@@ -143,7 +143,7 @@ class BucketBreakers(Generic[Waiter]):
             return left
 
     def holds_back(self, assignment: Assignment) -> bool:
-        """Does something of this assignment wait for a bucket that fails? Then its partition takes no new records.
+        """Whether a task of this assignment waits for a bucket that fails: then its partition takes no new records.
 
         What waits because of itself alone holds nothing back: the events after it tell that it is to blame.
         """
@@ -155,7 +155,7 @@ class BucketBreakers(Generic[Waiter]):
     # ---- what may ask, and what came of it --------------------------------------------------------------------
 
     def may_ask(self, bucket: str, waiter: Waiter) -> bool:
-        """Is the bucket's breaker closed, or is this its probe?"""
+        """Whether the bucket's breaker is closed, or this task is its probe."""
         with self._lock:
             known = self._buckets.get(bucket)
             return known is None or known.breaker.state == "closed" or known.probe is waiter
@@ -201,7 +201,7 @@ class BucketBreakers(Generic[Waiter]):
             return known is None or known.breaker.state == "closed"
 
     def has_read(self, bucket: str, *, after: float) -> bool:
-        """Was an object of this bucket asked for after that moment, and given?"""
+        """Whether an object of this bucket was asked for after that moment, and given."""
         with self._lock:
             known = self._buckets.get(bucket)
             return known is not None and known.asked_at > after

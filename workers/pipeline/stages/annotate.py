@@ -69,7 +69,7 @@ class AnnotateStage(QueueStage):
         return max(_BATCH_S, 5 * self._slowest_s)
 
     def _annotate(self, tasks: Sequence[Task]) -> None:
-        """Those whose assignment ended are left out; a suspect runs alone."""
+        """Run one batch: tasks whose assignment ended are left out; a suspect runs alone."""
         live = [task for task in tasks if self._endings.still_wanted(task)]
         with self._timed():
             for group in ([task for task in live if not task.alone], *([task] for task in live if task.alone)):

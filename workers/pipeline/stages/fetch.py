@@ -141,7 +141,7 @@ class FetchStage(Stage):
         return self.bucket_breakers.reference(bucket, task.event.key)
 
     def _compared(self, task: Task, future: Future[Fetched]) -> None:
-        """Was the reference given? Else the store fails for what it gave before: the task waits, and is not blamed."""
+        """Fetch the task's object if the reference was given. Else the store fails, and the task waits, not blamed."""
         reference, task.reference = task.reference, None
         assert reference is not None
         bucket, now = task.event.bucket, self._clock.monotonic()
