@@ -122,9 +122,10 @@ def test_awkward_keys(line: SharedLine, account: Account) -> None:
 
 @pytest.mark.chaos
 def test_duplicate_and_stale_events(line: SharedLine, account: Account) -> None:
-    """Guard: the sequencer remembered per object; without it the older event would overwrite the newer answer."""
-    line.site.upload("seq.jpg", photo(99))
-    newer, older = line.site.own("seq.jpg", sequencer="0B"), line.site.own("seq.jpg", sequencer="0A")
+    """Guard: the sequencer remembered per object; without it the older event counts as superseded, not as stale."""
+    first, second = line.site.upload("seq.jpg", photo(98)), line.site.upload("seq.jpg", photo(99))
+    newer = line.site.own("seq.jpg", etag=second, sequencer="0B")
+    older = line.site.own("seq.jpg", etag=first, sequencer="0A")
     records = line.send([(newer, ())], b"p")
     line.committed()
     records += line.send([(newer, ()), (older, ())], b"p")

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from workers.cli.train import collect, data, draw, evaluate, parse, pretrain
+from workers.cli.train import (
+    clean,
+    collect,
+    data,
+    draw,
+    evaluate,
+    parse,
+    pretrain,
+)
 
 app = typer.Typer(
     help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
@@ -13,6 +21,7 @@ app = typer.Typer(
 app.command("import")(data.import_data)
 app.command("split")(data.split)
 app.command("shards")(data.shards)
+app.command("clean")(clean.clean)
 app.command("collect")(collect.collect)
 app.command()(parse.parse)
 app.command("pretrain")(pretrain.pretrain)

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,9 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from workers.errors import Misconfigured
+from workers.training.data.carry import Carrier
 from workers.training.data.images import BadImage
-from workers.training.data.samples import SAMPLES, DataSet, Ids, Sample
+from workers.training.data.samples import SAMPLES, DataSet, Ids, Sample, write_dataset
 from workers.training.engine.outliers import farthest
 from workers.training.engine.regions import Box, Regions, crops
 
@@ -281,6 +282,43 @@ def _without(sample: Sample, decisions: Sequence[Decision]) -> Sample:
             "origins": {tag: origin for tag, origin in sample.origins.items() if tag not in dropped},
         }
     )
+
+
+def write_cleaned(
+    cleaned: Iterator[tuple[Sample, list[Decision]]],
+    dataset: DataSet,
+    out: Path,
+    models: Sequence[Looker],
+    each: Callable[[Decision], None] = lambda _: None,
+) -> DataSet:
+    """Write what `Cleaner.clean` gives as a set, with its images and, in decisions.jsonl, every decision.
+
+    Args:
+        each: told of every decision.
+
+    Raises:
+        Misconfigured: the folder can't be written to.
+    """
+    carrier = Carrier(dataset.folder, out)
+
+    def samples(log: TextIO) -> Iterator[Sample]:
+        for sample, decisions in cleaned:
+            for decision in decisions:
+                log.write(decision.model_dump_json(exclude_defaults=True) + "\n")
+                each(decision)
+            carrier.carry(sample)
+            yield sample
+
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "decisions.jsonl").open("w", encoding="utf-8") as log:
+        return write_dataset(
+            out,
+            samples(log),
+            dataset.labels,
+            name=out.name,
+            steps=(*dataset.header.steps, f"cleaned by {', '.join(model.name for model in models)}"),
+            parents=dataset.header.parents | {model.name: model.digest for model in models},
+        )
 
 
 class _EvidenceFiles:
