@@ -108,6 +108,20 @@ class Tag(_Exact):
         exclude_if=lambda value: value is None,
         description="The name in other languages, by language code, where the model knows any.",
     )
+    source: Literal["person"] | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="person: a person added it, and its score is 1. Absent: the tagger's answer.",
+    )
+
+
+class CorrectedTags(_Exact):
+    """What persons said of the image, which went before what the tagger said."""
+
+    added: tuple[str, ...] = Field(
+        default=(), fail_fast=True, description="Names; one that the tagger does not know stands here alone."
+    )
+    removed: tuple[str, ...] = Field(default=(), fail_fast=True)
 
 
 class CaptionText(_Exact):
@@ -201,6 +215,11 @@ class EnrichedImage(_Output):
         default=None,
         exclude_if=lambda value: value is None,
         description="Absent: not asked for, or status is partial.",
+    )
+    corrections: CorrectedTags | None = Field(
+        default=None,
+        exclude_if=lambda value: value is None,
+        description="Absent: no person said anything, or no corrections are read.",
     )
     models: Models
     thresholds: Thresholds
@@ -299,6 +318,7 @@ def enriched_id(
     thresholds: Thresholds,
     options: Options,
     status: Status,
+    corrections: CorrectedTags | None = None,
 ) -> str:
     """What an enriched image is known by: equal for a redelivery, different for a new upload of the same bytes.
 
@@ -310,6 +330,8 @@ def enriched_id(
          ["sequencer", sequencer] or else ["event", event_id],
          [tagger digest or null, captioner digest or null, thresholds digest],
          [want, guide_tags, profile or null], status]
+
+    and, where persons corrected its tags, ["corrections", added, removed] as one more element at its end.
 
     Every field of `models` and of `options` is part of it, in the order of the schema: other options, another id.
 
@@ -325,6 +347,8 @@ def enriched_id(
         [getattr(options, name) for name in Options.model_fields],
         status,
     ]
+    if corrections is not None:
+        parts.append(["corrections", corrections.added, corrections.removed])
     canonical = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -6,10 +6,11 @@ on the real server. Raised errors are those of workers/errors.py; anything else 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
+from schemas.correction import Word
 from workers.types import (
     Assignment,
     Caption,
@@ -198,6 +199,32 @@ class ResultCache(Protocol):
 
     def forget(self, hashes: Sequence[str]) -> None:
         """Drop whole hashes."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class CorrectionLog(Protocol):
+    """What persons said of images' tags, as it comes. One thread reads at a time; any may ask."""
+
+    def catch_up(self, stopping: Callable[[], bool]) -> None:
+        """Read all that was said until now, waiting for a broker that is away; asked `stopping`, give up.
+
+        Raises:
+            Misconfigured: there is no such topic, or it may not be read, or it holds more than fits the memory.
+        """
+        ...
+
+    def follow(self, timeout_s: float) -> None:
+        """Read what was said since, waiting at most about this long. An absent broker is waited for by later calls.
+
+        Raises:
+            As `catch_up`.
+        """
+        ...
+
+    def on(self, subject: str, sha256: str) -> Word | None:
+        """What was said of this content of the subject; None: nothing."""
         ...
 
     def close(self) -> None: ...

@@ -184,6 +184,9 @@ class Settings(BaseModel):
     corrections_topic: OptionalTopic = _setting(
         "Kafka", "", "Topic of what persons say of tags (`tagstream correct`), which goes before a model's; empty: none"
     )
+    corrections_bytes: Bytes = _setting(
+        "Kafka", ByteSize(256 * MIB), "Memory that corrections may hold; a worker ends when they are more"
+    )
     delivery: Annotated[Literal["exactly_once", "at_least_once"], BeforeValidator(_lower)] = _setting(
         "Kafka", "exactly_once", "`exactly_once` publishes and commits in one Kafka transaction; or `at_least_once`"
     )
@@ -408,9 +411,11 @@ def _complaints(settings: Settings) -> Iterator[str]:
             named = f"{variable(use)}={getattr(settings, use)}"
             yield f"{variable(f'{use}_digest')} is set, and {named} is no bundle: unset one"
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
-    for topic in settings.input_topics:
-        if topic in outputs:
+    for topic in (*settings.input_topics, settings.corrections_topic):
+        if topic and topic in outputs:
             yield f"the topic {topic!r} is both read and written: the worker would read its own output"
+    if settings.corrections_topic in settings.input_topics:
+        yield f"the topic {settings.corrections_topic!r} can't hold both image events and corrections"
     if settings.max_object_bytes > settings.encoded_bytes:
         yield "TAGSTREAM_MAX_OBJECT_BYTES is above TAGSTREAM_ENCODED_BYTES: such an object could never be fetched"
     if settings.decoder == "processes" and 2 * settings.decode_timeout_s >= settings.stall_timeout_s:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.conftest import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
-from workers.backends.kafka import lag
-from workers.types import Headers
+from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
+from workers.types import Headers, Message
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -71,7 +72,12 @@ def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site
         + [(notification(site.name, "images/a+b%2B7.jpg", name="ObjectRemoved:Delete"), ())]
         + [(b'{"Service":"Amazon S3","Event":"s3:TestEvent","Bucket":"x"}', ()), (b"\x00\x01", ())]
     )
-    with worker(site, "w", tmp_path) as process:
+    corrections = f"{site.name}.corrections"
+    ensure_topics(site.stack.kafka.servers, {corrections: (1, {})})
+    said = correction(site.name, "images/a b+3.jpg", added=["Egyptian cat", "Whiskers"])
+    with KafkaEmitter(site.stack.kafka.servers) as emitter:
+        emitter.emit([Message(corrections, said.key, said.value, ())])
+    with worker(site, "w", tmp_path, TAGSTREAM_CORRECTIONS_TOPIC=corrections) as process:
         eventually(all_committed(site), 90, process.said)
         assert process.terminate() == 0, process.said()
     assert site.outcomes() == site.inputs()
@@ -81,6 +87,9 @@ def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site
     assert {image.event.dialect for image in images} == {"own", "s3", "cloudevents"}
     assert {image.source.key for image in images} == {f"images/a b+{n}.jpg" for n in (0, 1, 2, 3, 4, 5, 6, 8, 9)}
     assert all(image.caption is not None and image.caption.method == "template" for image in images)
+    persons = {image.source.key: image.tags[0].name for image in images if image.tags and image.tags[0].source}
+    assert persons == {"images/a b+3.jpg": "Egyptian cat"}
+    assert {image.source.key for image in images if image.corrections} == set(persons)
     assert [r.source.key for r in outputs if isinstance(r, Retraction)] == ["images/a b+7.jpg"]
     assert [skip.reason for skip in outputs if isinstance(skip, Skip)] == ["test-event"]
     assert [dead_letter.failures[0].reason for dead_letter in site.letters()] == ["undecodable"]

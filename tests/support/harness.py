@@ -22,7 +22,7 @@ from workers.intake.threads import ThreadIntake
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import Models, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import RecordSource
+from workers.ports import CorrectionLog, RecordSource
 from workers.testing.memory import MemoryObjectStore, MemoryResultCache
 from workers.testing.memory_broker import MemoryBroker
 from workers.testing.memory_kafka import MemoryPublisher, MemoryRecordSource
@@ -152,6 +152,10 @@ def png(colour: tuple[int, int, int], size: int = 16) -> bytes:
     return out.getvalue()
 
 
+def _template(names: Sequence[str]) -> Caption:
+    return Caption(" and ".join(names) or "nothing", None, "template")
+
+
 class Harness:
     """The dependencies of a worker, and what came out of it."""
 
@@ -165,6 +169,7 @@ class Harness:
         self.cache = MemoryResultCache()
         self.tagger = ColourTagger()
         self.captioner: EchoCaptioner | None = None
+        self.corrections: CorrectionLog | None = None
         self.publisher_hangs: str | None = None
         self.delivery: Delivery = "exactly_once"
         self.partitions = partitions
@@ -218,7 +223,7 @@ class Harness:
         models = Models(tagger=self.tagger)
         if self.captioner is not None:
             models["captioner"] = self.captioner
-        roles = make_roles(models, lambda names: Caption(" and ".join(names) or "nothing", None, "template"))
+        roles = make_roles(models, _template, self.corrections)
         transforms = [role.model.transform for role in roles.models]
 
         def publisher(source: RecordSource) -> MemoryPublisher:
@@ -238,6 +243,7 @@ class Harness:
             publisher=publisher,
             intake=ThreadIntake(self.store, transforms, Limits(), fetch_threads=4, decode_threads=2),
             cache=self.cache,
+            corrections=self.corrections,
             roles=roles,
             clock=SystemClock(),
             options=options,

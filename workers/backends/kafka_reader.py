@@ -77,6 +77,15 @@ class Tail:
         with mapped("asking for positions"):
             return {Partition(*place): self._consumer.position(place) for place in self._consumer.assignment()}
 
+    def numbers(self, topic: str) -> list[int]:
+        """The numbers of the topic's partitions, of which later ones may not be read here.
+
+        Raises:
+            Misconfigured: it does not exist any more.
+        """
+        with mapped(f"asking for the partitions of {topic}"):
+            return numbers(self._consumer, topic)
+
     def left(self) -> int:
         """Offsets up to the ends that were set, some of which may be no records; 0 without ends."""
         return sum(max(0, end - self.positions()[Partition(*place)]) for place, end in (self._ends or {}).items())

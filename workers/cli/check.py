@@ -104,7 +104,8 @@ def _kafka(settings: Settings) -> str:
     from workers.cli.clients import output_topics, security, servers
     from workers.errors import Misconfigured
 
-    topics = [*settings.input_topics, *output_topics(settings)]
+    corrections = [settings.corrections_topic] if settings.corrections_topic else []
+    topics = [*settings.input_topics, *output_topics(settings), *corrections]
     missing = [topic for topic in topics if not topic_exists(servers(settings), topic, security=security(settings))]
     if missing:
         raise Misconfigured(

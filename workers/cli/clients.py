@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
+from workers.backends.kafka_corrections import KafkaCorrections
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.result_cache import NoCache, RedisResultCache
 from workers.backends.s3_credentials import WebIdentity
@@ -111,6 +112,18 @@ def record_source(settings: Settings) -> KafkaRecordSource:
         session_timeout_s=settings.kafka_session_timeout_s,
         batch_bytes=settings.polled_bytes,
         connect_timeout_s=CONNECT_S,
+    )
+
+
+def corrections(settings: Settings) -> KafkaCorrections | None:
+    """What persons said of tags, where the settings name a topic of it; nothing is read yet."""
+    if not settings.corrections_topic:
+        return None
+    return KafkaCorrections(
+        servers(settings),
+        settings.corrections_topic,
+        max_bytes=settings.corrections_bytes,
+        security=security(settings),
     )
 
 

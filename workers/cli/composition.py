@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from workers import __version__
 from workers.backends.clock import SystemClock
-from workers.cli.clients import publisher, record_source, result_cache
+from workers.cli.clients import corrections, publisher, record_source, result_cache
 from workers.cli.decoders import intake, judge
 from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
@@ -43,12 +43,14 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
         Broken: the device does not start.
     """
     models = load_models(settings)
-    roles = make_roles(models, _template(settings))
+    said = corrections(settings)
+    roles = make_roles(models, _template(settings), said)
     return Worker(
         source=lambda: _patiently(lambda: record_source(settings), stopping),
         publisher=lambda source: _patiently(lambda: publisher(settings, source, transactional_id), stopping),
         intake=intake(settings, _transforms(roles)),
         cache=result_cache(settings),
+        corrections=said,
         roles=roles,
         clock=SystemClock(),
         options=worker_options(settings, models.get("tagger"), transactional_id),

@@ -87,8 +87,12 @@ class Captioning:
         return entries.digest(self._captioner.guide(self._names(task)))
 
     def _chooses_the_guide(self, task: Task, known: Mapping[str, Any]) -> str | None:
-        """A profile's thresholds choose the own tags that will be the guide, as long as these are not known."""
-        return None if self._knows_guide(task, known) else task.profile.digest
+        """A profile's thresholds choose the own tags that will be the guide, as long as these are not known; and what
+        persons said of them."""
+        if self._knows_guide(task, known) or self._tagging is None:
+            return None
+        word = self._tagging.word(task)
+        return task.profile.digest if word is None else entries.digest(f"{task.profile.digest} {word}")
 
 
 class TemplateCaptioning:

@@ -105,6 +105,7 @@ class Renderer:
         status: Status = "partial" if task.failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = Thresholds(profile=task.profile.name, digest=task.profile.digest)
+        parts = self._parts(task)
         return EnrichedImage(
             id=enriched_id(
                 bucket=event.bucket,
@@ -117,6 +118,7 @@ class Renderer:
                 thresholds=thresholds,
                 options=event.options,
                 status=status,
+                corrections=parts.get("corrections"),
             ),
             subject=event.subject,
             status=status,
@@ -137,7 +139,7 @@ class Renderer:
             timings_ms=task.timings_ms,
             produced_at=self._now(),
             cache=self._cache(task),
-            **self._parts(task),
+            **parts,
         )
 
     def _parts(self, task: Task) -> dict[str, Any]:

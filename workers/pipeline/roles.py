@@ -17,7 +17,7 @@ from workers.pipeline.embedding import Embedder, Embedding, NoEmbedding
 from workers.pipeline.option_rules import OptionRules, option_parts
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
-from workers.ports import Captioner, Model, Tagger
+from workers.ports import Captioner, CorrectionLog, Model, Tagger
 
 
 class Role(Protocol):
@@ -156,14 +156,15 @@ class Models(TypedDict, total=False):
     captioner: Captioner
 
 
-def make_roles(models: Models, template: Template | None = None) -> Roles:
+def make_roles(models: Models, template: Template | None = None, corrections: CorrectionLog | None = None) -> Roles:
     """The roles that these models give.
 
     Args:
         template: makes captions where no captioner runs; None for no such captions.
+        corrections: what persons said, which goes before the tagger's answers.
     """
     tagger, captioner = models.get("tagger"), models.get("captioner")
-    tagging = Tagging(tagger) if tagger is not None else None
+    tagging = Tagging(tagger, corrections) if tagger is not None else None
     made: list[ModelRole] = [tagging] if tagging is not None else []
     rules: list[Rule] = []
     if isinstance(tagger, Embedder):

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from schemas.correction import Word
 from schemas.dead_letter import Reason, Stage
-from schemas.enriched_image import Tag
+from schemas.enriched_image import CorrectedTags, Tag
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import one_each, scores_of
 from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.task import Task
-from workers.ports import Model, SubsetTagger, Tagger
+from workers.ports import CorrectionLog, Model, SubsetTagger, Tagger
 from workers.types import LabelScores, Pixels, Subset
 
 
@@ -37,8 +38,10 @@ class Tagging:
     in_general = True
     """Where the scores of all labels are known, a profile shows no others than its own."""
 
-    def __init__(self, tagger: Tagger) -> None:
+    def __init__(self, tagger: Tagger, corrections: CorrectionLog | None = None) -> None:
         self.model: Model = tagger
+        self._corrections = corrections
+        self._ids = {name: number for number, name in reversed(list(enumerate(tagger.labels)))}
         self._tagger = tagger
         self.made_by = entries.tagger_key(tagger)
 
@@ -64,29 +67,56 @@ class Tagging:
         self.finish(self._score([self._tagger.self_test_image()], [task.profile.subset])[0])
 
     def render(self, task: Task) -> Mapping[str, Any]:
-        return {"tags": self.tags(task) if self.name in task.event.options.want else ()}
+        word = self.word(task)
+        return {
+            "tags": self.tags(task) if self.name in task.event.options.want else (),
+            "corrections": None if word is None else CorrectedTags(added=word.added, removed=word.removed),
+        }
 
     def tags(self, task: Task) -> tuple[Tag, ...]:
-        """The tags above the task's thresholds, best first."""
+        """The tags above the task's thresholds, best first; what a person said goes before them."""
         scores: LabelScores | None = task.results.get(self.name)
         if scores is None:
             return ()
-        return tuple(
-            Tag(
-                name=self._tagger.labels[label_id],
-                score=score,
-                label_id=label_id,
-                translations={code: names[label_id] for code, names in self._tagger.translations.items()} or None,
-            )
-            for label_id, score in task.profile.select(scores)
-        )
+        persons = [Tag(**self._about(label), score=1.0, source="person") for label in self._added(task)]
+        models = [Tag(**self._about(label), score=score) for label, score in self._selected(task, scores)]
+        return (*persons, *models)
 
     def names_by_label(self, task: Task) -> list[str]:
-        """Names of the tags above the task's thresholds, in label order, as captioners were trained on."""
+        """Names of the image's tags in label order, as captioners were trained on; unknown ones of persons last."""
         scores: LabelScores | None = task.results.get(self.name)
         if scores is None:
             return []
-        return [self._tagger.labels[label_id] for label_id, _ in sorted(task.profile.select(scores))]
+        word = self.word(task)
+        labels = sorted([*self._added(task), *(label for label, _ in self._selected(task, scores))])
+        unknown = [name for name in word.added if name not in self._ids] if word is not None else []
+        return [*(self._tagger.labels[label] for label in labels), *unknown]
+
+    def word(self, task: Task) -> Word | None:
+        """What persons said of the image. It is asked for once, so that all that a task shows is of one piece."""
+        if self._corrections is not None and not task.word_asked:
+            assert task.facts is not None
+            task.word = self._corrections.on(task.event.subject, task.facts.sha256)
+            task.word_asked = True
+        return task.word
+
+    def _selected(self, task: Task, scores: LabelScores) -> Sequence[tuple[int, float]]:
+        """What the model says and no person has said anything about."""
+        word = self.word(task)
+        found = task.profile.select(scores)
+        if word is None:
+            return found
+        said = {*word.added, *word.removed}
+        return [(label, score) for label, score in found if self._tagger.labels[label] not in said]
+
+    def _added(self, task: Task) -> list[int]:
+        """Labels that a person added, of those that the tagger knows."""
+        word = self.word(task)
+        return [] if word is None else sorted(self._ids[name] for name in word.added if name in self._ids)
+
+    def _about(self, label: int) -> dict[str, Any]:
+        translations = {code: names[label] for code, names in self._tagger.translations.items()}
+        return {"name": self._tagger.labels[label], "label_id": label, "translations": translations or None}
 
     def _score(self, images: Sequence[Pixels], subsets: Sequence[Subset | None]) -> Sequence[Any]:
         """Each image for its labels. Where all want all, the way is the one that every tagger has."""

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from opentelemetry.trace import Span
 
+from schemas.correction import Word
 from schemas.dead_letter import Failure
 from schemas.image_event import ImageEvent
 from workers.errors import Fault
@@ -70,6 +71,9 @@ class Task:
     reference: Job | None = None
     """What is read again before it, to compare."""
     timings_ms: dict[str, float] = field(default_factory=dict)
+    word: Word | None = None
+    """What persons said of its tags, once it was asked for."""
+    word_asked: bool = False
     ending: Ending = "dropped"
     """How it ends."""
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)

@@ -9,6 +9,7 @@
 | device | the models |
 | finish | postprocessing and rendering |
 | publish | the publisher: messages and offsets |
+| corrections | what persons said, where a topic of it is set |
 | watch | nothing: it asks whether the publisher hangs |
 """
 
@@ -35,7 +36,7 @@ from workers.pipeline.progress import Progress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
 from workers.pipeline.stages.stage import Stage
-from workers.ports import Clock, Intake, Publisher, RecordSource, ResultCache
+from workers.ports import Clock, CorrectionLog, Intake, Publisher, RecordSource, ResultCache
 from workers.types import Assignment
 
 __all__ = ["Progress", "Worker", "WorkerOptions"]
@@ -62,6 +63,7 @@ class Worker:
         source: joins the group; called once the models are warm.
         publisher: given the source, for the membership that it publishes under.
         intake, cache, clock: ports.
+        corrections: what persons said, for the roles; read here. None: not asked for.
         roles: what is made of each image; at least one by a model, or no image needs the device.
     """
 
@@ -72,6 +74,7 @@ class Worker:
         publisher: Callable[[RecordSource], Publisher],
         intake: Intake,
         cache: ResultCache,
+        corrections: CorrectionLog | None = None,
         roles: Roles,
         clock: Clock,
         options: WorkerOptions,
@@ -80,6 +83,7 @@ class Worker:
         self._make_publisher = publisher
         self._intake = intake
         self._cache = cache
+        self._corrections = corrections
         self._roles = roles
         self._clock = clock
         self._options = options
@@ -118,6 +122,8 @@ class Worker:
             self._drained.set()
             threads[0].join(_CLOSE_S)
             return
+        if self._corrections is not None:
+            self._corrections.catch_up(self._stop.is_set)  # before any event, which must not overwrite them
         source = self._make_source()
         publisher: Publisher | None = None
         try:
@@ -154,6 +160,8 @@ class Worker:
             "poll": lambda: self._run_poll(poller, pipeline),
             "watch": lambda: self._run_watch(publisher),
         }
+        if self._corrections is not None:
+            loops["corrections"] = partial(self._run_corrections, self._corrections)
         with metrics.shown(gauges(pipeline, poller)):
             for name, loop in loops.items():
                 thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
@@ -232,6 +240,13 @@ class Worker:
     def _run_publish(self, pipeline: Pipeline, publishing: Publishing) -> None:
         while not self._drained.is_set():
             publishing.step()
+
+    def _run_corrections(self, corrections: CorrectionLog) -> None:
+        try:
+            while not self._drained.is_set():
+                corrections.follow(0.5)
+        finally:
+            corrections.close()
 
     def _run_watch(self, publisher: Publisher) -> None:
         """A publish thread that hangs in its client can't be freed: only the end of the process helps."""

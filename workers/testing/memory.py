@@ -9,11 +9,13 @@ import hashlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from schemas.correction import Corrections, Record, Word
 from workers.backends.clock import SystemClock
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.ports import Clock
@@ -226,3 +228,31 @@ class MemoryResultCache:
         if entry is None or self.down or self._clock.monotonic() >= entry[0]:
             return None
         return entry[1]
+
+
+class MemoryCorrections:
+    """`ports.CorrectionLog` on a list of records. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._records: list[Record] = []
+        self._read = 0
+        self._said = Corrections()
+
+    def produce(self, record: Record) -> None:
+        self._records.append(record)
+
+    def catch_up(self, stopping: Callable[[], bool]) -> None:
+        self.follow(0)
+
+    def follow(self, timeout_s: float) -> None:
+        if self._read == len(self._records):
+            time.sleep(min(timeout_s, 0.01))
+        for record in self._records[self._read :]:
+            with suppress(ValueError):
+                self._said.take(record.key, record.value)
+            self._read += 1
+
+    def on(self, subject: str, sha256: str) -> Word | None:
+        return self._said.on(subject, sha256)
+
+    def close(self) -> None: ...

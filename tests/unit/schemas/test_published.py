@@ -58,7 +58,12 @@ def test_every_field_of_an_output_is_promised_but_what_few_events_have(name: str
     schema = json.loads(DOCUMENTS[name])
     for part in (schema, *schema["$defs"].values()):
         if "properties" in part:
-            assert set(part["properties"]) - set(part["required"]) <= {"translations", "embedding"}
+            assert set(part["properties"]) - set(part["required"]) <= {
+                "translations",
+                "source",
+                "embedding",
+                "corrections",
+            }
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from workers.training.data.samples import DataSet, Sample, write_dataset
 
 __all__ = ["tagstream"]
 
-LABELS = ["Egyptian cat", "volcano", "a word of nobody"]
+LABELS = ["Egyptian cat", "volcano", "a made-up word"]
 
 
 @pytest.fixture(scope="module")

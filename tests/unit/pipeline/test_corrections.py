@@ -1,0 +1,96 @@
+"""What persons said of an image's tags goes before what the models say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from schemas.correction import Word, correction
+from schemas.enriched_image import CorrectedTags
+from tests.support.harness import EchoCaptioner, Harness
+from tests.support.waiting import eventually
+from tests.unit.pipeline.test_roles import TAGGER, a_task
+from workers.pipeline.roles import make_roles
+from workers.pipeline.tagging import Tagging
+from workers.pipeline.task import Task
+from workers.testing.memory import MemoryCorrections
+from workers.types import LabelScores
+
+
+def log(*said: Any) -> MemoryCorrections:
+    made = MemoryCorrections()
+    for record in said:
+        made.produce(record)
+    made.follow(0)
+    return made
+
+
+def scored(**scores: float) -> Task:
+    """A task of photos/a.png with these scores of the tagger's labels."""
+    task = a_task()
+    ids = sorted((list(TAGGER.labels).index(name), score) for name, score in scores.items())
+    task.results["tags"] = LabelScores(
+        np.array([i for i, _ in ids], np.int32), np.array([score for _, score in ids], np.float32)
+    )
+    return task
+
+
+def test_added_tags_are_a_persons_and_removed_ones_stay_away() -> None:
+    said = log(correction("photos", "a.png", added=["blue", "terrier"], removed=["red"]))
+    shown = Tagging(TAGGER, said).render(scored(red=0.9, green=0.8))
+    assert [(tag.name, round(tag.score, 1), tag.source) for tag in shown["tags"]] == [
+        ("blue", 1.0, "person"),
+        ("green", 0.8, None),
+    ]
+    assert shown["corrections"] == CorrectedTags(added=("blue", "terrier"), removed=("red",))
+
+
+def test_an_image_of_which_nothing_was_said_is_as_without_corrections() -> None:
+    said = log(correction("photos", "b.png", added=["blue"]))
+    for tagging in (Tagging(TAGGER), Tagging(TAGGER, said)):
+        shown = tagging.render(scored(red=0.9))
+        assert [(tag.name, tag.source) for tag in shown["tags"]] == [("red", None)]
+        assert shown["corrections"] is None
+
+
+def test_captions_are_guided_by_the_corrected_tags() -> None:
+    said = log(correction("photos", "a.png", added=["blue", "terrier"], removed=["red"]))
+    assert Tagging(TAGGER, said).names_by_label(scored(red=0.9, green=0.8)) == ["green", "blue", "terrier"]
+
+
+def test_equal_images_of_which_other_things_were_said_do_not_share_a_caption() -> None:
+    said = log(correction("photos", "a.png", removed=["red"]))
+    models: Any = {"tagger": TAGGER, "captioner": EchoCaptioner()}
+    with_word, without = make_roles(models, None, said), make_roles(models)
+    assert with_word.flight_key(a_task()) != without.flight_key(a_task())
+    assert with_word.flight_key(a_task(want=["tags"])) == without.flight_key(a_task(want=["tags"]))
+
+
+def test_all_that_a_task_shows_is_of_one_piece() -> None:
+    said = log(correction("photos", "a.png", removed=["red"]))
+    tagging, task = Tagging(TAGGER, said), scored(red=0.9, green=0.8)
+    assert tagging.names_by_label(task) == ["green"]
+    said.produce(correction("photos", "a.png", removed=["green"]))
+    said.follow(0)
+    assert [tag.name for tag in tagging.tags(task)] == ["green"]
+
+
+def test_a_worker_reads_them_before_its_first_event_and_then_follows() -> None:
+    said = MemoryCorrections()
+    said.produce(correction("photos", "a.png", added=["blue"], removed=["red"]))
+    harness = Harness()
+    harness.corrections = said
+    harness.put("a.png", (255, 0, 0))
+    harness.send(harness.event("a.png"))
+    with harness.running():
+        harness.settled()
+        first = harness.enriched()["a.png"]
+        assert "blue" in {tag.name for tag in first.tags if tag.source == "person"}
+        said.produce(correction("photos", "a.png", removed=["blue"]))
+        eventually(lambda: said.on("photos/a.png", "0" * 64) == Word((), ("blue", "red")))
+        harness.send(harness.event("a.png"))
+        harness.settled()
+    again = harness.enriched()["a.png"]
+    assert not {"blue", "red"} & {tag.name for tag in again.tags}
+    assert again.id != first.id
