@@ -4,15 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from workers.cli.train import (
-    clean,
-    collect,
-    data,
-    draw,
-    evaluate,
-    parse,
-    pretrain,
-)
+from workers.cli.train import clean, collect, data, draw, evaluate, generate, parse, pretrain
 
 app = typer.Typer(
     help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
@@ -25,5 +17,6 @@ app.command("clean")(clean.clean)
 app.command("collect")(collect.collect)
 app.command()(parse.parse)
 app.command("pretrain")(pretrain.pretrain)
+app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command()(draw.draw)
