@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.account import HEAD, Account
-from tests.chaos.line import SharedLine
+from tests.chaos.shared_worker import SharedWorker
 from tests.conftest import Stack, up_or_skip
 from tests.support.broker import BrokerBehindProxy
 from tests.support.worker_process import Site
@@ -82,7 +82,7 @@ def home(stack: Stack, unique: Callable[[str], str]) -> Site:
 
 
 @pytest.fixture(scope="session")
-def line(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedLine]:
+def shared(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedWorker]:
     """One worker behind a lying store and a Redis proxy, for every fault that leaves it alive."""
-    with SharedLine.started(stack, tmp_path_factory.mktemp("line")) as shared:
+    with SharedWorker.started(stack, tmp_path_factory.mktemp("line")) as shared:
         yield shared

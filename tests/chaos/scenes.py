@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs e
 )
 
 from tests.chaos.account import Account
-from tests.chaos.line import in_flight, is_committed
+from tests.chaos.shared_worker import in_flight, is_committed
 from tests.support.broker import BrokerBehindProxy
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker

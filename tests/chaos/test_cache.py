@@ -12,7 +12,7 @@ import redis
 
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
-from tests.chaos.line import Given, SharedLine, is_committed
+from tests.chaos.shared_worker import Given, SharedWorker, is_committed
 from tests.support.proxy import FaultProxy, wait_for
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
@@ -23,42 +23,42 @@ _seeds = iter(range(3_000, 4_000))
 
 
 @pytest.fixture(autouse=True)
-def _cache_again(line: SharedLine) -> Iterator[None]:
+def _cache_again(shared: SharedWorker) -> Iterator[None]:
     yield
-    line.cache.heal()
-    line.cache.cut()
+    shared.cache.heal()
+    shared.cache.cut()
 
 
 @pytest.fixture
-def straight(line: SharedLine) -> Iterator[redis.Redis]:
+def straight(shared: SharedWorker) -> Iterator[redis.Redis]:
     """Straight to the server."""
-    client = redis.Redis(port=line.site.stack.valkey.ports[0])
+    client = redis.Redis(port=shared.site.stack.valkey.ports[0])
     yield client
     client.config_set("maxmemory", "0")
     client.config_set("maxmemory-policy", "noeviction")
     client.close()
 
 
-def fresh(line: SharedLine, number: int) -> list[Given]:
+def fresh(shared: SharedWorker, number: int) -> list[Given]:
     """New images and events that name their etags, which the cache's first level goes by."""
     keys = [f"cached-{next(_seeds)}.jpg" for _ in range(number)]
-    return [(line.site.own(key, etag=line.site.upload(key, photo(next(_seeds)))), ()) for key in keys]
+    return [(shared.site.own(key, etag=shared.site.upload(key, photo(next(_seeds)))), ()) for key in keys]
 
 
-def remembers(line: SharedLine) -> None:
+def remembers(shared: SharedWorker) -> None:
     """Until the cache answers hits again: the breaker has closed. Records are sent for it, one at a time."""
-    [given] = fresh(line, 1)
+    [given] = fresh(shared, 1)
 
     def a_copy_is_a_hit() -> bool:
-        records = line.send([given])
-        line.committed()
-        return any(image.cache.tags == "hit" for image in line.results(records).images)
+        records = shared.send([given])
+        shared.committed()
+        return any(image.cache.tags == "hit" for image in shared.results(records).images)
 
-    eventually(a_copy_is_a_hit, 30, line.worker.said)
+    eventually(a_copy_is_a_hit, 30, shared.worker.said)
 
 
-def errors(line: SharedLine, **labels: str) -> int:
-    return int(line.worker.metric("tagstream_cache_errors_total", **labels))
+def errors(shared: SharedWorker, **labels: str) -> int:
+    return int(shared.worker.metric("tagstream_cache_errors_total", **labels))
 
 
 def assert_same_tags(images: list[EnrichedImage], others: list[EnrichedImage]) -> None:
@@ -72,67 +72,69 @@ def assert_same_tags(images: list[EnrichedImage], others: list[EnrichedImage]) -
 
 
 @pytest.mark.parametrize("fault", ["refuses", "hangs", "talks nonsense"])
-def test_a_cache_that(line: SharedLine, account: Account, fault: str) -> None:
+def test_a_cache_that(shared: SharedWorker, account: Account, fault: str) -> None:
     """Guards: errors of every kind are misses; calls are bounded in time; the breaker asks the dead no more. Without
     the first the worker ends, without the second it stands still, without the third each call costs its timeout."""
-    remembers(line)
-    before, paused = errors(line), errors(line, cause="paused")
+    remembers(shared)
+    before, paused = errors(shared), errors(shared, cause="paused")
     match fault:
         case "refuses":
-            line.cache.refuse()
+            shared.cache.refuse()
         case "hangs":
-            line.cache.freeze()
+            shared.cache.freeze()
         case _:
-            line.cache.babble(b"\x00\xff no protocol of ours\r\n")
-    records = line.send(fresh(line, 12))
-    wait_for(lambda: errors(line) - before, 1)
+            shared.cache.babble(b"\x00\xff no protocol of ours\r\n")
+    records = shared.send(fresh(shared, 12))
+    wait_for(lambda: errors(shared) - before, 1)
     account.landed()
-    found = line.settle(account, records)
+    found = shared.settle(account, records)
     assert len(found.images) == 12
-    assert errors(line, cause="paused") > paused
-    line.cache.heal()
-    line.cache.cut()
+    assert errors(shared, cause="paused") > paused
+    shared.cache.heal()
+    shared.cache.cut()
     account.over()
-    remembers(line)
+    remembers(shared)
     account.recovered()
 
 
-def test_a_full_cache(line: SharedLine, account: Account, straight: redis.Redis) -> None:
+def test_a_full_cache(shared: SharedWorker, account: Account, straight: redis.Redis) -> None:
     """Guard: an error reply is that command's alone. As the server's it would open the breaker, and what is remembered
     could not be read either."""
-    [known] = fresh(line, 1)
-    line.send([known])
-    line.committed()
+    [known] = fresh(shared, 1)
+    shared.send([known])
+    shared.committed()
     straight.config_set("maxmemory", "1")
-    before, paused = errors(line, cause="full"), errors(line, cause="paused")
-    records = line.send(fresh(line, 6))
-    wait_for(lambda: errors(line, cause="full") - before, 1)
+    before, paused = errors(shared, cause="full"), errors(shared, cause="paused")
+    records = shared.send(fresh(shared, 6))
+    wait_for(lambda: errors(shared, cause="full") - before, 1)
     account.landed()
-    line.committed()
-    records += line.send([known])
-    found = line.settle(account, records)
+    shared.committed()
+    records += shared.send([known])
+    found = shared.settle(account, records)
     assert [image.cache.tags for image in found.images].count("hit") == 1
     assert len(found.images) == 7
-    assert errors(line, cause="paused") == paused
+    assert errors(shared, cause="paused") == paused
     straight.config_set("maxmemory", "0")
     account.over()
-    remembers(line)
+    remembers(shared)
     account.recovered()
 
 
 @pytest.mark.parametrize("level", ["source", "scores"])
-def test_a_cache_that_evicts_its_level(line: SharedLine, account: Account, straight: redis.Redis, level: str) -> None:
+def test_a_cache_that_evicts_its_level(
+    shared: SharedWorker, account: Account, straight: redis.Redis, level: str
+) -> None:
     """Guard: an entry that is gone is a miss, whatever is left of the other level; without it an image would be
     published with what one level knows."""
-    given = fresh(line, 6)
-    landed = line.send(given)
-    line.committed()
-    first = line.results(landed)
+    given = fresh(shared, 6)
+    landed = shared.send(given)
+    shared.committed()
+    first = shared.results(landed)
     gone = list(straight.scan_iter(f"tagstream:*:{level}:*"))
     assert len(gone) >= 6
     straight.delete(*gone)
     account.landed()
-    second = line.settle(account, line.send(given))
+    second = shared.settle(account, shared.send(given))
     assert_same_tags(second.images, first.images)
     source, content = ("miss", "hit") if level == "source" else ("hit", "miss")
     assert {(image.cache.source, image.cache.tags) for image in second.images} == {(source, content)}
@@ -145,14 +147,14 @@ HUGE = (bytes(60_000_000), {"sha256": "0" * 60_000_000})
 
 @pytest.mark.parametrize("values", [OF_AN_OLDER_VERSION, PLAUSIBLE, HUGE], ids=["older", "plausible", "huge"])
 def test_a_cache_with_wrong_values(
-    line: SharedLine, account: Account, straight: redis.Redis, values: tuple[bytes, dict[str, object] | None]
+    shared: SharedWorker, account: Account, straight: redis.Redis, values: tuple[bytes, dict[str, object] | None]
 ) -> None:
     """Guards: scores carry their format's mark and are scores, facts have exactly today's fields and could be
     published, and what is larger than any of ours is not read; such a value is a miss, and never an answer or the
     worker's end."""
-    given = fresh(line, 6)
-    line.send(given)
-    line.committed()
+    given = fresh(shared, 6)
+    shared.send(given)
+    shared.committed()
     wrong_scores, wrong_facts = values
     scores = list(straight.scan_iter("tagstream:*:scores:*"))
     sources = list(straight.scan_iter("tagstream:*:source:*"))
@@ -165,7 +167,7 @@ def test_a_cache_with_wrong_values(
     assert len(scores) >= 6
     assert len(sources) >= 6
     account.landed()
-    found = line.settle(account, line.send(given))
+    found = shared.settle(account, shared.send(given))
     assert len(found.images) == 6
     assert {(image.cache.source, image.cache.tags) for image in found.images} == {("miss", "miss")}
 

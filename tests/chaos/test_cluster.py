@@ -10,8 +10,8 @@ import pytest
 
 from tests.chaos.account import Account
 from tests.chaos.cluster import Cluster, Node
-from tests.chaos.line import is_committed
 from tests.chaos.scenes import load, published
+from tests.chaos.shared_worker import is_committed
 from tests.conftest import Stack, up_or_skip
 from tests.support.broker import catch_open_transaction
 from tests.support.waiting import eventually

@@ -10,7 +10,6 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
-from tests.chaos.line import held, is_committed
 from tests.chaos.scenes import (
     SESSION_S,
     behind_proxy,
@@ -23,6 +22,7 @@ from tests.chaos.scenes import (
     published,
     settled,
 )
+from tests.chaos.shared_worker import held, is_committed
 from tests.support.broker import BrokerBehindProxy, transaction_state
 from tests.support.kafka_proxy import Api, Side
 from tests.support.waiting import eventually

@@ -9,7 +9,7 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
-from tests.chaos.line import is_committed
+from tests.chaos.shared_worker import is_committed
 from tests.chaos.unruly import Unruly, image_of
 from tests.chaos.unruly_model import CURSED, SPEECHLESS, UNCOUNTABLE
 from tests.support.waiting import eventually

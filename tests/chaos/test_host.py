@@ -17,8 +17,8 @@ from schemas.enriched_image import EnrichedImage
 from tests.chaos.account import Account
 from tests.chaos.broken_codec import DAWDLES_S, png_that
 from tests.chaos.broken_codec import FOLDER as BROKEN_CODEC
-from tests.chaos.line import in_flight, is_committed
 from tests.chaos.scenes import BUSY, busy, finish, load, published
+from tests.chaos.shared_worker import in_flight, is_committed
 from tests.support.lying_store import LyingStore, says
 from tests.support.memory import family as with_descendants
 from tests.support.processes import lives

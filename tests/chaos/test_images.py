@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.chaos.account import Account
-from tests.chaos.line import Given, SharedLine
+from tests.chaos.shared_worker import Given, SharedWorker
 from tests.support.images import encoded, noise, png_bomb, png_claiming, ramp
 from tests.support.worker_process import photo
 from tests.unit.models.photographs import SKIMAGE
@@ -15,13 +15,13 @@ from tests.unit.models.photographs import SKIMAGE
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240)]
 
 
-def send(line: SharedLine, key: str, body: bytes) -> list[tuple[int, int, int]]:
+def send(shared: SharedWorker, key: str, body: bytes) -> list[tuple[int, int, int]]:
     """The image between two healthy ones, in one partition."""
     for number in range(2):
-        line.site.upload(f"sound-{number}.jpg", photo(5_000 + number))
-    line.site.upload(key, body)
-    given: list[Given] = [(line.site.own(name), ()) for name in ("sound-0.jpg", key, "sound-1.jpg")]
-    return line.send(given, b"p")
+        shared.site.upload(f"sound-{number}.jpg", photo(5_000 + number))
+    shared.site.upload(key, body)
+    given: list[Given] = [(shared.site.own(name), ()) for name in ("sound-0.jpg", key, "sound-1.jpg")]
+    return shared.send(given, b"p")
 
 
 @pytest.mark.parametrize(
@@ -34,12 +34,12 @@ def send(line: SharedLine, key: str, body: bytes) -> list[tuple[int, int, int]]:
         pytest.param(encoded(ramp(1, 1), "png"), "too-small", id="1x1"),
     ],
 )
-def test_an_image_that_is(line: SharedLine, account: Account, body: bytes, reason: str) -> None:
+def test_an_image_that_is(shared: SharedWorker, account: Account, body: bytes, reason: str) -> None:
     """Guards: limits are read from the header before anything is decoded (that on pixels twice: by us, and by Pillow at
     our bound), what is none is known by its first bytes, and a decoder's error is the image's own."""
-    records = send(line, "bad.jpg", body)
+    records = send(shared, "bad.jpg", body)
     account.landed()
-    found = line.settle(account, records, letters=1)
+    found = shared.settle(account, records, letters=1)
     assert found.reasons == [reason]
     assert found.keys == ["sound-0.jpg", "sound-1.jpg"]
 
@@ -76,16 +76,16 @@ GHOST_OF_A_CAT.putalpha(Image.linear_gradient("L").resize(CAT.size))
     ],
 )
 def test_an_image_that_is_odd_and_sound(
-    line: SharedLine, account: Account, key: str, body: bytes, plain: Image.Image
+    shared: SharedWorker, account: Account, key: str, body: bytes, plain: Image.Image
 ) -> None:
     """Guard: the format is read from the bytes, and every mode is brought to RGB by rule. Without the first it is
     dead-lettered, without the second it makes the model fail, or is tagged for what is not in it."""
     bodies = {key: body, f"plain-{key}.png": encoded(plain, "png")}
     for name, content in bodies.items():
-        line.site.upload(name, content)
-    records = line.send([(line.site.own(name), ()) for name in bodies], b"p")
+        shared.site.upload(name, content)
+    records = shared.send([(shared.site.own(name), ()) for name in bodies], b"p")
     account.landed()
-    found = line.settle(account, records)
+    found = shared.settle(account, records)
     scores = {image.source.key: {tag.name: tag.score for tag in image.tags} for image in found.images}
     odd, seen = scores[key], scores[f"plain-{key}.png"]
     assert any("cat" in name for name in seen)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.chaos.account import Account
 from tests.chaos.broken_codec import FOLDER, png_that
-from tests.chaos.line import Given, SharedLine, in_flight, is_committed
+from tests.chaos.shared_worker import Given, SharedWorker, in_flight, is_committed
 from tests.conftest import Stack
 from tests.support.processes import children
 from tests.support.waiting import eventually
@@ -27,9 +27,9 @@ _seeds = itertools.count(20_000)
 
 
 @pytest.fixture(scope="module")
-def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedLine]:
+def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedWorker]:
     """A worker with two children whose PNG decoder has a fault. It outlives every test here."""
-    with SharedLine.started(
+    with SharedWorker.started(
         stack,
         tmp_path_factory.mktemp("decoders"),
         PYTHONPATH=str(FOLDER),
@@ -88,7 +88,7 @@ class Deed:
         pytest.param(Deed("dies", "death", 1, once=True), id="decoder killed externally"),
     ],
 )
-def test_an_image_that(decoders: SharedLine, account: Account, tmp_path: Path, deed: Deed) -> None:
+def test_an_image_that(decoders: SharedWorker, account: Account, tmp_path: Path, deed: Deed) -> None:
     """Guards: the clock of a decoder, without which one that hangs is never replaced; RLIMIT_AS, without which one
     may take the machine's memory; the sandbox, without which one that is taken over has what the worker has; the second
     try, without which a slow machine or an operator's kill costs a sound image; the orders that the supervisor keeps,
@@ -115,7 +115,7 @@ def test_an_image_that(decoders: SharedLine, account: Account, tmp_path: Path, d
     assert found.keys == sorted(sound if deed.reason else [*sound, "deed.png"])
 
 
-def test_others_are_decoded_while_an_image_hangs(decoders: SharedLine, account: Account) -> None:
+def test_others_are_decoded_while_an_image_hangs(decoders: SharedWorker, account: Account) -> None:
     """Guard: a child whose decoder hangs is given nothing new; without that, what it was given waits for its end."""
     process, site = decoders.worker, decoders.site
     lost = lost_decoders(process, "clock")
@@ -180,7 +180,7 @@ def test_an_image_that_kills_the_process(home: Site, account: Account, tmp_path:
 def test_an_image_that_hangs_its_decoding_thread_while_others_go_on(
     home: Site, account: Account, tmp_path: Path
 ) -> None:
-    """Guard: a clock for each image that is in a working stage; by a clock for the line as a whole, all is well as
+    """Guard: a clock for each image that is in a working stage; by a clock for the worker as a whole, all is well as
     long as other partitions move. And the journal, as above."""
     home.upload("hangs.png", png_that("hangs"))
     home.send([(home.own("hangs.png"), ())])

@@ -12,8 +12,8 @@ from kafka.admin import KafkaAdminClient
 from kafka.structs import TopicPartition
 
 from tests.chaos.account import Account
-from tests.chaos.line import is_committed
 from tests.chaos.scenes import behind_proxy, failed, finish, load, settled
+from tests.chaos.shared_worker import is_committed
 from tests.support.broker import BrokerBehindProxy, transaction_state
 from tests.support.kafka_proxy import Api
 from tests.support.waiting import eventually

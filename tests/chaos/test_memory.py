@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tests.chaos.account import Account
-from tests.chaos.line import is_committed
+from tests.chaos.shared_worker import is_committed
 from tests.conftest import Stack
 from tests.support.images import encoded, png_chunk
 from tests.support.memory import Watched, resident

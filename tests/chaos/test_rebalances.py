@@ -13,7 +13,6 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from tests.chaos.account import Account
-from tests.chaos.line import is_committed
 from tests.chaos.scenes import (
     BUSY,
     SESSION_S,
@@ -25,6 +24,7 @@ from tests.chaos.scenes import (
     reads,
     settled,
 )
+from tests.chaos.shared_worker import is_committed
 from tests.chaos.unruly import Unruly
 from tests.support.broker import BrokerBehindProxy
 from tests.support.kafka_proxy import Api, Hold

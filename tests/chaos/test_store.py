@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.chaos.account import Account
-from tests.chaos.line import Given, SharedLine, in_flight
+from tests.chaos.shared_worker import Given, SharedWorker, in_flight
 from tests.support.lying_store import Lie, drips, is_empty, pours, refuses_us, resets, says
 from tests.support.proxy import wait_for
 from tests.support.waiting import eventually
@@ -22,16 +22,16 @@ _seeds = iter(range(1_000, 2_000))
 
 
 @pytest.fixture(autouse=True)
-def _truth_again(line: SharedLine) -> Iterator[None]:
+def _truth_again(shared: SharedWorker) -> Iterator[None]:
     yield
-    line.store.lies.clear()
+    shared.store.lies.clear()
 
 
-def fresh(line: SharedLine, *keys: str) -> list[Given]:
+def fresh(shared: SharedWorker, *keys: str) -> list[Given]:
     """New images that no cache knows, and their events."""
     for key in keys:
-        line.site.upload(key, photo(next(_seeds)))
-    return [(line.site.own(key), ()) for key in keys]
+        shared.site.upload(key, photo(next(_seeds)))
+    return [(shared.site.own(key), ()) for key in keys]
 
 
 @pytest.mark.chaos
@@ -45,33 +45,33 @@ def fresh(line: SharedLine, *keys: str) -> list[Given]:
         pytest.param(resets(1_000), "unreadable", 2, id="always reset halfway"),
     ],
 )
-def test_one_object_whose_get_is(line: SharedLine, account: Account, lie: Lie, reason: str, times: int) -> None:
+def test_one_object_whose_get_is(shared: SharedWorker, account: Account, lie: Lie, reason: str, times: int) -> None:
     """Guards: the bounds on what a body may be (empty, larger than announced), and the verdict on an object that alone
     fails or is refused, without which its partition waits for it for ever."""
     failing = f"{reason}-{times}-{next(_seeds)}.jpg"
-    line.store.lies[failing] = lie
-    records = line.send(fresh(line, "before.jpg"))
-    line.committed()
-    records += line.send(fresh(line, failing))
-    wait_for(lambda: line.store.told[failing], times)
+    shared.store.lies[failing] = lie
+    records = shared.send(fresh(shared, "before.jpg"))
+    shared.committed()
+    records += shared.send(fresh(shared, failing))
+    wait_for(lambda: shared.store.told[failing], times)
     account.landed()
     deadline = threading.Event()
 
     def others_flow() -> None:
         # `unreadable` is only said of an object while others of its bucket read.
         while not deadline.wait(1.0):
-            beside.extend(line.send(fresh(line, f"beside-{next(_seeds)}.jpg"), b"elsewhere"))
+            beside.extend(shared.send(fresh(shared, f"beside-{next(_seeds)}.jpg"), b"elsewhere"))
 
     beside: list[tuple[int, int, int]] = []
     thread = threading.Thread(target=others_flow)
     thread.start()
     try:
-        eventually(lambda: bool(line.results(records).letters), 40, line.worker.said)
+        eventually(lambda: bool(shared.results(records).letters), 40, shared.worker.said)
     finally:
         deadline.set()
         thread.join()
     account.over()
-    found = line.settle(account, records + beside, letters=1)
+    found = shared.settle(account, records + beside, letters=1)
     account.recovered()
     assert found.reasons == [reason]
 
@@ -84,125 +84,127 @@ def test_one_object_whose_get_is(line: SharedLine, account: Account, lie: Lie, r
         pytest.param(says(503), 2, id="503 for a while", marks=pytest.mark.chaos),
     ],
 )
-def test_a_get_that_fails_by(line: SharedLine, account: Account, lie: Lie, times: int) -> None:
+def test_a_get_that_fails_by(shared: SharedWorker, account: Account, lie: Lie, times: int) -> None:
     """Guard: passing failures are retried with a growing wait; without it a healthy image is dead-lettered."""
     key = f"passing-{next(_seeds)}.jpg"
-    line.store.lies[key] = lie
-    records = line.send(fresh(line, key))
-    wait_for(lambda: line.store.told[key], times)
+    shared.store.lies[key] = lie
+    records = shared.send(fresh(shared, key))
+    wait_for(lambda: shared.store.told[key], times)
     account.landed()
     account.over()
-    line.store.lies.clear()
-    found = line.settle(account, records)
+    shared.store.lies.clear()
+    found = shared.settle(account, records)
     account.recovered()
     assert found.keys == [key]
 
 
 @pytest.mark.chaos
-def test_every_get_is_forbidden_for_a_while(line: SharedLine, account: Account) -> None:
+def test_every_get_is_forbidden_for_a_while(shared: SharedWorker, account: Account) -> None:
     """Guards: one refusal is not enough, and different objects that are refused in a row open the breaker. Credentials
     that are taken away must not empty the topic into the dead-letter topic, although the bucket was read just now."""
-    records = line.send(fresh(line, "before.jpg"))
-    line.committed()
-    line.store.lies["*"] = says(403)
+    records = shared.send(fresh(shared, "before.jpg"))
+    shared.committed()
+    shared.store.lies["*"] = says(403)
     keys = [f"forbidden-{number}-{next(_seeds)}.jpg" for number in range(4)]
-    records += line.send(fresh(line, *keys))
-    wait_for(lambda: sum(line.store.told[key] for key in keys), 6)
+    records += shared.send(fresh(shared, *keys))
+    wait_for(lambda: sum(shared.store.told[key] for key in keys), 6)
     account.landed()
-    assert len(line.results(records).coordinates) == 1
-    line.store.lies.clear()
+    assert len(shared.results(records).coordinates) == 1
+    shared.store.lies.clear()
     account.over()
-    assert line.settle(account, records).keys == sorted(["before.jpg", *keys])
+    assert shared.settle(account, records).keys == sorted(["before.jpg", *keys])
     account.recovered()
 
 
 @pytest.mark.chaos
-def test_the_stores_refusal_of_us_hits_a_single_image(line: SharedLine, account: Account) -> None:
+def test_the_stores_refusal_of_us_hits_a_single_image(shared: SharedWorker, account: Account) -> None:
     """Guard: a refusal whose code is about the credentials, or our clock, blames no object, however few fail
     and however well others were read just now."""
-    records = line.send(fresh(line, "before.jpg"))
-    line.committed()
+    records = shared.send(fresh(shared, "before.jpg"))
+    shared.committed()
     key = f"expired-{next(_seeds)}.jpg"
-    line.store.lies["*"] = refuses_us("ExpiredToken")
-    records += line.send(fresh(line, key))
-    wait_for(lambda: line.store.told[key], 4)
+    shared.store.lies["*"] = refuses_us("ExpiredToken")
+    records += shared.send(fresh(shared, key))
+    wait_for(lambda: shared.store.told[key], 4)
     account.landed()
-    line.store.lies.clear()
+    shared.store.lies.clear()
     account.over()
-    assert line.settle(account, records).keys == ["before.jpg", key]
+    assert shared.settle(account, records).keys == ["before.jpg", key]
     account.recovered()
 
 
-def test_404_and_a_deleted_prefix_still_in_the_backlog(line: SharedLine, account: Account) -> None:
+def test_404_and_a_deleted_prefix_still_in_the_backlog(shared: SharedWorker, account: Account) -> None:
     """Guard: what an object's absence is told by; as a dependency's failure it would block its partition."""
-    given = fresh(line, *[f"album/{number}.jpg" for number in range(10)])
+    given = fresh(shared, *[f"album/{number}.jpg" for number in range(10)])
     for number in range(10):
-        line.site.store.remove(line.site.name, f"album/{number}.jpg")
+        shared.site.store.remove(shared.site.name, f"album/{number}.jpg")
     with pytest.raises(Gone):
-        line.site.store.get(
-            line.site.name, "album/9.jpg", version_id=None, etag=None, max_bytes=1 << 20, deadline_s=10.0
+        shared.site.store.get(
+            shared.site.name, "album/9.jpg", version_id=None, etag=None, max_bytes=1 << 20, deadline_s=10.0
         )
-    records = line.send(given + fresh(line, "alive.jpg"))
+    records = shared.send(given + fresh(shared, "alive.jpg"))
     account.landed()
-    found = line.settle(account, records)
+    found = shared.settle(account, records)
     assert [skip.reason for skip in found.skips] == ["gone"] * 10
     assert found.keys == ["alive.jpg"]
 
 
-def test_an_object_that_changed_between_event_and_get(line: SharedLine, account: Account) -> None:
+def test_an_object_that_changed_between_event_and_get(shared: SharedWorker, account: Account) -> None:
     """Guard: the event's etag, asked for by If-Match and compared with the answer's (either will do); without both the
     old event would describe the new image."""
-    old = line.site.upload("changing.jpg", photo(next(_seeds)))
-    new = line.site.upload("changing.jpg", photo(next(_seeds)))
+    old = shared.site.upload("changing.jpg", photo(next(_seeds)))
+    new = shared.site.upload("changing.jpg", photo(next(_seeds)))
     assert old != new
     account.landed()
-    records = line.send(
-        [(line.site.own("changing.jpg", etag=old), ()), (line.site.own("changing.jpg", etag=new), ())], b"p"
+    records = shared.send(
+        [(shared.site.own("changing.jpg", etag=old), ()), (shared.site.own("changing.jpg", etag=new), ())], b"p"
     )
-    found = line.settle(account, records)
+    found = shared.settle(account, records)
     assert [skip.reason for skip in found.skips] == ["superseded"]
     assert found.keys == ["changing.jpg"]
 
 
-def test_one_byte_a_second_at_the_head_of_a_partition_while_the_others_flow(line: SharedLine, account: Account) -> None:
+def test_one_byte_a_second_at_the_head_of_a_partition_while_the_others_flow(
+    shared: SharedWorker, account: Account
+) -> None:
     """Guard: fetches run side by side; with one thread all would wait."""
     slow = threading.Event()
     slow.set()
-    line.store.lies["drip.jpg"] = drips(slow.is_set)
-    head = line.send(fresh(line, "drip.jpg"), b"slow")
-    wait_for(lambda: line.store.told["drip.jpg"], 1)
+    shared.store.lies["drip.jpg"] = drips(slow.is_set)
+    head = shared.send(fresh(shared, "drip.jpg"), b"slow")
+    wait_for(lambda: shared.store.told["drip.jpg"], 1)
     account.landed()
-    others = [r for r in line.send(fresh(line, *[f"flow-{n}.jpg" for n in range(12)])) if r[0] != head[0][0]]
+    others = [r for r in shared.send(fresh(shared, *[f"flow-{n}.jpg" for n in range(12)])) if r[0] != head[0][0]]
     assert others
-    eventually(lambda: len(line.results(others).images) == len(others), 15, line.worker.said)
-    assert line.results(head).coordinates == [], "the drip ended too early to prove anything"
+    eventually(lambda: len(shared.results(others).images) == len(others), 15, shared.worker.said)
+    assert shared.results(head).coordinates == [], "the drip ended too early to prove anything"
     slow.clear()
     account.over()
-    line.settle(account, head + others)
+    shared.settle(account, head + others)
     account.recovered()
 
 
 @pytest.mark.chaos
-def test_the_store_is_down(line: SharedLine, account: Account) -> None:
+def test_the_store_is_down(shared: SharedWorker, account: Account) -> None:
     """Guard: an object is blamed only when others of its bucket were read since it first failed. The outage lasts for
     longer than `unreadable_s`."""
     keys = [f"down-{number}-{next(_seeds)}.jpg" for number in range(8)]
-    given = fresh(line, *keys)
-    s3 = line.site.stack.s3
-    tries = retries(line)
+    given = fresh(shared, *keys)
+    s3 = shared.site.stack.s3
+    tries = retries(shared)
     s3.stop()
     try:
-        records = line.send(given)
-        eventually(lambda: retries(line) > tries and in_flight(line.worker) >= 1, 20, line.worker.said)
+        records = shared.send(given)
+        eventually(lambda: retries(shared) > tries and in_flight(shared.worker) >= 1, 20, shared.worker.said)
         account.landed()
         time.sleep(6.0)
-        assert line.results(records).coordinates == []
+        assert shared.results(records).coordinates == []
     finally:
         s3.start()
     account.over()
-    assert line.settle(account, records).keys == sorted(keys)
+    assert shared.settle(account, records).keys == sorted(keys)
     account.recovered()
 
 
-def retries(line: SharedLine) -> float:
-    return line.worker.metric("tagstream_retries_total", dependency="s3")
+def retries(shared: SharedWorker) -> float:
+    return shared.worker.metric("tagstream_retries_total", dependency="s3")

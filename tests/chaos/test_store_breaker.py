@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.account import Account
-from tests.chaos.line import SharedLine, held
 from tests.chaos.scenes import behind_proxy, load, publishes
+from tests.chaos.shared_worker import SharedWorker, held
 from tests.support.broker import BrokerBehindProxy, catch_open_transaction
 from tests.support.lying_store import says
 from tests.support.waiting import eventually
@@ -22,9 +22,9 @@ IMAGES = 60
 
 
 @pytest.fixture(autouse=True)
-def _truth_again(line: SharedLine) -> Iterator[None]:
+def _truth_again(shared: SharedWorker) -> Iterator[None]:
     yield
-    line.store.lies.clear()
+    shared.store.lies.clear()
 
 
 def open_breakers(process: WorkerProcess) -> float:
@@ -32,28 +32,28 @@ def open_breakers(process: WorkerProcess) -> float:
     return sum(process.metric("tagstream_breakers", dependency="s3", state=state) for state in ("open", "half-open"))
 
 
-def test_a_store_that_fails_for_every_object_for_a_while(line: SharedLine, account: Account) -> None:
+def test_a_store_that_fails_for_every_object_for_a_while(shared: SharedWorker, account: Account) -> None:
     """Guard: the bucket's breaker (BucketBreakers.may_ask, and who is due while it is open). Without it each image that
     waits asks on its own, again and again. That all are released at once is proved where time is made by hand, in
     tests/unit/pipeline/test_store_breaker.py."""
     keys = [f"outage-{number}.jpg" for number in range(IMAGES)]
     for number, key in enumerate(keys):
-        line.site.upload(key, photo(5_000 + number))
-    line.store.lies["*"] = says(503)
-    records = line.send([(line.site.own(key), ()) for key in keys])
-    eventually(lambda: open_breakers(line.worker) == 1, 30, line.worker.said)
+        shared.site.upload(key, photo(5_000 + number))
+    shared.store.lies["*"] = says(503)
+    records = shared.send([(shared.site.own(key), ()) for key in keys])
+    eventually(lambda: open_breakers(shared.worker) == 1, 30, shared.worker.said)
     account.landed()
     time.sleep(2.0)  # GETs that were under way when it opened come to their end
-    told = line.store.told.total()
+    told = shared.store.told.total()
     time.sleep(8.0)
     # A probe every few seconds, each trying for TAGSTREAM_RETRY_S.
-    assert line.store.told.total() - told <= 40, "one image at a time may ask"
-    assert line.results(records).coordinates == []
-    line.store.lies.clear()
+    assert shared.store.told.total() - told <= 40, "one image at a time may ask"
+    assert shared.results(records).coordinates == []
+    shared.store.lies.clear()
     account.over()
     began = time.monotonic()
-    eventually(lambda: open_breakers(line.worker) == 0, 15, line.worker.said)
-    assert line.settle(account, records).keys == sorted(keys)
+    eventually(lambda: open_breakers(shared.worker) == 0, 15, shared.worker.said)
+    assert shared.settle(account, records).keys == sorted(keys)
     assert time.monotonic() - began < 20
     account.recovered()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.account import Account
-from tests.chaos.line import is_committed
 from tests.chaos.scenes import load
+from tests.chaos.shared_worker import is_committed
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
 

@@ -67,7 +67,7 @@ class Results:
 
 
 @dataclass
-class SharedLine:
+class SharedWorker:
     """A site, its worker, and the proxies through which the worker sees the store and the cache."""
 
     site: Site
@@ -77,7 +77,7 @@ class SharedLine:
 
     @classmethod
     @contextmanager
-    def started(cls, stack: Stack, folder: Path, **settings: str) -> Iterator[SharedLine]:
+    def started(cls, stack: Stack, folder: Path, **settings: str) -> Iterator[SharedWorker]:
         """With these settings over those that suit most faults."""
         site = Site(stack, f"shared-{uuid.uuid4().hex[:8]}")
         s3_port = int(stack.s3.endpoint_url.rpartition(":")[2])
