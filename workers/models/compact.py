@@ -73,6 +73,8 @@ def build_tagger(
 ) -> TorchTagger:
     """The tagger of an EfficientNet-Lite0 bundle.
 
+    Its labels exclude each other unless its option `exclusive` is false: `tagstream train fit` makes such bundles.
+
     Raises:
         Misconfigured: the weights do not fit, or int8, which gains nothing for convolutions.
     """
@@ -81,7 +83,10 @@ def build_tagger(
             f"{bundle.name} is made of convolutions, which int8 does not cover; choose another precision."
         )
     network = EfficientNetLite0(bundle.weights(), bundle.manifest.labels)
-    return TorchTagger(bundle, device, precision, device.place(network, precision), exclusive=True, subset=subset)
+    exclusive = bool(bundle.manifest.options.get("exclusive", True))
+    if not exclusive and subset is not None:
+        network.keep(subset)
+    return TorchTagger(bundle, device, precision, device.place(network, precision), exclusive=exclusive, subset=subset)
 
 
 def _convert(folder: Path, *, replace_existing: bool) -> Bundle:

@@ -8,7 +8,7 @@ the unfolded network's by rounding alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,32 @@ class EfficientNetLite0(nn.Module):
         if given.left:
             raise Misconfigured(f"these are not EfficientNet-Lite0's weights alone: {min(given.left)} is left over.")
 
+    def keep(self, labels: Sequence[int]) -> None:
+        """Give the logits of these labels alone from now on."""
+        ids = list(labels)
+        kept = nn.Linear(FEATURES, len(ids))
+        kept.weight, kept.bias = (nn.Parameter(each[ids]) for each in (self.classifier.weight, self.classifier.bias))
+        self.classifier = kept
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """What the classifier reads: (n, FEATURES)."""
+        means: Tensor = self.features(x).mean(dim=(2, 3))
+        return means
+
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(x).mean(dim=(2, 3)))
+        logits: Tensor = self.classifier(self.pooled(x))
         return logits
+
+
+def unfolded(network: EfficientNetLite0) -> dict[str, Tensor]:
+    """The parameters of a network under timm's names, with batch norms that change nothing: what makes it again."""
+    names = iter(parameter_names())
+    weights: dict[str, Tensor] = {}
+    for module in network.modules():
+        if isinstance(module, _Conv):
+            conv, bias = module.conv.weight, module.conv.bias
+            assert bias is not None
+            one = torch.ones_like(bias)
+            tensors = (conv, one, bias, torch.zeros_like(bias), one - EPSILON)
+            weights |= {next(names): tensor.detach() for tensor in tensors}
+    return weights | {f"classifier.{name}": t.detach() for name, t in network.classifier.named_parameters()}

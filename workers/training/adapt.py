@@ -1,0 +1,235 @@
+"""Networks that can be trained further: made of a bundle, with new labels behind the old ones, and back to weights.
+
+head   the encoder stays; what reads its features learns. Minutes: features are computed once for each image
+lora   the head learns, and the encoder by LoRA, merged into it at the end
+all    everything learns, but text embeddings of labels stay
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Self, TypeAlias
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.compact import KIND as COMPACT
+from workers.models.efficientnet import FEATURES, EfficientNetLite0, unfolded
+from workers.models.ram.build import filled_model
+from workers.models.ram.config import RamPlusConfig, from_json, to_json
+from workers.models.ram.heads import label_chunks
+from workers.models.ram.ram import Ram
+from workers.models.ram.ram_plus import RamPlus
+from workers.training.lora import add_lora, merge_lora
+
+What: TypeAlias = Literal["head", "lora", "all"]
+
+
+class Learner(nn.Module):
+    """A network that is trained further.
+
+    Args:
+        labels: all that it knows, those of the bundle first.
+        kept: how many labels of the bundle these are.
+        what: see the module.
+    """
+
+    def __init__(self, labels: Sequence[str], kept: int, what: What) -> None:
+        super().__init__()
+        self.labels = tuple(labels)
+        self.kept = kept
+        self.what: What = what
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(n, 3, side, side) normalised → features, the first dimension of which is n. For "head": constants."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.what != "head"):
+            return self._encode(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, labels) logits."""
+        return self.score(self.encode(images))
+
+    def teacher(self) -> Self:
+        """A copy that does not learn. For "head" both have one encoder."""
+        shared = {id(self.encoder()): self.encoder()} if self.what == "head" else {}
+        return copy.deepcopy(self, shared).requires_grad_(False).eval()
+
+    @abstractmethod
+    def encoder(self) -> nn.Module:
+        """The part that gives the features."""
+
+    @abstractmethod
+    def _encode(self, images: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        """(n, labels) logits in fp32, or those of the labels `ids`, ascending."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """What a bundle of this network has. Ends the training: LoRA is merged."""
+
+    @abstractmethod
+    def architecture(self) -> dict[str, JsonValue]:
+        """And the manifest's `architecture`."""
+
+    def options(self) -> dict[str, JsonValue]:
+        """Options that the manifest gets besides the bundle's own."""
+        return {}
+
+
+class RamLearner(Learner):
+    """RAM or RAM++. A new label is a text embedding that was given, or one that is learnt (RAM++: several).
+
+    The image's projection towards CLIP stays unless everything learns: embeddings are made with it.
+    """
+
+    def __init__(self, bundle: Bundle, new: Sequence[str], what: What, rank: int, embeddings: Mapping[str, Tensor]):
+        super().__init__((*bundle.labels, *new), bundle.manifest.labels, what)
+        config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
+        model = filled_model(config, {name: tensor.float() for name, tensor in bundle.weights().items()})
+        assert isinstance(model, Ram | RamPlus)
+        self._config = config
+        self.scorer = model
+        self.new_rows = nn.ParameterList([self._row(name, embeddings.get(name)) for name in new])
+        self._dtypes = {name: tensor.dtype for name, tensor in bundle.weights().items()}
+        self._choose(rank)
+
+    def _choose(self, rank: int) -> None:
+        """What learns."""
+        for module in (self.scorer.label_proj, self.scorer.head):
+            module.requires_grad_(True)
+        for parameter in (self.scorer.class_weight, self.scorer.class_bias):
+            parameter.requires_grad_(True)
+        if self.what == "lora":
+            add_lora(self.scorer.encoder, rank)
+        if self.what == "all":
+            self.scorer.requires_grad_(True)
+            self.scorer.label_embed.requires_grad_(False)
+            if getattr(self.scorer, "text", None) is not None:
+                self.scorer.text.requires_grad_(False)  # type: ignore[union-attr]  # a module, by the line above
+
+    @property
+    def _descriptions(self) -> int:
+        return self._config.descriptions if isinstance(self._config, RamPlusConfig) else 1
+
+    def _row(self, name: str, given: Tensor | None) -> nn.Parameter:
+        """(descriptions, embedding) of one label, each of length 1 or learnt from there."""
+        if given is not None:
+            return nn.Parameter(given.float().view(self._descriptions, -1), requires_grad=False)
+        chance = torch.Generator().manual_seed(int.from_bytes(name.encode()[:7], "big"))
+        width = self.scorer.label_embed.shape[1]
+        rows = torch.randn(1, width, generator=chance) + 0.1 * torch.randn(self._descriptions, width, generator=chance)
+        return nn.Parameter(nn.functional.normalize(rows, dim=-1))
+
+    def encoder(self) -> nn.Module:
+        return self.scorer.encoder
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return self.scorer.embed(self.scorer.encode(images))
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        if ids is None:
+            old, new = None, range(len(self.new_rows))
+        else:
+            old = ids[ids < self.kept]
+            new = [int(i) - self.kept for i in ids[ids >= self.kept]]  # type: ignore[assignment]  # a sequence too
+        parts = [self.scorer.score(features, old)] if old is None or len(old) else []
+        return torch.cat([*parts, *self._score_new(features, new)], dim=1)
+
+    def _score_new(self, features: Tensor, rows: Sequence[int]) -> list[Tensor]:
+        if not rows:
+            return []
+        embeds = torch.stack([self.new_rows[row] for row in rows])
+        memory = self.scorer.head.remember(features, len(rows), False)
+        parts = []
+        for chunk in label_chunks(len(rows), len(features), self.scorer.rows_at_once):
+            hidden = self.scorer.head(self._queries(features, embeds[chunk]), memory)
+            parts.append(self.scorer.classify(hidden, chunk).float())
+        return parts
+
+    def _queries(self, features: Tensor, embeds: Tensor) -> Tensor:
+        if isinstance(self.scorer, RamPlus):
+            return self.scorer.queries_of(features, embeds)
+        queries: Tensor = self.scorer.label_proj(embeds[:, 0]).relu()
+        return queries
+
+    def weights(self) -> dict[str, Tensor]:
+        merge_lora(self.scorer.encoder)
+        weights = {name: tensor.detach() for name, tensor in self.scorer.state_dict().items()}
+        weights["label_embed"] = torch.cat([weights["label_embed"], *(row.detach() for row in self.new_rows)])
+        same = set() if self.what != "head" else {name for name in weights if name.startswith("encoder.")}
+        return {name: tensor.to(self._dtypes[name]) if name in same else tensor for name, tensor in weights.items()}
+
+    def architecture(self) -> dict[str, JsonValue]:
+        return to_json(replace(self._config, labels=len(self.labels)))
+
+
+class CompactLearner(Learner):
+    """EfficientNet-Lite0. Its old labels exclude each other, so they are not kept: a tag of the result stands alone."""
+
+    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What) -> None:
+        super().__init__(labels, 0, what)
+        self._parent = bundle.weights()
+        self.network = EfficientNetLite0(self._parent, bundle.manifest.labels)
+        self.network.classifier = nn.Linear(FEATURES, len(labels))
+        nn.init.zeros_(self.network.classifier.weight)
+        nn.init.constant_(self.network.classifier.bias, -2.0)  # most tags are absent from most images
+        self.network.features.requires_grad_(what == "all")
+
+    def encoder(self) -> nn.Module:
+        return self.network.features
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return self.network.pooled(images)
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.network.classifier(features).float()
+        return logits if ids is None else logits[:, ids]
+
+    def weights(self) -> dict[str, Tensor]:
+        weights = unfolded(self.network)
+        if self.what == "head":  # what did not change keeps its bits
+            weights = {**self._parent, **{name: weights[name] for name in weights if name.startswith("classifier.")}}
+        return weights
+
+    def architecture(self) -> dict[str, JsonValue]:
+        return {}
+
+    def options(self) -> dict[str, JsonValue]:
+        return {"exclusive": False}
+
+
+def learner_of(
+    bundle: Bundle, labels: Sequence[str], what: What, *, rank: int = 8, embeddings: Mapping[str, Tensor] | None = None
+) -> Learner:
+    """A network of a bundle that is to know these labels too.
+
+    Args:
+        labels: of the training set; those that the bundle has are trained further.
+        rank: of LoRA.
+        embeddings: of new labels, by name: (descriptions, embedding), of length 1.
+
+    Raises:
+        Misconfigured: a bundle that can't be trained so.
+    """
+    kind = bundle.manifest.kind
+    if kind in ("ram", "ram_plus"):
+        known = set(bundle.labels)
+        new = [name for name in labels if name not in known]
+        return RamLearner(bundle, new, what, rank, embeddings or {})
+    if kind != COMPACT:
+        raise Misconfigured(
+            f"{bundle.folder} is a bundle of the kind {kind!r}: `train fit` takes RAM, RAM++ and the compact tagger."
+        )
+    if what == "lora":
+        raise Misconfigured("LoRA is for transformers, and the compact tagger is made of convolutions: head or all.")
+    if embeddings:
+        raise Misconfigured("The compact tagger knows no text embeddings; leave --embeddings out.")
+    return CompactLearner(bundle, labels, what)

@@ -1,0 +1,52 @@
+"""LoRA (Hu et al., 2021): a linear layer learns by a product of two narrow matrices, which is added to it at the end.
+
+So a large encoder is trained with the memory of a small one, and the bundle that comes out is like any other.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer plus what it learns: `up` times `down`, zero at first."""
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Parameter(torch.empty(rank, base.in_features))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base(x)
+        return out + F.linear(F.linear(x, self.down), self.up)
+
+    def merged(self) -> nn.Linear:
+        """The layer that gives the same, as it was before but for its weight. The base is changed."""
+        with torch.no_grad():
+            self.base.weight += self.up @ self.down
+        return self.base
+
+
+def add_lora(module: nn.Module, rank: int) -> None:
+    """Let every linear layer below a module, which is frozen as a whole, learn by LoRA. In place."""
+    module.requires_grad_(False)
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Linear:
+            setattr(module, name, LoraLinear(child, rank))
+        else:
+            add_lora(child, rank)
+
+
+def merge_lora(module: nn.Module) -> None:
+    """Put linear layers back in the place of what `add_lora` made of them, with all that they learnt. In place."""
+    for name, child in list(module.named_children()):
+        if isinstance(child, LoraLinear):
+            setattr(module, name, child.merged())
+        else:
+            merge_lora(child)
