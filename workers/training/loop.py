@@ -139,6 +139,12 @@ def train(
         return run.to_the_end(report, validate, hooks)
 
 
+def device_of(plan: Plan) -> torch.device:
+    """Where this process trains."""
+    device: torch.device = _accelerator(plan).device
+    return device
+
+
 def _accelerator(plan: Plan) -> Any:
     """Device and processes. Precision stays with us: accelerate has one for the life of a process."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
