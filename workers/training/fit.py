@@ -32,13 +32,14 @@ from workers.training.data.samples import HEADER, SAMPLES, DataSet, Sample
 from workers.training.data.splits import split
 from workers.training.export import export
 from workers.training.features import Features
+from workers.training.fit_run import NAME, FitRun
 from workers.training.fitting import Fitting, Replayed, WithReplay
 from workers.training.loop import Progress, Source, Trained, device_of, train
 from workers.training.metrics import Summary, table
 from workers.training.plan import Plan
-from workers.training.recipe import NAME, Recipe
 from workers.training.record import Hook
 from workers.training.thresholds import Threshold, best_f1, choose, precision_floor
+from workers.training.toml import toml_of
 
 Tell: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being done, how much of it is done, and how much there is if that is known."""
@@ -120,7 +121,7 @@ class _Scored:
 
 
 def fit(
-    recipe: Recipe,
+    told: FitRun,
     out: Path,
     folder: Path,
     *,
@@ -133,7 +134,7 @@ def fit(
     """Train, and write the bundle. Called again after it was stopped, it goes on where it was.
 
     Args:
-        folder: of the run: checkpoint, curves, the recipe.
+        folder: of the run: checkpoint, curves, the told.
         store: where objects that the set names are.
         say: told what a person should know before it begins.
 
@@ -141,42 +142,42 @@ def fit(
         None in all processes of a distributed run but the first.
 
     Raises:
-        Misconfigured: bundle, data and recipe do not go together, or the memory does not suffice.
+        Misconfigured: bundle, data and options do not go together, or the memory does not suffice.
         Unavailable: the object store does not answer.
     """
-    torch.manual_seed(recipe.plan.seed)  # LoRA and classifiers begin with drawn numbers
-    run = _Fit(recipe, folder, store, tell)
+    torch.manual_seed(told.plan.seed)  # LoRA and classifiers begin with drawn numbers
+    run = _Fit(told, folder, store, tell)
     run.check(say)
     folder.mkdir(parents=True, exist_ok=True)
-    recipe.write(folder / NAME)
+    (folder / NAME).write_text(toml_of(told), encoding="utf-8")
     return run.to_the_end(out, hooks, replace_existing)
 
 
 class _Fit:
     """One run, up to its bundle."""
 
-    def __init__(self, recipe: Recipe, folder: Path, store: ObjectStore | None, tell: Tell) -> None:
-        self._recipe = recipe
-        self._plan = recipe.plan
+    def __init__(self, told: FitRun, folder: Path, store: ObjectStore | None, tell: Tell) -> None:
+        self._told = told
+        self._plan = told.plan
         self._folder = folder
         self._store = store
         self._tell = tell
         self._rank, self._world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self._bundle = open_bundle(recipe.parent)
-        data = self._opened(recipe.data, "data")
+        self._bundle = open_bundle(told.parent)
+        data = self._opened(told.data, "data")
         self._learner = learner_of(
-            self._bundle, data.labels, recipe.what, rank=recipe.rank, embeddings=self._embeddings(data.labels)
+            self._bundle, data.labels, told.what, rank=told.rank, embeddings=self._embeddings(data.labels)
         )
         self._data = self._part(data, Sample)
-        self._replay = None if recipe.replay is None else self._part(self._opened(recipe.replay, "replay"), Replayed)
-        self._keep = recipe.what == "head" and self._features_fit()
+        self._replay = None if told.replay is None else self._part(self._opened(told.replay, "replay"), Replayed)
+        self._keep = told.what == "head" and self._features_fit()
         self._objective = Fitting(
             self._learner,
             own=self._data.ids,
             replayed=() if self._replay is None else self._replay.ids,
-            negative=recipe.absent == "negative",
-            guard=recipe.guard,
-            gamma=recipe.gamma,
+            negative=told.absent == "negative",
+            guard=told.guard,
+            gamma=told.gamma,
         )
         self._batches: list[Batches] = []
 
@@ -196,7 +197,7 @@ class _Fit:
         )
         say(f"memory: {estimated}")
         smaller = {"all": "; --what lora or head takes less", "lora": "; --what head takes less"}
-        memory.check(estimated, smaller.get(self._recipe.what, ""))
+        memory.check(estimated, smaller.get(self._told.what, ""))
 
     def to_the_end(self, out: Path, hooks: Sequence[Hook], replace_existing: bool) -> Fitted | None:
         self._learner.to(device_of(self._plan))
@@ -249,7 +250,7 @@ class _Fit:
                 f"{data.folder} has the label {unknown[0]!r}, which neither the bundle nor the training set has."
             )
         ids = [place[name] for name in data.labels]
-        fractions = {"train": 1 - self._recipe.validation, "val": self._recipe.validation}
+        fractions = {"train": 1 - self._told.validation, "val": self._told.validation}
         parts = split((_renumbered(sample, ids, kind) for sample in data), fractions)
         images = Images(data.folder, store=self._store)
         return _Part(data.header.name, parts["train"], parts["val"], images, sorted(set(ids)))
@@ -267,7 +268,7 @@ class _Fit:
             part.images,
             batch=batch,
             seed=self._plan.seed,
-            augment=None if self._recipe.what == "head" else _CROPS,
+            augment=None if self._told.what == "head" else _CROPS,
             shuffle=True,
             rank=self._rank,
             world=self._world,
@@ -286,7 +287,7 @@ class _Fit:
             mean=manifest.mean,
             std=manifest.std,
             transform=manifest.transform,
-            workers=self._recipe.workers,
+            workers=self._told.workers,
             **options,
         )
         self._batches.append(made)
@@ -294,23 +295,23 @@ class _Fit:
 
     def _embeddings(self, labels: Sequence[str]) -> dict[str, Tensor]:
         """Of new labels that the file has, (descriptions, embedding) each."""
-        if self._recipe.embeddings is None:
+        if self._told.embeddings is None:
             return {}
         manifest = self._bundle.manifest
         if manifest.kind not in ("ram", "ram_plus"):
             raise Misconfigured(f"{self._bundle.folder} knows no text embeddings; leave --embeddings out.")
         config = from_json(manifest.kind, manifest.architecture)
         assert isinstance(config, RamConfig | RamPlusConfig)
-        features = Features(Path(self._recipe.embeddings), config.embedding)
+        features = Features(Path(self._told.embeddings), config.embedding)
         found = [name for name in labels if name in features and name not in set(self._bundle.labels)]
         if not found:
-            raise Misconfigured(f"{self._recipe.embeddings} has no embedding of a new label; its keys are their names.")
+            raise Misconfigured(f"{self._told.embeddings} has no embedding of a new label; its keys are their names.")
         descriptions = config.descriptions if isinstance(config, RamPlusConfig) else 1
         rows = features.units(found)
         return {name: row.expand(descriptions, -1) for name, row in zip(found, rows, strict=True)}
 
     def _check_negatives(self) -> None:
-        if self._recipe.absent == "negative" or any(sample.absent for sample in self._data.train):
+        if self._told.absent == "negative" or any(sample.absent for sample in self._data.train):
             return
         raise Misconfigured(
             f"{self._data.name} does not say of any image what it has not, so that nothing could be learnt: if it "
@@ -359,7 +360,7 @@ class _Fit:
                 seen += batch.samples
         if not seen:
             raise Misconfigured(f"Not one validation image of {part.name} can be used.")
-        targets, weights = multi_hot(seen, len(self._learner.labels), absent=self._recipe.absent)
+        targets, weights = multi_hot(seen, len(self._learner.labels), absent=self._told.absent)
         own = torch.zeros(len(self._learner.labels))
         own[list(part.ids)] = 1
         return _Scored(torch.cat(rows).numpy(), targets.numpy(), (weights * own).numpy())
@@ -391,8 +392,8 @@ class _Fit:
 
     def _thresholds(self, after: _Scored) -> dict[str, Threshold]:
         ids = list(self._data.ids)
-        rule = best_f1 if self._recipe.precision_floor is None else precision_floor(self._recipe.precision_floor)
-        least = self._recipe.least_positives
+        rule = best_f1 if self._told.precision_floor is None else precision_floor(self._told.precision_floor)
+        least = self._told.least_positives
         chosen = choose(
             after.scores[:, ids], after.targets[:, ids], rule, weights=after.known[:, ids], least_positives=least
         )
@@ -413,12 +414,12 @@ class _Fit:
     # What comes out.
 
     def _identity(self) -> dict[str, str]:
-        recipe = self._recipe.model_dump(mode="json", exclude={"plan", "data", "parent", "workers"}, exclude_none=True)
+        told = self._told.model_dump(mode="json", exclude={"plan", "data", "parent", "workers"}, exclude_none=True)
         sets = {name: _digest(Path(path)) for name, path in self._sets().items()}
-        return {"bundle": self._bundle.digest, **sets, **{name: str(value) for name, value in recipe.items()}}
+        return {"bundle": self._bundle.digest, **sets, **{name: str(value) for name, value in told.items()}}
 
     def _sets(self) -> dict[str, Path]:
-        given = {"data": self._recipe.data, "replay": self._recipe.replay}
+        given = {"data": self._told.data, "replay": self._told.replay}
         folders = {name: Path(path) for name, path in given.items() if path is not None}
         return {
             name: path / SAMPLES if (path / HEADER).is_file() else self._folder / name / SAMPLES
@@ -432,7 +433,7 @@ class _Fit:
         for row in rows:
             metrics |= {f"map, {row.labels}, before": row.before, f"map, {row.labels}": row.after}
         metrics |= {"precision": _number(summary.precision), "recall": _number(summary.recall)}
-        rule = self._recipe.precision_floor
+        rule = self._told.precision_floor
         return Card(
             command="train fit",
             data={
@@ -441,9 +442,9 @@ class _Fit:
                 "train": len(self._data.train),
                 "validation": len(self._data.val),
                 "labels": len(self._data.ids),
-                "absent": self._recipe.absent,
+                "absent": self._told.absent,
             },
-            plan=self._recipe.model_dump(mode="json", exclude={"data", "parent", "replay", "embeddings"}),
+            plan=self._told.model_dump(mode="json", exclude={"data", "parent", "replay", "embeddings"}),
             steps=trained.steps,
             images=trained.images,
             metrics=metrics,
@@ -497,7 +498,7 @@ class _Fit:
         )
 
     def _report(self, progress: Progress) -> None:
-        self._tell(f"training, loss {progress.losses['total']:.3g}", progress.step, progress.steps)
+        self._tell("training, steps", progress.step, progress.steps)
 
 
 def _renumbered(sample: Sample, ids: Sequence[int], kind: type[Sample]) -> Sample:

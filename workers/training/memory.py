@@ -98,7 +98,7 @@ def check(estimated: Estimate, advice: str = "") -> None:
     remedy = (
         f"With --batch {largest} it fits (--accumulation makes up for it)" if largest else "Not even one image fits"
     )
-    raise Misconfigured(f"This training takes {estimated}. {remedy}{advice}.")
+    raise Misconfigured(f"This training takes {estimated}. {remedy if largest else 'Not even one image fits'}{advice}.")
 
 
 def available(plan: Plan) -> int | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,13 +12,10 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from workers.errors import Misconfigured
-
-_MAX_BYTES = 1024**2
+from workers.training.toml import read_toml, toml_of
 
 
 class Plan(BaseModel):
@@ -80,26 +75,7 @@ class Plan(BaseModel):
         Raises:
             Misconfigured: the file can't be read, or a value is wrong.
         """
-        try:
-            with path.open("rb") as file:
-                content = file.read(_MAX_BYTES + 1)
-            if len(content) > _MAX_BYTES:
-                raise Misconfigured(f"{path} has more than {_MAX_BYTES:,} bytes.")
-            return cls.model_validate(tomllib.loads(content.decode()))
-        except OSError as error:
-            raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part)[:100] for part in first["loc"])
-            raise Misconfigured(f"{path}: {': '.join(filter(None, [where, first['msg']]))}.") from None
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise Misconfigured(f"{path} is not TOML: {error}.") from None
+        return read_toml(cls, path)
 
     def write(self, path: Path) -> None:
-        path.write_text(self.toml(), encoding="utf-8")
-
-    def toml(self) -> str:
-        """All values that are set, defaults too: a later version with other defaults repeats the run all the same."""
-        document = self.model_dump(mode="json", exclude_none=True)
-        # JSON's texts, whole numbers and fractions are TOML's too
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in document.items())
+        path.write_text(toml_of(self), encoding="utf-8")

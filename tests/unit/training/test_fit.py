@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 from tests.unit.models.small import SMALL, small_bundle
 from tests.unit.training.colours import LABELS, colours
+from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_tagger
@@ -23,7 +25,8 @@ from workers.training import memory
 from workers.training.card import card_of
 from workers.training.data.samples import DataSet, write_dataset
 from workers.training.fit import Fitted, Row, fit
-from workers.training.recipe import Recipe
+from workers.training.fit_run import FitRun
+from workers.training.toml import read_toml
 
 pytestmark = pytest.mark.slow
 
@@ -39,8 +42,8 @@ class Place:
     def fit(self, name: str, parent: str = "ram", plan: dict[str, Any] = PLAN, **told: Any) -> Fitted:
         start = parent if parent == "compact" else self.folder / parent
         given = {"data": self.folder / "data", "parent": start, "workers": 0, **told}
-        recipe = Recipe.model_validate({key: _text(value) for key, value in given.items()} | {"plan": plan})
-        fitted = fit(recipe, self.folder / name, self.folder / f"{name}.run", tell=told_nothing)
+        run = FitRun.model_validate({key: _text(value) for key, value in given.items()} | {"plan": plan})
+        fitted = fit(run, self.folder / name, self.folder / f"{name}.run", tell=told_nothing)
         assert fitted is not None
         return fitted
 
@@ -161,12 +164,12 @@ def test_a_run_that_was_stopped_gives_the_same_bundle(place: Place, head: Fitted
             raise Stop
 
     plan = PLAN | {"checkpoint_every": 7}
-    recipe = Recipe(data=str(place.folder / "data"), parent=str(place.folder / "ram"), plan=plan, workers=0)  # type: ignore[arg-type]
+    run = FitRun(data=str(place.folder / "data"), parent=str(place.folder / "ram"), plan=plan, workers=0)  # type: ignore[arg-type]
     with pytest.raises(Stop):
-        fit(recipe, place.folder / "again", place.folder / "again.run", tell=stop)
+        fit(run, place.folder / "again", place.folder / "again.run", tell=stop)
     assert not (place.folder / "again").exists()
     fitted = fit(
-        Recipe.read(place.folder / "again.run" / "fit.toml"), place.folder / "again", place.folder / "again.run"
+        read_toml(FitRun, place.folder / "again.run" / "run.toml"), place.folder / "again", place.folder / "again.run"
     )
     assert fitted is not None
     assert fitted.bundle.digest == head.bundle.digest
@@ -298,3 +301,26 @@ def test_a_captioner_is_refused(place: Place) -> None:
     small_bundle("tag2text", place.folder / "tag2text")
     with pytest.raises(Misconfigured, match="takes RAM, RAM"):
         place.fit("wrong", "tag2text")
+
+
+def test_the_command_shows_what_came_of_it(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "fit", place.folder / "data", "--from", place.folder / "ram", "-o", place.folder / "told"]
+    options = ["--epochs", "2", "--batch", "8", "--workers", "0", "--threads", "1"]
+    assert run_command([*map(str, arguments), *options]) == 0
+    out = capsys.readouterr().out
+    assert "new labels" in out
+    assert "what the bundle said before" in out
+    assert "striped" in out
+    run = place.folder / "told.work" / "run.toml"
+    again = ["train", "fit", "--run", run, "-o", place.folder / "retold", "--json"]
+    assert run_command([*map(str, again)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["digest"] == Bundle.open(place.folder / "told").digest
+    assert list(document["thresholds"]) == list(LABELS)
+
+
+def test_the_command_refuses_what_it_can_not_do_at_once(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["train", "fit", "-o", str(place.folder / "nothing")]) == 2
+    assert "--from BUNDLE" in capsys.readouterr().err
+    assert run_command(["train", "fit", str(place.folder / "data"), "--from", "compact", "-o", str(place.folder)]) == 2
+    assert "is no bundle" in capsys.readouterr().err

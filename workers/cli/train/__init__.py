@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import typer
 
-from workers.cli.train import clean, collect, data, draw, evaluate, generate, parse, pretrain
+from workers.cli.train import clean, collect, data, draw, evaluate, fit, generate, parse, pretrain
 
 app = typer.Typer(
     help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
     no_args_is_help=True,
 )
+app.command()(fit.fit)
 app.command("import")(data.import_data)
 app.command("split")(data.split)
 app.command("shards")(data.shards)

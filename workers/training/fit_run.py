@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
-from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 
-from workers.errors import Misconfigured
 from workers.training.adapt import What
 from workers.training.plan import Plan
 
-NAME = "fit.toml"
-_MAX_BYTES = 1024**2
+NAME = "run.toml"
 
 
-class Recipe(BaseModel):
+class FitRun(BaseModel):
     """What is trained on what, and how."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -48,27 +43,3 @@ class Recipe(BaseModel):
     workers: int = Field(default=2, ge=0, le=64)
     """Threads that read and decode images."""
     plan: Plan
-
-    @classmethod
-    def read(cls, path: Path) -> Recipe:
-        """Read what `write` wrote.
-
-        Raises:
-            Misconfigured: the file can't be read, or a value is wrong.
-        """
-        try:
-            with path.open("rb") as file:
-                return cls.model_validate(tomllib.loads(file.read(_MAX_BYTES).decode()))
-        except OSError as error:
-            raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part)[:100] for part in first["loc"])
-            raise Misconfigured(f"{path}: {': '.join(filter(None, [where, first['msg']]))}.") from None
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise Misconfigured(f"{path} is not TOML: {error}.") from None
-
-    def write(self, path: Path) -> None:
-        own = self.model_dump(mode="json", exclude={"plan"}, exclude_none=True)
-        lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in own.items())
-        path.write_text(f"{lines}\n[plan]\n{self.plan.toml()}", encoding="utf-8")
