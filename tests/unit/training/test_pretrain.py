@@ -176,11 +176,11 @@ def test_the_command_repeats_a_run_from_its_file(
 ) -> None:
     (tmp_path / "run.toml").write_text(toml_of(tiny_run("ram-plus", steps=2, val=0.4)))
     pretrains = ["train", "pretrain", str(dataset.folder), "--workers", "0"]
-    run = [*pretrains, "--run", str(tmp_path / "run.toml"), "-o"]
+    run = [*pretrains, "--run-file", str(tmp_path / "run.toml"), "-o"]
     assert run_command([*run, str(tmp_path / "one")]) == 0
     assert "images held back" in capsys.readouterr().out
     written = tmp_path / "one.work" / RUN
-    assert run_command([*pretrains, "--run", str(written), "-o", str(tmp_path / "two"), "--json"]) == 0
+    assert run_command([*pretrains, "--run-file", str(written), "-o", str(tmp_path / "two"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["digest"] == Bundle.open(tmp_path / "one").digest
     assert told["steps"] == 2
@@ -204,5 +204,5 @@ def test_what_to_train_must_be_said(dataset: DataSet, tmp_path: Path, capsys: py
     pretrains = ["train", "pretrain", str(dataset.folder), "-o", str(tmp_path / "x")]
     assert run_command(pretrains) == MISCONFIGURED
     assert "Say what to train" in capsys.readouterr().err
-    assert run_command([*pretrains, "--run", str(tmp_path / "run.toml"), "--model", "ram"]) == MISCONFIGURED
+    assert run_command([*pretrains, "--run-file", str(tmp_path / "run.toml"), "--model", "ram"]) == MISCONFIGURED
     assert "trains ram-plus" in capsys.readouterr().err

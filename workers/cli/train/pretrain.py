@@ -32,7 +32,7 @@ def pretrain(
     out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")],
     model: Annotated[
         Model | None,
-        typer.Option(help="What to train; needed unless --run says it.", show_default=False),
+        typer.Option(help="What to train; needed unless --run-file says it.", show_default=False),
     ] = None,
     recipe: Annotated[
         Recipe,
@@ -40,7 +40,13 @@ def pretrain(
     ] = "small",
     run: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="A run's TOML file, instead of a recipe.", show_default=False),
+        typer.Option(
+            "--run-file",
+            exists=True,
+            dir_okay=False,
+            help="A run's TOML file, instead of a recipe.",
+            show_default=False,
+        ),
     ] = None,
     start: Annotated[
         Path | None,
@@ -93,7 +99,7 @@ def pretrain(
     """Train Tag2Text, RAM or RAM++ on tags and captions together, and write a bundle with thresholds and its card.
 
     Interrupted, the same command goes on from the last checkpoint. Everything that the run depends on is in
-    WORK/run.toml, which repeats it with --run; to change a recipe, print it with --show, edit it, and give it to --run.
+    WORK/run.toml, which repeats it with --run-file; to change a recipe, print it with --show, edit it, and give that.
     A part of the images is held back, to measure with and to choose each label's threshold. docs/training.md says what
     the losses are and how the files of features look.
 
@@ -154,7 +160,7 @@ def _chosen(
     from workers.training.toml import read_toml
 
     if file is None and model is None:
-        raise Misconfigured("Say what to train: --model ram, ram-plus or tag2text, or a run's file with --run.")
+        raise Misconfigured("Say what to train: --model ram, ram-plus or tag2text, or a run's file with --run-file.")
     run = read_toml(recipes.Run, file) if file is not None else recipes.recipe(recipe, model or "ram")
     if model is not None and run.model != model:
         raise Misconfigured(f"{file} trains {run.model}, and --model says {model}.")
