@@ -13,8 +13,9 @@ import json
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
@@ -30,7 +31,7 @@ from workers.models.template import TemplateCaptioner
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Intake, RecordSource, Tagger
+from workers.ports import Intake, RecordSource, ResultCache, Tagger
 from workers.testing.memory import MemoryObjectStore, MemoryResultCache
 from workers.testing.memory_broker import MemoryBroker
 from workers.testing.memory_kafka import MemoryPublisher, MemoryRecordSource
@@ -39,6 +40,7 @@ from workers.types import Pixels
 IMAGES = 160
 ROUNDS = 3
 DECODERS = 2
+BUCKET = "photos"
 
 
 def main() -> None:
@@ -62,12 +64,12 @@ def main() -> None:
     console.print(table)
 
 
-def photo(seed: int) -> bytes:
-    """A JPEG of 512 x 512, about as hard as a photograph."""
+def photo(seed: int, side: int = 512) -> bytes:
+    """A square JPEG, about as hard as a photograph."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 255, (16, 16, 3)).astype(np.uint8))
     out = io.BytesIO()
-    coarse.resize((512, 512), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
+    coarse.resize((side, side), Image.Resampling.BICUBIC).save(out, "JPEG", quality=90)
     return out.getvalue()
 
 
@@ -87,16 +89,26 @@ def _bare_loop(tagger: Tagger, images: Sequence[bytes]) -> float:
 
 
 def stored(images: Sequence[bytes]) -> MemoryObjectStore:
-    """The images as objects of a bucket "b", by their numbers. Made anew it is the same, etags included."""
+    """The images as objects of the bucket, by their numbers. Made anew it is the same, etags included."""
     store = MemoryObjectStore()
-    store.make_bucket("b")
+    store.make_bucket(BUCKET)
     for number, body in enumerate(images):
-        store.put("b", str(number), body)
+        store.put(BUCKET, str(number), body)
     return store
 
 
 def worker_rates(tagger: Tagger, images: Sequence[bytes], intake: Intake) -> tuple[float, float]:
-    """Images a second of the whole line: new images, then the same ones again. Closes the intake."""
+    """Images a second of the whole worker: new images, then the same ones again. Closes the intake."""
+    with running_worker(tagger, images, intake, MemoryResultCache()) as rate:
+        return rate(), rate()
+
+
+@contextmanager
+def running_worker(
+    tagger: Tagger, images: Sequence[bytes], intake: Intake, cache: ResultCache
+) -> Iterator[Callable[..., float]]:
+    """A worker that waits for events. Each call sends one for each image, with these `options`, and gives the images a
+    second until all are committed. Closes the intake."""
     broker = MemoryBroker()
     for topic in ("images", "out", "dead"):
         broker.create_topic(topic, 4)
@@ -105,36 +117,49 @@ def worker_rates(tagger: Tagger, images: Sequence[bytes], intake: Intake) -> tup
     def publisher(source: RecordSource) -> MemoryPublisher:
         return MemoryPublisher(broker, "g", "w", membership=source.membership, output_topics=("out", "dead"))
 
-    worker = Worker(
-        source=lambda: MemoryRecordSource(broker, "g", ["images"]),
-        publisher=publisher,
-        intake=intake,
-        cache=MemoryResultCache(),
-        roles=make_roles({"tagger": tagger}, TemplateCaptioner()),
-        clock=SystemClock(),
-        options=WorkerOptions("out", "dead", profiles=default_profiles(tagger)),
-    )
-    thread = threading.Thread(target=worker.run, daemon=True)
-    thread.start()
-    while not worker.ready:
-        time.sleep(0.01)
-    rates: list[float] = []
-    for _ in range(2):
+    def rate(**options: object) -> float:
+        total = sum(broker.committed("g").values()) + len(images)
         started = time.perf_counter()
         for number, etag in enumerate(etags):
             event = {
                 "schema": "image-event/1",
                 "id": str(number),
-                "bucket": "b",
+                "bucket": BUCKET,
                 "key": str(number),
                 "etag": etag,
                 "size": len(images[number]),
+                "options": options,
             }
             broker.append("images", number % 4, None, json.dumps(event).encode())
-        total = (len(rates) + 1) * len(images)
         while sum(broker.committed("g").values()) < total:
+            _check_alive(thread)
             time.sleep(0.002)
-        rates.append(len(images) / (time.perf_counter() - started))
-    worker.stop()
-    thread.join()
-    return rates[0], rates[1]
+        failed = broker.visible("dead")
+        assert not failed, failed[0].headers
+        return len(images) / (time.perf_counter() - started)
+
+    worker = Worker(
+        source=lambda: MemoryRecordSource(broker, "g", ["images"]),
+        publisher=publisher,
+        intake=intake,
+        cache=cache,
+        roles=make_roles({"tagger": tagger}, TemplateCaptioner()),
+        clock=SystemClock(),
+        options=WorkerOptions(output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger)),
+    )
+    thread = threading.Thread(target=worker.run, daemon=True)
+    thread.start()
+    while not worker.ready:
+        _check_alive(thread)
+        time.sleep(0.01)
+    try:
+        yield rate
+    finally:
+        worker.stop()
+        thread.join()
+
+
+def _check_alive(thread: threading.Thread) -> None:
+    """A worker that ended has written why; nothing is to be waited for any more."""
+    if not thread.is_alive():
+        raise SystemExit("the worker ended early")

@@ -16,7 +16,7 @@ def _setting(name: str) -> Any:
     return field(default=FIELDS[name].default, metadata={"setting": True})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
     """Names, bounds and clocks. A field that is a setting means what docs/settings.md says, and has its default.
 

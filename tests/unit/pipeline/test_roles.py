@@ -11,7 +11,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from schemas.enriched_image import Models, Thresholds, enriched_id
 from schemas.image_event import ImageEvent
-from schemas.options import Options
+from schemas.options import WANTS, Options
 from tests.support.harness import ChoosyTagger, EchoCaptioner
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.option_rules import OptionRule, changes_nothing, option_parts
@@ -107,7 +107,7 @@ def test_images_in_flight_are_equal_exactly_where_one_result_is_the_others(
 
 
 VALUES: dict[str, tuple[Any, ...]] = {
-    "want": (["tags"], ["caption"], ["embedding"], ["tags", "caption", "embedding"]),
+    "want": (*([want] for want in WANTS), list(WANTS)),
     "guide_tags": ([], ["red"], ["red", "green"], ["blue"]),
     "profile": (None, "reds", "strict", "paper"),
 }
@@ -200,7 +200,8 @@ def test_other_options_are_another_id() -> None:
 
 
 def test_a_result_is_looked_for_once_what_it_is_made_of_is_known() -> None:
-    tags, _, caption = ALL.models
+    roles = {role.name: role for role in ALL.models}
+    tags, caption = roles["tags"], roles["caption"]
     assert len(ALL.cache_keys(tags, a_task(profile="reds"))) == 2, "the scores of all labels hold those of some"
     assert ALL.cache_keys(caption, a_task()) == ()
     guided = a_task(guide_tags=["red"])

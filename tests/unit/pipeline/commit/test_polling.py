@@ -45,7 +45,7 @@ def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
     """A poller that has one partition, opened at 0, whose records go no further than the ledger."""
     source, opening = _Source(), StageQueue[Assignment]()
     opened: StageQueue[tuple[Assignment, int]] = StageQueue()
-    options = WorkerOptions("out", "dead", **bounds)
+    options = WorkerOptions(output_topic="out", dead_letter_topic="dead", **bounds)
     pipeline = Harness().worker(**bounds)._pipeline_for(_NoPublisher())  # type: ignore[arg-type]
     poller = Poller(source, pipeline, options, opening, opened)  # type: ignore[arg-type]
     assignment = Assignment(HERE, "m")
