@@ -216,7 +216,7 @@ def _divided(dataset: DataSet, run: Run) -> tuple[Sequence[Sample], Sequence[Sam
     if not dataset.labels:
         raise Misconfigured(f"{dataset.folder} has no labels; `tagstream train parse` finds them in captions.")
     if run.val == 0:
-        return list(dataset), []
+        return dataset.lines(), []
     parts = split(dataset, {"train": 1 - run.val, "val": run.val})
     return parts["train"], parts["val"]
 

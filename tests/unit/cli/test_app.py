@@ -27,6 +27,7 @@ COMMANDS = [
     ("dead-letters", "replay"),
     ("skip",),
     *(("models", word) for word in ("list", "import", "pull", "verify", "tune", "labels", "random")),
+    *(("train", word) for word in ("import", "split", "shards", "evaluate")),
     ("schemas", "export"),
 ]
 

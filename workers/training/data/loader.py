@@ -26,7 +26,7 @@ from workers.errors import Misconfigured
 from workers.intake.transform import apply
 from workers.training.data.augment import Augment
 from workers.training.data.images import BadImage, Images
-from workers.training.data.samples import DataSet, Lines, Sample
+from workers.training.data.samples import DataSet, Lines, Sample, Some
 from workers.training.data.shards import WINDOW, place_of
 from workers.types import Pixels, Transform
 
@@ -136,7 +136,7 @@ class Batches:
         views: Mapping[str, View] | None = None,
     ) -> None:
         self._samples = samples.lines() if isinstance(samples, DataSet) else samples
-        self._shard_of = self._samples.shard_of if isinstance(self._samples, Lines) else _shards(self._samples)
+        self._shard_of = self._samples.shard_of if isinstance(self._samples, Lines | Some) else _shards(self._samples)
         self._images = _images_of(samples, images)
         if not self._samples:
             raise Misconfigured("There are no samples to make batches of.")

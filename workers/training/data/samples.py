@@ -204,17 +204,42 @@ class Lines(Sequence[Sample]):
     @overload
     def __getitem__(self, number: int) -> Sample: ...
     @overload
-    def __getitem__(self, number: slice) -> list[Sample]: ...
-    def __getitem__(self, number: int | slice) -> Sample | list[Sample]:
+    def __getitem__(self, number: slice) -> Some: ...
+    def __getitem__(self, number: int | slice) -> Sample | Some:
         """
         Raises:
             Misconfigured: the line can't be read, as `DataSet.__iter__`.
         """
         if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
+            return Some(self, np.arange(len(self))[number])
         place = range(len(self))[number]
         assert self._map is not None
         return self._dataset.sample(place + 1, self._map[self._ends[place] : self._ends[place + 1]])
+
+
+class Some(Sequence[Sample]):
+    """Some samples of many, by their numbers.
+
+    Args:
+        shard_of: as of `Lines`, of these samples.
+    """
+
+    def __init__(self, samples: Sequence[Sample], numbers: NDArray[np.int64]) -> None:
+        self._samples, self._numbers = samples, numbers
+        whole = samples.shard_of if isinstance(samples, Lines | Some) else None
+        self.shard_of: NDArray[np.int32] | None = None if whole is None else whole[numbers]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, number: int) -> Sample: ...
+    @overload
+    def __getitem__(self, number: slice) -> Some: ...
+    def __getitem__(self, number: int | slice) -> Sample | Some:
+        if isinstance(number, slice):
+            return Some(self._samples, self._numbers[number])
+        return self._samples[int(self._numbers[number])]
 
 
 _IN_SHARD = re.compile(rb'"image_path":"([^"]{1,4096}?\.tar)/')

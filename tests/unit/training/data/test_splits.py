@@ -26,7 +26,7 @@ def test_an_image_under_two_names_is_in_one_part() -> None:
 def test_what_is_in_a_part_stays_there_when_images_are_added() -> None:
     few, more = split([sample(n) for n in range(200)]), split([sample(n) for n in range(400)])
     for part, samples in few.items():
-        assert more[part][: len(samples)] == samples
+        assert list(more[part][: len(samples)]) == list(samples)
 
 
 def test_parts_have_the_sizes_asked_for() -> None:
