@@ -1,7 +1,7 @@
 """One worker among liars, and an attack on it: hostile records in one partition, good ones around them and beside.
 
 What an attack has to leave standing: every record has its outcome, each index once; good records of other partitions
-are answered within 10 s and of the same one within 60 s; memory stays within the pod's limit; no secret leaves.
+are answered within 30 s and of the same one within 60 s; memory stays within the pod's limit; no secret leaves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.support.worker_process import Site, WorkerProcess, photo, worker
 
 HOSTILE, OTHERS = 0, (1, 2, 3)
 """Partitions."""
-OTHERS_WITHIN_S = 10.0
+OTHERS_WITHIN_S = 30.0
 SAME_WITHIN_S = 60.0
 POD_BYTES = 3 << 30
 """The memory limit of a pod in deploy/k8s/base."""

@@ -107,18 +107,18 @@ def _refused(site: Site, store: LyingStore, process: WorkerProcess) -> None:
     letters = len(site.letters())
     store.lies = {"*": refuses_us("InvalidAccessKeyId")}
     site.send([(site.own("later.jpg"), ())])
-    eventually(lambda: process.get("/readyz")[0] == 503, 20.0, process.said)
+    eventually(lambda: process.get("/readyz")[0] == 503, 60.0, process.said)
     assert f"{store.url}: it does not know the access key: correct TAGSTREAM_S3_ACCESS_KEY" in _unready(process)
     time.sleep(UNREADABLE_S)
     assert len(site.letters()) == letters
     store.lies = {}
-    eventually(lambda: site.behind() == 0 and process.get("/readyz")[0] == 200, 30.0, process.said)
+    eventually(lambda: site.behind() == 0 and process.get("/readyz")[0] == 200, 60.0, process.said)
     assert len(site.letters()) == letters
 
 
 def _unready(process: WorkerProcess) -> str:
     try:
-        with urlopen(f"{process.url}/readyz", timeout=5) as answer:
+        with urlopen(f"{process.url}/readyz", timeout=30) as answer:
             return str(answer.read().decode())
     except HTTPError as error:
         with error:

@@ -107,7 +107,7 @@ def status(port: str, path: str) -> int:
     from urllib.request import urlopen
 
     try:
-        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             return int(answer.status)
     except HTTPError as error:
         error.close()

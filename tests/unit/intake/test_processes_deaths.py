@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import eventually
 from tests.unit.intake.deadly import (
     ABORTS_WITHOUT_MEMORY,
     DIES_ONCE,
@@ -55,14 +56,14 @@ def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
         *,
         self_test_image_dies: bool = False,
         children: int = 1,
-        decode_s: float = 1.0,
+        decode_s: float = 2.0,
         decode_memory_bytes: int = 256 * MIB,
     ) -> ProcessIntake:
         made.append(
             ProcessIntake(
                 PaintedStore(),
                 (SMALL,),
-                Limits(inspect_s=0.5),
+                Limits(inspect_s=2.0),
                 fetch_threads=4,
                 children=children,
                 decode_s=decode_s,
@@ -207,10 +208,7 @@ def test_without_a_descriptor_for_a_new_child_images_wait_and_nothing_ends(
     ended = child if lost == "child" else parent_of(child)
     with no_descriptors_left():
         os.kill(ended, signal.SIGKILL)
-        deadline = time.monotonic() + 20
-        while "no process for a decoder can be started" not in caplog.text:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        eventually(lambda: "no process for a decoder can be started" in caplog.text)
         waiting = intake.decode(*known)
         time.sleep(1.2)
         assert not waiting.done()

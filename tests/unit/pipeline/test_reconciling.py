@@ -104,7 +104,7 @@ def test_at_the_end_no_thread_waits_for_an_answer_that_does_not_come() -> None:
     thread.start()
     eventually(lambda: bool(publisher.asked))
     ending.set()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
     assert pipeline.ledger.records == 1
 

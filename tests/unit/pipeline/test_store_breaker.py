@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -245,10 +246,11 @@ def test_a_worker_asks_a_store_that_is_away_a_few_times_only_and_goes_on_at_once
         eventually(lambda: worker.progress().in_flight.get("wait-store", 0) > OPENS_AFTER)
         threading.Event().wait(0.3)
         asked = len(harness.store.reads)
+        began = time.monotonic()
         threading.Event().wait(2.0)
-        assert len(harness.store.reads) - asked <= 10
+        assert len(harness.store.reads) - asked <= 5 * (time.monotonic() - began)
         assert worker.progress().ok
         harness.store.heal()
-        harness.settled(5)
+        harness.settled()
     assert harness.dead() == []
     assert len(harness.enriched()) == 60

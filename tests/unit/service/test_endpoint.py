@@ -36,7 +36,7 @@ class Served:
     def get(self, path: str) -> tuple[int, str, str]:
         url = f"http://127.0.0.1:{self.endpoint.port}{path}"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 return answer.status, answer.read().decode(), answer.headers["content-type"]
         except urllib.error.HTTPError as error:
             with error:

@@ -102,7 +102,7 @@ def test_a_broker_that_is_away_answers_no_client_until_it_is_back(broker: Memory
     recovering.join(0.05)
     assert recovering.is_alive()
     broker.away = False
-    recovering.join(5)
+    recovering.join(30)
     publisher.publish(run(assignments[A]))
 
 
