@@ -135,9 +135,8 @@ class Roles:
 
     def flight_key(self, task: Task) -> Hashable:
         """Equal for two tasks exactly when one's results are the other's, whatever is known of either by now."""
-        assert task.facts is not None
         wanted = self.wanted(task.event.options)
-        return (task.facts.sha256, *((role.name, option_parts(role.option_rules, task, {})) for role in wanted))
+        return (task.sha256, *((role.name, option_parts(role.option_rules, task, {})) for role in wanted))
 
     def cache_keys(self, role: ModelRole, task: Task) -> Sequence[str]:
         """Where the cache may have a result, the key to write it under first; none while a needed one is missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from opentelemetry.trace import Span
@@ -44,6 +44,8 @@ class Task:
     since: float = 0.0
     facts: Facts | None = None
     fetched: Fetched | None = None
+    read: Fetched | None = None
+    """What was fetched, without its bytes: these are let go while it waits for an equal image."""
     image: DecodedImage | None = None
     results: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
@@ -54,8 +56,6 @@ class Task:
     flight: Hashable | None = None
     """Under which equal images wait for its results; or under which it waits for theirs."""
     source_hit: bool = False
-    inspected: bool = False
-    """The facts are those of the bytes in hand, and no cache's."""
     alone: bool = False
     true_size: int | None = None
     """Bytes to reserve for the object, where its event says fewer than it has."""
@@ -91,8 +91,19 @@ class Task:
         assert self.image is not None
         return self.image.pixels[model.transform]
 
+    @property
+    def sha256(self) -> str:
+        """The hash of its content, once that is known."""
+        known = self.read or self.facts
+        assert known is not None
+        return known.sha256
+
     def share_results_of(self, leader: Task) -> None:
-        """Take over what was computed for an equal image."""
+        """Take over what was found out about an equal image."""
+        assert leader.facts is not None
+        assert self.read is not None
+        own = self.read
+        self.facts = replace(leader.facts, etag=own.etag, version_id=own.version_id, last_modified=own.last_modified)
         self.results = dict(leader.results)
         self.hits = set(leader.results)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 
 import pytest
 
-from tests.support.harness import BUCKET, Harness, png
+from schemas.enriched_image import EnrichedImage
+from tests.support.harness import BUCKET, ColourTagger, Harness, png
+from tests.support.manual_pipeline import ManualPipeline
 from tests.support.waiting import eventually
 from workers.errors import Rejected
 from workers.intake import decoding
@@ -23,18 +26,20 @@ CUT = png((1, 2, 3))[:-30]
 
 
 class Decoders:
-    """Counts how often they get bytes that stand for a bad image; opens `gate` to let them begin."""
+    """Counts how often they get bytes that stand for a bad image; opens the gates to let them begin."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.inspected = self.decoded = 0
         self.raises: Rejected | None = None
-        self.gate = threading.Event()
+        self.gate, self.header_gate = threading.Event(), threading.Event()
         self.gate.set()
+        self.header_gate.set()
         monkeypatch.setattr(decoding, "read_header", self._read_header)
         monkeypatch.setattr(decoding, "decode", self._decode)
 
     def _read_header(self, body: bytes, limits: Limits) -> Header:
         self.inspected += 1
+        assert self.header_gate.wait(20)
         return read_header(body, limits)
 
     def _decode(self, body: bytes, name: str, transforms: Sequence[Transform]) -> DecodedImage:
@@ -106,6 +111,35 @@ def test_equal_images_in_flight_share_the_rejection(decoders: Decoders) -> None:
         "broken-image"
     ] * 5
     assert decoders.decoded == 1
+
+
+def test_the_header_of_equal_images_in_flight_is_read_once(decoders: Decoders) -> None:
+    """Guard: the flight begins before the header is read. Behind it each of them would pay for the same rejection."""
+    harness = Harness()
+    decoders.header_gate.clear()
+    with harness.running() as worker:
+        for name in "abcde":
+            harness.store.put(BUCKET, name, b"not an image")
+            harness.send(harness.event(name))
+        eventually(lambda: _waiting(worker) == 4)
+        decoders.header_gate.set()
+        harness.settled()
+    assert [failure.reason for dead in harness.dead() for failure in dead.failures] == ["not-an-image"] * 5
+    assert decoders.inspected == 1
+
+
+def test_equal_images_in_flight_keep_what_is_their_own() -> None:
+    tagger = ColourTagger()
+    hand = ManualPipeline(tagger=tagger)
+    for name in "ab":
+        hand.store.put(BUCKET, name, png((9, 9, 9)))
+        hand.clock.advance(60)
+    hand.events("a", "b")
+    hand.turn()
+    assert tagger.batches == [1]
+    images = [outcome for (outcome,) in hand.done.values() if isinstance(outcome, EnrichedImage)]
+    modified = {image.source.key: datetime.fromisoformat(image.source.last_modified) for image in images}
+    assert modified["b"] - modified["a"] == timedelta(seconds=60)
 
 
 @pytest.mark.parametrize("reason", ["decode-timeout", "kills-decoder", "decode-memory"])

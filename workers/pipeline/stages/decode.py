@@ -72,7 +72,9 @@ class DecodeStage(Stage):
 
     def inspect(self, task: Task) -> None:
         """Read the header of its bytes, then go on with `inspected`."""
-        assert task.fetched is not None
+        if task.fetched is None:  # promoted, after its bytes were let go
+            self._fetch_again(task)
+            return
         self._progress.move(task, "wait-inspect")
         self._step_in(task, task.fetched.inspect_bytes, self._inspect)
 
@@ -88,16 +90,13 @@ class DecodeStage(Stage):
             assert task.fetched is not None
             self._refuse(task, task.fetched.sha256, error)
             return
-        task.inspected = True
         task.release("journal", "decoded", "gate")
         self._when_inspected(task)
 
     def decode(self, task: Task) -> None:
         """Make pixels of its bytes, then go on with `decoded`."""
+        assert task.fetched is not None
         assert task.facts is not None
-        if task.fetched is None:  # promoted, after its bytes were let go
-            self._fetch_again(task)
-            return
         self._progress.move(task, "wait-decode")
         self._step_in(task, task.facts.decode_bytes + task.fetched.copied_bytes, self._decode)
 

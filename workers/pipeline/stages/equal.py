@@ -13,7 +13,7 @@ from workers.pipeline.task import Task
 
 
 class EqualImages:
-    """Lets one of several equal images go on to the decoder, and gives its results to the others.
+    """Lets one of several equal images be looked into, and gives its results to the others.
 
     Args:
         key: equal for two tasks exactly when one's results are the other's.

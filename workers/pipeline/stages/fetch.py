@@ -213,7 +213,7 @@ class FetchStage(Stage):
         task.hold("bytes", lambda: self._discard(task))
         if task.encoded is not None:
             task.encoded.shrink(task.fetched.size)
-        task.inspected = False
+        task.read = replace(task.fetched, handle=None)
         self._when_fetched(task)
 
     def _discard(self, task: Task) -> None:

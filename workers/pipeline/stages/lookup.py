@@ -43,7 +43,7 @@ class LookupStage(QueueStage):
 
     Args:
         fetch: takes a task whose object has to be read.
-        inspect: takes one whose bytes were not rejected before.
+        inspect: takes one whose bytes were not rejected before; of equal images, one.
         decode: takes one whose results are to be computed.
         complete: takes one that has all its results.
     """
@@ -66,9 +66,9 @@ class LookupStage(QueueStage):
         self._progress = progress
         self._endings = endings
         self._fetch = fetch
-        self._inspect = inspect
+        self._decode = decode
         self._finish = complete
-        self._equal = EqualImages(lookup.flight_key, progress, endings=endings, compute=decode, shared=complete)
+        self._equal = EqualImages(lookup.flight_key, progress, endings=endings, compute=inspect, shared=complete)
         # In this order: what was committed or computed by now is found by those that look it up.
         self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._settle)
         self._computed: StageQueue[Computed] = self._queue(self._remember)
@@ -146,7 +146,7 @@ class LookupStage(QueueStage):
             if verdict is not None:
                 self._endings.reject(task, verdict)
             else:
-                self._inspect(task)
+                self._equal.compute_once(task)
 
     def _by_content(self, tasks: Sequence[Task]) -> None:
         live = [task for task in tasks if self._endings.still_wanted(task)]
@@ -156,4 +156,4 @@ class LookupStage(QueueStage):
                 task.release("bytes", "encoded")
                 self._finish(task)
             else:
-                self._equal.compute_once(task)
+                self._decode(task)
