@@ -40,7 +40,8 @@ def list_models(
     from workers.models.compact import compact_bundle
 
     compact = compact_bundle()
-    table = Table("name", "kind", "labels", "digest", "size", "made of", "use as", box=None, pad_edge=False)
+    columns = ("name", "kind", "can be", "labels", "digest", "size", "made of", "use as")
+    table = Table(*columns, box=None, pad_edge=False)
     table.add_row(*map(terminal.text, _row(compact, "compact")))
     broken = []
     for found in _bundles(folders):
@@ -151,12 +152,22 @@ def _row(bundle: Bundle, use_as: str) -> tuple[str, ...]:
     return (
         bundle.name,
         manifest.kind,
+        _uses(bundle),
         str(manifest.labels),
         bundle.digest[:12],
         size_of(bundle),
         source + manifest.provenance.source,
         use_as,
     )
+
+
+def _uses(bundle: Bundle) -> str:
+    from workers.models.load import uses_of
+
+    try:
+        return ", ".join(uses_of(bundle))
+    except Misconfigured:
+        return "(its builder is not installed)"
 
 
 def _golden(name: str, bundle: Bundle, use: str, device: str, precision: str, settings: Settings) -> str:

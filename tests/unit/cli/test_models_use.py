@@ -48,7 +48,7 @@ def test_list_shows_the_built_in_tagger_and_the_bundles_of_the_default_folder(
 ) -> None:
     assert run_command(["models", "list"]) == 0
     compact, mine = capsys.readouterr().out.splitlines()[1:]
-    assert compact.startswith("compact")
+    assert compact.split()[:3] == ["compact", "efficientnet_lite0", "tagger"]
     assert "random weights, seed 0" in mine
     assert mine.endswith("bundles/ram")
 
@@ -62,6 +62,18 @@ def test_list_takes_bundles_and_folders_and_names_what_does_not_load(
     assert str(ram.folder) in out
     assert "tags.txt is missing" in out
     assert "no is no folder" in out
+
+
+def test_list_says_what_a_bundle_can_be_used_as(
+    ram: Bundle, tag2text: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = ram.manifest.model_copy(update={"kind": "strange"})
+    Bundle.write(tmp_path / "bundles" / "strange", strange, weights=ram.weights(), labels=ram.labels)
+    assert run_command(["models", "list"]) == 0
+    shown = {line.split()[-1]: line for line in capsys.readouterr().out.splitlines()}
+    assert " tagger, captioner " in shown["bundles/tag2text"]
+    assert " tagger " in shown["bundles/ram"]
+    assert "(its builder is not installed)" in shown["bundles/strange"]
 
 
 def test_verify_reads_every_file_and_computes_the_golden_answers(
