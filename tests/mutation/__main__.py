@@ -33,7 +33,12 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("modules", nargs="+", help="files, such as workers/pipeline/budget.py")
     parser.add_argument("--minutes", type=float, default=5.0, help="for each module")
-    parser.add_argument("--tests", nargs="*", default=[], help="files; the unit tests that import the module otherwise")
+    parser.add_argument(
+        "--tests",
+        nargs="*",
+        default=[],
+        help="files; otherwise the unit tests that import the module, or those of its package",
+    )
     parser.add_argument("--into", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -62,10 +67,12 @@ def _be_child(module: Path, asked: argparse.Namespace) -> int:
 
 
 def tests_of(module: Path) -> list[str]:
-    """The unit tests that import it."""
+    """The unit tests that import it; if none does, all of its package."""
     name = ".".join(module.with_suffix("").parts).removesuffix(".__init__")
     files = sorted((ROOT / "tests/unit").rglob("test_*.py"))
-    return [str(path.relative_to(ROOT)) for path in files if name in _imported(path)]
+    importing = [path for path in files if name in _imported(path)]
+    beside = (ROOT / "tests/unit" / module.parts[1]).rglob("test_*.py") if len(module.parts) > 2 else ()
+    return [str(path.relative_to(ROOT)) for path in importing or sorted(beside)]
 
 
 def _imported(path: Path) -> set[str]:

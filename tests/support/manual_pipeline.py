@@ -79,15 +79,15 @@ class ManualPipeline:
 
     def turn(self) -> None:
         """Let every task go on until none can without time."""
-        line = self.pipeline
-        for stage in line.stages:
+        pipeline = self.pipeline
+        for stage in pipeline.stages:
             stage.poll()
-        line.parse.work()
-        while any(len(stage) for stage in (line.parse, line.lookup, line.annotate, line.finish)):
-            line.parse.work()
-            line.lookup.work()
-            line.annotate.work()
-            line.finish._finish(line.finish._tasks.take(100))
+        pipeline.parse.work()
+        while any(len(stage) for stage in (pipeline.parse, pipeline.lookup, pipeline.annotate, pipeline.finish)):
+            pipeline.parse.work()
+            pipeline.lookup.work()
+            pipeline.annotate.work()
+            pipeline.finish._finish(pipeline.finish._tasks.take(100))
             self.complete()
 
     def complete(self, most: int = 100_000) -> None:

@@ -54,6 +54,22 @@ def test_both_halves_of_a_batch_that_run_out_of_memory_halve_the_safe_size_once(
     assert safe.size == 4
 
 
+def test_quiet_batches_count_from_the_last_trouble_or_growth_one_by_one() -> None:
+    safe = SafeBatch(16, quiet=3)
+    sizes = []
+    for out_of_memory in (16, 0, 0, 8, 0, 0, 0, 0, 0, 0):
+        if out_of_memory:
+            safe.ran_out_of_memory(out_of_memory)
+        else:
+            safe.ran(safe.size)
+        sizes.append(safe.size)
+    assert sizes == [8, 8, 8, 4, 4, 4, 8, 8, 8, 16]
+
+
+def test_a_model_that_found_no_batch_safe_gets_one_image_at_a_time() -> None:
+    assert SafeBatch(0).size == 1
+
+
 def test_memory_that_runs_out_halves_the_safe_size_and_full_quiet_batches_grow_it_back() -> None:
     safe = SafeBatch(16, quiet=3)
     safe.ran_out_of_memory(16)

@@ -8,6 +8,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.enriched_image import EnrichedImage
 from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import Unavailable
@@ -88,6 +89,28 @@ def test_who_waits_for_the_store_has_no_clock() -> None:
     hand.turns(900, every_s=1.0)
     assert hand.in_flight == {"wait-store": 4}
     assert hand.worker.progress().ok
+
+
+def test_the_time_in_each_stage_is_told_and_waits_are_stages_too() -> None:
+    hand = ManualPipeline()
+    hand.put("a.png")
+    hand.store.fail("photos", "a.png", Unavailable("s3", "away"), times=1)
+    hand.events("a.png")
+    hand.turn()
+    hand.clock.advance(1.5)
+    hand.turn()
+    [[image]] = hand.done.values()
+    assert isinstance(image, EnrichedImage)
+    assert {stage: ms for stage, ms in image.timings_ms.items() if ms} == {"wait-store": 1500.0}
+    assert {"lookup", "wait-fetch", "fetch", "decode", "annotate"} <= image.timings_ms.keys()
+
+
+def test_a_stage_that_is_entered_again_adds_up_to_the_thousandth() -> None:
+    task: Task = object.__new__(Task)
+    task.timings_ms = {}
+    task.took("fetch", 0.0012346)
+    task.took("fetch", 1.5)
+    assert task.timings_ms == {"fetch": 1501.235}
 
 
 def stage_of(count: int) -> tuple[_AtWork, list[Task]]:

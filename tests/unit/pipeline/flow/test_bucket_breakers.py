@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
+import pytest
+
 from schemas.image_event import ImageEvent
 from workers.breaker import OPENS_AFTER
 from workers.pipeline.flow.bucket_breakers import BucketBreakers
@@ -45,6 +49,19 @@ def test_an_assignment_is_held_back_while_something_of_it_waits_for_a_bucket_tha
     assert not breakers.holds_back(HERE), "those that wait on wait because of themselves"
 
 
+def test_an_assignment_is_held_back_until_the_last_of_its_tasks_waits_no_more() -> None:
+    breakers = opened()
+    there = Assignment(Partition("in", 2), "m")
+    breakers.wait("photos", there, "one", until=10.0)
+    breakers.wait("photos", there, "two", until=10.0)
+    [first] = breakers.due(1.0)
+    assert breakers.holds_back(there)
+    breakers.failed("photos", "key", first, 1.1)
+    [second] = breakers.due(10.0)
+    assert {first, second} == {"one", "two"}
+    assert not breakers.holds_back(there)
+
+
 def test_those_of_an_ended_assignment_can_be_fetched_out_before_their_time() -> None:
     breakers = BucketBreakers[str]()
     ended = Assignment(Partition("in", 1), "m")
@@ -77,6 +94,29 @@ def test_a_reference_is_an_object_that_was_read_and_is_another() -> None:
     breakers.forget("photos", job("good-3"))
     breakers.forget("photos", job("good-4"))
     assert breakers.reference("photos", "bad") is None
+
+
+def test_an_object_that_is_read_again_displaces_no_other_reference() -> None:
+    breakers = BucketBreakers[str]()
+    for key in ("a", "b", "c", "c", "c"):
+        breakers.read("photos", job(key), 1.0, 1.0)
+    assert {found.event.key for _ in range(3) if (found := breakers.reference("photos", "bad"))} == {"a", "b", "c"}
+
+
+def test_references_are_named_in_turn() -> None:
+    breakers = BucketBreakers[str]()
+    for key in ("a", "b"):
+        breakers.read("photos", job(key), 1.0, 1.0)
+    named = [breakers.reference("photos", "bad") for _ in range(4)]
+    assert [found.event.key for found in named if found] == ["a", "b", "a", "b"]
+
+
+def test_references_that_fail_in_a_row_open_it() -> None:
+    breakers = BucketBreakers[str]()
+    for number in range(OPENS_AFTER):
+        assert breakers.closed("photos")
+        breakers.reference_failed("photos", job(f"good-{number}"), "waiter", 1.0)
+    assert not breakers.closed("photos")
 
 
 def test_a_reference_that_fails_lets_what_waits_be_asked_for_itself_next_time() -> None:
@@ -123,6 +163,7 @@ def test_after_different_objects_failed_in_a_row_none_may_ask_but_a_probe() -> N
     breakers = opened()
     assert not breakers.may_ask("photos", "fresh")
     assert breakers.may_ask("others", "fresh")
+    assert breakers.closed("others")
     assert breakers.breakers() == {"closed": 0, "open": 1, "half-open": 0}
     assert breakers.due(0.4) == [], "a pause comes first"
     [probe] = breakers.due(1.0)
@@ -159,6 +200,44 @@ def test_a_probe_that_is_answered_lets_all_go_at_once() -> None:
     assert set(breakers.due(1.2)) == {"waiter-0", "waiter-1", "waiter-2", "patient"} - {probe}
     assert breakers.may_ask("photos", "fresh")
     assert not breakers.holds_back(HERE)
+
+
+def test_a_probe_that_is_over_may_ask_no_more() -> None:
+    for end in ("failed", "answered", "left"):
+        breakers = opened()
+        [probe] = breakers.due(1.0)
+        match end:
+            case "failed":
+                breakers.failed("photos", "key", probe, 1.1)
+            case "answered":
+                breakers.answered("photos", 1.1)
+                for number in range(OPENS_AFTER):
+                    breakers.failed("photos", f"key-{number}", "another", 1.2)
+            case "left":
+                breakers.left("photos", probe)
+        assert not breakers.may_ask("photos", probe), end
+
+
+def test_who_is_not_the_probe_leaves_it_in_its_place() -> None:
+    breakers = opened()
+    [probe] = breakers.due(1.0)
+    breakers.left("photos", "another")
+    breakers.left("others", probe)
+    assert breakers.may_ask("photos", probe)
+    assert breakers.due(1.1) == []
+
+
+def test_it_is_told_once_that_a_bucket_fails_and_that_it_answers_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    breakers = opened()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "the bucket 'photos' fails for one object after another" in caplog.text
+    breakers.failed("photos", "one more", "another", 0.1)
+    assert len(caplog.records) == 1
+    breakers.answered("photos", 1.0)
+    breakers.answered("photos", 1.1)
+    assert len(caplog.records) == 2
+    assert f"the bucket 'photos' answers again: {OPENS_AFTER} images go on" in caplog.text
 
 
 def test_an_outage_is_one_that_a_probe_met() -> None:
