@@ -15,7 +15,7 @@ from workers.pipeline.annotator import Annotator
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.event_filter import coordinates
 from workers.pipeline.journal import Journal
-from workers.pipeline.lookup import Lookup
+from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import TaskProgress
 from workers.pipeline.rendering import Renderer
@@ -44,7 +44,7 @@ class Pipeline:
         self,
         *,
         intake: Intake,
-        lookup: Lookup,
+        results: KnownResults,
         annotator: Annotator,
         renderer: Renderer,
         journal: Journal,
@@ -64,14 +64,14 @@ class Pipeline:
             self.ledger,
             journal,
             renderer,
-            lookup,
+            results,
             progress,
             options,
             wanted=lambda tasks: self.lookup.begin(tasks),
-            known=lambda done: self.finish.complete(done),
+            complete=lambda done: self.finish.complete(done),
         )
         self.lookup = LookupStage(
-            lookup,
+            results,
             progress,
             endings=endings,
             fetch=lambda task: self.fetch.begin(task),
@@ -97,7 +97,7 @@ class Pipeline:
         self.finish = FinishStage(
             renderer,
             self.ledger,
-            lookup,
+            results,
             progress,
             options,
             endings=endings,

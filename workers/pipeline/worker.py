@@ -29,7 +29,7 @@ from workers.pipeline.commit.publishing import Publishing
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.gauges import gauges
 from workers.pipeline.journal import Journal
-from workers.pipeline.lookup import Lookup
+from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.progress import Progress
@@ -322,7 +322,7 @@ class Worker:
     def _pipeline_for(self, publisher: Publisher) -> Pipeline:
         return Pipeline(
             intake=self._intake,
-            lookup=Lookup(self._cache, self._roles, self._options.s3_endpoint, self._options.judge),
+            results=KnownResults(self._cache, self._roles, self._options.s3_endpoint, self._options.judge),
             annotator=Annotator(self._roles),
             renderer=Renderer(self._roles, self._options, publisher.max_message_bytes, self._clock),
             journal=self._journal,

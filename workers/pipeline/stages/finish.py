@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from workers import metrics
 from workers.pipeline.commit.ledger import Ledger
 from workers.pipeline.flow.queue import StageQueue
-from workers.pipeline.lookup import Lookup
+from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.rendering import Renderer
@@ -30,7 +30,7 @@ class FinishStage(QueueStage):
         self,
         renderer: Renderer,
         ledger: Ledger,
-        lookup: Lookup,
+        results: KnownResults,
         progress: TaskProgress,
         options: WorkerOptions,
         *,
@@ -41,7 +41,7 @@ class FinishStage(QueueStage):
         super().__init__("finish")
         self._renderer = renderer
         self._ledger = ledger
-        self._lookup = lookup
+        self._results = results
         self._progress = progress
         self._endings = endings
         self._computed = computed
@@ -73,11 +73,11 @@ class FinishStage(QueueStage):
                 self._again(task)
                 continue
             self._computed(task)
-            self._endings.end(task, self._renderer.outcomes(task), self._lookup.arrival(task))
+            self._endings.end(task, self._renderer.outcomes(task), self._results.arrival(task))
 
-    def _complete(self, known: Sequence[Done]) -> None:
+    def _complete(self, items: Sequence[Done]) -> None:
         """A record whose last index is done becomes messages, and may leave."""
-        for done in known:
+        for done in items:
             entry = done.entry
             entry.after_commit.append(done.write)
             outcomes = self._renderer.rendered(entry, done.index, done.outcomes)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from workers.errors import Rejected
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.flow.queue import StageQueue
-from workers.pipeline.lookup import Lookup
+from workers.pipeline.known_results import KnownResults
 from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.equal import EqualImages
@@ -52,7 +52,7 @@ class LookupStage(QueueStage):
 
     def __init__(
         self,
-        lookup: Lookup,
+        results: KnownResults,
         progress: TaskProgress,
         *,
         endings: Endings,
@@ -62,13 +62,13 @@ class LookupStage(QueueStage):
         complete: Callable[[Task], None],
     ) -> None:
         super().__init__("lookup")
-        self._lookup = lookup
+        self._results = results
         self._progress = progress
         self._endings = endings
         self._fetch = fetch
         self._decode = decode
         self._finish = complete
-        self._equal = EqualImages(lookup.flight_key, progress, endings=endings, compute=inspect, shared=complete)
+        self._equal = EqualImages(results.flight_key, progress, endings=endings, compute=inspect, shared=complete)
         # In this order: what was committed or computed by now is found by those that look it up.
         self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._settle)
         self._computed: StageQueue[Computed] = self._queue(self._remember)
@@ -94,14 +94,14 @@ class LookupStage(QueueStage):
 
     def keep(self, task: Task) -> None:
         """Remember what was computed for it, and share it. Before the task ends."""
-        values = self._lookup.values(task)
+        values = self._results.values(task)
         flight = None if task.failures else self._equal.hand_over(task)
         if values or flight is not None:
             self._computed.put(Computed(task, values, flight))
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
         """The intake rejects these bytes: if they alone are why, so it does for every equal image, now and later."""
-        if values := self._lookup.verdict_values(sha256, error):
+        if values := self._results.verdict_values(sha256, error):
             self._computed.put(Computed(task, values, self._equal.hand_over(task), error))
         self._endings.reject(task, error)
 
@@ -122,19 +122,19 @@ class LookupStage(QueueStage):
     # ---- lookup thread ----------------------------------------------------------------------------------------
 
     def _settle(self, committed: Sequence[Sequence[CacheWrite]]) -> None:
-        self._lookup.settle([write for writes in committed for write in writes])
+        self._results.settle([write for writes in committed for write in writes])
 
     def _remember(self, computed: Sequence[Computed]) -> None:
-        self._lookup.remember([item.values for item in computed])
+        self._results.remember([item.values for item in computed])
         for item in computed:
             if item.flight is not None:
                 self._equal.share(item.task, item.flight, item.verdict)
 
     def _by_source(self, tasks: Sequence[Task]) -> None:
-        self._lookup.sources(tasks)
-        self._lookup.contents([task for task in tasks if task.facts is not None])
+        self._results.sources(tasks)
+        self._results.contents([task for task in tasks if task.facts is not None])
         for task in tasks:
-            if task.facts is not None and self._lookup.complete(task):
+            if task.facts is not None and self._results.complete(task):
                 self._finish(task)
             else:
                 self._fetch(task)
@@ -142,7 +142,7 @@ class LookupStage(QueueStage):
     def _verdicts(self, tasks: Sequence[Task]) -> None:
         """Bytes that were rejected before are rejected again, before anything looks into them."""
         live = [task for task in tasks if self._endings.still_wanted(task)]
-        for task, verdict in zip(live, self._lookup.verdicts(live), strict=True):
+        for task, verdict in zip(live, self._results.verdicts(live), strict=True):
             if verdict is not None:
                 self._endings.reject(task, verdict)
             else:
@@ -150,9 +150,9 @@ class LookupStage(QueueStage):
 
     def _by_content(self, tasks: Sequence[Task]) -> None:
         live = [task for task in tasks if self._endings.still_wanted(task)]
-        self._lookup.contents(live)
+        self._results.contents(live)
         for task in live:
-            if self._lookup.complete(task):
+            if self._results.complete(task):
                 task.release("bytes", "encoded")
                 self._finish(task)
             else:

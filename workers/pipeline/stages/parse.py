@@ -13,7 +13,7 @@ from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.event_filter import EventFilter, Filtered, Removed, Skipped, Wanted, coordinates
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.journal import Journal
-from workers.pipeline.lookup import Lookup
+from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import TaskProgress
 from workers.pipeline.rendering import Renderer
@@ -32,7 +32,7 @@ class ParseStage(QueueStage):
 
     Args:
         wanted: takes the tasks of all that was read at once.
-        known: takes what is known of an event without its image.
+        complete: takes what is known of an event without its image.
     """
 
     def __init__(
@@ -40,22 +40,22 @@ class ParseStage(QueueStage):
         ledger: Ledger,
         journal: Journal,
         renderer: Renderer,
-        lookup: Lookup,
+        results: KnownResults,
         progress: TaskProgress,
         options: WorkerOptions,
         *,
         wanted: Callable[[Sequence[Task]], None],
-        known: Callable[[Done], None],
+        complete: Callable[[Done], None],
     ) -> None:
         super().__init__("parse")
         self._ledger = ledger
         self._journal = journal
         self._renderer = renderer
-        self._lookup = lookup
+        self._results = results
         self._progress = progress
         self._options = options
         self._wanted = wanted
-        self._known = known
+        self._complete = complete
         self._filter = EventFilter(options.buckets, options.key_globs, options.profiles)
         self.unread = Unread(self._has_room)
         self.entries: StageQueue[Entry] = self._queue(self._add)
@@ -109,7 +109,7 @@ class ParseStage(QueueStage):
         failure = Failure(
             index=index, stage="annotate", reason="kills-worker", detail="the process died twice with it alone in hand"
         )
-        self._known(Done(entry, index, (failure,)))
+        self._complete(Done(entry, index, (failure,)))
 
     def _finish_without_image(self, entry: Entry, index: int, item: Filtered) -> None:
         where = coordinates(entry.record, index)
@@ -118,11 +118,11 @@ class ParseStage(QueueStage):
         span = self._span(entry, index, "answer without the image")
         if isinstance(item, Removed):
             outcome = self._renderer.retraction(where, item.event)
-            write = self._lookup.removal(item.event)
+            write = self._results.removal(item.event)
         elif isinstance(item, Skipped):
             outcome = self._renderer.skip(where, item.event, item.reason, item.subject)
         else:
             assert isinstance(item, Failure)
             outcome = item
         tracing.end(span, "done")
-        self._known(Done(entry, index, (outcome,), write))
+        self._complete(Done(entry, index, (outcome,), write))

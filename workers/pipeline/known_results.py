@@ -19,8 +19,8 @@ from workers.pipeline.task import Task
 from workers.ports import ResultCache
 
 
-class Lookup:
-    """The cache as the pipeline uses it.
+class KnownResults:
+    """What the cache knows of images, as the pipeline asks for it.
 
     Args:
         roles: whose results are kept.
