@@ -66,7 +66,7 @@ class Correction(BaseModel):
         return subject(self.bucket, self.key)
 
 
-class Record(NamedTuple):
+class CorrectionRecord(NamedTuple):
     """What to produce to the corrections topic, with any Kafka client."""
 
     key: bytes
@@ -83,7 +83,7 @@ def correction(
     model: str | None = None,
     by: str | None = None,
     at: str | None = None,
-) -> Record:
+) -> CorrectionRecord:
     """The record that says which tags an image has and which it has not.
 
     Args:
@@ -115,12 +115,12 @@ def correction(
     value = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     if len(value) > MAX_BYTES:
         raise ValueError(f"{len(value):,} bytes, and a correction has at most {MAX_BYTES:,}")
-    return Record(said.subject.encode(), value)
+    return CorrectionRecord(said.subject.encode(), value)
 
 
-def withdrawal(bucket: str, key: str) -> Record:
+def withdrawal(bucket: str, key: str) -> CorrectionRecord:
     """The record that withdraws all that was said of an image."""
-    return Record(subject(bucket, key).encode(), None)
+    return CorrectionRecord(subject(bucket, key).encode(), None)
 
 
 def read_correction(value: bytes) -> Correction:

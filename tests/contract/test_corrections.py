@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from schemas.correction import Record, Word, correction, withdrawal
+from schemas.correction import CorrectionRecord, Word, correction, withdrawal
 from tests.support.waiting import eventually
 from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.backends.kafka_corrections import KafkaCorrections
@@ -26,7 +26,7 @@ class OnKafka:
         ensure_topics(servers, {topic: (2, {})})
         self.log = KafkaCorrections(servers, topic, max_bytes=MIB)
 
-    def produce(self, *records: Record) -> None:
+    def produce(self, *records: CorrectionRecord) -> None:
         with KafkaEmitter(self.servers) as emitter:
             for record in records:
                 emitter.send(self.topic, record.key, record.value)
@@ -37,7 +37,7 @@ class InMemory:
     def __init__(self) -> None:
         self.log = MemoryCorrections()
 
-    def produce(self, *records: Record) -> None:
+    def produce(self, *records: CorrectionRecord) -> None:
         for record in records:
             self.log.produce(record)
 
@@ -85,7 +85,11 @@ def test_what_is_said_later_is_followed_and_nothing_is_read_twice(world: OnKafka
 
 
 def test_a_record_that_is_none_is_passed_over(world: OnKafka | InMemory) -> None:
-    world.produce(Record(b"photos/a.jpg", b"{"), correction("photos", "a.jpg", added=["dog"]), Record(b"\xff", b""))
+    world.produce(
+        CorrectionRecord(b"photos/a.jpg", b"{"),
+        correction("photos", "a.jpg", added=["dog"]),
+        CorrectionRecord(b"\xff", b""),
+    )
     world.log.catch_up(never)
     assert world.log.on("photos/a.jpg", SHA) == Word(("dog",), ())
 
@@ -95,7 +99,7 @@ def test_a_bad_record_is_named_in_the_log(
     kafka: object, unique: Callable[[str], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     world = OnKafka(kafka.servers, unique("corrections"))  # type: ignore[attr-defined]
-    world.produce(Record(b"k", b"{"))
+    world.produce(CorrectionRecord(b"k", b"{"))
     world.log.catch_up(never)
     assert f"{world.topic}:" in caplog.text
     assert "is no correction and is passed over" in caplog.text

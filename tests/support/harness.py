@@ -20,7 +20,7 @@ from workers.backends.kafka_types import Delivery
 from workers.intake.limits import Limits
 from workers.intake.threads import ThreadIntake
 from workers.pipeline.profiles import default_profiles
-from workers.pipeline.roles import Models, make_roles
+from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import CorrectionLog, RecordSource
 from workers.testing.memory import MemoryObjectStore, MemoryResultCache
@@ -220,7 +220,7 @@ class Harness:
             worker_version="test",
             **{"judge": "the harness's limits", "profiles": default_profiles(self.tagger), **quick, **changes},
         )
-        models = Models(tagger=self.tagger)
+        models = ModelsByUse(tagger=self.tagger)
         if self.captioner is not None:
             models["captioner"] = self.captioner
         roles = make_roles(models, _template, self.corrections)

@@ -100,3 +100,15 @@ def test_a_banned_word_is_found_with_its_line(line: str, word: str) -> None:
 def test_words_that_only_contain_a_banned_one_are_left_alone() -> None:
     faults = runpy.run_path(str(SCRIPT))["faults"]
     assert list(faults("recommend, borrowed, an image, precisely, letters, a dead letter, as dead_letter")) == []
+
+
+def test_a_class_of_the_product_has_a_name_of_its_own() -> None:
+    """Training is a program beside the worker, with a vocabulary of its own."""
+    modules = [path.relative_to(ROOT) for place in ("workers", "schemas") for path in (ROOT / place).rglob("*.py")]
+    defined_in: dict[str, list[Path]] = {}
+    for module in modules:
+        if {"training", "train"}.isdisjoint(module.parts):
+            for node in ast.parse((ROOT / module).read_text("utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    defined_in.setdefault(node.name, []).append(module)
+    assert {name: places for name, places in defined_in.items() if len(places) > 1} == {}

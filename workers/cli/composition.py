@@ -16,7 +16,7 @@ from workers.errors import Unavailable
 from workers.models.load import load
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.captioning import Template
-from workers.pipeline.roles import Models, Roles, make_roles
+from workers.pipeline.roles import ModelsByUse, Roles, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Tagger
 from workers.settings import Settings
@@ -57,7 +57,7 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     )
 
 
-def load_models(settings: Settings) -> Models:
+def load_models(settings: Settings) -> ModelsByUse:
     """The models that the settings name, by what each is used as."""
     own: dict[str, Any] = {"tagger": {"allow": allowed_names(settings)}}
     models: Any = {
@@ -74,7 +74,7 @@ def load_models(settings: Settings) -> Models:
     }
     for model in models.values() if settings.max_batch else ():
         model.max_batch = min(settings.max_batch, model.max_batch or settings.max_batch)
-    return cast(Models, models)
+    return cast(ModelsByUse, models)
 
 
 def _template(settings: Settings) -> Template | None:

@@ -13,7 +13,7 @@ import typer
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from schemas.correction import Record
+    from schemas.correction import CorrectionRecord
     from workers.settings import Settings
 
 DEFAULT_TOPIC = "images.corrections"
@@ -75,7 +75,7 @@ def correct(
             )
         except ValueError as error:
             raise Misconfigured(f"this is no correction: {error}") from None
-        records: Iterator[Record] = iter([record])
+        records: Iterator[CorrectionRecord] = iter([record])
     else:
         assert file is not None
         records = _records(file)
@@ -84,7 +84,7 @@ def correct(
     typer.echo(f"{_send(settings, name, records)} corrections are in {name}")
 
 
-def _send(settings: Settings, topic: str, records: Iterator[Record]) -> int:
+def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -> int:
     from workers.backends.kafka import KafkaEmitter
     from workers.cli.clients import security, servers
     from workers.cli.terminal import counting
@@ -106,12 +106,12 @@ def _send(settings: Settings, topic: str, records: Iterator[Record]) -> int:
             raise
 
 
-def _records(file: Path) -> Iterator[Record]:
+def _records(file: Path) -> Iterator[CorrectionRecord]:
     """
     Raises:
         Misconfigured: a line is no correction, with its number. What came before it is sent.
     """
-    from schemas.correction import MAX_BYTES, Record, read_correction
+    from schemas.correction import MAX_BYTES, CorrectionRecord, read_correction
 
     for number, line in enumerate(_lines(file, MAX_BYTES), 1):
         if not line.strip():
@@ -120,7 +120,7 @@ def _records(file: Path) -> Iterator[Record]:
             said = read_correction(line)
         except ValueError as error:
             raise Misconfigured(f"{file}, line {number}: {error}. The lines before it are sent.") from None
-        yield Record(said.subject.encode(), line)
+        yield CorrectionRecord(said.subject.encode(), line)
 
 
 def _lines(file: Path, longest: int) -> Iterator[bytes]:

@@ -56,7 +56,7 @@ class Embedder(Tagger, Protocol):
         ...
 
 
-class Embedding:
+class EmbeddingRole:
     """The role of a tagger that gives embeddings."""
 
     name: Want = "embedding"

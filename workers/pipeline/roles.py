@@ -13,7 +13,7 @@ from schemas.dead_letter import Failure, Reason, Stage
 from schemas.options import Options, Want
 from workers.pipeline.cache_entries import result_key
 from workers.pipeline.captioning import Captioning, Template, TemplateCaptioning
-from workers.pipeline.embedding import Embedder, Embedding, NoEmbedding
+from workers.pipeline.embedding import Embedder, EmbeddingRole, NoEmbedding
 from workers.pipeline.option_rules import OptionRules, option_parts
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
@@ -148,14 +148,16 @@ class Roles:
         return [result_key(role.kind, task.facts.sha256, role.made_by, *some) for some in wanted]
 
 
-class Models(TypedDict, total=False):
+class ModelsByUse(TypedDict, total=False):
     """The models of one worker, by what each is used as."""
 
     tagger: Tagger
     captioner: Captioner
 
 
-def make_roles(models: Models, template: Template | None = None, corrections: CorrectionLog | None = None) -> Roles:
+def make_roles(
+    models: ModelsByUse, template: Template | None = None, corrections: CorrectionLog | None = None
+) -> Roles:
     """The roles that these models give.
 
     Args:
@@ -167,7 +169,7 @@ def make_roles(models: Models, template: Template | None = None, corrections: Co
     made: list[ModelRole] = [tagging] if tagging is not None else []
     rules: list[Rule] = []
     if isinstance(tagger, Embedder):
-        made.append(Embedding(tagger))
+        made.append(EmbeddingRole(tagger))
     else:
         rules.append(NoEmbedding(tagger))
     if captioner is not None:

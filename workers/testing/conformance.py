@@ -25,7 +25,7 @@ from workers.models.tagger import sample_image
 from workers.models.uses import USES
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.profiles import default_profiles
-from workers.pipeline.roles import Models, make_roles
+from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.task import Task
 from workers.ports import Captioner, Model, SubsetTagger, Tagger
 from workers.types import (
@@ -298,7 +298,7 @@ def _caption(captioner: Captioner, images: Sequence[Pixels], guides: Sequence[st
     return [captioner.postprocess(raw) for raw in _as_many(captioner.forward(images, guides), images)]
 
 
-def _task(models: Models, image: Pixels) -> Task:
+def _task(models: ModelsByUse, image: Pixels) -> Task:
     """An event that asks for all there is, its image decoded."""
     assignment = Assignment(Partition("images", 0), "conformance")
     options = Options(want=WANTS)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from schemas.correction import Corrections, Record, Word
+from schemas.correction import CorrectionRecord, Corrections, Word
 from workers.backends.clock import SystemClock
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.ports import Clock
@@ -234,11 +234,11 @@ class MemoryCorrections:
     """`ports.CorrectionLog` on a list of records. Thread-safe."""
 
     def __init__(self) -> None:
-        self._records: list[Record] = []
+        self._records: list[CorrectionRecord] = []
         self._read = 0
         self._said = Corrections()
 
-    def produce(self, record: Record) -> None:
+    def produce(self, record: CorrectionRecord) -> None:
         self._records.append(record)
 
     def catch_up(self, stopping: Callable[[], bool]) -> None:

@@ -10,12 +10,12 @@ from tests.unit.models.tiny import build_tagger
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.uses import USES
-from workers.pipeline.roles import Models
+from workers.pipeline.roles import ModelsByUse
 from workers.settings import FIELDS, PinnedBundle, Settings
 
 
 def test_every_use_is_known_to_all_that_go_over_uses() -> None:
-    assert tuple(USES) == tuple(Models.__annotations__) == enriched_image.USES
+    assert tuple(USES) == tuple(ModelsByUse.__annotations__) == enriched_image.USES
     for use in USES:
         assert {use, f"{use}_digest"} <= set(FIELDS)
 

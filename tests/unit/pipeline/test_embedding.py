@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from schemas.enriched_image import Embedding as Shown
+from schemas.enriched_image import Embedding
 from tests.support.harness import OUT, POISON, ColourTagger, Harness
-from workers.pipeline.embedding import Embedding
+from workers.pipeline.embedding import EmbeddingRole
 from workers.types import Pixels
 
 COLOUR = (200, 100, 0)
@@ -142,11 +142,11 @@ def packed(*numbers: float) -> bytes:
     ],
 )
 def test_what_could_not_be_published_is_a_miss(value: bytes | None) -> None:
-    assert Embedding(ColourEmbedder()).unpack(value) is None
+    assert EmbeddingRole(ColourEmbedder()).unpack(value) is None
 
 
 def test_what_was_packed_reads_back() -> None:
-    role = Embedding(ColourEmbedder())
+    role = EmbeddingRole(ColourEmbedder())
     vector = role.finish(np.array([3, 4, 0], np.float32))
     found = role.unpack(role.pack(vector))
     assert found is not None
@@ -157,11 +157,11 @@ def test_what_was_packed_reads_back() -> None:
 @pytest.mark.parametrize("numbers", [(np.nan, 0, 1), (np.inf, 0, 0), (0, 0, 0)])
 def test_no_point_is_made_of_what_has_no_direction(numbers: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="embedding"):
-        Embedding(ColourEmbedder()).finish(np.array(numbers, np.float32))
+        EmbeddingRole(ColourEmbedder()).finish(np.array(numbers, np.float32))
 
 
 def test_data_of_another_number_of_dimensions_is_refused() -> None:
     data = base64.b64encode(np.zeros(3, "<f2").tobytes()).decode()
-    Shown(space="colours", dimensions=3, data=data, model="c" * 64)
+    Embedding(space="colours", dimensions=3, data=data, model="c" * 64)
     with pytest.raises(ValueError, match="dimensions"):
-        Shown(space="colours", dimensions=512, data=data, model="c" * 64)
+        Embedding(space="colours", dimensions=512, data=data, model="c" * 64)
