@@ -10,9 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from schemas.enriched_image import USES
 from workers.local.server import CannotStart, Server
+from workers.settings import variable
 
-_MODELS = ("TAGSTREAM_TAGGER", "TAGSTREAM_CAPTIONER", "TAGSTREAM_DEVICE", "TAGSTREAM_PRECISION", "TAGSTREAM_PROFILES")
+_MODELS = tuple(variable(name) for name in (*USES, "device", "precision", "profiles"))
 """What a demonstration takes over from its caller: the models. The other settings are for other servers."""
 
 
