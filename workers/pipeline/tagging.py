@@ -95,8 +95,7 @@ class Tagging:
     def word(self, task: Task) -> Word | None:
         """What persons said of the image. It is asked for once, so that all that a task shows is of one piece."""
         if self._corrections is not None and not task.word_asked:
-            assert task.facts is not None
-            task.word = self._corrections.on(task.event.subject, task.facts.sha256)
+            task.word = self._corrections.on(task.event.subject, task.sha256)
             task.word_asked = True
         return task.word
 

@@ -94,3 +94,17 @@ def test_a_worker_reads_them_before_its_first_event_and_then_follows() -> None:
     again = harness.enriched()["a.png"]
     assert not {"blue", "red"} & {tag.name for tag in again.tags}
     assert again.id != first.id
+
+
+def test_a_captioner_writes_of_equal_images_as_each_was_corrected() -> None:
+    """Equal images are told apart before anything but their bytes is known."""
+    harness = Harness()
+    harness.corrections = log(correction("photos", "a.png", removed=["red"]))
+    harness.captioner = EchoCaptioner()
+    for key in ("a.png", "b.png"):
+        harness.put(key, (255, 200, 0))
+        harness.send(harness.event(key))
+    with harness.running():
+        harness.settled()
+    captions = {key: image.caption and image.caption.text for key, image in harness.enriched().items()}
+    assert captions == {"a.png": "saw green", "b.png": "saw red | green"}
