@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -235,11 +236,11 @@ class _Fit:
         path, made = Path(given), self._folder / name
         if (path / HEADER).is_file():
             return DataSet(path)
-        if (made / HEADER).is_file():
-            return DataSet(made)
         if self._world > 1:
             raise Misconfigured(f"{path} is no training set: make one with `tagstream train import` before torchrun.")
         source = open_source(Request(path))
+        if (made / HEADER).is_file():
+            shutil.rmtree(made)  # an earlier run's: the annotations may have changed
         return import_dataset([source], made, store=self._store).dataset
 
     def _part(self, data: DataSet, kind: type[Sample]) -> _Part:

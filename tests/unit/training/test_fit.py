@@ -242,6 +242,9 @@ def test_annotations_of_other_formats_are_read(place: Place) -> None:
     table.write_text("\n".join(lines))
     fitted = place.fit("from-csv", data=table, plan=PLAN | {"epochs": 1})
     assert sorted(fitted.bundle.labels[-4:]) == sorted(LABELS)
+    table.write_text("\n".join(lines[:-5]))
+    with pytest.raises(Misconfigured, match="choose another folder"):
+        place.fit("from-csv", data=table, plan=PLAN | {"epochs": 1})
 
 
 def test_a_label_with_too_few_images_gets_no_threshold_of_its_own(place: Place) -> None:
@@ -312,7 +315,7 @@ def test_the_command_shows_what_came_of_it(place: Place, capsys: pytest.CaptureF
     assert "what the bundle said before" in out
     assert "striped" in out
     run = place.folder / "told.work" / "run.toml"
-    again = ["train", "fit", "--run", run, "-o", place.folder / "retold", "--json"]
+    again = ["train", "fit", "--run-file", run, "-o", place.folder / "retold", "--json"]
     assert run_command([*map(str, again)]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["digest"] == Bundle.open(place.folder / "told").digest

@@ -105,7 +105,7 @@ def fit(
         int | None, typer.Option(min=1, help="That a CPU computes with; by default one a core.", show_default=False)
     ] = None,
     workers: Annotated[int, typer.Option(min=0, max=64, help="Threads that decode images.")] = 2,
-    run: Annotated[
+    run_file: Annotated[
         Path | None,
         typer.Option(
             exists=True, dir_okay=False, help="A run's TOML file, instead of all options above.", show_default=False
@@ -125,7 +125,7 @@ def fit(
 
     New labels stand behind those of the bundle, which are held where they are; a table shows how good both are before
     and after, on images that were not trained on. The memory is estimated first. Interrupted, the same command goes
-    on from the last checkpoint; WORK/run.toml repeats the run with --run.
+    on from the last checkpoint; WORK/run.toml repeats the run with --run-file.
 
     [dim]A folder for each tag, in minutes:[/]
     tagstream train fit photos --from bundles/ram -o bundles/mine
@@ -144,10 +144,10 @@ def fit(
     if out is None:
         raise Misconfigured("Say where the bundle goes: -o FOLDER.")
     check_free(out, replace)
-    if run is not None:
-        told = read_toml(FitRun, run)
+    if run_file is not None:
+        told = read_toml(FitRun, run_file)
     elif data is None or start is None:
-        raise Misconfigured("Say what to train on and what to begin with: DATA --from BUNDLE, or --run FILE.")
+        raise Misconfigured("Say what to train on and what to begin with: DATA --from BUNDLE, or --run-file FILE.")
     else:
         plan = Plan(
             epochs=epochs or _EPOCHS[what],
