@@ -25,6 +25,26 @@ _NAMED = 3
 Ending: TypeAlias = Literal["done", "dropped"]
 
 
+@dataclass(slots=True)
+class Tries:
+    """What came of asking the store for a task's object: the fetch stage decides by it what to try next."""
+
+    failed: int = 0
+    """How often the store has failed it."""
+    fault: Fault | None = None
+    """What the last of its failures said about the cause."""
+    asked_at: float = 0.0
+    """When it was last asked for."""
+    failed_at: float = 0.0
+    """When the last of its failures came."""
+    failing_since: float = 0.0
+    """When the first was asked of the tries that failed in a row while others were read."""
+    true_size: int | None = None
+    """Bytes to reserve for the object, where its event says fewer than it has."""
+    reference: Job | None = None
+    """What is read again before it, to compare."""
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """What is known so far of one job, and what it holds.
@@ -57,19 +77,7 @@ class Task:
     """Under which equal images wait for its results; or under which it waits for theirs."""
     source_hit: bool = False
     alone: bool = False
-    true_size: int | None = None
-    """Bytes to reserve for the object, where its event says fewer than it has."""
-    attempts: int = 0
-    """How often the store has failed it."""
-    asked_at: float = 0.0
-    """When it was last asked for."""
-    failed_at: float = 0.0
-    """When the last of its failures came, and what it said about the cause."""
-    fault: Fault | None = None
-    failing_since: float = 0.0
-    """When the first was asked of the tries that failed in a row while others were read."""
-    reference: Job | None = None
-    """What is read again before it, to compare."""
+    tries: Tries = field(default_factory=Tries)
     timings_ms: dict[str, float] = field(default_factory=dict)
     word: Word | None = None
     """What persons said of its tags, once it was asked for."""

@@ -87,7 +87,7 @@ class FetchStage(Stage):
 
     def poll(self) -> None:
         for task in self.bucket_breakers.due(self._clock.monotonic()):
-            if task.attempts:
+            if task.tries.failed:
                 metrics.RETRIES.add(dependency="s3")
             self.begin(task)
 
@@ -101,16 +101,16 @@ class FetchStage(Stage):
             return
         self._progress.move(task, "wait-fetch")
         size = self._size_to_reserve(task)
-        task.reference = self._reference(task)
-        if task.reference is not None:
-            size = max(size, task.reference.event.size or 0)
+        task.tries.reference = self._reference(task)
+        if task.tries.reference is not None:
+            size = max(size, task.tries.reference.event.size or 0)
         self.encoded.reserve(
             task.job.assignment.partition, size, lambda reservation: self._want_slot(task, reservation)
         )
 
     def _size_to_reserve(self, task: Task) -> int:
         """What the object's size is known to be, or else the largest that is allowed."""
-        size = task.event.size if task.true_size is None else task.true_size
+        size = task.event.size if task.tries.true_size is None else task.tries.true_size
         most = self._options.max_object_bytes
         return most if size is None else min(size, most)
 
@@ -124,30 +124,30 @@ class FetchStage(Stage):
         if not self._endings.still_wanted(task) or self._left_alone(task):
             return
         self._progress.move(task, "fetch")
-        task.asked_at = self._clock.monotonic()
+        task.tries.asked_at = self._clock.monotonic()
         assert task.encoded is not None
-        if task.reference is None:
+        if task.tries.reference is None:
             self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
         else:
-            self._endings.when_done(task, self._intake.fetch(task.reference, task.encoded.size), self._compared)
+            self._endings.when_done(task, self._intake.fetch(task.tries.reference, task.encoded.size), self._compared)
 
     def _reference(self, task: Task) -> Job | None:
         """What to read before this task's object, so that the answer tells whether object or store is at fault."""
         bucket = task.event.bucket
         if self.bucket_breakers.closed(bucket) and (
-            not task.attempts or self.bucket_breakers.has_read(bucket, after=task.failed_at)
+            not task.tries.failed or self.bucket_breakers.has_read(bucket, after=task.tries.failed_at)
         ):
             return None
         return self.bucket_breakers.reference(bucket, task.event.key)
 
     def _compared(self, task: Task, future: Future[Fetched]) -> None:
         """Fetch the task's object if the reference was given. Else the store fails, and the task waits, not blamed."""
-        reference, task.reference = task.reference, None
+        reference, task.tries.reference = task.tries.reference, None
         assert reference is not None
         bucket, now = task.event.bucket, self._clock.monotonic()
         try:
             self._intake.discard(future.result())
-            self.bucket_breakers.read(bucket, reference, task.asked_at, now)
+            self.bucket_breakers.read(bucket, reference, task.tries.asked_at, now)
         except Unavailable as error:
             if error.fault != "object":
                 self._away(task, reference, error, now)
@@ -160,7 +160,7 @@ class FetchStage(Stage):
         if self._endings.still_wanted(task):
             assert task.encoded is not None
             self._progress.move(task, "fetch")
-            task.asked_at = now
+            task.tries.asked_at = now
             self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
 
     def _away(self, task: Task, reference: Job, error: Unavailable, now: float) -> None:
@@ -183,7 +183,7 @@ class FetchStage(Stage):
         task.release("slot", "encoded", "turn")
         task.hold("turn", lambda: self.bucket_breakers.left(task.event.bucket, task))
         self._progress.move(task, "wait-store")
-        self.bucket_breakers.wait(task.event.bucket, task.job.assignment, task, until=until, tries=task.attempts)
+        self.bucket_breakers.wait(task.event.bucket, task.job.assignment, task, until=until, tries=task.tries.failed)
 
     def _fetched(self, task: Task, future: Future[Fetched]) -> None:
         now = self._clock.monotonic()
@@ -202,13 +202,13 @@ class FetchStage(Stage):
             self._endings.skip(task, reason)
             return
         except LargerThanReserved as error:
-            self.bucket_breakers.read(task.event.bucket, None, task.asked_at, now)
+            self.bucket_breakers.read(task.event.bucket, None, task.tries.asked_at, now)
             self._reserve_more(task, error)
             return
         except Rejected as error:
             self._endings.reject(task, error)
             return
-        self.bucket_breakers.read(task.event.bucket, _as_reference(task, task.fetched), task.asked_at, now)
+        self.bucket_breakers.read(task.event.bucket, _as_reference(task, task.fetched), task.tries.asked_at, now)
         task.release("slot")
         task.hold("bytes", lambda: self._discard(task))
         if task.encoded is not None:
@@ -226,27 +226,27 @@ class FetchStage(Stage):
 
         So no byte is read without a reservation, and no object is read more than three times.
         """
-        believed = error.size if task.true_size is None else None
-        task.true_size = self._options.max_object_bytes if believed is None else believed
+        believed = error.size if task.tries.true_size is None else None
+        task.tries.true_size = self._options.max_object_bytes if believed is None else believed
         task.release("slot", "encoded")
         self.begin(task)
 
     def _try_later(self, task: Task, error: Unavailable, now: float) -> None:
         """The store failed it: wait and try again, unless this object alone is what fails."""
-        bucket = task.event.bucket
-        others_read = task.attempts > 0 and self.bucket_breakers.has_read(bucket, after=task.failed_at)
+        bucket, tries = task.event.bucket, task.tries
+        others_read = tries.failed > 0 and self.bucket_breakers.has_read(bucket, after=tries.failed_at)
         if not others_read:
-            task.failing_since = task.asked_at
-        task.failing_since = max(task.failing_since, self.bucket_breakers.recovered_at(bucket))
+            tries.failing_since = tries.asked_at
+        tries.failing_since = max(tries.failing_since, self.bucket_breakers.recovered_at(bucket))
         pause = self._pause(task)
         rejection = blame(
             Evidence(
                 fault=error.fault,
                 said=error.detail,
-                before=task.fault,
+                before=tries.fault,
                 others_read=others_read,
-                failing_s=now - task.failing_since,
-                next_s=pause + now - task.asked_at,
+                failing_s=now - tries.failing_since,
+                next_s=pause + now - tries.asked_at,
             ),
             self._options.unreadable_s,
         )
@@ -255,20 +255,20 @@ class FetchStage(Stage):
         if rejection is not None:
             self._endings.reject(task, rejection)
             return
-        if task.attempts and not others_read and error.advice and error.fault in REFUSALS:
+        if tries.failed and not others_read and error.advice and error.fault in REFUSALS:
             self.bucket_breakers.refused(bucket, error.advice)
-        task.attempts += 1
-        task.fault, task.failed_at = error.fault, now
+        tries.failed += 1
+        tries.fault, tries.failed_at = error.fault, now
         if others_read or error.fault == "object":
             self.bucket_breakers.left(bucket, task)  # a failure of its own, which says nothing of the store
         else:
             self.bucket_breakers.failed(bucket, task.event.key, task, now)
         self._wait(task, now + pause)
         waits = task.job.coordinates
-        _log.warning("the object store fails, attempt %d: %s; %s waits", task.attempts, error.detail, waits)
+        _log.warning("the object store fails, attempt %d: %s; %s waits", tries.failed, error.detail, waits)
 
     def _pause(self, task: Task) -> float:
-        ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.attempts + 1, 10))
+        ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.tries.failed + 1, 10))
         return random.uniform(ceiling / 2, ceiling)
 
 
