@@ -58,9 +58,8 @@ def test_every_module_and_folder_that_the_architecture_names_exists() -> None:
 def test_the_architectures_layers_are_the_packages_that_there_are() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
     (layers,) = re.findall(r"```\n(schemas\n.*?)```", text, re.DOTALL)
-    ours = {
-        path.stem for path in (ROOT / "workers").iterdir() if not path.name.startswith("_") and path.suffix != ".typed"
-    }
+    packages = (path.parent for path in (ROOT / "workers").glob("*/__init__.py"))
+    ours = {path.stem for path in (*packages, *(ROOT / "workers").glob("[a-z]*.py"))}
     assert set(re.findall(r"\w+", layers)) == {"schemas", *ours}
 
 
