@@ -63,44 +63,44 @@ def mutated(random: Random, parts: Parts) -> Parts:
 
 def worked(parts: Parts) -> str:
     value, image, fault, lies, *named = (*parts, *[b""] * (4 - len(parts)))
-    hand = ManualPipeline(buckets=(BUCKET,), unreadable_s=UNREADABLE_S, retry_min_s=0.5, retry_max_s=2.0)
-    hand.store.put(BUCKET, KEY, image)
-    hand.put(GOOD)
+    manual = ManualPipeline(buckets=(BUCKET,), unreadable_s=UNREADABLE_S, retry_min_s=0.5, retry_max_s=2.0)
+    manual.store.put(BUCKET, KEY, image)
+    manual.put(GOOD)
     hostile = nullable(value), headers(tuple(named))
     goods = set()
     if lies not in (b"", b"0"):
-        _send(hand, hostile)
-        goods.add(_send(hand, _GOOD))
-        hand.turns(5, every_s=1.0)
-        _lie(hand, Random(lies))
+        _send(manual, hostile)
+        goods.add(_send(manual, _GOOD))
+        manual.turns(5, every_s=1.0)
+        _lie(manual, Random(lies))
     if (error := FAULTS.get(fault)) is not None:
-        hand.store.fail(BUCKET, KEY, error())
+        manual.store.fail(BUCKET, KEY, error())
     for _ in range(2):
-        goods.add(_send(hand, _GOOD))
-        _send(hand, hostile)
+        goods.add(_send(manual, _GOOD))
+        _send(manual, hostile)
     for _ in range(6):  # others of the bucket are read meanwhile, so that what fails alone is known to
-        goods.add(_send(hand, _GOOD))
-        hand.turns(UNREADABLE_S / 2, every_s=1.0)
-        if not hand.in_flight:
+        goods.add(_send(manual, _GOOD))
+        manual.turns(UNREADABLE_S / 2, every_s=1.0)
+        if not manual.in_flight:
             break
-    return _checked(hand, goods)
+    return _checked(manual, goods)
 
 
 _GOOD = (json.dumps({"schema": "image-event/1", "id": "good", "bucket": BUCKET, "key": GOOD}).encode(), ())
 
 
-def _send(hand: ManualPipeline, record: tuple[bytes | None, Headers]) -> int:
+def _send(manual: ManualPipeline, record: tuple[bytes | None, Headers]) -> int:
     """One more record; answers its offset."""
-    assignment, offset = hand.assignments[0], hand._next[0]
-    hand._next[0] += 1
-    hand.pipeline.take(Record(assignment.partition, offset, 0, b"key", *record, assignment))
-    hand.turn()
+    assignment, offset = manual.assignments[0], manual._next[0]
+    manual._next[0] += 1
+    manual.pipeline.take(Record(assignment.partition, offset, 0, b"key", *record, assignment))
+    manual.turn()
     return offset
 
 
-def _lie(hand: ManualPipeline, random: Random) -> None:
+def _lie(manual: ManualPipeline, random: Random) -> None:
     """Damage every entry of the cache, as any client that may write to it can."""
-    cache = hand.worker._cache
+    cache = manual.worker._cache
     assert isinstance(cache, MemoryResultCache)
     for key, (until, value) in cache._values.items():
         cache._values[key] = (until, mutators.content(random, value))
@@ -108,10 +108,10 @@ def _lie(hand: ManualPipeline, random: Random) -> None:
         cache._hashes[name] = (until, {field: mutators.content(random, value) for field, value in fields.items()})
 
 
-def _checked(hand: ManualPipeline, goods: set[int]) -> str:
-    records = hand._next[0]
-    assert not hand.in_flight, f"still in flight: {hand.in_flight}"
-    ready = hand.pipeline.ledger.ready(1_000_000, 1 << 40)
+def _checked(manual: ManualPipeline, goods: set[int]) -> str:
+    records = manual._next[0]
+    assert not manual.in_flight, f"still in flight: {manual.in_flight}"
+    ready = manual.pipeline.ledger.ready(1_000_000, 1 << 40)
     assert ready is not None, "nothing to publish"
     assert list(ready.transaction.offsets.values()) == [records], f"{ready.transaction} of {records} records"
     kinds = _published(ready.transaction.messages)

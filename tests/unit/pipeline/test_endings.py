@@ -14,11 +14,11 @@ from workers.pipeline.task import Task
 
 def task() -> Task:
     """One that has been read and not sent on."""
-    hand = ManualPipeline()
-    hand.put("a")
-    hand.events("a")
-    hand.pipeline.parse.work()
-    (found,) = hand.pipeline.lookup._events.take(9)
+    manual = ManualPipeline()
+    manual.put("a")
+    manual.events("a")
+    manual.pipeline.parse.work()
+    (found,) = manual.pipeline.lookup._events.take(9)
     return found
 
 
@@ -65,17 +65,17 @@ def test_nothing_is_held_twice_at_once() -> None:
         held.hold("a", lambda: None)
 
 
-def held(hand: ManualPipeline) -> dict[str, int]:
+def held(manual: ManualPipeline) -> dict[str, int]:
     """What is held of all that tasks share."""
-    line = hand.pipeline
+    line = manual.pipeline
     return {
         "encoded": line.fetch.encoded.used,
         "slots": line.fetch.slots.used,
         "decoded": line.decode.budget.used,
         "gate": line.decode._gate._inside,
-        "journal": len(hand.worker._journal._in_hand),
+        "journal": len(manual.worker._journal._in_hand),
         "flights": len(line.lookup._equal._single_flight),
-        "places": sum(hand.in_flight.values()),
+        "places": sum(manual.in_flight.values()),
     }
 
 
@@ -96,50 +96,50 @@ NOTHING = {"encoded": 0, "slots": 0, "decoded": 0, "gate": 0, "journal": 0, "fli
     ids=["done", "the model fails", "header", "pixels", "gone", "superseded", "refused"],
 )
 def test_a_task_that_is_done_holds_nothing_any_more(body: bytes, error: Exception | None) -> None:
-    hand = ManualPipeline()
+    manual = ManualPipeline()
     for key in ("a", "b"):
-        hand.store.put(BUCKET, key, body)
+        manual.store.put(BUCKET, key, body)
         if error is not None:
-            hand.store.fail(BUCKET, key, error)  # type: ignore[arg-type]
-    hand.events("a", "b")
-    hand.turn()
-    assert len(hand.done) == 2
-    assert held(hand) == NOTHING
+            manual.store.fail(BUCKET, key, error)  # type: ignore[arg-type]
+    manual.events("a", "b")
+    manual.turn()
+    assert len(manual.done) == 2
+    assert held(manual) == NOTHING
 
 
 def test_a_task_holds_nothing_any_more_wherever_its_assignment_ends() -> None:
     """Ended before each of the turns of its stages, one after the other, with an equal image beside it."""
     ended_in: set[str] = set()
     for turns in itertools.count():
-        hand = ManualPipeline()
-        hand.put("a")
-        hand.store.put(BUCKET, "b", png((0, 1, 9)))
-        hand.events("a", "b")
-        threads = (hand.pipeline.parse, hand.pipeline.lookup, hand.pipeline.annotate, hand.pipeline.finish)
+        manual = ManualPipeline()
+        manual.put("a")
+        manual.store.put(BUCKET, "b", png((0, 1, 9)))
+        manual.events("a", "b")
+        threads = (manual.pipeline.parse, manual.pipeline.lookup, manual.pipeline.annotate, manual.pipeline.finish)
         for turn in range(turns):
             threads[turn % len(threads)].work()
-        ended_in.update(hand.in_flight)
-        over = len(hand.pipeline.parse) == 0 and not hand.in_flight
-        hand.assignments[0].end()
-        hand.pipeline.ledger.close_ended()
-        for stage in hand.pipeline.stages:
+        ended_in.update(manual.in_flight)
+        over = len(manual.pipeline.parse) == 0 and not manual.in_flight
+        manual.assignments[0].end()
+        manual.pipeline.ledger.close_ended()
+        for stage in manual.pipeline.stages:
             stage.drop_ended()
         for _ in range(10):
             for stage in threads:
                 stage.work()
-        assert held(hand) == NOTHING, turns
+        assert held(manual) == NOTHING, turns
         if over:
             break
     assert ended_in == {"lookup", "wait-equal", "wait-device", "finish"}
 
 
 def test_a_task_that_waits_for_the_store_holds_nothing_but_its_place() -> None:
-    hand = ManualPipeline()
-    hand.put("a")
-    hand.store.fail(BUCKET, None, Unavailable("s3", "away"))
-    hand.events("a")
-    hand.turn()
-    assert held(hand) == {**NOTHING, "places": 1}
-    hand.assignments[0].end()
-    hand.pipeline.fetch.drop_ended()
-    assert held(hand) == NOTHING
+    manual = ManualPipeline()
+    manual.put("a")
+    manual.store.fail(BUCKET, None, Unavailable("s3", "away"))
+    manual.events("a")
+    manual.turn()
+    assert held(manual) == {**NOTHING, "places": 1}
+    manual.assignments[0].end()
+    manual.pipeline.fetch.drop_ended()
+    assert held(manual) == NOTHING

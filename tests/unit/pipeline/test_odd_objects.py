@@ -61,27 +61,27 @@ def keys(count: int, name: str) -> list[str]:
 
 
 def prepared(good: Sequence[str], odd: Sequence[str], errors: Sequence[TagstreamError]) -> ManualPipeline:
-    hand = ManualPipeline(partitions=2, unreadable_s=UNREADABLE_S)
-    hand.put(*good, *odd)
+    manual = ManualPipeline(partitions=2, unreadable_s=UNREADABLE_S)
+    manual.put(*good, *odd)
     for key, error in zip(odd, errors, strict=True):
-        hand.store.fail(BUCKET, key, error)
-    return hand
+        manual.store.fail(BUCKET, key, error)
+    return manual
 
 
-def answered_s(hand: ManualPipeline, count: int, limit_s: float = 10 * UNREADABLE_S) -> float:
+def answered_s(manual: ManualPipeline, count: int, limit_s: float = 10 * UNREADABLE_S) -> float:
     """How long it takes until so many events have their outcomes."""
-    began = hand.clock.monotonic()
-    while len(hand.done) < count and hand.clock.monotonic() - began < limit_s:
-        hand.turns(0.5, every_s=0.5)
-    return hand.clock.monotonic() - began
+    began = manual.clock.monotonic()
+    while len(manual.done) < count and manual.clock.monotonic() - began < limit_s:
+        manual.turns(0.5, every_s=0.5)
+    return manual.clock.monotonic() - began
 
 
-def enriched(hand: ManualPipeline) -> int:
-    return sum(isinstance(outcomes[0], EnrichedImage) for outcomes in hand.done.values())
+def enriched(manual: ManualPipeline) -> int:
+    return sum(isinstance(outcomes[0], EnrichedImage) for outcomes in manual.done.values())
 
 
-def dead(hand: ManualPipeline) -> list[Failure]:
-    return [o for outcomes in hand.done.values() for o in outcomes if isinstance(o, Failure)]
+def dead(manual: ManualPipeline) -> list[Failure]:
+    return [o for outcomes in manual.done.values() for o in outcomes if isinstance(o, Failure)]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -90,26 +90,26 @@ def test_good_events_behind_odd_ones_are_answered_in_time(fault: Fault, odd: int
     """Guard: the comparison with a reference. The good ones are read at once, and nothing of the bucket is afterwards;
     without it the odd ones can't be told from an outage."""
     good, bad = keys(20, "good"), keys(odd, "odd")
-    hand = prepared(good, bad, [failing(fault)] * odd)
-    hand.events(*bad, *good)
-    hand.turns(2.0)
-    assert enriched(hand) == 20, "the good ones are read at once"
-    assert answered_s(hand, 20 + odd) + 2.0 <= UNREADABLE_S + 1.0
-    assert len(dead(hand)) == odd
-    assert hand.pipeline.fetch.bucket_breakers.closed(BUCKET)
-    assert hand.pipeline.fetch.bucket_breakers.refusals() == []
+    manual = prepared(good, bad, [failing(fault)] * odd)
+    manual.events(*bad, *good)
+    manual.turns(2.0)
+    assert enriched(manual) == 20, "the good ones are read at once"
+    assert answered_s(manual, 20 + odd) + 2.0 <= UNREADABLE_S + 1.0
+    assert len(dead(manual)) == odd
+    assert manual.pipeline.fetch.bucket_breakers.closed(BUCKET)
+    assert manual.pipeline.fetch.bucket_breakers.refusals() == []
 
 
 def test_every_answer_that_s3_defines_costs_its_own_object_alone_and_no_more_than_its_time() -> None:
     """All at once, each about an object of its own, and as many good ones between them."""
     good, bad = keys(len(ANSWERS), "good"), keys(len(ANSWERS), "odd")
-    hand = prepared(good, bad, [error_of(answer) for answer in ANSWERS])
-    hand.events(*(key for pair in zip(bad, good, strict=True) for key in pair))
-    hand.turns(2.0)
-    assert enriched(hand) == len(good), "the good ones are read at once"
-    assert answered_s(hand, len(good) + len(bad)) + 2.0 <= UNREADABLE_S + 1.0
+    manual = prepared(good, bad, [error_of(answer) for answer in ANSWERS])
+    manual.events(*(key for pair in zip(bad, good, strict=True) for key in pair))
+    manual.turns(2.0)
+    assert enriched(manual) == len(good), "the good ones are read at once"
+    assert answered_s(manual, len(good) + len(bad)) + 2.0 <= UNREADABLE_S + 1.0
     for number, answer in enumerate(ANSWERS):
-        [outcome] = hand.done[0, 2 * number, 0]
+        [outcome] = manual.done[0, 2 * number, 0]
         if meaning(answer) in ("gone", "superseded"):
             assert isinstance(outcome, Skip)
         else:
@@ -122,27 +122,27 @@ def test_good_events_that_come_after_odd_ones_are_answered_in_time(fault: Fault)
     """Nothing was ever read when the odd ones come, and their breaker opens. Guard: a partition is held back by a
     bucket that fails, and any untried object may probe it."""
     good, bad = keys(20, "good"), keys(6, "odd")
-    hand = prepared(good, bad, [failing(fault)] * 6)
-    hand.events(*bad)
-    hand.turns(300, every_s=0.5)
-    assert dead(hand) == []
-    hand.events(*good, partition=1)
-    assert answered_s(hand, 26) <= UNREADABLE_S + 10.0
-    assert enriched(hand) == 20
+    manual = prepared(good, bad, [failing(fault)] * 6)
+    manual.events(*bad)
+    manual.turns(300, every_s=0.5)
+    assert dead(manual) == []
+    manual.events(*good, partition=1)
+    assert answered_s(manual, 26) <= UNREADABLE_S + 10.0
+    assert enriched(manual) == 20
 
 
 def test_odd_objects_that_keep_coming_do_not_excuse_each_other() -> None:
     """Guard: an outage is one that a probe met, and an object that fails while others are read feeds no breaker."""
     good, bad = keys(40, "good"), keys(200, "odd")
-    hand = prepared(good, bad, [failing("service")] * 200)
-    hand.events(good[0])
+    manual = prepared(good, bad, [failing("service")] * 200)
+    manual.events(good[0])
     for number in range(40):
-        hand.events(*bad[5 * number : 5 * number + 5])
-        hand.turns(3.0, every_s=0.5)
-    assert len(dead(hand)) >= 5 * (40 - 22), "those of a minute ago are done with"
-    hand.events(*good[1:], partition=1)
-    hand.turns(6.0, every_s=0.5)
-    assert enriched(hand) == 40
+        manual.events(*bad[5 * number : 5 * number + 5])
+        manual.turns(3.0, every_s=0.5)
+    assert len(dead(manual)) >= 5 * (40 - 22), "those of a minute ago are done with"
+    manual.events(*good[1:], partition=1)
+    manual.turns(6.0, every_s=0.5)
+    assert enriched(manual) == 40
 
 
 @pytest.mark.parametrize("fault", OUTAGES)
@@ -150,17 +150,17 @@ def test_odd_objects_that_keep_coming_do_not_excuse_each_other() -> None:
 def test_an_outage_of_any_kind_dead_letters_no_object(fault: Fault, in_hand: int) -> None:
     """Guard: the reference. A single object that fails after others were read looks like an odd one in a quiet hour."""
     good = keys(5 + in_hand, "good")
-    hand = prepared(good, [], [])
-    hand.events(*good[:5])
-    hand.turn()
-    hand.clock.advance(0.01)
-    hand.store.fail(BUCKET, None, failing(fault))
-    hand.events(*good[5:])
-    hand.turns(600, every_s=0.5)
-    assert dead(hand) == []
-    hand.store.heal()
-    hand.turns(15, every_s=0.5)
-    assert enriched(hand) == len(good)
+    manual = prepared(good, [], [])
+    manual.events(*good[:5])
+    manual.turn()
+    manual.clock.advance(0.01)
+    manual.store.fail(BUCKET, None, failing(fault))
+    manual.events(*good[5:])
+    manual.turns(600, every_s=0.5)
+    assert dead(manual) == []
+    manual.store.heal()
+    manual.turns(15, every_s=0.5)
+    assert enriched(manual) == len(good)
 
 
 class _Hanging(InlineIntake):
@@ -185,17 +185,17 @@ def test_what_was_under_way_when_our_access_ended_is_no_comparison() -> None:
     store = MemoryObjectStore()
     store.put(BUCKET, "slow.png", png((1, 2, 3)))
     intake = _Hanging(store)
-    hand = ManualPipeline(intake=intake)
-    hand.events("slow.png", "good.png")
-    hand.turn()
+    manual = ManualPipeline(intake=intake)
+    manual.events("slow.png", "good.png")
+    manual.turn()
     intake.asked[1][1].set_exception(failing("forbidden"))
-    hand.clock.advance(0.01)
+    manual.clock.advance(0.01)
     intake.succeed(0)
-    hand.turns(1.0)
+    manual.turns(1.0)
     assert [job.event.key for job, _ in intake.asked[2:]] == ["slow.png"]
     intake.asked[2][1].set_exception(failing("forbidden"))
-    hand.turn()
-    assert dead(hand) == []
+    manual.turn()
+    assert dead(manual) == []
 
 
 def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() -> None:
@@ -203,28 +203,28 @@ def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() ->
     store = MemoryObjectStore()
     store.put(BUCKET, "good.png", png((1, 2, 3)))
     intake = _Hanging(store)
-    hand = ManualPipeline(intake=intake, unreadable_s=UNREADABLE_S)
-    began = hand.clock.monotonic()
-    hand.events("drips.png", "good.png")
-    hand.turn()
+    manual = ManualPipeline(intake=intake, unreadable_s=UNREADABLE_S)
+    began = manual.clock.monotonic()
+    manual.events("drips.png", "good.png")
+    manual.turn()
     intake.succeed(1)
     seen = 2
     asked = {0: began}
-    while not dead(hand) and hand.clock.monotonic() - began < 3 * UNREADABLE_S:
-        hand.clock.advance(0.1)
-        hand.turn()
+    while not dead(manual) and manual.clock.monotonic() - began < 3 * UNREADABLE_S:
+        manual.clock.advance(0.1)
+        manual.turn()
         for number in range(seen, len(intake.asked)):
-            asked[number] = hand.clock.monotonic()
+            asked[number] = manual.clock.monotonic()
         seen = len(intake.asked)
         for number, at in list(asked.items()):
             if intake.asked[number][0].event.key == "good.png":
                 del asked[number]
                 intake.succeed(number)
-            elif hand.clock.monotonic() - at >= WorkerOptions(output_topic="o", dead_letter_topic="d").get_timeout_s:
+            elif manual.clock.monotonic() - at >= WorkerOptions(output_topic="o", dead_letter_topic="d").get_timeout_s:
                 del asked[number]
                 intake.asked[number][1].set_exception(failing("too-slow"))
-    assert [failure.reason for failure in dead(hand)] == ["fetch-too-slow"]
-    assert hand.clock.monotonic() - began < UNREADABLE_S
+    assert [failure.reason for failure in dead(manual)] == ["fetch-too-slow"]
+    assert manual.clock.monotonic() - began < UNREADABLE_S
 
 
 @given(
@@ -238,31 +238,31 @@ def test_whatever_comes_together_only_the_odd_ones_are_dead_lettered(
     faults: list[Fault], good: int, outages: list[tuple[float, float, Fault]], seed: object
 ) -> None:
     fine, bad = keys(good, "good"), keys(len(faults), "odd")
-    hand = prepared(fine, bad, [failing(fault) for fault in faults])
+    manual = prepared(fine, bad, [failing(fault) for fault in faults])
     events = [*fine, *bad]
     seed.shuffle(events)  # type: ignore[attr-defined]
-    hand.events(*events[: len(events) // 2])
-    hand.turns(1.0, every_s=0.5)
+    manual.events(*events[: len(events) // 2])
+    manual.turns(1.0, every_s=0.5)
     for after, lasts, fault in outages:
-        hand.turns(after, every_s=0.5)
-        hand.store.fail(BUCKET, None, failing(fault))
-        hand.turns(lasts, every_s=0.5)
-        hand.store.heal()
+        manual.turns(after, every_s=0.5)
+        manual.store.fail(BUCKET, None, failing(fault))
+        manual.turns(lasts, every_s=0.5)
+        manual.store.heal()
         for key, own in zip(bad, faults, strict=True):
-            hand.store.fail(BUCKET, key, failing(own))
-    hand.events(*events[len(events) // 2 :], partition=1)
-    answered_s(hand, len(events), 3 * UNREADABLE_S)
-    assert enriched(hand) == good
-    assert len(dead(hand)) <= len(faults)
+            manual.store.fail(BUCKET, key, failing(own))
+    manual.events(*events[len(events) // 2 :], partition=1)
+    answered_s(manual, len(events), 3 * UNREADABLE_S)
+    assert enriched(manual) == good
+    assert len(dead(manual)) <= len(faults)
 
 
 def test_a_store_that_refuses_everything_makes_the_worker_unready_until_it_does_not() -> None:
-    hand = prepared(keys(2, "good"), [], [])
-    hand.store.fail(BUCKET, None, failing("access"))
-    hand.events("good-0.png")
-    hand.turns(3.0)
-    assert hand.pipeline.fetch.bucket_breakers.refusals() == ["correct TAGSTREAM_S3_SECRET_KEY"]
-    hand.store.heal()
-    hand.turns(15.0)
-    assert hand.pipeline.fetch.bucket_breakers.refusals() == []
-    assert enriched(hand) == 1
+    manual = prepared(keys(2, "good"), [], [])
+    manual.store.fail(BUCKET, None, failing("access"))
+    manual.events("good-0.png")
+    manual.turns(3.0)
+    assert manual.pipeline.fetch.bucket_breakers.refusals() == ["correct TAGSTREAM_S3_SECRET_KEY"]
+    manual.store.heal()
+    manual.turns(15.0)
+    assert manual.pipeline.fetch.bucket_breakers.refusals() == []
+    assert enriched(manual) == 1

@@ -47,59 +47,59 @@ class Hanging(InlineIntake):
 
 
 def with_a_hanging(stage: str) -> ManualPipeline:
-    hand = ManualPipeline(partitions=2, make_intake=partial(Hanging, stage), stall_timeout_s=60.0, get_timeout_s=30.0)
-    hand.put("bad.png", *[f"{number}.png" for number in range(200)])
-    hand.events("bad.png", partition=1)
-    hand.turn()
-    return hand
+    manual = ManualPipeline(partitions=2, make_intake=partial(Hanging, stage), stall_timeout_s=60.0, get_timeout_s=30.0)
+    manual.put("bad.png", *[f"{number}.png" for number in range(200)])
+    manual.events("bad.png", partition=1)
+    manual.turn()
+    return manual
 
 
-def others_flow(hand: ManualPipeline, seconds: int) -> None:
+def others_flow(manual: ManualPipeline, seconds: int) -> None:
     for _ in range(seconds):
-        hand.events(f"{len(hand.done)}.png")
-        hand.turn()
-        hand.clock.advance(1)
+        manual.events(f"{len(manual.done)}.png")
+        manual.turn()
+        manual.clock.advance(1)
 
 
 def test_a_decoder_that_hangs_is_no_life_although_all_others_flow() -> None:
     """Guard: the clock of each image. Something moves all the time, and one partition would be stuck for ever."""
-    hand = with_a_hanging("decode")
-    others_flow(hand, 60)
-    assert hand.worker.progress().ok
-    others_flow(hand, 1)
-    progress = hand.worker.progress()
+    manual = with_a_hanging("decode")
+    others_flow(manual, 60)
+    assert manual.worker.progress().ok
+    others_flow(manual, 1)
+    progress = manual.worker.progress()
     assert progress.reasons == ("decode has worked on one image for 61 s: images:1:0, index 0",)
     assert not progress.ok
-    assert len(hand.done) == 61
+    assert len(manual.done) == 61
 
 
 def test_a_get_has_its_own_time_beside_the_clock() -> None:
-    hand = with_a_hanging("fetch")
-    others_flow(hand, 90)
-    assert hand.worker.progress().ok
-    others_flow(hand, 1)
-    assert hand.worker.progress().reasons == ("fetch has worked on one image for 91 s: images:1:0, index 0",)
+    manual = with_a_hanging("fetch")
+    others_flow(manual, 90)
+    assert manual.worker.progress().ok
+    others_flow(manual, 1)
+    assert manual.worker.progress().reasons == ("fetch has worked on one image for 91 s: images:1:0, index 0",)
 
 
 def test_who_waits_for_the_store_has_no_clock() -> None:
-    hand = with_a_hanging("neither")
-    hand.clock.advance(1)
-    hand.store.fail("photos", None, Unavailable("s3", "away"))
-    hand.events("0.png", "1.png", "2.png", "3.png")
-    hand.turns(900, every_s=1.0)
-    assert hand.in_flight == {"wait-store": 4}
-    assert hand.worker.progress().ok
+    manual = with_a_hanging("neither")
+    manual.clock.advance(1)
+    manual.store.fail("photos", None, Unavailable("s3", "away"))
+    manual.events("0.png", "1.png", "2.png", "3.png")
+    manual.turns(900, every_s=1.0)
+    assert manual.in_flight == {"wait-store": 4}
+    assert manual.worker.progress().ok
 
 
 def test_the_time_in_each_stage_is_told_and_waits_are_stages_too() -> None:
-    hand = ManualPipeline()
-    hand.put("a.png")
-    hand.store.fail("photos", "a.png", Unavailable("s3", "away"), times=1)
-    hand.events("a.png")
-    hand.turn()
-    hand.clock.advance(1.5)
-    hand.turn()
-    [[image]] = hand.done.values()
+    manual = ManualPipeline()
+    manual.put("a.png")
+    manual.store.fail("photos", "a.png", Unavailable("s3", "away"), times=1)
+    manual.events("a.png")
+    manual.turn()
+    manual.clock.advance(1.5)
+    manual.turn()
+    [[image]] = manual.done.values()
     assert isinstance(image, EnrichedImage)
     assert {stage: ms for stage, ms in image.timings_ms.items() if ms} == {"wait-store": 1500.0}
     assert {"lookup", "wait-fetch", "fetch", "decode", "annotate"} <= image.timings_ms.keys()

@@ -40,11 +40,11 @@ def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
     """Guard: without it a child's copy of the encoded bytes is memory that no budget counts."""
     lines = []
     for copied_bytes in (0, 5_000):
-        hand = ManualPipeline(intake=_Copying(copied_bytes))
-        hand.events("a")
-        hand.turn()
-        assert len(hand.done) == 1
-        lines.append(hand.pipeline)
+        manual = ManualPipeline(intake=_Copying(copied_bytes))
+        manual.events("a")
+        manual.turn()
+        assert len(manual.done) == 1
+        lines.append(manual.pipeline)
     assert lines[1].decode.budget.peak == lines[0].decode.budget.peak + 5_000
     assert [pipeline.decode.budget.used for pipeline in lines] == [0, 0]
 
@@ -88,13 +88,13 @@ def test_no_event_gets_more_bytes_read_than_are_reserved_however_small_it_says_t
     body = png((1, 2, 3))
     for number in range(40):
         store.put(BUCKET, f"{number}", body + number.to_bytes(2, "big") + bytes(1 << 20))
-    hand = ManualPipeline(intake=_Counting(store), encoded_bytes=8 << 20, decoded_bytes=33 << 20)
-    hand.events(*[f"{number}" for number in range(40)], size=1)
-    hand.turn()
-    assert len(hand.done) == 40
-    assert all(isinstance(outcome, EnrichedImage) for outcomes in hand.done.values() for outcome in outcomes)
-    assert (hand.pipeline.fetch.encoded.used, hand.pipeline.fetch.slots.used, store.held) == (0, 0, 0)
-    assert store.most_held <= hand.pipeline.fetch.encoded.peak <= 8 << 20
+    manual = ManualPipeline(intake=_Counting(store), encoded_bytes=8 << 20, decoded_bytes=33 << 20)
+    manual.events(*[f"{number}" for number in range(40)], size=1)
+    manual.turn()
+    assert len(manual.done) == 40
+    assert all(isinstance(outcome, EnrichedImage) for outcomes in manual.done.values() for outcome in outcomes)
+    assert (manual.pipeline.fetch.encoded.used, manual.pipeline.fetch.slots.used, store.held) == (0, 0, 0)
+    assert store.most_held <= manual.pipeline.fetch.encoded.peak <= 8 << 20
     assert sorted(store.asked)[:40] == [1] * 40
 
 
@@ -108,43 +108,43 @@ def test_a_store_that_announces_too_little_as_well_is_asked_three_times_and_no_m
 
     store = Understating()
     store.put(BUCKET, "a", png((1, 2, 3)))
-    hand = ManualPipeline(intake=_Counting(store), max_object_bytes=20 << 20)
-    hand.events("a", size=5)
-    hand.turn()
+    manual = ManualPipeline(intake=_Counting(store), max_object_bytes=20 << 20)
+    manual.events("a", size=5)
+    manual.turn()
     assert store.asked == [5, 6, 20 << 20]
-    assert len(hand.done) == 1
+    assert len(manual.done) == 1
 
 
 def test_an_event_that_overstates_the_size_reserves_no_more_than_an_object_may_have() -> None:
-    hand = ManualPipeline(max_object_bytes=1 << 20)
-    hand.put("a")
-    hand.events("a", size=1 << 60)
-    hand.turn()
-    assert hand.pipeline.fetch.encoded.peak == 1 << 20
-    (failure,) = hand.done[0, 0, 0]
+    manual = ManualPipeline(max_object_bytes=1 << 20)
+    manual.put("a")
+    manual.events("a", size=1 << 60)
+    manual.turn()
+    assert manual.pipeline.fetch.encoded.peak == 1 << 20
+    (failure,) = manual.done[0, 0, 0]
     assert isinstance(failure, Failure)
     assert failure.reason == "object-too-large"
 
 
 def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts() -> None:
     """Guard: an outcome that stays the document that it was takes three times what is counted for its message."""
-    hand = ManualPipeline()
-    hand.put("a")
-    hand.events(*["a"] * 50)
-    hand.turn()
+    manual = ManualPipeline()
+    manual.put("a")
+    manual.events(*["a"] * 50)
+    manual.turn()
     gc.collect()
     tracemalloc.start()
     try:
-        held, counted = tracemalloc.get_traced_memory()[0], hand.pipeline.ledger.bytes
-        hand.done.clear()
-        hand.events(*["a"] * 300)
-        hand.turn()
-        assert len(hand.done) == 300
-        hand.done.clear()
+        held, counted = tracemalloc.get_traced_memory()[0], manual.pipeline.ledger.bytes
+        manual.done.clear()
+        manual.events(*["a"] * 300)
+        manual.turn()
+        assert len(manual.done) == 300
+        manual.done.clear()
         gc.collect()
-        held, counted = tracemalloc.get_traced_memory()[0] - held, hand.pipeline.ledger.bytes - counted
+        held, counted = tracemalloc.get_traced_memory()[0] - held, manual.pipeline.ledger.bytes - counted
     finally:
         tracemalloc.stop()
-    assert len(hand.pipeline.ledger.ready(1_000, 10_000_000).entries) == 350  # type: ignore[union-attr]
+    assert len(manual.pipeline.ledger.ready(1_000, 10_000_000).entries) == 350  # type: ignore[union-attr]
     assert counted > 300 * 1_000
     assert held < 1.2 * counted

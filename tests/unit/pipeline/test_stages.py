@@ -72,18 +72,18 @@ def test_a_batch_may_take_five_times_the_slowest_so_far_and_fifteen_seconds_at_l
 
     class Slow(ColourTagger):
         def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
-            hand.clock.advance(takes_s[len(told)])
-            limit, now = stage.limits_s["annotate"], hand.clock.monotonic()
+            manual.clock.advance(takes_s[len(told)])
+            limit, now = stage.limits_s["annotate"], manual.clock.monotonic()
             told.append((stage.stalled(now), stage.stalled(now + 1), limit))
             return super().forward(images)
 
-    hand = ManualPipeline(tagger=Slow(), stall_timeout_s=10.0)
-    stage = hand.pipeline.annotate
+    manual = ManualPipeline(tagger=Slow(), stall_timeout_s=10.0)
+    stage = manual.pipeline.annotate
     for key in ("a", "bb"):
-        hand.put(key)
-        hand.events(key)
-        hand.turn()
-        assert stage.stalled(hand.clock.monotonic() + 1_000) is None, "it is idle"
+        manual.put(key)
+        manual.events(key)
+        manual.turn()
+        assert stage.stalled(manual.clock.monotonic() + 1_000) is None, "it is idle"
     assert told == [
         (None, "the device has worked on one batch for 16 s", 15.0),
         (None, "the device has worked on one batch for 76 s", 75.0),

@@ -19,8 +19,8 @@ from workers.types import Fetched, Job
 AWAY = Unavailable("s3", "no connection")
 
 
-def reasons(hand: ManualPipeline) -> list[str]:
-    return [o.reason for outcomes in hand.done.values() for o in outcomes if isinstance(o, Failure)]
+def reasons(manual: ManualPipeline) -> list[str]:
+    return [o.reason for outcomes in manual.done.values() for o in outcomes if isinstance(o, Failure)]
 
 
 def keys(count: int, name: str = "key") -> list[str]:
@@ -28,185 +28,187 @@ def keys(count: int, name: str = "key") -> list[str]:
 
 
 def in_an_outage(images: int = 50, **options: Any) -> ManualPipeline:
-    hand = ManualPipeline(**options)
-    hand.put(*keys(images))
-    hand.store.fail(BUCKET, None, AWAY)
-    hand.events(*keys(images))
-    hand.turn()
-    return hand
+    manual = ManualPipeline(**options)
+    manual.put(*keys(images))
+    manual.store.fail(BUCKET, None, AWAY)
+    manual.events(*keys(images))
+    manual.turn()
+    return manual
 
 
 def test_when_different_objects_fail_in_a_row_no_other_is_asked_for() -> None:
     """Guard: may_ask. Without it each of the fifty would be asked for, again and again."""
-    hand = in_an_outage()
-    assert len(set(hand.reads)) == OPENS_AFTER
-    assert hand.in_flight == {"wait-store": 50}
-    assert hand.pipeline.fetch.encoded.used == hand.pipeline.fetch.slots.used == 0, "a task that waits holds nothing"
+    manual = in_an_outage()
+    assert len(set(manual.reads)) == OPENS_AFTER
+    assert manual.in_flight == {"wait-store": 50}
+    assert manual.pipeline.fetch.encoded.used == manual.pipeline.fetch.slots.used == 0, (
+        "a task that waits holds nothing"
+    )
 
 
 def test_during_an_outage_one_probe_at_a_time_asks_and_ever_more_rarely() -> None:
-    hand = in_an_outage()
-    hand.turns(600, every_s=0.5)
-    asked = len(hand.reads) - OPENS_AFTER
+    manual = in_an_outage()
+    manual.turns(600, every_s=0.5)
+    asked = len(manual.reads) - OPENS_AFTER
     assert 600 / 5 <= asked <= 600 / 2.5 + 10
-    assert hand.in_flight == {"wait-store": 50}
-    assert hand.done == {}
+    assert manual.in_flight == {"wait-store": 50}
+    assert manual.done == {}
 
 
 def test_after_an_outage_of_ten_minutes_all_flow_again_within_seconds() -> None:
     """Guard: the release of all at once. Five images have probed so often by then that by their own pauses the last
     would come minutes later."""
-    hand = in_an_outage(images=5, retry_max_s=300.0)
-    hand.turns(600, every_s=0.5)
-    hand.store.heal()
-    healed = hand.clock.monotonic()
-    while len(hand.done) < 5 and hand.clock.monotonic() - healed < 60:
-        hand.turns(0.1)
-    assert len(hand.done) == 5
-    assert hand.clock.monotonic() - healed <= 5.5
-    assert reasons(hand) == []
+    manual = in_an_outage(images=5, retry_max_s=300.0)
+    manual.turns(600, every_s=0.5)
+    manual.store.heal()
+    healed = manual.clock.monotonic()
+    while len(manual.done) < 5 and manual.clock.monotonic() - healed < 60:
+        manual.turns(0.1)
+    assert len(manual.done) == 5
+    assert manual.clock.monotonic() - healed <= 5.5
+    assert reasons(manual) == []
 
 
 def test_an_outage_blames_no_object() -> None:
     """Guard: patience counts from the outage's end. Else an image that fails once more after it would be
     dead-lettered."""
-    hand = in_an_outage(unreadable_s=60.0)
-    hand.turns(600, every_s=0.5)
-    hand.store.heal()
-    hand.store.fail(BUCKET, "key-7.png", Unavailable("s3", "HTTP 500"), times=4)
-    hand.turns(45)
-    assert reasons(hand) == []
-    assert len(hand.done) == 50
+    manual = in_an_outage(unreadable_s=60.0)
+    manual.turns(600, every_s=0.5)
+    manual.store.heal()
+    manual.store.fail(BUCKET, "key-7.png", Unavailable("s3", "HTTP 500"), times=4)
+    manual.turns(45)
+    assert reasons(manual) == []
+    assert len(manual.done) == 50
 
 
 def test_new_images_wait_while_it_is_open_and_their_partitions_take_nothing_more() -> None:
-    hand = ManualPipeline(partitions=2)
-    hand.put(*keys(5), "other.png")
-    hand.store.fail(BUCKET, None, AWAY)
-    hand.events(*keys(5), partition=0)
-    hand.turn()
-    assert not hand.pipeline.fetch.bucket_breakers.holds_back(hand.assignments[1])
-    asked = len(hand.reads)
-    hand.events("other.png", partition=1)
-    hand.turn()
-    assert len(hand.reads) == asked
-    assert hand.pipeline.fetch.bucket_breakers.holds_back(hand.assignments[1])
+    manual = ManualPipeline(partitions=2)
+    manual.put(*keys(5), "other.png")
+    manual.store.fail(BUCKET, None, AWAY)
+    manual.events(*keys(5), partition=0)
+    manual.turn()
+    assert not manual.pipeline.fetch.bucket_breakers.holds_back(manual.assignments[1])
+    asked = len(manual.reads)
+    manual.events("other.png", partition=1)
+    manual.turn()
+    assert len(manual.reads) == asked
+    assert manual.pipeline.fetch.bucket_breakers.holds_back(manual.assignments[1])
 
 
 def test_the_buckets_of_a_store_are_judged_one_by_one() -> None:
-    hand = in_an_outage(images=5)
-    hand.store.put("drawings", "a.png", b"not an image")
-    hand.events("a.png", bucket="drawings")
-    hand.turn()
-    assert reasons(hand) == ["not-an-image"]
+    manual = in_an_outage(images=5)
+    manual.store.put("drawings", "a.png", b"not an image")
+    manual.events("a.png", bucket="drawings")
+    manual.turn()
+    assert reasons(manual) == ["not-an-image"]
 
 
 def test_one_object_that_always_fails_is_dead_lettered_and_keeps_no_other_from_asking() -> None:
-    hand = ManualPipeline(unreadable_s=600.0)
-    hand.put("bad.png", *keys(20))
-    hand.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 500"))
-    hand.events("bad.png")
+    manual = ManualPipeline(unreadable_s=600.0)
+    manual.put("bad.png", *keys(20))
+    manual.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 500"))
+    manual.events("bad.png")
     for key in keys(20):
-        hand.turns(40, every_s=0.5)
-        assert hand.pipeline.fetch.bucket_breakers.closed(BUCKET)
-        hand.events(key)
-        hand.turn()
-    assert reasons(hand) == ["unreadable"]
+        manual.turns(40, every_s=0.5)
+        assert manual.pipeline.fetch.bucket_breakers.closed(BUCKET)
+        manual.events(key)
+        manual.turn()
+    assert reasons(manual) == ["unreadable"]
 
 
 def test_an_object_that_comes_to_no_end_in_its_time_again_and_again_is_too_slow() -> None:
     """Guard: Unavailable.fault. Without it the breaker never learns that the store did answer."""
-    hand = ManualPipeline(unreadable_s=60.0)
-    hand.put("slow.png", *keys(20))
-    hand.store.fail(BUCKET, "slow.png", Unavailable("s3", "no whole answer in time", fault="too-slow"))
-    hand.events("slow.png")
+    manual = ManualPipeline(unreadable_s=60.0)
+    manual.put("slow.png", *keys(20))
+    manual.store.fail(BUCKET, "slow.png", Unavailable("s3", "no whole answer in time", fault="too-slow"))
+    manual.events("slow.png")
     for key in keys(20):
-        hand.events(key)
-        hand.turns(5, every_s=0.5)
-    assert reasons(hand) == ["fetch-too-slow"]
+        manual.events(key)
+        manual.turns(5, every_s=0.5)
+    assert reasons(manual) == ["fetch-too-slow"]
 
 
 def test_an_object_that_is_refused_twice_while_others_were_given_is_forbidden() -> None:
-    hand = ManualPipeline()
-    hand.put("good.png", "bad.png")
-    hand.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 403", fault="forbidden"))
-    hand.events("good.png", "bad.png")
-    hand.turn()
-    assert reasons(hand) == []
-    hand.turns(1)
-    assert reasons(hand) == ["forbidden"]
+    manual = ManualPipeline()
+    manual.put("good.png", "bad.png")
+    manual.store.fail(BUCKET, "bad.png", Unavailable("s3", "HTTP 403", fault="forbidden"))
+    manual.events("good.png", "bad.png")
+    manual.turn()
+    assert reasons(manual) == []
+    manual.turns(1)
+    assert reasons(manual) == ["forbidden"]
 
 
 def test_credentials_that_expire_under_load_dead_letter_no_image() -> None:
     """Guard: the second refusal, and the breaker. A bucket that gave others a moment ago is not giving any now."""
-    hand = ManualPipeline()
-    hand.put("good.png", *keys(50))
-    hand.events("good.png")
-    hand.turn()
-    hand.store.fail(BUCKET, None, Unavailable("s3", "HTTP 403", fault="forbidden"))
-    hand.events(*keys(50))
-    hand.turns(60)
-    assert reasons(hand) == []
-    hand.store.heal()
-    hand.turns(6)
-    assert len(hand.done) == 51
-    assert reasons(hand) == []
+    manual = ManualPipeline()
+    manual.put("good.png", *keys(50))
+    manual.events("good.png")
+    manual.turn()
+    manual.store.fail(BUCKET, None, Unavailable("s3", "HTTP 403", fault="forbidden"))
+    manual.events(*keys(50))
+    manual.turns(60)
+    assert reasons(manual) == []
+    manual.store.heal()
+    manual.turns(6)
+    assert len(manual.done) == 51
+    assert reasons(manual) == []
 
 
 def test_what_was_refused_before_others_were_given_is_forbidden_even_if_there_are_many() -> None:
     """A folder that may not be read opens the breaker; the first object that is given tells it from an outage."""
-    hand = ManualPipeline()
+    manual = ManualPipeline()
     refused = keys(30, "secret")
-    hand.put("good.png", *refused)
+    manual.put("good.png", *refused)
     for key in refused:
-        hand.store.fail(BUCKET, key, Unavailable("s3", "HTTP 403", fault="forbidden"))
-    hand.events(*refused)
-    hand.turns(60)
-    assert reasons(hand) == []
-    hand.events("good.png")
-    hand.turns(60)
-    assert set(reasons(hand)) == {"forbidden"}
-    assert len(reasons(hand)) >= OPENS_AFTER
+        manual.store.fail(BUCKET, key, Unavailable("s3", "HTTP 403", fault="forbidden"))
+    manual.events(*refused)
+    manual.turns(60)
+    assert reasons(manual) == []
+    manual.events("good.png")
+    manual.turns(60)
+    assert set(reasons(manual)) == {"forbidden"}
+    assert len(reasons(manual)) >= OPENS_AFTER
 
 
 def test_objects_that_fail_each_by_itself_do_not_hide_a_good_store_behind_an_open_breaker() -> None:
     """Guard: probes are drawn from those that were tried least. Else the bad ones would be all we ever ask."""
-    hand = ManualPipeline(partitions=2)
+    manual = ManualPipeline(partitions=2)
     bad = keys(10, "bad")
-    hand.put("good.png", *bad)
+    manual.put("good.png", *bad)
     for key in bad:
-        hand.store.fail(BUCKET, key, Unavailable("s3", "HTTP 500"))
-    hand.events(*bad)
-    hand.turns(120, every_s=0.5)
-    assert not hand.pipeline.fetch.bucket_breakers.closed(BUCKET)
-    hand.events("good.png", partition=1)
-    hand.turns(5.5)
-    assert (1, 0, 0) in hand.done
+        manual.store.fail(BUCKET, key, Unavailable("s3", "HTTP 500"))
+    manual.events(*bad)
+    manual.turns(120, every_s=0.5)
+    assert not manual.pipeline.fetch.bucket_breakers.closed(BUCKET)
+    manual.events("good.png", partition=1)
+    manual.turns(5.5)
+    assert (1, 0, 0) in manual.done
 
 
 def test_an_object_that_is_gone_is_an_answer() -> None:
-    hand = in_an_outage(images=5)
-    hand.store.heal()
-    hand.store.remove(BUCKET, "key-0.png")
-    hand.turns(1)
-    assert len(hand.done) == 5
+    manual = in_an_outage(images=5)
+    manual.store.heal()
+    manual.store.remove(BUCKET, "key-0.png")
+    manual.turns(1)
+    assert len(manual.done) == 5
 
 
 def test_a_probe_whose_partition_leaves_takes_nothing_with_it() -> None:
-    hand = ManualPipeline(partitions=2)
-    hand.put(*keys(6))
-    hand.store.fail(BUCKET, None, AWAY)
-    hand.events(*keys(3), partition=0)
-    hand.turn()
-    hand.events("key-3.png", "key-4.png", partition=1)
-    hand.turn()
-    hand.assignments[0].end()
-    hand.pipeline.ledger.close_ended()
-    hand.pipeline.fetch.drop_ended()
-    assert hand.in_flight == {"wait-store": 2}
-    hand.store.heal()
-    hand.turns(1)
-    assert sorted(hand.done) == [(1, 0, 0), (1, 1, 0)]
+    manual = ManualPipeline(partitions=2)
+    manual.put(*keys(6))
+    manual.store.fail(BUCKET, None, AWAY)
+    manual.events(*keys(3), partition=0)
+    manual.turn()
+    manual.events("key-3.png", "key-4.png", partition=1)
+    manual.turn()
+    manual.assignments[0].end()
+    manual.pipeline.ledger.close_ended()
+    manual.pipeline.fetch.drop_ended()
+    assert manual.in_flight == {"wait-store": 2}
+    manual.store.heal()
+    manual.turns(1)
+    assert sorted(manual.done) == [(1, 0, 0), (1, 1, 0)]
 
 
 class _Hanging(InlineIntake):
@@ -223,16 +225,16 @@ class _Hanging(InlineIntake):
 def test_an_intake_has_no_more_gets_in_hand_than_it_can_make_so_that_few_are_left_to_fail() -> None:
     """Guard: the slots. What already waits within the intake would be asked for although the breaker is open."""
     intake = _Hanging()
-    hand = ManualPipeline(intake=intake, fetch_threads=8)
-    hand.events(*keys(50))
-    hand.turn()
+    manual = ManualPipeline(intake=intake, fetch_threads=8)
+    manual.events(*keys(50))
+    manual.turn()
     assert len(intake.asked) == 8
     for future in list(intake.asked):
         future.set_exception(AWAY)
     assert len(intake.asked) == 8 + OPENS_AFTER - 1, "one more for each that failed before it opened"
     for future in intake.asked[8:]:
         future.set_exception(AWAY)
-    assert hand.in_flight == {"wait-store": 50}
+    assert manual.in_flight == {"wait-store": 50}
 
 
 def test_a_worker_asks_a_store_that_is_away_a_few_times_only_and_goes_on_at_once_when_it_is_back() -> None:

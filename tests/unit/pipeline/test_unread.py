@@ -38,75 +38,75 @@ class Expanding(ManualPipeline):
 
 
 def test_many_events_in_one_record_count_as_many() -> None:
-    hand = Expanding(jobs_ahead=10)
-    hand.removals(8, 8, 8, 1)
-    hand.turn()
-    assert hand.read() == 16
-    assert hand.commit() == 8
-    hand.turn()
-    assert hand.read() == 24
-    assert [hand.commit() for _ in range(2)] == [8, 8]
-    hand.turn()
-    assert hand.read() == 25
+    manual = Expanding(jobs_ahead=10)
+    manual.removals(8, 8, 8, 1)
+    manual.turn()
+    assert manual.read() == 16
+    assert manual.commit() == 8
+    manual.turn()
+    assert manual.read() == 24
+    assert [manual.commit() for _ in range(2)] == [8, 8]
+    manual.turn()
+    assert manual.read() == 25
 
 
 def test_the_first_record_of_a_partition_is_read_whatever_it_holds_and_whatever_others_do() -> None:
-    hand = Expanding(partitions=3, jobs_ahead=1, ledger_bytes=1)
+    manual = Expanding(partitions=3, jobs_ahead=1, ledger_bytes=1)
     for partition in range(3):
-        hand.removals(MAX_RECORDS, 1, partition=partition)
-    hand.turn()
-    assert [hand.read(partition) for partition in range(3)] == [MAX_RECORDS] * 3
+        manual.removals(MAX_RECORDS, 1, partition=partition)
+    manual.turn()
+    assert [manual.read(partition) for partition in range(3)] == [MAX_RECORDS] * 3
 
 
 def test_what_a_thousand_removals_will_weigh_is_counted_before_the_next_record_is_read() -> None:
-    hand = Expanding(ledger_bytes=4_000_000)
-    hand.removals(*[MAX_RECORDS] * 5, key="%01" * 1024)
+    manual = Expanding(ledger_bytes=4_000_000)
+    manual.removals(*[MAX_RECORDS] * 5, key="%01" * 1024)
     heaviest, committed = 0, 0
     while committed < 5 * MAX_RECORDS:
-        hand.pipeline.parse.work()
-        heaviest = max(heaviest, hand.pipeline.ledger.bytes)
-        while len(hand.pipeline.finish):
-            hand.complete(1)
-            heaviest = max(heaviest, hand.pipeline.ledger.bytes)
-        committed += hand.commit()
+        manual.pipeline.parse.work()
+        heaviest = max(heaviest, manual.pipeline.ledger.bytes)
+        while len(manual.pipeline.finish):
+            manual.complete(1)
+            heaviest = max(heaviest, manual.pipeline.ledger.bytes)
+        committed += manual.commit()
     records, one_rendered = 5 * 3_400_000, 17_000_000
     assert heaviest < records + 4_000_000 + one_rendered
 
 
 def test_records_of_an_ended_assignment_are_not_read_any_more() -> None:
-    hand = Expanding(jobs_ahead=1)
-    hand.removals(5, 5)
-    hand.turn()
-    hand.assignments[0].end()
-    hand.pipeline.ledger.close_ended()
-    hand.turn()
-    assert hand.read() == 5
-    assert len(hand.pipeline.parse.unread) == 0
+    manual = Expanding(jobs_ahead=1)
+    manual.removals(5, 5)
+    manual.turn()
+    manual.assignments[0].end()
+    manual.pipeline.ledger.close_ended()
+    manual.turn()
+    assert manual.read() == 5
+    assert len(manual.pipeline.parse.unread) == 0
 
 
 def test_a_commit_makes_room_at_once_for_the_next_record_to_be_read() -> None:
     """Guard: without being woken the parse thread looks for room five times a second."""
-    hand = Expanding(jobs_ahead=1)
-    hand.removals(5, 5)
-    hand.turn()
-    hand.commit()
-    thread = threading.Thread(target=hand.pipeline.parse.step, args=(600.0,), daemon=True)
+    manual = Expanding(jobs_ahead=1)
+    manual.removals(5, 5)
+    manual.turn()
+    manual.commit()
+    thread = threading.Thread(target=manual.pipeline.parse.step, args=(600.0,), daemon=True)
     thread.start()
     thread.join(30)
     assert not thread.is_alive()
-    hand.turn()
-    assert hand.read() == 10
+    manual.turn()
+    assert manual.read() == 10
 
 
 def test_at_the_end_nothing_new_is_read() -> None:
-    hand = Expanding(jobs_ahead=1)
-    hand.removals(5, 5)
-    hand.turn()
-    hand.commit()
-    for stage in hand.pipeline.stages:
+    manual = Expanding(jobs_ahead=1)
+    manual.removals(5, 5)
+    manual.turn()
+    manual.commit()
+    for stage in manual.pipeline.stages:
         stage.wind_up()
-    assert len(hand.pipeline.lookup) == 0
-    assert hand.read() == 5
+    assert len(manual.pipeline.lookup) == 0
+    assert manual.read() == 5
 
 
 def test_records_that_expand_all_come_out_once_and_in_order() -> None:
@@ -125,13 +125,13 @@ def test_records_that_expand_all_come_out_once_and_in_order() -> None:
 
 
 def test_a_transaction_is_cut_by_the_bytes_of_its_outcomes_between_records_and_never_within_one() -> None:
-    hand = Expanding()
-    hand.removals(*[3] * 20, 900)
-    hand.turn()
+    manual = Expanding()
+    manual.removals(*[3] * 20, 900)
+    manual.turn()
     sizes = []
-    while ready := hand.pipeline.ledger.ready(10_000, 10_000):
+    while ready := manual.pipeline.ledger.ready(10_000, 10_000):
         sizes.append((len(ready.entries), sum(message.size for message in ready.transaction.messages)))
-        hand.pipeline.ledger.settle(ready)
+        manual.pipeline.ledger.settle(ready)
     assert sum(entries for entries, _ in sizes) == 21
     assert all(size <= 10_000 for entries, size in sizes if entries > 1)
     assert [entries for entries, size in sizes if size > 10_000] == [1]

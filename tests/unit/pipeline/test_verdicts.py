@@ -130,14 +130,14 @@ def test_the_header_of_equal_images_in_flight_is_read_once(decoders: Decoders) -
 
 def test_equal_images_in_flight_keep_what_is_their_own() -> None:
     tagger = ColourTagger()
-    hand = ManualPipeline(tagger=tagger)
+    manual = ManualPipeline(tagger=tagger)
     for name in "ab":
-        hand.store.put(BUCKET, name, png((9, 9, 9)))
-        hand.clock.advance(60)
-    hand.events("a", "b")
-    hand.turn()
+        manual.store.put(BUCKET, name, png((9, 9, 9)))
+        manual.clock.advance(60)
+    manual.events("a", "b")
+    manual.turn()
     assert tagger.batches == [1]
-    images = [outcome for (outcome,) in hand.done.values() if isinstance(outcome, EnrichedImage)]
+    images = [outcome for (outcome,) in manual.done.values() if isinstance(outcome, EnrichedImage)]
     modified = {image.source.key: datetime.fromisoformat(image.source.last_modified) for image in images}
     assert modified["b"] - modified["a"] == timedelta(seconds=60)
 
