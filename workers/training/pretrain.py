@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD, manifest_o
 from workers.models.ram.scoring import LabelScorer
 from workers.models.ram.wordpiece import WordPiece
 from workers.ports import ObjectStore
+from workers.training import memory
 from workers.training.captions import caption_tokens
 from workers.training.card import Card
 from workers.training.data.images import Images
@@ -35,6 +37,7 @@ from workers.training.noise import add_noise
 from workers.training.objectives import Pretraining, Teachers
 from workers.training.rated import Rated, rate_samples
 from workers.training.recipes import AUGMENTS, Run, Stage
+from workers.training.record import Hook
 from workers.training.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
 from workers.training.thresholds import Threshold
 from workers.training.toml import toml_of
@@ -79,6 +82,7 @@ def pretrain(
     *,
     store: ObjectStore | None = None,
     workers: int = 2,
+    hooks: Sequence[Hook] = (),
     report: Report = lambda stage, progress: None,
 ) -> Pretrained:
     """Train to the end of the run's last stage, from the folder's checkpoints if it has some.
@@ -86,7 +90,7 @@ def pretrain(
     The folder gets run.toml and a folder for each stage (see `loop.train`). Under torchrun every process calls this.
 
     Raises:
-        Misconfigured: the run does not fit the data, or a file of it can't be read.
+        Misconfigured: the run fits neither the data nor the memory, or a file of it can't be read.
         Unavailable: the object store does not answer.
     """
     seen, held = _divided(dataset, run)
@@ -103,6 +107,7 @@ def pretrain(
         objective = Pretraining(
             model, dataset.labels, wordpiece=pieces, teachers=teachers, prompt=run.prompt, absent=run.absent
         )
+        _check_memory(objective, seen, stage, images)
         trained = train(
             objective,
             _batches(seen, stage, images, workers),
@@ -111,11 +116,23 @@ def pretrain(
             report=partial(report, number),
             validate=_validation(model, config, held[:VALIDATED], images, run) if held else None,
             identity=identity,
+            hooks=hooks,
         )
         done.append(trained)
     losses = next((each.losses for each in reversed(done) if each.losses), {})
     steps, shown = sum(each.steps for each in done), sum(each.images for each in done)
     return Pretrained(run, dataset, model, config, vocabulary, steps, shown, losses, seen, held, parents)
+
+
+def _check_memory(objective: Pretraining, seen: Sequence[Sample], stage: Stage, images: Images) -> None:
+    alone = stage.model_copy(update={"plan": stage.plan.model_copy(update={"batch": 1})})
+    one = next(iter(_batches(seen, alone, images, workers=0)))
+    estimated = memory.estimate(objective, one, stage.plan)
+    if not estimated.fits:
+        raise Misconfigured(
+            f"The stage of {stage.image_size} pixels takes {estimated}. In the run's file, set its batch to "
+            f"{estimated.largest_batch or 1} with more accumulation, or take smaller sizes."
+        )
 
 
 def _validation(
@@ -164,10 +181,10 @@ def _options(made: Pretrained) -> dict[str, JsonValue]:
     """How a captioner decodes: captions as short as all but a tenth of those that it was taught may end."""
     if not isinstance(made.config, Tag2TextConfig) or made.vocabulary is None:
         return {}
-    captions = [caption for sample in made.seen for caption in sample.captions]
+    captions = list(islice((caption for sample in made.seen for caption in sample.captions), LENGTHS))
     if not captions:
         return {}
-    _, mask = caption_tokens(word_pieces(made.vocabulary), captions[:LENGTHS])
+    _, mask = caption_tokens(word_pieces(made.vocabulary), captions)
     shortest = int(mask.sum(dim=1).sort().values[len(mask) // 10]) - 1  # before the end token
     return {"decoding": {"min_length": min(CaptionDecoding().min_length, shortest)}}
 
@@ -305,7 +322,7 @@ def _vocabulary(dataset: DataSet, run: Run, config: AnyConfig, bundle: Bundle | 
         return text_of(Path(run.vocabulary)).encode()
     if bundle is not None and bundle.vocabulary.is_file():
         return bundle.vocabulary.read_bytes()
-    return vocabulary_of([*dataset.labels, *(caption for sample in dataset for caption in sample.captions)])
+    return vocabulary_of(chain(dataset.labels, (caption for sample in dataset for caption in sample.captions)))
 
 
 def _batches(samples: Sequence[Sample], stage: Stage, images: Images, workers: int) -> Batches:

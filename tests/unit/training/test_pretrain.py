@@ -17,6 +17,7 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.ports import Captioner
+from workers.training import memory
 from workers.training.card import card_of
 from workers.training.data.images import Images
 from workers.training.data.samples import DataSet
@@ -134,6 +135,15 @@ def test_features_must_cover_the_set_before_anything_is_trained(dataset: DataSet
     with pytest.raises(Misconfigured, match=r"no features of the caption 'a .*' \(images/"):
         pretrain(dataset, run, tmp_path / "other", workers=0)
     assert not (tmp_path / "other").exists()
+
+
+def test_what_does_not_fit_into_memory_is_not_begun(
+    dataset: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda plan: 1 << 20)
+    with pytest.raises(Misconfigured, match=r"32 pixels takes about \d+ MiB of 1 MiB .* set its batch to 1 "):
+        pretrain(dataset, tiny_run("ram-plus", steps=1), tmp_path, workers=0)
+    assert not (tmp_path / "stage-1").exists()
 
 
 @pytest.mark.parametrize(("model", "name"), [("tag2text", "image_features"), ("ram", "text_features")])

@@ -108,7 +108,11 @@ def fit(
     run_file: Annotated[
         Path | None,
         typer.Option(
-            exists=True, dir_okay=False, help="A run's TOML file, instead of all options above.", show_default=False
+            "--run-file",  # torchrun takes --run for one of its own
+            exists=True,
+            dir_okay=False,
+            help="A run's TOML file, instead of all options above.",
+            show_default=False,
         ),
     ] = None,
     hook: Annotated[

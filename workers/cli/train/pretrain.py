@@ -88,6 +88,10 @@ def pretrain(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.", show_default=False)
     ] = None,
+    hook: Annotated[
+        list[str] | None,
+        typer.Option(help="Tell another tracker: module:function (docs/training.md).", show_default=False),
+    ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
     ] = None,
@@ -113,6 +117,7 @@ def pretrain(
     from workers.training.data.samples import DataSet
     from workers.training.pretrain import is_first_process, write_bundle
     from workers.training.pretrain import pretrain as train
+    from workers.training.record import find_hook
     from workers.training.toml import toml_of
 
     files = {
@@ -133,7 +138,8 @@ def pretrain(
         def report(stage: int, done: Progress) -> None:
             tell(f"stage {stage} of {len(chosen.stages)}, steps", done.step, done.steps)
 
-        made = train(data, chosen, folder, store=store(), workers=workers, report=report)
+        hooks = [find_hook(name) for name in hook or ()]
+        made = train(data, chosen, folder, store=store(), workers=workers, hooks=hooks, report=report)
         if not is_first_process():
             return
         tell("the bundle", 0, 1)
