@@ -35,6 +35,7 @@ BUILDERS = {
     "ram": "workers.models.ram",
     "ram_plus": "workers.models.ram",
     "tag2text": "workers.models.ram",
+    "timm": "workers.models.timm_network",
 }
 
 

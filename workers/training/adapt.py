@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 
 from workers.errors import Misconfigured
+from workers.models import timm_network
 from workers.models.bundle import Bundle
 from workers.models.compact import KIND as COMPACT
 from workers.models.efficientnet import FEATURES, EfficientNetLite0, unfolded
@@ -26,9 +27,12 @@ from workers.models.ram.config import RamPlusConfig, from_json, to_json
 from workers.models.ram.heads import label_chunks
 from workers.models.ram.ram import Ram
 from workers.models.ram.ram_plus import RamPlus
-from workers.training.lora import add_lora, merge_lora
+from workers.training.lora import LoraLinear, add_lora, merge_lora
 
 What: TypeAlias = Literal["head", "lora", "all"]
+
+MOSTLY_ABSENT = -2.0
+"""A logit to begin with: most tags are absent from most images."""
 
 
 class Learner(nn.Module):
@@ -50,6 +54,13 @@ class Learner(nn.Module):
         """(n, 3, side, side) normalised → features, the first dimension of which is n. For "head": constants."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.what != "head"):
             return self._encode(images)
+
+    def train(self, mode: bool = True) -> Self:
+        """An encoder that stays is always in evaluation mode: its batch norms would go on counting."""
+        super().train(mode)
+        if self.what == "head":
+            self.encoder().eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, labels) logits."""
@@ -180,7 +191,7 @@ class CompactLearner(Learner):
         self.network = EfficientNetLite0(self._parent, bundle.manifest.labels)
         self.network.classifier = nn.Linear(FEATURES, len(labels))
         nn.init.zeros_(self.network.classifier.weight)
-        nn.init.constant_(self.network.classifier.bias, -2.0)  # most tags are absent from most images
+        nn.init.constant_(self.network.classifier.bias, MOSTLY_ABSENT)
         self.network.features.requires_grad_(what == "all")
 
     def encoder(self) -> nn.Module:
@@ -206,6 +217,54 @@ class CompactLearner(Learner):
         return {"exclusive": False}
 
 
+class TimmLearner(Learner):
+    """A network of timm. As of the compact tagger, its old labels are not kept."""
+
+    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What, rank: int) -> None:
+        super().__init__(labels, 0, what)
+        self._architecture = dict(bundle.manifest.architecture)
+        self.network = timm_network.network_of(bundle)
+        self.network.reset_classifier(len(labels))
+        classifier = self._classifier
+        if not isinstance(classifier, nn.Linear):
+            raise Misconfigured(f"{bundle.name} has no linear classifier; choose another network.")
+        nn.init.zeros_(classifier.weight)
+        nn.init.constant_(classifier.bias, MOSTLY_ABSENT)
+        self.network.requires_grad_(what == "all")
+        if what == "lora":
+            add_lora(self.network, rank, keep=classifier)
+            if not any(isinstance(module, LoraLinear) for module in self.network.modules()):
+                raise Misconfigured(f"LoRA is for linear layers, and {bundle.name} has none: head or all.")
+        classifier.requires_grad_(True)
+
+    @property
+    def _classifier(self) -> nn.Module:
+        found: nn.Module = self.network.get_classifier()
+        return found
+
+    def encoder(self) -> nn.Module:
+        network: nn.Module = self.network
+        return network
+
+    def _encode(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
+        return features
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        logits: Tensor = self._classifier(features).float()
+        return logits if ids is None else logits[:, ids]
+
+    def weights(self) -> dict[str, Tensor]:
+        merge_lora(self.network)
+        return dict(self.network.state_dict())
+
+    def architecture(self) -> dict[str, JsonValue]:
+        return self._architecture
+
+    def options(self) -> dict[str, JsonValue]:
+        return {"exclusive": False}
+
+
 def learner_of(
     bundle: Bundle, labels: Sequence[str], what: What, *, rank: int = 8, embeddings: Mapping[str, Tensor] | None = None
 ) -> Learner:
@@ -224,12 +283,13 @@ def learner_of(
         known = set(bundle.labels)
         new = [name for name in labels if name not in known]
         return RamLearner(bundle, new, what, rank, embeddings or {})
+    if kind == timm_network.KIND:
+        return TimmLearner(bundle, labels, what, rank)
     if kind != COMPACT:
         raise Misconfigured(
-            f"{bundle.folder} is a bundle of the kind {kind!r}: `train fit` takes RAM, RAM++ and the compact tagger."
+            f"{bundle.folder} is a bundle of the kind {kind!r}: `train fit` takes RAM, RAM++, the compact tagger and "
+            "networks of timm."
         )
     if what == "lora":
-        raise Misconfigured("LoRA is for transformers, and the compact tagger is made of convolutions: head or all.")
-    if embeddings:
-        raise Misconfigured("The compact tagger knows no text embeddings; leave --embeddings out.")
+        raise Misconfigured("LoRA is for linear layers, and the compact tagger is made of convolutions: head or all.")
     return CompactLearner(bundle, labels, what)

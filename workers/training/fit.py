@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, Manifest, Thresholds
+from workers.models import timm_network
+from workers.models.bundle import MANIFEST, Bundle, Manifest, Thresholds
 from workers.models.load import open_bundle
 from workers.models.ram.config import RamConfig, RamPlusConfig, from_json
 from workers.ports import ObjectStore
@@ -44,6 +45,8 @@ from workers.training.toml import toml_of
 
 Tell: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being done, how much of it is done, and how much there is if that is known."""
+
+TIMM = "timm:"
 
 UNKNOWN_THRESHOLD = 0.5
 """Of a new label for which none could be chosen."""
@@ -164,7 +167,7 @@ class _Fit:
         self._store = store
         self._tell = tell
         self._rank, self._world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self._bundle = open_bundle(told.parent)
+        self._bundle = self._opened_parent(told.parent)
         data = self._opened(told.data, "data")
         self._learner = learner_of(
             self._bundle, data.labels, told.what, rank=told.rank, embeddings=self._embeddings(data.labels)
@@ -230,6 +233,18 @@ class _Fit:
         return Fitted(bundle, card, trained, thresholds, summary, rows, skipped)
 
     # Data.
+
+    def _opened_parent(self, given: str) -> Bundle:
+        if not given.startswith(TIMM):
+            return open_bundle(given)
+        name, _, weights = given.removeprefix(TIMM).partition("@")
+        folder = self._folder / "parent"
+        if (folder / MANIFEST).is_file():
+            found = Bundle.open(folder)
+            if found.name == name:
+                return found
+            raise Misconfigured(f"{folder} is {found.name}, where {name} is wanted; choose another folder with --work.")
+        return timm_network.make_bundle(name, folder, Path(weights) if weights else None)
 
     def _opened(self, given: str, name: str) -> DataSet:
         """A training set, made first of annotations in another format."""
@@ -300,7 +315,7 @@ class _Fit:
             return {}
         manifest = self._bundle.manifest
         if manifest.kind not in ("ram", "ram_plus"):
-            raise Misconfigured(f"{self._bundle.folder} knows no text embeddings; leave --embeddings out.")
+            raise Misconfigured(f"{self._bundle.name} knows no text embeddings; leave --embeddings out.")
         config = from_json(manifest.kind, manifest.architecture)
         assert isinstance(config, RamConfig | RamPlusConfig)
         features = Features(Path(self._told.embeddings), config.embedding)

@@ -20,7 +20,8 @@ class FitRun(BaseModel):
     data: str
     """A training set, or annotations of any format that `train import` reads."""
     parent: str
-    """A bundle's folder, or "compact"."""
+    """A bundle's folder, "compact", or "timm:NAME" for a network of timm; with "@FILE" behind it, that has weights of
+    your own (safetensors)."""
     what: What = "head"
     rank: int = Field(default=8, ge=1, le=1024)
     """Of LoRA."""

@@ -33,14 +33,17 @@ class LoraLinear(nn.Module):
         return self.base
 
 
-def add_lora(module: nn.Module, rank: int) -> None:
-    """Let every linear layer below a module, which is frozen as a whole, learn by LoRA. In place."""
+def add_lora(module: nn.Module, rank: int, *, keep: nn.Module | None = None) -> None:
+    """Let every linear layer below a module, which is frozen as a whole, learn by LoRA; `keep` stays as it is. In
+    place."""
     module.requires_grad_(False)
     for name, child in list(module.named_children()):
+        if child is keep:
+            continue
         if type(child) is nn.Linear:
             setattr(module, name, LoraLinear(child, rank))
         else:
-            add_lora(child, rank)
+            add_lora(child, rank, keep=keep)
 
 
 def merge_lora(module: nn.Module) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -40,7 +41,7 @@ class Place:
     folder: Path
 
     def fit(self, name: str, parent: str = "ram", plan: dict[str, Any] = PLAN, **told: Any) -> Fitted:
-        start = parent if parent == "compact" else self.folder / parent
+        start = parent if parent == "compact" or parent.startswith("timm:") else self.folder / parent
         given = {"data": self.folder / "data", "parent": start, "workers": 0, **told}
         run = FitRun.model_validate({key: _text(value) for key, value in given.items()} | {"plan": plan})
         fitted = fit(run, self.folder / name, self.folder / f"{name}.run", tell=told_nothing)
@@ -205,6 +206,39 @@ def test_the_compact_tagger_becomes_one_of_many_tags(place: Place, monkeypatch: 
     tagger = load_tagger(fitted.bundle.folder, device="cpu", precision="fp32", allow=["red", "striped"])
     (raw,) = tagger.forward([np.zeros((224, 224, 3), np.uint8)])
     assert raw.shape == (2,)
+
+
+@pytest.fixture(scope="module")
+def network(place: Place) -> str:
+    """A small vision transformer of timm, which begins with random weights."""
+    torch.manual_seed(0)
+    weights = timm.create_model("test_vit").state_dict()
+    save_file(weights, place.folder / "vit.safetensors")
+    return f"timm:test_vit@{place.folder / 'vit.safetensors'}"
+
+
+@pytest.mark.parametrize("what", ["head", "lora", "all"])
+def test_a_network_of_timm_learns(place: Place, network: str, what: str) -> None:
+    fitted = place.fit(f"timm-{what}", network, what=what, plan=PLAN | {"epochs": 2})
+    assert fitted.bundle.labels == LABELS
+    parent = Bundle.open(place.folder / f"timm-{what}.run" / "parent")
+    before, after = parent.weights(), fitted.bundle.weights()
+    assert before.keys() == after.keys()
+    layer = "blocks.0.attn.qkv"
+    assert [(before[f"{layer}.{name}"] != after[f"{layer}.{name}"]).any() for name in ("weight", "bias")] == {
+        "head": [False, False],
+        "lora": [True, False],
+        "all": [True, True],
+    }[what]
+    tagger = load_tagger(fitted.bundle.folder, device="cpu", precision="fp32", allow=["red", "striped"])
+    tagger.warm_up()
+    (raw,) = tagger.forward([tagger.self_test_image()])
+    assert raw.shape == (2,)
+
+
+def test_a_network_that_timm_does_not_know_is_a_sentence(place: Place) -> None:
+    with pytest.raises(Misconfigured, match=r"no network 'test_vti'.*test_vit"):
+        place.fit("typo", "timm:test_vti")
 
 
 def test_embeddings_of_new_labels_stay_as_they_were_given(place: Place) -> None:

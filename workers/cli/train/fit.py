@@ -41,7 +41,9 @@ def fit(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="The bundle to begin with (RAM or RAM++), or compact.", show_default=False),
+        typer.Option(
+            "--from", help="What to begin with: a bundle of RAM or RAM++, compact, or timm:NAME.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The bundle's folder, to be made.", show_default=False)

@@ -1,0 +1,125 @@
+"""Classifiers of timm as taggers: bundles of the kind `timm`. Needs the extra `tagstream[timm]`.
+
+The bundle's `architecture` names the network as timm knows it. Its labels exclude each other, unless the option
+`exclusive` is false: `tagstream train fit` makes such bundles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from workers.errors import Misconfigured, nearest
+from workers.models.bundle import Bundle, Manifest, Provenance, reading_safetensors
+from workers.models.device import Device, Precision, choose_device
+from workers.models.imagenet import label_names
+from workers.models.tagger import TorchTagger, golden_answers
+from workers.types import Transform
+
+KIND = "timm"
+THRESHOLD = 0.15
+FLOOR = 0.01
+
+
+def build_tagger(
+    bundle: Bundle, device: Device, precision: Precision, subset: Sequence[int] | None = None
+) -> TorchTagger:
+    """The tagger of such a bundle.
+
+    Raises:
+        Misconfigured: timm is not installed or does not know the network, or the weights do not fit.
+    """
+    network = network_of(bundle)
+    exclusive = bool(bundle.manifest.options.get("exclusive", True))
+    if not exclusive and subset is not None:
+        _keep(network, list(subset))
+    return TorchTagger(bundle, device, precision, device.place(network, precision), exclusive=exclusive, subset=subset)
+
+
+def network_of(bundle: Bundle) -> Any:
+    """The network of a bundle, with its weights.
+
+    Raises:
+        As `build_tagger`.
+    """
+    network = _create(str(bundle.manifest.architecture.get("timm")), num_classes=bundle.manifest.labels)
+    _fill(network, bundle.weights(), bundle.folder)
+    return network
+
+
+def make_bundle(name: str, out: Path, weights: Path | None = None) -> Bundle:
+    """Write a bundle of a network of timm.
+
+    Args:
+        name: as timm knows it, e.g. `vit_small_patch16_224.augreg_in21k_ft_in1k`.
+        weights: a safetensors file of its parameters; None: timm fetches its pretrained ones.
+
+    Raises:
+        Misconfigured: timm is not installed or does not know the network, or the weights do not fit.
+    """
+    network = _create(name, pretrained=weights is None)
+    if weights is not None:
+        with reading_safetensors(weights):
+            _fill(network, load_file(weights), weights)
+    data = _timm().data.resolve_model_data_config(network)
+    side = data["input_size"][-1]
+    labels = network.num_classes
+    manifest = Manifest(
+        kind=KIND,
+        name=name,
+        provenance=Provenance(source=f"timm {name}", licence=network.pretrained_cfg.get("license")),
+        transform=Transform(side, "crop", round(side / data["crop_pct"]), data["interpolation"]),
+        mean=data["mean"],
+        std=data["std"],
+        thresholds=THRESHOLD,
+        floor=FLOOR,
+        architecture={"timm": network.pretrained_cfg["architecture"]},
+    )
+    return Bundle.write(
+        out,
+        manifest,
+        weights=network.state_dict(),
+        labels=label_names() if labels == 1000 else [f"class {number}" for number in range(labels)],
+        golden=lambda bundle: golden_answers(build_tagger(bundle, choose_device("cpu"), "fp32")),
+    )
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ModuleNotFoundError:
+        raise Misconfigured("timm is not installed: pip install 'tagstream[timm]'") from None
+    return timm
+
+
+def _create(name: str, **options: Any) -> Any:
+    timm = _timm()
+    known = name.partition(".")[0]
+    if not timm.is_model(known):
+        raise Misconfigured(f"timm knows no network {known!r}.{nearest(known, timm.list_models())}")
+    try:
+        return timm.create_model(name, **options)
+    except (OSError, RuntimeError, ValueError) as error:  # no such weights, or no way to them
+        raise Misconfigured(f"{name} can't be made: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _fill(network: Any, weights: Mapping[str, Tensor], where: Path) -> None:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[-1].strip()
+        raise Misconfigured(f"{where}: the weights do not fit the architecture: {detail}") from None
+
+
+def _keep(network: Any, ids: list[int]) -> None:
+    """Compute the logits of these labels alone from now on."""
+    classifier = network.get_classifier()
+    if type(classifier) is not nn.Linear:
+        raise Misconfigured("this network's classifier is not linear: it can't score some labels alone.")
+    weight, bias = classifier.weight[ids], classifier.bias[ids]
+    classifier.weight, classifier.bias = nn.Parameter(weight), nn.Parameter(bias)
+    classifier.out_features = len(ids)
