@@ -131,13 +131,6 @@ class Histogram:
 
 Operation: TypeAlias = Literal["poll", "process", "publish", "send"]
 
-_OPERATION_TYPES: Mapping[Operation, str] = {
-    "poll": "receive",
-    "process": "process",
-    "publish": "send",
-    "send": "send",
-}
-
 
 def messaging(
     operation: Operation, *, topic: str | None = None, group: str | None = None, error: str | None = None
@@ -148,16 +141,14 @@ def messaging(
         operation: what is done. Ours is one name, `publish`: it stands for a transaction from its begin to its commit.
         error: why it failed (`error.type`); a success has none.
     """
-    labels: dict[str, AttributeValue] = {
-        "messaging.system": "kafka",
-        "messaging.operation.name": operation,
-        "messaging.operation.type": _OPERATION_TYPES[operation],
-    }
+    labels: dict[str, AttributeValue] = {"messaging.system": "kafka", "messaging.operation.name": operation}
+    if operation == "publish":
+        labels["messaging.operation.type"] = "send"  # of operations' durations alone
     known = {"messaging.destination.name": topic, "messaging.consumer.group.name": group, "error.type": error}
     return labels | {name: value for name, value in known.items() if value is not None}
 
 
-_OPERATION = ("messaging.system", "messaging.operation.name", "messaging.operation.type")
+_OPERATION = ("messaging.system", "messaging.operation.name")
 _CONSUMED = (*_OPERATION, "messaging.destination.name", "messaging.consumer.group.name")
 
 CONSUMED_MESSAGES = Counter(
@@ -178,7 +169,7 @@ SENT_MESSAGES = Counter(
 OPERATION_SECONDS = Histogram(
     "messaging.client.operation.duration",
     "From begin to commit of one transaction (operation `publish`)",
-    labels=(*_OPERATION, "error.type"),
+    labels=(*_OPERATION, "messaging.operation.type", "error.type"),
     buckets=MESSAGING_SECONDS,
 )
 OUTCOMES = Counter(
