@@ -49,6 +49,7 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_a_run_learns(tmp_path: Path) -> None:
     told: list[Progress] = []
     trained, _ = run(tmp_path, PLAN.model_copy(update={"epochs": 10, "lr": 0.05}), report=told.append)
@@ -122,6 +123,7 @@ def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_accumulation_is_as_a_larger_batch(tmp_path: Path) -> None:
     _, expected = run(tmp_path / "large", PLAN.model_copy(update={"batch": 8}))
     _, weights = run(tmp_path / "small", PLAN.model_copy(update={"batch": 4, "accumulation": 2}))
@@ -134,6 +136,7 @@ def test_bf16_learns_too(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_a_clipped_gradient_does_not_depend_on_the_losss_scale(tmp_path: Path) -> None:
     plan = PLAN.model_copy(update={"clip": 1e-3})
     _, expected = run(tmp_path / "one", plan, Parity(scale=1.0))

@@ -55,6 +55,7 @@ def test_images_come_along_and_the_missing_are_named(captions: Path, tmp_path: P
     assert parsed.missing == ["b.jpg"]
 
 
+@pytest.mark.slow
 def test_several_processes_find_the_same(captions: Path, tmp_path: Path) -> None:
     captions.write_text(CAPTIONS * 500)
     one, two = run(captions, tmp_path / "one"), run(captions, tmp_path / "two", processes=2)

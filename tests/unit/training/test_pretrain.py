@@ -26,6 +26,8 @@ from workers.training.pretrain import RUN, Pretrained, pretrain, write_bundle
 from workers.training.recipes import Model, Run, recipe
 from workers.training.toml import read_toml, toml_of
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
@@ -56,7 +58,6 @@ def test_a_tiny_model_learns_eight_drawings_and_its_bundle_tags_them(dataset: Da
     assert card.thresholds["chosen_on"] == "the training images"
 
 
-@pytest.mark.slow
 def test_a_tiny_captioner_learns_to_follow_its_tags(dataset: DataSet, tmp_path: Path) -> None:
     made = pretrain(dataset, tiny_run("tag2text", steps=150), tmp_path / "work", workers=0)
     bundle = _bundle(made, tmp_path / "bundle")
