@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from tests.fuzz.fuzzer import Target
-from tests.fuzz.targets import answers, files, images, messages, wires, worker
+from tests.fuzz.targets import answers, files, images, messages, training, wires, worker
 
 TARGETS: dict[str, Target] = {
-    target.name: target for module in (messages, images, files, answers, wires, worker) for target in module.TARGETS
+    target.name: target
+    for module in (messages, images, files, answers, training, wires, worker)
+    for target in module.TARGETS
 }

@@ -35,6 +35,7 @@ SAMPLES = "samples.jsonl"
 MAX_LABELS = 100_000
 MAX_LINE_BYTES = 1_000_000
 """Of one sample: thousands of captions fit."""
+_LEAST_LINE_BYTES = len('{"image_path":"a"}')
 _MAX_FILE_BYTES = 16 * 1024**2
 
 LabelId: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_LABELS)]
@@ -122,6 +123,7 @@ class DataSet:
         try:
             self.header = Header.model_validate_json(_text(folder / HEADER))
             self.labels: tuple[str, ...] = tuple(_text(folder / LABELS).splitlines())
+            size = (folder / SAMPLES).stat().st_size
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Misconfigured(
                 f"{folder} is not a training set: it has no {Path(error.filename).name}. "
@@ -131,6 +133,8 @@ class DataSet:
             raise Misconfigured(f"{folder / HEADER} can't be read: {_first(error)}.") from None
         if len(self.labels) != self.header.labels:
             raise Misconfigured(f"{folder / LABELS} has {len(self.labels)} names for {self.header.labels} labels.")
+        if self.header.samples * _LEAST_LINE_BYTES > size:
+            raise Misconfigured(f"{folder / SAMPLES} has {size:,} bytes, too few for {self.header.samples:,} samples.")
 
     def __len__(self) -> int:
         return self.header.samples

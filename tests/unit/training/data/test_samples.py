@@ -117,3 +117,19 @@ def test_a_line_that_is_no_sample_is_named_when_it_is_asked_for(tmp_path: Path) 
     assert lines[0] == DOG
     with pytest.raises(Misconfigured, match="line 2: Invalid JSON"):
         lines[1]
+
+
+@pytest.mark.parametrize("samples", [2, 10**9, 10**30])
+def test_a_header_that_counts_more_samples_than_there_can_be_is_refused(tmp_path: Path, samples: int) -> None:
+    dataset = write_dataset(tmp_path, [Sample(image="a.jpg")], LABELS, name="few")
+    header = dataset.header.model_copy(update={"samples": samples})
+    (tmp_path / "dataset.json").write_text(header.model_dump_json())
+    with pytest.raises(Misconfigured, match="too few for"):
+        DataSet(tmp_path)
+
+
+def test_a_set_without_its_lines_is_named(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [DOG], LABELS, name="few")
+    (tmp_path / SAMPLES).unlink()
+    with pytest.raises(Misconfigured, match=r"it has no samples\.jsonl"):
+        DataSet(tmp_path)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workers.errors import Misconfigured
-from workers.training.data.formats.source import Found, Names, Request, Source, checked, lines, with_suffix
+from workers.training.data.formats.source import Found, Names, Request, Source, checked, finder, lines
 
 
 def read(request: Request) -> Source:
@@ -23,12 +23,13 @@ def read(request: Request) -> Source:
 
 
 def _items(path: Path, root: Path, names: Names) -> Iterator[Found]:
+    find = finder(root)
     for number, line in lines(path):
         if not line.strip():
             continue
         name, _, rest = line.partition(",")
         tags = _ids(rest, names, f"{path}, line {number}")
-        yield Found(with_suffix(root, name) or f"{name}{'' if '.' in name else '.jpg'}", tags)
+        yield Found(find(name) or f"{name}{'' if '.' in name else '.jpg'}", tags)
 
 
 def _ids(rest: str, names: Names, where: str) -> tuple[int, ...]:

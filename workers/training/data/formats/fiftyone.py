@@ -59,7 +59,7 @@ def _field_labels(fields: Iterable[Any], where: str) -> Iterator[str]:
         kind = field.get("_cls") if isinstance(field, dict) else None
         if kind == "Classification":
             yield from _label(field, where)
-        elif kind in _LISTS:
+        elif isinstance(kind, str) and kind in _LISTS:
             inner = field.get(_LISTS[kind])
             for each in inner if isinstance(inner, list) else []:
                 yield from _label(each, where)

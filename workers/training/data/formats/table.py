@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from workers.errors import Misconfigured
-from workers.training.data.formats.source import Found, Names, Request, Source, lines, relative, with_suffix
+from workers.training.data.formats.source import Found, Names, Request, Source, finder, lines, relative
 
 IMAGE = ("image", "image_path", "path", "file", "filename", "file_name", "filepath", "img", "image_id", "imageid")
 TAGS = ("tags", "tag", "labels", "label", "classes", "class", "category", "categories", "labelname")
@@ -47,15 +47,18 @@ def read(request: Request) -> Source:
     names = Names(request.labels, _names(request.path, header, columns))
     first = (row.cells[columns.image] for row in _rows(request.path, header))
     root = request.root(first)
-    items = (_found(row, header, columns, names, root) for row in _rows(request.path, header))
+    find = finder(root)
+    items = (_found(row, header, columns, names, root, find) for row in _rows(request.path, header))
     return Source("csv", root, names.labels, items)
 
 
-def _found(row: _Row, header: Sequence[str], columns: _Columns, names: Names, root: Path) -> Found:
+def _found(
+    row: _Row, header: Sequence[str], columns: _Columns, names: Names, root: Path, find: Callable[[str], str | None]
+) -> Found:
     name = relative(root, row.cells[columns.image].strip())
     if not name:
         raise Misconfigured(f"{row.where}: no image is named.")
-    image = name if "://" in name else with_suffix(root, name) or name
+    image = name if "://" in name else find(name) or name
     caption = row.cells[columns.caption].strip() if columns.caption is not None else ""
     captions = (caption,) if caption else ()
     if columns.labels:
