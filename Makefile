@@ -74,12 +74,14 @@ fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md
 # + MINUTES=10, SEED=1, ONLY=messages,images; what breaks a promise is kept in tests/fuzz/crashes
 	@$(TIED) .venv/bin/python -m tests.fuzz --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --only "$(ONLY)"
 
-coverage: install ## Run the unit tests that need no server and show which lines none of them passes
+coverage: install ## Run the unit tests that need no server and show which lines none of them passes, and the shares by package
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
 	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not full and not chaos" \
 	  $(or $(ARGS),tests/unit)
 	@.venv/bin/python -m coverage report
+	@.venv/bin/python -m coverage json -q -o build/coverage.json
+	@.venv/bin/python -m tests.coverage_table
 
 mutate: install ## Change a module in small ways and show which changes its unit tests do not notice
 # + ONLY="workers/pipeline/flow/budget.py …" (all of pipeline, intake and backends otherwise), MINUTES=5 for each

@@ -37,6 +37,24 @@ def test_a_call_is_stuck_once_the_broker_has_answered_others_for_the_whole_limit
     assert said[-1] == "the commit has not returned for 7 s, while the brokers answer others"
 
 
+def test_it_says_how_long_the_call_has_not_returned_and_not_how_long_it_watches() -> None:
+    scene = Scene()
+    scene.pass_time(30)
+    with scene.clock.watching("the commit"):
+        assert scene.pass_time(7)[-1] == "the commit has not returned for 7 s, while the brokers answer others"
+
+
+def test_a_limit_of_a_second_asks_after_half_of_it() -> None:
+    scene = Scene(limit_s=1.0)
+    with scene.clock.watching("the commit"):
+        scene.now = 0.4
+        scene.clock.check()
+        assert scene.asked == 0
+        scene.now = 0.5
+        scene.clock.check()
+        assert scene.asked == 1
+
+
 def test_time_without_a_broker_does_not_count() -> None:
     scene = Scene()
     scene.answers = False

@@ -18,7 +18,7 @@ from workers.backends.batch_codecs import Malformed, TooLarge
 from workers.backends.kafka_types import ReadRecord
 from workers.backends.legacy_batches import LegacyBatch
 from workers.backends.record_batches import MAX_HEADERS, Batch, batches
-from workers.types import Headers, Partition
+from workers.types import Headers, Partition, Unreadable
 
 HERE = Partition("images", 3)
 LIMIT = 1 << 20
@@ -201,11 +201,57 @@ def read_old(data: bytes, limit: int = LIMIT) -> Sequence[ReadRecord]:
     return old.records(HERE, limit)[0]
 
 
+def read_without_checksum(data: bytes) -> Sequence[ReadRecord]:
+    return LegacyBatch.of(memoryview(data)).records(HERE, LIMIT)[0]
+
+
 def test_a_message_of_an_old_format_is_read() -> None:
     (found,) = read_old(message(b"v", offset=7, key=b"k"))
     assert (found.offset, found.timestamp_ms, found.key, found.value) == (7, 77, b"k", b"v")
     (found,) = read_old(message(None, offset=7, magic=0))
     assert (found.offset, found.timestamp_ms, found.key, found.value) == (7, -1, None, None)
+
+
+def test_a_message_of_an_old_format_says_which_offsets_it_spans() -> None:
+    one = LegacyBatch.of(memoryview(message(b"v", offset=7)))
+    assert (one.head.base_offset, one.last_offset) == (7, 7)
+    packed = gzip.compress(message(b"v", offset=0))
+    many = LegacyBatch.of(memoryview(message(packed, offset=7, attributes=GZIP)))
+    assert (many.head.base_offset, many.last_offset) == (0, 7), "where it begins is told by what is inside alone"
+    assert not any((one.control, one.transactional, many.control, many.transactional))
+
+
+@pytest.mark.parametrize("field", ["key", "value"])
+def test_a_field_of_an_old_format_that_claims_more_than_there_is_is_malformed(field: str) -> None:
+    data = message(b"v", offset=7, key=b"k")
+    at = 26 if field == "key" else 31
+    assert data[at : at + 4] == struct.pack(">i", 1)
+    with pytest.raises(Malformed, match=r"a field of 99 bytes where \d+ are left"):
+        read_without_checksum(data[:at] + struct.pack(">i", 99) + data[at + 4 :])
+
+
+def test_an_empty_field_of_an_old_format_is_not_a_missing_one() -> None:
+    (found,) = read_old(message(b"", offset=7, key=None))
+    assert (found.key, found.value) == (None, b"")
+
+
+@pytest.mark.parametrize("inner", [(1, 1), (2, 1)], ids=str)
+def test_messages_of_an_old_format_whose_offsets_do_not_ascend_are_malformed(inner: Sequence[int]) -> None:
+    packed = gzip.compress(b"".join(message(b"v", offset=n) for n in inner))
+    with pytest.raises(Malformed, match="do not ascend"):
+        read_old(message(packed, offset=7, attributes=GZIP))
+
+
+@pytest.mark.parametrize(("first", "last", "offsets"), [(5, 9, 5), (5, 5, 1), (9, 5, 1)])
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_stands_for_a_batch_counts_its_offsets_and_keeps_its_bytes_if_it_is_to(
+    first: int, last: int, offsets: int, keep: bool
+) -> None:
+    data = message(b"v", offset=7)
+    why = Unreadable("batch-unreadable", "odd")
+    found = LegacyBatch.of(memoryview(data)).unread(HERE, first, last, why, keep=keep)
+    assert (found.offset, found.offsets, found.unreadable) == (first, offsets, why)
+    assert found.value == (data if keep else None)
 
 
 @pytest.mark.parametrize(("magic", "inner"), [(1, (0, 1, 2)), (0, (5, 6, 7))])
