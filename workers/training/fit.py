@@ -199,7 +199,8 @@ class _Fit:
             extra=self._feature_bytes() if self._keep else 0,
             images=self._plan.batch + (_replay_batch(self._plan) if self._replay else 0),
         )
-        say(f"memory: {estimated}")
+        if not self._rank:
+            say(f"memory: {estimated}")
         smaller = {"all": "; --what lora or head takes less", "lora": "; --what head takes less"}
         memory.check(estimated, smaller.get(self._told.what, ""))
 
