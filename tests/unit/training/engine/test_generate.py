@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.unit.models.small import small_bundle
+from tests.unit.models.small import SMALL, small_bundle
 from tests.unit.training.drawings import drawings
 from tests.unit.training.pictures import BROKEN
 from workers.cli.app import run_command
@@ -147,3 +148,25 @@ def test_the_command_says_what_came(
     assert run_command([*command, str(tmp_path / "plain"), "--no-captions", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["captions"] == 0
     assert run_command([*command, str(tmp_path / "plain")]) == MISCONFIGURED
+
+
+def test_one_model_tags_and_another_captions(
+    models: tuple[Tagger, Captioner],
+    bundle: Bundle,
+    source: DataSet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ram = small_bundle("ram", tmp_path / "ram")
+    command = ["train", "generate", str(ram.folder), str(source.folder), "--device", "cpu", "--json", "-o"]
+    assert run_command([*command, str(tmp_path / "plain")]) == 0
+    assert json.loads(capsys.readouterr().out)["captions"] == 0  # RAM writes none
+    assert run_command([*command, str(tmp_path / "out"), "--captioner", str(bundle.folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["captions"] == 4
+    assert DataSet(tmp_path / "out").header.parents == {ram.name: ram.digest, bundle.name: bundle.digest}
+
+    encoder = replace(SMALL["ram"].encoder, image_size=128, window=4)
+    larger = small_bundle("ram", tmp_path / "larger", config=replace(SMALL["ram"], encoder=encoder))
+    tagger = load_tagger(larger.folder, device="cpu", precision="fp32")
+    with pytest.raises(Misconfigured, match="wants other images"):
+        _run((tagger, models[1]), source, tmp_path / "mixed")
