@@ -1,7 +1,8 @@
 """Dead letters: the original record's bytes, and what we add to its headers.
 
 Key, value and headers stay what they were, so that any Kafka tool can send a dead letter back; what went wrong stands
-in headers whose names begin with `tagstream-`. Clients that refuse nulls get empty bytes instead, and the header
+in headers whose names begin with `tagstream-`. Beside them stand those by which Spring for Apache Kafka and Kafka UIs
+recognise a dead letter (`CUSTOMARY`). Clients that refuse nulls get empty bytes instead, and the header
 `tagstream-nulls` names what was null (`without_nulls`, `with_nulls`).
 """
 
@@ -69,6 +70,17 @@ DETAILED_FAILURES = 100
 
 PREFIX: Final = "tagstream-"
 ONLY: Final = "tagstream-only"
+CUSTOMARY: Final = (
+    "kafka_dlt-original-topic",
+    "kafka_dlt-original-partition",
+    "kafka_dlt-original-offset",
+    "kafka_dlt-original-timestamp",
+    "kafka_dlt-original-timestamp-type",
+    "kafka_dlt-exception-message",
+    "x-original-topic",
+)
+"""Headers that other software reads, in its own encodings: Spring's DeadLetterPublishingRecoverer writes the first six
+(numbers in big-endian, 4 bytes of the partition, 8 of offset and timestamp)."""
 INPUT_KEY: Final = "tagstream-input-key"
 """Header of enriched images, retractions and skips: the producer's own record key, of at most 1,024 bytes."""
 INPUT_KEY_SHA256: Final = "tagstream-input-key-sha256"
@@ -157,11 +169,13 @@ def dead_letter_headers(
     nulls: Sequence[str] = (),
     truncated: bool = False,
     last_offset: int | None = None,
+    append_time: bool = False,
 ) -> Headers:
     """The headers to append to the original's.
 
     Args:
         topic, partition, offset, timestamp_ms: the original record's; milliseconds since the Unix epoch.
+        append_time: the timestamp is the broker's, and not the producer's.
         last_offset: of a batch that stands for many records; None: it is one record.
         failures: one for each event that failed; at least one.
         attempts: how often it was tried here.
@@ -190,7 +204,24 @@ def dead_letter_headers(
         "nulls": _json(list(nulls)),
         "truncated": b"true" if truncated else b"false",
     }
-    return tuple((PREFIX + name, value) for name, value in values.items())
+    customary = (
+        topic.encode(),
+        partition.to_bytes(4, "big"),
+        offset.to_bytes(8, "big"),
+        timestamp_ms.to_bytes(8, "big", signed=True),
+        b"LogAppendTime" if append_time else b"CreateTime",
+        _sentence(failures),
+        topic.encode(),
+    )
+    own = tuple((PREFIX + name, value) for name, value in values.items())
+    return (*own, *zip(CUSTOMARY, customary, strict=True))
+
+
+def _sentence(failures: Sequence[Failure]) -> bytes:
+    """The first failure, for a person who looks with other software, and how many more there are."""
+    first = failures[0]
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return f"{first.stage}: {first.reason}: {first.detail}{more}".encode("utf-8", "replace")
 
 
 def read_dead_letter_headers(headers: Headers) -> DeadLetter:
@@ -245,8 +276,8 @@ def only_indexes(headers: Headers) -> frozenset[int] | None:
 
 
 def strip_own_headers(headers: Headers) -> Headers:
-    """Without every `tagstream-*`, no matter who put it there."""
-    return tuple(header for header in headers if not header[0].startswith(PREFIX))
+    """Without every `tagstream-*` and `CUSTOMARY` header, no matter who put it there."""
+    return tuple(header for header in headers if not header[0].startswith(PREFIX) and header[0] not in CUSTOMARY)
 
 
 class Nonnull(NamedTuple):

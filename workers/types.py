@@ -117,6 +117,7 @@ class Record:
     Args:
         offset: its own, or the first of those that it stands for.
         offsets: how many offsets it stands for, from `offset` on.
+        append_time: the timestamp is when the broker appended it, and not when the producer made it.
     """
 
     partition: Partition
@@ -128,6 +129,7 @@ class Record:
     assignment: Assignment = field(compare=False)
     offsets: int = 1
     unreadable: Unreadable | None = None
+    append_time: bool = False
 
     @property
     def next_offset(self) -> int:

@@ -35,7 +35,7 @@ def refusal(membership: Membership, assignments: Iterable[Assignment]) -> str | 
 class ReadRecord:
     """One committed record as any reader of the topic sees it, outside of any consumer group.
 
-    `offsets` and `unreadable` are those of `workers.types.Record`.
+    `offsets`, `unreadable` and `append_time` are those of `workers.types.Record`.
     """
 
     topic: str
@@ -47,6 +47,7 @@ class ReadRecord:
     headers: Headers
     offsets: int = 1
     unreadable: Unreadable | None = None
+    append_time: bool = False
 
     @property
     def size(self) -> int:
@@ -66,6 +67,7 @@ def record_of(read: ReadRecord, assignment: Assignment) -> Record:
         assignment,
         read.offsets,
         read.unreadable,
+        read.append_time,
     )
 
 

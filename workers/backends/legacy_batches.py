@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from workers.backends.batch_codecs import Malformed, TooLarge, decompress
 from workers.backends.kafka_types import ReadRecord
-from workers.backends.record_batches import CODEC, Batch, Head, batches
+from workers.backends.record_batches import APPEND_TIME, CODEC, Batch, Head, batches
 from workers.types import Partition
 
 _FIELDS: Final = struct.Struct(">qiIbb")
@@ -81,7 +81,7 @@ def _moved(record: ReadRecord, by: int) -> ReadRecord:
 
 
 def _message(data: memoryview, partition: Partition) -> ReadRecord:
-    offset, _, _, magic, _ = _FIELDS.unpack_from(data)
+    offset, _, _, magic, attributes = _FIELDS.unpack_from(data)
     at = _FIELDS.size
     timestamp = _NO_TIMESTAMP
     if magic == 1:
@@ -89,7 +89,7 @@ def _message(data: memoryview, partition: Partition) -> ReadRecord:
         at += _TIMESTAMP.size
     key, at = _bytes(data, at)
     value, at = _bytes(data, at)
-    return ReadRecord(*partition, offset, timestamp, key, value, ())
+    return ReadRecord(*partition, offset, timestamp, key, value, (), append_time=bool(attributes & APPEND_TIME))
 
 
 def _bytes(data: memoryview, at: int) -> tuple[bytes | None, int]:

@@ -24,7 +24,7 @@ MAX_HEADERS: Final = 1_000
 _LENGTH: Final = struct.Struct(">qi")
 _FIELDS: Final = struct.Struct(">qiibIhiqqqhii")
 _CHECKED_FROM: Final = struct.calcsize(">qiibI")
-CODEC, _APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+CODEC, APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _MARKER: Final = struct.Struct(">hh")
 _ABORT: Final = 0
 
@@ -123,7 +123,8 @@ class Batch:
         """What stands for all its records from `first` to `last`; with its own bytes as the value, or none."""
         value = bytes(self.data) if keep else None
         when = self.head.max_timestamp
-        return ReadRecord(*partition, first, when, None, value, (), max(1, last - first + 1), why)
+        appended = bool(self.head.attributes & APPEND_TIME)
+        return ReadRecord(*partition, first, when, None, value, (), max(1, last - first + 1), why, appended)
 
 
 def batches(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
@@ -167,7 +168,8 @@ class _Cursor:
             raise Malformed(f"a record of {length} bytes where {len(self._body) - self._at} are left")
         self._at += 1  # its attributes, of which none is in use
         timestamp = head.first_timestamp + self._varint()
-        if head.attributes & _APPEND_TIME:
+        appended = bool(head.attributes & APPEND_TIME)
+        if appended:
             timestamp = head.max_timestamp
         offset = head.base_offset + self._varint()
         key, value = self._bytes(end), self._bytes(end)
@@ -177,11 +179,11 @@ class _Cursor:
         if count > MAX_HEADERS:
             self._at = end
             why = Unreadable("too-many-headers", f"{count} headers, at most {MAX_HEADERS} are read; they are left out")
-            return ReadRecord(*partition, offset, timestamp, key, value, (), 1, why)
+            return ReadRecord(*partition, offset, timestamp, key, value, (), 1, why, appended)
         headers = self._headers(count, end)
         if self._at != end:
             raise Malformed(f"a record of {length} bytes that ends {self._at - end:+} bytes from there")
-        return ReadRecord(*partition, offset, timestamp, key, value, headers)
+        return ReadRecord(*partition, offset, timestamp, key, value, headers, append_time=appended)
 
     def _headers(self, count: int, end: int) -> Headers:
         """Names are any bytes, as the broker takes them; what is not UTF-8 is replaced, as Kafka's own clients do."""

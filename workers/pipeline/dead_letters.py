@@ -29,6 +29,7 @@ def dead_letter(
             offset=record.offset,
             last_offset=record.next_offset - 1,
             timestamp_ms=record.timestamp_ms,
+            append_time=record.append_time,
             failures=failures,
             attempts=1,
             worker=worker,

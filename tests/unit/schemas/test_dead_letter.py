@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.dead_letter import (
+    CUSTOMARY,
     DETAIL_MAX,
     DETAILED_FAILURES,
     REASONS,
@@ -46,7 +47,7 @@ def dead_letter(**fields: Any) -> Headers:
 
 
 def test_the_headers_on_the_wire() -> None:
-    assert dict(dead_letter()) == {
+    assert {name: value for name, value in dead_letter() if name not in CUSTOMARY} == {
         "tagstream-schema": b"dead-letter/1",
         "tagstream-topic": b"images",
         "tagstream-partition": b"3",
@@ -98,7 +99,7 @@ def test_a_dead_letter_names_a_failure() -> None:
         dead_letter(failures=[])
 
 
-@pytest.mark.parametrize("missing", sorted(set(dict(dead_letter())) - {"tagstream-schema"}))
+@pytest.mark.parametrize("missing", sorted(set(dict(dead_letter())) - {"tagstream-schema", *CUSTOMARY}))
 def test_a_missing_header_is_named(missing: str) -> None:
     with pytest.raises(ValueError, match=missing):
         read_dead_letter_headers(tuple(header for header in dead_letter() if header[0] != missing))
@@ -209,6 +210,27 @@ def test_a_dead_letter_that_lost_its_value_is_not_replayed() -> None:
 def test_only_dead_letters_are_replayed() -> None:
     with pytest.raises(ValueError, match="not a dead letter"):
         replay(b"k", b"v", ())
+
+
+def test_other_software_finds_the_headers_that_it_knows() -> None:
+    more = dict(dead_letter(failures=[FAILURE, FAILURE], timestamp_ms=-1, append_time=True))
+    assert {name: more[name] for name in CUSTOMARY} == {
+        "kafka_dlt-original-topic": b"images",
+        "kafka_dlt-original-partition": b"\x00\x00\x00\x03",
+        "kafka_dlt-original-offset": b"\x00\x00\x00\x00\x00\x00\x00\x11",
+        "kafka_dlt-original-timestamp": b"\xff" * 8,
+        "kafka_dlt-original-timestamp-type": b"LogAppendTime",
+        "kafka_dlt-exception-message": b"decode: broken-image: the JPEG ends before its last row (and 1 more)",
+        "x-original-topic": b"images",
+    }
+    assert dict(dead_letter())["kafka_dlt-original-timestamp-type"] == b"CreateTime"
+
+
+def test_a_replay_takes_the_headers_of_other_software_with_it_no_more() -> None:
+    forged: Headers = (("kafka_dlt-original-topic", b"elsewhere"), ("x-original-topic", b"elsewhere"), ("a", b"1"))
+    assert strip_own_headers(forged) == (("a", b"1"),)
+    _, _, headers = replay(b"k", b"v", (("a", b"1"), *dead_letter()))
+    assert headers == (("a", b"1"), ("tagstream-only", b"2"))
 
 
 def test_our_headers_are_stripped_whatever_put_them_there() -> None:
