@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -63,19 +64,52 @@ def test_a_credentials_file_is_read_again_when_it_changes(tmp_path: Path) -> Non
         ]
 
 
-@pytest.mark.parametrize("damage", ["", "[default]\naws_acc", "\0\xff", "x" * 100_000, None])
-def test_a_file_that_is_being_written_or_gone_leaves_the_last_credentials(tmp_path: Path, damage: str | None) -> None:
+NO_KEYS = "its section [default] has no aws_access_key_id or no aws_secret_access_key"
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("", NO_KEYS),
+        ("[default]\naws_access_key_id = key\n", NO_KEYS),
+        ("[default]\naws_secret_access_key = secret\n", NO_KEYS),
+        ("[default]\naws_acc", "it is no INI file"),
+        ("\0\xff", "'utf-8' codec can't decode byte"),
+        (profile("large") + "#" * 100_000, "it has more than 65536 bytes"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_file_that_is_being_written_or_gone_leaves_the_last_credentials_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str | None, why: str
+) -> None:
     path = tmp_path / "credentials"
     path.write_text(profile("first"))
     found = FileCredentials(path)
     assert found.retrieve().access_key == "first"
-    if damage is None:
-        path.unlink()
-    else:
-        path.write_text(damage, encoding="latin-1")
-    assert [found.retrieve().access_key for _ in range(2)] == ["first"] * 2
-    path.write_text(profile("after"))
-    assert found.retrieve().access_key == "after"
+    for times in (1, 2):
+        if damage is None:
+            path.unlink()
+        else:
+            path.write_text(damage, encoding="latin-1")
+        last = found.retrieve().access_key
+        assert [found.retrieve().access_key for _ in range(2)] == [last] * 2
+        assert len(caplog.messages) == times
+        assert caplog.messages[-1].startswith(f"{path} can't be used now, the last credentials are: {why}")
+        path.write_text(profile("after" * times))
+        assert found.retrieve().access_key == "after" * times
+
+
+def test_credentials_that_the_store_refuses_are_read_again_though_their_file_looks_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "credentials"
+    path.write_text(profile("old"))
+    before = path.stat()
+    found = FileCredentials(path)
+    assert found.retrieve().access_key == "old"
+    path.write_text(profile("new"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert found.retrieve().access_key == "old"
+    found.renew()
+    assert found.retrieve().access_key == "new"
 
 
 def test_a_file_that_never_held_credentials_is_our_own_fault(tmp_path: Path) -> None:
