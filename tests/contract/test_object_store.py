@@ -37,7 +37,7 @@ class Bucket:
     def get(
         self, key: str, *, etag: str | None = None, version_id: str | None = None, max_bytes: int = 1_000_000
     ) -> StoredObject:
-        return self.store.get(self.name, key, version_id=version_id, etag=etag, max_bytes=max_bytes, deadline_s=10.0)
+        return self.store.get(self.name, key, version_id=version_id, etag=etag, max_bytes=max_bytes, deadline_s=30.0)
 
 
 def keep_versions(server: SeaweedFS, bucket: str) -> None:
@@ -157,14 +157,14 @@ def test_an_objects_version_of_now_is_told_without_its_bytes(bucket: Bucket) -> 
     bucket.put("folder/ä image.jpg", b"one")
     bucket.put("folder/ä image.jpg", b"two")
     stored = bucket.get("folder/ä image.jpg")
-    now = bucket.store.head(bucket.name, "folder/ä image.jpg", deadline_s=5.0)
+    now = bucket.store.head(bucket.name, "folder/ä image.jpg", deadline_s=30.0)
     assert now == ObjectVersion(stored.etag, stored.version_id)
     assert now.version_id is not None
 
 
 def test_an_object_without_bytes_has_a_version_of_now_too(bucket: Bucket) -> None:
     bucket.put("a", b"")
-    assert bucket.store.head(bucket.name, "a", deadline_s=5.0).etag == hashlib.md5(usedforsecurity=False).hexdigest()
+    assert bucket.store.head(bucket.name, "a", deadline_s=30.0).etag == hashlib.md5(usedforsecurity=False).hexdigest()
 
 
 def test_a_removed_object_has_no_version_of_now_although_older_ones_can_be_read(bucket: Bucket) -> None:
@@ -172,17 +172,17 @@ def test_a_removed_object_has_no_version_of_now_although_older_ones_can_be_read(
     bucket.remove("a")
     for key in ("a", "nothing"):
         with pytest.raises(Gone):
-            bucket.store.head(bucket.name, key, deadline_s=5.0)
+            bucket.store.head(bucket.name, key, deadline_s=30.0)
 
 
 def test_an_object_of_a_bucket_that_does_not_exist_is_not_called_gone(bucket: Bucket) -> None:
     with pytest.raises(Unavailable):
-        bucket.store.head("no-such-bucket-here", "a", deadline_s=5.0)
+        bucket.store.head("no-such-bucket-here", "a", deadline_s=30.0)
 
 
 def test_a_bucket_that_does_not_exist_is_the_dependencies_fault_and_not_the_objects(bucket: Bucket) -> None:
     with pytest.raises(Unavailable) as unavailable:
-        bucket.store.get("no-such-bucket-here", "a", version_id=None, etag=None, max_bytes=10, deadline_s=5.0)
+        bucket.store.get("no-such-bucket-here", "a", version_id=None, etag=None, max_bytes=10, deadline_s=30.0)
     assert unavailable.value.fault == "access"
 
 
@@ -225,7 +225,7 @@ def test_what_was_put_is_named_by_its_etag_and_can_be_removed_twice(
     commands: MinioObjectStore, bucket_name: str
 ) -> None:
     etag = commands.put(bucket_name, "a", b"one")
-    stored = commands.get(bucket_name, "a", version_id=None, etag=etag, max_bytes=10, deadline_s=5.0)
+    stored = commands.get(bucket_name, "a", version_id=None, etag=etag, max_bytes=10, deadline_s=30.0)
     assert stored.etag == etag
     commands.remove(bucket_name, "a")
     commands.remove(bucket_name, "a")
@@ -258,5 +258,5 @@ def test_wrong_keys_are_no_objects_fault(s3: SeaweedFS) -> None:
         closing(MinioObjectStore(s3.endpoint_url, "unknown", "wrong", "us-east-1")) as store,
         pytest.raises(Unavailable) as unavailable,
     ):
-        store.get("bucket", "a", version_id=None, etag=None, max_bytes=10, deadline_s=5.0)
+        store.get("bucket", "a", version_id=None, etag=None, max_bytes=10, deadline_s=30.0)
     assert unavailable.value.fault == "access"

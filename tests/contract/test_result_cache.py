@@ -35,7 +35,7 @@ def make(
         clock = ManualClock()
         bare: ResultCache = MemoryResultCache(ttl_s=ttl_s, clock=clock)
         if kind in SERVED:
-            bare = RedisResultCache(request.getfixturevalue("valkey").url, ttl_s=ttl_s, timeout_s=2.0)
+            bare = RedisResultCache(request.getfixturevalue("valkey").url, ttl_s=ttl_s, timeout_s=10.0)
         scoped = ScopedCache(bare, namespace="one", key=b"k" * 32)
         made.append(scoped if kind.startswith("scoped") else bare)
         return made[-1], time.sleep if kind in SERVED else clock.advance

@@ -252,7 +252,7 @@ def test_many_large_values_are_bounded_together(make: Make, causes: list[object]
             connection.sendall(value)
 
     with loopback(answer) as server, grown_bytes() as grown:
-        cache = RedisResultCache(f"redis://127.0.0.1:{server.port}", ttl_s=60.0, timeout_s=5.0)
+        cache = RedisResultCache(f"redis://127.0.0.1:{server.port}", ttl_s=60.0, timeout_s=PATIENT_S)
         assert cache.lookup([str(number) for number in range(100)]) == [None] * 100
         cache.close()
     assert causes == ["too-large"]
@@ -263,7 +263,7 @@ def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
     valkey: Valkey, make: Make, unique: Callable[[str], str], causes: list[object]
 ) -> None:
     key, other, name = unique("key"), unique("key"), unique("hash")
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     cache.remember({other: b"1"}, {(name, "good"): b"2"})
     with redis.Redis.from_url(valkey.url) as client:
         client.set(key, bytes(50_000_000))
@@ -281,7 +281,7 @@ def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
 def test_what_could_not_be_read_back_is_not_written(
     valkey: Valkey, unique: Callable[[str], str], causes: list[object]
 ) -> None:
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     large, largest = unique("key"), unique("key")
     cache.remember({large: bytes(2**20 + 1), largest: bytes(2**20)}, {(large, "f"): bytes(2**20 + 1)})
     assert cache.lookup([large, largest]) == [None, bytes(2**20)]
@@ -315,7 +315,7 @@ def test_a_refused_command_does_not_stop_the_next(make: Make, causes: list[objec
 def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(
     valkey: Valkey, unique: Callable[[str], str]
 ) -> None:
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     good, bad = unique("hash"), unique("hash")
     cache.remember({bad: b"a plain value"}, {(good, "f"): b"1"})
     assert cache.lookup_fields([(bad, "f"), (good, "f")]) == [None, b"1"]
@@ -324,7 +324,7 @@ def test_a_hash_under_the_name_of_something_else_is_a_miss_beside_good_ones(
 
 
 def test_every_entry_has_a_time_to_live(valkey: Valkey, unique: Callable[[str], str]) -> None:
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     key, name = unique("key"), unique("hash")
     cache.remember({key: b"1"}, {(name, "a"): b"1", (name, "b"): b"2"})
     with redis.Redis.from_url(valkey.url) as client:
@@ -429,7 +429,7 @@ def test_no_password_reaches_the_log(make: Make, caplog: pytest.LogCaptureFixtur
 
 
 def test_check_passes_on_a_server_that_answers(valkey: Valkey) -> None:
-    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=2.0)
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
     cache.check()
     cache.close()
 
