@@ -2,73 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models import timm_network
-from workers.models.bundle import MANIFEST, Bundle, Manifest, Thresholds
-from workers.models.load import open_bundle
-from workers.models.ram.config import RamConfig, RamPlusConfig, from_json
+from workers.models.bundle import Bundle, Manifest, Thresholds
 from workers.ports import ObjectStore
 from workers.training import memory
-from workers.training.adapt import learner_of
+from workers.training.adapt import Learner, learner_of
 from workers.training.card import Card
 from workers.training.data.augment import Augment
-from workers.training.data.formats import Request, open_source
 from workers.training.data.images import Images
-from workers.training.data.importer import import_dataset
 from workers.training.data.loader import Batches, multi_hot
-from workers.training.data.samples import HEADER, SAMPLES, DataSet, Sample
-from workers.training.data.splits import split
+from workers.training.data.samples import Sample
 from workers.training.export import export
-from workers.training.features import Features
+from workers.training.fit_data import Part, embeddings_of, opened_bundle, opened_set, part_of
+from workers.training.fit_measures import Labels, Row, Scored, metrics_of, rows_of, thresholds_of
 from workers.training.fit_run import NAME, FitRun
 from workers.training.fitting import Fitting, Replayed, WithReplay
 from workers.training.loop import Progress, Source, Trained, device_of, train
-from workers.training.metrics import Summary, table
+from workers.training.metrics import Summary
 from workers.training.plan import Plan
 from workers.training.record import Hook
-from workers.training.thresholds import Threshold, best_f1, choose, precision_floor
+from workers.training.thresholds import Threshold
 from workers.training.toml import toml_of
 
 Tell: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being done, how much of it is done, and how much there is if that is known."""
 
-TIMM = "timm:"
-
-UNKNOWN_THRESHOLD = 0.5
-"""Of a new label for which none could be chosen."""
 _CROPS = Augment(scale=(0.5, 1.0))
 """Milder than in pre-training: small sets have few images of each tag."""
 _FEATURES_SHARE = 0.5
 """Of the free memory, that features of images may take."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """Mean average precision of some labels, before and after; None: it can't be measured.
-
-    Args:
-        truth: what was taken for right.
-    """
-
-    labels: str
-    count: int
-    before: float | None
-    after: float | None
-    truth: str
 
 
 @dataclass(frozen=True)
@@ -91,39 +62,6 @@ class Fitted:
     skipped: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """A set, its samples with the label ids of the network.
-
-    Args:
-        ids: of the set's labels, ascending.
-    """
-
-    name: str
-    train: Sequence[Sample]
-    val: Sequence[Sample]
-    images: Images
-    ids: Sequence[int]
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Validation images: (n, labels) scores, what they have (1, 0), and where that is known."""
-
-    scores: NDArray[np.float32]
-    targets: NDArray[np.float32]
-    known: NDArray[np.float32]
-
-    def map(self, ids: Sequence[int], targets: NDArray[np.float32] | None = None) -> float | None:
-        """Of these labels; `targets` in the place of the set's, all of them known."""
-        if not len(ids):
-            return None
-        columns = list(ids)
-        wanted = (self.targets, self.known) if targets is None else (targets, np.ones_like(targets))
-        found = table(self.scores[:, columns], wanted[0][:, columns], 0.5, wanted[1][:, columns]).mean().map
-        return None if math.isnan(found) else found
-
-
 def fit(
     told: FitRun,
     out: Path,
@@ -138,7 +76,7 @@ def fit(
     """Train, and write the bundle. Called again after it was stopped, it goes on where it was.
 
     Args:
-        folder: of the run: checkpoint, curves, the told.
+        folder: of the run: checkpoint, curves, run.toml.
         store: where objects that the set names are.
         say: told what a person should know before it begins.
 
@@ -149,7 +87,6 @@ def fit(
         Misconfigured: bundle, data and options do not go together, or the memory does not suffice.
         Unavailable: the object store does not answer.
     """
-    torch.manual_seed(told.plan.seed)  # LoRA and classifiers begin with drawn numbers
     run = _Fit(told, folder, store, tell)
     run.check(say)
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,13 +104,24 @@ class _Fit:
         self._store = store
         self._tell = tell
         self._rank, self._world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        self._bundle = self._opened_parent(told.parent)
-        data = self._opened(told.data, "data")
-        self._learner = learner_of(
-            self._bundle, data.labels, told.what, rank=told.rank, embeddings=self._embeddings(data.labels)
+        self._bundle = bundle = opened_bundle(told.parent, folder / "parent")
+        data = opened_set(told.data, folder / "data", store, alone=self._world == 1)
+        embeddings = embeddings_of(None if told.embeddings is None else Path(told.embeddings), bundle, data.labels)
+        self._learner = _seeded(
+            self._plan, lambda: learner_of(bundle, data.labels, told.what, rank=told.rank, embeddings=embeddings)
         )
-        self._data = self._part(data, Sample)
-        self._replay = None if told.replay is None else self._part(self._opened(told.replay, "replay"), Replayed)
+        self._data = part_of(data, self._learner.labels, told.validation, store, Sample)
+        self._replay: Part | None = None
+        if told.replay is not None:
+            replay = opened_set(told.replay, folder / "replay", store, alone=self._world == 1)
+            self._replay = part_of(replay, self._learner.labels, told.validation, store, Replayed)
+        self._labels = Labels(
+            self._learner.labels,
+            self._learner.kept,
+            self._data.ids,
+            None if self._replay is None else self._replay.ids,
+            bundle.thresholds,
+        )
         self._keep = told.what == "head" and self._features_fit()
         self._objective = Fitting(
             self._learner,
@@ -225,9 +173,9 @@ class _Fit:
         self._learner.to(device_of(self._plan))
         after = self._scored(self._data, "measuring the result")
         old_after = self._scored(self._replay, "measuring old labels again") if self._replay else after
-        thresholds = self._thresholds(after)
-        rows = self._rows(before, after, old_before, old_after)
-        summary = self._summary(after, thresholds)
+        thresholds = thresholds_of(self._labels, after, self._told.precision_floor, self._told.least_positives)
+        rows = rows_of(self._labels, before, after, old_before, old_after)
+        summary = after.summary(self._data.ids, [thresholds[self._labels.names[i]].value for i in self._data.ids])
         card = self._card(trained, rows, summary, thresholds)
         bundle = self._export(out, thresholds, card, replace_existing)
         skipped = {name: reason for each in self._batches for name, reason in each.skipped.items()}
@@ -235,50 +183,13 @@ class _Fit:
 
     # Data.
 
-    def _opened_parent(self, given: str) -> Bundle:
-        if not given.startswith(TIMM):
-            return open_bundle(given)
-        name, _, weights = given.removeprefix(TIMM).partition("@")
-        folder = self._folder / "parent"
-        if (folder / MANIFEST).is_file():
-            found = Bundle.open(folder)
-            if found.name == name:
-                return found
-            raise Misconfigured(f"{folder} is {found.name}, where {name} is wanted; choose another folder with --work.")
-        return timm_network.make_bundle(name, folder, Path(weights) if weights else None)
-
-    def _opened(self, given: str, name: str) -> DataSet:
-        """A training set, made first of annotations in another format."""
-        path, made = Path(given), self._folder / name
-        if (path / HEADER).is_file():
-            return DataSet(path)
-        if self._world > 1:
-            raise Misconfigured(f"{path} is no training set: make one with `tagstream train import` before torchrun.")
-        source = open_source(Request(path))
-        if (made / HEADER).is_file():
-            shutil.rmtree(made)  # an earlier run's: the annotations may have changed
-        return import_dataset([source], made, store=self._store).dataset
-
-    def _part(self, data: DataSet, kind: type[Sample]) -> _Part:
-        place = {name: number for number, name in reversed(list(enumerate(self._learner.labels)))}
-        unknown = [name for name in data.labels if name not in place]
-        if unknown:
-            raise Misconfigured(
-                f"{data.folder} has the label {unknown[0]!r}, which neither the bundle nor the training set has."
-            )
-        ids = [place[name] for name in data.labels]
-        fractions = {"train": 1 - self._told.validation, "val": self._told.validation}
-        parts = split((_renumbered(sample, ids, kind) for sample in data), fractions)
-        images = Images(data.folder, store=self._store)
-        return _Part(data.header.name, parts["train"], parts["val"], images, sorted(set(ids)))
-
     def _source(self) -> Source:
         batches = self._training(self._data, self._plan.batch)
         if self._replay is None:
             return batches
         return WithReplay(batches, self._training(self._replay, _replay_batch(self._plan)))
 
-    def _training(self, part: _Part, batch: int) -> Batches:
+    def _training(self, part: Part, batch: int) -> Batches:
         """Batches without end, that change images unless only a head learns."""
         return self._made(
             part.train,
@@ -310,23 +221,6 @@ class _Fit:
         self._batches.append(made)
         return made
 
-    def _embeddings(self, labels: Sequence[str]) -> dict[str, Tensor]:
-        """Of new labels that the file has, (descriptions, embedding) each."""
-        if self._told.embeddings is None:
-            return {}
-        manifest = self._bundle.manifest
-        if manifest.kind not in ("ram", "ram_plus"):
-            raise Misconfigured(f"{self._bundle.name} knows no text embeddings; leave --embeddings out.")
-        config = from_json(manifest.kind, manifest.architecture)
-        assert isinstance(config, RamConfig | RamPlusConfig)
-        features = Features(Path(self._told.embeddings), config.embedding)
-        found = [name for name in labels if name in features and name not in set(self._bundle.labels)]
-        if not found:
-            raise Misconfigured(f"{self._told.embeddings} has no embedding of a new label; its keys are their names.")
-        descriptions = config.descriptions if isinstance(config, RamPlusConfig) else 1
-        rows = features.units(found)
-        return {name: row.expand(descriptions, -1) for name, row in zip(found, rows, strict=True)}
-
     def _check_negatives(self) -> None:
         if self._told.absent == "negative" or any(sample.absent for sample in self._data.train):
             return
@@ -344,7 +238,7 @@ class _Fit:
         return one.numel() * one.element_size() * sum(len(part.train) + len(part.val) for part in self._parts)
 
     @property
-    def _parts(self) -> list[_Part]:
+    def _parts(self) -> list[Part]:
         return [part for part in (self._data, self._replay) if part is not None]
 
     def _keep_features(self) -> None:
@@ -363,7 +257,7 @@ class _Fit:
 
     # Measuring.
 
-    def _scored(self, part: _Part, doing: str, ids: Tensor | None = None) -> _Scored:
+    def _scored(self, part: Part, doing: str) -> Scored:
         """The part's validation images by the network as it is now."""
         rows: list[Tensor] = []
         seen: list[Sample] = []
@@ -373,89 +267,35 @@ class _Fit:
             for batch in self._plain(part.val, part.images):
                 self._tell(doing, len(seen), len(part.val))
                 features = self._objective.features(replace(batch, images=batch.images.to(device)))
-                rows.append(self._learner.score(features, ids).sigmoid().cpu())
+                rows.append(self._learner.score(features).sigmoid().cpu())
                 seen += batch.samples
         if not seen:
             raise Misconfigured(f"Not one validation image of {part.name} can be used.")
         targets, weights = multi_hot(seen, len(self._learner.labels), absent=self._told.absent)
         own = torch.zeros(len(self._learner.labels))
         own[list(part.ids)] = 1
-        return _Scored(torch.cat(rows).numpy(), targets.numpy(), (weights * own).numpy())
+        return Scored(torch.cat(rows).numpy(), targets.numpy(), (weights * own).numpy())
 
     def _validate(self) -> dict[str, float]:
         found = self._scored(self._data, "validating").map(self._data.ids)
         return {} if found is None else {"validation_map": found}
 
-    def _rows(self, before: _Scored, after: _Scored, old_before: _Scored, old_after: _Scored) -> list[Row]:
-        kept = self._learner.kept
-        new = [i for i in self._data.ids if i >= kept]
-        further = [i for i in self._data.ids if i < kept]
-        own = set(self._data.ids)
-        others = [i for i in (self._replay.ids if self._replay else range(kept)) if i < kept and i not in own]
-        rows = [Row("new labels", len(new), None, after.map(new), "the set's tags")]
-        if further:
-            rows.append(
-                Row("labels trained further", len(further), before.map(further), after.map(further), "the set's tags")
-            )
-        if others and self._replay:
-            found = old_before.map(others), old_after.map(others)
-            rows.append(Row("other old labels", len(others), *found, "the replay set's tags"))
-        elif others:
-            shown = (before.scores[:, :kept] > np.asarray(self._bundle.thresholds)).astype(np.float32)
-            truth = np.concatenate((shown, np.zeros_like(before.scores[:, kept:])), axis=1)
-            found = before.map(others, truth), after.map(others, truth)
-            rows.append(Row("other old labels", len(others), *found, "what the bundle said before"))
-        return rows
-
-    def _thresholds(self, after: _Scored) -> dict[str, Threshold]:
-        ids = list(self._data.ids)
-        rule = best_f1 if self._told.precision_floor is None else precision_floor(self._told.precision_floor)
-        least = self._told.least_positives
-        chosen = choose(
-            after.scores[:, ids], after.targets[:, ids], rule, weights=after.known[:, ids], least_positives=least
-        )
-        return {
-            self._learner.labels[i]: replace(each, value=self._default(i)) if each.positives < least else each
-            for i, each in zip(ids, chosen, strict=True)
-        }
-
-    def _default(self, label: int) -> float:
-        """The threshold of a label with too few images to choose one."""
-        return self._bundle.thresholds[label] if label < self._learner.kept else UNKNOWN_THRESHOLD
-
-    def _summary(self, after: _Scored, thresholds: Mapping[str, Threshold]) -> Summary:
-        ids = list(self._data.ids)
-        values = np.array([thresholds[self._learner.labels[i]].value for i in ids])
-        return table(after.scores[:, ids], after.targets[:, ids], values, after.known[:, ids]).mean()
-
     # What comes out.
 
     def _identity(self) -> dict[str, str]:
         told = self._told.model_dump(mode="json", exclude={"plan", "data", "parent", "workers"}, exclude_none=True)
-        sets = {name: _digest(Path(path)) for name, path in self._sets().items()}
+        sets = {"data": self._data.sha256} | ({"replay set": self._replay.sha256} if self._replay else {})
         return {"bundle": self._bundle.digest, **sets, **{name: str(value) for name, value in told.items()}}
-
-    def _sets(self) -> dict[str, Path]:
-        given = {"data": self._told.data, "replay": self._told.replay}
-        folders = {name: Path(path) for name, path in given.items() if path is not None}
-        return {
-            name: path / SAMPLES if (path / HEADER).is_file() else self._folder / name / SAMPLES
-            for name, path in folders.items()
-        }
 
     def _card(
         self, trained: Trained, rows: Sequence[Row], summary: Summary, thresholds: Mapping[str, Threshold]
     ) -> Card:
-        metrics: dict[str, float | None] = {}
-        for row in rows:
-            metrics |= {f"map, {row.labels}, before": row.before, f"map, {row.labels}": row.after}
-        metrics |= {"precision": _number(summary.precision), "recall": _number(summary.recall)}
         rule = self._told.precision_floor
         return Card(
             command="train fit",
             data={
                 "name": self._data.name,
-                "sha256": self._identity()["data"],
+                "sha256": self._data.sha256,
                 "train": len(self._data.train),
                 "validation": len(self._data.val),
                 "labels": len(self._data.ids),
@@ -464,7 +304,7 @@ class _Fit:
             plan=self._told.model_dump(mode="json", exclude={"data", "parent", "replay", "embeddings"}),
             steps=trained.steps,
             images=trained.images,
-            metrics=metrics,
+            metrics=dict(metrics_of(rows, summary)),
             thresholds={
                 "rule": "best F1" if rule is None else f"precision of {rule:g} or more",
                 "not_chosen": [name for name, each in thresholds.items() if each.why],
@@ -473,9 +313,9 @@ class _Fit:
         )
 
     def _export(self, out: Path, thresholds: Mapping[str, Threshold], card: Card, replace_existing: bool) -> Bundle:
-        learner, parent = self._learner, self._bundle
+        learner, parent, own = self._learner, self._bundle, set(self._data.ids)
         values = tuple(
-            thresholds[name].value if i in set(self._data.ids) else self._default(i)
+            thresholds[name].value if i in own else self._labels.default_threshold(i)
             for i, name in enumerate(learner.labels)
         )
         return export(
@@ -518,24 +358,12 @@ class _Fit:
         self._tell("training, steps", progress.step, progress.steps)
 
 
-def _renumbered(sample: Sample, ids: Sequence[int], kind: type[Sample]) -> Sample:
-    """With the network's label ids."""
-    return kind(
-        image=sample.image,
-        tags=tuple(ids[tag] for tag in sample.tags),
-        absent=None if sample.absent is None else tuple(ids[tag] for tag in sample.absent),
-        sha256=sample.sha256,
-    )
+def _seeded(plan: Plan, make: Callable[[], Learner]) -> Learner:
+    """LoRA and classifiers begin with drawn numbers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(plan.seed)
+        return make()
 
 
 def _replay_batch(plan: Plan) -> int:
     return max(1, plan.batch // 2)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

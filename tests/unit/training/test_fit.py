@@ -25,7 +25,8 @@ from workers.models.load import load_tagger
 from workers.training import memory
 from workers.training.card import card_of
 from workers.training.data.samples import DataSet, write_dataset
-from workers.training.fit import Fitted, Row, fit
+from workers.training.fit import Fitted, fit
+from workers.training.fit_measures import Row
 from workers.training.fit_run import FitRun
 from workers.training.toml import read_toml
 
