@@ -146,18 +146,27 @@ def _validation(
 
 
 def write_bundle(
-    made: Pretrained, out: Path, images: Images, *, workers: int = 2, replace_existing: bool = False
+    made: Pretrained,
+    out: Path,
+    images: Images,
+    *,
+    workers: int = 2,
+    keep_captioner: bool = False,
+    replace_existing: bool = False,
 ) -> Bundle:
-    """The trained model as a bundle with thresholds; RAM without its captioning branch, which no worker runs.
+    """The trained model as a bundle with thresholds.
 
     Thresholds are those of the best F1 on the images that were held back, or, where none were, on those that it was
     trained on, which makes them too high.
+
+    Args:
+        keep_captioner: of RAM, its captioning branch too: no worker runs it, but training can go on with it.
 
     Raises:
         Misconfigured: the folder exists already, or none of the images can be read.
     """
     config, weights = made.config, made.model.state_dict()
-    if isinstance(config, RamConfig):
+    if isinstance(config, RamConfig) and not keep_captioner:
         config = replace(config, text=None)
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("text.")}
     gpu = torch.cuda.is_available() and made.run.stages[-1].plan.device == "auto"
@@ -172,7 +181,7 @@ def write_bundle(
         weights=weights,
         labels=made.dataset.labels,
         card=_card(made, rated, chosen),
-        vocabulary=made.vocabulary if isinstance(config, Tag2TextConfig) else None,
+        vocabulary=None if isinstance(config, RamPlusConfig) or config.text is None else made.vocabulary,
         replace_existing=replace_existing,
     )
 

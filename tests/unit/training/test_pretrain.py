@@ -24,6 +24,7 @@ from workers.training.data.samples import DataSet
 from workers.training.loop import Progress
 from workers.training.pretrain import RUN, Pretrained, pretrain, write_bundle
 from workers.training.recipes import Model, Run, recipe
+from workers.training.start import fresh, load_bundle
 from workers.training.toml import read_toml, toml_of
 
 pytestmark = pytest.mark.slow
@@ -119,6 +120,16 @@ def test_a_run_starts_from_a_bundle_of_another_kind_and_size(dataset: DataSet, t
     made = pretrain(dataset, run, tmp_path / "two", workers=0)
     assert made.config.encoder.window == 8
     assert made.parents[first.name] == first.digest
+
+
+def test_rams_captioning_branch_is_kept_for_those_who_train_on(dataset: DataSet, tmp_path: Path) -> None:
+    made = pretrain(dataset, tiny_run("ram", steps=1), tmp_path / "one", workers=0)
+    kept = write_bundle(made, tmp_path / "kept", Images(dataset.folder), workers=0, keep_captioner=True)
+    load_tagger(kept.folder, device="cpu", precision="fp32").warm_up()
+    run = tiny_run("ram", steps=1, start=str(kept.folder)).sized_as(kept.manifest.kind, kept.manifest.architecture)
+    model = fresh(run.config(len(dataset.labels)), seed=1)
+    assert load_bundle(model, kept, dataset.labels) == []
+    assert kept.vocabulary.read_bytes() == made.vocabulary
 
 
 def test_labels_that_a_bundle_does_not_know_must_be_given(dataset: DataSet, tmp_path: Path) -> None:

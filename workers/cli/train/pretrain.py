@@ -97,6 +97,9 @@ def pretrain(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     show: Annotated[bool, typer.Option("--show", help="Print the run as TOML and stop.")] = False,
+    keep_captioner: Annotated[
+        bool, typer.Option("--keep-captioner", help="Keep RAM's captioning branch, to train on with --from.")
+    ] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a bundle of that name.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -143,7 +146,14 @@ def pretrain(
         if not is_first_process():
             return
         tell("the bundle", 0, 1)
-        bundle = write_bundle(made, out, Images(dataset, store=store()), workers=workers, replace_existing=replace)
+        bundle = write_bundle(
+            made,
+            out,
+            Images(dataset, store=store()),
+            workers=workers,
+            keep_captioner=keep_captioner,
+            replace_existing=replace,
+        )
     if as_json:
         say(terminal.as_json(_document(made, bundle)))
         return
