@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack unit test lint audit bench bench-models parity chaos soak fuzz hostile release mutate coverage
+.PHONY: help install demo stack unit test lint audit bench bench-models learn learn-fast parity chaos soak fuzz hostile release mutate coverage
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -58,6 +58,13 @@ bench: install ## Measure; each figure is a ratio taken in one run
 bench-models: install ## Measure RAM, RAM++ and Tag2Text at full size (about 4 GB, some minutes)
 # + ARGS="--models ram --official CHECKOUT" and others: ARGS=--help lists them
 	@.venv/bin/python -m benchmarks.models $(ARGS)
+
+learn: install ## Teach a small tagger and captioner on drawn images by the whole loop (a quarter of an hour)
+# + into build/learn, which must not be there; SEED=1
+	@$(TIED) .venv/bin/tagstream train learn -o build/learn --seed $(or $(SEED),0)
+
+learn-fast: install ## The same in a minute, as a test that asserts only that the last model beats the first
+	@.venv/bin/python -m pytest -q tests/integration/test_training_learn.py $(ARGS)
 
 parity: install ## Compare the full-size models with the original programs' answers (about 4 GB, some minutes)
 	@.venv/bin/python -m pytest -m full tests/parity --timeout=1200 $(ARGS)

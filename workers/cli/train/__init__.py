@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from workers.cli.train import clean, collect, data, draw, evaluate, fit, generate, parse, pretrain
+from workers.cli.train import clean, collect, data, draw, evaluate, fit, generate, learn, parse, pretrain
 
 app = typer.Typer(
     help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
@@ -21,3 +21,4 @@ app.command("pretrain")(pretrain.pretrain)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
 app.command()(draw.draw)
+app.command()(learn.learn)

@@ -29,9 +29,9 @@ _REFERENCES = 5
 
 
 def draw(
-    out: Path, *, images: int, seed: int, side: int = 96, report: Callable[[int, int], None]
+    out: Path, *, images: int, seed: int, report: Callable[[int, int], None], side: int = 96, tests: int | None = None
 ) -> dict[str, DataSet]:
-    """Draw `images` to learn from, and a fifth as many for each test.
+    """Draw `images` to learn from, and `tests` for each of the two tests; by default a fifth as many.
 
     The same arguments give the same sets, and images of a larger set begin with those of a smaller one.
 
@@ -43,7 +43,7 @@ def draw(
     """
     if out.exists() and any(out.iterdir()):
         raise Misconfigured(f"{out} is there already; choose another folder, or remove it.")
-    tests = max(1, images // 5)
+    tests = tests or max(1, images // 5)
     drawn = _Drawn(out, seed, side, images + 2 * tests, report)
     learn = list(drawn.scenes(TRAIN, images))
     for name, _, _ in learn:
