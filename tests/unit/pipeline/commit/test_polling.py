@@ -94,3 +94,28 @@ def test_what_waits_of_an_ended_assignment_is_dropped_with_its_bytes() -> None:
     poller.step()
     assert poller.idle
     assert not source.paused
+
+
+def test_no_record_is_admitted_while_a_thousand_wait_to_be_parsed() -> None:
+    source, poller, pipeline, assignment = polling(jobs_ahead=5_000)
+    source.next.append(Polled(tuple(record(assignment, offset) for offset in range(1_005)), ()))
+    poller.step()
+    assert len(pipeline.parse.entries) == 1_000
+    assert not poller.idle
+    pipeline.parse.entries.take(1)
+    poller.step()
+    assert [entry.record.offset for entry in pipeline.parse.entries.take(5_000)] == list(range(1, 1_001))
+    poller.step()
+    assert poller.idle
+
+
+def test_no_record_is_admitted_while_a_thousand_tasks_wait_for_the_cache() -> None:
+    """Guard: a cache that is slow would else let as many tasks into memory as the partitions may have ahead."""
+    source, poller, pipeline, assignment = polling(jobs_ahead=5_000)
+    pipeline.lookup.begin([object()] * 1_000)
+    source.next.append(Polled((record(assignment, 0),), ()))
+    poller.step()
+    assert not poller.idle
+    pipeline.lookup._events.take(1)
+    poller.step()
+    assert poller.idle
