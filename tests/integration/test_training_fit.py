@@ -1,0 +1,65 @@
+"""A bundle that `tagstream train fit` made is a worker's tagger like any other, on real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from schemas.enriched_image import EnrichedImage
+from tests.conftest import Stack
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, worker
+from tests.unit.models.small import small_bundle
+from tests.unit.training.colours import LABELS, colours
+from workers.backends.kafka import lag
+from workers.models.bundle import Bundle
+from workers.training.fit import fit
+from workers.training.fit_run import FitRun
+from workers.training.loop import Plan
+
+pytestmark = pytest.mark.timeout(240)
+
+KEYS = {f"{number}.png": f"images/{number:03}.png" for number in range(6)}
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A small RAM that was taught four tags."""
+    folder = tmp_path_factory.mktemp("fitted")
+    colours(folder / "data")
+    small_bundle("ram", folder / "ram")
+    told = FitRun(
+        data=str(folder / "data"),
+        parent=str(folder / "ram"),
+        workers=0,
+        plan=Plan(epochs=15, batch=8, lr=1e-3, threads=1),
+    )
+    made = fit(told, folder / "mine", folder / "work")
+    assert made is not None
+    return made.bundle
+
+
+def test_a_worker_tags_with_what_a_person_taught(
+    stack: Stack, unique: Callable[[str], str], fitted: Bundle, tmp_path: Path
+) -> None:
+    site = Site(stack, unique("fit"))
+    for key, name in KEYS.items():
+        site.upload(key, (fitted.folder.parent / "data" / name).read_bytes())
+    site.send([(site.own(key), ()) for key in KEYS])
+    with worker(site, "w", tmp_path, TAGSTREAM_TAGGER=str(fitted.folder), TAGSTREAM_PRECISION="fp32") as process:
+        eventually(
+            lambda: all(left == 0 for left in lag(site.stack.kafka.servers, site.name, [site.images]).values()),
+            90,
+            process.said,
+        )
+        assert process.terminate() == 0, process.said()
+    assert site.letters() == []
+    outputs = [output for output in site.outputs() if isinstance(output, EnrichedImage)]
+    assert len(outputs) == len(KEYS)
+    for output in outputs:
+        model = output.models.tagger
+        assert model is not None
+        assert (model.digest, model.random_weights) == (fitted.digest, False)
+    assert {tag.name for output in outputs for tag in output.tags} & set(LABELS)
