@@ -345,11 +345,12 @@ class _EvidenceFiles:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         header = self._folder / "evidence.json"
-        if header.exists() and json.loads(header.read_text()) != self._of:
+        of = json.dumps(self._of)
+        if header.exists() and header.read_text() != of:
             raise Misconfigured(
                 f"{self._folder} has evidence of other models, regions or samples; remove it, or name another folder."
             )
-        header.write_text(json.dumps(self._of))
+        header.write_text(of)
         self._lines.touch()
         self._rows.touch()
         whole, rows, images = 0, self._rows.stat().st_size // self._row_bytes, 0
