@@ -9,6 +9,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic_core import from_json
+
 from workers.errors import Misconfigured
 
 NUMBERS = "metrics.jsonl"
@@ -109,4 +111,4 @@ def _read(path: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    return [from_json(line) for line in lines]

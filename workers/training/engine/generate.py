@@ -16,7 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from workers.errors import Misconfigured
 from workers.ports import Captioner, Tagger
@@ -180,7 +181,7 @@ class _Journal:
         self._file.seek(0)
         try:
             self._read(identity)
-        except (ValidationError, UnicodeDecodeError, json.JSONDecodeError):
+        except ValueError:  # of either parser
             self._file.close()
             raise Misconfigured(f"{path} is damaged: remove it, and what it held is generated again.") from None
         except Misconfigured:
@@ -194,7 +195,7 @@ class _Journal:
             self._file.truncate(0)
             self._append([json.dumps(identity)])
             return
-        if json.loads(head) != identity:
+        if from_json(head) != identity:
             raise Misconfigured(
                 f"{self._path} has answers of other models, or to another set: remove it, or write to another folder."
             )
