@@ -49,7 +49,12 @@ def test_the_commands_that_it_names_exist() -> None:
 
 
 def test_the_pages_and_files_that_it_links_are_there() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", TEXT) if "://" not in link]
     assert links
     missing = [link for link in links if not (ROOT / link).exists()]
     assert not missing
+
+
+def test_it_tells_consumers_how_to_read_and_producers_to_give_keys() -> None:
+    assert "isolation.level=read_committed" in TEXT
+    assert "Give records a key" in TEXT
