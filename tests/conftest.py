@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
@@ -27,6 +28,10 @@ from workers.local.valkey import Valkey
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A busy machine is no finding: by default an example that takes 0.2 s is one, and so are ten that take a second.
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 _SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack"}
 
