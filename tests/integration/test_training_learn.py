@@ -14,6 +14,7 @@ from workers.training.learn import FAST, learn
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # half a minute of one processor, which a busy machine may have to share
 def test_the_last_model_is_better_than_the_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["train", "learn", "--fast", "--json", "-o", str(tmp_path / "learn")]) == 0
     document = json.loads(capsys.readouterr().out)

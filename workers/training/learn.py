@@ -96,7 +96,7 @@ class Size:
 FULL = Size(
     images=2000, tests=400, side=64, steps=1200, fine_steps=300, true_images=200, caption_steps=300, captioned=200
 )
-"""A quarter of an hour on two cores."""
+"""Meant for a quarter of an hour on two idle cores."""
 FAST = Size(
     images=100,
     tests=80,

@@ -28,9 +28,9 @@ def learn(
 ) -> None:
     """Draw images, parse their captions, train, generate, clean, train again, fine-tune, and measure each step.
 
-    It takes a quarter of an hour on two cores, and shows on images whose truth is known what each step of the papers
-    is worth: mAP on new images and on combinations never seen, and how right and how complete the tags were that each
-    model learned from. The bundles stay in the folder and run as any other.
+    It is meant for a quarter of an hour on two idle cores, and shows on images whose truth is known what each step of
+    the papers is worth: mAP on new images and on combinations never seen, and how right and how complete
+    the tags were that each model learned from. The bundles stay in the folder and run as any other.
     """
     needs("train")
     from workers.training.learn import FAST, FULL
