@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,14 +75,14 @@ def read(parts: Parts) -> str:
 
 def sets() -> Iterator[Parts]:
     """The header, the labels, the samples, and a shard."""
-    folder = _folder.fresh()
     samples = [
         Sample(image="s.tar/1.png", captions=("x",), caption_tags=((0,),), tags=(0, 1), origins={0: "given"}),
         Sample(image="images/2.png", absent=(1,), sha256="0" * 64),
     ]
-    write_dataset(folder, samples, ["dog", "cat"], name="few")
-    shard = _tar({"1.png": b"\x89PNG\r\n\x1a\n", "1.json": b"{}"})
-    yield (*((folder / name).read_bytes() for name in (HEADER, LABELS, SAMPLES)), shard)
+    with tempfile.TemporaryDirectory(prefix="tagstream-fuzz-") as name:
+        folder = write_dataset(Path(name), samples, ["dog", "cat"], name="few").folder
+        files = [(folder / each).read_bytes() for each in (HEADER, LABELS, SAMPLES)]
+    yield (*files, _tar({"1.png": b"\x89PNG\r\n\x1a\n", "1.json": b"{}"}))
 
 
 def opened(parts: Parts) -> str:
