@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack unit test lint audit bench bench-models learn learn-fast parity chaos soak fuzz hostile release mutate coverage
+.PHONY: help install demo stack unit test lint docs audit bench bench-models learn learn-fast parity chaos soak fuzz hostile release mutate coverage
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -44,6 +44,10 @@ lint: install ## Check style, types, imports between packages, words and workflo
 	@.venv/bin/python scripts/words.py
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+
+# not --quiet, which also silences what --strict counts
+docs: install ## Build the pages of docs/ as a site in build/site; a dead link or a page left out is an error
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 audit: ## Ask a public database for known vulnerabilities of every locked package
 	@$(or $(PYTHON),python3) scripts/audit.py

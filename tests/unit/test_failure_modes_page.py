@@ -12,7 +12,17 @@ from workers import metrics
 from workers.settings import variables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = ("failure-modes.md", "backpressure.md", "delivery.md", "dead-letters.md", "metrics.md", "security.md")
+PAGES = (
+    "failure-modes.md",
+    "backpressure.md",
+    "delivery.md",
+    "dead-letters.md",
+    "metrics.md",
+    "security.md",
+    "quickstart.md",
+    "upgrading.md",
+    "faq.md",
+)
 
 
 @pytest.mark.parametrize("page", PAGES)
