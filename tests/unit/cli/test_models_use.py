@@ -17,6 +17,8 @@ from workers.models.compact import compact_bundle
 from workers.ports import Tagger
 from workers.settings import Settings, read
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -119,7 +121,6 @@ def test_verify_takes_the_built_in_tagger_by_its_name(capsys: pytest.CaptureFixt
     assert "✓ tagger in fp32" in capsys.readouterr().out
 
 
-@pytest.mark.slow
 def test_tune_keeps_the_fastest_that_agrees_for_every_use(
     tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ from workers.cli.exit_codes import MISCONFIGURED
 from workers.errors import Misconfigured
 from workers.models.ram.importer import Lists, import_checkpoint, read_checkpoint
 
+pytestmark = pytest.mark.slow
+
 LABELS = SMALL["ram"].labels
 OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 DROPPED_STRING = b"X" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20) + b"0"

@@ -21,6 +21,8 @@ from workers.training.adapt import Learner, What, learner_of
 from workers.training.data.loader import View
 from workers.training.export import export
 
+pytestmark = pytest.mark.slow
+
 NEW = ("one", "two", "three")
 
 

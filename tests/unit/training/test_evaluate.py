@@ -28,6 +28,8 @@ from workers.training.data.opening import open_data
 from workers.training.evaluate import caption, label_columns, score_tags
 from workers.training.papers import benchmark_of, benchmarks
 
+pytestmark = pytest.mark.slow
+
 Evaluate = Callable[..., Any]
 IMAGES = 6
 

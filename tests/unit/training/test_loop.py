@@ -24,6 +24,8 @@ from workers.training.data.loader import Batch
 from workers.training.loop import Plan, Progress, train
 from workers.training.record import find_hook
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 PLAN = Plan(epochs=5, batch=4, lr=0.01, threads=1, checkpoint_every=4, weight_decay=0)
 
@@ -49,7 +51,6 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.mark.slow
 def test_a_run_learns(tmp_path: Path) -> None:
     told: list[Progress] = []
     trained, _ = run(tmp_path, PLAN.model_copy(update={"epochs": 10, "lr": 0.05}), report=told.append)
@@ -95,7 +96,6 @@ def test_a_run_that_has_ended_is_not_run_again(tmp_path: Path, whole: dict[str, 
     assert _equal(weights, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: dict[str, Tensor]) -> None:
     plan = tmp_path / "given.toml"
@@ -111,7 +111,6 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: di
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.slow
 def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     plan = tmp_path / "given.toml"
     PLAN.write(plan)
@@ -123,7 +122,6 @@ def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_accumulation_is_as_a_larger_batch(tmp_path: Path) -> None:
     _, expected = run(tmp_path / "large", PLAN.model_copy(update={"batch": 8}))
     _, weights = run(tmp_path / "small", PLAN.model_copy(update={"batch": 4, "accumulation": 2}))
@@ -136,7 +134,6 @@ def test_bf16_learns_too(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
-@pytest.mark.slow
 def test_a_clipped_gradient_does_not_depend_on_the_losss_scale(tmp_path: Path) -> None:
     plan = PLAN.model_copy(update={"clip": 1e-3})
     _, expected = run(tmp_path / "one", plan, Parity(scale=1.0))

@@ -22,6 +22,8 @@ from workers.training.data.samples import Sample
 from workers.training.noise import add_noise
 from workers.training.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
 
+pytestmark = pytest.mark.slow
+
 SMALL_RAM = SMALL["ram"]
 
 

@@ -21,6 +21,8 @@ from workers.training.data.images import Images
 from workers.training.data.samples import SAMPLES, DataSet, Sample, write_dataset
 from workers.training.engine.generate import JOURNAL, Generated, generate
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
@@ -86,7 +88,6 @@ def test_a_tag_that_an_image_is_known_not_to_have_stays_away(
     assert made.tags == made.captions == 0
 
 
-@pytest.mark.slow
 def test_a_run_that_was_cut_goes_on_and_ends_as_one_that_was_not(
     models: tuple[Tagger, Captioner], source: DataSet, tmp_path: Path
 ) -> None:
