@@ -1,0 +1,89 @@
+"""Writes docs/fields.md: every field of every message, out of the published schemas.
+
+    scripts/list_fields.py
+
+A test compares the page with them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "fields.md"
+MESSAGES = {
+    "image-event-1": "What producers send",
+    "s3-notification": "What S3 and MinIO send",
+    "image-correction-1": "What `tagstream correct` sends",
+    "enriched-image-1": "An enriched image",
+    "image-retraction-1": "A retraction",
+    "skipped-1": "A skip",
+    "dead-letter-1": "A dead letter's headers",
+}
+"""The file of each published schema, and its heading."""
+INTRODUCTION = """\
+# Fields
+
+Every field of every message, written by `scripts/list_fields.py` out of the JSON Schemas in `schemas/published`, which
+have the patterns and lengths too. What the messages mean together stands in the README and in
+[delivery](delivery.md); which fields may be added is said in [upgrading](upgrading.md#the-messages).
+"""
+LONGEST_CHOICE = 8
+"""A value may be one of so many that are listed; more are counted."""
+
+Json = dict[str, Any]
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([INTRODUCTION, *(line for file, heading in MESSAGES.items() for line in _message(file, heading))])
+
+
+def _message(file: str, heading: str) -> Iterator[str]:
+    """A message's heading, its fields, and then those of the objects in it."""
+    document = json.loads((ROOT / "schemas" / "published" / f"{file}.json").read_text(encoding="utf-8"))
+    yield f"## {heading}\n"
+    yield f"`schemas/published/{file}.json`. {_text(document)}\n"
+    yield from _table(document)
+    for name, below in document.get("$defs", {}).items():
+        if "properties" in below:
+            yield f"**{name}**. {_text(below)}".strip() + "\n"
+            yield from _table(below)
+
+
+def _table(schema: Json) -> Iterator[str]:
+    required = schema.get("required", ())
+    yield "| field | type | required | meaning |\n|---|---|---|---|"
+    for name, field in schema["properties"].items():
+        yield f"| `{name}` | {_type(field)} | {'yes' if name in required else 'no'} | {_text(field)} |"
+    yield ""
+
+
+def _type(field: Json) -> str:
+    """What a value may be, in the words of JSON; an object that has a table of its own by its name."""
+    if "$ref" in field:
+        return str(field["$ref"]).rpartition("/")[2]
+    if "anyOf" in field:
+        return " or ".join(dict.fromkeys(_type(choice) for choice in field["anyOf"]))
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        many = len(field["enum"]) > LONGEST_CHOICE
+        return f"one of {len(field['enum'])} words" if many else ", ".join(f"`{value}`" for value in field["enum"])
+    if field.get("type") == "array":
+        return f"array of {_type(field.get('items', {}))}"
+    if field.get("format") == "date-time":
+        return "date and time"
+    return str(field.get("type", "any"))
+
+
+def _text(schema: Json) -> str:
+    """A schema's description on one line that a table can hold."""
+    return " ".join(schema.get("description", "").split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
