@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = ("workers", "schemas", "tests", "scripts", "benchmarks", "deploy", "docs", ".github", "packaging")
+PLACES = ("workers", "schemas", "tests", "scripts", "examples", "benchmarks", "deploy", "docs", ".github", "packaging")
 """Folders; in the root, every page and the files that people read."""
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".toml", ".env")
 APART = ("scripts/words.py", "tests/unit/test_words.py", "tests/parity/reference")

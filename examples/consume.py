@@ -1,0 +1,67 @@
+"""Shows each image's tags and caption, as an indexer would store them.
+
+    pip install confluent-kafka
+    TAGSTREAM_KAFKA_SERVERS=kafka:9092 python consume.py               # until Ctrl-C
+    TAGSTREAM_KAFKA_SERVERS=kafka:9092 python consume.py --until-end   # what is there now
+
+`isolation.level=read_committed` leaves out what was never committed. An index that may meet events of one object in two
+orders also compares `source.sequencer`: schemas/README.md shows the whole rule.
+"""
+
+import json
+import os
+import sys
+
+from confluent_kafka import Consumer, KafkaError, KafkaException
+
+TOPIC = os.environ.get("TOPIC", "images.enriched")
+
+
+def line(output: dict) -> str | None:
+    """What to show of a message; None for kinds that this program does not know."""
+    kind = output["schema"].partition("/")[0]
+    if kind == "enriched-image":
+        tags = ", ".join(f"{tag['name']} {tag['score']:.2f}" for tag in output["tags"])
+        caption = output["caption"]["text"] if output["caption"] else ""
+        return f"{output['subject']}\t{tags}\t{caption}"
+    if kind == "image-retraction":
+        return f"{output['subject']}\tremoved"
+    return None
+
+
+def main(until_end: bool) -> None:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": os.environ["TAGSTREAM_KAFKA_SERVERS"],
+            "group.id": os.environ.get("GROUP", "my-indexer"),
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.auto.commit": False,
+            "enable.partition.eof": until_end,
+        }
+    )
+    consumer.subscribe([TOPIC])
+    ended: set[int] = set()
+    try:
+        while not (until_end and ended and ended == {place.partition for place in consumer.assignment()}):
+            message = consumer.poll(1.0)
+            if message is None:
+                continue
+            error = message.error()
+            if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                ended.add(message.partition())
+                continue
+            if error is not None:
+                raise KafkaException(error)
+            shown = line(json.loads(message.value()))
+            if shown is not None:
+                print(shown, flush=True)  # an indexer writes here, and commits only then
+            consumer.commit(message)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        consumer.close()
+
+
+if __name__ == "__main__":
+    main("--until-end" in sys.argv[1:])

@@ -1,0 +1,68 @@
+"""The programs in examples/ do what they say, on Apache Kafka."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+
+from schemas.image_event import ImageEvent, parse_message
+from workers.backends.kafka import ensure_topics, tail
+from workers.local.apache_kafka import ApacheKafka
+
+ROOT = Path(__file__).parents[2]
+[OUTPUT] = [
+    block
+    for block in re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    if "enriched-image/1" in block
+]
+
+
+@pytest.fixture
+def topic(kafka: ApacheKafka, topic_name: str) -> str:
+    ensure_topics(kafka.servers, {topic_name: (2, {})})
+    return topic_name
+
+
+def ran(kafka: ApacheKafka, topic: str, *command: str) -> str:
+    """What an example prints, which has to end well."""
+    environment = os.environ | {"TAGSTREAM_KAFKA_SERVERS": kafka.servers, "TOPIC": topic, "GROUP": f"reads-{topic}"}
+    program, *arguments = command
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / program), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_producer_sends_events_with_a_key(kafka: ApacheKafka, topic: str) -> None:
+    assert ran(kafka, topic, "produce.py", "photos", "a b.jpg", "c.jpg").startswith("2 of 2")
+    with tail(kafka.servers, [topic], start="beginning", follow=False) as reading:
+        records = {record.key: record.value for record in reading}
+    assert set(records) == {b"photos/a b.jpg", b"photos/c.jpg"}
+    for value in records.values():
+        [event] = parse_message(value or b"", (), topic=topic, partition=0, offset=0)
+        assert isinstance(event, ImageEvent)
+
+
+def test_the_consumer_shows_what_was_committed_and_nothing_else(kafka: ApacheKafka, topic: str) -> None:
+    producer = Producer({"bootstrap.servers": kafka.servers, "transactional.id": topic})
+    producer.init_transactions(60)
+    for key, end in (("lost", producer.abort_transaction), ("kept", producer.commit_transaction)):
+        producer.begin_transaction()
+        producer.produce(topic, OUTPUT.replace("2026/cat.png", f"2026/{key}.png"), key=f"photos/2026/{key}.png")
+        producer.flush(60)
+        end(60)
+    shown = ran(kafka, topic, "consume.py", "--until-end").splitlines()
+    assert [row.split("\t")[0] for row in shown] == ["photos/2026/kept.png"]
+    assert "tiger cat 0.39" in shown[0]
