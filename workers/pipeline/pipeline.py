@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from workers import metrics
+from workers.pipeline.activity import Tally
 from workers.pipeline.annotator import Annotator
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.event_filter import coordinates
@@ -57,6 +58,7 @@ class Pipeline:
         self._journal = journal
         self._renderer = renderer
         self.ledger = Ledger()
+        self.tally = Tally()
         self.progress = progress = TaskProgress(clock, [place for stage in _STAGES for place in stage.places])
         # A lambda where a stage hands on to one that is made below.
         endings = Endings(renderer, complete=lambda done: self.finish.complete(done), crash=crash)
@@ -144,6 +146,7 @@ class Pipeline:
             )
             for outcomes in entry.outcomes.values():
                 self._renderer.count(outcomes)
+                self.tally.add(outcomes)
         self.lookup.committed([write for entry in entries for write in entry.after_commit])
         self.parse.wake()
 

@@ -10,7 +10,7 @@
 | finish | postprocessing and rendering |
 | publish | the publisher: messages and offsets |
 | corrections | what persons said, where a topic of it is set |
-| watch | nothing: it asks whether the publisher hangs |
+| watch | nothing: it asks whether the publisher hangs, and logs what is done |
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from functools import partial
 
 from workers import metrics
 from workers.errors import Broken
+from workers.pipeline.activity import ActivityLog
 from workers.pipeline.annotator import Annotator
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.commit.publishing import Publishing
@@ -150,6 +151,7 @@ class Worker:
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
         poller = Poller(source, pipeline, self._options, opening, opened)
         publishing = Publishing(publisher, pipeline, self._options, opening, opened, self._drained.is_set)
+        activity = ActivityLog(self._clock, pipeline.tally, pipeline.progress, pipeline.ledger)
         loops: dict[str, Callable[[], None]] = {
             stage.thread: partial(self._run_stage, stage)
             for stage in pipeline.stages
@@ -158,7 +160,7 @@ class Worker:
         loops |= {
             "publish": lambda: self._run_publish(pipeline, publishing),
             "poll": lambda: self._run_poll(poller, pipeline),
-            "watch": lambda: self._run_watch(publisher),
+            "watch": lambda: self._run_watch(publisher, activity),
         }
         if self._corrections is not None:
             loops["corrections"] = partial(self._run_corrections, self._corrections)
@@ -170,6 +172,7 @@ class Worker:
             self._joined = True
             _log.info("ready: joined the group")
             self._shut_down(threads, pipeline, publisher)
+        activity.summarize()
 
     def _shut_down(self, threads: list[threading.Thread], pipeline: Pipeline, publisher: Publisher) -> None:
         """Wait for the end, then go through it in order.
@@ -248,9 +251,10 @@ class Worker:
         finally:
             corrections.close()
 
-    def _run_watch(self, publisher: Publisher) -> None:
+    def _run_watch(self, publisher: Publisher, activity: ActivityLog) -> None:
         """A publish thread that hangs in its client can't be freed: only the end of the process helps."""
         while not self._drained.wait(1.0):
+            activity.step()
             if reason := publisher.stuck():
                 raise Broken(reason)
 

@@ -1,0 +1,127 @@
+"""What the log says of the work: a line every 30 seconds while there is some, and a summary at the end."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from schemas.dead_letter import Failure
+from workers.pipeline.commit.ledger import Ledger, Rendered
+from workers.pipeline.progress import TaskProgress
+from workers.ports import Clock
+
+_log = logging.getLogger(__name__)
+
+EVERY_S = 30.0
+
+_BOUNDS = {
+    "the store": ("fetch", "wait-store"),
+    "the decoder": ("wait-inspect", "inspect", "decode"),
+    "the model": ("wait-device", "annotate", "finish"),
+    "the cache": ("lookup",),
+}
+"""Whom an image at a place waits for. Places where it waits for memory (wait-fetch, wait-decode) or for another image
+(wait-equal) are not here: they fill up because of what comes after them."""
+
+
+class Tally:
+    """Outcomes that are committed, counted since the start. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, outcomes: Sequence[Rendered | Failure]) -> None:
+        with self._lock:
+            for outcome in outcomes:
+                self._counts[_kind(outcome)] += 1
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """By kind (image, partial, retraction, skip, dead letter) and reason; where there is none it is empty."""
+        with self._lock:
+            return self._counts.copy()
+
+
+class ActivityLog:
+    """Logs the rate, where images are, what came of them, and what bounds the work. On one thread.
+
+    `step` is to be called about once a second: each call looks at where the images are, and what most of them wait
+    for in most of the looks is what bounds the work.
+    """
+
+    def __init__(self, clock: Clock, tally: Tally, progress: TaskProgress, ledger: Ledger) -> None:
+        self._clock = clock
+        self._tally = tally
+        self._progress = progress
+        self._ledger = ledger
+        self._started = self._since = clock.monotonic()
+        self._before: Counter[tuple[str, str]] = Counter()
+        self._looks: Counter[str] = Counter()
+
+    def step(self) -> None:
+        """Look, and log a line where it is time for one and there was work."""
+        places, records = self._progress.counts(), self._ledger.records
+        self._looks[bound_by(places, records)] += 1
+        seconds = self._clock.monotonic() - self._since
+        if seconds < EVERY_S:
+            return
+        counts = self._tally.counts()
+        fresh = counts - self._before
+        if fresh or records:
+            [(bound, looks)] = self._looks.most_common(1)
+            share = f"{looks} of {self._looks.total()} looks"
+            _log.info("%s; %s; bounded by %s (%s)", _told(fresh, seconds), _in_flight(places, records), bound, share)
+        self._since, self._before = self._clock.monotonic(), counts
+        self._looks.clear()
+
+    def summarize(self) -> None:
+        """Log what the whole run came to."""
+        seconds = self._clock.monotonic() - self._started
+        _log.info("in all, in %.0f s: %s", seconds, _told(self._tally.counts(), seconds))
+
+
+def bound_by(places: Mapping[str, int], records: int) -> str:
+    """What most images wait for at this moment: the input where there is no work, the broker where all is done."""
+    if not records:
+        return "the input"
+    waiting = {name: sum(places.get(place, 0) for place in group) for name, group in _BOUNDS.items()}
+    most = max(waiting, key=lambda name: waiting[name])
+    if waiting[most]:
+        return most
+    return "memory" if any(places.values()) else "the broker"
+
+
+def _kind(outcome: Rendered | Failure) -> tuple[str, str]:
+    if isinstance(outcome, Failure):
+        return "dead letter", outcome.reason
+    if outcome.kind == "skip":
+        return "skip", outcome.reason
+    return outcome.kind, ""
+
+
+def _told(counts: Mapping[tuple[str, str], int], seconds: float) -> str:
+    """`12.5 images/s (370 enriched, 5 partial), 2 retractions, 3 dead letters (corrupt 3), 0 skips`"""
+    by_kind: Counter[str] = Counter()
+    for (kind, _), count in counts.items():
+        by_kind[kind] += count
+    images = by_kind["enriched"] + by_kind["partial"]
+    rate = images / seconds if seconds > 0 else 0.0
+    return (
+        f"{rate:.1f} images/s ({by_kind['enriched']} enriched, {by_kind['partial']} partial), "
+        f"{by_kind['retraction']} retractions, "
+        f"{by_kind['dead letter']} dead letters{_reasons(counts, 'dead letter')}, "
+        f"{by_kind['skip']} skips{_reasons(counts, 'skip')}"
+    )
+
+
+def _reasons(counts: Mapping[tuple[str, str], int], kind: str) -> str:
+    reasons = [f"{reason} {count}" for (of, reason), count in sorted(counts.items()) if of == kind]
+    return f" ({', '.join(reasons)})" if reasons else ""
+
+
+def _in_flight(places: Mapping[str, int], records: int) -> str:
+    """`20 images in flight (fetch 16, decode 4), 31 records not committed`"""
+    where = ", ".join(f"{place} {count}" for place, count in places.items() if count)
+    return f"{sum(places.values())} images in flight{f' ({where})' if where else ''}, {records} records not committed"
