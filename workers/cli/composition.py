@@ -9,16 +9,18 @@ from typing import Any, TypeVar, cast
 
 from workers import __version__
 from workers.backends.clock import SystemClock
+from workers.cli.banner import banner
 from workers.cli.clients import corrections, publisher, record_source, result_cache
 from workers.cli.decoders import intake, judge
 from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
+from workers.models.device import choose_device
 from workers.models.load import load
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.captioning import Template
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import Tagger
+from workers.ports import RecordSource, Tagger
 from workers.settings import Settings
 from workers.types import Transform
 
@@ -45,8 +47,14 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     models = load_models(settings)
     said = corrections(settings)
     roles = make_roles(models, _template(settings), said)
+    device = choose_device(settings.device).name
+
+    def source() -> RecordSource:
+        logger.info("%s", banner(settings, models, device))  # the warm-up has settled precision and batch by now
+        return _patiently(lambda: record_source(settings), stopping)
+
     return Worker(
-        source=lambda: _patiently(lambda: record_source(settings), stopping),
+        source=source,
         publisher=lambda source: _patiently(lambda: publisher(settings, source, transactional_id), stopping),
         intake=intake(settings, _transforms(roles)),
         cache=result_cache(settings),
