@@ -22,6 +22,7 @@ from workers.cli import (
     settings,
     skip,
     stack,
+    tag,
     tail,
     terminal,
     train,
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.command()(run.run)
 app.command()(demo.demo)
 app.add_typer(stack.app, name="stack")
+app.command()(tag.tag)
 app.command()(emit.emit)
 app.command()(tail.tail)
 app.command()(correct.correct)

@@ -13,21 +13,24 @@ from workers import __version__
 from workers.cli.clients import object_store
 from workers.errors import Misconfigured
 from workers.intake import Limits, ProcessIntake, ThreadIntake
+from workers.ports import ObjectStore
 from workers.settings import Settings
 from workers.types import Transform
 
 logger = logging.getLogger(__name__)
 
 
-def intake(settings: Settings, transforms: Sequence[Transform]) -> ThreadIntake | ProcessIntake:
-    """The intake of these settings.
+def intake(
+    settings: Settings, transforms: Sequence[Transform], store: ObjectStore | None = None
+) -> ThreadIntake | ProcessIntake:
+    """The intake of these settings, which reads the store that they name, or else the one that is given.
 
     Off Linux there are threads only: the default becomes that, and a log line says so.
 
     Raises:
         Misconfigured: there can be no such object store, or no such intake here.
     """
-    store = object_store(settings)
+    store = store or object_store(settings)
     if _form(settings) == "threads":
         return ThreadIntake(
             store,

@@ -1,0 +1,168 @@
+"""`tagstream tag`: what a model says of photos on this machine, without Kafka, a store or a cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from workers.cli import terminal
+from workers.cli.models_terminal import note
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from workers.cli.tag_files import FailedFile, FileTagger, TaggedFile
+    from workers.pipeline.roles import ModelsByUse
+    from workers.settings import Settings
+
+
+def tag(
+    paths: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, and folders of images.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="The tagger: `compact`, or a bundle's folder. By default what TAGSTREAM_TAGGER says.",
+            show_default=False,
+        ),
+    ] = None,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE|template|none",
+            help="What writes captions. By default what TAGSTREAM_CAPTIONER says.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None,
+        typer.Option(help="By default what TAGSTREAM_DEVICE says.", show_default=False),
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="So many tags of each image at most, the best ones.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each file.")] = False,
+) -> None:
+    """Tag and caption images of this machine with the worker's own decoders, limits and models.
+
+    The shortest way to judge a model: nothing else needs to run. A file that can't be tagged takes one line that says
+    why, and the others go on; only when no file could be tagged the exit code is 2. In folders, files are taken by
+    their endings and in order of their names.
+
+    [dim]With the built-in tagger:[/]  tagstream tag photo.jpg ~/Pictures
+
+    [dim]With your own bundles:[/]  tagstream tag ~/Pictures --model bundles/ram --captioner bundles/tag2text --json
+    """
+    from workers.cli.emit import IMAGES
+    from workers.cli.tag_files import TaggedFile, image_files
+    from workers.settings import read
+
+    chosen = {"TAGGER": model, "CAPTIONER": captioner}
+    settings = read({**os.environ, **_variables(chosen), **({} if device is None else {"TAGSTREAM_DEVICE": device})})
+    files = image_files(paths, lambda path: path.suffix.lower() in IMAGES)
+    if not files:
+        raise Misconfigured(f"{', '.join(map(str, paths))}: there are no images ({', '.join(sorted(IMAGES))})")
+    tagged = 0
+    with _tagger(settings, files) as tagger, terminal.reader_may_leave():
+        console = terminal.console()
+        for result in tagger.results():
+            tagged += isinstance(result, TaggedFile)
+            if as_json:
+                typer.echo(terminal.as_json(_document(result, top)))
+            else:
+                console.print(_row(result, top, console.width))
+    _tell(tagged, len(files))
+
+
+def _variables(chosen: dict[str, str | None]) -> dict[str, str]:
+    """An option goes before its variable, and before the digest that pins what the variable names."""
+    named = {use: name for use, name in chosen.items() if name is not None}
+    return {f"TAGSTREAM_{use}": name for use, name in named.items()} | {f"TAGSTREAM_{use}_DIGEST": "" for use in named}
+
+
+@contextmanager
+def _tagger(settings: Settings, files: list[Path]) -> Iterator[FileTagger]:
+    from workers.cli.composition import load_models
+    from workers.cli.decoders import intake, limits
+    from workers.cli.profiles import profiles
+    from workers.cli.tag_files import FileTagger, LocalFiles
+    from workers.models.template import TemplateCaptioner
+
+    models = load_models(settings)
+    _warm_up(models)
+    tagger, captioner = models["tagger"], models.get("captioner")
+    transforms = [tagger.transform] if captioner is None else [tagger.transform, captioner.transform]
+    store = LocalFiles(files)
+    with closing(intake(settings, transforms, store)) as made:
+        yield FileTagger(
+            store,
+            made,
+            tagger,
+            profiles(settings, tagger)["default"],
+            captioner=captioner,
+            template=TemplateCaptioner() if settings.captioner == "template" else None,
+            max_bytes=limits(settings).max_object_bytes,
+        )
+
+
+def _warm_up(models: ModelsByUse) -> None:
+    """Check the golden answers; what batch would be the best is not asked for some images."""
+    from workers.cli.tag_files import BATCH
+
+    loaded: dict[str, Any] = dict(models)
+    for model in loaded.values():
+        model.max_batch = model.max_batch or BATCH
+        model.warm_up()
+        if model.random_weights:
+            note(f"the weights of {model.name} are random: its answers mean nothing.")
+
+
+def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
+    from workers.cli.tag_files import FailedFile
+
+    file = {"file": _name(result.path)}
+    if isinstance(result, FailedFile):
+        return file | {"error": {"reason": result.reason, "detail": result.detail}}
+    tags = [{"name": name, "score": score} for name, score in result.tags[:top]]
+    return file | {"tags": tags, "caption": result.caption}
+
+
+def _row(result: TaggedFile | FailedFile, top: int, width: int) -> Table:
+    """A table of one row, so that it is shown as soon as it is known."""
+    from workers.cli.tag_files import FailedFile
+
+    name = _shortened(_name(result.path), width // 4 - 2)
+    if isinstance(result, FailedFile):
+        return _line("red", name, f"✗ {result.reason}", result.detail)
+    tags = ", ".join(f"{tag} {score:.2f}" for tag, score in result.tags[:top])
+    return _line("", name, tags or "no tag is above its threshold", result.caption or "")
+
+
+def _line(style: str, *cells: str) -> Table:
+    table = Table.grid(padding=(0, 2), expand=True)
+    for ratio in (3, 5, 4):
+        table.add_column(ratio=ratio, style=style, overflow="ellipsis", no_wrap=True)
+    table.add_row(*map(terminal.text, cells))
+    return table
+
+
+def _name(path: Path) -> str:
+    """A path may hold bytes that are no text."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def _shortened(name: str, most: int) -> str:
+    """The end of a path tells more than its beginning."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def _tell(tagged: int, total: int) -> None:
+    from workers.cli.exit_codes import MISCONFIGURED
+
+    failed = total - tagged
+    typer.echo(f"{tagged:,} of {total:,} images tagged" + (f", {failed:,} could not be" if failed else ""), err=True)
+    if not tagged:
+        raise typer.Exit(MISCONFIGURED)

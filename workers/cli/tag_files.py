@@ -1,0 +1,207 @@
+"""Files of this machine through the worker's own intake and models, without Kafka and without a store."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from schemas.image_event import ImageEvent
+from workers.errors import Gone, LargerThanReserved, Rejected, Unavailable
+from workers.pipeline.answers import caption_of, one_each, scores_of
+from workers.pipeline.captioning import Template
+from workers.pipeline.profiles import Profile
+from workers.ports import Captioner, Intake, Tagger
+from workers.types import (
+    Assignment,
+    Coordinates,
+    DecodedImage,
+    Job,
+    ObjectVersion,
+    Partition,
+    StoredObject,
+)
+
+BATCH = 8
+"""Images that are read, decoded and computed together."""
+_FILES = Partition("files", 0)
+
+Made = TypeVar("Made")
+
+
+class LocalFiles:
+    """An object store (`workers.ports.ObjectStore`) of these files: the key of each is its number in the list."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def get(
+        self, bucket: str, key: str, *, version_id: str | None, etag: str | None, max_bytes: int, deadline_s: float
+    ) -> StoredObject:
+        try:
+            body = _read(self.paths[int(key)], max_bytes)
+        except FileNotFoundError:
+            raise Gone("there is no such file") from None
+        except OSError as error:
+            raise Unavailable("file", error.strerror or "it can't be read", fault="object") from None
+        if not body:
+            raise Rejected("fetch", "empty-object", "it has no bytes")
+        return StoredObject(body, "", None, "")
+
+    def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
+        raise NotImplementedError("no event of a file asks for the newest version")
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedFile:
+    """What the models say of one file.
+
+    Args:
+        tags: (name, score), best first.
+        caption: None where nothing captions.
+    """
+
+    path: Path
+    tags: Sequence[tuple[str, float]]
+    caption: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedFile:
+    """Why one file could not be tagged: in a word, of a dead letter where it has one, and in a sentence."""
+
+    path: Path
+    reason: str
+    detail: str
+
+
+class FileTagger:
+    """Tags files in the order in which they come, a few at a time.
+
+    Args:
+        intake: reads `files`, and decodes for both models.
+        profile: the thresholds above which a tag is shown.
+        captioner: writes captions under the tags; None: `template` does, or nothing.
+    """
+
+    def __init__(
+        self,
+        files: LocalFiles,
+        intake: Intake,
+        tagger: Tagger,
+        profile: Profile,
+        *,
+        captioner: Captioner | None = None,
+        template: Template | None = None,
+        max_bytes: int,
+    ) -> None:
+        self._paths = files.paths
+        self._intake = intake
+        self._tagger = tagger
+        self._profile = profile
+        self._captioner = captioner
+        self._template = template
+        self._max_bytes = max_bytes
+
+    def results(self) -> Iterator[TaggedFile | FailedFile]:
+        """One for each file, in order.
+
+        Raises:
+            Broken: no decoder can be kept alive, or a model's answers are none.
+        """
+        for first in range(0, len(self._paths), BATCH):
+            numbers = range(first, min(first + BATCH, len(self._paths)))
+            failed: dict[int, FailedFile] = {}
+            tagged = self._tagged(self._decoded(numbers, failed))
+            yield from (failed[number] if number in failed else tagged[number] for number in numbers)
+
+    def _decoded(self, numbers: Sequence[int], failed: dict[int, FailedFile]) -> dict[int, DecodedImage]:
+        """All files of a batch go through each step of the intake together; what fails goes to `failed`."""
+        intake = self._intake
+        fetched = self._done({number: intake.fetch(_job(number), self._max_bytes) for number in numbers}, failed)
+        facts = self._done({number: intake.inspect(held) for number, held in fetched.items()}, failed)
+        return self._done({number: intake.decode(fetched[number], each) for number, each in facts.items()}, failed)
+
+    def _done(self, futures: Mapping[int, Future[Made]], failed: dict[int, FailedFile]) -> dict[int, Made]:
+        done: dict[int, Made] = {}
+        for number, future in futures.items():
+            try:
+                done[number] = future.result()
+            except Rejected as error:
+                failed[number] = FailedFile(self._paths[number], error.reason, error.detail)
+            except Gone as error:
+                failed[number] = FailedFile(self._paths[number], "no-such-file", str(error))
+            except Unavailable as error:
+                failed[number] = FailedFile(self._paths[number], "unreadable", error.detail)
+        return done
+
+    def _tagged(self, images: dict[int, DecodedImage]) -> dict[int, TaggedFile]:
+        if not images:
+            return {}
+        pixels = [image.pixels[self._tagger.transform] for image in images.values()]
+        answers = one_each(self._tagger, self._tagger.forward(pixels), len(pixels))
+        chosen = [self._profile.select(scores_of(self._tagger, answer)) for answer in answers]
+        captions = self._captions(list(images.values()), chosen)
+        return {
+            number: TaggedFile(
+                self._paths[number], [(self._tagger.labels[label], score) for label, score in tags], caption
+            )
+            for number, tags, caption in zip(images, chosen, captions, strict=True)
+        }
+
+    def _captions(
+        self, images: Sequence[DecodedImage], chosen: Sequence[Sequence[tuple[int, float]]]
+    ) -> Sequence[str | None]:
+        """Under the tags in label order, as captioners were trained on; a template takes the best first."""
+        labels = self._tagger.labels
+        captioner = self._captioner
+        if captioner is None:
+            template = self._template
+            return [
+                None if template is None else template([labels[label] for label, _ in tags]).text for tags in chosen
+            ]
+        guides = [captioner.guide([labels[label] for label, _ in sorted(tags)]) for tags in chosen]
+        answers = captioner.forward([image.pixels[captioner.transform] for image in images], guides)
+        return [caption_of(captioner, answer).text for answer in one_each(captioner, answers, len(images))]
+
+
+def image_files(arguments: Sequence[Path], wanted: Callable[[Path], bool]) -> list[Path]:
+    """The files that are named, and those of named folders that are `wanted`, in order of their names.
+
+    What is neither, and a folder that can't be listed, stands for itself: reading it says what is wrong.
+    """
+    found: list[Path] = []
+    for path in arguments:
+        found += _below(path, wanted) if path.is_dir() else [path]
+    return found
+
+
+def _below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+    unlisted: list[Path] = []
+    walked = os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename)))
+    files = [Path(place, name) for place, _, names in walked for name in names]
+    return sorted([*filter(wanted, files), *unlisted])
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file: a pipe or a device might never end, or never begin."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(0, "it is no regular file")
+        if facts.st_size > max_bytes:
+            raise LargerThanReserved(facts.st_size)
+        body = file.read(max_bytes + 1)
+    if len(body) > max_bytes:  # it grew meanwhile
+        raise LargerThanReserved(None)
+    return body
+
+
+def _job(number: int) -> Job:
+    event = ImageEvent(id=str(number), dialect="own", action="enrich", index=0, bucket=_FILES.topic, key=str(number))
+    return Job(Coordinates(*_FILES, number, 0), Assignment(_FILES, ""), event)
