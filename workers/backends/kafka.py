@@ -4,7 +4,14 @@ from workers.backends.kafka_emitter import KafkaEmitter
 from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_reader import read_range, tail
 from workers.backends.kafka_source import KafkaRecordSource
-from workers.backends.kafka_topics import ensure_topics, lag, max_message_bytes, recompressed, topic_exists
+from workers.backends.kafka_topics import (
+    ensure_topics,
+    lag,
+    max_message_bytes,
+    recompressed,
+    require_topics,
+    topic_exists,
+)
 from workers.backends.kafka_types import ReadRecord
 from workers.types import Membership
 
@@ -19,6 +26,7 @@ __all__ = [
     "max_message_bytes",
     "read_range",
     "recompressed",
+    "require_topics",
     "tail",
     "topic_exists",
 ]

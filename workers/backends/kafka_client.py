@@ -93,6 +93,17 @@ def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
     return Broken(f"the Kafka client failed {doing}: {error}")
 
 
+def no_such_topic(*topics: str) -> Misconfigured:
+    """What every command says of topics that are missing."""
+    return Misconfigured(
+        "\n".join(
+            f"the topic {topic!r} does not exist; create it first (kafka-topics.sh --create --topic {topic}), "
+            "or correct what names it"
+            for topic in topics
+        )
+    )
+
+
 def passing(error: kafka_errors.KafkaError) -> bool:
     """Whether the same call may succeed later."""
     return bool(error.retriable)

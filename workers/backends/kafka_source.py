@@ -26,13 +26,14 @@ from workers.backends.kafka_client import (
     connect,
     end_consumer,
     mapped,
+    no_such_topic,
     passing,
     sensible,
     translated,
 )
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka_types import ReadRecord, out_of_range, record_of
-from workers.errors import Broken, Misconfigured, Unavailable
+from workers.errors import Broken, Unavailable
 from workers.types import Assignment, Membership, Partition, Polled, Record
 
 logger = logging.getLogger(__name__)
@@ -197,9 +198,8 @@ class KafkaRecordSource:
             return
         with mapped("listing the topics"):
             known = self._consumer.topics()
-        for topic in self._topics:
-            if topic not in known:
-                raise Misconfigured(f"the input topic {topic!r} does not exist; create it first")
+        if missing := [topic for topic in self._topics if topic not in known]:
+            raise no_such_topic(*missing)
         self._topics_checked = True
 
     def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[ReadRecord]]:

@@ -11,8 +11,7 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import TopicPartition
 
-from workers.backends.kafka_client import Security, admin, connect, end_consumer, mapped
-from workers.errors import Misconfigured
+from workers.backends.kafka_client import Security, admin, connect, end_consumer, mapped, no_such_topic
 from workers.types import Partition
 
 logger = logging.getLogger(__name__)
@@ -55,6 +54,18 @@ def topic_exists(servers: str, topic: str, *, security: Security | None = None) 
         return topic in client.list_topics()
 
 
+def require_topics(servers: str, topics: Sequence[str], *, security: Security | None = None) -> None:
+    """Ask the cluster whether these topics exist: a producer would look for a missing one until its time is over.
+
+    Raises:
+        Misconfigured: some do not; all of them are named.
+    """
+    with admin(servers, security or {}) as client:
+        known = set(client.list_topics())
+    if missing := [topic for topic in dict.fromkeys(topics) if topic not in known]:
+        raise no_such_topic(*missing)
+
+
 def max_message_bytes(
     servers: str, topics: Sequence[str], *, security: Security | None = None, connect_timeout_s: float = 30.0
 ) -> dict[str, int]:
@@ -65,9 +76,8 @@ def max_message_bytes(
     """
     with admin(servers, security or {}, timeout_s=connect_timeout_s) as client:
         known = set(client.list_topics())
-        for topic in topics:
-            if topic not in known:
-                raise Misconfigured(f"the output topic {topic!r} does not exist; create it first")
+        if missing := [topic for topic in topics if topic not in known]:
+            raise no_such_topic(*missing)
         return {topic: _max_message_bytes(client, topic) for topic in topics}
 
 
@@ -106,7 +116,7 @@ def numbers(consumer: Any, topic: str) -> list[int]:
     """
     known = consumer.partitions_for_topic(topic)
     if not known:
-        raise Misconfigured(f"the topic {topic!r} does not exist; create it first")
+        raise no_such_topic(topic)
     return sorted(known)
 
 

@@ -100,18 +100,12 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _kafka(settings: Settings) -> str:
-    from workers.backends.kafka import recompressed, topic_exists
+    from workers.backends.kafka import recompressed, require_topics
     from workers.cli.clients import output_topics, security, servers
-    from workers.errors import Misconfigured
 
     corrections = [settings.corrections_topic] if settings.corrections_topic else []
     topics = [*settings.input_topics, *output_topics(settings), *corrections]
-    missing = [topic for topic in topics if not topic_exists(servers(settings), topic, security=security(settings))]
-    if missing:
-        raise Misconfigured(
-            f"{servers(settings)} answers, but has no topic {', '.join(missing)}: create it "
-            "(kafka-topics.sh --create --topic NAME), or correct the setting that names it"
-        )
+    require_topics(servers(settings), topics, security=security(settings))
     opened = recompressed(servers(settings), settings.input_topics, security=security(settings))
     advice = [
         f". {topic} has compression.type={codec}: the broker opens what is compressed otherwise, without a bound, and a"

@@ -85,11 +85,12 @@ def correct(
 
 
 def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -> int:
-    from workers.backends.kafka import KafkaEmitter
+    from workers.backends.kafka import KafkaEmitter, require_topics
     from workers.cli.clients import security, servers
     from workers.cli.terminal import counting
     from workers.types import Message
 
+    require_topics(servers(settings), [topic], security=security(settings))
     # the broker is asked first: a file that is read for an hour should not find it away
     with KafkaEmitter(servers(settings), security=security(settings)) as emitter, counting("sent", None) as advance:
         done = 0

@@ -6,6 +6,7 @@ import hashlib
 import json
 import mimetypes
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -63,6 +64,7 @@ def emit(
     emission = Emission(
         settings, folder, _bucket(settings, bucket), prefix, topic or settings.input_topics[0], _dialect(dialect)
     )
+    emission.place.require_writable()
     if again:
         emission.place.forget()
     sent = emission.run()
@@ -98,7 +100,9 @@ class ResumePoint:
             return str(from_json(self._path.read_bytes())["last"])
         except FileNotFoundError:
             return ""
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except OSError as error:
+            raise self._unusable("read", error) from error
+        except (ValueError, KeyError, TypeError) as error:
             raise Misconfigured(f"{self._path} can't be read ({error}); --again begins anew") from error
 
     def note(self, key: str) -> None:
@@ -108,10 +112,32 @@ class ResumePoint:
             scratch.write_text(json.dumps({"last": key}), encoding="utf-8")
             scratch.replace(self._path)
         except OSError as error:
-            raise Misconfigured(f"TAGSTREAM_STATE_DIR: {self._path} can't be written: {error.strerror}") from error
+            raise self._unusable("written", error) from error
 
     def forget(self) -> None:
-        self._path.unlink(missing_ok=True)
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._unusable("removed", error) from error
+
+    def require_writable(self) -> None:
+        """Find out before anything is sent.
+
+        Raises:
+            Misconfigured: the place could not be noted.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._path.parent):
+                pass
+        except OSError as error:
+            raise self._unusable("written", error) from error
+
+    def _unusable(self, how: str, error: OSError) -> Misconfigured:
+        return Misconfigured(
+            f"TAGSTREAM_STATE_DIR: {self._path} can't be {how}: {error.strerror}. "
+            "Name a folder that this user may write."
+        )
 
 
 Item = TypeVar("Item")
@@ -146,7 +172,7 @@ class Emission:
         Returns:
             How many events were sent now.
         """
-        from workers.backends.kafka import KafkaEmitter
+        from workers.backends.kafka import KafkaEmitter, require_topics
         from workers.cli.clients import object_store, security, servers
         from workers.cli.events import event_for
         from workers.cli.terminal import counting
@@ -155,6 +181,7 @@ class Emission:
         if last:
             typer.echo(f"going on after {printable(last)} (--again begins anew)", err=True)
         sent = 0
+        require_topics(servers(self._settings), [self.topic], security=security(self._settings))
         with (
             closing(object_store(self._settings)) as store,
             KafkaEmitter(servers(self._settings), security=security(self._settings)) as emitter,

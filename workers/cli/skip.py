@@ -24,9 +24,6 @@ JOIN_S = 30.0
 _UNKNOWN_TIME = -1
 """As Kafka writes the time of a record that has none."""
 
-TELL_S = 3.0
-"""How long to wait in silence."""
-
 
 def skip(
     record: Annotated[str, typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The record, as the log names it.")],
@@ -156,10 +153,8 @@ class Skipping:
 
 
 def _tries(why: str) -> Iterator[None]:
-    """Yields for `JOIN_S` at most, once a try; says what is waited for when that takes long."""
-    began, told = time.monotonic(), False
-    while (waited := time.monotonic() - began) < JOIN_S:
-        if waited > TELL_S and not told:
-            told = True
-            typer.echo(f"waiting at most {JOIN_S:g} s for {why}", err=True)
+    """Say what is waited for, and yield for `JOIN_S` at most, once a try."""
+    typer.echo(f"waiting at most {JOIN_S:g} s for {why}", err=True)
+    began = time.monotonic()
+    while time.monotonic() - began < JOIN_S:
         yield

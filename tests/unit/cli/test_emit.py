@@ -53,6 +53,20 @@ def test_a_ruined_place_is_told_with_the_way_out(tmp_path: Path, content: str) -
         place.last()
 
 
+@pytest.mark.parametrize("more", [[], ["--again"]])
+def test_a_state_folder_that_can_not_be_written_is_told_before_anything_is_sent(
+    more: list[str], tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TAGSTREAM_STATE_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:1")
+    ran = tagstream("emit", "--bucket", "photos", *more)
+    assert ran.code == 2
+    assert "TAGSTREAM_STATE_DIR: " in ran.err
+    assert "can't be written: Not a directory. Name a folder that this user may write." in ran.err
+
+
 def emission(folder: Path, tmp_path: Path) -> Emission:
     settings = Settings(kafka_servers=("a:1",), s3_endpoint="http://s:1", state_dir=tmp_path / "state")
     return Emission(settings, folder, "photos", "in/", "images", "own")

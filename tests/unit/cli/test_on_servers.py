@@ -138,6 +138,24 @@ def test_what_a_bucket_holds_is_asked_for_by_its_prefix(
     assert events(site) == ["a.png", "b+c.png", "deep er/ünï.png", "deep er/ünï.png"]
 
 
+def test_every_command_says_at_once_that_its_topic_is_missing(
+    site: Site, folder: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = f"{site.name}.nowhere"
+    monkeypatch.setenv("TAGSTREAM_DEAD_LETTER_TOPIC", nowhere)
+    commands = (
+        ("emit", folder, "--topic", nowhere),
+        ("correct", "photos/a.jpg", "--add", "dog", "--topic", nowhere),
+        ("tail", "--no-follow"),
+        ("dead-letters", "list"),
+        ("skip", f"{site.images}:0:0"),
+    )
+    said = f"the topic '{nowhere}' does not exist; create it first (kafka-topics.sh --create --topic {nowhere})"
+    for command in commands:
+        ran = tagstream(*command)
+        assert (ran.code, said in ran.err) == (2, True), (command, ran.err)
+
+
 def test_an_interrupted_emit_goes_on_where_it_stopped(
     site: Site, folder: Path, tagstream: Callable[..., Ran], tmp_path: Path
 ) -> None:
@@ -316,7 +334,6 @@ def test_a_skip_says_what_it_waits_for(
     site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(skip, "JOIN_S", 2.0)
-    monkeypatch.setattr(skip, "TELL_S", 0.5)
     ran = tagstream("skip", f"{site.images}:7:0")
     assert ran.code == 4
     assert f"waiting at most 2 s for the group '{site.name}' to give us {site.images}:7; stop its workers" in ran.err
@@ -367,7 +384,7 @@ def test_a_check_tells_each_fault_and_how_to_repair_it(
     monkeypatch.setenv("TAGSTREAM_TAGGER", "/no/such/bundle")
     ran = tagstream("check")
     assert ran.code == 2
-    assert f"has no topic {site.name}.nowhere: create it" in ran.out
+    assert f"the topic '{site.name}.nowhere' does not exist; create it first" in ran.out
     assert f"the bucket '{site.name}' does not exist: make it" in ran.out
     assert "is not a bundle" in ran.out
     assert "✓ Redis" in ran.out
