@@ -371,12 +371,11 @@ class Settings(BaseModel):
         """These fields must be set.
 
         Raises:
-            Misconfigured: names the first that is not, and what it is.
+            Misconfigured: names each that is not, and what it is.
         """
-        for field in fields:
-            if not getattr(self, field):
-                info = type(self).model_fields[field]
-                raise Misconfigured(f"{variable(field)} is not set. It is: {_plain(info.description)}.")
+        if missing := [field for field in fields if not getattr(self, field)]:
+            told = (f"{variable(field)} is not set. It is: {_plain(FIELDS[field].description)}." for field in missing)
+            raise Misconfigured("\n".join(told))
         return self
 
     def bundles(self) -> dict[str, PinnedBundle]:

@@ -28,7 +28,7 @@ from workers.cli import (
     train,
 )
 from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, exit_code
-from workers.errors import TagstreamError
+from workers.errors import TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,7 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _complain(error: TagstreamError) -> int:
     console = terminal.console(stderr=True)
-    for line in str(error).splitlines():
+    advice = error.advice if isinstance(error, Unavailable) else ""
+    for line in (*str(error).splitlines(), *advice.splitlines()):
         console.print(terminal.text(line, "red"))
     return exit_code(error)

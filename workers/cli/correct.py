@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from workers.cli.needs import needed
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def correct(
     [dim]Take back:[/]   tagstream correct photos/2024/dog.jpg --withdraw
     """
     from schemas.correction import correction, withdrawal
-    from workers.settings import read
 
     if (subject is None) == (file is None):
         raise Misconfigured("name one image as BUCKET/KEY, or a file of corrections with --file")
@@ -79,7 +78,7 @@ def correct(
     else:
         assert file is not None
         records = _records(file)
-    settings = read(os.environ).require("kafka_servers")
+    settings = needed("kafka_servers")
     name = topic or settings.corrections_topic or DEFAULT_TOPIC
     typer.echo(f"{_send(settings, name, records)} corrections are in {name}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from schemas.printable import printable
 from workers.cli import terminal
+from workers.cli.needs import needed
 from workers.cli.skip import parse_place
 from workers.errors import Misconfigured
 
@@ -300,9 +300,8 @@ def original(dead_letter: DeadLetterRecord) -> Message:
 
 
 def _settings() -> Settings:
-    from workers.settings import read
 
-    return read(os.environ).require("kafka_servers")
+    return needed("kafka_servers")
 
 
 def _choice(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import mimetypes
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 import typer
 
 from schemas.printable import printable
+from workers.cli.needs import needed
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -56,9 +56,8 @@ def emit(
     [dim]Upload and tag a folder:[/]   tagstream emit ~/Pictures --bucket photos --prefix mine/
     [dim]Tag what is there already:[/]  tagstream emit --bucket photos --prefix 2024/
     """
-    from workers.settings import read
 
-    settings = read(os.environ).require("kafka_servers", "s3_endpoint")
+    settings = needed("kafka_servers", "s3_endpoint")
     if dialect not in ("own", "s3"):
         raise Misconfigured(f"--dialect {dialect}: it is own or s3")
     emission = Emission(

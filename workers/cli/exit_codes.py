@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.errors import Broken, Misconfigured, TagstreamError
+from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
 DONE = 0
 OUR_BUG = 1
@@ -17,6 +17,6 @@ INTERRUPTED = 130
 
 def exit_code(error: TagstreamError) -> int:
     """The exit code for an error, by whose fault it is."""
-    if isinstance(error, Misconfigured):
+    if isinstance(error, Misconfigured) or (isinstance(error, Unavailable) and error.fault == "access"):
         return MISCONFIGURED
     return BROKEN if isinstance(error, Broken) else UNAVAILABLE

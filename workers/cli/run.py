@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers.cli.needs import needed
 from workers.errors import Broken, Unavailable
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def run(
     [dim]Work off a backlog:[/]  tagstream run --until-idle 30
     """
     from workers.service.logs import start_logging
-    from workers.settings import read, secret_values
+    from workers.settings import secret_values
 
-    settings = read(os.environ).require("kafka_servers", "s3_endpoint", "buckets")
+    settings = needed("kafka_servers", "s3_endpoint", "buckets", models=True)
     start_logging(settings.log_level, settings.log_format, secrets=secret_values(settings))
     try:
         _Process(settings, until_idle).run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers.cli.needs import needed
 from workers.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
@@ -36,10 +36,9 @@ def skip(
 
     tagstream skip images:3:41977
     """
-    from workers.settings import read
 
     topic, partition, offset = parse_place(record)
-    Skipping(read(os.environ).require("kafka_servers"), topic, partition, offset).run()
+    Skipping(needed("kafka_servers"), topic, partition, offset).run()
     typer.echo(f"{record} has a dead letter now; the group goes on at offset {offset + 1}")
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workers.cli import terminal
+from workers.cli.needs import needed
 
 if TYPE_CHECKING:
     from workers.backends.kafka import ReadRecord
@@ -27,9 +27,8 @@ def tail(
 
     [dim]Everything so far, for jq:[/]  tagstream tail --json --from-beginning --no-follow | jq .tags
     """
-    from workers.settings import read
 
-    settings = read(os.environ).require("kafka_servers")
+    settings = needed("kafka_servers")
     records = _records(settings, start or not follow, follow, limit)
     with terminal.reader_may_leave():
         (_print_json if as_json else _print_rows)(records)

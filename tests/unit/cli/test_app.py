@@ -93,7 +93,52 @@ def test_an_unknown_setting_ends_every_command_with_2_and_a_sentence(
 def test_a_missing_setting_is_named_with_its_meaning(tagstream: Callable[..., Ran]) -> None:
     ran = tagstream("run")
     assert ran.code == 2
-    assert ran.err == "TAGSTREAM_KAFKA_SERVERS is not set. It is: Bootstrap servers, host:port,….\n"
+    assert ran.err.splitlines()[0] == "TAGSTREAM_KAFKA_SERVERS is not set. It is: Bootstrap servers, host:port,…."
+
+
+def test_all_that_is_wrong_is_told_before_the_worker_starts(
+    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SECURITY_PROTOCOL", "SSL")
+    files = ("KAFKA_TLS_CA", "LABELS_FILE", "PROFILES")
+    for name in files:
+        monkeypatch.setenv(f"TAGSTREAM_{name}", str(tmp_path / name))
+    monkeypatch.setenv("TAGSTREAM_TAGGER", str(tmp_path / "tagger"))
+    ran = tagstream("run")
+    assert ran.code == 2
+    missing, unreadable, bundles = ran.err.splitlines()[:3], ran.err.splitlines()[3:6], ran.err.splitlines()[6:]
+    required = ("KAFKA_SERVERS", "S3_ENDPOINT", "BUCKETS")
+    assert [line.split()[0] for line in missing] == [f"TAGSTREAM_{name}" for name in required]
+    assert unreadable == [
+        f"TAGSTREAM_{name}={tmp_path / name} can't be read: No such file or directory" for name in files
+    ]
+    assert "is not a bundle" in bundles[0]
+
+
+@pytest.mark.parametrize(
+    "command", [("tail",), ("dead-letters", "list"), ("correct", "photos/a.jpg", "--add", "dog"), ("emit",)]
+)
+def test_a_missing_file_of_tls_is_told_by_every_command(
+    command: tuple[str, ...], tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("TAGSTREAM_KAFKA_SECURITY_PROTOCOL", "SSL")
+    monkeypatch.setenv("TAGSTREAM_KAFKA_TLS_CA", str(tmp_path / "ca.pem"))
+    ran = tagstream(*command)
+    assert (ran.code, ran.err) == (
+        2,
+        f"TAGSTREAM_KAFKA_TLS_CA={tmp_path / 'ca.pem'} can't be read: No such file or directory\n",
+    )
+
+
+def test_advice_is_printed_with_the_error(tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise Unavailable("s3", "403 AccessDenied", fault="access", advice="allow s3:GetObject")
+
+    monkeypatch.setattr("workers.settings.read", refuse)
+    ran = tagstream("emit")
+    assert (ran.code, ran.err) == (2, "s3: 403 AccessDenied\nallow s3:GetObject\n")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from workers.cli.needs import needed
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -42,10 +42,9 @@ def collect(
     [dim]All that was enriched:[/]   tagstream train collect -o sets/shop
     [dim]Then learn from it:[/]      tagstream train fit sets/shop --from bundles/ram -o bundles/shop
     """
-    from workers.settings import read
     from workers.training.engine.collect import Collection
 
-    settings = read(os.environ).require("kafka_servers")
+    settings = needed("kafka_servers")
     source = topic or settings.output_topic
     said = _corrections(settings, corrections or settings.corrections_topic)
     with Collection(out / "collected.sqlite") as collection:
