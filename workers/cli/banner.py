@@ -17,7 +17,7 @@ def banner(settings: Settings, models: ModelsByUse, device: str) -> str:
         device: the device's name.
     """
     by_use: Mapping[str, Model | None] = {"tagger": models.get("tagger"), "captioner": models.get("captioner")}
-    used = ", ".join(f"{use} {_model(model)}" for use, model in by_use.items() if model is not None)
+    used = ", ".join(f"{use} {_model(model) if model else getattr(settings, use)}" for use, model in by_use.items())
     skipped = settings.skipped_topic or "nowhere, counted only"
     return (
         f"tagstream {__version__}: {used}, on {device}; reads {', '.join(settings.input_topics)} as group "

@@ -102,7 +102,7 @@ def _kind(outcome: Rendered | Failure) -> tuple[str, str]:
 
 
 def _told(counts: Mapping[tuple[str, str], int], seconds: float) -> str:
-    """`12.5 images/s (370 enriched, 5 partial), 2 retractions, 3 dead letters (corrupt 3), 0 skips`"""
+    """`12.5 images/s (370 enriched, 5 partial), 2 retractions, 3 dead letters (broken-image 3), 0 skips`"""
     by_kind: Counter[str] = Counter()
     for (kind, _), count in counts.items():
         by_kind[kind] += count

@@ -22,3 +22,10 @@ def test_the_banner_names_version_models_device_topics_and_delivery() -> None:
         f"reads a, b as group g; writes {settings.output_topic}, dead letters to {settings.dead_letter_topic}, "
         "skips to nowhere, counted only; delivery at_least_once"
     )
+
+
+def test_what_runs_without_a_model_is_named_as_it_is_set() -> None:
+    settings = Settings.model_validate({"captioner": "template", "skipped_topic": "images.skipped"})
+    said = banner(settings, ModelsByUse(tagger=ColourTagger()), "Some CPU")
+    assert ", captioner template, on Some CPU; " in said
+    assert "skips to images.skipped; delivery exactly_once" in said
