@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def tag(
-    paths: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Images, and folders of images.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER", help="Images, and folders of images.")],
     model: Annotated[
         str | None,
         typer.Option(

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
 from rich.console import Console
 
@@ -97,3 +100,11 @@ def test_on_a_terminal_a_growing_table_stays_inside_it_and_shows_how_far_it_is()
     assert "20/30" in text
     assert "19.png" in text
     assert "11.png" not in text
+
+
+def test_a_line_is_in_a_pipe_as_soon_as_it_is_said() -> None:
+    """`tagstream stack up > file`: a shell reads the file while the servers run."""
+    program = "import os; from workers.local.demo_display import DemoDisplay; DemoDisplay().say('up'); os._exit(0)"
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    ran = subprocess.run([sys.executable, "-c", program], env=buffered, capture_output=True, text=True, check=True)
+    assert ran.stdout == "up\n", "what was only buffered is lost with the process"
