@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from workers.training.evaluate import Tagged
 
 
 def draw_thresholds(tagged: Tagged, path: Path) -> None:
     """Draw mean precision, recall and F1 by one threshold for all labels, into a PNG."""
+    from matplotlib.figure import Figure
+
     bars = np.linspace(0, 1, 101)
     means = [tagged.table(float(bar)).mean() for bar in bars]
     figure = Figure(figsize=(7, 4.5), layout="constrained")

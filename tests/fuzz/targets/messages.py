@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 
 from schemas.dead_letter import (
+    CUSTOMARY,
     PREFIX,
     Failure,
     dead_letter_headers,
@@ -109,7 +110,7 @@ def _dead_lettered(failures: list[Failure], value: bytes | None, named: Any) -> 
     )  # fmt: skip
     assert sum(len(name) + len(content or b"") for name, content in added) < _HEADER_BYTES
     for name, content in added:
-        assert name.startswith(PREFIX)
+        assert name.startswith(PREFIX) or name in CUSTOMARY
         assert content is not None
         assert b"MARKED-SECRET" not in content, "a signed URL's query left in a detail"
     dead_letter = read_dead_letter_headers((*kept_headers, *added))
