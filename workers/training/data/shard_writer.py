@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from webdataset import TarWriter
-
 from workers.errors import Misconfigured
 from workers.intake.formats import sniff
 from workers.training.data.images import S3, BadImage, Images
@@ -104,6 +102,8 @@ class _Packing:
         """Fill a shard; also answers the first image of the next one."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self.count:06}.tar"
+        from webdataset import TarWriter
+
         samples: list[Sample] = []
         size = 0
         with path.open("wb") as file, TarWriter(file, user="", group="", encoder=False, mtime=0) as tar:
