@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -168,6 +169,18 @@ _FIELDS = st.fixed_dictionaries(
 @given(_FIELDS)
 @example({"size": 0.0})
 @example({"size": 1e300})
+@example({"etag": '"'})
+@example({"etag": "é"})
+@example({"version_id": "a b"})
 def test_the_published_schema_and_the_parser_accept_the_same(fields: dict[str, Any]) -> None:
     document = own(**fields)
-    assert _PUBLISHED.is_valid(document) == isinstance(parse(document)[0], ImageEvent), document
+    accepted = isinstance(parse(document)[0], ImageEvent)
+    assert accepted == (_PUBLISHED.is_valid(document) and _is_visible(document)), document
+
+
+def _is_visible(document: dict[str, Any]) -> bool:
+    """What the schema says in words alone: visible ASCII characters, and of an etag more than its quotes."""
+    texts = [document.get("version_id"), document.get("etag")]
+    if isinstance(texts[1], str):
+        texts[1] = texts[1].strip('"')
+    return all(re.fullmatch("[!-~]+", text) for text in texts if isinstance(text, str))
