@@ -88,7 +88,8 @@ class Tail:
 
     def left(self) -> int:
         """Offsets up to the ends that were set, some of which may be no records; 0 without ends."""
-        return sum(max(0, end - self.positions()[Partition(*place)]) for place, end in (self._ends or {}).items())
+        positions = self.positions()
+        return sum(max(0, end - positions[Partition(*place)]) for place, end in (self._ends or {}).items())
 
     def at_end(self) -> bool:
         """Whether all up to the ends that were set has been read; never without ends."""

@@ -430,9 +430,13 @@ def _move(scratch: Path, folder: Path, replace_existing: bool) -> None:
 
 
 def _facts(path: Path) -> FileFacts:
+    return FileFacts(bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def sha256_of(path: Path) -> str:
+    """Hex, of what a file holds; read in pieces."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileFacts(bytes=path.stat().st_size, sha256=digest)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _translated(language: str) -> str:

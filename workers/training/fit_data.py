@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from workers.errors import Misconfigured
 from workers.models import timm_network
-from workers.models.bundle import MANIFEST, Bundle
+from workers.models.bundle import MANIFEST, Bundle, sha256_of
 from workers.models.load import open_bundle
 from workers.models.ram.config import RamConfig, RamPlusConfig, from_json
 from workers.ports import ObjectStore
@@ -105,8 +104,7 @@ def part_of(
     ids = [place[name] for name in data.labels]
     fractions = {"train": 1 - validation, "val": validation}
     parts = split((_renumbered(sample, ids, kind) for sample in data), fractions)
-    with (data.folder / SAMPLES).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of(data.folder / SAMPLES)
     images = Images(data.folder, store=store)
     return Part(data.header.name, sha256, parts["train"], parts["val"], images, sorted(set(ids)))
 

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, Provenance, text_of
+from workers.models.bundle import Bundle, Provenance, sha256_of, text_of
 from workers.models.labels import label_matrix, with_embedding
 from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
 from workers.models.ram.decoding import CaptionDecoding
@@ -232,8 +232,7 @@ def digest_of_set(dataset: DataSet) -> str:
     """sha256 over what a set says: its labels and its samples, images by what is written of them."""
     digest = hashlib.sha256()
     for name in (LABELS, SAMPLES):
-        with (dataset.folder / name).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(sha256_of(dataset.folder / name)))
     return digest.hexdigest()
 
 
@@ -294,7 +293,7 @@ def _started(dataset: DataSet, run: Run) -> tuple[LabelScorer, AnyConfig, bytes 
         parents[bundle.name] = bundle.digest
     elif run.start is not None:
         load_encoder(model, Path(run.start))
-        parents[Path(run.start).name] = _sha256(Path(run.start))
+        parents[Path(run.start).name] = sha256_of(Path(run.start))
     if matrix is not None:
         with torch.no_grad():
             model.state_dict()["label_embed"].copy_(matrix)
@@ -370,8 +369,3 @@ def word_pieces(vocabulary: bytes) -> WordPiece:
 
 def _rank() -> int:
     return int(os.environ.get("RANK", "0"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

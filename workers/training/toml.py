@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from schemas.text import first_fault
 from workers.errors import Misconfigured
 
 _MAX_BYTES = 1024**2
@@ -31,9 +32,7 @@ def read_toml(kind: type[Values], path: Path) -> Values:
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part)[:100] for part in first["loc"])
-        raise Misconfigured(f"{path}: {': '.join(filter(None, [where, first['msg']]))}.") from None
+        raise Misconfigured(f"{path}: {first_fault(error)}.") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise Misconfigured(f"{path} is not TOML: {error}.") from None
 

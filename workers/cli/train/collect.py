@@ -112,16 +112,10 @@ def _write(
 
 
 def _labels(file: Path | None) -> Labels:
-    from workers.models.bundle import text_of
+    from workers.models.labels import read_names
     from workers.training.engine.collect import Labels
 
-    if file is None:
-        return Labels()
-    try:
-        names = [line.strip() for line in text_of(file).splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"{file} can't be read: {error}") from None
-    return Labels(list(dict.fromkeys(names)))
+    return Labels() if file is None else Labels(list(dict.fromkeys(read_names(file))))
 
 
 def _corrections(settings: Settings, topic: str) -> Corrections | None:

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder to write; must not exist.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
+HookOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Tell another tracker: module:function (docs/training.md).", show_default=False),
+]
+WorkOption = Annotated[
+    Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
+]
 
 
 def import_data(

@@ -11,9 +11,9 @@ import typer
 from rich.table import Table
 
 from workers.cli import terminal
-from workers.cli.models_make import check_free
+from workers.cli.models_make import Replace, check_free
 from workers.cli.models_terminal import describe, note, say
-from workers.cli.train.data import JsonOption, store
+from workers.cli.train.data import HookOption, JsonOption, WorkOption, store
 from workers.cli.train.extra import needs
 from workers.cli.train.progress import progress
 from workers.errors import Misconfigured
@@ -117,14 +117,9 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    hook: Annotated[
-        list[str] | None,
-        typer.Option(help="Tell another tracker: module:function (docs/training.md).", show_default=False),
-    ] = None,
-    work: Annotated[
-        Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
-    ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a bundle of that name.")] = False,
+    hook: HookOption = None,
+    work: WorkOption = None,
+    replace: Replace = False,
     as_json: JsonOption = False,
 ) -> None:
     """Teach a tagger your own tags, and get a bundle with a threshold for each.

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from workers.cli import terminal
-from workers.cli.models_make import check_free
+from workers.cli.models_make import Replace, check_free
 from workers.cli.models_terminal import describe, say
-from workers.cli.train.data import JsonOption, store
+from workers.cli.train.data import HookOption, JsonOption, WorkOption, store
 from workers.cli.train.extra import needs
 from workers.cli.train.progress import progress
 from workers.errors import Misconfigured
@@ -88,19 +88,14 @@ def pretrain(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.", show_default=False)
     ] = None,
-    hook: Annotated[
-        list[str] | None,
-        typer.Option(help="Tell another tracker: module:function (docs/training.md).", show_default=False),
-    ] = None,
-    work: Annotated[
-        Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
-    ] = None,
+    hook: HookOption = None,
+    work: WorkOption = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
     show: Annotated[bool, typer.Option("--show", help="Print the run as TOML and stop.")] = False,
     keep_captioner: Annotated[
         bool, typer.Option("--keep-captioner", help="Keep RAM's captioning branch, to train on with --from.")
     ] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="Put it in the place of a bundle of that name.")] = False,
+    replace: Replace = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train Tag2Text, RAM or RAM++ on tags and captions together, and write a bundle with thresholds and its card.

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from schemas.text import first_fault
 from workers.errors import Misconfigured
 
 HEADER = "dataset.json"
@@ -130,7 +131,7 @@ class DataSet:
                 "Make one with `tagstream train import`."
             ) from None
         except ValidationError as error:
-            raise Misconfigured(f"{folder / HEADER} can't be read: {_first(error)}.") from None
+            raise Misconfigured(f"{folder / HEADER} can't be read: {first_fault(error)}.") from None
         if len(self.labels) != self.header.labels:
             raise Misconfigured(f"{folder / LABELS} has {len(self.labels)} names for {self.header.labels} labels.")
         if self.header.samples * _LEAST_LINE_BYTES > size:
@@ -170,7 +171,7 @@ class DataSet:
         try:
             sample = Sample.model_validate_json(line)
         except ValidationError as error:
-            raise Misconfigured(f"{where}: {_first(error)}.") from None
+            raise Misconfigured(f"{where}: {first_fault(error)}.") from None
         for label in (*sample.tags, *(sample.absent or ()), *(i for ids in sample.caption_tags for i in ids)):
             if label >= len(self.labels):
                 raise Misconfigured(f"{where}: label {label} of {len(self.labels)} (they count from 0).")
@@ -308,8 +309,3 @@ def _text(path: Path) -> str:
         return content.decode()
     except UnicodeDecodeError:
         raise Misconfigured(f"{path} is not text in UTF-8.") from None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return ": ".join([*(str(part)[:100] for part in first["loc"]), first["msg"]])

@@ -12,7 +12,6 @@ so that a set may be larger than memory and a run that was cut goes on; the seco
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from workers.errors import Misconfigured
+from workers.models.bundle import sha256_of
 from workers.training.data.carry import Carrier
 from workers.training.data.images import BadImage
 from workers.training.data.samples import SAMPLES, DataSet, Ids, Sample, write_dataset
@@ -198,13 +198,12 @@ class Cleaner:
 
     def _outliers(self, evidence: _EvidenceFiles) -> NDArray[np.bool_]:
         """A mark for each row of features."""
-        of_label: dict[int, list[int]] = defaultdict(list)
-        tags = [seen.label for found in evidence.lines() for seen in found.seen]
-        for row, label in enumerate(tags):
-            of_label[label].append(row)
-        marks = np.zeros(len(tags), np.bool_)
-        if self._rules.outliers <= 0 or not tags:
+        marks = np.zeros(evidence.tags, np.bool_)
+        if self._rules.outliers <= 0 or not evidence.tags:
             return marks
+        of_label: dict[int, list[int]] = defaultdict(list)
+        for row, seen in enumerate(seen for found in evidence.lines() for seen in found.seen):
+            of_label[seen.label].append(row)
         features = evidence.features()
         for label, rows in of_label.items():
             mine = np.asarray(features[rows], np.float32)
@@ -331,11 +330,12 @@ class _EvidenceFiles:
         self._width = models[0].dimensions
         self._of = {
             "models": [model.digest for model in models],
-            "samples": _sha256(dataset.folder / SAMPLES),
+            "samples": sha256_of(dataset.folder / SAMPLES),
             "regions": repr(regions),
         }
         self.images = 0
-        self._tags = 0
+        self.tags = 0
+        """Rows of features."""
 
     def open(self) -> None:
         """Start, or go on behind the last image whose line and rows are both whole.
@@ -359,13 +359,13 @@ class _EvidenceFiles:
                 if not line.endswith(b"\n"):
                     break
                 tags = len(_Evidence.model_validate_json(line).seen)
-                if self._tags + tags > rows:
+                if self.tags + tags > rows:
                     break
-                self._tags += tags
+                self.tags += tags
                 whole += len(line)
                 images += 1
         self.images = images
-        for path, size in ((self._lines, whole), (self._rows, self._tags * self._row_bytes)):
+        for path, size in ((self._lines, whole), (self._rows, self.tags * self._row_bytes)):
             with path.open("rb+") as cut:
                 cut.truncate(size)
 
@@ -375,7 +375,7 @@ class _EvidenceFiles:
         with self._lines.open("ab") as lines:
             lines.write(found.model_dump_json().encode() + b"\n")
         self.images += 1
-        self._tags += len(found.seen)
+        self.tags += len(found.seen)
 
     def lines(self) -> Iterator[_Evidence]:
         with self._lines.open("rb") as file:
@@ -384,13 +384,8 @@ class _EvidenceFiles:
 
     def features(self) -> NDArray[np.float16]:
         """(tags, dimensions), mapped, not read."""
-        return np.memmap(self._rows, np.float16, "r", shape=(self._tags, self._width))
+        return np.memmap(self._rows, np.float16, "r", shape=(self.tags, self._width))
 
     @property
     def _row_bytes(self) -> int:
         return self._width * np.dtype(np.float16).itemsize
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

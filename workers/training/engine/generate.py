@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
 from workers.errors import Misconfigured
+from workers.models.bundle import sha256_of
 from workers.ports import Captioner, Tagger
 from workers.training.data.carry import Carrier
 from workers.training.data.images import Images
@@ -138,7 +139,7 @@ def _identity(tagger: Tagger, captioner: Captioner | None, source: DataSet) -> d
         "tagger": tagger.digest,
         "thresholds": hashlib.sha256(thresholds.encode()).hexdigest(),
         "captioner": "" if captioner is None else f"{captioner.digest} {captioner.options_digest}",
-        "samples": _sha256(source.folder / SAMPLES),
+        "samples": sha256_of(source.folder / SAMPLES),
     }
 
 
@@ -272,8 +273,3 @@ def _pieces(items: Iterable[tuple[Sample, Pixels]], size: int) -> Iterator[list[
     rest = iter(items)
     while piece := list(islice(rest, size)):
         yield piece
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
