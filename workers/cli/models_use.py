@@ -102,8 +102,9 @@ def tune(
 ) -> None:
     """Find the fastest precision and the best batch on this device, and keep the answer in TAGSTREAM_STATE_DIR.
 
-    Each precision must give the golden answers; then growing batches are timed. TAGSTREAM_PRECISION=tuned, the
-    default, takes what was found. Let nothing else run meanwhile.
+    Each precision must give the golden answers; then growing batches are timed. One that takes ten times as long as
+    the best for one image is given up. TAGSTREAM_PRECISION=tuned, the default, takes what was found. Let nothing else
+    run meanwhile.
 
     [dim]Once on each kind of device:[/]  tagstream models tune bundles/ram
     """

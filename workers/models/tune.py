@@ -1,7 +1,8 @@
 """Finding the fastest precision of a bundle on a device, once, so that every start can take it as given.
 
 Each precision that the device offers is tried: it must give the golden answers, as nearly as it can; in int8, which
-rounds most, none of their tags or captions may change. It is then timed in batches that double as long as that pays.
+rounds most, none of their tags or captions may change. It is then timed in batches that double as long as that pays;
+one that the device only imitates, and is ten times slower than the best, is given up after a single batch.
 What is fastest, and more than a little so if it is less exact, is stored in the state folder, where `resolve` finds it.
 """
 
@@ -26,6 +27,10 @@ WORTH = 1.05
 """A less exact precision has to be so many times as fast as the best before it."""
 TIMED = 3
 """Runs of a batch, of which the quickest counts."""
+HOPELESS = 10.0
+"""A precision that takes so many times as long for one image as the best before it is given up."""
+SURE_S = 1.0
+"""One run of this length is believed; a shorter one may have been interrupted by something else."""
 
 Build = Callable[[Precision], Model]
 """Makes a fresh model in a precision; raises Misconfigured where the device or the model lacks it."""
@@ -33,10 +38,15 @@ Build = Callable[[Precision], Model]
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The result of trying one precision. `refusal` says why it can't be used; else it ran."""
+    """The result of trying one precision. `refusal` says why it can't be used; else it ran.
+
+    Args:
+        single_s: seconds for a batch of one image.
+    """
 
     precision: Precision
     images_per_s: float = 0.0
+    single_s: float = 0.0
     max_batch: int = 0
     refusal: str = ""
     agreement: Agreement | None = None
@@ -68,7 +78,7 @@ def tune(
     timed = _Timed(use, device, clock)
     best: Trial | None = None
     for precision in PRECISIONS:
-        trial = _try(precision, build, timed, judge)
+        trial = _try(precision, build, timed, judge, best)
         report(trial)
         if not trial.refusal and (best is None or trial.images_per_s >= WORTH * best.images_per_s):
             best = trial
@@ -84,11 +94,17 @@ def _try(
     build: Build,
     timed: _Timed,
     judge: Callable[[Model], Agreement | None],
+    best: Trial | None,
 ) -> Trial:
     try:
         model = build(precision)
         model.max_batch = 1  # known, so that warming up checks the answers and settles nothing
         model.warm_up()
+        if best is not None:
+            times = timed.single(model, HOPELESS * best.single_s) / best.single_s
+            if times >= HOPELESS:
+                slow = f"given up after one batch: {times:.0f} times as slow as {best.precision}"
+                return Trial(precision, refusal=slow)
         agreement = judge(model)
     except (Misconfigured, Broken) as refusal:
         return Trial(precision, refusal=str(refusal))
@@ -96,8 +112,9 @@ def _try(
         return Trial(precision, refusal="not even one image fits in memory")
     if precision == "int8" and agreement is not None and not agreement.complete:
         return Trial(precision, refusal=f"its rounding changes answers: {agreement}", agreement=agreement)
-    speed, batch = max(timed.speeds(model), key=lambda found: found[0])
-    return Trial(precision, speed, batch, agreement=agreement)
+    speeds = list(timed.speeds(model))
+    speed, batch = max(speeds, key=lambda found: found[0])
+    return Trial(precision, speed, 1 / speeds[0][0], batch, agreement=agreement)
 
 
 class _Timed:
@@ -107,6 +124,13 @@ class _Timed:
         self._run = USES[use].trial
         self._device = device
         self._clock = clock
+
+    def single(self, model: Model, hopeless_s: float) -> float:
+        """Seconds for one image, by one run; by the quickest of several if it was short, and so long all the same."""
+        took = self._seconds(model, 1)
+        if took < hopeless_s or took >= SURE_S:
+            return took
+        return min(took, *(self._seconds(model, 1) for _ in range(TIMED - 1)))
 
     def speeds(self, model: Model) -> Iterator[tuple[float, int]]:
         """(images a second, batch size) of growing batches, until one does not fit, takes too long or gains nothing."""

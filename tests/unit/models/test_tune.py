@@ -24,6 +24,10 @@ class World:
         self.seconds = seconds
         self.wrong = wrong
         self.now = 0.0
+        self.ran: list[tuple[Precision, int]] = []
+        """Every batch that was computed, warming up included: its precision and size."""
+        self.hiccups: list[float] = []
+        """Seconds that the next batches take longer than they should."""
 
     def clock(self) -> float:
         return self.now
@@ -48,6 +52,7 @@ class Model:
     def __init__(self, world: World, precision: Precision) -> None:
         self.world = world
         self.precision: str = precision
+        self._named = precision
         self.max_batch = 0
         self._seconds = world.seconds[precision]
 
@@ -62,7 +67,10 @@ class Model:
     def forward(self, images: Sequence[Pixels]) -> Sequence[None]:
         if len(images) not in self._seconds:
             raise MemoryError
+        self.world.ran.append((self._named, len(images)))
         self.world.now += self._seconds[len(images)]
+        if self._named == "bf16" and self.world.hiccups:
+            self.world.now += self.world.hiccups.pop(0)
         return [None] * len(images)
 
     def postprocess(self, raw: None) -> LabelScores:
@@ -117,6 +125,43 @@ def test_a_less_exact_precision_must_be_worth_it(tmp_path: Path) -> None:
     stored = stored_tuning("ab" * 32, "tagger", CPU, tmp_path)
     assert stored is not None
     assert stored.precision == "fp16"
+
+
+def test_a_precision_ten_times_as_slow_is_given_up_after_one_batch_and_says_so(tmp_path: Path) -> None:
+    world = World({"fp32": _even(0.2, 8), "bf16": _even(2.8, 8), "fp16": _even(1.9, 8), "int8": _even(0.1, 8)})
+    judged: list[str] = []
+    trials: list[Trial] = []
+
+    def judge(model: Model) -> Agreement:
+        judged.append(model.precision)
+        return Agreement(2, 2, "tag sets")
+
+    tune("ab" * 32, "tagger", world.build, CPU, tmp_path, report=trials.append, judge=judge, clock=world.clock)  # type: ignore[arg-type]
+    given_up = {trial.precision: trial.refusal for trial in trials}
+    assert given_up == {
+        "fp32": "",
+        "bf16": "given up after one batch: 14 times as slow as fp32",
+        "fp16": "",
+        "int8": "",
+    }
+    assert [size for precision, size in world.ran if precision == "bf16"] == [1, 1], "warming up, and one batch"
+    assert judged == ["fp32", "fp16", "int8"]
+
+
+def test_it_is_compared_at_the_same_size_with_the_best_before_it(tmp_path: Path) -> None:
+    """Large batches of the first are eighty times as fast; for one image the second takes but twice as long."""
+    world = World({"fp32": _even(0.1, 128), "bf16": {1: 0.2}, "fp16": {1: 1.2}})
+    trials = _tune(world, tmp_path)
+    assert trials["bf16"].refusal == ""
+    assert trials["fp16"].refusal == "given up after one batch: 12 times as slow as fp32"
+
+
+def test_a_short_hiccup_does_not_cost_a_precision_its_trial(tmp_path: Path) -> None:
+    world = World({"fp32": _even(0.010, 4), "bf16": _even(0.005, 4)})
+    world.hiccups = [0.0, 0.4]  # while warming up, and in the first batch that is timed
+    trials = _tune(world, tmp_path)
+    assert trials["bf16"].refusal == ""
+    assert trials["bf16"].images_per_s == pytest.approx(800)
 
 
 @pytest.mark.parametrize(
