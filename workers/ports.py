@@ -50,6 +50,10 @@ class RecordSource(Protocol):
         """
         ...
 
+    def joined(self) -> bool:
+        """Whether every topic exists and the group has taken us as a member, be it without a partition."""
+        ...
+
     def poll(self, timeout_s: float) -> Polled:
         """Take all that has arrived, waiting at most `timeout_s` for the first record.
 

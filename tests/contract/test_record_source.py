@@ -284,6 +284,16 @@ def test_a_topic_that_does_not_exist_is_named(world: World) -> None:
     source = world.source(topic="no-such-topic")
     with pytest.raises(Misconfigured, match="'no-such-topic' does not exist; create it"):
         source.poll(0.1)
+    assert not source.joined()
+
+
+def test_a_source_has_joined_once_the_group_has_taken_it_and_until_it_leaves(world: World) -> None:
+    source = world.source()
+    assert not source.joined()
+    assignments_of(source)
+    assert source.joined()
+    source.close()
+    assert not source.joined()
 
 
 def test_a_member_commits_for_itself_and_one_that_was_expelled_does_not(world: World) -> None:

@@ -133,6 +133,9 @@ class KafkaRecordSource:
         at = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
         self._consumer.commit(at, timeout_ms=int(timeout_s * 1000))
 
+    def joined(self) -> bool:
+        return self._topics_checked and _is_member(self._consumer.group_metadata())
+
     def poll(self, timeout_s: float) -> Polled:
         until = time.monotonic() + timeout_s
         try:
@@ -274,7 +277,7 @@ class KafkaRecordSource:
         """
         known = self._consumer.group_metadata()
         # Before the join is complete another member may still own, and commit for, what we believe to hold.
-        if not known.member_id or known.generation_id < 0 or known.state != MemberState.STABLE:
+        if not _is_member(known):
             return
         held = list(self._assignments.items())
         ended = [tp for tp, assignment in held if assignment.member_id != known.member_id or not assignment.current]
@@ -309,6 +312,11 @@ class KafkaRecordSource:
         with self._lock:
             asked = [TopicPartition(*partition) for partition in partitions]
             return [(partition, self._assignments[partition]) for partition in asked if partition in self._assignments]
+
+
+def _is_member(known: Any) -> bool:
+    """Whether a join is complete, by kafka-python's metadata of the group."""
+    return bool(known.member_id) and known.generation_id >= 0 and known.state == MemberState.STABLE
 
 
 def _tell_unreadable(partition: Partition, batch: Sequence[ReadRecord]) -> None:

@@ -159,7 +159,7 @@ class Worker:
         }
         loops |= {
             "publish": lambda: self._run_publish(pipeline, publishing),
-            "poll": lambda: self._run_poll(poller, pipeline),
+            "poll": lambda: self._run_poll(source, poller, pipeline),
             "watch": lambda: self._run_watch(publisher, activity),
         }
         if self._corrections is not None:
@@ -169,8 +169,6 @@ class Worker:
                 thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
                 thread.start()
                 threads.append(thread)
-            self._joined = True
-            _log.info("ready: joined the group")
             self._shut_down(threads, pipeline, publisher)
         activity.summarize()
 
@@ -210,7 +208,7 @@ class Worker:
 
     # ---- loops ------------------------------------------------------------------------------------------------
 
-    def _run_poll(self, poller: Poller, pipeline: Pipeline) -> None:
+    def _run_poll(self, source: RecordSource, poller: Poller, pipeline: Pipeline) -> None:
         deadline: float | None = None
         while not self._drained.is_set():
             self._polling_since = self._clock.monotonic()
@@ -219,6 +217,9 @@ class Worker:
             now = self._clock.monotonic()
             if busy or pipeline.ledger.records or not poller.idle:
                 self._busy_at = now
+            if not self._joined and deadline is None and source.joined():
+                self._joined = True
+                _log.info("ready: joined the group")
             if self._stop.is_set() and deadline is None:
                 _log.info("draining: %d records in hand", pipeline.ledger.records)
                 self._joined = False
@@ -297,7 +298,7 @@ class Worker:
     def unready(self) -> str | None:
         """Why it is not ready, for people; None when it is. Any thread."""
         if not self._joined or self._publisher is None:
-            return "warming up, then joining the group"
+            return "joining the group" if self.warm else "warming up the models"
         why = [why for assignment, why in self._publisher.lost.items() if assignment.current]
         if self._pipeline is not None:
             why += [reason for stage in self._pipeline.stages for reason in stage.unready()]

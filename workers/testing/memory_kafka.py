@@ -51,6 +51,10 @@ class MemoryRecordSource:
         with self._broker.changed:
             self._broker.commit_offsets(self._group, self.member.believed, offsets)
 
+    def joined(self) -> bool:
+        with self._broker.changed:
+            return self._broker.joined(self._group, self.member)
+
     def poll(self, timeout_s: float) -> Polled:
         with self._broker.changed:
             self._broker.require(self.member.topics)

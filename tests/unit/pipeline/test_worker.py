@@ -534,6 +534,16 @@ def test_a_worker_with_nothing_to_do_is_idle_and_alive() -> None:
         assert worker.progress().ok
 
 
+def test_a_worker_is_ready_only_once_it_has_joined_the_group() -> None:
+    harness = Harness()
+    harness.broker.away = True
+    with harness.running() as worker:
+        eventually(lambda: worker.warm and worker.unready() == "joining the group")
+        assert not worker.ready
+        harness.broker.away = False
+        eventually(lambda: worker.ready)
+
+
 def test_a_message_that_names_what_to_replay_does_only_that() -> None:
     harness = Harness()
     harness.put("a.png", RED)
