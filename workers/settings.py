@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -21,7 +21,6 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -361,21 +360,14 @@ class Settings(BaseModel):
     otlp_traces: bool = False
     otlp_metrics: bool = False
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        for complaint in _complaints(self):
-            raise ValueError(complaint)
-        return self
-
     def require(self, *fields: str) -> Self:
         """These fields must be set.
 
         Raises:
             Misconfigured: names each that is not, and what it is.
         """
-        if missing := [field for field in fields if not getattr(self, field)]:
-            told = (f"{variable(field)} is not set. It is: {_plain(FIELDS[field].description)}." for field in missing)
-            raise Misconfigured("\n".join(told))
+        if missing := list(_missing(self, fields)):
+            raise Misconfigured("\n".join(missing))
         return self
 
     def bundles(self) -> dict[str, PinnedBundle]:
@@ -387,7 +379,13 @@ class Settings(BaseModel):
         }
 
 
-def _complaints(settings: Settings) -> Iterator[str]:
+def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
+    for field in fields:
+        if not getattr(settings, field):
+            yield f"{variable(field)} is not set. It is: {_plain(FIELDS[field].description)}."
+
+
+def _contradictions(settings: Settings) -> Iterator[str]:
     """What is wrong between settings that are right each by itself."""
     if settings.kafka_security_protocol.startswith("SASL") and not (settings.kafka_user and settings.kafka_password):
         yield (
@@ -474,8 +472,40 @@ def read(environ: Mapping[str, str]) -> Settings:
     """The settings that this environment holds.
 
     Raises:
-        Misconfigured: one line for each unknown name, unreadable file and wrong value.
+        Misconfigured: one line for each unknown name and unreadable file; or else for each wrong value, or else for
+            each contradiction between them.
     """
+    settings, wrong = examine(environ)
+    if wrong:
+        raise Misconfigured("\n".join(wrong))
+    return settings
+
+
+def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[str]]:
+    """The settings that this environment holds, and a line for all that is wrong with them.
+
+    Wrong values are left out of the settings, which then have the defaults in their place. So contradictions are looked
+    for only where no value is wrong.
+
+    Args:
+        required: fields that must be set.
+
+    Raises:
+        Misconfigured: one line for each unknown name and unreadable file. They are told alone, because they explain
+            what else seems to be missing.
+    """
+    values = _values(environ)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        bad = {str(problem["loc"][0]) for problem in error.errors()}
+        settings = Settings.model_validate({field: value for field, value in values.items() if field not in bad})
+        return settings, [*_missing(settings, [field for field in required if field not in bad]), *_sentences(error)]
+    return settings, [*_missing(settings, required), *(f"{says}." for says in _contradictions(settings))]
+
+
+def _values(environ: Mapping[str, str]) -> dict[str, Any]:
+    """What is set, by field, as text."""
     values: dict[str, Any] = {}
     wrong: list[str] = []
     for name, text in sorted(environ.items()):
@@ -494,7 +524,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     if wrong:
         raise Misconfigured("\n".join(wrong))
     identity = {} if values.keys() & set(S3_LOGINS) else _aws_web_identity(environ)
-    return _validate({**_from_elsewhere(environ), **identity, **values})
+    return {**_from_elsewhere(environ), **identity, **values}
 
 
 def _take(name: str, text: str) -> tuple[str, str]:
@@ -577,13 +607,6 @@ def _exports(environ: Mapping[str, str], signal: str) -> bool:
     return any(environ.get(name) for name in endpoints)
 
 
-def _validate(values: Mapping[str, Any]) -> Settings:
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise Misconfigured("\n".join(_sentences(error))) from None
-
-
 _SAYS = {
     "byte_size": "it must be a size, such as 20MiB or 4000000",
     "int_parsing": "it must be a whole number",
@@ -597,9 +620,6 @@ _SAYS = {
 def _sentences(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False, include_context=False):
         says = _SAYS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
-        if not problem["loc"]:
-            yield f"{says}."
-            continue
         field = str(problem["loc"][0])
         given = "" if is_secret(field) or "@" in str(problem["input"]) else f"={_as_text(problem['input'])}"
         yield f"{variable(field)}{given}: {says[:1].lower()}{says[1:]}. It is: {_plain(FIELDS[field].description)}."

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from workers.cli import terminal
 from workers.cli.exit_codes import DONE, exit_code
+from workers.cli.needs import opened
 from workers.errors import TagstreamError
 
 if TYPE_CHECKING:
-    from workers.models.bundle import Bundle
     from workers.settings import Settings
 
 
@@ -141,7 +141,7 @@ def _memory(settings: Settings) -> str:
 
 
 def _weights_bytes(name: str) -> int:
-    return sum(path.stat().st_size for path in _opened(name).folder.iterdir())
+    return sum(path.stat().st_size for path in opened(name).folder.iterdir())
 
 
 def _redis(settings: Settings) -> str:
@@ -165,29 +165,16 @@ def _bundle(settings: Settings, use: str) -> str:
         word: str = getattr(settings, use)
         return word
     setting = variable(f"{use}_digest")
-    bundle = pinned(_opened(named.name_or_folder), named.digest, setting)
+    bundle = pinned(opened(named.name_or_folder), named.digest, setting)
     is_pinned = f", pinned by {setting}" if named.digest else ""
     return f"{bundle.name}, {bundle.manifest.labels} labels, digest {bundle.digest}{is_pinned}"
-
-
-def _opened(name: str) -> Bundle:
-    """A bundle without its weights; torch, which takes seconds, is imported only where one may have to be made."""
-    from pathlib import Path
-
-    from workers.models.bundle import Bundle
-
-    if name != "compact":
-        return Bundle.open(Path(name))
-    from workers.models.compact import compact_bundle
-
-    return compact_bundle()
 
 
 def _allowed(settings: Settings) -> str:
     from workers.cli.profiles import allowed_names
     from workers.models.labels import label_ids
 
-    bundle = _opened(settings.tagger)
+    bundle = opened(settings.tagger)
     ids = label_ids(bundle, allowed_names(settings) or [])
     return f"{len(ids)} of the {bundle.manifest.labels} of {bundle.name}, from {settings.labels_file}"
 
@@ -197,7 +184,7 @@ def _profiles(settings: Settings) -> str:
     from workers.models.labels import label_ids
     from workers.pipeline.profiles import OFF
 
-    bundle = _opened(settings.tagger)
+    bundle = opened(settings.tagger)
     found = profiles(settings, bundle)
     scored = label_ids(bundle, allowed_names(settings) or bundle.labels)
     counts = {name: int((profile.thresholds[scored] < OFF).sum()) for name, profile in sorted(found.items())}

@@ -4,51 +4,73 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from workers.models.bundle import Bundle
     from workers.settings import Settings
 
 _TLS_FILES = ("kafka_tls_ca", "kafka_tls_cert", "kafka_tls_key")
-_MODEL_FILES = ("labels_file", "profiles")
 
 
-def needed(*fields: str, models: bool = False) -> Settings:
+def needed(*fields: str, worker: bool = False) -> Settings:
     """The environment's settings; these fields are set, and the files of Kafka's TLS can be read.
 
     Args:
-        models: the bundles, and the files of labels and profiles, are needed too.
+        worker: the state folder can be written; the bundles are those that are pinned, and the files of labels and
+            profiles fit them.
 
     Raises:
-        Misconfigured: a line for each setting that is missing or wrong.
+        Misconfigured: a line for each setting that is missing, wrong, or contradicts another.
     """
-    from workers.settings import read
+    from workers.settings import examine
 
-    settings = read(os.environ)
-    wrong = []
-    for question in _questions(settings, fields, models):
+    settings, wrong = examine(os.environ, *fields)
+    for question in (*_files(settings), *(_of_a_worker(settings) if worker else ())):
         try:
             question()
         except Misconfigured as error:
             wrong.append(str(error))
     if wrong:
-        raise Misconfigured("\n".join(wrong))
+        raise Misconfigured("\n".join(dict.fromkeys(wrong)))
     return settings
 
 
-def _questions(settings: Settings, fields: tuple[str, ...], models: bool) -> Iterator[Callable[[], object]]:
-    """Each raises `Misconfigured` where the answer is no."""
-    yield lambda: settings.require(*fields)
-    files = (
-        ["kafka_tls_ca", "kafka_tls_cert", "kafka_tls_key"] if settings.kafka_security_protocol.endswith("SSL") else []
-    )
-    for field in [*files, *(("labels_file", "profiles") if models else ())]:
-        yield lambda field=field: _require_file(settings, field)  # type: ignore[misc]
-    for use in settings.bundles() if models else ():
-        yield lambda use=use: _require_bundle(settings, use)  # type: ignore[misc]
+_Question = Callable[[], object]
+"""Raises `Misconfigured` where the answer is no."""
+
+
+def _files(settings: Settings) -> Iterator[_Question]:
+    if settings.kafka_security_protocol.endswith("SSL"):
+        for field in _TLS_FILES:
+            yield partial(_require_file, settings, field)
+
+
+def _of_a_worker(settings: Settings) -> Iterator[_Question]:
+    yield partial(_require_state, settings)
+    tagger = _tagger(settings)
+    if tagger is None:
+        yield partial(_require_file, settings, "labels_file")
+        yield partial(_require_file, settings, "profiles")
+    else:
+        yield partial(_require_labels, settings, tagger)
+        yield partial(_require_profiles, settings, tagger)
+    for use in settings.bundles():
+        yield partial(_require_bundle, settings, use)
+
+
+def _tagger(settings: Settings) -> Bundle | None:
+    """What the files of labels and profiles have to fit; None where there are none, or it does not open."""
+    if settings.labels_file is None and settings.profiles is None:
+        return None
+    with suppress(Misconfigured):
+        return opened(settings.tagger)
+    return None
 
 
 def _require_file(settings: Settings, field: str) -> None:
@@ -63,10 +85,48 @@ def _require_file(settings: Settings, field: str) -> None:
         raise Misconfigured(f"{variable(field)}={path} can't be read: {error.strerror}") from error
 
 
+def _require_state(settings: Settings) -> None:
+    from workers.service.slots import Slot
+
+    Slot(settings.state_dir / "slots", settings.group).close()
+
+
+def _require_labels(settings: Settings, tagger: Bundle) -> None:
+    from workers.cli.profiles import allowed_names
+    from workers.models.labels import label_ids
+
+    names = allowed_names(settings)
+    if names is not None:
+        label_ids(tagger, names)
+
+
+def _require_profiles(settings: Settings, tagger: Bundle) -> None:
+    from workers.cli.profiles import profiles
+
+    profiles(settings, tagger)
+
+
 def _require_bundle(settings: Settings, use: str) -> None:
-    """All but the weights: to read those takes long. The compact tagger's bundle is made where there is none."""
+    """That it is there, whole and the one that is pinned; the content of its weights, which takes long to read, is
+    compared when they are loaded. The compact tagger's is made where it is missing."""
+    from workers.models.bundle import require_pinned
+    from workers.settings import variable
+
+    name, digest = settings.bundles()[use]
+    if name != "compact" or digest:
+        require_pinned(opened(name), digest, variable(f"{use}_digest"))
+
+
+def opened(name: str) -> Bundle:
+    """A bundle without its weights; torch, which takes seconds, is imported only where one may have to be made.
+
+    Raises:
+        Misconfigured: it is none.
+    """
     from workers.models.bundle import Bundle
 
-    name = settings.bundles()[use].name_or_folder
     if name != "compact":
-        Bundle.open(Path(name))
+        return Bundle.open(Path(name))
+    from workers.models.compact import compact_bundle
+
+    return compact_bundle()

@@ -49,7 +49,7 @@ def run(
     from workers.service.logs import start_logging
     from workers.settings import secret_values
 
-    settings = needed("kafka_servers", "s3_endpoint", "buckets", models=True)
+    settings = needed("kafka_servers", "s3_endpoint", "buckets", worker=True)
     start_logging(settings.log_level, settings.log_format, secrets=secret_values(settings))
     try:
         _Process(settings, until_idle).run()

@@ -302,15 +302,23 @@ def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:
     Raises:
         Misconfigured: it is another bundle, or a file was changed.
     """
-    if not digest:
-        return bundle
-    if bundle.digest != digest:
+    require_pinned(bundle, digest, setting)
+    if digest:
+        bundle.verify()
+    return bundle
+
+
+def require_pinned(bundle: Bundle, digest: str, setting: str) -> None:
+    """As `pinned`, by what the manifest says alone: the files are not read.
+
+    Raises:
+        Misconfigured: it is another bundle.
+    """
+    if digest and bundle.digest != digest:
         raise Misconfigured(
             f"{bundle.folder} has the digest {bundle.digest}, and {setting} wants {digest}: "
             "it is another model than the one that was pinned; take that one, or pin this one."
         )
-    bundle.verify()
-    return bundle
 
 
 def list_bundles(folder: Path) -> list[Bundle | Misconfigured]:

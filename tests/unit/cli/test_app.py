@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.conftest import Ran
+from tests.unit.models.tiny import tiny_bundle
 from workers import __version__
 from workers.cli import app, exit_codes
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
@@ -115,6 +116,33 @@ def test_all_that_is_wrong_is_told_before_the_worker_starts(
     assert "is not a bundle" in bundles[0]
 
 
+def test_contradictions_the_state_folder_pins_and_profiles_are_told_before_the_worker_starts(
+    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "profiles.json").write_text('{"strict": {"labels": {"unicorn": 0.5}}}')
+    settings = {
+        "KAFKA_SERVERS": "127.0.0.1:1",
+        "S3_ENDPOINT": "http://127.0.0.1:1",
+        "S3_ACCESS_KEY": "a",
+        "STATE_DIR": str(tmp_path / "file"),
+        "TAGGER": str(bundle.folder),
+        "TAGGER_DIGEST": "0" * 64,
+        "PROFILES": str(tmp_path / "profiles.json"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"TAGSTREAM_{name}", value)
+    ran = tagstream("run")
+    assert ran.code == 2
+    missing, contradiction, state, profile, pin = ran.err.splitlines()
+    assert missing.startswith("TAGSTREAM_BUCKETS is not set")
+    assert "TAGSTREAM_S3_SECRET_KEY go together" in contradiction
+    assert state.startswith("TAGSTREAM_STATE_DIR: ")
+    assert "has no tag 'unicorn'" in profile
+    assert f"{bundle.digest}, and TAGSTREAM_TAGGER_DIGEST wants {'0' * 64}" in pin
+
+
 @pytest.mark.parametrize(
     "command", [("tail",), ("dead-letters", "list"), ("correct", "photos/a.jpg", "--add", "dog"), ("emit",)]
 )
@@ -136,7 +164,7 @@ def test_advice_is_printed_with_the_error(tagstream: Callable[..., Ran], monkeyp
     def refuse(*_: object) -> None:
         raise Unavailable("s3", "403 AccessDenied", fault="access", advice="allow s3:GetObject")
 
-    monkeypatch.setattr("workers.settings.read", refuse)
+    monkeypatch.setattr("workers.settings.examine", refuse)
     ran = tagstream("emit")
     assert (ran.code, ran.err) == (2, "s3: 403 AccessDenied\nallow s3:GetObject\n")
 
@@ -158,7 +186,7 @@ def test_errors_end_with_the_code_of_whose_fault_they_are(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("workers.settings.read", fail)
+    monkeypatch.setattr("workers.settings.examine", fail)
     ran = tagstream("tail")
     assert ran.code == code
     assert "Traceback" not in ran.err
@@ -167,7 +195,7 @@ def test_errors_end_with_the_code_of_whose_fault_they_are(
 def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
     tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("workers.settings.read", lambda _: 1 / 0)
+    monkeypatch.setattr("workers.settings.examine", lambda *_: 1 / 0)
     assert tagstream("tail").code == exit_codes.OUR_BUG
     assert "a bug of ours" in caplog.text
     assert "ZeroDivisionError" in caplog.text

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from workers.errors import Misconfigured
-from workers.settings import Settings, read, variables
+from workers.settings import Settings, examine, read, variables
 
 
 def complaint(environ: dict[str, str]) -> str:
@@ -270,3 +270,26 @@ def test_our_own_way_to_log_in_goes_before_the_one_of_aws() -> None:
 )
 def test_two_ways_to_log_in_to_the_store_are_an_error(environ: dict[str, str]) -> None:
     assert "TAGSTREAM_S3_" in complaint(environ)
+
+
+def test_all_contradictions_are_told_at_once() -> None:
+    told = complaint({"TAGSTREAM_KAFKA_TLS_CERT": "/c", "TAGSTREAM_S3_ACCESS_KEY": "a"})
+    assert [line.partition(" and ")[0] for line in told.splitlines()] == [
+        "TAGSTREAM_KAFKA_TLS_CERT",
+        "TAGSTREAM_S3_ACCESS_KEY",
+    ]
+
+
+def test_what_is_missing_is_told_beside_what_contradicts() -> None:
+    _, wrong = examine({"TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_BUCKETS": "photos"}, "kafka_servers", "buckets")
+    missing, contradiction = wrong
+    assert missing.startswith("TAGSTREAM_KAFKA_SERVERS is not set")
+    assert "TAGSTREAM_S3_SECRET_KEY go together" in contradiction
+
+
+def test_a_wrong_value_is_told_beside_what_is_missing_and_not_taken_for_missing_itself() -> None:
+    """No contradiction is made up of a default that stands in the place of a wrong value."""
+    environ = {"TAGSTREAM_KAFKA_SERVERS": "nowhere", "TAGSTREAM_ENCODED_BYTES": "1MiB"}
+    settings, wrong = examine(environ, "kafka_servers", "buckets")
+    assert settings.encoded_bytes == 1 << 20
+    assert [line.split()[0] for line in wrong] == ["TAGSTREAM_BUCKETS", "TAGSTREAM_KAFKA_SERVERS=nowhere:"]
