@@ -5,10 +5,12 @@ from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_reader import read_range, tail
 from workers.backends.kafka_source import KafkaRecordSource
 from workers.backends.kafka_topics import (
+    TopicState,
+    brokers,
+    describe_topics,
     ensure_topics,
     lag,
     max_message_bytes,
-    recompressed,
     require_topics,
     topic_exists,
 )
@@ -21,11 +23,13 @@ __all__ = [
     "KafkaRecordSource",
     "Membership",
     "ReadRecord",
+    "TopicState",
+    "brokers",
+    "describe_topics",
     "ensure_topics",
     "lag",
     "max_message_bytes",
     "read_range",
-    "recompressed",
     "require_topics",
     "tail",
     "topic_exists",

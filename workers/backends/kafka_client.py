@@ -67,6 +67,10 @@ _WRONG_SETTINGS = (
     kafka_errors.InvalidSessionTimeoutError,
     kafka_errors.InvalidTransactionTimeoutError,
     kafka_errors.InvalidTopicError,
+    kafka_errors.InvalidPartitionsError,
+    kafka_errors.InvalidReplicationFactorError,
+    kafka_errors.InvalidConfigurationError,
+    kafka_errors.PolicyViolationError,
     kafka_errors.UnsupportedVersionError,
     kafka_errors.UnsupportedCodecError,
 )

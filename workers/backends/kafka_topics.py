@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kafka import KafkaConsumer
@@ -11,15 +12,27 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import TopicPartition
 
-from workers.backends.kafka_client import Security, admin, connect, end_consumer, mapped, no_such_topic
+from workers.backends.kafka_client import Security, admin, connect, end_consumer, mapped, no_such_topic, translated
 from workers.types import Partition
 
 logger = logging.getLogger(__name__)
 
 _MAX_MESSAGE_BYTES = "max.message.bytes"
 _DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
-_COMPRESSION_TYPE = "compression.type"
-_AS_IT_COMES = "producer"
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as the cluster has it.
+
+    Args:
+        replication: copies of the partition that has the fewest.
+        settings: by Kafka's names, those that were asked for and that we may read.
+    """
+
+    partitions: int
+    replication: int
+    settings: Mapping[str, str]
 
 
 def ensure_topics(
@@ -28,12 +41,18 @@ def ensure_topics(
     *,
     replication: int = -1,
     security: Security | None = None,
-) -> None:
+) -> list[str]:
     """Make the topics that do not exist yet, and wait until they can be used. Those that do are left as they are.
 
     Args:
         topics: for each name its partitions and its settings by Kafka's names.
         replication: copies of each partition; -1 for the broker's default.
+
+    Returns:
+        The names of those that did not exist.
+
+    Raises:
+        Misconfigured: the cluster refuses one of them; those that it does not refuse may have been made.
     """
     with admin(servers, security or {}) as client:
         known = set(client.list_topics())
@@ -43,10 +62,49 @@ def ensure_topics(
             if name not in known
         }
         if missing:
-            try:
-                client.create_topics(missing, wait_for_metadata=True)
-            except kafka_errors.TopicAlreadyExistsError:
-                client.wait_for_topics(list(missing))
+            for answer in client.create_topics(missing, raise_errors=False)["topics"]:
+                _require_made(answer)
+            client.wait_for_topics(list(missing))
+    return list(missing)
+
+
+def _require_made(answer: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        Misconfigured, Unavailable: the cluster did not make the topic. One that another client just made will do.
+    """
+    error = kafka_errors.for_code(answer["error_code"])
+    if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
+        raise translated(f"making the topic {answer['name']!r}", error(answer.get("error_message") or ""))
+
+
+def brokers(servers: str, *, security: Security | None = None) -> int:
+    """How many brokers the cluster has now."""
+    with admin(servers, security or {}) as client:
+        # `describe_cluster` fails with brokers older than 3.7.
+        return len(client._manager.cluster.brokers())
+
+
+def describe_topics(
+    servers: str, settings: Mapping[str, Sequence[str]], *, security: Security | None = None
+) -> dict[str, TopicState]:
+    """Look at topics; those that do not exist are not in the answer.
+
+    Args:
+        settings: for each topic the settings to look at, by Kafka's names.
+    """
+    with admin(servers, security or {}) as client:
+        known = set(client.list_topics())
+        names = [topic for topic in settings if topic in known]
+        found = {topic["name"]: topic["partitions"] for topic in client.describe_topics(names)} if names else {}
+        return {
+            name: TopicState(
+                partitions=len(partitions),
+                replication=min((len(partition["replica_nodes"]) for partition in partitions), default=0),
+                settings=_settings(client, name, settings[name]),
+            )
+            for name, partitions in found.items()
+        }
 
 
 def topic_exists(servers: str, topic: str, *, security: Security | None = None) -> bool:
@@ -81,31 +139,22 @@ def max_message_bytes(
         return {topic: _max_message_bytes(client, topic) for topic in topics}
 
 
-def recompressed(servers: str, topics: Sequence[str], *, security: Security | None = None) -> dict[str, str]:
-    """The topics among these whose batches the broker opens and compresses itself, and with what.
-
-    Topics whose settings we may not read are left out.
-    """
-    with admin(servers, security or {}) as client:
-        found = {topic: _setting(client, topic, _COMPRESSION_TYPE) for topic in topics}
-    return {topic: codec for topic, codec in found.items() if codec is not None and codec != _AS_IT_COMES}
-
-
 def _max_message_bytes(client: Any, topic: str) -> int:
-    value = _setting(client, topic, _MAX_MESSAGE_BYTES)
+    value = _settings(client, topic, [_MAX_MESSAGE_BYTES]).get(_MAX_MESSAGE_BYTES)
     if value is None:
         logger.warning("%s of %r can't be read; taking Kafka's default", _MAX_MESSAGE_BYTES, topic)
         return _DEFAULT_MAX_MESSAGE_BYTES
     return int(value)
 
 
-def _setting(client: Any, topic: str, name: str) -> str | None:
-    """A topic's setting by Kafka's name; None where we may not read it."""
-    resource = ConfigResource(ConfigResourceType.TOPIC, topic, {name: None})
+def _settings(client: Any, topic: str, names: Sequence[str]) -> dict[str, str]:
+    """A topic's settings by Kafka's names, without those that we may not read."""
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names))
     try:
-        return str(client.describe_configs([resource], config_filter="all")["topic"][topic][name]["value"])
+        found = client.describe_configs([resource], config_filter="all")["topic"][topic]
     except (kafka_errors.AuthorizationError, KeyError):
-        return None
+        return {}
+    return {name: str(found[name]["value"]) for name in names if name in found}
 
 
 def numbers(consumer: Any, topic: str) -> list[int]:

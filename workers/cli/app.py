@@ -25,6 +25,7 @@ from workers.cli import (
     tag,
     tail,
     terminal,
+    topics,
     train,
 )
 from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, exit_code
@@ -37,7 +38,8 @@ app = typer.Typer(
     help="Tags and captions every image of an image store, exactly once: image events come in from Kafka, enriched "
     "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
     "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.",
-    epilog="Exit codes: 0 done · 1 a bug of ours · 2 wrong settings or arguments · 3 a broken device or a stall · "
+    epilog="Exit codes: 0 done · 1 a bug of ours, or a check that found something · 2 wrong settings or arguments · "
+    "3 a broken device or a stall · "
     "4 a dependency (Kafka, object storage, Redis) does not answer",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -53,6 +55,7 @@ app.command()(tail.tail)
 app.command()(correct.correct)
 app.command()(check.check)
 app.command()(settings.settings)
+app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(skip.skip)
 app.add_typer(models.app, name="models")

@@ -100,19 +100,16 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _kafka(settings: Settings) -> str:
-    from workers.backends.kafka import recompressed, require_topics
+    from workers.backends.kafka import require_topics
     from workers.cli.clients import output_topics, security, servers
+    from workers.cli.topics import topic_deviations
 
     corrections = [settings.corrections_topic] if settings.corrections_topic else []
     topics = [*settings.input_topics, *output_topics(settings), *corrections]
     require_topics(servers(settings), topics, security=security(settings))
-    opened = recompressed(servers(settings), settings.input_topics, security=security(settings))
-    advice = [
-        f". {topic} has compression.type={codec}: the broker opens what is compressed otherwise, without a bound, and a"
-        " batch of some kB can stop it; producer is safer (docs/deploying.md)"
-        for topic, codec in opened.items()
-    ]
-    return f"{servers(settings)} has the topics {', '.join(topics)}" + "".join(advice)
+    advice = [f"\n{deviation.topic} {deviation.says}" for deviation in topic_deviations(settings)]
+    how = "\n`tagstream topics check` has the commands that correct it" if advice else ""
+    return f"{servers(settings)} has the topics {', '.join(topics)}" + "".join(advice) + how
 
 
 def _bucket(settings: Settings, bucket: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from tests.unit.deploy.tools import ROOT, Manifest, compose, version
 from workers import settings
 from workers.cli.memory import worst_bytes
+from workers.cli.topic_advice import wanted_topics
 
 PROFILES = ["cpu", "gpu"]
 WORKERS = {"cpu": "worker", "gpu": "worker-gpu"}
@@ -149,11 +150,21 @@ def test_the_credentials_are_marked_as_for_development_only() -> None:
 def test_the_topics_that_are_made_are_those_the_worker_uses(read: settings.Settings, tmp_path: Path) -> None:
     calls = run_script(compose()["services"]["topics"], tmp_path, "kafka-topics.sh")
     made = [call.split("--topic ")[1].split()[0] for call in calls]
-    assert set(made) == {*read.input_topics, read.output_topic, read.dead_letter_topic}
+    assert set(made) == {*read.input_topics, read.output_topic, read.dead_letter_topic, read.skipped_topic}
     servers = ",".join(read.kafka_servers)
     assert all(f"--bootstrap-server {servers} --create --if-not-exists" in call for call in calls)
     input_topics = [call for call in calls if call.split("--topic ")[1].split()[0] in read.input_topics]
     assert all("--config compression.type=producer" in call for call in input_topics)
+
+
+def test_the_topics_are_made_as_the_worker_would_make_them(read: settings.Settings, tmp_path: Path) -> None:
+    calls = run_script(compose()["services"]["topics"], tmp_path, "kafka-topics.sh")
+    made = {call.split("--topic ")[1] for call in calls}
+    assert made == {
+        f"{topic.name} --partitions {topic.partitions(6)}"
+        + "".join(f" --config {name}={value}" for name, value in topic.settings(1).items())
+        for topic in wanted_topics(read)
+    }
 
 
 def test_the_bucket_that_is_made_tells_kafka_of_its_images(read: settings.Settings, tmp_path: Path) -> None:

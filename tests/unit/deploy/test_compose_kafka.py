@@ -88,7 +88,7 @@ def test_the_topics_are_made_and_made_again_without_complaint(broker: ComposedKa
         subprocess.run(here, check=True, timeout=60)
     topics = AdminClient({"bootstrap.servers": f"127.0.0.1:{broker.ports[0]}"}).list_topics(timeout=20).topics
     made = {name: len(topic.partitions) for name, topic in topics.items() if not name.startswith("__")}
-    assert made == {"images": 6, "images.enriched": 6, "images.dead-letters": 1}
+    assert made == {"images": 6, "images.enriched": 6, "images.dead-letters": 1, "images.skipped": 1}
 
 
 def test_clients_outside_are_sent_back_to_the_address_outside(broker: ComposedKafka) -> None:

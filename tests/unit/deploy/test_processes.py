@@ -77,6 +77,7 @@ class Pod:
             "TAGSTREAM_INPUT_TOPICS": self._site.images,
             "TAGSTREAM_OUTPUT_TOPIC": self._site.enriched,
             "TAGSTREAM_DEAD_LETTER_TOPIC": self._site.dead,
+            "TAGSTREAM_SKIPPED_TOPIC": self._site.skipped,
             "TAGSTREAM_S3_ENDPOINT": self._site.stack.s3.endpoint_url,
             "TAGSTREAM_BUCKETS": self._site.name,
             "TAGSTREAM_HTTP_HOST": "127.0.0.1",

@@ -1,0 +1,155 @@
+"""What each topic should be like, and how those of a cluster differ from that."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workers.backends.kafka import TopicState
+    from workers.settings import Settings
+
+PARTITIONS = 12
+"""Of an input or output topic, where nothing else is asked for: as many workers can share them, and it has many
+divisors."""
+
+REPLICATION_MAX = 3
+MIN_INSYNC = "min.insync.replicas"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """A topic's setting, and why: what goes wrong with any other value. `why` empty: others are as good."""
+
+    name: str
+    value: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantedTopic:
+    """A topic that the settings name. `busy`: it has the input's load and takes as many partitions."""
+
+    name: str
+    role: str
+    busy: bool
+    advice: tuple[Advice, ...]
+
+    def partitions(self, busy: int) -> int:
+        return busy if self.busy else 1
+
+    def settings(self, replication: int) -> dict[str, str]:
+        """By Kafka's names, for a topic that is made with so many copies."""
+        safe = {MIN_INSYNC: "2"} if replication >= REPLICATION_MAX else {}
+        return {advice.name: advice.value for advice in self.advice} | safe
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """Something of a topic that is not as it should be, in a sentence, and a command for a shell that corrects it."""
+
+    topic: str
+    says: str
+    command: str
+
+
+_AS_IT_COMES = Advice(
+    "compression.type",
+    "producer",
+    "the broker opens what is compressed otherwise, without a bound, and a batch of some kB can stop it "
+    "(docs/deploying.md)",
+)
+_LATEST = Advice("cleanup.policy", "compact", "")
+_ROLES: Mapping[str, tuple[bool, tuple[Advice, ...]]] = {
+    "input": (True, (_AS_IT_COMES,)),
+    "output": (True, (_LATEST,)),
+    "dead letters": (
+        False,
+        (
+            Advice("cleanup.policy", "delete", "compaction keeps only the last dead letter of a key"),
+            Advice("retention.ms", "-1", "dead letters vanish after that time, looked at or not"),
+        ),
+    ),
+    "skipped": (False, (Advice("cleanup.policy", "delete", "compaction keeps only the last skip of an image"),)),
+    "corrections": (
+        False,
+        (
+            Advice("cleanup.policy", "delete", "compaction keeps only the last correction of an image"),
+            Advice("retention.ms", "-1", "what persons said is forgotten after that time"),
+        ),
+    ),
+}
+
+
+def wanted_topics(settings: Settings) -> list[WantedTopic]:
+    """Every topic that the settings name, each once."""
+    named = [("input", topic) for topic in settings.input_topics]
+    named += [
+        ("output", settings.output_topic),
+        ("dead letters", settings.dead_letter_topic),
+        ("skipped", settings.skipped_topic),
+        ("corrections", settings.corrections_topic),
+    ]
+    # A topic of two roles, such as one for all that comes out, has the advice of the first.
+    roles = {topic: role for role, topic in reversed(named) if topic}
+    return [WantedTopic(topic, role, *_ROLES[role]) for topic, role in reversed(roles.items())]
+
+
+def deviations(
+    wanted: Sequence[WantedTopic],
+    found: Mapping[str, TopicState],
+    *,
+    servers: str,
+    replication: int,
+    partitions: int | None = None,
+) -> Iterator[Deviation]:
+    """How topics differ from what they should be like.
+
+    Args:
+        servers: "host:port,…", for the commands.
+        replication: copies that each partition should have at least.
+        partitions: that each input and output topic should have at least; None: any number will do.
+    """
+    at = f"--bootstrap-server {shlex.quote(servers)}"
+    for topic in wanted:
+        state = found.get(topic.name)
+        if state is None:
+            yield Deviation(topic.name, "does not exist", "tagstream topics create")
+            continue
+        few = topic.partitions(partitions or 1)
+        if state.partitions < few:
+            yield Deviation(
+                topic.name,
+                f"has {state.partitions} partitions and should have {few}; more of them move keys to other partitions, "
+                "so let the workers finish what is there first",
+                f"kafka-topics.sh {at} --alter --topic {topic.name} --partitions {few}",
+            )
+        if state.replication < replication:
+            yield Deviation(
+                topic.name,
+                f"has {_copies(state.replication)} of a partition and should have {replication}: what is only on a "
+                "broker that is lost is lost",
+                f"kafka-reassign-partitions.sh {at} --generate --broker-list IDS --topics-to-move-json-file FILE",
+            )
+        for advice in _advised(topic, state):
+            has = state.settings.get(advice.name)
+            if has is not None and has != advice.value:
+                yield Deviation(
+                    topic.name,
+                    f"has {advice.name}={has}: {advice.why}; {advice.value} is safer",
+                    f"kafka-configs.sh {at} --alter --entity-type topics --entity-name {topic.name} "
+                    f"--add-config {advice.name}={advice.value}",
+                )
+
+
+def _advised(topic: WantedTopic, state: TopicState) -> Iterator[Advice]:
+    """What is looked at: advice that has a reason, and how many copies an acknowledged record is on."""
+    yield from (advice for advice in topic.advice if advice.why)
+    if state.replication >= REPLICATION_MAX and state.settings.get(MIN_INSYNC) == "1":
+        yield Advice(MIN_INSYNC, "2", "a record is acknowledged while a single broker has it, and lost with that")
+
+
+def _copies(number: int) -> str:
+    return "one copy" if number == 1 else f"{number} copies"
