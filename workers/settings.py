@@ -540,6 +540,13 @@ def _take(name: str, text: str) -> tuple[str, str]:
     raise ValueError(f"{name} is not a setting.{_nearest(name)}")
 
 
+def unknown(name: str) -> str:
+    """What is wrong with a variable's name: it looks like a setting, and none has it. Empty where nothing is."""
+    if not name.startswith(PREFIX) or name in variables():
+        return ""
+    return f"{name} is not a setting.{_nearest(name)}"
+
+
 def _read_file(name: str, path: Path) -> str:
     try:
         return path.expanduser().read_text(encoding="utf-8").rstrip("\r\n")

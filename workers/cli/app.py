@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,7 +32,7 @@ from workers.cli import (
     train,
 )
 from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, exit_code
-from workers.errors import TagstreamError, Unavailable
+from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +40,16 @@ app = typer.Typer(
     name="tagstream",
     help="Tags and captions every image of an image store, exactly once: image events come in from Kafka, enriched "
     "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
-    "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.",
+    "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.\n\n"
+    "[dim]From a file of settings:[/]  tagstream --env-file tagstream.env run\n\n"
+    "[dim]Completion by Tab:[/]        tagstream --install-completion",
     epilog="Exit codes: 0 done · 1 a bug of ours, or a check that found something · 2 wrong settings or arguments · "
     "3 a broken device or a stall · "
     "4 a dependency (Kafka, object storage, Redis) does not answer",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(run.run)
 app.command()(demo.demo)
@@ -85,11 +90,46 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _globals(
+    env_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take variables from this file of NAME=value lines, as if they were exported. What the environment "
+            "sets itself goes before it.",
+        ),
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log all there is, as TAGSTREAM_LOG_LEVEL=debug; by every command.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Log warnings and errors alone, as TAGSTREAM_LOG_LEVEL=warning.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
     ] = False,
 ) -> None:
     """Options before the command."""
+    if env_file is not None:
+        from workers.cli import env_file as file
+
+        file.load(env_file)
+    if verbose and quiet:
+        raise Misconfigured("-q and -v are opposites: keep one")
+    if verbose or quiet:
+        os.environ["TAGSTREAM_LOG_LEVEL"] = "debug" if verbose else "warning"
+    if verbose:
+        _log_everything()
+
+
+def _log_everything() -> None:
+    """Also where the command is not `run`, which begins its log anew once its settings are known to be right."""
+    from workers.service.logs import start_logging
+    from workers.settings import read, secret_values
+
+    secrets: list[str] = []
+    with suppress(Misconfigured):  # the command will say it, if it reads settings at all
+        secrets = secret_values(read(os.environ))
+    start_logging("debug", "text", secrets=secrets)
 
 
 def run_command(arguments: Sequence[str]) -> int:

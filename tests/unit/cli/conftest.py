@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -36,7 +37,8 @@ def tagstream(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
 
     def call(*arguments: object) -> Ran:
         capfd.readouterr()
-        code = run_command([str(argument) for argument in arguments])
+        with mock.patch.dict(os.environ):  # a process of its own would take its variables with it
+            code = run_command([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return Ran(code, out, err)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import logs
 from tests.unit.cli.conftest import Ran
 from tests.unit.models.tiny import tiny_bundle
 from workers import __version__
@@ -73,6 +75,55 @@ def test_the_whole_help_names_the_exit_codes(tagstream: Callable[..., Ran]) -> N
 
 def test_the_version_can_be_asked(tagstream: Callable[..., Ran]) -> None:
     assert tagstream("--version").out == f"tagstream {__version__}\n"
+
+
+@pytest.mark.parametrize("command", [(), ("tail",), ("stack", "up")], ids=str)
+def test_help_has_a_short_form_everywhere(command: tuple[str, ...], tagstream: Callable[..., Ran]) -> None:
+    assert tagstream(*command, "-h") == tagstream(*command, "--help")
+
+
+def test_a_shell_completes_commands(tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_TAGSTREAM_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "tagstream dead-letters re")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert tagstream().out.split() == ["replay"]
+
+
+@pytest.mark.parametrize(("option", "level"), [("-v", "debug"), ("--verbose", "debug"), ("-q", "warning")])
+def test_how_much_is_logged_is_said_in_one_letter(
+    option: str, level: str, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tell(environ: dict[str, str], *_: str) -> None:
+        raise Misconfigured(environ["TAGSTREAM_LOG_LEVEL"])
+
+    monkeypatch.setenv("TAGSTREAM_LOG_LEVEL", "error")
+    monkeypatch.setattr("workers.settings.examine", tell)
+    monkeypatch.setattr("workers.service.logs.start_logging", lambda *_, **__: None)
+    assert tagstream(option, "tail").err == f"{level}\n"
+
+
+def test_quiet_and_verbose_is_neither(tagstream: Callable[..., Ran]) -> None:
+    assert (tagstream("-q", "-v", "check").code, tagstream("-qv", "check").err) == (
+        2,
+        "-q and -v are opposites: keep one\n",
+    )
+
+
+def test_a_command_that_does_not_log_by_itself_does_so_when_asked(
+    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It masks what is secret, and begins before it knows whether the settings are right."""
+
+    def look(*_: object) -> None:
+        logging.getLogger("workers.test").debug("a login with hunter2 was made")
+
+    monkeypatch.setattr("workers.cli.needs._files", lambda *_: [look])
+    monkeypatch.setenv("TAGSTREAM_KAFKA_PASSWORD", "hunter2")
+    with logs.restored():
+        ran = tagstream("-v", "tail")
+        assert "debug   test: a login with *** was made\n" in ran.err
+        monkeypatch.setenv("TAGSTREAM_GRUP", "x")
+        assert tagstream("-v", "tail").err.startswith("TAGSTREAM_GRUP is not a setting")
 
 
 def test_an_unknown_option_is_a_wrong_argument(tagstream: Callable[..., Ran]) -> None:

@@ -10,20 +10,14 @@ from typing import Literal
 
 import pytest
 
+from tests.support import logs
 from workers.service.logs import LINES_A_MINUTE, TEXT_CHARS, LimitedStream, start_logging
 
 
 @pytest.fixture(autouse=True)
 def _restore() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    chatty = {name: logging.getLogger(name).level for name in ("kafka", "kafka.protocol.parser", "urllib3")}
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    for name, was in chatty.items():
-        logging.getLogger(name).setLevel(was)
+    with logs.restored():
+        yield
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,23 @@
+"""Logging as it was before a test that starts it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """What the block does to the process's logging ends with it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    chatty = {name: logging.getLogger(name).level for name in ("kafka", "kafka.protocol.parser", "urllib3")}
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.captureWarnings(False)
+        for name, was in chatty.items():
+            logging.getLogger(name).setLevel(was)

@@ -1,0 +1,127 @@
+"""`--env-file`: what a shell would export, and nothing that it would run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from tests.unit.cli.conftest import Ran
+from workers.cli.env_file import LARGEST_BYTES, load, parse
+from workers.errors import Misconfigured
+from workers.settings import read
+
+AS_A_SHELL = r"""
+# a comment
+A=bare
+  export   B='single $HOME "x" \n # no comment'
+C="double \"quoted\" \\ \$HOME \x 'y'"	# a comment
+D=a'b c'"d"\ e
+E=
+F=x#y
+G=#z
+H=a=b
+I= # nothing
+J=redis://u:p%40@h:6379/0?x=1
+K='it'"'"'s'
+"""
+
+
+def test_lines_are_read_as_a_shell_reads_them() -> None:
+    found = parse(AS_A_SHELL, "f")
+    script = f"set -a\n{AS_A_SHELL}\nenv -0"
+    told = subprocess.run(["sh", "-c", script], env={"PATH": os.environ["PATH"]}, capture_output=True, check=True)
+    shell = dict(line.split("=", 1) for line in told.stdout.decode().split("\0") if line)
+    assert found.keys() == set("ABCDEFGHIJK")
+    assert {name: shell[name] for name in found} == found
+
+
+def test_nothing_is_expanded_or_run() -> None:
+    text = 'A=$HOME\nB="$(id)"\nC=`id`\nD=~/x\r\n'
+    assert parse(text, "f") == {"A": "$HOME", "B": "$(id)", "C": "`id`", "D": "~/x"}
+
+
+def test_the_later_line_counts() -> None:
+    assert parse("A=1\nA=2", "f") == {"A": "2"}
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("A", "it is not NAME=value"),
+        ("1A=x", "it is not NAME=value"),
+        ("A =x", "it is not NAME=value"),
+        ("A.B=x", "it is not NAME=value"),
+        (f"{'A' * 101}=x", "it is not NAME=value"),
+        ("A=x y", "a value with spaces is written in quotes, and a quote has an end on the same line"),
+        ("A='x", "a value with spaces is written in quotes, and a quote has an end on the same line"),
+        ('A="x\\"', "a value with spaces is written in quotes, and a quote has an end on the same line"),
+        ("A=x\0y", "A has a NUL character"),
+        ("TAGSTREAM_BUCKET=x", "TAGSTREAM_BUCKET is not a setting. Do you mean TAGSTREAM_BUCKETS?"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(line: str, says: str) -> None:
+    with pytest.raises(Misconfigured) as refused:
+        parse(f"A=1\n\n{line}\n", "my.env")
+    assert str(refused.value) == f"my.env:3: {says}"
+
+
+def test_all_that_is_wrong_is_told_at_once_within_reason() -> None:
+    with pytest.raises(Misconfigured) as refused:
+        parse("x\n" * 100_000, "f")
+    assert len(str(refused.value).splitlines()) == 20
+
+
+def test_settings_come_from_the_file_and_the_environment_goes_before_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where one of the two names a secret's file; what is empty is not set."""
+    file = tmp_path / "a.env"
+    file.write_text(
+        "TAGSTREAM_GROUP=theirs\nexport TAGSTREAM_BUCKETS='a,b'\nTAGSTREAM_OUTPUT_TOPIC=out\n"
+        "TAGSTREAM_KAFKA_PASSWORD_FILE=/theirs\nTAGSTREAM_CACHE_KEY=theirs"
+    )
+    monkeypatch.setenv("TAGSTREAM_GROUP", "ours")
+    monkeypatch.setenv("TAGSTREAM_OUTPUT_TOPIC", "")
+    monkeypatch.setenv("TAGSTREAM_KAFKA_PASSWORD", "ours")
+    monkeypatch.setenv("TAGSTREAM_CACHE_KEY_FILE", str(tmp_path / "ours"))
+    (tmp_path / "ours").write_text("k" * 40)
+    with mock.patch.dict(os.environ):
+        load(file)
+        settings = read(os.environ)
+    assert (settings.group, settings.buckets, settings.output_topic) == ("ours", ("a", "b"), "out")
+    assert settings.kafka_password.get_secret_value() == "ours"
+    assert settings.cache_key.get_secret_value() == "k" * 40
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "can't be read: No such file or directory"),
+        (b"A=\xff", "is not text in UTF-8"),
+        (b"#" * (LARGEST_BYTES + 1), "has more than 1,048,576 bytes"),
+    ],
+)
+def test_a_file_that_can_not_be_taken_ends_with_2_and_a_sentence(
+    content: bytes | None, says: str, tagstream: Callable[..., Ran], tmp_path: Path
+) -> None:
+    file = tmp_path / "a.env"
+    if content is not None:
+        file.write_bytes(content)
+    ran = tagstream("--env-file", file, "check")
+    assert (ran.code, ran.err) == (2, f"--env-file {file} {says}\n")
+
+
+def test_a_pipe_is_a_file_too(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
+    """`--env-file <(decrypt settings.env)`"""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=pipe.write_text, args=["TAGSTREAM_GRUP=x"], daemon=True).start()
+    assert tagstream("--env-file", pipe, "check").err == (
+        f"{pipe}:1: TAGSTREAM_GRUP is not a setting. Do you mean TAGSTREAM_GROUP?\n"
+    )
