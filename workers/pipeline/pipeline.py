@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from workers import metrics
 from workers.pipeline.activity import Tally
 from workers.pipeline.annotator import Annotator
+from workers.pipeline.commit.after_commit import AfterCommit
 from workers.pipeline.commit.ledger import Entry, Ledger
-from workers.pipeline.event_filter import coordinates
 from workers.pipeline.journal import Journal
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
@@ -54,7 +53,6 @@ class Pipeline:
         crash: Callable[[BaseException], None],
     ) -> None:
         self._clock = clock
-        self._group = options.group
         self._journal = journal
         self._renderer = renderer
         self.ledger = Ledger()
@@ -114,6 +112,14 @@ class Pipeline:
             self.annotate,
             self.finish,
         )
+        self._after_commit = AfterCommit(
+            journal,
+            self.tally,
+            clock,
+            options.group,
+            tell_cache=self.lookup.committed,
+            read_on=self.parse.wake,
+        )
 
     # ---- poll thread ------------------------------------------------------------------------------------------
 
@@ -134,21 +140,9 @@ class Pipeline:
     # ---- publish thread ---------------------------------------------------------------------------------------
 
     def settle(self, entries: Sequence[Entry]) -> None:
-        """These records are committed: count them, tell the cache, and read what there is room for now."""
-        now = self._clock.monotonic()
+        """These records are committed."""
         self.progress.moved()
-        if self._journal.poison:
-            self._journal.settled(coordinates(entry.record, index) for entry in entries for index in entry.outcomes)
-        for entry in entries:
-            topic = entry.record.partition.topic
-            metrics.PROCESS_SECONDS.record(
-                now - entry.taken_at, **metrics.messaging("process", topic=topic, group=self._group)
-            )
-            for outcomes in entry.outcomes.values():
-                self._renderer.count(outcomes)
-                self.tally.add(outcomes)
-        self.lookup.committed([write for entry in entries for write in entry.after_commit])
-        self.parse.wake()
+        self._after_commit.settle(entries)
 
     def render_again(self) -> None:
         """The topics' limits may be others than when the outcomes were rendered."""

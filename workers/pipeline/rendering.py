@@ -26,7 +26,6 @@ from schemas.enriched_image import (
 )
 from schemas.image_event import ImageEvent
 from schemas.text import version_or_none
-from workers import metrics
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letter
 from workers.pipeline.options import WorkerOptions
@@ -219,17 +218,6 @@ class Renderer:
             worker=self._options.worker_version,
             models={role.use: f"{role.model.name} {role.model.digest[:12]}" for role in self._roles.models},
         )
-
-    def count(self, outcomes: Sequence[Rendered | Failure]) -> None:
-        """Note committed outcomes in the metrics."""
-        for outcome in outcomes:
-            if isinstance(outcome, Failure):
-                metrics.DEAD_LETTERS.add(stage=outcome.stage, reason=outcome.reason)
-                metrics.OUTCOMES.add(kind="dead-letter")
-                continue
-            metrics.OUTCOMES.add(kind=outcome.kind)
-            if outcome.kind == "skip":
-                metrics.SKIPS.add(reason=outcome.reason)
 
 
 def _reference(model: Model) -> ModelRef:
