@@ -113,7 +113,7 @@ class RamLearner(Learner):
         self._choose(rank)
 
     def _choose(self, rank: int) -> None:
-        """What learns."""
+        """Let learn what is to learn, and nothing else."""
         for module in (self.scorer.label_proj, self.scorer.head):
             module.requires_grad_(True)
         for parameter in (self.scorer.class_weight, self.scorer.class_bias):

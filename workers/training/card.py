@@ -25,15 +25,15 @@ class Card(BaseModel):
     """`workers.training.plan.Plan`, and what else the run was told."""
     steps: int
     images: int
-    """Seen in training, with repetition."""
+    """Images seen in training, each counted as often as it was seen."""
     metrics: dict[str, float | None] = {}
-    """By name; None: it could not be measured."""
+    """What was measured, by name; None: it could not be."""
     thresholds: dict[str, JsonValue] = {}
     """The rule that they were chosen by, and the labels for which none could be."""
     parents: dict[str, str] = {}
     """Digests of the bundles that it was made of, by name."""
     version: str = __version__
-    """Of tagstream."""
+    """The version of tagstream."""
 
 
 def card_of(bundle: Bundle) -> Card | None:

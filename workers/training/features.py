@@ -25,7 +25,7 @@ from workers.models.labels import NORM_SLACK
 from workers.training.data.samples import Sample
 
 MAX_KEYS_BYTES = 4 * 1024**3
-"""Of a list of keys, which is read line by line."""
+"""The largest list of keys, which is read line by line."""
 MAX_WIDTH = 16_384
 
 
@@ -117,7 +117,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _width(tensors: Mapping[str, Tensor], wanted: int | None) -> int:
-    """Of all vectors, or of the rows of the one matrix; ValueError: it is neither."""
+    """The length of each vector, or of the rows of the one matrix; ValueError: it is neither."""
     shapes = sorted({tuple(tensor.shape) for tensor in tensors.values()})
     allowed = (1, 2) if len(tensors) == 1 else (1,)
     if len(shapes) != 1 or len(shapes[0]) not in allowed:

@@ -39,7 +39,7 @@ Tell: TypeAlias = Callable[[str, int, int | None], None]
 _CROPS = Augment(scale=(0.5, 1.0))
 """Milder than in pre-training: small sets have few images of each tag."""
 _FEATURES_SHARE = 0.5
-"""Of the free memory, that features of images may take."""
+"""The part of the free memory that features of images may take."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from workers.training.metrics import Summary, table
 from workers.training.thresholds import Threshold, best_f1, choose, precision_floor
 
 UNKNOWN_THRESHOLD = 0.5
-"""Of a new label for which none could be chosen."""
+"""The threshold of a new label for which none could be chosen."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Labels:
     thresholds: Sequence[float]
 
     def default_threshold(self, label: int) -> float:
-        """Of a label for which none was chosen."""
+        """The threshold of a label for which none was chosen."""
         return self.thresholds[label] if label < self.kept else UNKNOWN_THRESHOLD
 
 
@@ -105,7 +105,7 @@ def rows_of(labels: Labels, before: Scored, after: Scored, old_before: Scored, o
 
 
 def thresholds_of(labels: Labels, scored: Scored, floor: float | None, least_positives: int) -> dict[str, Threshold]:
-    """Of the training set's labels, by name.
+    """Thresholds of the training set's labels, by name.
 
     Args:
         floor: the least precision; None: the best F1.

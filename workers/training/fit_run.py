@@ -24,7 +24,7 @@ class FitRun(BaseModel):
     your own (safetensors)."""
     what: What = "head"
     rank: int = Field(default=8, ge=1, le=1024)
-    """Of LoRA."""
+    """The rank of LoRA's matrices."""
     absent: Literal["negative", "unknown"] = "negative"
     """What a label means that an image is not said to have."""
     guard: NonNegativeFloat = 1.0
@@ -40,7 +40,7 @@ class FitRun(BaseModel):
     precision_floor: float | None = Field(default=None, gt=0, le=1)
     """The least precision of a tag that is shown; None: thresholds with the best F1."""
     least_positives: PositiveInt = 3
-    """Of validation images; a label with fewer gets no threshold of its own."""
+    """The least validation images that have a label; one with fewer gets no threshold of its own."""
     workers: int = Field(default=2, ge=0, le=64)
     """Threads that read and decode images."""
     plan: Plan

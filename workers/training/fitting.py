@@ -108,7 +108,7 @@ class Fitting:
         self._kept.update(zip(map(_key, batch.samples), rows, strict=True))
 
     def features(self, batch: Batch) -> Tensor:
-        """Of these images, on the batch's device."""
+        """The features of a batch's images, on its device."""
         kept = [self._kept.get(_key(sample)) for sample in batch.samples]
         found = [row for row in kept if row is not None]
         return torch.stack(found) if len(found) == len(kept) else self._learner.encode(batch.images)

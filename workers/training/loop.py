@@ -75,7 +75,7 @@ class Progress:
     step: int
     steps: int
     losses: Mapping[str, float]
-    """Of this step, the mean over its batches."""
+    """The losses of this step by name, each the mean over its batches."""
     lr: float
     images_per_s: float
     eta_s: float
@@ -89,9 +89,9 @@ class Trained:
     steps: int
     images: int
     seconds: float
-    """Of this process; a run that was resumed counts from there."""
+    """The time that this process took; a run that was resumed counts from there."""
     losses: Mapping[str, float]
-    """Of the last step; empty if the run had ended before."""
+    """The losses of the last step by name; empty if the run had ended before."""
 
 
 Report = Callable[[Progress], None]
@@ -100,7 +100,7 @@ Validate = Callable[[], Mapping[str, float]]
 
 PLAN = "plan.toml"
 _LINES = 1000
-"""Of numbers by step that a run writes down, at most about."""
+"""About the most lines of numbers by step that a run writes down."""
 
 
 def train(
@@ -189,7 +189,7 @@ class _Run:
         self._optimizer = torch.optim.AdamW(self._parameters, lr=plan.lr, weight_decay=plan.weight_decay)
         self._ema = Ema(self._model, plan.ema) if plan.ema else None
         self._epoch = len(batches) / plan.accumulation
-        """Steps."""
+        """Steps of one epoch."""
         self._steps = plan.steps or math.ceil((plan.epochs or 0) * self._epoch)
         self._done = 0
 

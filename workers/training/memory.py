@@ -48,7 +48,7 @@ class Estimate:
 
     @property
     def largest_batch(self) -> int:
-        """That fits; 0: none does."""
+        """The largest batch that fits; 0: none does."""
         if self.available is None:
             return self.batch
         return max(0, (self.available - self.fixed) // max(1, self.image))

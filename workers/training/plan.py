@@ -50,12 +50,12 @@ class Plan(BaseModel):
     clip: NonNegativeFloat = 1.0
     """The longest gradient that is not shortened; 0: any."""
     ema: float = Field(default=0.0, ge=0, lt=1)
-    """Of the moving average of the weights, which then is what the run gives; 0: the last weights."""
+    """The decay of the weights' moving average, which then is what the run gives; 0: the last weights."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
     threads: PositiveInt | None = None
-    """That a CPU computes with; None: one a core. The last bits of a result depend on it."""
+    """Threads that a CPU computes with; None: one a core. The last bits of a result depend on it."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     checkpoint_every: PositiveInt = 500
     """Steps between checkpoints; there is one at the end too."""

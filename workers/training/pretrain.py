@@ -64,9 +64,9 @@ class Pretrained:
     vocabulary: bytes | None
     steps: int
     images: int
-    """Seen in training, each as often as it was."""
+    """Images seen in training, each counted as often as it was seen."""
     losses: Mapping[str, float]
-    """Of the last step; empty where the run had ended before."""
+    """The losses of the last step by name; empty where the run had ended before."""
     seen: Sequence[Sample]
     """The images that were trained on."""
     held: Sequence[Sample]

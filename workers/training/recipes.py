@@ -67,7 +67,7 @@ class Run(_Exact):
     depth: float = Field(default=0.1, ge=0, lt=1)
     """Stochastic depth of the encoder."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Of the tag head and the text side."""
+    """Dropout in the tag head and on the text side."""
     val: float = Field(default=0.1, ge=0, lt=1)
     """Part of the images that measure and set thresholds, and are not trained on."""
     least_positives: int = Field(default=5, ge=1)

@@ -33,7 +33,7 @@ class Threshold:
 
 
 Rule = Callable[[Curve], int | None]
-"""Which point of a curve; None: there is none."""
+"""Chooses a point of a curve; None: there is none to choose."""
 
 
 def best_f1(points: Curve) -> int | None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BATCH = 2_000
 """Records between two notes of the place."""
 CORRECTIONS_BYTES = 1 << 30
-"""Of what persons said, in memory."""
+"""The most memory for what persons said."""
 
 
 def collect(

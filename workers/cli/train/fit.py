@@ -86,7 +86,7 @@ def fit(
     ] = None,
     ema: Annotated[float, typer.Option(min=0, max=0.9999, help="Give a moving average of the weights.")] = 0.0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False,
-    rank: Annotated[int, typer.Option(min=1, max=1024, help="Of LoRA: how much it can learn.")] = 8,
+    rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank of LoRA: how much it can learn.")] = 8,
     validation: Annotated[
         float, typer.Option(min=0.01, max=0.9, help="Part of the images to measure with; it is not trained on.")
     ] = 0.2,

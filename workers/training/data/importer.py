@@ -154,7 +154,7 @@ def _name(out: Path, name: str, sha256: str) -> str:
 
 
 def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
-    """Of one source its list as it is; of several, each name once."""
+    """The names of all labels: of one source its list as it is; of several, each name once."""
     if len(sources) == 1:
         return tuple(sources[0].labels)
     return tuple(dict.fromkeys(label for source in sources for label in source.labels))

@@ -239,7 +239,10 @@ class Batches:
         return None
 
     def _pixels(self, image: str, seed: int) -> tuple[Pixels, ...]:
-        """By every view. Each has random numbers of its own, so that one more changes nothing for the others."""
+        """The image's pixels by every view.
+
+        Each view has random numbers of its own, so that one more changes nothing for the others.
+        """
         return tuple(
             view.pixels(self._images, image, Random(seed + number)) for number, view in enumerate(self._views.values())
         )

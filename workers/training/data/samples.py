@@ -35,7 +35,7 @@ SAMPLES = "samples.jsonl"
 
 MAX_LABELS = 100_000
 MAX_LINE_BYTES = 1_000_000
-"""Of one sample: thousands of captions fit."""
+"""The longest line of one sample: thousands of captions fit."""
 _LEAST_LINE_BYTES = len('{"image_path":"a"}')
 _MAX_FILE_BYTES = 16 * 1024**2
 
@@ -66,9 +66,9 @@ class Sample(_Exact):
     absent: Ids | None = Field(default=None, validation_alias="absent_label_id", serialization_alias="absent_label_id")
     """Label ids that it is known not to have; None: nothing is known of any label but `tags`."""
     origins: dict[LabelId, Origin] = Field(default={}, validation_alias="tag_source", serialization_alias="tag_source")
-    """Of those tags whose origin is known."""
+    """Where tags come from, by label id; only those whose origin is known."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Of the image's bytes; what splits and joins go by."""
+    """The hash of the image's bytes; splits and joins go by it."""
 
     @model_validator(mode="after")
     def _fits(self) -> Sample:

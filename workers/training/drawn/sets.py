@@ -23,7 +23,7 @@ from workers.training.drawn.scene import LABELS, Scene, compose
 
 TRAIN, TRUTH, TEST, UNSEEN = "train", "truth", "test", "unseen"
 _CAPTIONS = 2
-"""Of the web, for each image."""
+"""Captions as the web has them, for each image."""
 _REFERENCES = 5
 """True captions for each image that captions are judged by."""
 

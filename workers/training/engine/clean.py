@@ -48,7 +48,7 @@ class Looker(Protocol):
     labels: Sequence[str]
     thresholds: Sequence[float]
     dimensions: int
-    """Of its features."""
+    """The length of its feature vectors."""
 
     def look(self, parts: Sequence[Image.Image]) -> tuple[Row, Row]:
         """Scores (parts, labels) in 0..1 and features (parts, dimensions) of RGB images."""
@@ -335,7 +335,7 @@ class _EvidenceFiles:
         }
         self.images = 0
         self.tags = 0
-        """Rows of features."""
+        """Tags so far; there is a row of features for each."""
 
     def open(self) -> None:
         """Start, or go on behind the last image whose line and rows are both whole.

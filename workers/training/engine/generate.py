@@ -157,7 +157,7 @@ class _Numbered:
             yield sample
 
     def number_of(self, sample: Sample) -> int:
-        """Of this one; those that were handed out before it are forgotten."""
+        """The place of a sample that was handed out; those handed out before it are forgotten."""
         while True:
             at, found = self._out.popleft()
             if found is sample:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Features = NDArray[np.float32]
 
 ROUNDS = 20
-"""Of k-means at most; it mostly settles in a few."""
+"""The most rounds of k-means; it mostly settles in a few."""
 
 
 def farthest(

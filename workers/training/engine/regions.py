@@ -17,7 +17,7 @@ from workers.errors import Misconfigured
 
 GROUP = "tagstream.regions"
 MAX_REGIONS = 64
-"""Of one image; what a detector proposes beyond them is not looked at."""
+"""The most regions of one image; what a detector proposes beyond them is not looked at."""
 
 
 class Box(NamedTuple):

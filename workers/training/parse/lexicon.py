@@ -54,7 +54,7 @@ class Lexicon:
     adjectives: frozenset[str] = _ADJECTIVES
     nouns: frozenset[str] = frozenset()
     verbs: frozenset[str] = _EVERY_VERB
-    """In their base form."""
+    """Verbs in their base form."""
 
 
 @dataclass

@@ -10,9 +10,9 @@ from workers.training.parse import words
 from workers.training.parse.synonyms import FIXED, HYPHENATED, SYNONYMS
 
 Kind: TypeAlias = Literal["object", "attribute", "action"]
-"""Of a tag: a thing or a scene, a property, or something that is done."""
+"""What a tag names: a thing or a scene, a property, or something that is done."""
 Role: TypeAlias = Literal["noun", "adjective", "participle", "gerund"]
-"""Of a word in a noun phrase; a participle ends in -ed or is irregular, a gerund ends in -ing."""
+"""What a word is in a noun phrase; a participle ends in -ed or is irregular, a gerund ends in -ing."""
 
 MAX_COMPOUND = 3
 """Words of an object's name."""
@@ -89,7 +89,7 @@ def attribute(word: str) -> Iterable[Mention]:
 
 
 def action(bases: Sequence[str], known: Collection[str] = ()) -> Iterable[Mention]:
-    """Of the verbs that a word may be a form of, the first that is known, or the first."""
+    """The action that a word names: of the verbs it may be a form of, the first that is known, or the first."""
     base = next((verb for verb in bases if verb in known), bases[0] if bases else "")
     if base and base not in words.LIGHT_VERBS:
         yield Mention("action", base)

@@ -171,7 +171,7 @@ def _chunks(captions: Iterator[str], parser: Parser, processes: int) -> Iterator
 
 
 _parser: Parser
-"""Of a child process."""
+"""The parser of a child process, which sets it when it begins."""
 
 
 def _start(parser: Parser) -> None:

@@ -89,7 +89,7 @@ def _of_file(path: Path) -> str | None:
 
 
 def _of_json(head: bytes) -> str | None:
-    """By the keys that come up in how a document begins."""
+    """The format of a JSON document, by the keys that come up in how it begins."""
     if head.startswith(b"["):
         return "official" if b'"image_path"' in head else "label-studio" if b'"data"' in head else None
     if b'"images"' in head or b'"annotations"' in head or b'"categories"' in head:

@@ -17,7 +17,7 @@ from workers.training.data.samples import MAX_LABELS, Ids
 Document = TypeVar("Document")
 
 MAX_DOCUMENT_BYTES = 1024**3
-"""Of one JSON file; the largest of COCO's has 470 MB."""
+"""The largest JSON file that is read; the largest of COCO's has 470 MB."""
 MAX_LINE_BYTES = 1_000_000
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 """What the files of images end in, for those who look for them; what a file is, its content decides."""
