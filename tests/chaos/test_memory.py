@@ -24,6 +24,9 @@ from tests.support.processes import children
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import lag
+from workers.intake.decoding import Decoding
+from workers.intake.limits import Limits
+from workers.types import Transform
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -34,6 +37,8 @@ DECODERS = 6
 AHEAD = 14
 """Images in hand at most: far more than budgets have room for, and fewer than there are."""
 POLLED_BYTES, LEDGER_BYTES = 64 << 10, 4 * MIB
+COMPACT = Transform(size=224, fit="crop", resize=256, interpolation="bicubic")
+"""The worker's tagger's."""
 ALLOWED_BYTES = 48 * MIB
 """Above the sum of the budgets, and kept afterwards: by the C library, the clients and the decoders."""
 
@@ -107,17 +112,24 @@ def heavy(stack: Stack) -> Store:
 
 @pytest.fixture(scope="module")
 def vast(stack: Stack) -> Store:
-    """JPEGs and PNGs of 50 megapixels and some hundred kB; two fit into the budget."""
+    """JPEGs and PNGs of 50 megapixels and some hundred kB; two fit into the budget, one into each half of it.
+
+    What one takes is asked, not written down: where it is a little more than half of the budget, only one fits.
+    """
+
+    image = Image.new("RGB", (8_000, 6_250), (200, 120, 40))
+    jpeg, png = encoded(image, "jpeg"), encoded(image, "png", compress_level=1)
+    decoding = Decoding([COMPACT], Limits())
+    # A decoder process holds the file a second time.
+    largest = max(decoding.inspect(body).decode_bytes + len(body) for body in (jpeg, png))
 
     def bodies() -> Iterator[bytes]:
-        image = Image.new("RGB", (8_000, 6_250), (200, 120, 40))
-        jpeg, png = encoded(image, "jpeg"), encoded(image, "png", compress_level=1)
         for number in range(TIMES):
             text = b"%04d" % number  # no two are equal: equal ones would be decoded once
             yield jpeg[:2] + b"\xff\xfe\0\x06" + text + jpeg[2:]
             yield png[:33] + png_chunk(b"tEXt", b"Comment\0" + text) + png[33:]
 
-    return Store("vast", uploaded(stack, "vast", bodies()), "decoded", 40 * MIB, 400 * MIB, MIB)
+    return Store("vast", uploaded(stack, "vast", bodies()), "decoded", 40 * MIB, 2 * largest + MIB, MIB)
 
 
 @pytest.fixture
