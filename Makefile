@@ -34,7 +34,7 @@ test: install ## Run the tests, on real servers where they need them
 unit: install ## Run the unit tests that need no server, without the slow ones (about a minute)
 # + four files at a time, because half of a file's time is waiting
 	@.venv/bin/python -m pytest tests/unit -q -m "not servers and not slow and not full and not chaos" \
-	  -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	  --hypothesis-profile=quick -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## Check style, types, imports between packages, words and workflows
 	@.venv/bin/ruff check .

@@ -32,6 +32,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine is no finding: by default an example that takes 0.2 s is one, and so are ten that take a second.
 settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
+# For `make unit`: a quarter of the examples; `make test` tries them all.
+settings.register_profile("quick", settings(), max_examples=25)
 
 _SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack"}
 

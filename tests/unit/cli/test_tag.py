@@ -17,6 +17,8 @@ from workers.cli.exit_codes import MISCONFIGURED
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., Ran]
 
 

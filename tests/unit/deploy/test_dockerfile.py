@@ -175,6 +175,7 @@ def health_check(dockerfile: Dockerfile) -> list[str]:
     return members
 
 
+@pytest.mark.slow
 def test_a_wheel_can_be_built_of_what_is_copied(dockerfile: Dockerfile, tmp_path: Path) -> None:
     build = dockerfile.stages["wheel"].instructions
     for copy in [each for each in build if each.keyword == "COPY"]:

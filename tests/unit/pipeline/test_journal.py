@@ -252,9 +252,10 @@ def test_a_journal_that_could_not_be_rewritten_suspects_no_image_until_it_can(
 ) -> None:
     journal = Journal(tmp_path / "journal")
     journal.enter(at(0))
+    monkeypatch.setattr("workers.pipeline.journal._REWRITE_BYTES", 1024)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", _refused)
-        for offset in range(1, 9_000):
+        for offset in range(1, 100):
             journal.enter(at(offset))
             journal.leave(at(offset))
     assert (tmp_path / "journal").read_bytes() == b""

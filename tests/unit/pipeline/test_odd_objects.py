@@ -233,7 +233,7 @@ def test_an_object_that_takes_all_its_time_at_every_try_is_answered_in_time() ->
     outages=st.lists(st.tuples(st.floats(0.1, 40), st.floats(0.1, 200), st.sampled_from(OUTAGES)), max_size=3),
     seed=st.randoms(use_true_random=False),
 )
-@settings(max_examples=40)
+@settings(max_examples=settings().max_examples * 2 // 5)
 def test_whatever_comes_together_only_the_odd_ones_are_dead_lettered(
     faults: list[Fault], good: int, outages: list[tuple[float, float, Fault]], seed: object
 ) -> None:

@@ -6,6 +6,8 @@ import json
 import threading
 from typing import Any
 
+import pytest
+
 from schemas.image_event import MAX_RECORDS
 from tests.support.harness import Harness
 from tests.support.manual_pipeline import ManualPipeline
@@ -58,6 +60,7 @@ def test_the_first_record_of_a_partition_is_read_whatever_it_holds_and_whatever_
     assert [manual.read(partition) for partition in range(3)] == [MAX_RECORDS] * 3
 
 
+@pytest.mark.slow
 def test_what_a_thousand_removals_will_weigh_is_counted_before_the_next_record_is_read() -> None:
     manual = Expanding(ledger_bytes=4_000_000)
     manual.removals(*[MAX_RECORDS] * 5, key="%01" * 1024)

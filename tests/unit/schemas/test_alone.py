@@ -8,6 +8,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 import schemas
 from workers import __version__
 
@@ -48,10 +50,12 @@ def run_alone(name: str, folder: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "bucket/k 8\n", "")
 
 
+@pytest.mark.slow
 def test_everything_works_where_nothing_else_of_ours_is_installed() -> None:
     run_alone("schemas", _PACKAGE.parent)
 
 
+@pytest.mark.slow
 def test_the_wheel_installs_as_tagstream_schemas_and_nothing_else(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(build, cwd=_PACKAGE, check=True, capture_output=True, timeout=60)

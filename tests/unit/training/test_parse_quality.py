@@ -58,6 +58,7 @@ def test_the_lexicon_finds_what_a_person_finds(start: int, end: int) -> None:
     assert sensitivity >= 0.94
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "end"), [(0, 100), (100, 200)])
 def test_the_grammar_finds_what_a_person_finds(start: int, end: int) -> None:
     precision, sensitivity = precision_and_sensitivity(GrammarParser(), start, end)

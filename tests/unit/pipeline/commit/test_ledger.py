@@ -285,4 +285,4 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=200, stateful_step_count=40)
+TestLedgerMachine.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=40)
