@@ -61,6 +61,8 @@ _GONE_WAIT_S = 0.1
 _CHECK_S = 5.0
 _ETAG = re.compile(r"[\x21\x23-\x7e]{1,1024}")
 """What can be asked for in a header and signed. No store gives an object another."""
+_SHA256 = "sha256"
+"""The name under which an object's metadata say this of its content."""
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _LONGEST_WORD = 1024
 """Characters of an etag or version id that a store may answer."""
@@ -81,6 +83,15 @@ class ListedObject:
     size: int
     etag: str
     last_modified: str
+
+
+@dataclass(frozen=True, slots=True)
+class FoundObject:
+    """What lies under a key. `etag` without quotes; `sha256` as `put` was told, else empty."""
+
+    size: int
+    etag: str
+    sha256: str
 
 
 class MinioObjectStore:
@@ -182,12 +193,41 @@ class MinioObjectStore:
             yield from page
             start_after = page[-1].key
 
-    def put(self, bucket: str, key: str, body: bytes, content_type: str = "application/octet-stream") -> str:
-        """Store an object and answer its etag. Raises Unavailable."""
+    def find(self, bucket: str, key: str) -> FoundObject | None:
+        """What lies under the key now; None: nothing, or there is no such bucket.
+
+        Raises:
+            Rejected: no client can ask for this name.
+            Unavailable: anything else that came instead of an answer.
+        """
+        _check_names(bucket, key, None, None)
+
+        def once() -> FoundObject | None:
+            with self._asking(bucket, self._command_s):
+                try:
+                    found = self._client.stat_object(bucket, key)
+                except S3Refusal as refusal:
+                    if refusal.answer.status == 404:
+                        return None
+                    raise
+                said = (found.metadata or {}).get(f"x-amz-meta-{_SHA256}", "")
+                return FoundObject(found.size or 0, _bare(found.etag) or "", said)
+
+        return self._patiently(once, self._retry_s)
+
+    def put(
+        self, bucket: str, key: str, body: bytes, content_type: str = "application/octet-stream", *, sha256: str = ""
+    ) -> str:
+        """Store an object and answer its etag. Raises Unavailable.
+
+        Args:
+            sha256: of the body, kept beside it for `find`.
+        """
+        metadata: dict[str, str | list[str] | tuple[str]] = {_SHA256: sha256} if sha256 else {}
 
         def once() -> str:
             with self._asking(bucket, self._command_s):
-                stored = self._client.put_object(bucket, key, io.BytesIO(body), len(body), content_type)
+                stored = self._client.put_object(bucket, key, io.BytesIO(body), len(body), content_type, metadata)
                 return _bare(stored.etag) or ""
 
         return self._patiently(once, self._retry_s)

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import mimetypes
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import math
+import time
+from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from schemas.printable import printable
 from workers.cli.needs import needed
-from workers.errors import Misconfigured
+from workers.cli.resume_point import ResumePoint
+from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
+    from workers.backends.kafka import KafkaEmitter
     from workers.backends.object_store import MinioObjectStore
+    from workers.cli.emit_sources import Source
     from workers.cli.events import Dialect, StoredImage
     from workers.settings import Settings
+    from workers.types import Message
 
-IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-"""Endings by which a folder's files are taken for images. Of a bucket all is taken: the worker's TAGSTREAM_KEY_GLOBS
-chooses there."""
-
-BATCH = 100
-"""Events that are acknowledged before the place is noted; so many may be sent twice after a kill."""
-UPLOADS = 8
-"""Uploads at the same time."""
+_WOULD = {
+    "uploaded": "would be uploaded",
+    "replaced": "would replace other content",
+    "there already": "is there already",
+    "listed": "is in the bucket",
+}
+"""What a dry run says of an image, by what a run would do."""
+_WIDEST = max(map(len, _WOULD.values()))
 
 
 def emit(
@@ -48,26 +49,55 @@ def emit(
     again: Annotated[
         bool, typer.Option("--again", help="Begin anew, even where an earlier run was interrupted.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what the bucket holds under an image's key, if it differs.")
+    ] = False,
+    rate: Annotated[
+        float | None, typer.Option(metavar="N", help="So many events a second at most.", show_default=False)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Upload and send nothing: list what would be, one line for each image.")
+    ] = False,
 ) -> None:
     """Send an event for each image of a folder (uploading it) or of a bucket (as it is).
 
-    Interrupted, it goes on where it stopped when the same command is given again.
+    Interrupted, it goes on where it stopped when the same command is given again. An image whose content is in the
+    bucket already is not uploaded again, but gets its event. Where other content lies under its key, the image is left
+    out and the exit code is 2, unless you say --overwrite.
 
     [dim]Upload and tag a folder:[/]   tagstream emit ~/Pictures --bucket photos --prefix mine/
     [dim]Tag what is there already:[/]  tagstream emit --bucket photos --prefix 2024/
+    [dim]Gently, beside other work:[/]  tagstream emit --bucket photos --rate 50
+    [dim]Only look:[/]                  tagstream emit ~/Pictures --bucket photos --dry-run
     """
+    from workers.cli.emit_sources import OTHER_CONTENT, BucketSource, FolderSource
+    from workers.cli.exit_codes import MISCONFIGURED
 
     settings = needed("kafka_servers", "s3_endpoint")
     if dialect not in ("own", "s3"):
         raise Misconfigured(f"--dialect {dialect}: it is own or s3")
-    emission = Emission(
-        settings, folder, _bucket(settings, bucket), prefix, topic or settings.input_topics[0], _dialect(dialect)
-    )
-    emission.place.require_writable()
-    if again:
-        emission.place.forget()
-    sent = emission.run()
-    typer.echo(f"{sent} events are in {emission.topic}")
+    if rate is not None and not 0 < rate < math.inf:
+        raise Misconfigured(f"--rate {rate}: it is a number of events a second, greater than 0")
+    to_bucket, to_topic = _bucket(settings, bucket), topic or settings.input_topics[0]
+    place = _place(settings, folder, to_bucket, prefix, to_topic, dialect)
+    if not dry_run:
+        place.require_writable()
+    if again and not dry_run:
+        place.forget()
+    source: Source = BucketSource(to_bucket, prefix)
+    if folder is not None:
+        most = int(settings.max_object_bytes)
+        source = FolderSource(folder, to_bucket, prefix, max_bytes=most, overwrite=overwrite)
+    emission = Emission(settings, source, to_topic, _dialect(dialect), place, Pace(rate), again=again)
+    if dry_run:
+        emission.rehearse()
+    else:
+        sent = emission.run()
+        typer.echo(f"{sent} events are in {to_topic}")
+    for line in emission.summary():
+        typer.echo(line, err=True)
+    if source.left_out[OTHER_CONTENT]:
+        raise typer.Exit(MISCONFIGURED)
 
 
 def _dialect(name: str) -> Dialect:
@@ -84,86 +114,69 @@ def _bucket(settings: Settings, named: str | None) -> str:
     return settings.buckets[0]
 
 
-class ResumePoint:
-    """How far a command came, in a file of TAGSTREAM_STATE_DIR that is named after what was asked for."""
-
-    def __init__(self, folder: Path, command: Iterable[str]) -> None:
-        name = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()[:16]
-        self._path = folder / "emit" / f"{name}.json"
-
-    def last(self) -> str:
-        """The last key whose event is acknowledged; empty: begin at the beginning."""
-        from pydantic_core import from_json
-
-        try:
-            return str(from_json(self._path.read_bytes())["last"])
-        except FileNotFoundError:
-            return ""
-        except OSError as error:
-            raise self._unusable("read", error) from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise Misconfigured(f"{self._path} can't be read ({error}); --again begins anew") from error
-
-    def note(self, key: str) -> None:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = self._path.with_suffix(".new")
-            scratch.write_text(json.dumps({"last": key}), encoding="utf-8")
-            scratch.replace(self._path)
-        except OSError as error:
-            raise self._unusable("written", error) from error
-
-    def forget(self) -> None:
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            raise self._unusable("removed", error) from error
-
-    def require_writable(self) -> None:
-        """Find out before anything is sent.
-
-        Raises:
-            Misconfigured: the place could not be noted.
-        """
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._path.parent):
-                pass
-        except OSError as error:
-            raise self._unusable("written", error) from error
-
-    def _unusable(self, how: str, error: OSError) -> Misconfigured:
-        return Misconfigured(
-            f"TAGSTREAM_STATE_DIR: {self._path} can't be {how}: {error.strerror}. "
-            "Name a folder that this user may write."
-        )
+def _place(settings: Settings, folder: Path | None, bucket: str, prefix: str, topic: str, dialect: str) -> ResumePoint:
+    """The place of this command. What only changes how it goes (--rate, --overwrite) makes no other one of it."""
+    source = str(folder.resolve()) if folder is not None else ""
+    command = (source, settings.s3_endpoint, bucket, prefix, topic, dialect, *settings.kafka_servers)
+    return ResumePoint(settings.state_dir, command)
 
 
-Item = TypeVar("Item")
+class Pace:
+    """Lets so many events pass each second, evenly; None: as fast as it goes."""
 
+    def __init__(
+        self,
+        rate: float | None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.rate = rate
+        self._clock = clock
+        self._sleep = sleep
+        self._next = clock()
 
-def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """The items in lists of this size; the last may be shorter."""
-    source = iter(items)
-    while batch := list(islice(source, size)):
-        yield batch
+    def wait(self) -> None:
+        """Return when the next event may go. What was missed is caught up for at most a second."""
+        if self.rate is None:
+            return
+        now = self._clock()
+        if self._next > now:
+            self._sleep(self._next - now)
+        self._next = max(self._next, now - 1.0) + 1 / self.rate
+
+    def batch(self, most: int) -> int:
+        """How many events are about a second's, so that the place is noted every second; at most `most`."""
+        return most if self.rate is None else max(1, min(most, int(self.rate)))
 
 
 class Emission:
-    """One `emit`: images in key order, in batches: upload, send, wait for the acknowledgement, note the place."""
+    """One `emit`: images in key order, in batches: upload, send, wait for the acknowledgement, note the place.
+
+    Args:
+        again: begin at the beginning, whatever `place` holds.
+    """
 
     def __init__(
-        self, settings: Settings, folder: Path | None, bucket: str, prefix: str, topic: str, dialect: Dialect
+        self,
+        settings: Settings,
+        source: Source,
+        topic: str,
+        dialect: Literal["own", "s3"],
+        place: ResumePoint,
+        pace: Pace,
+        *,
+        again: bool = False,
     ) -> None:
         self._settings = settings
-        self._folder = folder
-        self._bucket = bucket
-        self._prefix = prefix
+        self._source = source
+        self._topic = topic
         self._dialect: Literal["own", "s3"] = dialect
-        self.topic = topic
-        source = str(folder.resolve()) if folder is not None else ""
-        command = (source, settings.s3_endpoint, bucket, prefix, topic, dialect, *settings.kafka_servers)
-        self.place = ResumePoint(settings.state_dir, command)
+        self._place = place
+        self._pace = pace
+        self._again = again
+        self._sent = 0
+        self._outcomes: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
 
     def run(self) -> int:
         """Send all that was not sent before.
@@ -171,64 +184,89 @@ class Emission:
         Returns:
             How many events were sent now.
         """
-        from workers.backends.kafka import KafkaEmitter, require_topics
-        from workers.cli.clients import object_store, security, servers
+        from workers.backends.kafka import KafkaEmitter
+        from workers.cli.clients import security, servers
+
+        last = self._begin()
+        with (
+            closing(self._store()) as store,
+            KafkaEmitter(servers(self._settings), security=security(self._settings)) as emitter,
+        ):
+            try:
+                self._send(store, emitter, last)
+            except (KeyboardInterrupt, TagstreamError):
+                self._tell_how_to_go_on()
+                raise
+        self._place.forget()
+        return self._sent
+
+    def rehearse(self) -> None:
+        """Say for each image what `run` would do, and do nothing."""
+        from workers.cli import terminal
+
+        last = self._begin()
+        with closing(self._store()) as store, terminal.reader_may_leave():
+            for image, outcome in self._source.images(store, last, try_only=True):
+                self._count(image, outcome)
+                typer.echo(f"{_WOULD[outcome]:<{_WIDEST}}  {image.size:>12,}  {printable(image.key)}")
+        typer.echo(f"{sum(self._outcomes.values())} events would be sent to {self._topic}; nothing was done", err=True)
+
+    def summary(self) -> list[str]:
+        """What became of the files, one line for each kind."""
+        done = [
+            f"{outcome}: {self._outcomes[outcome]:,} ({self._bytes[outcome]:,} bytes)"
+            for outcome in ("uploaded", "replaced", "there already")
+            if self._outcomes[outcome]
+        ]
+        return [*done, *self._source.left_out.lines()]
+
+    def _begin(self) -> str:
+        """The key to go on after, once it is known that the topic is there."""
+        from workers.backends.kafka import require_topics
+        from workers.cli.clients import security, servers
+
+        last = "" if self._again else self._place.last()
+        if last:
+            typer.echo(f"going on after {printable(last)} (--again begins anew)", err=True)
+        require_topics(servers(self._settings), [self._topic], security=security(self._settings))
+        return last
+
+    def _store(self) -> MinioObjectStore:
+        from workers.cli.clients import object_store
+
+        return object_store(self._settings)
+
+    def _send(self, store: MinioObjectStore, emitter: KafkaEmitter, last: str) -> None:
+        from workers.cli.emit_sources import BATCH, batches, total
         from workers.cli.events import event_for
         from workers.cli.terminal import counting
 
-        last = self.place.last()
-        if last:
-            typer.echo(f"going on after {printable(last)} (--again begins anew)", err=True)
-        sent = 0
-        require_topics(servers(self._settings), [self.topic], security=security(self._settings))
+        def event(image: StoredImage) -> Message:
+            self._pace.wait()
+            return event_for(image, self._topic, self._dialect)
+
         with (
-            closing(object_store(self._settings)) as store,
-            KafkaEmitter(servers(self._settings), security=security(self._settings)) as emitter,
-            counting("events sent", self._total(last)) as advance,
+            counting("events sent", lambda: total(self._source, store, last)) as advance,
+            closing(self._source.images(store, last, try_only=False)) as images,
         ):
-            for images in batches(self._images(store, last), BATCH):
-                sent += emitter.emit(event_for(image, self.topic, self._dialect) for image in images)
-                self.place.note(images[-1].key)
-                advance(len(images))
-        self.place.forget()
-        return sent
+            for batch in batches(images, self._pace.batch(BATCH)):
+                self._sent += emitter.emit(event(image) for image, _ in batch)
+                self._place.note(batch[-1][0].key)
+                for image, outcome in batch:
+                    self._count(image, outcome)
+                advance(len(batch))
 
-    def _total(self, last: str) -> int | None:
-        """Known for a folder; a bucket is counted only by listing it."""
-        return None if self._folder is None else len(self._files(last))
+    def _count(self, image: StoredImage, outcome: str) -> None:
+        self._outcomes[outcome] += 1
+        self._bytes[outcome] += image.size
 
-    def _images(self, store: MinioObjectStore, last: str) -> Iterator[StoredImage]:
-        from workers.cli.events import StoredImage
+    def _tell_how_to_go_on(self) -> None:
+        from workers.cli.emit_sources import BATCH
 
-        if self._folder is None:
-            for found in store.list(self._bucket, self._prefix, last):
-                if not found.key.endswith("/"):
-                    yield StoredImage(self._bucket, found.key, found.size, found.etag)
-            return
-        store.make_bucket(self._bucket)
-        with ThreadPoolExecutor(UPLOADS) as pool:
-            for files in batches(self._files(last), BATCH):
-                yield from pool.map(self._uploader(store), files)
-
-    def _files(self, last: str) -> list[tuple[str, Path]]:
-        """(key, file) of the folder's images behind `last`, in key order as a store lists them."""
-        assert self._folder is not None
-        files = [path for path in self._folder.rglob("*") if path.suffix.lower() in IMAGES and path.is_file()]
-        keyed = [(self._prefix + path.relative_to(self._folder).as_posix(), path) for path in files]
-        if not keyed:
-            raise Misconfigured(f"{self._folder} holds no images ({', '.join(sorted(IMAGES))})")
-        return sorted((pair for pair in keyed if pair[0].encode() > last.encode()), key=lambda pair: pair[0].encode())
-
-    def _uploader(self, store: MinioObjectStore) -> Callable[[tuple[str, Path]], StoredImage]:
-        from workers.cli.events import StoredImage
-
-        def upload(item: tuple[str, Path]) -> StoredImage:
-            key, path = item
-            try:
-                body = path.read_bytes()
-            except OSError as error:
-                raise Misconfigured(f"{path} can't be read: {error.strerror}") from error
-            kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-            return StoredImage(self._bucket, key, len(body), store.put(self._bucket, key, body, kind))
-
-        return upload
+        last = self._place.last()
+        where = f", up to {printable(last)}" if last else ""
+        typer.echo(
+            f"stopped: {self._sent} events are in {self._topic}{where}. The same command goes on from there "
+            f"(up to {BATCH} events may come twice); --again begins anew.",
+            err=True,
+        )

@@ -56,7 +56,7 @@ def tag(
 
     [dim]With your own bundles:[/]  tagstream tag ~/Pictures --model bundles/ram --captioner bundles/tag2text --json
     """
-    from workers.cli.emit import IMAGES
+    from workers.cli.local_files import IMAGES
     from workers.cli.tag_files import TaggedFile, image_files
     from workers.settings import read
 

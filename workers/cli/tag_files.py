@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from schemas.image_event import ImageEvent
-from workers.errors import Gone, LargerThanReserved, Rejected, Unavailable
+from workers.cli.local_files import read_regular_file
+from workers.errors import Gone, Rejected, Unavailable
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
@@ -43,7 +43,7 @@ class LocalFiles:
         self, bucket: str, key: str, *, version_id: str | None, etag: str | None, max_bytes: int, deadline_s: float
     ) -> StoredObject:
         try:
-            body = _read(self.paths[int(key)], max_bytes)
+            body = read_regular_file(self.paths[int(key)], max_bytes)
         except FileNotFoundError:
             raise Gone("there is no such file") from None
         except OSError as error:
@@ -185,21 +185,6 @@ def _below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     walked = os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename)))
     files = [Path(place, name) for place, _, names in walked for name in names]
     return sorted([*filter(wanted, files), *unlisted])
-
-
-def _read(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a regular file: a pipe or a device might never end, or never begin."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise OSError(0, "it is no regular file")
-        if facts.st_size > max_bytes:
-            raise LargerThanReserved(facts.st_size)
-        body = file.read(max_bytes + 1)
-    if len(body) > max_bytes:  # it grew meanwhile
-        raise LargerThanReserved(None)
-    return body
 
 
 def _job(number: int) -> Job:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -74,13 +75,21 @@ def reader_may_leave() -> Iterator[None]:
 
 
 @contextmanager
-def counting(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar: call what it gives with how many more were done. `total` None: not known beforehand."""
+def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar: call what it gives with how many more were done.
+
+    Args:
+        total: None: not known. A function finds it out meanwhile, in a thread of its own and only on a terminal.
+    """
     columns = (SpinnerColumn(), TextColumn(f"{{task.completed}} {what}"), TimeElapsedColumn())
     if total is not None:
         measured = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
         columns = measured  # type: ignore[assignment]
     screen = console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(what, total=None if callable(total) else total)
+        if callable(total) and screen.is_terminal:
+            find = total
+            found = threading.Thread(target=lambda: progress.update(task, total=find()), name="count", daemon=True)
+            found.start()
         yield lambda count: progress.advance(task, count)

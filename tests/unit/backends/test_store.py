@@ -14,7 +14,7 @@ import pytest
 from tests.support.loopback import Answer, Loopback, loopback, silence
 from tests.support.waiting import bounded, eventually
 from workers import metrics
-from workers.backends.object_store import MinioObjectStore
+from workers.backends.object_store import FoundObject, MinioObjectStore
 from workers.errors import (
     Fault,
     Gone,
@@ -529,6 +529,26 @@ def test_a_store_that_lists_the_same_page_for_ever_is_told_so() -> None:
         assert [next(found).key, next(found).key] == ["a", "b"]
         with pytest.raises(Unavailable, match="the same objects again"):
             next(found)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (message("200 OK", ETAG, DATE, "x-amz-meta-sha256: ab12", length=7), FoundObject(7, "e7a6", "ab12")),
+        (message("200 OK", ETAG, DATE, length=7), FoundObject(7, "e7a6", "")),
+        (message("404 Not Found"), None),
+    ],
+)
+def test_what_lies_under_a_key_is_found_with_the_sha256_that_was_stored_beside_it(
+    answer: bytes, found: FoundObject | None
+) -> None:
+    with loopback(says(answer)) as server:
+        assert store_of(server).find("bucket", "k") == found
+
+
+def test_a_store_that_refuses_to_look_is_not_taken_for_an_empty_one() -> None:
+    with loopback(says(message("403 Forbidden"))) as server, pytest.raises(Unavailable):
+        store_of(server).find("bucket", "k")
 
 
 def test_a_listing_goes_on_after_a_page_that_failed(retries: list[object]) -> None:

@@ -1,18 +1,23 @@
-"""Events for a folder or a bucket, and the place to go on from."""
+"""Events for a folder or a bucket, the place to go on from, and what is left out."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from schemas.image_event import ImageEvent, parse_message
+from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
-from workers.cli.emit import Emission, ResumePoint, batches
+from workers.cli.emit import Pace
+from workers.cli.emit_sources import FolderSource, batches
 from workers.cli.events import Dialect, StoredImage, event_for
+from workers.cli.resume_point import ResumePoint
+from workers.cli.terminal import counting
 from workers.errors import Misconfigured
-from workers.settings import Settings
 
 
 @pytest.mark.parametrize("dialect", ["own", "s3"])
@@ -67,9 +72,8 @@ def test_a_state_folder_that_can_not_be_written_is_told_before_anything_is_sent(
     assert "can't be written: Not a directory. Name a folder that this user may write." in ran.err
 
 
-def emission(folder: Path, tmp_path: Path) -> Emission:
-    settings = Settings(kafka_servers=("a:1",), s3_endpoint="http://s:1", state_dir=tmp_path / "state")
-    return Emission(settings, folder, "photos", "in/", "images", "own")
+def source(folder: Path, *, max_bytes: int = 100) -> FolderSource:
+    return FolderSource(folder, "photos", "in/", max_bytes=max_bytes, overwrite=False)
 
 
 def test_a_folders_images_come_in_key_order_and_go_on_behind_the_place(tmp_path: Path) -> None:
@@ -77,15 +81,84 @@ def test_a_folders_images_come_in_key_order_and_go_on_behind_the_place(tmp_path:
     (folder / "b").mkdir(parents=True)
     for name in ("b/2.PNG", "b/1.jpg", "a.webp", "notes.txt", "b.gif"):
         (folder / name).write_bytes(b"x")
-    found = [key for key, _ in emission(folder, tmp_path)._files("")]
+    found = [key for key, _ in source(folder).behind("")]
     assert found == ["in/a.webp", "in/b.gif", "in/b/1.jpg", "in/b/2.PNG"]
-    assert [key for key, _ in emission(folder, tmp_path)._files("in/b.gif")] == ["in/b/1.jpg", "in/b/2.PNG"]
+    assert [key for key, _ in source(folder).behind("in/b.gif")] == ["in/b/1.jpg", "in/b/2.PNG"]
 
 
 def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(Misconfigured, match="holds no images"):
-        emission(tmp_path / "empty", tmp_path)._files("")
+        source(tmp_path / "empty")
+
+
+def test_files_that_are_left_out_are_counted_by_reason_with_the_first_name(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "behind a link.jpg").write_bytes(b"x")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "good.jpg").write_bytes(b"x" * 100)
+    (folder / "large.jpg").write_bytes(b"x" * 101)
+    (folder / "empty.jpg").touch()
+    (folder / "loop.jpg").symlink_to("loop.jpg")
+    (folder / "notes\x1b[2J.txt").touch()
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"x")
+    deep = folder / ("d" * 250) / ("e" * 250) / ("f" * 250) / ("g" * 250)
+    deep.mkdir(parents=True)
+    (deep / f"{'h' * 40}.jpg").write_bytes(b"x")
+    found = source(folder)
+    assert [key for key, _ in found.behind("")] == ["in/good.jpg"]
+    said = [re.fullmatch(r"left out 1: (.*); the first is (.*)", line) for line in found.left_out.lines()]
+    assert {line.group(1): Path(line.group(2)).name for line in said if line} == {
+        "can't be read: Too many levels of symbolic links": "loop.jpg",
+        "empty": "empty.jpg",
+        "its key has more than 1,024 bytes": f"{'h' * 40}.jpg",
+        "its name is no UTF-8": "\ufffd.jpg",
+        "larger than the 100 bytes that TAGSTREAM_MAX_OBJECT_BYTES allows": "large.jpg",
+        "not a regular file": "pipe.jpg",
+        "not an image by its ending": "notes\ufffd[2J.txt",
+    }
+
+
+def test_the_bar_on_a_terminal_learns_meanwhile_how_many_there_are(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    shown = ""
+
+    def is_shown() -> bool:
+        nonlocal shown
+        shown += capfd.readouterr().err
+        return "2/7" in shown
+
+    with counting("events sent", lambda: 7) as advance:
+        advance(2)
+        eventually(is_shown)
+    monkeypatch.delenv("TTY_COMPATIBLE")
+    with counting("events sent", lambda: pytest.fail("without a terminal nothing is counted")) as advance:
+        advance(2)
+
+
+def test_a_pace_lets_events_pass_evenly_and_catches_up_for_no_more_than_a_second() -> None:
+    now, slept = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    pace = Pace(4.0, lambda: now[0], sleep)
+    for _ in range(9):
+        pace.wait()
+    assert now[0] == pytest.approx(2.0)
+    now[0] += 60
+    slept.clear()
+    for _ in range(9):
+        pace.wait()
+    assert sum(slept) == pytest.approx(1.0), "a pause of a minute is not made up for"
+    assert [Pace(rate).batch(100) for rate in (None, 0.1, 7.5, 1e9)] == [100, 1, 7, 100]
 
 
 @pytest.mark.parametrize(
@@ -93,6 +166,8 @@ def test_a_folder_without_images_is_told(tmp_path: Path) -> None:
     [
         (["--bucket", "b", "--dialect", "sns"], "b", "it is own or s3"),
         (["--bucket", "other"], "b", "add it to TAGSTREAM_BUCKETS"),
+        (["--bucket", "b", "--rate", "0"], "b", "greater than 0"),
+        (["--bucket", "b", "--rate", "nan"], "b", "greater than 0"),
         ([], "a,b", "Name it with --bucket"),
         ([], "", "Name it with --bucket"),
     ],

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +23,14 @@ from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
 from schemas.enriched_image import EnrichedImage, Source, Tag
 from tests.conftest import Stack
 from tests.support.raw_kafka import ZSTD, batch, produce, record
+from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
 from tests.unit.schemas.documents import enriched
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range
+from workers.backends.object_store import MinioObjectStore
 from workers.cli import skip
-from workers.cli.emit import ResumePoint
+from workers.cli.resume_point import ResumePoint
+from workers.errors import Unavailable
 from workers.training.data.samples import DataSet
 from workers.types import Headers, Partition
 
@@ -86,6 +91,12 @@ def site(stack: Stack, unique: Callable[[str], str], monkeypatch: pytest.MonkeyP
     for variable, value in environment.items():
         monkeypatch.setenv(variable, value)
     return Site(servers, name, environment)
+
+
+@pytest.fixture
+def store(stack: Stack) -> Iterator[MinioObjectStore]:
+    with closing(MinioObjectStore(stack.s3.endpoint_url, stack.s3.access_key, stack.s3.secret_key)) as made:
+        yield made
 
 
 @pytest.fixture
@@ -170,6 +181,91 @@ def test_an_interrupted_emit_goes_on_where_it_stopped(
     assert tagstream(*arguments).out.startswith("3 events")
     ResumePoint(tmp_path / "state", command).note("a.png")
     assert tagstream(*arguments, "--again").out.startswith("3 events")
+
+
+def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
+    site: Site, folder: Path, tagstream: Callable[..., Ran], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "workers", "emit", str(folder), "--rate", "0.01"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as slow:
+        eventually(lambda: list((tmp_path / "state" / "emit").glob("*.json")))
+        slow.send_signal(signal.SIGINT)
+        _, told = slow.communicate(timeout=60)
+    assert slow.returncode == 130, told
+    assert f"stopped: 1 events are in {site.images}, up to a.png" in told
+    assert "The same command goes on from there" in told
+    assert "Traceback" not in told
+    assert events(site) == ["a.png"]
+    ran = tagstream("emit", folder)
+    assert ran.code == 0
+    assert "going on after a.png" in ran.err
+    assert events(site) == ["a.png", "b+c.png", "deep er/ünï.png"]
+
+
+def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
+    site: Site, folder: Path, tagstream: Callable[..., Ran], store: MinioObjectStore
+) -> None:
+    parts = bytes(6 << 20)  # more than S3 clients send in one piece: its etag is no MD5
+    (folder / "own parts.bmp").write_bytes(parts)
+    (folder / "their parts.bmp").write_bytes(parts)
+    store.make_bucket(site.name)
+    store.put(site.name, "b+c.png", (folder / "b+c.png").read_bytes())
+    store.put(site.name, "their parts.bmp", parts)
+    first = tagstream("emit", folder)
+    assert first.code == 0, first.err
+    assert "uploaded: 3 (" in first.err
+    assert "there already: 2 (" in first.err
+    assert "left out 1: not an image by its ending; the first is notes.txt" in first.err
+
+    again = tagstream("emit", folder)
+    assert (again.code, again.out) == (0, f"5 events are in {site.images}\n")
+    assert "there already: 5 (" in again.err
+    assert "uploaded" not in again.err
+
+    old = store.find(site.name, "a.png")
+    (folder / "a.png").write_bytes((folder / "b+c.png").read_bytes())
+    (folder / "their parts.bmp").write_bytes(parts[1:] + b"x")
+    refused = tagstream("emit", folder)
+    assert (refused.code, refused.out) == (2, f"3 events are in {site.images}\n")
+    assert "left out 2: other content lies under its key (--overwrite replaces it); the first is a.png" in refused.err
+    assert store.find(site.name, "a.png") == old
+    replaced = tagstream("emit", folder, "--overwrite")
+    assert replaced.code == 0, replaced.err
+    assert "replaced: 2 (" in replaced.err
+    assert store.find(site.name, "a.png") != old
+
+
+def test_a_dry_run_says_what_would_be_and_does_nothing(
+    site: Site, folder: Path, tagstream: Callable[..., Ran], store: MinioObjectStore
+) -> None:
+    nothing_yet = tagstream("emit", folder, "--dry-run")
+    assert nothing_yet.code == 0, nothing_yet.err
+    assert [line.split("  ")[0] for line in nothing_yet.out.splitlines()] == ["would be uploaded"] * 3
+    assert f"3 events would be sent to {site.images}; nothing was done" in nothing_yet.err
+    with pytest.raises(Unavailable, match="NoSuchBucket"):
+        next(store.list(site.name))
+    store.make_bucket(site.name)
+    store.put(site.name, "a.png", (folder / "a.png").read_bytes())
+    store.put(site.name, "b+c.png", b"other")
+    ran = tagstream("emit", folder, "--dry-run", "--overwrite")
+    assert [line.partition("  ")[0].strip() for line in ran.out.splitlines()] == [
+        "is there already",
+        "would replace other content",
+        "would be uploaded",
+    ]
+    assert tagstream("emit", "--dry-run").out.count("is in the bucket") == 2
+    assert [found.key for found in store.list(site.name)] == ["a.png", "b+c.png"]
+    assert events(site) == []
+
+
+def test_a_prefix_without_objects_is_an_error(
+    site: Site, tagstream: Callable[..., Ran], store: MinioObjectStore
+) -> None:
+    store.make_bucket(site.name)
+    store.put(site.name, "a.png", b"x")
+    ran = tagstream("emit", "--prefix", "2025/")
+    assert (ran.code, ran.out) == (2, "")
+    assert f"the bucket {site.name} holds no object with a key that begins with '2025/'" in ran.err
 
 
 def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Callable[..., Ran]) -> None:

@@ -1,0 +1,248 @@
+"""Where `tagstream emit` takes images from: a folder, whose files are uploaded, or what a bucket holds."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+import os
+import stat
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
+
+from schemas.printable import printable
+from workers.cli.events import StoredImage
+from workers.cli.local_files import IMAGES, read_regular_file
+from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, TagstreamError
+
+if TYPE_CHECKING:
+    from workers.backends.object_store import FoundObject, MinioObjectStore
+
+BATCH = 100
+"""Events that are acknowledged before the place is noted; so many may be sent twice after a kill."""
+UPLOADS = 8
+"""Uploads at the same time."""
+OTHER_CONTENT = "other content lies under its key (--overwrite replaces it)"
+_LONGEST_KEY = 1024
+"""Bytes of UTF-8 that S3 takes."""
+_READ_S = 60.0
+
+Outcome = Literal["uploaded", "replaced", "there already", "listed"]
+Images: TypeAlias = Generator[tuple[StoredImage, Outcome], None, None]
+Item = TypeVar("Item")
+
+
+class LeftOut:
+    """What got no event, counted by reason, each with the first of its names."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, reason: str, name: str) -> None:
+        self._counts[reason] += 1
+        self._first.setdefault(reason, name)
+
+    def __getitem__(self, reason: str) -> int:
+        return self._counts[reason]
+
+    def lines(self) -> Iterator[str]:
+        for reason, count in self._counts.most_common():
+            yield f"left out {count:,}: {reason}; the first is {printable(self._first[reason])}"
+
+
+class Source(Protocol):
+    """The images of one `emit`, in key order; keys begin with the prefix that was asked for."""
+
+    left_out: LeftOut
+
+    def total(self, store: MinioObjectStore, last: str) -> int:
+        """How many there are behind `last`, which may take long."""
+        ...
+
+    def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
+        """Those behind `last`, and what was done to have each in the store; `try_only`: what would be done."""
+        ...
+
+
+class BucketSource:
+    """All that a bucket holds under a prefix, as it is."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self.left_out = LeftOut()
+
+    def total(self, store: MinioObjectStore, last: str) -> int:
+        return sum(not found.key.endswith("/") for found in store.list(self._bucket, self._prefix, last))
+
+    def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
+        """
+        Raises:
+            Misconfigured: there is nothing, and `last` does not say that there was.
+        """
+        any_key = bool(last)
+        for found in store.list(self._bucket, self._prefix, last):
+            if found.key.endswith("/"):
+                self.left_out.add("not an image but a folder's own entry", found.key)
+                continue
+            any_key = True
+            yield StoredImage(self._bucket, found.key, found.size, found.etag), "listed"
+        if not any_key:
+            beginning = f" with a key that begins with {printable(self._prefix)!r}" if self._prefix else ""
+            raise Misconfigured(f"the bucket {self._bucket} holds no object{beginning}")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    key: str
+    path: Path
+
+
+class FolderSource:
+    """A folder's images, put into a bucket as they are asked for. No link to a folder is followed.
+
+    Args:
+        max_bytes: what a worker with these settings takes; larger files are left out.
+        overwrite: replace other content that lies under an image's key, instead of leaving the image out.
+    """
+
+    def __init__(self, folder: Path, bucket: str, prefix: str, *, max_bytes: int, overwrite: bool) -> None:
+        self._folder = folder
+        self._bucket = bucket
+        self._prefix = prefix
+        self._max_bytes = max_bytes
+        self._overwrite = overwrite
+        self.left_out = LeftOut()
+        self._files = self._found()
+
+    def total(self, store: MinioObjectStore, last: str) -> int:
+        return len(self.behind(last))
+
+    def behind(self, last: str) -> list[tuple[str, Path]]:
+        """(key, file) of the images behind `last`, in key order as a store lists them."""
+        return [(file.key, file.path) for file in self._files if file.key.encode() > last.encode()]
+
+    def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
+        if not try_only:
+            store.make_bucket(self._bucket)
+        upload = _Upload(store, self._bucket, self._max_bytes, self._overwrite, try_only)
+        pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="upload")
+        try:
+            for files in batches(self.behind(last), BATCH):
+                for (key, _), result in zip(files, pool.map(upload, files), strict=True):
+                    if isinstance(result, str):
+                        self.left_out.add(result, key)
+                    else:
+                        yield result
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _found(self) -> list[_File]:
+        """
+        Raises:
+            Misconfigured: the folder holds no image.
+        """
+        files = []
+        walked = os.walk(self._folder, onerror=lambda error: self.left_out.add("can't be listed", error.filename))
+        for place, _, names in walked:
+            for name in names:
+                path = Path(place, name)
+                key = self._prefix + path.relative_to(self._folder).as_posix()
+                if reason := self._refusal(path, key):
+                    self.left_out.add(reason, os.fsencode(path.relative_to(self._folder)).decode("utf-8", "replace"))
+                else:
+                    files.append(_File(key, path))
+        if not files:
+            said = "".join(f"\n{line}" for line in self.left_out.lines())
+            raise Misconfigured(f"{self._folder} holds no images ({', '.join(sorted(IMAGES))}){said}")
+        return sorted(files, key=lambda file: file.key.encode())
+
+    def _refusal(self, path: Path, key: str) -> str:
+        """Why this file is no image to upload, by its name and size; empty: it may be one."""
+        if path.suffix.lower() not in IMAGES:
+            return "not an image by its ending"
+        try:
+            if len(key.encode()) > _LONGEST_KEY:
+                return f"its key has more than {_LONGEST_KEY:,} bytes"
+            facts = path.stat()
+        except UnicodeEncodeError:
+            return "its name is no UTF-8"
+        except OSError as error:
+            return f"can't be read: {error.strerror}"
+        if not stat.S_ISREG(facts.st_mode):
+            return "not a regular file"
+        if not facts.st_size:
+            return "empty"
+        return "" if facts.st_size <= self._max_bytes else _too_large(self._max_bytes)
+
+
+class _Upload:
+    """Has one file in the store, unless its content is there already. A sentence of it says why it was left out."""
+
+    def __init__(self, store: MinioObjectStore, bucket: str, max_bytes: int, overwrite: bool, try_only: bool) -> None:
+        self._store = store
+        self._bucket = bucket
+        self._max_bytes = max_bytes
+        self._overwrite = overwrite
+        self._try_only = try_only
+
+    def __call__(self, file: tuple[str, Path]) -> tuple[StoredImage, Outcome] | str:
+        key, path = file
+        try:
+            body = read_regular_file(path, self._max_bytes)
+            found = self._store.find(self._bucket, key)
+        except OSError as error:
+            return f"can't be read: {error.strerror}"
+        except LargerThanReserved:
+            return _too_large(self._max_bytes)
+        except Rejected as error:
+            return error.detail
+        if found is not None:
+            if self._is_same(key, found, body):
+                return StoredImage(self._bucket, key, len(body), found.etag), "there already"
+            if not self._overwrite:
+                return OTHER_CONTENT
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        sha256 = hashlib.sha256(body).hexdigest()
+        etag = "" if self._try_only else self._store.put(self._bucket, key, body, kind, sha256=sha256)
+        return StoredImage(self._bucket, key, len(body), etag), "uploaded" if found is None else "replaced"
+
+    def _is_same(self, key: str, found: FoundObject, body: bytes) -> bool:
+        """By size, then by our own sha256 of it, else by an etag that is an MD5; what has neither is read."""
+        if found.size != len(body):
+            return False
+        if found.sha256:
+            return found.sha256 == hashlib.sha256(body).hexdigest()
+        if found.etag == hashlib.md5(body, usedforsecurity=False).hexdigest():
+            return True
+        try:
+            stored = self._store.get(
+                self._bucket, key, version_id=None, etag=None, max_bytes=found.size, deadline_s=_READ_S
+            )
+        except (Gone, Superseded, Rejected, LargerThanReserved):
+            return False  # it changed meanwhile
+        return stored.body == body
+
+
+def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """The items in lists of this size; the last may be shorter."""
+    source = iter(items)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def total(source: Source, store: MinioObjectStore, last: str) -> int | None:
+    """How many images there are; None where the store does not say, of which others will tell."""
+    try:
+        return source.total(store, last)
+    except TagstreamError:
+        return None
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"larger than the {max_bytes:,} bytes that TAGSTREAM_MAX_OBJECT_BYTES allows"

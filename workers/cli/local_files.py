@@ -1,0 +1,33 @@
+"""Files of this machine as commands take them: images by their endings, regular files alone, and bounded."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from workers.errors import LargerThanReserved
+
+IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+"""Endings by which a folder's files are taken for images. Of a bucket all is taken: the worker's TAGSTREAM_KEY_GLOBS
+chooses there."""
+
+
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a regular file: a pipe or a device might never end, or never begin.
+
+    Raises:
+        OSError: it can't be read, or is no regular file.
+        LargerThanReserved: it has more bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(0, "it is no regular file")
+        if facts.st_size > max_bytes:
+            raise LargerThanReserved(facts.st_size)
+        body = file.read(max_bytes + 1)
+    if len(body) > max_bytes:  # it grew meanwhile
+        raise LargerThanReserved(None)
+    return body
