@@ -113,6 +113,7 @@ def tail(
     topics: Sequence[str],
     *,
     start: Literal["beginning", "end"] = "end",
+    since_ms: int | None = None,
     at: Mapping[Partition, int] | None = None,
     follow: bool = True,
     until: Callable[[], bool] | None = None,
@@ -122,6 +123,7 @@ def tail(
 
     Args:
         start: where every partition begins.
+        since_ms: begin with each partition's first record of this time or later instead, in ms since 1970.
         at: offsets to begin at instead, of some partitions; one that the topic no longer has is its first.
         follow: go on for ever; else up to what is committed now.
         until: asked about five times a second while iterating; true ends it.
@@ -138,6 +140,8 @@ def tail(
             ends = consumer.end_offsets(partitions, timeout_ms=10_000)
             first = consumer.beginning_offsets(partitions, timeout_ms=10_000)
             starts = dict(ends if start == "end" else first)
+            if since_ms is not None:
+                starts = _offsets_since(consumer, since_ms, ends)
             for partition, offset in (at or {}).items():
                 place = TopicPartition(*partition)
                 if place in starts:
@@ -148,6 +152,13 @@ def tail(
         end_consumer(consumer)
         raise
     return Tail(consumer, None if follow else ends, until)
+
+
+def _offsets_since(consumer: Any, since_ms: int, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """Where each partition's records of that time begin; its end where all are older."""
+    asked = dict.fromkeys(ends, max(0, since_ms))
+    found = consumer.offsets_for_times(asked, timeout_ms=10_000)
+    return {place: end if found.get(place) is None else found[place].offset for place, end in ends.items()}
 
 
 def read_range(

@@ -315,18 +315,23 @@ def _choice(
     from schemas.options import WANTS
 
     return Choice(
-        _known("--reason", reasons, REASONS),
-        _known("--want", wants, WANTS),
+        known("--reason", reasons, REASONS),
+        known("--want", wants, WANTS),
         None if since is None else moment_ms(since),
         None if until is None else moment_ms(until),
         key,
     )
 
 
-def _known(option: str, given: Sequence[str] | None, known: Sequence[str]) -> frozenset[str]:
+def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> frozenset[str]:
+    """What an option was given, all of it among these names.
+
+    Raises:
+        Misconfigured: it is not.
+    """
     for name in given or ():
-        if name not in known:
-            raise Misconfigured(f"{option} {name}: known are {', '.join(known)}")
+        if name not in names:
+            raise Misconfigured(f"{option} {name}: known are {', '.join(names)}")
     return frozenset(given or ())
 
 

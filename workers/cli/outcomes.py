@@ -1,71 +1,146 @@
-"""How `tagstream tail` shows what it reads: one line for a person, or one JSON document."""
+"""What `tagstream tail` reads: of which kind it is, and how it is shown to a person or as JSON."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
 
 from pydantic_core import from_json
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from schemas.dead_letter import PREFIX, DeadLetter, read_dead_letter_headers
-from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip, read_output
+from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip, Tag, read_output
 from schemas.text import first_fault
 from workers.backends.kafka_types import ReadRecord
 from workers.cli import terminal
 
 SHOWN_TAGS = 4
+PLACE = "_record"
+"""The field of a JSON line that no published document has: where the record stands, and its time."""
+
+Kind: TypeAlias = Literal["enriched", "removed", "skipped", "dead", "unknown"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
-def document(record: ReadRecord) -> dict[str, Any]:
-    """What was published; a dead letter as its headers say it. Of what is neither: where it stands, and why."""
-    match _read(record):
-        case str(why):
-            place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-            return {"schema": None, **place, "passed_over": why}
-        case DeadLetter() as dead_letter:
-            return {"schema": "dead-letter/1"} | dead_letter.model_dump(mode="json")
-        case _:
-            published: dict[str, Any] = from_json(record.value or b"")
-            return published  # and not as it was read: a later version may have more fields
+class Shown(NamedTuple):
+    """What a person sees of an outcome. `what` is its kind, and for an enriched image whether it is complete."""
+
+    what: str
+    image: str
+    tags: str
+    caption: str
+    style: str = ""
 
 
-def row_of(record: ReadRecord) -> Table:
-    """One line for a person."""
-    match _read(record):
-        case EnrichedImage() as image:
-            tags = ", ".join(f"{tag.name} {tag.score:.2f}" for tag in image.tags[:SHOWN_TAGS])
-            return row(image.status, image.subject, tags, image.caption.text if image.caption else "", style="")
-        case Retraction() as retraction:
-            return row("removed", retraction.subject, "", "", style="yellow")
-        case Skip() as skip:
-            return row("skipped", skip.subject or _place(skip.event), "", skip.reason, style="dim")
-        case DeadLetter() as dead_letter:
-            reasons = ", ".join(dict.fromkeys(failure.reason for failure in dead_letter.failures))
-            return row("dead", _place(dead_letter), reasons, dead_letter.failures[0].detail, style="red")
-        case str(why):
-            return row("unknown", _place(record), "", why, style="red")
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A record of an output topic, and what of ours it is; or else why it is none: any producer may write there."""
+
+    record: ReadRecord
+    told: EnrichedImage | Retraction | Skip | DeadLetter | str
+
+    @classmethod
+    def of(cls, record: ReadRecord) -> Self:
+        try:
+            if any(name == f"{PREFIX}schema" for name, _ in record.headers):
+                return cls(record, read_dead_letter_headers(record.headers))
+            return cls(record, read_output(record.value or b""))
+        except ValueError as error:
+            return cls(record, f"passed over: {first_fault(error)}")
+
+    @property
+    def kind(self) -> Kind:
+        match self.told:
+            case EnrichedImage():
+                return "enriched"
+            case Retraction():
+                return "removed"
+            case Skip():
+                return "skipped"
+            case DeadLetter():
+                return "dead"
+            case str():
+                return "unknown"
+
+    @property
+    def key(self) -> str:
+        """`bucket/key` of the image, or the record's key where no image is named."""
+        subject = None if isinstance(self.told, DeadLetter | str) else self.told.subject
+        return subject or (self.record.key or b"").decode("utf-8", "replace")
+
+    def document(self) -> dict[str, Any]:
+        """What was published; a dead letter as its headers say it. Of what is neither: where it stands, and why."""
+        match self.told:
+            case str(why):
+                record = self.record
+                place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+                return {"schema": None, **place, "passed_over": why}
+            case DeadLetter() as dead_letter:
+                return {"schema": "dead-letter/1"} | dead_letter.model_dump(mode="json")
+            case _:
+                published: dict[str, Any] = from_json(self.record.value or b"")
+                return published  # and not as it was read: a later version may have more fields
+
+    def json_line(self) -> str:
+        """The document, and where its record stands."""
+        record = self.record
+        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+        return terminal.as_json(self.document() | {PLACE: place | {"timestamp_ms": record.timestamp_ms}})
+
+    def row(self) -> Table:
+        """One line, cut where the terminal ends."""
+        return row(terminal.moment(self.record.timestamp_ms), self._shown(SHOWN_TAGS))
+
+    def wide(self) -> Text:
+        """One line with nothing left out, and with the record's place."""
+        return wide_row(terminal.moment(self.record.timestamp_ms), _place(self.record), self._shown(None))
+
+    def _shown(self, most: int | None) -> Shown:
+        match self.told:
+            case EnrichedImage() as image:
+                caption = image.caption.text if image.caption else ""
+                return Shown(image.status, image.subject, _named(image.tags[:most]), caption)
+            case Retraction() as retraction:
+                return Shown("removed", retraction.subject, "", "", "yellow")
+            case Skip() as skip:
+                return Shown("skipped", skip.subject or _place(skip.event), "", skip.reason, "dim")
+            case DeadLetter() as dead_letter:
+                reasons = ", ".join(dict.fromkeys(failure.reason for failure in dead_letter.failures))
+                return Shown("dead", _place(dead_letter), reasons, dead_letter.failures[0].detail, "red")
+            case str(why):
+                return Shown("unknown", _place(self.record), "", why, "red")
 
 
-def _read(record: ReadRecord) -> EnrichedImage | Retraction | Skip | DeadLetter | str:
-    """What of ours a record is, or else why it is none: any producer may write to a topic."""
-    try:
-        if any(name == f"{PREFIX}schema" for name, _ in record.headers):
-            return read_dead_letter_headers(record.headers)
-        return read_output(record.value or b"")
-    except ValueError as error:
-        return f"passed over: {first_fault(error)}"
+def _named(tags: Iterable[Tag]) -> str:
+    return ", ".join(f"{tag.name} {tag.score:.2f}" for tag in tags)
 
 
 def _place(found: EventRef | DeadLetter | ReadRecord) -> str:
     return f"{found.topic}:{found.partition}:{found.offset}"
 
 
-def row(what: str, image: str, tags: str, caption: str, *, style: str) -> Table:
+def row(when: str, shown: Shown) -> Table:
     """A table of one row: a growing one could only be drawn at the end."""
+    *cells, style = shown
     table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(width=len("2026-01-31 08:00:00"), style="dim", no_wrap=True)
     table.add_column(width=8, style=style)
-    table.add_column(ratio=3, style=style, overflow="ellipsis", no_wrap=True)
-    table.add_column(ratio=4, style=style, overflow="ellipsis", no_wrap=True)
-    table.add_column(ratio=4, style=style, overflow="ellipsis", no_wrap=True)
-    table.add_row(*map(terminal.text, (what, image, tags, caption)))
+    for ratio in (3, 4, 4):
+        table.add_column(ratio=ratio, style=style, overflow="ellipsis", no_wrap=True)
+    table.add_row(*map(terminal.text, (when, *cells)))
     return table
+
+
+def wide_row(when: str, place: str, shown: Shown) -> Text:
+    """One line; the columns whose width is mostly the same stand below each other."""
+    *cells, style = (f"{when:19}", f"{place:28}", f"{shown.what:8}", *shown[1:])
+    return Text("  ").join(terminal.text(cell, style) for cell in cells)
+
+
+def header(*, wide: bool) -> RenderableType:
+    """What stands above the rows."""
+    names = Shown("what", "image", "tags", "caption", "dim")
+    return wide_row("when", "record", names) if wide else row("when", names)

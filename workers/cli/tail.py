@@ -3,22 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from workers.cli import terminal
+from workers.cli.dead_letters import known, moment_ms
 from workers.cli.needs import needed
+from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from workers.backends.kafka import ReadRecord
+    from workers.cli.outcomes import Outcome
     from workers.settings import Settings
 
 
 def tail(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, as published.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document a line, as published; `_record` says where it stands.")
+    ] = False,
     start: Annotated[
         bool, typer.Option("--from-beginning", help="Begin with what is there; else with what comes.")
+    ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Begin at a time: 2026-01-31, 2026-01-31T08:00Z, or 90s, 10m, 12h, 7d ago."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="GLOB", help="Only of images whose bucket/key matches, such as 'photos/2024/*'."),
+    ] = None,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind", metavar="KIND", help="Only enriched, removed, skipped, dead or unknown; may be repeated."
+        ),
+    ] = None,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Cut nothing, and name each record: topic:partition:offset.")
     ] = False,
     follow: Annotated[bool, typer.Option("--follow/--no-follow", help="Wait for more at the end.")] = True,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="End after so many.")] = None,
@@ -26,43 +49,50 @@ def tail(
     """Watch enriched images, retractions, skips and dead letters as they are committed.
 
     [dim]Everything so far, for jq:[/]  tagstream tail --json --from-beginning --no-follow | jq .tags
+    [dim]What went wrong of late:[/]    tagstream tail --since 10m --kind dead --wide
+    [dim]What became of an image:[/]    tagstream tail --from-beginning --key photos/2026/cat.jpg
     """
+    from workers.cli.outcomes import KINDS
 
+    if start and since is not None:
+        raise Misconfigured("--from-beginning and --since both say where to begin: keep one")
+    since_ms = None if since is None else moment_ms(since)
+    wanted = known("--kind", kinds, KINDS) or frozenset(KINDS)
     settings = needed("kafka_servers")
-    records = _records(settings, start or not follow, follow, limit)
+    outcomes = (
+        outcome
+        for outcome in _outcomes(settings, start or not follow, since_ms, follow)
+        if outcome.kind in wanted and (key is None or fnmatchcase(outcome.key, key))
+    )
     with terminal.reader_may_leave():
-        (_print_json if as_json else _print_rows)(records)
+        _print(outcomes if limit is None else islice(outcomes, limit), as_json, wide)
 
 
-def _print_json(records: Iterator[ReadRecord]) -> None:
-    from workers.cli.outcomes import document
-
-    for record in records:
-        typer.echo(terminal.as_json(document(record)))
-
-
-def _print_rows(records: Iterator[ReadRecord]) -> None:
-    from workers.cli.outcomes import row, row_of
+def _print(outcomes: Iterator[Outcome], as_json: bool, wide: bool) -> None:
+    from workers.cli.outcomes import header
 
     console = terminal.console()
-    console.print(row("what", "image", "tags", "caption", style="dim"))
-    for record in records:
-        console.print(row_of(record))
+    if not as_json:
+        console.print(header(wide=wide))
+    for outcome in outcomes:
+        if as_json:
+            typer.echo(outcome.json_line())
+        else:
+            console.print(outcome.wide() if wide else outcome.row())
 
 
-def _records(settings: Settings, start: bool, follow: bool, limit: int | None) -> Iterator[ReadRecord]:
+def _outcomes(settings: Settings, start: bool, since_ms: int | None, follow: bool) -> Iterator[Outcome]:
     from workers.backends.kafka import tail as read_topics
     from workers.cli.clients import output_topics, security, servers
+    from workers.cli.outcomes import Outcome
 
     reading = read_topics(
         servers(settings),
         output_topics(settings),
         start="beginning" if start else "end",
+        since_ms=since_ms,
         follow=follow,
         security=security(settings),
     )
     with reading:
-        for number, record in enumerate(reading, 1):
-            yield record
-            if number == limit:
-                return
+        yield from map(Outcome.of, reading)

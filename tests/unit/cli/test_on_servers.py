@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,35 @@ def test_a_folder_goes_in_and_what_became_of_it_comes_out(
     assert ran.code == 0
     assert "complete" in ran.out
     assert "undecodable" in ran.out
+
+
+def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: Site, tagstream: Callable[..., Ran]) -> None:
+    topic = f"{site.name}.enriched"
+
+    def publish(*messages: EnrichedImage | bytes) -> None:
+        with KafkaEmitter(site.servers) as emitter:
+            for message in messages:
+                emitter.send(topic, b"k", message if isinstance(message, bytes) else message.to_bytes())
+            emitter.flush()
+
+    def seen(*options: str) -> list[int]:
+        lines = tagstream("tail", "--json", "--no-follow", *options).out.splitlines()
+        return [json.loads(line)["_record"]["offset"] for line in lines]
+
+    publish(enriched_photo("cats/1.jpg"), b"foreign")
+    (*_, last) = read_range(site.servers, Partition(topic, 0), 0, 9)
+    later_ms = last.timestamp_ms + 1
+    eventually(lambda: time.time() * 1000 > later_ms)
+    publish(enriched_photo("dogs/1.jpg"), enriched_photo("cats/2.jpg"))
+    later = datetime.fromtimestamp(later_ms / 1000, UTC).isoformat()
+    assert seen() == [0, 1, 2, 3]
+    assert seen("--since", later) == [2, 3]
+    assert seen("--since", "1h") == [0, 1, 2, 3]
+    assert seen("--since", "9999-01-01") == []
+    assert seen("--key", "photos/cats/*") == [0, 3]
+    assert seen("--kind", "unknown", "--kind", "dead") == [1]
+    assert seen("--since", later, "--key", "*/cats/*", "--kind", "enriched", "--limit", "1") == [3]
+    assert f"{topic}:0:3" in tagstream("tail", "--no-follow", "--wide").out
 
 
 def test_what_a_bucket_holds_is_asked_for_by_its_prefix(

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from rich.console import RenderableType
 
 from schemas.dead_letter import Failure, dead_letter_headers
+from tests.unit.cli.conftest import Ran
 from tests.unit.schemas.documents import enriched, retraction, skip
 from workers.backends.kafka_types import ReadRecord
 from workers.cli import terminal
-from workers.cli.outcomes import document, row_of
+from workers.cli.outcomes import Outcome, header
 from workers.types import Headers
 
 
@@ -20,13 +23,23 @@ def record(value: bytes | None, headers: Headers = ()) -> ReadRecord:
     return ReadRecord("out", 1, 2, 0, b"k", value, headers)
 
 
-def line(of: ReadRecord) -> str:
+def document(of: ReadRecord) -> dict[str, Any]:
+    return Outcome.of(of).document()
+
+
+def printed(what: RenderableType) -> str:
     console = terminal.console()
     console.file = io.StringIO()
-    console.print(row_of(of))
+    console.print(what)
     [shown] = console.file.getvalue().splitlines()
     assert shown.isprintable()
     return " ".join(shown.split())
+
+
+def line(of: ReadRecord) -> str:
+    shown = printed(Outcome.of(of).row())
+    assert shown.startswith("1970-01-01 00:00:00 ")
+    return shown.removeprefix("1970-01-01 00:00:00 ")
 
 
 def with_tags(*names: str, **fields: Any) -> ReadRecord:
@@ -63,6 +76,66 @@ def test_a_document_has_also_the_fields_of_a_later_version() -> None:
     assert document(record(json.dumps(later).encode())) == later
 
 
+def dead_letter(key: bytes | None) -> ReadRecord:
+    headers = dead_letter_headers(
+        topic="images", partition=0, offset=4, timestamp_ms=0, attempts=1, worker="0", models={},
+        failures=[Failure(index=0, stage="parse", reason="undecodable", detail="not JSON")],
+    )  # fmt: skip
+    return ReadRecord("dead", 0, 3, 0, key, b"", headers)
+
+
+@pytest.mark.parametrize(
+    ("of", "kind", "key"),
+    [
+        (with_tags(), "enriched", "photos/a.jpg"),
+        (record(retraction().to_bytes()), "removed", "photos/a.jpg"),
+        (record(skip(subject="photos/b.jpg").to_bytes()), "skipped", "photos/b.jpg"),
+        (record(skip(subject=None).to_bytes()), "skipped", "k"),
+        (dead_letter(b"photos/c.jpg"), "dead", "photos/c.jpg"),
+        (dead_letter(None), "dead", ""),
+        (dead_letter(b"\xff"), "dead", "\ufffd"),
+        (record(b"{}"), "unknown", "k"),
+    ],
+)
+def test_what_can_be_chosen_by_kind_and_by_the_images_key(of: ReadRecord, kind: str, key: str) -> None:
+    outcome = Outcome.of(of)
+    assert (outcome.kind, outcome.key) == (kind, key)
+
+
+def test_a_wide_row_leaves_nothing_out_and_says_where_the_record_stands() -> None:
+    names = [one * 100 for one in "abcdef"]
+    shown = printed(Outcome.of(with_tags(*names)).wide())
+    tags = ", ".join(f"{name} 0.50" for name in names)
+    assert shown == f"1970-01-01 00:00:00 out:1:2 complete photos/a.jpg {tags} a dog on grass"
+    assert printed(header(wide=True)).split() == ["when", "record", "what", "image", "tags", "caption"]
+    assert printed(header(wide=False)).split() == ["when", "what", "image", "tags", "caption"]
+
+
+def test_a_line_of_json_says_also_where_the_record_stands() -> None:
+    published = record(enriched().to_bytes())
+    shown = json.loads(Outcome.of(published).json_line())
+    assert shown.pop("_record") == {"topic": "out", "partition": 1, "offset": 2, "timestamp_ms": 0}
+    assert shown == document(published)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--kind", "gone"), "--kind gone: known are enriched, removed, skipped, dead, unknown"),
+        (("--since", "10x"), "'10x' is no time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d (ago)"),
+        (
+            ("--since", "1h", "--from-beginning"),
+            "--from-beginning and --since both say where to begin: keep one",
+        ),
+    ],
+)
+def test_a_wrong_choice_ends_with_2_and_a_sentence(
+    arguments: tuple[str, ...], says: str, tagstream: Callable[..., Ran]
+) -> None:
+    ran = tagstream("tail", *arguments)
+    assert (ran.code, ran.err) == (2, f"{says}\n")
+
+
 @pytest.mark.parametrize(
     ("value", "why"),
     [
@@ -96,8 +169,10 @@ def test_nothing_from_outside_is_markup_or_steers_the_terminal() -> None:
     source = enriched().source.model_copy(update={"key": NASTY})
     caption = {"text": NASTY, "method": "greedy"}
     shown = line(with_tags(NASTY, subject=f"photos/{NASTY}", source=source, caption=caption))
+    whole = printed(Outcome.of(with_tags(NASTY, subject=f"photos/{NASTY}", source=source, caption=caption)).wide())
     plain = "[red]cat\\[/x]\ufffd[2J\ufffd\ufffd\ufffd\ufffd:smile:.jpg"
     assert shown == f"complete photos/{plain} {plain} 0.50 {plain}"
+    assert whole.endswith(shown)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
