@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
 from schemas.image_event import ImageEvent, parse_message
+from tests.support.java import console_tools, java_program
 from workers.backends.kafka import ensure_topics, tail
 from workers.local.apache_kafka import ApacheKafka
 
@@ -29,24 +32,41 @@ def topic(kafka: ApacheKafka, topic_name: str) -> str:
     return topic_name
 
 
-def ran(kafka: ApacheKafka, topic: str, *command: str) -> str:
-    """What an example prints, which has to end well."""
+@pytest.fixture(params=["python", "java", "shell"])
+def language(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(kafka: ApacheKafka, topic: str, language: str, tmp_path: Path) -> Run:
+    """Runs an example in the language; gives what it prints, which has to end well."""
     environment = os.environ | {"TAGSTREAM_KAFKA_SERVERS": kafka.servers, "TOPIC": topic, "GROUP": f"reads-{topic}"}
-    program, *arguments = command
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / program), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    if language == "shell":
+        if shutil.which("jq") is None:
+            pytest.skip("no jq")
+        environment["PATH"] = f"{console_tools(tmp_path)}:{environment['PATH']}"
+
+    def run(name: str, *arguments: str) -> str:
+        command = {
+            "python": lambda: [sys.executable, str(ROOT / "examples" / f"{name}.py")],
+            "java": lambda: java_program(ROOT / "examples" / f"{name.capitalize()}.java"),
+            "shell": lambda: [str(ROOT / "examples" / f"{name}.sh")],
+        }[language]()
+        done = subprocess.run(
+            [*command, *arguments], env=environment, capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
-def test_the_producer_sends_events_with_a_key(kafka: ApacheKafka, topic: str) -> None:
-    assert ran(kafka, topic, "produce.py", "photos", "a b.jpg", "c.jpg").startswith("2 of 2")
+def test_the_producer_sends_events_with_a_key(kafka: ApacheKafka, topic: str, language: str, run: Run) -> None:
+    told = run("produce", "photos", "a b.jpg", "c.jpg")
+    assert language == "shell" or told.startswith("2 of 2")
     with tail(kafka.servers, [topic], start="beginning", follow=False) as reading:
         records = {record.key: record.value for record in reading}
     assert set(records) == {b"photos/a b.jpg", b"photos/c.jpg"}
@@ -55,14 +75,20 @@ def test_the_producer_sends_events_with_a_key(kafka: ApacheKafka, topic: str) ->
         assert isinstance(event, ImageEvent)
 
 
-def test_the_consumer_shows_what_was_committed_and_nothing_else(kafka: ApacheKafka, topic: str) -> None:
+UNTIL_ONE = {"python": ["--until-end"], "java": ["1"], "shell": ["--from-beginning", "--max-messages", "1"]}
+
+
+def test_the_consumer_shows_what_was_committed_and_nothing_else(
+    kafka: ApacheKafka, topic: str, language: str, run: Run
+) -> None:
     producer = Producer({"bootstrap.servers": kafka.servers, "transactional.id": topic})
     producer.init_transactions(60)
     for key, end in (("lost", producer.abort_transaction), ("kept", producer.commit_transaction)):
         producer.begin_transaction()
-        producer.produce(topic, OUTPUT.replace("2026/cat.png", f"2026/{key}.png"), key=f"photos/2026/{key}.png")
+        message = OUTPUT.replace("2026/cat.png", f"2026/{key}.png")
+        producer.produce(topic, message, key=f"photos/2026/{key}.png", partition=0)
         producer.flush(60)
         end(60)
-    shown = ran(kafka, topic, "consume.py", "--until-end").splitlines()
+    shown = run("consume", *UNTIL_ONE[language]).splitlines()
     assert [row.split("\t")[0] for row in shown] == ["photos/2026/kept.png"]
     assert "tiger cat 0.39" in shown[0]
