@@ -243,6 +243,14 @@ class EnrichedImage(_Output):
         return self.subject.encode()
 
 
+def version_key(bucket: str, key: str, version_id: str) -> bytes:
+    """The message key of what is said of one version: `bucket?versionId=V/key`, V percent-encoded.
+
+    No object is named so, because no bucket's name has a question mark, and no two versions share one.
+    """
+    return f"{bucket}?versionId={quote(version_id, safe='')}/{key}".encode()
+
+
 class Retraction(_Output):
     """An image is gone: drop what is held for `subject`.
 
@@ -266,14 +274,9 @@ class Retraction(_Output):
 
     @property
     def message_key(self) -> bytes:
-        """`bucket/key`; for one version a key of its own, or it would compact the live image away.
-
-        That is `bucket?versionId=V/key`, V percent-encoded: no object is named so, because no bucket's name has a
-        question mark, and no two versions share one.
-        """
+        """`bucket/key`; for one version a key of its own, or it would compact the live image away."""
         if self.scope == "version":
-            version = quote(self.source.version_id or "", safe="")
-            return f"{self.source.bucket}?versionId={version}/{self.source.key}".encode()
+            return version_key(self.source.bucket, self.source.key, self.source.version_id or "")
         return self.subject.encode()
 
 

@@ -30,9 +30,15 @@ class Tail:
     """
 
     def __init__(
-        self, consumer: Any, ends: dict[TopicPartition, int] | None, until: Callable[[], bool] | None = None
+        self,
+        consumer: Any,
+        ends: dict[TopicPartition, int] | None,
+        until: Callable[[], bool] | None = None,
+        *,
+        unreadable: bool = False,
     ) -> None:
         self._consumer = consumer
+        self._unreadable = unreadable
         self._reading = BoundedReading(consumer, batch_bytes=BATCH_BYTES, poll_bytes=BATCH_BYTES)
         self._ends = ends
         self._until = until
@@ -40,7 +46,7 @@ class Tail:
     def poll(self, timeout_s: float) -> list[ReadRecord]:
         """What has come, waiting at most this long for the first of it. Each partition's records come in order.
 
-        What can't be read is passed over, with a warning.
+        What can't be read is passed over with a warning, unless it was asked for.
 
         Raises:
             Unavailable, Misconfigured: see `workers.backends.kafka_client.mapped`.
@@ -48,12 +54,18 @@ class Tail:
         self._reading.begin()
         with mapped("reading"):
             batches: dict[TopicPartition, list[ReadRecord]] = self._consumer.poll(timeout_ms=timeout_s * 1000)
+            self._pause_what_is_read()
         return [
             read
             for partition, batch in batches.items()
             for read in batch
-            if (self._ends is None or read.offset < self._ends[partition]) and _readable(read)
+            if (self._ends is None or read.offset < self._ends[partition]) and (self._unreadable or _readable(read))
         ]
+
+    def _pause_what_is_read(self) -> None:
+        """What comes behind the ends that were set is not fetched while other partitions are read."""
+        ends = self._ends or {}
+        self._consumer.pause(*(place for place, end in ends.items() if self._consumer.position(place) >= end))
 
     def __iter__(self) -> Iterator[ReadRecord]:
         while not self.at_end():
@@ -159,6 +171,27 @@ def _offsets_since(consumer: Any, since_ms: int, ends: Mapping[TopicPartition, i
     asked = dict.fromkeys(ends, max(0, since_ms))
     found = consumer.offsets_for_times(asked, timeout_ms=10_000)
     return {place: end if found.get(place) is None else found[place].offset for place, end in ends.items()}
+
+
+def between(servers: str, spans: Mapping[Partition, tuple[int, int]], *, security: Security | None = None) -> Tail:
+    """Read what is committed of these partitions from the first offset of a span up to its end, which is not read.
+
+    What can't be read comes too, as one record for all its offsets. Where a transaction is open, reading waits for its
+    end. The offsets must exist, or have existed: `extents`.
+
+    Raises:
+        Unavailable: no broker answers.
+    """
+    consumer = _consumer(servers, security)
+    try:
+        with mapped("beginning to read"):
+            consumer.assign([TopicPartition(*place) for place in spans])
+            for place, (first, _) in spans.items():
+                consumer.seek(TopicPartition(*place), first)
+    except BaseException:
+        end_consumer(consumer)
+        raise
+    return Tail(consumer, {TopicPartition(*place): end for place, (_, end) in spans.items()}, unreadable=True)
 
 
 def read_range(

@@ -14,6 +14,7 @@ import typer
 
 from workers import __version__
 from workers.cli import (
+    audit,
     check,
     correct,
     dead_letters,
@@ -59,6 +60,7 @@ app.command()(emit.emit)
 app.command()(tail.tail)
 app.command()(correct.correct)
 app.command()(check.check)
+app.command()(audit.audit)
 app.command()(settings.settings)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")
@@ -153,14 +155,8 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _complain(error: TagstreamError) -> int:
-    from workers.service.logs import is_json
-
+    console = terminal.console(stderr=True)
     advice = error.advice if isinstance(error, Unavailable) else ""
-    lines = [*str(error).splitlines(), *advice.splitlines()]
-    if is_json():
-        logger.error("%s", "\n".join(lines))
-    else:
-        console = terminal.console(stderr=True)
-        for line in lines:
-            console.print(terminal.text(line, "red"))
+    for line in (*str(error).splitlines(), *advice.splitlines()):
+        console.print(terminal.text(line, "red"))
     return exit_code(error)

@@ -7,7 +7,7 @@ from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 DONE = 0
 OUR_BUG = 1
 FOUND = 1
-"""A command that compares, such as `tagstream topics check`, found what is not as it should be."""
+"""A command that compares, such as `tagstream topics check` or `audit`, found what is not as it should be."""
 MISCONFIGURED = 2
 """Wrong settings or arguments, or a bundle that does not load."""
 BROKEN = 3

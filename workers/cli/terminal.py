@@ -21,7 +21,9 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -74,6 +76,13 @@ def reader_may_leave() -> Iterator[None]:
         raise typer.Exit from None
 
 
+class _RateColumn(ProgressColumn):
+    """How many a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
 @contextmanager
 def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterator[Callable[[int], None]]:
     """A progress bar: call what it gives with how many more were done.
@@ -81,10 +90,16 @@ def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterato
     Args:
         total: None: not known. A function finds it out meanwhile, in a thread of its own and only on a terminal.
     """
-    columns = (SpinnerColumn(), TextColumn(f"{{task.completed}} {what}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn(f"{{task.completed}} {what}"), _RateColumn(), TimeElapsedColumn())
     if total is not None:
-        measured = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        columns = measured  # type: ignore[assignment]
+        columns = (  # type: ignore[assignment]
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
     screen = console(stderr=True)
     with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
         task = progress.add_task(what, total=None if callable(total) else total)

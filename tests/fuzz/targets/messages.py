@@ -27,6 +27,7 @@ from schemas.publish import documents
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import NULL, Parts, headers, nullable
 from tests.unit.schemas.documents import AWS, MINIO, notification, own
+from workers.audit.claims import count_events
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
@@ -85,6 +86,7 @@ def parsed(parts: Parts) -> str:
     assert entries
     assert [entry.index for entry in entries] == list(range(len(entries)))
     assert len(entries) <= MAX_RECORDS
+    assert count_events(value, named) == len(entries)
     failures = [
         Failure(index=entry.index, stage="parse", reason=entry.reason, detail=entry.detail)
         for entry in entries

@@ -1,0 +1,78 @@
+"""Histories to judge: records, the outcomes that a right worker publishes, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from schemas.dead_letter import Failure, Reason, dead_letter_headers
+from workers.audit.judge import Judge, Topics
+from workers.audit.report import Fault, Report
+from workers.audit.seen import Seen
+from workers.backends.kafka_types import ReadRecord
+from workers.types import Partition
+
+IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
+
+
+def record(offset: int, events: int = 1, *, partition: int = 0, key: str = "a.png", at_ms: int = 0) -> ReadRecord:
+    """A record of the input with so many events."""
+    entry = {"eventName": "ObjectCreated:Put", "eventSource": "minio:s3", "eventTime": "2026-01-01T00:00:00Z"}
+    entry |= {"s3": {"bucket": {"name": "photos"}, "object": {"key": key}}}  # type: ignore[dict-item]
+    value = json.dumps({"Records": [entry] * events}).encode()
+    return ReadRecord(IN, partition, offset, at_ms, b"k", value, ())
+
+
+def outcome(
+    offset: int, index: int = 0, *, of: int = 0, at: tuple[str, int, int], schema: str = "enriched-image/1",
+    status: str = "complete", key: bytes = b"photos/a.png", at_ms: int = 0,
+) -> ReadRecord:  # fmt: skip
+    """An outcome of `offset` in the input partition `of`, as it stands in an output topic."""
+    event = {"topic": IN, "partition": of, "offset": offset, "index": index}
+    value = json.dumps({"schema": schema, "status": status, "event": event}).encode()
+    return ReadRecord(*at, at_ms, key, value, ())
+
+
+def dead_letter(
+    offset: int, indexes: Iterable[int] = (0,), *, of: int = 0, at: tuple[str, int, int], last: int | None = None,
+    reason: Reason = "broken-image", at_ms: int = 0,
+) -> ReadRecord:  # fmt: skip
+    headers = dead_letter_headers(
+        topic=IN,
+        partition=of,
+        offset=offset,
+        last_offset=last,
+        timestamp_ms=0,
+        failures=[Failure(index=index, stage="decode", reason=reason, detail="") for index in indexes],
+        attempts=1,
+        worker="1",
+        models={},
+    )
+    return ReadRecord(*at, at_ms, b"k", b"", headers)
+
+
+def judged(
+    records: Sequence[ReadRecord],
+    outcomes: Sequence[ReadRecord],
+    *,
+    ranges: dict[int, tuple[int, int]] | None = None,
+    topics: Topics | None = None,
+    begins: int = 0,
+    seen: Seen | None = None,
+) -> Report:
+    """What a judge says of them; by default of all offsets of partition 0 up to the last record."""
+    end = max((read.offset + read.offsets for read in records), default=0)
+    spans = {0: (0, end)} if ranges is None else ranges
+    with seen or Seen() as store:
+        judge = Judge({Partition(IN, number): span for number, span in spans.items()}, topics or Topics(OUT), store)
+        for read in outcomes:
+            judge.outcome(read)
+        for number in spans:
+            judge.expired(Partition(IN, number), begins)
+        for read in records:
+            judge.record(read)
+        return judge.finish()
+
+
+def found(report: Report, fault: Fault) -> list[str]:
+    return [one.record for one in report.findings[fault]]

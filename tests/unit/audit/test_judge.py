@@ -1,0 +1,167 @@
+"""What the judge can't know is counted with its reason, and no fault; all else is named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, found, judged, outcome, record
+from workers.audit import judge
+from workers.audit.judge import CLOCKS_MS, Topics
+from workers.backends.kafka_types import ReadRecord
+from workers.types import Partition, Unreadable
+
+HOURS = CLOCKS_MS
+
+
+def out(offset: int, index: int = 0, *, number: int = 0, key: str = "a.png", at_ms: int = 0) -> ReadRecord:
+    return outcome(offset, index, at=(OUT, number, offset), key=f"photos/{key}".encode(), at_ms=at_ms)
+
+
+def test_a_finding_names_the_record_the_events_and_the_outcome() -> None:
+    report = judged([record(0, 3), record(1), record(2)], [out(0, 1), out(2), out(1), out(1)])
+    [missing] = report.findings["missing"]
+    assert str(missing) == f"{IN}:0:0: events 0, 2 without outcome"
+    [late] = report.findings["out-of-order"]
+    assert str(late) == f"{IN}:0:1: came after that of offset 2, at {OUT}:0:1"
+    [doubled] = report.findings["doubled"]
+    assert str(doubled) == f"{IN}:0:1: event 0 came again, at {OUT}:0:1"
+    assert not report.proved
+
+
+def test_a_partial_image_needs_its_dead_letter() -> None:
+    half = outcome(0, at=(OUT, 0, 0), status="partial")
+    [missing] = judged([record(0)], [half]).findings["missing"]
+    assert missing.detail == "event 0 partial, without a dead letter"
+    assert judged([record(0)], [half, dead_letter(0, at=(DEAD, 0, 0))]).proved
+    assert judged([record(0)], [dead_letter(0, at=(DEAD, 0, 0)), half]).proved
+
+
+def test_a_dead_letter_stands_behind_the_other_outcomes_of_its_record() -> None:
+    """Where dead letters have no topic of their own."""
+    assert judged([record(0, 2)], [out(0, 1), dead_letter(0, (0,), at=(OUT, 0, 1))]).proved
+    report = judged([record(0, 2)], [dead_letter(0, (0,), at=(OUT, 0, 0)), out(0, 1)])
+    assert found(report, "out-of-order") == [f"{IN}:0:0"]
+
+
+def test_outcomes_of_other_ranges_and_strange_records_are_counted_apart() -> None:
+    elsewhere = outcome(3, of=7, at=(OUT, 0, 0))
+    report = judged([record(5)], [out(4), elsewhere, out(5), out(6), replace(out(5), value=b"?")], ranges={0: (5, 6)})
+    assert report.proved
+    assert (report.outcomes, report.other, report.strange) == (1, 3, 1)
+
+
+def test_an_outcome_that_a_compacted_topic_dropped_for_a_newer_one_is_no_fault() -> None:
+    compacted = Topics(OUT, output_compacted=True)
+    records = [record(0, key="a.png"), record(1, key="b.png"), record(2, key="a.png")]
+    report = judged(records, [out(2, key="a.png")], topics=compacted)
+    assert report.unverifiable == {"superseded": 1}
+    assert found(report, "missing") == [f"{IN}:0:1"], "nothing newer has its key"
+    report = judged(records[:1], [out(2, key="a.png")], topics=compacted)
+    assert report.unverifiable == {"superseded": 1}, "the newer one is beyond what is judged"
+    report = judged([record(0, 2, key="a.png")], [out(0, 1, key="a.png")], topics=compacted)
+    assert report.unverifiable == {"superseded": 1}, "the newer one is of the same record"
+
+
+def test_without_a_skipped_topic_a_record_without_outcome_may_have_been_skipped() -> None:
+    report = judged([record(0), record(1)], [out(0)], topics=Topics(OUT, skips=False))
+    assert (report.proved, report.unverifiable) == (True, {"no-skipped-topic": 1})
+    report = judged([record(0)], [outcome(0, at=(OUT, 0, 0), status="partial")], topics=Topics(OUT, skips=False))
+    assert found(report, "missing") == [f"{IN}:0:0"], "an image is no skip"
+
+
+def test_a_compacted_topic_of_dead_letters_or_skips_excuses_any() -> None:
+    report = judged([record(0)], [], topics=Topics(OUT, others_compacted=True))
+    assert (report.proved, report.unverifiable) == (True, {"compacted": 1})
+
+
+def test_an_output_that_lost_its_oldest_records_excuses_what_may_have_been_among_them() -> None:
+    cut = Topics(OUT, cut=frozenset({Partition(OUT, 0)}))
+    outcomes = [out(2, at_ms=HOURS), out(4, at_ms=HOURS), outcome(3, at=(SKIPPED, 0, 0), schema="skipped/1")]
+    records = [record(offset) for offset in (1, 2, 3, 4, 5)]
+    report = judged(records, outcomes, topics=cut)
+    assert report.unverifiable == {"expired": 1}
+    assert found(report, "missing") == [f"{IN}:0:5"], "the partition has older ones"
+    late = [record(1, at_ms=2 * HOURS + 1), *records[1:4]]
+    assert found(judged(late, outcomes, topics=cut), "missing") == [f"{IN}:0:1"], "newer than the oldest that is there"
+    assert judged(late, [], topics=cut).unverifiable == {"expired": 4}, "nothing is left of it"
+
+
+def test_what_the_input_has_lost_is_counted_and_its_outcomes_are_judged_by_themselves() -> None:
+    outcomes = [out(offset) for offset in (0, 1, 5)]
+    report = judged([record(5)], [*outcomes, out(1)], begins=5)
+    assert report.unverifiable == {"input-expired": 5}
+    assert found(report, "doubled") == [f"{IN}:0:1"]
+    assert report.records == 1
+
+
+def test_outcomes_of_offsets_that_hold_no_record_are_faults_unless_the_input_is_compacted() -> None:
+    records, outcomes = [record(0), record(3)], [out(0), out(1), out(3), out(4)]
+    report = judged(records, outcomes, ranges={0: (0, 6)})
+    assert found(report, "without-record") == [f"{IN}:0:1", f"{IN}:0:4"]
+    report = judged(records, outcomes, ranges={0: (0, 6)}, topics=Topics(OUT, inputs_compacted={IN}))
+    assert (report.proved, report.unverifiable) == (True, {"input-compacted": 2})
+
+
+def test_gaps_of_any_length_cost_no_memory_and_little_time() -> None:
+    end = 1_000_000_000
+    report = judged([record(0), record(end - 1)], [out(0), out(end // 2), out(end - 1)], ranges={0: (0, end)})
+    assert found(report, "without-record") == [f"{IN}:0:{end // 2}"]
+
+
+def test_an_event_that_the_message_does_not_have_is_named() -> None:
+    [finding] = judged([record(0, 2)], [out(0), out(0, 1), out(0, 4)]).findings["without-record"]
+    assert finding.detail == "event 4 answered, of a message of 2"
+
+
+def test_a_group_that_began_at_the_end_owes_nothing_before_its_first_outcome() -> None:
+    records = [record(offset) for offset in range(4)]
+    report = judged(records, [out(2)], topics=Topics(OUT, from_latest=True))
+    assert report.unverifiable == {"before-the-group": 2}
+    assert found(report, "missing") == [f"{IN}:0:3"]
+
+
+def unreadable(offset: int, offsets: int) -> ReadRecord:
+    return ReadRecord(IN, 0, offset, 0, None, None, (), offsets, Unreadable("batch-too-large", "too large"))
+
+
+def test_a_batch_that_can_not_be_read_here_needs_one_dead_letter_or_any_outcome() -> None:
+    batch = unreadable(0, 10)
+    dead = dead_letter(3, at=(DEAD, 0, 0), last=9, reason="batch-too-large")
+    report = judged([batch], [dead])
+    assert (report.proved, report.unverifiable) == (True, {})
+    report = judged([batch], [out(0), out(1)])
+    assert (report.proved, report.unverifiable) == (True, {"input-unreadable": 1})
+    assert found(judged([batch], []), "missing") == [f"{IN}:0:0"]
+    single = dead_letter(0, at=(DEAD, 0, 0), reason="batch-too-large")
+    assert judged([unreadable(0, 1)], [single]).unverifiable == {}
+
+
+def test_records_of_a_batch_that_a_worker_could_not_read_are_answered_by_its_dead_letter() -> None:
+    dead = dead_letter(1, at=(DEAD, 0, 0), last=2**62, reason="batch-too-large")
+    assert judged([record(0), record(1), record(2, 5)], [out(0), dead]).proved
+    report = judged([record(0), record(1)], [out(0), out(1), dead, replace(dead, offset=1)])
+    assert found(report, "doubled") == [f"{IN}:0:1", f"{IN}:0:1"], "the dead letter that came again, and the record"
+
+
+def test_a_record_of_too_many_headers_is_one_event_for_every_reader() -> None:
+    read = replace(record(0, 4), headers=(), unreadable=Unreadable("too-many-headers", "1001"))
+    assert judged([read], [dead_letter(0, at=(DEAD, 0, 0), reason="too-many-headers")]).proved
+
+
+def test_a_flood_of_dead_letters_of_batches_takes_no_more_memory_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "RANGES_MAX", 3)
+    flood = [
+        dead_letter(10 * number, at=(DEAD, 0, number), last=10 * number + 5, reason="batch-too-large")
+        for number in range(5)
+    ]
+    report = judged([record(0), record(41), record(47)], flood)
+    assert (report.proved, report.unverifiable) == (True, {"too-many-ranges": 2})
+
+
+def test_findings_beyond_the_first_thousand_are_counted() -> None:
+    report = judged([record(offset) for offset in range(1_200)], [])
+    assert report.counts["missing"] == 1_200
+    assert len(report.findings["missing"]) == 1_000
+    assert report.as_json()["faults"]["missing"]["count"] == 1_200

@@ -1,0 +1,59 @@
+"""The judge of `tagstream audit` on what a worker publishes: it knows every kind of outcome, and nothing is wrong."""
+
+from __future__ import annotations
+
+from tests.support.harness import DEAD, GROUP, IN, OUT, POISON, SKIPPED, EchoCaptioner, Harness
+from workers.audit.judge import Judge, Topics
+from workers.audit.report import Report
+from workers.audit.seen import Seen
+from workers.testing.memory_broker import Fault
+from workers.types import Unreadable
+
+RED = (255, 0, 0)
+
+
+def audited(harness: Harness) -> Report:
+    ranges = {partition: (0, end) for partition, end in harness.broker.committed(GROUP).items()}
+    with Seen() as seen:
+        judge = Judge(ranges, Topics(OUT), seen)
+        for topic in (OUT, DEAD, SKIPPED):
+            for read in harness.broker.visible(topic):
+                judge.outcome(read)
+        for read in harness.broker.visible(IN):
+            judge.record(read)
+        return judge.finish()
+
+
+def test_every_kind_of_outcome_is_known_to_the_audit() -> None:
+    harness = Harness()
+    harness.captioner = EchoCaptioner()
+    harness.captioner.fails = True
+    harness.put("a.png", RED)
+    harness.put("poison.png", POISON)
+    harness.send(harness.event("a.png"))  # partial, with a dead letter
+    harness.send(harness.event("gone.png"), 1)
+    harness.send(harness.notification("a.png", "gone.png", "poison.png"))
+    harness.send(harness.notification("a.png", "b.png", name="ObjectRemoved:Delete"), 1)
+    harness.send(b"no event")
+    harness.broker.append_aborted(IN, 0, b"k", b"aborted")
+    offset = harness.broker.append_unreadable(IN, 0, 5, Unreadable("batch-too-large", "too large"))
+    harness.appended.append((0, offset + 4))
+    harness.send(harness.event("a.png", options={"want": ["tags"]}))
+    with harness.running():
+        harness.settled()
+    report = audited(harness)
+    assert report.proved, report.as_json()
+    assert (report.records, report.events, report.strange) == (7, 9, 0)
+    assert not report.unverifiable
+
+
+def test_at_least_once_what_came_again_after_a_failure_is_found() -> None:
+    harness = Harness(partitions=1)
+    harness.delivery = "at_least_once"
+    harness.put("a.png", RED)
+    harness.send(harness.event("a.png"))
+    harness.broker.fail_next(Fault.OFFSETS_REFUSED)
+    with harness.running():
+        harness.settled()
+    report = audited(harness)
+    assert [str(finding) for finding in report.findings["doubled"]] == [f"{IN}:0:0: event 0 came again, at {OUT}:0:1"]

@@ -1,0 +1,99 @@
+"""What a record of an output topic says it answers, and how many events a record of an input topic holds."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import orjson
+from pydantic_core import from_json
+
+from schemas.dead_letter import PREFIX, Reason, read_dead_letter_headers
+from schemas.image_event import MAX_RECORDS, parse_message
+from workers.types import Headers
+
+Kind: TypeAlias = Literal["whole", "partial", "failed", "record"]
+"""`whole` answers an event; `partial` does so together with a dead letter, which is `failed`; `record` answers whole
+records, whatever is in them."""
+
+_KINDS: Final[dict[Any, Kind]] = {"enriched-image/1": "whole", "image-retraction/1": "whole", "skipped/1": "whole"}
+_OF_WHOLE_RECORDS: Final[frozenset[Reason]] = frozenset(
+    ("batch-too-large", "batch-unreadable", "too-many-headers", "skipped-by-operator")
+)
+_MAY_HIDE: Final = (b"\\u", b"base64")
+_SHORT = 100_000
+
+
+class Claim(NamedTuple):
+    """One outcome, by the coordinates of its input.
+
+    Args:
+        last: of a dead letter that stands for many offsets; else the offset itself.
+        events: a bit for each index inside the message that it answers.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    last: int
+    kind: Kind
+    events: int
+
+
+def claim_of(value: bytes | None, headers: Headers) -> Claim | None:
+    """What an outcome answers; None for a record that is none of ours. Whether all of it is valid is not asked."""
+    if any(name == f"{PREFIX}schema" for name, _ in headers):
+        return _dead_letter(headers)
+    try:
+        document = orjson.loads(value or b"")
+        kind = _KINDS[document["schema"]]
+        event = document["event"]
+        place = event["topic"], event["partition"], event["offset"]
+        index = event["index"]
+        status = document.get("status")
+    except (ValueError, KeyError, TypeError):
+        return None
+    topic, partition, offset = place
+    if not (type(topic) is str and type(partition) is type(offset) is type(index) is int):
+        return None
+    if partition < 0 or offset < 0 or not 0 <= index < MAX_RECORDS:
+        return None
+    return Claim(topic, partition, offset, offset, "partial" if status == "partial" else kind, 1 << index)
+
+
+def _dead_letter(headers: Headers) -> Claim | None:
+    try:
+        told = read_dead_letter_headers(headers)
+    except ValueError:
+        return None
+    place = told.topic, told.partition, told.offset
+    if told.last_offset < told.offset or max(told.indexes) >= MAX_RECORDS:
+        return None
+    if told.last_offset > told.offset or any(failure.reason in _OF_WHOLE_RECORDS for failure in told.failures):
+        return Claim(*place, told.last_offset, "record", 1)
+    events = 0
+    for index in told.indexes:
+        events |= 1 << index
+    return Claim(*place, told.offset, "failed", events)
+
+
+def count_events(value: bytes | None, headers: Headers) -> int:
+    """How many events `parse_message` finds in a record of an input topic, mostly without reading them.
+
+    Only a list called Records holds more than one event, and only what is escaped or in base64 hides its name.
+    """
+    if value is None:
+        return 1
+    lists = value.count(b"Records")
+    hidden = any(sign in value for sign in _MAY_HIDE)
+    if not hidden and (lists == 0 or (lists == 1 and len(value) <= _SHORT and _is_list_of_one(value))):
+        return 1
+    return len(parse_message(value, headers, topic="", partition=0, offset=0))
+
+
+def _is_list_of_one(value: bytes) -> bool:
+    try:
+        document = from_json(value)
+    except ValueError:
+        return True  # one dead letter, of the message
+    records = document.get("Records") if isinstance(document, dict) else None
+    return isinstance(records, list) and len(records) == 1

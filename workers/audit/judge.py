@@ -1,0 +1,309 @@
+"""The judge: outcomes are shown to it first, then the records of the input; no client and no topic is known here."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from schemas.enriched_image import version_key
+from schemas.image_event import ImageEvent, parse_message
+from workers.audit.claims import Claim, claim_of, count_events
+from workers.audit.report import Excuse, Fault, Finding, Report
+from workers.audit.seen import Seen
+from workers.types import Headers, Partition, Unreadable
+
+CLOCKS_MS: Final = 3_600_000
+"""How far the clocks of producers, workers and brokers may be apart."""
+RANGES_MAX: Final = 100_000
+"""Dead letters of whole batches that are remembered, by input partition."""
+_SHOWN_EVENTS: Final = 5
+_ELSEWHERE: Final = -1
+"""The number of all partitions that are not audited."""
+
+Order: TypeAlias = tuple[int, float]
+
+
+class Read(Protocol):
+    """A record as a reader of its topic has it: `workers.backends.kafka_types.ReadRecord`."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp_ms(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def offsets(self) -> int: ...
+    @property
+    def unreadable(self) -> Unreadable | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """What is known of the topics.
+
+    Args:
+        output: its name.
+        skips: whether skips are published.
+        output_compacted, others_compacted: the output topic, or that of dead letters or of skips, may have lost
+            records to newer ones of the same key.
+        inputs_compacted: inputs that may have.
+        cut: partitions of these topics whose oldest records are gone, or are not read.
+        from_latest: the group began at the end of what was there.
+    """
+
+    output: str
+    skips: bool = True
+    output_compacted: bool = False
+    others_compacted: bool = False
+    inputs_compacted: Set[str] = frozenset()
+    cut: Set[Partition] = frozenset()
+    from_latest: bool = False
+
+
+class _Ranges:
+    """Disjoint ranges of offsets, each answered by one dead letter."""
+
+    def __init__(self) -> None:
+        self._firsts: list[int] = []
+        self._lasts: list[int] = []
+        self.full = False
+
+    def add(self, first: int, last: int) -> bool:
+        """True: some of it was there already, and nothing is added."""
+        at = bisect_right(self._firsts, last)
+        if at and self._lasts[at - 1] >= first:
+            return True
+        if len(self._firsts) < RANGES_MAX:
+            self._firsts.insert(at, first)
+            self._lasts.insert(at, last)
+        else:
+            self.full = True
+        return False
+
+    def __contains__(self, offset: int) -> bool:
+        at = bisect_right(self._firsts, offset)
+        return bool(at) and self._lasts[at - 1] >= offset
+
+    def meets(self, first: int, last: int) -> bool:
+        at = bisect_right(self._firsts, last)
+        return bool(at) and self._lasts[at - 1] >= first
+
+
+class _Input:
+    """One partition of an input topic, and what was seen of it."""
+
+    def __init__(self, partition: Partition, number: int, first: int, end: int) -> None:
+        self.partition = partition
+        self.number = number
+        self.first = first
+        self.end = end
+        self.next = first
+        self.ranges = _Ranges()
+        self.first_outcome = math.inf
+        self.orders: dict[Partition, Order] = {}
+        self.first_in: dict[Partition, int] = {}
+        """For each output partition that is cut, the lowest offset that it has an outcome of."""
+
+
+class Judge:
+    """Judges ranges of offsets. First `outcome` for each record of each output partition, in order; then `record`
+    for each of the input, in order; then `finish`.
+
+    Memory: `seen` has its own bounds; beside them stand the dead letters of whole batches (100,000 a partition), and
+    an entry for each pair of an input and an output partition.
+
+    Args:
+        ranges: first offset and the one behind the last, of each input partition.
+    """
+
+    def __init__(self, ranges: Mapping[Partition, tuple[int, int]], topics: Topics, seen: Seen) -> None:
+        self.report = Report(ranges=dict(ranges))
+        self._topics = topics
+        self._seen = seen
+        self._inputs = {
+            place: _Input(place, number, *span) for number, (place, span) in enumerate(sorted(ranges.items()))
+        }
+        self._oldest: dict[Partition, int] = {}
+        """Of each partition that is cut, when its first record was written that is read."""
+
+    # ---- outcomes ---------------------------------------------------------------------------------------------
+
+    def outcome(self, read: Read) -> None:
+        """A record of an output topic."""
+        partition = Partition(read.topic, read.partition)
+        cut = partition in self._topics.cut
+        if cut:
+            self._oldest.setdefault(partition, read.timestamp_ms)
+        claim = None if read.unreadable else claim_of(read.value, read.headers)
+        if claim is None:
+            self.report.strange += 1
+            return
+        source = self._inputs.get(Partition(claim.topic, claim.partition))
+        if self._topics.output_compacted and read.topic == self._topics.output and read.key is not None:
+            self._seen.note_key(read.key, _ELSEWHERE if source is None else source.number, claim.offset)
+        if cut and source is not None:
+            source.first_in.setdefault(partition, claim.offset)
+        if source is None or claim.last < source.first or claim.offset >= source.end:
+            self.report.other += 1
+            return
+        self.report.outcomes += 1
+        source.first_outcome = min(source.first_outcome, claim.offset)
+        if self._comes_again(source, claim):
+            self._note("doubled", source, claim.offset, f"{_events(claim.events)} came again", read)
+        else:
+            self._judge_order(source, claim, partition, read)
+
+    def _comes_again(self, source: _Input, claim: Claim) -> bool:
+        if claim.last > claim.offset:
+            return source.ranges.add(max(claim.offset, source.first), min(claim.last, source.end - 1))
+        return self._seen.add(source.number, claim.offset, claim.kind, claim.events)
+
+    def _judge_order(self, source: _Input, claim: Claim, partition: Partition, read: Read) -> None:
+        """A record's dead letter leaves behind all its other outcomes."""
+        dead = claim.kind in ("failed", "record")
+        order = claim.offset, math.inf if dead else claim.events.bit_length()
+        before = source.orders.get(partition)
+        if before is None or before <= order:
+            source.orders[partition] = order
+        else:
+            self._note("out-of-order", source, claim.offset, f"came after that of offset {before[0]}", read)
+
+    # ---- records ----------------------------------------------------------------------------------------------
+
+    def expired(self, partition: Partition, begins: int) -> None:
+        """The input partition has nothing before this offset: what was there can't be judged."""
+        source = self._inputs[partition]
+        if begins > source.first:
+            source.next = min(begins, source.end)
+            self.report.unverifiable["input-expired"] += source.next - source.first
+
+    def record(self, read: Read) -> None:
+        """A record of an input topic."""
+        source = self._inputs.get(Partition(read.topic, read.partition))
+        if source is None or read.offset >= source.end or read.offset + read.offsets <= source.next:
+            return
+        self._judge_gap(source, read.offset)
+        source.next = min(read.offset + read.offsets, source.end)
+        self.report.records += 1
+        if read.unreadable is not None and read.unreadable.reason != "too-many-headers":
+            self._judge_unreadable(source, read)
+            return
+        events = 1 if read.unreadable is not None else count_events(read.value, read.headers)
+        self.report.events += events
+        in_range = read.offset in source.ranges
+        if events == 1 and not in_range and self._seen.answered(source.number, read.offset):
+            return
+        answers = self._seen.of(source.number, read.offset)
+        if in_range:
+            if answers.any:
+                self._note("doubled", source, read.offset, "answered beside the dead letter of its whole batch")
+            return
+        if beyond := answers.beyond(events):
+            self._note("without-record", source, read.offset, f"{_events(beyond)} answered, of a message of {events}")
+        if missing := answers.missing(events):
+            self._judge_missing(source, read, missing & ~answers.partial, missing & answers.partial)
+
+    def finish(self) -> Report:
+        """What was found, once all that the topics have was shown."""
+        for source in self._inputs.values():
+            self._judge_gap(source, source.end)
+        return self.report
+
+    def _judge_gap(self, source: _Input, until: int) -> None:
+        """Where the input has no record there must be no outcome: markers, and records of aborted transactions."""
+        while source.next < until:
+            found = self._seen.between(source.number, source.next, until, 1_000)
+            for offset in found:
+                if source.partition.topic in self._topics.inputs_compacted:
+                    self.report.unverifiable["input-compacted"] += 1
+                else:
+                    self._note("without-record", source, offset, "answered, and the input has no such record")
+            source.next = found[-1] + 1 if len(found) == 1_000 else until
+
+    def _judge_unreadable(self, source: _Input, read: Read) -> None:
+        """A worker may have larger limits, and have read it: then each of its records has outcomes."""
+        last = source.next - 1
+        if source.ranges.meets(read.offset, last):
+            return
+        found = self._seen.between(source.number, read.offset, last + 1, 1)
+        if not found:
+            self._judge_missing(source, read, 1, 0)
+        elif not self._seen.of(source.number, found[0]).record:
+            self.report.unverifiable["input-unreadable"] += 1
+
+    def _judge_missing(self, source: _Input, read: Read, lost: int, halves: int) -> None:
+        """Of these events there is no outcome, and of those the half that is an image."""
+        if why := self._excuse(source, read, lost):
+            self.report.unverifiable[why] += 1
+            return
+        told = [f"{_events(lost)} without outcome"] if lost else []
+        told += [f"{_events(halves)} partial, without a dead letter"] if halves else []
+        self._note("missing", source, read.offset, "; ".join(told))
+
+    def _excuse(self, source: _Input, read: Read, lost: int) -> Excuse | None:
+        """Why the outcome of a record may have been there although no topic shows it."""
+        topics = self._topics
+        if topics.from_latest and read.offset < source.first_outcome:
+            return "before-the-group"
+        if lost and topics.output_compacted and self._superseded(source, read, lost):
+            return "superseded"
+        if topics.others_compacted:
+            return "compacted"
+        if lost and not topics.skips:
+            return "no-skipped-topic"
+        if source.ranges.full:
+            return "too-many-ranges"
+        for partition in topics.cut:
+            oldest = self._oldest.get(partition, math.inf)
+            if read.offset < source.first_in.get(partition, math.inf) and read.timestamp_ms <= oldest + CLOCKS_MS:
+                return "expired"
+        return None
+
+    def _superseded(self, source: _Input, read: Read, lost: int) -> bool:
+        """Whether a newer outcome is there for every event that has none."""
+        events = parse_message(read.value, read.headers, topic=read.topic, partition=read.partition, offset=read.offset)
+        return all(
+            isinstance(event, ImageEvent) and self._seen.superseded(_key(event), source.number, read.offset)
+            for index, event in enumerate(events)
+            if lost >> index & 1
+        )
+
+    def _note(self, fault: Fault, source: _Input, offset: int, detail: str, output: Read | None = None) -> None:
+        where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
+        self.report.add(Finding(fault, f"{source.partition}:{offset}", detail, where))
+
+
+def _key(event: ImageEvent) -> bytes:
+    """Of the message that an event becomes in the output topic."""
+    if event.versioned_removal:
+        return version_key(event.bucket, event.key, event.version_id or "")
+    return event.subject.encode()
+
+
+def _events(bits: int) -> str:
+    """ "event 3", or the first of several."""
+    indexes = [str(index) for index in _indexes(bits)]
+    more = f" and {bits.bit_count() - _SHOWN_EVENTS} more" if bits.bit_count() > _SHOWN_EVENTS else ""
+    return f"event{'s' if len(indexes) > 1 else ''} {', '.join(indexes)}{more}"
+
+
+def _indexes(bits: int) -> Iterator[int]:
+    """The first few."""
+    for _ in range(_SHOWN_EVENTS):
+        if not bits:
+            return
+        lowest = (bits & -bits).bit_length() - 1
+        yield lowest
+        bits &= ~(1 << lowest)

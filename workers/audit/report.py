@@ -1,0 +1,112 @@
+"""What an audit found: counts without a bound, and the first of each kind by their coordinates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from workers.types import Partition
+
+KEPT: Final = 1_000
+"""Findings of each kind that are kept with their coordinates."""
+
+Fault: TypeAlias = Literal["missing", "doubled", "out-of-order", "without-record"]
+FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
+
+Excuse: TypeAlias = Literal[
+    "superseded", "compacted", "no-skipped-topic", "expired", "input-expired", "input-compacted", "input-unreadable",
+    "before-the-group", "too-many-ranges",
+]  # fmt: skip
+REASONS: Final[dict[Excuse, str]] = {
+    "superseded": "the output topic is compacted, and a newer outcome of the same image is there",
+    "compacted": "the dead-letter or skipped topic is compacted, or its cleanup.policy can't be read",
+    "no-skipped-topic": "TAGSTREAM_SKIPPED_TOPIC is not set: it may have been skipped",
+    "expired": "an output topic has lost its oldest records, the outcome perhaps among them",
+    "input-expired": "the input topic has lost the record; offsets are counted",
+    "input-compacted": "an outcome is there, and the input topic, which is compacted, has lost the record",
+    "input-unreadable": "the record's batch can't be read here, so its events can't be counted",
+    "before-the-group": "older than the partition's first outcome: with TAGSTREAM_OFFSET_RESET=latest never read",
+    "too-many-ranges": "more dead letters of whole batches than are remembered",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault.
+
+    Args:
+        record: the input, `topic:partition:offset`.
+        detail: which events, and what was there instead; one line.
+        output: the outcome that is too many or too late, `topic:partition:offset`.
+    """
+
+    fault: Fault
+    record: str
+    detail: str
+    output: str | None = None
+
+    def __str__(self) -> str:
+        at = f", at {self.output}" if self.output else ""
+        return f"{self.record}: {self.detail}{at}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {"record": self.record, "detail": self.detail, "output": self.output}
+
+
+@dataclass(slots=True)
+class Report:
+    """Filled in as an audit goes on.
+
+    Args:
+        records: of the input that were judged, `events` what they hold.
+        outcomes: what the output topics have for the ranges that were asked for.
+        other: records of the output topics that answer none of these ranges; `strange`: that are no outcomes.
+        in_flight: offsets beyond what the group has committed: not judged.
+    """
+
+    records: int = 0
+    events: int = 0
+    outcomes: int = 0
+    other: int = 0
+    strange: int = 0
+    in_flight: int = 0
+    counts: Counter[Fault] = field(default_factory=Counter)
+    unverifiable: Counter[Excuse] = field(default_factory=Counter)
+    findings: dict[Fault, list[Finding]] = field(default_factory=lambda: {fault: [] for fault in FAULTS})
+    ranges: dict[Partition, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def proved(self) -> bool:
+        """Nothing that could be judged is wrong."""
+        return not self.counts
+
+    def add(self, finding: Finding) -> None:
+        self.counts[finding.fault] += 1
+        if len(self.findings[finding.fault]) < KEPT:
+            self.findings[finding.fault].append(finding)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "proved": self.proved,
+            "ranges": [
+                {"topic": place.topic, "partition": place.number, "from": first, "to": end}
+                for place, (first, end) in sorted(self.ranges.items())
+            ],
+            "records": self.records,
+            "events": self.events,
+            "outcomes": self.outcomes,
+            "other": self.other,
+            "strange": self.strange,
+            "in_flight": self.in_flight,
+            "faults": {
+                fault: {"count": self.counts[fault], "first": [one.as_json() for one in self.findings[fault]]}
+                for fault in FAULTS
+            },
+            "unverifiable": {name: {"count": n, "reason": REASONS[name]} for name, n in self.unverifiable.items()},
+        }
+
+    def told(self) -> Iterator[Finding]:
+        for fault in FAULTS:
+            yield from self.findings[fault]

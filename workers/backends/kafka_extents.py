@@ -1,0 +1,84 @@
+"""From where to where topics reach, by offset and by time, and how far a consumer group has come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from kafka import KafkaConsumer, TopicPartition
+
+from workers.backends.kafka_client import Security, connect, end_consumer, mapped
+from workers.backends.kafka_topics import numbers
+from workers.types import Partition
+
+_TIMEOUT_MS = 10_000
+
+
+class Extent(NamedTuple):
+    """The first offset that a partition still has, and the one behind its last; open transactions included."""
+
+    begin: int
+    end: int
+
+
+def extents(servers: str, topics: Sequence[str], *, security: Security | None = None) -> dict[Partition, Extent]:
+    """What every partition of these topics has now.
+
+    Raises:
+        Misconfigured: a topic does not exist.
+        Unavailable: no broker answers.
+    """
+    with _asking(servers, security, topics, "asking for the ends of topics") as (consumer, places):
+        begins = consumer.beginning_offsets(places, timeout_ms=_TIMEOUT_MS)
+        ends = consumer.end_offsets(places, timeout_ms=_TIMEOUT_MS)
+    return {Partition(*place): Extent(begins[place], ends[place]) for place in places}
+
+
+def offsets_at(
+    servers: str, topics: Sequence[str], time_ms: int, *, security: Security | None = None
+) -> dict[Partition, int | None]:
+    """Of each partition the first record of that time (ms since 1970) or a later one; None where there is none.
+
+    Raises:
+        Misconfigured, Unavailable: as for `extents`.
+    """
+    with _asking(servers, security, topics, "asking for offsets by time") as (consumer, places):
+        found = consumer.offsets_for_times(dict.fromkeys(places, max(0, time_ms)), timeout_ms=_TIMEOUT_MS)
+    return {Partition(*place): None if found.get(place) is None else found[place].offset for place in places}
+
+
+def committed(
+    servers: str, group: str, topics: Sequence[str], *, security: Security | None = None
+) -> dict[Partition, int | None]:
+    """The group's next offset in each partition; None where it has none.
+
+    Raises:
+        Misconfigured, Unavailable: as for `extents`; an offset that is in an open transaction is waited for.
+    """
+    doing = f"asking for the offsets of {group!r}"
+    with _asking(servers, security, topics, doing, group_id=group, isolation_level="read_committed") as found:
+        consumer, places = found
+        return {Partition(*place): consumer.committed(place, timeout_ms=_TIMEOUT_MS) for place in places}
+
+
+@contextmanager
+def _asking(
+    servers: str, security: Security | None, topics: Sequence[str], doing: str, **settings: Any
+) -> Iterator[tuple[Any, list[TopicPartition]]]:
+    """A client that fetches nothing and joins no group, and the partitions of these topics."""
+    consumer = connect(
+        KafkaConsumer,
+        servers,
+        security or {},
+        timeout_s=10.0,
+        enable_auto_commit=False,
+        allow_auto_create_topics=False,
+        metrics_enabled=False,
+        **settings,
+    )
+    try:
+        with mapped(doing):
+            yield consumer, [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
+    finally:
+        end_consumer(consumer)

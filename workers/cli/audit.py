@@ -1,0 +1,293 @@
+"""`tagstream audit`: whether every record has its outcomes once and in order, by what the topics show."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workers.cli import terminal
+from workers.cli.dead_letters import moment_ms
+from workers.cli.exit_codes import FOUND
+from workers.cli.needs import needed
+from workers.errors import Misconfigured, Unavailable
+
+if TYPE_CHECKING:
+    from workers.audit.judge import Topics
+    from workers.audit.report import Report
+    from workers.backends.kafka import Extent, ReadRecord
+    from workers.settings import Settings
+    from workers.types import Partition
+
+STALLED_S = 60.0
+"""Longer than any transaction lasts."""
+_SHOWN = 20
+_POLL_S = 0.2
+
+
+def audit(
+    begin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="[[TOPIC:]PARTITION:]OFFSET",
+            help="The first offset, of all input partitions or of one; may be given again. Without it: all there is.",
+        ),
+    ] = None,
+    end: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="[[TOPIC:]PARTITION:]OFFSET", help="The offset behind the last, likewise."),
+    ] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="From the first record of that time on: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d ago.",
+        ),
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Up to the first record of that time.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
+) -> None:
+    """Prove from the topics that every record has its outcomes once, and in order.
+
+    Reads the outputs and then the input, committed records only, in no group. Records beyond what TAGSTREAM_GROUP has
+    committed are not judged. What the topics can't show any more is counted, with the reason. Exits with 1 when
+    an outcome is missing, comes twice, comes out of order, or answers no record.
+
+    [dim]All that there is:[/]      tagstream audit
+    [dim]The last day:[/]           tagstream audit --since 24h
+    [dim]A part of partition 3:[/]  tagstream audit --from 3:40000 --to 3:50000
+    """
+    settings = needed("kafka_servers")
+    began = time.monotonic()
+    report = Auditing(settings, begin or (), end or (), since, until).run()
+    seconds = time.monotonic() - began
+    if as_json:
+        typer.echo(terminal.as_json({**report.as_json(), "seconds": round(seconds, 3)}, indent=2))
+    else:
+        _print(report, settings, seconds)
+    if not report.proved:
+        raise typer.Exit(FOUND)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Offsets that a person chose: of all partitions, of those with a number, or of one."""
+
+    places: Mapping[tuple[str, str], int]
+
+    @classmethod
+    def read(cls, option: str, given: Sequence[str]) -> _Given:
+        places = {}
+        for text in given:
+            found = re.fullmatch(r"(?:(?:([A-Za-z0-9._-]+):)?(\d{1,10}):)?(\d{1,19})", text)
+            if found is None:
+                raise Misconfigured(f"{option} {text}: not OFFSET, PARTITION:OFFSET or TOPIC:PARTITION:OFFSET")
+            places[found[1] or "", found[2] or ""] = int(found[3])
+        return cls(places)
+
+    def of(self, partition: Partition) -> int | None:
+        """The closest that was said of it; None: nothing."""
+        number = str(partition.number)
+        named = ((partition.topic, number), ("", number), ("", ""))
+        return next((self.places[place] for place in named if place in self.places), None)
+
+    def require_known(self, option: str, partitions: Sequence[Partition]) -> None:
+        known = {("", "")} | {(topic, str(number)) for place, number in partitions for topic in (place, "")}
+        for topic, number in self.places:
+            if (topic, number) not in known:
+                raise Misconfigured(f"{option}: no input partition {topic}{':' if topic else ''}{number}")
+
+
+class Auditing:
+    """One audit, from what the brokers say of the topics to the report."""
+
+    def __init__(
+        self, settings: Settings, begin: Sequence[str], end: Sequence[str], since: str | None, until: str | None
+    ) -> None:
+        from workers.cli.clients import security, servers
+
+        self._settings = settings
+        self._servers, self._security = servers(settings), security(settings)
+        self._begin, self._end = _Given.read("--from", begin), _Given.read("--to", end)
+        self._since = None if since is None else moment_ms(since)
+        self._until = None if until is None else moment_ms(until)
+        self._in_flight = 0
+
+    def run(self) -> Report:
+        """Read all that is needed and judge it.
+
+        Raises:
+            Misconfigured: a topic does not exist, or the group has committed nothing.
+            Unavailable: a broker does not answer, or a transaction does not end.
+        """
+        from workers.backends.kafka import committed, extents
+        from workers.cli.clients import output_topics
+
+        done = committed(self._servers, self._settings.group, self._settings.input_topics, security=self._security)
+        if all(offset is None for offset in done.values()):
+            raise Misconfigured(
+                f"the group {self._settings.group!r} has committed nothing of {', '.join(self._settings.input_topics)}:"
+                " there is nothing to judge. Correct TAGSTREAM_GROUP or TAGSTREAM_INPUT_TOPICS"
+            )
+        inputs = extents(self._servers, self._settings.input_topics, security=self._security)
+        # Asked after the committed offsets: what was committed with these stands before these ends.
+        outputs = extents(self._servers, output_topics(self._settings), security=self._security)
+        ranges = self._ranges(inputs, done)
+        spans = self._spans(outputs)
+        report = self._judged(inputs, ranges, outputs, spans)
+        if spans != _whole(outputs) and (report.counts["missing"] or report.unverifiable["expired"]):
+            # The clocks may be further apart than was thought.
+            terminal.console(stderr=True).print("reading the output topics from their beginning, to be sure")
+            report = self._judged(inputs, ranges, outputs, _whole(outputs))
+        report.in_flight = self._in_flight
+        return report
+
+    def _ranges(
+        self, inputs: Mapping[Partition, Extent], done: Mapping[Partition, int | None]
+    ) -> dict[Partition, tuple[int, int]]:
+        """What is judged of each partition; those of which nothing is are left out."""
+        self._begin.require_known("--from", list(inputs))
+        self._end.require_known("--to", list(inputs))
+        since, until = self._offsets_at(self._since), self._offsets_at(self._until)
+        found = {}
+        for place, extent in inputs.items():
+            first = max(self._begin.of(place) or 0, _or(since.get(place, 0), extent.end))
+            end = min(_or(self._end.of(place), extent.end), _or(until.get(place), extent.end), extent.end)
+            judged = min(end, _or(done[place], extent.begin))
+            self._in_flight += max(0, end - max(first, judged))
+            if first < judged:
+                found[place] = (first, judged)
+        return found
+
+    def _offsets_at(self, time_ms: int | None) -> dict[Partition, int | None]:
+        from workers.backends.kafka import offsets_at
+
+        if time_ms is None:
+            return {}
+        return offsets_at(self._servers, self._settings.input_topics, time_ms, security=self._security)
+
+    def _spans(self, outputs: Mapping[Partition, Extent]) -> dict[Partition, tuple[int, int]]:
+        """What is read of the outputs: an outcome is not older than its record, but for clocks that differ."""
+        from workers.audit.judge import CLOCKS_MS
+        from workers.backends.kafka import offsets_at
+
+        if self._since is None:
+            return _whole(outputs)
+        topics = list(dict.fromkeys(place.topic for place in outputs))
+        at = offsets_at(self._servers, topics, self._since - CLOCKS_MS, security=self._security)
+        return {
+            place: (max(extent.begin, _or(at.get(place), extent.end)), extent.end) for place, extent in outputs.items()
+        }
+
+    def _judged(
+        self,
+        inputs: Mapping[Partition, Extent],
+        ranges: Mapping[Partition, tuple[int, int]],
+        outputs: Mapping[Partition, Extent],
+        spans: Mapping[Partition, tuple[int, int]],
+    ) -> Report:
+        from workers.audit.judge import Judge
+        from workers.audit.seen import Seen
+
+        with Seen() as seen:
+            judge = Judge(ranges, self._topics(outputs, spans), seen)
+            self._read(spans, judge.outcome, "outcomes")
+            for place in ranges:
+                judge.expired(place, inputs[place].begin)
+            there = {place: (max(first, inputs[place].begin), end) for place, (first, end) in ranges.items()}
+            self._read(there, judge.record, "records")
+            return judge.finish()
+
+    def _topics(self, outputs: Mapping[Partition, Extent], spans: Mapping[Partition, tuple[int, int]]) -> Topics:
+        from workers.audit.judge import Topics
+        from workers.backends.kafka import describe_topics
+
+        settings = self._settings
+        beside = {topic for topic in (settings.dead_letter_topic, settings.skipped_topic) if topic}
+        topics = sorted({settings.output_topic, *beside, *settings.input_topics})
+        policies = {topic: ["cleanup.policy"] for topic in topics}
+        states = describe_topics(self._servers, policies, security=self._security)
+        # One that we may not see may be anything.
+        compacting = {
+            topic for topic, state in states.items() if "compact" in state.settings.get("cleanup.policy", "compact")
+        }
+        return Topics(
+            output=settings.output_topic,
+            skips=bool(settings.skipped_topic),
+            output_compacted=settings.output_topic in compacting,
+            others_compacted=bool(beside & compacting),
+            inputs_compacted=compacting & set(settings.input_topics),
+            cut=frozenset(place for place in outputs if spans[place][0] > 0),
+            from_latest=settings.offset_reset == "latest",
+        )
+
+    def _read(self, spans: Mapping[Partition, tuple[int, int]], take: Callable[[ReadRecord], None], what: str) -> None:
+        """Show all of it, in order within each partition."""
+        from workers.backends.kafka import between
+
+        wanted = {place: span for place, span in spans.items() if span[0] < span[1]}
+        if not wanted:
+            return
+        with between(self._servers, wanted, security=self._security) as reading:
+            left = reading.left()
+            with terminal.counting(f"offsets of {what}", left) as advance:
+                moved_at = time.monotonic()
+                while left:
+                    for record in reading.poll(_POLL_S):
+                        take(record)
+                    before, left = left, reading.left()
+                    advance(before - left)
+                    moved_at = time.monotonic() if left < before else moved_at
+                    if time.monotonic() - moved_at > STALLED_S:
+                        raise Unavailable("kafka", f"{_unread(reading.positions(), wanted)} for {STALLED_S:g} s")
+
+
+def _unread(positions: Mapping[Partition, int], wanted: Mapping[Partition, tuple[int, int]]) -> str:
+    stuck = next(place for place, (_, end) in wanted.items() if positions[place] < end)
+    return f"{stuck} can't be read beyond offset {positions[stuck]}, perhaps for a transaction that stays open,"
+
+
+def _whole(extents: Mapping[Partition, Extent]) -> dict[Partition, tuple[int, int]]:
+    return {place: (extent.begin, extent.end) for place, extent in extents.items()}
+
+
+def _or(offset: int | None, otherwise: int) -> int:
+    return otherwise if offset is None else offset
+
+
+def _print(report: Report, settings: Settings, seconds: float) -> None:
+    from workers.audit.report import FAULTS, REASONS
+
+    console = terminal.console()
+    rate = (report.records + report.outcomes + report.other + report.strange) / max(seconds, 0.001)
+    console.print(
+        f"{report.records:,} records with {report.events:,} events of {len(report.ranges)} partitions, "
+        f"{report.outcomes:,} outcomes; {seconds:.1f} s, {rate:,.0f} records read a second"
+    )
+    beside = {
+        "in flight: beyond what the group has committed": report.in_flight,
+        "records of the output topics answer others": report.other,
+        "records of the output topics are no outcomes": report.strange,
+    }
+    for what, count in beside.items():
+        if count:
+            console.print(f"{count:9,} {what}")
+    for reason, count in report.unverifiable.items():
+        console.print(f"{count:9,} unverifiable ({reason}): {REASONS[reason]}", style="yellow")
+    for fault in FAULTS:
+        if count := report.counts[fault]:
+            console.print(f"{count:9,} {fault}", style="red")
+            for finding in report.findings[fault][:_SHOWN]:
+                console.print(terminal.text(f"          {finding}"))
+            if count > _SHOWN:
+                console.print(f"          and {count - _SHOWN:,} more; --json names the first 1,000")
+    if report.proved:
+        told = "all that can be judged has its outcomes once, in order" if report.records else "nothing was judged"
+        console.print(told, style="green" if report.records else "yellow")
+    elif report.counts["doubled"] and settings.delivery == "at_least_once":
+        console.print("with TAGSTREAM_DELIVERY=at_least_once outcomes may come twice after a failure")
