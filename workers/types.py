@@ -238,14 +238,15 @@ class Transform:
     Args:
         size: side of the square that comes out, pixels.
         fit: "squash" resizes to size × size without keeping the aspect ratio; "crop" resizes the shorter side to
-            `resize` and cuts the centre.
+            `resize` and cuts the centre; "pad" makes the longer side `size` or less, never more than it was, and
+            leaves the rest, right of it and below, black.
         resize: the shorter side before the cut; only for "crop".
         interpolation: Pillow's resampling filter, antialiased.
         exif_transpose: turn the image as its EXIF orientation says before anything else.
     """
 
     size: int
-    fit: Literal["squash", "crop"] = "squash"
+    fit: Literal["squash", "crop", "pad"] = "squash"
     resize: int = 0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     exif_transpose: bool = False

@@ -44,6 +44,7 @@ def metadata(wheel: zipfile.ZipFile) -> list[str]:
 def test_the_workers_wheel_leaves_out_what_only_trials_and_tests_need(worker: zipfile.ZipFile) -> None:
     assert not [name for name in content(worker) if name.startswith(TESTING)]
     assert {"workers/__init__.py", "workers/py.typed", "schemas/py.typed"} <= content(worker)
+    assert {"workers/page/page.css", "workers/page/page.js"} <= content(worker)
 
 
 def test_the_other_wheel_has_that_and_nothing_else(testing: zipfile.ZipFile) -> None:

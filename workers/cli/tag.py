@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from workers.cli.tag_files import FailedFile, FileTagger, TaggedFile
+    from workers.cli.tag_page import Page
     from workers.pipeline.roles import ModelsByUse
     from workers.settings import Settings
 
@@ -45,6 +46,15 @@ def tag(
     ] = None,
     top: Annotated[int, typer.Option(min=1, help="So many tags of each image at most, the best ones.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each file.")] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Write a page of HTML besides: pictures, tags, captions, and a search. It needs no network.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Tag and caption images of this machine with the worker's own decoders, limits and models.
 
@@ -55,9 +65,12 @@ def tag(
     [dim]With the built-in tagger:[/]  tagstream tag photo.jpg ~/Pictures
 
     [dim]With your own bundles:[/]  tagstream tag ~/Pictures --model bundles/ram --captioner bundles/tag2text --json
+
+    [dim]To look through in a browser:[/]  tagstream tag ~/Pictures --page out.html
     """
     from workers.cli.local_files import IMAGES
     from workers.cli.tag_files import TaggedFile, image_files
+    from workers.cli.tag_page import page_at
     from workers.settings import read
 
     chosen = {"TAGGER": model, "CAPTIONER": captioner}
@@ -66,14 +79,22 @@ def tag(
     if not files:
         raise Misconfigured(f"{', '.join(map(str, paths))}: there are no images ({', '.join(sorted(IMAGES))})")
     tagged = 0
-    with _tagger(settings, files) as tagger, terminal.reader_may_leave():
+    with (
+        nullcontext() if page is None else page_at(page) as written,
+        _tagger(settings, files, written) as tagger,
+        terminal.reader_may_leave(),
+    ):
         console = terminal.console()
         for result in tagger.results():
             tagged += isinstance(result, TaggedFile)
+            if written is not None:
+                written.add(_name(result.path), result, _document(result, top))
             if as_json:
                 typer.echo(terminal.as_json(_document(result, top)))
             else:
                 console.print(_row(result, top, console.width))
+    if page is not None:
+        typer.echo(f"a page with the images: {_name(page.absolute())}", err=True)
     _tell(tagged, len(files))
 
 
@@ -84,17 +105,23 @@ def _variables(chosen: dict[str, str | None]) -> dict[str, str]:
 
 
 @contextmanager
-def _tagger(settings: Settings, files: list[Path]) -> Iterator[FileTagger]:
+def _tagger(settings: Settings, files: list[Path], page: Page | None) -> Iterator[FileTagger]:
     from workers.cli.composition import load_models
     from workers.cli.decoders import intake, limits
     from workers.cli.profiles import profiles
     from workers.cli.tag_files import FileTagger, LocalFiles
+    from workers.cli.tag_page import TRANSFORM
     from workers.models.template import TemplateCaptioner
 
     models = load_models(settings)
     _warm_up(models)
     tagger, captioner = models["tagger"], models.get("captioner")
     transforms = [tagger.transform] if captioner is None else [tagger.transform, captioner.transform]
+    picture = None
+    if page is not None:
+        page.begin(tagger)
+        picture = TRANSFORM
+        transforms.append(picture)
     store = LocalFiles(files)
     with closing(intake(settings, transforms, store)) as made:
         yield FileTagger(
@@ -104,6 +131,7 @@ def _tagger(settings: Settings, files: list[Path]) -> Iterator[FileTagger]:
             profiles(settings, tagger)["default"],
             captioner=captioner,
             template=TemplateCaptioner() if settings.captioner == "template" else None,
+            picture=picture,
             max_bytes=limits(settings).max_object_bytes,
         )
 

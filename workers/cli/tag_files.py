@@ -12,6 +12,7 @@ from typing import TypeVar
 from schemas.image_event import ImageEvent
 from workers.cli.local_files import read_regular_file
 from workers.errors import Gone, Rejected, Unavailable
+from workers.intake.transform import within
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile
@@ -20,10 +21,13 @@ from workers.types import (
     Assignment,
     Coordinates,
     DecodedImage,
+    Facts,
     Job,
     ObjectVersion,
     Partition,
+    Pixels,
     StoredObject,
+    Transform,
 )
 
 BATCH = 8
@@ -63,11 +67,15 @@ class TaggedFile:
     Args:
         tags: (name, score), best first.
         caption: None where nothing captions.
+        facts: of the file and its image.
+        picture: the image, small and upright, where one was asked for.
     """
 
     path: Path
     tags: Sequence[tuple[str, float]]
     caption: str | None
+    facts: Facts
+    picture: Pixels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,7 @@ class FileTagger:
         intake: reads `files`, and decodes for both models.
         profile: the thresholds above which a tag is shown.
         captioner: writes captions under the tags; None: `template` does, or nothing.
+        picture: a "pad" that `intake` makes too: results come with it.
     """
 
     def __init__(
@@ -97,6 +106,7 @@ class FileTagger:
         *,
         captioner: Captioner | None = None,
         template: Template | None = None,
+        picture: Transform | None = None,
         max_bytes: int,
     ) -> None:
         self._paths = files.paths
@@ -105,6 +115,7 @@ class FileTagger:
         self._profile = profile
         self._captioner = captioner
         self._template = template
+        self._picture = picture
         self._max_bytes = max_bytes
 
     def results(self) -> Iterator[TaggedFile | FailedFile]:
@@ -119,12 +130,13 @@ class FileTagger:
             tagged = self._tagged(self._decoded(numbers, failed))
             yield from (failed[number] if number in failed else tagged[number] for number in numbers)
 
-    def _decoded(self, numbers: Sequence[int], failed: dict[int, FailedFile]) -> dict[int, DecodedImage]:
+    def _decoded(self, numbers: Sequence[int], failed: dict[int, FailedFile]) -> dict[int, tuple[Facts, DecodedImage]]:
         """All files of a batch go through each step of the intake together; what fails goes to `failed`."""
         intake = self._intake
         fetched = self._done({number: intake.fetch(_job(number), self._max_bytes) for number in numbers}, failed)
         facts = self._done({number: intake.inspect(held) for number, held in fetched.items()}, failed)
-        return self._done({number: intake.decode(fetched[number], each) for number, each in facts.items()}, failed)
+        images = self._done({number: intake.decode(fetched[number], each) for number, each in facts.items()}, failed)
+        return {number: (facts[number], image) for number, image in images.items()}
 
     def _done(self, futures: Mapping[int, Future[Made]], failed: dict[int, FailedFile]) -> dict[int, Made]:
         done: dict[int, Made] = {}
@@ -139,18 +151,23 @@ class FileTagger:
                 failed[number] = FailedFile(self._paths[number], "unreadable", error.detail)
         return done
 
-    def _tagged(self, images: dict[int, DecodedImage]) -> dict[int, TaggedFile]:
-        if not images:
+    def _tagged(self, decoded: Mapping[int, tuple[Facts, DecodedImage]]) -> dict[int, TaggedFile]:
+        if not decoded:
             return {}
-        pixels = [image.pixels[self._tagger.transform] for image in images.values()]
+        images = [image for _, image in decoded.values()]
+        pixels = [image.pixels[self._tagger.transform] for image in images]
         answers = one_each(self._tagger, self._tagger.forward(pixels), len(pixels))
         chosen = [self._profile.select(scores_of(self._tagger, answer)) for answer in answers]
-        captions = self._captions(list(images.values()), chosen)
+        captions = self._captions(images, chosen)
         return {
             number: TaggedFile(
-                self._paths[number], [(self._tagger.labels[label], score) for label, score in tags], caption
+                self._paths[number],
+                [(self._tagger.labels[label], score) for label, score in tags],
+                caption,
+                facts,
+                None if self._picture is None else _unpadded(self._picture, image, facts),
             )
-            for number, tags, caption in zip(images, chosen, captions, strict=True)
+            for (number, (facts, image)), tags, caption in zip(decoded.items(), chosen, captions, strict=True)
         }
 
     def _captions(
@@ -185,6 +202,18 @@ def _below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
     walked = os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename)))
     files = [Path(place, name) for place, _, names in walked for name in names]
     return sorted([*filter(wanted, files), *unlisted])
+
+
+def _unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels:
+    """The picture without the black that "pad" left, whether or not the image was turned by its EXIF orientation.
+
+    Lying, it has nothing below its rows; if there is something, it was turned.
+    """
+    padded = image.pixels[transform]
+    width, height = within(transform, (facts.width, facts.height))
+    if padded[height:].any() or padded[:, width:].any():
+        width, height = height, width
+    return padded[:height, :width]
 
 
 def _job(number: int) -> Job:

@@ -85,15 +85,26 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def apply(transform: Transform, image: Image.Image) -> Pixels:
-    """Resize (and cut) an RGB image as the transform says."""
+    """Resize (and cut, or pad) an RGB image as the transform says."""
     square = (transform.size, transform.size)
     if transform.fit == "squash":
         return np.array(_resized(image, square, transform))
+    if transform.fit == "pad":
+        width, height = within(transform, image.size)
+        padded = np.zeros((*square, _RGB), np.uint8)
+        padded[:height, :width] = np.array(_resized(image, (width, height), transform))
+        return padded
     image = _shortened(image)
     width, height = _before_the_cut(transform, image.size)
     image = _resized(image, (width, height), transform)
     left, top = round((width - transform.size) / 2), round((height - transform.size) / 2)
     return np.array(image.crop((left, top, left + transform.size, top + transform.size)))
+
+
+def within(transform: Transform, size: tuple[int, int]) -> tuple[int, int]:
+    """Columns and rows that an image of this size has after "pad", before what is black."""
+    scale = min(1.0, transform.size / max(size))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def transform_bytes(transforms: Sequence[Transform], size: tuple[int, int]) -> int:
@@ -114,6 +125,8 @@ def _held_bytes(transform: Transform, size: tuple[int, int]) -> int:
         shortened = _short_sides(size)
         cut = 0 if shortened == size else math.prod(shortened)
         size, target = shortened, _before_the_cut(transform, shortened)
+    elif transform.fit == "pad":
+        target = within(transform, size)
     between = size[0] * target[1] if _columns_first(size, target) else target[0] * size[1]
     weights = _WEIGHTS * (sum(size) + sum(target))
     return _STORED * (cut + between + math.prod(target) + square) + _COPIES * _RGB * square + weights

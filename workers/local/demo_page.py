@@ -1,24 +1,23 @@
-"""The demo's web page: one file with everything in it, no script, nothing loaded from anywhere."""
+"""The demo's web page: one file with everything in it, nothing loaded from anywhere."""
 
 from __future__ import annotations
 
-import base64
-import io
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape as escape_html
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
 from schemas.dead_letter import DeadLetter
-from schemas.enriched_image import EnrichedImage, Retraction, Tag
-from schemas.printable import printable
-from workers.local.demo_watch import Row
+from schemas.enriched_image import EnrichedImage, EventRef, ModelRef, Retraction
+from workers.local.demo_watch import Answer, Row
+from workers.page.cards import PICTURE, Card, Mark, encoded
+from workers.page.cards import render as render_card
+from workers.page.html import closing, escape, model_note, opening, search
 
 _STYLE = Path(__file__).with_name("demo_page.css")
-_THUMBNAIL = (560, 420)
 _TAGS_SHOWN = 5
 _WAITING = 5
 """The last colour of the style sheet."""
@@ -39,26 +38,15 @@ def render(scenes: Scenes, servers: str) -> str:
     stages = _stages(scenes.first)
     return "\n".join(
         (
-            "<!doctype html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            "<title>tagstream: what came back</title>",
-            f"<style>{_STYLE.read_text()}</style></head><body><main>",
-            "<h1>What came back</h1>",
-            f'<p class="lead">{escape(_lead(scenes, servers))}</p>',
+            opening("tagstream: what came back", "What came back", _lead(scenes, servers), _STYLE.read_text()),
             _facts(scenes),
+            search(),
             *_first(scenes.first, stages),
             *_second(scenes.first, scenes.second),
             *_faults(scenes.faults),
-            f"<footer>{escape(_provenance(scenes.first))}</footer>",
-            "</main></body></html>",
+            closing(_provenance(scenes.first)),
         )
     )
-
-
-def escape(text: str) -> str:
-    """Text from outside as HTML, also in an attribute; no character in it turns the direction of what follows."""
-    return escape_html(printable(text))
 
 
 def _lead(scenes: Scenes, servers: str) -> str:
@@ -85,7 +73,10 @@ def _facts(scenes: Scenes) -> str:
 
 def _first(rows: Sequence[Row], stages: Mapping[str, int]) -> Iterable[str]:
     yield "<h2>The images</h2>"
-    yield "<p>Tags by score, a caption made of them, and where the time went (waiting for its turn included).</p>"
+    yield (
+        "<p>Tags by score, a caption made of them, and where the time went (waiting for its turn included). "
+        f"{escape(_known(rows))}</p>"
+    )
     legend = "".join(f'<li><b class="c{colour}"></b>{escape(stage)}</li>' for stage, colour in stages.items())
     yield f'<ul class="legend">{legend}</ul><div class="cards">'
     for row in rows:
@@ -97,31 +88,30 @@ def _card(row: Row, stages: Mapping[str, int]) -> str:
     answer = row.answer
     if not isinstance(answer, EnrichedImage):
         return _fault_card(row)
-    caption = f'<p class="caption">{escape(_sentence(answer.caption.text))}</p>' if answer.caption else ""
-    return (
-        f'<article class="card">{_image(row)}<div>{caption}<p class="key">{escape(row.key)}</p>'
-        f"{_tags(answer.tags)}{_time(answer, stages)}</div></article>"
+    return render_card(
+        Card(
+            row.key,
+            _picture(row),
+            caption=answer.caption.text if answer.caption else None,
+            tags=[(tag.name, tag.score) for tag in answer.tags[:_TAGS_SHOWN]],
+            foot=_time(answer, stages),
+            document=_document(answer),
+            titled="The event",
+        )
     )
-
-
-def _tags(tags: Sequence[Tag]) -> str:
-    if not tags:
-        return '<p class="none">no tag is sure enough</p>'
-    return f'<ul class="tags">{"".join(map(_tag, tags[:_TAGS_SHOWN]))}</ul>'
-
-
-def _tag(tag: Tag) -> str:
-    return f'<li><span>{escape(tag.name)}</span><i>{tag.score:.2f}</i><u style="--score:{tag.score:.3f}"></u></li>'
 
 
 def _time(answer: EnrichedImage, stages: Mapping[str, int]) -> str:
+    """The stages as a bar, and in words: no one has to tell colours apart."""
+    spent = _spent_by_stage(answer)
     bars = "".join(
-        f'<b class="c{stages[stage]}" style="flex:{spent:.3f}" title="{escape(stage)} {spent:.1f} ms"></b>'
-        for stage, spent in _spent_by_stage(answer).items()
+        f'<b class="c{stages[stage]}" style="flex:{took:.3f}" title="{escape(stage)} {took:.1f} ms"></b>'
+        for stage, took in spent.items()
     )
+    words = ", ".join(f"{escape(stage)} {took:.0f}" for stage, took in spent.items() if took >= 0.5)
     facts = f"{answer.image.format.upper()}, {answer.image.width} × {answer.image.height}"
-    total = sum(answer.timings_ms.values())
-    return f'<div class="time"><div class="stages">{bars}</div>{total:.0f} ms · {escape(facts)}</div>'
+    total = f"{sum(answer.timings_ms.values()):.0f} ms" + (f": {words}" if words else "")
+    return f'<div class="time"><div class="stages" aria-hidden="true">{bars}</div>{total} · {escape(facts)}</div>'
 
 
 def _second(first: Sequence[Row], second: Sequence[Row]) -> Iterable[str]:
@@ -154,50 +144,45 @@ def _faults(rows: Sequence[Row]) -> Iterable[str]:
 
 def _fault_card(row: Row) -> str:
     answer = row.answer
+    mark, facts, titled = Mark(type(answer).__name__.lower(), "warn"), {}, "The event"
     if isinstance(answer, DeadLetter):
         failure = answer.failures[0]
+        mark, titled = Mark("dead letter", "bad"), "The dead letter's headers"
         facts = {"reason": failure.reason, "stage": failure.stage, "detail": failure.detail, "event": _place(answer)}
-        return _marked(row, "card", '<span class="mark bad">dead letter</span>', facts)
-    if isinstance(answer, Retraction):
-        facts = {
-            "subject": answer.subject,
-            "event": f"{answer.event.topic}:{answer.event.partition}:{answer.event.offset}",
-        }
-        return _marked(row, "card gone", '<span class="mark warn">retraction</span>', facts)
-    return _marked(row, "card", f'<span class="mark warn">{type(answer).__name__.lower()}</span>', {})
-
-
-def _marked(row: Row, style: str, mark: str, facts: Mapping[str, str]) -> str:
-    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-    return (
-        f'<article class="{style}">{_image(row)}<div>{mark}<p class="key">{escape(row.key)}</p>'
-        f"<dl>{listed}</dl></div></article>"
+    elif isinstance(answer, Retraction):
+        mark = Mark("retraction", "warn")
+        facts = {"subject": answer.subject, "event": _place(answer.event)}
+    return render_card(
+        Card(
+            row.key,
+            _picture(row),
+            mark=mark,
+            facts=facts,
+            document=None if answer is None else _document(answer),
+            titled=titled,
+            gone=isinstance(answer, Retraction),
+        )
     )
 
 
-def _place(dead_letter: DeadLetter) -> str:
-    return f"{dead_letter.topic}:{dead_letter.partition}:{dead_letter.offset}"
+def _place(record: DeadLetter | EventRef) -> str:
+    return f"{record.topic}:{record.partition}:{record.offset}"
 
 
-def _image(row: Row) -> str:
-    data = None if row.image is None else _thumbnail(row.image)
-    if data is None:
-        return '<div class="blank">no image in this file</div>'
-    return f'<img alt="{escape(row.key)}" src="data:image/jpeg;base64,{data}">'
+def _document(answer: Answer) -> Any:
+    return answer.model_dump(mode="json", by_alias=True)
 
 
-def _thumbnail(path: Path) -> str | None:
-    """A small JPEG in base64; None when the file is no image."""
+def _picture(row: Row) -> str | None:
+    """None when the file is no image."""
+    if row.image is None:
+        return None
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", _THUMBNAIL)
-            small = ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(row.image) as image:
+            image.draft("RGB", PICTURE)
+            return encoded(ImageOps.exif_transpose(image).convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-    small.thumbnail(_THUMBNAIL)
-    encoded = io.BytesIO()
-    small.save(encoded, "JPEG", quality=82)
-    return base64.b64encode(encoded.getvalue()).decode()
 
 
 def _spent_by_stage(answer: EnrichedImage) -> dict[str, float]:
@@ -220,12 +205,19 @@ def _enriched(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if isinstance(row.answer, EnrichedImage)]
 
 
+def _tagger(rows: Sequence[Row]) -> ModelRef | None:
+    answers = (row.answer for row in rows if isinstance(row.answer, EnrichedImage))
+    return next((answer.models.tagger for answer in answers if answer.models.tagger), None)
+
+
+def _known(rows: Sequence[Row]) -> str:
+    tagger = _tagger(rows)
+    return "" if tagger is None else model_note(tagger.name)
+
+
 def _provenance(rows: Sequence[Row]) -> str:
-    for row in rows:
-        if isinstance(row.answer, EnrichedImage) and row.answer.models.tagger is not None:
-            tagger = row.answer.models.tagger
-            return f"Tagged by {tagger.name} ({tagger.precision}), weights {tagger.digest[:12]}."
-    return ""
+    tagger = _tagger(rows)
+    return "" if tagger is None else f"Tagged by {tagger.name} ({tagger.precision}), weights {tagger.digest[:12]}."
 
 
 def _spent(row: Row | None) -> str:
@@ -235,10 +227,6 @@ def _spent(row: Row | None) -> str:
 def _milliseconds(rows: Sequence[Row]) -> str:
     spent = [row.work_ms for row in rows if row.work_ms is not None]
     return f"{statistics.median(spent):.0f} ms" if spent else "none"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _count(number: int, noun: str) -> str:

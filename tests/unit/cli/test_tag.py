@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
+import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import ExifTags, Image
 
 from tests.support.images import encoded, ramp
 from tests.unit.cli.conftest import Ran
 from tests.unit.models.small import small_bundle
+from workers.cli import tag_page
 from workers.cli.exit_codes import MISCONFIGURED
 from workers.models.bundle import Bundle
 from workers.models.compact import compact_bundle
@@ -131,6 +137,64 @@ def test_options_name_the_models_before_the_settings_do(
 def test_no_captioner_gives_no_caption(tagstream: Run, folder: Path) -> None:
     (found,) = lines(tagstream("tag", folder / "c0.jpg", "--captioner", "none", "--json"))
     assert found["caption"] is None
+
+
+def test_a_page_shows_every_file_with_its_picture_upright_and_whole(
+    tagstream: Run, folder: Path, tmp_path: Path
+) -> None:
+    turned = Image.new("RGB", (400, 100), "black")
+    turned.paste((250, 0, 0), (0, 0, 200, 100))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned by a quarter, clockwise
+    turned.save(folder / "a.jpg", exif=exif)
+    ran = tagstream("tag", folder, "--page", tmp_path / "out.html", "--json", "--top", 3)
+    assert ran.code == 0, ran.err
+    assert f"a page with the images: {tmp_path / 'out.html'}" in ran.err
+    found = (tmp_path / "out.html").read_text()
+    cards = re.findall(r"<article.*?</article>", found, re.DOTALL)
+    assert [json.loads(unescape(re.findall(r"<pre>(.*?)</pre>", card, re.DOTALL)[0])) for card in cards] == lines(ran)
+    pictures = [Image.open(io.BytesIO(base64.b64decode(each))) for each in re.findall(r"base64,([^\"]+)", found)]
+    assert len(pictures) == 11, "all but the broken file"
+    assert pictures[0].size == (100, 400)
+    assert [pictures[0].convert("L").getpixel((50, y)) for y in (50, 350)] == [pytest.approx(75, abs=9), 0]
+    assert pictures[1].size == ramp().size
+    assert "broken-image" in next(card for card in cards if "not tagged" in card)
+    assert "The compact model knows a thousand names" in found
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_a_page_is_bounded_and_hostile_names_stay_text(
+    tagstream: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tag_page, "MOST", 2)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("<script>alert(1).jpg", "\x1b[2J\udcff\u202e.jpg", "z.jpg"):
+        (photos / name).write_bytes(encoded(ramp(), "jpeg"))
+    ran = tagstream("tag", photos, "--page", tmp_path / "out.html")
+    assert ran.code == 0, ran.err
+    found = (tmp_path / "out.html").read_text()
+    assert found.count("<article") == 2
+    assert "Left out of this page, which has 2 files at most: 1." in found
+    assert found.count("<script") == 1, "the page's own"
+    assert "&lt;script&gt;alert(1).jpg" in found
+    assert all(line.isprintable() for line in found.splitlines())
+
+
+def test_a_page_that_can_not_be_written_is_told_before_anything_is_loaded(
+    tagstream: Run, folder: Path, tmp_path: Path
+) -> None:
+    ran = tagstream("tag", folder, "--model", "no-bundle", "--page", tmp_path / "nowhere" / "out.html")
+    assert ran.code == MISCONFIGURED
+    assert "out.html: it can't be written: No such file or directory" in ran.err
+
+
+def test_a_run_that_fails_leaves_the_page_of_the_last_one(tagstream: Run, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.html").write_text("the last one")
+    ran = tagstream("tag", folder, "--model", tmp_path / "no-bundle", "--page", tmp_path / "out.html")
+    assert ran.code == MISCONFIGURED
+    assert (tmp_path / "out.html").read_text() == "the last one"
+    assert list(tmp_path.glob("*.part")) == []
 
 
 def test_a_folder_without_images_and_a_missing_bundle_are_told(tagstream: Run, tmp_path: Path) -> None:

@@ -66,6 +66,19 @@ def test_crop_is_the_published_resize_and_centre_crop_to_the_bit(size: tuple[int
     assert np.array_equal(apply(Transform(side, "crop", resize, "bicubic"), image), expected)
 
 
+def test_pad_keeps_the_whole_image_and_its_proportions_and_enlarges_nothing() -> None:
+    wide = apply(Transform(64, "pad"), Image.new("RGB", (200, 100), (10, 200, 30)))
+    assert (wide[:32] == (10, 200, 30)).all()
+    assert not wide[32:].any()
+    high = apply(Transform(64, "pad"), Image.new("RGB", (1, 5_000), (10, 200, 30)))
+    assert (high[:, 0] == (10, 200, 30)).all()
+    assert not high[:, 1:].any()
+    small = noise(20, 10)
+    padded = apply(Transform(64, "pad"), small)
+    assert np.array_equal(padded[:10, :20], np.asarray(small))
+    assert padded.shape == (64, 64, 3)
+
+
 def test_several_transforms_are_made_from_one_decoding() -> None:
     squash, crop = Transform(24), Transform(16, "crop", 20, "bicubic")
     body = encoded(noise(60, 40), "png")

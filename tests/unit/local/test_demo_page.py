@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -37,7 +40,7 @@ def page(image: Path, tmp_path: Path) -> str:
 class Balanced(HTMLParser):
     """Fails on a tag that is closed in the wrong order or not at all."""
 
-    void = frozenset({"meta", "img", "br"})
+    void = frozenset({"meta", "img", "br", "input"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,9 +60,21 @@ def test_the_page_is_well_formed(page: str) -> None:
     assert parser.open == []
 
 
-def test_the_page_loads_nothing_and_runs_nothing(page: str) -> None:
+def test_the_page_loads_nothing_and_runs_its_own_script_alone(page: str) -> None:
     assert re.findall(r"(?:https?:)?//[a-z]", page) == []
-    assert "<script" not in page
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert page.count("<script") == 1
+    (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="(.*?)">', page)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy.replace("&#x27;", "'").split("; ") == [
+        "default-src 'none'",
+        "img-src data:",
+        "style-src 'unsafe-inline'",
+        f"script-src 'sha256-{digest}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    ]
+    assert page.index("Content-Security-Policy") < page.index("<style"), "it holds for what follows it"
     assert "url(" not in page
     assert set(re.findall(r'src="(.{0,22})', page)) == {"data:image/jpeg;base64"}
 
@@ -68,14 +83,56 @@ def test_an_image_is_shown_small_with_tags_scores_bars_caption_and_time(page: st
     encoded = re.search(r"base64,([^\"]+)", page)
     assert encoded is not None
     with Image.open(io.BytesIO(base64.b64decode(encoded.group(1)))) as thumbnail:
-        assert thumbnail.size == (560, 315)
+        assert thumbnail.size == (1120, 630), "enough for a larger picture than the card's"
     for shown in ("tabby cat", "0.62", "--score:0.620", "A picture of a tabby cat", "40 ms", "PNG, 40 × 30"):
         assert shown in page
 
 
 def test_waiting_for_a_turn_is_shown_as_one(page: str) -> None:
     assert 'title="waiting 5.0 ms"' in page
-    assert "wait-fetch" not in page
+    assert "wait-fetch" not in re.sub(r"<pre>.*?</pre>", "", page, flags=re.DOTALL), "but in the event itself"
+
+
+def test_the_caption_is_what_the_picture_is_called_or_else_its_tags_or_its_name(image: Path) -> None:
+    bare = enriched("bare.png", tags=[], caption=None)
+    rows = [row(enriched(), image=image), row(enriched(caption=None), image=image), row(bare, "bare.png", image)]
+    page = render(Scenes(rows, [], [row(retraction(), image=image)], 1.0), "s")
+    assert re.findall(r'<img alt="(.*?)"', page) == [
+        "A picture of a tabby cat",
+        "tabby cat, sofa",
+        "bare.png",
+        "cat.png",
+    ]
+
+
+def test_each_outcome_is_there_as_json_that_reads_back(page: str) -> None:
+    found = [json.loads(unescape(text)) for text in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)]
+    assert [each.get("schema", "dead letter") for each in found] == [
+        "enriched-image/1",
+        "enriched-image/1",
+        "dead letter",
+        "image-retraction/1",
+    ]
+    assert found[0] == enriched().model_dump(mode="json")
+
+
+def test_no_colour_has_to_be_told_from_another(page: str) -> None:
+    """The stages' bar is of colours alone, so that its numbers stand beside it."""
+    assert '<div class="stages" aria-hidden="true">' in page
+    assert "40 ms: waiting 5, fetch 10, annotate 25 · PNG, 40 × 30" in page
+
+
+def test_tags_can_be_searched_and_what_the_script_asks_for_is_on_the_page(page: str) -> None:
+    assert page.count('data-tag="tabby cat"') == 1
+    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    for name in re.findall(r'getElementById\("(.*?)"\)', script):
+        assert page.count(f'id="{name}"') == 1
+    assert '<div id="find" class="find" role="search" hidden>' in page, "without the script there is nothing to use"
+    assert '<label for="words">' in page
+
+
+def test_it_says_what_the_models_know(page: str) -> None:
+    assert "The compact model knows a thousand names, those of ImageNet; RAM knows 4,585 tags." in page
 
 
 def test_an_image_without_tags_says_so(page: str) -> None:
@@ -95,7 +152,8 @@ def test_a_name_can_not_break_out_of_the_page(image: Path) -> None:
     key = '"><script>alert(1)</script>.png'
     nasty = enriched(key, tags=[{"name": "<b>", "score": 0.5, "label_id": 0}], caption=None)
     page = render(Scenes([row(nasty, key, image)], [], [], 1.0), "<servers>")
-    assert "<script" not in page
+    assert page.count("<script") == 1, "the page's own"
+    assert "alert(1)&lt;/script&gt;.png" in page
     assert "&lt;servers&gt;" in page
     parser = Balanced()
     parser.feed(page)

@@ -1,0 +1,94 @@
+"""The page of `tagstream tag --page`: the demo's cards, made of files on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from PIL import Image
+
+from workers.cli.tag_files import FailedFile, TaggedFile
+from workers.errors import Misconfigured
+from workers.page.cards import PICTURE, Card, Mark, encoded, render
+from workers.page.html import closing, escape, model_note, opening, search
+from workers.ports import Tagger
+from workers.types import Transform
+
+TRANSFORM = Transform(PICTURE[0], "pad", interpolation="bicubic", exif_transpose=True)
+"""How the decoders make a page's pictures: the bytes of a file are looked into nowhere else."""
+MOST = 1_000
+"""Images on a page: a browser holds all of them in memory, about a quarter of a megabyte each."""
+
+
+class Page:
+    """A page that grows by a card for each result, up to `MOST`. Begun once the tagger is known, ended once."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._tagger: Tagger | None = None
+        self._shown = 0
+        self._left_out = 0
+
+    def begin(self, tagger: Tagger) -> None:
+        self._tagger = tagger
+        note = model_note(tagger.name, len(tagger.labels))
+        self._file.write(opening("tagstream: what the model says", "What the model says", note))
+        self._file.write(f'\n{search()}\n<div class="cards">\n')
+
+    def add(self, name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> None:
+        """
+        Args:
+            name: of the file, as text.
+            document: the result as `--json` has it; its tags are shown.
+        """
+        if self._shown == MOST:
+            self._left_out += 1
+            return
+        self._shown += 1
+        self._file.write(f"{render(_card(name, result, document))}\n")
+
+    def end(self) -> None:
+        tagger = self._tagger
+        by = "" if tagger is None else f"Tagged by {tagger.name} ({tagger.precision}), weights {tagger.digest[:12]}."
+        more = (
+            f" Left out of this page, which has {MOST:,} files at most: {self._left_out:,}." if self._left_out else ""
+        )
+        self._file.write(f"</div>\n{closing(by + more)}")
+
+
+@contextmanager
+def page_at(path: Path) -> Iterator[Page]:
+    """A page that lies at `path` once it is whole; what was there stays until then.
+
+    Raises:
+        Misconfigured: it can't be written.
+    """
+    scratch = path.with_name(f"{path.name}.part")
+    try:
+        with open(scratch, "w", encoding="utf-8") as file:
+            page = Page(file)
+            yield page
+            page.end()
+        scratch.replace(path)
+    except OSError as error:
+        raise Misconfigured(f"--page {path}: it can't be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            scratch.unlink()
+
+
+def _card(name: str, result: TaggedFile | FailedFile, document: dict[str, Any]) -> Card:
+    if isinstance(result, FailedFile):
+        why = {"reason": result.reason, "detail": result.detail}
+        return Card(name, blank="no picture", mark=Mark("not tagged", "bad"), facts=why, document=document)
+    facts = result.facts
+    return Card(
+        name,
+        None if result.picture is None else encoded(Image.fromarray(result.picture)),
+        caption=result.caption,
+        tags=[(tag["name"], tag["score"]) for tag in document["tags"]],
+        foot=f'<div class="foot">{escape(facts.format.upper())}, {facts.width} × {facts.height}</div>',
+        document=document,
+    )
