@@ -1,46 +1,59 @@
-"""`tagstream stack up`: runs the local servers until a signal."""
+"""`tagstream stack up`: runs the local servers until a signal, or until a detached stack's state file is removed."""
 
 from __future__ import annotations
 
 import time
-from contextlib import closing
-from typing import NoReturn
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 from workers.local.demo_display import DemoDisplay
+from workers.local.detached import Held
 from workers.local.endings import run_until_ended
 from workers.local.server import CannotStart
 from workers.local.stack import LocalStack
 
 
-def stack_up() -> NoReturn:
+def stack_up(state: Path | None = None) -> int:
     """Start the servers, make the bucket and the topics, print the environment to export, stay until a signal.
 
     What is printed to standard output is fit for a shell: comments and `export` lines.
 
+    Args:
+        state: the state file to hold meanwhile; its removal ends the stack as a signal does.
+
     Returns:
-        Never. A signal ends the process, with 0.
+        0, the exit code, where the state file was removed. A signal ends the process, with 0.
 
     Raises:
         CannotStart: a server did not start, or ended by itself.
+        Misconfigured: another stack holds the state file.
     """
     display = DemoDisplay()
-    with closing(LocalStack()) as stack:
-        run_until_ended(lambda: _stay(display, stack), lambda _: _stop(stack))
+    with ExitStack() as cleanup:
+        held = None if state is None else cleanup.enter_context(Held(state))
+        stack = cleanup.enter_context(closing(LocalStack()))
+        return run_until_ended(lambda: _stay(display, stack, held), lambda _: _stop(stack, held))
 
 
-def _stop(stack: LocalStack) -> int:
+def _stop(stack: LocalStack, held: Held | None) -> int:
     stack.close()
+    if held is not None:
+        held.close()
     return 0
 
 
-def _stay(display: DemoDisplay, stack: LocalStack) -> NoReturn:
+def _stay(display: DemoDisplay, stack: LocalStack, held: Held | None) -> int:
     stack.start()
     stack.furnish()
-    for line in stack.exports():
-        display.say(line)
-    display.say("# up until Ctrl-C")
-    while True:
+    if held is None:
+        for line in stack.exports():
+            display.say(line)
+        display.say("# up until Ctrl-C")
+    else:
+        held.announce(stack.environment())
+    while held is None or held.wanted:
         for server in stack.servers:
             if not server.running:
                 raise CannotStart(server.complaint(f"ended with exit code {server.exit_code}"))
         time.sleep(0.5)
+    return 0
