@@ -20,7 +20,7 @@ from workers.errors import Misconfigured, TagstreamError
 if TYPE_CHECKING:
     from workers.backends.kafka import KafkaEmitter
     from workers.backends.object_store import MinioObjectStore
-    from workers.cli.emit_sources import Source
+    from workers.cli.emit_sources import ImageSource
     from workers.cli.events import Dialect, StoredImage
     from workers.settings import Settings
     from workers.types import Message
@@ -84,7 +84,7 @@ def emit(
         place.require_writable()
     if again and not dry_run:
         place.forget()
-    source: Source = BucketSource(to_bucket, prefix)
+    source: ImageSource = BucketSource(to_bucket, prefix)
     if folder is not None:
         most = int(settings.max_object_bytes)
         source = FolderSource(folder, to_bucket, prefix, max_bytes=most, overwrite=overwrite)
@@ -159,7 +159,7 @@ class Emission:
     def __init__(
         self,
         settings: Settings,
-        source: Source,
+        source: ImageSource,
         topic: str,
         dialect: Literal["own", "s3"],
         place: ResumePoint,

@@ -55,7 +55,7 @@ class LeftOut:
             yield f"left out {count:,}: {reason}; the first is {printable(self._first[reason])}"
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """The images of one `emit`, in key order; keys begin with the prefix that was asked for."""
 
     left_out: LeftOut
@@ -236,7 +236,7 @@ def batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-def total(source: Source, store: MinioObjectStore, last: str) -> int | None:
+def total(source: ImageSource, store: MinioObjectStore, last: str) -> int | None:
     """How many images there are; None where the store does not say, of which others will tell."""
     try:
         return source.total(store, last)
