@@ -229,6 +229,11 @@ DECODERS_LOST = Counter(
     "Decoding processes that ended before their time and were replaced, by cause: clock, death, bad-answer",
     labels=("cause",),
 )
+STDERR_LINES = Counter(
+    "tagstream_stderr_lines",
+    "Lines that libraries wrote to standard error, by process: decoder (codecs, about images) or worker",
+    labels=("of",),
+)
 READY = ObservedGauge("tagstream_ready", "1 when warmed up and joined to the group")
 BATCH_FAILURES = Counter(
     "tagstream_batch_failures", "Batches that raised and were halved, by cause: memory, error", labels=("cause",)

@@ -7,6 +7,7 @@ import ast
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -47,14 +48,14 @@ def _findings(module: Path, asked: argparse.Namespace) -> Findings | str:
     tests = asked.tests or tests_of(module)
     if not tests:
         return "no unit test imports it"
-    into = ROOT / "build" / "mutation.json"
-    into.parent.mkdir(exist_ok=True)
-    into.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "tests.mutation", str(module), "--minutes", str(asked.minutes)]
-    done = subprocess.run([*command, "--into", str(into), "--tests", *tests], capture_output=True, text=True, cwd=ROOT)
-    if not into.exists():
-        return (done.stdout + done.stderr)[-2_000:]
-    return Findings(**json.loads(into.read_text()))
+    with tempfile.TemporaryDirectory() as folder:
+        into = Path(folder) / "findings.json"
+        command = [sys.executable, "-m", "tests.mutation", str(module), "--minutes", str(asked.minutes)]
+        command += ["--into", str(into), "--tests", *tests]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        if not into.exists():
+            return (done.stdout + done.stderr)[-2_000:]
+        return Findings(**json.loads(into.read_text()))
 
 
 def _be_child(module: Path, asked: argparse.Namespace) -> int:

@@ -73,6 +73,14 @@ def webp_claiming(width: int, height: int) -> bytes:
     return bytes(body)
 
 
+def tiff_that_its_codec_complains_of(compression: str) -> bytes:
+    """A TIFF whose pixels are damaged; of tiff_lzw and tiff_adobe_deflate, libtiff writes why to standard error."""
+    body = bytearray(encoded(noise(64, 64), "tiff", compression=compression))
+    for at in range(200, len(body) - 400, 37):
+        body[at] ^= 0x5A
+    return bytes(body)
+
+
 def tiff_with_a_tile_of(side: int) -> bytes:
     """A grey TIFF of 16 × 16 whose one tile is side × side, black, and deflated to almost nothing."""
     rows = zlib.compressobj(9)

@@ -155,8 +155,14 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _complain(error: TagstreamError) -> int:
-    console = terminal.console(stderr=True)
+    from workers.service.logs import is_json
+
     advice = error.advice if isinstance(error, Unavailable) else ""
-    for line in (*str(error).splitlines(), *advice.splitlines()):
-        console.print(terminal.text(line, "red"))
+    lines = [*str(error).splitlines(), *advice.splitlines()]
+    if is_json():
+        logger.error("%s", "\n".join(lines))
+    else:
+        console = terminal.console(stderr=True)
+        for line in lines:
+            console.print(terminal.text(line, "red"))
     return exit_code(error)

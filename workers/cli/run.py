@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -47,15 +48,19 @@ def run(
     [dim]Work off a backlog:[/]  tagstream run --until-idle 30
     """
     from workers.service.logs import start_logging
+    from workers.service.stray_output import stray_output_logged
     from workers.settings import secret_values
 
+    if os.environ.get("TAGSTREAM_LOG_FORMAT") == "json":
+        start_logging("info", "json")  # what is wrong with the settings is a line of JSON too
     settings = needed("kafka_servers", "s3_endpoint", "buckets", worker=True)
-    start_logging(settings.log_level, settings.log_format, secrets=secret_values(settings))
-    try:
-        _Process(settings, until_idle).run()
-    except Unavailable as error:
-        # The pipeline waits for its dependencies by itself; what arrives here is not cured by waiting.
-        raise Broken(str(error)) from error
+    with stray_output_logged() as stderr:
+        start_logging(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=stderr)
+        try:
+            _Process(settings, until_idle).run()
+        except Unavailable as error:
+            # The pipeline waits for its dependencies by itself; what arrives here is not cured by waiting.
+            raise Broken(str(error)) from error
 
 
 def _set_apart_what_is_loaded() -> None:

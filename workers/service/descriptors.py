@@ -12,7 +12,7 @@ WANTED = 65536
 possible descriptors when they start a child take minutes."""
 
 ENOUGH = 1024
-"""Some 64 for probes, 2 for each fetch, 3 for each broker, 6 for each decoder, and a reserve for new decoders."""
+"""Some 64 for probes, 2 for each fetch, 3 for each broker, 7 for each decoder, and a reserve for new decoders."""
 
 
 def raise_descriptor_limit() -> int:

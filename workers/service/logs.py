@@ -63,6 +63,19 @@ def start_logging(
         logging.getLogger(name).setLevel(max(least, logging.INFO if level == "debug" else logging.WARNING))
 
 
+def log_stream() -> TextIO:
+    """Where the log goes."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LimitedStream):
+            return handler.stream
+    return sys.stderr
+
+
+def is_json() -> bool:
+    """Whether a log of JSON lines was started, among which no other line should stand."""
+    return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
+
+
 def flush_logs() -> None:
     """Before an exit that runs no handlers (os._exit)."""
     for handler in logging.getLogger().handlers:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
 from workers.service.health import Health, Report
-from workers.service.logs import flush_logs
+from workers.service.logs import TEXT_CHARS, flush_logs, is_json, log_stream
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Watchdog:
         self._patience = patience
         self._silence = silence
         self._leave = leave
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream = stream
         self._stopped = threading.Event()
         self._answers = 0
         self._bad = 0
@@ -102,9 +101,32 @@ def end_within(seconds: float, reason: str) -> None:
 
 def leave_stalled(reason: str, *, leave: Callable[[int], None] = os._exit, stream: TextIO | None = None) -> None:
     """End the process here and now, with every thread's stack. What was not committed comes again."""
-    stream = stream if stream is not None else sys.stderr
     logger.critical("stalled: %s. Every thread's stack follows; exiting with %s, nothing is lost", reason, STALLED)
     flush_logs()
-    faulthandler.dump_traceback(file=stream, all_threads=True)
-    stream.flush()
+    _tell_stacks(stream if stream is not None else log_stream())
     leave(STALLED)
+
+
+def _tell_stacks(stream: TextIO) -> None:
+    """As faulthandler writes them; in a log of JSON lines as messages."""
+    if not is_json():
+        faulthandler.dump_traceback(file=stream, all_threads=True)
+        stream.flush()
+        return
+    with open(os.memfd_create("stacks"), "w+", encoding="utf-8", errors="replace") as file:
+        faulthandler.dump_traceback(file=file, all_threads=True)
+        file.seek(0)
+        for stacks in _packed(file.read().split("\n\n")):
+            logger.critical("%s", stacks)
+    flush_logs()
+
+
+def _packed(stacks: Iterable[str]) -> Iterator[str]:
+    """As many stacks together as a line of the log has room for: of the lines there is a limit, too."""
+    text = ""
+    for stack in stacks:
+        if text and len(text) + len(stack) > TEXT_CHARS - 2:
+            yield text
+            text = ""
+        text = f"{text}\n\n{stack}".lstrip()
+    yield text

@@ -22,9 +22,11 @@ from workers.backends.kafka_fetch import _batch
 from workers.backends.record_batches import MAX_HEADERS, batches
 from workers.intake.header import Header
 from workers.intake.limits import Limits
+from workers.intake.processes.last_words import PIPE_BYTES
 from workers.intake.processes.wire import (
     Answer,
     Channel,
+    Complained,
     Completed,
     Failed,
     Garbled,
@@ -128,6 +130,7 @@ def said() -> Iterator[Parts]:
     header = Header("jpeg", 40, 30, "", 3600)
     answers: list[Answer] = [
         Ready(()), Inspected(7, header), Completed(7), Refused(7, "broken-image", "cut off"), Failed(0, "no memory"),
+        Complained(7, 2, "Using code not yet in table"),
     ]  # fmt: skip
     for answer in answers:
         yield (_sent([answer]),)
@@ -177,6 +180,9 @@ def _believable(answer: Answer, limits: Limits) -> None:
         case Failed(_, detail):
             assert detail.isprintable()
             assert len(detail) < 1000
+        case Complained(_, lines, words):
+            assert 0 < lines <= PIPE_BYTES
+            assert words.isprintable()
 
 
 TARGETS = (

@@ -35,6 +35,7 @@ GOOD: Final = 40
 HANGS, SEGFAULTS, GROWS, EXITS, DIES_ONCE, FAILS = 41, 42, 43, 44, 45, 46
 HEADER_SEGFAULTS, SLOW_ONCE, ABORTS_WITHOUT_MEMORY = 47, 48, 49
 HEADER_HANGS, HEADER_GROWS = 50, 51
+SAYS_WHY_AND_EXITS = 52
 HEADERS: Final = {HEADER_SEGFAULTS: SEGFAULTS, HEADER_HANGS: HANGS, HEADER_GROWS: GROWS}
 """What is done while a header is read, in terms of what is done while pixels are."""
 LARGEST: Final = 1 << 30
@@ -133,6 +134,9 @@ def strike(width: int, once: Once) -> None:
     elif width == GROWS:
         bytearray(1 << 30)
     elif width == EXITS:
+        os._exit(3)
+    elif width == SAYS_WHY_AND_EXITS:
+        os.write(2, b"a first line\n\x1b[2Jheap is corrupt\n\n")
         os._exit(3)
     elif width == FAILS:
         raise OSError("these bytes are nonsense")

@@ -67,7 +67,7 @@ def child() -> Iterator[Child]:
     shared = make_shared_memory(layout, 1)
     ours, theirs = socket.socketpair()
     with theirs:
-        child = Child(0, 1, ours, Region(shared, layout, 0), Limits())
+        child = Child(0, 1, ours, -1, Region(shared, layout, 0), Limits())
         child.ready = True
         yield child
         child.channel.close()

@@ -27,6 +27,7 @@ from tests.unit.intake.deadly import (
     HEADER_HANGS,
     HEADER_SEGFAULTS,
     LARGEST,
+    SAYS_WHY_AND_EXITS,
     SEGFAULTS,
     SLOW_ONCE,
     Once,
@@ -150,6 +151,17 @@ def test_children_that_are_lost_are_counted_by_their_cause_and_told_with_their_i
     told = [record.getMessage() for record in caplog.records if "was lost" in record.getMessage()]
     assert len(told) == 2
     assert all("at images:0:0, index 0: " in line for line in told)
+
+
+def test_the_last_words_of_a_child_that_died_are_in_the_verdict_and_counted(
+    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines: list[float] = []
+    monkeypatch.setattr(metrics.STDERR_LINES, "add", lambda amount, of: lines.append(amount))
+    error = decoding(make(), job(SAYS_WHY_AND_EXITS)).exception(30)
+    assert reason(error) == "kills-decoder"
+    assert str(error).endswith("the decoder's process died: exit code 3 (\ufffd[2Jheap is corrupt)")
+    assert sum(lines) == 4  # two of each child that was lost
 
 
 def test_a_child_that_comes_to_no_beginning_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

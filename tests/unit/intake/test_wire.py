@@ -15,12 +15,14 @@ from workers import intake
 from workers.intake.formats import DECODABLE
 from workers.intake.header import Header
 from workers.intake.limits import Limits
+from workers.intake.processes.last_words import PIPE_BYTES
 from workers.intake.processes.sandbox import PROTECTIONS
 from workers.intake.processes.wire import (
     KINDS,
     VERDICTS,
     Answer,
     Channel,
+    Complained,
     Completed,
     Failed,
     Garbled,
@@ -67,6 +69,8 @@ def heard(said: bytes) -> list[Answer]:
         Completed(2**64 - 1),
         *(Refused(1, reason, f"a detail of {reason}, in \N{GREEK SMALL LETTER ALPHA}") for reason in VERDICTS),
         Failed(0, ""),
+        Complained(2**64 - 1, 1, "Using code not yet in table."),
+        Complained(1, PIPE_BYTES, "\N{GREEK SMALL LETTER ALPHA}"),
     ],
 )
 def test_an_answer_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], answer: Answer) -> None:
@@ -137,7 +141,7 @@ def test_no_bytes_are_more_than_an_answer_or_none(said: bytes) -> None:
     assert len(answers) * 11 <= len(said)
 
 
-@given(st.integers(0, 5), st.integers(0, 9), st.integers(0, 2**16 - 1), st.binary(max_size=500))
+@given(st.integers(0, 6), st.integers(0, 9), st.integers(0, 2**16 - 1), st.binary(max_size=500))
 def test_no_frame_is_more_than_an_answer_or_none(code: int, request_id: int, size: int, payload: bytes) -> None:
     for announced in (size, len(payload)):
         frame = (
@@ -153,6 +157,17 @@ def test_no_frame_is_more_than_an_answer_or_none(code: int, request_id: int, siz
             if isinstance(answer, Refused | Failed):
                 assert answer.detail.isprintable()
                 assert len(answer.detail) <= 500
+            if isinstance(answer, Complained):
+                assert 0 < answer.lines <= PIPE_BYTES
+                assert answer.words.isprintable()
+
+
+@pytest.mark.parametrize("lines", [0, PIPE_BYTES + 1])
+def test_more_lines_than_a_pipe_holds_or_none_are_no_answer(ends: tuple[Channel, socket.socket], lines: int) -> None:
+    channel, child = ends
+    send(child, Complained(1, lines, "words"))
+    with pytest.raises(Garbled):
+        list(channel.take())
 
 
 def test_what_waits_for_the_rest_of_an_answer_is_small(ends: tuple[Channel, socket.socket]) -> None:

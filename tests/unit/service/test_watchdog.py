@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -45,6 +46,18 @@ def test_a_stall_dumps_every_stack_turns_unready_and_exits_with_3() -> None:
     assert "critical service.watchdog: stalled: annotate: nothing moved" in done.stderr
     assert "stuck_in_the_driver" in done.stderr
     assert "Current thread" in done.stderr
+
+
+def test_in_a_log_of_json_every_stack_is_in_a_line_of_json() -> None:
+    many = "threads = [threading.Thread(target=stuck_in_the_driver, daemon=True).start() for _ in range(70)]\nWatchdog("
+    program = STALLED_PROGRAM.replace('"text"', '"json"').replace("Watchdog(", many, 1)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    stacks = "\n".join(line["message"] for line in lines[1:])
+    assert stacks.count("stuck_in_the_driver") == 71
+    assert "Current thread" in stacks
+    assert {line["level"] for line in lines} == {"critical"}
 
 
 LATE_PROGRAM = """

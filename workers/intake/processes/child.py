@@ -16,9 +16,20 @@ from dataclasses import dataclass
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import MIB, Limits
+from workers.intake.processes.last_words import last_words
 from workers.intake.processes.sandbox import close_off
 from workers.intake.processes.shared_memory import Layout, Region
-from workers.intake.processes.wire import Answer, Completed, Failed, Inspected, Ready, Refused, Request, receive, send
+from workers.intake.processes.wire import (
+    Complained,
+    Completed,
+    Failed,
+    Inspected,
+    Ready,
+    Refused,
+    Request,
+    receive,
+    send,
+)
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _ROOM_BYTES = 128 * MIB
@@ -41,10 +52,16 @@ class ChildPlan:
     prepare: Callable[[], object] | None = None
 
 
-def serve(sock: socket.socket, shared: int, place: int, plan: ChildPlan, decoding: Decoding) -> None:
-    """Answer requests until the parent lets go of the socket."""
+def serve(
+    sock: socket.socket, complaints: tuple[int, int], shared: int, place: int, plan: ChildPlan, decoding: Decoding
+) -> None:
+    """Answer requests until the parent lets go of the socket.
+
+    Args:
+        complaints: a pipe's two ends, of which the second becomes standard error.
+    """
     try:
-        child = _Child(sock, shared, place, plan, decoding)
+        child = _Child(sock, complaints, shared, place, plan, decoding)
         lacks = child.close_off()
     except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to hear of it
         send(sock, Failed(0, _words(error)))
@@ -54,8 +71,17 @@ def serve(sock: socket.socket, shared: int, place: int, plan: ChildPlan, decodin
 
 
 class _Child:
-    def __init__(self, sock: socket.socket, shared: int, place: int, plan: ChildPlan, decoding: Decoding) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        complaints: tuple[int, int],
+        shared: int,
+        place: int,
+        plan: ChildPlan,
+        decoding: Decoding,
+    ) -> None:
         self._socket = sock
+        self._complaints, self._stderr = complaints
         self._region = Region(shared, plan.layout, place)
         self._decoding = decoding
         self._plan = plan
@@ -68,16 +94,21 @@ class _Child:
         plan = self._plan
         largest = max(plan.decode_memory_bytes, plan.limits.inspect_address_bytes)
         most = self._address_bytes() + largest + 2 * plan.limits.max_object_bytes + _ROOM_BYTES
-        return close_off((self._socket.fileno(), self._numbers), address_bytes=most)
+        keep = (self._socket.fileno(), self._numbers, self._complaints)
+        return close_off(keep, stderr=self._stderr, address_bytes=most)
 
     def run(self) -> None:
         while True:
             try:
-                send(self._socket, self._answer(receive(self._socket)))  # in no variable, which would hold the bytes
+                answer = self._answer(receive(self._socket))  # a request in a variable would hold its bytes
+                lines, words = last_words(self._complaints)
+                if lines:
+                    send(self._socket, Complained(answer.request_id, lines, words))
+                send(self._socket, answer)
             except (EOFError, OSError):
                 os._exit(0)  # the parent is gone
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> Inspected | Completed | Refused | Failed:
         try:
             with self._at(request):
                 return self._do(request)
@@ -88,7 +119,7 @@ class _Child:
         except BaseException as error:  # noqa: BLE001  # the parent decides what becomes of it
             return Failed(request.request_id, _words(error))
 
-    def _do(self, request: Request) -> Answer:
+    def _do(self, request: Request) -> Inspected | Completed:
         if request.kind == "inspect":
             return Inspected(request.request_id, self._decoding.inspect(request.body))
         if request.kind == "check":

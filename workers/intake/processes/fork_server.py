@@ -85,14 +85,17 @@ class ForkServer:
             self.close()
             raise ForkServerLost("the process that starts decoders does not start") from error
 
-    def fork(self, place: int, child_end: socket.socket) -> int:
+    def fork(self, place: int, child_end: socket.socket, complaints: tuple[int, int]) -> int:
         """A new child for this place; answers its process id.
+
+        Args:
+            complaints: as `child.serve` takes it.
 
         Raises:
             ForkServerLost: there is no fork server any more.
             OSError: the system has no room for another process now.
         """
-        pid = self._ask(f"fork {place}", child_end.fileno())
+        pid = self._ask(f"fork {place}", child_end.fileno(), *complaints)
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
         return pid
@@ -155,14 +158,12 @@ def main(control_fd: int, shared: int, parent: int) -> None:
     gc.freeze()  # so that children share these pages for good
     control.send(b"0")
     while True:
-        question, descriptors, _, _ = socket.recv_fds(control, 64, 1)
+        question, descriptors, _, _ = socket.recv_fds(control, 64, 3)
         if not question:
             return
         word, number = question.decode().split()
         answer = (
-            _fork(int(number), descriptors[0], control, shared, plan, decoding)
-            if word == "fork"
-            else _reap(int(number))
+            _fork(int(number), descriptors, control, shared, plan, decoding) if word == "fork" else _reap(int(number))
         )
         control.send(str(answer).encode())
 
@@ -183,21 +184,24 @@ def _warm(plan: ChildPlan) -> Decoding:
     return decoding
 
 
-def _fork(place: int, channel: int, control: socket.socket, shared: int, plan: ChildPlan, decoding: Decoding) -> int:
+def _fork(
+    place: int, descriptors: list[int], control: socket.socket, shared: int, plan: ChildPlan, decoding: Decoding
+) -> int:
     """The new child's process id, or the negative number of what went wrong."""
     fork_server = os.getpid()
     try:
         pid = os.fork()
     except OSError as error:
-        os.close(channel)
-        return -(error.errno or errno.EAGAIN)
+        pid = -(error.errno or errno.EAGAIN)
     if pid:
-        os.close(channel)
+        for descriptor in descriptors:
+            os.close(descriptor)
         return pid
     try:
         _tie_to(fork_server)
         control.close()
-        serve(socket.socket(fileno=channel), shared, place, plan, decoding)
+        channel, *complaints = descriptors
+        serve(socket.socket(fileno=channel), (complaints[0], complaints[1]), shared, place, plan, decoding)
     finally:
         os._exit(1)
 

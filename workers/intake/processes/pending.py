@@ -12,7 +12,18 @@ from workers.errors import Rejected
 from workers.intake.formats import sniff
 from workers.intake.limits import Limits
 from workers.intake.processes.shared_memory import SLOTS, Region
-from workers.intake.processes.wire import Answer, Channel, Completed, Failed, Garbled, Inspected, Kind, Refused, Request
+from workers.intake.processes.wire import (
+    Answer,
+    Channel,
+    Complained,
+    Completed,
+    Failed,
+    Garbled,
+    Inspected,
+    Kind,
+    Refused,
+    Request,
+)
 from workers.types import Coordinates, Fetched
 
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
@@ -106,12 +117,17 @@ class Child:
 
     It works on what it was given in the order in which it was given, so the first in hand is what it is at. `at` is the
     request id of that one when it was last looked at, 0 none; `at_s` for how many seconds, or how long it has not been
-    ready. `fresh`: it was given nothing yet. `retiring`: it is given nothing more.
+    ready. `fresh`: it was given nothing yet. `retiring`: it is given nothing more. `complaints`: the end of
+    its standard error that can be read. `words`: what it has just said that the codec wrote there.
     """
 
-    def __init__(self, place: int, pid: int, sock: socket.socket, region: Region, limits: Limits) -> None:
+    def __init__(
+        self, place: int, pid: int, sock: socket.socket, complaints: int, region: Region, limits: Limits
+    ) -> None:
         self.place = place
         self.pid = pid
+        self.complaints = complaints
+        self.words = ""
         self.channel = Channel(sock, limits)
         self.ready = False
         self.fresh = True
@@ -159,6 +175,15 @@ class Child:
         if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.request_id != first.request_id:
             raise Garbled("an answer to what it was not asked, or out of turn")
         return self.in_hand.pop(first.request_id), self._slots.pop(first.request_id, 0)
+
+    def complained(self, answer: Complained) -> None:
+        """
+        Raises:
+            Garbled: it is about nothing that the child is at, or not the first about that.
+        """
+        if self.first is None or answer.request_id != self.first.request_id or self.words:
+            raise Garbled("words about what it is not at, or once more")
+        self.words = answer.words or "?"
 
     def watch(self, gap_s: float) -> float:
         """`at_s`, brought up to date; to be called every `gap_s`."""

@@ -92,13 +92,14 @@ CALLS_ON_OURSELVES: Final = {"kill": (62, 129), "prlimit64": (302, 261), "tgkill
 """Allowed where the first argument names our own process: an abort, and a limit lowered for one image."""
 
 
-def close_off(keep: Iterable[int], *, address_bytes: int) -> tuple[str, ...]:
+def close_off(keep: Iterable[int], *, stderr: int, address_bytes: int) -> tuple[str, ...]:
     """Give up, for good and for this process alone, all that a decoder has no need of.
 
     What is to be used later must be imported, opened and mapped before.
 
     Args:
-        keep: descriptors that stay open, above 2. Standard input, output and error become /dev/null.
+        keep: descriptors that stay open, above 2. Standard input and output become /dev/null.
+        stderr: becomes standard error.
         address_bytes: the most addresses (memory, whether private or shared) that this process may ever have.
 
     Returns:
@@ -108,7 +109,7 @@ def close_off(keep: Iterable[int], *, address_bytes: int) -> tuple[str, ...]:
         OSError: the kernel refused something that every Linux has.
     """
     os.environ.clear()
-    _close_all_but(keep)
+    _close_all_but(keep, stderr)
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)  # no core, and of /proc/self nothing that another process of ours could read
     landlock = _landlock()
@@ -126,10 +127,10 @@ def harden() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _close_all_but(keep: Iterable[int]) -> None:
+def _close_all_but(keep: Iterable[int], stderr: int) -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(nothing, standard)
+    for standard, stream in enumerate((nothing, nothing, stderr)):
+        os.dup2(stream, standard)
     first = 3
     for kept in [*sorted(keep), os.sysconf("SC_OPEN_MAX")]:
         os.closerange(first, kept)

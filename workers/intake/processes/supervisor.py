@@ -20,9 +20,10 @@ from workers.errors import Broken, Rejected
 from workers.intake.decoding import facts_of
 from workers.intake.limits import Limits
 from workers.intake.processes.fork_server import ForkServer, ForkServerLost
+from workers.intake.processes.last_words import last_words, make_pipe, with_words
 from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
-from workers.intake.processes.wire import Answer, Failed, Garbled, Inspected, Ready, Refused
+from workers.intake.processes.wire import Answer, Complained, Failed, Garbled, Inspected, Ready, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -229,19 +230,29 @@ class Supervisor:
         if isinstance(answer, Ready | Failed) and not child.ready:
             self._begun(child, answer)
             return
+        if isinstance(answer, Complained):
+            self._take_complaint(child, answer)
+            return
         request, slot = child.take_back(answer)
+        words, child.words = child.words, ""
         match answer:
             case Inspected(_, header):
                 assert request.fetched is not None
                 request.done(facts_of(request.fetched, header))
             case Refused(_, reason, detail):
-                request.failed(Rejected("decode", reason, detail))
+                request.failed(Rejected("decode", reason, with_words(detail, words)))
             case Failed(_, detail):
-                self._blame(request, "decode-failed", f"the decoder's process failed: {detail}")
+                detail = with_words(f"the decoder's process failed: {detail}", words)
+                self._blame(request, "decode-failed", detail)
             case _ if request.kind == "check":
                 self._checked(request)
             case _:
                 request.done(child.region.read(slot))
+
+    def _take_complaint(self, child: Child, said: Complained) -> None:
+        child.complained(said)
+        metrics.STDERR_LINES.add(said.lines, of="decoder")
+        logger.debug("a decoder's codec wrote %d lines %s, the last: %s", said.lines, child.at_image, said.words)
 
     def _begun(self, child: Child, answer: Ready | Failed) -> None:
         if isinstance(answer, Failed):
@@ -280,10 +291,12 @@ class Supervisor:
             return
         self._stillborn += not child.ready
         suspect = _suspect(child)
-        words, at_image = _exit_description(child, code), child.at_image
+        lines, complaint = last_words(child.complaints)
+        words, at_image = with_words(_exit_description(child, code), complaint or child.words), child.at_image
         child.region.current_request = 0
         self._forget(child, suspect)
         metrics.DECODERS_LOST.add(cause=child.loss)
+        metrics.STDERR_LINES.add(lines, of="decoder")
         logger.warning("a decoder's process was lost, %s: %s", at_image, words)
         if suspect is not None:
             self._blame(suspect, "decode-timeout" if child.loss == "clock" else "kills-decoder", words)
@@ -292,6 +305,7 @@ class Supervisor:
         """Free the child's place; its requests, but for the suspect, go back to the front of their queues in order."""
         self._selector.unregister(child.channel)
         child.channel.close()
+        os.close(child.complaints)
         self._children[child.place] = None
         for request in sorted(child.in_hand.values(), key=lambda each: each.request_id, reverse=True):
             if request is not suspect:
@@ -354,13 +368,16 @@ class Supervisor:
 
     def _fork(self, fork_server: ForkServer, place: int) -> Child:
         ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                pid = fork_server.fork(place, theirs)
-        except (ForkServerLost, OSError):
-            ours.close()
-            raise
-        child = Child(place, pid, ours, self._regions[place], self._limits)
+        with theirs, contextlib.ExitStack() as given_up:
+            given_up.callback(ours.close)
+            complaints, stderr = make_pipe()
+            given_up.callback(os.close, complaints)
+            try:
+                pid = fork_server.fork(place, theirs, (complaints, stderr))
+            finally:
+                os.close(stderr)
+            given_up.pop_all()  # it was made
+        child = Child(place, pid, ours, complaints, self._regions[place], self._limits)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         return child
 

@@ -20,6 +20,7 @@ from schemas.dead_letter import Reason
 from workers.intake.formats import DECODABLE
 from workers.intake.header import Header
 from workers.intake.limits import Limits
+from workers.intake.processes.last_words import PIPE_BYTES
 from workers.intake.processes.sandbox import PROTECTIONS
 
 Kind: TypeAlias = Literal["inspect", "decode", "check"]
@@ -40,6 +41,7 @@ VERDICTS: Final[tuple[Reason, ...]] = (
 _REQUEST = struct.Struct("<BQBBQI")
 _ANSWER = struct.Struct("<BQH")
 _READY, _INSPECTED, _REFUSED = struct.Struct("<B"), struct.Struct("<BIIQ"), struct.Struct("<B")
+_COMPLAINED = struct.Struct("<I")
 _TEXT_BYTES = 400
 """The most bytes of a detail; a dead letter keeps 200 characters."""
 _PAYLOAD_BYTES = max(_INSPECTED.size, _REFUSED.size + _TEXT_BYTES)
@@ -107,8 +109,22 @@ class Failed:
     detail: str
 
 
-Answer: TypeAlias = Ready | Inspected | Completed | Refused | Failed
-_ANSWERS: Final = (Ready, Inspected, Completed, Refused, Failed)
+@dataclass(frozen=True, slots=True)
+class Complained:
+    """The codec wrote to standard error while the child was at this request, whose answer follows.
+
+    Args:
+        lines: how many, above 0.
+        words: the last of them.
+    """
+
+    request_id: int
+    lines: int
+    words: str
+
+
+Answer: TypeAlias = Ready | Inspected | Completed | Refused | Failed | Complained
+_ANSWERS: Final = (Ready, Inspected, Completed, Refused, Failed, Complained)
 
 
 class Channel:
@@ -204,6 +220,8 @@ def _answer(code: int, request_id: int, payload: bytes, limits: Limits) -> Answe
             return Refused(request_id, VERDICTS[payload[0]], _shown(payload[1:]))
         if kind is Failed:
             return Failed(request_id, _shown(payload))
+        if kind is Complained and 0 < (lines := _COMPLAINED.unpack_from(payload)[0]) <= PIPE_BYTES:
+            return Complained(request_id, lines, _shown(payload[_COMPLAINED.size :]))
     except (IndexError, struct.error):
         pass
     raise Garbled(f"no answer has the code {code}, the request id {request_id} and {len(payload)} bytes")
@@ -284,6 +302,8 @@ def _payload(answer: Answer) -> bytes:
             return _REFUSED.pack(VERDICTS.index(reason)) + _cut(detail)
         case Failed(_, detail):
             return _cut(detail)
+        case Complained(_, lines, words):
+            return _COMPLAINED.pack(lines) + _cut(words)
         case Completed():
             return b""
 

@@ -1,0 +1,275 @@
+"""What leaves for a record: every field of an outcome, the messages that its topics take, and its dead letter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from opentelemetry.trace import INVALID_SPAN
+
+from schemas.dead_letter import Failure, read_dead_letter_headers
+from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from schemas.image_event import ImageEvent
+from schemas.options import Options
+from tests.support.harness import ColourTagger, EchoCaptioner
+from workers.pipeline.commit.ledger import Entry, Rendered
+from workers.pipeline.options import WorkerOptions
+from workers.pipeline.profiles import default_profiles
+from workers.pipeline.rendering import Renderer
+from workers.pipeline.roles import make_roles
+from workers.pipeline.task import Task
+from workers.testing.memory import ManualClock
+from workers.types import Assignment, Caption, Coordinates, Facts, Job, LabelScores, Message, Partition, Record
+
+TAGGER = ColourTagger()
+ROLES = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})
+FACTS = Facts("a" * 64, "read-etag", "read-version", "2026-01-01T00:00:00Z", 100, "png", 8, 6, 1000)
+EVENT = ImageEvent(
+    id="e1",
+    dialect="own",
+    action="enrich",
+    index=2,
+    bucket="photos",
+    key="a.png",
+    version_id="event-version",
+    etag="event-etag",
+    sequencer="0A",
+    event_time="2026-01-02T00:00:00Z",
+)
+WHERE = Coordinates("in", 1, 7, 2)
+CAPTION_FAILED = Failure(index=2, stage="caption", reason="caption-failed", detail="no words")
+LIMITS = {"out": 1 << 20, "skips": 1 << 20, "dead": 1 << 20}
+
+
+def renderer(limits: Mapping[str, int] = LIMITS, skipped_topic: str = "skips") -> Renderer:
+    options = WorkerOptions(
+        output_topic="out", dead_letter_topic="dead", skipped_topic=skipped_topic, worker_version="1.2.3"
+    )
+    return Renderer(ROLES, options, limits, ManualClock())
+
+
+def entry(**more: Any) -> Entry:
+    partition = Partition("in", 1)
+    return Entry(Record(partition, 7, 0, b"k", b"{}", (), Assignment(partition, "m")), 0.0, **more)
+
+
+def task(event: ImageEvent = EVENT, facts: Facts = FACTS) -> Task:
+    made = entry()
+    job = Job(WHERE, made.record.assignment, event)
+    done = Task(job, made, default_profiles(TAGGER)["default"], INVALID_SPAN, facts=facts)
+    done.results["tags"] = LabelScores(np.array([0, 2], np.int32), np.array([0.9, 0.2], np.float32))
+    done.results["caption"] = Caption("saw red", -0.5, "greedy")
+    done.took("fetch", 0.25)
+    return done
+
+
+def enriched(of: Task) -> EnrichedImage:
+    [image] = renderer().outcomes(of)
+    assert isinstance(image, EnrichedImage)
+    return image
+
+
+def test_an_image_says_what_was_read_and_by_what_it_was_worked_on() -> None:
+    image = enriched(task())
+    shown = image.model_dump(exclude_none=True, exclude={"id", "produced_at", "models", "tags"})
+    thresholds = default_profiles(TAGGER)["default"]
+    assert shown == {
+        "schema": "enriched-image/1",
+        "subject": "photos/a.png",
+        "status": "complete",
+        "event": {
+            "id": "e1",
+            "dialect": "own",
+            "topic": "in",
+            "partition": 1,
+            "offset": 7,
+            "index": 2,
+            "time": "2026-01-02T00:00:00Z",
+        },
+        "source": {
+            "bucket": "photos",
+            "key": "a.png",
+            "version_id": "read-version",
+            "etag": "read-etag",
+            "sequencer": "0A",
+            "last_modified": "2026-01-01T00:00:00Z",
+            "sha256": "a" * 64,
+        },
+        "image": {"format": "png", "width": 8, "height": 6, "bytes": 100},
+        "thresholds": {"profile": "default", "digest": thresholds.digest},
+        "timings_ms": {"fetch": 250.0},
+        "cache": {"source": "miss", "tags": "miss", "caption": "miss"},
+        "caption": {"text": "saw red", "score": -0.5, "method": "greedy", "guided_by": ("red",)},
+    }
+    assert [tag.name for tag in image.tags] == ["red"]
+    assert image.models.tagger is not None
+    assert (image.models.tagger.name, image.models.tagger.digest) == ("colours", "c" * 64)
+
+
+@pytest.mark.parametrize(
+    ("read", "said", "shown"),
+    [("v2", "v1", "v2"), ("v2", None, "v2"), (None, "v1", "v1"), ("null", "v1", "v1"), ("null", None, None)],
+)
+def test_the_version_is_the_one_that_was_read_and_else_the_events(
+    read: str | None, said: str | None, shown: str | None
+) -> None:
+    image = enriched(task(replace(EVENT, version_id=said), replace(FACTS, version_id=read)))
+    assert image.source.version_id == shown
+    assert (image.id == enriched(task(facts=replace(FACTS, version_id="v2"))).id) == (shown == "v2")
+
+
+def test_the_time_is_the_clocks_in_utc() -> None:
+    assert enriched(task()).produced_at.endswith("Z")
+    assert len(enriched(task()).produced_at) == len("2026-01-01T00:00:00.000Z")
+
+
+def test_what_was_remembered_is_named_and_the_source_only_where_an_event_could_be_found_by_it() -> None:
+    hit = task()
+    hit.source_hit, hit.hits = True, {"tags"}
+    cache = enriched(hit).cache
+    assert (cache.source, cache.tags, cache.caption) == ("hit", "hit", "miss")
+    by_etag = task(replace(EVENT, version_id=None))
+    assert enriched(by_etag).cache.source == "miss"
+    assert enriched(task(replace(EVENT, etag=None))).cache.source == "miss"
+    assert enriched(task(replace(EVENT, version_id=None, etag=None))).cache.source is None
+
+
+def test_without_what_is_not_essential_it_is_partial_and_says_why() -> None:
+    lacks = task()
+    del lacks.results["caption"]
+    lacks.failures["caption"] = CAPTION_FAILED
+    image, failure = renderer().outcomes(lacks)
+    assert isinstance(image, EnrichedImage)
+    assert (image.status, image.reason, image.caption, failure) == ("partial", "caption-failed", None, CAPTION_FAILED)
+    assert image.cache.caption is None
+
+
+def test_without_what_is_essential_there_is_no_image() -> None:
+    lost = Failure(index=2, stage="annotate", reason="annotate-failed", detail="x")
+    lacks = task()
+    lacks.failures |= {"caption": CAPTION_FAILED, "tags": lost}
+    assert renderer().outcomes(lacks) == (lost,)
+
+
+def test_an_embedding_that_nothing_computes_is_refused() -> None:
+    asked = task(replace(EVENT, options=Options(want=("tags", "embedding"))))
+    image, refusal = renderer().outcomes(asked)
+    assert isinstance(image, EnrichedImage)
+    assert isinstance(refusal, Failure)
+    assert (image.status, image.reason, refusal.index) == ("partial", refusal.reason, 2)
+
+
+def test_answers_become_results_once_and_do_not_take_the_place_of_known_ones() -> None:
+    done = task()
+    known = done.results["tags"]
+    del done.results["caption"]
+    done.answers = {"tags": np.array([np.nan]), "caption": Caption("of the device", None, "greedy")}
+    renderer().postprocess(done)
+    assert done.results["tags"] is known
+    assert done.results["caption"].text == "of the device"
+    assert done.answers == {}
+
+
+@pytest.mark.parametrize(("one_version", "scope"), [(True, "version"), (False, "object")])
+def test_a_retraction_says_what_is_gone(one_version: bool, scope: str) -> None:
+    gone = renderer().retraction(WHERE, replace(EVENT, action="retract", versioned_removal=one_version))
+    assert (gone.scope, gone.subject, gone.event.offset, gone.event.index) == (scope, "photos/a.png", 7, 2)
+    assert gone.source.model_dump() == {
+        "bucket": "photos",
+        "key": "a.png",
+        "version_id": "event-version",
+        "sequencer": "0A",
+    }
+
+
+def test_a_skip_says_of_what_as_far_as_it_is_known() -> None:
+    of_event = renderer().skip(WHERE, EVENT, "stale", subject="other")
+    assert (of_event.event.id, of_event.subject, of_event.reason) == ("e1", "photos/a.png", "stale")
+    of_none = renderer().skip(WHERE, None, "event-type", subject="photos/b.png")
+    assert (of_none.event.id, of_none.subject) == ("in:1:7:2", "photos/b.png")
+    assert (of_none.event.partition, of_none.event.index) == (1, 2)
+
+
+# ---- messages -----------------------------------------------------------------------------------------------------
+
+
+def travelling(of: Entry, *outcomes: EnrichedImage | Retraction | Skip | Failure, by: Renderer) -> list[Message]:
+    """The messages of a record with one outcome for each index."""
+    for index, outcome in enumerate(outcomes):
+        of.outcomes[index] = by.rendered(of, index, [outcome])
+    return by.messages(of)
+
+
+def test_each_kind_goes_to_its_topic_with_what_it_inherits_and_the_dead_letter_last() -> None:
+    by, image = renderer(), enriched(task())
+    gone, skip = by.retraction(WHERE, EVENT), by.skip(WHERE, EVENT, "stale")
+    failure = Failure(index=0, stage="fetch", reason="unreadable", detail="x")
+    of = entry(
+        trace=(("traceparent", b"record's"),), input_key=(("key", b"k"),), traces={2: (("traceparent", b"own"),)}
+    )
+    first, second, third, dead = travelling(of, failure, gone, image, skip, by=by)
+    assert [each.topic for each in (first, second, third, dead)] == ["out", "out", "skips", "dead"]
+    assert first.headers == (("traceparent", b"record's"), ("key", b"k"))
+    assert second.headers == (("traceparent", b"own"), ("key", b"k"))
+    assert [read_output(each.value or b"") for each in (first, second, third)] == [gone, image, skip]
+    assert [first.key, second.key, third.key] == [gone.message_key, image.message_key, skip.message_key]
+    letter = read_dead_letter_headers(dead.headers)
+    assert (letter.failures, letter.worker) == ((failure,), "1.2.3")
+    assert letter.models == {"tagger": f"colours {'c' * 12}", "captioner": f"echo {'e' * 12}"}
+    assert dead.value == b"{}"
+
+
+def test_each_kind_is_counted_as_what_it_is() -> None:
+    by, whole = renderer(), task()
+    lacks = task()
+    lacks.failures["caption"] = CAPTION_FAILED
+    partial = by.outcomes(lacks)
+    outcomes = [*by.outcomes(whole), *partial, by.retraction(WHERE, EVENT), by.skip(WHERE, EVENT, "stale")]
+    rendered = by.rendered(entry(), 0, outcomes)
+    kinds = [(each.kind, each.reason) if isinstance(each, Rendered) else each for each in rendered]
+    assert kinds == [("enriched", ""), ("partial", ""), CAPTION_FAILED, ("retraction", ""), ("skip", "stale")]
+
+
+def test_without_a_topic_a_skip_is_counted_and_sent_nowhere() -> None:
+    by, of = renderer(skipped_topic=""), entry()
+    assert travelling(of, by.skip(WHERE, EVENT, "stale"), by=by) == []
+    [rendered] = of.outcomes[0]
+    assert isinstance(rendered, Rendered)
+    assert (rendered.kind, rendered.size) == ("skip", 0)
+
+
+def test_what_its_topic_does_not_take_becomes_a_failure_and_to_the_byte_nothing_else_does() -> None:
+    gone = renderer().retraction(WHERE, EVENT)
+    [message] = travelling(entry(), gone, by=renderer())
+    fits, of = renderer(LIMITS | {"out": message.size}), entry()
+    assert travelling(of, gone, by=fits) == [message]
+    smaller, of = renderer(LIMITS | {"out": message.size - 1}), entry()
+    [dead] = travelling(of, gone, by=smaller)
+    assert dead.topic == "dead"
+    [failure] = of.outcomes[0]
+    assert isinstance(failure, Failure)
+    assert (failure.index, failure.stage, failure.reason) == (0, "publish", "result-too-large")
+    assert (str(message.size) in failure.detail, str(message.size - 1) in failure.detail) == (True, True)
+
+
+def test_of_a_partial_image_that_is_too_large_what_it_lacked_is_told_too() -> None:
+    lacks = task()
+    lacks.failures["caption"] = CAPTION_FAILED
+    by, of = renderer(LIMITS | {"out": 1}), entry()
+    of.outcomes[2] = by.rendered(of, 2, by.outcomes(lacks))
+    [dead] = by.messages(of)
+    reasons = [failure.reason for failure in read_dead_letter_headers(dead.headers).failures]
+    assert reasons == ["result-too-large", "caption-failed"]
+
+
+def test_messages_are_made_anew_only_where_one_does_not_fit_any_more() -> None:
+    by, of = renderer(limits := dict(LIMITS)), entry()
+    of.messages = tuple(travelling(of, by.retraction(WHERE, EVENT), by=by))
+    limits["out"] = of.messages[0].size
+    assert by.messages_again(of) is None
+    limits["out"] -= 1
+    assert [each.topic for each in by.messages_again(of) or []] == ["dead"]
+    assert by.messages_again(entry()) is None, "a record that has no messages yet"
