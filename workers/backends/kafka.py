@@ -2,8 +2,9 @@
 
 from workers.backends.kafka_emitter import KafkaEmitter
 from workers.backends.kafka_extents import Extent, committed, extents, offsets_at
+from workers.backends.kafka_group import GroupState, GroupWatch, Member, Reach, Recent, group_watch, recent_offsets
 from workers.backends.kafka_publisher import KafkaPublisher
-from workers.backends.kafka_reader import Tail, between, read_range, tail
+from workers.backends.kafka_reader import Tail, between, first_times, read_range, tail
 from workers.backends.kafka_source import KafkaRecordSource
 from workers.backends.kafka_topics import (
     TopicState,
@@ -20,11 +21,16 @@ from workers.types import Membership
 
 __all__ = [
     "Extent",
+    "GroupState",
+    "GroupWatch",
     "KafkaEmitter",
     "KafkaPublisher",
     "KafkaRecordSource",
+    "Member",
     "Membership",
+    "Reach",
     "ReadRecord",
+    "Recent",
     "Tail",
     "TopicState",
     "between",
@@ -33,10 +39,13 @@ __all__ = [
     "describe_topics",
     "ensure_topics",
     "extents",
+    "first_times",
+    "group_watch",
     "lag",
     "max_message_bytes",
     "offsets_at",
     "read_range",
+    "recent_offsets",
     "require_topics",
     "tail",
     "topic_exists",

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 
+_ONE_BATCH_BYTES = 64 << 10
+"""What is fetched of a partition at once where its first record is all that is wanted. A larger batch comes whole."""
+
 
 class Tail:
     """Some partitions read from a settled position on. Made by `tail` and `read_range`.
@@ -232,7 +235,45 @@ def read_range(
             end_consumer(consumer)
 
 
-def _consumer(servers: str, security: Security | None) -> Any:
+def first_times(
+    servers: str,
+    spans: Mapping[Partition, tuple[int, int]],
+    *,
+    timeout_s: float = 5.0,
+    security: Security | None = None,
+) -> dict[Partition, int]:
+    """The time (ms since 1970) of the first committed record at or behind the first offset of each span.
+
+    Without those whose span, up to its end, has no record, and those that did not come within `timeout_s`. Little more
+    than a batch of each partition is fetched.
+    """
+    if not spans:
+        return {}
+    consumer = _consumer(servers, security, max_partition_fetch_bytes=_ONE_BATCH_BYTES)
+    ends = {TopicPartition(*partition): end for partition, (_, end) in spans.items()}
+    found: dict[Partition, int] = {}
+    deadline = time.monotonic() + timeout_s
+    try:
+        with mapped("reading the times of records"):
+            consumer.assign(list(ends))
+            for partition, (start, _) in spans.items():
+                consumer.seek(TopicPartition(*partition), start)
+            reading = BoundedReading(consumer, batch_bytes=BATCH_BYTES, poll_bytes=BATCH_BYTES)
+            while ends and time.monotonic() < deadline:
+                reading.begin()
+                for place, batch in consumer.poll(timeout_ms=_POLL_S * 1000).items():
+                    if batch:
+                        found.setdefault(Partition(*place), batch[0].timestamp_ms)
+                done = [place for place, end in ends.items() if place in found or consumer.position(place) >= end]
+                consumer.pause(*done)
+                for place in done:
+                    del ends[place]
+    finally:
+        end_consumer(consumer)
+    return found
+
+
+def _consumer(servers: str, security: Security | None, **settings: Any) -> Any:
     return connect(
         KafkaConsumer,
         servers,
@@ -246,4 +287,5 @@ def _consumer(servers: str, security: Security | None) -> Any:
         allow_auto_create_topics=False,
         fetch_max_wait_ms=int(_POLL_S * 1000),
         metrics_enabled=False,
+        **settings,
     )

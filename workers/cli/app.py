@@ -26,6 +26,7 @@ from workers.cli import (
     settings,
     skip,
     stack,
+    status,
     tag,
     tail,
     terminal,
@@ -61,6 +62,7 @@ app.command()(tail.tail)
 app.command()(correct.correct)
 app.command()(check.check)
 app.command()(audit.audit)
+app.command()(status.status)
 app.command()(settings.settings)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")

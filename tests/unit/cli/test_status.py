@@ -1,0 +1,201 @@
+"""`tagstream status` says what waits for the group, how old it is, when it will be done, and what failed lately."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from kafka import KafkaProducer
+
+from schemas.dead_letter import Failure, Reason, dead_letter_headers
+from tests.conftest import Stack
+from tests.support.waiting import eventually
+from tests.unit.cli.conftest import Ran
+from workers.backends.kafka import GroupState, KafkaEmitter, KafkaRecordSource, Member, Reach, ensure_topics
+from workers.cli import terminal
+from workers.cli.group_looks import LetterCounts, Look, Snapshot, pace, start_of
+from workers.cli.status import document, duration, page
+from workers.settings import Settings
+from workers.types import Partition
+
+pytestmark = pytest.mark.timeout(180)
+
+FIRST, SECOND, NEW = (Partition("images", number) for number in range(3))
+
+
+def look(at: float, **reaches: tuple[int, int]) -> Look:
+    """At that time, with the committed offset and the end of some partitions."""
+    places = {"first": FIRST, "second": SECOND, "new": NEW}
+    partitions = {places[name]: Reach(0, committed, end) for name, (committed, end) in reaches.items()}
+    starts = {place: reach.committed or 0 for place, reach in partitions.items()}
+    return Look(at, GroupState("stable", (), partitions), starts, {})
+
+
+def test_the_pace_is_what_was_committed_and_what_came_between_two_looks() -> None:
+    before, after = look(10, first=(100, 500), second=(0, 50)), look(14, first=(180, 500), second=(20, 70))
+    assert pace(before, after) == (25, 5)
+
+
+def test_a_partition_that_is_new_and_a_group_that_was_set_back_make_no_pace() -> None:
+    assert pace(look(0, first=(100, 100)), look(1, first=(40, 100), new=(900, 1_000))) == (0, 0)
+
+
+@pytest.mark.parametrize(("rate", "arriving", "eta_s"), [(30, 10, 20), (10, 10, None), (0, 0, None)])
+def test_the_end_is_told_where_more_is_done_than_comes(rate: float, arriving: float, eta_s: float | None) -> None:
+    assert Snapshot(look(0, first=(100, 500)), rate, arriving, LetterCounts(0)).eta_s == eta_s
+
+
+def test_a_group_that_waits_for_nothing_is_done() -> None:
+    assert Snapshot(look(0, first=(500, 500)), 0, 0, LetterCounts(0)).eta_s == 0
+
+
+@pytest.mark.parametrize(
+    ("reach", "reset", "start"),
+    [
+        (Reach(5, 7, 9), "earliest", 7),
+        (Reach(5, 2, 9), "earliest", 5),
+        (Reach(5, None, 9), "earliest", 5),
+        (Reach(5, None, 9), "latest", 9),
+    ],
+)
+def test_what_waits_begins_where_a_worker_would_begin(reach: Reach, reset: str, start: int) -> None:
+    assert start_of(reach, reset) == start
+
+
+def test_what_was_deleted_unread_is_told() -> None:
+    group = GroupState("empty", (), {FIRST: Reach(50, 20, 60), SECOND: Reach(50, None, 60)})
+    seen = Snapshot(Look(0, group, {FIRST: 50, SECOND: 50}, {}), 0, 0, LetterCounts(0))
+    partitions = document(Settings(), seen)["partitions"]
+    assert [(each["lag"], each["deleted_unread"]) for each in partitions] == [(10, 30), (10, 0)]
+
+
+def test_times_are_told_in_units_for_people() -> None:
+    assert [duration(seconds) for seconds in (0, 89, 200, 7_200, 400_000)] == ["0 s", "89 s", "3 min", "2.0 h", "5 d"]
+
+
+@pytest.fixture
+def topics(stack: Stack, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """Input and dead letters, named by the environment beside a group of the same name."""
+    name = unique("status")
+    images, dead = f"{name}.images", f"{name}.dead"
+    ensure_topics(stack.kafka.servers, {images: (2, {}), dead: (1, {})})
+    for variable, value in {
+        "KAFKA_SERVERS": stack.kafka.servers,
+        "GROUP": images,
+        "INPUT_TOPICS": images,
+        "DEAD_LETTER_TOPIC": dead,
+    }.items():
+        monkeypatch.setenv(f"TAGSTREAM_{variable}", value)
+    return images, dead
+
+
+@contextmanager
+def member(servers: str, topic: str) -> Iterator[KafkaRecordSource]:
+    """The only member of the topic's group, with both partitions in its hands."""
+    with closing(KafkaRecordSource(servers, topic, [topic])) as source:
+        started: list[Partition] = []
+
+        def joined() -> bool:
+            started.extend(assignment.partition for assignment in source.poll(0.2).started)
+            return len(started) == 2
+
+        eventually(joined, 60)
+        yield source
+
+
+def letter(emitter: KafkaEmitter, topic: str, images: str, reason: Reason) -> None:
+    failure = Failure(index=0, stage="fetch", reason=reason, detail="d")
+    headers = dead_letter_headers(
+        topic=images, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0", models={}
+    )
+    emitter.send(topic, b"key", b"{}", headers)
+
+
+def test_members_lag_age_and_dead_letters_of_a_real_group(
+    topics: tuple[str, str], stack: Stack, tagstream: Callable[..., Ran]
+) -> None:
+    images, dead = topics
+    servers = stack.kafka.servers
+    hour_ago = int((time.time() - 3_600) * 1000)
+    with closing(KafkaProducer(bootstrap_servers=servers, transactional_id=images)) as producer:
+        producer.init_transactions()
+        producer.begin_transaction()
+        for _ in range(5):
+            producer.send(images, b"value", partition=0, timestamp_ms=hour_ago)
+        producer.commit_transaction()
+        producer.begin_transaction()
+        producer.send(images, b"value", partition=1).get(30)
+        producer.abort_transaction()
+    with KafkaEmitter(servers) as emitter:
+        letter(emitter, dead, images, "forbidden")
+        letter(emitter, dead, images, "unreadable")
+        letter(emitter, dead, images, "unreadable")
+        emitter.send(dead, b"key", b"no dead letter")
+        emitter.flush()
+
+    before = json.loads(tagstream("status", "--json", "--interval", "0.5").out)
+    assert (before["state"], before["members"], before["lag"]) == ("dead", [], 6 + 2)  # markers count too
+
+    with member(servers, images) as source:
+        source.commit({Partition(images, 0): 2}, 20)
+        ran = tagstream("status", "--interval", "0.5")
+        told = json.loads(tagstream("status", "--json", "--interval", "0.5").out)
+    assert ran.out.startswith(f"{images}: stable, 1 member · 6 waiting · ")
+    assert "      2 unreadable" in ran.out
+
+    [only] = told["members"]
+    assert (only["host"], only["partitions"]) == ("127.0.0.1", [f"{images}:0", f"{images}:1"])
+    first, second = told["partitions"]
+    assert (first["committed"], first["end"], first["lag"]) == (2, 6, 4)
+    assert 3_600 <= first["lag_s"] < 3_600 + 170
+    assert (second["committed"], second["lag"]) == (None, 2)
+    assert second["lag_s"] is None  # nothing but an aborted record and its marker
+    assert told["lag_s"] == first["lag_s"]
+    assert told["dead_letters"]["count"] == 3
+    assert told["dead_letters"]["reasons"] == {"unreadable": 2, "forbidden": 1}
+    assert told["dead_letters"]["no_dead_letters"] == 1
+    assert json.loads(tagstream("status", "--json", "--since", "2100-01-01").out)["dead_letters"]["count"] == 0
+
+
+def test_it_watches_until_it_is_interrupted(topics: tuple[str, str], stack: Stack) -> None:
+    images, dead = topics
+    command = [sys.executable, "-m", "workers", "status", "--watch", "--json", "--interval", "0.5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert json.loads(watching.stdout.readline())["lag"] == 0
+        with KafkaEmitter(stack.kafka.servers) as emitter:
+            emitter.send(images, b"key", b"value")
+            letter(emitter, dead, images, "unreadable")
+            emitter.flush()
+        for line in watching.stdout:
+            told = json.loads(line)
+            if told["lag"] == 1 and told["dead_letters"]["count"] == 1:
+                break
+        watching.send_signal(signal.SIGINT)
+        watching.stdout.read()
+        assert watching.wait(60) == 130
+
+
+def test_a_missing_topic_is_named(
+    topics: tuple[str, str], tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TAGSTREAM_INPUT_TOPICS", f"{topics[0]}.nowhere")
+    ran = tagstream("status")
+    assert ran.code == 2
+    assert ran.err.startswith(f"the topic '{topics[0]}.nowhere' does not exist")
+
+
+def test_what_members_say_of_themselves_steers_no_terminal() -> None:
+    group = GroupState("stable", (Member("id\x1b[2J", "host[bold]", (FIRST,)),), {})
+    seen = Snapshot(Look(0, group, {}, {}), 0, 0, LetterCounts(0))
+    console = terminal.console()
+    with console.capture() as shown:
+        console.print(page(Settings(), seen))
+    assert "\x1b" not in shown.get()
+    assert "host[bold]" in shown.get()

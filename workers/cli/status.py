@@ -1,0 +1,184 @@
+"""`tagstream status`: how far the group has come, who works in it, when it will be done, and what failed lately."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from workers.cli import terminal
+from workers.cli.dead_letters import moment_ms
+from workers.cli.group_looks import MOST_LETTERS, LetterCounts, Look, Snapshot, observing, snapshots
+from workers.cli.needs import needed
+
+if TYPE_CHECKING:
+    from workers.backends.kafka import Reach
+    from workers.settings import Settings
+
+SHOWN_PARTITIONS = 32
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    interval: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.5, max=3600, help="Between two looks, which give the rate.")
+    ] = 2.0,
+    since: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="Count dead letters from then on: 2026-01-31T08:00Z, or 90m, 12h, 7d ago."),
+    ] = "24h",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document; with --watch one a line.")] = False,
+) -> None:
+    """Show the group's members, what waits for them by partition, the rate, when they will be done, and dead letters.
+
+    Lag is counted in offsets behind the group's committed one, and in seconds: the age of the first record there. Of
+    dead letters the last 1,000 of each partition are read. Nothing is changed, and the group is not joined.
+
+    [dim]Live:[/]         tagstream status --watch
+    [dim]For a script:[/]  tagstream status --json | jq .lag
+    """
+    settings = needed("kafka_servers")
+    since_ms = moment_ms(since)
+    with observing(settings, since_ms) as observer, terminal.reader_may_leave():
+        seen = snapshots(observer, interval, watch)
+        if as_json:
+            for snapshot in seen:
+                typer.echo(terminal.as_json(document(settings, snapshot)))
+        else:
+            _show(settings, seen, live=watch)
+
+
+def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
+    look, letters = snapshot.look, snapshot.letters
+    return {
+        "group": settings.group,
+        "state": look.group.state,
+        "members": [
+            {"id": member.id, "host": member.host, "partitions": [str(each) for each in member.partitions]}
+            for member in look.group.members
+        ],
+        "lag": look.total,
+        "lag_s": _rounded(max(look.ages.values(), default=None)),
+        "rate": round(snapshot.rate, 2),
+        "arriving": round(snapshot.arriving, 2),
+        "eta_s": _rounded(snapshot.eta_s),
+        "partitions": [
+            {
+                "topic": place.topic,
+                "partition": place.number,
+                "committed": reach.committed,
+                "first": reach.first,
+                "end": reach.end,
+                "lag": look.lag(place),
+                "lag_s": _rounded(look.ages.get(place)),
+                "deleted_unread": _deleted(reach),
+            }
+            for place, reach in look.group.partitions.items()
+        ],
+        "dead_letters": {
+            "topic": settings.dead_letter_topic,
+            "since": terminal.moment(letters.since_ms),
+            "count": letters.letters,
+            "older_left_out": letters.cut,
+            "reasons": dict(letters.reasons.most_common()),
+            "no_dead_letters": letters.others,
+        },
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
+def _deleted(reach: Reach) -> int:
+    """Offsets that the topic's retention took before the group read them."""
+    return 0 if reach.committed is None else max(0, reach.first - reach.committed)
+
+
+def _show(settings: Settings, seen: Iterator[Snapshot], *, live: bool) -> None:
+    console = terminal.console()
+    if not (live and console.is_terminal):
+        for snapshot in seen:
+            console.print(page(settings, snapshot))
+        return
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as screen:
+        for snapshot in seen:
+            screen.update(page(settings, snapshot), refresh=True)
+
+
+def page(settings: Settings, snapshot: Snapshot) -> Group:
+    """All that is shown of one moment."""
+    look = snapshot.look
+    parts: list[Text | Table] = [terminal.text(_headline(settings, snapshot), "bold")]
+    parts += [_members(look), _partitions(look)]
+    parts += [terminal.text(line, "red") for line in _warnings(look)]
+    parts.append(terminal.text(_letters(settings, snapshot.letters), lines=True))
+    return Group(*parts)
+
+
+def _headline(settings: Settings, snapshot: Snapshot) -> str:
+    """`tagstream: stable, 3 members · 1,204 waiting · 210.4/s done, 12.0/s coming in · done in 6 s`"""
+    look = snapshot.look
+    state = "there is no such group (yet)" if look.group.state == "dead" else look.group.state
+    number = len(look.group.members)
+    members = "1 member" if number == 1 else f"{number} members"
+    pace_of = f"{snapshot.rate:,.1f}/s done, {snapshot.arriving:,.1f}/s coming in"
+    if snapshot.eta_s is None:
+        end = "not done at this pace"
+    else:
+        end = f"done in {duration(snapshot.eta_s)}" if look.total else "nothing waits"
+    return f"{settings.group}: {state}, {members} · {look.total:,} waiting · {pace_of} · {end}"
+
+
+def _members(look: Look) -> Table:
+    table = Table("member", "host", "partitions", box=None, pad_edge=False)
+    for member in look.group.members:
+        partitions = ", ".join(str(each) for each in member.partitions) or "none: more members than partitions?"
+        table.add_row(*map(terminal.text, (member.id, member.host, partitions)))
+    return table
+
+
+def _partitions(look: Look) -> Table:
+    table = Table("partition", "committed", "end", "waiting", "oldest", box=None, pad_edge=False)
+    places = list(look.group.partitions)
+    if len(places) > SHOWN_PARTITIONS:
+        places = sorted(places, key=look.lag, reverse=True)[:SHOWN_PARTITIONS]
+    for place in places:
+        reach, age = look.group.partitions[place], look.ages.get(place)
+        committed = "nothing yet" if reach.committed is None else f"{reach.committed:,}"
+        oldest = "" if age is None else duration(age)
+        table.add_row(terminal.text(str(place)), committed, f"{reach.end:,}", f"{look.lag(place):,}", oldest)
+    return table
+
+
+def _warnings(look: Look) -> Iterator[str]:
+    hidden = len(look.group.partitions) - SHOWN_PARTITIONS
+    if hidden > 0:
+        yield f"{hidden} partitions with less waiting are not shown (--json has all)"
+    for place, reach in look.group.partitions.items():
+        if deleted := _deleted(reach):
+            yield f"{place}: {deleted:,} offsets were deleted before the group read them; raise the topic's retention"
+
+
+def _letters(settings: Settings, letters: LetterCounts) -> str:
+    which = f"since {terminal.moment(letters.since_ms)} UTC"
+    if letters.cut:
+        which += f", of the last {MOST_LETTERS:,} of a partition"
+    lines = [f"{letters.letters:,} dead letters in {settings.dead_letter_topic} {which}"]
+    lines += [f"{count:7,} {reason}" for reason, count in letters.reasons.most_common()]
+    if letters.others:
+        lines.append(f"{letters.others:7,} records that are no dead letters")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """`8 s`, `3 min`, `5.2 h`, `12 d`"""
+    for unit, size, most in (("s", 1.0, 90.0), ("min", 60.0, 5_400.0), ("h", 3_600.0, 172_800.0)):
+        if seconds < most:
+            return f"{seconds / size:.1f} {unit}" if unit == "h" else f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86_400:,.0f} d"
