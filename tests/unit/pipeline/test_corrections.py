@@ -9,8 +9,8 @@ import numpy as np
 from schemas.correction import Word, correction
 from schemas.enriched_image import CorrectedTags
 from tests.support.harness import EchoCaptioner, Harness
+from tests.support.tasks import TAGGER, a_task
 from tests.support.waiting import eventually
-from tests.unit.pipeline.test_roles import TAGGER, a_task
 from workers.pipeline.roles import make_roles
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task

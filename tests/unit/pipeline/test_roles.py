@@ -7,29 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from opentelemetry.trace import INVALID_SPAN
 
 from schemas.enriched_image import Models, Thresholds, enriched_id
-from schemas.image_event import ImageEvent
 from schemas.options import WANTS, Options
 from tests.support.harness import ChoosyTagger, EchoCaptioner
-from workers.pipeline.commit.ledger import Entry
+from tests.support.tasks import TAGGER, a_task
 from workers.pipeline.option_rules import OptionRule, changes_nothing, option_parts
-from workers.pipeline.profiles import read_profiles
 from workers.pipeline.roles import ModelRole, Roles, make_roles
 from workers.pipeline.task import Task
-from workers.types import (
-    Assignment,
-    Caption,
-    Coordinates,
-    DecodedImage,
-    Facts,
-    Job,
-    Partition,
-    Pixels,
-    Record,
-    Transform,
-)
+from workers.types import Caption, DecodedImage, Pixels, Transform
 
 
 class ChoosyEmbedder(ChoosyTagger):
@@ -42,21 +28,9 @@ class ChoosyEmbedder(ChoosyTagger):
         return [image.reshape(-1, 3).mean(0).astype(np.float32) for image in images]
 
 
-FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 100, "png", 8, 8, 1000)
-TAGGER = ChoosyTagger()
 BOTH = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})
 TAGS_ALONE = make_roles({"tagger": TAGGER}, lambda names: Caption(" ".join(names), None, "template"))
 ALL = make_roles({"tagger": ChoosyEmbedder(), "captioner": EchoCaptioner()})
-PROFILES = read_profiles(TAGGER, {"reds": {"only": ["red"]}, "strict": {"all": 0.9}})
-
-
-def a_task(**options: Any) -> Task:
-    assignment = Assignment(Partition("images", 0), "member")
-    asked = Options(**options)
-    event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key="a.png", options=asked)
-    record = Record(assignment.partition, 0, 0, None, b"{}", (), assignment)
-    job = Job(Coordinates("images", 0, 0, 0), assignment, event)
-    return Task(job, Entry(record, 0.0), PROFILES[asked.profile or "default"], INVALID_SPAN, facts=FACTS)
 
 
 def wanted(roles: Roles, **options: Any) -> list[str]:

@@ -1,0 +1,36 @@
+"""A task as the stages hand it on, made by hand: for what looks at tasks and needs no pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from opentelemetry.trace import INVALID_SPAN
+
+from schemas.image_event import ImageEvent
+from schemas.options import Options
+from tests.support.harness import ChoosyTagger
+from workers.pipeline.commit.ledger import Entry
+from workers.pipeline.profiles import read_profiles
+from workers.pipeline.task import Task
+from workers.types import Assignment, Coordinates, Facts, Job, Partition, Record
+
+FACTS = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 100, "png", 8, 8, 1000)
+TAGGER = ChoosyTagger()
+PROFILES = read_profiles(TAGGER, {"reds": {"only": ["red"]}, "strict": {"all": 0.9}})
+
+
+def a_task(facts: Facts | None = FACTS, event: Mapping[str, Any] | None = None, **options: Any) -> Task:
+    """A task of photos/a.png with these options. `event`: further fields of its event."""
+    assignment = Assignment(Partition("images", 0), "member")
+    asked = Options(**options)
+    own = ImageEvent(
+        id="1",
+        dialect="own",
+        action="enrich",
+        index=0,
+        **{"bucket": "photos", "key": "a.png", "options": asked, **(event or {})},
+    )
+    record = Record(assignment.partition, 0, 0, None, b"{}", (), assignment)
+    job = Job(Coordinates("images", 0, 0, 0), assignment, own)
+    return Task(job, Entry(record, 0.0), PROFILES[asked.profile or "default"], INVALID_SPAN, facts=facts)

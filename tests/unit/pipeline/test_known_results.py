@@ -1,0 +1,267 @@
+"""What the cache is asked, what it is believed, and what it is told, for one task after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.support.harness import EchoCaptioner
+from tests.support.tasks import FACTS, TAGGER, a_task
+from workers import metrics
+from workers.errors import Rejected
+from workers.pipeline import cache_entries as entries
+from workers.pipeline.known_results import KnownResults
+from workers.pipeline.roles import make_roles
+from workers.pipeline.task import Task
+from workers.testing.memory import MemoryResultCache
+from workers.types import Caption, Coordinates, Fetched, LabelScores
+
+STORE = "https://store"
+V1 = {"version_id": "v1"}
+SCORES = LabelScores(np.array([0], np.int32), np.array([0.75], np.float32))
+BROKEN = Rejected("decode", "broken-image", "cut off")
+
+
+class Counting(MemoryResultCache):
+    """Counts how often it is asked and told."""
+
+    calls = 0
+
+    def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
+        self.calls += 1
+        return super().lookup(keys)
+
+    def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        self.calls += 1
+        return super().lookup_fields(fields)
+
+    def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
+        self.calls += 1
+        super().remember(values, fields)
+
+    def forget(self, hashes: Sequence[str]) -> None:
+        self.calls += 1
+        super().forget(hashes)
+
+
+@pytest.fixture
+def cache() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def known(cache: Counting) -> KnownResults:
+    return KnownResults(cache, make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()}), STORE, "judge")
+
+
+def new(**event: Any) -> Task:
+    """A task of which nothing is known but its event."""
+    return a_task(None, event)
+
+
+def finished(**event: Any) -> Task:
+    task = a_task(FACTS, event)
+    task.results = {"tags": SCORES, "caption": Caption("saw red", None, "greedy")}
+    return task
+
+
+def fetched(sha256: str) -> Task:
+    task = new()
+    task.fetched = Fetched(Coordinates("images", 0, 0, 0), sha256, "etag", None, "", 3, None, 100)
+    return task
+
+
+# ---- the first level: what an object is -----------------------------------------------------------------------------
+
+
+def test_what_a_committed_image_was_is_known_of_the_next_event_of_its_version(
+    known: KnownResults, cache: Counting
+) -> None:
+    known.settle([known.arrival(finished(**V1))])
+    same, other, unnamed = new(**V1), new(version_id="v2"), new()
+    known.sources([same, other, unnamed])
+    assert [task.facts for task in (same, other, unnamed)] == [FACTS, None, None]
+    assert [task.source_hit for task in (same, other, unnamed)] == [True, False, False]
+
+
+def test_an_event_that_names_no_content_is_not_asked_for_and_tells_nothing(
+    known: KnownResults, cache: Counting
+) -> None:
+    known.sources([new()])
+    known.settle([known.arrival(finished())])
+    assert cache.calls == 0
+
+
+def test_facts_of_another_content_than_the_events_are_a_miss(known: KnownResults, cache: Counting) -> None:
+    task = new(etag="etag")
+    place = (entries.source_hash(STORE, task.event), "e:etag")
+    cache.remember({}, {place: entries.pack_facts(replace(FACTS, etag="another"))})
+    known.sources([task])
+    assert (task.facts, task.source_hit) == (None, False)
+
+
+def test_of_one_store_nothing_is_known_in_another(cache: Counting, known: KnownResults) -> None:
+    known.settle([known.arrival(finished(**V1))])
+    elsewhere = KnownResults(cache, make_roles({"tagger": TAGGER}), "https://other")
+    task = new(**V1)
+    elsewhere.sources([task])
+    assert task.facts is None
+
+
+def test_an_event_that_is_older_than_what_is_known_is_to_ask_the_store(known: KnownResults) -> None:
+    known.settle([known.arrival(finished(**V1, sequencer="0B"))])
+    tasks = [new(**V1, sequencer=sequencer) for sequencer in ("0A", "0B", "0C")] + [new(**V1)]
+    known.sources(tasks)
+    assert [task.job.only_newest for task in tasks] == [True, False, False, False]
+    assert [task.facts for task in tasks] == [None, FACTS, FACTS, FACTS]
+    assert [task.source_hit for task in tasks] == [False, True, True, True]
+
+
+def test_an_arrival_tells_no_facts_that_are_unknown_or_known_already(known: KnownResults) -> None:
+    assert known.arrival(finished(**V1)).fields
+    unknown, hit = a_task(None, V1), finished(**V1)
+    hit.source_hit = True
+    assert not known.arrival(unknown).fields
+    assert not known.arrival(hit).fields
+    assert known.arrival(hit).values == {}
+    assert list(known.arrival(finished(sequencer="0B")).values.values()) == [b"0B"]
+
+
+def test_the_later_of_an_arrival_and_a_removal_wins(known: KnownResults) -> None:
+    arrival, removal = known.arrival(finished(**V1)), known.removal(new(sequencer="0C").event)
+    other = known.arrival(finished(**V1, key="b.png"))
+    task, beside, again = new(**V1), new(**V1, key="b.png"), new(**V1)
+    known.settle([other, arrival, removal])
+    known.sources([task, beside])
+    assert (task.facts, beside.facts) == (None, FACTS)
+    known.settle([removal, arrival])
+    known.sources([again])
+    assert again.facts == FACTS
+    older = new(**V1, sequencer="0B")
+    known.sources([older])
+    assert older.job.only_newest, "the removal's sequencer is known"
+
+
+def test_a_removal_forgets_what_was_told_before_it(known: KnownResults) -> None:
+    known.settle([known.arrival(finished(**V1))])
+    known.settle([known.removal(new().event)])
+    task = new(**V1)
+    known.sources([task])
+    assert task.facts is None
+
+
+# ---- the second level: what was computed of a content ---------------------------------------------------------------
+
+
+def test_what_was_computed_is_known_of_equal_bytes_and_not_written_again(known: KnownResults) -> None:
+    done = finished()
+    known.remember([known.values(done)])
+    task = a_task(replace(FACTS, etag="another"), {"key": "b.png"})
+    assert not known.complete(task)
+    known.contents([task, a_task(replace(FACTS, sha256="b" * 64))])
+    assert known.complete(task)
+    assert task.hits == {"tags", "caption"}
+    assert task.results["caption"] == done.results["caption"]
+    assert known.values(task) == {}
+
+
+def test_only_what_is_new_is_kept(known: KnownResults) -> None:
+    task = finished()
+    task.hits = {"tags"}
+    assert [entries.unpack_caption(value) for value in known.values(task).values()] == [task.results["caption"]]
+    assert known.values(new()) == {}
+
+
+def test_what_is_known_already_is_not_asked_for(known: KnownResults, cache: Counting) -> None:
+    known.contents([finished()])
+    known.remember([known.values(new()), {}])
+    known.settle([])
+    assert cache.calls == 0
+
+
+def test_an_entry_that_can_not_be_read_is_a_miss_and_the_next_is_looked_at(
+    known: KnownResults, cache: Counting
+) -> None:
+    """The scores of a profile's labels may be had from the scores of all."""
+    known.remember([known.values(finished())])
+    task, own = a_task(profile="reds"), finished()
+    own.job = task.job
+    own.profile = task.profile
+    of_the_profile = next(key for key in known.values(own) if ":scores:" in key)
+    cache.remember({of_the_profile: b"garbage"}, {})
+    known.contents([task])
+    assert "tags" in task.hits
+    assert task.results["tags"].scores.tolist() == [0.75]
+
+
+# ---- rejections -----------------------------------------------------------------------------------------------------
+
+
+def test_bytes_that_were_rejected_are_known_and_no_others(known: KnownResults) -> None:
+    known.remember([known.verdict_values("b" * 64, BROKEN)])
+    first, second, third = known.verdicts([fetched("a" * 64), fetched("b" * 64), fetched("c" * 64)])
+    assert (first, third) == (None, None)
+    assert second is not None
+    assert (second.stage, second.reason, second.detail) == ("decode", "broken-image", "cut off")
+
+
+def test_a_rejection_that_a_busy_machine_may_have_caused_is_not_kept(known: KnownResults) -> None:
+    assert known.verdict_values("b" * 64, Rejected("decode", "decode-timeout", "slow")) == {}
+
+
+def test_without_a_judge_no_rejection_is_kept_or_asked_for(cache: Counting) -> None:
+    unjudged = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE)
+    assert unjudged.verdict_values("b" * 64, BROKEN) == {}
+    assert unjudged.verdicts([fetched("b" * 64)] * 2) == [None, None]
+    assert cache.calls == 0
+
+
+def test_of_no_task_nothing_is_asked(known: KnownResults, cache: Counting) -> None:
+    assert known.verdicts([]) == []
+    assert cache.calls == 0
+
+
+# ---- what is counted ------------------------------------------------------------------------------------------------
+
+
+def test_each_answer_is_counted_and_one_that_can_not_be_read_twice(
+    known: KnownResults, cache: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[str, str]] = []
+    invalid: list[str] = []
+    monkeypatch.setattr(metrics.CACHE, "add", lambda *_, **of: counted.append((of["level"], of["answer"])))
+    monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **of: invalid.append(of["cause"]))
+
+    def asked(**more: Any) -> list[tuple[str, str]]:
+        counted.clear()
+        known.sources([new(**V1, **more)])
+        known.contents([a_task(event=more, guide_tags=("red",))])
+        known.verdicts([fetched("b" * 64)])
+        return list(counted)
+
+    levels = ("source", "tags", "caption", "verdict")
+    assert (asked(), invalid) == ([(level, "miss") for level in levels], [])
+
+    event = new(**V1, sequencer="0B").event
+    done = a_task(guide_tags=("red",))
+    done.results = finished().results
+    places = {(entries.source_hash(STORE, event), "v:v1"): entries.pack_facts(FACTS)}
+    values = {
+        entries.sequencer_key(STORE, event): b"0B",
+        **known.values(done),
+        **known.verdict_values("b" * 64, BROKEN),
+    }
+    cache.remember(values, places)
+    assert (asked(sequencer="0B"), invalid) == ([(level, "hit") for level in levels], [])
+
+    cache.remember(dict.fromkeys(values, b"{"), dict.fromkeys(places, b"{"))
+    assert (asked(sequencer="0B"), invalid) == ([(level, "miss") for level in levels], ["invalid"] * 5)
+
+
+def test_equal_work_is_known_by_the_content_and_the_options(known: KnownResults) -> None:
+    assert known.flight_key(finished()) == known.flight_key(a_task(event={"key": "b.png"}))
+    assert known.flight_key(finished()) != known.flight_key(a_task(guide_tags=("red",)))
