@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeAlias
 from schemas.enriched_image import version_key
 from schemas.image_event import ImageEvent, parse_message
 from workers.audit.claims import Claim, claim_of, count_events
-from workers.audit.report import Excuse, Fault, Finding, Report
+from workers.audit.report import AuditFinding, AuditReport, Excuse, Fault
 from workers.audit.seen import Seen
 from workers.types import Headers, Partition, Unreadable
 
@@ -129,7 +129,7 @@ class Judge:
     """
 
     def __init__(self, ranges: Mapping[Partition, tuple[int, int]], topics: Topics, seen: Seen) -> None:
-        self.report = Report(ranges=dict(ranges))
+        self.report = AuditReport(ranges=dict(ranges))
         self._topics = topics
         self._seen = seen
         self._inputs = {
@@ -215,7 +215,7 @@ class Judge:
         if missing := answers.missing(events):
             self._judge_missing(source, read, missing & ~answers.partial, missing & answers.partial)
 
-    def finish(self) -> Report:
+    def finish(self) -> AuditReport:
         """What was found, once all that the topics have was shown."""
         for source in self._inputs.values():
             self._judge_gap(source, source.end)
@@ -282,7 +282,7 @@ class Judge:
 
     def _note(self, fault: Fault, source: _Input, offset: int, detail: str, output: Read | None = None) -> None:
         where = None if output is None else f"{output.topic}:{output.partition}:{output.offset}"
-        self.report.add(Finding(fault, f"{source.partition}:{offset}", detail, where))
+        self.report.add(AuditFinding(fault, f"{source.partition}:{offset}", detail, where))
 
 
 def _key(event: ImageEvent) -> bytes:

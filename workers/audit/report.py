@@ -33,7 +33,7 @@ REASONS: Final[dict[Excuse, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AuditFinding:
     """One fault.
 
     Args:
@@ -56,7 +56,7 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Report:
+class AuditReport:
     """Filled in as an audit goes on.
 
     Args:
@@ -74,7 +74,7 @@ class Report:
     in_flight: int = 0
     counts: Counter[Fault] = field(default_factory=Counter)
     unverifiable: Counter[Excuse] = field(default_factory=Counter)
-    findings: dict[Fault, list[Finding]] = field(default_factory=lambda: {fault: [] for fault in FAULTS})
+    findings: dict[Fault, list[AuditFinding]] = field(default_factory=lambda: {fault: [] for fault in FAULTS})
     ranges: dict[Partition, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -82,7 +82,7 @@ class Report:
         """Nothing that could be judged is wrong."""
         return not self.counts
 
-    def add(self, finding: Finding) -> None:
+    def add(self, finding: AuditFinding) -> None:
         self.counts[finding.fault] += 1
         if len(self.findings[finding.fault]) < KEPT:
             self.findings[finding.fault].append(finding)
@@ -107,6 +107,6 @@ class Report:
             "unverifiable": {name: {"count": n, "reason": REASONS[name]} for name, n in self.unverifiable.items()},
         }
 
-    def told(self) -> Iterator[Finding]:
+    def told(self) -> Iterator[AuditFinding]:
         for fault in FAULTS:
             yield from self.findings[fault]

@@ -2,7 +2,7 @@
 
 from workers.backends.kafka_emitter import KafkaEmitter
 from workers.backends.kafka_extents import Extent, committed, extents, offsets_at
-from workers.backends.kafka_group import GroupState, GroupWatch, Member, Reach, Recent, group_watch, recent_offsets
+from workers.backends.kafka_group import GroupMember, GroupState, GroupWatch, Reach, Recent, group_watch, recent_offsets
 from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_reader import Tail, between, first_times, read_range, tail
 from workers.backends.kafka_source import KafkaRecordSource
@@ -21,12 +21,12 @@ from workers.types import Membership
 
 __all__ = [
     "Extent",
+    "GroupMember",
     "GroupState",
     "GroupWatch",
     "KafkaEmitter",
     "KafkaPublisher",
     "KafkaRecordSource",
-    "Member",
     "Membership",
     "Reach",
     "ReadRecord",

@@ -20,7 +20,7 @@ Answer = TypeVar("Answer")
 _PATIENCE_S = 10.0
 
 
-class Member(NamedTuple):
+class GroupMember(NamedTuple):
     """A member of a group: its id, its address, and the partitions that the group gave it."""
 
     id: str
@@ -42,7 +42,7 @@ class GroupState:
     """A group at one moment. `state` in Kafka's words: stable, empty, dead (there is no such group), …"""
 
     state: str
-    members: tuple[Member, ...]
+    members: tuple[GroupMember, ...]
     partitions: Mapping[Partition, Reach]
 
 
@@ -68,10 +68,10 @@ class GroupWatch:
         state, members = self._members()
         return GroupState(state, members, self._reaches())
 
-    def _members(self) -> tuple[str, tuple[Member, ...]]:
+    def _members(self) -> tuple[str, tuple[GroupMember, ...]]:
         told = self._client.describe_groups([self._group])[self._group]
         members = (
-            Member(each["member_id"], each["client_host"].lstrip("/"), tuple(_assigned(each["member_assignment"])))
+            GroupMember(each["member_id"], each["client_host"].lstrip("/"), tuple(_assigned(each["member_assignment"])))
             for each in told["members"]
         )
         return str(told["group_state"] or "unknown").lower(), tuple(sorted(members))

@@ -18,7 +18,7 @@ from workers.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
     from workers.audit.judge import Topics
-    from workers.audit.report import Report
+    from workers.audit.report import AuditReport
     from workers.backends.kafka import Extent, ReadRecord
     from workers.settings import Settings
     from workers.types import Partition
@@ -118,7 +118,7 @@ class Auditing:
         self._until = None if until is None else moment_ms(until)
         self._in_flight = 0
 
-    def run(self) -> Report:
+    def run(self) -> AuditReport:
         """Read all that is needed and judge it.
 
         Raises:
@@ -190,7 +190,7 @@ class Auditing:
         ranges: Mapping[Partition, tuple[int, int]],
         outputs: Mapping[Partition, Extent],
         spans: Mapping[Partition, tuple[int, int]],
-    ) -> Report:
+    ) -> AuditReport:
         from workers.audit.judge import Judge
         from workers.audit.seen import Seen
 
@@ -260,7 +260,7 @@ def _or(offset: int | None, otherwise: int) -> int:
     return otherwise if offset is None else offset
 
 
-def _print(report: Report, settings: Settings, seconds: float) -> None:
+def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
     from workers.audit.report import FAULTS, REASONS
 
     console = terminal.console()

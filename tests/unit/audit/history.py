@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from schemas.dead_letter import Failure, Reason, dead_letter_headers
 from workers.audit.judge import Judge, Topics
-from workers.audit.report import Fault, Report
+from workers.audit.report import AuditReport, Fault
 from workers.audit.seen import Seen
 from workers.backends.kafka_types import ReadRecord
 from workers.types import Partition
@@ -59,7 +59,7 @@ def judged(
     topics: Topics | None = None,
     begins: int = 0,
     seen: Seen | None = None,
-) -> Report:
+) -> AuditReport:
     """What a judge says of them; by default of all offsets of partition 0 up to the last record."""
     end = max((read.offset + read.offsets for read in records), default=0)
     spans = {0: (0, end)} if ranges is None else ranges
@@ -74,5 +74,5 @@ def judged(
         return judge.finish()
 
 
-def found(report: Report, fault: Fault) -> list[str]:
+def found(report: AuditReport, fault: Fault) -> list[str]:
     return [one.record for one in report.findings[fault]]

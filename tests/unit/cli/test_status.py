@@ -17,7 +17,7 @@ from schemas.dead_letter import Failure, Reason, dead_letter_headers
 from tests.conftest import Stack
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
-from workers.backends.kafka import GroupState, KafkaEmitter, KafkaRecordSource, Member, Reach, ensure_topics
+from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
 from workers.cli import terminal
 from workers.cli.group_looks import LetterCounts, Look, Snapshot, pace, start_of
 from workers.cli.status import document, duration, page
@@ -192,7 +192,7 @@ def test_a_missing_topic_is_named(
 
 
 def test_what_members_say_of_themselves_steers_no_terminal() -> None:
-    group = GroupState("stable", (Member("id\x1b[2J", "host[bold]", (FIRST,)),), {})
+    group = GroupState("stable", (GroupMember("id\x1b[2J", "host[bold]", (FIRST,)),), {})
     seen = Snapshot(Look(0, group, {}, {}), 0, 0, LetterCounts(0))
     console = terminal.console()
     with console.capture() as shown:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.harness import DEAD, GROUP, IN, OUT, POISON, SKIPPED, EchoCaptioner, Harness
 from workers.audit.judge import Judge, Topics
-from workers.audit.report import Report
+from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
 from workers.testing.memory_broker import Fault
 from workers.types import Unreadable
@@ -12,7 +12,7 @@ from workers.types import Unreadable
 RED = (255, 0, 0)
 
 
-def audited(harness: Harness) -> Report:
+def audited(harness: Harness) -> AuditReport:
     ranges = {partition: (0, end) for partition, end in harness.broker.committed(GROUP).items()}
     with Seen() as seen:
         judge = Judge(ranges, Topics(OUT), seen)
