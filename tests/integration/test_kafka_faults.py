@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import io
+import itertools
+import logging
 import sys
 import threading
 import time
@@ -14,11 +17,13 @@ from kafka.net.compat import KafkaNetClient
 
 from tests.conftest import up_or_skip
 from tests.support.kafka_worlds import KafkaWorld, assignments_of, poll_for
+from tests.support.waiting import eventually
 from workers.backends import kafka_publisher
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.errors import TagstreamError, Unpublished
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
+from workers.service.logs import LimitedStream
 from workers.types import Assignment, Membership, Message, Transaction
 
 pytestmark = [pytest.mark.servers, pytest.mark.chaos]
@@ -125,6 +130,25 @@ def test_a_commit_called_while_the_broker_is_away_returns_when_it_is_back(scene:
     scene.broker.start()
     scene.settle(b"second", 2, outcome)
     assert values(scene) == [b"first", b"second"]
+
+
+def test_of_a_broker_that_is_away_the_client_says_one_line_a_state(scene: Scene) -> None:
+    """Seen without: 305 lines in 25 seconds."""
+    heard, written = logging.Handler(), io.StringIO()
+    count = itertools.count()
+    heard.emit = lambda record: next(count)  # type: ignore[method-assign, assignment]
+    log = logging.getLogger("kafka")
+    handlers = [heard, LimitedStream(written)]
+    for handler in handlers:
+        log.addHandler(handler)
+    try:
+        scene.broker.stop()
+        eventually(lambda: next(count) > 500, 120)
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+        scene.broker.start()
+    assert 1 <= len(written.getvalue().splitlines()) <= 10, written.getvalue()
 
 
 def test_polls_of_a_broker_that_is_frozen_leave_little_behind(scene: Scene) -> None:

@@ -83,6 +83,8 @@ class KafkaRecordSource:
         self._topics = tuple(topics)
         self._topics_checked = False
         self._told_at = float("-inf")
+        self._led_at = time.monotonic()
+        self._told_leaderless = False
         self._group = group
         self._lock = threading.Lock()
         self._assignments: dict[TopicPartition, Assignment] = {}
@@ -144,6 +146,7 @@ class KafkaRecordSource:
         except Unavailable as error:
             self._wait_out(error, until)
             batches = {}
+        self._tell_of_leader()
         self._renew_ended()
         return Polled(tuple(self._records(batches)), self._collect())
 
@@ -253,6 +256,18 @@ class KafkaRecordSource:
             self._told_at = now
             logger.warning("polling again: %s", error.detail)
         time.sleep(max(0.0, min(0.1, until - now)))
+
+    def _tell_of_leader(self) -> None:
+        """Say once that no broker leads the group, and once that one does again: the client's polls then raise nothing,
+        and its own lines say neither what is away nor what that means."""
+        now = time.monotonic()
+        if self._consumer._coordinator.coordinator_id is not None:
+            if self._told_leaderless:
+                logger.info("a broker leads the group %s again", self._group)
+            self._led_at, self._told_leaderless = now, False
+        elif not self._told_leaderless and now - self._led_at >= _TELL_S:
+            self._told_leaderless = True
+            logger.warning("no broker that leads the group %s answers: nothing is read until one does", self._group)
 
     def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> Broken | Unavailable:
         """Whether our next offset is gone, or the broker was wrong to say so: another question tells."""

@@ -4,13 +4,16 @@ Keys, captions and event bodies are logged at debug level only, where they are l
 purpose; as a net below that, every value given as a secret is masked in whatever is written.
 
 What comes from outside decides how often something is worth a line, and how long that would be. So one place in the
-code writes so many lines a minute and the rest is counted, and a text of a line has a length that it never exceeds.
+code writes so many lines a minute and the rest is counted, and a text of a line has a length that it never exceeds. Of
+what the Kafka client complains of by itself, which it does ten times a second while no broker answers, there is one
+line as long as it goes on.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from collections import OrderedDict
@@ -36,6 +39,18 @@ _OWN = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 LINES_A_MINUTE = 60
 """From one place in the code; debug lines are not counted."""
+
+CHATTERBOX = "kafka"
+"""The library whose warnings and errors are one line a state: it repeats them as long as the state lasts."""
+
+QUIET_S = 60.0
+"""A state is over when the library has said nothing of it for so long."""
+
+REMINDER_S = 600.0
+"""How often it is told that a state goes on."""
+
+_MOST_STATES = 100
+"""More at once are not told apart: a state's name can come from outside."""
 
 TEXT_CHARS = 8192
 """The longest message, traceback or value of a line; of longer ones the middle is left out."""
@@ -158,21 +173,28 @@ class LimitedStream(logging.StreamHandler[TextIO]):
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(stream)
         self._repeats = _Repeats(LINES_A_MINUTE, 60.0)
+        self._states = _States()
         self._clock = clock
 
     def emit(self, record: logging.LogRecord) -> None:
         """Called with the handler's lock held."""
         now = self._clock()
-        for left_out in self._repeats.ended(now):
-            super().emit(left_out)
-        if record.levelno <= logging.DEBUG or self._repeats.admits(record, now):
+        self._tell_left_out(now)
+        if record.levelno <= logging.DEBUG or self._admits(record, now):
             super().emit(record)
 
     def close(self) -> None:
         """Say what was left out so far; logging calls it at the end of the process."""
-        for left_out in self._repeats.ended(float("inf")):
-            super().emit(left_out)
+        self._tell_left_out(float("inf"))
         super().close()
+
+    def _admits(self, record: logging.LogRecord, now: float) -> bool:
+        chatter = record.levelno >= logging.WARNING and record.name.partition(".")[0] == CHATTERBOX
+        return self._states.admits(record, now) if chatter else self._repeats.admits(record, now)
+
+    def _tell_left_out(self, now: float) -> None:
+        for told in (*self._repeats.ended(now), *self._states.ended(now)):
+            super().emit(told)
 
 
 @dataclass(slots=True)
@@ -215,6 +237,59 @@ class _Repeats:
         message = "left out %d more lines like those from %s:%d: at most %d in %g s are written"
         counts = (window.records - self._most, path.rpartition("/")[2], line, self._most, self._seconds)
         return logging.LogRecord(name, level, path, line, message, counts, None)
+
+
+@dataclass(slots=True)
+class _State:
+    """What a library goes on saying.
+
+    Args:
+        first: the record that was written.
+        latest, told: when it was last said, and when the log last told of it.
+        left_out: how often it was said since.
+    """
+
+    first: logging.LogRecord
+    latest: float
+    told: float
+    left_out: int = 0
+
+
+class _States:
+    """Counts a library's records by the error that they name, or else by their place in its code."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, _State] = {}
+
+    def admits(self, record: logging.LogRecord, now: float) -> bool:
+        named = re.search(r"\b[A-Z]\w+Error\b", record.getMessage())
+        name = named.group() if named else f"{record.pathname}:{record.lineno}"
+        if len(self._states) >= _MOST_STATES and name not in self._states:
+            name = next(iter(self._states))
+        state = self._states.get(name)
+        if state is None:
+            self._states[name] = _State(record, now, now)
+            return True
+        state.latest = now
+        state.left_out += 1
+        return False
+
+    def ended(self, now: float) -> Iterator[logging.LogRecord]:
+        """Forget what is over; a record for each state of which lines were left out, if it is over or goes on long."""
+        for name, state in list(self._states.items()):
+            over = now - state.latest >= QUIET_S
+            if over:
+                del self._states[name]
+            if state.left_out and (over or now - state.told >= REMINDER_S):
+                yield self._told(name, state, over)
+                state.told, state.left_out = now, 0
+
+    def _told(self, name: str, state: _State, over: bool) -> logging.LogRecord:
+        first = state.first
+        goes_on = "" if over else "; it goes on"
+        message = "left out %d more lines of the Kafka client about %s%s"
+        counts = (state.left_out, name.rpartition("/")[2], goes_on)
+        return logging.LogRecord(first.name, first.levelno, first.pathname, first.lineno, message, counts, None)
 
 
 def _printable(text: str) -> str:

@@ -59,6 +59,25 @@ def test_a_broker_that_is_away_at_the_first_poll_is_polled_again(source: KafkaRe
     consumer.poll.assert_called_once()
 
 
+def test_a_group_that_no_broker_leads_is_told_once_and_once_that_one_does_again(
+    source: KafkaRecordSource, consumer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", kafka_source.__name__)
+    consumer._coordinator.coordinator_id = None
+    source.poll(0)
+    assert caplog.messages == []  # as while the coordinator moves
+    monkeypatch.setattr(kafka_source, "_TELL_S", 0.0)
+    source.poll(0)
+    source.poll(0)
+    consumer._coordinator.coordinator_id = "coordinator-1"
+    source.poll(0)
+    source.poll(0)
+    assert caplog.messages == [
+        "no broker that leads the group group answers: nothing is read until one does",
+        "a broker leads the group group again",
+    ]
+
+
 @pytest.mark.parametrize(("delay_s", "slept"), [(0.4, [0.4]), (0, [])])
 def test_a_coordinator_that_can_not_be_reached_is_not_asked_for_at_once(
     consumer: Any, monkeypatch: pytest.MonkeyPatch, delay_s: float, slept: list[float]

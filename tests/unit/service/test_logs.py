@@ -206,3 +206,71 @@ def test_debug_lines_are_never_left_out(limited: tuple[logging.Logger, io.String
     for _number in range(3 * LINES_A_MINUTE):
         log.debug("record")
     assert len(out.getvalue().splitlines()) == 3 * LINES_A_MINUTE
+
+
+@pytest.fixture
+def client(limited: tuple[logging.Logger, io.StringIO, Clock]) -> Iterator[logging.Logger]:
+    """A logger of the Kafka client."""
+    log = logging.getLogger("kafka.tests")
+    log.handlers[:], log.propagate = limited[0].handlers, False
+    yield log
+    log.handlers.clear()
+
+
+def test_what_the_kafka_client_repeats_is_one_line_for_each_error_that_it_names(
+    limited: tuple[logging.Logger, io.StringIO, Clock], client: logging.Logger
+) -> None:
+    _, out, clock = limited
+    for number in range(100):
+        client.error("Connection %s failed: KafkaConnectionError: 111 ECONNREFUSED", number)
+        client.error("Metadata refresh: failed KafkaConnectionError: 111 ECONNREFUSED")
+        client.warning("No node available")
+        clock.now += 0.5
+    client.error("SaslAuthenticationFailedError: wrong password")
+    assert out.getvalue().splitlines() == [
+        "Connection 0 failed: KafkaConnectionError: 111 ECONNREFUSED",
+        "No node available",
+        "SaslAuthenticationFailedError: wrong password",
+    ]
+
+
+def test_a_state_of_the_kafka_client_is_over_when_nothing_is_said_of_it_and_told_anew_when_it_comes_again(
+    limited: tuple[logging.Logger, io.StringIO, Clock], client: logging.Logger
+) -> None:
+    log, out, clock = limited
+    for _number in range(3):
+        client.error("KafkaConnectionError")
+        clock.now += 50
+    log.info("still no end")
+    clock.now += 10
+    log.info("the end")
+    client.error("KafkaConnectionError")
+    assert out.getvalue().splitlines() == [
+        "KafkaConnectionError",
+        "still no end",
+        "left out 2 more lines of the Kafka client about KafkaConnectionError",
+        "the end",
+        "KafkaConnectionError",
+    ]
+
+
+def test_a_state_of_the_kafka_client_that_does_not_end_is_told_again_every_ten_minutes(
+    limited: tuple[logging.Logger, io.StringIO, Clock], client: logging.Logger
+) -> None:
+    _, out, clock = limited
+    for _second in range(1201):
+        client.error("KafkaConnectionError")
+        clock.now += 1
+    first, *reminders = out.getvalue().splitlines()
+    assert first == "KafkaConnectionError"
+    told = "left out %d more lines of the Kafka client about KafkaConnectionError; it goes on"
+    assert reminders == [told % 599, told % 600]
+
+
+def test_the_kafka_client_can_not_name_more_states_than_are_remembered(
+    limited: tuple[logging.Logger, io.StringIO, Clock], client: logging.Logger
+) -> None:
+    _, out, _ = limited
+    for number in range(1000):
+        client.error("X%dError", number)
+    assert len(out.getvalue().splitlines()) == 100
