@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -33,6 +33,7 @@ def check(
     everything: Annotated[
         bool, typer.Option("--all", help="Show every setting, and not only those that differ from their default.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
     """Read the settings, mask the secrets, ask Kafka, the object store, Redis and the bundles, and say what is wrong.
 
@@ -42,9 +43,14 @@ def check(
     from workers.settings import read
 
     settings = read(os.environ)
+    named, findings = _named(settings, everything), list[Finding]()
+    if as_json:
+        findings += findings_of(settings)
+        told = [{"about": each.about, "ok": each.error is None, "says": each.says} for each in findings]
+        typer.echo(terminal.as_json({"settings": named, "findings": told}))
+        raise typer.Exit(_verdict(findings))
     console = terminal.console()
-    console.print(_settings_table(settings, everything))
-    findings = []
+    console.print(_settings_table(named))
     for finding in findings_of(settings):
         findings.append(finding)
         mark = terminal.text("✓", "green") if finding.error is None else terminal.text("✗", "red")
@@ -52,15 +58,19 @@ def check(
     raise typer.Exit(_verdict(findings))
 
 
-def _settings_table(settings: Settings, everything: bool) -> Table:
+def _named(settings: Settings, everything: bool) -> dict[str, str]:
+    """The variables that are shown, each with its value."""
     from workers.settings import Settings as Defaults
     from workers.settings import shown
 
-    table = Table("setting", "value", box=None, pad_edge=False)
     defaults = shown(Defaults())
-    for name, value in shown(settings).items():
-        if everything or value != defaults[name]:
-            table.add_row(name, terminal.text(value))
+    return {name: value for name, value in shown(settings).items() if everything or value != defaults[name]}
+
+
+def _settings_table(named: Mapping[str, str]) -> Table:
+    table = Table("setting", "value", box=None, pad_edge=False)
+    for name, value in named.items():
+        table.add_row(name, terminal.text(value))
     table.add_row()
     return table
 

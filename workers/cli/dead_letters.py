@@ -164,6 +164,7 @@ def show(
         str,
         typer.Argument(metavar="TOPIC:PARTITION:OFFSET", help="The dead letter, as the list names it; or its record."),
     ],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, the record in `original`.")] = False,
 ) -> None:
     """Show one dead letter whole: what failed, and the original's key, headers and value.
 
@@ -171,6 +172,9 @@ def show(
     """
     settings = _settings()
     dead_letter = _find(settings, *parse_place(place))
+    if as_json:
+        typer.echo(terminal.as_json({**_summary(dead_letter), "original": _original(dead_letter)}))
+        return
     console = terminal.console()
     console.print(_highlighted(_summary(dead_letter)))
     console.print("\nThe original record:", style="bold")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
@@ -32,6 +32,7 @@ def list_models(
         list[Path] | None,
         typer.Argument(metavar="[FOLDER]...", help="Bundles, or folders of bundles. By default: bundles"),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a bundle each.")] = False,
 ) -> None:
     """List the built-in tagger and the bundles of some folders; one that does not load says why.
 
@@ -40,6 +41,12 @@ def list_models(
     from workers.models.compact import compact_bundle
 
     compact = compact_bundle()
+    if as_json:
+        typer.echo(terminal.as_json(_document(compact, "compact")))
+        for found in _bundles(folders):
+            told = {"error": str(found)} if isinstance(found, Misconfigured) else _document(found, str(found.folder))
+            typer.echo(terminal.as_json(told))
+        return
     columns = ("name", "kind", "can be", "labels", "digest", "size", "made of", "use as")
     table = Table(*columns, box=None, pad_edge=False)
     table.add_row(*map(terminal.text, _row(compact, "compact")))
@@ -99,6 +106,7 @@ def tune(
         ),
     ] = None,
     device: DeviceOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a precision each.")] = False,
 ) -> None:
     """Find the fastest precision and the best batch on this device, and keep the answer in TAGSTREAM_STATE_DIR.
 
@@ -119,6 +127,10 @@ def tune(
             tuned = tune_model(
                 bundle, settings.state_dir, use=each, device=device or settings.device, report=trials.append
             )
+        if as_json:
+            for trial in trials:
+                typer.echo(terminal.as_json(_trial(trial, opened, each, tuned.precision)))
+            continue
         terminal.console().print(_trials(trials, tuned.precision))
         say(
             f"{opened.name} as a {each} on {tuned.device}: {tuned.precision}, batches of {tuned.max_batch}; "
@@ -147,13 +159,28 @@ def _bundles(folders: list[Path] | None) -> Iterator[Bundle | Misconfigured]:
             yield from list_bundles(folder)
 
 
+def _document(bundle: Bundle, use_as: str) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {
+        "name": bundle.name,
+        "kind": manifest.kind,
+        "uses": _uses(bundle),
+        "labels": manifest.labels,
+        "digest": bundle.digest,
+        "bytes": sum(facts.bytes for facts in manifest.files.values()),
+        "random_weights": manifest.provenance.random,
+        "source": manifest.provenance.source,
+        "use_as": use_as,
+    }
+
+
 def _row(bundle: Bundle, use_as: str) -> tuple[str, ...]:
     manifest = bundle.manifest
     source = "random weights, " if manifest.provenance.random else ""
     return (
         bundle.name,
         manifest.kind,
-        _uses(bundle),
+        ", ".join(_uses(bundle)) or "(its builder is not installed)",
         str(manifest.labels),
         bundle.digest[:12],
         size_of(bundle),
@@ -162,13 +189,14 @@ def _row(bundle: Bundle, use_as: str) -> tuple[str, ...]:
     )
 
 
-def _uses(bundle: Bundle) -> str:
+def _uses(bundle: Bundle) -> list[str]:
+    """What the bundle can be; nothing where its builder is not installed."""
     from workers.models.load import uses_of
 
     try:
-        return ", ".join(uses_of(bundle))
+        return list(uses_of(bundle))
     except Misconfigured:
-        return "(its builder is not installed)"
+        return []
 
 
 def _golden(name: str, bundle: Bundle, use: str, device: str, precision: str, settings: Settings) -> str:
@@ -180,6 +208,19 @@ def _golden(name: str, bundle: Bundle, use: str, device: str, precision: str, se
     model.warm_up()
     agreement = with_golden(bundle, use, model)
     return f"{use} in {model.precision}: its golden answers" + (f" ({agreement})" if agreement else "")
+
+
+def _trial(trial: Trial, bundle: Bundle, use: str, chosen: str) -> dict[str, Any]:
+    return {
+        "bundle": bundle.name,
+        "use": use,
+        "precision": trial.precision,
+        "images_per_s": trial.images_per_s,
+        "max_batch": trial.max_batch,
+        "agreement": None if trial.agreement is None else str(trial.agreement),
+        "refusal": trial.refusal or None,
+        "chosen": trial.precision == chosen,
+    }
 
 
 def _trials(trials: list[Trial], chosen: str) -> Table:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -21,6 +22,7 @@ def settings(
             help="Bring the tables of settings and metrics between this Markdown file's markers up to date, instead.",
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a variable each.")] = False,
 ) -> None:
     """List every TAGSTREAM_… variable with its default and its meaning.
 
@@ -28,7 +30,12 @@ def settings(
     """
     for path in fill or []:
         path.write_text(fill_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
-    if not fill:
+    if fill:
+        return
+    if as_json:
+        for document in _documents():
+            typer.echo(terminal.as_json(document))
+    else:
         terminal.console().print(_table())
 
 
@@ -42,6 +49,19 @@ def fill_tables(page: str) -> str:
         if end:
             page = f"{head}{begin}\n{table}{end}{tail}"
     return page
+
+
+def _documents() -> Iterator[dict[str, Any]]:
+    from workers.settings import FIELDS, default_text, group_of, is_secret, variable
+
+    for field, info in FIELDS.items():
+        yield {
+            "variable": variable(field),
+            "group": group_of(field),
+            "default": default_text(field),
+            "meaning": info.description or "",
+            "secret": is_secret(field),
+        }
 
 
 def _table() -> Table:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from tests.support import logs
 from tests.unit.cli.conftest import Ran
@@ -34,6 +37,12 @@ COMMANDS = [
     ("schemas", "export"),
 ]
 
+ACTS = {
+    *("run", "demo", "stack up", "stack down", "emit", "correct", "skip", "dead-letters replay", "schemas export"),
+    *(f"models {word}" for word in ("import", "pull", "verify", "labels", "random")),
+    *(f"train {word}" for word in ("clean", "collect", "draw", "parse", "shards", "split")),
+}
+
 HEAVY = ("torch", "timm", "kafka", "minio", "redis", "PIL", "numpy", "opentelemetry.sdk", "asyncio", "pydantic_core")
 
 
@@ -52,6 +61,23 @@ def test_every_command_explains_itself(command: tuple[str, ...], tagstream: Call
     ran = tagstream(*command, "--help")
     assert ran.code == 0
     assert "tagstream" in ran.out
+
+
+def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
+    """Every command below a group, by its whole name."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, *names, name)
+        else:
+            yield " ".join((*names, name)), command
+
+
+def test_every_command_that_lists_gives_json_too() -> None:
+    """A new command has --json, or is named in ACTS because what it prints is not the point of it."""
+    found = dict(commands(typer.main.get_command(app.app)))
+    json_help = {name: each.help for name, command in found.items() for each in command.params if "--json" in each.opts}
+    assert found.keys() - json_help.keys() == ACTS
+    assert [name for name, told in json_help.items() if "JSON" not in told] == []
 
 
 def test_a_paragraph_of_help_is_wrapped_for_the_terminal_and_examples_keep_their_lines(
@@ -266,6 +292,25 @@ def test_a_pages_table_of_settings_is_filled_in(tagstream: Callable[..., Ran], t
     assert "outdated words" not in text
     assert text.startswith("# T\n<!-- settings:begin -->\n**Kafka**")
     assert text.endswith("<!-- settings:end -->\nrest\n")
+
+
+def test_settings_and_what_a_check_finds_are_told_to_programs_too(
+    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [json.loads(line) for line in tagstream("settings", "--json").out.splitlines()]
+    [group] = [each for each in listed if each["variable"] == "TAGSTREAM_GROUP"]
+    assert (group["group"], group["default"], group["secret"]) == ("Kafka", "tagstream", False)
+
+    monkeypatch.setenv("TAGSTREAM_S3_ACCESS_KEY", "who")
+    monkeypatch.setenv("TAGSTREAM_S3_SECRET_KEY", "do-not-show")
+    monkeypatch.setenv("TAGSTREAM_PRECISION", "fp32")
+    ran = tagstream("check", "--json")
+    assert ran.code == 2
+    told = json.loads(ran.out)
+    assert told["settings"]["TAGSTREAM_PRECISION"] == "fp32"
+    assert told["settings"]["TAGSTREAM_S3_SECRET_KEY"] == "***"
+    kafka = next(each for each in told["findings"] if each["about"] == "Kafka")
+    assert (kafka["ok"], kafka["says"][:42]) == (False, "TAGSTREAM_KAFKA_SERVERS is not set. It is:")
 
 
 def test_schemas_are_written(tagstream: Callable[..., Ran], tmp_path: Path) -> None:

@@ -66,6 +66,14 @@ def test_list_takes_bundles_and_folders_and_names_what_does_not_load(
     assert "no is no folder" in out
 
 
+def test_list_tells_a_program_the_same(ram: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["models", "list", "--json", str(ram.folder), str(tmp_path / "no")]) == 0
+    compact, mine, broken = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (compact["use_as"], compact["uses"], compact["random_weights"]) == ("compact", ["tagger"], False)
+    assert (mine["use_as"], mine["digest"], mine["random_weights"]) == (str(ram.folder), ram.digest, True)
+    assert "no is no folder" in broken["error"]
+
+
 def test_list_says_what_a_bundle_can_be_used_as(
     ram: Bundle, tag2text: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +152,18 @@ def test_tune_may_look_at_one_use_alone(
     assert run_command(["models", "tune", str(tag2text.folder), "--as", "tagger"]) == 0
     assert len(list((tmp_path / "state" / "tuned").iterdir())) == 1
     assert "captioner" not in capsys.readouterr().out
+
+
+def test_tune_tells_a_program_each_trial_and_which_was_chosen(
+    ram: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("workers.models.tune.LARGEST_BATCH", 2)
+    assert run_command(["models", "tune", "--json", str(ram.folder)]) == 0
+    trials = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len({trial["precision"] for trial in trials}) == len(trials)
+    [chosen] = [trial for trial in trials if trial["chosen"]]
+    assert chosen["refusal"] is None
+    assert chosen["images_per_s"] > 0
 
 
 def test_a_bundle_that_can_not_caption_is_not_tuned_for_it(ram: Bundle, capsys: pytest.CaptureFixture[str]) -> None:

@@ -359,7 +359,7 @@ def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_
             emitter.send(f"{site.name}.enriched", b"k", foreign)
         emitter.flush()
 
-    letters = ("list", "list --json", f"show {site.dead}:0:0", "replay", "replay --go")
+    letters = ("list", "list --json", f"show {site.dead}:0:0", f"show {site.dead}:0:0 --json", "replay", "replay --go")
     commands = (*(f"dead-letters {command}" for command in letters), "tail --no-follow", "tail --no-follow --json")
     ran = {command.removeprefix("dead-letters "): tagstream(*command.split()) for command in commands}
     for command, each in ran.items():
@@ -368,6 +368,8 @@ def test_what_strangers_write_ends_no_command_and_reaches_the_terminal_as_plain_
     assert "4 passed over that are no dead letters; the first is " in ran["list"].err
     assert r"photos/\[/x][bold]" in ran["list"].out
     assert [json.loads(line)["key"] for line in ran["list --json"].out.splitlines()] == [NASTY, NASTY]
+    shown = json.loads(ran[f"show {site.dead}:0:0 --json"].out)
+    assert (shown["key"], shown["original"]["key"]) == (NASTY, NASTY)
     assert "1 not sent: they name the topic '__consumer_offsets'" in ran["replay"].out
     assert "1 would be sent back" in ran["replay"].out
     assert len(read_range(site.servers, Partition(site.images, 0), 0, 9)) == 1
