@@ -22,6 +22,10 @@ PAGES = (
     "quickstart.md",
     "upgrading.md",
     "faq.md",
+    "troubleshooting.md",
+    "concepts.md",
+    "operating.md",
+    "deploying.md",
 )
 
 
