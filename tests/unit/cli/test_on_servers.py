@@ -218,7 +218,7 @@ def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
 ) -> None:
     command = [sys.executable, "-m", "workers", "emit", str(folder), "--rate", "0.01"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as slow:
-        eventually(lambda: list((tmp_path / "state" / "emit").glob("*.json")))
+        eventually(lambda: list((tmp_path / "state" / "emit").glob("*.json")), timeout_s=90)
         slow.send_signal(signal.SIGINT)
         _, told = slow.communicate(timeout=60)
     assert slow.returncode == 130, told

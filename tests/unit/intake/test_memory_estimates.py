@@ -243,6 +243,7 @@ TRANSFORMS: dict[str, Transform] = {
     "cut": Transform(224, fit="crop", resize=256),
     "cut of many pixels": Transform(800, fit="crop", resize=1000),
     "turned and cut": Transform(224, fit="crop", resize=256, exif_transpose=True),
+    "turned and padded": Transform(1120, fit="pad", interpolation="bicubic", exif_transpose=True),
 }
 
 
