@@ -79,7 +79,7 @@ chaos: install ## Break real servers and workers on purpose; writes build/chaos-
 	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or fault" --ignore tests/hostile $(ARGS)
 
 soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 15 minutes)
-# + SOAK_STRIKES=100, SOAK_MINUTES=60 (at most), SOAK_SEED=1
+# + SOAK_STRIKES=100 (below 50 memory is not judged), SOAK_MINUTES=60 (at most), SOAK_SEED=1
 	@$(TIED) .venv/bin/python -m tests.chaos.soak
 
 fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md (10 minutes)
