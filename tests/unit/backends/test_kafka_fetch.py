@@ -160,6 +160,24 @@ def test_a_batch_that_fails_its_checksum_is_fetched_again_before_it_is_given_up(
     assert fetches.at() == 2
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        pytest.param(batch([record(b"bad")], base_offset=1, spoil=1), id="fails its checksum"),
+        pytest.param(struct.pack(">qi", 1, 9) + bytes(9), id="too short to be one"),
+    ],
+)
+def test_nothing_behind_a_spoilt_batch_is_read_before_it(spoilt: bytes) -> None:
+    """Guard: the position would be behind it, and what it holds would never be read."""
+    fetches = Fetches()
+    behind = batch([record(b"behind")], base_offset=2)
+    fetches.answered(batch([record(b"before")]) + spoilt + behind)
+    assert values(fetches.poll()) == [b"before"]
+    assert fetches.at() == 1
+    fetches.answered(batch([record(b"whole")], base_offset=1) + behind)
+    assert values(fetches.poll()) == [b"whole", b"behind"]
+
+
 def test_a_batch_that_is_spoilt_in_another_way_each_time_is_asked_for_again() -> None:
     fetches = Fetches()
     for spoil in (b"1", b"2", b"3"):
