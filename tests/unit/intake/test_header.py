@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support import images
 from tests.support.images import encoded, ramp
@@ -133,3 +134,27 @@ def test_a_jpeg_with_a_second_image_behind_it_is_a_jpeg_of_its_first() -> None:
     body = encoded(ramp(40, 30), "mpo", save_all=True, append_images=[ramp(20, 10)])
     header = read_header(body, LIMITS)
     assert (header.format, header.width, header.height) == ("jpeg", 40, 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "bytes_a_pixel"),
+    [
+        ("png", "RGB", 4.0),
+        ("png", "L", 5.0),
+        ("png", "P", 5.0),
+        ("png", "RGBA", 8.0),
+        ("png", "I;16", 13.0),
+        ("jpeg", "RGB", 5.2),
+        ("jpeg", "CMYK", 9.6),
+        ("gif", "P", 6.0),
+        ("webp", "RGB", 18.0),
+        ("tiff", "RGB", 10.0),
+        ("tiff", "F", 34.0),
+    ],
+)
+def test_a_decode_is_counted_by_the_pixel_and_by_no_more(name: str, mode: str, bytes_a_pixel: float) -> None:
+    """As stored, as the decoder has it, and as RGB: with twice as many half as many images are decoded at a time."""
+    one, two = (encoded(Image.new(mode, (width, 480)), name) for width in (640, 1280))
+    more = read_header(two, LIMITS).decode_bytes - read_header(one, LIMITS).decode_bytes
+    assert more / (640 * 480) == pytest.approx(bytes_a_pixel, abs=0.05)
+    assert read_header(one, LIMITS).decode_bytes > 128 << 10
