@@ -34,8 +34,8 @@ from workers.types import (
 class RecordSource(Protocol):
     """The input topics as one member of the consumer group.
 
-    `membership` and `commit` are what a publisher needs of it and may be called by any thread; all else belongs to the
-    poll thread.
+    `membership` and `commit` are what a publisher needs of it; these and `ends` may be called by any thread. All else
+    belongs to the poll thread.
     """
 
     def membership(self) -> Membership:
@@ -81,6 +81,10 @@ class RecordSource(Protocol):
 
     def resume(self, partitions: Sequence[Partition]) -> None:
         """Undo `pause`; no record is lost or comes twice by it."""
+        ...
+
+    def ends(self) -> Mapping[Partition, int]:
+        """Behind the last record of our partitions, as far as it is known: as of the last fetch of each."""
         ...
 
     def close(self) -> None:

@@ -61,6 +61,17 @@ def test_a_record_comes_with_null_key_null_value_and_repeated_headers_as_they_ar
     assert first.timestamp_ms > 1_600_000_000_000
 
 
+def test_the_end_of_a_partition_is_known_once_it_was_read(world: World) -> None:
+    for value in (b"0", b"1", b"2"):
+        world.append(0, value)
+    source = world.source()
+    assignments = assignments_of(source)
+    assert partition_of(world, 0) not in source.ends()
+    source.start(assignments[0], 0)
+    records_of(source, 3)
+    assert source.ends()[partition_of(world, 0)] == 3
+
+
 def test_records_of_an_aborted_transaction_are_a_gap(world: World) -> None:
     world.append(0, b"before")
     world.append_aborted(0, b"aborted")

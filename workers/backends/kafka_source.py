@@ -171,6 +171,17 @@ class KafkaRecordSource:
             if assignment in self._open:
                 self._consumer.resume(partition)
 
+    def ends(self) -> dict[Partition, int]:
+        # Of the client's own state only what one step reads: it belongs to other threads.
+        known = self._consumer._subscription.assignment
+        with self._lock:
+            states = {place: known.get(place) for place in self._assignments}
+        return {
+            Partition(*place): state.highwater
+            for place, state in states.items()
+            if state is not None and state.highwater is not None
+        }
+
     def close(self) -> None:
         end_consumer(self._consumer)
         self.drop(list(self._assignments))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from schemas.dead_letter import Failure
 from workers.pipeline.commit.ledger import Ledger, Rendered
 from workers.pipeline.progress import TaskProgress
 from workers.ports import Clock
+from workers.types import Partition
 
 _log = logging.getLogger(__name__)
 
@@ -49,13 +50,24 @@ class ActivityLog:
 
     `step` is to be called about once a second: each call looks at where the images are, and what most of them wait
     for in most of the looks is what bounds the work.
+
+    Args:
+        ends: where partitions of ours end, as far as it is known, for the lag.
     """
 
-    def __init__(self, clock: Clock, tally: Tally, progress: TaskProgress, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        tally: Tally,
+        progress: TaskProgress,
+        ledger: Ledger,
+        ends: Callable[[], Mapping[Partition, int]] = dict,
+    ) -> None:
         self._clock = clock
         self._tally = tally
         self._progress = progress
         self._ledger = ledger
+        self._ends = ends
         self._started = self._since = clock.monotonic()
         self._before: Counter[tuple[str, str]] = Counter()
         self._looks: Counter[str] = Counter()
@@ -72,7 +84,8 @@ class ActivityLog:
         if fresh or records:
             [(bound, looks)] = self._looks.most_common(1)
             share = f"{looks} of {self._looks.total()} looks"
-            _log.info("%s; %s; bounded by %s (%s)", _told(fresh, seconds), _in_flight(places, records), bound, share)
+            at_work = _in_flight(places, records) + _lag(self._ledger.committed(), self._ends())
+            _log.info("%s; %s; bounded by %s (%s)", _told(fresh, seconds), at_work, bound, share)
         self._since, self._before = self._clock.monotonic(), counts
         self._looks.clear()
 
@@ -125,3 +138,9 @@ def _in_flight(places: Mapping[str, int], records: int) -> str:
     """`20 images in flight (fetch 16, decode 4), 31 records not committed`"""
     where = ", ".join(f"{place} {count}" for place, count in places.items() if count)
     return f"{sum(places.values())} images in flight{f' ({where})' if where else ''}, {records} records not committed"
+
+
+def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> str:
+    """`, lag 1,235 offsets in 4 partitions`; nothing where no end is known yet."""
+    behind = [max(0, ends[partition] - offset) for partition, offset in committed.items() if partition in ends]
+    return f", lag {sum(behind):,} offsets in {len(behind)} partitions" if behind else ""

@@ -151,7 +151,7 @@ class Worker:
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
         poller = Poller(source, pipeline, self._options, opening, opened)
         publishing = Publishing(publisher, pipeline, self._options, opening, opened, self._drained.is_set)
-        activity = ActivityLog(self._clock, pipeline.tally, pipeline.progress, pipeline.ledger)
+        activity = ActivityLog(self._clock, pipeline.tally, pipeline.progress, pipeline.ledger, source.ends)
         loops: dict[str, Callable[[], None]] = {
             stage.thread: partial(self._run_stage, stage)
             for stage in pipeline.stages

@@ -79,6 +79,10 @@ class MemoryRecordSource:
         with self._broker.changed:
             self._paused.difference_update(self._held(partitions))
 
+    def ends(self) -> dict[Partition, int]:
+        with self._broker.changed:
+            return {each.partition: self._broker.end(each.partition) for each in self._positions if each.current}
+
     def close(self) -> None:
         with self._broker.changed:
             self._broker.leave(self._group, self.member)

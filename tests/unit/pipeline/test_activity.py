@@ -10,6 +10,7 @@ from tests.support.harness import BUCKET, Harness
 from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import Unavailable
 from workers.pipeline.activity import ActivityLog, bound_by
+from workers.types import Partition
 
 
 def activity(manual: ManualPipeline) -> ActivityLog:
@@ -56,6 +57,22 @@ def test_a_line_tells_rate_outcomes_and_reasons_of_its_own_half_minute(caplog: p
         "0 images in flight, 0 records not committed; bounded by the input (30 of 30 looks)"
     )
     assert second.startswith("0.0 images/s (1 enriched, 0 partial), 0 retractions, 0 dead letters, 0 skips;")
+
+
+def test_a_line_tells_how_far_committed_offsets_are_behind_known_ends(caplog: pytest.LogCaptureFixture) -> None:
+    manual = ManualPipeline()
+    pipeline = manual.pipeline
+    [(partition, committed)] = pipeline.ledger.committed().items()
+    ends = {partition: committed + 1_235, Partition("another member's", 0): 9_000}
+    log = ActivityLog(manual.clock, pipeline.tally, pipeline.progress, pipeline.ledger, lambda: ends)
+    manual.put("0.png")
+    manual.events("0.png")
+    manual.turn()
+    with caplog.at_level(logging.INFO):
+        commit(manual)
+        pass_time(manual, log, 30)
+    [line] = said(caplog)
+    assert ", 0 records not committed, lag 1,234 offsets in 1 partitions; bounded by " in line
 
 
 def test_without_work_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:

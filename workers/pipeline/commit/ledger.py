@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 
 from schemas.dead_letter import Failure
 from workers.pipeline.cache_entries import CacheWrite
-from workers.types import Assignment, Headers, Message, Record, Transaction
+from workers.types import Assignment, Headers, Message, Partition, Record, Transaction
 
 Kind: TypeAlias = Literal["enriched", "partial", "retraction", "skip"]
 
@@ -285,6 +285,11 @@ class Ledger:
     @property
     def records(self) -> int:
         return self._records
+
+    def committed(self) -> dict[Partition, int]:
+        """Of each partition in our hands the offset below which all is known to be committed."""
+        with self._lock:
+            return {assignment.partition: queue.committed for assignment, queue in self._queues.items()}
 
     def _front_is_ready(self, queue: _PartitionQueue) -> bool:
         return queue.assignment.current and bool(queue.entries) and queue.entries[0].messages is not None
