@@ -75,6 +75,8 @@ class Account:
                 raise
             pytest.xfail(f"the broker lost a transaction marker: {'; '.join(map(str, markers))}")
         site.assert_in_order()
+        audited = site.audit()
+        assert audited.proved, audited.as_json()
         site.assert_within_budgets()
 
     def row(self) -> str:

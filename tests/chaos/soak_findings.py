@@ -10,6 +10,7 @@ from tests.chaos.account import RECOVERS_WITHIN_S
 from tests.chaos.markers import LostMarker, lost_markers
 from tests.support.memory import Growth
 from tests.support.worker_process import Site, WorkerProcess
+from workers.audit.report import Fault
 
 MB_PER_10_000 = 1.0
 
@@ -30,6 +31,8 @@ class Findings:
     """The broker's own doing, for which outcomes may come twice; see `markers`."""
     dead_lettered: int = 0
     in_order: bool = True
+    audited: Counter[Fault] = field(default_factory=Counter)
+    """What `tagstream audit` says is wrong, as a second opinion."""
     mb_per_10_000: float | None = None
     """How fast the memory of the worker grows that was never struck."""
     at_rest: list[tuple[float, int]] = field(default_factory=list)
@@ -60,6 +63,7 @@ class Findings:
             site.assert_in_order()
         except AssertionError:
             self.in_order = False
+        self.audited = site.audit().counts
 
     def broken_promises(self) -> list[str]:
         slowest = max(self.recoveries, key=lambda recovery: recovery[1], default=("", 0.0))
@@ -68,6 +72,7 @@ class Findings:
             f"{self.twice} outcomes came twice": self.twice > sum(lost.records for lost in self.lost_markers),
             f"{self.dead_lettered} healthy images were dead-lettered": self.dead_lettered,
             "outcomes of a partition came out of order": not self.in_order,
+            f"the audit found {dict(self.audited)}": bool(self.audited) and not self.lost_markers,
             f"{slowest[1]:.0f} s to recover from {slowest[0]}": slowest[1] > RECOVERS_WITHIN_S,
             f"a budget was overdrawn: {self.budgets}": any(part > 1 for part in self.budgets.values()),
             f"memory grows by {self._slope}": (self.mb_per_10_000 or 0.0) >= MB_PER_10_000,

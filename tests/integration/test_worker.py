@@ -82,6 +82,8 @@ def test_events_of_all_three_dialects_come_out_once_each_and_in_order(site: Site
         assert process.terminate() == 0, process.said()
     assert site.outcomes() == site.inputs()
     site.assert_in_order()
+    report = site.audit()
+    assert (report.proved, report.records, report.unverifiable) == (True, len(site.inputs()), {}), report.as_json()
     outputs = site.outputs()
     images = [output for output in outputs if isinstance(output, EnrichedImage)]
     assert {image.event.dialect for image in images} == {"own", "s3", "cloudevents"}

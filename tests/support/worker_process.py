@@ -21,9 +21,12 @@ from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tests.conftest import Stack
 from tests.support.waiting import eventually
+from workers.audit.report import AuditReport
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
 from workers.backends.object_store import MinioObjectStore
+from workers.cli.audit import Auditing
 from workers.local.worker_process import WorkerProcess as LocalWorker
+from workers.settings import read
 from workers.types import Headers
 
 Coordinates = tuple[int, int, int]
@@ -180,6 +183,10 @@ class Site:
         assert places
         for events in places.values():
             assert events == sorted(events)
+
+    def audit(self) -> AuditReport:
+        """The product's own opinion on the same topics."""
+        return Auditing(read(self.settings("audit")), (), (), None, None).run()
 
     def assert_within_budgets(self) -> None:
         """No worker here ever held more bytes in flight than its budgets allow, as far as it was asked."""

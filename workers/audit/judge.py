@@ -18,7 +18,7 @@ from workers.types import Headers, Partition, Unreadable
 CLOCKS_MS: Final = 3_600_000
 """How far the clocks of producers, workers and brokers may be apart."""
 RANGES_MAX: Final = 100_000
-"""Dead letters of whole batches that are remembered, by input partition."""
+"""Dead letters of whole batches that are remembered, some 10 MB."""
 _SHOWN_EVENTS: Final = 5
 _ELSEWHERE: Final = -1
 """The number of all partitions that are not audited."""
@@ -78,23 +78,17 @@ class _Ranges:
     def __init__(self) -> None:
         self._firsts: list[int] = []
         self._lasts: list[int] = []
-        self.full = False
+        self.incomplete = False
+        """One could not be added."""
 
-    def add(self, first: int, last: int) -> bool:
-        """True: some of it was there already, and nothing is added."""
+    def add(self, first: int, last: int) -> None:
+        """One that meets no other."""
         at = bisect_right(self._firsts, last)
-        if at and self._lasts[at - 1] >= first:
-            return True
-        if len(self._firsts) < RANGES_MAX:
-            self._firsts.insert(at, first)
-            self._lasts.insert(at, last)
-        else:
-            self.full = True
-        return False
+        self._firsts.insert(at, first)
+        self._lasts.insert(at, last)
 
     def __contains__(self, offset: int) -> bool:
-        at = bisect_right(self._firsts, offset)
-        return bool(at) and self._lasts[at - 1] >= offset
+        return self.meets(offset, offset)
 
     def meets(self, first: int, last: int) -> bool:
         at = bisect_right(self._firsts, last)
@@ -121,7 +115,7 @@ class Judge:
     """Judges ranges of offsets. First `outcome` for each record of each output partition, in order; then `record`
     for each of the input, in order; then `finish`.
 
-    Memory: `seen` has its own bounds; beside them stand the dead letters of whole batches (100,000 a partition), and
+    Memory: `seen` has its own bounds; beside them stand the dead letters of whole batches (100,000), and
     an entry for each pair of an input and an output partition.
 
     Args:
@@ -135,6 +129,7 @@ class Judge:
         self._inputs = {
             place: _Input(place, number, *span) for number, (place, span) in enumerate(sorted(ranges.items()))
         }
+        self._ranges = 0
         self._oldest: dict[Partition, int] = {}
         """Of each partition that is cut, when its first record was written that is read."""
 
@@ -167,8 +162,18 @@ class Judge:
 
     def _comes_again(self, source: _Input, claim: Claim) -> bool:
         if claim.last > claim.offset:
-            return source.ranges.add(max(claim.offset, source.first), min(claim.last, source.end - 1))
+            return self._range_again(source.ranges, max(claim.offset, source.first), min(claim.last, source.end - 1))
         return self._seen.add(source.number, claim.offset, claim.kind, claim.events)
+
+    def _range_again(self, ranges: _Ranges, first: int, last: int) -> bool:
+        if ranges.meets(first, last):
+            return True
+        if self._ranges < RANGES_MAX:
+            self._ranges += 1
+            ranges.add(first, last)
+        else:
+            ranges.incomplete = True
+        return False
 
     def _judge_order(self, source: _Input, claim: Claim, partition: Partition, read: Read) -> None:
         """A record's dead letter leaves behind all its other outcomes."""
@@ -263,7 +268,7 @@ class Judge:
             return "compacted"
         if lost and not topics.skips:
             return "no-skipped-topic"
-        if source.ranges.full:
+        if source.ranges.incomplete:
             return "too-many-ranges"
         for partition in topics.cut:
             oldest = self._oldest.get(partition, math.inf)

@@ -14,12 +14,13 @@ from collections.abc import Mapping
 from typing import Final, Self
 
 from workers.audit.claims import Kind
+from workers.errors import Misconfigured
 
 CHUNK: Final = 1 << 14
 CHUNKS: Final = 1_024
 """Chunks in memory: 16 MB."""
 SEVERAL: Final = 100_000
-"""Records of several events in memory, some 30 MB. The chunk in use may exceed it alone."""
+"""Records of several events in memory, some 30 MB; 60 MB where each has a thousand. One chunk may exceed it alone."""
 
 KEYS: Final = 100_000
 """Keys in memory, some 20 MB, before they are stored."""
@@ -142,8 +143,16 @@ class Seen:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """
+        Raises:
+            Misconfigured: the temporary file could not be written.
+        """
         self.close()
+        if isinstance(error, sqlite3.Error):
+            raise Misconfigured(
+                f"what was seen can't be kept in a temporary file ({error}): let TMPDIR name a folder with room"
+            ) from error
 
     @property
     def held(self) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Apache Kafka by kafka-python: what other packages import of the Kafka modules."""
 
 from workers.backends.kafka_emitter import KafkaEmitter
-from workers.backends.kafka_extents import Extent, committed, extents, offsets_at
+from workers.backends.kafka_extents import Extent, extents, offsets_at
 from workers.backends.kafka_group import GroupMember, GroupState, GroupWatch, Reach, Recent, group_watch, recent_offsets
 from workers.backends.kafka_publisher import KafkaPublisher
 from workers.backends.kafka_reader import Tail, between, first_times, read_range, tail
@@ -35,7 +35,6 @@ __all__ = [
     "TopicState",
     "between",
     "brokers",
-    "committed",
     "describe_topics",
     "ensure_topics",
     "extents",

@@ -1,4 +1,4 @@
-"""From where to where topics reach, by offset and by time, and how far a consumer group has come."""
+"""From where to where topics reach, by offset and by time."""
 
 from __future__ import annotations
 
@@ -48,23 +48,9 @@ def offsets_at(
     return {Partition(*place): None if found.get(place) is None else found[place].offset for place in places}
 
 
-def committed(
-    servers: str, group: str, topics: Sequence[str], *, security: Security | None = None
-) -> dict[Partition, int | None]:
-    """The group's next offset in each partition; None where it has none.
-
-    Raises:
-        Misconfigured, Unavailable: as for `extents`; an offset that is in an open transaction is waited for.
-    """
-    doing = f"asking for the offsets of {group!r}"
-    with _asking(servers, security, topics, doing, group_id=group, isolation_level="read_committed") as found:
-        consumer, places = found
-        return {Partition(*place): consumer.committed(place, timeout_ms=_TIMEOUT_MS) for place in places}
-
-
 @contextmanager
 def _asking(
-    servers: str, security: Security | None, topics: Sequence[str], doing: str, **settings: Any
+    servers: str, security: Security | None, topics: Sequence[str], doing: str
 ) -> Iterator[tuple[Any, list[TopicPartition]]]:
     """A client that fetches nothing and joins no group, and the partitions of these topics."""
     consumer = connect(
@@ -75,7 +61,6 @@ def _asking(
         enable_auto_commit=False,
         allow_auto_create_topics=False,
         metrics_enabled=False,
-        **settings,
     )
     try:
         with mapped(doing):

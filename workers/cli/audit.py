@@ -19,7 +19,7 @@ from workers.errors import Misconfigured, Unavailable
 if TYPE_CHECKING:
     from workers.audit.judge import Topics
     from workers.audit.report import AuditReport
-    from workers.backends.kafka import Extent, ReadRecord
+    from workers.backends.kafka import Extent, Reach, ReadRecord
     from workers.settings import Settings
     from workers.types import Partition
 
@@ -125,19 +125,20 @@ class Auditing:
             Misconfigured: a topic does not exist, or the group has committed nothing.
             Unavailable: a broker does not answer, or a transaction does not end.
         """
-        from workers.backends.kafka import committed, extents
+        from workers.backends.kafka import extents, group_watch
         from workers.cli.clients import output_topics
 
-        done = committed(self._servers, self._settings.group, self._settings.input_topics, security=self._security)
-        if all(offset is None for offset in done.values()):
+        group, topics = self._settings.group, self._settings.input_topics
+        with group_watch(self._servers, group, topics, security=self._security) as watch:
+            inputs = watch.look().partitions
+        if all(reach.committed is None for reach in inputs.values()):
             raise Misconfigured(
-                f"the group {self._settings.group!r} has committed nothing of {', '.join(self._settings.input_topics)}:"
-                " there is nothing to judge. Correct TAGSTREAM_GROUP or TAGSTREAM_INPUT_TOPICS"
+                f"the group {group!r} has committed nothing of {', '.join(topics)}: there is nothing to judge."
+                " Correct TAGSTREAM_GROUP or TAGSTREAM_INPUT_TOPICS"
             )
-        inputs = extents(self._servers, self._settings.input_topics, security=self._security)
         # Asked after the committed offsets: what was committed with these stands before these ends.
         outputs = extents(self._servers, output_topics(self._settings), security=self._security)
-        ranges = self._ranges(inputs, done)
+        ranges = self._ranges(inputs)
         spans = self._spans(outputs)
         report = self._judged(inputs, ranges, outputs, spans)
         if spans != _whole(outputs) and (report.counts["missing"] or report.unverifiable["expired"]):
@@ -147,18 +148,16 @@ class Auditing:
         report.in_flight = self._in_flight
         return report
 
-    def _ranges(
-        self, inputs: Mapping[Partition, Extent], done: Mapping[Partition, int | None]
-    ) -> dict[Partition, tuple[int, int]]:
+    def _ranges(self, inputs: Mapping[Partition, Reach]) -> dict[Partition, tuple[int, int]]:
         """What is judged of each partition; those of which nothing is are left out."""
         self._begin.require_known("--from", list(inputs))
         self._end.require_known("--to", list(inputs))
         since, until = self._offsets_at(self._since), self._offsets_at(self._until)
         found = {}
-        for place, extent in inputs.items():
-            first = max(self._begin.of(place) or 0, _or(since.get(place, 0), extent.end))
-            end = min(_or(self._end.of(place), extent.end), _or(until.get(place), extent.end), extent.end)
-            judged = min(end, _or(done[place], extent.begin))
+        for place, reach in inputs.items():
+            first = max(self._begin.of(place) or 0, _or(since.get(place, 0), reach.end))
+            end = min(_or(self._end.of(place), reach.end), _or(until.get(place), reach.end), reach.end)
+            judged = min(end, _or(reach.committed, reach.first))
             self._in_flight += max(0, end - max(first, judged))
             if first < judged:
                 found[place] = (first, judged)
@@ -186,7 +185,7 @@ class Auditing:
 
     def _judged(
         self,
-        inputs: Mapping[Partition, Extent],
+        inputs: Mapping[Partition, Reach],
         ranges: Mapping[Partition, tuple[int, int]],
         outputs: Mapping[Partition, Extent],
         spans: Mapping[Partition, tuple[int, int]],
@@ -198,8 +197,8 @@ class Auditing:
             judge = Judge(ranges, self._topics(outputs, spans), seen)
             self._read(spans, judge.outcome, "outcomes")
             for place in ranges:
-                judge.expired(place, inputs[place].begin)
-            there = {place: (max(first, inputs[place].begin), end) for place, (first, end) in ranges.items()}
+                judge.expired(place, inputs[place].first)
+            there = {place: (max(first, inputs[place].first), end) for place, (first, end) in ranges.items()}
             self._read(there, judge.record, "records")
             return judge.finish()
 

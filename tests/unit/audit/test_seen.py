@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from workers.audit.seen import CHUNK, Seen
+from workers.errors import Misconfigured
 
 BILLION = 1_000_000_000
 
@@ -52,3 +55,14 @@ def test_a_key_supersedes_what_came_before_it_or_may_have() -> None:
         seen.note_key(b"a", 0, 20)
         seen.note_key(b"a", 0, 3)
         assert seen.superseded(b"a", 0, 20), "after the first were stored too"
+
+
+def test_a_temporary_file_without_room_is_told_in_a_sentence() -> None:
+    def fill() -> None:
+        with Seen(chunks=1) as seen:
+            seen._stored.execute("PRAGMA max_page_count = 5")
+            for number in range(1_000):
+                seen.add(0, number * CHUNK, "whole", 1)
+
+    with pytest.raises(Misconfigured, match="TMPDIR"):
+        fill()
