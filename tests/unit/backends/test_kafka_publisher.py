@@ -168,6 +168,27 @@ def test_a_producer_that_failed_is_ended_before_another_is_made_and_never_used_a
     failed.begin_transaction.assert_called_once()
 
 
+def test_what_no_topic_takes_is_found_out_before_a_transaction_begins(scene: Scene) -> None:
+    too_large = Message("out", b"k", bytes(1_000), ())
+    with pytest.raises(ValueError, match="too large for 'out'"):
+        scene.publisher.publish(Transaction([too_large], {Assignment(PARTITION, "me"): 5}))
+    assert scene.calls == []
+    scene.publish()
+
+
+def test_a_worker_that_is_fenced_again_at_once_shares_its_id_and_says_so(scene: Scene) -> None:
+    def fenced() -> None:
+        scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
+
+    fenced()
+    with pytest.raises(Unpublished):
+        scene.publish()
+    scene.publisher.recover()
+    fenced()
+    with pytest.raises(Broken, match="'worker-0'; give every worker its own"):
+        scene.publish()
+
+
 def test_recovering_waits_as_long_as_the_broker_is_away(scene: Scene) -> None:
     scene.unreachable = 50
     scene.publisher.recover()
