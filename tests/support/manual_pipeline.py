@@ -42,6 +42,7 @@ class ManualPipeline:
         self.clock = ManualClock()
         self.store = MemoryObjectStore(clock=self.clock)
         self.store.make_bucket(BUCKET)
+        self.cache = MemoryResultCache(clock=self.clock)
         tagger = tagger or ColourTagger()
         if make_intake is not None:
             intake = make_intake(self.store)
@@ -49,7 +50,7 @@ class ManualPipeline:
             source=none_of_this,
             publisher=none_of_this,
             intake=intake or InlineIntake(self.store, [tagger.transform]),
-            cache=MemoryResultCache(clock=self.clock),
+            cache=self.cache,
             roles=make_roles({"tagger": tagger}),
             clock=self.clock,
             options=WorkerOptions(

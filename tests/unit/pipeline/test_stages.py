@@ -6,11 +6,18 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+import pytest
+
 from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.tasks import TAGGER, a_task
+from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.flow.queue import StageQueue
+from workers.pipeline.known_results import KnownResults
+from workers.pipeline.roles import make_roles
 from workers.pipeline.stages.stage import QueueStage
-from workers.types import Pixels
+from workers.types import LabelScores, Pixels
 
 
 def test_every_kind_of_work_on_an_image_has_the_limit_of_one_stage() -> None:
@@ -88,3 +95,33 @@ def test_a_batch_may_take_five_times_the_slowest_so_far_and_fifteen_seconds_at_l
         (None, "the device has worked on one batch for 16 s", 15.0),
         (None, "the device has worked on one batch for 76 s", 75.0),
     ]
+
+
+@pytest.mark.parametrize("stage", ["parse", "lookup"])
+def test_a_stage_with_a_thousand_items_before_it_admits_no_further_record(stage: str) -> None:
+    manual = ManualPipeline()
+    waiting = {"parse": manual.pipeline.parse, "lookup": manual.pipeline.lookup}[stage]
+
+    def add(items: int) -> None:
+        if stage == "parse":
+            manual.events(*["a.png"] * items)
+        else:
+            manual.pipeline.lookup.begin([a_task() for _ in range(items)])
+
+    add(999)
+    assert not waiting.holds_back(manual.assignments[0])
+    add(1)
+    assert waiting.holds_back(manual.assignments[0])
+
+
+def test_what_was_computed_and_committed_last_is_told_to_the_cache_after_the_threads_end() -> None:
+    manual, task = ManualPipeline(), a_task()
+    task.results["tags"] = LabelScores(np.array([0], np.int32), np.array([0.75], np.float32))
+    manual.pipeline.lookup.committed([CacheWrite(values={"told": b"committed"})])
+    manual.pipeline.lookup.keep(task)
+    assert manual.cache.lookup(["told"]) == [None]
+    manual.pipeline.lookup.wind_up()
+    assert manual.cache.lookup(["told"]) == [b"committed"]
+    again = a_task()
+    KnownResults(manual.cache, make_roles({"tagger": TAGGER})).contents([again])
+    assert again.hits == {"tags"}
