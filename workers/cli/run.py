@@ -51,7 +51,7 @@ def run(
     from workers.service.stray_output import stray_output_logged
     from workers.settings import secret_values
 
-    if os.environ.get("TAGSTREAM_LOG_FORMAT") == "json":
+    if os.environ.get("TAGSTREAM_LOG_FORMAT", "").strip().lower() == "json":
         start_logging("info", "json")  # what is wrong with the settings is a line of JSON too
     settings = needed("kafka_servers", "s3_endpoint", "buckets", worker=True)
     with stray_output_logged() as stderr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -63,6 +64,16 @@ def test_a_bundle_that_does_not_load_ends_it_with_2(tmp_path: Path) -> None:
     assert code == 2
     assert "is not a bundle" in said
     assert "Traceback" not in said
+
+
+def test_in_a_log_of_json_what_is_wrong_with_the_settings_is_a_line_of_json(tmp_path: Path) -> None:
+    code, said = ends_with(tmp_path, TAGSTREAM_LOG_FORMAT="json", TAGSTREAM_BUCKETS="", TAGSTREAM_S3_ACCESS_KEY="a")
+    (line,) = map(json.loads, said.splitlines())
+    assert (code, line["level"]) == (2, "error")
+    assert [each.partition(" ")[0] for each in line["message"].splitlines()] == [
+        "TAGSTREAM_BUCKETS",
+        "TAGSTREAM_S3_ACCESS_KEY",
+    ]
 
 
 def test_a_taken_port_ends_it_with_2(tmp_path: Path) -> None:
