@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 from tests.conftest import Stack
+from tests.support.waiting import eventually
 from tests.unit.audit.history import dead_letter, outcome, record
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import ensure_topics
@@ -48,7 +49,7 @@ class Site:
         group = Consumer({"bootstrap.servers": self.servers, "group.id": self.name, "enable.auto.commit": False})
         try:
             places = [TopicPartition(self.topic("images"), number, offset) for number, offset in offsets.items()]
-            group.commit(offsets=places, asynchronous=False)
+            eventually(lambda: _committed(group, places), 60)
         finally:
             group.close()
 
@@ -68,6 +69,15 @@ class Site:
             offset % PARTITIONS,
             (value or b"").replace(b'"images"', f'"{self.topic("images")}"'.encode()),
         )
+
+
+def _committed(group: Consumer, places: list[TopicPartition]) -> bool:
+    """Whether the group took them: its coordinator may not be there yet."""
+    try:
+        group.commit(offsets=places, asynchronous=False)
+    except KafkaException:
+        return False
+    return True
 
 
 @pytest.fixture
