@@ -382,7 +382,7 @@ class Settings(BaseModel):
 def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
     for field in fields:
         if not getattr(settings, field):
-            yield f"{variable(field)} is not set. It is: {_plain(FIELDS[field].description)}."
+            yield f"{variable(field)} is not set. It is: {plain(FIELDS[field].description)}."
 
 
 def _contradictions(settings: Settings) -> Iterator[str]:
@@ -629,10 +629,11 @@ def _sentences(error: ValidationError) -> Iterator[str]:
         says = _SAYS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         field = str(problem["loc"][0])
         given = "" if is_secret(field) or "@" in str(problem["input"]) else f"={_as_text(problem['input'])}"
-        yield f"{variable(field)}{given}: {says[:1].lower()}{says[1:]}. It is: {_plain(FIELDS[field].description)}."
+        yield f"{variable(field)}{given}: {says[:1].lower()}{says[1:]}. It is: {plain(FIELDS[field].description)}."
 
 
-def _plain(markdown: str | None) -> str:
+def plain(markdown: str | None) -> str:
+    """A setting's meaning for a terminal or a sentence."""
     return (markdown or "").replace("`", "").removesuffix(". Required")
 
 

@@ -20,6 +20,7 @@ from workers.cli import (
     dead_letters,
     demo,
     emit,
+    init,
     models,
     run,
     schemas,
@@ -43,7 +44,7 @@ app = typer.Typer(
     help="Tags and captions every image of an image store, exactly once: image events come in from Kafka, enriched "
     "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
     "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.\n\n"
-    "[dim]From a file of settings:[/]  tagstream --env-file tagstream.env run\n\n"
+    "[dim]From a file of settings:[/]  tagstream init, and then tagstream --env-file tagstream.env run\n\n"
     "[dim]Completion by Tab:[/]        tagstream --install-completion",
     epilog="Exit codes: 0 done · 1 a bug of ours, or a check that found something · 2 wrong settings or arguments · "
     "3 a broken device or a stall · "
@@ -60,6 +61,7 @@ app.command()(tag.tag)
 app.command()(emit.emit)
 app.command()(tail.tail)
 app.command()(correct.correct)
+app.command()(init.init)
 app.command()(check.check)
 app.command()(audit.audit)
 app.command()(status.status)

@@ -23,9 +23,10 @@ from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 COMMANDS = [
     ("run",),
     ("demo",),
-    ("stack", "up"),
+    *(("stack", word) for word in ("up", "env", "down")),
     ("emit",),
     ("tail",),
+    ("init",),
     ("check",),
     ("settings",),
     ("dead-letters", "list"),
@@ -38,7 +39,18 @@ COMMANDS = [
 ]
 
 ACTS = {
-    *("run", "demo", "stack up", "stack down", "emit", "correct", "skip", "dead-letters replay", "schemas export"),
+    *(
+        "run",
+        "demo",
+        "stack up",
+        "stack down",
+        "emit",
+        "correct",
+        "skip",
+        "init",
+        "dead-letters replay",
+        "schemas export",
+    ),
     *(f"models {word}" for word in ("import", "pull", "verify", "labels", "random")),
     *(f"train {word}" for word in ("clean", "collect", "draw", "parse", "shards", "split")),
 }

@@ -1,0 +1,160 @@
+"""`tagstream init`: a commented file of the settings that matter, for `--env-file`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from workers.cli import terminal
+from workers.cli.exit_codes import INTERRUPTED
+from workers.errors import Misconfigured
+
+REQUIRED = ("kafka_servers", "s3_endpoint", "buckets")
+MATTERING = (
+    *("kafka_servers", "group", "input_topics", "output_topic", "dead_letter_topic", "skipped_topic"),
+    *("kafka_security_protocol", "kafka_tls_ca", "kafka_sasl_mechanism", "kafka_user", "kafka_password"),
+    *("s3_endpoint", "s3_region", "s3_access_key", "s3_secret_key", "buckets", "key_globs"),
+    *("redis_url", "tagger", "captioner", "device", "state_dir", "http_host", "http_port", "log_level"),
+)
+"""The settings that stand in the file, those without a value as comments."""
+_ASKED = (
+    *(("kafka_servers",), ("s3_endpoint",), ("s3_access_key", "s3_secret_key")),
+    *(("buckets",), ("redis_url",), ("tagger",)),
+)
+"""What is asked in turn; fields that are right or wrong together at once."""
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", dir_okay=False, help="The file.")] = Path("tagstream.env"),
+    kafka_servers: Annotated[str | None, typer.Option(metavar="HOST:PORT,…", help="Kafka's bootstrap servers.")] = None,
+    s3_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="The object store.")] = None,
+    s3_access_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Its access key; without: anonymous.")
+    ] = None,
+    s3_secret_key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where the secret key is; it stays there.")
+    ] = None,
+    buckets: Annotated[str | None, typer.Option(metavar="NAME,…", help="Buckets that events may name.")] = None,
+    redis_url: Annotated[str | None, typer.Option(metavar="URL", help="Redis; without: no cache.")] = None,
+    tagger: Annotated[str | None, typer.Option(metavar="NAME", help="`compact`, or a bundle's folder.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write a commented file of the settings that matter, to begin with.
+
+    On a terminal it asks for what no option says. The file is for its owner alone to read, since it may hold secrets.
+
+    [dim]By asking:[/]    tagstream init
+    [dim]By options:[/]   tagstream init --kafka-servers kafka:9092 --s3-endpoint http://minio:9000 --buckets photos
+    [dim]Afterwards:[/]   tagstream --env-file tagstream.env check
+    """
+    if file.exists() and not force:
+        raise Misconfigured(f"{file} is there already: --force writes over it")
+    options = {
+        "KAFKA_SERVERS": kafka_servers,
+        "S3_ENDPOINT": s3_endpoint,
+        "S3_ACCESS_KEY": s3_access_key,
+        "S3_SECRET_KEY_FILE": s3_secret_key_file,
+        "BUCKETS": buckets,
+        "REDIS_URL": redis_url,
+        "TAGGER": tagger,
+    }
+    given = {f"TAGSTREAM_{name}": value for name, value in options.items() if value}
+    values = asked(given) if sys.stdin.isatty() else given
+    if wrong := _wrong(values, *REQUIRED):
+        raise Misconfigured("\n".join([*wrong, "`tagstream init --help` lists the options; on a terminal it asks."]))
+    _write(file, written(values), force)
+    typer.echo(f"{file} is written. Next:\n\n  tagstream --env-file {shlex.quote(str(file))} check")
+
+
+def asked(given: Mapping[str, str]) -> dict[str, str]:
+    """What is given, and the answers to what is not; each is asked again until it is right."""
+    values = dict(given)
+    try:
+        for fields in _ASKED:
+            if not any(_field(name) in fields for name in given):
+                values |= _answers(fields)
+    except typer.Abort:
+        typer.echo("\nNothing was written.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    return values
+
+
+def _answers(fields: tuple[str, ...]) -> dict[str, str]:
+    """Answers about these fields that are right. Nothing as the first one leaves out the others."""
+    from workers.settings import variable
+
+    while True:
+        values: dict[str, str] = {}
+        for field in fields:
+            if not (answer := _ask(field)):
+                break
+            values[variable(field)] = answer
+        wrong = _wrong(values, *(field for field in fields if field in REQUIRED))
+        if not wrong:
+            return values
+        terminal.console(stderr=True).print(terminal.text("\n".join(wrong), "red", lines=True))
+
+
+def _ask(field: str) -> str:
+    from workers.settings import FIELDS, default_text, plain, variable
+
+    typer.echo(f"\n{plain(FIELDS[field].description)}.")
+    hidden = field == "s3_secret_key"
+    default = default_text(field)
+    return str(typer.prompt(f"  {variable(field)}", default, show_default=bool(default), hide_input=hidden)).strip()
+
+
+def _wrong(values: Mapping[str, str], *required: str) -> list[str]:
+    """A line for each that is wrong or missing."""
+    from workers.settings import examine
+
+    hidden = [
+        f"{name} holds a line break or another character that is not printable"
+        for name in values
+        if not values[name].isprintable()
+    ]
+    return hidden or examine(values, *required)[1]
+
+
+def written(values: Mapping[str, str]) -> str:
+    """The file: each setting with its meaning above it, and those without a value with their default, as comments.
+
+    Args:
+        values: by name of the variable, which may be that of a secret's file.
+    """
+    from workers.settings import FIELDS, default_text, group_of, plain, variable
+
+    by_field = {_field(name): f"{name}={shlex.quote(value)}" for name, value in values.items()}
+    lines = [
+        "# Settings of tagstream that matter most; `tagstream settings` lists all.",
+        "# For `tagstream --env-file`, or for a shell. What the environment sets itself goes before this file.",
+    ]
+    group = ""
+    for field in MATTERING:
+        if group_of(field) != group:
+            group = group_of(field)
+            lines += ["", f"# ----- {group} -----"]
+        default = default_text(field) and shlex.quote(default_text(field))
+        lines += ["", f"# {plain(FIELDS[field].description)}", by_field.get(field, f"#{variable(field)}={default}")]
+    return "\n".join(lines) + "\n"
+
+
+def _field(name: str) -> str:
+    """Whose variable it is, also where it names a secret's file."""
+    return name.removeprefix("TAGSTREAM_").removesuffix("_FILE").lower()
+
+
+def _write(file: Path, text: str, force: bool) -> None:
+    how = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if force else os.O_EXCL)
+    try:
+        with os.fdopen(os.open(file, how, 0o600), "w", encoding="utf-8") as opened:
+            os.fchmod(opened.fileno(), 0o600)
+            opened.write(text)
+    except OSError as error:
+        raise Misconfigured(f"{file} can't be written: {error.strerror}") from error
