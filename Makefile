@@ -64,9 +64,9 @@ bench-models: install ## Measure RAM, RAM++ and Tag2Text at full size (about 4 G
 # + ARGS="--models ram --official CHECKOUT" and others: ARGS=--help lists them
 	@.venv/bin/python -m benchmarks.models $(ARGS)
 
-learn: install ## Teach a small tagger and captioner on drawn images by the whole loop (a quarter of an hour)
-# + into build/learn, which must not be there; SEED=1
-	@$(TIED) .venv/bin/tagstream train learn -o build/learn --seed $(or $(SEED),0)
+learn: install ## Teach a small tagger and captioner on drawn images by the whole loop (some minutes)
+# + into build/learn, where a run that was stopped goes on; SEED=1, SEEDS=5 for five with their spread
+	@$(TIED) .venv/bin/tagstream train learn -o build/learn --seed $(or $(SEED),0) --seeds $(or $(SEEDS),1)
 
 learn-fast: install ## The same in a minute, as a test that asserts only that the last model beats the first
 	@.venv/bin/python -m pytest -q tests/integration/test_training_learn.py $(ARGS)

@@ -1,5 +1,6 @@
 """Networks that can be trained further: made of a bundle, with new labels behind the old ones, and back to weights.
 
+labels new labels of RAM and RAM++ are learnt, and nothing else: the bundle's own give the very scores they gave
 head   the encoder stays; what reads its features learns. Minutes: features are computed once for each image
 lora   the head learns, and the encoder by LoRA, merged into it at the end
 all    everything learns, but text embeddings of labels stay
@@ -29,7 +30,7 @@ from workers.models.ram.ram import Ram
 from workers.models.ram.ram_plus import RamPlus
 from workers.training.lora import LoraLinear, add_lora, merge_lora
 
-What: TypeAlias = Literal["head", "lora", "all"]
+What: TypeAlias = Literal["labels", "head", "lora", "all"]
 
 MOSTLY_ABSENT = -2.0
 """A logit to begin with: most tags are absent from most images."""
@@ -51,14 +52,20 @@ class Learner(nn.Module):
         self.what: What = what
 
     def encode(self, images: Tensor) -> Tensor:
-        """(n, 3, side, side) normalised → features, the first dimension of which is n. For "head": constants."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.what != "head"):
+        """(n, 3, side, side) normalised → features, the first dimension of which is n; constants if the encoder
+        stays."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_stays):
             return self._encode(images)
+
+    @property
+    def encoder_stays(self) -> bool:
+        """Whether it is the bundle's until the end."""
+        return self.what in ("labels", "head")
 
     def train(self, mode: bool = True) -> Self:
         """An encoder that stays is always in evaluation mode: its batch norms would go on counting."""
         super().train(mode)
-        if self.what == "head":
+        if self.encoder_stays:
             self.encoder().eval()
         return self
 
@@ -67,8 +74,8 @@ class Learner(nn.Module):
         return self.score(self.encode(images))
 
     def teacher(self) -> Self:
-        """A copy that does not learn. For "head" both have one encoder."""
-        shared = {id(self.encoder()): self.encoder()} if self.what == "head" else {}
+        """A copy that does not learn. An encoder that stays is both's."""
+        shared = {id(self.encoder()): self.encoder()} if self.encoder_stays else {}
         return copy.deepcopy(self, shared).requires_grad_(False).eval()
 
     @abstractmethod
@@ -113,7 +120,9 @@ class RamLearner(Learner):
         self._choose(rank)
 
     def _choose(self, rank: int) -> None:
-        """Let learn what is to learn, and nothing else."""
+        """Let learn what is to learn besides new labels, and nothing else."""
+        if self.what == "labels":
+            return
         for module in (self.scorer.label_proj, self.scorer.head):
             module.requires_grad_(True)
         for parameter in (self.scorer.class_weight, self.scorer.class_bias):
@@ -175,8 +184,13 @@ class RamLearner(Learner):
         merge_lora(self.scorer.encoder)
         weights = {name: tensor.detach() for name, tensor in self.scorer.state_dict().items()}
         weights["label_embed"] = torch.cat([weights["label_embed"], *(row.detach() for row in self.new_rows)])
-        same = set() if self.what != "head" else {name for name in weights if name.startswith("encoder.")}
-        return {name: tensor.to(self._dtypes[name]) if name in same else tensor for name, tensor in weights.items()}
+        return {
+            name: tensor.to(self._dtypes[name]) if self._stays(name) else tensor for name, tensor in weights.items()
+        }
+
+    def _stays(self, name: str) -> bool:
+        """Whether a weight is the bundle's to the last bit."""
+        return self.encoder_stays and (name.startswith("encoder.") or (self.what == "labels" and name != "label_embed"))
 
     def architecture(self) -> dict[str, JsonValue]:
         return to_json(replace(self._config, labels=len(self.labels)))
@@ -282,7 +296,13 @@ def learner_of(
     if kind in ("ram", "ram_plus"):
         known = set(bundle.labels)
         new = [name for name in labels if name not in known]
+        if what == "labels" and not new:
+            raise Misconfigured(f"{bundle.name} has all of these labels already: to train them further, take head.")
         return RamLearner(bundle, new, what, rank, embeddings or {})
+    if what == "labels":
+        raise Misconfigured(
+            f"{bundle.name} has nothing that is a label's alone; that is for RAM and RAM++: head or all."
+        )
     if kind == timm_network.KIND:
         return TimmLearner(bundle, labels, what, rank)
     if kind != COMPACT:

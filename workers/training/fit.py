@@ -122,7 +122,7 @@ class _Fit:
             None if self._replay is None else self._replay.ids,
             bundle.thresholds,
         )
-        self._keep = told.what == "head" and self._features_fit()
+        self._keep = self._learner.encoder_stays and self._features_fit()
         self._objective = Fitting(
             self._learner,
             own=self._data.ids,
@@ -190,13 +190,13 @@ class _Fit:
         return WithReplay(batches, self._training(self._replay, _replay_batch(self._plan)))
 
     def _training(self, part: Part, batch: int) -> Batches:
-        """Batches without end, that change images unless only a head learns."""
+        """Batches without end, that change images unless the encoder stays."""
         return self._made(
             part.train,
             part.images,
             batch=batch,
             seed=self._plan.seed,
-            augment=None if self._told.what == "head" else _CROPS,
+            augment=None if self._learner.encoder_stays else _CROPS,
             shuffle=True,
             rank=self._rank,
             world=self._world,

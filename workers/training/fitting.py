@@ -55,7 +55,8 @@ class Fitting:
         self._negative = negative
         self._guard = guard
         self._gamma = gamma
-        self.teacher = learner.teacher() if guard and len(self._guarded) else None
+        drifts = learner.what != "labels" and len(self._guarded) > 0
+        self.teacher = learner.teacher() if guard and drifts else None
         self._kept: dict[tuple[bool, str], Tensor] = {}
 
     def losses(self, batch: Batch) -> Mapping[str, Tensor]:
@@ -92,7 +93,7 @@ class Fitting:
         old = ids[ids < self._learner.kept]
         teacher = self.teacher.to(features.device)
         with torch.no_grad():
-            seen = features if self._learner.what == "head" else teacher.encode(batch.images)
+            seen = features if self._learner.encoder_stays else teacher.encode(batch.images)
             wanted = teacher.score(seen, old.to(features.device)).sigmoid()
         each = F.binary_cross_entropy_with_logits(logits[:, : len(old)], wanted, reduction="none")
         sure = F.binary_cross_entropy(wanted, wanted, reduction="none")  # so that 0 is reached by the old answers

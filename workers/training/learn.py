@@ -14,12 +14,17 @@ the web, and is measured with the last tagger's tags as a guide and without.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import torch
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
@@ -37,20 +42,20 @@ from workers.ports import Tagger
 from workers.training.data.carry import Carrier
 from workers.training.data.images import Images
 from workers.training.data.opening import Opened
-from workers.training.data.samples import DataSet, Sample, write_dataset
-from workers.training.data.splits import split
+from workers.training.data.samples import HEADER, DataSet, Sample, write_dataset
 from workers.training.drawn.scene import LABELS
 from workers.training.drawn.sets import TEST, TRAIN, TRUTH, UNSEEN, draw
+from workers.training.engine.agreement import agreeing
 from workers.training.engine.clean import Cleaner, Rules, write_cleaned
 from workers.training.engine.generate import generate
 from workers.training.engine.look import TaggerLooker
 from workers.training.engine.regions import Grid
 from workers.training.evaluate import caption, score_tags
+from workers.training.learned import Learned, Round
 from workers.training.parse.run import Choices, parse
 from workers.training.plan import Plan
 from workers.training.pretrain import pretrain, write_bundle
 from workers.training.recipes import Run, Stage
-from workers.training.thresholds import OFF, choose, precision_floor
 
 Tell: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being done, how much of it is done, and how much there is if that is known."""
@@ -58,7 +63,10 @@ Tell: TypeAlias = Callable[[str, int, int | None], None]
 
 _VAL = 0.1
 """Part of a set that measures and sets thresholds."""
+_TOLD = "learn.json"
+"""What a folder's run was told."""
 _AGREES = 0.5
+"""Part of the generated tags that is among those of captions, which name but a part of what is there."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +82,8 @@ class Size:
         true_images: whose truth the fine-tuning is given.
         caption_steps: of the captioner.
         captioned: test images that captions are measured on.
-        width: of the encoder's first stage; that of the head is four times as much.
-        threads: that compute; None: one a core.
+        width: of the encoder's first stage; that of the head is three times as much.
+        depths: of the encoder's stages.
         crops: levels of the grid that cleaning looks at.
     """
 
@@ -88,15 +96,15 @@ class Size:
     caption_steps: int
     captioned: int
     width: int = 32
+    depths: tuple[int, ...] = (1, 2, 1)
     batch: int = 32
-    threads: int | None = None
     crops: tuple[float, ...] = (1.0, 0.5)
 
 
 FULL = Size(
-    images=2000, tests=400, side=64, steps=1200, fine_steps=300, true_images=200, caption_steps=300, captioned=200
+    images=1600, tests=300, side=64, steps=300, fine_steps=100, true_images=200, caption_steps=300, captioned=100
 )
-"""Meant for a quarter of an hour on two idle cores."""
+"""Meant for a few minutes of one core."""
 FAST = Size(
     images=100,
     tests=80,
@@ -107,51 +115,66 @@ FAST = Size(
     caption_steps=5,
     captioned=3,
     width=16,
+    depths=(2, 2),
     batch=16,
-    threads=1,
     crops=(1.0,),
 )
 """A minute: too little to see what each round gains."""
 
 
-@dataclass(frozen=True)
-class Round:
-    """What a round learned from, and how well it does; all in 0..1, but for CIDEr.
-
-    Args:
-        bundle: the model's folder.
-        right: part of the tags it learned from that are true.
-        found: part of the true tags that it learned from.
-        test: mean average precision on other images.
-        unseen: the same on images with a shape in a colour that it never saw together.
-    """
-
-    name: str
-    bundle: Path
-    right: float
-    found: float
-    test: float
-    unseen: float
-
-
-@dataclass(frozen=True)
-class Learned:
-    """The rounds in their order, and CIDEr-D of captions with the last tagger's tags as a guide and without any."""
-
-    rounds: Sequence[Round]
-    guided: float
-    unguided: float
-
-
 def learn(folder: Path, size: Size, *, seed: int = 0, tell: Tell = lambda doing, done, total: None) -> Learned:
     """Run the whole loop; everything it makes stays in the folder.
 
+    Called again after it was stopped, it goes on where it was; after it ended, it gives the result again. It computes
+    with one thread: two that share a busy machine wait for each other most of the time.
+
     Raises:
-        Misconfigured: the folder has something in it.
+        Misconfigured: the folder has something else in it.
     """
+    _claim(folder, size, seed)
+    learned = Learned.read(folder)
+    if learned is None:
+        with _one_thread():
+            learned = _Loop(folder, size, seed, tell).run()
+        learned.write(folder)
+    return learned
+
+
+def learn_seeds(
+    folder: Path, size: Size, seeds: Sequence[int], *, tell: Tell = lambda doing, done, total: None
+) -> list[Learned]:
+    """Run the loop once for each seed, in a folder of its own: `learn` of `folder/seed-0`, and so on."""
+    return [learn(folder / f"seed-{seed}", size, seed=seed, tell=_named(tell, f"seed {seed}")) for seed in seeds]
+
+
+def _claim(folder: Path, size: Size, seed: int) -> None:
+    """Note whose folder it is.
+
+    Raises:
+        Misconfigured: it is another run's, or there is something else in it.
+    """
+    told = json.dumps({"seed": seed, **asdict(size)}, indent=1) + "\n"
+    path = folder / _TOLD
+    if path.is_file() and path.read_text(encoding="utf-8") == told:
+        return
     if folder.exists() and any(folder.iterdir()):
-        raise Misconfigured(f"{folder} is there already; choose another folder, or remove it.")
-    return _Loop(folder, size, seed, tell).run()
+        raise Misconfigured(f"{folder} is there already, and is not of this run; choose another folder, or remove it.")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(told, encoding="utf-8")
+
+
+def _named(tell: Tell, name: str) -> Tell:
+    return lambda doing, done, total: tell(f"{name}, {doing}", done, total)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Loop:
@@ -160,23 +183,33 @@ class _Loop:
 
     def run(self) -> Learned:
         size, run = self._size, tagging(self._size).seeded(self._seed)
-        parsed = self._parse(self._drawn[TRAIN])
+        parsed = self._set("parsed", lambda out: self._parse(self._drawn[TRAIN], out))
         first = self._train("parsed", run, parsed)
-        generated = self._generate(first, parsed)
+        generated = self._set("generated", lambda out: self._generate(first, parsed, out))
         second = self._train("generated", run, generated)
-        cleaned = self._clean(first, generated)
+        cleaned = self._set("cleaned", lambda out: self._clean(first, generated, out))
         third = self._train("cleaned", run, cleaned)
-        few = _first_of(self._drawn[TRUTH], size.true_images, self._folder / "few")
+        few = self._set("few", lambda out: _first_of(self._drawn[TRUTH], size.true_images, out))
         last = self._train("fine-tuned", going_on(run, third, size.fine_steps), few)
         writer = self._train("captions", captioning(run, last, size), cleaned)
         made = [(first, parsed), (second, generated), (third, cleaned), (last, few)]
-        rounds = [self._judged(bundle, dataset) for bundle, dataset in made]
-        return Learned(rounds, self._captions(writer, last), self._captions(writer, None))
+        rounds = tuple(self._judged(bundle, dataset) for bundle, dataset in made)
+        guide = _tagger(last)
+        guide.thresholds = agreeing(guide, cleaned, Images(cleaned.folder), _AGREES)
+        guided, unguided = self._captions(writer, guide), self._captions(writer, None)
+        return Learned(
+            seed=self._seed, images=size.images, steps=size.steps, rounds=rounds, guided=guided, unguided=unguided
+        )
 
     @cached_property
     def _drawn(self) -> Mapping[str, DataSet]:
+        folder = self._folder / "drawn"
+        parts = (TRAIN, TRUTH, TEST, UNSEEN)
+        if all((folder / part / HEADER).is_file() for part in parts):
+            return {part: DataSet(folder / part) for part in parts}
+        shutil.rmtree(folder, ignore_errors=True)  # half drawn
         return draw(
-            self._folder / "drawn",
+            folder,
             images=self._size.images,
             tests=self._size.tests,
             seed=self._seed,
@@ -184,13 +217,18 @@ class _Loop:
             report=lambda done, total: self._tell("images drawn", done, total),
         )
 
-    def _parse(self, web: DataSet) -> DataSet:
-        choices = Choices(labels=LABELS)
-        return parse(
-            web, self._folder / "parsed", None, choices, lambda done: self._tell("captions", done, None)
-        ).dataset
+    def _set(self, name: str, make: Callable[[Path], DataSet]) -> DataSet:
+        """The set of this name in the folder, made unless it is there."""
+        out = self._folder / name
+        return DataSet(out) if (out / HEADER).is_file() else make(out)
+
+    def _parse(self, web: DataSet, out: Path) -> DataSet:
+        return parse(web, out, None, Choices(labels=LABELS), lambda done: self._tell("captions", done, None)).dataset
 
     def _train(self, name: str, run: Run, dataset: DataSet) -> Bundle:
+        out = self._folder / "bundles" / name
+        if out.exists():
+            return Bundle.open(out)
         made = pretrain(
             dataset,
             run,
@@ -198,23 +236,22 @@ class _Loop:
             workers=1,
             report=lambda stage, progress: self._tell(f"steps on {name}", progress.step, progress.steps),
         )
-        return write_bundle(made, self._folder / "bundles" / name, Images(dataset.folder), workers=1)
+        return write_bundle(made, out, Images(dataset.folder), workers=1)
 
-    def _generate(self, model: Bundle, parsed: DataSet) -> DataSet:
+    def _generate(self, model: Bundle, parsed: DataSet, out: Path) -> DataSet:
         tagger = _tagger(model)
-        held = split(parsed, {"train": 1 - _VAL, "val": _VAL})["val"]
-        tagger.thresholds = _sure(tagger, replace(_opened(parsed), samples=held))
+        tagger.thresholds = agreeing(tagger, parsed, Images(parsed.folder), _AGREES)
         return generate(
             tagger,
             None,
             parsed,
-            self._folder / "generated",
+            out,
             Images(parsed.folder),
             report=lambda done: self._tell("images tagged", done, len(parsed)),
         ).dataset
 
-    def _clean(self, model: Bundle, generated: DataSet) -> DataSet:
-        looker, images, out = TaggerLooker(_tagger(model)), Images(generated.folder), self._folder / "cleaned"
+    def _clean(self, model: Bundle, generated: DataSet, out: Path) -> DataSet:
+        looker, images = TaggerLooker(_tagger(model)), Images(generated.folder)
         cleaner = Cleaner(generated, [looker], Grid(self._size.crops), Rules(seed=self._seed))
         cleaned = cleaner.clean(
             lambda sample: images.load(sample.image),
@@ -226,60 +263,56 @@ class _Loop:
     def _judged(self, bundle: Bundle, dataset: DataSet) -> Round:
         right, found = against(self._drawn[TRUTH], dataset)
         test, unseen = (self._map(bundle, self._drawn[part]) for part in (TEST, UNSEEN))
-        return Round(bundle.folder.name, bundle.folder, right, found, test, unseen)
+        return Round(
+            name=bundle.folder.name, bundle=str(bundle.folder), right=right, found=found, test=test, unseen=unseen
+        )
 
     def _map(self, bundle: Bundle, dataset: DataSet) -> float:
         return score_tags(_tagger(bundle), _opened(dataset)).table().mean().map
 
-    def _captions(self, writer: Bundle, guide: Bundle | None) -> float:
+    def _captions(self, writer: Bundle, guide: Tagger | None) -> float:
         data = _opened(self._drawn[TEST], self._size.captioned)
         captioner = load_captioner(writer.folder, device="cpu", precision="fp32")
-        return caption(captioner, None if guide is None else _tagger(guide), data).cider
-
-
-def _sure(tagger: Tagger, data: Opened) -> list[float]:
-    """Thresholds above which half of the tags agree with the captions', which name but a part of what is there.
-
-    The best F1 of a label that a model has not learned is had by giving it to every image.
-    """
-    tagged = score_tags(tagger, data)
-    chosen = choose(tagged.scores, tagged.targets, precision_floor(_AGREES))
-    ids = {label: at for at, label in enumerate(tagged.labels)}
-    return [chosen[ids[label]].value if label in ids else OFF for label in tagger.labels]
+        return caption(captioner, guide, data).cider
 
 
 def tagging(size: Size) -> Run:
     """RAM++ of this size, from random weights."""
-    encoder = SwinConfig(image_size=size.side, width=size.width, depths=(2, 2), heads=(2, 4), window=4)
-    head = HeadConfig(width=4 * size.width, heads=4, layers=2, hidden=8 * size.width)
+    encoder, head = _encoder_and_head(size)
     plan = Plan(
         steps=size.steps,
         batch=size.batch,
         lr=1e-3,
         warmup_steps=size.steps // 10,
         checkpoint_every=size.steps,
-        threads=size.threads,
+        threads=1,
     )
     # neither flips nor crops: captions say what is on the left, and how many there are
     stage = Stage(image_size=size.side, augment="none", plan=plan)
-    sizes = _sizes(RamPlusConfig(encoder, labels=1, head=head, descriptions=1))
+    sizes = _sizes(RamPlusConfig(encoder, labels=1, head=head, embedding=4 * size.width, descriptions=1))
     return Run(model="ram-plus", sizes=sizes, stages=(stage,), depth=0.0, dropout=0.0, val=_VAL)
 
 
 def captioning(run: Run, tagger: Bundle, size: Size) -> Run:
-    """Tag2Text around the image encoder of a tagger that `run` trained."""
-    encoder = SwinConfig(image_size=size.side, width=size.width, depths=(2, 2), heads=(2, 4), window=4)
-    head = HeadConfig(width=4 * size.width, heads=4, layers=2, hidden=8 * size.width)
+    """Tag2Text around the image encoder of a tagger that `run` trained. Most of a step is the output over BERT's 30,524
+    tokens, so that small batches, and more of them, teach more in the same time."""
+    encoder, head = _encoder_and_head(size)
     text = TextConfig(width=head.width, heads=4, layers=2, hidden=head.hidden, positions=64)
     sizes = _sizes(Tag2TextConfig(encoder, labels=1, head=head, text=text))
     changed = run.model_copy(update={"model": "tag2text", "sizes": sizes})
-    return going_on(changed, tagger, size.caption_steps)
+    return going_on(changed, tagger, size.caption_steps, batch=8, lr=3e-3)
 
 
-def going_on(run: Run, start: Bundle, steps: int) -> Run:
-    """The run from a bundle's weights; for so many steps."""
+def _encoder_and_head(size: Size) -> tuple[SwinConfig, HeadConfig]:
+    heads = tuple(max(1, (size.width << stage) // 32) for stage in range(len(size.depths)))
+    encoder = SwinConfig(image_size=size.side, width=size.width, depths=size.depths, heads=heads, window=4)
+    return encoder, HeadConfig(width=3 * size.width, heads=4, layers=2, hidden=6 * size.width)
+
+
+def going_on(run: Run, start: Bundle, steps: int, **plan: float) -> Run:
+    """The run from a bundle's weights; for so many steps, and with other changes of its plan."""
     stage = run.stages[0]
-    changes = {"steps": steps, "warmup_steps": steps // 10, "checkpoint_every": steps}
+    changes = {"steps": steps, "warmup_steps": steps // 10, "checkpoint_every": steps, **plan}
     stages = (stage.model_copy(update={"plan": stage.plan.model_copy(update=changes)}),)
     return run.model_copy(update={"start": str(start.folder), "stages": stages})
 

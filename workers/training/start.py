@@ -23,18 +23,22 @@ from workers.models.ram.tag2text import Tag2Text
 
 _BERT = 0.02
 """Standard deviation of a fresh weight of a transformer."""
+_BERT_WIDTH = 768
+"""Channels that this is meant for."""
 _TABLE = ".attention.bias_table"
 
 
 def fresh(config: AnyConfig, *, seed: int) -> LabelScorer:
     """A model of random weights, ready to be trained; the same seed gives the same weights.
 
-    Distributions are those of the official programs. The label embedding of RAM and RAM++, which has to be given, is
-    of random directions: labels can be told apart, and that is all it knows of them.
+    Distributions are those of the official programs. In an encoder or head that is narrower than BERT they are wider
+    by as much as signals would be weaker: with those of the official programs a small model is slow to begin to learn.
+    The label embedding of RAM and RAM++, which has to be given, is of random directions: labels can be told apart, and
+    that is all it knows of them.
     """
     generator = torch.Generator().manual_seed(seed)
     shapes = {name: tensor.shape for name, tensor in empty_model(config).state_dict().items()}
-    drawn = {name: _drawn(name, shape, isinstance(config, Tag2TextConfig), generator) for name, shape in shapes.items()}
+    drawn = {name: _drawn(name, shape, config, generator) for name, shape in shapes.items()}
     return trainable(config, drawn)
 
 
@@ -175,17 +179,27 @@ def _differs(given: Tensor | None, own: Tensor) -> bool:
     return given is None or given.shape != own.shape
 
 
-def _drawn(name: str, shape: torch.Size, learnt_labels: bool, generator: torch.Generator) -> Tensor:
+def _drawn(name: str, shape: torch.Size, config: AnyConfig, generator: torch.Generator) -> Tensor:
     if name == "log_scale":
         return torch.tensor(math.log(1 / 0.07))
     if name == "label_embed":
         drawn = torch.randn(shape, generator=generator)
-        return drawn if learnt_labels else torch.nn.functional.normalize(drawn, dim=-1)
+        return drawn if isinstance(config, Tag2TextConfig) else torch.nn.functional.normalize(drawn, dim=-1)
     if "norm" in name and name.endswith("weight"):
         return torch.ones(shape)
     if name.endswith("bias"):
         return torch.zeros(shape)
     if name.startswith(("class_", "label_proj", "image_proj", "encoder.patches.project")):
-        bound = 1 / math.sqrt(math.prod(shape[1:]))
+        bound = math.sqrt(3) if name.startswith("label_proj") and _is_narrow(name, config) else _kaiming(shape)
         return torch.empty(shape).uniform_(-bound, bound, generator=generator)
-    return torch.empty(shape).normal_(0, _BERT, generator=generator)
+    wider = math.sqrt(_BERT_WIDTH / math.prod(shape[1:])) if _is_narrow(name, config) else 1
+    return torch.empty(shape).normal_(0, _BERT * wider, generator=generator)
+
+
+def _kaiming(shape: torch.Size) -> float:
+    return 1 / math.sqrt(math.prod(shape[1:]))
+
+
+def _is_narrow(name: str, config: AnyConfig) -> bool:
+    """Whether the parameter's part of the model is narrower than BERT."""
+    return (config.encoder.width_out if name.startswith("encoder.") else config.head.width) < _BERT_WIDTH

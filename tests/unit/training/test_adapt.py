@@ -63,7 +63,15 @@ def _disturbed(learner: Learner) -> Learner:
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [("ram", "head"), ("ram", "lora"), ("ram_plus", "all"), ("compact", "head"), ("compact", "all"), ("timm", "all")],
+    [
+        ("ram", "labels"),
+        ("ram", "head"),
+        ("ram", "lora"),
+        ("ram_plus", "all"),
+        ("compact", "head"),
+        ("compact", "all"),
+        ("timm", "all"),
+    ],
 )
 def test_a_worker_gives_what_the_network_gave(
     bundles: dict[str, Bundle], tmp_path: Path, kind: str, what: What

@@ -156,6 +156,17 @@ def test_the_guard_keeps_old_labels(place: Place, head: Fitted) -> None:
     assert guarded.after > alone.after + 0.1
 
 
+def test_new_labels_alone_leave_all_else_as_it_was(place: Place) -> None:
+    fitted = place.fit("labels", "ram_plus", what="labels", plan=PLAN | {"lr": 1e-2, "epochs": 8})
+    before, after = Bundle.open(place.folder / "ram_plus").weights(), fitted.bundle.weights()
+    assert all(torch.equal(before[name], after[name]) for name in before if name != "label_embed")
+    assert torch.equal(before["label_embed"], after["label_embed"][: len(before["label_embed"])])
+    old, new = _row(fitted, "other old labels"), _row(fitted, "new labels")
+    assert old.after == old.before
+    assert new.after is not None
+    assert new.after > 0.6
+
+
 class Stop(Exception):
     pass
 
@@ -320,6 +331,7 @@ def test_what_can_not_fit_into_memory_is_refused_before_it_starts(
     ("told", "sentence"),
     [
         ({"what": "lora", "parent": "compact"}, "head or all"),
+        ({"what": "labels", "parent": "compact"}, "that is for RAM"),
         ({"data": Path("/nowhere")}, "nowhere"),
         ({"replay": "data"}, "which neither the bundle nor the training set has"),
     ],

@@ -115,8 +115,10 @@ def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     plan = tmp_path / "given.toml"
     PLAN.write(plan)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*torchrun, *_program(tmp_path, plan, 0.0)], env=_environment(), cwd=ROOT, check=False)
-    assert done.returncode == 0
+    command = [*torchrun, *_program(tmp_path, plan, 0.0)]
+    done = subprocess.run(command, env=_environment(), cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "leaked" not in done.stderr
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)
     _, expected = run(tmp_path / "one", PLAN.model_copy(update={"batch": 8}))
     torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)

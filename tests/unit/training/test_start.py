@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.errors import Misconfigured
-from workers.models.ram.config import Kind, SwinConfig
+from workers.models.ram.config import HeadConfig, Kind, SwinConfig
 from workers.models.ram.random_bundle import made_up_vocabulary
 from workers.models.ram.scoring import LabelScorer
 from workers.models.ram.swin import Block
@@ -39,6 +39,19 @@ def test_a_seed_gives_the_same_weights_and_another_others() -> None:
     one, same, other = (fresh(SMALL_RAM, seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["label_embed"], other["label_embed"])
+
+
+def test_a_narrow_model_begins_with_wider_weights_and_a_published_one_as_the_official_programs() -> None:
+    narrow = fresh(SMALL_RAM, seed=0).requires_grad_(False)
+    weights = narrow.head.layers[0].out.weight
+    assert float(weights.std()) == pytest.approx(0.02 * (768 / weights.shape[1]) ** 0.5, rel=0.1)
+    queries = narrow.label_proj(narrow.label_embed)
+    assert float(queries.std()) == pytest.approx(1, rel=0.1)
+    wide = fresh(replace(SMALL_RAM, head=HeadConfig(width=768, heads=4, layers=1, hidden=8)), seed=0).requires_grad_(
+        False
+    )
+    assert float(wide.head.layers[0].out.weight.std()) == pytest.approx(0.02, rel=0.01)
+    assert float(wide.label_proj.weight.abs().max()) < wide.label_embed.shape[1] ** -0.5
 
 
 def test_given_embeddings_of_labels_have_length_one() -> None:

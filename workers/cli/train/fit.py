@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from workers.training.fit import Fitted
     from workers.training.fit_run import FitRun
 
-What = Literal["head", "lora", "all"]
+What = Literal["labels", "head", "lora", "all"]
 Absent = Literal["negative", "unknown"]
-_LR = {"head": 1e-3, "lora": 3e-4, "all": 3e-5}
-_EPOCHS = {"head": 20, "lora": 10, "all": 10}
+_LR = {"labels": 1e-2, "head": 1e-3, "lora": 3e-4, "all": 3e-5}
+_EPOCHS = {"labels": 20, "head": 20, "lora": 10, "all": 10}
 _SHOWN = 40
 """Labels in the table; the card has all that could get no threshold."""
 
@@ -51,7 +51,7 @@ def fit(
     what: Annotated[
         What,
         typer.Option(
-            help="head: minutes; the encoder stays. lora: the encoder adapts, merged at the end. all: needs most."
+            help="labels: new labels of RAM and RAM++, and nothing else. head: minutes; the encoder stays. lora: the encoder adapts, merged at the end. all: needs most."
         ),
     ] = "head",
     absent: Annotated[
@@ -76,13 +76,17 @@ def fit(
     ] = 1.0,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="How often each image is seen: 20 for a head, else 10.", show_default=False),
+        typer.Option(
+            min=1, help="How often each image is seen: 20 for labels and a head, else 10.", show_default=False
+        ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images that are computed together.")] = 16,
     accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate: 1e-3 for a head, 3e-4 for lora, 3e-5 for all.", show_default=False),
+        typer.Option(
+            help="Learning rate: 1e-2 for labels, 1e-3 for a head, 3e-4 for lora, 3e-5 for all.", show_default=False
+        ),
     ] = None,
     ema: Annotated[float, typer.Option(min=0, max=0.9999, help="Give a moving average of the weights.")] = 0.0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False,

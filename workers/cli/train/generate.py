@@ -31,6 +31,16 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    agree: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Add a label's tag above the score from which at least this part of its tags is among the set's own, "
+            "instead of above the bundle's threshold.",
+            show_default=False,
+        ),
+    ] = None,
     captions: Annotated[bool, typer.Option(help="Whether to write captions where a model can.")] = True,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 16,
     threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
@@ -41,8 +51,9 @@ def generate(
     """Let a model tag and caption every image of a set, and write a set that has both: the second round of training.
 
     A tag is added when its score is above the bundle's threshold, unless the image is known not to have it; it is
-    marked as generated, so that `train clean` can look at it again. Captions are guided by these tags. Every answer is
-    kept with its scores in generated.jsonl; interrupted, the same command goes on where it was.
+    marked as generated, so that `train clean` can look at it again. Labels that a model has hardly learned have
+    thresholds that give them to every image: with --agree 0.5 they are given to none. Captions are guided by these
+    tags. Every answer is kept with its scores in generated.jsonl; interrupted, the same command goes on where it was.
 
     [dim]Tags and captions:[/]  tagstream train generate bundles/first web -o web2
     """
@@ -50,12 +61,15 @@ def generate(
     from workers.models.load import load_tagger
     from workers.training.data.images import Images
     from workers.training.data.samples import DataSet
+    from workers.training.engine.agreement import agreeing
     from workers.training.engine.generate import generate as run
 
     source = DataSet(dataset)
     options: dict[str, Any] = {"device": device, "precision": precision}
     tagger = load_tagger(bundle, **options)
     writer = _captioner(captioner, bundle, options) if captions else None
+    if agree is not None:
+        tagger.thresholds = agreeing(tagger, source, Images(dataset, store=store()), agree)
     with progress() as tell:
         made = run(
             tagger,

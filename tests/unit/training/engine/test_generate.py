@@ -149,6 +149,9 @@ def test_the_command_says_what_came(
     assert run_command([*command, str(tmp_path / "plain"), "--no-captions", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["captions"] == 0
     assert run_command([*command, str(tmp_path / "plain")]) == MISCONFIGURED
+    capsys.readouterr()
+    assert run_command([*command, str(tmp_path / "agreed"), "--agree", "0.5"]) == MISCONFIGURED
+    assert "val" in capsys.readouterr().err  # five images have no tenth to measure agreement on
 
 
 def test_one_model_tags_and_another_captions(
