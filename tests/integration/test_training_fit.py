@@ -7,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas.enriched_image import EnrichedImage
 from tests.conftest import Stack
-from tests.support.waiting import eventually
-from tests.support.worker_process import Site, worker
+from tests.support.worker_process import Site, enriched_by_a_worker
 from tests.unit.models.small import small_bundle
 from tests.unit.training.colours import LABELS, colours
-from workers.backends.kafka import lag
 from workers.models.bundle import Bundle
 from workers.training.fit import fit
 from workers.training.fit_run import FitRun
@@ -44,19 +41,9 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_a_worker_tags_with_what_a_person_taught(
     stack: Stack, unique: Callable[[str], str], fitted: Bundle, tmp_path: Path
 ) -> None:
-    site = Site(stack, unique("fit"))
-    for key, name in KEYS.items():
-        site.upload(key, (fitted.folder.parent / "data" / name).read_bytes())
-    site.send([(site.own(key), ()) for key in KEYS])
-    with worker(site, "w", tmp_path, TAGSTREAM_TAGGER=str(fitted.folder), TAGSTREAM_PRECISION="fp32") as process:
-        eventually(
-            lambda: all(left == 0 for left in lag(site.stack.kafka.servers, site.name, [site.images]).values()),
-            90,
-            process.said,
-        )
-        assert process.terminate() == 0, process.said()
-    assert site.letters() == []
-    outputs = [output for output in site.outputs() if isinstance(output, EnrichedImage)]
+    images = {key: (fitted.folder.parent / "data" / name).read_bytes() for key, name in KEYS.items()}
+    models = {"TAGSTREAM_TAGGER": str(fitted.folder), "TAGSTREAM_PRECISION": "fp32"}
+    outputs = enriched_by_a_worker(Site(stack, unique("fit")), tmp_path, images, **models)
     assert len(outputs) == len(KEYS)
     for output in outputs:
         model = output.models.tagger

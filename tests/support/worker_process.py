@@ -284,3 +284,15 @@ def worker(site: Site, replica: str, folder: Path, **settings: str) -> Iterator[
         process.metric("")
     finally:
         process.kill()
+
+
+def enriched_by_a_worker(site: Site, folder: Path, images: Mapping[str, bytes], **settings: str) -> list[EnrichedImage]:
+    """What a worker of these settings publishes of these images, by key; none of them a dead letter."""
+    for key, body in images.items():
+        site.upload(key, body)
+    site.send([(site.own(key), ()) for key in images])
+    with worker(site, "w", folder, **settings) as process:
+        eventually(lambda: site.behind() == 0, 90, process.said)
+        assert process.terminate() == 0, process.said()
+    assert site.letters() == []
+    return [output for output in site.outputs() if isinstance(output, EnrichedImage)]

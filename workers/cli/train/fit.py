@@ -51,7 +51,8 @@ def fit(
     what: Annotated[
         What,
         typer.Option(
-            help="labels: new labels of RAM and RAM++, and nothing else. head: minutes; the encoder stays. lora: the encoder adapts, merged at the end. all: needs most."
+            help="labels: new labels of RAM and RAM++, and nothing else. head: minutes; the encoder stays. lora: the "
+            "encoder adapts, merged at the end. all: needs most."
         ),
     ] = "head",
     absent: Annotated[
