@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,13 @@ _DTYPES: dict[Precision, torch.dtype] = {
 }
 
 Module = TypeVar("Module", bound=nn.Module)
+
+
+def leave_triton_out() -> None:
+    """To be called before what imports torch's compiler, which imports triton where that is installed: a machine
+    without a GPU has no use for it, and its library lists its leaks on standard error when the process ends."""
+    if not torch.cuda.is_available():
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # which makes its import fail
 
 
 @dataclass(frozen=True)

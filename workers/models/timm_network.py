@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from workers.errors import Misconfigured, nearest
 from workers.models.bundle import Bundle, Manifest, Provenance, reading_safetensors
-from workers.models.device import Device, Precision, choose_device
+from workers.models.device import Device, Precision, choose_device, leave_triton_out
 from workers.models.imagenet import label_names
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform
@@ -89,6 +89,7 @@ def make_bundle(name: str, out: Path, weights: Path | None = None) -> Bundle:
 
 
 def _timm() -> Any:
+    leave_triton_out()
     try:
         import timm
     except ModuleNotFoundError:

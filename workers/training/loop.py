@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import Misconfigured
+from workers.models.device import leave_triton_out
 from workers.training import checkpoints
 from workers.training.ema import Ema
 from workers.training.plan import Plan as Plan  # part of what this module offers
@@ -155,12 +155,6 @@ def _accelerator(plan: Plan) -> Any:
     return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[parallel])
 
 
-def _leave_triton_out() -> None:
-    """torch's optimizers import its compiler, and that triton where it is installed, which a CPU has no use for and
-    whose library lists its leaks on standard error when the process ends."""
-    sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # which makes its import fail
-
-
 class _Step(nn.Module):
     """The objective's losses as a module's forward, which is what data parallelism wraps."""
 
@@ -193,8 +187,7 @@ class _Run:
         self._model = objective.model
         self._step = accelerator.prepare_model(_Step(objective))
         self._parameters = [p for p in self._model.parameters() if p.requires_grad]
-        if accelerator.device.type == "cpu":
-            _leave_triton_out()
+        leave_triton_out()  # optimizers import torch's compiler
         self._optimizer = torch.optim.AdamW(self._parameters, lr=plan.lr, weight_decay=plan.weight_decay)
         self._ema = Ema(self._model, plan.ema) if plan.ema else None
         self._epoch = len(batches) / plan.accumulation
