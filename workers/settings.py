@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -125,6 +126,11 @@ def _check_topics(topics: tuple[str, ...]) -> tuple[str, ...]:
     return topics
 
 
+def expanded(path: Path) -> Path:
+    """A path without `~`. As in a shell, a home that is not known stays as it is written."""
+    return Path(os.path.expanduser(path))  # pathlib raises for such a home
+
+
 def _off(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "off" else value
 
@@ -147,8 +153,8 @@ Bytes = Annotated[ByteSize, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
 Digest = Annotated[str, BeforeValidator(_lower), AfterValidator(_check_digest)]
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
-OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and path.expanduser())]
+Folder = Annotated[Path, AfterValidator(expanded)]
+OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and expanded(path))]
 
 
 def _setting(group: str, default: Any, meaning: str) -> Any:
@@ -549,7 +555,7 @@ def unknown(name: str) -> str:
 
 def _read_file(name: str, path: Path) -> str:
     try:
-        return path.expanduser().read_text(encoding="utf-8").rstrip("\r\n")
+        return expanded(path).read_text(encoding="utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise ValueError(f"{name}={path} can't be read: {reason}") from error

@@ -55,7 +55,7 @@ def claim_of(value: bytes | None, headers: Headers) -> Claim | None:
     topic, partition, offset = place
     if not (type(topic) is str and type(partition) is type(offset) is type(index) is int):
         return None
-    if partition < 0 or offset < 0 or not 0 <= index < MAX_RECORDS:
+    if not (0 <= partition < 2**31 and 0 <= offset < 2**63 and 0 <= index < MAX_RECORDS):  # Kafka has no others
         return None
     return Claim(topic, partition, offset, offset, "partial" if status == "partial" else kind, 1 << index)
 

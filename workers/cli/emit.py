@@ -32,6 +32,8 @@ _WOULD = {
     "listed": "is in the bucket",
 }
 """What a dry run says of an image, by what a run would do."""
+_SLOWEST = 0.001
+"""Events a second: no system sleeps for any number of seconds."""
 _WIDEST = max(map(len, _WOULD.values()))
 
 
@@ -76,8 +78,8 @@ def emit(
     settings = needed("kafka_servers", "s3_endpoint")
     if dialect not in ("own", "s3"):
         raise Misconfigured(f"--dialect {dialect}: it is own or s3")
-    if rate is not None and not 0 < rate < math.inf:
-        raise Misconfigured(f"--rate {rate}: it is a number of events a second, greater than 0")
+    if rate is not None and not _SLOWEST <= rate < math.inf:
+        raise Misconfigured(f"--rate {rate}: it is a number of events a second, greater than 0 and {_SLOWEST} at least")
     to_bucket, to_topic = _bucket(settings, bucket), topic or settings.input_topics[0]
     place = _place(settings, folder, to_bucket, prefix, to_topic, dialect)
     if not dry_run:

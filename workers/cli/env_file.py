@@ -61,8 +61,10 @@ def parse(text: str, source: str) -> Mapping[str, str]:
 
 def _text(path: Path) -> str:
     """The file, which may be a pipe too."""
+    from workers.settings import expanded
+
     try:
-        with path.expanduser().open("rb") as file:
+        with expanded(path).open("rb") as file:
             content = file.read(LARGEST_BYTES + 1)
     except OSError as error:
         raise Misconfigured(f"--env-file {path} can't be read: {error.strerror}") from error

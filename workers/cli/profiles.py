@@ -10,7 +10,7 @@ from pydantic_core import from_json
 from workers.errors import Misconfigured
 from workers.models.labels import read_names
 from workers.pipeline.profiles import Labelled, Profile, read_profiles
-from workers.settings import Settings
+from workers.settings import Settings, expanded
 
 
 def allowed_names(settings: Settings) -> list[str] | None:
@@ -48,4 +48,4 @@ def _with_names(rules: object, folder: Path) -> object:
     """A profile's rules, the file that `only` may name read; its path is relative to the file of profiles."""
     if not isinstance(rules, dict) or not isinstance(rules.get("only"), str):
         return rules
-    return rules | {"only": read_names(folder / Path(rules["only"]).expanduser())}
+    return rules | {"only": read_names(folder / expanded(Path(rules["only"])))}

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import typer
@@ -50,9 +51,16 @@ def text(foreign: str, style: str = "", *, lines: bool = False) -> Text:
 
 
 def as_json(document: Any, *, indent: int | None = None) -> str:
-    """JSON of a document from outside: letters of every language as they are, what would steer a terminal escaped."""
+    """JSON of a document from outside: letters of every language as they are, what would steer a terminal escaped.
+
+    Numbers that JSON does not have (NaN, infinity) are null; what reads messages takes them.
+    """
     separators = (",", ":") if indent is None else None
-    written = json.dumps(document, ensure_ascii=False, indent=indent, separators=separators)
+    dumped = partial(json.dumps, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
+    try:
+        written = dumped(document)
+    except ValueError:
+        written = dumped(json.loads(json.dumps(document), parse_constant=lambda _: None))
     return "\n".join(map(escaped, written.split("\n")))
 
 

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -42,12 +43,13 @@ class Held:
     """The state file of this process's own stack, from its start to its end.
 
     Raises:
-        Misconfigured: another process holds it: a stack is up already.
+        Misconfigured: another process holds it: a stack is up already. Or it is no file of this user.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor = _create_and_lock(path)
+        os.fchmod(self._descriptor, 0o600)
         os.ftruncate(self._descriptor, 0)
 
     @property
@@ -164,7 +166,8 @@ class Detached:
         self._clear()
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            log = self._log.open("wb")
+            self._log.unlink(missing_ok=True)  # a link would lead elsewhere
+            log = self._log.open("xb")
         except OSError as error:
             raise Misconfigured(f"{self._log} can't be written: {error.strerror}") from error
         with log:
@@ -211,9 +214,10 @@ def _read(descriptor: int) -> _Found:
         content = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
         environment = {str(name): str(value) for name, value in content["environment"].items()}
         pid = int(content["pid"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return _Found(runs=True)
-    if not all(re.fullmatch("[A-Z][A-Z0-9_]*", name) for name in environment):  # they end in a shell
+    # They end in a shell, where a name such as BASH_ENV would run what another file holds.
+    if not all(re.fullmatch("TAGSTREAM_[A-Z0-9_]+", name) and text.isprintable() for name, text in environment.items()):
         return _Found(runs=True)
     return _Found(True, pid, environment)
 
@@ -221,22 +225,39 @@ def _read(descriptor: int) -> _Found:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int | None]:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = _open(path, 0)
     except FileNotFoundError:
         yield None
         return
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be opened: {error.strerror}") from error
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
+def _open(path: Path, flags: int) -> int:
+    """
+    Raises:
+        FileNotFoundError: it is not there, and `flags` make no new one.
+        Misconfigured: it can't be opened, or another user may have made it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be opened: {error.strerror}") from error
+    facts = os.fstat(descriptor)
+    if stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid():
+        return descriptor
+    os.close(descriptor)
+    raise Misconfigured(f"{path} is no file of yours: remove it, or let TAGSTREAM_STATE_DIR name another folder")
+
+
 def _create_and_lock(path: Path) -> int:
     deadline = time.monotonic() + _LOCK_WITHIN_S
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT, 0o600)
+        descriptor = _open(path, os.O_CREAT)
         if _locked(descriptor) and _is_at(path, descriptor):
             return descriptor
         os.close(descriptor)  # another command looks at it, or has just removed it

@@ -60,6 +60,8 @@ def _with(**event: Any) -> bytes:
         _with(index=MAX_RECORDS),
         _with(index=-1),
         _with(offset=-1),
+        _with(offset=2**63),
+        _with(partition=2**31),
         _with(offset="17"),
         _with(partition=True),
         _with(topic=["images"]),

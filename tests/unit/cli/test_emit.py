@@ -168,6 +168,7 @@ def test_a_pace_lets_events_pass_evenly_and_catches_up_for_no_more_than_a_second
         (["--bucket", "other"], "b", "add it to TAGSTREAM_BUCKETS"),
         (["--bucket", "b", "--rate", "0"], "b", "greater than 0"),
         (["--bucket", "b", "--rate", "nan"], "b", "greater than 0"),
+        (["--bucket", "b", "--rate", "1e-300"], "b", "0.001 at least"),
         ([], "a,b", "Name it with --bucket"),
         ([], "", "Name it with --bucket"),
     ],

@@ -117,6 +117,11 @@ def test_a_file_that_can_not_be_taken_ends_with_2_and_a_sentence(
     assert (ran.code, ran.err) == (2, f"--env-file {file} {says}\n")
 
 
+def test_the_home_of_an_unknown_user_is_no_such_file(tagstream: Callable[..., Ran]) -> None:
+    ran = tagstream("--env-file", "~nosuchuser/a.env", "check")
+    assert (ran.code, ran.err) == (2, "--env-file ~nosuchuser/a.env can't be read: No such file or directory\n")
+
+
 def test_a_pipe_is_a_file_too(tagstream: Callable[..., Ran], tmp_path: Path) -> None:
     """`--env-file <(decrypt settings.env)`"""
     pipe = tmp_path / "pipe"

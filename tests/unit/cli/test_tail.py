@@ -118,6 +118,13 @@ def test_a_line_of_json_says_also_where_the_record_stands() -> None:
     assert shown == document(published)
 
 
+def test_a_number_that_json_does_not_have_is_null() -> None:
+    """Parsers of messages take NaN; jq and most others do not."""
+    published = enriched().to_bytes()[:-1] + b',"more":[NaN,-Infinity,1e999,1.5]}'
+    shown = json.loads(Outcome.of(record(published)).json_line(), parse_constant=pytest.fail)
+    assert shown["more"] == [None, None, None, 1.5]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,9 @@ def test_a_folder_that_can_not_be_written_is_a_sentence(tmp_path: Path) -> None:
         '{"pid": 1}',
         '{"pid": 1, "environment": [1]}',
         '{"pid": "x", "environment": {}}',
+        '{"pid": 1e999, "environment": {}}',
+        '{"pid": 1, "environment": {"BASH_ENV": "/theirs"}}',
+        '{"pid": 1, "environment": {"TAGSTREAM_GROUP": "\\u001b"}}',
         '{"pid": 1, "environment": {"A; rm": "x"}}',
         "\ud800",
     ],
@@ -143,3 +147,39 @@ def test_what_is_no_state_file_is_told_to_no_shell(content: str, tmp_path: Path)
         state(tmp_path).write_bytes(content.encode(errors="surrogatepass"))
         with pytest.raises(NotUp, match="still starting"):
             Detached(tmp_path).environment()
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("theirs")
+
+
+@pytest.mark.parametrize(("make", "says"), [(os.mkfifo, "is no file of yours"), (_link, "can't be opened")])
+def test_only_a_regular_file_tells_of_a_stack(make: Callable[[Path], None], says: str, tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text(json.dumps({"pid": 1, "environment": WHERE}))
+    make(state(tmp_path))
+    for ask in (Detached(tmp_path).environment, Detached(tmp_path).down, lambda: Held(state(tmp_path))):
+        with pytest.raises(Misconfigured, match=says):
+            ask()
+    assert (tmp_path / "theirs").read_text()
+
+
+def test_a_file_of_another_user_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state(tmp_path).write_text("")
+    monkeypatch.setattr(os, "geteuid", lambda: state(tmp_path).stat().st_uid + 1)
+    with pytest.raises(Misconfigured, match="is no file of yours"):
+        Detached(tmp_path).environment()
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    state(tmp_path).touch(0o666)
+    with Held(state(tmp_path)):
+        assert state(tmp_path).stat().st_mode & 0o077 == 0
+
+
+def test_the_log_replaces_what_lies_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "stack.log").symlink_to(tmp_path / "theirs")
+    with pytest.raises(CannotStart):
+        Detached(tmp_path).up()
+    assert (tmp_path / "theirs").read_text() == "theirs"

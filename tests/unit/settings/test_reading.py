@@ -293,3 +293,15 @@ def test_a_wrong_value_is_told_beside_what_is_missing_and_not_taken_for_missing_
     settings, wrong = examine(environ, "kafka_servers", "buckets")
     assert settings.encoded_bytes == 1 << 20
     assert [line.split()[0] for line in wrong] == ["TAGSTREAM_BUCKETS", "TAGSTREAM_KAFKA_SERVERS=nowhere:"]
+
+
+def test_a_home_that_is_not_known_stays_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: object) -> None:
+        raise KeyError
+
+    says = "TAGSTREAM_REDIS_URL_FILE=~nosuchuser/url can't be read: No such file or directory"
+    assert complaint({"TAGSTREAM_REDIS_URL_FILE": "~nosuchuser/url"}) == says
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert read({}).state_dir == Path("~/.local/state/tagstream")
+    assert read({"TAGSTREAM_LABELS_FILE": "~nosuchuser/x"}).labels_file == Path("~nosuchuser/x")
