@@ -307,6 +307,22 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class SelfTested(Model, Protocol):
+    """A model that knows the right answer for its self-test image. Optional: of others an answer need only be one."""
+
+    def check_self_test(self, answer: Any) -> None:
+        """Compare an answer for `self_test_image` with the right one, as far as `warm_up` does. After `warm_up`.
+
+        Args:
+            answer: of a tagger, what `forward` gives; of a captioner, the `Caption` under no guide.
+
+        Raises:
+            Broken: it is another one, by more than the precision and the batch explain.
+        """
+        ...
+
+
+@runtime_checkable
 class Tagger(Model, Protocol):
     """Scores labels."""
 

@@ -79,6 +79,23 @@ def test_a_model_of_any_use(check: Callable[[str, Callable[[], Model]], None], f
     check("captioner", EchoCaptioner)
 
 
+class TurnsLongListsRound(TorchTagger):
+    def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
+        return super().forward([*images[1:], *images[:1]] if len(images) > 2 else images)
+
+
+def test_a_tagger_that_takes_its_own_answer_for_a_wrong_one_is_found_out(folder: Path) -> None:
+    load = _tiny(folder, "fp32")
+
+    def load_broken() -> Tagger:
+        tagger = load(None)
+        tagger.__class__ = TurnsLongListsRound
+        return tagger
+
+    with pytest.raises(NotConforming, match="of 8, it does not know its own answer again: tiny in fp32"):
+        conformance.any_use_recognises_its_own_self_test("tagger", load_broken)
+
+
 class RingsTheBell(EchoCaptioner):
     def postprocess(self, raw: Any) -> Caption:
         return Caption("saw \a", None, "echo")

@@ -13,7 +13,7 @@ from workers.pipeline.answers import caption_of, one_each
 from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
-from workers.ports import Captioner, Model
+from workers.ports import Captioner, Model, SelfTested
 from workers.types import Caption
 
 Template: TypeAlias = Callable[[Sequence[str]], Caption]
@@ -67,13 +67,19 @@ class Captioning:
     def self_test(self, task: Task) -> None:
         caption_of(self._captioner, self._captioner.forward([self._captioner.self_test_image()], [""])[0])
 
+    def check_self_test(self, answer: Caption) -> None:
+        if isinstance(self._captioner, SelfTested):
+            self._captioner.check_self_test(answer)
+
     def render(self, task: Task) -> Mapping[str, Any]:
         caption: Caption | None = task.results.get(self.name)
         wanted = caption is not None and self.name in task.event.options.want
         return {"caption": _caption_text(caption, self._names(task)) if wanted and caption is not None else None}
 
     def _names(self, task: Task) -> Sequence[str]:
-        """What guides the caption, in the order in which it does."""
+        """What guides the caption, in the order in which it does; nothing where the image is the captioner's own."""
+        if task.known_good:
+            return ()
         own = self._tagging.names_by_label(task) if self._tagging is not None else ()
         return task.event.options.guide_tags or own
 

@@ -105,6 +105,10 @@ class EmbeddingRole:
         """The good image takes the same step."""
         self.finish(self._embedder.embed([self._embedder.self_test_image()])[0])
 
+    def check_self_test(self, answer: NDArray[np.float32]) -> None:
+        """An embedding is of the forward pass whose tags are compared: it need only be one."""
+        self.finish(answer)
+
     def render(self, task: Task) -> Mapping[str, Any]:
         vector: Vector | None = task.results.get(self.name)
         if vector is None:

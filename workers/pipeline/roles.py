@@ -97,6 +97,14 @@ class ModelRole(Role, Protocol):
         """
         ...
 
+    def check_self_test(self, answer: Any) -> None:
+        """Look whether this is right as the answer of `run` for a task that is known to be good.
+
+        Raises:
+            ValueError, Broken: it is not, or it is no answer at all.
+        """
+        ...
+
 
 class Roles:
     """The roles of one worker, each after those that it needs.

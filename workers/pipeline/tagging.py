@@ -13,7 +13,7 @@ from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import one_each, scores_of
 from workers.pipeline.option_rules import OptionRules, changes_nothing
 from workers.pipeline.task import Task
-from workers.ports import CorrectionLog, Model, SubsetTagger, Tagger
+from workers.ports import CorrectionLog, Model, SelfTested, SubsetTagger, Tagger
 from workers.types import LabelScores, Pixels, Subset
 
 
@@ -65,6 +65,11 @@ class Tagging:
     def self_test(self, task: Task) -> None:
         """The good image is scored for the same labels: what fails may be what these take."""
         self.finish(self._score([self._tagger.self_test_image()], [task.profile.subset])[0])
+
+    def check_self_test(self, answer: Any) -> None:
+        self.finish(answer)
+        if isinstance(self._tagger, SelfTested):
+            self._tagger.check_self_test(answer)
 
     def render(self, task: Task) -> Mapping[str, Any]:
         word = self.word(task)

@@ -21,6 +21,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from schemas.image_event import ImageEvent
 from schemas.options import WANTS, Options
+from workers.errors import Broken
 from workers.models.tagger import sample_image
 from workers.models.uses import USES
 from workers.pipeline.commit.ledger import Entry
@@ -227,9 +228,27 @@ def any_use_can_be_timed(use: str, load: Callable[[], Model]) -> None:
     USES[use].trial(model, [model.self_test_image()] * 2)
 
 
+def any_use_recognises_its_own_self_test(use: str, load: Callable[[], Model]) -> None:
+    """The worker sends the self-test image through batches while it runs, and ends where the answer is not right."""
+    model = load()
+    model.warm_up()
+    models: Any = {use: model}
+    tests = [_task(models, model.self_test_image(), known_good=True) for _ in range(2)]
+    others = [_task(models, image) for image in _images(model, EIGHT - 1)[1:]]
+    for role in make_roles(models).models:
+        for batch in (tests[:1], [tests[0], *others, tests[1]]):
+            answers = role.run(batch)
+            for answer in (answers[0], answers[-1]):
+                try:
+                    role.check_self_test(answer)
+                except (ValueError, Broken) as error:
+                    raise NotConforming(f"of {len(batch)}, it does not know its own answer again: {error}") from error
+
+
 MODEL_CHECKS: tuple[Callable[[str, Callable[[], Model]], None], ...] = (
     what_any_use_gives_can_be_kept_and_shown,
     any_use_can_be_timed,
+    any_use_recognises_its_own_self_test,
 )
 """For a model of any use, also of one that has no checks of its own here: `check("captioner", load)`."""
 
@@ -298,7 +317,7 @@ def _caption(captioner: Captioner, images: Sequence[Pixels], guides: Sequence[st
     return [captioner.postprocess(raw) for raw in _as_many(captioner.forward(images, guides), images)]
 
 
-def _task(models: ModelsByUse, image: Pixels) -> Task:
+def _task(models: ModelsByUse, image: Pixels, *, known_good: bool = False) -> Task:
     """An event that asks for all there is, its image decoded."""
     assignment = Assignment(Partition("images", 0), "conformance")
     options = Options(want=WANTS)
@@ -306,7 +325,8 @@ def _task(models: ModelsByUse, image: Pixels) -> Task:
     job = Job(Coordinates("images", 0, 0, 0), assignment, event)
     entry = Entry(Record(assignment.partition, 0, 0, None, None, (), assignment), 0.0)
     decoded = DecodedImage({role.model.transform: image for role in make_roles(models).models})
-    return Task(job, entry, default_profiles(models.get("tagger"))["default"], INVALID_SPAN, image=decoded)
+    profile = default_profiles(models.get("tagger"))["default"]
+    return Task(job, entry, profile, INVALID_SPAN, image=decoded, known_good=known_good)
 
 
 def _as_many(raws: Sequence[Any], images: Sequence[Pixels]) -> Sequence[Any]:

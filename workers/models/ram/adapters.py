@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from workers.errors import Misconfigured
+from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision
-from workers.models.precision import check_golden, settle_batch
+from workers.models.precision import DRIFT, check_golden, settle_batch
 from workers.models.ram.decoding import CaptionDecoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.passes import Ids, plan
@@ -146,6 +146,8 @@ class Tag2TextCaptioner:
         self.options_digest = hashlib.sha256(json.dumps(asdict(self.decoding), sort_keys=True).encode()).hexdigest()
         self._precision: Precision = precision
         self._golden = bundle.golden
+        self._right: Caption | None = None
+        """Its caption of its self-test image under no guide, once it is warm."""
         self._wordpiece = WordPiece.read(bundle.vocabulary)
         self._engine = engine
         self.model = model
@@ -177,12 +179,24 @@ class Tag2TextCaptioner:
         if golden is not None and golden.guides:
             found = self.first_logits(list(golden.pixels), golden.guides)
             check_golden(self.name, self._precision, golden.outputs[:, -found.shape[1] :], found)
-        self.forward([self.self_test_image()], [""])
+        [caption] = self.forward([self.self_test_image()], [self.guide([])])
+        self._right = self.postprocess(caption)
         if self.max_batch == 0:
             self.max_batch = settle_batch(lambda size: self.forward([self.self_test_image()] * size, [""] * size))
 
     def self_test_image(self) -> Pixels:
         return self._golden.pixels[0] if self._golden is not None else sample_image(self.transform.size)
+
+    def check_self_test(self, answer: Caption) -> None:
+        """Another caption is right where it is as likely: among others the last digits differ, and may decide."""
+        assert self._right is not None, "warm_up comes first"
+        assert self._right.score is not None
+        off = abs((answer.score or 0.0) - self._right.score)
+        if answer.text != self._right.text and not off <= DRIFT[self._precision]:
+            raise Broken(
+                f"{self.name} in {self._precision} does not caption its self-test image as at the start: "
+                f"{answer.text[:100]!r}, and then {self._right.text[:100]!r}: a device that computes wrongly."
+            )
 
     def first_logits(self, images: Sequence[Pixels], guides: Sequence[str]) -> NDArray[np.float32]:
         """(images, vocabulary), of the first token behind the prompt: the golden answer of a captioner."""
