@@ -238,6 +238,12 @@ READY = ObservedGauge("tagstream_ready", "1 when warmed up and joined to the gro
 BATCH_FAILURES = Counter(
     "tagstream_batch_failures", "Batches that raised and were halved, by cause: memory, error", labels=("cause",)
 )
+SELF_TESTS = Counter(
+    "tagstream_self_tests", "Self-tests of the models on the device, by result: right, wrong", labels=("result",)
+)
+SELF_TEST_AGE = ObservedGauge(
+    "tagstream_self_test_age", "Since the last self-test that was right, or the start", unit="s"
+)
 
 
 def markdown() -> str:

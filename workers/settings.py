@@ -355,6 +355,11 @@ class Settings(BaseModel):
         60.0,
         "If no image changes stage, or one is worked on, for this long: log all stacks and exit with code 3",
     )
+    self_test_s: Annotated[float, Field(ge=0, le=86400)] = _setting(
+        "Running",
+        300.0,
+        "So often an image whose right answer is known takes the images' way through the models; 0: never",
+    )
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
         "Running", "info", "`debug` (names keys), `info`, `warning` or `error`"
     )

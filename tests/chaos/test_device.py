@@ -222,6 +222,39 @@ def test_scores_that_are_no_numbers_for_every_image(
     finish(home, account, tmp_path, settings)
 
 
+def test_a_device_that_begins_to_answer_wrongly_while_idle(
+    home: Site, unruly: Unruly, account: Account, tmp_path: Path
+) -> None:
+    """Guard: the self-test while the worker runs; without it the next images are published with wrong scores, which
+    are numbers like any others."""
+    settings = unruly.settings() | {"TAGSTREAM_SELF_TEST_S": "0.001"}
+    load(home, 20)
+    with worker(home, "w", tmp_path, **settings) as process:
+        eventually(lambda: is_committed(home), 60, process.said)
+        assert process.metric("tagstream_self_tests_total", result="right") > 0
+        unruly.order(lies=1)
+        assert process.wait_gone(60) == 3, process.said()
+        account.landed()
+        assert "unruly does not give its right answer" in " ".join(process.said().split())
+        assert "Traceback" not in process.said()
+    unruly.order()
+    load(home, 20, first=20)
+    finish(home, account, tmp_path, settings)
+
+
+def test_a_device_that_answers_wrongly_for_several_images_together(
+    home: Site, unruly: Unruly, account: Account, tmp_path: Path
+) -> None:
+    """Guard: the self-test image has a place in a batch, and is repeated in one of that size; alone it is right."""
+    unruly.order(lies=2)
+    load(home, 60)
+    settings = unruly.settings() | {"TAGSTREAM_SELF_TEST_S": "0.000001"}
+    gives_up(home, unruly, account, tmp_path, "two wrong answers in a row", lands="lies", **settings)
+    assert_untouched(home, 60)
+    unruly.order()
+    finish(home, account, tmp_path, settings)
+
+
 def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
     """Guard: the device's clock of 15 s; without it only the clocks of `TAGSTREAM_STALL_TIMEOUT_S` see that nothing
     moves."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from workers.errors import Broken
 from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision
 from workers.types import Caption, LabelScores, Pixels, Transform
@@ -94,11 +95,18 @@ class UnrulyTagger(_Model):
             self._note("raises", images)
             raise RuntimeError("index out of range in self")
         rows = [self._row(image) for image in images]
+        if len(images) >= self.orders.get("lies", len(images) + 1):
+            self._note("lies", images)
+            rows = [1 - row for row in rows]
         return rows[1:] if self.orders.get("loses_one") else rows
 
     def postprocess(self, raw: Any) -> LabelScores:
         ids = np.arange(len(LABELS), dtype=np.int32)
         return LabelScores(ids, raw[1:] if self.orders.get("misshapen") else raw)
+
+    def check_self_test(self, answer: Any) -> None:
+        if not np.array_equal(answer, self._row(self.self_test_image())):
+            raise Broken(f"{self.name} does not give its right answer.")
 
     def _row(self, image: Pixels) -> Any:
         if self.orders.get("not_a_number") or _is(image, UNCOUNTABLE):

@@ -13,7 +13,7 @@ from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker
-from workers.ports import Intake
+from workers.ports import Intake, ResultCache
 from workers.testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from workers.types import Assignment, Message, Outcome, Partition, Record
 
@@ -37,13 +37,14 @@ class ManualPipeline:
         intake: Intake | None = None,
         make_intake: Callable[[MemoryObjectStore], Intake] | None = None,
         tagger: ColourTagger | None = None,
+        cache: ResultCache | None = None,
         **options: Any,
     ) -> None:
         self.clock = ManualClock()
         self.store = MemoryObjectStore(clock=self.clock)
         self.store.make_bucket(BUCKET)
-        self.cache = MemoryResultCache(clock=self.clock)
-        tagger = tagger or ColourTagger()
+        self.tagger = tagger = tagger or ColourTagger()
+        self.cache = cache or MemoryResultCache(clock=self.clock)
         if make_intake is not None:
             intake = make_intake(self.store)
         self.worker = Worker(

@@ -52,7 +52,7 @@ class Annotator:
     """Runs the models of all roles on a batch, and finds the image that makes one fail. For the device thread."""
 
     def __init__(self, roles: Roles) -> None:
-        self._roles = roles
+        self.roles = roles
         self.safe = SafeBatch(min((role.model.max_batch for role in roles.models), default=1))
         self._ceilings = {role.name: Ceiling() for role in roles.models}
         self._essential = {role.name for role in roles.models if role.essential}
@@ -62,8 +62,8 @@ class Annotator:
         links = [trace.Link(task.span.get_span_context()) for task in tasks]
         with _tracer.start_as_current_span("annotate batch", links=links) as span:
             span.set_attribute("tagstream.batch.images", len(tasks))
-            for role in self._roles.models:
-                self._run(role, [task for task in tasks if role in self._roles.missing(task)])
+            for role in self.roles.models:
+                self._run(role, [task for task in tasks if role in self.roles.missing(task)])
         self.safe.ran(len(tasks))
         metrics.SAFE_BATCH.set(self.safe.size)
 
@@ -85,12 +85,13 @@ class Annotator:
                 self._blame(role, task, answer)
             else:
                 task.answers[role.name] = answer
-                self._ceilings[role.name].note(False)
+                if not task.known_good:
+                    self._ceilings[role.name].note(False)
 
     def _is_ready(self, role: ModelRole, task: Task) -> bool:
         """Settle the results that the role needs. False: they are not to be had, and the task says why."""
         needed = role.needs(task.event.options)
-        for other in self._roles.models:
+        for other in self.roles.models:
             if other.name in needed and other.name not in task.results and other.name in task.answers:
                 try:
                     task.results[other.name] = other.finish(task.answers[other.name])
@@ -120,7 +121,8 @@ class Annotator:
                 f"the device fails on an image that is known to be good ({type(second).__name__}: {second}),"
                 f" tried after it failed on {task.job.coordinates}"
             ) from error
-        self._ceilings[role.name].note(True)
+        if not task.known_good:
+            self._ceilings[role.name].note(True)
         detail = f"the model raised {type(error).__name__} on this image alone, not on one known to be good"
         task.failures[role.name] = Failure(
             index=task.job.coordinates.index, stage=role.stage, reason=role.reason, detail=detail, want=role.name

@@ -6,8 +6,10 @@ raises: a miss is all that can go wrong.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import threading
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from schemas.image_event import ImageEvent
 from workers import metrics
@@ -26,6 +28,8 @@ class KnownResults:
         roles: whose results are kept.
         store: the object store's endpoint, which the first level's entries name.
         judge: names what the rejection of an image depends on besides its bytes; empty: rejections are not kept.
+        unproven: of how many results, the last ones, it is remembered that they are to be taken back if the device
+            proves to be broken.
     """
 
     def __init__(
@@ -34,11 +38,16 @@ class KnownResults:
         roles: Roles,
         store: str = "",
         judge: str = "",
+        unproven: int = 0,
     ) -> None:
         self._judge = judge
         self._cache = cache
         self._store = store
         self._roles = roles
+        self._unproven_limit = unproven
+        self._unproven: dict[str, None] = {}
+        self._disowned = False
+        self._writing = threading.Lock()
 
     # ---- what a task needs (touch no cache) ---------------------------------------------------------------------
 
@@ -147,8 +156,28 @@ class KnownResults:
     def remember(self, results: Sequence[Mapping[str, bytes]]) -> None:
         """Keep results by content. They are pure: any worker may write them, at any time."""
         values = {key: value for result in results for key, value in result.items()}
-        if values:
-            self._cache.remember(values, {})
+        with self._writing:
+            if values and not self._disowned:
+                self._cache.remember(values, {})
+                self._note_unproven(values)
+
+    def _note_unproven(self, keys: Iterable[str]) -> None:
+        if self._unproven_limit:
+            self._unproven.update(dict.fromkeys(keys))
+        for oldest in list(islice(self._unproven, max(0, len(self._unproven) - self._unproven_limit))):
+            del self._unproven[oldest]
+
+    def prove(self) -> None:
+        """The device answers rightly: what was kept until now stays. Any thread."""
+        with self._writing:
+            self._unproven.clear()
+
+    def disown(self) -> None:
+        """The device answers wrongly: overwrite what was kept since `prove` with what is a miss, and keep nothing more.
+        Any thread."""
+        with self._writing:
+            self._disowned = True
+            self._cache.remember(dict.fromkeys(self._unproven, b""), {})
 
     def settle(self, writes: Sequence[CacheWrite]) -> None:
         """Tell the source level what was committed, in ledger order: a later removal wins over an earlier arrival."""

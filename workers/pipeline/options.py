@@ -54,6 +54,7 @@ class WorkerOptions:
     drain_s: float = _setting("drain_s")
     unreadable_s: float = _setting("unreadable_s")
     stall_timeout_s: float = _setting("stall_timeout_s")
+    self_test_s: float = _setting("self_test_s")
     judge: str = ""
     profiles: Mapping[str, Profile] = field(default_factory=lambda: default_profiles(None))
     worker_version: str = "unknown"

@@ -19,6 +19,7 @@ from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import TaskProgress
 from workers.pipeline.rendering import Renderer
+from workers.pipeline.self_test import DeviceSelfTest
 from workers.pipeline.stages.annotate import AnnotateStage
 from workers.pipeline.stages.decode import DecodeStage
 from workers.pipeline.stages.endings import Endings
@@ -92,7 +93,12 @@ class Pipeline:
             fetch_again=self.fetch.begin,
         )
         self.annotate = AnnotateStage(
-            annotator, progress, clock, options, endings=endings, annotated=lambda task: self.finish.begin(task)
+            DeviceSelfTest(annotator, self.ledger, results, clock, options.self_test_s),
+            progress,
+            clock,
+            options,
+            endings=endings,
+            annotated=lambda task: self.finish.begin(task),
         )
         self.finish = FinishStage(
             renderer,

@@ -53,6 +53,9 @@ _POLL_S = 30.0
 """The least time after which a poll thread that has not come back counts as stalled. Each call of a client that it
 makes has a limit of its own, at most 10 s, also while no broker answers."""
 
+_UNPROVEN = 100_000
+"""Of so many results, the last ones, the cache can be told that they may be wrong; their names take some 20 MB."""
+
 _LATE_S = 8.0
 """How much later than the drain's time the poll thread may say that the drain is over."""
 
@@ -327,7 +330,13 @@ class Worker:
     def _pipeline_for(self, publisher: Publisher) -> Pipeline:
         return Pipeline(
             intake=self._intake,
-            results=KnownResults(self._cache, self._roles, self._options.s3_endpoint, self._options.judge),
+            results=KnownResults(
+                self._cache,
+                self._roles,
+                self._options.s3_endpoint,
+                self._options.judge,
+                unproven=_UNPROVEN if self._options.self_test_s else 0,
+            ),
             annotator=Annotator(self._roles),
             renderer=Renderer(self._roles, self._options, publisher.max_message_bytes, self._clock),
             journal=self._journal,

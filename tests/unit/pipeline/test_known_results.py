@@ -265,3 +265,23 @@ def test_each_answer_is_counted_and_one_that_can_not_be_read_twice(
 def test_equal_work_is_known_by_the_content_and_the_options(known: KnownResults) -> None:
     assert known.flight_key(finished()) == known.flight_key(a_task(event={"key": "b.png"}))
     assert known.flight_key(finished()) != known.flight_key(a_task(guide_tags=("red",)))
+
+
+# ---- a device that proves to be broken -------------------------------------------------------------------------------
+
+
+def test_what_was_kept_since_the_last_proof_is_taken_back_up_to_a_number(cache: Counting) -> None:
+    known = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, unproven=2)
+    known.remember([{"proved": b"1"}])
+    known.prove()
+    known.remember([{"old": b"2", "a": b"3"}, {"b": b"4"}])
+    known.disown()
+    assert cache.lookup(["proved", "old", "a", "b"]) == [b"1", b"2", b"", b""]
+    known.remember([{"late": b"5"}])
+    assert cache.lookup(["late"]) == [None]
+
+
+def test_what_was_taken_back_is_a_miss_of_every_role() -> None:
+    roles = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()}).models
+    assert [role.unpack(b"") for role in roles] == [None, None]
+    assert entries.unpack_verdict(b"") is None

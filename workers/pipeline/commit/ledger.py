@@ -113,6 +113,7 @@ class Ledger:
         self._ready = threading.Condition(self._lock)
         self._bytes = 0
         self._records = 0
+        self._held = False
 
     def open(self, assignment: Assignment, offset: int) -> None:
         """Begin a queue whose next record is the first at or after `offset`."""
@@ -207,21 +208,34 @@ class Ledger:
                         self._count(entry, entry.size)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for `fill` or `wake`, at most this long."""
+        """Wait for `fill`, `release` or `wake`, at most this long."""
         with self._lock:
-            if not any(self._front_is_ready(queue) for queue in self._queues.values()):
+            if self._held or not any(self._front_is_ready(queue) for queue in self._queues.values()):
                 self._ready.wait(timeout_s)
 
     def wake(self) -> None:
         with self._lock:
             self._ready.notify_all()
 
+    def hold(self) -> None:
+        """Show nothing as ready until `release`. What was shown before may be published and committed by now."""
+        with self._lock:
+            self._held = True
+
+    def release(self) -> None:
+        with self._lock:
+            self._held = False
+            self._ready.notify_all()
+
     def ready(self, max_messages: int, max_bytes: int) -> Publishable | None:
         """What is done at the front of every current queue, up to the bounds (one record may exceed them alone).
 
-        Changes nothing: until `settle` or `rewind` the same entries are shown again.
+        None where there is nothing, or while all is held. Changes nothing: until `settle` or `rewind` the same entries
+        are shown again.
         """
         with self._lock:
+            if self._held:
+                return None
             messages: list[Message] = []
             entries: list[Entry] = []
             offsets: dict[Assignment, int] = {}

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from workers import metrics
-from workers.pipeline.annotator import Annotator
+from workers.metrics import ObservedGauge, Reader
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
+from workers.pipeline.self_test import DeviceSelfTest
 from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import QueueStage
 from workers.pipeline.task import Task
@@ -23,6 +24,7 @@ class AnnotateStage(QueueStage):
     """Runs the models on batches of images. A batch may take max(15 s, 5 × the slowest so far), one image no less.
 
     Args:
+        self_test: annotates, and watches what comes of it.
         annotated: takes each task of a batch afterwards.
     """
 
@@ -30,7 +32,7 @@ class AnnotateStage(QueueStage):
 
     def __init__(
         self,
-        annotator: Annotator,
+        self_test: DeviceSelfTest,
         progress: TaskProgress,
         clock: Clock,
         options: WorkerOptions,
@@ -39,7 +41,7 @@ class AnnotateStage(QueueStage):
         annotated: Callable[[Task], None],
     ) -> None:
         super().__init__("device")
-        self._annotator = annotator
+        self._self_test = self_test
         self._progress = progress
         self._clock = clock
         self._endings = endings
@@ -47,12 +49,23 @@ class AnnotateStage(QueueStage):
         self._stall_timeout_s = options.stall_timeout_s
         self._since: float | None = None
         self._slowest_s = 0.0
-        self._tasks: StageQueue[Task] = self._queue(self._annotate, most=lambda: annotator.safe.size)
+        self._tasks: StageQueue[Task] = self._queue(self._annotate, most=lambda: self_test.most_images)
 
     def begin(self, task: Task) -> None:
         """Annotate the task's image, with those that are ready when the device is. Any thread."""
         self._progress.move(task, "wait-device")
         self._tasks.put(task)
+
+    def work(self) -> None:
+        """Work on what is ready, and then on the self-test, if it is due and no batch had a place for it."""
+        super().work()
+        if self._self_test.due:
+            with self._timed():
+                self._self_test.annotate(())
+
+    @property
+    def gauges(self) -> Mapping[ObservedGauge, Reader]:
+        return {metrics.SELF_TEST_AGE: self._self_test.age}
 
     @property
     def limits_s(self) -> Mapping[str, float]:
@@ -80,7 +93,7 @@ class AnnotateStage(QueueStage):
         for task in batch:
             self._progress.move(task, "annotate")
         started = self._clock.monotonic()
-        self._annotator.annotate(batch)
+        self._self_test.annotate(batch)
         metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, stage="annotate")
         metrics.BATCH_IMAGES.record(len(batch))
         for task in batch:

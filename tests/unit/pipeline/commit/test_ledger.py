@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from schemas.dead_letter import Failure
+from tests.support.waiting import eventually
 from workers.pipeline.commit.ledger import _JOB_BYTES, Entry, Ledger, Publishable, Rendered
 from workers.types import Assignment, Message, Partition, Record, Unreadable
 
@@ -49,6 +52,23 @@ def test_a_record_waits_for_those_before_it() -> None:
     assert ready is not None
     assert values(ready) == [b"in:0@5", b"in:0@7"]
     assert dict(ready.transaction.offsets) == {assignment: 8}
+
+
+def test_while_it_is_held_nothing_is_ready_and_who_waits_goes_on_waiting() -> None:
+    """Guard: `_held` in `wait`; without it the publish thread turns round and round for as long as it is held."""
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 5)
+    finish(ledger, admit(ledger, assignment, 5))
+    ledger.hold()
+    assert ledger.ready(500, 10_000) is None
+    waits_for_ever = 600.0
+    thread = threading.Thread(target=ledger.wait, args=(waits_for_ever,), daemon=True)
+    thread.start()
+    eventually(lambda: ledger._ready._waiters, 30)  # type: ignore[attr-defined]
+    ledger.release()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert values(ledger.ready(500, 10_000)) == [b"in:0@5"]
 
 
 def test_what_stands_for_many_offsets_is_committed_with_all_of_them() -> None:

@@ -1,0 +1,143 @@
+"""The self-test at work: every few minutes an image whose right answer is known goes through the models among others.
+
+A device that has begun to answer wrongly raises nothing: its scores are numbers, and they would be published. So the
+answers for an image that each model knows are compared with the right ones, within what the check at the start allows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from opentelemetry.trace import INVALID_SPAN
+
+from schemas.image_event import ImageEvent
+from schemas.options import Options
+from workers import metrics
+from workers.errors import Broken
+from workers.metrics import Reading
+from workers.pipeline.annotator import Annotator
+from workers.pipeline.commit.ledger import Entry, Ledger
+from workers.pipeline.known_results import KnownResults
+from workers.pipeline.profiles import make_profile
+from workers.pipeline.roles import Roles
+from workers.pipeline.task import Task
+from workers.ports import Clock
+from workers.types import Assignment, Coordinates, Job, Partition, Record
+
+_log = logging.getLogger(__name__)
+
+_NAME = "self-test"
+
+
+class DeviceSelfTest:
+    """Annotates batches, and from time to time a known image with them. For the device thread, but for `age`.
+
+    After a wrong answer nothing leaves the ledger, and the known image runs at once again, as often as the batch was
+    large, because another size runs other code. If all of that is right, the batch is annotated anew and work goes on.
+    If not, the device is broken: what it computed since it was last known to be right does not leave, and is taken back
+    from the cache.
+
+    Args:
+        every_s: how often; 0: never.
+    """
+
+    def __init__(
+        self, annotator: Annotator, ledger: Ledger, results: KnownResults, clock: Clock, every_s: float
+    ) -> None:
+        self._annotator = annotator
+        self._ledger = ledger
+        self._results = results
+        self._clock = clock
+        self._every_s = every_s
+        self._tested_at = self._right_at = clock.monotonic()  # the warm-up was the first
+
+    @property
+    def due(self) -> bool:
+        return self._every_s > 0 and self._clock.monotonic() - self._tested_at >= self._every_s
+
+    @property
+    def most_images(self) -> int:
+        """How many a batch may have: one less than is safe while a self-test is due, but one at least."""
+        return max(1, self._annotator.safe.size - self.due)
+
+    def age(self) -> list[Reading]:
+        """Seconds since the device was last known to be right. Any thread."""
+        return [(self._clock.monotonic() - self._right_at, {})] if self._every_s else []
+
+    def annotate(self, batch: Sequence[Task]) -> None:
+        """As `Annotator.annotate`, with the known image among the batch if it is due and has a place there.
+
+        Raises:
+            Broken: as `Annotator.annotate`; and after two wrong answers in a row.
+        """
+        if not self.due or len(batch) >= max(1, self._annotator.safe.size) or any(task.alone for task in batch):
+            self._annotator.annotate(batch)
+            return
+        before = [(task, dict(task.results)) for task in batch]
+        wrong = self._test(batch, copies=1)
+        if wrong is not None:
+            self._test_again(len(batch) + 1, wrong)
+            for task, results in before:
+                task.results, task.answers, task.failures = results, {}, {}
+            self._annotator.annotate(batch)
+
+    def _test(self, batch: Sequence[Task], copies: int) -> str | None:
+        """Annotate the batch and so many copies of the known image. Answers what is wrong with these, if anything."""
+        tests = [known_good(self._annotator.roles) for _ in range(copies)]
+        self._annotator.annotate([*batch, *tests])
+        self._tested_at = self._clock.monotonic()
+        wrong = next((reason for test in tests if (reason := _wrong(self._annotator.roles, test))), None)
+        metrics.SELF_TESTS.add(result="right" if wrong is None else "wrong")
+        if wrong is None:
+            self._right_at = self._tested_at
+            self._results.prove()
+        return wrong
+
+    def _test_again(self, images: int, wrong: str) -> None:
+        self._ledger.hold()
+        _log.warning("wrong answer to a self-test; it is repeated at once, and nothing published before: %s", wrong)
+        proved_s = self._clock.monotonic() - self._right_at
+        since = datetime.fromtimestamp(self._clock.wall() - proved_s, UTC).isoformat(timespec="seconds")
+        try:
+            again = self._test((), copies=images)
+        except Broken as error:
+            again = str(error)
+        if again is not None:
+            self._results.disown()
+            raise Broken(
+                f"the device gave two wrong answers in a row to its self-test ({again}): nothing more is published; "
+                f"what was published since its last right one, at {since}, may be wrong"
+            )
+        _log.warning("the repeated self-test was right: the batch is annotated again, and work goes on")
+        self._ledger.release()
+
+
+def known_good(roles: Roles) -> Task:
+    """A task that asks all roles for each model's own image. It is no record's, and nothing comes of it."""
+    assignment = Assignment(Partition(_NAME, 0), _NAME)
+    event = ImageEvent(
+        id=_NAME,
+        dialect="own",
+        action="enrich",
+        index=0,
+        bucket=_NAME,
+        key=_NAME,
+        options=Options(want=tuple(role.name for role in roles.models)),
+    )
+    record = Record(assignment.partition, 0, 0, None, None, (), assignment)
+    job = Job(Coordinates(_NAME, 0, 0, 0), assignment, event)
+    return Task(job, Entry(record, 0.0), make_profile(_NAME, ()), INVALID_SPAN, known_good=True)
+
+
+def _wrong(roles: Roles, test: Task) -> str | None:
+    """What is wrong with the answers for the known image, and whose; None: nothing."""
+    for role in roles.models:
+        if role.name in test.failures:
+            return f"{role.model.name} raised an error among others, and none alone"
+        try:
+            role.check_self_test(test.answers[role.name])
+        except (ValueError, Broken) as error:
+            return str(error).rstrip(".")
+    return None
