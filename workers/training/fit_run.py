@@ -27,7 +27,7 @@ class FitRun(BaseModel):
     """The rank of LoRA's matrices."""
     absent: Literal["negative", "unknown"] = "negative"
     """What a label means that an image is not said to have."""
-    guard: NonNegativeFloat = 1.0
+    guard: NonNegativeFloat = 3.0
     """Weight of the old model's answers, for labels that the bundle had; 0: none."""
     replay: str | None = None
     """A training set with old labels, mixed into every batch."""

@@ -43,7 +43,7 @@ class Fitting:
         own: Sequence[int],
         replayed: Sequence[int] = (),
         negative: bool = True,
-        guard: float = 1.0,
+        guard: float = 3.0,
         gamma: float = 2.0,
     ) -> None:
         self.model: nn.Module = learner

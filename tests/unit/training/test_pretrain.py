@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,8 @@ from workers.training.start import fresh, load_bundle
 from workers.training.toml import read_toml, toml_of
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +64,7 @@ def test_a_tiny_model_learns_eight_drawings_and_its_bundle_tags_them(dataset: Da
     assert card.thresholds["chosen_on"] == "the training images"
 
 
+@pytest.mark.timeout(600)  # half a minute of one processor
 def test_a_tiny_captioner_learns_to_follow_its_tags(dataset: DataSet, tmp_path: Path) -> None:
     made = pretrain(dataset, tiny_run("tag2text", steps=150), tmp_path / "work", workers=0)
     bundle = _bundle(made, tmp_path / "bundle")
@@ -230,6 +236,28 @@ def test_the_command_repeats_a_run_from_its_file(
     told = json.loads(capsys.readouterr().out)
     assert told["digest"] == Bundle.open(tmp_path / "one").digest
     assert told["steps"] == 2
+
+
+@pytest.mark.timeout(600)  # three processes that import torch
+def test_two_processes_see_twice_the_images_and_write_one_bundle(dataset: DataSet, tmp_path: Path) -> None:
+    run = tiny_run("ram-plus", steps=2)
+    run = run.model_copy(
+        update={
+            "stages": (run.stages[0].model_copy(update={"plan": run.stages[0].plan.model_copy(update={"batch": 4})}),)
+        }
+    )
+    (tmp_path / "run.toml").write_text(toml_of(run))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "workers"]
+    pretrains = ["train", "pretrain", dataset.folder, "--workers", "0", "--run-file", tmp_path / "run.toml"]
+    command = [*torchrun, *map(str, pretrains), "-o", str(tmp_path / "bundle"), "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    bundle = Bundle.open(tmp_path / "bundle")
+    assert json.loads(done.stdout)["digest"] == bundle.digest  # one process speaks
+    card = card_of(bundle)
+    assert card is not None
+    assert (card.steps, card.images) == (2, 16)
 
 
 def test_a_recipe_with_what_the_command_line_says_is_shown(

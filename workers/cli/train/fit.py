@@ -74,7 +74,7 @@ def fit(
     ] = None,
     guard: Annotated[
         float, typer.Option(min=0, help="How strongly the bundle's other labels are held where they are; 0: not.")
-    ] = 1.0,
+    ] = 3.0,
     epochs: Annotated[
         int | None,
         typer.Option(
