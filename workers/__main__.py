@@ -11,8 +11,17 @@ _LINGER_S = 10.0
 """How long threads that are stuck in a library may hold up the end of the process."""
 
 
+def open_closed_streams() -> None:
+    """Make every standard stream that is closed /dev/null: else the next file or socket would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # all below it are open by now, so that it gets this number
+            os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "w" if number else "r"))  # noqa: SIM115
+
+
 def main() -> None:
     """Run the command line, and be gone soon after it has ended, whatever some thread still waits for."""
+    open_closed_streams()
     try:
         from workers.cli.app import run_command
     except KeyboardInterrupt:  # importing takes long enough for a Ctrl-C

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import logging
 import os
@@ -38,6 +39,9 @@ from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, exit_code
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""No command is to blame for a disk that takes no more."""
 
 app = typer.Typer(
     name="tagstream",
@@ -152,7 +156,10 @@ def run_command(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except TagstreamError as error:
         return _complain(error)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            terminal.forget_output()
+            return _complain(Misconfigured(f"what the command writes has no place: {error.strerror}"))
         logger.exception("this is a bug of ours, please report it with the lines below")
         return OUR_BUG
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,6 +68,8 @@ def page_at(path: Path) -> Iterator[Page]:
     """
     scratch = path.with_name(f"{path.name}.part")
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no regular file")
         with open(scratch, "w", encoding="utf-8") as file:
             page = Page(file)
             yield page

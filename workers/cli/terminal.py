@@ -79,9 +79,13 @@ def reader_may_leave() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Else the interpreter would complain at its end, when it flushes to a closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        forget_output()
         raise typer.Exit from None
+
+
+def forget_output() -> None:
+    """Standard output takes no more: else the interpreter would complain at its end, when it flushes what is left."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _RateColumn(ProgressColumn):

@@ -348,3 +348,24 @@ def test_models_are_listed_and_a_broken_bundle_says_why(tagstream: Callable[...,
     assert "efficientnet_lite0" in ran.out
     assert "✗" in ran.out
     assert "ruined" in ran.out
+
+
+def test_a_full_disk_is_a_sentence() -> None:
+    with open("/dev/full", "wb") as full:
+        command = [sys.executable, "-m", "workers", "settings", "--json"]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
+    assert ran.returncode == exit_codes.MISCONFIGURED
+    assert ran.stderr.decode() == "what the command writes has no place: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_stream_that_is_closed_takes_everything(closed: str) -> None:
+    """Its number goes to no other file."""
+    code = (
+        "import os, sys; from workers import __main__ as entry; entry.open_closed_streams()\n"
+        "from workers.cli.terminal import reader_may_leave\n"
+        "with reader_may_leave(): print('told'); print('told', file=sys.stderr)\n"
+        "sys.exit(os.open(os.devnull, os.O_RDONLY) < 3)"
+    )
+    ran = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], timeout=60)
+    assert ran.returncode == 0

@@ -189,6 +189,15 @@ def test_a_page_that_can_not_be_written_is_told_before_anything_is_loaded(
     assert "out.html: it can't be written: No such file or directory" in ran.err
 
 
+def test_a_page_replaces_no_device_and_no_pipe(tagstream: Run, folder: Path, tmp_path: Path) -> None:
+    """As root, `--page /dev/null` would leave a file in its place."""
+    os.mkfifo(tmp_path / "out.html")
+    ran = tagstream("tag", folder, "--page", tmp_path / "out.html")
+    assert ran.code == MISCONFIGURED
+    assert ran.err == f"--page {tmp_path / 'out.html'}: it can't be written: it is no regular file\n"
+    assert (tmp_path / "out.html").is_fifo()
+
+
 def test_a_run_that_fails_leaves_the_page_of_the_last_one(tagstream: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out.html").write_text("the last one")
     ran = tagstream("tag", folder, "--model", tmp_path / "no-bundle", "--page", tmp_path / "out.html")
