@@ -8,13 +8,13 @@ or ignores what it does not know, because later versions may add fields.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic_core import to_json
 
 from .dead_letter import Reason
 from .options import Options
@@ -352,8 +352,7 @@ def enriched_id(
     ]
     if corrections is not None:
         parts.append(["corrections", corrections.added, corrections.removed])
-    canonical = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(to_json(parts)).hexdigest()
 
 
 def _digest(model: ModelRef | None) -> str | None:

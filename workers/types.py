@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas.dead_letter import Failure, Reason
-from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from schemas.image_event import ImageEvent
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
@@ -331,8 +330,28 @@ class Message:
         )
 
 
-Outcome: TypeAlias = EnrichedImage | Retraction | Skip | Failure
-"""What becomes of one job. A partial image has two: its EnrichedImage and the Failure of its caption."""
+OutcomeKind: TypeAlias = Literal["enriched", "partial", "retraction", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An outcome as it is written: an EnrichedImage, a Retraction or a Skip, which `read_output` reads.
+
+    Args:
+        kind: what it is counted as once it is committed.
+        key: the key of its message.
+        value: JSON in UTF-8.
+        reason: why it was skipped.
+    """
+
+    kind: OutcomeKind
+    key: bytes
+    value: bytes
+    reason: str = ""
+
+
+Outcome: TypeAlias = Document | Failure
+"""What becomes of one job. A partial image has two: its Document and the Failure of its caption."""
 
 
 @dataclass(frozen=True, slots=True)

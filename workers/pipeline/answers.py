@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from schemas.enriched_image import CaptionText
+from schemas.text import first_fault
 from workers.errors import Broken
 from workers.ports import Captioner, Model, Tagger
 from workers.types import Caption, LabelScores
@@ -39,6 +41,8 @@ def scores_of(tagger: Tagger, raw: Any) -> LabelScores:
         raise ValueError(f"{tagger.name}: not a number among {scores.size} scores")
     if ids.size and (ids[0] < 0 or ids[-1] >= len(tagger.labels) or (np.diff(ids) <= 0).any()):
         raise _mistake(tagger, f"returned label ids that do not ascend between 0 and {len(tagger.labels) - 1}")
+    if scores.size and (scores.min() < 0 or scores.max() > 1):
+        raise _mistake(tagger, f"returned scores from {scores.min()} to {scores.max()}, and they are from 0 to 1")
     return answer
 
 
@@ -51,7 +55,12 @@ def caption_of(captioner: Captioner, raw: Any) -> Caption:
     answer: object = captioner.postprocess(raw)
     if not isinstance(answer, Caption):
         raise _mistake(captioner, f"returned a {type(answer).__name__} for a caption")
-    return answer
+    try:
+        shown = CaptionText(text=answer.text, score=answer.score, method=answer.method)
+        shown.model_dump_json()  # text that UTF-8 can't hold is text to the model
+    except ValueError as error:
+        raise _mistake(captioner, f"returned a caption that can't be published ({first_fault(error)})") from None
+    return Caption(shown.text, shown.score, shown.method)
 
 
 def _mistake(model: Model, what: str) -> Broken:

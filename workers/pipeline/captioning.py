@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from schemas import writing
 from schemas.dead_letter import Failure, Reason, Stage
-from schemas.enriched_image import CaptionText
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import caption_of, one_each
@@ -119,7 +119,7 @@ class TemplateCaptioning:
     def render(self, task: Task) -> Mapping[str, Any]:
         if self.name not in task.event.options.want:
             return {"caption": None}
-        own = [tag.name for tag in self._tagging.tags(task)] if self._tagging is not None else ()
+        own = self._tagging.names(task) if self._tagging is not None else ()
         names = task.event.options.guide_tags or own
         return {"caption": _caption_text(self._template(tuple(names)), names)}
 
@@ -128,5 +128,5 @@ def _needs_of_caption(options: Options) -> frozenset[Want]:
     return frozenset() if options.guide_tags else frozenset(("tags",))
 
 
-def _caption_text(caption: Caption, names: Sequence[str]) -> CaptionText:
-    return CaptionText(text=caption.text, score=caption.score, method=caption.method, guided_by=tuple(names))
+def _caption_text(caption: Caption, names: Sequence[str]) -> writing.Fields:
+    return writing.caption_text(text=caption.text, score=caption.score, method=caption.method, guided_by=names)

@@ -58,7 +58,7 @@ class Profile:
         shown = scores.scores > self.thresholds[scores.label_ids]
         ids, values = scores.label_ids[shown], scores.scores[shown]
         order = np.argsort(-values, kind="stable")
-        return [(int(ids[i]), round(float(values[i]), 6)) for i in order]
+        return [(i, round(score, 6)) for i, score in zip(ids[order].tolist(), values[order].tolist(), strict=True)]
 
 
 def make_profile(name: str, thresholds: Sequence[float] | NDArray[np.float32], subset: Subset | None = None) -> Profile:

@@ -6,20 +6,19 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
+from schemas import writing
 from schemas.dead_letter import Failure
 from schemas.enriched_image import (
-    Cache,
-    EnrichedImage,
     EventRef,
     GoneSource,
     HitOrMiss,
-    ImageFacts,
     ModelRef,
     Models,
     Retraction,
     Skip,
     SkipReason,
-    Source,
     Status,
     Thresholds,
     enriched_id,
@@ -32,7 +31,7 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.roles import Roles
 from workers.pipeline.task import Task
 from workers.ports import Clock, Model
-from workers.types import Coordinates, Message, Outcome
+from workers.types import Coordinates, Document, Message, Outcome
 
 
 class Renderer:
@@ -55,6 +54,7 @@ class Renderer:
         self._limits = max_message_bytes
         self._clock = clock
         self._models = Models(**{role.use: _reference(role.model) for role in roles.models})
+        self._models_written = self._models.model_dump()
         self._essential = {role.name for role in roles.models if role.essential}
 
     # ---- outcomes ---------------------------------------------------------------------------------------------
@@ -81,31 +81,35 @@ class Renderer:
                 task.failures[rule.name] = refusal
         return (self._enriched(task), *task.failures.values())
 
-    def retraction(self, where: Coordinates, event: ImageEvent) -> Retraction:
-        return Retraction(
+    def retraction(self, where: Coordinates, event: ImageEvent) -> Document:
+        gone = Retraction(
             subject=event.subject,
             scope="version" if event.versioned_removal else "object",
-            event=_event_ref(where, event),
+            event=EventRef(**_event_ref(where, event)),
             source=GoneSource(
                 bucket=event.bucket, key=event.key, version_id=event.version_id, sequencer=event.sequencer
             ),
             produced_at=self._now(),
         )
+        return Document("retraction", gone.message_key, gone.to_bytes())
 
     def skip(
         self, where: Coordinates, event: ImageEvent | None, reason: SkipReason, subject: str | None = None
-    ) -> Skip:
+    ) -> Document:
         named = event.subject if event is not None else subject
-        return Skip(event=_event_ref(where, event), subject=named, reason=reason)
+        skipped = Skip(event=EventRef(**_event_ref(where, event)), subject=named, reason=reason)
+        return Document("skip", skipped.message_key, skipped.to_bytes(), reason)
 
-    def _enriched(self, task: Task) -> EnrichedImage:
+    def _enriched(self, task: Task) -> Document:
+        """Nothing is checked here; what could not be published does not come so far (answers.py, cache_entries.py)."""
         facts, event = task.facts, task.event
         assert facts is not None
         status: Status = "partial" if task.failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = Thresholds(profile=task.profile.name, digest=task.profile.digest)
         parts = self._parts(task)
-        return EnrichedImage(
+        subject = event.subject
+        fields = writing.enriched_image(
             id=enriched_id(
                 bucket=event.bucket,
                 key=event.key,
@@ -119,11 +123,11 @@ class Renderer:
                 status=status,
                 corrections=parts.get("corrections"),
             ),
-            subject=event.subject,
+            subject=subject,
             status=status,
             reason=next((failure.reason for failure in task.failures.values()), None),
             event=_event_ref(task.job.coordinates, event),
-            source=Source(
+            source=writing.source(
                 bucket=event.bucket,
                 key=event.key,
                 version_id=version_id,
@@ -132,25 +136,26 @@ class Renderer:
                 last_modified=facts.last_modified,
                 sha256=facts.sha256,
             ),
-            image=ImageFacts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
-            models=self._models,
-            thresholds=thresholds,
+            image=writing.image_facts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size),
+            models=self._models_written,
+            thresholds={"profile": thresholds.profile, "digest": thresholds.digest},
             timings_ms=task.timings_ms,
             produced_at=self._now(),
             cache=self._cache(task),
             **parts,
         )
+        return Document("enriched" if status == "complete" else "partial", subject.encode(), _json(fields))
 
     def _parts(self, task: Task) -> dict[str, Any]:
-        parts: dict[str, Any] = {"tags": ()}
+        parts: dict[str, Any] = {}
         for role in self._roles.all:
             parts.update(role.render(task))
         return parts
 
-    def _cache(self, task: Task) -> Cache:
+    def _cache(self, task: Task) -> writing.Fields:
         levels = {role.name: _hit(role.name in task.hits) for role in self._roles.models if role.name in task.results}
         source = _hit(task.source_hit) if task.event.version_id or task.event.etag else None
-        return Cache(source=source, **levels)
+        return writing.cache(source=source, **levels)
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock.wall(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -191,22 +196,15 @@ class Renderer:
         fits = all(message.size <= self._limits[message.topic] for message in entry.messages or ())
         return None if fits else self.messages(entry)
 
-    def _rendered(self, entry: Entry, index: int, outcome: EnrichedImage | Retraction | Skip) -> Rendered:
-        message = self._message(entry, index, outcome)
-        match outcome:
-            case EnrichedImage():
-                return Rendered(message, "enriched" if outcome.status == "complete" else "partial")
-            case Retraction():
-                return Rendered(message, "retraction")
-            case Skip():
-                return Rendered(message, "skip", outcome.reason)
+    def _rendered(self, entry: Entry, index: int, document: Document) -> Rendered:
+        return Rendered(self._message(entry, index, document), document.kind, document.reason)
 
-    def _message(self, entry: Entry, index: int, outcome: EnrichedImage | Retraction | Skip) -> Message | None:
-        topic = self._options.skipped_topic if isinstance(outcome, Skip) else self._options.output_topic
+    def _message(self, entry: Entry, index: int, document: Document) -> Message | None:
+        topic = self._options.skipped_topic if document.kind == "skip" else self._options.output_topic
         if not topic:
             return None
         headers = (*entry.traces.get(index, entry.trace), *entry.input_key)
-        return Message(topic, outcome.message_key, outcome.to_bytes(), headers)
+        return Message(topic, document.key, document.value, headers)
 
     def _dead_letter(self, entry: Entry, failures: Sequence[Failure]) -> Message:
         topic = self._options.dead_letter_topic
@@ -226,11 +224,21 @@ def _reference(model: Model) -> ModelRef:
     )
 
 
-def _event_ref(where: Coordinates, event: ImageEvent | None) -> EventRef:
-    place = {"topic": where.topic, "partition": where.partition, "offset": where.offset, "index": where.index}
-    if event is None:
-        return EventRef(id=f"{where.topic}:{where.partition}:{where.offset}:{where.index}", **place)  # type: ignore[arg-type]
-    return EventRef(id=event.id, dialect=event.dialect, time=event.event_time, **place)  # type: ignore[arg-type]
+def _event_ref(where: Coordinates, event: ImageEvent | None) -> writing.Fields:
+    return writing.event_ref(
+        id=event.id if event is not None else f"{where.topic}:{where.partition}:{where.offset}:{where.index}",
+        dialect=event.dialect if event is not None else None,
+        time=event.event_time if event is not None else None,
+        topic=where.topic,
+        partition=where.partition,
+        offset=where.offset,
+        index=where.index,
+    )
+
+
+def _json(fields: writing.Fields) -> bytes:
+    """JSON in UTF-8. It is a copy: orjson's own bytes keep all of the 16 KiB or more that they were written into."""
+    return bytes(memoryview(orjson.dumps(fields)))
 
 
 def _hit(hit: bool) -> HitOrMiss:

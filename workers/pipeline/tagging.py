@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from schemas import writing
 from schemas.correction import Word
 from schemas.dead_letter import Reason, Stage
-from schemas.enriched_image import CorrectedTags, Tag
+from schemas.enriched_image import CorrectedTags
 from schemas.options import Options, Want
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.answers import one_each, scores_of
@@ -78,22 +79,25 @@ class Tagging:
             "corrections": None if word is None else CorrectedTags(added=word.added, removed=word.removed),
         }
 
-    def tags(self, task: Task) -> tuple[Tag, ...]:
+    def tags(self, task: Task) -> Sequence[writing.Fields]:
         """The tags above the task's thresholds, best first; what a person said goes before them."""
         scores: LabelScores | None = task.results.get(self.name)
         if scores is None:
             return ()
-        persons = [Tag(**self._about(label), score=1.0, source="person") for label in self._added(task)]
-        models = [Tag(**self._about(label), score=score) for label, score in self._selected(task, scores)]
+        persons = [writing.tag(**self._about(label), score=1.0, person=True) for label in self._added(task)]
+        models = [writing.tag(**self._about(label), score=score) for label, score in self._selected(task, scores)]
         return (*persons, *models)
+
+    def names(self, task: Task) -> list[str]:
+        """Names of the image's tags, best first."""
+        return [self._tagger.labels[label] for label in self._shown(task)]
 
     def names_by_label(self, task: Task) -> list[str]:
         """Names of the image's tags in label order, as captioners were trained on; unknown ones of persons last."""
-        scores: LabelScores | None = task.results.get(self.name)
-        if scores is None:
+        if self.name not in task.results:
             return []
         word = self.word(task)
-        labels = sorted([*self._added(task), *(label for label, _ in self._selected(task, scores))])
+        labels = sorted(self._shown(task))
         unknown = [name for name in word.added if name not in self._ids] if word is not None else []
         return [*(self._tagger.labels[label] for label in labels), *unknown]
 
@@ -104,8 +108,20 @@ class Tagging:
             task.word_asked = True
         return task.word
 
+    def _shown(self, task: Task) -> list[int]:
+        """The labels of the image's tags, best first."""
+        scores: LabelScores | None = task.results.get(self.name)
+        if scores is None:
+            return []
+        return [*self._added(task), *(label for label, _ in self._selected(task, scores))]
+
     def _selected(self, task: Task, scores: LabelScores) -> Sequence[tuple[int, float]]:
-        """What the model says and no person has said anything about."""
+        """What the model says and no person has said anything about. Selected once, as long as the scores are these."""
+        if task.selected is None or task.selected[0] is not scores:
+            task.selected = scores, self._select(task, scores)
+        return task.selected[1]
+
+    def _select(self, task: Task, scores: LabelScores) -> Sequence[tuple[int, float]]:
         word = self.word(task)
         found = task.profile.select(scores)
         if word is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -17,7 +16,7 @@ from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.flow.budget import Reservation
 from workers.pipeline.profiles import Profile
 from workers.ports import Model
-from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job, Pixels
+from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job, LabelScores, Pixels
 
 _NAMED = 3
 """A line of the log names so many records of a batch."""
@@ -81,6 +80,8 @@ class Task:
     """It is no record's: its image is each model's own, whose right answer that model knows."""
     tries: Tries = field(default_factory=Tries)
     timings_ms: dict[str, float] = field(default_factory=dict)
+    selected: tuple[LabelScores, Sequence[tuple[int, float]]] | None = None
+    """Scores, and the (label id, score) of those that its profile shows."""
     word: Word | None = None
     """What persons said of its tags, once it was asked for."""
     word_asked: bool = False
@@ -120,7 +121,7 @@ class Task:
         self.hits = set(leader.results)
 
     def took(self, stage: str, seconds: float) -> None:
-        self.timings_ms[stage] = round(self.timings_ms.get(stage, 0.0) + seconds * 1000, 3)
+        self.timings_ms[stage] = round(self.timings_ms.get(stage, 0.0) + max(0.0, seconds) * 1000, 3)
 
     def hold(self, what: str, give_back: Callable[[], object]) -> None:
         """Note what it has acquired: `give_back` is called once, by `release` or at its end."""
@@ -137,10 +138,13 @@ class Task:
         """End it, for whatever reason: all that it holds is given back, the last acquired first."""
         self.ending = ending
         self.image = None  # memory before what bounds it
-        with ExitStack() as held:
-            for give_back in self._held.values():
-                held.callback(give_back)
-            self._held.clear()
+        try:
+            while self._held:
+                _, give_back = self._held.popitem()
+                give_back()
+        finally:
+            if self._held:  # one could not be given back: the others are all the same
+                self.close(ending)
 
 
 def named(images: Sequence[Coordinates]) -> str:

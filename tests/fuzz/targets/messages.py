@@ -125,15 +125,15 @@ def _rendered(entry: ImageEvent | Ignored) -> None:
     where = Coordinates("images", 3, 17, entry.index)
     if isinstance(entry, Ignored):
         skip = _RENDERER.skip(where, None, entry.reason, entry.subject)
-        validator("skipped-1.json").validate(json.loads(skip.to_bytes()))
+        validator("skipped-1.json").validate(json.loads(skip.value))
         return
     if entry.sequencer is not None:
         assert not newer(entry.sequencer, entry.sequencer)
     skip = _RENDERER.skip(where, entry, "stale")
     retraction = _RENDERER.retraction(where, entry)
     for name, output in (("skipped-1.json", skip), ("image-retraction-1.json", retraction)):
-        validator(name).validate(json.loads(output.to_bytes()))
-        assert output.message_key
+        validator(name).validate(json.loads(output.value))
+        assert output.key
 
 
 def letters() -> Iterator[Parts]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.enriched_image import CaptionText
 from tests.support.harness import EchoCaptioner
 from tests.support.tasks import TAGGER, a_task
 from workers.errors import Broken
@@ -73,7 +74,7 @@ def test_an_event_shows_the_caption_that_it_asked_for() -> None:
     without, with_one, unasked = tagged(), tagged(), tagged(want=("tags",))
     with_one.results["caption"] = unasked.results["caption"] = CAPTION
     assert captioning.render(without) == captioning.render(unasked) == {"caption": None}
-    shown = captioning.render(with_one)["caption"]
+    shown = CaptionText(**captioning.render(with_one)["caption"])
     assert (shown.text, shown.score, shown.method, shown.guided_by) == ("saw it", -0.5, "greedy", ("red", "blue"))
 
 
@@ -107,7 +108,7 @@ def test_a_caption_needs_tags_unless_it_is_guided() -> None:
 
 def test_a_template_is_filled_with_the_guide_or_the_tags_best_first() -> None:
     template = TemplateCaptioning(lambda names: Caption(" and ".join(names), None, "template"), TAGGING)
-    shown = [template.render(task)["caption"] for task in (tagged(), tagged(guide_tags=("a", "b")))]
+    shown = [CaptionText(**template.render(task)["caption"]) for task in (tagged(), tagged(guide_tags=("a", "b")))]
     assert [(each.text, each.guided_by) for each in shown] == [
         ("blue and red", ("blue", "red")),
         ("a and b", ("a", "b")),
@@ -115,4 +116,4 @@ def test_a_template_is_filled_with_the_guide_or_the_tags_best_first() -> None:
     assert template.render(tagged(want=("tags",))) == {"caption": None}
     assert template.refusal(tagged()) is None
     alone = TemplateCaptioning(lambda names: Caption(f"{len(names)} tags", None, "template"), None)
-    assert alone.render(tagged())["caption"].text == "0 tags"
+    assert alone.render(tagged())["caption"]["text"] == "0 tags"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from schemas.correction import Word, correction
-from schemas.enriched_image import CorrectedTags
+from schemas.enriched_image import CorrectedTags, Tag
 from tests.support.harness import EchoCaptioner, Harness
 from tests.support.tasks import TAGGER, a_task
 from tests.support.waiting import eventually
@@ -36,10 +37,14 @@ def scored(**scores: float) -> Task:
     return task
 
 
+def tags_of(shown: Mapping[str, Any]) -> list[Tag]:
+    return [Tag(**tag) for tag in shown["tags"]]
+
+
 def test_added_tags_are_a_persons_and_removed_ones_stay_away() -> None:
     said = log(correction("photos", "a.png", added=["blue", "terrier"], removed=["red"]))
     shown = Tagging(TAGGER, said).render(scored(red=0.9, green=0.8))
-    assert [(tag.name, round(tag.score, 1), tag.source) for tag in shown["tags"]] == [
+    assert [(tag.name, round(tag.score, 1), tag.source) for tag in tags_of(shown)] == [
         ("blue", 1.0, "person"),
         ("green", 0.8, None),
     ]
@@ -50,7 +55,7 @@ def test_an_image_of_which_nothing_was_said_is_as_without_corrections() -> None:
     said = log(correction("photos", "b.png", added=["blue"]))
     for tagging in (Tagging(TAGGER), Tagging(TAGGER, said)):
         shown = tagging.render(scored(red=0.9))
-        assert [(tag.name, tag.source) for tag in shown["tags"]] == [("red", None)]
+        assert [(tag.name, tag.source) for tag in tags_of(shown)] == [("red", None)]
         assert shown["corrections"] is None
 
 
@@ -73,7 +78,7 @@ def test_all_that_a_task_shows_is_of_one_piece() -> None:
     assert tagging.names_by_label(task) == ["green"]
     said.produce(correction("photos", "a.png", removed=["green"]))
     said.follow(0)
-    assert [tag.name for tag in tagging.tags(task)] == ["green"]
+    assert [tag["name"] for tag in tagging.tags(task)] == ["green"]
 
 
 def test_a_worker_reads_them_before_its_first_event_and_then_follows() -> None:

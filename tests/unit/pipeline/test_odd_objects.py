@@ -16,6 +16,7 @@ from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Skip
 from tests.support.harness import BUCKET, png
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.outcomes import read
 from workers.backends.s3_answers import KNOWN_CODES, S3Answer, meaning
 from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
@@ -77,7 +78,7 @@ def answered_s(manual: ManualPipeline, count: int, limit_s: float = 10 * UNREADA
 
 
 def enriched(manual: ManualPipeline) -> int:
-    return sum(isinstance(outcomes[0], EnrichedImage) for outcomes in manual.done.values())
+    return sum(isinstance(read(outcomes[0]), EnrichedImage) for outcomes in manual.done.values())
 
 
 def dead(manual: ManualPipeline) -> list[Failure]:
@@ -109,7 +110,7 @@ def test_every_answer_that_s3_defines_costs_its_own_object_alone_and_no_more_tha
     assert enriched(manual) == len(good), "the good ones are read at once"
     assert answered_s(manual, len(good) + len(bad)) + 2.0 <= UNREADABLE_S + 1.0
     for number, answer in enumerate(ANSWERS):
-        [outcome] = manual.done[0, 2 * number, 0]
+        outcome = read(*manual.done[0, 2 * number, 0])
         if meaning(answer) in ("gone", "superseded"):
             assert isinstance(outcome, Skip)
         else:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from schemas.enriched_image import EnrichedImage
 from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.outcomes import read
 from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.progress import _AtWork
@@ -99,7 +100,8 @@ def test_the_time_in_each_stage_is_told_and_waits_are_stages_too() -> None:
     manual.turn()
     manual.clock.advance(1.5)
     manual.turn()
-    [[image]] = manual.done.values()
+    [[outcome]] = manual.done.values()
+    image = read(outcome)
     assert isinstance(image, EnrichedImage)
     assert {stage: ms for stage, ms in image.timings_ms.items() if ms} == {"wait-store": 1500.0}
     assert {"lookup", "wait-fetch", "fetch", "decode", "annotate"} <= image.timings_ms.keys()

@@ -15,6 +15,7 @@ from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from schemas.image_event import ImageEvent
 from schemas.options import Options
 from tests.support.harness import ColourTagger, EchoCaptioner
+from tests.support.outcomes import read
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import default_profiles
@@ -22,7 +23,19 @@ from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import make_roles
 from workers.pipeline.task import Task
 from workers.testing.memory import ManualClock
-from workers.types import Assignment, Caption, Coordinates, Facts, Job, LabelScores, Message, Partition, Record
+from workers.types import (
+    Assignment,
+    Caption,
+    Coordinates,
+    Document,
+    Facts,
+    Job,
+    LabelScores,
+    Message,
+    Outcome,
+    Partition,
+    Record,
+)
 
 TAGGER = ColourTagger()
 ROLES = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})
@@ -67,7 +80,8 @@ def task(event: ImageEvent = EVENT, facts: Facts = FACTS) -> Task:
 
 
 def enriched(of: Task) -> EnrichedImage:
-    [image] = renderer().outcomes(of)
+    [outcome] = renderer().outcomes(of)
+    image = read(outcome)
     assert isinstance(image, EnrichedImage)
     return image
 
@@ -141,7 +155,7 @@ def test_without_what_is_not_essential_it_is_partial_and_says_why() -> None:
     lacks = task()
     del lacks.results["caption"]
     lacks.failures["caption"] = CAPTION_FAILED
-    image, failure = renderer().outcomes(lacks)
+    image, failure = map(read, renderer().outcomes(lacks))
     assert isinstance(image, EnrichedImage)
     assert (image.status, image.reason, image.caption, failure) == ("partial", "caption-failed", None, CAPTION_FAILED)
     assert image.cache.caption is None
@@ -156,7 +170,7 @@ def test_without_what_is_essential_there_is_no_image() -> None:
 
 def test_an_embedding_that_nothing_computes_is_refused() -> None:
     asked = task(replace(EVENT, options=Options(want=("tags", "embedding"))))
-    image, refusal = renderer().outcomes(asked)
+    image, refusal = map(read, renderer().outcomes(asked))
     assert isinstance(image, EnrichedImage)
     assert isinstance(refusal, Failure)
     assert (image.status, image.reason, refusal.index) == ("partial", refusal.reason, 2)
@@ -175,7 +189,8 @@ def test_answers_become_results_once_and_do_not_take_the_place_of_known_ones() -
 
 @pytest.mark.parametrize(("one_version", "scope"), [(True, "version"), (False, "object")])
 def test_a_retraction_says_what_is_gone(one_version: bool, scope: str) -> None:
-    gone = renderer().retraction(WHERE, replace(EVENT, action="retract", versioned_removal=one_version))
+    gone = read(renderer().retraction(WHERE, replace(EVENT, action="retract", versioned_removal=one_version)))
+    assert isinstance(gone, Retraction)
     assert (gone.scope, gone.subject, gone.event.offset, gone.event.index) == (scope, "photos/a.png", 7, 2)
     assert gone.source.model_dump() == {
         "bucket": "photos",
@@ -186,9 +201,11 @@ def test_a_retraction_says_what_is_gone(one_version: bool, scope: str) -> None:
 
 
 def test_a_skip_says_of_what_as_far_as_it_is_known() -> None:
-    of_event = renderer().skip(WHERE, EVENT, "stale", subject="other")
+    of_event = read(renderer().skip(WHERE, EVENT, "stale", subject="other"))
+    assert isinstance(of_event, Skip)
     assert (of_event.event.id, of_event.subject, of_event.reason) == ("e1", "photos/a.png", "stale")
-    of_none = renderer().skip(WHERE, None, "event-type", subject="photos/b.png")
+    of_none = read(renderer().skip(WHERE, None, "event-type", subject="photos/b.png"))
+    assert isinstance(of_none, Skip)
     assert (of_none.event.id, of_none.subject) == ("in:1:7:2", "photos/b.png")
     assert (of_none.event.partition, of_none.event.index) == (1, 2)
 
@@ -196,7 +213,7 @@ def test_a_skip_says_of_what_as_far_as_it_is_known() -> None:
 # ---- messages -----------------------------------------------------------------------------------------------------
 
 
-def travelling(of: Entry, *outcomes: EnrichedImage | Retraction | Skip | Failure, by: Renderer) -> list[Message]:
+def travelling(of: Entry, *outcomes: Outcome, by: Renderer) -> list[Message]:
     """The messages of a record with one outcome for each index."""
     for index, outcome in enumerate(outcomes):
         of.outcomes[index] = by.rendered(of, index, [outcome])
@@ -204,7 +221,9 @@ def travelling(of: Entry, *outcomes: EnrichedImage | Retraction | Skip | Failure
 
 
 def test_each_kind_goes_to_its_topic_with_what_it_inherits_and_the_dead_letter_last() -> None:
-    by, image = renderer(), enriched(task())
+    by = renderer()
+    [image] = by.outcomes(task())
+    assert isinstance(image, Document)
     gone, skip = by.retraction(WHERE, EVENT), by.skip(WHERE, EVENT, "stale")
     failure = Failure(index=0, stage="fetch", reason="unreadable", detail="x")
     of = entry(
@@ -214,8 +233,9 @@ def test_each_kind_goes_to_its_topic_with_what_it_inherits_and_the_dead_letter_l
     assert [each.topic for each in (first, second, third, dead)] == ["out", "out", "skips", "dead"]
     assert first.headers == (("traceparent", b"record's"), ("key", b"k"))
     assert second.headers == (("traceparent", b"own"), ("key", b"k"))
-    assert [read_output(each.value or b"") for each in (first, second, third)] == [gone, image, skip]
-    assert [first.key, second.key, third.key] == [gone.message_key, image.message_key, skip.message_key]
+    models = [read_output(each.value or b"") for each in (first, second, third)]
+    assert models == [read(gone), read(image), read(skip)]
+    assert [first.key, second.key, third.key] == [model.message_key for model in models]
     letter = read_dead_letter_headers(dead.headers)
     assert (letter.failures, letter.worker) == ((failure,), "1.2.3")
     assert letter.models == {"tagger": f"colours {'c' * 12}", "captioner": f"echo {'e' * 12}"}

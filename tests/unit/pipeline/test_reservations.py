@@ -12,6 +12,7 @@ from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.outcomes import read
 from workers.errors import LargerThanReserved
 from workers.intake.inline import InlineIntake
 from workers.testing.memory import MemoryObjectStore
@@ -92,7 +93,7 @@ def test_no_event_gets_more_bytes_read_than_are_reserved_however_small_it_says_t
     manual.events(*[f"{number}" for number in range(40)], size=1)
     manual.turn()
     assert len(manual.done) == 40
-    assert all(isinstance(outcome, EnrichedImage) for outcomes in manual.done.values() for outcome in outcomes)
+    assert all(isinstance(read(outcome), EnrichedImage) for outcomes in manual.done.values() for outcome in outcomes)
     assert (manual.pipeline.fetch.encoded.used, manual.pipeline.fetch.slots.used, store.held) == (0, 0, 0)
     assert store.most_held <= manual.pipeline.fetch.encoded.peak <= 8 << 20
     assert sorted(store.asked)[:40] == [1] * 40

@@ -12,6 +12,7 @@ import pytest
 from schemas.enriched_image import EnrichedImage
 from tests.support.harness import ColourTagger, EchoCaptioner, Harness, running
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.outcomes import read
 from tests.support.waiting import eventually
 from workers import metrics
 from workers.errors import Broken
@@ -76,7 +77,7 @@ def come(manual: ManualPipeline, *keys: str) -> None:
 
 
 def tags(manual: ManualPipeline, offset: int) -> dict[str, float]:
-    [outcome] = manual.done[0, offset, 0]
+    outcome = read(*manual.done[0, offset, 0])
     assert isinstance(outcome, EnrichedImage)
     return {tag.name: tag.score for tag in outcome.tags}
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from schemas.correction import correction
+from schemas.enriched_image import Tag
 from tests.support.harness import ChoosyTagger, ColourTagger
 from tests.support.tasks import PROFILES, TAGGER, a_task
 from workers.errors import Broken
@@ -41,8 +42,12 @@ def scored(**options: Any) -> Task:
     return task
 
 
+def tags(tagging: Tagging, task: Task) -> list[Tag]:
+    return [Tag(**tag) for tag in tagging.tags(task)]
+
+
 def names(tagging: Tagging, task: Task) -> list[str]:
-    return [tag.name for tag in tagging.tags(task)]
+    return [tag.name for tag in tags(tagging, task)]
 
 
 def test_tags_are_the_labels_above_their_thresholds_best_first() -> None:
@@ -57,10 +62,10 @@ def test_tags_are_the_labels_above_their_thresholds_best_first() -> None:
 
 
 def test_a_tag_says_its_label_and_its_names_in_other_languages() -> None:
-    [blue, _] = Tagging(Translated()).tags(scored())
+    [blue, _] = tags(Tagging(Translated()), scored())
     assert (blue.name, blue.label_id, blue.translations) == ("blue", 2, {"de": "blau"})
     assert blue.score == pytest.approx(0.95)
-    [blue, _] = Tagging(TAGGER).tags(scored())
+    [blue, _] = tags(Tagging(TAGGER), scored())
     assert blue.translations is None
 
 
@@ -117,5 +122,5 @@ def test_of_a_name_that_two_labels_have_a_person_means_the_first() -> None:
     said = MemoryCorrections()
     said.produce(correction("photos", "a.png", added=["red"]))
     said.follow(0)
-    [red] = Tagging(Twice(), said).tags(scored())
+    [red] = tags(Tagging(Twice(), said), scored())
     assert (red.label_id, red.source) == (0, "person")

@@ -11,6 +11,7 @@ import pytest
 from schemas.enriched_image import EnrichedImage
 from tests.support.harness import BUCKET, ColourTagger, Harness, png
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.outcomes import read
 from tests.support.waiting import eventually
 from workers.errors import Rejected
 from workers.intake import decoding
@@ -137,7 +138,8 @@ def test_equal_images_in_flight_keep_what_is_their_own() -> None:
     manual.events("a", "b")
     manual.turn()
     assert tagger.batches == [1]
-    images = [outcome for (outcome,) in manual.done.values() if isinstance(outcome, EnrichedImage)]
+    outcomes = [read(outcome) for (outcome,) in manual.done.values()]
+    images = [outcome for outcome in outcomes if isinstance(outcome, EnrichedImage)]
     modified = {image.source.key: datetime.fromisoformat(image.source.last_modified) for image in images}
     assert modified["b"] - modified["a"] == timedelta(seconds=60)
 

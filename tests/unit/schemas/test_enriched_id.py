@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.dialects.words import UnreadableDocument, document
 from schemas.enriched_image import Models, Thresholds, enriched_id
 from schemas.options import Options
 from tests.unit.schemas.documents import CAPTIONER, TAGGER, patient
@@ -98,3 +100,32 @@ _parts = st.text(st.sampled_from('ab",[]\\/\n'), max_size=4)
 def test_no_two_objects_share_an_encoding(one: tuple[str, str, str], other: tuple[str, str, str]) -> None:
     ids = [identify(bucket=bucket, key=key, etag=etag) for bucket, key, etag in (one, other)]
     assert (ids[0] == ids[1]) == (one == other)
+
+
+_any_text = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@patient
+@given(_any_text, _any_text, st.lists(_any_text, max_size=3))
+def test_the_encoding_is_that_of_any_writer_of_canonical_json(key: str, etag: str, guide: list[str]) -> None:
+    options = Options.model_construct(guide_tags=tuple(guide))
+    parts = [
+        "enriched-image/1",
+        "photos",
+        key,
+        ["etag", etag],
+        ["sequencer", "0A"],
+        ["c" * 64, "d" * 64, "t1"],
+        [["tags", "caption"], guide, None],
+        "complete",
+    ]
+    canonical = json.dumps(parts, ensure_ascii=False, separators=(",", ":"))
+    assert identify(key=key, etag=etag, options=options) == hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def test_text_that_utf_8_can_not_hold_has_no_id() -> None:
+    """None comes so far: neither JSON in UTF-8 nor an event's model takes it."""
+    with pytest.raises(ValueError, match="surrogates"):
+        identify(key="\ud800")
+    with pytest.raises(UnreadableDocument):
+        document(b'{"key": "\\ud800"}')

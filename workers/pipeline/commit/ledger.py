@@ -14,13 +14,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 from schemas.dead_letter import Failure
 from workers.pipeline.cache_entries import CacheWrite
-from workers.types import Assignment, Headers, Message, Partition, Record, Transaction
-
-Kind: TypeAlias = Literal["enriched", "partial", "retraction", "skip"]
+from workers.types import Assignment, Headers, Message, OutcomeKind, Partition, Record, Transaction
 
 _ENTRY_BYTES = 1_200
 """What an entry costs beside its messages: the record's objects, its job, what the cache is told."""
@@ -30,7 +27,7 @@ _JOB_BYTES = 4_000
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """An outcome as it will travel. The document that it was is let go: it takes five times the memory.
+    """An outcome as it will travel.
 
     Args:
         message: None where it goes nowhere.
@@ -39,7 +36,7 @@ class Rendered:
     """
 
     message: Message | None
-    kind: Kind
+    kind: OutcomeKind
     reason: str = ""
 
     @property
