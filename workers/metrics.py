@@ -242,7 +242,7 @@ SELF_TESTS = Counter(
     "tagstream_self_tests", "Self-tests of the models on the device, by result: right, wrong", labels=("result",)
 )
 SELF_TEST_AGE = ObservedGauge(
-    "tagstream_self_test_age", "Since the last self-test that was right, or the start", unit="s"
+    "tagstream_self_test_age_seconds", "Since the last self-test that was right, or the start", unit="s"
 )
 
 
