@@ -1,0 +1,214 @@
+"""What an event costs all of whose results are cached: one worker on real servers, beside a bare loop.
+
+    python -m benchmarks cached
+
+The bare loop is what any Python program would do with kafka-python: it reads the same records, and writes as many
+messages of the same size in transactions of the same length, with their offsets. The latency is that of single events
+on an idle worker, from before the event is sent until a read_committed reader has its outcome. Servers, reader and
+worker share the machine; processor time is the worker's alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, Producer, TopicPartition
+from kafka import KafkaConsumer, KafkaProducer
+from kafka.structs import OffsetAndMetadata
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.line import photo
+from workers.backends.kafka import ensure_topics
+from workers.local.stack import BUCKET, LocalStack
+from workers.local.worker_process import WorkerProcess
+
+PHOTOS = 64
+EVENTS = 20_000
+SINGLE = 200
+PARTITIONS = 4
+TRANSACTION = 500
+"""Records in a transaction of the bare loop; as many as the worker puts into one at most."""
+LIMIT_S = 300.0
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of many events at once, and of single ones where these were measured."""
+
+    events_s: float
+    cpu_us: float
+    singles_ms: Sequence[float] = ()
+
+
+class Outcomes:
+    """A read_committed reader of what comes out of one topic from now on."""
+
+    def __init__(self, servers: str, topic: str) -> None:
+        self._reader = Consumer(
+            {
+                "bootstrap.servers": servers,
+                "group.id": "-",
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 10,
+            }
+        )
+        self._reader.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
+
+    def await_(self, count: int) -> bytes:
+        """Read so many; the last one's value."""
+        value, deadline = b"", time.monotonic() + LIMIT_S
+        while count > 0:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{count} outcomes did not come")
+            for message in self._reader.consume(min(count, 1_000), timeout=0.1):
+                assert message.error() is None, message.error()
+                value, count = bytes(message.value() or b""), count - 1
+        return value
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def main() -> None:
+    console = Console()
+    console.print(f"{EVENTS:,} events of {PHOTOS} photos, {PARTITIONS} partitions, {os.cpu_count()} processors")
+    with LocalStack() as stack:
+        stack.furnish()
+        events = uploaded(stack)
+        table = Table("", "events/s", "processor time an event", "a single event, p50", "p99")
+        for delivery in ("exactly_once", "at_least_once"):
+            worker, size = of_worker(stack, delivery, events)
+            table.add_row(f"worker, {delivery}", *cells(worker))
+        table.add_row("bare loop, transactions", *cells(of_bare_loop(stack.kafka.servers, events, size)))
+    console.print(table)
+
+
+def cells(found: Figures) -> list[str]:
+    singles = sorted(found.singles_ms)
+    shown = (statistics.median(singles), singles[int(0.99 * len(singles))]) if singles else ()
+    return [f"{found.events_s:,.0f}", f"{found.cpu_us:.0f} us", *(f"{ms:.1f} ms" for ms in shown)]
+
+
+def uploaded(stack: LocalStack) -> list[bytes]:
+    """Photos in the bucket, and an event for each."""
+    events = []
+    store = stack.object_store()
+    for number in range(PHOTOS):
+        body = photo(number, 128)
+        store.put(BUCKET, f"{number}.jpg", body)
+        etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        event = {"schema": "image-event/1", "id": str(number), "bucket": BUCKET, "key": f"{number}.jpg", "etag": etag}
+        events.append(json.dumps(event | {"size": len(body)}).encode())
+    store.close()
+    return events
+
+
+def of_worker(stack: LocalStack, delivery: str, events: Sequence[bytes]) -> tuple[Figures, int]:
+    """The figures of one worker, and the size of an outcome in bytes."""
+    topics = {name: f"{delivery}.{name}" for name in ("input", "output", "dead_letter")}
+    servers = stack.kafka.servers
+    ensure_topics(servers, {topic: (PARTITIONS, {}) for topic in topics.values()})
+    settings = stack.environment() | {
+        "TAGSTREAM_GROUP": delivery,
+        "TAGSTREAM_TRANSACTIONAL_ID": delivery,
+        "TAGSTREAM_DELIVERY": delivery,
+        "TAGSTREAM_INPUT_TOPICS": topics["input"],
+        "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
+        "TAGSTREAM_DEAD_LETTER_TOPIC": topics["dead_letter"],
+        "TAGSTREAM_TAGGER": "compact",
+        "TAGSTREAM_CAPTIONER": "template",
+        "TAGSTREAM_DEVICE": "cpu",
+        "TAGSTREAM_PRECISION": "fp32",
+    }
+    worker = stack.add(WorkerProcess(stack.scratch.path / delivery, settings))
+    worker.start()
+    producer, outcomes = Producer({"bootstrap.servers": servers, "linger.ms": 0}), Outcomes(servers, topics["output"])
+    send(producer, topics["input"], events)
+    size = len(outcomes.await_(len(events)))
+    assert worker.pid is not None
+    began, used = time.perf_counter(), cpu_s(worker.pid)
+    send(producer, topics["input"], [events[number % PHOTOS] for number in range(EVENTS)])
+    outcomes.await_(EVENTS)
+    rate, cpu_us = EVENTS / (time.perf_counter() - began), (cpu_s(worker.pid) - used) / EVENTS * 1e6
+    singles = []
+    for number in range(SINGLE):
+        time.sleep(0.02)
+        began = time.perf_counter()
+        send(producer, topics["input"], [events[number % PHOTOS]])
+        outcomes.await_(1)
+        singles.append((time.perf_counter() - began) * 1000)
+    outcomes.close()
+    worker.stop()
+    return Figures(rate, cpu_us, singles), size
+
+
+def of_bare_loop(servers: str, events: Sequence[bytes], size: int) -> Figures:
+    """The same records in, messages of this size out."""
+    ensure_topics(servers, {topic: (PARTITIONS, {}) for topic in ("bare.input", "bare.output")})
+    send(Producer({"bootstrap.servers": servers}), "bare.input", [events[n % PHOTOS] for n in range(EVENTS)])
+    with bare_clients(servers) as (consumer, producer):
+        value, left = b"x" * size, EVENTS
+        began, used = time.perf_counter(), time.process_time()
+        while left > 0:
+            batches = consumer.poll(timeout_ms=1_000, max_records=TRANSACTION)
+            if not batches:
+                continue
+            producer.begin_transaction()
+            for partition, records in batches.items():
+                for record in records:
+                    producer.send("bare.output", value, record.key, partition=partition.partition)
+                left -= len(records)
+            offsets = {at: OffsetAndMetadata(records[-1].offset + 1, "", -1) for at, records in batches.items()}
+            producer.send_offsets_to_transaction(offsets, consumer.group_metadata())
+            producer.commit_transaction()
+        return Figures(EVENTS / (time.perf_counter() - began), (time.process_time() - used) / EVENTS * 1e6)
+
+
+@contextmanager
+def bare_clients(servers: str) -> Iterator[tuple[KafkaConsumer, KafkaProducer]]:
+    consumer = KafkaConsumer(
+        "bare.input",
+        bootstrap_servers=servers,
+        group_id="bare",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        isolation_level="read_committed",
+    )
+    producer = KafkaProducer(bootstrap_servers=servers, transactional_id="bare", linger_ms=5)
+    try:
+        producer.init_transactions()
+        while not consumer.assignment():
+            consumer.poll(timeout_ms=100, max_records=1)
+        consumer.seek_to_beginning()
+        yield consumer, producer
+    finally:
+        producer.close()
+        consumer.close()
+
+
+def send(producer: Producer, topic: str, values: Sequence[bytes]) -> None:
+    for number, value in enumerate(values):
+        producer.produce(topic, value, partition=number % PARTITIONS)
+        if len(producer) > 50_000:
+            producer.poll(0.1)
+    producer.flush(60)
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far, without its children."""
+    with open(f"/proc/{pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+if __name__ == "__main__":
+    main()
