@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from schemas.image_event import ImageEvent
 from workers.types import Coordinates, Headers
 
 TRACESTATE_BYTES_MAX = 512
@@ -52,7 +53,15 @@ def start(name: str, where: Coordinates, producer: Headers) -> Span:
         span.set_attribute("messaging.destination.name", where.topic)
         span.set_attribute("messaging.destination.partition.id", str(where.partition))
         span.set_attribute("messaging.kafka.offset", where.offset)
+        span.set_attribute("tagstream.index", where.index)
     return span
+
+
+def tell_event(span: Span, event: ImageEvent) -> None:
+    """Say in an event's span which object it is about, so that one query finds all that was done for it."""
+    if span.is_recording():
+        span.set_attribute("tagstream.subject", event.subject)
+        span.set_attribute("tagstream.event_id", event.id)
 
 
 def headers_of(span: Span) -> Headers:

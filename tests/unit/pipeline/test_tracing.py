@@ -103,3 +103,12 @@ def test_an_events_span_has_the_attributes_of_opentelemetrys_messaging_conventio
             "messaging.destination.name": "images",
             "messaging.destination.partition.id": "0",
         }
+
+
+def test_an_events_span_says_which_object_it_is_about(traced: Any) -> None:
+    """One query by key or id finds it, whether the image was needed or not."""
+    events = [span["attributes"] for span in traced["spans"] if span["name"] != "annotate batch"]
+    told = {(told.get("tagstream.subject"), told.get("tagstream.event_id", "")[:3]) for told in events}
+    assert {(f"photos/{number}.png", "id-") for number in range(3)} <= told
+    assert [subject for subject, _ in told if subject == "photos/gone.png"]
+    assert {told["tagstream.index"] for told in events} == {0}

@@ -93,6 +93,7 @@ class ParseStage(QueueStage):
     def _begin(self, entry: Entry, index: int, wanted: Wanted) -> Task:
         job = Job(coordinates(entry.record, index), entry.record.assignment, wanted.event)
         task = Task(job, entry, wanted.profile, self._span(entry, index, "annotate image"))
+        tracing.tell_event(task.span, wanted.event)
         task.hold("span", lambda: tracing.end(task.span, task.ending))
         self._progress.enter(task)
         return task
@@ -116,6 +117,8 @@ class ParseStage(QueueStage):
         write = NOTHING
         outcome: Outcome
         span = self._span(entry, index, "answer without the image")
+        if isinstance(item, Removed | Skipped) and item.event is not None:
+            tracing.tell_event(span, item.event)
         if isinstance(item, Removed):
             outcome = self._renderer.retraction(where, item.event)
             write = self._results.removal(item.event)
