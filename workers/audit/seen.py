@@ -13,6 +13,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final, Self
 
+from pydantic_core import from_json
+
 from workers.audit.claims import Kind
 from workers.errors import Misconfigured
 
@@ -119,7 +121,7 @@ class _Chunk:
 
     @classmethod
     def loaded(cls, states: bytes, many: str) -> Self:
-        answers = {int(at): Answers(*told) for at, told in json.loads(many).items()}
+        answers = {int(at): Answers(*told) for at, told in from_json(many).items()}
         return cls(bytearray(zlib.decompress(states)), answers)
 
 

@@ -60,7 +60,9 @@ def as_json(document: Any, *, indent: int | None = None) -> str:
     try:
         written = dumped(document)
     except ValueError:
-        written = dumped(json.loads(json.dumps(document), parse_constant=lambda _: None))
+        from pydantic_core import from_json, to_json
+
+        written = dumped(from_json(to_json(document, inf_nan_mode="null")))
     return "\n".join(map(escaped, written.split("\n")))
 
 

@@ -23,6 +23,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pydantic_core import from_json
+
 from workers.errors import Misconfigured, TagstreamError
 from workers.local.scratch import sweep
 from workers.local.server import CannotStart
@@ -211,10 +213,10 @@ class _Found:
 def _read(descriptor: int) -> _Found:
     """Of one that runs. What can't be read is not written yet."""
     try:
-        content = json.loads(os.pread(descriptor, _MOST_BYTES, 0))
+        content = from_json(os.pread(descriptor, _MOST_BYTES, 0))
         environment = {str(name): str(value) for name, value in content["environment"].items()}
         pid = int(content["pid"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
         return _Found(runs=True)
     # They end in a shell, where a name such as BASH_ENV would run what another file holds.
     if not all(re.fullmatch("TAGSTREAM_[A-Z0-9_]+", name) and text.isprintable() for name, text in environment.items()):
