@@ -50,6 +50,7 @@ COMBINATIONS = [
     ("otlp", "pod-monitor", "bundles", "kafka-sasl-tls"),
     ("otlp", "pod-monitor", "bundles", "kafka-mtls"),
     ("otlp", "egress", "several-topics", "web-identity"),
+    ("scale-to-zero",),
     ("kafka-sasl-tls", "fixed-size"),
     ("fixed-size",),
 ]
