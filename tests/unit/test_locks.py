@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-WITHOUT_TORCH = ("requirements.lock", "requirements-dev.lock", "requirements-uv.lock", "requirements-build.lock")
+WITHOUT_TORCH = tuple(f"requirements{of}.lock" for of in ("", "-dev", "-uv", "-build", "-go"))
 LOCKS = (*WITHOUT_TORCH, "requirements-torch.lock", "requirements-vision.lock")
 
 

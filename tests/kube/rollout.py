@@ -1,0 +1,209 @@
+"""An overlay as a user writes one, applied, and what comes of it over time."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from tests.kube.control_plane import NAMESPACE, ControlPlane
+from tests.kube.node import Node, Pod
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site
+
+_K8S = Path(__file__).parents[2] / "deploy" / "k8s"
+_SAMPLE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What was seen at one time.
+
+    Args:
+        at_s: since the recording began.
+        lag: records that the group has not committed.
+        wanted: replicas that the autoscaler asks for.
+        ready: pods that are ready.
+    """
+
+    at_s: float
+    lag: int
+    wanted: int
+    ready: int
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A change of one of our manifests, as users write it in their overlay.
+
+    Args:
+        kind: the manifest's.
+        changes: what is merged into it; or JSON patches (RFC 6902).
+    """
+
+    kind: str
+    changes: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+    @property
+    def as_kustomize(self) -> dict[str, Any]:
+        changes: Any = self.changes
+        if isinstance(changes, Mapping):
+            version = {"ScaledObject": "keda.sh/v1alpha1", "Deployment": "apps/v1"}[self.kind]
+            changes = {"apiVersion": version, "kind": self.kind, "metadata": {"name": "tagstream"}, "spec": changes}
+        return {"target": {"kind": self.kind, "name": "tagstream"}, "patch": json.dumps(changes)}
+
+
+class Rollout:
+    """`kubectl apply -k` of an overlay of a user's own, beside the repository's.
+
+    Args:
+        folder: for the overlay.
+    """
+
+    one_processor: ClassVar[Patch]
+    """For machines on which all workers share two processors."""
+
+    def __init__(self, plane: ControlPlane, node: Node, site: Site, folder: Path) -> None:
+        self.plane, self.node, self.site = plane, node, site
+        self._nodes = [node]
+        self._folder = folder
+        self._settings: dict[str, str] = {}
+
+    def apply(
+        self,
+        *,
+        overlay: str = "cpu",
+        components: Sequence[str] = (),
+        patches: Sequence[Patch] = (),
+        **settings: str,
+    ) -> None:
+        """Apply it, and again with other settings to roll it out anew.
+
+        Args:
+            settings: TAGSTREAM_* of the ConfigMap.
+        """
+        self._folder.mkdir(exist_ok=True)
+        k8s = os.path.relpath(_K8S, self._folder.resolve())
+        literals = {**self._own(), **settings}
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{k8s}/overlays/{overlay}"],
+            "components": [f"{k8s}/components/{name}" for name in components],
+            "configMapGenerator": [
+                {
+                    "name": "tagstream",
+                    "behavior": "merge",
+                    "literals": [f"{name}={value}" for name, value in literals.items()],
+                }
+            ],
+            "patches": [patch.as_kustomize for patch in patches],
+        }
+        (self._folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        self._make_secret()
+        self.plane.kubectl("apply", "-k", str(self._folder))
+
+    def add(self, node: Node) -> None:
+        """Count another node's pods too."""
+        self._nodes.append(node)
+
+    def delete(self) -> None:
+        """Take everything away, and wait until no pod is left."""
+        if not self._folder.joinpath("kustomization.yaml").exists():
+            return
+        self.plane.kubectl("delete", "-k", str(self._folder), "--ignore-not-found", "--wait=false")
+        eventually(lambda: not self.pods(), 120, lambda: str(self.pods()))
+        self._folder.joinpath("kustomization.yaml").unlink()
+
+    def pods(self) -> list[Pod]:
+        return [pod for node in self._nodes for pod in list(node.pods.values())]
+
+    def ready(self) -> list[Pod]:
+        return [pod for pod in self.pods() if pod.ready]
+
+    def replicas(self) -> int:
+        """As many as the Deployment is to have."""
+        return int(self._deployment()["spec"].get("replicas", 0))
+
+    def rolled_out(self) -> bool:
+        """Whether every pod is of the newest manifest, and ready."""
+        found = self._deployment()
+        spec, status = found["spec"], found.get("status", {})
+        counts = {status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")}
+        return status.get("observedGeneration") == found["metadata"]["generation"] and counts == {spec["replicas"]}
+
+    def scaled_object_ready(self) -> bool:
+        found = self.plane.api.get(f"/apis/keda.sh/v1alpha1/namespaces/{NAMESPACE}/scaledobjects/tagstream")
+        conditions = found.get("status", {}).get("conditions", [])
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+    def said(self) -> str:
+        """For an error: what the pods wrote last."""
+        pods = [*self.pods(), *(pod for node in self._nodes for pod in node.left[-2:])]
+        return "\n".join(f"{pod.name}: exits {pod.exits}\n{pod.said()}" for pod in pods)
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[Sample]]:
+        """What is seen every second while the block runs."""
+        samples: list[Sample] = []
+        ending = threading.Event()
+        began = time.monotonic()
+
+        def record() -> None:
+            while not ending.wait(_SAMPLE_S):
+                at_s = time.monotonic() - began
+                samples.append(Sample(at_s, self.site.behind(), self.replicas(), len(self.ready())))
+
+        thread = threading.Thread(target=record, name="recorder")
+        thread.start()
+        try:
+            yield samples
+        finally:
+            ending.set()
+            thread.join()
+
+    def _deployment(self) -> Any:
+        return self.plane.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tagstream")
+
+    def _own(self) -> dict[str, str]:
+        """Where this test's servers are."""
+        site = self.site
+        return {
+            "TAGSTREAM_KAFKA_SERVERS": site.stack.kafka.servers,
+            "TAGSTREAM_GROUP": site.name,
+            "TAGSTREAM_INPUT_TOPICS": site.images,
+            "TAGSTREAM_OUTPUT_TOPIC": site.enriched,
+            "TAGSTREAM_DEAD_LETTER_TOPIC": site.dead,
+            "TAGSTREAM_SKIPPED_TOPIC": site.skipped,
+            "TAGSTREAM_S3_ENDPOINT": site.stack.s3.endpoint_url,
+            "TAGSTREAM_BUCKETS": site.name,
+        }
+
+    def _make_secret(self) -> None:
+        s3 = self.site.stack.s3
+        values = {"s3-access-key": s3.access_key, "s3-secret-key": s3.secret_key, "redis-url": "", "cache-key": ""}
+        data = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tagstream", "namespace": NAMESPACE}}
+        self.plane.kubectl("apply", "-f", "-", given=yaml.safe_dump({**secret, "data": data}))
+
+
+_CONTAINER = "/spec/template/spec/containers/0"
+Rollout.one_processor = Patch(
+    "Deployment", [{"op": "replace", "path": f"{_CONTAINER}/resources/requests/cpu", "value": "1"}]
+)
+
+
+def settled(site: Site) -> None:
+    """Every record has one outcome, and order was kept."""
+    assert site.outcomes() == site.inputs()
+    assert not site.letters()
+    site.assert_in_order()

@@ -1,0 +1,99 @@
+"""Lag makes more workers, and its end fewer; nothing is lost, doubled or out of order meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+
+import pytest
+
+from tests.kube.report import Report
+from tests.kube.rollout import Patch, Rollout, Sample, settled
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, photo
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(1200)]
+
+WAITING, PHOTOS = 3_000, 300
+
+FEWER = {"stabilizationWindowSeconds": 20, "policies": [{"type": "Pods", "value": 1, "periodSeconds": 15}]}
+QUICK = Patch(
+    "ScaledObject",
+    {
+        "maxReplicaCount": 4,
+        "pollingInterval": 5,
+        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"scaleDown": FEWER}}},
+    },
+)
+"""As the overlay has it, but for times that a test can wait for."""
+THRESHOLD = Patch("ScaledObject", [{"op": "replace", "path": "/spec/triggers/0/metadata/lagThreshold", "value": "200"}])
+
+
+@contextmanager
+def backlog(site: Site) -> Iterator[None]:
+    """So many events wait while the block runs, however fast the workers are."""
+    for number in range(PHOTOS):
+        site.upload(f"{number}.jpg", photo(number, side=256))
+    events = [(site.own(f"{number % PHOTOS}.jpg"), ()) for number in range(WAITING)]
+    site.send(events)
+    ending = threading.Event()
+
+    def refill() -> None:
+        while not ending.wait(1.0):
+            site.send(events[site.behind() :])
+
+    thread = threading.Thread(target=refill, name="backlog")
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+def turns(samples: list[Sample]) -> int:
+    """How often the number of replicas began to go the other way."""
+    steps = [after.wanted - before.wanted for before, after in pairwise(samples) if after.wanted != before.wanted]
+    return sum((before > 0) != (after > 0) for before, after in pairwise(steps))
+
+
+def test_lag_makes_workers_and_its_end_takes_them_away(rollout: Rollout, site: Site, report: Report) -> None:
+    rollout.apply(patches=[QUICK, THRESHOLD, rollout.one_processor])
+    eventually(lambda: len(rollout.ready()) == 1, 180, rollout.said)
+    eventually(rollout.scaled_object_ready, 60, rollout.plane.operator.log_tail)
+    with rollout.recorded() as samples:
+        with backlog(site):
+            eventually(lambda: len(rollout.ready()) >= 3, 300, rollout.said)
+        eventually(lambda: site.behind() == 0, 600, rollout.said)
+        eventually(lambda: rollout.replicas() == 1 and len(rollout.pods()) == 1, 600, rollout.said)
+    assert max(sample.wanted for sample in samples) <= 4
+    assert turns(samples) == 1, "the number of workers went up and down more than once"
+    left = [pod for pod in rollout.node.left if pod.exits]
+    assert left
+    assert all(pod.exits == [0] for pod in left), rollout.said()
+    settled(site)
+    report.scaling(samples)
+
+
+def test_a_worker_in_a_crash_loop_is_not_taken_for_one_that_is_done(rollout: Rollout, site: Site) -> None:
+    rollout.apply(patches=[QUICK, THRESHOLD, rollout.one_processor], TAGSTREAM_TAGGER="/bundles/nosuch")
+    eventually(rollout.scaled_object_ready, 120, rollout.plane.operator.log_tail)
+    site.send([(site.own(f"{number}.jpg"), ()) for number in range(600)])
+    eventually(lambda: rollout.replicas() >= 3, 180, rollout.plane.operator.log_tail)
+    with rollout.recorded() as samples:
+        eventually(lambda: sum(pod.restarts for pod in rollout.pods()) >= 9, 240, rollout.said)
+    assert min(sample.wanted for sample in samples) >= 3
+
+
+def test_no_worker_runs_while_there_is_no_event(rollout: Rollout, site: Site) -> None:
+    soon = Patch("ScaledObject", {"pollingInterval": 5, "cooldownPeriod": 10})
+    rollout.apply(components=["scale-to-zero"], patches=[soon, rollout.one_processor])
+    eventually(lambda: rollout.replicas() == 0 and not rollout.pods(), 240, rollout.plane.operator.log_tail)
+    site.upload("0.jpg", photo(0))
+    site.send([(site.own("0.jpg"), ())])
+    eventually(lambda: len(site.outcomes()) == 1, 240, rollout.said)
+    eventually(lambda: rollout.replicas() == 0 and not rollout.pods(), 240, rollout.plane.operator.log_tail)
+    assert rollout.node.left[-1].exits == [0], rollout.said()
+    settled(site)
