@@ -16,7 +16,7 @@ import urllib3
 
 from tests.kube import programs
 from tests.kube.api import TOKEN, Api, ApiError
-from tests.kube.certificates import Authority
+from tests.support.authority import Authority
 from tests.support.waiting import eventually
 from workers.local.server import Server
 
@@ -79,7 +79,7 @@ class ApiServer(_Part):
         self._etcd = etcd
         self._authority = authority
         self._serving = authority.sign("kube-apiserver", ["localhost"])
-        self._front = authority.sign("front-proxy", ["localhost"])
+        self._front = authority.sign("front-proxy")
         self._accounts = authority.key_pair("service-accounts")
         self.kubeconfig = folder / "kubeconfig"
 
@@ -111,8 +111,8 @@ class ApiServer(_Part):
             "bind-address": "127.0.0.1",
             "secure-port": self.ports[0],
             "endpoint-reconciler-type": "none",
-            "tls-cert-file": self._serving.certificate,
-            "tls-private-key-file": self._serving.key,
+            "tls-cert-file": self._serving[0],
+            "tls-private-key-file": self._serving[1],
             "service-account-issuer": "https://tagstream.test",
             "service-account-key-file": public,
             "service-account-signing-key-file": private,
@@ -121,8 +121,8 @@ class ApiServer(_Part):
             "service-cluster-ip-range": "10.0.0.0/24",
             "disable-admission-plugins": "ServiceAccount",
             # What it shows to servers that extend its API, such as KEDA's adapter.
-            "proxy-client-cert-file": self._front.certificate,
-            "proxy-client-key-file": self._front.key,
+            "proxy-client-cert-file": self._front[0],
+            "proxy-client-key-file": self._front[1],
             "requestheader-client-ca-file": self._authority.certificate,
             "requestheader-allowed-names": "front-proxy",
             "requestheader-username-headers": "X-Remote-User",
@@ -140,52 +140,45 @@ class ApiServer(_Part):
             api.close()
 
 
-class Controllers(_Part):
+class _Loop(_Part):
+    """A program that works on what the API server holds."""
+
+    def __init__(self, folder: Path, server: ApiServer) -> None:
+        super().__init__(folder)
+        self._server = server
+
+    def flags(self) -> Mapping[str, object]:
+        return {
+            "kubeconfig": self._server.kubeconfig,
+            "secure-port": self.ports[0],
+            "bind-address": "127.0.0.1",
+            "cert-dir": self.folder,
+            "leader-elect": "false",
+        }
+
+    def is_ready(self) -> bool:
+        return _says_ok(f"https://127.0.0.1:{self.ports[0]}/healthz")
+
+
+class Controllers(_Loop):
     """Deployments, autoscalers and all other controllers, but for those of a node's health, which a kubelet tells."""
 
     name = "kube-controller-manager"
     program = "kube-controller-manager"
 
-    def __init__(self, folder: Path, server: ApiServer) -> None:
-        super().__init__(folder)
-        self._server = server
-
     def flags(self) -> Mapping[str, object]:
         return {
-            "kubeconfig": self._server.kubeconfig,
-            "secure-port": self.ports[0],
-            "bind-address": "127.0.0.1",
-            "cert-dir": self.folder,
-            "leader-elect": "false",
+            **super().flags(),
             "horizontal-pod-autoscaler-sync-period": "5s",
             "controllers": "*,-node-lifecycle-controller,-taint-eviction-controller",
         }
 
-    def is_ready(self) -> bool:
-        return _says_ok(f"https://127.0.0.1:{self.ports[0]}/healthz")
 
-
-class Scheduler(_Part):
+class Scheduler(_Loop):
     """Gives pods to nodes."""
 
     name = "kube-scheduler"
     program = "kube-scheduler"
-
-    def __init__(self, folder: Path, server: ApiServer) -> None:
-        super().__init__(folder)
-        self._server = server
-
-    def flags(self) -> Mapping[str, object]:
-        return {
-            "kubeconfig": self._server.kubeconfig,
-            "secure-port": self.ports[0],
-            "bind-address": "127.0.0.1",
-            "cert-dir": self.folder,
-            "leader-elect": "false",
-        }
-
-    def is_ready(self) -> bool:
-        return _says_ok(f"https://127.0.0.1:{self.ports[0]}/healthz")
 
 
 class KedaOperator(_Part):
@@ -355,8 +348,8 @@ def _keda_environment(server: ApiServer) -> Mapping[str, str]:
 def _keda_certificates(folder: Path, authority: Authority) -> Path:
     """A folder as both programs of KEDA want it."""
     folder.mkdir()
-    signed = authority.sign("keda", [KEDA_HOST, "localhost"])
-    for name, source in (("ca.crt", authority.certificate), ("tls.crt", signed.certificate), ("tls.key", signed.key)):
+    certificate, key = authority.sign("keda", [KEDA_HOST, "localhost"])
+    for name, source in (("ca.crt", authority.certificate), ("tls.crt", certificate), ("tls.key", key)):
         (folder / name).write_bytes(source.read_bytes())
     return folder
 

@@ -2,46 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import ClassVar
 
 from kafka.admin import KafkaAdminClient, ScramMechanism, UserScramCredentialUpsertion
 
+from tests.support.authority import Authority
 from workers.local.apache_kafka import ApacheKafka
-from workers.local.server import CannotStart
 
 USER, PASSWORD = "tagger", "s3cret, with spaces"
-
-
-class Authority:
-    """A certificate authority of this test alone; every certificate is for 127.0.0.1."""
-
-    def __init__(self, folder: Path) -> None:
-        if shutil.which("openssl") is None:
-            raise CannotStart("The program openssl, which makes the test's certificates, is not installed.")
-        folder.mkdir()
-        self._folder = folder
-        self.certificate = folder / "ca.pem"
-        self._key = folder / "ca.key"
-        self._openssl("req", "-x509", *_NEW_KEY, self._key, "-subj", "/CN=test authority", "-out", self.certificate)
-
-    def sign(self, name: str) -> tuple[Path, Path]:
-        """(certificate, its key), both PEM."""
-        key, request, certificate = (self._folder / f"{name}.{end}" for end in ("key", "csr", "pem"))
-        self._openssl("req", *_NEW_KEY, key, "-subj", f"/CN={name}", "-addext", _HOST, "-out", request)
-        signer = ("-CA", self.certificate, "-CAkey", self._key, "-CAcreateserial", "-days", "2")
-        self._openssl("x509", "-req", "-in", request, *signer, "-copy_extensions", "copy", "-out", certificate)
-        return certificate, key
-
-    @staticmethod
-    def _openssl(*arguments: str | Path) -> None:
-        subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=60)
-
-
-_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout")
-_HOST = "subjectAltName=IP:127.0.0.1"
 
 
 class SecureKafka(ApacheKafka):

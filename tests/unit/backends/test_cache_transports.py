@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.secure_kafka import Authority
+from tests.support.authority import Authority
 from tests.support.waiting import bounded
 from workers import metrics
 from workers.backends.result_cache import RedisResultCache
