@@ -9,7 +9,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -106,6 +106,16 @@ def no_such_topic(*topics: str) -> Misconfigured:
             for topic in topics
         )
     )
+
+
+def require_among(known: Iterable[str], topics: Iterable[str]) -> None:
+    """
+    Raises:
+        Misconfigured: some of these topics are not among those that the cluster has; all of them are named.
+    """
+    there = set(known)
+    if missing := [topic for topic in dict.fromkeys(topics) if topic not in there]:
+        raise no_such_topic(*missing)
 
 
 def passing(error: kafka_errors.KafkaError) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from kafka import KafkaConsumer, TopicPartition
 
 from workers.backends.kafka_client import Security, connect, end_consumer, mapped
-from workers.backends.kafka_topics import numbers
+from workers.backends.kafka_topics import first_since, partitions_of
 from workers.types import Partition
 
 _TIMEOUT_MS = 10_000
@@ -44,8 +44,7 @@ def offsets_at(
         Misconfigured, Unavailable: as for `extents`.
     """
     with _asking(servers, security, topics, "asking for offsets by time") as (consumer, places):
-        found = consumer.offsets_for_times(dict.fromkeys(places, max(0, time_ms)), timeout_ms=_TIMEOUT_MS)
-    return {Partition(*place): None if found.get(place) is None else found[place].offset for place in places}
+        return {Partition(*place): offset for place, offset in first_since(consumer, places, time_ms).items()}
 
 
 @contextmanager
@@ -64,6 +63,6 @@ def _asking(
     )
     try:
         with mapped(doing):
-            yield consumer, [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
+            yield consumer, partitions_of(consumer, topics)
     finally:
         end_consumer(consumer)

@@ -12,7 +12,7 @@ from kafka import errors as kafka_errors
 from kafka.protocol.consumer import IsolationLevel, OffsetSpec
 from kafka.structs import TopicPartition
 
-from workers.backends.kafka_client import Security, admin, mapped, no_such_topic, passing, sensible
+from workers.backends.kafka_client import Security, admin, mapped, passing, require_among, sensible
 from workers.types import Partition
 
 Answer = TypeVar("Answer")
@@ -156,9 +156,7 @@ def _partitions(client: Any, topics: Sequence[str]) -> list[TopicPartition]:
     Raises:
         Misconfigured: a topic does not exist.
     """
-    known = set(client.list_topics())
-    if missing := [topic for topic in dict.fromkeys(topics) if topic not in known]:
-        raise no_such_topic(*missing)
+    require_among(client.list_topics(), topics)
     return sorted(
         TopicPartition(told["name"], partition["partition_index"])
         for told in client.describe_topics(list(dict.fromkeys(topics)))

@@ -12,7 +12,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from workers.backends.kafka_client import FETCH_ANSWER_BYTES, Security, connect, end_consumer, mapped
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
-from workers.backends.kafka_topics import numbers
+from workers.backends.kafka_topics import first_since, numbers, partitions_of
 from workers.backends.kafka_types import ReadRecord
 from workers.errors import Misconfigured, Unavailable
 from workers.types import Partition
@@ -150,13 +150,14 @@ def tail(
     consumer = _consumer(servers, security)
     try:
         with mapped(f"reading {', '.join(topics)}"):
-            partitions = [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
+            partitions = partitions_of(consumer, topics)
             consumer.assign(partitions)
             ends = consumer.end_offsets(partitions, timeout_ms=10_000)
             first = consumer.beginning_offsets(partitions, timeout_ms=10_000)
             starts = dict(ends if start == "end" else first)
             if since_ms is not None:
-                starts = _offsets_since(consumer, since_ms, ends)
+                since = first_since(consumer, partitions, since_ms)
+                starts = {place: ends[place] if offset is None else offset for place, offset in since.items()}
             for partition, offset in (at or {}).items():
                 place = TopicPartition(*partition)
                 if place in starts:
@@ -167,13 +168,6 @@ def tail(
         end_consumer(consumer)
         raise
     return Tail(consumer, None if follow else ends, until)
-
-
-def _offsets_since(consumer: Any, since_ms: int, ends: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-    """Where each partition's records of that time begin; its end where all are older."""
-    asked = dict.fromkeys(ends, max(0, since_ms))
-    found = consumer.offsets_for_times(asked, timeout_ms=10_000)
-    return {place: end if found.get(place) is None else found[place].offset for place, end in ends.items()}
 
 
 def between(servers: str, spans: Mapping[Partition, tuple[int, int]], *, security: Security | None = None) -> Tail:

@@ -26,8 +26,8 @@ from workers.backends.kafka_client import (
     connect,
     end_consumer,
     mapped,
-    no_such_topic,
     passing,
+    require_among,
     sensible,
     translated,
 )
@@ -215,8 +215,7 @@ class KafkaRecordSource:
             return
         with mapped("listing the topics"):
             known = self._consumer.topics()
-        if missing := [topic for topic in self._topics if topic not in known]:
-            raise no_such_topic(*missing)
+        require_among(known, self._topics)
         self._topics_checked = True
 
     def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[ReadRecord]]:

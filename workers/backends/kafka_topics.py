@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,23 @@ from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import TopicPartition
 
-from workers.backends.kafka_client import Security, admin, connect, end_consumer, mapped, no_such_topic, translated
+from workers.backends.kafka_client import (
+    Security,
+    admin,
+    connect,
+    end_consumer,
+    mapped,
+    no_such_topic,
+    require_among,
+    translated,
+)
 from workers.types import Partition
 
 logger = logging.getLogger(__name__)
 
 _MAX_MESSAGE_BYTES = "max.message.bytes"
 _DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
+_TIMEOUT_MS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +129,8 @@ def require_topics(servers: str, topics: Sequence[str], *, security: Security | 
         Misconfigured: some do not; all of them are named.
     """
     with admin(servers, security or {}) as client:
-        known = set(client.list_topics())
-    if missing := [topic for topic in dict.fromkeys(topics) if topic not in known]:
-        raise no_such_topic(*missing)
+        known = client.list_topics()
+    require_among(known, topics)
 
 
 def max_message_bytes(
@@ -133,9 +142,7 @@ def max_message_bytes(
         Misconfigured: one of them does not exist.
     """
     with admin(servers, security or {}, timeout_s=connect_timeout_s) as client:
-        known = set(client.list_topics())
-        if missing := [topic for topic in topics if topic not in known]:
-            raise no_such_topic(*missing)
+        require_among(client.list_topics(), topics)
         return {topic: _max_message_bytes(client, topic) for topic in topics}
 
 
@@ -169,6 +176,21 @@ def numbers(consumer: Any, topic: str) -> list[int]:
     return sorted(known)
 
 
+def partitions_of(consumer: Any, topics: Sequence[str]) -> list[TopicPartition]:
+    """
+    Raises:
+        Misconfigured: one of the topics does not exist.
+    """
+    return [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
+
+
+def first_since(consumer: Any, partitions: Iterable[TopicPartition], time_ms: int) -> dict[TopicPartition, int | None]:
+    """Of each partition the first record of that time (ms since 1970) or a later one; None where there is none."""
+    asked = dict.fromkeys(partitions, max(0, time_ms))
+    found = consumer.offsets_for_times(asked, timeout_ms=_TIMEOUT_MS)
+    return {place: None if found.get(place) is None else found[place].offset for place in asked}
+
+
 def lag(
     servers: str, group: str, topics: Sequence[str], *, security: Security | None = None
 ) -> dict[Partition, int | None]:
@@ -188,8 +210,8 @@ def lag(
     )
     try:
         with mapped(f"asking for the lag of {group!r}"):
-            partitions = [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
-            ends = consumer.end_offsets(partitions, timeout_ms=10_000)
+            partitions = partitions_of(consumer, topics)
+            ends = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)
             offsets = {partition: consumer.committed(partition, timeout_ms=5_000) for partition in partitions}
     finally:
         end_consumer(consumer)
