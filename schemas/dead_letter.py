@@ -224,6 +224,11 @@ def _sentence(failures: Sequence[Failure]) -> bytes:
     return f"{first.stage}: {first.reason}: {first.detail}{more}".encode("utf-8", "replace")
 
 
+def is_dead_letter(headers: Headers) -> bool:
+    """Whether a record says that it is one; `read_dead_letter_headers` tells whether that is true."""
+    return any(name == f"{PREFIX}schema" for name, _ in headers)
+
+
 def read_dead_letter_headers(headers: Headers) -> DeadLetter:
     """What `dead_letter_headers` wrote.
 

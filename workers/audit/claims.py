@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 import orjson
 from pydantic_core import from_json
 
-from schemas.dead_letter import PREFIX, Reason, read_dead_letter_headers
+from schemas.dead_letter import Reason, is_dead_letter, read_dead_letter_headers
 from schemas.image_event import MAX_RECORDS, parse_message
 from workers.types import Headers
 
@@ -41,7 +41,7 @@ class Claim(NamedTuple):
 
 def claim_of(value: bytes | None, headers: Headers) -> Claim | None:
     """What an outcome answers; None for a record that is none of ours. Whether all of it is valid is not asked."""
-    if any(name == f"{PREFIX}schema" for name, _ in headers):
+    if is_dead_letter(headers):
         return _dead_letter(headers)
     try:
         document = orjson.loads(value or b"")

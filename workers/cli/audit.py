@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workers.cli import terminal
-from workers.cli.dead_letters import moment_ms
 from workers.cli.exit_codes import FOUND
 from workers.cli.needs import needed
+from workers.cli.times import moment_ms
 from workers.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +18,7 @@ from schemas.printable import printable
 from workers.cli import terminal
 from workers.cli.needs import needed
 from workers.cli.skip import parse_place
+from workers.cli.times import moment_ms
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -337,22 +336,6 @@ def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> fro
         if name not in names:
             raise Misconfigured(f"{option} {name}: known are {', '.join(names)}")
     return frozenset(given or ())
-
-
-def moment_ms(text: str) -> int:
-    """ "2026-01-31", an ISO time, or "90m", "12h", "7d" before now, in milliseconds since 1970. Without a zone: UTC.
-
-    Raises:
-        Misconfigured: it is none of these.
-    """
-    units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-    try:
-        if ago := re.fullmatch(r"(\d+)([smhd])", text):
-            return int((datetime.now(UTC) - timedelta(**{units[ago[2]]: int(ago[1])})).timestamp() * 1000)
-        moment = datetime.fromisoformat(text)
-    except (ValueError, OverflowError) as error:
-        raise Misconfigured(f"{text!r} is no time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d (ago)") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLetterRecord:

@@ -9,12 +9,12 @@ import stat
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar
 
 from schemas.printable import printable
+from schemas.text import KEY_BYTES_MAX
 from workers.cli.events import StoredImage
 from workers.cli.local_files import IMAGES, read_regular_file
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, TagstreamError
@@ -27,8 +27,6 @@ BATCH = 100
 UPLOADS = 8
 """Uploads at the same time."""
 OTHER_CONTENT = "other content lies under its key (--overwrite replaces it)"
-_LONGEST_KEY = 1024
-"""Bytes of UTF-8 that S3 takes."""
 _READ_S = 60.0
 
 Outcome = Literal["uploaded", "replaced", "there already", "listed"]
@@ -97,12 +95,6 @@ class BucketSource:
             raise Misconfigured(f"the bucket {self._bucket} holds no object{beginning}")
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    key: str
-    path: Path
-
-
 class FolderSource:
     """A folder's images, put into a bucket as they are asked for. No link to a folder is followed.
 
@@ -125,7 +117,7 @@ class FolderSource:
 
     def behind(self, last: str) -> list[tuple[str, Path]]:
         """(key, file) of the images behind `last`, in key order as a store lists them."""
-        return [(file.key, file.path) for file in self._files if file.key.encode() > last.encode()]
+        return [(key, path) for key, path in self._files if key.encode() > last.encode()]
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
         if not try_only:
@@ -142,7 +134,7 @@ class FolderSource:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _found(self) -> list[_File]:
+    def _found(self) -> list[tuple[str, Path]]:
         """
         Raises:
             Misconfigured: the folder holds no image.
@@ -156,19 +148,19 @@ class FolderSource:
                 if reason := self._refusal(path, key):
                     self.left_out.add(reason, os.fsencode(path.relative_to(self._folder)).decode("utf-8", "replace"))
                 else:
-                    files.append(_File(key, path))
+                    files.append((key, path))
         if not files:
             said = "".join(f"\n{line}" for line in self.left_out.lines())
             raise Misconfigured(f"{self._folder} holds no images ({', '.join(sorted(IMAGES))}){said}")
-        return sorted(files, key=lambda file: file.key.encode())
+        return sorted(files, key=lambda file: file[0].encode())
 
     def _refusal(self, path: Path, key: str) -> str:
         """Why this file is no image to upload, by its name and size; empty: it may be one."""
         if path.suffix.lower() not in IMAGES:
             return "not an image by its ending"
         try:
-            if len(key.encode()) > _LONGEST_KEY:
-                return f"its key has more than {_LONGEST_KEY:,} bytes"
+            if len(key.encode()) > KEY_BYTES_MAX:
+                return f"its key has more than {KEY_BYTES_MAX:,} bytes"
             facts = path.stat()
         except UnicodeEncodeError:
             return "its name is no UTF-8"

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from schemas.dead_letter import PREFIX, DeadLetter, read_dead_letter_headers
+from schemas.dead_letter import DeadLetter, is_dead_letter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip, Tag, read_output
 from schemas.text import first_fault
 from workers.backends.kafka_types import ReadRecord
@@ -45,7 +45,7 @@ class Outcome:
     @classmethod
     def of(cls, record: ReadRecord) -> Self:
         try:
-            if any(name == f"{PREFIX}schema" for name, _ in record.headers):
+            if is_dead_letter(record.headers):
                 return cls(record, read_dead_letter_headers(record.headers))
             return cls(record, read_output(record.value or b""))
         except ValueError as error:
@@ -75,9 +75,7 @@ class Outcome:
         """What was published; a dead letter as its headers say it. Of what is neither: where it stands, and why."""
         match self.told:
             case str(why):
-                record = self.record
-                place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-                return {"schema": None, **place, "passed_over": why}
+                return {"schema": None, **self._coordinates, "passed_over": why}
             case DeadLetter() as dead_letter:
                 return {"schema": "dead-letter/1"} | dead_letter.model_dump(mode="json")
             case _:
@@ -86,9 +84,12 @@ class Outcome:
 
     def json_line(self) -> str:
         """The document, and where its record stands."""
-        record = self.record
-        place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-        return terminal.as_json(self.document() | {PLACE: place | {"timestamp_ms": record.timestamp_ms}})
+        place = self._coordinates | {"timestamp_ms": self.record.timestamp_ms}
+        return terminal.as_json(self.document() | {PLACE: place})
+
+    @property
+    def _coordinates(self) -> dict[str, Any]:
+        return {"topic": self.record.topic, "partition": self.record.partition, "offset": self.record.offset}
 
     def row(self) -> Table:
         """One line, cut where the terminal ends."""

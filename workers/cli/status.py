@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from workers.cli import terminal
-from workers.cli.dead_letters import moment_ms
 from workers.cli.group_looks import MOST_LETTERS, LetterCounts, Look, Snapshot, observing, snapshots
 from workers.cli.needs import needed
+from workers.cli.times import duration, moment_ms
 
 if TYPE_CHECKING:
     from workers.backends.kafka import Reach
@@ -174,11 +174,3 @@ def _letters(settings: Settings, letters: LetterCounts) -> str:
     if letters.others:
         lines.append(f"{letters.others:7,} records that are no dead letters")
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """`8 s`, `3 min`, `5.2 h`, `12 d`"""
-    for unit, size, most in (("s", 1.0, 90.0), ("min", 60.0, 5_400.0), ("h", 3_600.0, 172_800.0)):
-        if seconds < most:
-            return f"{seconds / size:.1f} {unit}" if unit == "h" else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:,.0f} d"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workers.cli import terminal
-from workers.cli.dead_letters import known, moment_ms
+from workers.cli.dead_letters import known
 from workers.cli.needs import needed
+from workers.cli.times import moment_ms
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ def create(
 
     [dim]For up to 24 workers:[/]  tagstream topics create --partitions 24
     """
-    from workers.backends.kafka import describe_topics, ensure_topics
+    from workers.backends.kafka import ensure_topics
     from workers.cli.clients import security, servers
 
     settings = needed("kafka_servers")
@@ -57,7 +57,7 @@ def create(
         replication=copies,
         security=security(settings),
     )
-    found = describe_topics(servers(settings), _looked_at(wanted), security=security(settings))
+    found = _found(settings, wanted)
     if as_json:
         rows = [_document(topic, found.get(topic.name)) | {"made": topic.name in made} for topic in wanted]
         typer.echo(terminal.as_json({"topics": rows}))
@@ -84,12 +84,10 @@ def check(
     Ends with 1 if there is any difference. What of a topic we may not read is not looked at; Kafka's own commands need
     [bold]--command-config[/] where the cluster asks for a password.
     """
-    from workers.backends.kafka import describe_topics
-    from workers.cli.clients import security, servers
 
     settings = needed("kafka_servers")
     wanted, copies = _wanted(settings), _replication(settings, replication)
-    found = describe_topics(servers(settings), _looked_at(wanted), security=security(settings))
+    found = _found(settings, wanted)
     differing = _deviations(settings, wanted, found, copies, partitions)
     if as_json:
         rows = [_document(topic, found.get(topic.name)) for topic in wanted]
@@ -107,11 +105,9 @@ def check(
 
 def topic_deviations(settings: Settings) -> list[Deviation]:
     """How the topics that exist differ from what is advised, for `tagstream check`."""
-    from workers.backends.kafka import describe_topics
-    from workers.cli.clients import security, servers
 
     wanted = _wanted(settings)
-    found = describe_topics(servers(settings), _looked_at(wanted), security=security(settings))
+    found = _found(settings, wanted)
     return _deviations(settings, wanted, found, _replication(settings, None), None)
 
 
@@ -132,6 +128,13 @@ def _wanted(settings: Settings) -> list[WantedTopic]:
     from workers.cli.topic_advice import wanted_topics
 
     return wanted_topics(settings)
+
+
+def _found(settings: Settings, wanted: Sequence[WantedTopic]) -> dict[str, TopicState]:
+    from workers.backends.kafka import describe_topics
+    from workers.cli.clients import security, servers
+
+    return describe_topics(servers(settings), _looked_at(wanted), security=security(settings))
 
 
 def _replication(settings: Settings, asked: int | None) -> int:

@@ -11,7 +11,8 @@ import pytest
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka_types import ReadRecord
-from workers.cli.dead_letters import Choice, DeadLetterRecord, moment_ms, original
+from workers.cli.dead_letters import Choice, DeadLetterRecord, original
+from workers.cli.times import moment_ms
 from workers.errors import Misconfigured
 from workers.types import Headers
 

@@ -20,7 +20,8 @@ from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
 from workers.cli import terminal
 from workers.cli.group_looks import LetterCounts, Look, Snapshot, pace, start_of
-from workers.cli.status import document, duration, page
+from workers.cli.status import document, page
+from workers.cli.times import duration
 from workers.settings import Settings
 from workers.types import Partition
 
