@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.local.programs import program
+from workers.local.programs import cache_folder, program
 from workers.local.server import CannotStart
 
 _SOURCES = Path(__file__).with_name("go")
@@ -44,11 +44,6 @@ CONTROL_PLANE: Sequence[Built] = (
     Built("keda", f"{_KEDA}/adapter", ("keda-adapter",)),
     Built("keda", f"{_KEDA}/webhooks", ("keda-webhooks",)),
 )
-
-
-def folder() -> Path:
-    """Where they are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream" / "go"
 
 
 def path(name: str) -> Path:
@@ -109,7 +104,7 @@ def _place(built: Built) -> Path:
     """A folder for what exactly this source makes."""
     parts = [source.read_bytes() for source in sorted((_SOURCES / built.module).iterdir())]
     name = hashlib.sha256(b"\0".join([*parts, built.package.encode(), built.flags.encode()])).hexdigest()[:16]
-    return folder() / f"{built.names[0]}-{name}"
+    return cache_folder() / "go" / f"{built.names[0]}-{name}"
 
 
 def _go(arguments: Sequence[str], where: Path) -> str:

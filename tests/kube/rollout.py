@@ -7,11 +7,11 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -62,15 +62,19 @@ class Patch:
         return {"target": {"kind": self.kind, "name": "tagstream"}, "patch": json.dumps(changes)}
 
 
+ONE_PROCESSOR = Patch(
+    "Deployment",
+    [{"op": "replace", "path": "/spec/template/spec/containers/0/resources/requests/cpu", "value": "1"}],
+)
+"""For machines on which all workers share two processors."""
+
+
 class Rollout:
     """`kubectl apply -k` of an overlay of a user's own, beside the repository's.
 
     Args:
         folder: for the overlay.
     """
-
-    one_processor: ClassVar[Patch]
-    """For machines on which all workers share two processors."""
 
     def __init__(self, plane: ControlPlane, node: Node, site: Site, folder: Path) -> None:
         self.plane, self.node, self.site = plane, node, site
@@ -155,21 +159,14 @@ class Rollout:
     def recorded(self) -> Iterator[list[Sample]]:
         """What is seen every second while the block runs."""
         samples: list[Sample] = []
-        ending = threading.Event()
         began = time.monotonic()
 
         def record() -> None:
-            while not ending.wait(_SAMPLE_S):
-                at_s = time.monotonic() - began
-                samples.append(Sample(at_s, self.site.behind(), self.replicas(), len(self.ready())))
+            at_s = time.monotonic() - began
+            samples.append(Sample(at_s, self.site.behind(), self.replicas(), len(self.ready())))
 
-        thread = threading.Thread(target=record, name="recorder")
-        thread.start()
-        try:
+        with meanwhile(record, _SAMPLE_S):
             yield samples
-        finally:
-            ending.set()
-            thread.join()
 
     def _deployment(self) -> Any:
         return self.plane.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tagstream")
@@ -196,10 +193,22 @@ class Rollout:
         self.plane.kubectl("apply", "-f", "-", given=yaml.safe_dump({**secret, "data": data}))
 
 
-_CONTAINER = "/spec/template/spec/containers/0"
-Rollout.one_processor = Patch(
-    "Deployment", [{"op": "replace", "path": f"{_CONTAINER}/resources/requests/cpu", "value": "1"}]
-)
+@contextmanager
+def meanwhile(do: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Context in which another thread does this again and again."""
+    ending = threading.Event()
+
+    def work() -> None:
+        while not ending.wait(every_s):
+            do()
+
+    thread = threading.Thread(target=work, name="meanwhile")
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
 
 
 def settled(site: Site) -> None:

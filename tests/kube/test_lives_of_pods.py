@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 
 from tests.kube.node import Node
 from tests.kube.report import Report
-from tests.kube.rollout import Patch, Rollout, settled
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, meanwhile, settled
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
 
@@ -27,7 +26,7 @@ FIXED = ("fixed-size",)
 @pytest.fixture
 def two(rollout: Rollout) -> Rollout:
     """Two workers that are ready."""
-    rollout.apply(components=FIXED, patches=[rollout.one_processor])
+    rollout.apply(components=FIXED, patches=[ONE_PROCESSOR])
     eventually(lambda: rollout.rolled_out() and len(rollout.ready()) == 2, 180, rollout.said)
     return rollout
 
@@ -38,20 +37,10 @@ def traffic(site: Site, report: Report, what: str) -> Iterator[None]:
     partition was without any."""
     for number in range(PHOTOS):
         site.upload(f"{number}.jpg", photo(number))
-    ending = threading.Event()
-
-    def send() -> None:
-        while not ending.wait(0.5):
-            site.send([(site.own(f"{number}.jpg"), ()) for number in range(10)])
-
-    thread = threading.Thread(target=send, name="traffic")
-    thread.start()
-    try:
+    events = [(site.own(f"{number}.jpg"), ()) for number in range(10)]
+    with meanwhile(lambda: site.send(events), 0.5):
         eventually(lambda: len(site.outcomes()) > 20, 120)
         yield
-    finally:
-        ending.set()
-        thread.join()
     eventually(lambda: site.behind() == 0, 180)
     settled(site)
     report.dark(what, site)
@@ -60,7 +49,7 @@ def traffic(site: Site, report: Report, what: str) -> Iterator[None]:
 def test_a_changed_setting_rolls_the_workers_out_without_a_gap(two: Rollout, site: Site, report: Report) -> None:
     before = {pod.name for pod in two.pods()}
     with traffic(site, report, "rolling update"):
-        two.apply(components=FIXED, patches=[two.one_processor], TAGSTREAM_MAX_BATCH="4")
+        two.apply(components=FIXED, patches=[ONE_PROCESSOR], TAGSTREAM_MAX_BATCH="4")
         eventually(lambda: two.rolled_out() and not before & {pod.name for pod in two.pods()}, 240, two.said)
     left = [pod for pod in two.node.left if pod.name in before]
     assert [pod.exits for pod in left] == [[0], [0]], two.said()
@@ -69,7 +58,7 @@ def test_a_changed_setting_rolls_the_workers_out_without_a_gap(two: Rollout, sit
 def test_a_rollout_that_can_not_start_takes_no_worker_away(two: Rollout, site: Site, report: Report) -> None:
     before = {pod.name for pod in two.pods()}
     with traffic(site, report, "rollout that crashes"):
-        two.apply(components=FIXED, patches=[two.one_processor], TAGSTREAM_TAGGER="/bundles/nosuch")
+        two.apply(components=FIXED, patches=[ONE_PROCESSOR], TAGSTREAM_TAGGER="/bundles/nosuch")
         eventually(lambda: any(pod.restarts >= 2 for pod in two.pods()), 120, two.said)
         assert before <= {pod.name for pod in two.ready()}
         two.plane.kubectl("--namespace", "tagstream", "rollout", "undo", "deployment/tagstream")
@@ -108,7 +97,7 @@ def test_a_worker_that_stands_still_is_restarted_by_its_probe(two: Rollout, site
             {"op": "replace", "path": "/spec/template/spec/terminationGracePeriodSeconds", "value": 5},
         ],
     )
-    two.apply(components=FIXED, patches=[two.one_processor, soon])
+    two.apply(components=FIXED, patches=[ONE_PROCESSOR, soon])
     eventually(lambda: two.rolled_out() and len(two.pods()) == 2, 240, two.said)
     with traffic(site, report, "stalled worker"):
         pod = two.ready()[0]
@@ -122,6 +111,6 @@ def test_a_model_that_loads_for_long_is_not_killed(rollout: Rollout) -> None:
     """A minute and a half: without the startup probe the liveness probe would have ended it after one."""
     command = ["sh", "-c", "sleep 90; exec tagstream run"]
     slow = Patch("Deployment", [{"op": "add", "path": "/spec/template/spec/containers/0/command", "value": command}])
-    rollout.apply(components=FIXED, patches=[rollout.one_processor, slow])
+    rollout.apply(components=FIXED, patches=[ONE_PROCESSOR, slow])
     eventually(lambda: len(rollout.ready()) == 2, 240, rollout.said)
     assert [pod.restarts for pod in rollout.pods()] == [0, 0]

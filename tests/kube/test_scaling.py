@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -10,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from tests.kube.report import Report
-from tests.kube.rollout import Patch, Rollout, Sample, settled
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, meanwhile, settled
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
 
@@ -38,19 +37,8 @@ def backlog(site: Site) -> Iterator[None]:
         site.upload(f"{number}.jpg", photo(number, side=256))
     events = [(site.own(f"{number % PHOTOS}.jpg"), ()) for number in range(WAITING)]
     site.send(events)
-    ending = threading.Event()
-
-    def refill() -> None:
-        while not ending.wait(1.0):
-            site.send(events[site.behind() :])
-
-    thread = threading.Thread(target=refill, name="backlog")
-    thread.start()
-    try:
+    with meanwhile(lambda: site.send(events[site.behind() :]), 1.0):
         yield
-    finally:
-        ending.set()
-        thread.join()
 
 
 def turns(samples: list[Sample]) -> int:
@@ -60,7 +48,7 @@ def turns(samples: list[Sample]) -> int:
 
 
 def test_lag_makes_workers_and_its_end_takes_them_away(rollout: Rollout, site: Site, report: Report) -> None:
-    rollout.apply(patches=[QUICK, THRESHOLD, rollout.one_processor])
+    rollout.apply(patches=[QUICK, THRESHOLD, ONE_PROCESSOR])
     eventually(lambda: len(rollout.ready()) == 1, 180, rollout.said)
     eventually(rollout.scaled_object_ready, 60, rollout.plane.operator.log_tail)
     with rollout.recorded() as samples:
@@ -78,7 +66,7 @@ def test_lag_makes_workers_and_its_end_takes_them_away(rollout: Rollout, site: S
 
 
 def test_a_worker_in_a_crash_loop_is_not_taken_for_one_that_is_done(rollout: Rollout, site: Site) -> None:
-    rollout.apply(patches=[QUICK, THRESHOLD, rollout.one_processor], TAGSTREAM_TAGGER="/bundles/nosuch")
+    rollout.apply(patches=[QUICK, THRESHOLD, ONE_PROCESSOR], TAGSTREAM_TAGGER="/bundles/nosuch")
     eventually(rollout.scaled_object_ready, 120, rollout.plane.operator.log_tail)
     site.send([(site.own(f"{number}.jpg"), ()) for number in range(600)])
     eventually(lambda: rollout.replicas() >= 3, 180, rollout.plane.operator.log_tail)
@@ -89,7 +77,7 @@ def test_a_worker_in_a_crash_loop_is_not_taken_for_one_that_is_done(rollout: Rol
 
 def test_no_worker_runs_while_there_is_no_event(rollout: Rollout, site: Site) -> None:
     soon = Patch("ScaledObject", {"pollingInterval": 5, "cooldownPeriod": 10})
-    rollout.apply(components=["scale-to-zero"], patches=[soon, rollout.one_processor])
+    rollout.apply(components=["scale-to-zero"], patches=[soon, ONE_PROCESSOR])
     eventually(lambda: rollout.replicas() == 0 and not rollout.pods(), 240, rollout.plane.operator.log_tail)
     site.upload("0.jpg", photo(0))
     site.send([(site.own("0.jpg"), ())])

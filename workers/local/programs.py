@@ -59,7 +59,7 @@ def kafka_class_path() -> str:
     Raises:
         CannotStart: they are not there yet and can't be fetched.
     """
-    jars = _cache() / f"kafka-{KAFKA_VERSION}"
+    jars = cache_folder() / f"kafka-{KAFKA_VERSION}"
     if not jars.is_dir():
         jars.parent.mkdir(parents=True, exist_ok=True)
         with (jars.parent / "kafka.lock").open("w") as lock:
@@ -92,7 +92,8 @@ def _java_major(executable: str) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Where what was fetched or built once is kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream"
 
 
