@@ -166,8 +166,9 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 def _complain(error: TagstreamError) -> int:
-    from workers.service.logs import is_json
+    from workers.service.logs import flush_logs, is_json
 
+    flush_logs()
     advice = error.advice if isinstance(error, Unavailable) else ""
     lines = [*str(error).splitlines(), *advice.splitlines()]
     if is_json():

@@ -92,8 +92,11 @@ def is_json() -> bool:
 
 
 def flush_logs() -> None:
-    """Before an exit that runs no handlers (os._exit)."""
+    """Write all that is to be written, what was left out so far too: before the last words, or an exit that runs no
+    handlers (os._exit)."""
     for handler in logging.getLogger().handlers:
+        if isinstance(handler, LimitedStream):
+            handler.tell_left_out()
         handler.flush()
 
 
@@ -179,20 +182,28 @@ class LimitedStream(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """Called with the handler's lock held."""
         now = self._clock()
-        self._tell_left_out(now)
+        self._tell_ended(now)
         if record.levelno <= logging.DEBUG or self._admits(record, now):
             super().emit(record)
 
     def close(self) -> None:
-        """Say what was left out so far; logging calls it at the end of the process."""
-        self._tell_left_out(float("inf"))
+        """Say what was left out; logging calls it at the end of the process."""
+        self.tell_left_out()
         super().close()
+
+    def tell_left_out(self) -> None:
+        """Say what was left out so far."""
+        self.acquire()
+        try:
+            self._tell_ended(float("inf"))
+        finally:
+            self.release()
 
     def _admits(self, record: logging.LogRecord, now: float) -> bool:
         chatter = record.levelno >= logging.WARNING and record.name.partition(".")[0] == CHATTERBOX
         return self._states.admits(record, now) if chatter else self._repeats.admits(record, now)
 
-    def _tell_left_out(self, now: float) -> None:
+    def _tell_ended(self, now: float) -> None:
         for told in (*self._repeats.ended(now), *self._states.ended(now)):
             super().emit(told)
 

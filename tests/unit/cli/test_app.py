@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import subprocess
@@ -19,6 +20,7 @@ from tests.unit.models.tiny import tiny_bundle
 from workers import __version__
 from workers.cli import app, exit_codes
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
+from workers.service.logs import start_logging
 
 COMMANDS = [
     ("run",),
@@ -369,3 +371,23 @@ def test_a_standard_stream_that_is_closed_takes_everything(closed: str) -> None:
     )
     ran = subprocess.run(["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, code], timeout=60)
     assert ran.returncode == 0
+
+
+def test_what_ends_a_command_is_the_last_line_of_its_log_whatever_was_left_out_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ends() -> None:
+        for _ in range(2):
+            logging.getLogger("kafka.cluster").error("no such topic")
+        raise Misconfigured("the topic 'nowhere' does not exist")
+
+    out = io.StringIO()
+    with logs.restored():
+        start_logging("info", "json", stream=out)
+        monkeypatch.setattr(app, "app", lambda *_, **__: ends())
+        assert app.run_command([]) == exit_codes.MISCONFIGURED
+        for handler in logging.getLogger().handlers:
+            handler.close()  # as at the end of the process
+    messages = [json.loads(line)["message"] for line in out.getvalue().splitlines()]
+    assert len(messages) == 3
+    assert messages[-1] == "the topic 'nowhere' does not exist"
