@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import urllib3
 
-from tests.kube import programs
 from tests.kube.api import TOKEN, Api, ApiError
+from tests.support import go_programs
 from tests.support.authority import Authority
 from tests.support.waiting import eventually
 from workers.local.server import Server
@@ -33,7 +33,7 @@ class _Part(Server):
         """Everything is on its command line."""
 
     def command(self) -> Sequence[str]:
-        return [str(programs.path(self.program)), *(f"--{name}={value}" for name, value in self.flags().items())]
+        return [str(go_programs.path(self.program)), *(f"--{name}={value}" for name, value in self.flags().items())]
 
     @abstractmethod
     def flags(self) -> Mapping[str, object]:
@@ -307,7 +307,7 @@ class ControlPlane:
             self.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": wanted}})
 
     def _install_keda(self) -> None:
-        definitions = programs.module("keda", "github.com/kedacore/keda/v2") / "config" / "crd"
+        definitions = go_programs.module("keda", "github.com/kedacore/keda/v2") / "config" / "crd"
         self.kubectl("apply", "--server-side", "-k", str(definitions))
         kinds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         eventually(lambda: all(_is(kind, "Established") for kind in self.api.get(kinds)["items"]), 60)

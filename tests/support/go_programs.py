@@ -1,4 +1,7 @@
-"""The programs of a control plane, built from Go modules into the user's cache, once for each version."""
+"""Programs that exist as Go modules alone, built into the user's cache, once for each version.
+
+`python -m tests.support.go_programs SET` builds a set of them: control-plane, prometheus or rules.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,22 +32,34 @@ class Built:
         package: what is built.
         names: what it is called; one program of several names looks at the one that it is called by.
         flags: for the linker.
+        tags: what is left out of it or put into it.
     """
 
     module: str
     package: str
     names: Sequence[str]
     flags: str = "-s -w"
+    tags: str = ""
 
 
 _KEDA = "github.com/kedacore/keda/v2/cmd"
-CONTROL_PLANE: Sequence[Built] = (
+_PROMETHEUS = "github.com/prometheus/prometheus/cmd"
+# Without the discovery of clouds and clusters, which would be four fifths of the build: what is scraped has an address.
+_STATIC = "remove_all_sd"
+
+_PROMTOOL = Built("prometheus", f"{_PROMETHEUS}/promtool", ("promtool",), tags=_STATIC)
+_CONTROL_PLANE: Sequence[Built] = (
     Built("etcd", ".", ("etcd",)),
     Built("kubernetes", ".", _KUBERNETES, "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2"),
     Built("keda", f"{_KEDA}/operator", ("keda-operator",)),
     Built("keda", f"{_KEDA}/adapter", ("keda-adapter",)),
     Built("keda", f"{_KEDA}/webhooks", ("keda-webhooks",)),
 )
+SETS: Mapping[str, Sequence[Built]] = {
+    "control-plane": _CONTROL_PLANE,
+    "prometheus": (Built("prometheus", f"{_PROMETHEUS}/prometheus", ("prometheus",), tags=_STATIC), _PROMTOOL),
+    "rules": (_PROMTOOL,),
+}
 
 
 def path(name: str) -> Path:
@@ -52,12 +68,16 @@ def path(name: str) -> Path:
     Raises:
         CannotStart: it was not, or its sources have changed since.
     """
-    for built in CONTROL_PLANE:
-        if name in built.names:
-            found = _place(built) / name
-            if found.exists():
-                return found
-    raise CannotStart(f"{name} is not built yet: run make kube, which builds it once.")
+    for wanted, programs in SETS.items():
+        for built in programs:
+            if name in built.names:
+                found = _place(built) / name
+                if found.exists():
+                    return found
+                raise CannotStart(
+                    f"{name} is not built yet: python -m tests.support.go_programs {wanted} builds it, once."
+                )
+    raise CannotStart(f"no program is called {name}.")
 
 
 def module(name: str, package: str) -> Path:
@@ -68,13 +88,13 @@ def module(name: str, package: str) -> Path:
     return Path(answer.strip())
 
 
-def build(say: Callable[[str], None] = lambda line: None) -> None:
-    """Build those that are not there. The first time takes about half an hour and 3 GB of the cache.
+def build(wanted: Sequence[Built], say: Callable[[str], None] = lambda line: None) -> None:
+    """Build those that are not there. The control plane takes half an hour and 3 GB of the cache the first time.
 
     Raises:
         CannotStart: a module can't be fetched or built.
     """
-    missing = [built for built in CONTROL_PLANE if not (_place(built) / built.names[-1]).exists()]
+    missing = [built for built in wanted if not (_place(built) / built.names[-1]).exists()]
     for number, built in enumerate(missing, 1):
         place = _place(built)
         place.mkdir(parents=True, exist_ok=True)
@@ -91,7 +111,9 @@ def _build(built: Built, place: Path) -> None:
         # A copy, because the build writes down there what each module's sum is; the checksum database vouches for them.
         sources = Path(shutil.copytree(_SOURCES / built.module, Path(work, built.module)))
         made = Path(work, "program")
-        _go(["build", "-p", "2", "-trimpath", "-ldflags", built.flags, "-o", str(made), built.package], sources)
+        tags = ["-tags", built.tags] if built.tags else []
+        options = ["-p", "2", "-trimpath", *tags, "-ldflags", built.flags]
+        _go(["build", *options, "-o", str(made), built.package], sources)
         first, *others = built.names
         for other in others:
             (place / other).unlink(missing_ok=True)
@@ -103,7 +125,9 @@ def _build(built: Built, place: Path) -> None:
 def _place(built: Built) -> Path:
     """A folder for what exactly this source makes."""
     parts = [source.read_bytes() for source in sorted((_SOURCES / built.module).iterdir())]
-    name = hashlib.sha256(b"\0".join([*parts, built.package.encode(), built.flags.encode()])).hexdigest()[:16]
+    name = hashlib.sha256(
+        b"\0".join([*parts, built.package.encode(), built.flags.encode(), built.tags.encode()])
+    ).hexdigest()[:16]
     return cache_folder() / "go" / f"{built.names[0]}-{name}"
 
 
@@ -122,3 +146,19 @@ def _go(arguments: Sequence[str], where: Path) -> str:
         last = "\n".join(error.stderr.strip().splitlines()[-15:])
         raise CannotStart(f"go {' '.join(arguments)} failed in {where.name}:\n{last}") from None
     return answer.stdout
+
+
+def main(arguments: Sequence[str]) -> int:
+    if len(arguments) != 1 or arguments[0] not in SETS:
+        print(f"usage: python -m tests.support.go_programs {'|'.join(SETS)}", file=sys.stderr)  # noqa: T201
+        return 2
+    try:
+        build(SETS[arguments[0]], lambda line: print(line, flush=True))  # noqa: T201
+    except CannotStart as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
