@@ -233,6 +233,9 @@ def test_the_patterns_are_found() -> None:
 @pytest.mark.parametrize("use", _all(), ids=lambda use: f"{use.place}:{use.method}:{use.pattern!r:.40}")
 def test_twice_the_text_takes_less_than_three_times_as_long(use: Use) -> None:
     times, attack, length = steepest(use)
+    for _ in range(2):  # a pattern's growth is there each time, a busy machine's is not
+        if times >= LINEAR:
+            times, attack, length = min((times, attack, length), steepest(use), key=lambda found: found[0])
     assert times < LINEAR, (
         f"{use.method} of {use.pattern!r} takes {times:.1f} times as long on twice {attack} ({length})"
     )
