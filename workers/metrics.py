@@ -210,6 +210,22 @@ BUDGET_LIMIT_BYTES = ObservedGauge("tagstream_budget_limit_bytes", "Size of a bu
 LEDGER_RECORDS = ObservedGauge(
     "tagstream_ledger_records", "Records that wait for those before them, or for their commit"
 )
+LAG_RECORDS = ObservedGauge(
+    "tagstream_lag_records",
+    "Offsets of a partition of this worker that are not committed, as of its last fetch; transaction markers count",
+    labels=("topic", "partition"),
+)
+LAG_SECONDS = ObservedGauge(
+    "tagstream_lag_seconds",
+    "Age of the oldest record of a partition of this worker that was read and not committed, by its timestamp",
+    unit="s",
+    labels=("topic", "partition"),
+)
+COMMITTED_OFFSET = ObservedGauge(
+    "tagstream_committed_offset",
+    "The offset below which all of a partition of this worker is committed",
+    labels=("topic", "partition"),
+)
 PARTITIONS = ObservedGauge(
     "tagstream_partitions", "Partitions assigned to this worker, by state: reading, paused, opening", labels=("state",)
 )

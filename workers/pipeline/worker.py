@@ -167,7 +167,7 @@ class Worker:
         }
         if self._corrections is not None:
             loops["corrections"] = partial(self._run_corrections, self._corrections)
-        with metrics.shown(gauges(pipeline, poller)):
+        with metrics.shown(gauges(pipeline, poller, source.ends, self._clock)):
             for name, loop in loops.items():
                 thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
                 thread.start()

@@ -10,6 +10,10 @@ from tests.support.waiting import eventually
 from workers import metrics
 from workers.backends.probing_breaker import ProbingBreaker
 from workers.errors import Unavailable
+from workers.pipeline.commit.ledger import Entry
+from workers.pipeline.gauges import age_of
+from workers.testing.memory import ManualClock
+from workers.types import Assignment, Partition, Record
 
 Shown = dict[tuple[str, ...], float]
 
@@ -46,6 +50,40 @@ def test_a_worker_shows_where_its_images_and_partitions_are_and_nothing_after_it
         eventually(lambda: look(metrics.LEDGER_RECORDS) == {(): 0})
     for gauge in (metrics.IN_FLIGHT, metrics.PARTITIONS, metrics.LEDGER_RECORDS, metrics.READY, metrics.BUDGET_BYTES):
         assert look(gauge) == {}
+
+
+def test_a_worker_shows_how_far_each_of_its_partitions_is_behind(harness: Harness) -> None:
+    harness.tagger.gate.clear()
+    with harness.running(jobs_ahead=3):
+        for number in range(20):
+            harness.send(harness.event(f"{number}.png"), partition=0)
+        harness.tagger.waiting.wait(10)
+        eventually(lambda: look(metrics.LAG_RECORDS) == {("images", "0"): 20, ("images", "1"): 0})
+        eventually(lambda: look(metrics.LAG_SECONDS)["images", "0"] > 0.02)
+        assert look(metrics.LAG_SECONDS)["images", "0"] < 60
+        assert look(metrics.LAG_SECONDS)["images", "1"] == 0
+        assert look(metrics.COMMITTED_OFFSET) == {("images", "0"): 0, ("images", "1"): 0}
+        harness.tagger.gate.set()
+        harness.settled()
+        eventually(lambda: look(metrics.COMMITTED_OFFSET) == {("images", "0"): 20, ("images", "1"): 0})
+        assert look(metrics.LAG_RECORDS) == look(metrics.LAG_SECONDS) == {("images", "0"): 0, ("images", "1"): 0}
+    for gauge in (metrics.LAG_RECORDS, metrics.LAG_SECONDS, metrics.COMMITTED_OFFSET):
+        assert look(gauge) == {}
+
+
+@pytest.mark.parametrize(
+    ("made_at_s", "age_s"),
+    [(940.0, 60.0), (1000.0, 0.0), (-0.001, 5.0), (1060.0, 5.0)],
+    ids=["an older one", "a new one", "one without a time", "one that is still to come"],
+)
+def test_the_age_of_a_record_is_never_below_zero_and_needs_no_right_time(made_at_s: float, age_s: float) -> None:
+    clock = ManualClock(wall=995.0)
+    taken_at = clock.monotonic()
+    clock.advance(5.0)
+    partition = Partition("images", 0)
+    record = Record(partition, 7, int(made_at_s * 1000), None, b"", (), Assignment(partition, "m"))
+    assert age_of(Entry(record, taken_at), clock) == pytest.approx(age_s)
+    assert age_of(None, clock) == 0
 
 
 def test_the_breakers_of_the_object_store_are_counted_by_state(harness: Harness) -> None:

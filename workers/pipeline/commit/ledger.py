@@ -302,6 +302,14 @@ class Ledger:
         with self._lock:
             return {assignment.partition: queue.committed for assignment, queue in self._queues.items()}
 
+    def oldest(self) -> dict[Partition, Entry | None]:
+        """Of each partition in our hands the first record that is not known to be committed; None: there is none."""
+        with self._lock:
+            return {
+                assignment.partition: queue.entries[0] if queue.entries else None
+                for assignment, queue in self._queues.items()
+            }
+
     def _front_is_ready(self, queue: _PartitionQueue) -> bool:
         return queue.assignment.current and bool(queue.entries) and queue.entries[0].messages is not None
 
