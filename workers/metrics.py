@@ -180,6 +180,21 @@ OUTCOMES = Counter(
 DEAD_LETTERS = Counter(
     "tagstream_dead_letters", "Failures in dead letters, by stage and reason", labels=("stage", "reason")
 )
+TAGGED_IMAGES = Counter(
+    "tagstream_tagged_images",
+    "Images published that asked for tags, by how many they have: this many or more, and fewer than the next value",
+    labels=("model", "tags"),
+)
+TAGS = Counter(
+    "tagstream_tags",
+    "Tags of the model in published images, by score: this score or more, and less than the next value",
+    labels=("model", "score"),
+)
+CAPTIONED_IMAGES = Counter(
+    "tagstream_captioned_images",
+    "Images published with a caption, by its words: this many or more, and fewer than the next value",
+    labels=("model", "words"),
+)
 SKIPS = Counter("tagstream_skips", "Events skipped, by reason", labels=("reason",))
 DROPPED_JOBS = Counter(
     "tagstream_dropped_jobs", "Jobs dropped because their partition was revoked; the new owner processes them"
@@ -190,9 +205,22 @@ TRANSACTIONS_FAILED = Counter(
 )
 RECOVERIES = Counter("tagstream_publisher_recoveries", "Producers rebuilt after a failed transaction")
 STAGE_SECONDS = Histogram(
-    "tagstream_stage_seconds", "Time of one image (a batch for annotate) in a stage", labels=("stage",)
+    "tagstream_stage_seconds",
+    "Time of one image (a batch for annotate) in a stage, of at most 20 images a second",
+    labels=("stage",),
+)
+BOUND = Counter(
+    "tagstream_bound_looks",
+    "Looks, one a second, by what most images waited for: store, decoder, model, cache, broker, memory, input",
+    labels=("by",),
 )
 BATCH_IMAGES = Histogram("tagstream_batch_images", "Images in a batch on the device", unit="1", buckets=SIZES)
+BATCHES = Counter(
+    "tagstream_batches",
+    "Batches on the device, by why they left: full, ready (the device was free and took all there was), "
+    "alone (one image that made the model fail)",
+    labels=("left",),
+)
 SAFE_BATCH = Gauge("tagstream_safe_batch", "The batch size that is known to be safe on this device")
 IN_FLIGHT = ObservedGauge(
     "tagstream_images_in_flight",

@@ -333,6 +333,18 @@ class Message:
 OutcomeKind: TypeAlias = Literal["enriched", "partial", "retraction", "skip"]
 
 
+class Content(NamedTuple):
+    """What a model's answers in an enriched image come to, in the numbers that show when these change.
+
+    Args:
+        scores: of its tags that are no person's, a byte each, in tenths rounded down; None: it did not ask for tags.
+        words: of its caption; None: it has none.
+    """
+
+    scores: bytes | None
+    words: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """An outcome as it is written: an EnrichedImage, a Retraction or a Skip, which `read_output` reads.
@@ -342,12 +354,14 @@ class Document:
         key: the key of its message.
         value: JSON in UTF-8.
         reason: why it was skipped.
+        content: of an EnrichedImage.
     """
 
     kind: OutcomeKind
     key: bytes
     value: bytes
     reason: str = ""
+    content: Content | None = None
 
 
 Outcome: TypeAlias = Document | Failure

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from schemas.dead_letter import Failure
+from workers import metrics
 from workers.pipeline.commit.ledger import Ledger, Rendered
 from workers.pipeline.progress import TaskProgress
 from workers.ports import Clock
@@ -71,21 +72,25 @@ class ActivityLog:
         self._started = self._since = clock.monotonic()
         self._before: Counter[tuple[str, str]] = Counter()
         self._looks: Counter[str] = Counter()
+        for bound in (*_BOUNDS, "the broker", "the input", "memory"):
+            metrics.BOUND.add(0, by=_label(bound))
 
     def step(self) -> None:
         """Look, and log a line where it is time for one and there was work."""
         places, records = self._progress.counts(), self._ledger.records
-        self._looks[bound_by(places, records)] += 1
+        bound = bound_by(places, records)
+        self._looks[bound] += 1
+        metrics.BOUND.add(by=_label(bound))
         seconds = self._clock.monotonic() - self._since
         if seconds < EVERY_S:
             return
         counts = self._tally.counts()
         fresh = counts - self._before
         if fresh or records:
-            [(bound, looks)] = self._looks.most_common(1)
+            [(most, looks)] = self._looks.most_common(1)
             share = f"{looks} of {self._looks.total()} looks"
             at_work = _in_flight(places, records) + _lag(self._ledger.committed(), self._ends())
-            _log.info("%s; %s; bounded by %s (%s)", _told(fresh, seconds), at_work, bound, share)
+            _log.info("%s; %s; bounded by %s (%s)", _told(fresh, seconds), at_work, most, share)
         self._since, self._before = self._clock.monotonic(), counts
         self._looks.clear()
 
@@ -104,6 +109,10 @@ def bound_by(places: Mapping[str, int], records: int) -> str:
     if waiting[most]:
         return most
     return "memory" if any(places.values()) else "the broker"
+
+
+def _label(bound: str) -> str:
+    return bound.removeprefix("the ")
 
 
 def _kind(outcome: Rendered | Failure) -> tuple[str, str]:

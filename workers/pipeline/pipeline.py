@@ -14,6 +14,7 @@ from workers.pipeline.activity import Tally
 from workers.pipeline.annotator import Annotator
 from workers.pipeline.commit.after_commit import AfterCommit
 from workers.pipeline.commit.ledger import Entry, Ledger
+from workers.pipeline.drift import Drift
 from workers.pipeline.journal import Journal
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
@@ -105,6 +106,7 @@ class Pipeline:
             self.ledger,
             results,
             progress,
+            clock,
             options,
             endings=endings,
             computed=self.lookup.keep,
@@ -121,6 +123,7 @@ class Pipeline:
         self._after_commit = AfterCommit(
             journal,
             self.tally,
+            Drift(annotator.roles),
             clock,
             options.group,
             tell_cache=self.lookup.committed,

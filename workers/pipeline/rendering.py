@@ -27,11 +27,12 @@ from schemas.image_event import ImageEvent
 from schemas.text import version_or_none
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letter
+from workers.pipeline.drift import content_of, reference
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.roles import Roles
 from workers.pipeline.task import Task
 from workers.ports import Clock, Model
-from workers.types import Coordinates, Document, Message, Outcome
+from workers.types import Coordinates, Document, Message, Outcome, OutcomeKind
 
 
 class Renderer:
@@ -144,7 +145,9 @@ class Renderer:
             cache=self._cache(task),
             **parts,
         )
-        return Document("enriched" if status == "complete" else "partial", subject.encode(), _json(fields))
+        kind: OutcomeKind = "enriched" if status == "complete" else "partial"
+        content = content_of(parts["tags"] if "tags" in task.event.options.want else None, parts.get("caption"))
+        return Document(kind, subject.encode(), _json(fields), content=content)
 
     def _parts(self, task: Task) -> dict[str, Any]:
         parts: dict[str, Any] = {}
@@ -197,7 +200,7 @@ class Renderer:
         return None if fits else self.messages(entry)
 
     def _rendered(self, entry: Entry, index: int, document: Document) -> Rendered:
-        return Rendered(self._message(entry, index, document), document.kind, document.reason)
+        return Rendered(self._message(entry, index, document), document.kind, document.reason, document.content)
 
     def _message(self, entry: Entry, index: int, document: Document) -> Message | None:
         topic = self._options.skipped_topic if document.kind == "skip" else self._options.output_topic
@@ -214,7 +217,7 @@ class Renderer:
             topic=topic,
             limit=self._limits[topic],
             worker=self._options.worker_version,
-            models={role.use: f"{role.model.name} {role.model.digest[:12]}" for role in self._roles.models},
+            models={role.use: reference(role.model) for role in self._roles.models},
         )
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.harness import BUCKET, Harness
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.measured import measuring
+from workers import metrics
 from workers.errors import Unavailable
 from workers.pipeline.activity import ActivityLog, bound_by
 from workers.types import Partition
@@ -108,6 +110,21 @@ def test_images_that_get_nowhere_are_work_too_and_their_store_is_named(caplog: p
 )
 def test_what_waits_for_memory_is_not_what_bounds_the_work(places: dict[str, int], bound: str) -> None:
     assert bound_by(places, records=200) == bound
+
+
+def test_each_look_is_counted_by_what_bounds_the_work_and_every_bound_is_shown_from_the_start() -> None:
+    with measuring(metrics.BOUND) as measured:
+        manual = ManualPipeline()
+        log = activity(manual)
+        none = dict.fromkeys(("store", "decoder", "model", "cache", "broker", "memory", "input"), 0)
+        assert measured.by("by", metrics.BOUND) == none
+        pass_time(manual, log, 2)
+        manual.put("0.png")
+        manual.store.fail(BUCKET, None, Unavailable("s3", "away"))
+        manual.events("0.png")
+        manual.turn()
+        pass_time(manual, log, 3)
+        assert measured.by("by", metrics.BOUND) == none | {"input": 2, "store": 3}
 
 
 def test_a_worker_sums_up_its_run(caplog: pytest.LogCaptureFixture) -> None:

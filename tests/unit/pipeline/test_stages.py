@@ -11,7 +11,9 @@ import pytest
 
 from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.measured import measuring
 from tests.support.tasks import TAGGER, a_task
+from workers import metrics
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.known_results import KnownResults
@@ -125,3 +127,18 @@ def test_what_was_computed_and_committed_last_is_told_to_the_cache_after_the_thr
     again = a_task()
     KnownResults(manual.cache, make_roles({"tagger": TAGGER})).contents([again])
     assert again.hits == {"tags"}
+
+
+def test_a_batch_is_counted_by_why_it_left() -> None:
+    """The colours' batches have at most 8 images; the one that makes the model give no number runs again alone."""
+    with measuring(metrics.BATCHES) as measured:
+        manual = ManualPipeline()
+        keys = [f"{number}.png" for number in range(11)]
+        manual.put(*keys)
+        manual.events(*keys)
+        manual.turn()
+        assert measured.by("left", metrics.BATCHES) == {"full": 1, "ready": 1}
+        suspect = a_task()
+        suspect.alone = True
+        manual.pipeline.annotate._annotate([suspect])
+        assert measured.by("left", metrics.BATCHES) == {"full": 1, "ready": 1, "alone": 1}

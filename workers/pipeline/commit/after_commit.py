@@ -9,6 +9,7 @@ from workers import metrics
 from workers.pipeline.activity import Tally
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.commit.ledger import Entry, Rendered
+from workers.pipeline.drift import Drift
 from workers.pipeline.event_filter import coordinates
 from workers.pipeline.journal import Journal
 from workers.ports import Clock
@@ -27,6 +28,7 @@ class AfterCommit:
         self,
         journal: Journal,
         tally: Tally,
+        drift: Drift,
         clock: Clock,
         group: str,
         *,
@@ -35,6 +37,7 @@ class AfterCommit:
     ) -> None:
         self._journal = journal
         self._tally = tally
+        self._drift = drift
         self._clock = clock
         self._group = group
         self._tell_cache = tell_cache
@@ -51,6 +54,7 @@ class AfterCommit:
             for outcomes in entry.outcomes.values():
                 _count(outcomes)
                 self._tally.add(outcomes)
+        self._drift.count(outcome for entry in entries for some in entry.outcomes.values() for outcome in some)
         self._tell_cache([write for entry in entries for write in entry.after_commit])
         self._read_on()
 

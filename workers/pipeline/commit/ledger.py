@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from schemas.dead_letter import Failure
 from workers.pipeline.cache_entries import CacheWrite
-from workers.types import Assignment, Headers, Message, OutcomeKind, Partition, Record, Transaction
+from workers.types import Assignment, Content, Headers, Message, OutcomeKind, Partition, Record, Transaction
 
 _ENTRY_BYTES = 1_200
 """What an entry costs beside its messages: the record's objects, its job, what the cache is told."""
@@ -33,11 +33,13 @@ class Rendered:
         message: None where it goes nowhere.
         kind: what it is counted as once it is committed.
         reason: why it was skipped.
+        content: of an enriched image.
     """
 
     message: Message | None
     kind: OutcomeKind
     reason: str = ""
+    content: Content | None = None
 
     @property
     def size(self) -> int:

@@ -83,19 +83,23 @@ class AnnotateStage(QueueStage):
 
     def _annotate(self, tasks: Sequence[Task]) -> None:
         """Run one batch: tasks whose assignment ended are left out; a suspect runs alone."""
+        full = len(tasks) >= self._self_test.most_images
         live = [task for task in tasks if self._endings.still_wanted(task)]
         with self._timed():
-            for group in ([task for task in live if not task.alone], *([task] for task in live if task.alone)):
-                if group:
-                    self._run(group)
+            if together := [task for task in live if not task.alone]:
+                self._run(together, "full" if full else "ready")
+            for task in live:
+                if task.alone:
+                    self._run([task], "alone")
 
-    def _run(self, batch: Sequence[Task]) -> None:
+    def _run(self, batch: Sequence[Task], left: str) -> None:
         for task in batch:
             self._progress.move(task, "annotate")
         started = self._clock.monotonic()
         self._self_test.annotate(batch)
         metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, stage="annotate")
         metrics.BATCH_IMAGES.record(len(batch))
+        metrics.BATCHES.add(left=left)
         for task in batch:
             self._annotated(task)
 

@@ -13,7 +13,9 @@ from workers.pipeline.progress import Place, TaskProgress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.endings import Done, Endings
 from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.stages.times import StageTimes
 from workers.pipeline.task import Task
+from workers.ports import Clock
 
 
 class FinishStage(QueueStage):
@@ -32,6 +34,7 @@ class FinishStage(QueueStage):
         ledger: Ledger,
         results: KnownResults,
         progress: TaskProgress,
+        clock: Clock,
         options: WorkerOptions,
         *,
         endings: Endings,
@@ -46,6 +49,7 @@ class FinishStage(QueueStage):
         self._endings = endings
         self._computed = computed
         self._again = again
+        self._times = StageTimes(clock)
         self._stall_timeout_s = options.stall_timeout_s
         self._tasks: StageQueue[Task] = self._queue(self._finish)
         self._done: StageQueue[Done] = self._queue(self._complete)
@@ -64,6 +68,7 @@ class FinishStage(QueueStage):
         return {"finish": self._stall_timeout_s}
 
     def _finish(self, tasks: Sequence[Task]) -> None:
+        ended: list[Task] = []
         for task in tasks:
             try:
                 self._renderer.postprocess(task)
@@ -74,6 +79,8 @@ class FinishStage(QueueStage):
                 continue
             self._computed(task)
             self._endings.end(task, self._renderer.outcomes(task), self._results.arrival(task))
+            ended.append(task)
+        self._times.record(ended)
 
     def _complete(self, items: Sequence[Done]) -> None:
         """A record whose last index is done becomes messages, and may leave."""

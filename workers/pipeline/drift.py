@@ -1,0 +1,77 @@
+"""What published tags and captions are like, counted, so that one sees when a model's answers change.
+
+A model may still answer as it always did while what it is shown is something else, or the other way round: either way
+the numbers of tags, their scores and the lengths of captions are distributed otherwise than a week before. They are
+counted in fixed classes, one sum for each transaction, because a histogram would have to be told of each value.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from schemas.dead_letter import Failure
+from workers import metrics
+from workers.pipeline.commit.ledger import Rendered
+from workers.pipeline.roles import Roles
+from workers.ports import Model
+from workers.types import Content
+
+NUMBERS_OF_TAGS = (0, 1, 2, 4, 8, 16, 32, 64)
+NUMBERS_OF_WORDS = (0, 1, 4, 8, 12, 16, 20, 24, 32, 48)
+TENTHS = tuple(f"0.{tenth}" for tenth in range(10))
+
+
+def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
+    """The content of an enriched image with these fields; `tags` is None where it did not ask for any."""
+    return Content(
+        None if tags is None else bytes(min(9, int(tag["score"] * 10)) for tag in tags if "source" not in tag),
+        None if caption is None else len(caption["text"].split()),
+    )
+
+
+class Drift:
+    """Counts what is published. On the publish thread.
+
+    Args:
+        roles: whose models name what is counted: with other weights it is another series, and compared with nothing.
+    """
+
+    def __init__(self, roles: Roles) -> None:
+        models = {role.use: reference(role.model) for role in roles.models}
+        self._tagger = models.get("tagger")
+        self._captioner = models.get("captioner", "template")
+        if self._tagger is not None:  # every class is there from the start, or rates would begin with its second image
+            _count(metrics.TAGGED_IMAGES, self._tagger, "tags", dict.fromkeys(NUMBERS_OF_TAGS, 0))
+            _count(metrics.TAGS, self._tagger, "score", dict.fromkeys(TENTHS, 0))
+        _count(metrics.CAPTIONED_IMAGES, self._captioner, "words", dict.fromkeys(NUMBERS_OF_WORDS, 0))
+
+    def count(self, outcomes: Iterable[Rendered | Failure]) -> None:
+        """These are committed."""
+        contents = [each.content for each in outcomes if isinstance(each, Rendered) and each.content is not None]
+        scores = [content.scores for content in contents if content.scores is not None]
+        words = [content.words for content in contents if content.words is not None]
+        if self._tagger is not None:
+            _count(metrics.TAGGED_IMAGES, self._tagger, "tags", _classes(map(len, scores), NUMBERS_OF_TAGS))
+            tenths = Counter(b"".join(scores))
+            _count(metrics.TAGS, self._tagger, "score", {TENTHS[tenth]: tenths[tenth] for tenth in tenths})
+        _count(metrics.CAPTIONED_IMAGES, self._captioner, "words", _classes(words, NUMBERS_OF_WORDS))
+
+
+def reference(model: Model) -> str:
+    """A model by name and weights, as dead letters name it: `ram 3f2a9c0d1e4b`."""
+    return f"{model.name} {model.digest[:12]}"
+
+
+def _classes(values: Iterable[int], bounds: Sequence[int]) -> dict[int, int]:
+    """How many values are in each class; a class goes from its bound up to the next."""
+    found: Counter[int] = Counter()
+    for value, count in Counter(values).items():
+        found[max(bound for bound in bounds if bound <= value)] += count
+    return found
+
+
+def _count(metric: metrics.Counter, model: str, label: str, counts: Mapping[Any, int]) -> None:
+    for value, count in counts.items():
+        metric.add(count, model=model, **{label: str(value)})
