@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
@@ -14,8 +14,9 @@ from workers.metrics import Counter, Histogram
 class Measured:
     """Reads the metrics of one `measuring`."""
 
-    def __init__(self, reader: InMemoryMetricReader) -> None:
+    def __init__(self, reader: InMemoryMetricReader, names: Mapping[Counter | Histogram, str]) -> None:
         self._reader = reader
+        self._names = names
 
     def by(self, label: str, metric: Counter | Histogram, **wanted: str) -> dict[str, float]:
         """The sums of a counter, or the numbers of a histogram's values, by one of their labels."""
@@ -32,7 +33,7 @@ class Measured:
         for resource in data.resource_metrics if data is not None else ():
             for scope in resource.scope_metrics:
                 for each in scope.metrics:
-                    if each.name == metric._instrument.name:  # type: ignore[attr-defined]
+                    if each.name == self._names[metric]:
                         yield from each.data.data_points  # type: ignore[misc]
 
 
@@ -42,13 +43,13 @@ def measuring(*metrics: Counter | Histogram) -> Iterator[Measured]:
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], shutdown_on_exit=False)
     meter = provider.get_meter("test")
-    before = [metric._instrument for metric in metrics]
-    for number, metric in enumerate(metrics):
-        make = meter.create_counter if isinstance(metric, Counter) else meter.create_histogram
-        metric._instrument = make(f"metric-{number}")  # type: ignore[assignment]
-    try:
-        yield Measured(reader)
-    finally:
-        for metric, instrument in zip(metrics, before, strict=True):
-            metric._instrument = instrument  # type: ignore[assignment]
-        provider.shutdown()
+    names = {metric: f"metric-{number}" for number, metric in enumerate(metrics)}
+    with ExitStack() as undo:
+        undo.callback(provider.shutdown)
+        for metric, name in names.items():
+            undo.callback(setattr, metric, "_instrument", metric._instrument)
+            if isinstance(metric, Counter):
+                metric._instrument = meter.create_counter(name)
+            else:
+                metric._instrument = meter.create_histogram(name)
+        yield Measured(reader, names)

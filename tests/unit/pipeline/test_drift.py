@@ -26,7 +26,13 @@ def shown(counts: Mapping[str, float]) -> dict[str, float]:
 
 
 def test_scores_are_in_tenths_rounded_down_and_a_persons_tags_are_left_out() -> None:
-    tags = [{"score": 1.0}, {"score": 0.999}, {"score": 0.35}, {"score": 0.0}, {"score": 1.0, "source": "person"}]
+    tags: list[dict[str, Any]] = [
+        {"score": 1.0},
+        {"score": 0.999},
+        {"score": 0.35},
+        {"score": 0.0},
+        {"score": 1.0, "source": "person"},
+    ]
     assert content_of(tags, None) == Content(bytes([9, 9, 3, 0]), None)
 
 
