@@ -16,6 +16,8 @@ import typer
 from workers import __version__
 from workers.cli import (
     audit,
+    bench,
+    capacity,
     check,
     correct,
     dead_letters,
@@ -69,6 +71,8 @@ app.command()(init.init)
 app.command()(check.check)
 app.command()(audit.audit)
 app.command()(status.status)
+app.command()(bench.bench)
+app.command()(capacity.capacity)
 app.command()(settings.settings)
 app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")

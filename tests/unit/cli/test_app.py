@@ -30,6 +30,8 @@ COMMANDS = [
     ("tail",),
     ("init",),
     ("check",),
+    ("capacity",),
+    ("bench",),
     ("settings",),
     ("dead-letters", "list"),
     ("dead-letters", "show"),

@@ -1,0 +1,72 @@
+"""The formulas: what more images, known ones, larger ones and faster devices change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from workers.capacity import BUILT_IN, Demand, Plan
+
+RAM = BUILT_IN["ram-bf16"]
+ON_A_GPU = RAM.model_copy(
+    update={"device": "cuda", "single_s": 0.01, "batch": 32, "batch_s": 32 / 250, "device_cores": 1}
+)
+
+
+def plan(images: int = 10**6, megapixels: float = 2.0, cores: int = 8, known: float = 0.0) -> Plan:
+    return Plan(Demand(images, megapixels=megapixels, cores=cores, known=known), RAM)
+
+
+def test_more_images_never_need_less() -> None:
+    plans = [plan(count) for count in (1, 10**5, 10**6, 10**7, 10**8, 10**9)]
+    for smaller, larger in pairwise(plans):
+        assert smaller.busy_workers < larger.busy_workers
+        assert smaller.workers <= larger.workers
+        assert smaller.partitions <= larger.partitions
+    assert all(each.workers >= 2 and each.partitions >= 2 * each.workers for each in plans)
+
+
+def test_images_seen_before_cost_no_model_no_decoder_and_no_download() -> None:
+    none, half = plan(), plan(known=0.5)
+    assert half.busy_workers == pytest.approx(none.busy_workers / 2, rel=0.01)
+    assert half.store_bytes_a_s == pytest.approx(none.store_bytes_a_s / 2)
+    assert half.redis_bytes == pytest.approx(none.redis_bytes / 2)
+
+
+def test_workers_of_more_processors_are_fewer() -> None:
+    assert plan(10**8, cores=32).workers == pytest.approx(plan(10**8, cores=8).workers / 4, rel=0.01)
+
+
+def test_a_gpu_bounds_a_worker_that_has_processors_enough_and_decoding_one_that_has_not() -> None:
+    enough = Plan(Demand(10**8, megapixels=0.3, cores=16), ON_A_GPU)
+    too_few = Plan(Demand(10**8, megapixels=12, cores=4), ON_A_GPU)
+    assert enough.bound == "device"
+    assert enough.rate == pytest.approx(250)
+    assert too_few.bound == "processors"
+    assert too_few.rate < 40
+
+
+def test_one_interpreter_bounds_what_is_all_in_the_cache() -> None:
+    cached = Plan(Demand(10**9, megapixels=2, cores=64, known=0.999), RAM)
+    assert cached.bound == "interpreter"
+    assert cached.rate == pytest.approx(1 / RAM.known_core_s)
+
+
+def test_a_lag_is_caught_up_in_what_the_workers_can_do_beyond_what_comes_in() -> None:
+    found = plan()
+    surplus = found.workers * found.rate - found.mean
+    assert found.catch_up_h * surplus == pytest.approx(found.mean)
+
+
+def test_the_cost_follows_the_work_and_is_never_less_than_that_of_two_workers() -> None:
+    small, large = (Plan(Demand(count, megapixels=2, price=2.0), RAM) for count in (10, 10**8))
+    assert small.cost_a_day == 2 * 24 * 2.0
+    assert large.cost_of_a_thousand == pytest.approx(1_000 / (large.rate * 0.7) / 3600 * 2.0)
+    assert plan().cost_a_day is None
+
+
+def test_the_autoscaler_s_threshold_is_ten_seconds_of_a_worker_s_work() -> None:
+    assert plan().lag_threshold == round(10 * plan().rate * 0.7)
+    assert replace(plan(), demand=Demand(1, megapixels=2, cores=1)).lag_threshold >= 1

@@ -1,0 +1,111 @@
+"""`tagstream capacity` and `tagstream bench`: what they print, and what they take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.unit.cli.conftest import Ran
+from workers.capacity import BUILT_IN, read_profile
+from workers.cli.bench import report
+from workers.cli.bench_measures import drawn
+
+Run = Callable[..., Ran]
+
+
+def test_capacity_tells_people_what_to_buy_and_to_set(tagstream: Run) -> None:
+    ran = tagstream("capacity", 1_000_000, "--megapixels", 12)
+    assert ran.code == 0
+    for named in ("workers", "partitions", "Redis", "GB/s", "lagThreshold of the autoscaler", "an image waits"):
+        assert named in ran.out
+    assert "cost" not in ran.out
+    assert "*" not in ran.out
+
+
+def test_capacity_tells_programs_the_same(tagstream: Run) -> None:
+    told = json.loads(tagstream("capacity", 1_000_000, "--price", 1, "--cores", 16, "--json").out)
+    assert told["images_per_s_at_peak"] == pytest.approx(3e6 / 86_400)
+    assert told["workers"] >= 2
+    assert told["bound"] == "processors"
+    assert 0 < told["wait_s"]["p50"] <= told["wait_s"]["p99"]
+    assert told["cost_a_day"] >= 48
+
+
+def test_a_device_s_rate_makes_it_a_gpu_which_bounds_or_waits(tagstream: Run) -> None:
+    fast = ("--images-per-s", 280, "--megapixels", 12)
+    starved = tagstream("capacity", 10**9, *fast, "--cores", 4)
+    assert "bounded by the processors" in starved.out
+    assert "The GPU waits for decoders" in starved.out
+    assert "bounded by the device" in tagstream("capacity", 10**9, *fast, "--cores", 128).out
+    assert "TAGSTREAM_CACHE_TTL_S" in starved.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("capacity", 0), "images_a_day"),
+        (("capacity", 10, "--known", 1), "--known"),
+        (("capacity", 10, "--profile", "none"), "compact, ram-bf16"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_its_name(tagstream: Run, arguments: tuple[object, ...], says: str) -> None:
+    ran = tagstream(*arguments)
+    assert ran.code == 2
+    assert says.lower() in ran.err.lower()
+
+
+@pytest.mark.slow
+def test_bench_measures_a_bundle_and_capacity_takes_what_it_wrote(tagstream: Run, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, side in enumerate((64, 512)):
+        Image.new("RGB", (side, side), (number, 80, 120)).save(photos / f"{number}.jpg")
+    (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    output = tmp_path / "here.json"
+
+    ran = tagstream("bench", photos, "--model", "compact", "--captioner", "none", "--device", "cpu", "-o", output)
+
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith("| | |\n|---|---|\n| machine | ")
+    assert "broken.jpg" in ran.err
+    written = read_profile(str(output))
+    assert [round(each.megapixels, 3) for each in written.decoded] == [0.004, 0.262]
+    assert written.decoded[0].core_s < written.decoded[1].core_s
+    assert written.device == "cpu"
+    assert written.weights_bytes > 0
+    assert tagstream("capacity", 1_000, "--profile", output, "--json").code == 0
+
+
+@pytest.mark.slow
+def test_without_photos_bench_draws_some_of_three_sizes(tagstream: Run) -> None:
+    ran = tagstream("bench", "--model", "compact", "--captioner", "none", "--json")
+    decoded = json.loads(ran.out)["decoded"]
+    assert [round(each["megapixels"], 1) for each in decoded] == [0.3, 2.0, 12.0]
+    assert decoded[0]["core_s"] < decoded[1]["core_s"] < decoded[2]["core_s"]
+
+
+@pytest.mark.slow
+def test_bench_needs_one_image_at_least_that_can_be_decoded(tagstream: Run, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff no picture")
+    ran = tagstream("bench", broken, "--model", "compact", "--captioner", "none")
+    assert ran.code == 2
+    assert "None of these images can be decoded" in ran.err
+
+
+def test_a_report_has_three_sizes_at_most_and_names_the_batch_once() -> None:
+    compact = BUILT_IN["compact"]
+    assert report(compact).count("decoding") == 3
+    assert report(compact.model_copy(update={"batch": 1})).count("a batch of 1 |") == 1
+
+
+def test_a_drawn_photo_has_the_size_that_was_asked_for() -> None:
+    import io
+
+    width, height = Image.open(io.BytesIO(drawn(0.3))).size
+    assert width * height / 1e6 == pytest.approx(0.3, rel=0.01)
+    assert width / height == pytest.approx(4 / 3, rel=0.01)

@@ -1,0 +1,157 @@
+"""What an image costs on one kind of machine with one model: measured by `tagstream bench`, or built in."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from workers.errors import Misconfigured
+
+MOST_BYTES = 1 << 20
+"""Of a profile's file."""
+
+Seconds: TypeAlias = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+
+
+class Decoded(BaseModel):
+    """One image's header, pixels and resizing.
+
+    Args:
+        core_s: seconds of one processor.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    megapixels: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
+    core_s: Seconds
+
+
+class Profile(BaseModel):
+    """What an image costs.
+
+    Args:
+        name: of the model and its precision.
+        machine: where it was measured.
+        device: where the model runs.
+        single_s: seconds of a batch of one image.
+        batch: images of a full batch.
+        batch_s: seconds of a full batch.
+        device_cores: processors that are busy meanwhile.
+        decoded: some images and what they cost; what others cost lies between them.
+        known_core_s: of an event whose results are in the cache, seconds of one processor. One interpreter does this
+            for all events of a worker.
+        new_core_s: what an image that is not known costs beside that, its decoding and the model.
+        weights_bytes: of all bundles.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_: Annotated[Literal["tagstream-profile/1"], Field(alias="schema")] = "tagstream-profile/1"
+    name: Annotated[str, Field(max_length=200)]
+    machine: Annotated[str, Field(max_length=200)]
+    device: Literal["cpu", "cuda"] = "cpu"
+    single_s: Seconds
+    batch: Annotated[int, Field(ge=1, le=4096)]
+    batch_s: Seconds
+    device_cores: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)]
+    decoded: Annotated[tuple[Decoded, ...], Field(min_length=1, max_length=10_000)]
+    known_core_s: Seconds = 0.00036
+    new_core_s: Seconds = 0.008
+    weights_bytes: Annotated[int, Field(ge=0, le=10**13)]
+
+    @property
+    def image_s(self) -> float:
+        """Seconds of the device for an image, in full batches."""
+        return self.batch_s / self.batch
+
+    @property
+    def megapixels(self) -> float:
+        """Of an image, in the mean of those that were measured."""
+        return fmean(each.megapixels for each in self.decoded)
+
+    def batch_core_s(self, images: int) -> float:
+        """Seconds of one processor for a batch: a part for each batch, and one for each of its images."""
+        growth = (self.batch_s - self.single_s) / (self.batch - 1) if self.batch > 1 else self.single_s
+        return (self.single_s + growth * (images - 1)) * self.device_cores
+
+    def decode_core_s(self, megapixels: float) -> float:
+        """Seconds of one processor to decode an image of that size: between and beyond those measured by the line
+        through the two next to it, and never less than the smallest one's share."""
+        points = self._points()
+        if len(points) == 1:
+            ((known, core_s),) = points
+            return core_s * megapixels / known
+        for (left, low), (right, high) in pairwise(points):  # noqa: B007  # the last pair serves what is larger
+            if megapixels <= right:
+                break
+        straight = low + (high - low) * (megapixels - left) / (right - left)
+        return max(straight, points[0][1] * min(1.0, megapixels / points[0][0]))
+
+    def _points(self) -> list[tuple[float, float]]:
+        """(megapixels, mean seconds), smallest first."""
+        by_size: dict[float, list[float]] = defaultdict(list)
+        for each in self.decoded:
+            by_size[round(each.megapixels, 1) or each.megapixels].append(each.core_s)
+        return [(size, fmean(times)) for size, times in sorted(by_size.items())]
+
+
+_JPEGS = tuple(Decoded(megapixels=size, core_s=core_s) for size, core_s in ((0.3, 0.005), (2, 0.02), (12, 0.132)))
+
+
+def _on_processors(name: str, core_s: float, weights_bytes: int, batch: int) -> Profile:
+    """Of figures that are seconds of one processor for an image in full batches; one alone takes a fifth longer."""
+    return Profile(
+        name=name,
+        machine="Xeon with AMX" if name != "compact, fp32" else "EPYC",
+        single_s=1.2 * core_s,
+        batch=batch,
+        batch_s=batch * core_s,
+        device_cores=1,
+        decoded=_JPEGS,
+        weights_bytes=weights_bytes,
+    )
+
+
+BUILT_IN: Mapping[str, Profile] = {
+    "compact": _on_processors("compact, fp32", 0.032, 18_000_000, 8),
+    "ram-bf16": _on_processors("RAM, bf16", 0.7, 420_000_000, 4),
+    "ram-fp32": _on_processors("RAM, fp32", 2.3, 420_000_000, 2),
+    "tag2text-bf16": _on_processors("Tag2Text, bf16", 0.5, 750_000_000, 4),
+    "tag2text-fp32": _on_processors("Tag2Text, fp32", 1.8, 750_000_000, 2),
+}
+"""Measured on processors (docs/models.md, docs/performance.md); one's own machine is measured by `tagstream bench`."""
+
+
+def read_profile(name_or_file: str) -> Profile:
+    """A built-in profile, or the one in a file.
+
+    Raises:
+        Misconfigured: there is none, or it does not read.
+    """
+    if name_or_file in BUILT_IN:
+        return BUILT_IN[name_or_file]
+    try:
+        with Path(name_or_file).open("rb") as file:
+            text = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        known = ", ".join(BUILT_IN)
+        raise Misconfigured(
+            f"{name_or_file} is no file that can be read ({error.strerror}) and no profile of ours ({known}). "
+            "tagstream bench -o profile.json measures this machine."
+        ) from None
+    if len(text) > MOST_BYTES:
+        raise Misconfigured(f"{name_or_file} is larger than any profile: tagstream bench -o FILE writes one.")
+    try:
+        return Profile.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the document"
+        raise Misconfigured(
+            f"{name_or_file} is no profile: {where}: {first['msg']}. tagstream bench -o FILE writes one."
+        ) from None

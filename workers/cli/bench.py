@@ -1,0 +1,115 @@
+"""`tagstream bench`: what an image costs on this machine with the models of the settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from workers.cli import terminal
+from workers.cli.models_terminal import bars, note
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from workers.capacity import Profile
+
+
+def bench(
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[IMAGE|FOLDER]...", help="Your images, to time their decoding. By default drawn ones."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="BUNDLE", help="The tagger. By default what TAGSTREAM_TAGGER says.", show_default=False),
+    ] = None,
+    captioner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE|template|none", help="By default what TAGSTREAM_CAPTIONER says.", show_default=False
+        ),
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"] | None,
+        typer.Option(help="By default what TAGSTREAM_DEVICE says.", show_default=False),
+    ] = None,
+    most: Annotated[int, typer.Option("--most", min=1, max=1000, help="Of your images, so many at most.")] = 60,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE", dir_okay=False, help="Write the profile for `tagstream capacity`."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The profile, as one JSON document.")] = False,
+) -> None:
+    """Measure this machine: decoding images of several sizes, and the models alone and in full batches.
+
+    Takes about a minute with the built-in tagger; let nothing else run meanwhile. What it prints is Markdown, to be
+    pasted into an issue. `tagstream capacity --profile FILE` works out from it how many such machines you need;
+    `tagstream models tune` finds the best precision first.
+
+    [dim]The settings' models:[/]  tagstream bench
+
+    [dim]Your photos, for capacity:[/]  tagstream bench ~/Pictures --model bundles/ram -o here.json
+    """
+    from workers.cli.bench_measures import measured
+    from workers.settings import read
+
+    chosen = {
+        f"TAGSTREAM_{use}": name for use, name in (("TAGGER", model), ("CAPTIONER", captioner)) if name is not None
+    }
+    unpinned = {f"{name}_DIGEST": "" for name in chosen}
+    place = {} if device is None else {"TAGSTREAM_DEVICE": device}
+    settings = read({**os.environ, **chosen, **unpinned, **place})
+    with bars() as tell:
+        profile = measured(settings, _files(photos or [], most), tell, note)
+    document = profile.model_dump_json(by_alias=True, indent=1)
+    if output is not None:
+        _write(output, document + "\n")
+    typer.echo(document if as_json else report(profile))
+    if output is not None:
+        typer.echo(f"{output}: for tagstream capacity IMAGES_A_DAY --profile {output}", err=True)
+
+
+def report(profile: Profile) -> str:
+    """The profile as a table of Markdown."""
+    from workers import __version__
+
+    rows = [
+        ("machine", profile.machine),
+        ("tagstream", __version__),
+        ("model", profile.name),
+        *([("a batch of 1", f"{1000 * profile.single_s:.1f} ms")] if profile.batch > 1 else []),
+        (f"a batch of {profile.batch}", f"{1000 * profile.batch_s:.1f} ms, {1 / profile.image_s:.1f} images/s"),
+        ("processors that it keeps busy", f"{profile.device_cores:.1f}"),
+        *(
+            (f"decoding {size:g} megapixels", f"{1000 * profile.decode_core_s(size):.1f} ms of one processor")
+            for size in sizes(profile)
+        ),
+    ]
+    return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {told} |" for name, told in rows)
+
+
+def sizes(profile: Profile) -> list[float]:
+    """Those that were measured; of many the smallest, the middle one and the largest."""
+    found = sorted({round(each.megapixels, 1) or each.megapixels for each in profile.decoded})
+    return found if len(found) <= 3 else [found[0], found[len(found) // 2], found[-1]]
+
+
+def _files(paths: list[Path], most: int) -> list[Path]:
+    from workers.cli.local_files import IMAGES
+    from workers.cli.tag_files import image_files
+
+    files = image_files(paths, lambda path: path.suffix.lower() in IMAGES)
+    if paths and not files:
+        raise Misconfigured(f"{', '.join(map(str, paths))}: there are no images ({', '.join(sorted(IMAGES))})")
+    return files[:: max(1, -(-len(files) // most))]
+
+
+def _write(output: Path, text: str) -> None:
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise Misconfigured(f"{output} can't be written: {terminal.text(error.strerror or str(error))}") from None

@@ -1,0 +1,196 @@
+"""`tagstream capacity`: from images a day to workers, partitions, memory, Redis, brokers and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from workers.cli import terminal
+from workers.cli.memory import worst_bytes
+from workers.cli.models_terminal import say
+
+if TYPE_CHECKING:
+    from workers.capacity import Plan, Profile, Simulated
+
+GB, GIB = 10**9, 2**30
+SIMULATED = 2_000
+"""Images; enough for a quantile of 99 %."""
+
+
+def capacity(
+    images_a_day: Annotated[int, typer.Argument(min=1, max=10**12, help="Images that come in on a usual day.")],
+    profile: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="What an image costs: a file of `tagstream bench -o`, or compact, ram-bf16, ram-fp32, tag2text-bf16, "
+            "tag2text-fp32 as measured on processors.",
+        ),
+    ] = "ram-bf16",
+    images_per_s: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1e6, help="The model runs on a GPU, and does so many images a second there."),
+    ] = None,
+    megapixels: Annotated[
+        float | None, typer.Option(min=0.01, max=1000, help="Of an image. By default 2, or the profile's own mean.")
+    ] = None,
+    image_bytes: Annotated[
+        int | None, typer.Option(min=1, max=10**10, help="Of an image. By default 300 kB a megapixel.")
+    ] = None,
+    peak: Annotated[float, typer.Option(min=1, max=24, help="The busiest hour's rate to the day's mean.")] = 3.0,
+    known: Annotated[
+        float, typer.Option(min=0, max=0.999, help="Share of the images whose bytes were seen before.")
+    ] = 0.0,
+    busy: Annotated[
+        float, typer.Option(min=0.05, max=0.95, help="How busy a worker may be in the busiest hour, as a share.")
+    ] = 0.7,
+    cores: Annotated[int, typer.Option(min=1, max=512, help="Processors of one worker.")] = 8,
+    cache_days: Annotated[int, typer.Option(min=1, max=3650, help="How long the cache keeps results.")] = 30,
+    price: Annotated[
+        float | None, typer.Option(min=0, max=1e6, help="Of one worker for one hour, in any currency.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, in bytes and seconds.")] = False,
+) -> None:
+    """Work out what a number of images a day needs: workers, partitions, memory, Redis, brokers, and their cost.
+
+    How long an image waits in the busiest hour comes from a simulation of one worker; the rest is arithmetic, which
+    docs/sizing.md explains. Figures of processors were measured on one kind of machine: measure yours first.
+
+    [dim]A million photos a day:[/]  tagstream capacity 1000000 --megapixels 12
+
+    [dim]As measured here:[/]  tagstream bench -o here.json && tagstream capacity 1000000 --profile here.json
+
+    [dim]On GPUs:[/]  tagstream capacity 1000000000 --images-per-s 280 --cores 16 --price 1.20
+    """
+    from workers.capacity import BUILT_IN, Demand, Plan, read_profile, simulate
+
+    measured = read_profile(profile)
+    if images_per_s is not None:
+        measured = on_a_gpu(measured, images_per_s)
+    demand = Demand(
+        images_a_day=images_a_day,
+        megapixels=megapixels or (2.0 if profile in BUILT_IN else None),
+        image_bytes=image_bytes,
+        peak=peak,
+        known=known,
+        busy=busy,
+        cores=cores,
+        cache_days=cache_days,
+        price=price,
+    )
+    case = Case(Plan(demand, measured))
+    waits = simulate(case.plan, case.plan.at_peak / case.plan.workers, SIMULATED)
+    if as_json:
+        typer.echo(terminal.as_json(case.document(waits)))
+        return
+    rows = Table.grid(padding=(0, 2))
+    for name, told in case.rows().items():
+        rows.add_row(*map(terminal.text, (name.replace("*", ""), told)))
+    rows.add_row("an image waits, half of them and 99 %", waited(waits))
+    terminal.console().print(rows)
+    for line in case.advice():
+        say(line)
+
+
+def on_a_gpu(profile: Profile, images_per_s: float) -> Profile:
+    """The same model on a device that does so many images a second in batches of 32, one alone in twice its share."""
+    changed = {"device": "cuda", "single_s": 2 / images_per_s, "batch": 32, "batch_s": 32 / images_per_s}
+    name = profile.name.partition(",")[0]
+    return profile.model_copy(update=changed | {"device_cores": 1.0, "machine": "a GPU", "name": f"{name} on a GPU"})
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan as people and programs read it."""
+
+    plan: Plan
+
+    @property
+    def worker_bytes(self) -> int:
+        """Of one worker with the default budgets, as `tagstream check` computes it."""
+        from workers.settings import Settings
+
+        return worst_bytes(Settings(), self.plan.demand.cores, self.plan.profile.weights_bytes)
+
+    def rows(self) -> Mapping[str, str]:
+        """What is told of it; in Markdown's bold what has to be bought or set."""
+        plan = self.plan
+        demand = plan.demand
+        copies = f"{demand.copies} copies"
+        told = {
+            "images a day": f"{demand.images_a_day:,}",
+            "model": plan.profile.name,
+            "megapixels of an image": f"{plan.megapixels:g}",
+            "seen before": f"{demand.known:.0%}",
+            "**images a second, busiest hour**": _figure(plan.at_peak),
+            "core seconds a new image": f"{plan.new_core_s:.3f}",
+            "images a second of a worker, at most": f"{_figure(plan.rate)}, bounded by the {plan.bound}",
+            "**workers**": f"{plan.workers:,} of {demand.cores} processors",
+            "**partitions**": f"{plan.partitions:,}",
+            "**memory of a worker, at worst**": f"{self.worker_bytes / GIB:.1f} GiB",
+            "**from the store, busiest hour**": f"{plan.store_bytes_a_s / GB:.2f} GB/s",
+            f"**Redis, {demand.cache_days} days**": f"{plan.redis_bytes / GB:,.1f} GB",
+            "Redis, commands a second": _figure(plan.redis_commands_a_s),
+            f"**input topic on disk, {demand.kept_days} days**": f"{plan.input_bytes / GB:,.1f} GB in {copies}",
+            "**output topic on disk, each day**": f"{plan.output_bytes_a_day / GB:,.1f} GB in {copies}",
+            "brokers write, busiest hour": f"{plan.broker_bytes_a_s / 1e6:.1f} MB/s",
+            "an outage of one hour is caught up in": f"{60 * plan.catch_up_h:.0f} min",
+        }
+        if plan.cost_a_day is not None and plan.cost_of_a_thousand is not None:
+            told["**workers' cost a day**"] = f"{plan.cost_a_day:,.2f}"
+            told["**cost of a thousand images**"] = f"{plan.cost_of_a_thousand:.4f}"
+        return told
+
+    def advice(self) -> Sequence[str]:
+        """What to do with it, in sentences."""
+        plan = self.plan
+        lines = [f"lagThreshold of the autoscaler: {plan.lag_threshold} (ten seconds of a worker's work)."]
+        if plan.bound == "processors" and plan.profile.device == "cuda":
+            lines.append("The GPU waits for decoders: give a worker more processors (--cores).")
+        if plan.redis_bytes > 1000 * GB:
+            lines.append(
+                "Redis: fewer days (TAGSTREAM_CACHE_TTL_S, --cache-days), or less memory than this with allkeys-lru; "
+                "what it forgets is computed again."
+            )
+        if plan.bound == "interpreter":
+            lines.append("A worker's one interpreter bounds it: more processors in each gain nothing.")
+        return lines
+
+    def document(self, waits: Simulated) -> Mapping[str, Any]:
+        plan = self.plan
+        return {
+            "images_a_day": plan.demand.images_a_day,
+            "profile": plan.profile.name,
+            "images_per_s_at_peak": plan.at_peak,
+            "core_s": plan.core_s,
+            "worker_images_per_s": plan.rate,
+            "bound": plan.bound,
+            "workers": plan.workers,
+            "cores": plan.demand.cores,
+            "partitions": plan.partitions,
+            "lag_threshold": plan.lag_threshold,
+            "worker_bytes": self.worker_bytes,
+            "store_bytes_per_s": plan.store_bytes_a_s,
+            "redis_bytes": plan.redis_bytes,
+            "redis_commands_per_s": plan.redis_commands_a_s,
+            "input_topic_bytes": plan.input_bytes,
+            "output_topic_bytes_a_day": plan.output_bytes_a_day,
+            "broker_bytes_per_s": plan.broker_bytes_a_s,
+            "catch_up_s": 3600 * plan.catch_up_h,
+            "wait_s": {"p50": waits.quantile(0.5), "p99": waits.quantile(0.99)},
+            "cost_a_day": plan.cost_a_day,
+            "cost_of_a_thousand": plan.cost_of_a_thousand,
+        }
+
+
+def waited(waits: Simulated) -> str:
+    """In the busiest hour, in the worker alone."""
+    return f"{waits.quantile(0.5):.2f} s and {waits.quantile(0.99):.2f} s, without the store's and Kafka's own time"
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
