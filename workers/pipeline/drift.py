@@ -18,9 +18,10 @@ from workers.pipeline.roles import Roles
 from workers.ports import Model
 from workers.types import Content
 
-NUMBERS_OF_TAGS = (0, 1, 2, 4, 8, 16, 32, 64)
-NUMBERS_OF_WORDS = (0, 1, 4, 8, 12, 16, 20, 24, 32, 48)
-TENTHS = tuple(f"0.{tenth}" for tenth in range(10))
+NUMBERS_OF_TAGS = {bound: f"{bound:02}" for bound in (0, 1, 2, 4, 8, 16, 32, 64)}
+NUMBERS_OF_WORDS = {bound: f"{bound:02}" for bound in (0, 1, 4, 8, 12, 16, 20, 24, 32, 48)}
+TENTHS = {tenth: f"0.{tenth}" for tenth in range(10)}
+"""Where each class begins, and what it is called: names that sort as the classes do."""
 
 
 def content_of(tags: Sequence[Mapping[str, Any]] | None, caption: Mapping[str, Any] | None) -> Content:
@@ -43,9 +44,9 @@ class Drift:
         self._tagger = models.get("tagger")
         self._captioner = models.get("captioner", "template")
         if self._tagger is not None:  # every class is there from the start, or rates would begin with its second image
-            _count(metrics.TAGGED_IMAGES, self._tagger, "tags", dict.fromkeys(NUMBERS_OF_TAGS, 0))
-            _count(metrics.TAGS, self._tagger, "score", dict.fromkeys(TENTHS, 0))
-        _count(metrics.CAPTIONED_IMAGES, self._captioner, "words", dict.fromkeys(NUMBERS_OF_WORDS, 0))
+            _count(metrics.TAGGED_IMAGES, self._tagger, "tags", dict.fromkeys(NUMBERS_OF_TAGS.values(), 0))
+            _count(metrics.TAGS, self._tagger, "score", dict.fromkeys(TENTHS.values(), 0))
+        _count(metrics.CAPTIONED_IMAGES, self._captioner, "words", dict.fromkeys(NUMBERS_OF_WORDS.values(), 0))
 
     def count(self, outcomes: Iterable[Rendered | Failure]) -> None:
         """These are committed."""
@@ -54,8 +55,7 @@ class Drift:
         words = [content.words for content in contents if content.words is not None]
         if self._tagger is not None:
             _count(metrics.TAGGED_IMAGES, self._tagger, "tags", _classes(map(len, scores), NUMBERS_OF_TAGS))
-            tenths = Counter(b"".join(scores))
-            _count(metrics.TAGS, self._tagger, "score", {TENTHS[tenth]: tenths[tenth] for tenth in tenths})
+            _count(metrics.TAGS, self._tagger, "score", _classes(b"".join(scores), TENTHS))
         _count(metrics.CAPTIONED_IMAGES, self._captioner, "words", _classes(words, NUMBERS_OF_WORDS))
 
 
@@ -64,14 +64,14 @@ def reference(model: Model) -> str:
     return f"{model.name} {model.digest[:12]}"
 
 
-def _classes(values: Iterable[int], bounds: Sequence[int]) -> dict[int, int]:
-    """How many values are in each class; a class goes from its bound up to the next."""
-    found: Counter[int] = Counter()
+def _classes(values: Iterable[int], classes: Mapping[int, str]) -> dict[str, int]:
+    """How many values are in each class, as far as there are any."""
+    found: Counter[str] = Counter()
     for value, count in Counter(values).items():
-        found[max(bound for bound in bounds if bound <= value)] += count
+        found[classes[max(bound for bound in classes if bound <= value)]] += count
     return found
 
 
-def _count(metric: metrics.Counter, model: str, label: str, counts: Mapping[Any, int]) -> None:
+def _count(metric: metrics.Counter, model: str, label: str, counts: Mapping[str, int]) -> None:
     for value, count in counts.items():
-        metric.add(count, model=model, **{label: str(value)})
+        metric.add(count, model=model, **{label: value})

@@ -11,7 +11,7 @@ from tests.support.harness import ColourTagger, EchoCaptioner, Harness
 from tests.support.measured import measuring
 from workers import metrics
 from workers.pipeline.commit.ledger import Rendered
-from workers.pipeline.drift import NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, Drift, content_of
+from workers.pipeline.drift import NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, TENTHS, Drift, content_of
 from workers.pipeline.roles import make_roles
 from workers.testing.memory_broker import Fault
 from workers.types import Content
@@ -43,7 +43,7 @@ def test_what_was_not_asked_for_is_not_counted_as_empty() -> None:
 
 @pytest.mark.parametrize(
     ("tags", "of"),
-    [(0, "0"), (1, "1"), (2, "2"), (3, "2"), (4, "4"), (7, "4"), (8, "8"), (63, "32"), (64, "64"), (4_585, "64")],
+    [(0, "00"), (1, "01"), (2, "02"), (3, "02"), (4, "04"), (7, "04"), (8, "08"), (63, "32"), (64, "64"), (4_585, "64")],
 )
 def test_an_image_is_counted_in_the_class_that_its_number_of_tags_has_reached(tags: int, of: str) -> None:
     with measuring(*COUNTED) as measured:
@@ -53,14 +53,19 @@ def test_an_image_is_counted_in_the_class_that_its_number_of_tags_has_reached(ta
         assert shown(measured.by("score", metrics.TAGS)) == ({"0.4": tags} if tags else {})
 
 
+def test_classes_sort_by_their_names() -> None:
+    for classes in (NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, TENTHS):
+        assert [name for _, name in sorted(classes.items())] == sorted(classes.values())
+
+
 def test_every_class_is_shown_before_the_first_image() -> None:
     """A rate needs a value before the first image, or it begins with the second."""
     with measuring(*COUNTED) as measured:
         Drift(make_roles({"tagger": ColourTagger(), "captioner": EchoCaptioner()}))
-        assert measured.by("tags", metrics.TAGGED_IMAGES) == {str(number): 0 for number in NUMBERS_OF_TAGS}
+        assert measured.by("tags", metrics.TAGGED_IMAGES) == dict.fromkeys(NUMBERS_OF_TAGS.values(), 0)
         assert measured.by("score", metrics.TAGS) == {f"0.{tenth}": 0 for tenth in range(10)}
         words = measured.by("words", metrics.CAPTIONED_IMAGES, model="echo eeeeeeeeeeee")
-        assert words == {str(number): 0 for number in NUMBERS_OF_WORDS}
+        assert words == dict.fromkeys(NUMBERS_OF_WORDS.values(), 0)
 
 
 def test_a_worker_counts_what_it_has_committed_and_that_once() -> None:
@@ -75,10 +80,10 @@ def test_a_worker_counts_what_it_has_committed_and_that_once() -> None:
         harness.send(harness.event("red", options={"want": ["caption"]}))
         harness.send(harness.event("missing"))
         harness.settled()
-        assert shown(measured.by("tags", metrics.TAGGED_IMAGES)) == {"0": 1, "1": 1, "2": 1}
+        assert shown(measured.by("tags", metrics.TAGGED_IMAGES)) == {"00": 1, "01": 1, "02": 1}
         assert shown(measured.by("score", metrics.TAGS)) == {"0.7": 1, "0.9": 2}
         # "red" twice, "red and blue", and "nothing"
-        assert shown(measured.by("words", metrics.CAPTIONED_IMAGES, model="template")) == {"1": 4}
+        assert shown(measured.by("words", metrics.CAPTIONED_IMAGES, model="template")) == {"01": 4}
 
 
 def test_one_transaction_is_counted_with_one_call_for_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
