@@ -53,6 +53,7 @@ COMBINATIONS = [
     ("scale-to-zero",),
     ("kafka-sasl-tls", "fixed-size"),
     ("fixed-size",),
+    ("dashboards", "pod-monitor"),
 ]
 
 
@@ -357,6 +358,15 @@ def test_a_pod_monitor_asks_the_workers_port() -> None:
     (endpoint,) = the(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"]
     assert endpoint["path"] == "/metrics"
     assert endpoint["port"] in {port["name"] for port in worker_of(manifests)["ports"]}
+
+
+def test_dashboards_are_found_by_grafanas_sidecar() -> None:
+    maps = [each for each in overlay("cpu", "dashboards") if "grafana_dashboard" in each["metadata"].get("labels", {})]
+    assert {each["metadata"]["labels"]["grafana_dashboard"] for each in maps} == {"1"}
+    shown = {name: text for each in maps for name, text in each["data"].items()}
+    assert shown == {path.name: path.read_text() for path in (ROOT / "deploy/monitoring/dashboards").glob("*.json")}
+    assert {each["kind"] for each in maps} == {"ConfigMap"}
+    assert len(maps) == len(shown) > 1
 
 
 def test_every_file_belongs_to_a_kustomization() -> None:

@@ -105,10 +105,21 @@ def pod_environment(manifests: Sequence[Manifest], secrets: Mapping[str, str]) -
         secrets: the Secret's values by key, for variables taken from it.
     """
     container = worker_of(manifests)
-    environment = dict(the(manifests, "ConfigMap")["data"])
+    environment = dict(settings_of(manifests)["data"])
     for variable in container["env"]:
         environment[variable["name"]] = _value(variable, container, secrets)
     return {name: _expanded(value, environment) for name, value in environment.items()}
+
+
+def settings_of(manifests: Sequence[Manifest]) -> Manifest:
+    """The ConfigMap that the worker's environment is made of."""
+    ((reference,),) = [worker_of(manifests)["envFrom"]]
+    (found,) = [
+        manifest
+        for manifest in manifests
+        if manifest["kind"] == "ConfigMap" and manifest["metadata"]["name"] == reference["configMapRef"]["name"]
+    ]
+    return found
 
 
 def worker_of(manifests: Sequence[Manifest]) -> Manifest:

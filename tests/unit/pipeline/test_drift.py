@@ -43,7 +43,18 @@ def test_what_was_not_asked_for_is_not_counted_as_empty() -> None:
 
 @pytest.mark.parametrize(
     ("tags", "of"),
-    [(0, "00"), (1, "01"), (2, "02"), (3, "02"), (4, "04"), (7, "04"), (8, "08"), (63, "32"), (64, "64"), (4_585, "64")],
+    [
+        (0, "00"),
+        (1, "01"),
+        (2, "02"),
+        (3, "02"),
+        (4, "04"),
+        (7, "04"),
+        (8, "08"),
+        (63, "32"),
+        (64, "64"),
+        (4_585, "64"),
+    ],
 )
 def test_an_image_is_counted_in_the_class_that_its_number_of_tags_has_reached(tags: int, of: str) -> None:
     with measuring(*COUNTED) as measured:

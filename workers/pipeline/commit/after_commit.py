@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import get_args
 
 from schemas.dead_letter import Failure
 from workers import metrics
@@ -13,6 +14,7 @@ from workers.pipeline.drift import Drift
 from workers.pipeline.event_filter import coordinates
 from workers.pipeline.journal import Journal
 from workers.ports import Clock
+from workers.types import OutcomeKind
 
 
 class AfterCommit:
@@ -42,6 +44,8 @@ class AfterCommit:
         self._group = group
         self._tell_cache = tell_cache
         self._read_on = read_on
+        for kind in (*get_args(OutcomeKind), "dead-letter"):  # or the first of a kind would be no increase
+            metrics.OUTCOMES.add(0, kind=kind)
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """These records are committed."""
