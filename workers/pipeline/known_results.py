@@ -98,12 +98,14 @@ class KnownResults:
         sequenced = [task for task in tasks if task.event.sequencer]
         keys = [entries.sequencer_key(self._store, task.event) for task in sequenced]
         found = self._cache.lookup(keys) if keys else []
+        asked = _Answers()
         for task, value in zip(sequenced, found, strict=True):
             known = entries.unpack_sequencer(value)
-            _count_invalid(known is not None, [value])
+            asked.add(known is not None, [value])
             if known is not None and entries.is_newer(known, task.event):
                 task.job = replace(task.job, only_newest=True)
                 task.facts, task.source_hit = None, False
+        asked.count_invalid()
 
     def _facts(self, tasks: Sequence[Task]) -> None:
         wanted: list[tuple[Task, tuple[str, str]]] = []
@@ -112,12 +114,13 @@ class KnownResults:
             if field is not None:
                 wanted.append((task, (entries.source_hash(self._store, task.event), field)))
         found = self._cache.lookup_fields([place for _, place in wanted]) if wanted else []
+        asked = _Answers()
         for (task, _), value in zip(wanted, found, strict=True):
             facts = entries.unpack_facts(value)
-            _count_invalid(facts is not None, [value])
             task.facts = facts if facts is not None and entries.is_of(facts, task.event) else None
             task.source_hit = task.facts is not None
-            _count("source", task.source_hit)
+            asked.add(facts is not None, [value], hit=task.source_hit)
+        asked.count("source")
 
     def contents(self, tasks: Sequence[Task]) -> None:
         """Fill in results from the second level, for tasks whose content's hash is known."""
@@ -129,6 +132,7 @@ class KnownResults:
         if not keys:
             return
         found = iter(self._cache.lookup([key for _, some in keys for key in some]))
+        asked = _Answers()
         for task, some in keys:
             values = [next(found) for _ in some]
             known = (role.unpack(value) for value in values)
@@ -136,8 +140,8 @@ class KnownResults:
             if result is not None:
                 task.results[role.name] = result
                 task.hits.add(role.name)
-            _count(role.name, result is not None)
-            _count_invalid(result is not None, values)
+            asked.add(result is not None, values)
+        asked.count(role.name)
 
     def verdicts(self, tasks: Sequence[Task]) -> list[Rejected | None]:
         """For each task with an object's bytes in hand the rejection that those bytes met before; None: none known."""
@@ -146,9 +150,10 @@ class KnownResults:
         hashes = [task.fetched.sha256 for task in tasks if task.fetched is not None]
         values = self._cache.lookup([entries.verdict_key(sha256, self._judge) for sha256 in hashes])
         found = [entries.unpack_verdict(value) for value in values]
+        asked = _Answers()
         for value, verdict in zip(values, found, strict=True):
-            _count("verdict", verdict is not None)
-            _count_invalid(verdict is not None, [value])
+            asked.add(verdict is not None, [value])
+        asked.count("verdict")
         return found
 
     # ---- writing ------------------------------------------------------------------------------------------------
@@ -196,11 +201,30 @@ class KnownResults:
             self._cache.remember(values, fields)
 
 
-def _count(level: str, hit: bool) -> None:
-    metrics.CACHE.add(level=level, answer="hit" if hit else "miss")
+class _Answers:
+    """Tallies what one batch of look-ups found: a metric costs as much as a look-up, so it is told once a batch."""
 
+    def __init__(self) -> None:
+        self._hits = self._misses = self._invalid = 0
 
-def _count_invalid(read: bool, values: Sequence[bytes | None]) -> None:
-    """Count a miss for which there were values, but none that could be read."""
-    if not read and any(value is not None for value in values):
-        metrics.CACHE_ERRORS.add(cause="invalid")
+    def add(self, read: bool, values: Sequence[bytes | None], *, hit: bool | None = None) -> None:
+        """
+        Args:
+            read: one of the values could be read. If none could although there were some, they are invalid.
+            hit: what was read serves; by default all that was read does.
+        """
+        served = read if hit is None else hit
+        self._hits += served
+        self._misses += not served
+        self._invalid += not read and any(value is not None for value in values)
+
+    def count(self, level: str) -> None:
+        """Tell the metrics of this level's answers."""
+        for answer, number in (("hit", self._hits), ("miss", self._misses)):
+            if number:
+                metrics.CACHE.add(number, level=level, answer=answer)
+        self.count_invalid()
+
+    def count_invalid(self) -> None:
+        if self._invalid:
+            metrics.CACHE_ERRORS.add(self._invalid, cause="invalid")

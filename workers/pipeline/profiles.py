@@ -55,10 +55,12 @@ class Profile:
 
     def select(self, scores: LabelScores) -> list[tuple[int, float]]:
         """(label id, score to 6 decimals) of the tags to show, best first; equal scores in label order."""
-        shown = scores.scores > self.thresholds[scores.label_ids]
-        ids, values = scores.label_ids[shown], scores.scores[shown]
-        order = np.argsort(-values, kind="stable")
-        return [(i, round(score, 6)) for i, score in zip(ids[order].tolist(), values[order].tolist(), strict=True)]
+        shown = (scores.scores > self.thresholds.take(scores.label_ids)).nonzero()[0]
+        if not len(shown):
+            return []
+        best = shown.take((-scores.scores.take(shown)).argsort(kind="stable"))
+        ids, values = scores.label_ids.take(best).tolist(), scores.scores.take(best).tolist()
+        return [(i, round(score, 6)) for i, score in zip(ids, values, strict=True)]
 
 
 def make_profile(name: str, thresholds: Sequence[float] | NDArray[np.float32], subset: Subset | None = None) -> Profile:

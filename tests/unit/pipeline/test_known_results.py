@@ -233,8 +233,8 @@ def test_each_answer_is_counted_and_one_that_can_not_be_read_twice(
 ) -> None:
     counted: list[tuple[str, str]] = []
     invalid: list[str] = []
-    monkeypatch.setattr(metrics.CACHE, "add", lambda *_, **of: counted.append((of["level"], of["answer"])))
-    monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda *_, **of: invalid.append(of["cause"]))
+    monkeypatch.setattr(metrics.CACHE, "add", lambda n, **of: counted.extend([(of["level"], of["answer"])] * n))
+    monkeypatch.setattr(metrics.CACHE_ERRORS, "add", lambda n, **of: invalid.extend([of["cause"]] * n))
 
     def asked(**more: Any) -> list[tuple[str, str]]:
         counted.clear()

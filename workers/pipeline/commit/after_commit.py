@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import get_args
 
 from schemas.dead_letter import Failure
 from workers import metrics
 from workers.pipeline.activity import Tally
-from workers.pipeline.cache_entries import CacheWrite
+from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.drift import Drift
 from workers.pipeline.event_filter import coordinates
@@ -52,23 +53,28 @@ class AfterCommit:
         now = self._clock.monotonic()
         if self._journal.poison:
             self._journal.settled(coordinates(entry.record, index) for entry in entries for index in entry.outcomes)
+        labels = {
+            topic: metrics.messaging("process", topic=topic, group=self._group)
+            for topic in {entry.record.partition.topic for entry in entries}
+        }
         for entry in entries:
-            attributes = metrics.messaging("process", topic=entry.record.partition.topic, group=self._group)
-            metrics.PROCESS_SECONDS.record(now - entry.taken_at, **attributes)
-            for outcomes in entry.outcomes.values():
-                _count(outcomes)
-                self._tally.add(outcomes)
-        self._drift.count(outcome for entry in entries for some in entry.outcomes.values() for outcome in some)
-        self._tell_cache([write for entry in entries for write in entry.after_commit])
+            metrics.PROCESS_SECONDS.record(now - entry.taken_at, **labels[entry.record.partition.topic])
+        outcomes = [outcome for entry in entries for some in entry.outcomes.values() for outcome in some]
+        self._tally.add(outcomes)
+        _count(outcomes)
+        self._drift.count(outcomes)
+        self._tell_cache([write for entry in entries for write in entry.after_commit if write != NOTHING])
         self._read_on()
 
 
 def _count(outcomes: Sequence[Rendered | Failure]) -> None:
-    for outcome in outcomes:
-        if isinstance(outcome, Failure):
-            metrics.DEAD_LETTERS.add(stage=outcome.stage, reason=outcome.reason)
-            metrics.OUTCOMES.add(kind="dead-letter")
-            continue
-        metrics.OUTCOMES.add(kind=outcome.kind)
-        if outcome.kind == "skip":
-            metrics.SKIPS.add(reason=outcome.reason)
+    """Tell the metrics of these at once: a metric costs a third of what publishing an outcome does."""
+    failures = Counter((each.stage, each.reason) for each in outcomes if isinstance(each, Failure))
+    kinds = Counter((each.kind, each.reason) for each in outcomes if isinstance(each, Rendered))
+    for (stage, reason), count in failures.items():
+        metrics.DEAD_LETTERS.add(count, stage=stage, reason=reason)
+        metrics.OUTCOMES.add(count, kind="dead-letter")
+    for (kind, reason), count in kinds.items():
+        metrics.OUTCOMES.add(count, kind=kind)
+        if kind == "skip":
+            metrics.SKIPS.add(count, reason=reason)
