@@ -2,7 +2,7 @@
 
 The rules here are what kafka-python 3.0.12 needs so that nothing is lost or published twice:
 
-* Before the commit every message's future is asked. A message that expired inside a transaction would else be left out
+* Before the commit every batch's future is asked. A batch that expired inside a transaction would else be left out
   of a commit that succeeds.
 * The group's membership is read after that, not per job: metadata from before a join is refused for ever. It is checked
   against every assignment, because the broker lets a membership without a generation through unchecked, and never asks
@@ -26,6 +26,7 @@ from kafka import errors as kafka_errors
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from workers import metrics
+from workers.backends.kafka_batches import keep_whole, send_all
 from workers.backends.kafka_client import (
     RetryingNetClient,
     Security,
@@ -254,13 +255,10 @@ class KafkaPublisher:
         self._commit(membership, {assignment.partition: offset for assignment, offset in transaction.offsets.items()})
 
     def _send(self, messages: Iterable[Message]) -> None:
-        futures = [
-            self._producer.send(message.topic, message.value, message.key, list(message.headers))
-            for message in messages
-        ]
+        batches = send_all(self._producer, messages)
         self._producer.flush(timeout=_DELIVERY_TIMEOUT_S + 1)
-        for future in futures:
-            future.get(timeout=1)
+        for batch in batches:
+            batch.confirm(timeout_s=1)
 
     def _commit(self, membership: Membership, offsets: Mapping[Partition, int]) -> None:
         if not self._transactional:
@@ -312,6 +310,7 @@ class KafkaPublisher:
             metrics_enabled=False,
             **settings,
         )
+        keep_whole(producer)
         if self._transactional:
             self._initialise(producer)
         return producer

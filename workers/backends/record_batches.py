@@ -22,9 +22,9 @@ MAX_HEADERS: Final = 1_000
 """Entries that a record's headers may have. One of two bytes takes some 200 in memory."""
 
 _LENGTH: Final = struct.Struct(">qi")
-_FIELDS: Final = struct.Struct(">qiibIhiqqqhii")
-_CHECKED_FROM: Final = struct.calcsize(">qiibI")
-CODEC, APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+FIELDS: Final = struct.Struct(">qiibIhiqqqhii")
+CHECKED_FROM: Final = struct.calcsize(">qiibI")
+CODEC, APPEND_TIME, TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _MARKER: Final = struct.Struct(">hh")
 _ABORT: Final = 0
 
@@ -60,9 +60,9 @@ class Batch:
 
     @classmethod
     def of(cls, data: memoryview) -> Self:
-        if len(data) < _FIELDS.size:
-            raise Malformed(f"a batch of {len(data)} bytes, where its head alone has {_FIELDS.size}")
-        return cls(Head(*_FIELDS.unpack_from(data)), data)
+        if len(data) < FIELDS.size:
+            raise Malformed(f"a batch of {len(data)} bytes, where its head alone has {FIELDS.size}")
+        return cls(Head(*FIELDS.unpack_from(data)), data)
 
     @property
     def last_offset(self) -> int:
@@ -75,17 +75,17 @@ class Batch:
 
     @property
     def transactional(self) -> bool:
-        return bool(self.head.attributes & _TRANSACTIONAL)
+        return bool(self.head.attributes & TRANSACTIONAL)
 
     @property
     def checksum(self) -> int:
         """Computed from the bytes; the head has the one that the producer computed."""
-        return int(crc32c.crc32c(self.data[_CHECKED_FROM:]))
+        return int(crc32c.crc32c(self.data[CHECKED_FROM:]))
 
     def ends_aborted(self) -> bool:
         """Whether it is the marker of a transaction that was aborted."""
         try:
-            key = _Cursor(self.data[_FIELDS.size :]).record(self.head, Partition("", 0)).key
+            key = _Cursor(self.data[FIELDS.size :]).record(self.head, Partition("", 0)).key
         except Malformed:
             return False
         return key is not None and len(key) >= _MARKER.size and _MARKER.unpack_from(key)[1] == _ABORT
@@ -102,7 +102,7 @@ class Batch:
         """
         if self.head.magic != 2:
             raise Malformed(f"of the message format v{self.head.magic}; those since Kafka 0.11 are v2")
-        body = decompress(self.head.attributes & CODEC, bytes(self.data[_FIELDS.size :]), limit)
+        body = decompress(self.head.attributes & CODEC, bytes(self.data[FIELDS.size :]), limit)
         cursor = _Cursor(body)
         found: list[ReadRecord] = []
         held, after = 0, self.head.base_offset - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -32,10 +32,12 @@ class Scene:
         self.offsets = Mock()
         self.unreachable = 0
         self.slow_to_take = 0
+        self.refused: Exception | None = None
         monkeypatch.setattr(kafka_publisher, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
         monkeypatch.setattr(kafka_publisher, "answers", lambda *_: self.answers)
         monkeypatch.setattr(kafka_publisher, "max_message_bytes", lambda *_, **__: {"out": 1_000, "large": 5_000})
         monkeypatch.setattr(kafka_publisher, "connect", self._connect)
+        monkeypatch.setattr(kafka_publisher, "send_all", self._send)
         monkeypatch.setattr(kafka_publisher, "end_producer", lambda producer, within_s: self.calls.append("end"))
         self.publisher = KafkaPublisher(
             "broker:9092",
@@ -82,7 +84,6 @@ class Scene:
             "commit_transaction",
         ):
             getattr(producer, name).side_effect = self._note(name)
-        producer.send.side_effect = self._send
         if self.slow_to_take:
             self.slow_to_take -= 1
             producer.init_transactions.side_effect = kafka_errors.KafkaTimeoutError("still ending what was open")
@@ -92,9 +93,15 @@ class Scene:
     def _note(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: self.calls.append(name)
 
-    def _send(self, *_: Any) -> Any:
-        self.calls.append("send")
-        return Mock(get=lambda timeout: self.calls.append("future"))
+    def _send(self, producer: Any, messages: Sequence[Message]) -> list[Any]:
+        assert producer is self.producer
+        self.calls.append(f"send {len(messages)}")
+        return [Mock(confirm=self._confirm) for _ in range(2)]
+
+    def _confirm(self, timeout_s: float) -> None:
+        self.calls.append("confirm")
+        if self.refused is not None:
+            raise self.refused
 
 
 @pytest.fixture
@@ -105,7 +112,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 def test_the_steps_of_a_transaction_come_in_the_order_that_makes_them_safe(scene: Scene) -> None:
     scene.publish()
     assert scene.calls == [
-        "begin_transaction", "send", "send", "flush", "future", "future",
+        "begin_transaction", "send 2", "flush", "confirm", "confirm",
         "membership", "send_offsets_to_transaction", "commit_transaction",
     ]  # fmt: skip
 
@@ -118,7 +125,7 @@ def test_offsets_go_with_the_group_the_generation_and_the_member_id(scene: Scene
 
 
 def test_a_message_that_failed_is_never_left_out_of_a_commit(scene: Scene) -> None:
-    scene.producer.send.side_effect = lambda *_: Mock(get=Mock(side_effect=kafka_errors.KafkaTimeoutError("expired")))
+    scene.refused = kafka_errors.KafkaTimeoutError("expired")
     with pytest.raises(Unpublished) as failed:
         scene.publish()
     assert failed.value.cause == "timeout"
@@ -138,8 +145,7 @@ def test_an_answer_that_makes_no_sense_to_the_client_ends_the_process_with_a_sen
 
 
 def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: Scene) -> None:
-    denied = kafka_errors.TopicAuthorizationFailedError("out")
-    scene.producer.send.side_effect = lambda *_: Mock(get=Mock(side_effect=denied))
+    scene.refused = kafka_errors.TopicAuthorizationFailedError("out")
     with pytest.raises(Misconfigured, match="grant Write"):
         scene.publish()
     scene.producer.commit_transaction.assert_not_called()
@@ -213,7 +219,7 @@ def test_at_least_once_sends_first_and_commits_with_the_member_after(monkeypatch
     scene = Scene(monkeypatch, "at_least_once")
     scene.publish()
     assert scene.calls == [
-        "send", "send", "flush", "future", "future", "membership", f"commit beside {{{PARTITION!r}: 5}}",
+        "send 2", "flush", "confirm", "confirm", "membership", f"commit beside {{{PARTITION!r}: 5}}",
     ]  # fmt: skip
     assert "transactional_id" not in scene.producer.settings
 

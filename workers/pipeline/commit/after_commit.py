@@ -74,7 +74,7 @@ def _count(outcomes: Sequence[Rendered | Failure]) -> None:
     for (stage, reason), count in failures.items():
         metrics.DEAD_LETTERS.add(count, stage=stage, reason=reason)
         metrics.OUTCOMES.add(count, kind="dead-letter")
-    for (kind, reason), count in kinds.items():
+    for (kind, why), count in kinds.items():
         metrics.OUTCOMES.add(count, kind=kind)
         if kind == "skip":
-            metrics.SKIPS.add(count, reason=reason)
+            metrics.SKIPS.add(count, reason=why)
