@@ -218,7 +218,7 @@ def _panel(panel: Panel) -> Json:
         "title": panel.title,
         "description": panel.told,
         "datasource": DATASOURCE,
-        "targets": [_target(character, query) for character, query in zip(ascii_uppercase, panel.queries, strict=False)],
+        "targets": [_target(name, query) for name, query in zip(ascii_uppercase, panel.queries, strict=False)],
         "fieldConfig": {"defaults": {"unit": panel.unit, **panel.defaults, **nothing}, "overrides": []},
         "options": panel.options,
     }
