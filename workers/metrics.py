@@ -23,6 +23,8 @@ _meter = metrics.get_meter("tagstream")
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 MESSAGING_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0)
 """The conventions' bounds, and two more: a record waits as long as an outage lasts."""
+TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.999)
+"""Of a share; the last bound keeps 1 itself apart."""
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 
 
@@ -287,6 +289,23 @@ SELF_TESTS = Counter(
 )
 SELF_TEST_AGE = ObservedGauge(
     "tagstream_self_test_age_seconds", "Since the last self-test that was right, or the start", unit="s"
+)
+SHADOW_IMAGES = Counter(
+    "tagstream_shadow_images", "Images of the shadow tagger's share, by result: compared, dropped", labels=("result",)
+)
+SHADOW_TAGS = Counter(
+    "tagstream_shadow_tags",
+    "Tags of compared images, of labels that both taggers have, by who gave them: both, live alone, shadow alone",
+    labels=("by",),
+)
+SHADOW_JACCARD = Histogram(
+    "tagstream_shadow_jaccard",
+    "Of the tags that the live or the shadow tagger gave an image, the share that both gave",
+    unit="1",
+    buckets=TENTHS,
+)
+SHADOW_WORKS = ObservedGauge(
+    "tagstream_shadow_works", "1 while the shadow tagger works, 0 once it has switched itself off"
 )
 
 

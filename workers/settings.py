@@ -273,6 +273,18 @@ class Settings(BaseModel):
         "Models", "", "The only digest that the tagger's bundle may have, with every file checked; empty: any"
     )
     captioner_digest: Digest = _setting("Models", "", "As `TAGSTREAM_TAGGER_DIGEST`, of the captioner's bundle")
+    shadow_tagger: str = _setting(
+        "Models",
+        "",
+        "A second tagger, as `TAGSTREAM_TAGGER`, that sees some images and is only compared with it; empty: none",
+    )
+    shadow_tagger_digest: Digest = _setting("Models", "", "As `TAGSTREAM_TAGGER_DIGEST`, of the shadow tagger's bundle")
+    shadow_share: Annotated[float, Field(gt=0, le=1)] = _setting(
+        "Models", 0.01, "Share of the images that the shadow tagger sees, chosen by their content"
+    )
+    shadow_reports: OptionalFile = _setting(
+        "Models", None, "Folder for the shadow tagger's report; empty: `shadow` in `TAGSTREAM_STATE_DIR`"
+    )
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower)] = _setting(
         "Models", "auto", "`auto` (CUDA where there is one), `cpu` or `cuda`"
     )
@@ -382,12 +394,21 @@ class Settings(BaseModel):
         return self
 
     def bundles(self) -> dict[str, PinnedBundle]:
-        """The bundles that are named, by what each is used as."""
+        """The bundles of the live models, by what each is used as."""
         return {
             use: PinnedBundle(name, getattr(self, f"{use}_digest"))
             for use in USES
             if (name := getattr(self, use)) not in NO_BUNDLE.get(use, ())
         }
+
+    def shadow_folder(self) -> Path:
+        """Where the shadow tagger's reports are, one for each worker."""
+        return self.shadow_reports or self.state_dir / "shadow"
+
+    def all_bundles(self) -> dict[str, PinnedBundle]:
+        """Every bundle that is named, by the field that names it."""
+        shadow = PinnedBundle(self.shadow_tagger, self.shadow_tagger_digest)
+        return self.bundles() | ({"shadow_tagger": shadow} if self.shadow_tagger else {})
 
 
 def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
@@ -414,8 +435,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"{' and '.join(logins)} are each a way to log in to the object store: keep one"
     if 0 < len(settings.cache_key.get_secret_value()) < 32:
         yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
-    for use in USES:
-        if getattr(settings, f"{use}_digest") and use not in settings.bundles():
+    for use in (*USES, "shadow_tagger"):
+        if getattr(settings, f"{use}_digest") and use not in settings.all_bundles():
             named = f"{variable(use)}={getattr(settings, use)}"
             yield f"{variable(f'{use}_digest')} is set, and {named} is no bundle: unset one"
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]

@@ -21,6 +21,7 @@ from workers.intake.limits import Limits
 from workers.intake.threads import ThreadIntake
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelsByUse, make_roles
+from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import CorrectionLog, RecordSource
 from workers.testing.memory import MemoryObjectStore, MemoryResultCache
@@ -170,6 +171,7 @@ class Harness:
         self.tagger = ColourTagger()
         self.captioner: EchoCaptioner | None = None
         self.corrections: CorrectionLog | None = None
+        self.shadow: Shadow | None = None
         self.publisher_hangs: str | None = None
         self.delivery: Delivery = "exactly_once"
         self.partitions = partitions
@@ -245,6 +247,7 @@ class Harness:
             cache=self.cache,
             corrections=self.corrections,
             roles=roles,
+            shadow=self.shadow,
             clock=SystemClock(),
             options=options,
         )

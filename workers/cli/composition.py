@@ -15,13 +15,15 @@ from workers.cli.decoders import intake, judge
 from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
 from workers.models.device import choose_device
-from workers.models.load import load
+from workers.models.load import load, load_tagger
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.captioning import Template
+from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
+from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import RecordSource, Tagger
-from workers.settings import Settings
+from workers.settings import Settings, variable
 from workers.types import Transform
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,8 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     said = corrections(settings)
     roles = make_roles(models, _template(settings), said)
     device = choose_device(settings.device).name
+    options = worker_options(settings, models.get("tagger"), transactional_id)
+    shadow = _shadow(settings, models["tagger"], options, transactional_id) if settings.shadow_tagger else None
 
     def source() -> RecordSource:
         logger.info("%s", banner(settings, models, device))  # the warm-up has settled precision and batch by now
@@ -60,8 +64,9 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
         cache=result_cache(settings),
         corrections=said,
         roles=roles,
+        shadow=shadow,
         clock=SystemClock(),
-        options=worker_options(settings, models.get("tagger"), transactional_id),
+        options=options,
     )
 
 
@@ -85,6 +90,37 @@ def load_models(settings: Settings) -> ModelsByUse:
     return cast(ModelsByUse, models)
 
 
+def _shadow(settings: Settings, live: Tagger, options: WorkerOptions, worker: str) -> Shadow:
+    """A second tagger beside the live one, as it would be in its place."""
+
+    def load_it() -> tuple[Tagger, Profile]:
+        tagger = load_tagger(
+            settings.shadow_tagger,
+            digest=settings.shadow_tagger_digest,
+            pinned_by=variable("shadow_tagger_digest"),
+            device=settings.device,
+            precision=settings.precision,
+            state_dir=settings.state_dir,
+            allow=allowed_names(settings),
+        )
+        return tagger, profiles(settings, tagger)["default"]
+
+    return Shadow(
+        load_it,
+        live,
+        options.profiles["default"],
+        SystemClock(),
+        share=settings.shadow_share,
+        report=settings.shadow_folder() / f"{_file_name(worker)}.json",
+        worker=worker,
+        limit_s=settings.stall_timeout_s,
+    )
+
+
+def _file_name(transactional_id: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id)
+
+
 def _template(settings: Settings) -> Template | None:
     return TemplateCaptioner() if settings.captioner == "template" else None
 
@@ -99,7 +135,7 @@ def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: 
         judge=judge(settings),
         profiles=profiles(settings, tagger),
         worker_version=__version__,
-        journal=settings.state_dir / "journals" / re.sub(r"[^A-Za-z0-9._-]", "_", transactional_id),
+        journal=settings.state_dir / "journals" / _file_name(transactional_id),
     )
 
 

@@ -60,8 +60,10 @@ def _of_a_worker(settings: Settings) -> Iterator[_Question]:
     else:
         yield partial(_require_labels, settings, tagger)
         yield partial(_require_profiles, settings, tagger)
-    for use in settings.bundles():
-        yield partial(_require_bundle, settings, use)
+    for field in settings.all_bundles():
+        yield partial(_require_bundle, settings, field)
+    if settings.shadow_tagger:
+        yield partial(require_shadow, settings)
 
 
 def _tagger(settings: Settings) -> Bundle | None:
@@ -106,15 +108,32 @@ def _require_profiles(settings: Settings, tagger: Bundle) -> None:
     profiles(settings, tagger)
 
 
-def _require_bundle(settings: Settings, use: str) -> None:
+def require_shadow(settings: Settings) -> None:
+    """That the shadow tagger could take the place of the live one, with the same files of labels and profiles.
+
+    Raises:
+        Misconfigured: it could not, or can't be compared with it.
+    """
+    from workers.pipeline.shadow.comparison import require_comparable
+
+    shadow = opened(settings.shadow_tagger)
+    require_comparable(opened(settings.tagger), shadow)
+    try:
+        _require_labels(settings, shadow)
+        _require_profiles(settings, shadow)
+    except Misconfigured as error:
+        raise Misconfigured(f"TAGSTREAM_SHADOW_TAGGER: {error}") from error
+
+
+def _require_bundle(settings: Settings, field: str) -> None:
     """That it is there, whole and the one that is pinned; the content of its weights, which takes long to read, is
     compared when they are loaded. The compact tagger's is made where it is missing."""
     from workers.models.bundle import require_pinned
     from workers.settings import variable
 
-    name, digest = settings.bundles()[use]
+    name, digest = settings.all_bundles()[field]
     if name != "compact" or digest:
-        require_pinned(opened(name), digest, variable(f"{use}_digest"))
+        require_pinned(opened(name), digest, variable(f"{field}_digest"))
 
 
 def opened(name: str) -> Bundle:

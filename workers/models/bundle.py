@@ -237,6 +237,10 @@ class Bundle:
     def digest(self) -> str:
         return self.manifest.digest
 
+    @property
+    def transform(self) -> Transform:
+        return self.manifest.transform
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         return _lines(self.folder / LABELS) if self.manifest.labels else ()

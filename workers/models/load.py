@@ -49,6 +49,7 @@ class LoadOptions(TypedDict, total=False):
     allow: Iterable[str] | None
     threads: int | None
     digest: str
+    pinned_by: str
 
 
 class Build(Protocol):
@@ -75,6 +76,7 @@ def load(
     allow: Iterable[str] | None = None,
     threads: int | None = None,
     digest: str = "",
+    pinned_by: str = "",
 ) -> Any:
     """The model of a bundle for one of `USES`, its weights on the device; `warm_up` is still to be called.
 
@@ -87,13 +89,14 @@ def load(
         allow: names of the only labels to score, for a tagger; None means all.
         threads: that a CPU computes with; None: one a core.
         digest: the only one that the bundle may have, with every file checked; empty: any.
+        pinned_by: the setting that names it, for the complaint; by default that of the use.
 
     Raises:
         Misconfigured: no such bundle, another one than was pinned, one that does not load or has no such use, a label
             that it does not have, or a setting that the device does not know.
         Broken: the CUDA device does not start.
     """
-    bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, f"TAGSTREAM_{use.upper()}_DIGEST")
+    bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, pinned_by or f"TAGSTREAM_{use.upper()}_DIGEST")
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads)
     chosen, max_batch = resolve(precision, bundle.digest, use, place, state_dir)

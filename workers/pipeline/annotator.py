@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from opentelemetry import trace
@@ -49,10 +49,15 @@ class Ceiling:
 
 
 class Annotator:
-    """Runs the models of all roles on a batch, and finds the image that makes one fail. For the device thread."""
+    """Runs the models of all roles on a batch, and finds the image that makes one fail. For the device thread.
 
-    def __init__(self, roles: Roles) -> None:
+    Args:
+        make_room: called when the device's memory runs out, before a smaller batch is tried.
+    """
+
+    def __init__(self, roles: Roles, make_room: Callable[[], None] = lambda: None) -> None:
         self.roles = roles
+        self._make_room = make_room
         self.safe = SafeBatch(min((role.model.max_batch for role in roles.models), default=1))
         self._ceilings = {role.name: Ceiling() for role in roles.models}
         self._essential = {role.name for role in roles.models if role.essential}
@@ -106,6 +111,7 @@ class Annotator:
         images = [task.job.coordinates for task in tasks]
         _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(tasks), named(images))
         if out_of_memory:
+            self._make_room()
             self.safe.ran_out_of_memory(len(tasks))
 
     def _blame(self, role: ModelRole, task: Task, error: Exception) -> None:

@@ -10,7 +10,8 @@
 | finish | postprocessing and rendering |
 | publish | the publisher: messages and offsets |
 | corrections | what persons said, where a topic of it is set |
-| watch | nothing: it asks whether the publisher hangs, and logs what is done |
+| shadow | the tagger that is tried beside the live one, where one is set |
+| watch | nothing: it asks whether the publisher or the shadow hangs, and logs what is done |
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.progress import Progress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
+from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.stages.stage import Stage
 from workers.ports import Clock, CorrectionLog, Intake, Publisher, RecordSource, ResultCache
 from workers.types import Assignment
@@ -69,6 +71,7 @@ class Worker:
         intake, cache, clock: ports.
         corrections: what persons said, for the roles; read here. None: not asked for.
         roles: what is made of each image; at least one by a model, or no image needs the device.
+        shadow: a tagger that is tried beside the live one; None: there is none.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Worker:
         cache: ResultCache,
         corrections: CorrectionLog | None = None,
         roles: Roles,
+        shadow: Shadow | None = None,
         clock: Clock,
         options: WorkerOptions,
     ) -> None:
@@ -89,6 +93,7 @@ class Worker:
         self._cache = cache
         self._corrections = corrections
         self._roles = roles
+        self._shadow = shadow
         self._clock = clock
         self._options = options
         self._journal = Journal(options.journal)
@@ -103,6 +108,8 @@ class Worker:
         self._polling_since: float | None = None
         self._joined = False
         self._gauges: dict[metrics.ObservedGauge, metrics.Reader] = {metrics.READY: lambda: [(self.ready, {})]}
+        if shadow is not None:
+            self._gauges[metrics.SHADOW_WORKS] = shadow.works
 
     # ---- life -------------------------------------------------------------------------------------------------
 
@@ -114,9 +121,15 @@ class Worker:
             Exception: our own bug, from whichever thread; nothing after it was committed.
         """
         with metrics.shown(self._gauges):
-            self._run()
+            try:
+                self._run()
+            finally:
+                if self._shadow is not None:
+                    self._shadow.close()
 
     def _run(self) -> None:
+        if self._shadow is not None:
+            self._shadow.start(self._stop.is_set)  # before the live models find out how much memory is left
         threads = [threading.Thread(target=self._guarded(self._run_device), name="device", daemon=True)]
         threads[0].start()
         while not self._warm.wait(0.1):
@@ -236,8 +249,18 @@ class Worker:
         while not self._drained.is_set():
             stage.step()
 
+    def _warm_up(self) -> None:
+        """Warm up the models; without the shadow, should they fail beside it for want of memory or whatever else."""
+        try:
+            self._roles.warm_up()
+        except Exception as error:
+            if self._shadow is None or self._shadow.off:
+                raise
+            self._shadow.give_way(f"the live models do not start beside it: {error}")
+            self._roles.warm_up()
+
     def _run_device(self) -> None:
-        self._roles.warm_up()
+        self._warm_up()
         self._warm.set()
         while self._pipeline is None:
             if self._drained.wait(0.05):
@@ -259,6 +282,8 @@ class Worker:
         """A publish thread that hangs in its client can't be freed: only the end of the process helps."""
         while not self._drained.wait(1.0):
             activity.step()
+            if self._shadow is not None:
+                self._shadow.watch()
             if reason := publisher.stuck():
                 raise Broken(reason)
 
@@ -337,9 +362,10 @@ class Worker:
                 self._options.judge,
                 unproven=_UNPROVEN if self._options.self_test_s else 0,
             ),
-            annotator=Annotator(self._roles),
+            annotator=Annotator(self._roles) if self._shadow is None else Annotator(self._roles, self._shadow.give_way),
             renderer=Renderer(self._roles, self._options, publisher.max_message_bytes, self._clock),
             journal=self._journal,
+            shadow=self._shadow,
             clock=self._clock,
             options=self._options,
             crash=self._crash,

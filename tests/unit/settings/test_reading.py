@@ -223,6 +223,7 @@ def test_otlp_is_exported_when_opentelemetrys_own_variables_ask_for_it() -> None
     [
         ({"TAGSTREAM_TAGGER_DIGEST": "abc"}, "models verify"),
         ({"TAGSTREAM_CAPTIONER_DIGEST": "a" * 64}, "TAGSTREAM_CAPTIONER=template is no bundle"),
+        ({"TAGSTREAM_SHADOW_TAGGER_DIGEST": "a" * 64}, "TAGSTREAM_SHADOW_TAGGER= is no bundle"),
         ({"TAGSTREAM_CACHE_NAMESPACE": "a:b"}, "letters, digits"),
         ({"TAGSTREAM_CACHE_KEY": "short"}, "at least 32 characters"),
     ],
