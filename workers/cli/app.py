@@ -28,6 +28,7 @@ from workers.cli import (
     run,
     schemas,
     settings,
+    shadow,
     skip,
     stack,
     status,
@@ -78,6 +79,7 @@ app.add_typer(topics.app, name="topics")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(skip.skip)
 app.add_typer(models.app, name="models")
+app.add_typer(shadow.app, name="shadow")
 app.add_typer(train.app, name="train")
 app.add_typer(schemas.app, name="schemas")
 
