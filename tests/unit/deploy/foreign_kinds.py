@@ -39,6 +39,10 @@ _SCALING = _object(
     {"policies": _POLICIES},
     {"stabilizationWindowSeconds": {**_COUNT, "maximum": 3600}, "selectPolicy": {"enum": ["Max", "Min", "Disabled"]}},
 )
+_FALLBACK = _object(
+    {"failureThreshold": _COUNT, "replicas": _COUNT},
+    {"behavior": {"enum": ["static", "currentReplicas", "currentReplicasIfHigher", "currentReplicasIfLower"]}},
+)
 _KAFKA_TRIGGER = _object(
     {
         "bootstrapServersFromEnv": _TEXT,
@@ -57,6 +61,8 @@ _KAFKA_TRIGGER = _object(
     },
 )
 
+_PROMETHEUS_TRIGGER = _object({"serverAddress": _TEXT, "query": _TEXT, "threshold": _TEXT})
+
 SCHEMAS: dict[str, dict[str, Any]] = {
     "ScaledObject": _kind(
         "keda.sh/v1alpha1",
@@ -66,10 +72,15 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 "triggers": {
                     "type": "array",
                     "minItems": 1,
-                    "items": _object(
-                        {"type": {"const": "kafka"}, "metadata": _KAFKA_TRIGGER},
-                        {"authenticationRef": _object({"name": _TEXT})},
-                    ),
+                    "items": {
+                        "anyOf": [
+                            _object(
+                                {"type": {"const": "kafka"}, "metadata": _KAFKA_TRIGGER},
+                                {"name": _TEXT, "authenticationRef": _object({"name": _TEXT})},
+                            ),
+                            _object({"type": {"const": "prometheus"}, "name": _TEXT, "metadata": _PROMETHEUS_TRIGGER}),
+                        ]
+                    },
                 },
             },
             {
@@ -77,12 +88,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 "maxReplicaCount": _COUNT,
                 "pollingInterval": _COUNT,
                 "cooldownPeriod": _COUNT,
+                "fallback": _FALLBACK,
                 "advanced": _object(
                     {
                         "horizontalPodAutoscalerConfig": _object(
                             {"behavior": _object({"scaleUp": _SCALING, "scaleDown": _SCALING})}
                         )
-                    }
+                    },
+                    {"scalingModifiers": _object({"target": _TEXT, "formula": _TEXT})},
                 ),
             },
         ),

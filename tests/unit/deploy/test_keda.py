@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import re
+import runpy
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
 from tests.unit.deploy.keda import OLDEST, Autoscaler, Group, Partition, Refused, Scaler, Trigger, parse
-from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, overlay, pod_environment, the
+from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, overlay, pod_environment, the, worker_of
 
 SECRETS = {"kafka-user": "tagstream", "kafka-password": "password"}
-COMPONENTS: list[tuple[str, ...]] = [(), ("kafka-sasl-tls",), ("kafka-mtls",), ("several-topics",)]
+COMPONENTS: list[tuple[str, ...]] = [
+    (),
+    ("kafka-sasl-tls",),
+    ("kafka-mtls",),
+    ("several-topics",),
+    ("measured-rate",),
+    ("kafka-mtls", "backfill"),
+]
 PARTITIONS: list[Partition] = [("images", number) for number in range(12)]
 
 
 def metadata(manifests: Sequence[Manifest]) -> dict[str, str]:
-    (trigger,) = the(manifests, "ScaledObject")["spec"]["triggers"]
+    """Of the trigger for Kafka."""
+    (trigger,) = [each for each in the(manifests, "ScaledObject")["spec"]["triggers"] if each["type"] == "kafka"]
     return dict(trigger["metadata"])
 
 
@@ -55,9 +65,10 @@ def asked(seconds: int) -> Iterator[int]:
 @pytest.mark.parametrize("base", OVERLAYS)
 def test_a_trigger_is_taken(base: str, components: tuple[str, ...]) -> None:
     trigger = read(overlay(base, *components))
-    assert trigger.topic == ("" if "several-topics" in components else "images")
+    own = "images.backfill" if "backfill" in components else "images"
+    assert trigger.topic == ("" if "several-topics" in components else own)
     assert trigger.bootstrap_servers
-    assert trigger.group == "tagstream"
+    assert trigger.group == ("tagstream-backfill" if "backfill" in components else "tagstream")
 
 
 def test_several_topics_in_the_setting_are_refused_until_the_component_for_them_is_there() -> None:
@@ -118,7 +129,7 @@ def test_a_crash_loop_takes_no_workers_away(base: str) -> None:
 
 def test_one_partition_that_stands_still_holds_no_more_workers_than_its_lag_is_worth() -> None:
     scaler = autoscaler(overlay("cpu"))
-    state = group(dict.fromkeys(PARTITIONS, 0) | {PARTITIONS[0]: 1500})
+    state = group(dict.fromkeys(PARTITIONS, 0) | {PARTITIONS[0]: 2000})
     assert [scaler.wanted(state, workers) for workers in (12, 6, 2)] == [2, 2, 2]
 
 
@@ -128,7 +139,7 @@ def test_the_workers_that_are_wanted_share_the_partitions_evenly(lag: int) -> No
     state = group(dict.fromkeys(PARTITIONS, 0) | {PARTITIONS[3]: lag})
     wanted = scaler.wanted(state, 1)
     assert len(PARTITIONS) % wanted == 0
-    assert wanted * 1000 >= lag or wanted == len(PARTITIONS)
+    assert wanted * scaler.scaler.trigger.lag_threshold >= lag or wanted == len(PARTITIONS)
 
 
 def test_a_topic_with_fewer_partitions_gets_no_worker_that_would_idle() -> None:
@@ -144,9 +155,55 @@ def test_a_group_that_has_committed_nothing_lags_by_the_whole_topic() -> None:
 
 def test_the_lags_of_several_topics_are_added_up() -> None:
     others: list[Partition] = [("scans", number) for number in range(4)]
-    state = group(dict.fromkeys(PARTITIONS, 250) | dict.fromkeys(others, 750))
+    state = group(dict.fromkeys(PARTITIONS, 300) | dict.fromkeys(others, 1200))
     assert autoscaler(overlay("cpu", "several-topics")).wanted(state, 1) == 6
     assert autoscaler(overlay("cpu")).wanted(state, 1) == 3  # the first topic alone
+
+
+@pytest.mark.parametrize("partitions", [12, 24, 48, 120])
+def test_on_the_way_down_no_worker_has_twice_the_partitions_of_another(partitions: int) -> None:
+    """Kubernetes' autoscaler lets a percentage go at most, rounded to more that go."""
+    behavior = the(overlay("cpu"), "ScaledObject")["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    (policy,) = behavior["scaleDown"]["policies"]
+    assert policy["type"] == "Percent"
+    even = [number for number in range(1, partitions + 1) if partitions % number == 0]
+    for wanted in even:
+        workers = partitions
+        while workers > wanted:
+            workers = max(wanted, int(workers * (1 - policy["value"] / 100)))
+            most, least = math.ceil(partitions / workers), partitions // workers
+            assert most < 2 * least or workers == 1
+
+
+def test_a_minute_of_what_two_processors_do_may_wait_for_each_worker() -> None:
+    need = runpy.run_path(str(ROOT / "scripts" / "sizing.py"))["Need"]
+    rate = round(int(worker_of(overlay("cpu"))["resources"]["requests"]["cpu"]) / need(1, "compact, fp32").core_s)
+    assert read(overlay("cpu")).lag_threshold == 60 * rate
+
+
+def test_the_formula_knows_every_number_of_workers_that_shares_the_partitions_evenly() -> None:
+    spec = the(overlay("cpu", "measured-rate"), "ScaledObject")["spec"]
+    formula = spec["advanced"]["scalingModifiers"]["formula"]
+    (numbers,) = re.findall(r"find\(\[([0-9, ]+)\]", formula)
+    partitions = spec["maxReplicaCount"]
+    assert [int(each) for each in numbers.split(",")] == [n for n in range(1, partitions + 1) if partitions % n == 0]
+    assert f"|| # == {partitions}" in formula
+    assert {trigger["name"] for trigger in spec["triggers"]} == {"lag", "rate"}
+
+
+def test_seconds_of_work_are_counted_from_the_lag_as_it_is() -> None:
+    for components in [("measured-rate",), ("several-topics", "measured-rate"), ("measured-rate", "several-topics")]:
+        scaler = Scaler(read(overlay("cpu", *components)))
+        assert scaler.metric(group(dict.fromkeys(PARTITIONS, 1_000_001))) == 12_000_012
+
+
+def test_while_kafka_can_not_be_asked_no_worker_is_taken_away() -> None:
+    fallback = the(overlay("cpu"), "ScaledObject")["spec"]["fallback"]
+    assert fallback["behavior"] == "currentReplicasIfHigher"
+    assert 12 % fallback["replicas"] == 0
+    # With 0 KEDA takes an error for no lag, and the workers away.
+    for components in [("scale-to-zero",), ("backfill",)]:
+        assert the(overlay("cpu", *components), "ScaledObject")["spec"]["fallback"]["replicas"] > 0
 
 
 def test_the_documentation_names_the_oldest_release_that_knows_our_options() -> None:

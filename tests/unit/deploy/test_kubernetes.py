@@ -49,8 +49,11 @@ COMBINATIONS = [
     (),
     ("otlp", "pod-monitor", "bundles", "kafka-sasl-tls"),
     ("otlp", "pod-monitor", "bundles", "kafka-mtls"),
-    ("otlp", "egress", "several-topics", "web-identity"),
+    ("otlp", "egress", "several-topics", "web-identity", "measured-rate"),
+    ("pod-monitor", "measured-rate", "scale-to-zero"),
     ("scale-to-zero",),
+    ("kafka-sasl-tls", "otlp", "pod-monitor", "egress", "bundles", "backfill"),
+    ("kafka-mtls", "several-topics", "web-identity", "backfill"),
     ("kafka-sasl-tls", "fixed-size"),
     ("fixed-size",),
     ("dashboards", "pod-monitor"),
@@ -299,7 +302,7 @@ def test_the_autoscaler_reads_what_the_worker_reads(manifests: Sequence[Manifest
     assert scaled["scaleTargetRef"]["name"] == the(manifests, "Deployment")["metadata"]["name"]
     assert scaled["scaleTargetRef"]["envSourceContainerName"] == worker_of(manifests)["name"]
     environment = pod_environment(manifests, SECRET_VALUES)
-    (trigger,) = scaled["triggers"]
+    trigger = scaled["triggers"][0]
     names = {key: value for key, value in trigger["metadata"].items() if key.endswith("FromEnv")}
     assert set(names) == {"bootstrapServersFromEnv", "consumerGroupFromEnv", "topicFromEnv"}
     assert all(environment[name] for name in names.values())
@@ -325,6 +328,13 @@ def test_a_gpu_worker_asks_for_one_gpu_and_waits_for_the_last_to_leave() -> None
     ]
     resources = worker_of(manifests)["resources"]
     assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
+def test_all_that_belongs_together_is_in_one_namespace(components: Sequence[str]) -> None:
+    everywhere = {"PriorityClass"}
+    found = [each for each in overlay("cpu", *components) if each["kind"] not in everywhere]
+    assert {each["metadata"].get("namespace") for each in found} == {"tagstream"}
 
 
 @pytest.mark.parametrize("others", [(), ("kafka-sasl-tls",), ("kafka-mtls",)], ids="+".join)
@@ -374,15 +384,18 @@ def test_every_file_belongs_to_a_kustomization() -> None:
     assert [path for path in files if path.name not in (path.parent / "kustomization.yaml").read_text()] == []
 
 
-def test_the_documentations_own_overlay_works(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("example", "name"), [("overlay", "tagstream"), ("backfill", "tagstream-backfill")])
+def test_the_documentations_own_overlay_works(tmp_path: Path, example: str, name: str) -> None:
     said = (ROOT / "docs" / "deploying.md").read_text()
-    found = re.search(r"<!-- example:overlay -->\n```yaml\n(.*?)```", said, re.DOTALL)
+    found = re.search(rf"<!-- example:{example} -->\n```yaml\n(.*?)```", said, re.DOTALL)
     assert found is not None
     checkout = os.path.relpath(ROOT, tmp_path.resolve())
     (tmp_path / "kustomization.yaml").write_text(found[1].replace("- tagstream/", f"- {checkout}/"))
     manifests = kustomize(tmp_path)
+    assert the(manifests, "Deployment")["metadata"]["name"] == name
     assert worker_of(manifests)["image"] == f"registry.my-company.com/tagstream:{version()}-cuda"
     read = read_settings(manifests, tmp_path)
+    assert read.group == name
     assert read.tagger == "/bundles/ram-plus"
     assert read.kafka_security_protocol == "SASL_SSL"
 
