@@ -139,8 +139,11 @@ class Plan:
 
     @property
     def lag_threshold(self) -> int:
-        """For the autoscaler: events that may wait for each worker, ten seconds of its work."""
-        return max(1, round(10 * self.rate * self.demand.busy))
+        """For the autoscaler: events that may wait for each worker, what it does in a minute.
+
+        A worker more takes about as long to start and to have its partitions.
+        """
+        return max(1, round(60 * self.rate))
 
     @property
     def store_bytes_a_s(self) -> float:

@@ -148,7 +148,7 @@ class Case:
     def advice(self) -> Sequence[str]:
         """What to do with it, in sentences."""
         plan = self.plan
-        lines = [f"lagThreshold of the autoscaler: {plan.lag_threshold} (ten seconds of a worker's work)."]
+        lines = [f"lagThreshold of the autoscaler: {plan.lag_threshold} (what a worker does in a minute)."]
         if plan.bound == "processors" and plan.profile.device == "cuda":
             lines.append("The GPU waits for decoders: give a worker more processors (--cores).")
         if plan.redis_bytes > 1000 * GB:

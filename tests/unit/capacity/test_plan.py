@@ -68,5 +68,5 @@ def test_the_cost_follows_the_work_and_is_never_less_than_that_of_two_workers() 
 
 
 def test_the_autoscaler_s_threshold_is_ten_seconds_of_a_worker_s_work() -> None:
-    assert plan().lag_threshold == round(10 * plan().rate * 0.7)
+    assert plan().lag_threshold == round(60 * plan().rate)
     assert replace(plan(), demand=Demand(1, megapixels=2, cores=1)).lag_threshold >= 1

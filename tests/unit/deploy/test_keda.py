@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-import runpy
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
 from tests.unit.deploy.keda import OLDEST, Autoscaler, Group, Partition, Refused, Scaler, Trigger, parse
 from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, overlay, pod_environment, the, worker_of
+from workers.capacity import BUILT_IN, Demand, Plan
 
 SECRETS = {"kafka-user": "tagstream", "kafka-password": "password"}
 COMPONENTS: list[tuple[str, ...]] = [
@@ -129,7 +129,7 @@ def test_a_crash_loop_takes_no_workers_away(base: str) -> None:
 
 def test_one_partition_that_stands_still_holds_no_more_workers_than_its_lag_is_worth() -> None:
     scaler = autoscaler(overlay("cpu"))
-    state = group(dict.fromkeys(PARTITIONS, 0) | {PARTITIONS[0]: 2000})
+    state = group(dict.fromkeys(PARTITIONS, 0) | {PARTITIONS[0]: 3000})
     assert [scaler.wanted(state, workers) for workers in (12, 6, 2)] == [2, 2, 2]
 
 
@@ -155,7 +155,7 @@ def test_a_group_that_has_committed_nothing_lags_by_the_whole_topic() -> None:
 
 def test_the_lags_of_several_topics_are_added_up() -> None:
     others: list[Partition] = [("scans", number) for number in range(4)]
-    state = group(dict.fromkeys(PARTITIONS, 300) | dict.fromkeys(others, 1200))
+    state = group(dict.fromkeys(PARTITIONS, 450) | dict.fromkeys(others, 1500))
     assert autoscaler(overlay("cpu", "several-topics")).wanted(state, 1) == 6
     assert autoscaler(overlay("cpu")).wanted(state, 1) == 3  # the first topic alone
 
@@ -175,10 +175,12 @@ def test_on_the_way_down_no_worker_has_twice_the_partitions_of_another(partition
             assert most < 2 * least or workers == 1
 
 
-def test_a_minute_of_what_two_processors_do_may_wait_for_each_worker() -> None:
-    need = runpy.run_path(str(ROOT / "scripts" / "sizing.py"))["Need"]
-    rate = round(int(worker_of(overlay("cpu"))["resources"]["requests"]["cpu"]) / need(1, "compact, fp32").core_s)
-    assert read(overlay("cpu")).lag_threshold == 60 * rate
+def test_as_many_may_wait_for_each_worker_as_the_capacity_planner_says() -> None:
+    cores = int(worker_of(overlay("cpu"))["resources"]["requests"]["cpu"])
+    plan = Plan(Demand(1, megapixels=2, cores=cores), BUILT_IN["compact"])
+    assert read(overlay("cpu")).lag_threshold == plan.lag_threshold
+    said = (ROOT / "docs" / "deploying.md").read_text()
+    assert f"The files say {plan.lag_threshold}: a minute of the {plan.rate:.0f} images a second" in said
 
 
 def test_the_formula_knows_every_number_of_workers_that_shares_the_partitions_evenly() -> None:
