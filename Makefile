@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack unit test lint docs audit bench bench-models learn learn-fast parity chaos kube soak fuzz hostile release mutate coverage
+.PHONY: help install demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube soak fuzz hostile release mutate coverage
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -45,6 +45,13 @@ lint: install ## Check style, types, imports between packages, words and workflo
 	@.venv/bin/python scripts/words.py
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@.venv/bin/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+
+rules: install ## Check the alerts with Prometheus' own tool, and try each (builds the tool once, about two minutes)
+	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
+	@.venv/bin/python -m tests.support.go_programs rules
+	@promtool=$$(.venv/bin/python -c 'from tests.support.go_programs import path; print(path("promtool"))') && \
+	  $$promtool check rules --lint=all --lint-fatal deploy/monitoring/rules/*.yaml && \
+	  $$promtool test rules deploy/monitoring/tests/*.yaml
 
 # not --quiet, which also silences what --strict counts
 docs: install ## Build the pages of docs/ as a site in build/site; a dead link or a page left out is an error

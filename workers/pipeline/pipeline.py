@@ -34,7 +34,7 @@ from workers.pipeline.task import Task
 from workers.ports import Clock, Intake
 from workers.types import Assignment, Record
 
-_STAGES: tuple[type[Stage], ...] = (ParseStage, LookupStage, FetchStage, DecodeStage, AnnotateStage, FinishStage)
+STAGES: tuple[type[Stage], ...] = (ParseStage, LookupStage, FetchStage, DecodeStage, AnnotateStage, FinishStage)
 
 
 class Pipeline:
@@ -64,7 +64,7 @@ class Pipeline:
         self._shadow = shadow
         self.ledger = Ledger()
         self.tally = Tally()
-        self.progress = progress = TaskProgress(clock, [place for stage in _STAGES for place in stage.places])
+        self.progress = progress = TaskProgress(clock, [place for stage in STAGES for place in stage.places])
         # A lambda where a stage hands on to one that is made below.
         endings = Endings(renderer, complete=lambda done: self.finish.complete(done), crash=crash)
         self.parse = ParseStage(

@@ -1,0 +1,122 @@
+"""The alerts name only what workers export, and each is tried both ways; `make rules` has Prometheus' tool try them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.unit.deploy.tools import ROOT
+from workers import metrics
+from workers.pipeline.pipeline import STAGES
+
+MONITORING = ROOT / "deploy" / "monitoring"
+GROUPS = yaml.safe_load((MONITORING / "rules" / "tagstream.yaml").read_text(encoding="utf-8"))["groups"]
+RULES: list[dict[str, Any]] = [rule for group in GROUPS for rule in group["rules"]]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+
+EXPORTED = {metric.exposed: set(metric.exposed_labels) for metric in metrics.ALL}
+SHOWN = EXPORTED | {
+    f"{metric.exposed}_{part}": set(metric.exposed_labels) | ({"le"} if part == "bucket" else set())
+    for metric in metrics.ALL
+    if metric.kind == "histogram"
+    for part in ("bucket", "count", "sum")
+}
+OTHERS = {"process_start_time_seconds": set[str]()}
+"""What the client library exports of every process."""
+TARGET = {"namespace", "job", "instance"}
+"""Labels that the scraper gives."""
+
+
+_METRIC = re.compile(r"\b((?:tagstream|messaging|process)_\w+)\b(?!\s*(?:!~|=~|!=|=[^=]))\s*(?:\{([^}]*)\})?")
+"""A metric, which no operator of a label's matcher follows, and what stands in the braces behind it."""
+_MATCHED = re.compile(r"(\w+)\s*(?:!~|=~|!=|=)")
+
+
+def unknown(expression: str) -> list[str]:
+    """What an expression names that no worker exports and no rule records."""
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    known = SHOWN | OTHERS
+    missing = [name for name in re.findall(r"\bjob:[\w:]+", expression) if name not in recorded]
+    expression = re.sub(r"\bjob:[\w:]+", "", expression)
+    labels = set(TARGET)
+    for name, inside in _METRIC.findall(expression):
+        if name not in known:
+            missing.append(name)
+            continue
+        missing += sorted(set(_MATCHED.findall(inside)) - known[name] - TARGET)
+        labels |= known[name]
+    for grouped in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression):
+        missing += [label for label in re.split(r",\s*", grouped) if label not in labels]
+    return missing
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_a_rule_names_only_metrics_and_labels_that_there_are(rule: dict[str, Any]) -> None:
+    assert unknown(rule["expr"]) == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "what"),
+    [
+        ("tagstream_redy == 0", ["tagstream_redy"]),
+        ('tagstream_breakers{depends="s3"} > 0', ["depends"]),
+        ("sum by (job, bucket) (tagstream_breakers) > 0", ["bucket"]),
+        ("job:tagstream_nothing:ratio_rate5m > 0", ["job:tagstream_nothing:ratio_rate5m"]),
+        ('rate(messaging_process_duration_seconds_bucket{le="30.0", messaging_group!~"x"}[5m])', ["messaging_group"]),
+    ],
+)
+def test_what_there_is_not_is_found(expression: str, what: list[str]) -> None:
+    assert unknown(expression) == what
+
+
+def test_the_bounds_and_stages_that_rules_name_are_those_of_the_worker() -> None:
+    expressions = " ".join(rule["expr"] for rule in RULES)
+    bounds = {float(bound) for bound in re.findall(r'le="([^"]+)"', expressions)}
+    assert bounds
+    assert bounds <= set(metrics.MESSAGING_SECONDS)
+    stages = {stage for found in re.findall(r'stage=~?"([^"]+)"', expressions) for stage in found.split("|")}
+    assert stages
+    assert stages <= {place.name for stage in STAGES for place in stage.places}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda rule: f"{rule['alert']}-{rule['labels']['severity']}")
+def test_an_alert_says_how_urgent_it_is_what_is_wrong_with_figures_and_where_to_read_on(alert: dict[str, Any]) -> None:
+    assert alert["labels"].keys() == {"severity"}
+    assert alert["labels"]["severity"] in {"page", "ticket"}
+    said = alert["annotations"]
+    assert said.keys() == {"summary", "description", "runbook_url"}
+    assert "{{" not in said["summary"]
+    assert "{{ $labels.job }}" in said["description"]
+    assert said["runbook_url"] == f"https://docs.example.com/tagstream/runbooks/{alert['alert']}.html"
+
+
+def tried() -> tuple[set[tuple[str, str]], set[str]]:
+    """The alerts that some test lets fire, with their severity, and those that some test expects to be silent."""
+    fire: set[tuple[str, str]] = set()
+    silent: set[str] = set()
+    for path in sorted((MONITORING / "tests").glob("*.yaml")):
+        for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
+            for case in test["alert_rule_test"]:
+                fire |= {(case["alertname"], alert["exp_labels"]["severity"]) for alert in case["exp_alerts"]}
+                if not case["exp_alerts"]:
+                    silent.add(case["alertname"])
+    return fire, silent
+
+
+def test_every_alert_is_tried_where_it_fires_and_where_it_is_silent() -> None:
+    fire, silent = tried()
+    assert fire == {(alert["alert"], alert["labels"]["severity"]) for alert in ALERTS}
+    assert silent == {alert["alert"] for alert in ALERTS}
+
+
+def test_every_file_of_tests_is_of_these_rules_and_says_in_which_order_they_are_evaluated() -> None:
+    """Without an order, promtool evaluates the groups in any, and an alert may see the shares of a minute ago."""
+    files = sorted((MONITORING / "tests").glob("*.yaml"))
+    assert len(files) >= 4
+    for path in files:
+        tests = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert tests["rule_files"] == ["../rules/tagstream.yaml"]
+        assert tests["group_eval_order"] == [group["name"] for group in GROUPS]
