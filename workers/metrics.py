@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from opentelemetry import metrics
+from opentelemetry.context import Context
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.util.types import AttributeValue
 
@@ -127,8 +128,10 @@ class Histogram:
             name, unit, meaning, explicit_bucket_boundaries_advisory=list(buckets)
         )
 
-    def record(self, value: float, **labels: AttributeValue) -> None:
-        self._instrument.record(value, labels)
+    def record(self, value: float, context: Context | None = None, /, **labels: AttributeValue) -> None:
+        """Count a measurement. If the span of `context` (of the thread's own by default) is sampled, it is remembered
+        as an example of what is in its bucket."""
+        self._instrument.record(value, labels, context)
 
 
 Operation: TypeAlias = Literal["poll", "process", "publish", "send"]

@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +19,7 @@ from workers.errors import Broken, Unavailable
 if TYPE_CHECKING:
     from workers.pipeline.worker import Worker
     from workers.service.health import Report
+    from workers.service.telemetry import Telemetry
     from workers.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -153,13 +154,13 @@ class _Process:
         watchdog = Watchdog(self.alive, unready=self._turn_unready)
         with ExitStack() as cleanup:
             cleanup.callback(telemetry.close)
-            cleanup.enter_context(self._served(telemetry.metrics_page))
+            cleanup.enter_context(self._served(telemetry))
             watchdog.start()
             cleanup.callback(watchdog.stop)
             yield
 
     @contextmanager
-    def _served(self, metrics_page: Callable[[], bytes]) -> Iterator[None]:
+    def _served(self, telemetry: Telemetry) -> Iterator[None]:
         if self._settings.http_port is None:
             yield
             return
@@ -171,7 +172,8 @@ class _Process:
             alive=self.alive,
             started=self.started,
             ready=self.ready,
-            metrics_page=metrics_page,
+            metrics_page=telemetry.metrics_page,
+            open_metrics_page=telemetry.open_metrics_page,
         )
         try:
             yield

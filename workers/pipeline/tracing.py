@@ -7,10 +7,11 @@ conventions have it: so our own sampler decides what is recorded, and no produce
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from schemas.image_event import ImageEvent
@@ -64,6 +65,23 @@ def tell_event(span: Span, event: ImageEvent) -> None:
         span.set_attribute("tagstream.event_id", event.id)
 
 
+def carried(headers: Headers) -> SpanContext | None:
+    """The span that trace headers name, as `inherited` or `headers_of` gives them."""
+    parent = next((value or b"" for name, value in headers if name == "traceparent"), None)
+    if parent is None:
+        return None
+    _, trace_id, span_id, flags = (int(part, 16) for part in parent.split(b"-"))
+    return SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
+
+
+def example(spans: Iterable[SpanContext | None]) -> Context | None:
+    """The first of these spans that is recorded, as the context of what is measured of them all."""
+    for span in spans:
+        if span is not None and span.trace_flags.sampled:
+            return trace.set_span_in_context(NonRecordingSpan(span), Context())
+    return None
+
+
 def headers_of(span: Span) -> Headers:
     """Trace headers for what comes out of this span; empty where nothing is traced."""
     carrier: dict[str, str] = {}
@@ -82,8 +100,5 @@ def _values(headers: Headers, name: str) -> list[bytes]:
 
 def _links(producer: Headers) -> list[Link]:
     """By the ids alone: a tracestate's parser logs each fault, a thousand times for a thousand events."""
-    parent = next((value or b"" for name, value in producer if name == "traceparent"), None)
-    if parent is None:
-        return []
-    _, trace_id, span_id, flags = (int(part, 16) for part in parent.split(b"-"))
-    return [Link(SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags)))]
+    span = carried(producer)
+    return [] if span is None else [Link(span)]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN_METRICS
 
 from workers.errors import Misconfigured
 from workers.service.health import Report
-from workers.service.http import Answer, ConnectionLimits, ProbeServer, not_found
+from workers.service.http import Answer, ConnectionLimits, ProbeServer, Request, not_found
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class Endpoint:
         port: 0 takes any free one; `port` tells which.
         alive, started, ready: asked at every request, on the server's thread. They must answer at once.
         metrics_page: the body of /metrics in Prometheus' text format.
+        open_metrics_page: its body in OpenMetrics 1.0, for those who would rather have that.
 
     Raises:
         Misconfigured: the port is taken, or the address is not ours.
@@ -39,12 +42,14 @@ class Endpoint:
         started: Callable[[], Report],
         ready: Callable[[], Report],
         metrics_page: Callable[[], bytes],
+        open_metrics_page: Callable[[], bytes] | None = None,
         limits: ConnectionLimits | None = None,
     ) -> None:
         listener = _listen(host, port)
         self.port: int = listener.getsockname()[1]
         self._reports = {"/livez": alive, "/startupz": started, "/readyz": ready}
         self._metrics_page = _Reused(metrics_page)
+        self._open_metrics_page = _Reused(open_metrics_page) if open_metrics_page is not None else None
         self._server = ProbeServer(listener, self._answer, limits)
         logger.info("serving /livez, /startupz, /readyz and /metrics on %s:%s", host, self.port)
 
@@ -52,12 +57,14 @@ class Endpoint:
         """Stop listening; open connections are dropped."""
         self._server.close()
 
-    def _answer(self, path: str) -> Answer:
-        if path in self._reports:
-            return _told(self._reports[path]())
-        if path == "/metrics":
-            return Answer(200, CONTENT_TYPE_LATEST, self._metrics_page())
-        return not_found()
+    def _answer(self, request: Request) -> Answer:
+        if request.path in self._reports:
+            return _told(self._reports[request.path]())
+        if request.path != "/metrics":
+            return not_found()
+        if self._open_metrics_page is not None and _rather_open_metrics(request.accept):
+            return Answer(200, OPEN_METRICS, self._open_metrics_page())
+        return Answer(200, CONTENT_TYPE_LATEST, self._metrics_page())
 
 
 class _Reused:
@@ -78,6 +85,27 @@ class _Reused:
             self._page = self._make()
             self._good_until = time.monotonic() + 9 * (time.thread_time() - began)
         return self._page
+
+
+def _rather_open_metrics(accept: str) -> bool:
+    """Whether OpenMetrics 1.0 is named in a header Accept (RFC 9110, 12.5.1), and plain text has no larger weight.
+
+    A wildcard does not name it: who would take anything gets the text.
+    """
+    open_metrics = text = 0.0
+    for form in accept.split(","):
+        kind, *rest = (part.strip().lower() for part in form.split(";"))
+        parameters = dict(part.partition("=")[::2] for part in rest)
+        weight = _weight(parameters.get("q", "1"))
+        if kind == "text/plain":
+            text = max(text, weight)
+        elif kind == "application/openmetrics-text" and parameters.get("version", "1.0.0") in {"0.0.1", "1.0.0"}:
+            open_metrics = max(open_metrics, weight)
+    return 0 < open_metrics >= text
+
+
+def _weight(text: str) -> float:
+    return float(text) if re.fullmatch(r"0(\.\d{0,3})?|1(\.0{0,3})?", text) else 0.0
 
 
 def _listen(host: str, port: int) -> socket.socket:

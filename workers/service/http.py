@@ -23,8 +23,17 @@ from http import HTTPStatus
 logger = logging.getLogger(__name__)
 
 _REQUEST = re.compile(rb"([A-Z]{1,16}) (/[!-~]{0,1023}) HTTP/1\.[01]\r?")
+_ACCEPT = re.compile(rb"(?mi)^accept:([ -~\t]*)\r?$")
 _HEAD_ENDS = re.compile(rb"\r?\n\r?\n")
 _NO_DESCRIPTOR_PAUSE_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for, and in which forms (the header Accept) the client takes it."""
+
+    path: str
+    accept: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ class ConnectionLimits:
 
 
 class ProbeServer:
-    """Answers GET and HEAD with what `answer` says of a path, on a thread of its own, until `close`.
+    """Answers GET and HEAD with what `answer` says of a request, on a thread of its own, until `close`.
 
     Args:
         listener: bound and listening; closed by `close`.
@@ -61,7 +70,7 @@ class ProbeServer:
     """
 
     def __init__(
-        self, listener: socket.socket, answer: Callable[[str], Answer], limits: ConnectionLimits | None = None
+        self, listener: socket.socket, answer: Callable[[Request], Answer], limits: ConnectionLimits | None = None
     ) -> None:
         self._listener = listener
         self._listener.setblocking(False)
@@ -160,13 +169,14 @@ class ProbeServer:
         method, target = request[1], request[2].decode("ascii")
         if method not in (b"GET", b"HEAD"):
             return _written(_refused(HTTPStatus.METHOD_NOT_ALLOWED))
-        return _written(self._ask(target.partition("?")[0]), with_body=method == b"GET")
+        accept = ",".join(value.decode("ascii") for value in _ACCEPT.findall(head))
+        return _written(self._ask(Request(target.partition("?")[0], accept)), with_body=method == b"GET")
 
-    def _ask(self, path: str) -> Answer:
+    def _ask(self, request: Request) -> Answer:
         try:
-            return self._answer(path)
+            return self._answer(request)
         except Exception:  # one answer's bug must not take the other probes with it
-            logger.exception("no answer for %s", path)
+            logger.exception("no answer for %s", request.path)
             return _refused(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

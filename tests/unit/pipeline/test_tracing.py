@@ -8,10 +8,12 @@ import sys
 from typing import Any
 
 import pytest
+from opentelemetry.trace import get_current_span
 
 from tests.support.harness import OUT, Harness
+from tests.support.metrics_pages import read_open_metrics
 from tests.unit.pipeline.traced import PARENT
-from workers.pipeline.tracing import inherited, start
+from workers.pipeline.tracing import carried, example, inherited, start
 from workers.types import Coordinates, Headers
 
 
@@ -112,3 +114,21 @@ def test_an_events_span_says_which_object_it_is_about(traced: Any) -> None:
     assert {(f"photos/{number}.png", "id-") for number in range(3)} <= told
     assert [subject for subject, _ in told if subject == "photos/gone.png"]
     assert {told["tagstream.index"] for told in events} == {0}
+
+
+@pytest.mark.parametrize("name", ["messaging_process_duration_seconds", "tagstream_stage_seconds"])
+def test_a_latency_leads_to_the_trace_of_an_image_that_took_so_long(traced: Any, name: str) -> None:
+    [family] = [found for found in read_open_metrics(traced["page"]) if found.name == name]
+    exemplars = [sample.exemplar.labels for sample in family.samples if sample.exemplar]
+    known = {(span["trace"], span["span"]) for span in traced["spans"] if span["name"] != "annotate batch"}
+    assert exemplars
+    assert {(labels["trace_id"], labels["span_id"]) for labels in exemplars} <= known
+
+
+def test_only_a_span_that_is_recorded_is_an_example() -> None:
+    unsampled = carried((("traceparent", PARENT[:-2].encode() + b"00"),))
+    recorded = carried((GOOD,))
+    assert recorded is not None
+    assert example([None, unsampled]) is None
+    found = example([None, unsampled, recorded])
+    assert get_current_span(found).get_span_context() == recorded

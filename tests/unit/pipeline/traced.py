@@ -1,4 +1,5 @@
-"""A worker with a tracer, in a process of its own (a tracer provider is set once): prints what was traced as JSON."""
+"""A worker with a tracer, in a process of its own (a tracer provider is set once): prints what was traced, and the
+OpenMetrics page, as JSON."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.support.harness import OUT, SKIPPED, Harness
+from workers.service.telemetry import make_telemetry
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -20,6 +22,8 @@ def main() -> None:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
+    telemetry = make_telemetry(instance="w1", version="1", otlp_traces=False, otlp_metrics=False)
+    telemetry.install()
     harness = Harness(partitions=1)
     for number in range(3):
         harness.put(f"{number}.png", (100 + number, 0, 0))
@@ -47,7 +51,9 @@ def main() -> None:
         for topic in (OUT, SKIPPED)
         for record in harness.broker.visible(topic)
     ]
-    json.dump({"spans": spans, "sent": [value.decode() for value in sent]}, sys.stdout)
+    page = telemetry.open_metrics_page().decode()
+    telemetry.close()
+    json.dump({"spans": spans, "sent": [value.decode() for value in sent], "page": page}, sys.stdout)
 
 
 if __name__ == "__main__":

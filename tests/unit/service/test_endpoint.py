@@ -33,10 +33,10 @@ class Served:
     start: Readiness
     readiness: Readiness
 
-    def get(self, path: str) -> tuple[int, str, str]:
+    def get(self, path: str, **headers: str) -> tuple[int, str, str]:
         url = f"http://127.0.0.1:{self.endpoint.port}{path}"
         try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
                 return answer.status, answer.read().decode(), answer.headers["content-type"]
         except urllib.error.HTTPError as error:
             with error:
@@ -47,7 +47,13 @@ class Served:
 def served() -> Iterator[Served]:
     pipeline, start, readiness = FakePipeline(), Readiness("loading the models"), Readiness()
     endpoint = Endpoint(
-        "127.0.0.1", 0, alive=lambda: pipeline, started=start, ready=readiness, metrics_page=lambda: b"some_total 3\n"
+        "127.0.0.1",
+        0,
+        alive=lambda: pipeline,
+        started=start,
+        ready=readiness,
+        metrics_page=lambda: b"some_total 3\n",
+        open_metrics_page=lambda: b"some_total 3\n# EOF\n",
     )
     yield Served(endpoint, pipeline, start, readiness)
     endpoint.close()
@@ -96,6 +102,35 @@ def test_metrics_come_in_prometheus_text_format(served: Served) -> None:
     status, body, kind = served.get("/metrics")
     assert (status, body) == (200, "some_total 3\n")
     assert kind.startswith("text/plain; version=")
+
+
+OPEN_METRICS = "application/openmetrics-text"
+PROMETHEUS_3 = (
+    f"{OPEN_METRICS};version=1.0.0;escaping=allow-utf-8;q=0.6,{OPEN_METRICS};version=0.0.1;q=0.5,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (PROMETHEUS_3, OPEN_METRICS),
+        (OPEN_METRICS, OPEN_METRICS),
+        (f" {OPEN_METRICS.upper()} ; Version=1.0.0 ,text/plain", OPEN_METRICS),
+        (f"text/plain;q=0.5, {OPEN_METRICS};q=0.4", "text/plain"),
+        (f"{OPEN_METRICS};q=0", "text/plain"),
+        (f"{OPEN_METRICS};q=2", "text/plain"),
+        (f"{OPEN_METRICS};q=nan", "text/plain"),
+        (f"{OPEN_METRICS};version=9.0.0", "text/plain"),
+        ("*/*", "text/plain"),
+        ("", "text/plain"),
+        (",;=,;;q=,é", "text/plain"),
+    ],
+)
+def test_metrics_come_in_the_form_that_the_client_would_rather_have(served: Served, accept: str, form: str) -> None:
+    status, body, kind = served.get("/metrics", Accept=accept)
+    assert (status, kind.partition(";")[0]) == (200, form)
+    assert body == ("some_total 3\n# EOF\n" if form == OPEN_METRICS else "some_total 3\n")
 
 
 def test_a_start_is_over_when_it_is_told_so_whatever_the_readiness(served: Served) -> None:

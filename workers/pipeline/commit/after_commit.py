@@ -8,6 +8,7 @@ from typing import get_args
 
 from schemas.dead_letter import Failure
 from workers import metrics
+from workers.pipeline import tracing
 from workers.pipeline.activity import Tally
 from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.commit.ledger import Entry, Rendered
@@ -58,7 +59,8 @@ class AfterCommit:
             for topic in {entry.record.partition.topic for entry in entries}
         }
         for entry in entries:
-            metrics.PROCESS_SECONDS.record(now - entry.taken_at, **labels[entry.record.partition.topic])
+            context = tracing.example(map(tracing.carried, entry.traces.values())) if entry.traces else None
+            metrics.PROCESS_SECONDS.record(now - entry.taken_at, context, **labels[entry.record.partition.topic])
         outcomes = [outcome for entry in entries for some in entry.outcomes.values() for outcome in some]
         self._tally.add(outcomes)
         _count(outcomes)

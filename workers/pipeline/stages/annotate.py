@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from workers import metrics
 from workers.metrics import ObservedGauge, Reader
+from workers.pipeline import tracing
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import Place, TaskProgress
@@ -97,7 +98,8 @@ class AnnotateStage(QueueStage):
             self._progress.move(task, "annotate")
         started = self._clock.monotonic()
         self._self_test.annotate(batch)
-        metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, stage="annotate")
+        context = tracing.example(task.span.get_span_context() for task in batch)
+        metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, context, stage="annotate")
         metrics.BATCH_IMAGES.record(len(batch))
         metrics.BATCHES.add(left=left)
         for task in batch:
