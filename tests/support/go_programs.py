@@ -1,6 +1,6 @@
 """Programs that exist as Go modules alone, built into the user's cache, once for each version.
 
-`python -m tests.support.go_programs SET` builds a set of them: control-plane, prometheus or rules.
+`python -m tests.support.go_programs SET` builds a set of them: control-plane, prometheus, rules or collector.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ SETS: Mapping[str, Sequence[Built]] = {
     "control-plane": _CONTROL_PLANE,
     "prometheus": (Built("prometheus", f"{_PROMETHEUS}/prometheus", ("prometheus",), tags=_STATIC), _PROMTOOL),
     "rules": (_PROMTOOL,),
+    "collector": (Built("collector", ".", ("collector",)),),
 }
 
 
