@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,19 @@ class Membership(NamedTuple):
 NO_MEMBERSHIP = Membership(-1, "")
 
 
+LogFields: TypeAlias = Mapping[str, str | int | Sequence[str]]
+
+
+@runtime_checkable
+class HasLogFields(Protocol):
+    """Something about one record, or some: a line of a JSON log that has it as an argument has these fields too."""
+
+    def log_fields(self, *, keys: bool) -> LogFields:
+        """Args:
+        keys: whether the line may tell the object's key, as debug lines may.
+        """
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Coordinates:
     """An outcome's input: topic, partition, offset; `index` counts the events of one record's message, from 0."""
@@ -59,6 +72,14 @@ class Coordinates:
     def __str__(self) -> str:
         """`topic:partition:offset` and the index, as every line of the log names a record."""
         return f"{self.topic}:{self.partition}:{self.offset}, index {self.index}"
+
+    def log_fields(self, *, keys: bool) -> LogFields:
+        return {
+            "tagstream.topic": self.topic,
+            "tagstream.partition": self.partition,
+            "tagstream.offset": self.offset,
+            "tagstream.index": self.index,
+        }
 
 
 class Assignment:
@@ -163,6 +184,14 @@ class Job:
     event: ImageEvent
     only_newest: bool = False
 
+    def __str__(self) -> str:
+        return str(self.coordinates)
+
+    def log_fields(self, *, keys: bool) -> LogFields:
+        """As its span has them: the event's id, and which object it is about."""
+        subject = {"tagstream.subject": self.event.subject} if keys else {}
+        return {**self.coordinates.log_fields(keys=keys), "tagstream.event_id": self.event.id, **subject}
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
@@ -210,7 +239,7 @@ class Fetched:
     """An object's bytes in the hands of an intake, and what the store said of them. Nothing has been read of them yet.
 
     Args:
-        coordinates: of the event that it was fetched for.
+        job: what it was fetched for.
         sha256: of the bytes, hex.
         etag, version_id, last_modified: as in `StoredObject`.
         size: bytes.
@@ -219,7 +248,7 @@ class Fetched:
         copied_bytes: what `Intake.decode` holds of the object a second time, besides `Facts.decode_bytes`.
     """
 
-    coordinates: Coordinates
+    job: Job
     sha256: str
     etag: str
     version_id: str | None

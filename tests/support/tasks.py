@@ -21,15 +21,14 @@ PROFILES = read_profiles(TAGGER, {"reds": {"only": ["red"]}, "strict": {"all": 0
 
 
 def a_task(facts: Facts | None = FACTS, event: Mapping[str, Any] | None = None, **options: Any) -> Task:
-    """A task of photos/a.png with these options. `event`: further fields of its event."""
+    """A task of photos/a.png with these options. `event`: other fields of its event."""
     assignment = Assignment(Partition("images", 0), "member")
     asked = Options(**options)
     own = ImageEvent(
-        id="1",
         dialect="own",
         action="enrich",
         index=0,
-        **{"bucket": "photos", "key": "a.png", "options": asked, **(event or {})},
+        **{"id": "1", "bucket": "photos", "key": "a.png", "options": asked, **(event or {})},
     )
     record = Record(assignment.partition, 0, 0, None, b"{}", (), assignment)
     job = Job(Coordinates("images", 0, 0, 0), assignment, own)

@@ -34,7 +34,7 @@ from workers.backends.kafka_client import (
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka_types import ReadRecord, out_of_range, record_of
 from workers.errors import Broken, Unavailable
-from workers.types import Assignment, Membership, Partition, Polled, Record
+from workers.types import Assignment, Coordinates, Membership, Partition, Polled, Record
 
 logger = logging.getLogger(__name__)
 
@@ -350,8 +350,8 @@ def _tell_unreadable(partition: Partition, batch: Sequence[ReadRecord]) -> None:
     if found:
         offset, why = found[0]
         more = f", and {len(found) - 1} more like it" if len(found) > 1 else ""
-        text = "%s:%d can't be read and becomes a dead letter (%s: %s)%s"
-        logger.warning(text, partition, offset, why.reason, why.detail, more)
+        text = "%s can't be read and becomes a dead letter (%s: %s)%s"
+        logger.warning(text, Coordinates(*partition, offset, 0), why.reason, why.detail, more)
 
 
 def _pace_coordinator_lookups(consumer: Any) -> None:

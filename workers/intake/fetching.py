@@ -92,7 +92,7 @@ class Fetching:
         size = len(stored.body)
         copied = size if self._copies else 0
         return Fetched(
-            coordinates=job.coordinates,
+            job=job,
             sha256=hashlib.sha256(stored.body).hexdigest(),
             etag=stored.etag,
             version_id=stored.version_id,

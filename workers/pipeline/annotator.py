@@ -14,7 +14,7 @@ from workers import metrics
 from workers.errors import Broken
 from workers.pipeline.batching import SafeBatch, run_halving
 from workers.pipeline.roles import ModelRole, Roles
-from workers.pipeline.task import Task, named
+from workers.pipeline.task import Batch, Task
 
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("tagstream")
@@ -67,6 +67,8 @@ class Annotator:
         links = [trace.Link(task.span.get_span_context()) for task in tasks]
         with _tracer.start_as_current_span("annotate batch", links=links) as span:
             span.set_attribute("tagstream.batch.images", len(tasks))
+            if span.is_recording():
+                span.set_attribute("tagstream.event_ids", [task.event.id for task in tasks])
             for role in self.roles.models:
                 self._run(role, [task for task in tasks if role in self.roles.missing(task)])
         self.safe.ran(len(tasks))
@@ -108,8 +110,7 @@ class Annotator:
     def _failed(self, tasks: Sequence[Task], error: Exception) -> None:
         out_of_memory = isinstance(error, MemoryError)
         metrics.BATCH_FAILURES.add(cause="memory" if out_of_memory else "error")
-        images = [task.job.coordinates for task in tasks]
-        _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(tasks), named(images))
+        _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(tasks), Batch(tasks))
         if out_of_memory:
             self._make_room()
             self.safe.ran_out_of_memory(len(tasks))

@@ -16,7 +16,7 @@ from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.flow.budget import Reservation
 from workers.pipeline.profiles import Profile
 from workers.ports import Model
-from workers.types import Coordinates, DecodedImage, Facts, Fetched, Job, LabelScores, Pixels
+from workers.types import DecodedImage, Facts, Fetched, Job, LabelScores, LogFields, Pixels
 
 _NAMED = 3
 """A line of the log names so many records of a batch."""
@@ -89,6 +89,16 @@ class Task:
     """How it ends."""
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        """How the log names it: by its record."""
+        return str(self.job)
+
+    def log_fields(self, *, keys: bool) -> LogFields:
+        """Its job's, and the trace that its span is of."""
+        span = self.span.get_span_context()
+        trace = {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"} if span.is_valid else {}
+        return {**self.job.log_fields(keys=keys), **trace}
+
     @property
     def event(self) -> ImageEvent:
         return self.job.event
@@ -147,7 +157,17 @@ class Task:
                 self.close(ending)
 
 
-def named(images: Sequence[Coordinates]) -> str:
-    """The records of a batch, for the log: three by their coordinates, the others as a number."""
-    shown = "; ".join(map(str, images[:_NAMED]))
-    return shown if len(images) <= _NAMED else f"{shown} and {len(images) - _NAMED} more"
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The tasks of a batch, for the log: its text names the records of three, its fields the events of all."""
+
+    tasks: Sequence[Task]
+
+    def __str__(self) -> str:
+        shown = "; ".join(map(str, self.tasks[:_NAMED]))
+        return shown if len(self.tasks) <= _NAMED else f"{shown} and {len(self.tasks) - _NAMED} more"
+
+    def log_fields(self, *, keys: bool) -> LogFields:
+        if len(self.tasks) == 1:
+            return self.tasks[0].log_fields(keys=keys)
+        return {"tagstream.event_ids": [task.event.id for task in self.tasks]}

@@ -25,6 +25,7 @@ from typing import Literal, TextIO
 from opentelemetry import trace
 
 from schemas.printable import escaped
+from workers.types import HasLogFields
 
 _CHATTY = ("urllib3", "asyncio", "opentelemetry", "PIL", "httpx", "httpcore")
 """Libraries whose info level is our debug level."""
@@ -48,6 +49,9 @@ QUIET_S = 60.0
 
 REMINDER_S = 600.0
 """How often it is told that a state goes on."""
+
+_MOST_VALUES = 1000
+"""Of a list that is a value."""
 
 _MOST_STATES = 100
 """More at once are not told apart: a state's name can come from outside."""
@@ -118,9 +122,11 @@ class Cleaner:
         return f"{text[:half]} [… {len(text) - 2 * half} characters left out …] {text[-half:]}"
 
     def value(self, value: object) -> object:
-        """What came by `extra`, with texts and everything that has to become one made fit."""
+        """What came by `extra` or as a field, with texts and everything that has to become one made fit."""
         if value is None or isinstance(value, bool | int | float):
             return value
+        if isinstance(value, list):
+            return [self.value(each) for each in value[:_MOST_VALUES]]
         return self(str(value))
 
 
@@ -147,7 +153,8 @@ class TextLines(logging.Formatter):
 
 
 class JsonLines(logging.Formatter):
-    """{"time", "level", "logger", "message", "thread", …}; the trace's id where there is one."""
+    """{"time", "level", "logger", "message", "thread", …}; the trace's id where there is one, and what names the record
+    that an argument of the line is about."""
 
     def __init__(self, clean: Cleaner) -> None:
         super().__init__()
@@ -164,6 +171,7 @@ class JsonLines(logging.Formatter):
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
             line |= {"trace_id": f"{span.trace_id:032x}", "span_id": f"{span.span_id:016x}"}
+        line |= _named(record, self._clean)
         line |= _extra(record, self._clean)
         if record.exc_info:
             line["exception"] = self._clean(self.formatException(record.exc_info))
@@ -309,6 +317,14 @@ def _printable(text: str) -> str:
 
 def _escaped(character: str) -> str:
     return character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+
+
+def _named(record: logging.LogRecord, clean: Cleaner) -> Mapping[str, object]:
+    """The fields of the first argument that has some. An object's key is told in debug lines alone."""
+    found = record.args if isinstance(record.args, tuple) else ()
+    about = next((argument for argument in found if isinstance(argument, HasLogFields)), None)
+    fields = about.log_fields(keys=record.levelno <= logging.DEBUG) if about is not None else {}
+    return {name: clean.value(value) for name, value in fields.items()}
 
 
 def _extra(record: logging.LogRecord, clean: Cleaner) -> Mapping[str, object]:

@@ -243,5 +243,6 @@ def test_what_can_not_be_read_is_told_once_for_all_that_came_at_once(
     assert [record.unreadable for record in source.poll(0.01).records] == [why] * 3
     (said,) = [record.getMessage() for record in caplog.records]
     assert said == (
-        "images:0:5 can't be read and becomes a dead letter (too-many-headers: 2000 headers), and 2 more like it"
+        "images:0:5, index 0 can't be read and becomes a dead letter (too-many-headers: 2000 headers), "
+        "and 2 more like it"
     )

@@ -18,7 +18,7 @@ from workers.pipeline.known_results import KnownResults
 from workers.pipeline.roles import make_roles
 from workers.pipeline.task import Task
 from workers.testing.memory import MemoryResultCache
-from workers.types import Caption, Coordinates, Fetched, LabelScores
+from workers.types import Caption, Fetched, LabelScores
 
 STORE = "https://store"
 V1 = {"version_id": "v1"}
@@ -71,7 +71,7 @@ def finished(**event: Any) -> Task:
 
 def fetched(sha256: str) -> Task:
     task = new()
-    task.fetched = Fetched(Coordinates("images", 0, 0, 0), sha256, "etag", None, "", 3, None, 100)
+    task.fetched = Fetched(task.job, sha256, "etag", None, "", 3, None, 100)
     return task
 
 

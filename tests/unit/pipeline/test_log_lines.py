@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 
 import pytest
+from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from tests.support.harness import BUCKET, POISON, Harness
+from tests.support.tasks import a_task
 from workers.errors import Unavailable
-from workers.pipeline.task import named
+from workers.pipeline.task import Batch
 from workers.testing.memory_broker import Fault
-from workers.types import Coordinates
+from workers.types import Coordinates, HasLogFields
 
 
 def test_every_warning_of_the_pipeline_names_its_record(caplog: pytest.LogCaptureFixture) -> None:
@@ -31,7 +34,47 @@ def test_every_warning_of_the_pipeline_names_its_record(caplog: pytest.LogCaptur
         assert all(re.search(r"\bimages:0:\d+\b", line) for line in told), told
 
 
-def test_of_a_large_batch_three_records_are_named() -> None:
-    images = [Coordinates("images", 0, offset, 0) for offset in range(5)]
-    assert named(images[:1]) == "images:0:0, index 0"
-    assert named(images) == "images:0:0, index 0; images:0:1, index 0; images:0:2, index 0 and 2 more"
+def test_of_a_large_batch_three_records_are_named_and_all_events_are_fields() -> None:
+    tasks = [a_task(event={"id": f"id-{number}"}) for number in range(5)]
+    for offset, task in enumerate(tasks):
+        task.job = replace(task.job, coordinates=Coordinates("images", 0, offset, 0))
+    assert str(Batch(tasks[:1])) == "images:0:0, index 0"
+    assert str(Batch(tasks)) == "images:0:0, index 0; images:0:1, index 0; images:0:2, index 0 and 2 more"
+    assert Batch(tasks[:1]).log_fields(keys=False) == tasks[0].log_fields(keys=False)
+    assert Batch(tasks).log_fields(keys=False) == {"tagstream.event_ids": [f"id-{number}" for number in range(5)]}
+
+
+def test_a_line_about_a_task_has_its_record_its_event_and_its_trace_as_fields() -> None:
+    task = a_task(event={"id": "41"})
+    task.span = NonRecordingSpan(SpanContext(0xA, 0xB, is_remote=False))
+    record = {"tagstream.topic": "images", "tagstream.partition": 0, "tagstream.offset": 0, "tagstream.index": 0}
+    trace = {"trace_id": f"{0xA:032x}", "span_id": f"{0xB:016x}"}
+    assert task.log_fields(keys=False) == {**record, "tagstream.event_id": "41", **trace}
+    assert task.log_fields(keys=True)["tagstream.subject"] == "photos/a.png"
+
+
+def test_at_debug_level_every_image_has_a_line_at_its_beginning_and_one_at_its_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    harness = Harness(partitions=1)
+    harness.put("poison.png", POISON)
+    harness.put("sound.png", (255, 0, 0))
+    with caplog.at_level(logging.DEBUG), harness.running():
+        harness.send(harness.event("poison.png"))
+        harness.send(harness.event("sound.png"))
+        harness.send(harness.notification("gone.png", name="ObjectRemoved:Delete"))
+        harness.settled()
+    said = [
+        (argument.log_fields(keys=True)["tagstream.subject"], record.getMessage())
+        for record in caplog.records
+        if isinstance(record.args, tuple) and record.args and isinstance(argument := record.args[0], HasLogFields)
+    ]
+    assert sorted(
+        (str(subject), re.sub(r",? (after|the model raised) .*", "", message)) for subject, message in said
+    ) == [
+        ("photos/gone.png", "images:0:2, index 0 is answered without the image: Removed"),
+        ("photos/poison.png", "images:0:0, index 0 is done: dead letter, annotate-failed in annotate:"),
+        ("photos/poison.png", "images:0:0, index 0 is taken"),
+        ("photos/sound.png", "images:0:1, index 0 is done: enriched"),
+        ("photos/sound.png", "images:0:1, index 0 is taken"),
+    ]

@@ -274,3 +274,38 @@ def test_the_kafka_client_can_not_name_more_states_than_are_remembered(
     for number in range(1000):
         client.error("X%dError", number)
     assert len(out.getvalue().splitlines()) == 100
+
+
+class About:
+    """Something about a record."""
+
+    def __init__(self, **fields: str | int | list[str]) -> None:
+        self._fields = fields
+
+    def __str__(self) -> str:
+        return "images:0:7"
+
+    def log_fields(self, *, keys: bool) -> dict[str, str | int | list[str]]:
+        return {"tagstream.offset": 7, **self._fields, **({"tagstream.subject": "photos/cat.jpg"} if keys else {})}
+
+
+def test_a_json_line_about_a_record_names_it_in_fields_and_its_key_in_debug_lines_alone() -> None:
+    out = io.StringIO()
+    start_logging("debug", "json", stream=out)
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+        logging.getLogger("workers.test").log(level, "%d of %s, not %s", 1, About(), About(other=1))
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [line["message"] for line in lines] == ["1 of images:0:7, not images:0:7"] * 3
+    assert [line["tagstream.offset"] for line in lines] == [7] * 3
+    assert [line.get("tagstream.subject") for line in lines] == ["photos/cat.jpg", None, None]
+    assert all("other" not in line for line in lines)
+
+
+def test_fields_are_masked_and_bounded_like_all_that_is_written() -> None:
+    out = io.StringIO()
+    start_logging("info", "json", secrets=["hunter2!"], stream=out)
+    about = About(event_id="x" * (2 * TEXT_CHARS), event_ids=["a hunter2! b"] * 5000)
+    logging.getLogger("workers.test").info("%s", about)
+    line = json.loads(out.getvalue())
+    assert len(line["event_id"]) < TEXT_CHARS + 100
+    assert (line["event_ids"][0], len(line["event_ids"])) == ("a *** b", 1000)

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from tests.support.otlp import otlp_receiver
 from workers.service.telemetry import make_telemetry
 
 INSTALLED_PROGRAM = """
@@ -58,41 +59,16 @@ def test_the_service_is_named_by_opentelemetrys_own_variables(monkeypatch: pytes
     assert 'deployment_environment="test"' in page
 
 
-@pytest.fixture
-def collector() -> Iterator[tuple[str, list[str]]]:
-    """An OTLP receiver: its URL, and the paths that were posted to."""
-    paths: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
-            paths.append(self.path)
-            self.send_response(200)
-            self.send_header("content-type", "application/x-protobuf")
-            self.send_header("content-length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", paths
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_traces_and_metrics_leave_over_otlp(collector: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    url, paths = collector
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-    telemetry = make_telemetry(instance="w1", version="1", otlp_traces=True, otlp_metrics=True)
-    assert telemetry.tracer_provider is not None
-    telemetry.tracer_provider.get_tracer("t").start_span("s").end()
-    telemetry.meter_provider.get_meter("t").create_counter("c").add(1)
-    telemetry.close()
-    assert {"/v1/traces", "/v1/metrics"} <= set(paths)
+def test_traces_and_metrics_leave_over_otlp(monkeypatch: pytest.MonkeyPatch) -> None:
+    with otlp_receiver() as received:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", received.url)
+        telemetry = make_telemetry(instance="w1", version="1", otlp_traces=True, otlp_metrics=True)
+        assert telemetry.tracer_provider is not None
+        telemetry.tracer_provider.get_tracer("t").start_span("s").end()
+        telemetry.meter_provider.get_meter("t").create_counter("c").add(1)
+        telemetry.close()
+    assert {"/v1/traces", "/v1/metrics"} <= set(received.paths)
+    assert [(span.name, span.service) for span in received.spans] == [("s", "tagstream")]
 
 
 @pytest.fixture

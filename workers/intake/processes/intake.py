@@ -90,7 +90,7 @@ class ProcessIntake:
                 future,
                 limits.inspect_s,
                 limits.inspect_address_bytes,
-                image=fetched.coordinates,
+                image=fetched.job,
                 fetched=fetched,
                 body=body,
             )
@@ -106,9 +106,7 @@ class ProcessIntake:
             return future
         most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._decode_memory_bytes)
         self._supervisor.submit(
-            PendingRequest(
-                "decode", future, self._decode_s, most, image=fetched.coordinates, body=body, format=facts.format
-            )
+            PendingRequest("decode", future, self._decode_s, most, image=fetched.job, body=body, format=facts.format)
         )
         return future
 

@@ -24,7 +24,7 @@ from workers.intake.processes.wire import (
     Refused,
     Request,
 )
-from workers.types import Coordinates, Fetched
+from workers.types import Fetched, Job, LogFields
 
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
 """Why a child was given up: it died, it was at one image for too long, or it said what no child can say."""
@@ -51,7 +51,7 @@ class PendingRequest:
     Args:
         limit_s: how long a child may be at it.
         memory_bytes: by how much a child may grow for it.
-        image: the event whose image it is; None for a check that no image asked for.
+        image: the job whose image it is; None for a check that no image asked for.
         fetched: of an inspection.
         body, format: the image; kept until it is done, so that a child that dies takes no bytes with it.
         suspect, verdict: of a check on behalf of an image: whose decoder was lost, and what is to be said of it if an
@@ -64,7 +64,7 @@ class PendingRequest:
     future: Future[Any]
     limit_s: float
     memory_bytes: int
-    image: Coordinates | None = None
+    image: Job | None = None
     fetched: Fetched | None = None
     body: bytes = b""
     format: str | None = None
@@ -112,6 +112,19 @@ class PendingRequest:
         self.future.set_running_or_notify_cancel()
 
 
+@dataclass(frozen=True, slots=True)
+class AtImage:
+    """For the log: whose image a child is at."""
+
+    image: Job | None
+
+    def __str__(self) -> str:
+        return "at no image" if self.image is None else f"at {self.image}"
+
+    def log_fields(self, *, keys: bool) -> LogFields:
+        return {} if self.image is None else self.image.log_fields(keys=keys)
+
+
 class Child:
     """A child as we see it. Every call belongs to the supervisor's thread.
 
@@ -144,9 +157,8 @@ class Child:
         return next(iter(self.in_hand.values()), None)
 
     @property
-    def at_image(self) -> str:
-        """For the log: the record whose image it is at."""
-        return f"at {self.first.image}" if self.first is not None and self.first.image is not None else "at no image"
+    def at_image(self) -> AtImage:
+        return AtImage(self.first.image if self.first is not None else None)
 
     def open_to(self, request: PendingRequest) -> bool:
         if not self.ready or self.retiring or self.at_s >= HESITATION_S:

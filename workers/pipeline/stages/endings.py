@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.task import Task
 from workers.types import Outcome
+
+_log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -59,11 +62,14 @@ class Endings:
     def drop(self, task: Task) -> None:
         """End a task whose assignment ended: the new owner does the work. An equal image that waits takes over."""
         metrics.DROPPED_JOBS.add()
+        _log.debug("%s is dropped: its partition was revoked", task)
         task.close("dropped")
 
     def end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
         """End a task that is done, with what came of it."""
         task.close("done")
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s is done: %s, after %s ms", task, "; ".join(map(_told, outcomes)), task.timings_ms)
         self._complete(Done(task.entry, task.job.coordinates.index, outcomes, write))
 
     def skip(self, task: Task, reason: SkipReason) -> None:
@@ -87,3 +93,9 @@ class Endings:
                 self._crash(error)
 
         future.add_done_callback(call)
+
+
+def _told(outcome: Outcome) -> str:
+    if isinstance(outcome, Failure):
+        return f"dead letter, {outcome.reason} in {outcome.stage}: {outcome.detail}"
+    return f"{outcome.kind} {outcome.reason}".strip()

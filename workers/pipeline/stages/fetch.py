@@ -168,8 +168,7 @@ class FetchStage(Stage):
             self.bucket_breakers.refused(task.event.bucket, error.advice)
         self.bucket_breakers.reference_failed(task.event.bucket, reference, task, now)
         self._wait(task, now + self._pause(task))
-        waits = task.job.coordinates
-        _log.warning("the object store fails for what it gave before: %s; %s waits", error.detail, waits)
+        _log.warning("the object store fails for what it gave before: %s; %s waits", error.detail, task)
 
     def _left_alone(self, task: Task) -> bool:
         """Whether the store is left alone for now: then the task waits, holding nothing."""
@@ -264,8 +263,7 @@ class FetchStage(Stage):
         else:
             self.bucket_breakers.failed(bucket, task.event.key, task, now)
         self._wait(task, now + pause)
-        waits = task.job.coordinates
-        _log.warning("the object store fails, attempt %d: %s; %s waits", tries.failed, error.detail, waits)
+        _log.warning("the object store fails, attempt %d: %s; %s waits", tries.failed, error.detail, task)
 
     def _pause(self, task: Task) -> float:
         ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.tries.failed + 1, 10))

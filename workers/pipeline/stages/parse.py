@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from opentelemetry.trace import Span
@@ -21,7 +22,9 @@ from workers.pipeline.stages.endings import Done
 from workers.pipeline.stages.stage import QueueStage
 from workers.pipeline.task import Task
 from workers.pipeline.unread import Unread
-from workers.types import Assignment, Job, Outcome
+from workers.types import Assignment, Coordinates, Job, Outcome
+
+_log = logging.getLogger(__name__)
 
 _BACKLOG = 1_000
 """Records before this thread beyond which no other is admitted."""
@@ -94,6 +97,7 @@ class ParseStage(QueueStage):
         job = Job(coordinates(entry.record, index), entry.record.assignment, wanted.event)
         task = Task(job, entry, wanted.profile, self._span(entry, index, "annotate image"))
         tracing.tell_event(task.span, wanted.event)
+        _log.debug("%s is taken", task)
         task.hold("span", lambda: tracing.end(task.span, task.ending))
         self._progress.enter(task)
         return task
@@ -117,8 +121,10 @@ class ParseStage(QueueStage):
         write = NOTHING
         outcome: Outcome
         span = self._span(entry, index, "answer without the image")
+        about: Coordinates | Job = where
         if isinstance(item, Removed | Skipped) and item.event is not None:
             tracing.tell_event(span, item.event)
+            about = Job(where, entry.record.assignment, item.event)
         if isinstance(item, Removed):
             outcome = self._renderer.retraction(where, item.event)
             write = self._results.removal(item.event)
@@ -128,4 +134,5 @@ class ParseStage(QueueStage):
             assert isinstance(item, Failure)
             outcome = item
         tracing.end(span, "done")
+        _log.debug("%s is answered without the image: %s", about, type(item).__name__)
         self._complete(Done(entry, index, (outcome,), write))

@@ -1,0 +1,92 @@
+"""One query by an image's id or key finds its spans and the lines of the log about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.conftest import Stack
+from tests.support.otlp import Received, otlp_receiver
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
+
+pytestmark = pytest.mark.servers
+
+LOG = {"TAGSTREAM_LOG_FORMAT": "json", "TAGSTREAM_LOG_LEVEL": "debug"}
+
+
+class Followed(NamedTuple):
+    """What a worker left of some images."""
+
+    site: Site
+    received: Received
+    lines: list[dict[str, Any]]
+
+    def said_of(self, field: str, value: str) -> list[str]:
+        """The messages of those lines that have a value in a field, or in the list of that field."""
+        return [line["message"] for line in self.lines if value in _listed(line.get(field))]
+
+
+@pytest.fixture
+def followed(stack: Stack, unique: Callable[[str], str], tmp_path: Path) -> Iterator[Followed]:
+    """A sound image and a broken one, of a worker that logs JSON and traces everything."""
+    site = Site(stack, unique("followed"))
+    site.upload("sound.jpg", photo(1))
+    site.upload("broken.jpg", photo(2)[:300])
+    site.send([(site.own("sound.jpg"), ()), (site.own("broken.jpg"), ())])
+    with otlp_receiver() as received:
+        settings = {**LOG, "OTEL_EXPORTER_OTLP_ENDPOINT": received.url, "OTEL_METRICS_EXPORTER": "none"}
+        with worker(site, "w", tmp_path, **settings) as process:
+            eventually(lambda: site.behind() == 0, 90, process.said)
+            assert process.terminate() == 0, process.said()
+        yield Followed(site, received, lines_of(process))
+
+
+def lines_of(process: WorkerProcess) -> list[dict[str, Any]]:
+    """Its log: JSON but for what Python itself writes before the log is started."""
+    return [json.loads(line) for line in process.said().splitlines() if line.startswith("{")]
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def test_an_events_id_finds_its_trace_its_batch_and_every_line_about_it(followed: Followed) -> None:
+    [image] = followed.received.about("tagstream.event_id", "id-sound.jpg")
+    [batch] = followed.received.about("tagstream.event_ids", "id-sound.jpg")
+    assert (image.name, image.service, image.attributes["tagstream.end"]) == ("annotate image", "tagstream", "done")
+    assert image.span_id in batch.links
+    taken, done = followed.said_of("tagstream.event_id", "id-sound.jpg")
+    assert taken.endswith("is taken")
+    assert "is done: enriched" in done
+    _, broken = followed.said_of("tagstream.event_id", "id-broken.jpg")
+    assert "dead letter, broken-image in decode" in broken
+
+
+def test_a_key_finds_the_same_as_the_id_where_debug_lines_are_written(followed: Followed) -> None:
+    subject = f"{followed.site.name}/broken.jpg"
+    assert followed.said_of("tagstream.subject", subject) == followed.said_of("tagstream.event_id", "id-broken.jpg")
+    assert followed.received.about("tagstream.subject", subject) == followed.received.about(
+        "tagstream.event_id", "id-broken.jpg"
+    )
+    told = [line for line in followed.lines if "broken.jpg" in json.dumps(line) and line["level"] != "debug"]
+    assert all("tagstream.subject" not in line for line in told)
+
+
+def test_log_trace_and_outcome_name_the_same_trace(followed: Followed) -> None:
+    [image] = followed.received.about("tagstream.event_id", "id-sound.jpg")
+    [seen] = followed.site.read(followed.site.enriched)
+    assert dict(seen.headers)["traceparent"] == f"00-{image.trace_id}-{image.span_id}-01".encode()
+    lines = [line for line in followed.lines if line.get("trace_id") == image.trace_id]
+    assert {line["tagstream.event_id"] for line in lines} == {"id-sound.jpg"}
+    place = (lines[0]["tagstream.topic"], lines[0]["tagstream.partition"], lines[0]["tagstream.offset"])
+    attributes = image.attributes
+    assert place == (
+        attributes["messaging.destination.name"],
+        int(attributes["messaging.destination.partition.id"]),
+        attributes["messaging.kafka.offset"],
+    )
