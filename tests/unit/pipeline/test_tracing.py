@@ -121,7 +121,7 @@ def test_a_latency_leads_to_the_trace_of_an_image_that_took_so_long(traced: Any,
     [family] = [found for found in read_open_metrics(traced["page"]) if found.name == name]
     exemplars = [sample.exemplar.labels for sample in family.samples if sample.exemplar]
     known = {(span["trace"], span["span"]) for span in traced["spans"] if span["name"] != "annotate batch"}
-    assert exemplars
+    assert exemplars, traced["page"]
     assert {(labels["trace_id"], labels["span_id"]) for labels in exemplars} <= known
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from workers import metrics
+from workers.pipeline import tracing
 from workers.pipeline.task import Task
 from workers.ports import Clock
 
@@ -30,6 +31,7 @@ class StageTimes:
         chosen = tasks[:: -(-len(tasks) // int(self._allowed)) or 1]
         self._allowed -= len(chosen)
         for task in chosen:
+            context = tracing.example([task.span.get_span_context()])
             for stage, milliseconds in task.timings_ms.items():
                 if stage != "annotate":  # which is measured by batches
-                    metrics.STAGE_SECONDS.record(milliseconds / 1000, stage=stage)
+                    metrics.STAGE_SECONDS.record(milliseconds / 1000, context, stage=stage)
