@@ -44,7 +44,8 @@ class Telemetry:
 
     def open_metrics_page(self) -> bytes:
         """The same in OpenMetrics 1.0, with exemplars: the traces behind the buckets of histograms."""
-        page: bytes = open_metrics.generate_latest(self.with_exemplars)  # type: ignore[no-untyped-call]
+        # Our names need no escapes. To say so saves a look at each of their letters, a quarter of the page's time.
+        page: bytes = open_metrics.generate_latest(self.with_exemplars, open_metrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
         return page
 
     def close(self) -> None:
