@@ -17,7 +17,7 @@ from workers.cli.local_files import read_regular_file
 from workers.errors import LargerThanReserved, Misconfigured
 
 if TYPE_CHECKING:
-    from workers.pipeline.shadow.report import Agreement, ShadowReport
+    from workers.pipeline.shadow.report import ShadowReport, TagCounts
     from workers.pipeline.shadow.verdict import Objection, PromotionRule
 
 NOT_YET = 1
@@ -131,11 +131,11 @@ def _document(whole: ShadowReport, rule: PromotionRule, against: list[Objection]
     }
 
 
-def _tags(whole: ShadowReport) -> Agreement:
+def _tags(whole: ShadowReport) -> TagCounts:
     """All tags of labels that both taggers have."""
-    from workers.pipeline.shadow.report import Agreement
+    from workers.pipeline.shadow.report import TagCounts
 
-    tags = Agreement()
+    tags = TagCounts()
     for found in whole.labels.values():
         tags.add(found)
     return tags
@@ -181,7 +181,7 @@ def _distribution(whole: ShadowReport) -> Table:
     return table
 
 
-def _worst(labels: Mapping[str, Agreement], most: int) -> Table:
+def _worst(labels: Mapping[str, TagCounts], most: int) -> Table:
     table = Table("worst labels", "both", "live alone", "shadow alone", "agreement", box=None, pad_edge=False)
     for name, found in list(labels.items())[:most]:
         counts = (f"{count:,}" for count in (found.both, found.live, found.shadow))

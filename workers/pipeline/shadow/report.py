@@ -43,7 +43,7 @@ class Side(_Strict):
     """Their digest, as an event shows it."""
 
 
-class Agreement(_Strict):
+class TagCounts(_Strict):
     """How often both taggers said something, the live one alone, and the shadow alone."""
 
     both: Count = 0
@@ -63,23 +63,23 @@ class Agreement(_Strict):
         """Of what either said, what both said; 1 where none did."""
         return self.both / self.by_any if self.by_any else 1.0
 
-    def add(self, other: Agreement) -> None:
+    def add(self, other: TagCounts) -> None:
         self.both += other.both
         self.live += other.live
         self.shadow += other.shadow
 
 
-def _agreements(given: Any) -> Any:
+def _tag_counts(given: Any) -> Any:
     """Each label's, up to the first that is none: pydantic would note what is wrong with each of a million."""
     if not isinstance(given, dict):
         raise ValueError("it is no object")
     try:
-        return {name: Agreement.model_validate(found) for name, found in given.items()}
+        return {name: TagCounts.model_validate(found) for name, found in given.items()}
     except ValidationError as error:
         raise ValueError(first_fault(error)) from None
 
 
-Labels = Annotated[dict[str, Agreement], BeforeValidator(_agreements)]
+Labels = Annotated[dict[str, TagCounts], BeforeValidator(_tag_counts)]
 Tags = dict[str, Count]
 
 
@@ -135,7 +135,7 @@ class ShadowReport(_Strict):
         """Whether both compare the same two taggers under the same thresholds."""
         return (self.live, self.shadow) == (other.live, other.shadow)
 
-    def count(self, live: Set[str], shadow: Set[str], common: Set[str]) -> Agreement:
+    def count(self, live: Set[str], shadow: Set[str], common: Set[str]) -> TagCounts:
         """Count one image.
 
         Args:
@@ -148,11 +148,11 @@ class ShadowReport(_Strict):
         seen_by = {"both": live & shadow & common, "live": (live - shadow) & common, "shadow": (shadow - live) & common}
         for by, names in seen_by.items():
             for name in names:
-                found = self.labels.setdefault(name, Agreement())
+                found = self.labels.setdefault(name, TagCounts())
                 setattr(found, by, getattr(found, by) + 1)
         _add(self.only_live_has, dict.fromkeys(live - common, 1))
         _add(self.only_shadow_has, dict.fromkeys(shadow - common, 1))
-        tags = Agreement(**{by: len(names) for by, names in seen_by.items()})
+        tags = TagCounts(**{by: len(names) for by, names in seen_by.items()})
         self.compared += 1
         self.jaccard_sum += tags.share
         self.jaccard[int(tags.share * (BINS - 1))] += 1
@@ -168,7 +168,7 @@ class ShadowReport(_Strict):
         self.jaccard_sum += other.jaccard_sum
         self.jaccard = [ours + theirs for ours, theirs in zip(self.jaccard, other.jaccard, strict=True)]
         for name, found in other.labels.items():
-            self.labels.setdefault(name, Agreement()).add(found)
+            self.labels.setdefault(name, TagCounts()).add(found)
         _add(self.only_live_has, other.only_live_has)
         _add(self.only_shadow_has, other.only_shadow_has)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from workers.pipeline.shadow.report import Agreement, ShadowReport
+from workers.pipeline.shadow.report import ShadowReport, TagCounts
 
 _NAMED = 3
 """A sentence names so many labels."""
@@ -43,7 +43,7 @@ def objections(report: ShadowReport, rule: PromotionRule) -> list[Objection]:
     return list(_objections(report, rule))
 
 
-def judged(report: ShadowReport, rule: PromotionRule) -> Mapping[str, Agreement]:
+def judged(report: ShadowReport, rule: PromotionRule) -> Mapping[str, TagCounts]:
     """The labels that count for the rule each by itself, the worst first."""
     often = {name: found for name, found in report.labels.items() if found.by_live >= rule.label_images}
     return dict(sorted(often.items(), key=lambda item: (item[1].share, -item[1].by_any, item[0])))

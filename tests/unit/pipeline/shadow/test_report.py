@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from workers.errors import Misconfigured
-from workers.pipeline.shadow.report import MAX_BYTES, Agreement, ShadowReport, Side, known, merged, new_report, parse
+from workers.pipeline.shadow.report import MAX_BYTES, ShadowReport, Side, TagCounts, known, merged, new_report, parse
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 LIVE, SHADOW = Side(name="a", digest="1" * 64, thresholds="t"), Side(name="b", digest="2" * 64, thresholds="u")
@@ -36,7 +36,7 @@ def test_reports_of_several_workers_add_up() -> None:
     whole = merged([("1", one), ("2", two)])
     both = counted(("ab", "b"), ("x", "y"), ("ab", "abc"), ("xx", ""))
     assert whole.labels == both.labels
-    assert whole.labels["a"] == Agreement(both=1, live=1, shadow=0)
+    assert whole.labels["a"] == TagCounts(both=1, live=1, shadow=0)
     assert (whole.only_live_has, whole.only_shadow_has) == ({"x": 2}, {"y": 1})
     assert (whole.compared, whole.dropped, whole.switched_off) == (4, 3, ["it raised"])
     assert (whole.jaccard, whole.mean_jaccard) == (both.jaccard, both.mean_jaccard)
@@ -100,7 +100,7 @@ def test_the_document_that_the_bad_ones_are_made_of_is_good() -> None:
 
 
 def test_a_document_of_faults_is_given_up_at_the_first() -> None:
-    """Guard: `_agreements`; pydantic notes each fault, in a hundred times the memory of the document."""
+    """Guard: `_tag_counts`; pydantic notes each fault, in a hundred times the memory of the document."""
     bad = document(labels={str(number): {"both": "1"} for number in range(20_000)})
     tracemalloc.start()
     with pytest.raises(ValueError, match=r"labels: .*both"):
