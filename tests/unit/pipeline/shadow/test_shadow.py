@@ -127,6 +127,14 @@ def test_an_image_is_chosen_by_its_content_and_by_a_larger_share_too() -> None:
     assert not any(chosen(each, 1e-9) for each in hashes)
 
 
+def test_only_its_share_is_shown_to_it(other: Other, tmp_path: Path) -> None:
+    manual = ManualPipeline(
+        make_shadow=lambda manual: make(other, manual.tagger, manual.clock, tmp_path, share=0.5),
+    )
+    come(manual, *many(12))
+    assert 0 < len(shadow(manual)._waiting) + shadow(manual)._dropped < 12
+
+
 def test_what_both_say_is_counted_by_the_names_of_their_labels(
     manual: ManualPipeline, told: Counter[str], tmp_path: Path
 ) -> None:
@@ -372,6 +380,8 @@ def test_live_models_that_run_out_of_memory_get_the_shadows(
     assert len(manual.done) == 4
     come(manual, GREEN)
     assert not shadow(manual)._waiting, "nothing is kept for one that is off"
+    shadow(manual).give_way("another reason")
+    assert shadow(manual).off == "a live model ran out of memory"
     assert caplog.text.count("switched off") == 1
 
 
@@ -445,7 +455,7 @@ def test_a_start_that_is_stopped_does_not_wait(other: Other, tmp_path: Path, mon
     monkeypatch.setattr(other, "warm_up", lambda: release.wait(30))
     made = make(other, ColourTagger(), SystemClock(), tmp_path)
     made.start(lambda: True)
-    assert made.off is None
+    assert not made._warm.is_set()
     release.set()
     made.close()
 
@@ -463,6 +473,16 @@ def test_one_that_can_not_be_compared_is_refused_in_a_sentence() -> None:
         require_comparable(ColourTagger(), Large())
     with pytest.raises(Misconfigured, match="has no label of the live tagger colours"):
         require_comparable(ColourTagger(), Foreign())
+
+
+def test_one_that_turns_out_to_be_another_than_was_checked_is_not_warmed_up(tmp_path: Path) -> None:
+    large = Large()
+    made = make(large, ColourTagger(), SystemClock(), tmp_path)
+    made.start(lambda: False)
+    made.close()
+    assert made.off is not None
+    assert "other takes images as size 16" in made.off
+    assert large.warm == 0
 
 
 def test_a_report_is_gone_on_with_by_the_next_process_while_the_taggers_are_the_same(
