@@ -91,7 +91,7 @@ def main() -> int:
         f"{path.relative_to(ROOT)}:{number}: {word!r}: write {instead}"
         for path in files()
         for number, word, instead in faults(path.read_text(encoding="utf-8"))
-        if not path.relative_to(ROOT).as_posix().startswith(tuple(WHERE.get(word, ())))
+        if not path.relative_to(ROOT).as_posix().startswith(tuple(WHERE.get(word.lower(), ())))
     ]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 1 if lines else 0

@@ -26,6 +26,8 @@ PAGES = (
     "concepts.md",
     "operating.md",
     "deploying.md",
+    "monitoring.md",
+    *sorted(f"runbooks/{page.name}" for page in (DOCS / "runbooks").glob("*.md")),
 )
 
 

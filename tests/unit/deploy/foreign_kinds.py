@@ -60,6 +60,15 @@ _KAFKA_TRIGGER = _object(
         "sasl": {"enum": ["none", "plaintext", "scram_sha256", "scram_sha512"]},
     },
 )
+_RULE = {
+    "oneOf": [
+        _object({"record": _TEXT, "expr": _TEXT}),
+        _object(
+            {"alert": _TEXT, "expr": _TEXT, "labels": _TEXTS, "annotations": _TEXTS},
+            {"for": {"type": "string", "pattern": "^[0-9]+[smh]$"}},
+        ),
+    ]
+}
 
 _PROMETHEUS_TRIGGER = _object({"serverAddress": _TEXT, "query": _TEXT, "threshold": _TEXT})
 
@@ -127,6 +136,18 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                     "minItems": 1,
                     "items": _object({"port": _TEXT, "path": _TEXT, "interval": _TEXT}),
                 },
+            }
+        ),
+    ),
+    "PrometheusRule": _kind(
+        "monitoring.coreos.com/v1",
+        _object(
+            {
+                "groups": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": _object({"name": _TEXT, "rules": {"type": "array", "minItems": 1, "items": _RULE}}),
+                }
             }
         ),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ SHOWN = EXPORTED | {
     if metric.kind == "histogram"
     for part in ("bucket", "count", "sum")
 }
-OTHERS = {"process_start_time_seconds": set[str]()}
+OTHERS = {name: set[str]() for name in ("process_start_time_seconds", "process_resident_memory_bytes")}
 """What the client library exports of every process."""
 TARGET = {"namespace", "job", "instance"}
 """Labels that the scraper gives."""
@@ -91,6 +92,66 @@ def test_an_alert_says_how_urgent_it_is_what_is_wrong_with_figures_and_where_to_
     assert "{{" not in said["summary"]
     assert "{{ $labels.job }}" in said["description"]
     assert said["runbook_url"] == f"https://docs.example.com/tagstream/runbooks/{alert['alert']}.html"
+
+
+HEADINGS = ["What users see", "What it means", "How to look", "What to do", "When it is over"]
+RUNBOOKS = ROOT / "docs" / "runbooks"
+NAMES = sorted({alert["alert"] for alert in ALERTS})
+
+
+def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
+    assert [page.stem for page in sorted(RUNBOOKS.iterdir())] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_runbook_says_how_urgent_it_is_what_users_see_and_what_to_do(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}\n")
+    first = text.split("## ")[0].lower()
+    for severity in ("page", "ticket"):
+        assert (f"{severity}:" in first) is (severity in severities_of(name))
+    sections = dict(part.split("\n", 1) for part in text.split("\n## ")[1:])
+    assert list(sections) == HEADINGS
+    assert all(len(section.split()) > 3 for section in sections.values())
+    assert "```sh" in sections["How to look"], "a command that shows more than the alert"
+
+
+def severities_of(name: str) -> set[str]:
+    return {alert["labels"]["severity"] for alert in ALERTS if alert["alert"] == name}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_runbook_asks_only_for_metrics_and_labels_that_there_are(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
+    asked = re.findall(r"```promql\n(.*?)```", text, re.DOTALL)
+    assert [what for query in asked for what in unknown(query)] == []
+    named = {found[0] for found in _METRIC.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL))}
+    assert named <= SHOWN.keys() | OTHERS.keys()
+
+
+def test_the_page_of_alerts_has_a_row_for_each_with_its_severity_and_time() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[(\w+)\]\(runbooks/(\w+)\.md\) \| ([a-z, ]+) \| [^|]+ \| ([^|]*)\|$", page, re.MULTILINE)
+    said = {
+        name: (page, set(severity.split(", ")), time.strip().replace(" min", "m").replace(" h", "h"))
+        for name, page, severity, time in rows
+    }
+    assert said == {
+        alert["alert"]: (alert["alert"], severities_of(alert["alert"]), alert.get("for", "")) for alert in ALERTS
+    }
+
+
+def test_the_rules_for_an_operator_are_those_of_the_file() -> None:
+    """`scripts/prometheus_rule.py` repairs this."""
+    script = runpy.run_path(str(ROOT / "scripts" / "prometheus_rule.py"))
+    assert script["MADE"].read_text(encoding="utf-8") == script["manifest"]()
+    assert yaml.safe_load(script["manifest"]())["spec"]["groups"] == GROUPS
+
+
+def test_what_a_deployment_that_scales_to_zero_leaves_out_is_the_alert_for_no_worker() -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+    (number,) = re.findall(r"path: /spec/groups/(\d+)", page)
+    assert [rule["alert"] for rule in GROUPS[int(number)]["rules"]] == ["TagstreamWorkersGone"]
 
 
 def tried() -> tuple[set[tuple[str, str]], set[str]]:

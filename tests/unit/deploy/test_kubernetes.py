@@ -47,7 +47,7 @@ SECRET_VALUES = {
 }
 COMBINATIONS = [
     (),
-    ("otlp", "pod-monitor", "bundles", "kafka-sasl-tls"),
+    ("otlp", "pod-monitor", "alerts", "bundles", "kafka-sasl-tls"),
     ("otlp", "pod-monitor", "bundles", "kafka-mtls"),
     ("otlp", "egress", "several-topics", "web-identity", "measured-rate"),
     ("pod-monitor", "measured-rate", "scale-to-zero"),
