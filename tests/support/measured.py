@@ -28,6 +28,11 @@ class Measured:
                 found[labels[label]] = found.get(labels[label], 0) + count
         return found
 
+    def total(self, metric: Counter) -> float | None:
+        """The sum of a counter over all of its labels; None: it is not shown yet."""
+        found = [point.value for point in self._points(metric) if isinstance(point, NumberDataPoint)]
+        return sum(found) if found else None
+
     def _points(self, metric: Counter | Histogram) -> Iterator[HistogramDataPoint | NumberDataPoint]:
         data = self._reader.get_metrics_data()
         for resource in data.resource_metrics if data is not None else ():

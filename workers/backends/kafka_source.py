@@ -83,7 +83,7 @@ class KafkaRecordSource:
         self._topics = tuple(topics)
         self._topics_checked = False
         self._told_at = float("-inf")
-        self._led_at = time.monotonic()
+        self._led_at = self._counted_at = time.monotonic()
         self._told_leaderless = False
         self._group = group
         self._lock = threading.Lock()
@@ -114,6 +114,7 @@ class KafkaRecordSource:
             request_timeout_ms=6_000,
             metrics_enabled=False,
         )
+        metrics.RETRIES.add(0, dependency="kafka")  # or the first would be no increase
         self._reading = BoundedReading(self._consumer, batch_bytes=batch_bytes, poll_bytes=fetch_bytes)
         _pace_coordinator_lookups(self._consumer)
         self._consumer.subscribe(topics=list(topics), listener=_Callbacks(self))
@@ -268,16 +269,20 @@ class KafkaRecordSource:
         time.sleep(max(0.0, min(0.1, until - now)))
 
     def _tell_of_leader(self) -> None:
-        """Say once that no broker leads the group, and once that one does again: the client's polls then raise nothing,
-        and its own lines say neither what is away nor what that means."""
+        """Say once that no broker leads the group, and once that one does again, and count that as a retry each
+        `_TELL_S`: the client's polls then raise nothing, and its own lines say neither what is away nor what that
+        means."""
         now = time.monotonic()
         if self._consumer._coordinator.coordinator_id is not None:
             if self._told_leaderless:
                 logger.info("a broker leads the group %s again", self._group)
             self._led_at, self._told_leaderless = now, False
-        elif not self._told_leaderless and now - self._led_at >= _TELL_S:
-            self._told_leaderless = True
-            logger.warning("no broker that leads the group %s answers: nothing is read until one does", self._group)
+        elif now - max(self._led_at, self._counted_at) >= _TELL_S:
+            metrics.RETRIES.add(dependency="kafka")  # the client goes on asking by itself
+            self._counted_at = now
+            if not self._told_leaderless:
+                self._told_leaderless = True
+                logger.warning("no broker that leads the group %s answers: nothing is read until one does", self._group)
 
     def _out_of_range(self, error: kafka_errors.OffsetOutOfRangeError) -> Broken | Unavailable:
         """Whether our next offset is gone, or the broker was wrong to say so: another question tells."""

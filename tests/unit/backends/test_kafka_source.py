@@ -12,6 +12,8 @@ from kafka import TopicPartition
 from kafka import errors as kafka_errors
 from kafka.structs import MemberState
 
+from tests.support.measured import measuring
+from workers import metrics
 from workers.backends import kafka_source
 from workers.backends.kafka_source import KafkaRecordSource
 from workers.backends.kafka_types import ReadRecord
@@ -76,6 +78,25 @@ def test_a_group_that_no_broker_leads_is_told_once_and_once_that_one_does_again(
         "no broker that leads the group group answers: nothing is read until one does",
         "a broker leads the group group again",
     ]
+
+
+def test_a_group_that_no_broker_leads_is_counted_again_and_again(
+    consumer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client's polls raise nothing then: without a count no alert could tell that Kafka is away."""
+    monkeypatch.setattr(kafka_source, "connect", lambda *_, **__: consumer)
+    with measuring(metrics.RETRIES) as measured:
+        source = KafkaRecordSource("broker:9092", "group", ["images"])
+        consumer._coordinator.coordinator_id = None
+        source.poll(0)
+        assert measured.by("dependency", metrics.RETRIES) == {"kafka": 0}
+        monkeypatch.setattr(kafka_source, "_TELL_S", 0.0)
+        source.poll(0)
+        source.poll(0)
+        assert measured.by("dependency", metrics.RETRIES) == {"kafka": 2}
+        consumer._coordinator.coordinator_id = "coordinator-1"
+        source.poll(0)
+        assert measured.by("dependency", metrics.RETRIES) == {"kafka": 2}
 
 
 @pytest.mark.parametrize(("delay_s", "slept"), [(0.4, [0.4]), (0, [])])

@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping
 
 from tests.support.harness import BUCKET, GROUP, IN, Harness, running
+from tests.support.measured import measuring
 from tests.support.waiting import eventually
+from workers import metrics
 from workers.errors import Unpublished
 from workers.pipeline.commit.publishing import Publishing
 from workers.pipeline.flow.queue import StageQueue
@@ -191,3 +193,12 @@ def test_a_drain_without_a_broker_ends_when_its_time_is_up() -> None:
     with harness.running(drain_s=0.5):
         eventually(lambda: harness.broker.away)
     assert harness.coordinates() == []
+
+
+def test_that_nothing_is_published_yet_is_shown() -> None:
+    """Without a zero, a worker whose every transaction fails would have no share of failed ones to alert by."""
+    with measuring(metrics.TRANSACTIONS) as measured:
+        pipeline = Harness().worker()._pipeline_for(_Slow())  # type: ignore[arg-type]
+        options = WorkerOptions(output_topic="o", dead_letter_topic="d")
+        Publishing(_Slow(), pipeline, options, StageQueue(), StageQueue())  # type: ignore[arg-type]
+        assert measured.total(metrics.TRANSACTIONS) == 0

@@ -12,6 +12,7 @@ import pytest
 from schemas.enriched_image import EnrichedImage
 from tests.support.harness import ColourTagger, EchoCaptioner, Harness, running
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.measured import measuring
 from tests.support.outcomes import read
 from tests.support.waiting import eventually
 from workers import metrics
@@ -57,7 +58,7 @@ class Rotting(ColourTagger):
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Results of self-tests, in order, as the metric is told of them."""
     results: list[str] = []
-    monkeypatch.setattr(metrics.SELF_TESTS, "add", lambda result: results.append(result))
+    monkeypatch.setattr(metrics.SELF_TESTS, "add", lambda n=1, *, result: results.extend([result] * n))
     return results
 
 
@@ -273,3 +274,10 @@ def test_a_model_that_knows_no_right_answer_must_give_one_that_can_be_read() -> 
         harness.tagger.nan = True
 
     assert "not a number" in ends(worker, rot)
+
+
+def test_both_results_of_a_self_test_are_shown_before_the_first(tagger: Rotting) -> None:
+    """An alert asks for the increase of wrong ones, which the first of them is only after a zero."""
+    with measuring(metrics.SELF_TESTS) as measured:
+        ManualPipeline(tagger=tagger, self_test_s=EVERY_S)
+        assert measured.by("result", metrics.SELF_TESTS) == {"right": 0, "wrong": 0}
