@@ -347,12 +347,15 @@ def enriched_id(
         ["etag", etag] if version_id is None else ["version", version_id],
         ["event", event_id] if sequencer is None else ["sequencer", sequencer],
         [*(_digest(getattr(models, use)) for use in USES), thresholds.digest],
-        [getattr(options, name) for name in Options.model_fields],
+        [getattr(options, name) for name in _OPTIONS],
         status,
     ]
     if corrections is not None:
         parts.append(["corrections", corrections.added, corrections.removed])
     return hashlib.sha256(to_json(parts)).hexdigest()
+
+
+_OPTIONS = tuple(Options.model_fields)
 
 
 def _digest(model: ModelRef | None) -> str | None:

@@ -123,6 +123,8 @@ class Unreadable:
 def record_size(key: bytes | None, value: bytes | None, headers: Headers) -> int:
     """Bytes that a record holds in memory, Python's objects included; at most a few percent too low (measured)."""
     size = 480 + len(key or b"") + len(value or b"")
+    if not headers:
+        return size
     # A header is a pair, a text of up to four bytes a character, and bytes.
     return size + sum(190 + (4 - 3 * name.isascii()) * len(name) + len(content or b"") for name, content in headers)
 
@@ -150,16 +152,16 @@ class Record:
     offsets: int = 1
     unreadable: Unreadable | None = None
     append_time: bool = False
+    size: int = field(init=False, compare=False, repr=False)
+    """Bytes that it holds in memory, near enough for a budget."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", record_size(self.key, self.value, self.headers))
 
     @property
     def next_offset(self) -> int:
         """The offset to commit once it is done."""
         return self.offset + self.offsets
-
-    @property
-    def size(self) -> int:
-        """Bytes that it holds in memory, near enough for a budget."""
-        return record_size(self.key, self.value, self.headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,16 +349,14 @@ class Message:
     key: bytes | None
     value: bytes | None
     headers: Headers
+    size: int = field(init=False, compare=False, repr=False)
+    """An upper bound of its size in a record batch, in bytes (record overhead by KIP-98's format v2)."""
 
-    @property
-    def size(self) -> int:
-        """An upper bound of its size in a record batch, in bytes (record overhead by KIP-98's format v2)."""
-        return (
-            90
-            + len(self.key or b"")
-            + len(self.value or b"")
-            + sum(10 + 3 * len(k) + len(v or b"") for k, v in self.headers)
-        )
+    def __post_init__(self) -> None:
+        size = 90 + len(self.key or b"") + len(self.value or b"")
+        if self.headers:
+            size += sum([10 + 3 * len(name) + len(value or b"") for name, value in self.headers])
+        object.__setattr__(self, "size", size)
 
 
 OutcomeKind: TypeAlias = Literal["enriched", "partial", "retraction", "skip"]

@@ -75,6 +75,8 @@ class KnownResults:
     def arrival(self, task: Task) -> CacheWrite:
         """What the source level is told once the task's outcome is committed."""
         event = task.event
+        if task.source_hit and not event.sequencer:
+            return entries.NOTHING
         values, fields = self._newest(event), {}
         field = entries.source_field(event.version_id, event.etag)
         if field is not None and task.facts is not None and not task.source_hit:

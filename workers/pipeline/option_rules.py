@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 from schemas.options import Options
 from workers.pipeline.task import Task
 
+_FIELDS = tuple(Options.model_fields)
+
 OptionRule: TypeAlias = Callable[[Task, Mapping[str, Any]], str | None]
 """What of one field's value changes a role's result, given the results of other roles that are known by name; None:
 nothing."""
@@ -30,5 +32,5 @@ def option_parts(rules: OptionRules, task: Task, known: Mapping[str, Any]) -> tu
     Args:
         known: results of other roles, by name.
     """
-    found = {name: rules[name](task, known) for name in Options.model_fields}
-    return tuple(f"{name}={value}" for name, value in found.items() if value is not None)
+    found = [(name, rules[name](task, known)) for name in _FIELDS]
+    return tuple([f"{name}={value}" for name, value in found if value is not None])

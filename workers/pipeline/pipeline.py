@@ -84,7 +84,7 @@ class Pipeline:
             fetch=lambda task: self.fetch.begin(task),
             inspect=lambda task: self.decode.inspect(task),
             decode=lambda task: self.decode.decode(task),
-            complete=lambda task: self.finish.begin(task),
+            complete=lambda tasks: self.finish.begin(*tasks),
         )
         self.fetch = FetchStage(intake, progress, clock, options, endings=endings, fetched=self.lookup.fetched)
         self.decode = DecodeStage(

@@ -99,14 +99,22 @@ class TaskProgress:
 
     def move(self, task: Task, stage: str) -> None:
         """Note the time that the last stage took (waits are a stage too) and begin the next."""
+        self.move_all((task,), stage)
+
+    def move_all(self, tasks: Sequence[Task], stage: str) -> None:
+        """`move` of each, at one moment."""
         now = self._clock.monotonic()
-        task.took(task.stage, now - task.since)
+        for task in tasks:
+            task.took(task.stage, now - task.since)
+        at_work = self._at_work.get(stage)
         with self._lock:
-            self._leave(task, now)
-            self._counts[stage] += 1
-            if stage in self._at_work:
-                self._at_work[stage].enter(task, now)
-        task.stage, task.since = stage, now
+            self._counts[stage] += len(tasks)
+            for task in tasks:
+                self._leave(task, now)
+                if at_work is not None:
+                    at_work.enter(task, now)
+        for task in tasks:
+            task.stage, task.since = stage, now
 
     def moved(self) -> None:
         """Something else got on: a record was taken, a transaction was published."""

@@ -29,6 +29,7 @@ from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letter
 from workers.pipeline.drift import content_of, reference
 from workers.pipeline.options import WorkerOptions
+from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import Roles
 from workers.pipeline.task import Task
 from workers.ports import Clock, Model
@@ -56,6 +57,7 @@ class Renderer:
         self._clock = clock
         self._models = Models(**{role.use: _reference(role.model) for role in roles.models})
         self._models_written = self._models.model_dump()
+        self._thresholds: dict[str, Thresholds] = {}
         self._essential = {role.name for role in roles.models if role.essential}
 
     # ---- outcomes ---------------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ class Renderer:
         assert facts is not None
         status: Status = "partial" if task.failures else "complete"
         version_id = version_or_none(facts.version_id) or event.version_id
-        thresholds = Thresholds(profile=task.profile.name, digest=task.profile.digest)
+        thresholds = self._thresholds_of(task.profile)
         parts = self._parts(task)
         subject = event.subject
         fields = writing.enriched_image(
@@ -148,6 +150,13 @@ class Renderer:
         kind: OutcomeKind = "enriched" if status == "complete" else "partial"
         content = content_of(parts["tags"] if "tags" in task.event.options.want else None, parts.get("caption"))
         return Document(kind, subject.encode(), _json(fields), content=content)
+
+    def _thresholds_of(self, profile: Profile) -> Thresholds:
+        """Of a profile, of which a worker has few."""
+        known = self._thresholds.get(profile.name)
+        if known is None or known.digest != profile.digest:
+            known = self._thresholds[profile.name] = Thresholds(profile=profile.name, digest=profile.digest)
+        return known
 
     def _parts(self, task: Task) -> dict[str, Any]:
         parts: dict[str, Any] = {}

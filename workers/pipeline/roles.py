@@ -136,14 +136,18 @@ class Roles:
     def missing(self, task: Task) -> tuple[ModelRole, ...]:
         """The roles wanted of a task that have neither a result nor an answer yet."""
         return tuple(
-            role
-            for role in self.wanted(task.event.options)
-            if role.name not in task.results and role.name not in task.answers
+            [role for role in self._wanted(task) if role.name not in task.results and role.name not in task.answers]
         )
+
+    def _wanted(self, task: Task) -> Sequence[ModelRole]:
+        """`wanted` by its options, which are asked about at every step."""
+        if task.roles is None:
+            task.roles = self.wanted(task.event.options)
+        return task.roles
 
     def flight_key(self, task: Task) -> Hashable:
         """Equal for two tasks exactly when one's results are the other's, whatever is known of either by now."""
-        wanted = self.wanted(task.event.options)
+        wanted = self._wanted(task)
         return (task.sha256, *((role.name, option_parts(role.option_rules, task, {})) for role in wanted))
 
     def cache_keys(self, role: ModelRole, task: Task) -> Sequence[str]:

@@ -87,6 +87,8 @@ class Task:
     word_asked: bool = False
     ending: Ending = "dropped"
     """How it ends."""
+    roles: Sequence[Any] | None = None
+    """The models' roles that its event wants, once they were asked for."""
     _held: dict[str, Callable[[], object]] = field(default_factory=dict)
 
     def __str__(self) -> str:

@@ -84,6 +84,8 @@ def example(spans: Iterable[SpanContext | None]) -> Context | None:
 
 def headers_of(span: Span) -> Headers:
     """Trace headers for what comes out of this span; empty where nothing is traced."""
+    if not span.get_span_context().is_valid:
+        return ()
     carrier: dict[str, str] = {}
     _propagator.inject(carrier, trace.set_span_in_context(span))
     return tuple((name, value.encode()) for name, value in carrier.items())

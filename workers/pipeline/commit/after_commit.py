@@ -10,7 +10,7 @@ from schemas.dead_letter import Failure
 from workers import metrics
 from workers.pipeline import tracing
 from workers.pipeline.activity import Tally
-from workers.pipeline.cache_entries import NOTHING, CacheWrite
+from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.drift import Drift
 from workers.pipeline.event_filter import coordinates
@@ -65,7 +65,7 @@ class AfterCommit:
         self._tally.add(outcomes)
         _count(outcomes)
         self._drift.count(outcomes)
-        self._tell_cache([write for entry in entries for write in entry.after_commit if write != NOTHING])
+        self._tell_cache([write for entry in entries for write in entry.after_commit])
         self._read_on()
 
 

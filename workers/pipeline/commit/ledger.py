@@ -188,13 +188,20 @@ class Ledger:
     def fill(self, entry: Entry, messages: Sequence[Message]) -> bool:
         """Set the record's messages: it may leave once all before it may. False: its assignment ended, it is
         dropped."""
+        return not self.fill_all([(entry, messages)])
+
+    def fill_all(self, filled: Sequence[tuple[Entry, Sequence[Message]]]) -> list[Entry]:
+        """`fill` of each, shown as ready at once; those that are dropped."""
+        dropped: list[Entry] = []
         with self._lock:
-            if entry.record.assignment not in self._queues:
-                return False
-            entry.messages = tuple(messages)
-            self._count(entry, entry.size)
+            for entry, messages in filled:
+                if entry.record.assignment in self._queues:
+                    entry.messages = tuple(messages)
+                    self._count(entry, entry.size)
+                else:
+                    dropped.append(entry)
             self._ready.notify_all()
-            return True
+        return dropped
 
     def refill(self, render: Callable[[Entry], Sequence[Message] | None]) -> None:
         """Render anew what has not left yet; `render` returns None for what may stay as it is."""

@@ -67,10 +67,14 @@ class Endings:
 
     def end(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> None:
         """End a task that is done, with what came of it."""
+        self._complete(self.ended(task, outcomes, write))
+
+    def ended(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> Done:
+        """As `end`, but what is known of its index is the caller's to complete."""
         task.close("done")
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s is done: %s, after %s ms", task, "; ".join(map(_told, outcomes)), task.timings_ms)
-        self._complete(Done(task.entry, task.job.coordinates.index, outcomes, write))
+        return Done(task.entry, task.job.coordinates.index, outcomes, write)
 
     def skip(self, task: Task, reason: SkipReason) -> None:
         """End a task that needs no work."""

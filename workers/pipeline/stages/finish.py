@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from workers import metrics
-from workers.pipeline.commit.ledger import Ledger
+from workers.pipeline.cache_entries import NOTHING
+from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
@@ -16,6 +17,7 @@ from workers.pipeline.stages.stage import QueueStage
 from workers.pipeline.stages.times import StageTimes
 from workers.pipeline.task import Task
 from workers.ports import Clock
+from workers.types import Message
 
 
 class FinishStage(QueueStage):
@@ -54,10 +56,10 @@ class FinishStage(QueueStage):
         self._tasks: StageQueue[Task] = self._queue(self._finish)
         self._done: StageQueue[Done] = self._queue(self._complete)
 
-    def begin(self, task: Task) -> None:
-        """Make outcomes of the task's results. Any thread."""
-        self._progress.move(task, "finish")
-        self._tasks.put(task)
+    def begin(self, *tasks: Task) -> None:
+        """Make outcomes of these tasks' results. Any thread."""
+        self._progress.move_all(tasks, "finish")
+        self._tasks.put(*tasks)
 
     def complete(self, done: Done) -> None:
         """Enter what is known of an index into the ledger. Any thread."""
@@ -69,6 +71,7 @@ class FinishStage(QueueStage):
 
     def _finish(self, tasks: Sequence[Task]) -> None:
         ended: list[Task] = []
+        done: list[Done] = []
         for task in tasks:
             try:
                 self._renderer.postprocess(task)
@@ -78,17 +81,20 @@ class FinishStage(QueueStage):
                 self._again(task)
                 continue
             self._computed(task)
-            self._endings.end(task, self._renderer.outcomes(task), self._results.arrival(task))
+            done.append(self._endings.ended(task, self._renderer.outcomes(task), self._results.arrival(task)))
             ended.append(task)
         self._times.record(ended)
+        self._done.put(*done)
 
     def _complete(self, items: Sequence[Done]) -> None:
         """A record whose last index is done becomes messages, and may leave."""
+        filled: list[tuple[Entry, Sequence[Message]]] = []
         for done in items:
             entry = done.entry
-            entry.after_commit.append(done.write)
+            if done.write is not NOTHING:
+                entry.after_commit.append(done.write)
             outcomes = self._renderer.rendered(entry, done.index, done.outcomes)
-            if self._ledger.complete(entry, done.index, outcomes) and not self._ledger.fill(
-                entry, self._renderer.messages(entry)
-            ):
-                metrics.DROPPED_JOBS.add(len(entry.outcomes))
+            if self._ledger.complete(entry, done.index, outcomes):
+                filled.append((entry, self._renderer.messages(entry)))
+        for entry in self._ledger.fill_all(filled):
+            metrics.DROPPED_JOBS.add(len(entry.outcomes))

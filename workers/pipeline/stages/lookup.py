@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 from workers.errors import Rejected
 from workers.pipeline.cache_entries import CacheWrite
@@ -45,7 +46,7 @@ class LookupStage(QueueStage):
         fetch: takes a task whose object has to be read.
         inspect: takes one whose bytes were not rejected before; of equal images, one.
         decode: takes one whose results are to be computed.
-        complete: takes one that has all its results.
+        complete: takes those that have all their results.
     """
 
     places = (Place("lookup"), Place("wait-equal"))
@@ -59,7 +60,7 @@ class LookupStage(QueueStage):
         fetch: Callable[[Task], None],
         inspect: Callable[[Task], None],
         decode: Callable[[Task], None],
-        complete: Callable[[Task], None],
+        complete: Callable[[Sequence[Task]], None],
     ) -> None:
         super().__init__("lookup")
         self._results = results
@@ -68,7 +69,7 @@ class LookupStage(QueueStage):
         self._fetch = fetch
         self._decode = decode
         self._finish = complete
-        self._equal = EqualImages(results.flight_key, progress, endings=endings, compute=inspect, shared=complete)
+        self._equal = EqualImages(results.flight_key, progress, endings=endings, compute=inspect, shared=self._share)
         # In this order: what was committed or computed by now is found by those that look it up.
         self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._settle)
         self._computed: StageQueue[Computed] = self._queue(self._remember)
@@ -130,13 +131,17 @@ class LookupStage(QueueStage):
             if item.flight is not None:
                 self._equal.share(item.task, item.flight, item.verdict)
 
+    def _share(self, task: Task) -> None:
+        self._finish((task,))
+
     def _by_source(self, tasks: Sequence[Task]) -> None:
         self._results.sources(tasks)
         self._results.contents([task for task in tasks if task.facts is not None])
-        for task in tasks:
-            if task.facts is not None and self._results.complete(task):
-                self._finish(task)
-            else:
+        found = [task.facts is not None and self._results.complete(task) for task in tasks]
+        if any(found):
+            self._finish(list(compress(tasks, found)))
+        for task, complete in zip(tasks, found, strict=True):
+            if not complete:
                 self._fetch(task)
 
     def _verdicts(self, tasks: Sequence[Task]) -> None:
@@ -154,6 +159,6 @@ class LookupStage(QueueStage):
         for task in live:
             if self._results.complete(task):
                 task.release("bytes", "encoded")
-                self._finish(task)
+                self._finish((task,))
             else:
                 self._decode(task)

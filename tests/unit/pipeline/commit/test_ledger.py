@@ -54,6 +54,18 @@ def test_a_record_waits_for_those_before_it() -> None:
     assert dict(ready.transaction.offsets) == {assignment: 8}
 
 
+def test_entries_filled_at_once_leave_together_and_those_of_an_ended_assignment_are_given_back() -> None:
+    ledger, stays, left = Ledger(), Assignment(Partition("in", 0), "m"), Assignment(Partition("in", 1), "m")
+    ledger.open(stays, 0)
+    ledger.open(left, 0)
+    entries = [admit(ledger, stays, 0), admit(ledger, left, 0), admit(ledger, stays, 1)]
+    left.end()
+    ledger.close_ended()
+    filled = [(entry, [message(entry.record.partition, entry.record.offset)]) for entry in entries]
+    assert ledger.fill_all(filled) == [entries[1]]
+    assert values(ledger.ready(500, 10_000)) == [b"in:0@0", b"in:0@1"]
+
+
 def test_while_it_is_held_nothing_is_ready_and_who_waits_goes_on_waiting() -> None:
     """Guard: `_held` in `wait`; without it the publish thread turns round and round for as long as it is held."""
     ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
