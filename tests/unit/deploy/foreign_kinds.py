@@ -126,6 +126,17 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             }
         ),
     ),
+    "ExternalSecret": _kind(
+        "external-secrets.io/v1",
+        _object(
+            {
+                "refreshInterval": _TEXT,
+                "secretStoreRef": _object({"kind": {"enum": ["SecretStore", "ClusterSecretStore"]}, "name": _TEXT}),
+                "target": _object({"name": _TEXT, "creationPolicy": {"enum": ["Owner", "Orphan", "Merge", "None"]}}),
+                "dataFrom": {"type": "array", "minItems": 1, "items": _object({"extract": _object({"key": _TEXT})})},
+            }
+        ),
+    ),
     "PodMonitor": _kind(
         "monitoring.coreos.com/v1",
         _object(

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+import yaml
 
-from tests.unit.deploy.tools import OVERLAYS, Manifest, overlay, pod_environment, the, worker_of
+from tests.unit.deploy.tools import (
+    K8S,
+    OVERLAYS,
+    ROOT,
+    Manifest,
+    kustomize,
+    overlay,
+    pod_environment,
+    the,
+    worker_of,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +85,20 @@ def test_it_has_a_topic_and_a_group_of_its_own_and_the_same_results(
     live, backfill = (pod_environment(manifests, SECRETS) for manifests in both)
     changed = {name for name in live if name.startswith("TAGSTREAM_") and live[name] != backfill[name]}
     assert changed == {"TAGSTREAM_GROUP", "TAGSTREAM_INPUT_TOPICS"}
+
+
+def test_a_users_patch_names_another_topic(tmp_path: Path) -> None:
+    said = (ROOT / "docs" / "deploying.md").read_text()
+    found = re.search(r"<!-- example:patch -->\n```yaml\n(.*?)```", said, re.DOTALL)
+    assert found is not None
+    here = os.path.relpath(K8S, tmp_path.resolve())
+    own = {
+        "resources": [f"{here}/overlays/cpu"],
+        "components": [f"{here}/components/backfill"],
+        **yaml.safe_load(found[1]),
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    assert pod_environment(kustomize(tmp_path), SECRETS)["TAGSTREAM_INPUT_TOPICS"] == "scans.backfill"
 
 
 def test_its_autoscaler_scales_it_and_logs_in_by_its_own_manifest(

@@ -50,7 +50,7 @@ COMBINATIONS = [
     ("otlp", "pod-monitor", "alerts", "bundles", "kafka-sasl-tls"),
     ("otlp", "pod-monitor", "bundles", "kafka-mtls"),
     ("otlp", "egress", "several-topics", "web-identity", "measured-rate"),
-    ("pod-monitor", "measured-rate", "scale-to-zero"),
+    ("external-secret", "pod-monitor", "measured-rate", "scale-to-zero"),
     ("scale-to-zero",),
     ("kafka-sasl-tls", "otlp", "pod-monitor", "egress", "bundles", "backfill"),
     ("kafka-mtls", "several-topics", "web-identity", "backfill"),
@@ -332,9 +332,13 @@ def test_a_gpu_worker_asks_for_one_gpu_and_waits_for_the_last_to_leave() -> None
 
 @pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
 def test_all_that_belongs_together_is_in_one_namespace(components: Sequence[str]) -> None:
-    everywhere = {"PriorityClass"}
-    found = [each for each in overlay("cpu", *components) if each["kind"] not in everywhere]
-    assert {each["metadata"].get("namespace") for each in found} == {"tagstream"}
+    """But for what belongs to all namespaces, and the dashboards, which Grafana finds in any."""
+    elsewhere = [
+        each
+        for each in overlay("cpu", *components)
+        if each["metadata"].get("namespace") != "tagstream" and "grafana_dashboard" not in each["metadata"]["labels"]
+    ]
+    assert {each["kind"] for each in elsewhere} <= {"PriorityClass"}
 
 
 @pytest.mark.parametrize("others", [(), ("kafka-sasl-tls",), ("kafka-mtls",)], ids="+".join)
@@ -361,6 +365,14 @@ def test_spans_say_which_pod_they_are_of() -> None:
     environment = pod_environment(overlay("cpu", "otlp"), SECRET_VALUES)
     assert environment["OTEL_RESOURCE_ATTRIBUTES"] == "k8s.pod.name=tagstream-7c9d8b6f5-x2x4z,k8s.node.name=node-1"
     assert settings.read({name: value for name, value in environment.items() if name.startswith("OTEL_")}).otlp_traces
+
+
+def test_an_external_secret_makes_the_secret_that_the_workers_mount() -> None:
+    manifests = overlay("cpu", "external-secret")
+    (volume,) = [
+        each for each in the(manifests, "Deployment")["spec"]["template"]["spec"]["volumes"] if "secret" in each
+    ]
+    assert the(manifests, "ExternalSecret")["spec"]["target"]["name"] == volume["secret"]["secretName"]
 
 
 def test_a_pod_monitor_asks_the_workers_port() -> None:
