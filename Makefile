@@ -89,6 +89,7 @@ kube: install ## Scale real workers on a real Kubernetes control plane (half an 
 # + about 5 GB in the user's cache; ARGS="-k lag" goes to pytest
 	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
 	@.venv/bin/python -m tests.support.go_programs control-plane
+	@.venv/bin/python -m tests.support.go_programs prometheus
 	@.venv/bin/python -m pytest -q -m kube tests/kube $(ARGS)
 
 soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 15 minutes)

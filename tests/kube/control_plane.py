@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -13,15 +14,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import urllib3
+import yaml
 
 from tests.kube.api import TOKEN, Api, ApiError
 from tests.support import go_programs
 from tests.support.authority import Authority
 from tests.support.waiting import eventually
+from workers.errors import TagstreamError
 from workers.local.server import Server
 
 NAMESPACE = "tagstream"
 KEDA_HOST = "keda-operator.keda.svc.cluster.local"
+
+
+class Refused(TagstreamError):
+    """kubectl failed; the text has what it said."""
 
 
 class _Part(Server):
@@ -248,6 +255,37 @@ class KedaAdapter(_Part):
         return _says_ok(f"https://127.0.0.1:{self.ports[0]}/healthz")
 
 
+class KedaWebhooks(_Part):
+    """Asked by the API server before it takes a manifest of KEDA's kinds."""
+
+    name = "keda-webhooks"
+    program = "keda-webhooks"
+    port_count = 3
+
+    def __init__(self, folder: Path, server: ApiServer, certificates: Path) -> None:
+        super().__init__(folder)
+        self._server = server
+        self._certificates = certificates
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.ports[0]}"
+
+    def flags(self) -> Mapping[str, object]:
+        return {
+            "port": self.ports[0],
+            "metrics-bind-address": f"127.0.0.1:{self.ports[1]}",
+            "health-probe-bind-address": f"127.0.0.1:{self.ports[2]}",
+            "cert-dir": self._certificates,
+        }
+
+    def environment(self) -> Mapping[str, str]:
+        return _keda_environment(self._server)
+
+    def is_ready(self) -> bool:
+        return _says_ok(f"http://127.0.0.1:{self.ports[2]}/readyz")
+
+
 class ControlPlane:
     """All of them. Use it in a `with` block.
 
@@ -266,11 +304,15 @@ class ControlPlane:
         certificates = _keda_certificates(folder / "keda-certificates", authority)
         self.operator = KedaOperator(folder / "keda-operator", self.server, certificates)
         self.adapter = KedaAdapter(folder / "keda-adapter", self.server, self.operator, certificates)
+        self.webhooks = KedaWebhooks(folder / "keda-webhooks", self.server, certificates)
         self._authority = authority
+        self.warned: list[str] = []
+        """What the API server and its webhooks said of the manifests of the last call of kubectl."""
 
     @property
     def _parts(self) -> Sequence[_Part]:
-        return (self.etcd, self.server, self.controllers, self.scheduler, self.operator, self.adapter)
+        kubernetes = (self.etcd, self.server, self.controllers, self.scheduler)
+        return (*kubernetes, self.operator, self.adapter, self.webhooks)
 
     def __enter__(self) -> ControlPlane:
         try:
@@ -289,7 +331,11 @@ class ControlPlane:
             part.retire()
 
     def kubectl(self, *arguments: str, given: str | None = None) -> str:
-        """What kubectl answers."""
+        """What kubectl answers.
+
+        Raises:
+            Refused: with what it says.
+        """
         kubectl = Path(sys.executable).with_name("kubectl")
         answer = subprocess.run(
             [str(kubectl), "--kubeconfig", str(self.server.kubeconfig), *arguments],
@@ -298,7 +344,9 @@ class ControlPlane:
             text=True,
             timeout=180,
         )
-        assert answer.returncode == 0, f"kubectl {' '.join(arguments)}: {answer.stderr}"
+        if answer.returncode != 0:
+            raise Refused(f"kubectl {' '.join(arguments)}: {answer.stderr}")
+        self.warned = [line for line in answer.stderr.splitlines() if line.startswith("Warning:")]
         return answer.stdout
 
     def _make_namespaces(self) -> None:
@@ -307,13 +355,23 @@ class ControlPlane:
             self.api.create("/api/v1/namespaces", {"metadata": {"name": name, "labels": wanted}})
 
     def _install_keda(self) -> None:
-        definitions = go_programs.module("keda", "github.com/kedacore/keda/v2") / "config" / "crd"
-        self.kubectl("apply", "--server-side", "-k", str(definitions))
+        config = go_programs.module("keda", "github.com/kedacore/keda/v2") / "config"
+        self.kubectl("apply", "--server-side", "-k", str(config / "crd"))
         kinds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         eventually(lambda: all(_is(kind, "Established") for kind in self.api.get(kinds)["items"]), 60)
-        self.operator.start()
-        self.adapter.start()
+        for part in (self.operator, self.adapter, self.webhooks):
+            part.start()
+        self._ask_webhooks(config / "webhooks" / "validation_webhooks.yaml")
         self._extend_the_api("v1beta1.external.metrics.k8s.io", self.adapter.ports[0])
+
+    def _ask_webhooks(self, rules: Path) -> None:
+        """Let the API server ask them, by KEDA's own rules; one that doesn't answer refuses, so that it is noticed."""
+        authority = base64.b64encode(self._authority.certificate.read_bytes()).decode()
+        configuration = yaml.safe_load(rules.read_text())
+        for webhook in configuration["webhooks"]:
+            url = self.webhooks.url + webhook["clientConfig"]["service"]["path"]
+            webhook.update(clientConfig={"url": url, "caBundle": authority}, failurePolicy="Fail")
+        self.api.create("/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", configuration)
 
     def _extend_the_api(self, name: str, port: int) -> None:
         """Let the API server ask the adapter. Endpoints may not be loopback addresses; an external name may."""

@@ -158,6 +158,8 @@ class Pod:
     def __init__(self, api: Api, manifest: Json, folder: Path) -> None:
         self.name = manifest["metadata"]["name"]
         self.namespace = manifest["metadata"]["namespace"]
+        self.app = manifest["metadata"].get("labels", {}).get("app.kubernetes.io/name", "")
+        """What it is a worker of: the name of its Deployment."""
         self._api = api
         self._path = f"/api/v1/namespaces/{self.namespace}/pods/{self.name}"
         self._manifest = manifest

@@ -23,6 +23,11 @@ class Report:
 
     lines: list[str] = field(default_factory=list)
     scaled: str = ""
+    waits: list[str] = field(default_factory=list)
+    """Of tests that compare how long an image waits."""
+    notes: list[str] = field(default_factory=list)
+    triggers: list[str] = field(default_factory=list)
+    """Of tests that compare triggers."""
 
     def dark(self, what: str, site: Site) -> None:
         """How long an input partition was without an outcome, at most and for half of the partitions."""
@@ -48,10 +53,27 @@ class Report:
         )
         draw(samples, PICTURE)
 
+    def waiting(self, what: str, seconds: Sequence[float]) -> None:
+        """How long images waited for their outcome; sorted."""
+        median, late = seconds[len(seconds) // 2], seconds[int(len(seconds) * 0.99)]
+        self.waits.append(f"| {what} | {len(seconds)} | {median:.1f} s | {late:.1f} s |")
+
+    def trigger(self, name: str, samples: Sequence[Sample], changes: int, drained_s: float) -> None:
+        """How one way to scale did its load."""
+        most = max(sample.wanted for sample in samples)
+        self.triggers.append(f"| {name} | {most} | {changes} | {drained_s:.0f} s |")
+        draw(samples, PICTURE.with_name(f"trigger-{len(self.triggers)}.png"))
+
     def write(self) -> None:
-        head = "| | events | a partition without an outcome, median | at most |\n|---|---|---|---|\n"
+        dark = "| | events | a partition without an outcome, median | at most |\n|---|---|---|---|"
+        waits = "| | images | median | 99th percentile |\n|---|---|---|---|"
+        triggers = "| trigger | workers, at most | changes of their number | all done after |\n|---|---|---|---|"
+        parts = [self.scaled, *self.notes]
+        for head, lines in ((dark, self.lines), (waits, self.waits), (triggers, self.triggers)):
+            if lines:
+                parts.append("\n".join([head, *lines]))
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(f"{self.scaled}\n\n{head}" + "\n".join(self.lines) + "\n")
+        PAGE.write_text("\n\n".join(part for part in parts if part) + "\n")
 
 
 def draw(samples: Sequence[Sample], picture: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,15 @@ class Rollout:
 
     Args:
         folder: for the overlay.
+        name: of its Deployment and ScaledObject, as the overlay's components make it.
     """
 
-    def __init__(self, plane: ControlPlane, node: Node, site: Site, folder: Path) -> None:
-        self.plane, self.node, self.site = plane, node, site
+    def __init__(self, plane: ControlPlane, node: Node, site: Site, folder: Path, name: str = "tagstream") -> None:
+        self.plane, self.node, self.site, self.name = plane, node, site, name
+        self.secrets: dict[str, str] = {}
+        """What the Secret is to hold beside the storage's keys."""
         self._nodes = [node]
         self._folder = folder
-        self._settings: dict[str, str] = {}
 
     def apply(
         self,
@@ -97,20 +100,18 @@ class Rollout:
         """
         self._folder.mkdir(exist_ok=True)
         k8s = os.path.relpath(_K8S, self._folder.resolve())
-        literals = {**self._own(), **settings}
+        # As a patch, since what a component sets goes over what a generator of the same overlay does.
+        config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "tagstream"}}
+        own = json.dumps({**config_map, "data": {**self._own(), **settings}})
         kustomization = {
             "apiVersion": "kustomize.config.k8s.io/v1beta1",
             "kind": "Kustomization",
             "resources": [f"{k8s}/overlays/{overlay}"],
             "components": [f"{k8s}/components/{name}" for name in components],
-            "configMapGenerator": [
-                {
-                    "name": "tagstream",
-                    "behavior": "merge",
-                    "literals": [f"{name}={value}" for name, value in literals.items()],
-                }
+            "patches": [
+                {"target": {"kind": "ConfigMap", "name": "tagstream"}, "patch": own},
+                *(patch.as_kustomize for patch in patches),
             ],
-            "patches": [patch.as_kustomize for patch in patches],
         }
         (self._folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         self._make_secret()
@@ -124,12 +125,12 @@ class Rollout:
         """Take everything away, and wait until no pod is left."""
         if not self._folder.joinpath("kustomization.yaml").exists():
             return
-        self.plane.kubectl("delete", "-k", str(self._folder), "--ignore-not-found", "--wait=false")
+        self.plane.kubectl("delete", "-k", str(self._folder), "--ignore-not-found", "--timeout=120s")
         eventually(lambda: not self.pods(), 120, lambda: str(self.pods()))
         self._folder.joinpath("kustomization.yaml").unlink()
 
     def pods(self) -> list[Pod]:
-        return [pod for node in self._nodes for pod in list(node.pods.values())]
+        return [pod for node in self._nodes for pod in list(node.pods.values()) if pod.app == self.name]
 
     def ready(self) -> list[Pod]:
         return [pod for pod in self.pods() if pod.ready]
@@ -145,10 +146,34 @@ class Rollout:
         counts = {status.get(name, 0) for name in ("replicas", "updatedReplicas", "availableReplicas")}
         return status.get("observedGeneration") == found["metadata"]["generation"] and counts == {spec["replicas"]}
 
+    def scaled_object(self) -> Any:
+        """As the API server has it, with its status."""
+        return self.plane.api.get(f"/apis/keda.sh/v1alpha1/namespaces/{NAMESPACE}/scaledobjects/{self.name}")
+
     def scaled_object_ready(self) -> bool:
-        found = self.plane.api.get(f"/apis/keda.sh/v1alpha1/namespaces/{NAMESPACE}/scaledobjects/tagstream")
-        conditions = found.get("status", {}).get("conditions", [])
-        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+        return self.condition("Ready") == "True"
+
+    def condition(self, name: str) -> str:
+        """True, False or Unknown, of the ScaledObject."""
+        return _condition(self.scaled_object(), name)
+
+    def autoscaler_gets_a_number(self) -> bool:
+        """Whether Kubernetes' autoscaler could compute how many workers there should be, when it last tried."""
+        path = f"/apis/autoscaling/v2/namespaces/{NAMESPACE}/horizontalpodautoscalers/keda-hpa-{self.name}"
+        return _condition(self.plane.api.get(path), "ScalingActive") == "True"
+
+    def metric(self) -> float:
+        """What KEDA tells Kubernetes' autoscaler: the lag, as its trigger counts it.
+
+        Raises:
+            ApiError: KEDA can't ask, or has not asked yet.
+        """
+        (name,) = self.scaled_object()["status"]["externalMetricNames"]
+        path = f"/apis/external.metrics.k8s.io/v1beta1/namespaces/{NAMESPACE}/{name}"
+        answer = self.plane.api.get(path, labelSelector=f"scaledobject.keda.sh/name={self.name}")
+        (item,) = answer["items"]
+        value = item["value"]
+        return float(value[:-1]) / 1000 if value.endswith("m") else float(value)
 
     def said(self) -> str:
         """For an error: what the pods wrote last."""
@@ -169,7 +194,7 @@ class Rollout:
             yield samples
 
     def _deployment(self) -> Any:
-        return self.plane.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tagstream")
+        return self.plane.api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{self.name}")
 
     def _own(self) -> dict[str, str]:
         """Where this test's servers are."""
@@ -188,9 +213,15 @@ class Rollout:
     def _make_secret(self) -> None:
         s3 = self.site.stack.s3
         values = {"s3-access-key": s3.access_key, "s3-secret-key": s3.secret_key, "redis-url": "", "cache-key": ""}
+        values |= self.secrets
         data = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
         secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tagstream", "namespace": NAMESPACE}}
         self.plane.kubectl("apply", "-f", "-", given=yaml.safe_dump({**secret, "data": data}))
+
+
+def _condition(manifest: Any, name: str) -> str:
+    conditions = manifest.get("status", {}).get("conditions") or []
+    return next((str(each["status"]) for each in conditions if each["type"] == name), "Unknown")
 
 
 @contextmanager
@@ -209,6 +240,16 @@ def meanwhile(do: Callable[[], object], every_s: float) -> Iterator[None]:
     finally:
         ending.set()
         thread.join()
+
+
+def steps(samples: Sequence[Sample]) -> list[int]:
+    """The changes of the number of replicas that were asked for."""
+    return [after.wanted - before.wanted for before, after in pairwise(samples) if after.wanted != before.wanted]
+
+
+def turns(samples: Sequence[Sample]) -> int:
+    """How often the number of replicas began to go the other way."""
+    return sum((before > 0) != (after > 0) for before, after in pairwise(steps(samples)))
 
 
 def settled(site: Site) -> None:

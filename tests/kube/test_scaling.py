@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 
 import pytest
 
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, meanwhile, settled
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, meanwhile, settled, turns
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
 
@@ -17,14 +16,10 @@ pytestmark = [pytest.mark.kube, pytest.mark.timeout(1200)]
 
 WAITING, PHOTOS = 3_000, 300
 
-FEWER = {"stabilizationWindowSeconds": 20, "policies": [{"type": "Pods", "value": 1, "periodSeconds": 15}]}
+FEWER = {"stabilizationWindowSeconds": 20, "policies": [{"type": "Percent", "value": 50, "periodSeconds": 15}]}
 QUICK = Patch(
     "ScaledObject",
-    {
-        "maxReplicaCount": 4,
-        "pollingInterval": 5,
-        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"scaleDown": FEWER}}},
-    },
+    {"maxReplicaCount": 4, "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"scaleDown": FEWER}}}},
 )
 """As the overlay has it, but for times that a test can wait for."""
 THRESHOLD = Patch("ScaledObject", [{"op": "replace", "path": "/spec/triggers/0/metadata/lagThreshold", "value": "200"}])
@@ -39,12 +34,6 @@ def backlog(site: Site) -> Iterator[None]:
     site.send(events)
     with meanwhile(lambda: site.send(events[site.behind() :]), 1.0):
         yield
-
-
-def turns(samples: list[Sample]) -> int:
-    """How often the number of replicas began to go the other way."""
-    steps = [after.wanted - before.wanted for before, after in pairwise(samples) if after.wanted != before.wanted]
-    return sum((before > 0) != (after > 0) for before, after in pairwise(steps))
 
 
 def test_lag_makes_workers_and_its_end_takes_them_away(rollout: Rollout, site: Site, report: Report) -> None:

@@ -105,6 +105,16 @@ def drips(for_s: Callable[[], bool]) -> Lie:
     return lie
 
 
+def takes(seconds: float) -> Lie:
+    """The truth, late."""
+
+    def lie(answer: Answer) -> None:
+        time.sleep(seconds)
+        answer.tell()
+
+    return lie
+
+
 def resets(times: int) -> Lie:
     """Half of the body, then a reset; the truth after so many times."""
     left = [times]

@@ -18,6 +18,7 @@ class SecureKafka(ApacheKafka):
 
     name: ClassVar[str] = "Apache Kafka with TLS"
     port_count: ClassVar[int] = 4
+    ready_within_s: ClassVar[float] = 180.0
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

@@ -1,0 +1,197 @@
+"""Each component that touches the autoscaler, applied: KEDA's webhook takes it, and KEDA itself reads the lag by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.conftest import Stack, up_or_skip
+from tests.kube.api import ApiError
+from tests.kube.control_plane import ControlPlane, Refused
+from tests.kube.node import Node
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, settled
+from tests.support.secure_kafka import PASSWORD, USER, SecureKafka
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, photo
+from workers.local.scratch import Scratch
+
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
+
+EVENTS, THRESHOLD = 500, 200
+EVEN = 3 * THRESHOLD
+"""As KEDA rounds this lag up: three workers share the twelve partitions evenly."""
+LOW = Patch(
+    "ScaledObject", [{"op": "replace", "path": "/spec/triggers/0/metadata/lagThreshold", "value": str(THRESHOLD)}]
+)
+WAYS: dict[tuple[str, ...], int] = {
+    ("kafka-sasl-tls",): EVEN,
+    ("kafka-mtls",): EVEN,
+    ("several-topics",): EVENTS,
+    ("kafka-sasl-tls", "several-topics"): EVENTS,
+    ("several-topics", "kafka-mtls"): EVENTS,
+    ("kafka-sasl-tls", "scale-to-zero"): EVEN,
+    ("kafka-mtls", "backfill"): EVEN,
+}
+"""Components, and the lag that KEDA makes of EVENTS events."""
+
+
+@pytest.fixture(scope="module")
+def broker(scratch: Scratch) -> Iterator[SecureKafka]:
+    for server in up_or_skip(SecureKafka(scratch.path / "secure-kafka")):
+        server.add_user()
+        yield server
+
+
+@pytest.fixture
+def site(broker: SecureKafka, stack: Stack, unique: Callable[[str], str]) -> Site:
+    return Site(Stack(broker, stack.s3, stack.valkey), unique("ways"), partitions=12)
+
+
+@pytest.fixture
+def secrets(broker: SecureKafka) -> dict[str, str]:
+    certificate, key = broker.authority.sign("worker")
+    return {
+        "kafka-user": USER,
+        "kafka-password": PASSWORD,
+        "kafka-ca": broker.authority.certificate.read_text(),
+        "kafka-cert": certificate.read_text(),
+        "kafka-key": key.read_text(),
+    }
+
+
+@pytest.fixture
+def without_node(
+    plane: ControlPlane, site: Site, secrets: dict[str, str], tmp_path: Path
+) -> Iterator[Callable[[str], Rollout]]:
+    """Makes an overlay, by the name of its Deployment, whose pods find no node: the lag stays as it is."""
+    made: list[Rollout] = []
+
+    def make(name: str) -> Rollout:
+        rollout = Rollout(plane, Node(plane.api, tmp_path / "pods"), site, tmp_path / "overlay", name)
+        rollout.secrets = secrets
+        made.append(rollout)
+        return rollout
+
+    yield make
+    for rollout in made:
+        rollout.delete()
+
+
+def servers(broker: SecureKafka, components: Sequence[str]) -> str:
+    """The listener that these components make the workers call."""
+    if "kafka-sasl-tls" in components:
+        return broker.login
+    return broker.mutual if "kafka-mtls" in components else broker.servers
+
+
+def read(rollout: Rollout) -> float:
+    """The lag that KEDA reads; -1: it can't yet."""
+    try:
+        return rollout.metric()
+    except (ApiError, KeyError):
+        return -1
+
+
+def commit_nothing_done(site: Site) -> None:
+    """The group's offsets, all 0: of several topics KEDA knows those on which the group has committed."""
+    member = Consumer({"bootstrap.servers": site.stack.kafka.servers, "group.id": site.name})
+    try:
+        places = [TopicPartition(site.images, number, 0) for number in range(site.partitions)]
+        member.commit(offsets=places, asynchronous=False)
+    finally:
+        member.close()
+
+
+@pytest.mark.parametrize("components", WAYS, ids="+".join)
+def test_keda_takes_it_and_reads_the_lag(
+    without_node: Callable[[str], Rollout], site: Site, broker: SecureKafka, components: tuple[str, ...]
+) -> None:
+    site.send([(site.own(f"{number}.jpg"), ()) for number in range(EVENTS)])
+    commit_nothing_done(site)
+    rollout = without_node("tagstream-backfill" if "backfill" in components else "tagstream")
+    rollout.apply(components=components, patches=[LOW], TAGSTREAM_KAFKA_SERVERS=servers(broker, components))
+    assert rollout.plane.warned == []
+    eventually(rollout.scaled_object_ready, 60, rollout.plane.operator.log_tail)
+    eventually(lambda: read(rollout) == WAYS[components], 60, rollout.plane.operator.log_tail)
+
+
+@pytest.mark.parametrize("way", ["kafka-sasl-tls", "kafka-mtls"])
+def test_the_workers_log_in_as_keda_does(
+    rollout: Rollout, site: Site, broker: SecureKafka, secrets: dict[str, str], way: str
+) -> None:
+    for number in range(8):
+        site.upload(f"{number}.jpg", photo(number))
+    site.send([(site.own(f"{number % 8}.jpg"), ()) for number in range(24)])
+    rollout.secrets = secrets
+    rollout.apply(components=[way], patches=[ONE_PROCESSOR], TAGSTREAM_KAFKA_SERVERS=servers(broker, [way]))
+    eventually(lambda: site.behind() == 0, 240, rollout.said)
+    least = float(rollout.scaled_object()["spec"]["triggers"][0]["metadata"]["lagThreshold"])
+    eventually(lambda: read(rollout) == least, 60, rollout.plane.operator.log_tail)
+    settled(site)
+
+
+def test_a_wrong_password_is_told(
+    without_node: Callable[[str], Rollout], broker: SecureKafka, secrets: dict[str, str]
+) -> None:
+    secrets["kafka-password"] = "another"
+    rollout = without_node("tagstream")
+    rollout.apply(components=["kafka-sasl-tls"], TAGSTREAM_KAFKA_SERVERS=broker.login)
+    eventually(lambda: rollout.condition("Ready") == "False", 60, rollout.plane.operator.log_tail)
+    assert "SASL Authentication failed" in rollout.plane.operator.log.read_text(errors="replace")
+
+
+def test_where_kafka_answers_with_an_error_the_workers_are_two_at_least(
+    without_node: Callable[[str], Rollout], site: Site, broker: SecureKafka
+) -> None:
+    """Several topics without their component: KEDA asks for one topic of that name."""
+    rollout = without_node("tagstream")
+    both = f"{site.images},{site.enriched}"
+    rollout.apply(TAGSTREAM_KAFKA_SERVERS=broker.servers, TAGSTREAM_INPUT_TOPICS=both)
+    eventually(lambda: rollout.condition("Fallback") == "True", 120, rollout.plane.operator.log_tail)
+    eventually(lambda: rollout.replicas() == 2, 120, rollout.plane.operator.log_tail)
+
+
+def test_while_kafka_is_away_the_number_of_workers_stays(
+    without_node: Callable[[str], Rollout], site: Site, broker: SecureKafka
+) -> None:
+    """KEDA then has no scaler, and so no fallback either: Kubernetes' autoscaler gets no number and changes nothing."""
+    site.send([(site.own(f"{number}.jpg"), ()) for number in range(EVENTS)])
+    rollout = without_node("tagstream")
+    rollout.apply(patches=[LOW], TAGSTREAM_KAFKA_SERVERS=broker.servers)
+    eventually(lambda: rollout.replicas() == 3, 180, rollout.plane.operator.log_tail)
+    broker.kill()
+    try:
+        eventually(lambda: not rollout.autoscaler_gets_a_number(), 240, rollout.plane.operator.log_tail)
+        assert rollout.replicas() == 3
+    finally:
+        broker.start()
+    eventually(rollout.autoscaler_gets_a_number, 240, rollout.plane.operator.log_tail)
+    assert rollout.replicas() == 3
+
+
+def test_a_formula_that_names_no_trigger_is_refused_when_it_is_applied(
+    without_node: Callable[[str], Rollout], broker: SecureKafka
+) -> None:
+    wrong = Patch("ScaledObject", {"advanced": {"scalingModifiers": {"formula": "nosuch / 2", "target": "1"}}})
+    rollout = without_node("tagstream")
+    with pytest.raises(Refused, match=r"(?s)vscaledobject.kb.io.*nosuch"):
+        rollout.apply(patches=[wrong], TAGSTREAM_KAFKA_SERVERS=broker.servers)
+
+
+def test_a_second_autoscaler_of_the_same_workers_is_refused_when_it_is_applied(
+    without_node: Callable[[str], Rollout], broker: SecureKafka
+) -> None:
+    rollout = without_node("tagstream")
+    rollout.apply(TAGSTREAM_KAFKA_SERVERS=broker.servers)
+    eventually(rollout.scaled_object_ready, 60, rollout.plane.operator.log_tail)
+    first = rollout.scaled_object()
+    second = {
+        **{name: first[name] for name in ("apiVersion", "kind", "spec")},
+        "metadata": {"name": "second", "namespace": "tagstream"},
+    }
+    with pytest.raises(Refused, match="already managed by the ScaledObject 'tagstream'"):
+        rollout.plane.kubectl("apply", "-f", "-", given=yaml.safe_dump(second))
