@@ -35,6 +35,7 @@ class _Part(Server):
     """A program of the control plane."""
 
     program: ClassVar[str]
+    ready_within_s: ClassVar[float] = 180.0
 
     def prepare(self) -> None:
         """Everything is on its command line."""
