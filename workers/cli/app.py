@@ -6,8 +6,9 @@ import errno
 import inspect
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -155,7 +156,7 @@ def run_command(arguments: Sequence[str]) -> int:
         The exit code.
     """
     try:
-        app(list(arguments), prog_name="tagstream")
+        command_tree()(list(arguments), prog_name="tagstream")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
@@ -169,6 +170,12 @@ def run_command(arguments: Sequence[str]) -> int:
         logger.exception("this is a bug of ours, please report it with the lines below")
         return OUR_BUG
     return 0
+
+
+@cache
+def command_tree() -> Callable[..., object]:
+    """Made once a process: typer reads every signature of every command for it."""
+    return typer.main.get_command(app)
 
 
 def _complain(error: TagstreamError) -> int:

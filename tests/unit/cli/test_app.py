@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
 from tests.support import logs
 from tests.unit.cli.conftest import Ran
@@ -90,7 +89,7 @@ def commands(group: Any, *names: str) -> Iterator[tuple[str, Any]]:
 
 def test_every_command_that_lists_gives_json_too() -> None:
     """A new command has --json, or is named in ACTS because what it prints is not the point of it."""
-    found = dict(commands(typer.main.get_command(app.app)))
+    found = dict(commands(app.command_tree()))
     json_help = {name: each.help for name, command in found.items() for each in command.params if "--json" in each.opts}
     assert found.keys() - json_help.keys() == ACTS
     assert [name for name, told in json_help.items() if "JSON" not in told] == []
@@ -386,7 +385,7 @@ def test_what_ends_a_command_is_the_last_line_of_its_log_whatever_was_left_out_b
     out = io.StringIO()
     with logs.restored():
         start_logging("info", "json", stream=out)
-        monkeypatch.setattr(app, "app", lambda *_, **__: ends())
+        monkeypatch.setattr(app, "command_tree", lambda: lambda *_, **__: ends())
         assert app.run_command([]) == exit_codes.MISCONFIGURED
         for handler in logging.getLogger().handlers:
             handler.close()  # as at the end of the process
