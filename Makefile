@@ -31,10 +31,10 @@ test: install ## Run the tests, on real servers where they need them
 # + two files at a time, each half with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the halves
 	@.venv/bin/python -m pytest -m "not full and not chaos and not kube" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
-unit: install ## Run the unit tests that need no server, without the slow ones (about a minute)
-# + four files at a time, because half of a file's time is waiting
+unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)
+# + three files at a time, because a third of their time is waiting
 	@.venv/bin/python -m pytest tests/unit -q -m "not servers and not slow and not full and not chaos" \
-	  --hypothesis-profile=quick -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	  --hypothesis-profile=quick -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## Check style, types, imports between packages, words and workflows
 	@.venv/bin/ruff check .

@@ -9,11 +9,13 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import gc
+import logging
 import shutil
 import signal
 import subprocess
+import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -28,6 +30,9 @@ from workers.local.valkey import Valkey
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# jsonschema would read a grammar of IRIs for a second, which no test asks it for: to it, this is not installed.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 # A busy machine is no finding: by default an example that takes 0.2 s is one, and so are ten that take a second.
 settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -56,6 +61,25 @@ class Stack:
     kafka: ApacheKafka
     s3: SeaweedFS
     valkey: Valkey
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays: to look through it for garbage takes longer than to import it."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+        _let_loggers_propagate()
+
+
+def _let_loggers_propagate() -> None:
+    """torch has dozens that do not, and to each pytest gives its handlers anew, six times a test."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("torch") and isinstance(logger, logging.Logger):
+            logger.propagate = True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

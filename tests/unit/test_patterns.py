@@ -47,7 +47,10 @@ def uses() -> list[Use]:
 
 def _uses_in(path: Path) -> Iterator[Use]:
     place = str(path.relative_to(ROOT))
-    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    text = path.read_text(encoding="utf-8")
+    if "import re\n" not in text:
+        return
+    nodes = list(ast.walk(ast.parse(text)))
     calls = [(node, node.func) for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     names = {id(node.value): ast.unparse(node.targets[0]) for node in nodes if isinstance(node, ast.Assign)}
     called = [(ast.unparse(func.value), func.attr) for _, func in calls if func.attr in METHODS]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,13 +21,15 @@ def quoted() -> list[str]:
     return re.findall(r"^\| `(.+?)` \|", by_line, re.MULTILINE)
 
 
-def trees() -> Iterator[ast.Module]:
-    for path in sorted((ROOT / "workers").rglob("*.py")):
-        if not path.relative_to(ROOT / "workers").as_posix().startswith(APART):
-            yield ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def nodes() -> list[ast.AST]:
+    """All that the programs' modules consist of."""
+    paths = sorted((ROOT / "workers").rglob("*.py"))
+    named = [path for path in paths if not path.relative_to(ROOT / "workers").as_posix().startswith(APART)]
+    return [node for path in named for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
 
 
-def template(node: ast.expr) -> str | None:
+def template(node: ast.AST) -> str | None:
     """A text of the source with `…` for each part that is only known when it runs; None: no text."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return _PLACEHOLDERS.sub("…", node.value)
@@ -39,15 +40,15 @@ def template(node: ast.expr) -> str | None:
 
 @cache
 def texts() -> frozenset[str]:
-    nodes = (node for tree in trees() for node in ast.walk(tree) if isinstance(node, ast.expr))
-    return frozenset(text for node in nodes if (text := template(node)) is not None)
+    return frozenset(text for node in nodes() if (text := template(node)) is not None)
 
 
-def warnings() -> set[str]:
-    calls = (node for tree in trees() for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args)
+@cache
+def warnings() -> frozenset[str]:
+    calls = (node for node in nodes() if isinstance(node, ast.Call) and node.args)
     at_level = (call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in LEVELS)
     of_a_log = (call for call in at_level if ast.unparse(call.func).startswith(("_log.", "logger.")))
-    texts = {text for call in of_a_log if (text := template(call.args[0])) is not None}
+    texts = frozenset(text for call in of_a_log if (text := template(call.args[0])) is not None)
     return texts - {"…"}  # an error's own sentence, which the tables of exit codes have
 
 

@@ -72,7 +72,13 @@ def as_pillow_alone(body: bytes) -> np.ndarray[Any, Any]:
         return np.asarray(to_rgb(image).resize((EDGE, EDGE), Image.Resampling.BICUBIC))
 
 
-@pytest.mark.parametrize("body", PHOTOGRAPHS.values(), ids=PHOTOGRAPHS.keys())
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(body, id=key, marks=[pytest.mark.slow] if number else [])
+        for number, (key, body) in enumerate(PHOTOGRAPHS.items())
+    ],
+)
 def test_every_photograph_is_accepted_as_it_came_and_as_any_encoder_writes_it(body: bytes) -> None:
     as_accepted(body)
     with Image.open(io.BytesIO(body)) as photograph:

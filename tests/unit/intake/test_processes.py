@@ -161,7 +161,7 @@ def test_children_that_die_at_birth_are_not_replaced_for_ever() -> None:
 def test_close_drops_what_waits_and_waits_for_what_runs() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=1, children=1)
     read(intake, job(GOOD))
-    running, waiting = (intake.fetch(sleeping_job(3), LARGEST) for _ in range(2))
+    running, waiting = (intake.fetch(sleeping_job(1), LARGEST) for _ in range(2))
     eventually(running.running)
     intake.close()
     assert running.result(0).size > 0

@@ -183,6 +183,7 @@ HEAVY: dict[str, Callable[[], bytes]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_linux
 @pytest.mark.parametrize("make", HEAVY.values(), ids=HEAVY.keys())
 def test_metadata_of_any_size_costs_no_more_than_a_copy_of_the_file_and_spoil_nothing(

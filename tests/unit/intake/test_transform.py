@@ -47,15 +47,17 @@ def test_every_format_and_transform_gives_contiguous_rgb_bytes(name: str, transf
 SIZES = [(640, 480), (480, 640), (301, 1007), (224, 224), (97, 41), (256, 255), (31, 2000)]
 
 
+@pytest.mark.slow  # torchvision takes seconds to load
 @pytest.mark.parametrize("size", SIZES)
 def test_squash_is_the_published_square_resize_to_the_bit(size: tuple[int, int]) -> None:
-    from torchvision.transforms import Resize  # only this test needs it
+    from torchvision.transforms import Resize
 
     image = noise(*size)
     expected = np.asarray(Resize((384, 384))(image))
     assert np.array_equal(apply(Transform(384), image), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES[:-1])
 @pytest.mark.parametrize(("side", "resize"), [(224, 256), (224, 224), (225, 256), (224, 235)])
 def test_crop_is_the_published_resize_and_centre_crop_to_the_bit(size: tuple[int, int], side: int, resize: int) -> None:

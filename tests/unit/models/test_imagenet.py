@@ -25,6 +25,7 @@ def test_names_stand_at_their_labels(names: list[str]) -> None:
     assert (names[134], names[517]) == ("crane (bird)", "crane (machine)")
 
 
+@pytest.mark.slow  # timm takes seconds to load
 def test_all_others_are_the_first_word_that_timms_tables_give(names: list[str]) -> None:
     from timm.data.imagenet_info import ImageNetInfo
 

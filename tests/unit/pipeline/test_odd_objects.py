@@ -132,6 +132,7 @@ def test_good_events_that_come_after_odd_ones_are_answered_in_time(fault: Fault)
     assert enriched(manual) == 20
 
 
+@pytest.mark.slow
 def test_odd_objects_that_keep_coming_do_not_excuse_each_other() -> None:
     """Guard: an outage is one that a probe met, and an object that fails while others are read feeds no breaker."""
     good, bad = keys(40, "good"), keys(200, "odd")

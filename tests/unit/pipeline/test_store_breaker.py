@@ -249,7 +249,7 @@ def test_a_worker_asks_a_store_that_is_away_a_few_times_only_and_goes_on_at_once
         threading.Event().wait(0.3)
         asked = len(harness.store.reads)
         began = time.monotonic()
-        threading.Event().wait(2.0)
+        threading.Event().wait(1.0)
         assert len(harness.store.reads) - asked <= 5 * (time.monotonic() - began)
         assert worker.progress().ok
         harness.store.heal()

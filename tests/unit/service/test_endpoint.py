@@ -146,6 +146,7 @@ def test_another_path_is_not_found_and_leads_nowhere(served: Served, path: str) 
     assert served.get(path)[0] == 404
 
 
+@pytest.mark.slow
 def test_however_often_metrics_are_asked_for_they_cost_a_tenth_of_a_processor() -> None:
     spent: list[float] = []
 

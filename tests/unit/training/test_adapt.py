@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,6 +27,8 @@ NEW = ("one", "two", "three")
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    import timm  # here, because it takes seconds to load
+
     folder = tmp_path_factory.mktemp("bundles")
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet").state_dict(), folder / "resnet.safetensors")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -223,6 +222,8 @@ def test_the_compact_tagger_becomes_one_of_many_tags(place: Place, monkeypatch: 
 @pytest.fixture(scope="module")
 def network(place: Place) -> str:
     """A small vision transformer of timm, which begins with random weights."""
+    import timm  # here, because it takes seconds to load
+
     torch.manual_seed(0)
     weights = timm.create_model("test_vit").state_dict()
     save_file(weights, place.folder / "vit.safetensors")

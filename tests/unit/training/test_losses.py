@@ -74,6 +74,7 @@ def test_tagging_is_scaled_to_the_size_of_text_without_a_gradient_of_the_scale()
     assert losses.balanced(tagging, None) is tagging
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ram", "ram_plus", "tag2text"])
 def test_gradients_of_tagging_agree_with_finite_differences(kind: Kind) -> None:
     model, images = _double(kind)
@@ -92,6 +93,7 @@ def test_gradients_of_tagging_agree_with_finite_differences(kind: Kind) -> None:
     _compare(model, losses.asymmetric(logits, targets), held)
 
 
+@pytest.mark.slow
 def test_gradients_of_text_agree_with_finite_differences() -> None:
     model, images = _double("tag2text", words=20)
     assert isinstance(model, Tag2Text)
@@ -105,6 +107,7 @@ def test_gradients_of_text_agree_with_finite_differences() -> None:
     _compare(model, loss(), loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ram", "ram_plus"])
 def test_gradients_of_distillation_agree_with_finite_differences(kind: Kind) -> None:
     model, images = _double(kind)
@@ -116,6 +119,7 @@ def test_gradients_of_distillation_agree_with_finite_differences(kind: Kind) -> 
     _compare(model, loss(), loss)
 
 
+@pytest.mark.slow
 def test_gradients_of_alignment_agree_with_finite_differences() -> None:
     model, images = _double("ram_plus")
     assert isinstance(model, RamPlus)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from workers.training.metrics import Summary, Table, average_precision, curve, table
 from workers.training.thresholds import OFF, best_f1, choose, precision_floor
@@ -26,8 +25,11 @@ def test_average_precision_is_the_mean_precision_at_the_positives() -> None:
     assert average_precision(SCORES[:, 1], TARGETS[:, 1] > 0) == pytest.approx(1)
 
 
+@pytest.mark.slow  # scikit-learn takes a second to load
 @pytest.mark.parametrize("seed", range(3))
 def test_numbers_equal_those_of_scikit_learn(seed: int) -> None:
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
     scores, targets = random_scores(seed)
     found = table(scores, targets, 0.5)
     np.testing.assert_allclose(found.ap, average_precision_score(targets, scores, average=None), atol=1e-9)

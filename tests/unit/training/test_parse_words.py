@@ -72,6 +72,7 @@ def test_what_was_seen_in_ing_is_a_verb_after_a_plural() -> None:
     assert texts("two dogs zorb in the yard", LexiconParser(learn(captions))) == ["dog", "zorb", "yard"]
 
 
+@pytest.mark.slow
 def test_parsers_travel_to_other_processes() -> None:
     caption = ["a young man riding a horse"]
     for parser in (LexiconParser(), GrammarParser()):
