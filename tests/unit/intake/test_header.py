@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from tests.support import images
 from tests.support.images import encoded, ramp
 from tests.support.waiting import bounded
 from workers.errors import Rejected
-from workers.intake.header import Header, guard, read_header
+from workers.intake.header import Header, guard, open_image, read_header
 from workers.intake.limits import Limits
+from workers.intake.scan import EXIF_MOST, scan
 
 LIMITS = Limits()
 
@@ -89,13 +91,47 @@ def test_a_tile_larger_than_its_image_is_no_way_around_the_limit() -> None:
     header = read_header(images.tiff_with_a_tile_of(256), LIMITS)
     assert header.width == 16
     assert header.decode_bytes >= 256 * 256
+    assert read_header(images.tiff_with_a_tile_of(256), Limits(max_pixels=256 * 256)).width == 16
+    assert refusal(images.tiff_with_a_tile_of(256), Limits(max_pixels=256 * 256 - 1)) == "too-many-pixels"
 
 
-def test_just_the_allowed_pixels_pass_and_one_row_more_does_not() -> None:
+def test_a_decode_may_take_all_that_is_allowed_and_not_a_byte_more() -> None:
+    body = encoded(ramp(40, 30), "png")
+    takes = read_header(body, LIMITS).decode_bytes
+    assert read_header(body, Limits(decode_bytes=takes)).decode_bytes == takes
+    assert refusal(body, Limits(decode_bytes=takes - 1)) == "decode-memory"
+
+
+def test_a_file_that_something_is_cut_out_of_takes_a_copy_more() -> None:
+    bare, told = encoded(ramp(), "jpeg"), encoded(ramp(), "jpeg", comment=b"x" * 1_000)
+    more = read_header(told, LIMITS).decode_bytes - read_header(bare, LIMITS).decode_bytes
+    assert more == len(scan(told, "jpeg").body) == len(bare)
+
+
+@pytest.mark.parametrize(("metadata", "prefix"), [("exif", b"Exif\0\0"), ("xmp", b"")])
+def test_metadata_larger_than_a_jpegs_segment_is_not_handed_on(metadata: str, prefix: bytes) -> None:
+    """Of every other format than the two that have no such bound a larger one is cut out before."""
+    for size, kept in ((EXIF_MOST, True), (EXIF_MOST + 1, False)):
+        body = encoded(ramp(), "webp", **{metadata: prefix + bytes(size)})
+        assert (metadata in open_image(body, "webp").info) == kept
+
+
+@pytest.mark.parametrize("name", LIMITS.formats)
+def test_just_the_allowed_pixels_pass_and_one_row_more_does_not(name: str) -> None:
     limits = Limits(max_pixels=40 * 30)
     guard(limits)
-    assert read_header(encoded(ramp(40, 30), "png"), limits).height == 30
-    assert refusal(encoded(ramp(40, 31), "png"), limits) == "too-many-pixels"
+    assert read_header(encoded(ramp(40, 30), name), limits).height == 30
+    assert refusal(encoded(ramp(40, 31), name), limits) == "too-many-pixels"
+
+
+def test_pillow_is_bounded_as_we_are_uses_one_thread_and_warns_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        guard(Limits(max_pixels=1_234))
+        warnings.warn_explicit("of a file", UserWarning, "", 1, module="PIL.TiffImagePlugin")
+    assert (Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS) == (1_234, 1)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 400), (400, 2)])
