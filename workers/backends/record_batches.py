@@ -204,6 +204,9 @@ class _Cursor:
         body, at = self._body, self._at
         byte = body[at]
         at += 1
+        if byte < 0x80:  # most of them
+            self._at = at
+            return (byte >> 1) ^ -(byte & 1)
         value = byte & 0x7F
         shift = 7
         while byte & 0x80:
