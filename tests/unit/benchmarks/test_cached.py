@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
-from benchmarks.cached import Figures, cells
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cached import Figures, cells, require_hit
+from benchmarks.cached_parts import least
 
 
 def test_single_events_are_shown_by_their_median_and_their_99th_percentile() -> None:
     singles = [float(number) for number in range(100, 0, -1)]
     assert cells(Figures(1234.4, 99.6, singles)) == ["1,234", "100 us", "50.5 ms", "100.0 ms"]
     assert cells(Figures(1234.4, 99.6)) == ["1,234", "100 us"]
+
+
+def test_the_parts_are_shown_by_their_least_round() -> None:
+    assert least([{"parse": 3.0, "lookup": 1.0}, {"parse": 2.0, "lookup": 5.0}]) == {"parse": 2.0, "lookup": 1.0}
+
+
+def test_an_outcome_that_was_computed_again_ends_the_benchmark() -> None:
+    with pytest.raises(SystemExit, match="was not cached"):
+        require_hit(enriched(tags="miss"))
+    require_hit(enriched(tags="hit"))
+
+
+def enriched(tags: str) -> bytes:
+    """The enriched image of the README, with this answer of the cache."""
+    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    document = json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[2])
+    return json.dumps(document | {"cache": {"source": "hit", "tags": tags, "caption": None}}).encode()
