@@ -79,6 +79,15 @@ def _check_endpoint(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("it must be a URL, https://host/path")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("it must be a URL without user, query and fragment")
+    return url
+
+
 def _check_redis(url: SecretUrl) -> SecretUrl:
     text = url.get_secret_value()
     if not text:
@@ -149,6 +158,7 @@ Topic = Annotated[str, AfterValidator(_check_topic)]
 OptionalTopic = Annotated[str, AfterValidator(lambda topic: _check_topic(topic) if topic else topic)]
 Topics = Annotated[Words, AfterValidator(_check_topics)]
 Endpoint = Annotated[str, AfterValidator(lambda url: _check_endpoint(url) if url else url)]
+Url = Annotated[str, AfterValidator(lambda url: _check_url(url) if url else url)]
 Bytes = Annotated[ByteSize, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
@@ -216,11 +226,25 @@ class Settings(BaseModel):
     kafka_tls_cert: OptionalFile = _setting("Kafka", None, "PEM file of our certificate, where brokers ask for one")
     kafka_tls_key: OptionalFile = _setting("Kafka", None, "PEM file of its key")
     kafka_tls_key_password: SecretStr = _setting("Kafka", SecretStr(""), "Password of that key")
-    kafka_sasl_mechanism: Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], BeforeValidator(_upper)] = (
-        _setting("Kafka", "SCRAM-SHA-512", "`PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`; used with `SASL_…`")
+    kafka_sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER", "AWS_MSK_IAM"], BeforeValidator(_upper)
+    ] = _setting(
+        "Kafka",
+        "SCRAM-SHA-512",
+        "`PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, `OAUTHBEARER` or `AWS_MSK_IAM`; used with `SASL_…`",
     )
-    kafka_user: str = _setting("Kafka", "", "User name for `SASL_…`")
-    kafka_password: SecretStr = _setting("Kafka", SecretStr(""), "Password for `SASL_…`")
+    kafka_user: str = _setting("Kafka", "", "User name for `SASL_…`; of `OAUTHBEARER` the client's id")
+    kafka_password: SecretStr = _setting(
+        "Kafka", SecretStr(""), "Password for `SASL_…`; of `OAUTHBEARER` the client's secret"
+    )
+    kafka_token_endpoint: Url = _setting(
+        "Kafka", "", "URL of the service that gives tokens for `OAUTHBEARER` to this user and password"
+    )
+    kafka_token_scope: str = _setting("Kafka", "", "Scope to ask it for")
+    kafka_token_file: OptionalFile = _setting(
+        "Kafka", None, "File with a token for `OAUTHBEARER`, instead of asking for one; read again when it changes"
+    )
+    kafka_aws_region: str = _setting("Kafka", "", "Region of `AWS_MSK_IAM`; by default `AWS_REGION`")
 
     s3_endpoint: Endpoint = _setting("Object storage", "", "URL of the object store, `http://host:port`. Required")
     s3_region: str = _setting("Object storage", "", "Region; empty: asked of the store")
@@ -380,6 +404,8 @@ class Settings(BaseModel):
     )
 
     # Not TAGSTREAM_ names: whether OpenTelemetry's own variables ask for an export.
+    secret_files: Mapping[str, Path] = {}
+    """Where the secrets came from that were in files, by field: clients read them again."""
     otlp_traces: bool = False
     otlp_metrics: bool = False
 
@@ -419,11 +445,7 @@ def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
 
 def _contradictions(settings: Settings) -> Iterator[str]:
     """What is wrong between settings that are right each by itself."""
-    if settings.kafka_security_protocol.startswith("SASL") and not (settings.kafka_user and settings.kafka_password):
-        yield (
-            f"TAGSTREAM_KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol} needs TAGSTREAM_KAFKA_USER and "
-            "TAGSTREAM_KAFKA_PASSWORD (or …_PASSWORD_FILE)"
-        )
+    yield from _login_contradictions(settings)
     if bool(settings.kafka_tls_cert) != bool(settings.kafka_tls_key):
         yield "TAGSTREAM_KAFKA_TLS_CERT and TAGSTREAM_KAFKA_TLS_KEY go together: set both or none"
     if bool(settings.s3_access_key) != bool(settings.s3_secret_key):
@@ -454,10 +476,34 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         )
 
 
+def _login_contradictions(settings: Settings) -> Iterator[str]:
+    """What is missing or too much for the way in which Kafka is logged in to."""
+    protocol, mechanism = settings.kafka_security_protocol, settings.kafka_sasl_mechanism
+    endpoint = settings.kafka_token_endpoint
+    if protocol.startswith("SASL"):
+        by_file = mechanism == "OAUTHBEARER" and settings.kafka_token_file is not None
+        if mechanism == "AWS_MSK_IAM":
+            if protocol != "SASL_SSL":
+                yield "TAGSTREAM_KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs TAGSTREAM_KAFKA_SECURITY_PROTOCOL=SASL_SSL"
+        elif not by_file and not (settings.kafka_user and settings.kafka_password):
+            yield (
+                f"TAGSTREAM_KAFKA_SECURITY_PROTOCOL={protocol} needs TAGSTREAM_KAFKA_USER and "
+                "TAGSTREAM_KAFKA_PASSWORD (or …_PASSWORD_FILE)"
+            )
+        if mechanism == "OAUTHBEARER" and bool(endpoint) == by_file:
+            yield (
+                "TAGSTREAM_KAFKA_SASL_MECHANISM=OAUTHBEARER needs TAGSTREAM_KAFKA_TOKEN_ENDPOINT or "
+                "TAGSTREAM_KAFKA_TOKEN_FILE, and not both"
+            )
+    parts = urlsplit(endpoint)
+    if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
+        yield "TAGSTREAM_KAFKA_TOKEN_ENDPOINT must be https:// (RFC 6749): a password is sent there"
+
+
 S3_LOGINS = ("s3_access_key", "s3_credentials_file", "s3_web_identity_token_file")
 """Each is a whole way to log in; none: anonymous."""
 
-_DERIVED = {"otlp_traces", "otlp_metrics"}
+_DERIVED = {"otlp_traces", "otlp_metrics", "secret_files"}
 
 FIELDS: Mapping[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if name not in _DERIVED}
 """The fields that have a variable, in the order of the table."""
@@ -539,6 +585,7 @@ def examine(environ: Mapping[str, str], *required: str) -> tuple[Settings, list[
 def _values(environ: Mapping[str, str]) -> dict[str, Any]:
     """What is set, by field, as text."""
     values: dict[str, Any] = {}
+    files: dict[str, Path] = {}
     wrong: list[str] = []
     for name, text in sorted(environ.items()):
         if not name.startswith(PREFIX) or not text.strip() or _made_by_kubernetes(name, text):
@@ -553,10 +600,12 @@ def _values(environ: Mapping[str, str]) -> dict[str, Any]:
         if field in values:
             wrong.append(f"{variable(field)} and {variable(field)}_FILE are both set: keep one")
         values[field] = value
+        if name != variable(field):
+            files[field] = expanded(Path(text))
     if wrong:
         raise Misconfigured("\n".join(wrong))
     identity = {} if values.keys() & set(S3_LOGINS) else _aws_web_identity(environ)
-    return {**_from_elsewhere(environ), **identity, **values}
+    return {**_from_elsewhere(environ), **identity, **values, "secret_files": files}
 
 
 def _take(name: str, text: str) -> tuple[str, str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import Stack, up_or_skip
-from tests.support.secure_kafka import PASSWORD, USER, SecureKafka
+from tests.support.secure_kafka import AGAIN_S, PASSWORD, USER, SecureKafka, unsigned_token
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import lag
@@ -54,14 +55,29 @@ def certificate(broker: SecureKafka) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("way", ["SCRAM-SHA-512", "certificate"])
+def token(broker: SecureKafka, file: Path) -> dict[str, str]:
+    file.write_text(unsigned_token(USER, 600))
+    return login(broker, "OAUTHBEARER") | {
+        "TAGSTREAM_KAFKA_USER": "",
+        "TAGSTREAM_KAFKA_PASSWORD": "",
+        "TAGSTREAM_KAFKA_TOKEN_FILE": str(file),
+    }
+
+
+@pytest.mark.parametrize("way", ["SCRAM-SHA-512", "OAUTHBEARER", "certificate"])
 def test_a_worker_that_proves_who_it_is_does_its_work_exactly_once(
     site: Site, broker: SecureKafka, tmp_path: Path, way: str
 ) -> None:
     for number in range(8):
         site.upload(f"{number}.jpg", photo(number))
     site.send([(site.own(f"{number % 8}.jpg"), ()) for number in range(24)])
-    secure = certificate(broker) if way == "certificate" else login(broker, way)
+    secure = (
+        certificate(broker)
+        if way == "certificate"
+        else token(broker, tmp_path / "token")
+        if way == "OAUTHBEARER"
+        else login(broker, way)
+    )
     with worker(site, "w", tmp_path, **secure) as process:
         eventually(
             lambda: not any(lag(broker.servers, site.name, [site.images]).values()) and len(site.outcomes()) == 24,
@@ -71,6 +87,41 @@ def test_a_worker_that_proves_who_it_is_does_its_work_exactly_once(
         assert process.terminate() == 0, process.said()
     assert site.outcomes() == site.inputs()
     site.assert_in_order()
+
+
+def test_a_worker_takes_a_new_password_from_its_file_while_it_works(
+    site: Site, broker: SecureKafka, tmp_path: Path
+) -> None:
+    site.upload("0.jpg", photo(0))
+    password = tmp_path / "password"
+    password.write_text(PASSWORD)
+    secure = login(broker, "SCRAM-SHA-512", "") | {"TAGSTREAM_KAFKA_PASSWORD_FILE": str(password)}
+    sent = 0
+    try:
+        with worker(site, "w", tmp_path, **secure) as process:
+            until = float("inf")
+            while time.monotonic() < until:
+                site.send([(site.own("0.jpg"), ())])
+                sent += 1
+                eventually(lambda sent=sent: len(site.outcomes()) == sent, 60, process.said)  # type: ignore[misc]
+                if sent == 3:
+                    broker.add_user("another one")
+                    password.write_text("another one")
+                    until = time.monotonic() + 2 * AGAIN_S
+            assert process.terminate() == 0, process.said()
+    finally:
+        broker.add_user()
+    assert site.outcomes() == site.inputs()
+    assert "Authentication failed" not in process.said()
+
+
+def test_check_says_that_a_token_has_ended(site: Site, broker: SecureKafka, tmp_path: Path) -> None:
+    settings = token(broker, tmp_path / "token") | {"TAGSTREAM_STATE_DIR": str(tmp_path)}
+    (tmp_path / "token").write_text(unsigned_token(USER, -60))
+    found = check(site, settings)
+    assert any("✗ Kafka" in line for line in found.stdout.splitlines())
+    assert "Traceback" not in found.stdout + found.stderr
+    assert found.returncode != 0
 
 
 def check(site: Site, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:

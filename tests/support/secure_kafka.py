@@ -1,7 +1,10 @@
-"""A broker as companies run it: TLS, a login by SCRAM or PLAIN, or certificates on both sides."""
+"""A broker as companies run it: TLS, a login by SCRAM, PLAIN or token, or certificates on both sides."""
 
 from __future__ import annotations
 
+import base64
+import json
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +14,8 @@ from tests.support.authority import Authority
 from workers.local.apache_kafka import ApacheKafka
 
 USER, PASSWORD = "tagger", "s3cret, with spaces"
+AGAIN_S = 3.0
+"""A login by SCRAM lasts no longer."""
 
 
 class SecureKafka(ApacheKafka):
@@ -35,12 +40,12 @@ class SecureKafka(ApacheKafka):
         """host:port with SSL, where the client must have a certificate."""
         return f"127.0.0.1:{self.ports[3]}"
 
-    def add_user(self) -> None:
-        """USER may log in with PASSWORD by SCRAM."""
+    def add_user(self, password: str = PASSWORD) -> None:
+        """USER may log in with this password by SCRAM, and with no other any more."""
         admin = KafkaAdminClient(bootstrap_servers=self.servers)
         try:
             admin.alter_user_scram_credentials(
-                [UserScramCredentialUpsertion(USER, ScramMechanism.SCRAM_SHA_512, PASSWORD)]
+                [UserScramCredentialUpsertion(USER, ScramMechanism.SCRAM_SHA_512, password)]
             )
         finally:
             admin.close()
@@ -49,11 +54,16 @@ class SecureKafka(ApacheKafka):
         own = super()._properties()
         plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
         scram = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        oauth = "org.apache.kafka.common.security.oauthbearer"
         return own | {
             "listeners": f"{own['listeners']},LOGIN://{self.login},MUTUAL://{self.mutual}",
             "advertised.listeners": f"{own['advertised.listeners']},LOGIN://{self.login},MUTUAL://{self.mutual}",
             "listener.security.protocol.map": (f"{own['listener.security.protocol.map']},LOGIN:SASL_SSL,MUTUAL:SSL"),
-            "listener.name.login.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN",
+            "listener.name.login.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
+            # Which takes tokens that nobody signed, if they have not ended.
+            "listener.name.login.oauthbearer.sasl.jaas.config": f"{oauth}.OAuthBearerLoginModule required;",
+            # Whoever logged in by SCRAM has to do it again after so long (KIP-368).
+            "listener.name.login.scram-sha-512.connections.max.reauth.ms": str(round(1000 * AGAIN_S)),
             "listener.name.login.scram-sha-512.sasl.jaas.config": f"{scram} required;",
             "listener.name.login.plain.sasl.jaas.config": f'{plain} required user_{USER}="{PASSWORD}";',
             "listener.name.mutual.ssl.client.auth": "required",
@@ -63,6 +73,14 @@ class SecureKafka(ApacheKafka):
             "ssl.truststore.type": "PEM",
             "ssl.truststore.certificates": _one_line(self.authority.certificate),
         }
+
+
+def unsigned_token(user: str, life_s: float) -> str:
+    """A token of RFC 7519 that says who it is for and when it ends, and has no signature."""
+    now = time.time()
+    claims = {"sub": user, "iat": now - 1, "exp": now + life_s}
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in ({"alg": "none"}, claims)]
+    return b".".join([*parts, b""]).decode()
 
 
 def _one_line(pem: Path) -> str:

@@ -38,7 +38,7 @@ from schemas.text import version_or_none
 from workers import metrics
 from workers.backends.s3_answers import TOO_SKEWED, S3Answer, advice, meaning
 from workers.backends.s3_client import SkewCorrectedMinio
-from workers.backends.s3_credentials import FileCredentials, Renewable, WebIdentity, WebIdentityCredentials
+from workers.backends.s3_credentials import FileCredentials, KeyFiles, Renewable, WebIdentity, WebIdentityCredentials
 from workers.backends.s3_http import ClockedPool, NotAnAnswer, S3Refusal
 from workers.errors import (
     Fault,
@@ -102,6 +102,7 @@ class MinioObjectStore:
         access_key, secret_key: both empty: anonymous, unless one of the next two is given.
         session_token: of access and secret key that are temporary.
         credentials_file: a file that holds them and is renewed, see `FileCredentials`.
+        key_files: the three above where some are in files that are renewed.
         web_identity: a token to exchange for them, see `WebIdentityCredentials`.
         region: empty: asked of the store, once a bucket.
         connections: how many may be open, one a thread that fetches.
@@ -119,6 +120,7 @@ class MinioObjectStore:
         *,
         session_token: str = "",
         credentials_file: Path | None = None,
+        key_files: KeyFiles | None = None,
         web_identity: WebIdentity | None = None,
         connections: int = 16,
         connect_s: float = 2.0,
@@ -135,16 +137,16 @@ class MinioObjectStore:
             request_s=command_s,
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
         )
-        self._renewable: Renewable | None = None
+        self._renewable: Renewable | None = key_files
         if credentials_file is not None:
             self._renewable = FileCredentials(credentials_file)
         elif web_identity is not None:
             self._renewable = WebIdentityCredentials(web_identity, self._http)
         self._client = SkewCorrectedMinio(
             endpoint.netloc,
-            access_key=access_key or None,
-            secret_key=secret_key or None,
-            session_token=session_token or None,
+            access_key=None if self._renewable else access_key or None,
+            secret_key=None if self._renewable else secret_key or None,
+            session_token=None if self._renewable else session_token or None,
             credentials=self._renewable,
             secure=endpoint.scheme == "https",
             region=region or None,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -60,16 +61,25 @@ class RedisResultCache:
         timeout_s: wall clock of one call (of at most `_CHUNK` entries) from connecting to its last byte; and how long
             a free connection is waited for.
         connections: how many may be open.
+        now: the URL as it is at the moment, asked for each connection; only its user and password may change.
 
     Raises:
         Misconfigured: the URL can't be read.
     """
 
-    def __init__(self, url: str, *, ttl_s: float, timeout_s: float = 0.1, connections: int = 8) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        ttl_s: float,
+        timeout_s: float = 0.1,
+        connections: int = 8,
+        now: Callable[[], str] | None = None,
+    ) -> None:
         self._shown = place(url)
         self._timeout_s = timeout_s
         self._ttl_ms = max(1, round(ttl_s * 1000))
-        self._client = redis.Redis.from_pool(_pool(url, timeout_s, connections))
+        self._client = redis.Redis.from_pool(_pool(url, timeout_s, connections, now))
         self._breaker = ProbingBreaker(self._shown, self._answers)
 
     def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -183,7 +193,19 @@ class NoCache:
         pass
 
 
-def _pool(url: str, timeout_s: float, connections: int) -> redis.BlockingConnectionPool:
+class _Login(redis.CredentialProvider):
+    """User and password of a URL that may change."""
+
+    def __init__(self, now: Callable[[], str]) -> None:
+        self._now = now
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        options = parse_url(self._now())  # type: ignore[no-untyped-call]
+        password = options.get("password", "")
+        return (options["username"], password) if "username" in options else (password,)
+
+
+def _pool(url: str, timeout_s: float, connections: int, now: Callable[[], str] | None) -> redis.BlockingConnectionPool:
     try:
         pool = redis.BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s)
     except ValueError:  # its text may quote the password
@@ -192,6 +214,10 @@ def _pool(url: str, timeout_s: float, connections: int) -> redis.BlockingConnect
             "password / ? # and @ are written %2F %3F %23 and %40"
         ) from None
     _settle(pool, timeout_s)
+    if now is not None and pool.connection_kwargs.get("password"):
+        for replaced in ("username", "password"):
+            pool.connection_kwargs.pop(replaced, None)
+        pool.connection_kwargs["credential_provider"] = _Login(now)
     try:
         resp.bound(pool)
         pool.connection_class(**pool.connection_kwargs)  # connects to nothing; names what it does not know

@@ -21,13 +21,13 @@ import urllib3
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider, WebIdentityProvider
 
+from workers.backends.renewed_file import RenewedFile, Secret, read_text, why
 from workers.backends.s3_answers import meaning
 from workers.backends.s3_http import ClockedPool, S3Refusal
 from workers.errors import Unavailable
 
 _log = logging.getLogger(__name__)
 
-_LARGEST_FILE = 64 * 1024
 _CALL_S = 5.0
 """For the token service to answer. Fetches wait for it meanwhile."""
 _AGAIN_S = 1.0
@@ -67,38 +67,35 @@ class WebIdentity:
 
 
 class FileCredentials(Provider):
-    """An INI file as AWS' tools write and renew it, profile `default`. Read again whenever it has changed.
-
-    A file that is half written or has vanished changes nothing: the last credentials are used until it can be read.
-    """
+    """An INI file as AWS' tools write and renew it, profile `default`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
-        self._seen: tuple[int, int, int] | None = None
-        self._credentials: Credentials | None = None
-        self._unread = False
+        self._file = RenewedFile(path, _profile)
 
     def retrieve(self) -> Credentials:
-        with self._lock:
-            try:
-                seen = _stamp(self._path)
-                if seen != self._seen:
-                    self._credentials = _read_profile(self._path)
-                    self._seen = seen
-                self._unread = False
-            except (OSError, ValueError) as error:
-                if self._credentials is None:
-                    raise _unusable(self._path, error) from error
-                if not self._unread:
-                    _log.warning("%s can't be used now, the last credentials are: %s", self._path, _why(error))
-                self._unread = True
-            assert self._credentials is not None
-            return self._credentials
+        try:
+            return self._file()
+        except (OSError, ValueError) as error:
+            raise _unusable(self._path, error) from error
 
     def renew(self) -> None:
-        with self._lock:
-            self._seen = None
+        self._file.forget()
+
+
+class KeyFiles(Provider):
+    """Keys of which each may be in a file of its own, as a Secret of Kubernetes is mounted."""
+
+    def __init__(self, access_key: Secret, secret_key: Secret, session_token: Secret) -> None:
+        self._keys = access_key, secret_key, session_token
+
+    def retrieve(self) -> Credentials:
+        access_key, secret_key, session_token = (key() for key in self._keys)
+        return Credentials(access_key, secret_key, session_token or None)
+
+    def renew(self) -> None:
+        for key in self._keys:
+            key.forget()
 
 
 class WebIdentityCredentials(Provider):
@@ -171,23 +168,10 @@ class WebIdentityCredentials(Provider):
                 return Unavailable("s3", said, fault="access", advice=f"{said}: is TAGSTREAM_S3_STS_ENDPOINT right?")
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _read_text(path: Path) -> str:
-    with path.open("rb") as file:
-        raw = file.read(_LARGEST_FILE + 1)
-    if len(raw) > _LARGEST_FILE:
-        raise ValueError(f"it has more than {_LARGEST_FILE} bytes")
-    return raw.decode()
-
-
-def _read_profile(path: Path) -> Credentials:
+def _profile(text: str) -> Credentials:
     parser = configparser.RawConfigParser()
     try:
-        parser.read_string(_read_text(path))
+        parser.read_string(text)
     except configparser.Error as error:
         raise ValueError("it is no INI file") from error
     values = {name: parser.get("default", name, fallback="").strip() for name in _NAMES}
@@ -202,7 +186,7 @@ _NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 def _token(path: Path) -> str:
-    token = _read_text(path).strip()
+    token = read_text(path).strip()
     if not token:
         raise OSError("it is empty")
     return token
@@ -215,10 +199,6 @@ def _life_s(credentials: Credentials) -> float:
     return (credentials.expiration.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds()
 
 
-def _why(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
 def _unusable(path: Path, error: Exception) -> Unavailable:
-    said = f"{path} holds no credentials: {_why(error)}"
+    said = f"{path} holds no credentials: {why(error)}"
     return Unavailable("s3", said, fault="access", advice=said)

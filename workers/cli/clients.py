@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlsplit
 
+from workers.backends import kafka_login
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.backends.kafka_corrections import KafkaCorrections
+from workers.backends.oauth import ClientCredentials, GrantedToken
 from workers.backends.object_store import MinioObjectStore
+from workers.backends.renewed_file import RenewedFile, Secret, one_line
 from workers.backends.result_cache import NoCache, RedisResultCache
-from workers.backends.s3_credentials import WebIdentity
+from workers.backends.s3_credentials import KeyFiles, WebIdentity
 from workers.backends.scoped_cache import ScopedCache
 from workers.errors import Misconfigured
 from workers.ports import Publisher, RecordSource, ResultCache
@@ -36,12 +39,33 @@ def security(settings: Settings) -> dict[str, Any]:
         if password := settings.kafka_tls_key_password.get_secret_value():
             found["ssl_password"] = password
     if settings.kafka_security_protocol.startswith("SASL"):
-        found |= {
-            "sasl_mechanism": settings.kafka_sasl_mechanism,
-            "sasl_plain_username": settings.kafka_user,
-            "sasl_plain_password": settings.kafka_password.get_secret_value(),
-        }
+        found |= _login(settings)
     return found
+
+
+def _login(settings: Settings) -> dict[str, Any]:
+    mechanism = settings.kafka_sasl_mechanism
+    if mechanism == "AWS_MSK_IAM":
+        return kafka_login.by_aws(kafka_login.aws_region(settings.kafka_aws_region))
+    password = _secret(settings, "kafka_password")
+    if mechanism != "OAUTHBEARER":
+        return kafka_login.by_password(mechanism, settings.kafka_user, password)
+    if settings.kafka_token_file is not None:
+        return kafka_login.by_token(RenewedFile(settings.kafka_token_file, one_line))
+    login = ClientCredentials(settings.kafka_token_endpoint, settings.kafka_user, password, settings.kafka_token_scope)
+    return kafka_login.by_token(GrantedToken(login))
+
+
+def _secret(settings: Settings, field: str) -> Secret:
+    return Secret(getattr(settings, field).get_secret_value(), settings.secret_files.get(field))
+
+
+def _key_files(settings: Settings) -> KeyFiles | None:
+    """Where a key of the store is in a file, all of them as they are at the moment."""
+    fields = ("s3_access_key", "s3_secret_key", "s3_session_token")
+    if not settings.secret_files.keys() & set(fields):
+        return None
+    return KeyFiles(*(_secret(settings, field) for field in fields))
 
 
 def object_store(settings: Settings) -> MinioObjectStore:
@@ -59,6 +83,7 @@ def object_store(settings: Settings) -> MinioObjectStore:
             settings.s3_region,
             session_token=settings.s3_session_token.get_secret_value(),
             credentials_file=settings.s3_credentials_file,
+            key_files=_key_files(settings),
             web_identity=_web_identity(settings),
             connections=settings.fetch_threads,
             retry_s=settings.retry_s,
@@ -70,7 +95,10 @@ def object_store(settings: Settings) -> MinioObjectStore:
 def redis(settings: Settings) -> RedisResultCache | None:
     """Redis, where there is one; entries are written by `result_cache` alone."""
     url = settings.redis_url.get_secret_value()
-    return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s) if url else None
+    if not url:
+        return None
+    now = _secret(settings, "redis_url") if "redis_url" in settings.secret_files else None
+    return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s, now=now)
 
 
 def _web_identity(settings: Settings) -> WebIdentity | None:

@@ -9,6 +9,8 @@ import pytest
 from workers.errors import Misconfigured
 from workers.settings import Settings, examine, read, variables
 
+OAUTH = {"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "TAGSTREAM_KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
+
 
 def complaint(environ: dict[str, str]) -> str:
     with pytest.raises(Misconfigured) as caught:
@@ -119,6 +121,28 @@ def test_a_secret_comes_from_its_file_without_the_newline(tmp_path: Path) -> Non
     assert settings.s3_secret_key.get_secret_value() == " s3cret "
 
 
+def test_where_a_secret_came_from_is_known_so_that_it_can_be_read_again(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("p")
+    settings = read({"TAGSTREAM_KAFKA_PASSWORD_FILE": str(tmp_path / "password"), "TAGSTREAM_CACHE_NAMESPACE": "n"})
+    assert settings.secret_files == {"kafka_password": tmp_path / "password"}
+
+
+@pytest.mark.parametrize(
+    "login",
+    [
+        {"TAGSTREAM_KAFKA_TOKEN_FILE": "/token"},
+        {
+            "TAGSTREAM_KAFKA_USER": "u",
+            "TAGSTREAM_KAFKA_PASSWORD": "p",
+            "TAGSTREAM_KAFKA_TOKEN_ENDPOINT": "https://auth/realms/r/token",
+        },
+        {"TAGSTREAM_KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"},
+    ],
+)
+def test_each_login_of_kafka_needs_what_it_needs_and_nothing_else(login: dict[str, str]) -> None:
+    assert read(OAUTH | login).kafka_security_protocol == "SASL_SSL"
+
+
 def test_an_empty_secret_file_counts_as_not_set(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("\n")
     assert read({"TAGSTREAM_REDIS_URL_FILE": str(tmp_path / "url")}) == Settings()
@@ -172,6 +196,17 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
     ("environ", "says"),
     [
         ({"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "sasl_ssl"}, "needs TAGSTREAM_KAFKA_USER"),
+        (OAUTH, "needs TAGSTREAM_KAFKA_USER"),
+        (OAUTH | {"TAGSTREAM_KAFKA_USER": "u", "TAGSTREAM_KAFKA_PASSWORD": "p"}, "TOKEN_ENDPOINT or TAGSTREAM_KAFKA"),
+        (
+            OAUTH | {"TAGSTREAM_KAFKA_TOKEN_FILE": "/t", "TAGSTREAM_KAFKA_TOKEN_ENDPOINT": "https://auth/token"},
+            "and not both",
+        ),
+        ({"TAGSTREAM_KAFKA_TOKEN_ENDPOINT": "http://auth/token"}, "must be https://"),
+        (
+            {"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "TAGSTREAM_KAFKA_SASL_MECHANISM": "aws_msk_iam"},
+            "needs TAGSTREAM_KAFKA_SECURITY_PROTOCOL=SASL_SSL",
+        ),
         ({"TAGSTREAM_KAFKA_TLS_CERT": "/c"}, "go together"),
         ({"TAGSTREAM_S3_ACCESS_KEY": "a"}, "go together"),
         ({"TAGSTREAM_INPUT_TOPICS": "a,images.enriched"}, "read its own output"),

@@ -1,0 +1,134 @@
+"""Tokens by the client credentials grant, from a token service on loopback."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs
+
+import pytest
+
+from tests.support.loopback import Loopback, loopback
+from workers.backends.oauth import ClientCredentials, GrantedToken
+from workers.testing.memory import ManualClock
+
+
+def http(status: str, body: bytes) -> bytes:
+    return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
+
+
+def granted(token: str, life_s: float | None = 100.0) -> bytes:
+    document = {"access_token": token, "token_type": "Bearer"} | ({} if life_s is None else {"expires_in": life_s})
+    return http("200 OK", json.dumps(document).encode())
+
+
+@dataclass
+class Service:
+    """A token service that says each of these once, and the last one ever after."""
+
+    says: list[bytes]
+    server: Loopback | None = field(default=None)
+
+    def __call__(self, connection: socket.socket, _: bytes) -> None:
+        connection.sendall(self.says.pop(0) if len(self.says) > 1 else self.says[0])
+
+    @property
+    def asked(self) -> list[bytes]:
+        assert self.server is not None
+        return self.server.received
+
+
+@contextmanager
+def service(*says: bytes, scope: str = "") -> Iterator[tuple[GrantedToken, Service, ManualClock]]:
+    answers = Service(list(says))
+    clock = ManualClock()
+    with loopback(answers) as server:
+        answers.server = server
+        login = ClientCredentials(f"http://127.0.0.1:{server.port}/token", "us:er", lambda: "pass word", scope)
+        yield GrantedToken(login, clock.monotonic), answers, clock
+
+
+def test_a_token_is_asked_for_as_the_standard_says() -> None:
+    with service(granted("one"), scope="kafka read") as (token, asked, _):
+        assert token() == "one"
+        head, _, body = asked.asked[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /token HTTP/1.1")
+    login = f"Basic {base64.b64encode(b'us%3Aer:pass%20word').decode()}"
+    assert f"authorization: {login}".lower() in head.decode().lower()
+    assert parse_qs(body.decode()) == {"grant_type": ["client_credentials"], "scope": ["kafka read"]}
+
+
+def test_a_token_is_used_for_most_of_its_life_and_then_renewed() -> None:
+    with service(granted("one"), granted("two")) as (token, asked, clock):
+        assert token() == token() == "one"
+        clock.advance(79)
+        assert token() == "one"
+        clock.advance(2)
+        assert token() == "two"
+        assert len(asked.asked) == 2
+
+
+def test_while_the_service_is_away_the_last_token_is_used_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    with service(granted("one"), http("503 Busy", b""), granted("two")) as (token, asked, clock):
+        assert token() == "one"
+        clock.advance(90)
+        assert token() == token() == "one"
+        assert len(asked.asked) == 2, "it is not asked again at once"
+        assert "HTTP 503" in caplog.text
+        clock.advance(5)
+        assert token() == "two"
+
+
+def test_a_token_that_has_ended_is_not_used() -> None:
+    with service(granted("one"), http("503 Busy", b"")) as (token, _, clock):
+        assert token() == "one"
+        clock.advance(101)
+        with pytest.raises(OSError, match="HTTP 503"):
+            token()
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (http("401 No", b'{"error":"invalid_client"}'), "check TAGSTREAM_KAFKA_USER, TAGSTREAM_KAFKA_PASSWORD"),
+        (http("302 Found", b""), "HTTP 302"),
+        (http("200 OK", b"<html>"), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
+        (http("200 OK", b'{"access_token":""}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
+        (http("200 OK", b'{"access_token":"t","token_type":"mac"}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
+        (http("200 OK", b'{"access_token":"t","expires_in":-1}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
+        (http("200 OK", b'{"access_token":"' + b"t" * 40_000 + b'"}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
+        (http("200 OK", b"[" * 70_000), "an answer of more than 65536 bytes"),
+        (b"garbage\r\n\r\n", "does not answer"),
+    ],
+)
+def test_what_is_no_token_is_told_in_a_sentence_without_the_secret(answer: bytes, why: str) -> None:
+    with service(answer) as (token, _, _clock), pytest.raises(OSError, match="the token service http") as raised:
+        token()
+    assert why in str(raised.value)
+    assert "pass word" not in str(raised.value)
+
+
+def test_a_token_of_unknown_life_is_renewed_after_some_minutes() -> None:
+    with service(granted("one", None), granted("two")) as (token, _, clock):
+        assert token() == "one"
+        clock.advance(239)
+        assert token() == "one"
+        clock.advance(2)
+        assert token() == "two"
+
+
+def test_a_changed_secret_is_used_for_the_next_token() -> None:
+    secrets = iter(["old", "new"])
+    with loopback(Service([granted("one", 1.0)])) as server:
+        clock = ManualClock()
+        secret: Callable[[], str] = lambda: next(secrets)  # noqa: E731
+        token = GrantedToken(ClientCredentials(f"http://127.0.0.1:{server.port}/", "u", secret), clock.monotonic)
+        token()
+        clock.advance(60)
+        token()
+        sent = [base64.b64encode(f"u:{each}".encode()) for each in ("old", "new")]
+        assert all(login in request for login, request in zip(sent, server.received, strict=True))
