@@ -129,7 +129,7 @@ class _MskIam(SaslMechanismAwsMskIam):  # type: ignore[misc]
 
 register_sasl_mechanism("PLAIN", _Plain, overwrite=True)
 register_sasl_mechanism("SCRAM-SHA-256", _Scram, overwrite=True)
-# register_sasl_mechanism("SCRAM-SHA-512", _Scram, overwrite=True)
+register_sasl_mechanism("SCRAM-SHA-512", _Scram, overwrite=True)
 register_sasl_mechanism("AWS_MSK_IAM", _MskIam, overwrite=True)
 
 

@@ -57,7 +57,9 @@ _KAFKA_TRIGGER = _object(
         "ensureEvenDistributionOfPartitions": _FLAG,
         "version": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
         "tls": {"enum": ["enable", "disable"]},
-        "sasl": {"enum": ["none", "plaintext", "scram_sha256", "scram_sha512"]},
+        "sasl": {"enum": ["none", "plaintext", "scram_sha256", "scram_sha512", "oauthbearer"]},
+        "saslTokenProvider": {"enum": ["bearer", "aws_msk_iam"]},
+        "awsRegion": _TEXT,
     },
 )
 _RULE = {
@@ -112,18 +114,25 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "TriggerAuthentication": _kind(
         "keda.sh/v1alpha1",
         _object(
+            {},
             {
                 "secretTargetRef": {
                     "type": "array",
                     "items": _object(
                         {
-                            "parameter": {"enum": ["username", "password", "ca", "cert", "key", "keyPassword"]},
+                            "parameter": {
+                                "enum": [
+                                    *("username", "password", "ca", "cert", "key", "keyPassword"),
+                                    *("oauthTokenEndpointUri", "scopes"),
+                                ]
+                            },
                             "name": _TEXT,
                             "key": _TEXT,
                         }
                     ),
-                }
-            }
+                },
+                "podIdentity": _object({"provider": {"const": "aws"}}),
+            },
         ),
     ),
     "ExternalSecret": _kind(

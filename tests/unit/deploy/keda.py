@@ -24,7 +24,10 @@ _FLAGS = (
     "limitToPartitionsWithLag",
     "scaleToZeroOnInvalidOffset",
 )
-_TEXTS = ("bootstrapServers", "consumerGroup", "topic", "lagThreshold", "offsetResetPolicy", "version", "tls", "sasl")
+_TEXTS = (
+    *("bootstrapServers", "consumerGroup", "topic", "lagThreshold", "offsetResetPolicy", "version", "tls", "sasl"),
+    *("saslTokenProvider", "awsRegion"),
+)
 _PASSWORDS = ("plaintext", "scram_sha256", "scram_sha512")
 _TOLERANCE = 0.1
 
@@ -93,10 +96,18 @@ def _check_login(values: Mapping[str, str], login: Mapping[str, str]) -> None:
     _among(values.get("tls", "disable"), ("enable", "disable"))
     if values.get("tls") == "enable" and ("cert" in login) != ("key" in login):
         raise Refused("a certificate needs its key, and a key its certificate")
-    if _among(values.get("sasl", "none"), ("none", *_PASSWORDS)) in _PASSWORDS:
-        for name in ("username", "password"):
-            if not login.get(name):
-                raise Refused(f"no {name} given")
+    sasl = _among(values.get("sasl", "none"), ("none", *_PASSWORDS, "oauthbearer"))
+    if sasl == "oauthbearer" and values.get("saslTokenProvider") == "aws_msk_iam":
+        if values.get("tls") != "enable":
+            raise Refused("AWS MSK needs TLS")
+        needed = []
+        _needed(values, "awsRegion")
+    else:
+        needed = ["oauthTokenEndpointUri"] if sasl == "oauthbearer" else []
+        needed += ["username", "password"] if sasl != "none" else []
+    for name in needed:
+        if not login.get(name):
+            raise Refused(f"no {name} given")
 
 
 def _needed(values: Mapping[str, str], name: str) -> str:

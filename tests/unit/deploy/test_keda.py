@@ -12,11 +12,18 @@ from tests.unit.deploy.keda import OLDEST, Autoscaler, Group, Partition, Refused
 from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, overlay, pod_environment, the, worker_of
 from workers.capacity import BUILT_IN, Demand, Plan
 
-SECRETS = {"kafka-user": "tagstream", "kafka-password": "password"}
+SECRETS = {
+    "kafka-user": "tagstream",
+    "kafka-password": "password",
+    "kafka-token-endpoint": "https://auth.example/token",
+    "kafka-token-scope": "",
+}
 COMPONENTS: list[tuple[str, ...]] = [
     (),
     ("kafka-sasl-tls",),
     ("kafka-mtls",),
+    ("kafka-oauth",),
+    ("kafka-msk-iam",),
     ("several-topics",),
     ("measured-rate",),
     ("kafka-mtls", "backfill"),
@@ -35,7 +42,7 @@ def login(manifests: Sequence[Manifest]) -> dict[str, str]:
         target
         for manifest in manifests
         if manifest["kind"] == "TriggerAuthentication"
-        for target in manifest["spec"]["secretTargetRef"]
+        for target in manifest["spec"].get("secretTargetRef", ())
     ]
     return {target["parameter"]: target["key"] for target in targets}
 

@@ -41,6 +41,8 @@ SECRET_VALUES = {
     "cache-key": "0123456789abcdef" * 4,
     "kafka-user": "tagstream",
     "kafka-password": "password",
+    "kafka-token-endpoint": "https://auth.example/token",
+    "kafka-token-scope": "",
     "kafka-ca": "PEM",
     "kafka-cert": "PEM",
     "kafka-key": "PEM",
@@ -54,6 +56,8 @@ COMBINATIONS = [
     ("scale-to-zero",),
     ("kafka-sasl-tls", "otlp", "pod-monitor", "egress", "bundles", "backfill"),
     ("kafka-mtls", "several-topics", "web-identity", "backfill"),
+    ("kafka-oauth", "scale-to-zero"),
+    ("kafka-msk-iam", "web-identity"),
     ("kafka-sasl-tls", "fixed-size"),
     ("fixed-size",),
     ("dashboards", "pod-monitor"),
@@ -119,7 +123,7 @@ def test_the_worker_accepts_its_settings(base: str, components: Sequence[str], t
     assert (read.s3_web_identity_token_file is not None) is ("web-identity" in components)
     assert read.cache_key.get_secret_value() == SECRET_VALUES["cache-key"]
     assert read.device == {"cpu": "cpu", "gpu": "cuda"}[base]
-    expected = {"kafka-sasl-tls": "SASL_SSL", "kafka-mtls": "SSL"}
+    expected = dict.fromkeys(("kafka-sasl-tls", "kafka-oauth", "kafka-msk-iam"), "SASL_SSL") | {"kafka-mtls": "SSL"}
     protocols = [expected[name] for name in components if name in expected]
     assert [read.kafka_security_protocol] == (protocols or ["PLAINTEXT"])
 
@@ -341,11 +345,29 @@ def test_all_that_belongs_together_is_in_one_namespace(components: Sequence[str]
     assert {each["kind"] for each in elsewhere} <= {"PriorityClass"}
 
 
-@pytest.mark.parametrize("others", [(), ("kafka-sasl-tls",), ("kafka-mtls",)], ids="+".join)
+@pytest.mark.parametrize(
+    "others", [(), ("kafka-sasl-tls",), ("kafka-mtls",), ("kafka-oauth",), ("kafka-msk-iam",)], ids="+".join
+)
 def test_a_fixed_size_needs_no_autoscaler(others: Sequence[str]) -> None:
     manifests = overlay("cpu", *others, "fixed-size")
     assert the(manifests, "Deployment")["spec"]["replicas"] == 2
     assert not {"ScaledObject", "TriggerAuthentication"} & kinds(manifests)
+
+
+def test_the_autoscaler_asks_for_tokens_and_for_aws_roles_as_the_worker_does(tmp_path: Path) -> None:
+    by_token, by_role = (overlay("cpu", name) for name in ("kafka-oauth", "kafka-msk-iam"))
+    for manifests, mechanism in ((by_token, "OAUTHBEARER"), (by_role, "AWS_MSK_IAM")):
+        (trigger,) = the(manifests, "ScaledObject")["spec"]["triggers"]
+        assert trigger["metadata"]["sasl"] == "oauthbearer"
+        assert read_settings(manifests, tmp_path).kafka_sasl_mechanism == mechanism
+    asked = {
+        each["parameter"]: each["key"] for each in the(by_token, "TriggerAuthentication")["spec"]["secretTargetRef"]
+    }
+    assert asked["oauthTokenEndpointUri"] == "kafka-token-endpoint"
+    assert read_settings(by_token, tmp_path).kafka_token_endpoint == SECRET_VALUES["kafka-token-endpoint"]
+    (trigger,) = the(by_role, "ScaledObject")["spec"]["triggers"]
+    assert trigger["metadata"]["awsRegion"] == read_settings(by_role, tmp_path).kafka_aws_region
+    assert the(by_role, "TriggerAuthentication")["spec"] == {"podIdentity": {"provider": "aws"}}
 
 
 @pytest.mark.parametrize("component", ["kafka-sasl-tls", "kafka-mtls"])
