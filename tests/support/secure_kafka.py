@@ -60,9 +60,9 @@ class SecureKafka(ApacheKafka):
             "advertised.listeners": f"{own['advertised.listeners']},LOGIN://{self.login},MUTUAL://{self.mutual}",
             "listener.security.protocol.map": (f"{own['listener.security.protocol.map']},LOGIN:SASL_SSL,MUTUAL:SSL"),
             "listener.name.login.sasl.enabled.mechanisms": "SCRAM-SHA-512,PLAIN,OAUTHBEARER",
-            # Which takes tokens that nobody signed, if they have not ended.
+            # Which takes tokens without a signature, if they have not ended.
             "listener.name.login.oauthbearer.sasl.jaas.config": f"{oauth}.OAuthBearerLoginModule required;",
-            # Whoever logged in by SCRAM has to do it again after so long (KIP-368).
+            # A login by SCRAM has to be repeated after so long (KIP-368).
             "listener.name.login.scram-sha-512.connections.max.reauth.ms": str(round(1000 * AGAIN_S)),
             "listener.name.login.scram-sha-512.sasl.jaas.config": f"{scram} required;",
             "listener.name.login.plain.sasl.jaas.config": f'{plain} required user_{USER}="{PASSWORD}";',
