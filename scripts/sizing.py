@@ -9,23 +9,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from workers.capacity import BUILT_IN, Demand, Plan, simulate
+from workers.capacity import BUILT_IN, CapacityPlan, Demand, simulate
 from workers.cli.capacity import SIMULATED, Case, on_a_gpu, waited
 
 EXAMPLES = (
-    Plan(Demand(100_000, megapixels=2, cores=2), BUILT_IN["compact"]),
-    Plan(Demand(1_000_000, megapixels=2, cores=16), BUILT_IN["ram-bf16"]),
-    Plan(Demand(1_000_000, megapixels=2, cores=16, known=0.3), BUILT_IN["tag2text-bf16"]),
+    CapacityPlan(Demand(100_000, megapixels=2, cores=2), BUILT_IN["compact"]),
+    CapacityPlan(Demand(1_000_000, megapixels=2, cores=16), BUILT_IN["ram-bf16"]),
+    CapacityPlan(Demand(1_000_000, megapixels=2, cores=16, known=0.3), BUILT_IN["tag2text-bf16"]),
 )
 LARGE = (
-    Plan(Demand(100_000_000, megapixels=12, cores=16, price=1.2), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
-    Plan(Demand(1_000_000_000, megapixels=12, cores=16, price=1.2), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
-    Plan(Demand(1_000_000_000, megapixels=12, cores=64, price=2.4), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
+    CapacityPlan(Demand(100_000_000, megapixels=12, cores=16, price=1.2), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
+    CapacityPlan(Demand(1_000_000_000, megapixels=12, cores=16, price=1.2), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
+    CapacityPlan(Demand(1_000_000_000, megapixels=12, cores=64, price=2.4), on_a_gpu(BUILT_IN["ram-bf16"], 280)),
 )
 """With a device rate and prices that are assumed."""
 
 
-def table(plans: Sequence[Plan]) -> str:
+def table(plans: Sequence[CapacityPlan]) -> str:
     """A column for each case, as Markdown."""
     columns = []
     for plan in plans:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.capacity import BUILT_IN, Demand, Plan
+from workers.capacity import BUILT_IN, CapacityPlan, Demand
 from workers.capacity.plan import ENRICHED_BYTES, EVENT_BYTES
 from workers.settings import variables
 
@@ -24,7 +24,7 @@ def test_the_tables_are_those_of_the_program() -> None:
 
 
 def test_the_numbers_of_the_text_are_those_of_the_formulas() -> None:
-    million = Plan(Demand(1_000_000, megapixels=2, cores=16), BUILT_IN["ram-bf16"])
+    million = CapacityPlan(Demand(1_000_000, megapixels=2, cores=16), BUILT_IN["ram-bf16"])
     assert f"{million.mean:.1f} a second on average" in PAGE
     assert re.search(rf"{million.at_peak:.1f} in an hour with\s+three\s+times", PAGE)
     assert f"{million.core_s:.2f} × 10,000,000 ÷ 48 seconds: {million.core_s * 1e7 / 48 / 3600:.0f} hours" in PAGE

@@ -1,16 +1,16 @@
 """From images a day to workers, partitions, memory and brokers. Arithmetic alone: nothing here measures or asks."""
 
-from workers.capacity.plan import Bound, Demand, Plan
-from workers.capacity.profile import BUILT_IN, Decoded, Profile, read_profile
+from workers.capacity.plan import Bound, CapacityPlan, Demand
+from workers.capacity.profile import BUILT_IN, Decoded, MachineProfile, read_profile
 from workers.capacity.simulation import Simulated, saturated, simulate
 
 __all__ = [
     "BUILT_IN",
     "Bound",
+    "CapacityPlan",
     "Decoded",
     "Demand",
-    "Plan",
-    "Profile",
+    "MachineProfile",
     "Simulated",
     "read_profile",
     "saturated",

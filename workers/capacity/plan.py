@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from workers.capacity.profile import Profile
+from workers.capacity.profile import MachineProfile
 
 DAY_S = 86_400
 EVENT_BYTES, ENRICHED_BYTES = 160, 1_420
@@ -52,11 +52,11 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Plan:
+class CapacityPlan:
     """What a demand needs on machines of a profile."""
 
     demand: Demand
-    profile: Profile
+    profile: MachineProfile
 
     @property
     def megapixels(self) -> float:

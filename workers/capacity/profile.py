@@ -32,7 +32,7 @@ class Decoded(BaseModel):
     core_s: Seconds
 
 
-class Profile(BaseModel):
+class MachineProfile(BaseModel):
     """What an image costs.
 
     Args:
@@ -104,9 +104,9 @@ class Profile(BaseModel):
 _JPEGS = tuple(Decoded(megapixels=size, core_s=core_s) for size, core_s in ((0.3, 0.005), (2, 0.02), (12, 0.132)))
 
 
-def _on_processors(name: str, core_s: float, weights_bytes: int, batch: int) -> Profile:
+def _on_processors(name: str, core_s: float, weights_bytes: int, batch: int) -> MachineProfile:
     """Of figures that are seconds of one processor for an image in full batches; one alone takes a fifth longer."""
-    return Profile(
+    return MachineProfile(
         name=name,
         machine="Xeon with AMX" if name != "compact, fp32" else "EPYC",
         single_s=1.2 * core_s,
@@ -118,7 +118,7 @@ def _on_processors(name: str, core_s: float, weights_bytes: int, batch: int) -> 
     )
 
 
-BUILT_IN: Mapping[str, Profile] = {
+BUILT_IN: Mapping[str, MachineProfile] = {
     "compact": _on_processors("compact, fp32", 0.032, 18_000_000, 8),
     "ram-bf16": _on_processors("RAM, bf16", 0.7, 420_000_000, 4),
     "ram-fp32": _on_processors("RAM, fp32", 2.3, 420_000_000, 2),
@@ -128,7 +128,7 @@ BUILT_IN: Mapping[str, Profile] = {
 """Measured on processors (docs/models.md, docs/performance.md); one's own machine is measured by `tagstream bench`."""
 
 
-def read_profile(name_or_file: str) -> Profile:
+def read_profile(name_or_file: str) -> MachineProfile:
     """A built-in profile, or the one in a file.
 
     Raises:
@@ -148,7 +148,7 @@ def read_profile(name_or_file: str) -> Profile:
     if len(text) > MOST_BYTES:
         raise Misconfigured(f"{name_or_file} is larger than any profile: tagstream bench -o FILE writes one.")
     try:
-        return Profile.model_validate_json(text)
+        return MachineProfile.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"])) or "the document"

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from workers.capacity.plan import Plan
+from workers.capacity.plan import CapacityPlan
 
 IN_FLIGHT = 64
 """Images that are in hand at once; the others wait in Kafka."""
@@ -60,7 +60,7 @@ class _Job:
 
 @dataclass
 class _Worker:
-    plan: Plan
+    plan: CapacityPlan
     chance: random.Random
     now: float = 0.0
     waiting: deque[tuple[float, bool]] = field(default_factory=deque)
@@ -134,7 +134,7 @@ class _Worker:
 _DONE = 1e-12
 
 
-def simulate(plan: Plan, rate: float, images: int, seed: int = 0) -> Simulated:
+def simulate(plan: CapacityPlan, rate: float, images: int, seed: int = 0) -> Simulated:
     """Images that arrive at random (a Poisson process) at so many a second."""
     chance = random.Random(seed)
     arrivals: deque[float] = deque()
@@ -145,12 +145,12 @@ def simulate(plan: Plan, rate: float, images: int, seed: int = 0) -> Simulated:
     return _run(plan, arrivals, chance)
 
 
-def saturated(plan: Plan, images: int, seed: int = 0) -> Simulated:
+def saturated(plan: CapacityPlan, images: int, seed: int = 0) -> Simulated:
     """Images that are all there from the beginning."""
     return _run(plan, deque([0.0] * images), random.Random(seed))
 
 
-def _run(plan: Plan, arrivals: deque[float], chance: random.Random) -> Simulated:
+def _run(plan: CapacityPlan, arrivals: deque[float], chance: random.Random) -> Simulated:
     worker = _Worker(plan, chance)
     first = arrivals[0]
     worker.now = first

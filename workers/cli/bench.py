@@ -13,7 +13,7 @@ from workers.cli.models_terminal import bars, note
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from workers.capacity import Profile
+    from workers.capacity import MachineProfile
 
 
 def bench(
@@ -73,7 +73,7 @@ def bench(
         typer.echo(f"{output}: for tagstream capacity IMAGES_A_DAY --profile {output}", err=True)
 
 
-def report(profile: Profile) -> str:
+def report(profile: MachineProfile) -> str:
     """The profile as a table of Markdown."""
     from workers import __version__
 
@@ -92,7 +92,7 @@ def report(profile: Profile) -> str:
     return "| | |\n|---|---|\n" + "\n".join(f"| {name} | {told} |" for name, told in rows)
 
 
-def sizes(profile: Profile) -> list[float]:
+def sizes(profile: MachineProfile) -> list[float]:
     """Those that were measured; of many the smallest, the middle one and the largest."""
     found = sorted({round(each.megapixels, 1) or each.megapixels for each in profile.decoded})
     return found if len(found) <= 3 else [found[0], found[len(found) // 2], found[-1]]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from PIL import Image
 
-from workers.capacity import Decoded, Profile
+from workers.capacity import Decoded, MachineProfile
 from workers.cli.composition import load_models
 from workers.cli.decoders import limits, processors
 from workers.cli.local_files import read_regular_file
@@ -33,7 +33,7 @@ TIMED = 3
 """Runs of each, of which the quickest counts."""
 
 
-def measured(settings: Settings, photos: Sequence[Path], tell: Tell, note: Callable[[str], None]) -> Profile:
+def measured(settings: Settings, photos: Sequence[Path], tell: Tell, note: Callable[[str], None]) -> MachineProfile:
     """What an image costs with the models of these settings.
 
     Args:
@@ -57,7 +57,7 @@ def measured(settings: Settings, photos: Sequence[Path], tell: Tell, note: Calla
     batch_s, cores = (single_s, cores) if batch == 1 else _of_a_batch(models, device, batch, tell)
     weights = sum(_bytes_of(bundle.name_or_folder) for bundle in settings.bundles().values())
     decoding = Decoding([model.transform for model in models.values()], limits(settings))
-    return Profile(
+    return MachineProfile(
         name=", ".join(f"{model.name} {model.precision}" for model in models.values())[:200],
         machine=f"{device.name}, {processors()} processors"[:200],
         device=device.kind,

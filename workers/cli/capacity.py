@@ -14,7 +14,7 @@ from workers.cli.memory import worst_bytes
 from workers.cli.models_terminal import say
 
 if TYPE_CHECKING:
-    from workers.capacity import Plan, Profile, Simulated
+    from workers.capacity import CapacityPlan, MachineProfile, Simulated
 
 GB, GIB = 10**9, 2**30
 SIMULATED = 2_000
@@ -66,7 +66,7 @@ def capacity(
 
     [dim]On GPUs:[/]  tagstream capacity 1000000000 --images-per-s 280 --cores 16 --price 1.20
     """
-    from workers.capacity import BUILT_IN, Demand, Plan, read_profile, simulate
+    from workers.capacity import BUILT_IN, CapacityPlan, Demand, read_profile, simulate
 
     measured = read_profile(profile)
     if images_per_s is not None:
@@ -82,7 +82,7 @@ def capacity(
         cache_days=cache_days,
         price=price,
     )
-    case = Case(Plan(demand, measured))
+    case = Case(CapacityPlan(demand, measured))
     waits = simulate(case.plan, case.plan.at_peak / case.plan.workers, SIMULATED)
     if as_json:
         typer.echo(terminal.as_json(case.document(waits)))
@@ -96,7 +96,7 @@ def capacity(
         say(line)
 
 
-def on_a_gpu(profile: Profile, images_per_s: float) -> Profile:
+def on_a_gpu(profile: MachineProfile, images_per_s: float) -> MachineProfile:
     """The same model on a device that does so many images a second in batches of 32, one alone in twice its share."""
     changed = {"device": "cuda", "single_s": 2 / images_per_s, "batch": 32, "batch_s": 32 / images_per_s}
     name = profile.name.partition(",")[0]
@@ -107,7 +107,7 @@ def on_a_gpu(profile: Profile, images_per_s: float) -> Profile:
 class Case:
     """A plan as people and programs read it."""
 
-    plan: Plan
+    plan: CapacityPlan
 
     @property
     def worker_bytes(self) -> int:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from workers.capacity import BUILT_IN, Demand, Plan
+from workers.capacity import BUILT_IN, CapacityPlan, Demand
 
 RAM = BUILT_IN["ram-bf16"]
 ON_A_GPU = RAM.model_copy(
@@ -15,8 +15,8 @@ ON_A_GPU = RAM.model_copy(
 )
 
 
-def plan(images: int = 10**6, megapixels: float = 2.0, cores: int = 8, known: float = 0.0) -> Plan:
-    return Plan(Demand(images, megapixels=megapixels, cores=cores, known=known), RAM)
+def plan(images: int = 10**6, megapixels: float = 2.0, cores: int = 8, known: float = 0.0) -> CapacityPlan:
+    return CapacityPlan(Demand(images, megapixels=megapixels, cores=cores, known=known), RAM)
 
 
 def test_more_images_never_need_less() -> None:
@@ -40,8 +40,8 @@ def test_workers_of_more_processors_are_fewer() -> None:
 
 
 def test_a_gpu_bounds_a_worker_that_has_processors_enough_and_decoding_one_that_has_not() -> None:
-    enough = Plan(Demand(10**8, megapixels=0.3, cores=16), ON_A_GPU)
-    too_few = Plan(Demand(10**8, megapixels=12, cores=4), ON_A_GPU)
+    enough = CapacityPlan(Demand(10**8, megapixels=0.3, cores=16), ON_A_GPU)
+    too_few = CapacityPlan(Demand(10**8, megapixels=12, cores=4), ON_A_GPU)
     assert enough.bound == "device"
     assert enough.rate == pytest.approx(250)
     assert too_few.bound == "processors"
@@ -49,7 +49,7 @@ def test_a_gpu_bounds_a_worker_that_has_processors_enough_and_decoding_one_that_
 
 
 def test_one_interpreter_bounds_what_is_all_in_the_cache() -> None:
-    cached = Plan(Demand(10**9, megapixels=2, cores=64, known=0.999), RAM)
+    cached = CapacityPlan(Demand(10**9, megapixels=2, cores=64, known=0.999), RAM)
     assert cached.bound == "interpreter"
     assert cached.rate == pytest.approx(1 / RAM.known_core_s)
 
@@ -61,7 +61,7 @@ def test_a_lag_is_caught_up_in_what_the_workers_can_do_beyond_what_comes_in() ->
 
 
 def test_the_cost_follows_the_work_and_is_never_less_than_that_of_two_workers() -> None:
-    small, large = (Plan(Demand(count, megapixels=2, price=2.0), RAM) for count in (10, 10**8))
+    small, large = (CapacityPlan(Demand(count, megapixels=2, price=2.0), RAM) for count in (10, 10**8))
     assert small.cost_a_day == 2 * 24 * 2.0
     assert large.cost_of_a_thousand == pytest.approx(1_000 / (large.rate * 0.7) / 3600 * 2.0)
     assert plan().cost_a_day is None

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from workers.capacity import BUILT_IN, Decoded, Profile, read_profile
+from workers.capacity import BUILT_IN, Decoded, MachineProfile, read_profile
 from workers.capacity.profile import MOST_BYTES
 from workers.errors import Misconfigured
 
 COMPACT = BUILT_IN["compact"]
 
 
-def decoding(*points: tuple[float, float]) -> Profile:
+def decoding(*points: tuple[float, float]) -> MachineProfile:
     decoded = tuple(Decoded(megapixels=size, core_s=core_s) for size, core_s in points)
     return COMPACT.model_copy(update={"decoded": decoded})
 

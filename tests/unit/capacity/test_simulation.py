@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from workers.capacity import BUILT_IN, Demand, Plan, Profile, saturated, simulate
+from workers.capacity import BUILT_IN, CapacityPlan, Demand, MachineProfile, saturated, simulate
 
 ON_A_GPU = BUILT_IN["ram-bf16"].model_copy(
     update={"device": "cuda", "single_s": 0.01, "batch": 32, "batch_s": 32 / 280, "device_cores": 1}
@@ -14,8 +14,8 @@ ON_A_GPU = BUILT_IN["ram-bf16"].model_copy(
 PROFILES = {**BUILT_IN, "on a gpu": ON_A_GPU}
 
 
-def plan(profile: Profile, cores: int = 8, megapixels: float = 2.0, known: float = 0.0) -> Plan:
-    return Plan(Demand(10**6, megapixels=megapixels, cores=cores, known=known), profile)
+def plan(profile: MachineProfile, cores: int = 8, megapixels: float = 2.0, known: float = 0.0) -> CapacityPlan:
+    return CapacityPlan(Demand(10**6, megapixels=megapixels, cores=cores, known=known), profile)
 
 
 @pytest.mark.parametrize("known", [0.0, 0.3, 0.8])

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.deploy.keda import OLDEST, Autoscaler, Group, Partition, Refused, Scaler, Trigger, parse
 from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, overlay, pod_environment, the, worker_of
-from workers.capacity import BUILT_IN, Demand, Plan
+from workers.capacity import BUILT_IN, CapacityPlan, Demand
 
 SECRETS = {
     "kafka-user": "tagstream",
@@ -184,7 +184,7 @@ def test_on_the_way_down_no_worker_has_twice_the_partitions_of_another(partition
 
 def test_as_many_may_wait_for_each_worker_as_the_capacity_planner_says() -> None:
     cores = int(worker_of(overlay("cpu"))["resources"]["requests"]["cpu"])
-    plan = Plan(Demand(1, megapixels=2, cores=cores), BUILT_IN["compact"])
+    plan = CapacityPlan(Demand(1, megapixels=2, cores=cores), BUILT_IN["compact"])
     assert read(overlay("cpu")).lag_threshold == plan.lag_threshold
     said = (ROOT / "docs" / "deploying.md").read_text()
     assert f"The files say {plan.lag_threshold}: a minute of the {plan.rate:.0f} images a second" in said
