@@ -494,6 +494,11 @@ def test_a_report_is_gone_on_with_by_the_next_process_while_the_taggers_are_the_
         shadow(manual).step(0)
         shadow(manual).close()
         assert report(tmp_path).compared == expected
+    others = report(tmp_path).model_copy(update={"workers": ["another"]})
+    others.write(tmp_path / "w.json")
+    shadow(begun(other, tmp_path)).close()
+    assert report(tmp_path).compared == 0, "it is another worker's"
+    others.model_copy(update={"workers": ["w"]}).write(tmp_path / "w.json")
     other.thresholds = (0.1, 0.1, 0.1)
     shadow(begun(other, tmp_path)).close()
     assert report(tmp_path).compared == 0
