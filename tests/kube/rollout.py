@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from tests.kube.control_plane import NAMESPACE, ControlPlane
 from tests.kube.node import Node, Pod
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site
+from workers.errors import Unavailable
 
 _K8S = Path(__file__).parents[2] / "deploy" / "k8s"
 _SAMPLE_S = 1.0
@@ -188,7 +189,8 @@ class Rollout:
 
         def record() -> None:
             at_s = time.monotonic() - began
-            samples.append(Sample(at_s, self.site.behind(), self.replicas(), len(self.ready())))
+            with suppress(Unavailable):  # a broker that is too busy to tell
+                samples.append(Sample(at_s, self.site.behind(), self.replicas(), len(self.ready())))
 
         with meanwhile(record, _SAMPLE_S):
             yield samples
@@ -250,6 +252,14 @@ def steps(samples: Sequence[Sample]) -> list[int]:
 def turns(samples: Sequence[Sample]) -> int:
     """How often the number of replicas began to go the other way."""
     return sum((before > 0) != (after > 0) for before, after in pairwise(steps(samples)))
+
+
+def done(site: Site) -> bool:
+    """Whether no record waits. A broker that is too busy to tell is asked again."""
+    try:
+        return site.behind() == 0
+    except Unavailable:
+        return False
 
 
 def settled(site: Site) -> None:

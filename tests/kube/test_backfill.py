@@ -16,7 +16,7 @@ from tests.conftest import Stack
 from tests.kube.control_plane import ControlPlane
 from tests.kube.node import Node
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, meanwhile, settled
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, meanwhile, settled
 from tests.kube.slow_store import PHOTOS, slow_store
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site
@@ -131,10 +131,10 @@ def test_a_backfill_delays_no_live_image_and_makes_room_for_live_workers(
     assert {pod.app for pod in left} == {"tagstream-backfill"}, "a live worker made room"
     assert all(pod.exits == [0] for pod in left), backfill.said()
 
-    eventually(lambda: live.site.behind() == 0, 600, live.said)
+    eventually(lambda: done(live.site), 600, live.said)
     send(backfill.site, BURST)  # if it was done meanwhile
     eventually(lambda: len(backfill.ready()) == ROOM - 1, 300, backfill.said)  # it has its places back
-    eventually(lambda: backfill.site.behind() == 0, 900, backfill.said)
+    eventually(lambda: done(backfill.site), 900, backfill.said)
     eventually(lambda: backfill.replicas() == 0 and not backfill.pods(), 600, backfill.plane.operator.log_tail)
     settled(live.site)
     settled(backfill.site)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.kube.node import Node
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, meanwhile, settled
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, meanwhile, settled
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
 
@@ -41,7 +41,7 @@ def traffic(site: Site, report: Report, what: str) -> Iterator[None]:
     with meanwhile(lambda: site.send(events), 0.5):
         eventually(lambda: len(site.outcomes()) > 20, 120)
         yield
-    eventually(lambda: site.behind() == 0, 180)
+    eventually(lambda: done(site), 180)
     settled(site)
     report.dark(what, site)
 

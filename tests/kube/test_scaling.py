@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, meanwhile, settled, turns
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, meanwhile, settled, turns
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
 
@@ -43,7 +43,7 @@ def test_lag_makes_workers_and_its_end_takes_them_away(rollout: Rollout, site: S
     with rollout.recorded() as samples:
         with backlog(site):
             eventually(lambda: len(rollout.ready()) >= 3, 300, rollout.said)
-        eventually(lambda: site.behind() == 0, 600, rollout.said)
+        eventually(lambda: done(site), 600, rollout.said)
         eventually(lambda: rollout.replicas() == 1 and len(rollout.pods()) == 1, 600, rollout.said)
     assert max(sample.wanted for sample in samples) <= 4
     assert turns(samples) == 1, "the number of workers went up and down more than once"

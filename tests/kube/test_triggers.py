@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import up_or_skip
 from tests.kube.prometheus import Prometheus
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, meanwhile, settled, steps, turns
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, done, meanwhile, settled, steps, turns
 from tests.kube.slow_store import PHOTOS, slow_store
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site
@@ -95,7 +95,7 @@ def loaded(rollout: Rollout, site: Site, trigger: Trigger, prometheus: Prometheu
             site.send([(site.own(f"{number % PHOTOS}.jpg"), ()) for number in range(BURST)])
             eventually(lambda: samples and samples[-1].at_s > 10 and samples[-1].lag <= 6, 900, rollout.said)
             eventually(lambda: rollout.replicas() == 1, 300, rollout.plane.operator.log_tail)
-        eventually(lambda: site.behind() == 0, 120, rollout.said)
+        eventually(lambda: done(site), 120, rollout.said)
     settled(site)
     return samples
 

@@ -13,7 +13,7 @@ from tests.conftest import Stack, up_or_skip
 from tests.kube.api import ApiError
 from tests.kube.control_plane import ControlPlane, Refused
 from tests.kube.node import Node
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, settled
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, settled
 from tests.support.secure_kafka import PASSWORD, USER, SecureKafka
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
@@ -128,7 +128,7 @@ def test_the_workers_log_in_as_keda_does(
     site.send([(site.own(f"{number % 8}.jpg"), ()) for number in range(24)])
     rollout.secrets = secrets
     rollout.apply(components=[way], patches=[ONE_PROCESSOR], TAGSTREAM_KAFKA_SERVERS=servers(broker, [way]))
-    eventually(lambda: site.behind() == 0, 240, rollout.said)
+    eventually(lambda: done(site), 240, rollout.said)
     least = float(rollout.scaled_object()["spec"]["triggers"][0]["metadata"]["lagThreshold"])
     eventually(lambda: read(rollout) == least, 60, rollout.plane.operator.log_tail)
     settled(site)
