@@ -92,8 +92,8 @@ kube: install ## Scale real workers on a real Kubernetes control plane (half an 
 	@.venv/bin/python -m tests.support.go_programs prometheus
 	@.venv/bin/python -m pytest -q -m kube tests/kube $(ARGS)
 
-dashboards: install ## Ask a real Prometheus what a real worker shows, with the compose file's collector (minutes)
-# + builds both once (some minutes, 1 GB in the user's cache); ARGS="-k compose" goes to pytest
+dashboards: install ## Ask a real Prometheus every query of every dashboard, make alerts fire, run compose's collector
+# + builds both once (some minutes, 1 GB in the user's cache); ARGS="-k panel" goes to pytest
 	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
 	@.venv/bin/python -m tests.support.go_programs prometheus
 	@.venv/bin/python -m tests.support.go_programs collector

@@ -1,0 +1,17 @@
+"""A Prometheus for a file of tests; `make dashboards` builds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import up_or_skip
+from tests.support.prometheus import Prometheus
+from workers.local.scratch import Scratch
+
+
+@pytest.fixture(scope="module")
+def prometheus(scratch: Scratch) -> Iterator[Prometheus]:
+    """Without rules, and scraping nothing yet."""
+    yield from up_or_skip(Prometheus(scratch.path / "prometheus"))

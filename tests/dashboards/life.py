@@ -1,0 +1,140 @@
+"""What makes every panel show something: a worker's life of some minutes, in which each fault happens once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.chaos.shared_worker import SharedWorker
+from tests.chaos.unruly import Unruly, image_of
+from tests.chaos.unruly_model import CURSED, UNCOUNTABLE
+from tests.support.images import tiff_that_its_codec_complains_of
+from tests.support.lying_store import says
+from tests.support.processes import children
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
+
+SETTINGS = {"TAGSTREAM_SELF_TEST_S": "2", "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "10"}
+
+
+class Life:
+    """A worker's life of some minutes, in which everything happens once."""
+
+    def __init__(self, shared: SharedWorker, folder: Path) -> None:
+        self.shared = shared
+        self.folder = folder
+        self._photos = 0
+
+    def make(self) -> float:
+        """Let it all happen; answers how many seconds before its end a time of steady work was."""
+        self._steady(8)
+        early = time.time()
+        self._odd_images()
+        self._store_fails()
+        self._cache_fails()
+        self._decoder_dies()
+        self._partitions_move()
+        self._broker_fails()
+        self._steady(8)
+        return time.time() - early
+
+    def _send(self, *bodies: bytes) -> None:
+        keys = []
+        for body in bodies:
+            self._photos += 1
+            keys.append(f"{self._photos}.jpg")
+            self.shared.site.upload(keys[-1], body)
+        self.shared.site.send([(self.shared.site.own(key), ()) for key in keys])
+
+    def _fresh(self, count: int) -> None:
+        self._send(*(photo(self._photos + number) for number in range(count)))
+
+    def _happens(self, metric: str, **labels: str) -> None:
+        process = self.shared.worker
+        eventually(lambda: process.metric(metric, **labels) > 0, 90, process.said)
+
+    def _steady(self, seconds: float) -> None:
+        """New images, and ones that are known, all the time."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._fresh(2)
+            self._send(photo(1), photo(2))
+            self.shared.committed()
+
+    def _odd_images(self) -> None:
+        self._send(b"no image at all", tiff_that_its_codec_complains_of("tiff_lzw"), *[photo(7_000)] * 8)
+        self.shared.site.send([(self.shared.site.own("missing.jpg"), ())])
+        self.shared.committed()
+        self._happens("tagstream_skips_total")
+        self._happens("tagstream_dead_letters_total")
+        self._happens("tagstream_coalesced_total")
+        self._happens("tagstream_stderr_lines_total")
+
+    def _store_fails(self) -> None:
+        self.shared.store.lies["*"] = says(503)
+        self._fresh(4)
+        self._happens("tagstream_retries_total", dependency="s3")
+        del self.shared.store.lies["*"]
+        self.shared.committed()
+
+    def _cache_fails(self) -> None:
+        self.shared.cache.refuse()
+        self.shared.cache.cut()
+        self._fresh(4)
+        self._happens("tagstream_cache_errors_total")
+        self.shared.cache.heal()
+        self.shared.committed()
+
+    def _decoder_dies(self) -> None:
+        process = self.shared.worker
+        assert process.pid is not None
+        decoders = [child for server in children(process.pid) for child in children(server)]
+        os.kill(decoders[0], signal.SIGKILL)
+        self._fresh(8)
+        self._happens("tagstream_decoders_lost_total")
+        self.shared.committed()
+
+    def _partitions_move(self) -> None:
+        """A second member takes over half of the partitions while there is work in hand."""
+        self._fresh(300)
+        other = WorkerProcess(self.shared.site, "other", self.folder, **SETTINGS)
+        try:
+            self._happens("tagstream_dropped_jobs_total")
+            other.wait_ready()
+        finally:
+            other.terminate()
+        self.shared.committed(120)
+
+    def _broker_fails(self) -> None:
+        kafka, process = self.shared.site.stack.kafka, self.shared.worker
+        self._fresh(100)
+        eventually(lambda: process.metric("tagstream_images_in_flight") > 0, 30, process.said)
+        kafka.kill()
+        try:
+            self._happens("tagstream_transactions_failed_total")
+        finally:
+            kafka.start()
+        self.shared.committed(120)
+
+
+@contextmanager
+def failing_device(site: Site, folder: Path) -> Iterator[WorkerProcess]:
+    """A worker with a model that has failed on a whole batch, and that gave no number for one image."""
+    unruly = Unruly(folder / "package")
+    sound = [image_of((255, 0, 0), number) for number in range(6)]
+    for number, body in enumerate([*sound, image_of(CURSED), image_of(UNCOUNTABLE)]):
+        site.upload(f"{number}.png", body)
+    with worker(site, "failing", folder, **unruly.settings()) as process:
+        yield process
+
+
+def fail(site: Site, process: WorkerProcess) -> None:
+    """Let its model fail."""
+    site.send([(site.own(f"{number}.png"), ()) for number in range(8)])
+    eventually(lambda: process.metric("tagstream_batch_failures_total") > 0, 60, process.said)
+    eventually(lambda: process.metric("tagstream_batches_total", left="alone") > 0, 60, process.said)
+    eventually(lambda: site.behind() == 0, 60, process.said)

@@ -1,0 +1,72 @@
+"""Every query of every panel has an answer in a real Prometheus that scrapes real workers.
+
+What only shows something after a fault says so in the dashboards (`needs`), and the fault is made here.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import pytest
+
+from scripts.dashboards.__main__ import ALL
+from scripts.dashboards.grafana import WORKERS, Panel
+from tests.chaos.shared_worker import SharedWorker
+from tests.conftest import Stack
+from tests.dashboards.life import SETTINGS, Life, fail, failing_device
+from tests.support.prometheus import Prometheus, numbers
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess
+from workers.local.scratch import Scratch
+
+pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(600)]
+
+PANELS = [(dashboard.uid, panel) for dashboard in ALL for row in dashboard.rows for panel in row.panels]
+Asked = Callable[[str], list[float]]
+
+
+@pytest.fixture(scope="module")
+def asked(stack: Stack, scratch: Scratch, prometheus: Prometheus) -> Asked:
+    """Asks Prometheus a panel's query over the whole life of two workers, with the variables filled in."""
+    folder = scratch.path / "panels"
+    folder.mkdir()
+    began = time.time()
+    other_site = Site(stack, "panels-failing")
+    with (
+        SharedWorker.started(stack, folder, **SETTINGS) as shared,
+        failing_device(other_site, folder) as other,
+    ):
+        prometheus.scrape(tagstream=[place(shared.worker), place(other)])
+        eventually(lambda: numbers(prometheus.now("sum(tagstream_ready)")) == [2], 10)
+        fail(other_site, other)
+        before_s = Life(shared, folder).make()
+        time_of_a_scrape = numbers(prometheus.now("time()"))
+        eventually(lambda: numbers(prometheus.now("max(timestamp(tagstream_ready))")) > time_of_a_scrape, 10)
+    ended = time.time()
+    values = {"job": ".+", "price": "2", "window": "6s", "baseline": f"{before_s:.0f}s", "__rate_interval": "10s"}
+
+    def ask(expression: str) -> list[float]:
+        filled = re.sub(r"\$(\w+)", lambda found: values[found[1]], expression.replace("WORKERS", WORKERS))
+        return numbers(prometheus.over(filled, began, ended))
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "panel", [panel for _, panel in PANELS], ids=[f"{uid}: {panel.title}" for uid, panel in PANELS]
+)
+def test_a_panel_shows_something(asked: Asked, panel: Panel) -> None:
+    without = [query.expression for query in panel.queries if not asked(query.expression)]
+    assert without == []
+
+
+def test_a_query_without_data_is_found_out(asked: Asked) -> None:
+    assert asked('sum(rate(tagstream_outcomes_total{kind="no such kind",WORKERS}[$__rate_interval]))') == []
+
+
+def place(process: WorkerProcess) -> str:
+    """Where Prometheus finds it."""
+    return urlsplit(process.url).netloc

@@ -1,0 +1,113 @@
+"""A real Prometheus that scrapes what a test runs, each second."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
+
+import yaml
+
+from tests.support import go_programs
+from workers.local.server import Server
+
+Json = dict[str, Any]
+
+
+class Prometheus(Server):
+    """One Prometheus; what it scrapes may change while it runs.
+
+    Args:
+        rules: a file of recording rules and alerts, evaluated each second.
+    """
+
+    name: ClassVar[str] = "Prometheus"
+
+    def __init__(self, folder: Path, rules: Path | None = None) -> None:
+        super().__init__(folder)
+        self._rules = rules
+        self._targets: Mapping[str, Sequence[str]] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.ports[0]}"
+
+    def prepare(self) -> None:
+        settings: Json = {
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(self._rules)] if self._rules else [],
+            "scrape_configs": [
+                {"job_name": job, "static_configs": [{"targets": list(targets)}]}
+                for job, targets in self._targets.items()
+            ],
+        }
+        (self.folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
+
+    def command(self) -> Sequence[str]:
+        return [
+            str(go_programs.path("prometheus")),
+            f"--config.file={self.folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self.folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.ports[0]}",
+            "--web.enable-lifecycle",
+            "--log.level=warn",
+        ]
+
+    def is_ready(self) -> bool:
+        try:
+            return self._ask("/-/ready") is not None
+        except HTTPError as error:
+            error.close()
+            return False
+
+    def scrape(self, **targets: Sequence[str]) -> None:
+        """From now on read these, `host:port` by job, and nothing else."""
+        self._targets = targets
+        self.prepare()
+        self._ask("/-/reload", {})
+
+    def over(self, expression: str, start: float, end: float, step_s: float = 1.0) -> list[Json]:
+        """The series of a query over this time, in Unix seconds.
+
+        Raises:
+            AssertionError: Prometheus refuses the query.
+        """
+        found = self._answer("query_range", query=expression, start=str(start), end=str(end), step=str(step_s))
+        return list(found["result"])
+
+    def now(self, expression: str) -> list[Json]:
+        """The series of a query at this moment."""
+        return list(self._answer("query", query=expression)["result"])
+
+    def states(self) -> dict[str, str]:
+        """Of each alert that is pending or firing, by name; firing where one of several is."""
+        states: dict[str, str] = {}
+        for alert in self._answer("alerts")["alerts"]:
+            name = alert["labels"]["alertname"]
+            states[name] = "firing" if "firing" in (states.get(name), alert["state"]) else "pending"
+        return states
+
+    def _answer(self, what: str, **parameters: str) -> Json:
+        try:
+            text = self._ask(f"/api/v1/{what}", parameters if parameters else None)
+        except HTTPError as error:
+            with error:
+                raise AssertionError(f"{parameters}: {error.read().decode()}") from None
+        found: Json = json.loads(text)["data"]
+        return found
+
+    def _ask(self, path: str, form: Mapping[str, str] | None = None) -> str:
+        body = None if form is None else urlencode(form).encode()
+        with urlopen(Request(f"{self.url}{path}", body), timeout=10) as answer:
+            return str(answer.read().decode())
+
+
+def numbers(series: Sequence[Json]) -> list[float]:
+    """Every finite value of a query's series."""
+    values = [float(value) for each in series for _, value in each.get("values", [each.get("value")])]
+    return [value for value in values if math.isfinite(value)]
