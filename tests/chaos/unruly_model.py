@@ -83,6 +83,7 @@ class UnrulyTagger(_Model):
     """Scores an image by its mean colour; looks at nothing that it returns."""
 
     role = "tagger"
+    _lied = False
     labels: Sequence[str] = LABELS
     translations: Mapping[str, Sequence[str]] = {}
     thresholds: Sequence[float] = (0.5,) * len(LABELS)
@@ -95,7 +96,7 @@ class UnrulyTagger(_Model):
             self._note("raises", images)
             raise RuntimeError("index out of range in self")
         rows = [self._row(image) for image in images]
-        if len(images) >= self.orders.get("lies", len(images) + 1):
+        if len(images) >= self.orders.get("lies", len(images) + 1) or self._lies_once():
             self._note("lies", images)
             rows = [1 - row for row in rows]
         return rows[1:] if self.orders.get("loses_one") else rows
@@ -107,6 +108,12 @@ class UnrulyTagger(_Model):
     def check_self_test(self, answer: Any) -> None:
         if not np.array_equal(answer, self._row(self.self_test_image())):
             raise Broken(f"{self.name} does not give its right answer.")
+
+    def _lies_once(self) -> bool:
+        """Whether it is to lie once, and has not done so."""
+        new = "lies_once" in self.orders and not self._lied
+        self._lied = self._lied or new
+        return new
 
     def _row(self, image: Pixels) -> Any:
         if self.orders.get("not_a_number") or _is(image, UNCOUNTABLE):

@@ -1,0 +1,23 @@
+"""Rules with times divided: what `make dashboards` lets a real Prometheus watch for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support.shortened_rules import shortened_expression
+
+
+@pytest.mark.parametrize(
+    ("whole", "part"),
+    [
+        ("rate(a_total[5m]) > 0.1", "rate(a_total[5s]) > 0.1"),
+        ("increase(a_total[1h]) > 10", "increase(a_total[60s]) > 10"),
+        ("avg_over_time((a / b)[15m:1m]) > 0.9", "avg_over_time((a / b)[15s:1s]) > 0.9"),
+        ("max by (job) (tagstream_lag_seconds) > 120", "max by (job) (tagstream_lag_seconds) > 2"),
+        ('max(tagstream_lag_seconds{job!~"b"}) > 3600', 'max(tagstream_lag_seconds{job!~"b"}) > 60'),
+        ("job:a:ratio_rate1h > 14.4 * 0.01", "job:a:ratio_rate1h > 14.4 * 0.01"),
+        ("changes(a[1m]) == 0", "changes(a[3s]) == 0"),
+    ],
+)
+def test_windows_and_seconds_are_divided_and_nothing_else(whole: str, part: str) -> None:
+    assert shortened_expression(whole, 60) == part
