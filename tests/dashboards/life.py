@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from PIL import Image
 
 from tests.chaos.shared_worker import SharedWorker
 from tests.chaos.unruly import Unruly, image_of
@@ -17,8 +20,23 @@ from tests.support.lying_store import says
 from tests.support.processes import children
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
+from tests.unit.models.photographs import SKIMAGE
 
-SETTINGS = {"TAGSTREAM_SELF_TEST_S": "2", "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "10"}
+SETTINGS = {
+    "TAGSTREAM_SELF_TEST_S": "2",
+    "TAGSTREAM_SHADOW_TAGGER": "compact",
+    "TAGSTREAM_SHADOW_SHARE": "1",
+}
+PATIENCE_S = 240.0
+"""On a busy machine a worker needs a minute to start."""
+
+
+def cat(seed: int) -> bytes:
+    """A photograph that has tags; no two seeds give the same bytes."""
+    out = io.BytesIO()
+    with Image.open(SKIMAGE / "chelsea.png") as opened:
+        opened.convert("RGB").resize((160, 120)).save(out, "JPEG", comment=f"{seed}".encode())
+    return out.getvalue()
 
 
 class Life:
@@ -55,20 +73,19 @@ class Life:
 
     def _happens(self, metric: str, **labels: str) -> None:
         process = self.shared.worker
-        eventually(lambda: process.metric(metric, **labels) > 0, 90, process.said)
+        eventually(lambda: process.metric(metric, **labels) > 0, PATIENCE_S, process.said)
 
     def _steady(self, seconds: float) -> None:
         """New images, and ones that are known, all the time."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            self._fresh(2)
-            self._send(photo(1), photo(2))
-            self.shared.committed()
+            self._send(cat(self._photos), cat(self._photos + 1), cat(1), cat(2))
+            self.shared.committed(PATIENCE_S)
 
     def _odd_images(self) -> None:
         self._send(b"no image at all", tiff_that_its_codec_complains_of("tiff_lzw"), *[photo(7_000)] * 8)
         self.shared.site.send([(self.shared.site.own("missing.jpg"), ())])
-        self.shared.committed()
+        self.shared.committed(PATIENCE_S)
         self._happens("tagstream_skips_total")
         self._happens("tagstream_dead_letters_total")
         self._happens("tagstream_coalesced_total")
@@ -79,7 +96,7 @@ class Life:
         self._fresh(4)
         self._happens("tagstream_retries_total", dependency="s3")
         del self.shared.store.lies["*"]
-        self.shared.committed()
+        self.shared.committed(PATIENCE_S)
 
     def _cache_fails(self) -> None:
         self.shared.cache.refuse()
@@ -87,7 +104,7 @@ class Life:
         self._fresh(4)
         self._happens("tagstream_cache_errors_total")
         self.shared.cache.heal()
-        self.shared.committed()
+        self.shared.committed(PATIENCE_S)
 
     def _decoder_dies(self) -> None:
         process = self.shared.worker
@@ -96,29 +113,32 @@ class Life:
         os.kill(decoders[0], signal.SIGKILL)
         self._fresh(8)
         self._happens("tagstream_decoders_lost_total")
-        self.shared.committed()
+        self.shared.committed(PATIENCE_S)
 
     def _partitions_move(self) -> None:
         """A second member takes over half of the partitions while there is work in hand."""
-        self._fresh(300)
+        self.shared.store.lies["*"] = says(503)
+        self._fresh(16)
         other = WorkerProcess(self.shared.site, "other", self.folder, **SETTINGS)
         try:
             self._happens("tagstream_dropped_jobs_total")
-            other.wait_ready()
         finally:
+            del self.shared.store.lies["*"]
             other.terminate()
-        self.shared.committed(120)
+        self.shared.committed(PATIENCE_S)
 
     def _broker_fails(self) -> None:
         kafka, process = self.shared.site.stack.kafka, self.shared.worker
-        self._fresh(100)
-        eventually(lambda: process.metric("tagstream_images_in_flight") > 0, 30, process.said)
+        self.shared.store.lies["*"] = says(503)
+        self._fresh(8)
+        eventually(lambda: process.metric("tagstream_images_in_flight") >= 8, 60, process.said)
         kafka.kill()
+        del self.shared.store.lies["*"]
         try:
             self._happens("tagstream_transactions_failed_total")
         finally:
             kafka.start()
-        self.shared.committed(120)
+        self.shared.committed(PATIENCE_S)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess
 from workers.local.scratch import Scratch
 
-pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(1_500)]
 
 PANELS = [(dashboard.uid, panel) for dashboard in ALL for row in dashboard.rows for panel in row.panels]
 Asked = Callable[[str], list[float]]
