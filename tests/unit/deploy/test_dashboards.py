@@ -15,15 +15,6 @@ from workers import metrics
 
 NOT_SHOWN = {
     "tagstream_committed_offset": "a number without meaning for a reader; alerts ask whether it moves",
-    **dict.fromkeys(
-        (
-            "tagstream_shadow_images_total",
-            "tagstream_shadow_tags_total",
-            "tagstream_shadow_jaccard",
-            "tagstream_shadow_works",
-        ),
-        "there only while a tagger is tried, and `tagstream shadow report` says more",
-    ),
 }
 """Metrics that no panel asks for, each with the reason."""
 OTHERS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
