@@ -14,4 +14,4 @@ from workers.local.scratch import Scratch
 @pytest.fixture(scope="module")
 def prometheus(scratch: Scratch) -> Iterator[Prometheus]:
     """Without rules, and scraping nothing yet."""
-    yield from up_or_skip(Prometheus(scratch.path / "prometheus"))
+    yield from up_or_skip(Prometheus(scratch.path / "prometheus", every_s=2))

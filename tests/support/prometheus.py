@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes what a test runs, each second."""
+"""A real Prometheus that scrapes what a test runs, every second or two."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ class Prometheus(Server):
 
     Args:
         rules: a file of recording rules and alerts, evaluated each second.
+        every_s: how often it scrapes, and how long a scrape may take.
     """
 
     name: ClassVar[str] = "Prometheus"
 
-    def __init__(self, folder: Path, rules: Path | None = None) -> None:
+    def __init__(self, folder: Path, rules: Path | None = None, every_s: int = 1) -> None:
         super().__init__(folder)
+        self._every = f"{every_s}s"
         self._rules = rules
         self._targets: Mapping[str, Sequence[str]] = {}
 
@@ -39,7 +41,11 @@ class Prometheus(Server):
 
     def prepare(self) -> None:
         settings: Json = {
-            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+            "global": {
+                "scrape_interval": self._every,
+                "scrape_timeout": self._every,
+                "evaluation_interval": "1s",
+            },
             "rule_files": [str(self._rules)] if self._rules else [],
             "scrape_configs": [
                 {"job_name": job, "static_configs": [{"targets": list(targets)}]}
