@@ -1,4 +1,4 @@
-"""Prometheus' rules with every time divided, so that an alert for half an hour fires after half a minute."""
+"""Prometheus' rules with every time divided, so that an alert for half an hour fires after a minute or less."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shortened(rules: Path, by: int, into: Path) -> Path:
 def shortened_expression(expression: str, by: int) -> str:
     def window(found: re.Match[str]) -> str:
         step = f":{_divided(found[3], found[4], by)}" if found[3] else ""
-        return f"[{_divided(found[1], found[2], by, least=3)}{step}]"
+        return f"[{_divided(found[1], found[2], by, least=5)}{step}]"
 
     def seconds(found: re.Match[str]) -> str:
         return f"{found[1]}{int(found[2]) / by:g}"
@@ -42,5 +42,5 @@ def _parts(duration: str) -> tuple[str, str]:
 
 
 def _divided(number: str, unit: str, by: int, least: int = 1) -> str:
-    """At least so long: a window needs two samples, which are a second apart."""
+    """At least so long: a window needs two samples, which are up to two seconds apart."""
     return f"{max(least, int(number) * _UNITS_S[unit] // by)}s"

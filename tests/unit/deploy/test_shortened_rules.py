@@ -16,7 +16,7 @@ from tests.support.shortened_rules import shortened_expression
         ("max by (job) (tagstream_lag_seconds) > 120", "max by (job) (tagstream_lag_seconds) > 2"),
         ('max(tagstream_lag_seconds{job!~"b"}) > 3600', 'max(tagstream_lag_seconds{job!~"b"}) > 60'),
         ("job:a:ratio_rate1h > 14.4 * 0.01", "job:a:ratio_rate1h > 14.4 * 0.01"),
-        ("changes(a[1m]) == 0", "changes(a[3s]) == 0"),
+        ("changes(a[1m]) == 0", "changes(a[5s]) == 0"),
     ],
 )
 def test_windows_and_seconds_are_divided_and_nothing_else(whole: str, part: str) -> None:
