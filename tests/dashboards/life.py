@@ -19,7 +19,7 @@ from tests.support.images import tiff_that_its_codec_complains_of
 from tests.support.lying_store import says
 from tests.support.processes import children
 from tests.support.waiting import eventually
-from tests.support.worker_process import Site, WorkerProcess, photo, worker
+from tests.support.worker_process import Site, WorkerProcess, photo
 from tests.unit.models.photographs import SKIMAGE
 
 SETTINGS = {
@@ -143,18 +143,22 @@ class Life:
 
 @contextmanager
 def failing_device(site: Site, folder: Path) -> Iterator[WorkerProcess]:
-    """A worker with a model that has failed on a whole batch, and that gave no number for one image."""
+    """A worker, launched, whose model fails on a whole batch and gives no number for one image."""
     unruly = Unruly(folder / "package")
     sound = [image_of((255, 0, 0), number) for number in range(6)]
     for number, body in enumerate([*sound, image_of(CURSED), image_of(UNCOUNTABLE)]):
         site.upload(f"{number}.png", body)
-    with worker(site, "failing", folder, **unruly.settings()) as process:
+    process = WorkerProcess(site, "failing", folder, **unruly.settings())
+    try:
         yield process
+    finally:
+        process.kill()
 
 
 def fail(site: Site, process: WorkerProcess) -> None:
-    """Let its model fail."""
+    """Let its model fail, once the worker is ready."""
+    eventually(lambda: process.get("/readyz")[0] == 200, PATIENCE_S, process.said)
     site.send([(site.own(f"{number}.png"), ()) for number in range(8)])
-    eventually(lambda: process.metric("tagstream_batch_failures_total") > 0, 60, process.said)
+    eventually(lambda: process.metric("tagstream_batch_failures_total") > 0, PATIENCE_S, process.said)
     eventually(lambda: process.metric("tagstream_batches_total", left="alone") > 0, 60, process.said)
     eventually(lambda: site.behind() == 0, 60, process.said)

@@ -36,12 +36,12 @@ def asked(stack: Stack, scratch: Scratch, prometheus: Prometheus) -> Asked:
     began = time.time()
     other_site = Site(stack, "panels-failing")
     with (
-        SharedWorker.started(stack, folder, **SETTINGS) as shared,
         failing_device(other_site, folder) as other,
+        SharedWorker.started(stack, folder, **SETTINGS) as shared,
     ):
         prometheus.scrape(tagstream=[place(shared.worker), place(other)])
-        eventually(lambda: numbers(prometheus.now("sum(tagstream_ready)")) == [2], 60)
         fail(other_site, other)
+        eventually(lambda: numbers(prometheus.now("sum(tagstream_ready)")) == [2], 60)
         before_s = Life(shared, folder).make()
         last = numbers(prometheus.now("time()"))
         eventually(lambda: numbers(prometheus.now("max(timestamp(tagstream_ready))")) > last, 60)
