@@ -122,6 +122,11 @@ def sensible_precisions(device: Device) -> list[Precision]:
     return [*found, "int8"] if "vnni" in device.name or "amx_int8" in device.name else found
 
 
+def cache_folder() -> Path:
+    """Where the random bundles are kept, unless one says otherwise."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream" / "benchmarks"
+
+
 def full_size(kind: Kind, folder: Path) -> Bundle:
     """A bundle of seeded weights of the published size, made once and kept in the folder."""
     target = folder / f"random-{kind}"
@@ -237,14 +242,13 @@ def _ratio(base: Sequence[float], seconds: Sequence[float]) -> str:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagstream" / "benchmarks"
     parser = argparse.ArgumentParser(prog="python -m benchmarks.models", description=__doc__.split("\n\n")[0])
     parser.add_argument("--models", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, help="fp32 first; by default what is native")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--bundles", type=Path, default=cache, help="where the random bundles are kept")
+    parser.add_argument("--bundles", type=Path, default=cache_folder(), help="where the random bundles are kept")
     parser.add_argument("--official", type=Path, help="a checkout of the official program, timed in the same run")
     parser.add_argument("--official-python", default=DEFAULT_INTERPRETER, help="the interpreter that runs it")
     return parser.parse_args(list(arguments))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from workers.capacity import Decoded, MachineProfile
 from workers.cli.composition import load_models
-from workers.cli.decoders import limits, processors
+from workers.cli.decoders import limits, processors, reducing_gap
 from workers.cli.local_files import read_regular_file
 from workers.errors import LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
@@ -56,7 +56,7 @@ def measured(settings: Settings, photos: Sequence[Path], tell: Tell, note: Calla
     single_s, cores = _of_a_batch(models, device, 1, tell)
     batch_s, cores = (single_s, cores) if batch == 1 else _of_a_batch(models, device, batch, tell)
     weights = sum(_bytes_of(bundle.name_or_folder) for bundle in settings.bundles().values())
-    decoding = Decoding([model.transform for model in models.values()], limits(settings))
+    decoding = Decoding([model.transform for model in models.values()], limits(settings), reducing_gap(settings))
     return MachineProfile(
         name=", ".join(f"{model.name} {model.precision}" for model in models.values())[:200],
         machine=f"{device.name}, {processors()} processors"[:200],

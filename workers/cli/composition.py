@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from workers import __version__
 from workers.backends.clock import SystemClock
 from workers.cli.banner import banner
 from workers.cli.clients import corrections, publisher, record_source, result_cache
-from workers.cli.decoders import intake, judge
+from workers.cli.decoders import intake, judge, scale_of_facts
 from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
 from workers.models.device import choose_device
@@ -49,8 +49,9 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     models = load_models(settings)
     said = corrections(settings)
     roles = make_roles(models, _template(settings), said)
+    transforms = _transforms(roles)
     device = choose_device(settings.device).name
-    options = worker_options(settings, models.get("tagger"), transactional_id)
+    options = worker_options(settings, models.get("tagger"), transactional_id, transforms)
     shadow = _shadow(settings, models["tagger"], options, transactional_id) if settings.shadow_tagger else None
 
     def source() -> RecordSource:
@@ -60,7 +61,7 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     return Worker(
         source=source,
         publisher=lambda source: _patiently(lambda: publisher(settings, source, transactional_id), stopping),
-        intake=intake(settings, _transforms(roles)),
+        intake=intake(settings, transforms),
         cache=result_cache(settings),
         corrections=said,
         roles=roles,
@@ -129,10 +130,16 @@ def _transforms(roles: Roles) -> list[Transform]:
     return list(dict.fromkeys(role.model.transform for role in roles.models))
 
 
-def worker_options(settings: Settings, tagger: Tagger | None, transactional_id: str = "worker") -> WorkerOptions:
+def worker_options(
+    settings: Settings, tagger: Tagger | None, transactional_id: str = "worker", transforms: Sequence[Transform] = ()
+) -> WorkerOptions:
+    """Args:
+    transforms: of all models, as the intake has them.
+    """
     return WorkerOptions.of(
         settings,
         judge=judge(settings),
+        scale_of=scale_of_facts(settings, transforms),
         profiles=profiles(settings, tagger),
         worker_version=__version__,
         journal=settings.state_dir / "journals" / _file_name(transactional_id),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final
 
 import PIL
 
@@ -13,11 +15,15 @@ from workers import __version__
 from workers.cli.clients import object_store
 from workers.errors import Misconfigured
 from workers.intake import Limits, ProcessIntake, ThreadIntake
+from workers.intake.geometry import scale_of
 from workers.ports import ObjectStore
 from workers.settings import Settings
-from workers.types import Transform
+from workers.types import Facts, Transform
 
 logger = logging.getLogger(__name__)
+
+REDUCING_GAPS: Final = {"off": 0.0, "close": 3.0, "fast": 1.5}
+"""By TAGSTREAM_DECODE_SCALING. Pillow's documentation finds no difference to a fair resize from 3 on."""
 
 
 def intake(
@@ -38,6 +44,7 @@ def intake(
             limits(settings),
             fetch_threads=settings.fetch_threads,
             decode_threads=decoders(settings),
+            reducing_gap=reducing_gap(settings),
         )
     return ProcessIntake(
         store,
@@ -47,6 +54,7 @@ def intake(
         children=decoders(settings),
         decode_s=settings.decode_timeout_s,
         decode_memory_bytes=settings.decode_memory,
+        reducing_gap=reducing_gap(settings),
     )
 
 
@@ -71,9 +79,30 @@ def limits(settings: Settings) -> Limits:
     )
 
 
+def reducing_gap(settings: Settings) -> float:
+    """How many times the side that a model takes is left when a JPEG is scaled, at least; 0: none is scaled."""
+    return REDUCING_GAPS[settings.decode_scaling]
+
+
+def scale_of_facts(settings: Settings, transforms: Sequence[Transform]) -> Callable[[Facts], int]:
+    """At what scale the intake of these settings decodes the image that has these facts: 1/1, 1/2, 1/4 or 1/8.
+
+    A JPEG that has no scaled form is named with the scale that others of its size have: its bytes are decoded the same
+    way whenever the scale is the same.
+    """
+    gap = reducing_gap(settings)
+
+    @lru_cache(maxsize=4096)  # each lookup in the cache asks, and cameras have few sizes
+    def of_size(size: tuple[int, int]) -> int:
+        return scale_of(transforms, size, gap)
+
+    return lambda facts: of_size((facts.width, facts.height)) if facts.format == "jpeg" else 1
+
+
 def judge(settings: Settings) -> str:
     """Names all that the rejection of an image depends on besides its bytes: other limits or decoders judge anew."""
-    bounds = (settings.max_pixels, settings.min_side, settings.decode_memory, *settings.formats)
+    scaling = settings.decode_scaling
+    bounds = (settings.max_pixels, settings.min_side, settings.decode_memory, scaling, *settings.formats)
     return " ".join(map(str, (__version__, PIL.__version__, *bounds)))
 
 

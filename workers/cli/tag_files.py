@@ -12,7 +12,7 @@ from typing import TypeVar
 from schemas.image_event import ImageEvent
 from workers.cli.local_files import read_regular_file
 from workers.errors import Gone, Rejected, Unavailable
-from workers.intake.transform import within
+from workers.intake.geometry import within
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template
 from workers.pipeline.profiles import Profile

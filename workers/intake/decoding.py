@@ -13,6 +13,7 @@ from PIL import Image
 
 from workers.errors import Rejected
 from workers.intake.formats import sniff
+from workers.intake.geometry import scale_of, scaled
 from workers.intake.header import Header, check_decode_bytes, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.self_test import SelfTest
@@ -29,10 +30,12 @@ class Decoding:
     Args:
         transforms: every distinct Transform of the models in use.
         limits: what an image may be.
+        reducing_gap: as in `geometry.scale_of`.
     """
 
-    def __init__(self, transforms: Sequence[Transform], limits: Limits) -> None:
+    def __init__(self, transforms: Sequence[Transform], limits: Limits, reducing_gap: float = 0.0) -> None:
         guard(limits)
+        self._reducing_gap = reducing_gap
         self._transforms = tuple(dict.fromkeys(transforms))
         self._turning = 4 if any(transform.exif_transpose for transform in self._transforms) else 0
         self._limits = limits
@@ -46,13 +49,14 @@ class Decoding:
             Broken: the header of an image known to be good can't be read either.
         """
         try:
-            header = read_header(body, self._limits)
+            header = read_header(body, self._limits, self._scale_of)
         except Rejected as error:
             if error.reason in _BLAMED_BY_DECODERS:
                 self._self_test.check(sniff(body))
             raise
-        after = transform_bytes(self._transforms, (header.width, header.height))
-        turned = self._turning * header.width * header.height
+        size = scaled((header.width, header.height), header.scale)
+        after = transform_bytes(self._transforms, size)
+        turned = self._turning * size[0] * size[1]
         total = header.decode_bytes + turned + after
         check_decode_bytes(total, self._limits)
         return replace(header, decode_bytes=total)
@@ -65,7 +69,7 @@ class Decoding:
             Broken: an image known to be good can't be decoded either.
         """
         with self._tested(name):
-            return decode(body, name, self._transforms)
+            return decode(body, name, self._transforms, self._reducing_gap)
 
     def load_rgb(self, body: bytes, name: str) -> Image.Image:
         """As `decode`, without a transform: the image in RGB at its own size."""
@@ -80,6 +84,9 @@ class Decoding:
         """
         for each in self._limits.formats if name is None else (name,):
             self._self_test.check(each)
+
+    def _scale_of(self, size: tuple[int, int]) -> int:
+        return scale_of(self._transforms, size, self._reducing_gap)
 
     @contextmanager
     def _tested(self, name: str) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import AvifImagePlugin, Image
@@ -11,6 +12,7 @@ from PIL import AvifImagePlugin, Image
 from workers.errors import Rejected
 from workers.intake.faults import blame
 from workers.intake.formats import decodable, sniff
+from workers.intake.geometry import scaled
 from workers.intake.limits import Limits
 from workers.intake.scan import EXIF_MOST, Essence, scan
 
@@ -31,6 +33,7 @@ class Header:
         width, height: as stored, before any EXIF turn.
         mode: Pillow's word for channels and depth.
         decode_bytes: what decoding it holds in memory at most, besides the encoded bytes.
+        scale: it is decoded at 1/scale of its width and height.
     """
 
     format: str
@@ -38,6 +41,7 @@ class Header:
     height: int
     mode: str
     decode_bytes: int
+    scale: int = 1
 
 
 def guard(limits: Limits) -> None:
@@ -52,8 +56,11 @@ def guard(limits: Limits) -> None:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
-def read_header(body: bytes, limits: Limits) -> Header:
+def read_header(body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]], int] = lambda _: 1) -> Header:
     """Read format, size and mode without decoding; of an animation, those of its first frame.
+
+    Args:
+        scale_of: at what scale an image of this size is decoded if its format can be scaled.
 
     Raises:
         Rejected: stage "decode"; not-an-image, format-not-allowed, too-complex, broken-image, too-many-pixels,
@@ -66,16 +73,17 @@ def read_header(body: bytes, limits: Limits) -> Header:
     if essence.block_pixels > limits.max_pixels:
         detail = f"a tile or frame of {essence.block_pixels} pixels, at most {limits.max_pixels} are allowed"
         raise Rejected("decode", "too-many-pixels", detail)
-    with blame(), _opened(essence, name) as image:
+    with blame(), opened(essence, name) as image:
         size, mode = image.size, image.mode
     _check_pixels(size, limits)
     if min(size) < limits.min_side:
         detail = f"{size[0]} × {size[1]}, each side must have {limits.min_side} or more"
         raise Rejected("decode", "too-small", detail)
     copied = 0 if essence.body is body else len(essence.body)
-    decode_bytes = _decode_bytes(essence, size, mode) + copied
+    scale = scale_of(size) if essence.scalable else 1
+    decode_bytes = _decode_bytes(essence, scaled(size, scale), mode) + copied
     check_decode_bytes(decode_bytes, limits)
-    return Header(name, *size, mode, decode_bytes)
+    return Header(name, *size, mode, decode_bytes, scale)
 
 
 def check_decode_bytes(decode_bytes: int, limits: Limits) -> None:
@@ -89,16 +97,8 @@ def check_decode_bytes(decode_bytes: int, limits: Limits) -> None:
         raise Rejected("decode", "decode-memory", detail)
 
 
-def open_image(body: bytes, name: str) -> Image.Image:
-    """Open what decides the pixels of a file, with the decoder of this one format: its first image.
-
-    Raises:
-        Rejected: as `workers.intake.scan.scan`.
-    """
-    return _opened(scan(body, name), name)
-
-
-def _opened(essence: Essence, name: str) -> Image.Image:
+def opened(essence: Essence, name: str) -> Image.Image:
+    """The first image of a file of this format, with the decoder of this format alone; nothing is decoded yet."""
     image = Image.open(io.BytesIO(essence.body), formats=(name.upper(),))
     for metadata in ("exif", "xmp"):
         if len(image.info.get(metadata, b"")) > EXIF_MOST:
@@ -122,7 +122,7 @@ def _allowed_format(body: bytes, limits: Limits) -> str:
 
 
 def _decode_bytes(essence: Essence, size: tuple[int, int], mode: str) -> int:
-    """An upper bound: the image as stored, the decoder beside it, and the image as RGB.
+    """An upper bound: the image as stored (and decoded: scaled or not), the decoder beside it, and the image as RGB.
 
     The sum, although the decoder is gone by then: the C library keeps what it had in blocks of less than 4 MiB.
     """

@@ -18,8 +18,15 @@ Answer = TypeVar("Answer")
 class InlineIntake:
     """`ports.Intake` in the caller's thread: every future is done when it is handed out. For tests and tools."""
 
-    def __init__(self, store: ObjectStore, transforms: Sequence[Transform], limits: Limits | None = None) -> None:
-        self._stages = Stages(store, transforms, limits or Limits())
+    def __init__(
+        self,
+        store: ObjectStore,
+        transforms: Sequence[Transform],
+        limits: Limits | None = None,
+        *,
+        reducing_gap: float = 0.0,
+    ) -> None:
+        self._stages = Stages(store, transforms, limits or Limits(), reducing_gap)
         self._closed = False
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:

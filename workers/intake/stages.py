@@ -22,11 +22,14 @@ class Stages:
         store: where the objects are.
         transforms: every distinct Transform of the models in use.
         limits: what an object and its image may be.
+        reducing_gap: as in `geometry.scale_of`.
     """
 
-    def __init__(self, store: ObjectStore, transforms: Sequence[Transform], limits: Limits) -> None:
+    def __init__(
+        self, store: ObjectStore, transforms: Sequence[Transform], limits: Limits, reducing_gap: float = 0.0
+    ) -> None:
         self._fetching = Fetching(store, limits)
-        self._decoding = Decoding(transforms, limits)
+        self._decoding = Decoding(transforms, limits, reducing_gap)
 
     def fetch(self, job: Job, max_bytes: int) -> Fetched:
         """Errors as in `ports.Intake.fetch`."""

@@ -26,6 +26,7 @@ class ThreadIntake:
         limits: what an object and its image may be.
         fetch_threads: GETs at the same time.
         decode_threads: images being inspected or decoded at the same time; more than cores gain nothing.
+        reducing_gap: as in `geometry.scale_of`.
         close_s: how long `close` waits for what runs.
     """
 
@@ -41,9 +42,10 @@ class ThreadIntake:
         *,
         fetch_threads: int = 16,
         decode_threads: int = 2,
+        reducing_gap: float = 0.0,
         close_s: float = 5.0,
     ) -> None:
-        self._stages = Stages(store, transforms, limits or Limits())
+        self._stages = Stages(store, transforms, limits or Limits(), reducing_gap)
         self._fetchers = Pool(fetch_threads, "tagstream-fetch")
         self._decoders = Pool(decode_threads, "tagstream-decode")
         self._close_s = close_s

@@ -10,27 +10,30 @@ The treatment of every kind of image, which follows `Image.open(...).convert("RG
 - colour profiles are ignored, and so is EXIF's orientation unless the Transform asks for it. A TIFF is always
   turned as its orientation tag says, because Pillow does so while it loads.
 
-JPEG's reduced-size decoding (Pillow's draft mode) is not used: its pixels differ.
+A JPEG far larger than what is made of it can be decoded at a half, a quarter or an eighth of its columns and rows
+(`geometry.scale_of`), which libjpeg does for a fraction of the work. The pixels then differ by one or two levels of 255
+at most places; nothing is so decoded unless a caller asks for it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from workers.intake.faults import blame
-from workers.intake.header import open_image
+from workers.intake.geometry import Part, part_of, resized_to, scale_of
+from workers.intake.header import opened
+from workers.intake.scan import scan
 from workers.types import DecodedImage, Pixels, Transform
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _SMALL = 4_000_000
 """Pixels (16 MB) that an intermediate image may have even when its source is smaller."""
-_LONGEST = 4
-"""Before a crop, an image is cut to at most this many times its shorter side; no crop sees what lies beyond."""
 
 _RGB, _STORED = 3, 4
 """Bytes of a pixel in an array, and of one as Pillow stores it."""
@@ -40,8 +43,52 @@ _WEIGHTS = 64
 """Bytes that a resize takes for its filter, for each row and column before and after it."""
 
 
-def decode(body: bytes, name: str, transforms: Sequence[Transform]) -> DecodedImage:
+_EDGES = {2: (1, 0), 3: (1, 2), 4: (0, 2), 6: (2, 0), 7: (2, 1), 8: (0, 1)}
+"""By EXIF orientation: which edge of the image as stored comes to lie on the left, and which on top, if it is the right
+one (1) or the lower one (2)."""
+_ON_ITS_SIDE = (5, 6, 7, 8)
+"""EXIF orientations by which columns become rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raster:
+    """An RGB image as it was decoded, perhaps at a part of its size.
+
+    Args:
+        size: columns and rows of the image in its file.
+        scale: `image` has so many times fewer.
+        left, top: where in `image` the file's own columns and rows begin. Those of a scaled image are rounded up, so
+            that some of the last column and row is none of the file's; after a turn it may be the first.
+    """
+
+    image: Image.Image
+    size: tuple[int, int]
+    scale: int = 1
+    left: float = 0.0
+    top: float = 0.0
+
+    def box(self, part: Part) -> tuple[float, float, float, float]:
+        """A part of the file's image, in pixels of this one."""
+        left, top = self.left + part.left / self.scale, self.top + part.top / self.scale
+        return left, top, left + part.width / self.scale, top + part.height / self.scale
+
+    def turned(self) -> Raster:
+        """As its EXIF orientation says it is to be looked at."""
+        with blame():
+            orientation = self.image.getexif().get(ExifTags.Base.Orientation, 1)
+            if orientation == 1:
+                return self
+            edges = 0.0, self.image.width - self.size[0] / self.scale, self.image.height - self.size[1] / self.scale
+            left, top = _EDGES.get(orientation, (0, 0))
+            size = self.size[::-1] if orientation in _ON_ITS_SIDE else self.size
+            return Raster(ImageOps.exif_transpose(self.image), size, self.scale, edges[left], edges[top])
+
+
+def decode(body: bytes, name: str, transforms: Sequence[Transform], reducing_gap: float = 0.0) -> DecodedImage:
     """Decode the bytes of an image of format `name` once, and transform it for every Transform.
+
+    Args:
+        reducing_gap: as in `geometry.scale_of`, for a JPEG.
 
     Returns:
         for each Transform a contiguous uint8 array (size, size, 3), RGB.
@@ -49,10 +96,11 @@ def decode(body: bytes, name: str, transforms: Sequence[Transform]) -> DecodedIm
     Raises:
         Rejected: stage "decode"; broken-image, decode-memory or decode-failed.
     """
-    upright = {False: load_rgb(body, name)}
-    if any(transform.exif_transpose for transform in transforms):
-        upright[True] = turned(upright[False])
-    return DecodedImage({transform: apply(transform, upright[transform.exif_transpose]) for transform in transforms})
+    lying = _loaded(body, name, transforms, reducing_gap)
+    upright = lying.turned() if any(transform.exif_transpose for transform in transforms) else lying
+    return DecodedImage(
+        {transform: _applied(transform, upright if transform.exif_transpose else lying) for transform in transforms}
+    )
 
 
 def load_rgb(body: bytes, name: str) -> Image.Image:
@@ -61,14 +109,12 @@ def load_rgb(body: bytes, name: str) -> Image.Image:
     Raises:
         Rejected: as `decode`.
     """
-    return to_rgb(_loaded(body, name))
+    return _loaded(body, name).image
 
 
 def turned(image: Image.Image) -> Image.Image:
     """The image as its EXIF orientation says it is to be looked at."""
-    with blame():
-        upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        return image if upright else ImageOps.exif_transpose(image)
+    return Raster(image, image.size).turned().image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -86,25 +132,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def apply(transform: Transform, image: Image.Image) -> Pixels:
     """Resize (and cut, or pad) an RGB image as the transform says."""
-    square = (transform.size, transform.size)
+    return _applied(transform, Raster(image, image.size))
+
+
+def _applied(transform: Transform, raster: Raster) -> Pixels:
+    part = part_of(transform, raster.size)
+    width, height = resized_to(transform, part.size)
+    image = _resized(raster, part, (width, height), _FILTERS[transform.interpolation])
     if transform.fit == "squash":
-        return np.array(_resized(image, square, transform))
+        return np.array(image)
     if transform.fit == "pad":
-        width, height = within(transform, image.size)
-        padded = np.zeros((*square, _RGB), np.uint8)
-        padded[:height, :width] = np.array(_resized(image, (width, height), transform))
+        padded = np.zeros((transform.size, transform.size, _RGB), np.uint8)
+        padded[:height, :width] = np.array(image)
         return padded
-    image = _shortened(image)
-    width, height = _before_the_cut(transform, image.size)
-    image = _resized(image, (width, height), transform)
     left, top = round((width - transform.size) / 2), round((height - transform.size) / 2)
     return np.array(image.crop((left, top, left + transform.size, top + transform.size)))
-
-
-def within(transform: Transform, size: tuple[int, int]) -> tuple[int, int]:
-    """Columns and rows that an image of this size has after "pad", before what is black."""
-    scale = min(1.0, transform.size / max(size))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def transform_bytes(transforms: Sequence[Transform], size: tuple[int, int]) -> int:
@@ -120,32 +162,24 @@ def transform_bytes(transforms: Sequence[Transform], size: tuple[int, int]) -> i
 def _held_bytes(transform: Transform, size: tuple[int, int]) -> int:
     """What one transform holds at most, as the sum of all its images, though some are gone before others come."""
     square = transform.size**2
-    cut, target = 0, (transform.size, transform.size)
-    if transform.fit == "crop":
-        shortened = _short_sides(size)
-        cut = 0 if shortened == size else math.prod(shortened)
-        size, target = shortened, _before_the_cut(transform, shortened)
-    elif transform.fit == "pad":
-        target = within(transform, size)
-    between = size[0] * target[1] if _columns_first(size, target) else target[0] * size[1]
-    weights = _WEIGHTS * (sum(size) + sum(target))
+    part = part_of(transform, size).size
+    cut = 0 if part == size else math.prod(part)
+    target = resized_to(transform, part)
+    between = part[0] * target[1] if _columns_first(part, target) else target[0] * part[1]
+    weights = _WEIGHTS * (sum(part) + sum(target))
     return _STORED * (cut + between + math.prod(target) + square) + _COPIES * _RGB * square + weights
 
 
-def _before_the_cut(transform: Transform, size: tuple[int, int]) -> tuple[int, int]:
-    """Columns and rows of an image whose shorter side was resized to `transform.resize`."""
-    shorter = min(size)
-    width, height = (transform.resize if side == shorter else int(transform.resize * side / shorter) for side in size)
-    return width, height
-
-
-def _resized(image: Image.Image, size: tuple[int, int], transform: Transform) -> Image.Image:
+def _resized(raster: Raster, part: Part, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
     """Resize as Pillow does, antialiased, but never through an intermediate image of gigabytes.
 
     Pillow resizes rows first, so a very high and narrow image, inside every limit, would be held at its full
-    height and its new width. Such a one is resized by its columns first, which differs by rounding alone.
+    height and its new width. Such a one is resized by its columns first, which differs by rounding alone. No such one
+    is scaled.
     """
-    resample = _FILTERS[transform.interpolation]
+    if raster.scale > 1:
+        return raster.image.resize(size, resample, raster.box(part))
+    image = raster.image if part.size == raster.size else raster.image.crop(raster.box(part))
     if _columns_first(image.size, size):
         image = image.resize((image.width, size[1]), resample)
     return image.resize(size, resample)
@@ -155,23 +189,18 @@ def _columns_first(size: tuple[int, int], target: tuple[int, int]) -> bool:
     return target[0] * size[1] > max(_SMALL, size[0] * size[1])
 
 
-def _shortened(image: Image.Image) -> Image.Image:
-    width, height = _short_sides(image.size)
-    if (width, height) == image.size:
-        return image
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
-
-
-def _short_sides(size: tuple[int, int]) -> tuple[int, int]:
-    longest = _LONGEST * min(size)
-    return min(size[0], longest), min(size[1], longest)
-
-
-def _loaded(body: bytes, name: str) -> Image.Image:
-    with blame(), open_image(body, name) as image:
-        image.load()
-        return image
+def _loaded(body: bytes, name: str, transforms: Sequence[Transform] = (), reducing_gap: float = 0.0) -> Raster:
+    with blame():
+        essence = scan(body, name)
+        with opened(essence, name) as image:
+            size = image.size
+            scale = scale_of(transforms, size, reducing_gap) if essence.scalable else 1
+            if scale > 1 and image.draft(None, (size[0] // scale, size[1] // scale)) is None:
+                scale = 1
+            image.load()
+    if scale == 1:
+        size = image.size  # loaded, a TIFF is turned
+    return Raster(to_rgb(image), size, scale)
 
 
 def _grey(image: Image.Image, levels: NDArray[np.generic]) -> Image.Image:

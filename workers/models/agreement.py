@@ -40,7 +40,7 @@ class Agreement:
 def of_rows(tagger: Tagger, expected: Sequence[Any], found: Sequence[Any]) -> Agreement:
     """Compare raw answers of a tagger, image by image: `expected` ones and those `found`."""
     pairs = list(zip(expected, found, strict=True))
-    same = sum(_tags(tagger, one) == _tags(tagger, other) for one, other in pairs)
+    same = sum(shown_labels(tagger, one) == shown_labels(tagger, other) for one, other in pairs)
     arrays = all(isinstance(raw, np.ndarray) for pair in pairs for raw in pair)
     gap = max((float(np.abs(one - other).max(initial=0)) for one, other in pairs), default=0.0) if arrays else None
     return Agreement(len(pairs), same, "tag sets", gap)
@@ -52,8 +52,8 @@ def of_captions(expected: Sequence[str], found: Sequence[str]) -> Agreement:
     return Agreement(len(expected), same, "captions")
 
 
-def _tags(tagger: Tagger, raw: Any) -> set[int]:
-    """Ids of the labels that are shown."""
+def shown_labels(tagger: Tagger, raw: Any) -> set[int]:
+    """Ids of the labels whose score in a raw answer is above the label's threshold."""
     scores = tagger.postprocess(raw)
     shown = scores.scores > np.asarray(tagger.thresholds, np.float32)[scores.label_ids]
     return set(scores.label_ids[shown].tolist())

@@ -137,6 +137,11 @@ def result_key(kind: str, sha256: str, *made_by: str) -> str:
     return ":".join((_FORMAT, kind, sha256, *made_by))
 
 
+def scaled_key(key: str, scale: int) -> str:
+    """The key of such a result from pixels that were decoded at 1/scale."""
+    return f"{key}:scale=1/{scale}"
+
+
 def verdict_key(sha256: str, judge: str) -> str:
     """The key of the rejection of these bytes by this judge: limits and versions."""
     return f"{_FORMAT}:verdict:{sha256}:{digest(judge)}"

@@ -7,7 +7,7 @@ raises: a miss is all that can go wrong.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -19,6 +19,7 @@ from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.roles import ModelRole, Roles
 from workers.pipeline.task import Task
 from workers.ports import ResultCache
+from workers.types import Facts
 
 
 class KnownResults:
@@ -28,6 +29,7 @@ class KnownResults:
         roles: whose results are kept.
         store: the object store's endpoint, which the first level's entries name.
         judge: names what the rejection of an image depends on besides its bytes; empty: rejections are not kept.
+        scale_of: at what scale an image with these facts is decoded, as the n of 1/n.
         unproven: of how many results, the last ones, it is remembered that they are to be taken back if the device
             proves to be broken.
     """
@@ -38,9 +40,12 @@ class KnownResults:
         roles: Roles,
         store: str = "",
         judge: str = "",
+        *,
+        scale_of: Callable[[Facts], int] = lambda _: 1,
         unproven: int = 0,
     ) -> None:
         self._judge = judge
+        self._scale_of = scale_of
         self._cache = cache
         self._store = store
         self._roles = roles
@@ -64,7 +69,14 @@ class KnownResults:
         if task.facts is None:
             return {}
         new = [role for role in self._roles.models if role.name in task.results and role.name not in task.hits]
-        return {self._roles.cache_keys(role, task)[0]: role.pack(task.results[role.name]) for role in new}
+        return {self._keys(role, task)[0]: role.pack(task.results[role.name]) for role in new}
+
+    def _keys(self, role: ModelRole, task: Task) -> Sequence[str]:
+        """As `Roles.cache_keys`, and apart for images whose pixels are not those of a decoding in full."""
+        assert task.facts is not None
+        scale = self._scale_of(task.facts)
+        keys = self._roles.cache_keys(role, task)
+        return keys if scale == 1 else [entries.scaled_key(key, scale) for key in keys]
 
     def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
         """What the content level should keep of a rejection: nothing, unless the bytes alone are at fault."""
@@ -130,7 +142,7 @@ class KnownResults:
             self._results(role, [task for task in tasks if role in self._roles.missing(task)])
 
     def _results(self, role: ModelRole, tasks: Sequence[Task]) -> None:
-        keys = [(task, some) for task in tasks if (some := self._roles.cache_keys(role, task))]
+        keys = [(task, some) for task in tasks if (some := self._keys(role, task))]
         if not keys:
             return
         found = iter(self._cache.lookup([key for _, some in keys for key in some]))

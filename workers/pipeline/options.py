@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from workers.pipeline.profiles import Profile, default_profiles
 from workers.settings import FIELDS, Settings
+from workers.types import Facts
 
 
 def _setting(name: str) -> Any:
@@ -29,6 +30,8 @@ class WorkerOptions:
             to be made when a store fails.
         judge: names what the rejection of an image depends on besides its bytes: limits and versions. The cache keeps
             rejections under it; empty: they are not kept.
+        scale_of: at what scale an image with these facts is decoded, as the n of 1/n. The cache keeps apart what was
+            computed from pixels that were made at different scales.
         profiles: threshold profiles by name, of the tagger that runs; `default` is used when an event names none.
         retry_min_s, retry_max_s: bounds of the jittered backoff after a dependency's failure.
         journal: file of what is in hand (see journal.py); None: nothing is suspected after a death.
@@ -56,6 +59,7 @@ class WorkerOptions:
     stall_timeout_s: float = _setting("stall_timeout_s")
     self_test_s: float = _setting("self_test_s")
     judge: str = ""
+    scale_of: Callable[[Facts], int] = lambda _: 1
     profiles: Mapping[str, Profile] = field(default_factory=lambda: default_profiles(None))
     worker_version: str = "unknown"
     retry_min_s: float = 0.2

@@ -360,6 +360,7 @@ class Worker:
                 self._roles,
                 self._options.s3_endpoint,
                 self._options.judge,
+                scale_of=self._options.scale_of,
                 unproven=_UNPROVEN if self._options.self_test_s else 0,
             ),
             annotator=Annotator(self._roles) if self._shadow is None else Annotator(self._roles, self._shadow.give_way),

@@ -161,6 +161,33 @@ def _decoded(body: bytes, header: Header) -> str:
     return f"decoded {header.format}"
 
 
+def jpegs() -> Iterator[Parts]:
+    guard(LIMITS)
+    for file in files():
+        if file.startswith(b"\xff\xd8"):
+            yield (file,)
+
+
+def scaled(parts: Parts) -> str:
+    """A JPEG that is decoded at a part of its size has the verdict that it has in full, to the word."""
+    full, part = (_verdict(parts[0], gap) for gap in (0.0, 1.0))
+    assert full == part, f"in full {full!r}, scaled {part!r}"
+    return full.partition(" (")[0]
+
+
+def _verdict(body: bytes, gap: float) -> str:
+    header = header_of(body)
+    if isinstance(header, str):
+        return header
+    if header.width * header.height > DECODED_PIXELS:
+        return "not tried: large"
+    try:
+        decode(body, header.format, _TRANSFORMS, gap)
+    except Rejected as error:
+        return f"{error.reason} ({error.detail})"
+    return f"decoded {header.format}"
+
+
 def size_of(body: bytes) -> tuple[int, int]:
     """For those who want to look at a find."""
     with Image.open(io.BytesIO(body)) as image:
@@ -174,4 +201,5 @@ _DECODE = Bounds(seconds=4.0, seconds_per_mib=40.0, mib=512.0, mib_per_mib=64.0)
 TARGETS = (
     Target("image-headers", images, read, damaged, _PILLOW, _HEADER),
     Target("decoding", images, decoded, damaged, _PILLOW, _DECODE),
+    Target("scaled-jpegs", jpegs, scaled, damaged, _PILLOW, _DECODE),
 )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from PIL import Image
 
+from tests.support.images import encoded
 from tests.unit.intake.deadly import job
 from workers.backends.result_cache import NoCache
 from workers.backends.scoped_cache import ScopedCache
 from workers.cli import check, clients, composition, decoders
 from workers.errors import Misconfigured, Unavailable
-from workers.intake import ProcessIntake, ThreadIntake
+from workers.intake import Limits, ProcessIntake, ThreadIntake
+from workers.intake.decoding import Decoding
 from workers.pipeline.options import WorkerOptions
 from workers.ports import Tagger
 from workers.settings import FIELDS, Settings
-from workers.types import Transform
+from workers.types import Facts, Transform
 
 TAGGER = cast(Tagger, SimpleNamespace(name="toy", labels=["cat", "dog"], thresholds=[0.5, 0.5], profiles={}))
 
@@ -74,6 +77,32 @@ def test_every_limit_and_bound_reaches_its_part() -> None:
     assert (limits.fetch_s, limits.max_object_bytes) == (3.0, 11)
     options = composition.worker_options(settings(fetch_threads=5), TAGGER)
     assert options.fetch_threads == 5, "with more in the intake's hands than threads, one partition could take them all"
+
+
+LARGE_JPEG = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 9, "jpeg", 4000, 3000, 9)
+
+
+@pytest.mark.parametrize(("scaling", "scale"), [("off", 1), ("close", 2), ("fast", 4)])
+def test_a_profile_of_scaling_reaches_the_intake_the_cache_and_the_judge(scaling: str, scale: int) -> None:
+    made, transforms = settings(decode_scaling=scaling), [Transform(384)]
+    options = composition.worker_options(made, TAGGER, transforms=transforms)
+    assert options.scale_of(LARGE_JPEG) == scale
+    assert options.scale_of(replace(LARGE_JPEG, format="png")) == 1
+    assert options.scale_of(replace(LARGE_JPEG, width=640, height=480)) == 1
+    assert scaling in decoders.judge(made).split()
+    body = encoded(Image.new("L", (4000, 3000)), "jpeg")
+    decoding = Decoding(transforms, Limits(), decoders.reducing_gap(made))
+    assert decoding.inspect(body).scale == scale
+
+
+def test_what_was_inspected_and_what_the_cache_names_is_the_same_scale() -> None:
+    transforms = [Transform(24), Transform(22, "crop", 24, "bicubic")]
+    made = settings(decode_scaling="close")
+    of_facts = decoders.scale_of_facts(made, transforms)
+    decoding = Decoding(transforms, Limits(), decoders.reducing_gap(made))
+    for size in ((300, 200), (143, 144), (144, 144), (40, 900), (600, 400), (1200, 900)):
+        header = decoding.inspect(encoded(Image.new("RGB", size), "jpeg"))
+        assert of_facts(replace(LARGE_JPEG, width=size[0], height=size[1])) == header.scale
 
 
 def test_an_option_that_is_a_setting_has_its_name_its_default_and_its_value() -> None:

@@ -264,13 +264,31 @@ def test_transforming_is_part_of_the_estimate(
     assert held <= estimate + NOISE, f"{held / 1e6:.1f} MB held, {estimate / 1e6:.1f} estimated"
 
 
-def _held_by_all(transforms: tuple[Transform, ...], small: bytes, body: bytes) -> tuple[int, int]:
+def _held_by_all(transforms: tuple[Transform, ...], small: bytes, body: bytes, gap: float = 0.0) -> tuple[int, int]:
     guard(LIMITS)
-    decoding = Decoding(transforms, LIMITS)
+    decoding = Decoding(transforms, LIMITS, gap)
     _inspected_and_decoded(decoding, small)
     estimates: list[int] = []
     held = peak_bytes(lambda: estimates.append(_inspected_and_decoded(decoding, body)))
     return held, estimates[0]
+
+
+SCALED: dict[str, Case] = {
+    "jpeg": CASES["jpeg"],
+    "jpeg progressive": CASES["jpeg progressive"],
+    "jpeg CMYK": saved("CMYK", "jpeg", quality=95),
+    "jpeg grey": saved("L", "jpeg"),
+    "jpeg of a hundred scans": MORE["jpeg of a hundred scans"],
+}
+
+
+@pytest.mark.parametrize("make", SCALED.values(), ids=SCALED.keys())
+def test_a_scaled_jpeg_holds_no_more_than_was_estimated_and_that_is_less_than_in_full(apart: Apart, make: Case) -> None:
+    transforms = Transform(160), Transform(150, "crop", 160, exif_transpose=True)
+    bodies = make(16, 16), make(2000, 1500)
+    held, estimate = apart(_held_by_all, transforms, *bodies, 3.0)
+    assert held <= estimate + NOISE, f"{held / 1e6:.1f} MB held, {estimate / 1e6:.1f} estimated"
+    assert estimate < Decoding(transforms, LIMITS).inspect(bodies[1]).decode_bytes - 2000 * 1500
 
 
 def test_an_image_is_refused_for_what_its_transforms_take() -> None:

@@ -109,9 +109,17 @@ def be_an_ordinary_user() -> None:
         os.setuid(65534)
 
 
-@pytest.fixture(scope="module", params=[None, be_an_ordinary_user], ids=["as we are", "as an ordinary user"])
+@pytest.fixture(
+    scope="module",
+    params=[(None, 0.0), (be_an_ordinary_user, 3.0)],
+    ids=["as we are", "as an ordinary user, JPEGs scaled"],
+)
 def intakes(store: MemoryObjectStore, request: pytest.FixtureRequest) -> Iterator[tuple[Intake, Intake]]:
-    made = InlineIntake(store, TRANSFORMS), ProcessIntake(store, TRANSFORMS, children=1, prepare=request.param)
+    prepare, gap = request.param
+    made = (
+        InlineIntake(store, TRANSFORMS, reducing_gap=gap),
+        ProcessIntake(store, TRANSFORMS, children=1, reducing_gap=gap, prepare=prepare),
+    )
     yield made
     for intake in made:
         intake.close()

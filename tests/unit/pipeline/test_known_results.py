@@ -169,6 +169,24 @@ def test_what_was_computed_is_known_of_equal_bytes_and_not_written_again(known: 
     assert known.values(task) == {}
 
 
+def test_what_was_computed_of_other_pixels_is_not_taken_for_ones_own(cache: Counting) -> None:
+    """Workers with other settings share a cache: of a JPEG that each decodes at its own scale they share nothing, of
+    all else everything."""
+    roles = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()})
+    full = KnownResults(cache, roles, STORE)
+    scaling = KnownResults(cache, roles, STORE, scale_of=lambda facts: 2 if facts.width > 1000 else 1)
+    for width, shared in ((8, True), (4000, False)):
+        for writer, reader in ((full, scaling), (scaling, full)):
+            facts = replace(FACTS, sha256=f"{width}{writer is full:d}".zfill(64), width=width)
+            done, own, other = finished(), a_task(facts), a_task(facts)
+            done.facts = facts
+            writer.remember([writer.values(done)])
+            writer.contents([own])
+            reader.contents([other])
+            assert writer.complete(own)
+            assert reader.complete(other) == shared
+
+
 def test_only_what_is_new_is_kept(known: KnownResults) -> None:
     task = finished()
     task.hits = {"tags"}

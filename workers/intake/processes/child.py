@@ -42,6 +42,7 @@ class ChildPlan:
 
     Args:
         decode_memory_bytes: the most that a decoder may allocate for one image.
+        reducing_gap: as in `geometry.scale_of`.
         prepare: called once in each child, before it is closed off: a function that can be imported, or a
             `functools.partial` of one. For decoders that Pillow does not bring.
     """
@@ -49,6 +50,7 @@ class ChildPlan:
     layout: Layout
     limits: Limits
     decode_memory_bytes: int
+    reducing_gap: float = 0.0
     prepare: Callable[[], object] | None = None
 
 

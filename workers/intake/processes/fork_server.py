@@ -178,7 +178,7 @@ def _warm(plan: ChildPlan) -> Decoding:
     Image.init()
     for name in _IMPORTED_LATE:
         importlib.import_module(f"PIL.{name}")
-    decoding = Decoding(plan.layout.transforms, plan.limits)
+    decoding = Decoding(plan.layout.transforms, plan.limits, plan.reducing_gap)
     with suppress(Broken):  # a child says so when it is asked
         decoding.check(None)
     return decoding

@@ -44,6 +44,7 @@ class ProcessIntake:
         fetch_threads: GETs at the same time.
         decode_s: wall clock of one try at decoding one image.
         decode_memory_bytes: what a decoder may allocate for one image.
+        reducing_gap: as in `geometry.scale_of`.
         close_s: how long `close` waits for what runs.
         prepare: as in `ChildPlan`.
     """
@@ -60,6 +61,7 @@ class ProcessIntake:
         fetch_threads: int = 16,
         decode_s: float = 20.0,
         decode_memory_bytes: int = 2048 * MIB,
+        reducing_gap: float = 0.0,
         close_s: float = 5.0,
         prepare: Callable[[], object] | None = None,
     ) -> None:
@@ -70,7 +72,7 @@ class ProcessIntake:
         self._fetching = Fetching(store, self._limits, copies=True)
         self._fetchers = Pool(fetch_threads, "tagstream-fetch")
         layout = Layout(tuple(dict.fromkeys(transforms)))
-        plan = ChildPlan(layout, self._limits, decode_memory_bytes, prepare)
+        plan = ChildPlan(layout, self._limits, decode_memory_bytes, reducing_gap, prepare)
         self._supervisor = Supervisor(pickle.dumps(plan), layout, self._limits, children=children, close_s=close_s)
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:

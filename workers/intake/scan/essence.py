@@ -26,6 +26,7 @@ class Essence:
         frame: width and height of what the codec makes room for, if that is not the image: it may be larger or smaller.
         pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the image, or of the frame if it has more.
         unit: a side of the squares that the decoder works in: it rounds the image's sides up to multiples of it.
+        scalable: the decoder can give the image at a half, a quarter or an eighth of its size.
     """
 
     body: bytes
@@ -35,6 +36,7 @@ class Essence:
     frame: tuple[int, int] = (0, 0)
     pixel_bytes: int = 0
     unit: int = 1
+    scalable: bool = False
 
 
 def at_most(most: int, found: int, things: str) -> None:

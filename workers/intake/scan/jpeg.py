@@ -24,6 +24,9 @@ _MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _TEM, _SOI, _EOI, _SOS, _APP0, _EXIF, _ADOBE = 0x01, 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
+_SCALABLE: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+"""Frames of blocks that libjpeg decodes. Of a lossless one it has no scaled form, and Pillow does not ask whether there
+is: it makes room for the scaled image and takes what comes."""
 _TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
 _ORIENTED: Final = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")
 _ROWS: Final = 192
@@ -56,7 +59,12 @@ def scan_jpeg(body: bytes) -> Essence:
     several = frame.marker in _PROGRESSIVE or not together
     if several:
         _count_scans(body, at, header.segments)
-    return Essence(header.kept.joined(), (frame.width, frame.height), frame.held_bytes(several))
+    return Essence(
+        header.kept.joined(),
+        (frame.width, frame.height),
+        frame.held_bytes(several),
+        scalable=frame.marker in _SCALABLE,
+    )
 
 
 class _Header:
