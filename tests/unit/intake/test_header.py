@@ -14,7 +14,7 @@ from tests.support import images
 from tests.support.images import encoded, ramp
 from tests.support.waiting import bounded
 from workers.errors import Rejected
-from workers.intake.header import Header, guard, open_image, read_header
+from workers.intake.header import Header, guard, opened, read_header
 from workers.intake.limits import Limits
 from workers.intake.scan import EXIF_MOST, scan
 
@@ -113,7 +113,7 @@ def test_metadata_larger_than_a_jpegs_segment_is_not_handed_on(metadata: str, pr
     """Of every other format than the two that have no such bound a larger one is cut out before."""
     for size, kept in ((EXIF_MOST, True), (EXIF_MOST + 1, False)):
         body = encoded(ramp(), "webp", **{metadata: prefix + bytes(size)})
-        assert (metadata in open_image(body, "webp").info) == kept
+        assert (metadata in opened(scan(body, "webp"), "webp").info) == kept
 
 
 @pytest.mark.parametrize("name", LIMITS.formats)
