@@ -14,7 +14,7 @@ from workers import metrics
 from workers.errors import Broken
 from workers.pipeline.batching import SafeBatch, run_halving
 from workers.pipeline.roles import ModelRole, Roles
-from workers.pipeline.task import Batch, Task
+from workers.pipeline.task import Task, TaskNames
 
 _log = logging.getLogger(__name__)
 _tracer = trace.get_tracer("tagstream")
@@ -110,7 +110,7 @@ class Annotator:
     def _failed(self, tasks: Sequence[Task], error: Exception) -> None:
         out_of_memory = isinstance(error, MemoryError)
         metrics.BATCH_FAILURES.add(cause="memory" if out_of_memory else "error")
-        _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(tasks), Batch(tasks))
+        _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(tasks), TaskNames(tasks))
         if out_of_memory:
             self._make_room()
             self.safe.ran_out_of_memory(len(tasks))

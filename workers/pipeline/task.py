@@ -160,7 +160,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TaskNames:
     """The tasks of a batch, for the log: its text names the records of three, its fields the events of all."""
 
     tasks: Sequence[Task]

@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPEN
 
 from workers.errors import Misconfigured
 from workers.service.health import Report
-from workers.service.http import Answer, ConnectionLimits, ProbeServer, Request, not_found
+from workers.service.http import Answer, ConnectionLimits, PageRequest, ProbeServer, not_found
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Endpoint:
         """Stop listening; open connections are dropped."""
         self._server.close()
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: PageRequest) -> Answer:
         if request.path in self._reports:
             return _told(self._reports[request.path]())
         if request.path != "/metrics":

@@ -29,7 +29,7 @@ _NO_DESCRIPTOR_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PageRequest:
     """What is asked for, and in which forms (the header Accept) the client takes it."""
 
     path: str
@@ -70,7 +70,7 @@ class ProbeServer:
     """
 
     def __init__(
-        self, listener: socket.socket, answer: Callable[[Request], Answer], limits: ConnectionLimits | None = None
+        self, listener: socket.socket, answer: Callable[[PageRequest], Answer], limits: ConnectionLimits | None = None
     ) -> None:
         self._listener = listener
         self._listener.setblocking(False)
@@ -170,9 +170,9 @@ class ProbeServer:
         if method not in (b"GET", b"HEAD"):
             return _written(_refused(HTTPStatus.METHOD_NOT_ALLOWED))
         accept = ",".join(value.decode("ascii") for value in _ACCEPT.findall(head))
-        return _written(self._ask(Request(target.partition("?")[0], accept)), with_body=method == b"GET")
+        return _written(self._ask(PageRequest(target.partition("?")[0], accept)), with_body=method == b"GET")
 
-    def _ask(self, request: Request) -> Answer:
+    def _ask(self, request: PageRequest) -> Answer:
         try:
             return self._answer(request)
         except Exception:  # one answer's bug must not take the other probes with it

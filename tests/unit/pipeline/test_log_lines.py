@@ -12,7 +12,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext
 from tests.support.harness import BUCKET, POISON, Harness
 from tests.support.tasks import a_task
 from workers.errors import Unavailable
-from workers.pipeline.task import Batch
+from workers.pipeline.task import TaskNames
 from workers.testing.memory_broker import Fault
 from workers.types import Coordinates, HasLogFields
 
@@ -38,10 +38,10 @@ def test_of_a_large_batch_three_records_are_named_and_all_events_are_fields() ->
     tasks = [a_task(event={"id": f"id-{number}"}) for number in range(5)]
     for offset, task in enumerate(tasks):
         task.job = replace(task.job, coordinates=Coordinates("images", 0, offset, 0))
-    assert str(Batch(tasks[:1])) == "images:0:0, index 0"
-    assert str(Batch(tasks)) == "images:0:0, index 0; images:0:1, index 0; images:0:2, index 0 and 2 more"
-    assert Batch(tasks[:1]).log_fields(keys=False) == tasks[0].log_fields(keys=False)
-    assert Batch(tasks).log_fields(keys=False) == {"tagstream.event_ids": [f"id-{number}" for number in range(5)]}
+    assert str(TaskNames(tasks[:1])) == "images:0:0, index 0"
+    assert str(TaskNames(tasks)) == "images:0:0, index 0; images:0:1, index 0; images:0:2, index 0 and 2 more"
+    assert TaskNames(tasks[:1]).log_fields(keys=False) == tasks[0].log_fields(keys=False)
+    assert TaskNames(tasks).log_fields(keys=False) == {"tagstream.event_ids": [f"id-{number}" for number in range(5)]}
 
 
 def test_a_line_about_a_task_has_its_record_its_event_and_its_trace_as_fields() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import BOUNDED_S
-from workers.service.http import Answer, ConnectionLimits, ProbeServer, Request
+from workers.service.http import Answer, ConnectionLimits, PageRequest, ProbeServer
 
 CROWD = 1100
 QUICK = ConnectionLimits(connections=8, seconds=0.5)
@@ -128,7 +128,7 @@ def test_a_process_without_a_free_descriptor_answers_probes_and_keeps_its_log_sm
 
 
 @contextmanager
-def serving(answer: Callable[[Request], Answer], limits: ConnectionLimits = QUICK) -> Iterator[int]:
+def serving(answer: Callable[[PageRequest], Answer], limits: ConnectionLimits = QUICK) -> Iterator[int]:
     listener = socket.create_server(("127.0.0.1", 0))
     server = ProbeServer(listener, answer, limits)
     try:
@@ -190,7 +190,7 @@ def test_an_answer_to_head_has_no_body(port: int) -> None:
 
 
 def test_a_bug_behind_one_path_leaves_the_others_answered(caplog: pytest.LogCaptureFixture) -> None:
-    def answer(request: Request) -> Answer:
+    def answer(request: PageRequest) -> Answer:
         if request.path == "/bad":
             raise ZeroDivisionError
         return Answer(200, "text/plain", b"")
