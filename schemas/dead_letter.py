@@ -22,8 +22,7 @@ from .text import Headers, first_fault
 Stage: TypeAlias = Literal["parse", "fetch", "decode", "annotate", "caption", "publish"]
 """Where a failure was found out."""
 
-Reason: TypeAlias = Literal[
-    # parse: the record, or a batch of them, and its message
+ParseReason: TypeAlias = Literal[
     "batch-too-large",  # opened, it would hold more than is allowed
     "batch-unreadable",
     "too-many-headers",
@@ -33,13 +32,19 @@ Reason: TypeAlias = Literal[
     "bucket-not-allowed",
     "unknown-profile",  # names a threshold profile that this worker does not have
     "too-many-records",
-    # fetch: the object
+]
+"""Of the record, or a batch of them, and its message."""
+
+FetchReason: TypeAlias = Literal[
     "unreadable",  # the store goes on failing for it, and not for others
     "forbidden",
     "object-too-large",
     "empty-object",
     "fetch-too-slow",
-    # decode: the image
+]
+"""Of the object."""
+
+DecodeReason: TypeAlias = Literal[
     "not-an-image",
     "format-not-allowed",
     "broken-image",
@@ -50,16 +55,25 @@ Reason: TypeAlias = Literal[
     "decode-timeout",
     "decode-memory",
     "kills-decoder",
-    # annotate, caption: the models
-    "annotate-failed",
-    "caption-failed",
-    "kills-worker",
-    # publish
-    "result-too-large",
-    "skipped-by-operator",
 ]
+"""Of the image."""
+
+AnnotateReason: TypeAlias = Literal["annotate-failed", "kills-worker"]
+CaptionReason: TypeAlias = Literal["caption-failed"]
+PublishReason: TypeAlias = Literal["result-too-large", "skipped-by-operator"]
+
+Reason: TypeAlias = Literal[ParseReason, FetchReason, DecodeReason, AnnotateReason, CaptionReason, PublishReason]
 """Why a record, or one event in it, was refused: a closed list. A replay is chosen by it."""
 
+REASONS_OF: Final[Mapping[Stage, tuple[Reason, ...]]] = {
+    "parse": get_args(ParseReason),
+    "fetch": get_args(FetchReason),
+    "decode": get_args(DecodeReason),
+    "annotate": get_args(AnnotateReason),
+    "caption": get_args(CaptionReason),
+    "publish": get_args(PublishReason),
+}
+"""Each reason belongs to one stage."""
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 

@@ -286,14 +286,14 @@ FAULTS = Row(
             "Dead letters",
             "By stage and reason: docs/dead-letters.md says what each means and when to replay.",
             "dead letters/s",
-            (rates("tagstream_dead_letters_total", "stage", "reason"), "{{stage}} {{reason}}"),
+            (rates("tagstream_dead_letters_total", "stage", "reason") + " > 0", "{{stage}} {{reason}}"),
             needs="something was dead-lettered",
         ),
         graph(
             "Skips",
             "By reason; a skip is no fault.",
             "skips/s",
-            (rates("tagstream_skips_total", "reason"), "{{reason}}"),
+            (rates("tagstream_skips_total", "reason") + " > 0", "{{reason}}"),
             needs="an event was skipped",
         ),
         graph(

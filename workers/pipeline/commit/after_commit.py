@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import get_args
 
-from schemas.dead_letter import Failure
+from schemas.dead_letter import REASONS_OF, Failure
+from schemas.enriched_image import SkipReason
 from workers import metrics
 from workers.pipeline import tracing
 from workers.pipeline.activity import Tally
@@ -46,8 +47,7 @@ class AfterCommit:
         self._group = group
         self._tell_cache = tell_cache
         self._read_on = read_on
-        for kind in (*get_args(OutcomeKind), "dead-letter"):  # or the first of a kind would be no increase
-            metrics.OUTCOMES.add(0, kind=kind)
+        _begin()
 
     def settle(self, entries: Sequence[Entry]) -> None:
         """These records are committed."""
@@ -67,6 +67,17 @@ class AfterCommit:
         self._drift.count(outcomes)
         self._tell_cache([write for entry in entries for write in entry.after_commit])
         self._read_on()
+
+
+def _begin() -> None:
+    """Show every label of these at 0, or the first of a kind or a reason would be no increase."""
+    for kind in (*get_args(OutcomeKind), "dead-letter"):
+        metrics.OUTCOMES.add(0, kind=kind)
+    for stage, reasons in REASONS_OF.items():
+        for reason in reasons:
+            metrics.DEAD_LETTERS.add(0, stage=stage, reason=reason)
+    for why in get_args(SkipReason):
+        metrics.SKIPS.add(0, reason=why)
 
 
 def _count(outcomes: Sequence[Rendered | Failure]) -> None:
