@@ -150,7 +150,17 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "monitoring.coreos.com/v1",
         _object(
             {
-                "selector": _object({"matchLabels": _TEXTS}),
+                "selector": _object(
+                    {
+                        "matchExpressions": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": _object(
+                                {"key": _TEXT, "operator": {"const": "In"}, "values": {"type": "array", "items": _TEXT}}
+                            ),
+                        }
+                    }
+                ),
                 "podMetricsEndpoints": {
                     "type": "array",
                     "minItems": 1,

@@ -279,10 +279,10 @@ def test_only_scrapers_call_a_worker(manifests: Sequence[Manifest], worker: Mani
 def test_a_worker_may_call_its_dependencies_and_nothing_else() -> None:
     """Each address in the files' own settings, `name.namespace.svc:port`, has its rule, and each rule but DNS's one."""
     manifests = overlay("cpu", "otlp", "egress")
-    (policy,) = [each["spec"] for each in manifests if each["metadata"]["name"] == "tagstream-egress"]
+    policy = the(manifests, "NetworkPolicy")["spec"]
     pod = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert policy["podSelector"]["matchLabels"].items() <= pod.items()
-    assert policy["policyTypes"] == ["Egress"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
     allowed = {
         (peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], port["port"])
         for rule in policy["egress"]
@@ -402,6 +402,15 @@ def test_a_pod_monitor_asks_the_workers_port() -> None:
     (endpoint,) = the(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"]
     assert endpoint["path"] == "/metrics"
     assert endpoint["port"] in {port["name"] for port in worker_of(manifests)["ports"]}
+
+
+def test_a_pod_monitor_finds_live_workers_and_a_backfills() -> None:
+    (expression,) = the(overlay("cpu", "pod-monitor"), "PodMonitor")["spec"]["selector"]["matchExpressions"]
+    found = [
+        the(overlay("cpu", *components), "Deployment")["spec"]["template"]["metadata"]["labels"][expression["key"]]
+        for components in ((), ("backfill",))
+    ]
+    assert (expression["operator"], expression["values"]) == ("In", found)
 
 
 def test_dashboards_are_found_by_grafanas_sidecar() -> None:
