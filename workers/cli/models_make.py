@@ -22,6 +22,10 @@ Dtype = Literal["bf16", "fp32", "fp16"]
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Put it in the place of a bundle of that name.")]
+Keep = Annotated[
+    bool,
+    typer.Option("--keep", help="Leave a bundle of that name as it is, if every byte is right: a job may run twice."),
+]
 DtypeOption = Annotated[
     Dtype, typer.Option(help="What weights are stored in; which precision computes is another question.")
 ]
@@ -59,6 +63,7 @@ def import_model(
         str | None, typer.Option(help="Of the weights, to be kept in the bundle.", show_default=False)
     ] = None,
     replace: Replace = False,
+    keep: Keep = False,
 ) -> None:
     """Make a bundle of a checkpoint, published or fine-tuned: only what inference needs, and only tensors are read.
 
@@ -72,7 +77,8 @@ def import_model(
     [dim]Tag2Text:[/]  tagstream models import tag2text_swin_14m.pth -o bundles/tag2text
                --tags tag2text_ori_tag_list.txt --vocab vocab.txt
     """
-    check_free(out, replace)
+    if is_there(out, keep=keep, replace=replace):
+        return
     given = _lists(tags, thresholds, translations, vocab)
     _import(file, out, given, dtype, replace, image_size=image_size, sha256=sha256, licence=licence)
 
@@ -92,6 +98,7 @@ def pull(
         Path | None, typer.Option(help="Where the download is kept; by default in your cache folder.")
     ] = None,
     replace: Replace = False,
+    keep: Keep = False,
 ) -> None:
     """Fetch a published checkpoint with its lists and make a bundle of it.
 
@@ -106,8 +113,9 @@ def pull(
     from workers.models.ram.config import PUBLISHED as SIZES
     from workers.models.ram.importer import Lists
 
-    check_free(out, replace)
     kind = kind_of(model)
+    if is_there(out, keep=keep, replace=replace, kind=kind):
+        return
     published = PUBLISHED[kind]
     named = _translated(translations)
     _check_lists([tags, thresholds, *named.values()], SIZES[kind].labels)
@@ -190,6 +198,30 @@ def random(
             replace_existing=replace,
         )
     say(describe(made))
+
+
+def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None) -> bool:
+    """Whether there is a whole bundle that is to be kept; if not, a bundle may be put there.
+
+    Args:
+        kind: that the bundle has to be of; None: any.
+
+    Raises:
+        Misconfigured: the bundle there is damaged or of another kind, or something there may not be replaced.
+    """
+    from workers.models.bundle import Bundle
+
+    if keep and replace:
+        raise Misconfigured("--keep leaves a bundle and --replace replaces it; give one of them.")
+    if not keep or not (out / "model.json").is_file():
+        check_free(out, replace)
+        return False
+    bundle = Bundle.open(out)
+    if kind is not None and bundle.manifest.kind != kind:
+        raise Misconfigured(f"{out} is a bundle of {bundle.manifest.kind}, not of {kind}; choose another name.")
+    bundle.verify()
+    say(f"{describe(bundle)}: there already, every byte checked")
+    return True
 
 
 def check_free(out: Path, replace: bool) -> None:

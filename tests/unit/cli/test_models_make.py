@@ -257,6 +257,45 @@ def test_one_command_goes_from_nothing_to_a_bundle(
     assert err == ""
 
 
+def test_a_bundle_that_is_kept_is_neither_fetched_nor_made_again(
+    ram: Files, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish(ram, hub, monkeypatch)
+    pull_it = ["models", "pull", "ram", "--keep", "-o", str(tmp_path / "out")]
+    assert run_command(pull_it) == 0
+    made = (tmp_path / "out" / "model.json").stat().st_mtime_ns
+    hub.asked.clear()
+    ram.checkpoint.unlink()
+    told()
+    for again in (
+        pull_it,
+        ["models", "import", str(ram.checkpoint), *ram.lists, "--keep", "-o", str(tmp_path / "out")],
+    ):
+        assert run_command(again) == 0
+        assert "there already, every byte checked" in told()[0]
+    assert hub.asked == []
+    assert (tmp_path / "out" / "model.json").stat().st_mtime_ns == made
+
+
+def test_a_damaged_bundle_and_one_of_another_kind_are_not_kept(ram: Files, tmp_path: Path, told: Told) -> None:
+    assert ram.import_to(tmp_path / "out") == 0
+    pull_it = ["models", "pull", "ram-plus", "--keep", "-o", str(tmp_path / "out")]
+    assert run_command(pull_it) == MISCONFIGURED
+    assert f"{tmp_path / 'out'} is a bundle of ram, not of ram_plus; choose another name." in told()[1]
+    weights = next((tmp_path / "out").glob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    pull_it[2] = "ram"
+    assert run_command(pull_it) == MISCONFIGURED
+    assert weights.name in told()[1]
+
+
+def test_keeping_and_replacing_are_not_both_done(ram: Files, tmp_path: Path, told: Told) -> None:
+    assert ram.import_to(tmp_path / "out", "--keep", "--replace") == MISCONFIGURED
+    assert "give one of them" in told()[1]
+
+
 def test_lists_of_ones_own_are_taken_instead_of_the_published_ones(
     ram: Files, hub: Hub, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,8 +15,9 @@ pytestmark = pytest.mark.slow
 LOGINS = tuple(name for name in COMPONENTS if name.startswith("kafka-"))
 TAKING_AWAY = ("fixed-size",)
 RENAMING = ("backfill",)
-TOGETHER = tuple(name for name in COMPONENTS if name not in {*LOGINS, *TAKING_AWAY, *RENAMING})
-ONCE_A_NAMESPACE = ("alerts", "dashboards", "external-secret", "pod-monitor")
+INSTEAD_OF_BUNDLES = "bundles-image"
+TOGETHER = tuple(name for name in COMPONENTS if name not in {*LOGINS, *TAKING_AWAY, *RENAMING, INSTEAD_OF_BUNDLES})
+ONCE_A_NAMESPACE = ("alerts", "bundles-job", "dashboards", "external-secret", "pod-monitor")
 
 
 def named(value: Any) -> Any:
@@ -37,7 +38,12 @@ def by_name(manifests: Sequence[Manifest]) -> dict[tuple[str, str], Any]:
 def test_components_in_the_opposite_order_give_the_same(login: str, others: Sequence[str]) -> None:
     """One list and its reverse: each pair of its components is rendered in both orders."""
     names = (*others, login, *TOGETHER)
-    assert by_name(overlay("cpu", *names)) == by_name(overlay("cpu", *names[::-1]))
+    assert by_name(overlay("gpu", *names)) == by_name(overlay("gpu", *names[::-1]))
+
+
+def test_bundles_in_an_image_are_mounted_in_any_order() -> None:
+    names = (INSTEAD_OF_BUNDLES, *(name for name in TOGETHER if name != "bundles"))
+    assert by_name(overlay("gpu", *names)) == by_name(overlay("gpu", *names[::-1]))
 
 
 def test_two_logins_at_kafka_are_refused() -> None:
@@ -59,12 +65,14 @@ def test_without_a_login_the_autoscaler_names_none_and_there_is_nothing_in_it() 
 def test_what_a_namespace_has_once_is_the_same_in_a_backfills_overlay() -> None:
     live, backfill = (by_name(overlay("cpu", *components, *ONCE_A_NAMESPACE)) for components in ((), RENAMING))
     shared = live.keys() & backfill.keys()
-    assert {kind for kind, _ in shared} == {"ConfigMap", "ExternalSecret", "PodMonitor", "PrometheusRule"}
+    assert {kind for kind, _ in shared} == {
+        *("ConfigMap", "ExternalSecret", "Job", "PodMonitor", "PrometheusRule", "ServiceAccount")
+    }
     assert {key: live[key] for key in shared} == {key: backfill[key] for key in shared}
 
 
 def test_the_documentation_names_what_a_backfills_overlay_leaves_to_the_live_one() -> None:
     (said,) = re.findall(
-        r"serves both: leave (.*?) to the live\n", (ROOT / "docs" / "deploying.md").read_text(), re.DOTALL
+        r"serves both: leave (.*?)\s+to the live overlay", (ROOT / "docs" / "deploying.md").read_text(), re.DOTALL
     )
     assert tuple(re.findall("`([a-z-]+)`", said)) == ONCE_A_NAMESPACE

@@ -61,6 +61,15 @@ COMBINATIONS = [
     ("kafka-sasl-tls", "fixed-size"),
     ("fixed-size",),
     ("dashboards", "pod-monitor"),
+    ("bundles", "bundles-job"),
+    ("bundles-image",),
+]
+GPU_COMBINATIONS = [
+    ("gpu-mig", "gpu-nodes", "gpu-runtime-class", "backfill"),
+    ("gpu-time-slicing", "gpu-nodes"),
+]
+VARIANTS = [(base, names) for base in OVERLAYS for names in COMBINATIONS] + [
+    ("gpu", names) for names in GPU_COMBINATIONS
 ]
 
 
@@ -98,12 +107,11 @@ def test_there_is_an_overlay_for_processors_and_one_for_gpus() -> None:
 
 
 def test_every_component_is_among_the_combinations_that_are_tried() -> None:
-    assert {name for names in COMBINATIONS for name in names} == set(COMPONENTS)
+    assert {name for _, names in VARIANTS for name in names} == set(COMPONENTS)
 
 
 @pytest.mark.parametrize("kubernetes", [OLDEST_KUBERNETES, None], ids=["oldest", "newest"])
-@pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
-@pytest.mark.parametrize("base", OVERLAYS)
+@pytest.mark.parametrize(("base", "components"), VARIANTS, ids=str)
 def test_what_is_rendered_is_valid(base: str, components: Sequence[str], kubernetes: str | None) -> None:
     import kubernetes_validate  # takes a second
 
@@ -114,8 +122,7 @@ def test_what_is_rendered_is_valid(base: str, components: Sequence[str], kuberne
             kubernetes_validate.validate(manifest, kubernetes or kubernetes_validate.latest_version(), strict=True)
 
 
-@pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
-@pytest.mark.parametrize("base", OVERLAYS)
+@pytest.mark.parametrize(("base", "components"), VARIANTS, ids=str)
 def test_the_worker_accepts_its_settings(base: str, components: Sequence[str], tmp_path: Path) -> None:
     manifests = overlay(base, *components)
     read = read_settings(manifests, tmp_path)
@@ -321,6 +328,38 @@ def test_the_autoscaler_owns_the_number_of_workers(manifests: Sequence[Manifest]
     assert "replicas" not in the(manifests, "Deployment")["spec"]
     scaled = the(manifests, "ScaledObject")["spec"]
     assert 1 <= scaled["minReplicaCount"] < scaled["maxReplicaCount"]
+
+
+def gpu_pod(*components: str) -> Manifest:
+    found: Manifest = the(overlay("gpu", *components), "Deployment")["spec"]["template"]["spec"]
+    return found
+
+
+def test_a_worker_on_a_slice_of_a_gpu_asks_for_that_and_for_no_whole_one() -> None:
+    resources = worker_of(overlay("gpu", "gpu-mig"))["resources"]
+    for kind in ("requests", "limits"):
+        assert {name: count for name, count in resources[kind].items() if "nvidia.com/" in name} == {
+            "nvidia.com/mig-1g.10gb": "1"
+        }
+
+
+def test_workers_that_share_a_gpu_run_where_gpus_are_shared() -> None:
+    plain, shared = gpu_pod(), gpu_pod("gpu-time-slicing")
+    assert shared["nodeSelector"] == {"nvidia.com/gpu.sharing-strategy": "time-slicing"}
+    assert shared["containers"] == plain["containers"]
+
+
+def test_nodes_are_chosen_whose_gpus_compute_what_the_overlay_sets(tmp_path: Path) -> None:
+    assert read_settings(overlay("gpu"), tmp_path).precision == "bf16"
+    affinity = gpu_pod("gpu-nodes")["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    ampere = 8  # its compute capability, major; the operator is Gt
+    ((expression,),) = [term["matchExpressions"] for term in affinity["nodeSelectorTerms"]]
+    assert expression == {"key": "nvidia.com/gpu.compute.major", "operator": "Gt", "values": [str(ampere - 1)]}
+
+
+def test_the_runtime_class_is_nvidias() -> None:
+    assert "runtimeClassName" not in gpu_pod()
+    assert gpu_pod("gpu-runtime-class")["runtimeClassName"] == "nvidia"
 
 
 def test_a_gpu_worker_asks_for_one_gpu_and_waits_for_the_last_to_leave() -> None:
