@@ -4,8 +4,8 @@ The rules are the project's own, with every window and `for` divided by 30: an a
 
 Not made to fire here, because their faults take too long or can't be made from outside: TagstreamPartitionNotOpened (a
 dead worker's transaction that the broker does not end), TagstreamBrokerUnreachable and TagstreamTransactionsFail (they
-count calls in minutes), TagstreamMemoryBudgetFull and TagstreamWorkerRestarts. `make rules` tries the rules of all of
-them on numbers.
+count calls in minutes), TagstreamMemoryBudgetFull and TagstreamWorkerRestarts, and those of drift, which compare with a
+week before. `make rules` tries the rules of all of them on numbers.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ NOT_TRIED = {
     "TagstreamTransactionsFail",
     "TagstreamMemoryBudgetFull",
     "TagstreamWorkerRestarts",
+    "TagstreamTagsDrifted",
+    "TagstreamUntaggedImages",
+    "TagstreamScoresDrifted",
+    "TagstreamCaptionsDrifted",
 }
 
 

@@ -33,25 +33,46 @@ TARGET = {"namespace", "job", "instance"}
 
 _METRIC = re.compile(r"\b((?:tagstream|messaging|process)_\w+)\b(?!\s*(?:!~|=~|!=|=[^=]))\s*(?:\{([^}]*)\})?")
 """A metric, which no operator of a label's matcher follows, and what stands in the braces behind it."""
+_RECORDED = re.compile(r"\b(job:[\w:]+)(?:\{([^}]*)\})?")
 _MATCHED = re.compile(r"(\w+)\s*(?:!~|=~|!=|=)")
 
 
 def unknown(expression: str) -> list[str]:
     """What an expression names that no worker exports and no rule records."""
-    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    missing, labels = [], set(TARGET)
+    for name, inside in _RECORDED.findall(expression):
+        if name not in RECORDED:
+            missing.append(name)
+            continue
+        missing += sorted(set(_MATCHED.findall(inside)) - RECORDED[name] - TARGET)
+        labels |= RECORDED[name]
     known = SHOWN | OTHERS
-    missing = [name for name in re.findall(r"\bjob:[\w:]+", expression) if name not in recorded]
-    expression = re.sub(r"\bjob:[\w:]+", "", expression)
-    labels = set(TARGET)
+    expression = _RECORDED.sub("", expression)
     for name, inside in _METRIC.findall(expression):
         if name not in known:
             missing.append(name)
             continue
         missing += sorted(set(_MATCHED.findall(inside)) - known[name] - TARGET)
         labels |= known[name]
-    for grouped in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression):
-        missing += [label for label in re.split(r",\s*", grouped) if label not in labels]
-    return missing
+    return missing + sorted(grouped_by(expression) - labels)
+
+
+def grouped_by(expression: str) -> set[str]:
+    lists = re.findall(r"\b(?:by|on|without|ignoring) \(([^)]*)\)", expression)
+    return {label for some in lists for label in re.split(r",\s*", some)}
+
+
+def recorded() -> dict[str, set[str]]:
+    """What rules record, with the labels that it may have: those that its rule groups by, or has from another's."""
+    labels: dict[str, set[str]] = {}
+    for rule in RULES:
+        if "record" in rule:
+            of = [labels.get(name, set()) for name, _ in _RECORDED.findall(rule["expr"])]
+            labels[rule["record"]] = grouped_by(rule["expr"]).union(*of)
+    return labels
+
+
+RECORDED = recorded()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
@@ -66,6 +87,8 @@ def test_a_rule_names_only_metrics_and_labels_that_there_are(rule: dict[str, Any
         ('tagstream_breakers{depends="s3"} > 0', ["depends"]),
         ("sum by (job, bucket) (tagstream_breakers) > 0", ["bucket"]),
         ("job:tagstream_nothing:ratio_rate5m > 0", ["job:tagstream_nothing:ratio_rate5m"]),
+        ('job:tagstream_tags:increase6h{words="00"} > 0', ["words"]),
+        ("sum without (words) (job:tagstream_tags:increase6h) > 0", ["words"]),
         ('rate(messaging_process_duration_seconds_bucket{le="30.0", messaging_group!~"x"}[5m])', ["messaging_group"]),
     ],
 )
