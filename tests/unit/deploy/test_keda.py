@@ -185,9 +185,11 @@ def test_on_the_way_down_no_worker_has_twice_the_partitions_of_another(partition
 def test_as_many_may_wait_for_each_worker_as_the_capacity_planner_says() -> None:
     cores = int(worker_of(overlay("cpu"))["resources"]["requests"]["cpu"])
     plan = CapacityPlan(Demand(1, megapixels=2, cores=cores), BUILT_IN["compact"])
+    assert cores == 2
     assert read(overlay("cpu")).lag_threshold == plan.lag_threshold
     said = (ROOT / "docs" / "deploying.md").read_text()
     assert f"The files say {plan.lag_threshold}: a minute of the {plan.rate:.0f} images a second" in said
+    assert "two processors do with the compact model and photos of two megapixels" in " ".join(said.split())
 
 
 def test_the_formula_knows_every_number_of_workers_that_shares_the_partitions_evenly() -> None:
