@@ -150,6 +150,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "monitoring.coreos.com/v1",
         _object(
             {
+                "jobLabel": _TEXT,
                 "selector": _object(
                     {
                         "matchExpressions": {
@@ -176,7 +177,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
                 "groups": {
                     "type": "array",
                     "minItems": 1,
-                    "items": _object({"name": _TEXT, "rules": {"type": "array", "minItems": 1, "items": _RULE}}),
+                    "items": _object(
+                        {"name": _TEXT, "rules": {"type": "array", "minItems": 1, "items": _RULE}},
+                        {"interval": {"type": "string", "pattern": "^[0-9]+[smh]$"}},
+                    ),
                 }
             }
         ),

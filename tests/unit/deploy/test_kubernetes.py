@@ -443,13 +443,16 @@ def test_a_pod_monitor_asks_the_workers_port() -> None:
     assert endpoint["port"] in {port["name"] for port in worker_of(manifests)["ports"]}
 
 
-def test_a_pod_monitor_finds_live_workers_and_a_backfills() -> None:
-    (expression,) = the(overlay("cpu", "pod-monitor"), "PodMonitor")["spec"]["selector"]["matchExpressions"]
+def test_a_pod_monitor_finds_live_workers_and_a_backfills_as_two_jobs() -> None:
+    spec = the(overlay("cpu", "pod-monitor"), "PodMonitor")["spec"]
+    (expression,) = spec["selector"]["matchExpressions"]
+    assert spec["jobLabel"] == expression["key"]
     found = [
         the(overlay("cpu", *components), "Deployment")["spec"]["template"]["metadata"]["labels"][expression["key"]]
         for components in ((), ("backfill",))
     ]
     assert (expression["operator"], expression["values"]) == ("In", found)
+    assert ["backfill" in job for job in found] == [False, True]  # which the alerts go by
 
 
 def test_dashboards_are_found_by_grafanas_sidecar() -> None:
