@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -38,17 +38,17 @@ class Decoders:
         monkeypatch.setattr(decoding, "read_header", self._read_header)
         monkeypatch.setattr(decoding, "decode", self._decode)
 
-    def _read_header(self, body: bytes, limits: Limits) -> Header:
+    def _read_header(self, body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]], int]) -> Header:
         self.inspected += 1
         assert self.header_gate.wait(20)
-        return read_header(body, limits)
+        return read_header(body, limits, scale_of)
 
-    def _decode(self, body: bytes, name: str, transforms: Sequence[Transform]) -> DecodedImage:
+    def _decode(self, body: bytes, name: str, transforms: Sequence[Transform], reducing_gap: float) -> DecodedImage:
         self.decoded += 1
         assert self.gate.wait(20)
         if self.raises is not None:
             raise self.raises
-        return decode(body, name, transforms)
+        return decode(body, name, transforms, reducing_gap)
 
 
 @pytest.fixture
