@@ -35,7 +35,7 @@ class Followed(NamedTuple):
 def followed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Followed]:
     """A sound image and a broken one, of a worker that logs JSON and traces everything."""
     site = Site(stack, f"followed-{uuid.uuid4().hex[:8]}")
-    site.upload("sound.jpg", photo(1))
+    site.upload("sound.jpg", photo(uuid.uuid4().int % 10**6))  # which no other test has put into the cache
     site.upload("broken.jpg", photo(2)[:300])
     site.send([(site.own("sound.jpg"), ()), (site.own("broken.jpg"), ())])
     with otlp_receiver() as received:

@@ -215,7 +215,10 @@ class KafkaRecordSource:
         if self._topics_checked:
             return
         with mapped("listing the topics"):
-            known = self._consumer.topics()
+            try:
+                known = self._consumer.topics()
+            except kafka_errors.UnknownTopicOrPartitionError:
+                return  # an answer about our own topics came first, and names none: the next poll asks again
         require_among(known, self._topics)
         self._topics_checked = True
 

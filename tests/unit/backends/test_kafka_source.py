@@ -143,6 +143,15 @@ def test_a_topic_that_is_not_there_is_said(source: KafkaRecordSource, consumer: 
         source.poll(0)
 
 
+def test_a_topic_that_is_not_there_is_named_though_a_first_answer_names_none(
+    source: KafkaRecordSource, consumer: Any
+) -> None:
+    consumer.topics.side_effect = [kafka_errors.UnknownTopicOrPartitionError(), {"others"}]
+    assert source.poll(0).records == ()
+    with pytest.raises(Misconfigured, match="'images' does not exist; create it first"):
+        source.poll(0)
+
+
 @pytest.mark.parametrize(
     "error",
     [
