@@ -189,17 +189,27 @@ class Scheduler(_Loop):
     program = "kube-scheduler"
 
 
-class KedaOperator(_Part):
-    """Makes HorizontalPodAutoscalers of ScaledObjects, and reads Kafka's lag."""
-
-    name = "keda-operator"
-    program = "keda-operator"
-    port_count = 3
+class _KedaPart(_Part):
+    """A program of KEDA. By its third port it says that it is ready."""
 
     def __init__(self, folder: Path, server: ApiServer, certificates: Path) -> None:
         super().__init__(folder)
         self._server = server
         self._certificates = certificates
+
+    def environment(self) -> Mapping[str, str]:
+        return _keda_environment(self._server)
+
+    def is_ready(self) -> bool:
+        return _says_ok(f"http://127.0.0.1:{self.ports[2]}/readyz")
+
+
+class KedaOperator(_KedaPart):
+    """Makes HorizontalPodAutoscalers of ScaledObjects, and reads Kafka's lag."""
+
+    name = "keda-operator"
+    program = "keda-operator"
+    port_count = 3
 
     @property
     def metrics_service(self) -> str:
@@ -215,14 +225,8 @@ class KedaOperator(_Part):
             "enable-apiservice-patching": "false",
         }
 
-    def environment(self) -> Mapping[str, str]:
-        return _keda_environment(self._server)
 
-    def is_ready(self) -> bool:
-        return _says_ok(f"http://127.0.0.1:{self.ports[2]}/readyz")
-
-
-class KedaAdapter(_Part):
+class KedaAdapter(_KedaPart):
     """Answers the autoscaler's questions for metrics of the outside."""
 
     name = "keda-adapter"
@@ -230,10 +234,8 @@ class KedaAdapter(_Part):
     port_count = 2
 
     def __init__(self, folder: Path, server: ApiServer, operator: KedaOperator, certificates: Path) -> None:
-        super().__init__(folder)
-        self._server = server
+        super().__init__(folder, server, certificates)
         self._operator = operator
-        self._certificates = certificates
 
     def flags(self) -> Mapping[str, object]:
         config = self._server.kubeconfig
@@ -249,24 +251,16 @@ class KedaAdapter(_Part):
             "authorization-kubeconfig": config,
         }
 
-    def environment(self) -> Mapping[str, str]:
-        return _keda_environment(self._server)
-
     def is_ready(self) -> bool:
         return _says_ok(f"https://127.0.0.1:{self.ports[0]}/healthz")
 
 
-class KedaWebhooks(_Part):
+class KedaWebhooks(_KedaPart):
     """Asked by the API server before it takes a manifest of KEDA's kinds."""
 
     name = "keda-webhooks"
     program = "keda-webhooks"
     port_count = 3
-
-    def __init__(self, folder: Path, server: ApiServer, certificates: Path) -> None:
-        super().__init__(folder)
-        self._server = server
-        self._certificates = certificates
 
     @property
     def url(self) -> str:
@@ -279,12 +273,6 @@ class KedaWebhooks(_Part):
             "health-probe-bind-address": f"127.0.0.1:{self.ports[2]}",
             "cert-dir": self._certificates,
         }
-
-    def environment(self) -> Mapping[str, str]:
-        return _keda_environment(self._server)
-
-    def is_ready(self) -> bool:
-        return _says_ok(f"http://127.0.0.1:{self.ports[2]}/readyz")
 
 
 class ControlPlane:

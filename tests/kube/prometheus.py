@@ -8,51 +8,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import urllib3
 import yaml
 
 from tests.kube.control_plane import NAMESPACE
 from tests.kube.node import Pod
 from tests.kube.rollout import meanwhile
-from tests.support import go_programs
-from workers.local.server import Server
+from tests.support.prometheus import Prometheus
 
 
-class Prometheus(Server):
-    """The real server; what it scrapes stands in a file that may change at any time."""
-
-    name = "prometheus"
+class PodsPrometheus(Prometheus):
+    """What it scrapes stands in a file that may change at any time."""
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.ports[0]}"
-
-    @property
-    def _targets(self) -> Path:
+    def _pods(self) -> Path:
         return self.folder / "targets.json"
 
     def prepare(self) -> None:
-        self._targets.write_text("[]")
+        self._pods.write_text("[]")
         job = {
             "job_name": "tagstream",
             "scrape_interval": "2s",
-            "file_sd_configs": [{"files": [str(self._targets)], "refresh_interval": "5s"}],
+            "file_sd_configs": [{"files": [str(self._pods)], "refresh_interval": "5s"}],
         }
-        (self.folder / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [job]}))
-
-    def command(self) -> Sequence[str]:
-        return [
-            str(go_programs.path("prometheus")),
-            f"--config.file={self.folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={self.folder / 'data'}",
-            f"--web.listen-address=127.0.0.1:{self.ports[0]}",
-        ]
-
-    def is_ready(self) -> bool:
-        try:
-            return urllib3.request("GET", f"{self.url}/-/ready", timeout=2, retries=False).status == 200
-        except urllib3.exceptions.HTTPError:
-            return False
+        self.config.write_text(yaml.safe_dump({"scrape_configs": [job]}))
 
     def _aim(self, pods: Sequence[Pod]) -> None:
         """Scrape these, with the labels that a PodMonitor would give them."""
@@ -60,9 +38,9 @@ class Prometheus(Server):
             {"targets": [pod.url.removeprefix("http://")], "labels": {"pod": pod.name, "namespace": NAMESPACE}}
             for pod in pods
         ]
-        new = self._targets.with_suffix(".new")
+        new = self._pods.with_suffix(".new")
         new.write_text(json.dumps(targets))
-        os.replace(new, self._targets)
+        os.replace(new, self._pods)
 
     @contextmanager
     def scraping(self, ready: Callable[[], Sequence[Pod]]) -> Iterator[None]:

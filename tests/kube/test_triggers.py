@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.conftest import up_or_skip
-from tests.kube.prometheus import Prometheus
+from tests.kube.prometheus import PodsPrometheus
 from tests.kube.report import Report
 from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, done, meanwhile, settled, steps, turns
 from tests.kube.slow_store import PHOTOS, slow_store
@@ -41,7 +41,7 @@ class Trigger:
     name: str
     threshold: int | None
 
-    def patches(self, prometheus: Prometheus) -> Sequence[Patch]:
+    def patches(self, prometheus: PodsPrometheus) -> Sequence[Patch]:
         if self.threshold is not None:
             return [_replaced("/spec/triggers/0/metadata/lagThreshold", str(self.threshold))]
         fair = f"lag <= 0 ? 0 : find([1, 2, 3, 4, 6, 12], # * max(rate, 0.5) * {WAIT_S} >= lag || # == 12)"
@@ -67,8 +67,8 @@ TRIGGERS = [
 
 
 @pytest.fixture(scope="module")
-def prometheus(scratch: Scratch) -> Iterator[Prometheus]:
-    yield from up_or_skip(Prometheus(scratch.path / "prometheus"))
+def prometheus(scratch: Scratch) -> Iterator[PodsPrometheus]:
+    yield from up_or_skip(PodsPrometheus(scratch.path / "prometheus"))
 
 
 def drained(samples: Sequence[Sample]) -> float:
@@ -76,7 +76,7 @@ def drained(samples: Sequence[Sample]) -> float:
     return next(each.at_s for each in samples if each.at_s > 10 and each.lag <= 6)
 
 
-def loaded(rollout: Rollout, site: Site, trigger: Trigger, prometheus: Prometheus) -> list[Sample]:
+def loaded(rollout: Rollout, site: Site, trigger: Trigger, prometheus: PodsPrometheus) -> list[Sample]:
     """What was seen while the load was done, and until one worker was left."""
     steady = [(site.own(f"{number}.jpg"), ()) for number in range(PHOTOS)]
     sent = [0]
@@ -102,7 +102,7 @@ def loaded(rollout: Rollout, site: Site, trigger: Trigger, prometheus: Prometheu
 
 @pytest.mark.parametrize("trigger", TRIGGERS, ids=lambda trigger: trigger.name)
 def test_a_burst_is_done_by_as_many_workers_as_it_takes(
-    rollout: Rollout, site: Site, report: Report, prometheus: Prometheus, trigger: Trigger
+    rollout: Rollout, site: Site, report: Report, prometheus: PodsPrometheus, trigger: Trigger
 ) -> None:
     samples = loaded(rollout, site, trigger, prometheus)
     report.trigger(trigger.name, samples, len(steps(samples)), drained(samples))

@@ -39,6 +39,10 @@ class Prometheus(Server):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.ports[0]}"
 
+    @property
+    def config(self) -> Path:
+        return self.folder / "prometheus.yml"
+
     def prepare(self) -> None:
         settings: Json = {
             "global": {
@@ -52,12 +56,12 @@ class Prometheus(Server):
                 for job, targets in self._targets.items()
             ],
         }
-        (self.folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
+        self.config.write_text(yaml.safe_dump(settings))
 
     def command(self) -> Sequence[str]:
         return [
             str(go_programs.path("prometheus")),
-            f"--config.file={self.folder / 'prometheus.yml'}",
+            f"--config.file={self.config}",
             f"--storage.tsdb.path={self.folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{self.ports[0]}",
             "--web.enable-lifecycle",
