@@ -23,9 +23,7 @@ pytestmark = pytest.mark.timeout(240)
 
 @pytest.fixture(scope="module")
 def broker(scratch: Scratch) -> Iterator[SecureKafka]:
-    for server in up_or_skip(SecureKafka(scratch.path / "secure-kafka")):
-        server.add_user()
-        yield server
+    yield from up_or_skip(SecureKafka(scratch.path / "secure-kafka"))
 
 
 @pytest.fixture

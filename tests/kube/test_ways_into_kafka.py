@@ -41,9 +41,7 @@ WAYS: dict[tuple[str, ...], int] = {
 
 @pytest.fixture(scope="module")
 def broker(scratch: Scratch) -> Iterator[SecureKafka]:
-    for server in up_or_skip(SecureKafka(scratch.path / "secure-kafka")):
-        server.add_user()
-        yield server
+    yield from up_or_skip(SecureKafka(scratch.path / "secure-kafka"))
 
 
 @pytest.fixture

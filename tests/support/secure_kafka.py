@@ -40,6 +40,10 @@ class SecureKafka(ApacheKafka):
         """host:port with SSL, where the client must have a certificate."""
         return f"127.0.0.1:{self.ports[3]}"
 
+    def wait(self) -> None:
+        super().wait()
+        self.add_user()
+
     def add_user(self, password: str = PASSWORD) -> None:
         """USER may log in with this password by SCRAM, and with no other any more."""
         admin = KafkaAdminClient(bootstrap_servers=self.servers)
