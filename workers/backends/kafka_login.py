@@ -89,13 +89,12 @@ def _with_password(config: dict[str, Any]) -> dict[str, Any]:
     return config if asked is None else {**config, "sasl_plain_password": asked.token()}
 
 
-class _Aws(AbstractTokenProvider):  # type: ignore[misc]
+class _Aws:
+    """Who we are at AWS; only our own mechanism asks for it."""
+
     def __init__(self, region: str, credentials: Provider) -> None:
         self.region = region
         self._credentials = credentials
-
-    def token(self) -> str:
-        raise NotImplementedError("AWS_MSK_IAM signs instead")
 
     def signed(self, host: str) -> AwsMskIamClient:
         """What proves to this broker who we are, now."""

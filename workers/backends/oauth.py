@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, urlencode
 
-import certifi
 import urllib3
 from pydantic import BaseModel, Field, ValidationError
 
+from workers.backends.lease import Lease
 from workers.backends.s3_http import ClockedPool, S3Refusal
 
 logger = logging.getLogger(__name__)
@@ -23,17 +22,12 @@ logger = logging.getLogger(__name__)
 _CALL_S = 5.0
 """For a token service to answer. Who wants to log in waits for it."""
 _LARGEST_ANSWER = 64 * 1024
-_RENEWED_AFTER = 0.8
-"""Tokens are renewed after this share of their life: for the rest the service may be away."""
 _SHORTEST_LIFE_S = 10.0
-_AGAIN_S = 1.0
-"""After a failure the service is not asked again for so long."""
 
 
 def token_service_pool() -> ClockedPool:
     """Connections to a service that gives tokens or credentials, with clocks over all that it answers."""
-    ca_certs = os.environ.get("SSL_CERT_FILE") or certifi.where()
-    return ClockedPool(connections=1, connect_s=2.0, request_s=_CALL_S, ca_certs=ca_certs)
+    return ClockedPool(connections=1, connect_s=2.0, request_s=_CALL_S)
 
 
 class _TokenAnswer(BaseModel):
@@ -69,18 +63,17 @@ class GrantedToken:
 
     def __init__(self, login: ClientCredentials, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._login = login
-        self._monotonic = monotonic
         self._lock = threading.Lock()
+        self._lease = Lease(_SHORTEST_LIFE_S, monotonic)
         self._http = token_service_pool()
         self._token = ""
-        self._ask_at = self._valid_until = float("-inf")
         self._why = ""
 
     def __call__(self) -> str:
         with self._lock:
-            if self._monotonic() >= self._ask_at:
+            if self._lease.due:
                 self._ask()
-            if self._monotonic() < self._valid_until:
+            if self._lease.valid:
                 return self._token
             raise OSError(self._why)
 
@@ -89,14 +82,12 @@ class GrantedToken:
             answer = _TokenAnswer.model_validate_json(self._answered())
         except (S3Refusal, urllib3.exceptions.HTTPError, ValidationError, OSError, ValueError) as error:
             self._why = self._failed(error)
-            self._ask_at = self._monotonic() + _AGAIN_S
-            if self._monotonic() < self._valid_until:
+            self._lease.failed()
+            if self._lease.valid:
                 logger.warning("no new token for Kafka, the last one is used: %s", self._why)
             return
-        life_s = max(_SHORTEST_LIFE_S, answer.expires_in)
-        now = self._monotonic()
+        self._lease.granted(answer.expires_in)
         self._token = answer.access_token
-        self._ask_at, self._valid_until = now + _RENEWED_AFTER * life_s, now + life_s
 
     def _answered(self) -> bytes:
         form = {"grant_type": "client_credentials"} | ({"scope": self._login.scope} if self._login.scope else {})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import itertools
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,6 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-import certifi
 import urllib3
 from minio.datatypes import Object as MinioObject
 from minio.error import MinioException
@@ -131,22 +129,19 @@ class MinioObjectStore:
         self._endpoint = f"{endpoint.scheme}://{endpoint.netloc}"
         self._retry_s = retry_s
         self._command_s = command_s
-        self._http = ClockedPool(
-            connections=connections,
-            connect_s=connect_s,
-            request_s=command_s,
-            ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-        )
+        self._http = ClockedPool(connections=connections, connect_s=connect_s, request_s=command_s)
         self._renewable: Renewable | None = key_files
         if credentials_file is not None:
             self._renewable = FileCredentials(credentials_file)
         elif web_identity is not None:
             self._renewable = WebIdentityCredentials(web_identity, self._http)
+        if self._renewable:  # which minio would not ask where it has keys
+            access_key = secret_key = session_token = ""
         self._client = SkewCorrectedMinio(
             endpoint.netloc,
-            access_key=None if self._renewable else access_key or None,
-            secret_key=None if self._renewable else secret_key or None,
-            session_token=None if self._renewable else session_token or None,
+            access_key=access_key or None,
+            secret_key=secret_key or None,
+            session_token=session_token or None,
             credentials=self._renewable,
             secure=endpoint.scheme == "https",
             region=region or None,

@@ -21,6 +21,7 @@ import urllib3
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider, WebIdentityProvider
 
+from workers.backends.lease import Lease
 from workers.backends.renewed_file import RenewedFile, Secret, read_text, why
 from workers.backends.s3_answers import meaning
 from workers.backends.s3_http import ClockedPool, S3Refusal
@@ -30,14 +31,10 @@ _log = logging.getLogger(__name__)
 
 _CALL_S = 5.0
 """For the token service to answer. Fetches wait for it meanwhile."""
-_AGAIN_S = 1.0
-"""After a failure no thread asks again for so long, or all threads would, one after the other."""
 _REFUSED_S = 10.0
 """After the store refused them, new credentials are asked for, but no sooner than this."""
 _SHORTEST_LIFE_S = 60.0
 """Credentials are used for so long at least, even if our clock says that they have expired."""
-_RENEWED_AFTER = 0.8
-"""Credentials are renewed after this share of their life: for the rest a token service may be away."""
 
 
 class Renewable(Protocol):
@@ -110,15 +107,14 @@ class WebIdentityCredentials(Provider):
     ) -> None:
         self._identity = identity
         self._http = http
-        self._monotonic = monotonic
         self._lock = threading.Lock()
+        self._lease = Lease(_SHORTEST_LIFE_S, monotonic)
         self._credentials: Credentials | None = None
-        self._ask_at = self._valid_until = float("-inf")
         self._failure: Unavailable | None = None
 
     def retrieve(self) -> Credentials:
         with self._lock:
-            if self._monotonic() >= self._ask_at:
+            if self._lease.due:
                 self._exchange()
             if self._credentials is not None:
                 return self._credentials
@@ -127,7 +123,7 @@ class WebIdentityCredentials(Provider):
 
     def renew(self) -> None:
         with self._lock:
-            self._ask_at = min(self._ask_at, self._monotonic() + _REFUSED_S)
+            self._lease.ask_within(_REFUSED_S)
 
     def _exchange(self) -> None:
         provider = WebIdentityProvider(
@@ -140,13 +136,12 @@ class WebIdentityCredentials(Provider):
         try:
             with self._http.within(_CALL_S):
                 self._credentials = provider.retrieve()
-            life_s = max(_SHORTEST_LIFE_S, _life_s(self._credentials))
-            now = self._monotonic()
-            self._ask_at, self._valid_until, self._failure = now + _RENEWED_AFTER * life_s, now + life_s, None
+            self._lease.granted(_life_s(self._credentials))
+            self._failure = None
         except (S3Refusal, urllib3.exceptions.HTTPError, ElementTree.ParseError, OSError, ValueError) as error:
             self._failure = self._failed(error)
-            self._ask_at = self._monotonic() + _AGAIN_S
-            if self._monotonic() >= self._valid_until:
+            self._lease.failed()
+            if not self._lease.valid:
                 self._credentials = None
             _log.warning("no new credentials: %s", self._failure.detail)
 

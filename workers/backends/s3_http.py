@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import certifi
 import urllib3
 from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -104,10 +106,12 @@ class ClockedPool(urllib3.PoolManager):
         connections: how many may be open; a request above that waits for one, on its own clock.
         connect_s: for a TCP connection (and TLS) to be made.
         request_s: for a request made outside `within`.
-        ca_certs: a file of certificates to trust.
+        ca_certs: a file of certificates to trust; None: the one that SSL_CERT_FILE names, or else certifi's.
     """
 
-    def __init__(self, *, connections: int, connect_s: float, request_s: float, ca_certs: str) -> None:
+    def __init__(self, *, connections: int, connect_s: float, request_s: float, ca_certs: str | None = None) -> None:
+        if ca_certs is None:
+            ca_certs = os.environ.get("SSL_CERT_FILE") or certifi.where()
         super().__init__(num_pools=4, maxsize=connections, block=True, cert_reqs="CERT_REQUIRED", ca_certs=ca_certs)
         self.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
         self._connect_s = connect_s
