@@ -1,7 +1,7 @@
 """From images a day to workers, partitions, memory and brokers. Arithmetic alone: nothing here measures or asks."""
 
 from workers.capacity.plan import Bound, CapacityPlan, Demand
-from workers.capacity.profile import BUILT_IN, Decoded, MachineProfile, read_profile
+from workers.capacity.profile import BUILT_IN, Decoded, MachineProfile, parse_profile
 from workers.capacity.simulation import Simulated, saturated, simulate
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "Demand",
     "MachineProfile",
     "Simulated",
-    "read_profile",
+    "parse_profile",
     "saturated",
     "simulate",
 ]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from workers.errors import Misconfigured
+from schemas.text import first_fault
 
 MOST_BYTES = 1 << 20
 """Of a profile's file."""
@@ -30,6 +29,11 @@ class Decoded(BaseModel):
 
     megapixels: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)]
     core_s: Seconds
+
+    @property
+    def rounded(self) -> float:
+        """Megapixels, as far as images count as of one size."""
+        return round(self.megapixels, 1) or self.megapixels
 
 
 class MachineProfile(BaseModel):
@@ -81,24 +85,28 @@ class MachineProfile(BaseModel):
         return (self.single_s + growth * (images - 1)) * self.device_cores
 
     def decode_core_s(self, megapixels: float) -> float:
-        """Seconds of one processor to decode an image of that size: between and beyond those measured by the line
-        through the two next to it, and never less than the smallest one's share."""
-        points = self._points()
-        if len(points) == 1:
-            ((known, core_s),) = points
-            return core_s * megapixels / known
-        for (left, low), (right, high) in pairwise(points):  # noqa: B007  # the last pair serves what is larger
-            if megapixels <= right:
-                break
-        straight = low + (high - low) * (megapixels - left) / (right - left)
-        return max(straight, points[0][1] * min(1.0, megapixels / points[0][0]))
+        """Seconds of one processor to decode an image of that size; for many sizes see `decoder`."""
+        return self.decoder()(megapixels)
 
-    def _points(self) -> list[tuple[float, float]]:
-        """(megapixels, mean seconds), smallest first."""
+    def decoder(self) -> Callable[[float], float]:
+        """What an image of so many megapixels costs: between and beyond those measured by the line through the two next
+        to it, and never less than the smallest one's share."""
         by_size: dict[float, list[float]] = defaultdict(list)
         for each in self.decoded:
-            by_size[round(each.megapixels, 1) or each.megapixels].append(each.core_s)
-        return [(size, fmean(times)) for size, times in sorted(by_size.items())]
+            by_size[each.rounded].append(each.core_s)
+        points = [(size, fmean(times)) for size, times in sorted(by_size.items())]
+
+        def core_s(megapixels: float) -> float:
+            smallest, least = points[0]
+            if len(points) == 1:
+                return least * megapixels / smallest
+            for (left, low), (right, high) in pairwise(points):  # noqa: B007  # the last pair serves what is larger
+                if megapixels <= right:
+                    break
+            straight = low + (high - low) * (megapixels - left) / (right - left)
+            return max(straight, least * min(1.0, megapixels / smallest))
+
+        return core_s
 
 
 _JPEGS = tuple(Decoded(megapixels=size, core_s=core_s) for size, core_s in ((0.3, 0.005), (2, 0.02), (12, 0.132)))
@@ -128,30 +136,13 @@ BUILT_IN: Mapping[str, MachineProfile] = {
 """Measured on processors (docs/models.md, docs/performance.md); one's own machine is measured by `tagstream bench`."""
 
 
-def read_profile(name_or_file: str) -> MachineProfile:
-    """A built-in profile, or the one in a file.
+def parse_profile(content: bytes) -> MachineProfile:
+    """A profile from the content of its file, of at most `MOST_BYTES`.
 
     Raises:
-        Misconfigured: there is none, or it does not read.
+        ValueError: it is none; one line.
     """
-    if name_or_file in BUILT_IN:
-        return BUILT_IN[name_or_file]
     try:
-        with Path(name_or_file).open("rb") as file:
-            text = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        known = ", ".join(BUILT_IN)
-        raise Misconfigured(
-            f"{name_or_file} is no file that can be read ({error.strerror}) and no profile of ours ({known}). "
-            "tagstream bench -o profile.json measures this machine."
-        ) from None
-    if len(text) > MOST_BYTES:
-        raise Misconfigured(f"{name_or_file} is larger than any profile: tagstream bench -o FILE writes one.")
-    try:
-        return MachineProfile.model_validate_json(text)
+        return MachineProfile.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
-        raise Misconfigured(
-            f"{name_or_file} is no profile: {where}: {first['msg']}. tagstream bench -o FILE writes one."
-        ) from None
+        raise ValueError(first_fault(error)) from None

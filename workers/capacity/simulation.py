@@ -71,6 +71,15 @@ class _Worker:
     batch: _Job | None = None
     waits: list[float] = field(default_factory=list)
     in_hand: int = 0
+    decode_core_s: Sequence[float] = field(init=False)
+    """What decoding costs: of each image that was measured, brought to the mean that is planned for."""
+
+    def __post_init__(self) -> None:
+        profile, planned = self.plan.profile, self.plan.decode_core_s
+        usual = profile.decoder()
+        self.decode_core_s = [
+            profile.new_core_s + planned * each.core_s / usual(each.megapixels) for each in profile.decoded
+        ]
 
     def running(self) -> list[_Job]:
         return [job for job in (self.event, self.batch, *self.decoding) if job is not None]
@@ -82,20 +91,13 @@ class _Worker:
             self.in_hand += 1
             self.event = _Job(profile.known_core_s, 1, [self.waiting.popleft()])
         while self.to_decode and len(self.decoding) < cores:
-            self.decoding.append(_Job(self._decode_core_s(), 1, [self.to_decode.popleft()]))
+            self.decoding.append(_Job(self.chance.choice(self.decode_core_s), 1, [self.to_decode.popleft()]))
         if self.batch is None and self.to_annotate:
             taken = [self.to_annotate.popleft() for _ in range(min(profile.batch, len(self.to_annotate)))]
             # A device of its own takes its time, whatever the processors do.
             widest = float(cores) if profile.device == "cpu" else profile.device_cores
             self.batch = _Job(profile.batch_core_s(len(taken)), widest, taken)
         self._share(cores)
-
-    def _decode_core_s(self) -> float:
-        """Of one of the images that were measured, brought to the mean that is planned for."""
-        profile = self.plan.profile
-        measured = self.chance.choice(profile.decoded)
-        usual = profile.decode_core_s(measured.megapixels)
-        return profile.new_core_s + self.plan.decode_core_s * measured.core_s / usual
 
     def _share(self, cores: float) -> None:
         """Even shares of the processors; what one can't use the others have."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +9,7 @@ import typer
 
 from workers.cli import terminal
 from workers.cli.models_terminal import bars, note
+from workers.cli.needs import with_models
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -55,16 +55,10 @@ def bench(
     [dim]Your photos, for capacity:[/]  tagstream bench ~/Pictures --model bundles/ram -o here.json
     """
     from workers.cli.bench_measures import measured
-    from workers.settings import read
 
-    chosen = {
-        f"TAGSTREAM_{use}": name for use, name in (("TAGGER", model), ("CAPTIONER", captioner)) if name is not None
-    }
-    unpinned = {f"{name}_DIGEST": "" for name in chosen}
-    place = {} if device is None else {"TAGSTREAM_DEVICE": device}
-    settings = read({**os.environ, **chosen, **unpinned, **place})
+    settings = with_models(model, captioner, device)
     with bars() as tell:
-        profile = measured(settings, _files(photos or [], most), tell, note)
+        profile = measured(settings, _some(photos or [], most), tell, note)
     document = profile.model_dump_json(by_alias=True, indent=1)
     if output is not None:
         _write(output, document + "\n")
@@ -94,17 +88,15 @@ def report(profile: MachineProfile) -> str:
 
 def sizes(profile: MachineProfile) -> list[float]:
     """Those that were measured; of many the smallest, the middle one and the largest."""
-    found = sorted({round(each.megapixels, 1) or each.megapixels for each in profile.decoded})
+    found = sorted({each.rounded for each in profile.decoded})
     return found if len(found) <= 3 else [found[0], found[len(found) // 2], found[-1]]
 
 
-def _files(paths: list[Path], most: int) -> list[Path]:
-    from workers.cli.local_files import IMAGES
+def _some(paths: list[Path], most: int) -> list[Path]:
+    """So many of their images at most, from all over them."""
     from workers.cli.tag_files import image_files
 
-    files = image_files(paths, lambda path: path.suffix.lower() in IMAGES)
-    if paths and not files:
-        raise Misconfigured(f"{', '.join(map(str, paths))}: there are no images ({', '.join(sorted(IMAGES))})")
+    files = image_files(paths) if paths else []
     return files[:: max(1, -(-len(files) // most))]
 
 

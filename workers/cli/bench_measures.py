@@ -55,7 +55,7 @@ def measured(settings: Settings, photos: Sequence[Path], tell: Tell, note: Calla
     batch = min(model.max_batch for model in models.values())
     single_s, cores = _of_a_batch(models, device, 1, tell)
     batch_s, cores = (single_s, cores) if batch == 1 else _of_a_batch(models, device, batch, tell)
-    weights = sum(_bytes_of(bundle.name_or_folder) for bundle in settings.bundles().values())
+    weights = sum(open_bundle(bundle.name_or_folder).size_bytes for bundle in settings.bundles().values())
     decoding = Decoding([model.transform for model in models.values()], limits(settings), reducing_gap(settings))
     return MachineProfile(
         name=", ".join(f"{model.name} {model.precision}" for model in models.values())[:200],
@@ -135,7 +135,3 @@ def drawn(megapixels: float) -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.clip(picture + grain, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=88)
     return out.getvalue()
-
-
-def _bytes_of(name_or_folder: str) -> int:
-    return sum(facts.bytes for facts in open_bundle(name_or_folder).manifest.files.values())

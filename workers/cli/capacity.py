@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from workers.cli import terminal
+from workers.cli.local_files import read_regular_file
 from workers.cli.memory import worst_bytes
 from workers.cli.models_terminal import say
+from workers.errors import LargerThanReserved, Misconfigured
 
 if TYPE_CHECKING:
     from workers.capacity import CapacityPlan, MachineProfile, Simulated
@@ -66,7 +69,7 @@ def capacity(
 
     [dim]On GPUs:[/]  tagstream capacity 1000000000 --images-per-s 280 --cores 16 --price 1.20
     """
-    from workers.capacity import BUILT_IN, CapacityPlan, Demand, read_profile, simulate
+    from workers.capacity import BUILT_IN, CapacityPlan, Demand, simulate
 
     measured = read_profile(profile)
     if images_per_s is not None:
@@ -94,6 +97,31 @@ def capacity(
     terminal.console().print(rows)
     for line in case.advice():
         say(line)
+
+
+def read_profile(name_or_file: str) -> MachineProfile:
+    """A built-in profile, or the one in a file.
+
+    Raises:
+        Misconfigured: there is none, or it does not read.
+    """
+    from workers.capacity import BUILT_IN, parse_profile
+    from workers.capacity.profile import MOST_BYTES
+
+    if name_or_file in BUILT_IN:
+        return BUILT_IN[name_or_file]
+    try:
+        return parse_profile(read_regular_file(Path(name_or_file), MOST_BYTES))
+    except OSError as error:
+        known = ", ".join(BUILT_IN)
+        raise Misconfigured(
+            f"{name_or_file} is no file that can be read ({error.strerror}) and no profile of ours ({known}). "
+            "tagstream bench -o profile.json measures this machine."
+        ) from None
+    except LargerThanReserved:
+        raise Misconfigured(f"{name_or_file} is larger than any profile: tagstream bench -o FILE writes one.") from None
+    except ValueError as error:
+        raise Misconfigured(f"{name_or_file} is no profile: {error}. tagstream bench -o FILE writes one.") from None
 
 
 def on_a_gpu(profile: MachineProfile, images_per_s: float) -> MachineProfile:

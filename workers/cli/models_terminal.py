@@ -46,7 +46,7 @@ def note(line: str) -> None:
 
 
 def size_of(bundle: Bundle) -> str:
-    count = sum(facts.bytes for facts in bundle.manifest.files.values())
+    count = bundle.size_bytes
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 

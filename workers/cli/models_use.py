@@ -167,7 +167,7 @@ def _document(bundle: Bundle, use_as: str) -> dict[str, Any]:
         "uses": _uses(bundle),
         "labels": manifest.labels,
         "digest": bundle.digest,
-        "bytes": sum(facts.bytes for facts in manifest.files.values()),
+        "bytes": bundle.size_bytes,
         "random_weights": manifest.provenance.random,
         "source": manifest.provenance.source,
         "use_as": use_as,

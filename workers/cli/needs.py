@@ -45,6 +45,23 @@ _Question = Callable[[], object]
 """Raises `Misconfigured` where the answer is no."""
 
 
+def with_models(tagger: str | None, captioner: str | None, device: str | None) -> Settings:
+    """The environment's settings, with what options name in place of it; None: as the environment says.
+
+    An option goes before its variable, and before the digest that pins what the variable names.
+
+    Raises:
+        Misconfigured: a line for each setting that is wrong.
+    """
+    from workers.settings import read
+
+    bundles = {"TAGSTREAM_TAGGER": tagger, "TAGSTREAM_CAPTIONER": captioner}
+    named = {variable: name for variable, name in bundles.items() if name is not None}
+    unpinned = {f"{variable}_DIGEST": "" for variable in named}
+    place = {} if device is None else {"TAGSTREAM_DEVICE": device}
+    return read({**os.environ, **named, **unpinned, **place})
+
+
 def _files(settings: Settings) -> Iterator[_Question]:
     if settings.kafka_security_protocol.endswith("SSL"):
         for field in _TLS_FILES:

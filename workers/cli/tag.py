@@ -13,7 +13,7 @@ from rich.table import Table
 
 from workers.cli import terminal
 from workers.cli.models_terminal import note
-from workers.errors import Misconfigured
+from workers.cli.needs import with_models
 
 if TYPE_CHECKING:
     from workers.cli.tag_files import FailedFile, FileTagger, TaggedFile
@@ -68,16 +68,11 @@ def tag(
 
     [dim]To look through in a browser:[/]  tagstream tag ~/Pictures --page out.html
     """
-    from workers.cli.local_files import IMAGES
     from workers.cli.tag_files import TaggedFile, image_files
     from workers.cli.tag_page import page_at
-    from workers.settings import read
 
-    chosen = {"TAGGER": model, "CAPTIONER": captioner}
-    settings = read({**os.environ, **_variables(chosen), **({} if device is None else {"TAGSTREAM_DEVICE": device})})
-    files = image_files(paths, lambda path: path.suffix.lower() in IMAGES)
-    if not files:
-        raise Misconfigured(f"{', '.join(map(str, paths))}: there are no images ({', '.join(sorted(IMAGES))})")
+    settings = with_models(model, captioner, device)
+    files = image_files(paths)
     tagged = 0
     with (
         nullcontext() if page is None else page_at(page) as written,
@@ -96,12 +91,6 @@ def tag(
     if page is not None:
         typer.echo(f"a page with the images: {_name(page.absolute())}", err=True)
     _tell(tagged, len(files))
-
-
-def _variables(chosen: dict[str, str | None]) -> dict[str, str]:
-    """An option goes before its variable, and before the digest that pins what the variable names."""
-    named = {use: name for use, name in chosen.items() if name is not None}
-    return {f"TAGSTREAM_{use}": name for use, name in named.items()} | {f"TAGSTREAM_{use}_DIGEST": "" for use in named}
 
 
 @contextmanager

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from schemas.image_event import ImageEvent
-from workers.cli.local_files import read_regular_file
-from workers.errors import Gone, Rejected, Unavailable
+from workers.cli.local_files import IMAGES, read_regular_file
+from workers.errors import Gone, Misconfigured, Rejected, Unavailable
 from workers.intake.geometry import within
 from workers.pipeline.answers import caption_of, one_each, scores_of
 from workers.pipeline.captioning import Template
@@ -186,22 +186,27 @@ class FileTagger:
         return [caption_of(captioner, answer).text for answer in one_each(captioner, answers, len(images))]
 
 
-def image_files(arguments: Sequence[Path], wanted: Callable[[Path], bool]) -> list[Path]:
-    """The files that are named, and those of named folders that are `wanted`, in order of their names.
+def image_files(arguments: Sequence[Path]) -> list[Path]:
+    """The files that are named, and those of named folders that are images by their endings, in order of their names.
 
     What is neither, and a folder that can't be listed, stands for itself: reading it says what is wrong.
+
+    Raises:
+        Misconfigured: there is none.
     """
     found: list[Path] = []
     for path in arguments:
-        found += _below(path, wanted) if path.is_dir() else [path]
+        found += _below(path) if path.is_dir() else [path]
+    if not found:
+        raise Misconfigured(f"{', '.join(map(str, arguments))}: there are no images ({', '.join(sorted(IMAGES))})")
     return found
 
 
-def _below(folder: Path, wanted: Callable[[Path], bool]) -> list[Path]:
+def _below(folder: Path) -> list[Path]:
     unlisted: list[Path] = []
     walked = os.walk(folder, onerror=lambda error: unlisted.append(Path(error.filename)))
     files = [Path(place, name) for place, _, names in walked for name in names]
-    return sorted([*filter(wanted, files), *unlisted])
+    return sorted([*(file for file in files if file.suffix.lower() in IMAGES), *unlisted])
 
 
 def _unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels:

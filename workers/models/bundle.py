@@ -238,6 +238,11 @@ class Bundle:
         return self.manifest.digest
 
     @property
+    def size_bytes(self) -> int:
+        """Of all its files but the manifest."""
+        return sum(facts.bytes for facts in self.manifest.files.values())
+
+    @property
     def transform(self) -> Transform:
         return self.manifest.transform
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from workers.capacity import BUILT_IN, Decoded, MachineProfile, read_profile
+from workers.capacity import BUILT_IN, Decoded, MachineProfile
 from workers.capacity.profile import MOST_BYTES
+from workers.cli.capacity import read_profile
 from workers.errors import Misconfigured
 
 COMPACT = BUILT_IN["compact"]

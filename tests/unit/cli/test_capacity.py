@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from tests.unit.cli.conftest import Ran
-from workers.capacity import BUILT_IN, read_profile
+from workers.capacity import BUILT_IN
 from workers.cli.bench import report
 from workers.cli.bench_measures import drawn
+from workers.cli.capacity import read_profile
 
 Run = Callable[..., Ran]
 
