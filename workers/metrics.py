@@ -63,6 +63,11 @@ class Counter:
     def add(self, amount: float = 1, **labels: AttributeValue) -> None:
         self._instrument.add(amount, labels)
 
+    def begin(self, **labels: AttributeValue) -> None:
+        """Show 0 until something is counted: to Prometheus a series that begins with 1 has not increased, so that the
+        first of what is counted would not be seen."""
+        self._instrument.add(0, labels)
+
 
 class Gauge:
     def __init__(self, name: str, meaning: str, *, unit: str = "1", labels: tuple[str, ...] = ()) -> None:

@@ -114,7 +114,7 @@ class KafkaRecordSource:
             request_timeout_ms=6_000,
             metrics_enabled=False,
         )
-        metrics.RETRIES.add(0, dependency="kafka")  # or the first would be no increase
+        metrics.RETRIES.begin(dependency="kafka")
         self._reading = BoundedReading(self._consumer, batch_bytes=batch_bytes, poll_bytes=fetch_bytes)
         _pace_coordinator_lookups(self._consumer)
         self._consumer.subscribe(topics=list(topics), listener=_Callbacks(self))

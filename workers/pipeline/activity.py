@@ -73,7 +73,7 @@ class ActivityLog:
         self._before: Counter[tuple[str, str]] = Counter()
         self._looks: Counter[str] = Counter()
         for bound in (*_BOUNDS, "the broker", "the input", "memory"):
-            metrics.BOUND.add(0, by=_label(bound))
+            metrics.BOUND.begin(by=_label(bound))
 
     def step(self) -> None:
         """Look, and log a line where it is time for one and there was work."""

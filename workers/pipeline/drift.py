@@ -43,10 +43,13 @@ class Drift:
         models = {role.use: reference(role.model) for role in roles.models}
         self._tagger = models.get("tagger")
         self._captioner = models.get("captioner", "template")
-        if self._tagger is not None:  # every class is there from the start, or rates would begin with its second image
-            _count(metrics.TAGGED_IMAGES, self._tagger, "tags", dict.fromkeys(NUMBERS_OF_TAGS.values(), 0))
-            _count(metrics.TAGS, self._tagger, "score", dict.fromkeys(TENTHS.values(), 0))
-        _count(metrics.CAPTIONED_IMAGES, self._captioner, "words", dict.fromkeys(NUMBERS_OF_WORDS.values(), 0))
+        if self._tagger is not None:
+            for tags in NUMBERS_OF_TAGS.values():
+                metrics.TAGGED_IMAGES.begin(model=self._tagger, tags=tags)
+            for score in TENTHS.values():
+                metrics.TAGS.begin(model=self._tagger, score=score)
+        for words in NUMBERS_OF_WORDS.values():
+            metrics.CAPTIONED_IMAGES.begin(model=self._captioner, words=words)
 
     def count(self, outcomes: Iterable[Rendered | Failure]) -> None:
         """These are committed."""

@@ -70,14 +70,14 @@ class AfterCommit:
 
 
 def _begin() -> None:
-    """Show every label of these at 0, or the first of a kind or a reason would be no increase."""
+    """Show every label of these."""
     for kind in (*get_args(OutcomeKind), "dead-letter"):
-        metrics.OUTCOMES.add(0, kind=kind)
+        metrics.OUTCOMES.begin(kind=kind)
     for stage, reasons in REASONS_OF.items():
         for reason in reasons:
-            metrics.DEAD_LETTERS.add(0, stage=stage, reason=reason)
+            metrics.DEAD_LETTERS.begin(stage=stage, reason=reason)
     for why in get_args(SkipReason):
-        metrics.SKIPS.add(0, reason=why)
+        metrics.SKIPS.begin(reason=why)
 
 
 def _count(outcomes: Sequence[Rendered | Failure]) -> None:

@@ -41,7 +41,7 @@ class Publishing:
         self._opening = opening
         self._opened = opened
         self._ending = ending
-        metrics.TRANSACTIONS.add(0)  # or no share of failed ones could be told before the first that is published
+        metrics.TRANSACTIONS.begin()
 
     def step(self) -> bool:
         """One turn; waits a moment when there is nothing to do. True when a transaction was published."""
