@@ -21,6 +21,7 @@ from typing import Protocol, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
+from PIL import Image
 
 from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
@@ -98,6 +99,14 @@ def blamed_for_what_it_leaves() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def pillow_as_it_was() -> Iterator[None]:
+    """Whoever decodes sets Pillow's guards for the whole process, and another file has larger images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+        yield
 
 
 @pytest.fixture(scope="session")

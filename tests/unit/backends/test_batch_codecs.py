@@ -151,6 +151,7 @@ def _grown(codec: int, data: bytes, grown: multiprocessing.connection.Connection
         grown.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ZEROS)
 def test_400_megabytes_of_zeros_take_at_most_twice_the_limit(codec: int) -> None:
     """Guard: kafka-python's own reader opens them whole. Twice, where what grows has to be moved."""

@@ -130,6 +130,7 @@ def test_a_second_answer_to_one_question_is_none() -> None:
         protocol.receive_bytes(framed(response.encode(header=True)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behind_number", [b"", b"\0\0\x7fsecret"])
 def test_a_broken_answer_ends_its_connection_at_once_and_is_not_printed(
     behind_number: bytes, caplog: pytest.LogCaptureFixture

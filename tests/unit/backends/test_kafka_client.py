@@ -144,6 +144,7 @@ def framed(body: bytes) -> bytes:
     return struct.pack(">i", len(body)) + body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

@@ -29,10 +29,12 @@ def make() -> Iterator[Make]:
 
 
 def test_one_failure_opens_it_and_a_good_probe_closes_it(make: Make) -> None:
-    breaker = make(lambda: True, first_pause_s=0.02)
+    well = threading.Event()
+    breaker = make(well.wait, first_pause_s=0.02)
     assert breaker.closed()
     breaker.failure("why")
     assert not breaker.closed()
+    well.set()
     eventually(breaker.closed)
 
 

@@ -191,6 +191,7 @@ def endless(head: bytes, more: bytes) -> Answer:
 XML = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nConnection: close\r\n\r\n<Error>"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -234,6 +235,7 @@ def test_a_listing_that_no_store_would_give_is_not_parsed(body: bytes) -> None:
         list(store_of(server, retry_s=0.1).list("bucket"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [
@@ -337,6 +339,7 @@ def drip(data: bytes, *, after: bytes = b"") -> Answer:
     return answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answer",
     [

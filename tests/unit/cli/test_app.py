@@ -361,6 +361,7 @@ def test_a_full_disk_is_a_sentence() -> None:
     assert ran.stderr.decode() == "what the command writes has no place: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_a_standard_stream_that_is_closed_takes_everything(closed: str) -> None:
     """Its number goes to no other file."""

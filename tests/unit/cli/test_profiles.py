@@ -103,6 +103,7 @@ def test_a_check_tells_labels_that_the_bundle_does_not_have(bundle: Path, tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_a_check_of_a_bundles_labels_loads_no_torch(bundle: Path, tmp_path: Path) -> None:
     settings(tmp_path, json='{"warm": {"only": ["red"]}}', allow="red\n")
     program = """

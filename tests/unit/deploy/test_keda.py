@@ -68,6 +68,7 @@ def asked(seconds: int) -> Iterator[int]:
     return (second for second in range(1, seconds) if second % 15 in {0, 5})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("components", COMPONENTS, ids="+".join)
 @pytest.mark.parametrize("base", OVERLAYS)
 def test_a_trigger_is_taken(base: str, components: tuple[str, ...]) -> None:

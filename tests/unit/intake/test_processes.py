@@ -158,6 +158,7 @@ def test_children_that_die_at_birth_are_not_replaced_for_ever() -> None:
     intake.close()
 
 
+@pytest.mark.slow
 def test_close_drops_what_waits_and_waits_for_what_runs() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), fetch_threads=1, children=1)
     read(intake, job(GOOD))
@@ -168,6 +169,7 @@ def test_close_drops_what_waits_and_waits_for_what_runs() -> None:
     assert waiting.cancelled()
 
 
+@pytest.mark.slow
 def test_close_is_bounded_though_a_decoder_hangs_and_leaves_no_process(tmp_path: Path) -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, close_s=0.2, prepare=functools.partial(arm, tmp_path))
     hung = decoding(intake, job(HANGS))
@@ -180,6 +182,7 @@ def test_close_is_bounded_though_a_decoder_hangs_and_leaves_no_process(tmp_path:
     assert ended(pid)
 
 
+@pytest.mark.slow
 def test_children_do_not_outlive_a_worker_that_is_killed() -> None:
     program = textwrap.dedent("""
         import time

@@ -112,6 +112,7 @@ def test_every_kind_of_jpeg_has_nearly_the_pixels_of_a_decoding_in_full(
 TURNS = [*itertools.product(("crop, turned", "pad, turned"), range(10)), *((name, 6) for name in TRANSFORMS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "orientation"), TURNS)
 def test_a_scaled_image_lies_where_the_full_one_does_however_it_is_turned(name: str, orientation: int) -> None:
     """Guard: an eighth of 605 columns is 75.6. Where the rest of the last one counted, edges moved."""
@@ -125,6 +126,7 @@ def test_a_scaled_image_lies_where_the_full_one_does_however_it_is_turned(name: 
         assert most <= 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(2001, 40), (40, 2001), (3000, 150), (150, 3000), (1201, 301), (3, 3000), (73, 72)])
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS.keys())
 def test_an_image_with_one_large_side_is_scaled_as_far_as_the_other_allows(
@@ -144,6 +146,7 @@ def test_a_scaled_decoding_stays_within_the_image_at_every_size() -> None:
         assert mean < 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progressive", [False, True])
 def test_a_cut_jpeg_is_rejected_as_in_full_wherever_it_is_cut(progressive: bool) -> None:
     body = encoded(scene(301, 227), "jpeg", quality=30, progressive=progressive)

@@ -117,6 +117,7 @@ TOO_COMPLEX = {
 }
 
 
+@pytest.mark.slow
 @needs_linux
 @pytest.mark.parametrize(("body", "says"), TOO_COMPLEX.values(), ids=TOO_COMPLEX.keys())
 def test_what_no_honest_file_has_is_refused_at_once_and_in_little_memory(apart: Apart, body: bytes, says: str) -> None:

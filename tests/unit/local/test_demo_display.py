@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from rich.console import Console
 
 from tests.unit.local.answers import dead_letter, enriched, retraction, row
@@ -102,6 +103,7 @@ def test_on_a_terminal_a_growing_table_stays_inside_it_and_shows_how_far_it_is()
     assert "11.png" not in text
 
 
+@pytest.mark.slow
 def test_a_line_is_in_a_pipe_as_soon_as_it_is_said() -> None:
     """`tagstream stack up > file`: a shell reads the file while the servers run."""
     program = "import os; from workers.local.demo_display import DemoDisplay; DemoDisplay().say('up'); os._exit(0)"

@@ -16,16 +16,16 @@ from tests.unit.local.answers import dead_letter, enriched, retraction, row
 from workers.local.demo_page import Scenes, render
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "cat.png"
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("image") / "cat.png"
     Image.new("RGB", (1600, 900), "#336699").save(path)
     return path
 
 
-@pytest.fixture
-def page(image: Path, tmp_path: Path) -> str:
-    cut = tmp_path / "cut.png"
+@pytest.fixture(scope="module")
+def page(image: Path) -> str:
+    cut = image.with_name("cut.png")
     cut.write_bytes(image.read_bytes()[:60])
     hit = {"source": "hit", "tags": "hit", "caption": None}
     scenes = Scenes(

@@ -49,6 +49,7 @@ def test_a_model_agrees_with_its_own_golden_answers(tiny: Bundle, precision: Pre
     assert (found.gap < 1e-5) == (precision == "fp32")
 
 
+@pytest.mark.slow
 def test_a_bundle_that_tags_and_captions_is_judged_in_both_roles(tmp_path: Path) -> None:
     bundle = small_bundle("tag2text", tmp_path / "bundle")
     assert uses_of(bundle) == ["tagger", "captioner"]

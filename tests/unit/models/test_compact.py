@@ -69,6 +69,7 @@ def test_a_photographs_logits_are_those_of_timms_network(tagger: TorchTagger, or
     np.testing.assert_allclose(tagger.forward([pixels])[0], expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -159,6 +160,7 @@ def test_a_bundle_in_the_cache_that_is_no_longer_whole_is_made_again(tmp_path: P
     assert os.listdir(tmp_path) == [folder.name]
 
 
+@pytest.mark.slow
 def test_two_workers_may_make_the_bundle_at_once(
     tmp_path: Path, compact: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

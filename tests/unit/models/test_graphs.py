@@ -206,6 +206,7 @@ class Graphed(Device):
         return lambda function: Bucketed(function, record)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 5, 16, 17, 35])
 def test_an_engine_with_graphs_has_the_tokens_and_logits_of_one_without(count: int, tmp_path: Path) -> None:
     bundle = small_bundle("ram", tmp_path / "ram")

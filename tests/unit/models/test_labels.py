@@ -63,6 +63,7 @@ def test_the_new_bundle_scores_the_new_labels(ram: Bundle, tmp_path: Path) -> No
     assert logits(new).shape == (3,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ram", "ram_plus"])
 def test_a_label_scores_the_same_under_its_old_embedding(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
@@ -88,6 +89,7 @@ def test_random_weights_stay_random_and_the_source_names_the_file(ram: Bundle, t
     assert new.manifest.provenance == Provenance(source="seed 0, labels of embeddings.safetensors", random=True)
 
 
+@pytest.mark.slow
 def test_tag2text_has_no_open_set(tmp_path: Path) -> None:
     bundle = small_bundle("tag2text", tmp_path / "tag2text", config=replace(SMALL["tag2text"], labels=9))
     with pytest.raises(Misconfigured, match=r"only RAM and RAM\+\+ take others"):

@@ -55,6 +55,7 @@ def shapes_out_of(module: nn.Module) -> Iterator[list[tuple[int, ...]]]:
         hook.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_image_gets_its_columns_of_the_full_set_in_company_and_alone(
     kind: Kind, bundle_of: Callable[[Kind], Bundle]

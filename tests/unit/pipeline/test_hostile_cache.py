@@ -66,6 +66,7 @@ WRONG: list[tuple[str, Damage]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("level", "damage"), WRONG)
 def test_a_wrong_entry_is_a_miss_and_is_counted(level: str, damage: Damage, monkeypatch: pytest.MonkeyPatch) -> None:
     causes: list[object] = []

@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Mapping
 
+import pytest
+
 from tests.support.harness import BUCKET, GROUP, IN, Harness, running
 from tests.support.measured import measuring
 from tests.support.waiting import eventually
@@ -21,6 +23,7 @@ from workers.testing.memory_kafka import MemoryPublisher
 from workers.types import NO_MEMBERSHIP, Assignment, Partition, Record, Transaction
 
 
+@pytest.mark.slow
 def test_a_partition_whose_assignment_was_ended_by_a_foreign_offset_goes_on_from_there() -> None:
     harness = Harness(partitions=1)
     for key in ("0.png", "1.png", "2.png"):
@@ -72,6 +75,7 @@ def test_a_partition_whose_offset_is_pending_delays_a_run_by_one_question_at_mos
     assert len(opening) == 5
 
 
+@pytest.mark.slow
 def test_what_the_last_commit_tells_the_cache_is_not_lost_in_the_drain() -> None:
     for _ in range(5):
         harness = Harness()

@@ -48,6 +48,7 @@ def test_an_older_version_is_stale_although_it_could_still_be_read() -> None:
     assert harness.outcomes(harness.event("a.png", version_id=version, sequencer="00FE")) == ["stale"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sequencer", [b"f" * 18, b"F" * 16, b"f" * 128])
 def test_no_sequencer_silences_an_object_that_the_store_has_as_the_event_names_it(sequencer: bytes) -> None:
     for named in ("etag", "version_id"):

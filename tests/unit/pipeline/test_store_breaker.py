@@ -7,6 +7,8 @@ import time
 from concurrent.futures import Future
 from typing import Any
 
+import pytest
+
 from schemas.dead_letter import Failure
 from tests.support.harness import BUCKET, Harness
 from tests.support.manual_pipeline import ManualPipeline
@@ -237,6 +239,7 @@ def test_an_intake_has_no_more_gets_in_hand_than_it_can_make_so_that_few_are_lef
     assert manual.in_flight == {"wait-store": 50}
 
 
+@pytest.mark.slow
 def test_a_worker_asks_a_store_that_is_away_a_few_times_only_and_goes_on_at_once_when_it_is_back() -> None:
     harness = Harness()
     for number, key in enumerate(keys(60)):

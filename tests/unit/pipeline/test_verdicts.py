@@ -144,6 +144,7 @@ def test_equal_images_in_flight_keep_what_is_their_own() -> None:
     assert modified["b"] - modified["a"] == timedelta(seconds=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["decode-timeout", "kills-decoder", "decode-memory"])
 def test_what_the_machine_may_have_had_a_part_in_is_tried_again(decoders: Decoders, reason: str) -> None:
     decoders.raises = Rejected("decode", reason, "so it seemed")  # type: ignore[arg-type]

@@ -69,6 +69,7 @@ def test_every_record_has_its_outcomes_once_and_in_the_order_of_its_partition() 
             assert offsets == sorted(offsets)
 
 
+@pytest.mark.slow
 def test_a_slow_image_holds_back_its_own_partition_only() -> None:
     harness = Harness(partitions=2)
     for key in ("slow.png", "after.png", "other.png"):
@@ -280,6 +281,7 @@ def test_out_of_memory_halves_the_batch_and_blames_no_image() -> None:
     assert max(harness.tagger.batches) == 2
 
 
+@pytest.mark.slow
 def test_a_failing_store_is_waited_for_and_nothing_is_dead_lettered() -> None:
     harness = Harness()
     for key in ("a.png", "b.png"):
@@ -367,6 +369,7 @@ def test_an_event_names_its_guides_in_the_order_in_which_they_guided() -> None:
     assert [tag.name for tag in harness.enriched()["a.png"].tags] == ["blue", "red"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", list(Fault))
 def test_whatever_happens_to_a_run_its_outcomes_are_there_once(fault: Fault) -> None:
     harness = Harness()
@@ -412,6 +415,7 @@ def test_a_transactional_id_that_is_taken_again_and_again_stops_the_worker() -> 
     assert harness.coordinates() == []
 
 
+@pytest.mark.slow
 def test_a_publisher_that_hangs_although_the_broker_answers_ends_the_worker() -> None:
     harness = Harness()
     harness.publisher_hangs = "the commit has not returned for 9 s"
@@ -444,6 +448,7 @@ def test_two_workers_that_pass_partitions_to_and_fro_lose_nothing_and_do_nothing
     assert harness.coordinates() == sorted((p, o, 0) for p, o in harness.appended)
 
 
+@pytest.mark.slow
 def test_a_poll_that_does_not_come_back_is_told_and_a_stop_ends_the_worker_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -74,6 +74,7 @@ def test_a_message_of_twice_the_size_takes_twice_as_long_at_most_three_times(nam
     assert growth(lambda: parse(half), lambda: parse(whole)) < LINEAR
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_a_message_takes_at_most_thirty_times_its_size_in_memory(name: str) -> None:
     value = message(name, 300_000)

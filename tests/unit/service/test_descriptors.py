@@ -18,6 +18,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("soft", "hard", "then"), [(256, 2048, 2048), (64, 512, 512), (2048, 2048, 2048)])
 def test_a_process_may_open_what_the_hard_limit_allows(soft: int, hard: int, then: int) -> None:
     code = RAISE.format(soft=soft, hard=hard)

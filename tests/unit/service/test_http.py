@@ -97,6 +97,7 @@ def trickle(crowd: list[socket.socket], stop: threading.Event) -> None:
         stop.wait(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opening", [b"", b"GET /livez HTTP/1.1\r\nX: "], ids=["silent", "byte by byte"])
 def test_a_crowd_that_holds_connections_keeps_no_probe_from_its_answer(opening: bytes, tmp_path: Path) -> None:
     stop = threading.Event()
@@ -143,11 +144,13 @@ def port() -> Iterator[int]:
         yield port
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opening", [b"", b"G", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 def test_who_does_not_finish_a_request_in_time_is_dropped(opening: bytes, port: int) -> None:
     assert asked(port, opening) == b""
 
 
+@pytest.mark.slow
 def test_who_does_not_read_the_answer_is_dropped() -> None:
     page = Answer(200, "text/plain", b"x" * 50_000_000)
     with serving(lambda _: page) as port, connect(port) as client:

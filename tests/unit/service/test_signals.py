@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 
+import pytest
+
 from workers.service.signals import stop_on_signals
 
 
@@ -51,6 +53,7 @@ def test_the_handlers_before_are_put_back() -> None:
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_process_whose_main_thread_waits_without_end() -> None:
     """Many times, because a handler in Python would miss the signal only when it comes just before the wait."""
     code = (

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import ctypes, os, sys, threading
 from workers.service.logs import start_logging
@@ -47,6 +49,7 @@ def test_a_writer_never_waits_even_where_no_thread_can_read() -> None:
     assert len(done.stderr.splitlines()) < 100
 
 
+@pytest.mark.slow
 def test_what_a_child_holds_open_does_not_keep_the_process_from_ending() -> None:
     done = run("import subprocess; child = subprocess.Popen(['sleep', '5'], stdout=2)")
     assert done.returncode == 0, done.stderr

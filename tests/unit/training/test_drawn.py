@@ -29,6 +29,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_seed_draws_the_same_bytes_and_another_seed_others(drawn: Mapping[str, DataSet], tmp_path: Path) -> None:
     first = drawn["train"].folder.parent
     for seed, folder in ((7, tmp_path / "again"), (8, tmp_path / "other")):
@@ -84,6 +85,7 @@ def test_captions_of_the_web_leave_out_and_err(drawn: Mapping[str, DataSet]) -> 
     assert right < sum(map(len, found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_thing_is_painted_in_its_colour_on_every_ground(shape: str) -> None:
     for place in PLACES:

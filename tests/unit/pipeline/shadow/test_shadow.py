@@ -279,6 +279,7 @@ BAD: dict[str, tuple[Callable[[Sequence[Pixels]], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BAD)
 def test_one_that_fails_switches_itself_off_with_one_warning_and_nothing_else_changes(
     kind: str, other: Other, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -39,6 +39,7 @@ def same(one: list[Batch], other: list[Batch]) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_images_are_normalised_and_in_the_order_of_their_samples(tmp_path: Path) -> None:
     (first, second) = batches(shades(tmp_path, 6))
     assert (first.images.shape, second.images.shape) == ((4, 3, 8, 8), (2, 3, 8, 8))
@@ -58,6 +59,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path: Path) -> None:
     assert same(list(training(dataset, workers=0, epochs=2)), list(training(dataset, workers=3, epochs=2)))
 
 
+@pytest.mark.slow
 def test_a_run_resumes_at_the_very_next_batch(tmp_path: Path) -> None:
     dataset = shades(tmp_path, 10)
     whole = list(training(dataset, epochs=3))
