@@ -26,7 +26,7 @@ class PodsPrometheus(Prometheus):
     def prepare(self) -> None:
         self._pods.write_text("[]")
         job = {
-            "job_name": "tagstream",
+            "job_name": "pods",
             "scrape_interval": "2s",
             "file_sd_configs": [{"files": [str(self._pods)], "refresh_interval": "5s"}],
         }
@@ -35,7 +35,10 @@ class PodsPrometheus(Prometheus):
     def _aim(self, pods: Sequence[Pod]) -> None:
         """Scrape these, with the labels that a PodMonitor would give them."""
         targets = [
-            {"targets": [pod.url.removeprefix("http://")], "labels": {"pod": pod.name, "namespace": NAMESPACE}}
+            {
+                "targets": [pod.url.removeprefix("http://")],
+                "labels": {"pod": pod.name, "namespace": NAMESPACE, "job": pod.app},
+            }
             for pod in pods
         ]
         new = self._pods.with_suffix(".new")

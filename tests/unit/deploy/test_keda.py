@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
+import yaml
 
 from tests.unit.deploy.keda import OLDEST, Autoscaler, Group, Partition, Refused, Scaler, Trigger, parse
 from tests.unit.deploy.tools import OVERLAYS, ROOT, Manifest, overlay, pod_environment, the, worker_of
@@ -201,6 +202,26 @@ def test_the_formula_knows_every_number_of_workers_that_shares_the_partitions_ev
     assert [int(each) for each in numbers.split(",")] == [n for n in range(1, partitions + 1) if partitions % n == 0]
     assert f"|| # == {partitions}" in formula
     assert {trigger["name"] for trigger in spec["triggers"]} == {"lag", "rate"}
+
+
+def test_the_measured_rate_is_asked_of_the_pod_monitors_job_for_live_workers() -> None:
+    manifests = overlay("cpu", "measured-rate", "pod-monitor")
+    label = the(manifests, "PodMonitor")["spec"]["jobLabel"]
+    job = the(manifests, "Deployment")["spec"]["template"]["metadata"]["labels"][label]
+    assert f'job="{job}"' in rate_query(manifests)
+    backfill = the(overlay("cpu", "backfill"), "Deployment")["spec"]["template"]["metadata"]["labels"][label]
+    assert backfill != job
+
+
+def test_the_measured_rate_is_what_prometheus_own_tool_tries() -> None:
+    tried = yaml.safe_load((ROOT / "deploy" / "monitoring" / "tests" / "measured-rate.yaml").read_text())["tests"]
+    queries = {case["expr"] for each in tried for case in each["promql_expr_test"]}
+    assert queries == {rate_query(overlay("cpu", "measured-rate"))}
+
+
+def rate_query(manifests: Sequence[Manifest]) -> str:
+    (rate,) = [each for each in the(manifests, "ScaledObject")["spec"]["triggers"] if each["type"] == "prometheus"]
+    return str(rate["metadata"]["query"])
 
 
 def test_seconds_of_work_are_counted_from_the_lag_as_it_is() -> None:
