@@ -64,6 +64,18 @@ def test_the_base_image_has_an_exact_version(dockerfile: Dockerfile) -> None:
     assert re.fullmatch(r"python:3\.13\.\d+-slim-trixie(@sha256:[0-9a-f]{64})?", python)
 
 
+def test_no_platform_is_named_so_that_the_build_chooses_it() -> None:
+    for path in ("Dockerfile", "scripts/install-torch"):
+        code = [line for line in (ROOT / path).read_text().splitlines() if not line.lstrip().startswith("#")]
+        assert re.findall(r"(?i)--platform|amd64|x86[_-]64|arm64|aarch64|linux-gnu", "\n".join(code)) == []
+
+
+def test_the_lines_for_several_platforms_build_every_target() -> None:
+    said = (ROOT / "docs" / "deploying.md").read_text()
+    built = re.findall(r"docker buildx build --platform linux/amd64,linux/arm64 --target (\w+) +-t \S+:(\S+)", said)
+    assert built == [(target, f"{version()}-{target}") for target in TARGETS]
+
+
 def test_everything_that_is_copied_exists_and_reaches_the_build(dockerfile: Dockerfile) -> None:
     sources = from_the_repository(dockerfile)
     assert [source for source in sources if not (ROOT / source).exists()] == []
