@@ -103,7 +103,7 @@ def blamed_for_what_it_leaves() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def pillow_as_it_was() -> Iterator[None]:
-    """Whoever decodes sets Pillow's guards for the whole process, and another file has larger images."""
+    """A test that decodes sets Pillow's guards for the whole process, and another file has larger images."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
         yield
