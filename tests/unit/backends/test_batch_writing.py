@@ -54,6 +54,16 @@ def test_a_batch_has_the_bytes_that_the_library_writes(messages: list[Message]) 
     assert sent(batch) == bytes(builder.buffer())
 
 
+def test_a_batch_whose_producer_has_no_id_has_the_bytes_that_the_library_writes() -> None:
+    """As at_least_once may send it: the producer's state is never set."""
+    builder = MemoryRecordsBuilder(2, 0, 1 << 30)
+    builder.append(NOW, None, b"x", [])
+    builder.close()
+    [batch] = written([a_message(1)], 1 << 30, NOW)
+    batch.close()
+    assert bytes(batch.buffer()) == bytes(builder.buffer())
+
+
 @given(MESSAGES)
 def test_what_was_written_is_read_back(messages: list[Message]) -> None:
     [batch] = written(messages, 1 << 30, NOW)
@@ -87,6 +97,14 @@ def test_batches_keep_the_order_and_stay_below_the_bound_but_for_one_message_alo
     assert [batch.size_in_bytes() <= 350 for batch in batches] == [True, True, False, True]
     read = [Batch.of(memoryview(sent(batch))).records(PLACE, 1 << 20)[0] for batch in batches]
     assert [record.key for records in read for record in records] == [message.key for message in messages]
+    assert [[record.offset for record in records] for records in read] == [[0, 1], [0], [0], [0, 1]]
+
+
+def test_a_batch_may_be_as_large_as_the_bound() -> None:
+    messages = [a_message(100), a_message(100)]
+    [whole] = written(messages, 1_000, NOW)
+    assert len(list(written(messages, whole.size_in_bytes(), NOW))) == 1
+    assert len(list(written(messages, whole.size_in_bytes() - 1, NOW))) == 2
 
 
 def test_of_no_message_there_is_no_batch() -> None:

@@ -27,10 +27,11 @@ Answer = ProduceResponse.TopicProduceResponse.PartitionProduceResponse
 class Scene:
     """The library's own accumulator, sender and transactions, with a cluster of one broker that never answers."""
 
-    def __init__(self) -> None:
-        self.transactions = TransactionManager(transactional_id="me", api_version=(2, 8))
+    def __init__(self, transactional_id: str | None = "me") -> None:
+        self.transactions = TransactionManager(transactional_id=transactional_id, api_version=(2, 8))
         self.transactions.set_producer_id_and_epoch(ProducerIdAndEpoch(7, 3))
-        self.accumulator = RecordAccumulator(batch_size=1_000, transaction_manager=self.transactions)
+        # Long enough to see that whole batches do not wait for company.
+        self.accumulator = RecordAccumulator(batch_size=1_000, linger_ms=60_000, transaction_manager=self.transactions)
         self.cluster = Mock(spec=ClusterMetadata)
         self.cluster.leader_for_partition.return_value = 1
         self.cluster.partitions_for_broker.return_value = {TopicPartition("out", n) for n in range(PARTITIONS)}
@@ -43,7 +44,8 @@ class Scene:
             _sender=self.sender,
             partitions_for=lambda topic: set(range(PARTITIONS)),
         )
-        self._state("INITIALIZING", "READY", "IN_TRANSACTION")
+        if transactional_id is not None:
+            self._state("INITIALIZING", "READY", "IN_TRANSACTION")
 
     def _state(self, *names: str) -> None:
         kinds = type(self.transactions._current_state)
@@ -92,6 +94,23 @@ def test_messages_of_many_keys_go_to_their_partitions_each_told_to_the_transacti
     assert scene.transactions._new_partitions_in_transaction == {TopicPartition("out", n) for n in range(PARTITIONS)}
     found = sorted(pair for batch in scene.drained() for pair in read(batch))
     assert found == sorted((message.key, message.value) for message in messages)
+
+
+def test_a_producer_without_transactions_is_told_of_no_partition() -> None:
+    """As at_least_once has it. Guard: kafka-python would wait for a transaction that never takes them up."""
+    scene = Scene(transactional_id=None)
+    send_all(scene.producer, [a_message("a")])
+    assert not scene.transactions.has_partitions_to_add()
+    [batch] = scene.drained()
+    assert not Batch.of(memoryview(bytes(batch.records.buffer()))).transactional
+
+
+def test_a_message_has_the_time_at_which_it_is_handed_over(scene: Scene) -> None:
+    before_ms = int(time.time() * 1000)
+    send_all(scene.producer, [a_message("a")])
+    [batch] = scene.drained()
+    head = Batch.of(memoryview(bytes(batch.records.buffer()))).head
+    assert before_ms <= head.first_timestamp == head.max_timestamp <= time.time() * 1000
 
 
 def test_a_batch_is_confirmed_once_the_broker_has_it_and_not_before(scene: Scene) -> None:

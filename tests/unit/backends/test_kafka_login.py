@@ -90,6 +90,20 @@ def test_aws_credentials_are_signed_as_aws_own_library_does_it(
     assert (said["host"], said["action"]) == (BROKER, "kafka-cluster:Connect")
 
 
+def test_a_login_at_aws_is_done_once_the_broker_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kafka-python's own beginnings are passed over with its search for botocore."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    config = kafka_login.by_aws("eu-west-1")
+    for answer, taken in ((b'{"version":"2020_10_22"}', True), (b"", False)):
+        login = get_sasl_mechanism("AWS_MSK_IAM")(host=BROKER, security_protocol="SASL_SSL", **config)
+        assert not login.is_done()
+        assert not login.is_authenticated()
+        login.receive(answer)
+        assert login.is_done()
+        assert login.is_authenticated() == taken
+
+
 def test_a_pod_s_credentials_are_asked_for_again_when_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = iter(["first", "second"])
 

@@ -99,7 +99,10 @@ def test_a_token_that_has_ended_is_not_used() -> None:
     ("answer", "why"),
     [
         (http("401 No", b'{"error":"invalid_client"}'), "check TAGSTREAM_KAFKA_USER, TAGSTREAM_KAFKA_PASSWORD"),
-        (http("302 Found", b""), "HTTP 302"),
+        (http("400 No", b'{"error":"invalid_scope"}'), "check TAGSTREAM_KAFKA_USER, TAGSTREAM_KAFKA_PASSWORD"),
+        (http("499 No", b""), "check TAGSTREAM_KAFKA_USER, TAGSTREAM_KAFKA_PASSWORD"),
+        (http("500 Oh No", b""), "fails: HTTP 500"),
+        (http("302 Found", b""), "fails: HTTP 302"),
         (http("200 OK", b"<html>"), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
         (http("200 OK", b'{"access_token":""}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
         (http("200 OK", b'{"access_token":"t","token_type":"mac"}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +55,38 @@ def test_it_stays_open_while_probes_fail(make: Make) -> None:
     assert probes[2] - probes[1] >= 0.08
 
 
+def test_an_answer_to_a_call_from_before_it_opened_closes_nothing(make: Make) -> None:
+    """Guard: of many calls at once the first fails and the last is answered; only a probe tells how it is now."""
+    breaker = make(lambda: False, first_pause_s=600.0)
+    breaker.failure("why")
+    breaker.success()
+    assert not breaker.closed()
+
+
+def test_it_is_half_open_while_a_probe_is_on_its_way(make: Make) -> None:
+    breaker: ProbingBreaker
+    shown: list[list[str]] = []
+
+    def probe() -> bool:
+        shown.append([str(labels["state"]) for number, labels in breaker._states() if number])
+        return True
+
+    breaker = make(probe, first_pause_s=0.01)
+    breaker.failure("why")
+    eventually(breaker.closed)
+    assert shown == [["half-open"]]
+
+
+def test_a_failure_is_told_once_and_so_is_its_end(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    answers = iter([False, True])
+    breaker = make(lambda: next(answers), first_pause_s=0.01)
+    with caplog.at_level(logging.INFO):
+        breaker.failure("why")
+        breaker.failure("why")
+        eventually(breaker.closed)
+    assert caplog.messages == ["x failed: why; continuing without it until it answers a probe", "x is back"]
+
+
 def test_many_failures_at_once_start_one_probe(make: Make) -> None:
     probing = threading.Event()
     probes: list[int] = []
@@ -98,3 +131,11 @@ def test_close_ends_the_probing(make: Make) -> None:
     breaker.failure("why")
     breaker.close()
     eventually(lambda: not any(thread.name == "tagstream-probe" for thread in threading.enumerate()))
+
+
+def test_a_failure_after_its_close_begins_no_probing(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    breaker = make(lambda: False, first_pause_s=0.01)
+    breaker.close()
+    breaker.failure("why")
+    assert breaker.closed()
+    assert caplog.messages == []

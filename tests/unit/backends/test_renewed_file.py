@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,56 @@ def test_a_secret_whose_file_is_empty_or_gone_is_what_it_was(
     assert "from the start" not in caplog.text
 
 
+def test_a_file_that_has_not_changed_is_not_read_again_until_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("a token")
+    read: list[str] = []
+
+    def parse(text: str) -> str:
+        read.append(text)
+        return text
+
+    file = RenewedFile(path, parse)
+    assert [file(), file()] == ["a token"] * 2
+    assert len(read) == 1
+    file.forget()
+    assert [file(), file()] == ["a token"] * 2
+    assert len(read) == 2
+
+
+def test_a_secret_that_was_refused_is_read_again_though_its_file_looks_the_same(tmp_path: Path) -> None:
+    """Guard: on a file system whose times are coarse, two secrets of one length are told apart by nothing else."""
+    path = tmp_path / "password"
+    path.write_text("old")
+    secret = Secret("old", path)
+    assert secret() == "old"
+    before = path.stat()
+    path.write_text("new")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert secret() == "old"
+    secret.forget()
+    assert secret() == "new"
+
+
+def test_a_secret_of_no_file_has_nothing_to_read_again() -> None:
+    secret = Secret("s3cret")
+    secret.forget()
+    assert secret() == "s3cret"
+
+
+def test_a_file_that_fails_again_after_it_could_be_read_is_told_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "password"
+    secret = Secret("first", path)
+    for last, text in (("first", "second"), ("second", "third")):
+        assert [secret(), secret()] == [last] * 2
+        path.write_text(text)
+        assert secret() == text
+        path.unlink()
+    assert caplog.messages == [f"{path} can't be used now, the last credentials are: No such file or directory"] * 2
+
+
 def test_a_file_that_was_never_read_raises(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         RenewedFile(tmp_path / "token", one_line)()
@@ -43,6 +94,8 @@ def test_a_file_that_was_never_read_raises(tmp_path: Path) -> None:
 
 def test_a_file_without_end_is_not_read_to_it(tmp_path: Path) -> None:
     path = tmp_path / "token"
-    path.write_text("x" * 70_000)
+    path.write_text("x" * 65_536)
+    assert RenewedFile(path, one_line)() == "x" * 65_536
+    path.write_text("x" * 65_537)
     with pytest.raises(ValueError, match="more than 65536 bytes"):
         RenewedFile(path, one_line)()

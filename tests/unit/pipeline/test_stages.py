@@ -133,12 +133,12 @@ def test_a_batch_is_counted_by_why_it_left() -> None:
     """The colours' batches have at most 8 images; the one that makes the model give no number runs again alone."""
     with measuring(metrics.BATCHES) as measured:
         manual = ManualPipeline()
-        keys = [f"{number}.png" for number in range(11)]
+        keys = [f"{number}.png" for number in range(19)]
         manual.put(*keys)
         manual.events(*keys)
         manual.turn()
-        assert measured.by("left", metrics.BATCHES) == {"full": 1, "ready": 1}
+        assert measured.by("left", metrics.BATCHES) == {"full": 2, "ready": 1}
         suspect = a_task()
         suspect.alone = True
         manual.pipeline.annotate._annotate([suspect])
-        assert measured.by("left", metrics.BATCHES) == {"full": 1, "ready": 1, "alone": 1}
+        assert measured.by("left", metrics.BATCHES) == {"full": 2, "ready": 1, "alone": 1}
