@@ -17,6 +17,7 @@ from kafka.consumer.subscription_state import SubscriptionState
 from kafka.errors import CorruptRecordError
 
 from tests.support.raw_kafka import CONTROL, GZIP, batch, record
+from tests.unit.backends.test_record_batches import message
 from workers.backends.kafka_fetch import BoundedReading
 from workers.backends.kafka_types import ReadRecord
 
@@ -122,6 +123,40 @@ def test_records_of_aborted_transactions_and_markers_are_passed() -> None:
     assert fetches.at() == 7
 
 
+@pytest.mark.parametrize("magic", [0, 1])
+def test_messages_from_before_kafka_0_11_are_read_beside_batches(magic: int) -> None:
+    fetches = Fetches()
+    fetches.answered(message(b"old", offset=0, magic=magic) + batch([record(b"new")], base_offset=1))
+    assert values(fetches.poll()) == [b"old", b"new"]
+    assert fetches.at() == 2
+
+
+def of_epoch(data: bytes, epoch: int) -> bytes:
+    """A batch that was written under this epoch of its partition's leader, which the checksum leaves out."""
+    return data[:12] + struct.pack(">i", epoch) + data[16:]
+
+
+def test_the_position_has_the_leader_epoch_of_the_last_batch_before_it() -> None:
+    """The broker compares it with its own log after a change of leader. Guard: what was cut off would go unnoticed."""
+    fetches = Fetches(poll_bytes=1)
+    fetches.answered(of_epoch(batch([record(b"a")]), 7))
+    fetches.poll()
+    assert fetches.subscriptions.assignment[HERE].position.leader_epoch == 7
+    fetches.answered(batch([record(b"there")]), THERE)
+    fetches.answered(of_epoch(batch([record(b"b")], base_offset=1), 8))
+    assert list(fetches.poll()) == [THERE], "this poll has read enough"
+    assert fetches.subscriptions.assignment[HERE].position.leader_epoch == 7
+
+
+def test_a_partition_that_gave_something_goes_behind_those_that_gave_nothing() -> None:
+    """kafka-python asks for them in this order, and a broker fills its answer in the order of the question."""
+    fetches = Fetches(poll_bytes=1)
+    fetches.answered(batch([record(b"a")]))
+    fetches.answered(batch([record(b"b")]), THERE)
+    assert list(fetches.poll()) == [HERE]
+    assert list(fetches.subscriptions.assignment) == [THERE, HERE]
+
+
 def test_a_batch_above_the_limit_is_one_record_without_a_value_for_all_its_offsets() -> None:
     fetches = Fetches()
     large = [record(bytes(LIMIT), delta=n) for n in range(3)]
@@ -211,6 +246,7 @@ def test_a_last_offset_that_can_not_be_believed_leads_no_further_than_the_partit
         pytest.param(batch([record(b"v")])[:-1], id="cut off"),
         pytest.param(bytes(8) + struct.pack(">i", -12) + bytes(90), id="a negative length"),
         pytest.param(bytes(8) + struct.pack(">i", 9) + bytes(90), id="too short to be one"),
+        pytest.param(bytes(8) + struct.pack(">i", 4) + bytes(4), id="shorter than what says its format"),
         pytest.param(bytes(8) + struct.pack(">i", 20) + bytes(4) + b"\x02" + bytes(90), id="without a head"),
         pytest.param(bytes(3), id="three bytes"),
     ],
@@ -287,6 +323,26 @@ def test_a_partition_that_waits_for_its_turn_and_has_left_holds_up_no_other() ->
     assert fetches.poll() == {}
     fetches.answered(batch([record(b"next")], base_offset=1), HERE)
     assert values(fetches.poll()) == [b"next"]
+
+
+@pytest.mark.parametrize("held_up_before", [False, True])
+def test_a_partition_that_waits_for_its_turn_keeps_it_through_a_poll_that_brings_nothing(held_up_before: bool) -> None:
+    """Guard: only one that held up others and was absent has lost it, and in the last poll there was none."""
+    fetches = Fetches(poll_bytes=LIMIT)
+    large = [batch([record(bytes(LIMIT))], base_offset=n, attributes=GZIP, compress=gzip.compress) for n in range(3)]
+    fetches.answered(large[0], HERE)
+    fetches.answered(batch([record(b"good")]), THERE)
+    assert list(fetches.poll()) == [HERE]
+    first, second = HERE, THERE
+    if held_up_before:
+        fetches.answered(large[1], HERE)
+        fetches.answered(large[0], THERE)
+        assert list(fetches.poll()) == [THERE]
+        first, second = THERE, HERE
+    assert fetches.poll() == {}
+    fetches.answered(large[1], first)
+    fetches.answered(large[1] if held_up_before else large[0], second)
+    assert list(fetches.poll()) == [second]
 
 
 def test_a_partition_may_have_its_turn_twice_in_one_poll() -> None:
