@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -13,7 +13,7 @@ from kafka import errors as kafka_errors
 
 from workers.backends import kafka_publisher
 from workers.backends.kafka_publisher import KafkaPublisher
-from workers.backends.kafka_types import Delivery
+from workers.backends.kafka_types import Delivery, OffsetReset
 from workers.errors import Broken, Misconfigured, Unavailable, Unpublished
 from workers.types import Assignment, Membership, Message, Partition, Transaction
 
@@ -23,8 +23,17 @@ PARTITION = Partition("images", 0)
 class Scene:
     """A publisher whose clients are mocks and whose time passes by hand. `calls` has what happened, in order."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, delivery: Delivery = "exactly_once") -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        delivery: Delivery = "exactly_once",
+        *,
+        offset_reset: OffsetReset = "earliest",
+        limits: Mapping[str, int] | None = None,
+    ) -> None:
         self.calls: list[str] = []
+        self.asking: dict[str, Any] = {}
+        """Settings of the consumer that is asked for offsets."""
         self.now = 1_000.0
         self.answers = True
         self.member = Membership(3, "me")
@@ -35,7 +44,8 @@ class Scene:
         self.refused: Exception | None = None
         monkeypatch.setattr(kafka_publisher, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
         monkeypatch.setattr(kafka_publisher, "answers", lambda *_: self.answers)
-        monkeypatch.setattr(kafka_publisher, "max_message_bytes", lambda *_, **__: {"out": 1_000, "large": 5_000})
+        found = limits or {"out": 1_000, "large": 5_000}
+        monkeypatch.setattr(kafka_publisher, "max_message_bytes", lambda *_, **__: found)
         monkeypatch.setattr(kafka_publisher, "connect", self._connect)
         monkeypatch.setattr(kafka_publisher, "send_all", self._send)
         monkeypatch.setattr(kafka_publisher, "end_producer", lambda producer, within_s: self.calls.append("end"))
@@ -46,6 +56,7 @@ class Scene:
             membership=self._membership,
             output_topics=["out", "large"],
             delivery=delivery,
+            offset_reset=offset_reset,
             commit=lambda offsets, timeout_s: self.calls.append(f"commit beside {dict(offsets)}"),
         )
         self.calls.clear()
@@ -71,6 +82,7 @@ class Scene:
 
     def _connect(self, make: type, *_: Any, **settings: Any) -> Any:
         if make is not KafkaProducer:
+            self.asking = settings
             return self.offsets
         if self.unreachable:
             self.unreachable -= 1
@@ -120,7 +132,7 @@ def test_the_steps_of_a_transaction_come_in_the_order_that_makes_them_safe(scene
 def test_offsets_go_with_the_group_the_generation_and_the_member_id(scene: Scene) -> None:
     scene.publish()
     (offsets, metadata), _ = scene.producer.send_offsets_to_transaction.call_args
-    assert {tuple(place): at.offset for place, at in offsets.items()} == {("images", 0): 5}
+    assert {tuple(place): tuple(at) for place, at in offsets.items()} == {("images", 0): (5, "", -1)}
     assert (metadata.group_id, metadata.generation_id, metadata.member_id) == ("group", 3, "me")
 
 
@@ -212,7 +224,45 @@ def test_a_record_that_fits_is_not_made_too_large_by_company(scene: Scene) -> No
     settings = scene.producer.settings
     assert settings["batch_size"] == 1_000
     assert settings["max_request_size"] == 5_000
-    assert settings["delivery_timeout_ms"] < settings["transaction_timeout_ms"]
+
+
+def test_a_batch_is_no_larger_than_64_kib_however_much_a_topic_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Scene(monkeypatch, limits={"out": 1 << 20}).producer.settings["batch_size"] == 65_536
+
+
+def test_a_batch_that_a_broker_finds_too_large_is_not_halved(scene: Scene) -> None:
+    """Guard: half a batch has no future to ask before the commit."""
+    assert scene.producer._sender._can_split(None, None) is False
+
+
+def test_a_message_is_given_up_before_the_broker_aborts_its_transaction(scene: Scene) -> None:
+    settings = scene.producer.settings
+    assert settings["request_timeout_ms"] == 6_000
+    assert settings["delivery_timeout_ms"] == settings["max_block_ms"] == 8_000
+    assert settings["transaction_timeout_ms"] == 10_000
+
+
+def test_the_clients_make_no_topic_and_the_one_that_is_asked_for_offsets_commits_none(scene: Scene) -> None:
+    """Guard: read_committed; without it an offset is told while a transaction that may move it is pending."""
+    assert scene.asking["isolation_level"] == "read_committed"
+    assert scene.asking["enable_auto_commit"] is False
+    assert scene.asking["request_timeout_ms"] == 6_000
+    assert [made["allow_auto_create_topics"] for made in (scene.producer.settings, scene.asking)] == [False, False]
+
+
+def test_a_commit_that_does_not_return_while_brokers_answer_others_is_stuck(scene: Scene) -> None:
+    scene.publisher._clock._now = lambda: scene.now
+    told: list[str | None] = []
+
+    def never() -> None:
+        for seconds in (2, 6):
+            scene.now += seconds
+            told.append(scene.publisher.stuck())
+
+    scene.producer.commit_transaction.side_effect = never
+    scene.publish()
+    assert told == [None, "the commit of a transaction has not returned for 8 s, while the brokers answer others"]
+    assert scene.publisher.stuck() is None
 
 
 def test_at_least_once_sends_first_and_commits_with_the_member_after(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +315,16 @@ def test_a_lost_marker_that_turns_up_is_forgotten(scene: Scene) -> None:
     scene.offsets.committed.return_value = 5
     scene.now += 10
     assert scene.publisher.committed(assignment) == 5
+    assert not scene.publisher.lost
+
+
+def test_a_marker_is_not_called_lost_while_no_broker_answers(scene: Scene) -> None:
+    assignment = Assignment(PARTITION, "me")
+    pending_for_ever(scene, assignment)
+    assert scene.publisher.lost
+    scene.answers = False
+    scene.now += 10
+    assert scene.publisher.committed(assignment) is None
     assert not scene.publisher.lost
 
 
@@ -350,6 +410,108 @@ def test_a_first_offset_that_is_not_committed_is_not_told_and_the_producer_is_re
     assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
     assert len(scene.producers) == 2
     assert scene.publisher.committed(Assignment(PARTITION, "me")) == 7
+
+
+def first_offsets(scene: Scene) -> None:
+    """The group has no offset; the partition begins at 7 and ends at 90."""
+    scene.offsets.committed.return_value = None
+    scene.offsets.beginning_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 7)
+    scene.offsets.end_offsets.side_effect = lambda partitions, timeout_ms: dict.fromkeys(partitions, 90)
+
+
+def test_a_first_offset_is_committed_like_any_other(scene: Scene) -> None:
+    first_offsets(scene)
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) == 7
+    assert scene.calls == [
+        "membership", "membership", "begin_transaction", "send_offsets_to_transaction", "commit_transaction",
+    ]  # fmt: skip
+    (offsets, _), _ = scene.producer.send_offsets_to_transaction.call_args
+    assert [at.offset for at in offsets.values()] == [7]
+
+
+def test_at_least_once_a_first_offset_is_committed_without_a_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, "at_least_once")
+    first_offsets(scene)
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) == 7
+    assert scene.calls == ["membership", "membership", f"commit beside {{{PARTITION!r}: 7}}"]
+
+
+def test_a_group_that_begins_at_the_end_has_its_first_offset_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, offset_reset="latest")
+    first_offsets(scene)
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) == 90
+
+
+def test_no_first_offset_is_committed_by_a_member_that_the_group_left_meanwhile(scene: Scene) -> None:
+    first_offsets(scene)
+
+    def rebalanced(partitions: Sequence[Any], timeout_ms: int) -> dict[Any, int]:
+        scene.member = Membership(4, "another")
+        return dict.fromkeys(partitions, 7)
+
+    scene.offsets.beginning_offsets.side_effect = rebalanced
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
+    scene.producer.send_offsets_to_transaction.assert_not_called()
+
+
+def test_a_first_offset_that_is_not_told_now_is_asked_for_again(scene: Scene) -> None:
+    first_offsets(scene)
+    scene.offsets.beginning_offsets.side_effect = kafka_errors.KafkaTimeoutError("no leader")
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
+    assert scene.calls == ["membership"]
+
+
+def test_questions_about_offsets_take_two_seconds_at_most(scene: Scene) -> None:
+    """Guard: the publish thread asks for one partition after the other."""
+    scene.offsets.committed.return_value = None
+    scene.offsets.beginning_offsets.side_effect = kafka_errors.KafkaTimeoutError("no leader")
+    scene.publisher.committed(Assignment(PARTITION, "me"))
+    for question in (scene.offsets.committed, scene.offsets.beginning_offsets):
+        assert question.call_args.kwargs == {"timeout_ms": 2_000}
+
+
+def test_an_offset_that_comes_after_the_end_of_its_assignment_is_not_told(scene: Scene) -> None:
+    assignment = Assignment(PARTITION, "me")
+
+    def meanwhile(*_: Any, **__: Any) -> int:
+        assignment.end()
+        return 5
+
+    scene.offsets.committed.side_effect = meanwhile
+    assert scene.publisher.committed(assignment) is None
+
+
+def test_a_first_offset_that_is_refused_to_a_fenced_worker_counts_as_fenced(scene: Scene) -> None:
+    """Guard: two workers with one id take it from each other for ever, at the beginning as well."""
+    first_offsets(scene)
+    scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
+    scene.producer.commit_transaction.side_effect = kafka_errors.ProducerFencedError("another took it")
+    with pytest.raises(Broken, match="'worker-0'; give every worker its own"):
+        scene.publish()
+
+
+def test_closing_at_least_once_after_a_failed_run_has_no_transaction_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch, "at_least_once")
+    scene.refused = kafka_errors.KafkaTimeoutError("late")
+    with pytest.raises(Unpublished):
+        scene.publish()
+    scene.calls.clear()
+    scene.publisher.close()
+    assert scene.calls == ["end"]
+    assert len(scene.producers) == 1
+
+
+def test_closing_ends_with_a_line_where_a_failed_transaction_can_not_be_ended(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.producer.commit_transaction.side_effect = kafka_errors.KafkaTimeoutError("late")
+    with pytest.raises(Unpublished):
+        scene.publish()
+    scene.unreachable = 1
+    scene.publisher.close()
+    assert "stays open until it times out" in caplog.text
+    scene.offsets.close.assert_called_once()
 
 
 def test_closing_after_a_failed_run_ends_its_transaction(scene: Scene) -> None:

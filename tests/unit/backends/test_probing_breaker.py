@@ -63,18 +63,20 @@ def test_an_answer_to_a_call_from_before_it_opened_closes_nothing(make: Make) ->
     assert not breaker.closed()
 
 
-def test_it_is_half_open_while_a_probe_is_on_its_way(make: Make) -> None:
+def test_it_is_half_open_while_a_probe_is_on_its_way_which_keeps_no_process_from_ending(make: Make) -> None:
     breaker: ProbingBreaker
     shown: list[list[str]] = []
+    daemons: list[bool] = []
 
     def probe() -> bool:
         shown.append([str(labels["state"]) for number, labels in breaker._states() if number])
+        daemons.append(threading.current_thread().daemon)
         return True
 
     breaker = make(probe, first_pause_s=0.01)
     breaker.failure("why")
     eventually(breaker.closed)
-    assert shown == [["half-open"]]
+    assert (shown, daemons) == ([["half-open"]], [True])
 
 
 def test_a_failure_is_told_once_and_so_is_its_end(make: Make, caplog: pytest.LogCaptureFixture) -> None:
