@@ -112,6 +112,27 @@ def test_credentials_that_the_store_refuses_are_read_again_though_their_file_loo
     assert found.retrieve().access_key == "new"
 
 
+@pytest.mark.parametrize(
+    ("answer", "renewed"),
+    [(fault("403 Forbidden", "InvalidAccessKeyId"), True), (fault("403 Forbidden", "AccessDenied"), False)],
+)
+def test_a_store_that_knows_the_key_no_more_has_its_file_read_again(
+    tmp_path: Path, answer: bytes, renewed: bool
+) -> None:
+    path = tmp_path / "credentials"
+    path.write_text(profile("old"))
+    before = path.stat()
+    with loopback(says(GOOD, answer, GOOD)) as server:
+        store = MinioObjectStore(f"http://127.0.0.1:{server.port}", "", "", "r", credentials_file=path)
+        read(store)
+        path.write_text(profile("new"))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(Unavailable):
+            read(store)
+        read(store)
+        assert [asked_with(request)[0] for request in server.received] == ["old", "old", "new" if renewed else "old"]
+
+
 def test_a_file_that_never_held_credentials_is_our_own_fault(tmp_path: Path) -> None:
     path = tmp_path / "none"
     store = MinioObjectStore("http://127.0.0.1:1", "", "", "r", credentials_file=path)

@@ -25,7 +25,7 @@ from workers.errors import (
     TagstreamError,
     Unavailable,
 )
-from workers.types import StoredObject
+from workers.types import ObjectVersion, StoredObject
 
 DATE = "Last-Modified: Wed, 25 Nov 2026 01:02:03 GMT"
 ETAG = 'ETag: "e7a6"'
@@ -399,6 +399,28 @@ def test_an_object_without_an_announced_size_is_read() -> None:
     assert get(says(chunked(b"image"))).body == b"image"
 
 
+def test_an_object_may_have_just_the_bytes_that_are_reserved_for_it() -> None:
+    """Every event that tells its object's size reserves no more."""
+    for answer in (GOOD, chunked(b"image")):
+        assert get(says(answer), max_bytes=5).body == b"image"
+        with pytest.raises(LargerThanReserved):
+            get(says(answer), max_bytes=4)
+
+
+def test_an_object_that_comes_in_chunks_has_their_bytes_whatever_length_is_announced_beside_them() -> None:
+    """Guard: the cut to what was read; else its end would be made up of zeros."""
+    both = chunked(b"image").replace(b"\r\n", b"\r\nContent-Length: 900\r\n", 1)
+    assert get(says(both)).body == b"image"
+
+
+def test_a_store_that_tells_the_size_of_what_is_too_large_is_believed_once() -> None:
+    with pytest.raises(LargerThanReserved) as announced:
+        get(says(message("200 OK", ETAG, DATE, body=b"x" * 5, length=5_000)))
+    with pytest.raises(LargerThanReserved) as streamed:
+        get(says(chunked(b"x" * 5_000)))
+    assert (announced.value.size, streamed.value.size) == (5_000, None)
+
+
 def test_an_object_larger_than_allowed_is_refused_while_it_streams() -> None:
     with pytest.raises(LargerThanReserved):
         get(says(chunked(b"x" * 5000)))
@@ -560,3 +582,77 @@ def test_a_listing_goes_on_after_a_page_that_failed(retries: list[object]) -> No
         assert b"start-after=b" in server.received[1]
         assert b"start-after=b" in server.received[2]
     assert len(retries) == 1
+
+
+def head(*answers: bytes) -> ObjectVersion:
+    with loopback(says(*answers)) as server:
+        return store_of(server).head("bucket", "k", deadline_s=5)
+
+
+def test_what_an_object_is_now_is_told_without_its_bytes() -> None:
+    with loopback(says(message("200 OK", ETAG, DATE, "x-amz-version-id: v7", length=700_000))) as server:
+        assert store_of(server).head("bucket", "k", deadline_s=5) == ObjectVersion("e7a6", "v7")
+        assert server.received[0].startswith(b"HEAD /bucket/k ")
+
+
+@pytest.mark.parametrize(
+    ("missing", "error"), [("NoSuchKey", Gone), ("NoSuchVersion", Gone), ("NoSuchBucket", Unavailable)]
+)
+def test_what_is_missing_is_asked_once_more_since_answers_to_head_do_not_say_it(
+    missing: str, error: type[TagstreamError]
+) -> None:
+    with pytest.raises(error):
+        head(message("404 Not Found"), fault("404 Not Found", missing))
+
+
+def test_an_object_that_turns_up_at_the_second_question_is_what_that_says_and_is_not_read() -> None:
+    endless_one = message("200 OK", ETAG, DATE, "x-amz-version-id: v7", length=5_000_000_000)
+    assert head(message("404 Not Found"), endless_one) == ObjectVersion("e7a6", "v7")
+
+
+def test_a_store_that_refuses_to_tell_what_an_object_is_has_not_told_that_it_is_gone() -> None:
+    with pytest.raises(Unavailable) as refused:
+        head(message("403 Forbidden"), NOT_FOUND)
+    assert refused.value.fault == "forbidden"
+
+
+def test_what_an_object_is_can_not_be_asked_under_a_name_that_is_none() -> None:
+    with pytest.raises(Rejected, match="unreadable"):
+        MinioObjectStore("http://127.0.0.1:1", "key", "secret", "us-east-1").head("bucket", "a/../b", deadline_s=1)
+
+
+def test_a_look_that_fails_is_tried_again_until_its_deadline() -> None:
+    assert head(SLOW_DOWN, message("200 OK", ETAG, DATE)) == ObjectVersion("e7a6", None)
+    with loopback(silence) as server, bounded(), pytest.raises(Unavailable):
+        store_of(server, retry_s=100).head("bucket", "k", deadline_s=0.4)
+
+
+def test_an_object_is_stored_with_its_sha256_beside_it() -> None:
+    with loopback(says(message("200 OK", ETAG))) as server:
+        assert store_of(server).put("bucket", "k", b"image", sha256="ab12") == "e7a6"
+        assert store_of(server).put("bucket", "k", b"image") == "e7a6"
+        with_it, without = (request.lower() for request in server.received if request.startswith(b"PUT"))
+    assert b"x-amz-meta-sha256: ab12\r\n" in with_it
+    assert b"x-amz-meta" not in without
+
+
+def test_a_bucket_is_made_unless_it_is_there() -> None:
+    with loopback(says(message("200 OK"))) as server:
+        store_of(server).make_bucket("bucket")
+        assert [request.partition(b" ")[0] for request in server.received] == [b"HEAD"]
+    with loopback(says(message("404 Not Found"), message("200 OK"))) as server:
+        store_of(server).make_bucket("bucket")
+        assert [request.partition(b" ")[0] for request in server.received] == [b"HEAD", b"PUT"]
+
+
+def test_a_bucket_that_may_not_be_looked_at_is_not_made() -> None:
+    with loopback(says(message("403 Forbidden"))) as server:
+        with pytest.raises(Unavailable):
+            store_of(server).make_bucket("bucket")
+        assert len(server.received) == 1
+
+
+def test_an_object_is_removed() -> None:
+    with loopback(says(message("204 No Content"))) as server:
+        store_of(server).remove("bucket", "k")
+        assert server.received[0].startswith(b"DELETE /bucket/k ")
