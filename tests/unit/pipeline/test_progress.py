@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -16,7 +17,7 @@ from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.progress import _AtWork
 from workers.pipeline.task import Task
-from workers.testing.memory import ManualClock, MemoryObjectStore
+from workers.testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from workers.types import DecodedImage, Facts, Fetched, Job
 
 
@@ -104,7 +105,45 @@ def test_the_time_in_each_stage_is_told_and_waits_are_stages_too() -> None:
     image = read(outcome)
     assert isinstance(image, EnrichedImage)
     assert {stage: ms for stage, ms in image.timings_ms.items() if ms} == {"wait-store": 1500.0}
-    assert {"lookup", "wait-fetch", "fetch", "decode", "annotate"} <= image.timings_ms.keys()
+    before = ["lookup", "wait-fetch", "fetch", "wait-store", "wait-equal"]
+    assert [*image.timings_ms] == [
+        *before, "wait-inspect", "inspect", "wait-decode", "decode", "wait-device", "annotate",
+    ]  # fmt: skip
+
+
+class SlowCache(MemoryResultCache):
+    """Every question takes a second of the pipeline's clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.pipeline: ManualPipeline
+
+    def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
+        self._take_a_second()
+        return super().lookup(keys)
+
+    def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
+        self._take_a_second()
+        return super().lookup_fields(fields)
+
+    def _take_a_second(self) -> None:
+        self.asked += 1
+        self.pipeline.clock.advance(1)
+
+
+def test_what_a_question_to_the_cache_takes_is_time_of_the_lookup_and_of_no_other_stage() -> None:
+    """Guard: the return to it after the fetch and after the header; else a slow cache looks like a slow store."""
+    cache = SlowCache()
+    manual = cache.pipeline = ManualPipeline(cache=cache, judge="these limits")
+    manual.put("a.png")
+    manual.events("a.png", etag=manual.store.head("photos", "a.png", deadline_s=1).etag)
+    manual.turn()
+    [[outcome]] = manual.done.values()
+    image = read(outcome)
+    assert isinstance(image, EnrichedImage)
+    assert cache.asked == 3, "by its event, by its bytes, by its content"
+    assert {stage: ms for stage, ms in image.timings_ms.items() if ms} == {"lookup": 3000.0}
 
 
 def test_a_stage_that_is_entered_again_adds_up_to_the_thousandth() -> None:
