@@ -6,6 +6,7 @@ import gc
 import tracemalloc
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from schemas.dead_letter import Failure
@@ -13,7 +14,8 @@ from schemas.enriched_image import EnrichedImage
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.outcomes import read
-from workers.errors import LargerThanReserved
+from tests.unit.pipeline.test_progress import Hanging
+from workers.errors import LargerThanReserved, Unavailable
 from workers.intake.inline import InlineIntake
 from workers.testing.memory import MemoryObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject
@@ -48,6 +50,55 @@ def test_a_decode_reserves_the_copy_that_it_works_on() -> None:
         lines.append(manual.pipeline)
     assert lines[1].decode.budget.peak == lines[0].decode.budget.peak + 5_000
     assert [pipeline.decode.budget.used for pipeline in lines] == [0, 0]
+
+
+def hanging_in(stage: str) -> ManualPipeline:
+    """An image whose event does not tell its size hangs there."""
+    manual = ManualPipeline(make_intake=partial(Hanging, stage))
+    manual.put("bad.png")
+    manual.events("bad.png")
+    manual.turn()
+    assert manual.in_flight == {stage: 1}
+    return manual
+
+
+def test_an_image_of_unknown_size_reserves_the_largest_until_it_is_there_and_then_its_own() -> None:
+    """Guard: else a budget for many images lets in as many as it has room for the largest."""
+    asked = hanging_in("fetch")
+    largest = asked.worker._options.max_object_bytes
+    assert (asked.pipeline.fetch.encoded.used, asked.pipeline.fetch.slots.used) == (largest, 1)
+    manual = hanging_in("inspect")
+    size = len(manual.store.get(BUCKET, "bad.png", version_id=None, etag=None, max_bytes=1 << 20, deadline_s=1).body)
+    assert (manual.pipeline.fetch.encoded.used, manual.pipeline.fetch.slots.used) == (size, 0)
+
+
+def test_pixels_reserve_what_decoding_takes_until_they_are_there_and_then_their_own() -> None:
+    decoding = hanging_in("decode").pipeline
+    manual = ManualPipeline()
+    manual.put("bad.png")
+    manual.events("bad.png")
+    manual.pipeline.parse.work()
+    manual.pipeline.lookup.work()
+    [task] = manual.pipeline.annotate._tasks.take(1)
+    assert task.image is not None
+    assert (manual.pipeline.decode.budget.used, manual.pipeline.fetch.encoded.used) == (task.image.size, 0)
+    assert decoding.decode.budget.used > task.image.size
+
+
+def test_an_image_whose_results_are_known_lets_go_of_its_bytes_at_once() -> None:
+    """Guard: it waits for the finish stage, and others for the room."""
+    first = ManualPipeline()
+    first.put("a")
+    first.events("a")
+    first.turn()
+    first.pipeline.lookup.work()
+    again = ManualPipeline(cache=first.cache)
+    again.put("a")
+    again.events("a")
+    again.pipeline.parse.work()
+    again.pipeline.lookup.work()
+    assert again.in_flight == {"finish": 1}
+    assert (again.pipeline.fetch.encoded.used, again.pipeline.decode.budget.used) == (0, 0)
 
 
 class _Watched(MemoryObjectStore):
@@ -125,6 +176,24 @@ def test_an_event_that_overstates_the_size_reserves_no_more_than_an_object_may_h
     (failure,) = manual.done[0, 0, 0]
     assert isinstance(failure, Failure)
     assert failure.reason == "object-too-large"
+
+
+def test_what_is_read_for_comparison_has_room_as_well() -> None:
+    """Guard: cut off at the size of another, it would tell nothing of the store but that it answers."""
+    store = _Watched()
+    large = png((1, 2, 3)) + bytes(5_000)
+    store.put(BUCKET, "large", large)
+    store.put(BUCKET, "small", png((4, 5, 6)))
+    store.fail(BUCKET, "small", Unavailable("s3", "away"), times=1)
+    manual = ManualPipeline(intake=_Counting(store))
+    manual.events("large", size=len(large))
+    manual.turn()
+    manual.events("small", size=len(png((4, 5, 6))))
+    manual.turns(10)
+    assert [key for _, key in store.reads] == ["large", "small", "large", "small"]
+    assert store.asked[2:] == [len(large)] * 2
+    assert len(manual.done) == 2
+    assert (manual.pipeline.fetch.encoded.used, store.held) == (0, 0)
 
 
 def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts() -> None:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from schemas.enriched_image import EnrichedImage
 from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.measured import measuring
+from tests.support.outcomes import read
 from tests.support.tasks import TAGGER, a_task
 from workers import metrics
 from workers.pipeline.cache_entries import CacheWrite
@@ -142,3 +144,24 @@ def test_a_batch_is_counted_by_why_it_left() -> None:
         suspect.alone = True
         manual.pipeline.annotate._annotate([suspect])
         assert measured.by("left", metrics.BATCHES) == {"full": 2, "ready": 1, "alone": 1}
+
+
+def test_images_whose_answers_are_no_numbers_run_again_each_alone_and_cost_no_other_its_place() -> None:
+    """Guard: `alone`; together again, each would be suspected for what the other does to the device."""
+
+    class Glitching(ColourTagger):
+        def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
+            rows = list(super().forward(images))
+            if len(self.batches) == 1:
+                rows[0], rows[2] = rows[0] * np.nan, rows[2] * np.nan
+            return rows
+
+    manual = ManualPipeline(tagger=Glitching())
+    keys = [f"{number}.png" for number in range(4)]
+    manual.put(*keys)
+    manual.events(*keys)
+    manual.turn()
+    assert manual.tagger.batches == [4, 1, 1]
+    assert sorted(manual.done) == [(0, offset, 0) for offset in range(4)]
+    assert all(isinstance(read(outcome), EnrichedImage) for [outcome] in manual.done.values())
+    assert not manual.in_flight

@@ -12,7 +12,9 @@ import pytest
 from schemas.dead_letter import Failure
 from tests.support.harness import BUCKET, Harness
 from tests.support.manual_pipeline import ManualPipeline
+from tests.support.measured import measuring
 from tests.support.waiting import eventually
+from workers import metrics
 from workers.breaker import OPENS_AFTER
 from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
@@ -46,6 +48,15 @@ def test_when_different_objects_fail_in_a_row_no_other_is_asked_for() -> None:
     assert manual.pipeline.fetch.encoded.used == manual.pipeline.fetch.slots.used == 0, (
         "a task that waits holds nothing"
     )
+
+
+def test_what_is_asked_for_again_is_counted_and_what_only_waited_is_not() -> None:
+    with measuring(metrics.RETRIES) as measured:
+        manual = in_an_outage(images=5)
+        manual.store.heal()
+        manual.turns(30)
+        assert len(manual.done) == 5
+        assert measured.by("dependency", metrics.RETRIES) == {"s3": OPENS_AFTER}
 
 
 def test_during_an_outage_one_probe_at_a_time_asks_and_ever_more_rarely() -> None:

@@ -1,0 +1,80 @@
+"""What is known already is not read, decoded or computed again, and equal images in flight are computed once."""
+
+from __future__ import annotations
+
+from tests.support.harness import BUCKET, ColourTagger, png
+from tests.support.manual_pipeline import ManualPipeline
+from workers.testing.memory import MemoryResultCache
+
+RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
+
+
+def come(manual: ManualPipeline, key: str, body: bytes) -> None:
+    """An event that names the object's content comes in."""
+    manual.events(key, etag=manual.store.put(BUCKET, key, body).etag)
+
+
+def commit(manual: ManualPipeline) -> None:
+    """Tell the cache what it is told after a commit."""
+    ready = manual.pipeline.ledger.ready(1_000, 1_000_000)
+    assert ready is not None
+    manual.pipeline.lookup.committed([write for entry in ready.entries for write in entry.after_commit])
+    manual.pipeline.lookup.work()
+
+
+def after_a_red_image() -> ManualPipeline:
+    """A pipeline that has published what came of `red`."""
+    manual = ManualPipeline()
+    come(manual, "red", RED)
+    manual.turn()
+    commit(manual)
+    return manual
+
+
+def test_an_object_whose_results_are_known_is_not_read_again_and_one_beside_it_is() -> None:
+    manual = after_a_red_image()
+    come(manual, "red", RED)
+    come(manual, "blue", BLUE)
+    manual.turn()
+    assert manual.reads == ["red", "blue"]
+    assert sorted(manual.done) == [(0, 0, 0), (0, 1, 0), (0, 2, 0)]
+    assert manual.tagger.batches == [1, 1]
+
+
+def test_an_object_whose_facts_are_known_and_not_its_results_is_read() -> None:
+    """As after a change of the model: what is known of the object is of no use without its pixels."""
+
+    class Another(ColourTagger):
+        digest = "d" * 64
+
+    manual = ManualPipeline(cache=after_a_red_image().cache, tagger=Another())
+    come(manual, "red", RED)
+    manual.turn()
+    assert manual.reads == ["red"]
+    assert len(manual.done) == 1
+
+
+def red_twice(manual: ManualPipeline) -> None:
+    for key in ("a", "b"):
+        manual.store.put(BUCKET, key, RED)
+    manual.events("a", "b")
+    manual.turn()
+    assert sorted(manual.done) == [(0, 0, 0), (0, 1, 0)]
+    assert not manual.in_flight
+
+
+def test_equal_images_in_flight_are_read_and_computed_once() -> None:
+    """Guard: the flight is handed over; else the one that waits is read again, to find the results in the cache."""
+    manual = ManualPipeline()
+    red_twice(manual)
+    assert manual.tagger.batches == [1]
+    assert manual.reads == ["a", "b"]
+
+
+def test_equal_images_in_flight_whose_results_are_known_are_not_computed() -> None:
+    """Guard: the first of them computes nothing, and what it found is still the other's."""
+    cache = MemoryResultCache()
+    red_twice(ManualPipeline(cache=cache))
+    manual = ManualPipeline(cache=cache)
+    red_twice(manual)
+    assert manual.tagger.batches == []
