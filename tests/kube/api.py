@@ -32,7 +32,7 @@ class Api:
         self._url = url
         headers = {"authorization": f"Bearer {TOKEN}"}
         self._pool = urllib3.PoolManager(
-            headers=headers, ca_certs=authority, timeout=urllib3.Timeout(10), retries=False, maxsize=4
+            headers=headers, ca_certs=authority, timeout=urllib3.Timeout(60), retries=False, maxsize=4
         )
 
     def get(self, path: str, **query: str) -> Any:

@@ -331,7 +331,7 @@ class ControlPlane:
             input=given,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=900,
         )
         if answer.returncode != 0:
             raise Refused(f"kubectl {' '.join(arguments)}: {answer.stderr}")
@@ -347,7 +347,7 @@ class ControlPlane:
         config = go_programs.module("keda", "github.com/kedacore/keda/v2") / "config"
         self.kubectl("apply", "--server-side", "-k", str(config / "crd"))
         kinds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        eventually(lambda: all(_is(kind, "Established") for kind in self.api.get(kinds)["items"]), 60)
+        eventually(lambda: all(_is(kind, "Established") for kind in self.api.get(kinds)["items"]), 300)
         for part in (self.operator, self.adapter, self.webhooks):
             part.start()
         self._ask_webhooks(config / "webhooks" / "validation_webhooks.yaml")
@@ -379,7 +379,7 @@ class ControlPlane:
         }
         path = "/apis/apiregistration.k8s.io/v1/apiservices"
         self.api.create(path, {"metadata": {"name": name}, "spec": spec})
-        eventually(lambda: _is(self.api.get(f"{path}/{name}"), "Available"), 60, self.adapter.log_tail)
+        eventually(lambda: _is(self.api.get(f"{path}/{name}"), "Available"), 300, self.adapter.log_tail)
 
 
 def _is(manifest: Any, condition: str) -> bool:

@@ -1,10 +1,14 @@
-"""What the tests measured, as a page and a picture in build/."""
+"""What the tests measured, as a page and as series in build/.
+
+docs/autoscaling.csv is such a series, which `scripts/draw.py` draws; docs/autoscaling.md says the same in words.
+"""
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +18,8 @@ from tests.kube.rollout import Sample
 from tests.support.worker_process import Site
 
 PAGE = Path("build/kube-report.md")
-PICTURE = Path("build/autoscaling.png")
+SERIES = Path("build/autoscaling.csv")
+_ROW_S = 10.0
 
 
 @dataclass
@@ -40,18 +45,9 @@ class Report:
         self.lines.append(f"| {what} | {events:,} | {gaps[len(gaps) // 2]:.1f} s | {gaps[-1]:.1f} s |")
 
     def scaling(self, samples: Sequence[Sample]) -> None:
-        """Lag and workers over time, as a picture and as numbers."""
-        peak = max(sample.lag for sample in samples)
-        first = next(sample.at_s for sample in samples if sample.lag > 0)
-        more = next(sample.at_s for sample in samples if sample.ready > 1)
-        done = next(sample.at_s for sample in samples if sample.at_s > more and sample.lag == 0)
-        least = next(sample.at_s for sample in samples if sample.at_s > done and sample.wanted == 1)
-        self.scaled = (
-            f"{peak:,} events of lag. A second worker was ready after {more - first:.0f} s, "
-            f"{max(sample.ready for sample in samples)} at most; all was done after {done - first:.0f} s, and one "
-            f"worker was left after {least - first:.0f} s."
-        )
-        draw(samples, PICTURE)
+        """Lag, workers and rate over time."""
+        self.scaled = f"{in_words(samples)}\n\n{in_rows(samples)}"
+        write(samples, SERIES)
 
     def waiting(self, what: str, seconds: Sequence[float]) -> None:
         """How long images waited for their outcome; sorted."""
@@ -62,7 +58,7 @@ class Report:
         """How one way to scale did its load."""
         most = max(sample.wanted for sample in samples)
         self.triggers.append(f"| {name} | {most} | {changes} | {drained_s:.0f} s |")
-        draw(samples, PICTURE.with_name(f"trigger-{len(self.triggers)}.png"))
+        write(samples, SERIES.with_name(f"trigger-{len(self.triggers)}.csv"))
 
     def write(self) -> None:
         dark = "| | events | a partition without an outcome, median | at most |\n|---|---|---|---|"
@@ -76,25 +72,43 @@ class Report:
         PAGE.write_text("\n\n".join(part for part in parts if part) + "\n")
 
 
-def draw(samples: Sequence[Sample], picture: Path) -> None:
-    """Lag above, workers below, by the second."""
-    import matplotlib
+def in_words(samples: Sequence[Sample]) -> str:
+    """How long it took from lag to workers, and back to one."""
+    first = next(sample.at_s for sample in samples if sample.lag > 0)
+    more = next(sample.at_s for sample in samples if sample.ready > 1)
+    done = next(sample.at_s for sample in samples if sample.at_s > more and sample.lag == 0)
+    least = next(sample.at_s for sample in samples if sample.at_s > done and sample.wanted == 1)
+    return (
+        f"A second worker was ready {more - first:.0f} s after the first event, "
+        f"{max(sample.ready for sample in samples)} at most; all was done after {done - first:.0f} s, and one worker "
+        f"was left after {least - first:.0f} s."
+    )
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
 
-    seconds = [sample.at_s for sample in samples]
-    figure, (above, below) = pyplot.subplots(2, sharex=True, figsize=(8, 4.5), layout="constrained")
-    above.plot(seconds, [sample.lag for sample in samples], color="tab:blue")
-    above.set_ylabel("lag, events")
-    below.step(seconds, [sample.wanted for sample in samples], color="tab:orange", label="asked for")
-    below.step(seconds, [sample.ready for sample in samples], color="tab:green", linestyle="--", label="ready")
-    below.set_ylabel("workers")
-    below.set_xlabel("seconds")
-    below.legend(frameon=False)
-    for each in (above, below):
-        each.set_ylim(bottom=0)
-        each.spines[["top", "right"]].set_visible(False)
-    picture.parent.mkdir(exist_ok=True)
-    figure.savefig(picture, dpi=110)
-    pyplot.close(figure)
+def in_rows(samples: Sequence[Sample]) -> str:
+    """What was seen every ten seconds, as a table."""
+    lines = ["| after | lag | workers asked for | ready | images/s |", "|---|---|---|---|---|"]
+    due = 0.0
+    for sample in samples:
+        if sample.at_s >= due:
+            due = (sample.at_s // _ROW_S + 1) * _ROW_S
+            seen = f"{sample.lag:,} | {sample.wanted} | {sample.ready} | {sample.rate:.0f}"
+            lines.append(f"| {sample.at_s:.0f} s | {seen} |")
+    return "\n".join(lines)
+
+
+def write(samples: Sequence[Sample], path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        rows = csv.DictWriter(file, [each.name for each in fields(Sample)], lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(map(asdict, samples))
+
+
+def read(path: Path) -> list[Sample]:
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        Sample(float(row["at_s"]), int(row["lag"]), int(row["wanted"]), int(row["ready"]), float(row["rate"]))
+        for row in rows
+    ]

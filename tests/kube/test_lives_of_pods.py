@@ -12,11 +12,10 @@ import pytest
 
 from tests.kube.node import Node
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, meanwhile, settled
-from tests.support.waiting import eventually
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, meanwhile, settled
 from tests.support.worker_process import Site, photo
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 
 PHOTOS = 40
 FIXED = ("fixed-size",)
@@ -27,7 +26,7 @@ FIXED = ("fixed-size",)
 def two(rollout: Rollout) -> Rollout:
     """Two workers that are ready."""
     rollout.apply(components=FIXED, patches=[ONE_PROCESSOR])
-    eventually(lambda: rollout.rolled_out() and len(rollout.ready()) == 2, 180, rollout.said)
+    in_the_end(lambda: rollout.rolled_out() and len(rollout.ready()) == 2, rollout.said)
     return rollout
 
 
@@ -39,9 +38,9 @@ def traffic(site: Site, report: Report, what: str) -> Iterator[None]:
         site.upload(f"{number}.jpg", photo(number))
     events = [(site.own(f"{number}.jpg"), ()) for number in range(10)]
     with meanwhile(lambda: site.send(events), 0.5):
-        eventually(lambda: len(site.outcomes()) > 20, 120)
+        in_the_end(lambda: len(site.outcomes()) > 20)
         yield
-    eventually(lambda: done(site), 180)
+    in_the_end(lambda: done(site))
     settled(site)
     report.dark(what, site)
 
@@ -50,7 +49,7 @@ def test_a_changed_setting_rolls_the_workers_out_without_a_gap(two: Rollout, sit
     before = {pod.name for pod in two.pods()}
     with traffic(site, report, "rolling update"):
         two.apply(components=FIXED, patches=[ONE_PROCESSOR], TAGSTREAM_MAX_BATCH="4")
-        eventually(lambda: two.rolled_out() and not before & {pod.name for pod in two.pods()}, 240, two.said)
+        in_the_end(lambda: two.rolled_out() and not before & {pod.name for pod in two.pods()}, two.said)
     left = [pod for pod in two.node.left if pod.name in before]
     assert [pod.exits for pod in left] == [[0], [0]], two.said()
 
@@ -59,10 +58,10 @@ def test_a_rollout_that_can_not_start_takes_no_worker_away(two: Rollout, site: S
     before = {pod.name for pod in two.pods()}
     with traffic(site, report, "rollout that crashes"):
         two.apply(components=FIXED, patches=[ONE_PROCESSOR], TAGSTREAM_TAGGER="/bundles/nosuch")
-        eventually(lambda: any(pod.restarts >= 2 for pod in two.pods()), 120, two.said)
+        in_the_end(lambda: any(pod.restarts >= 2 for pod in two.pods()), two.said)
         assert before <= {pod.name for pod in two.ready()}
         two.plane.kubectl("--namespace", "tagstream", "rollout", "undo", "deployment/tagstream")
-        eventually(lambda: two.rolled_out() and before == {pod.name for pod in two.pods()}, 120, two.said)
+        in_the_end(lambda: two.rolled_out() and before == {pod.name for pod in two.pods()}, two.said)
 
 
 def test_a_drained_node_hands_its_workers_over(two: Rollout, site: Site, report: Report, tmp_path: Path) -> None:
@@ -70,8 +69,8 @@ def test_a_drained_node_hands_its_workers_over(two: Rollout, site: Site, report:
     with Node(two.plane.api, tmp_path / "other", f"{two.node.name}-other") as other:
         two.add(other)
         with traffic(site, report, "node drain"):
-            two.plane.kubectl("drain", two.node.name, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=150s")
-            eventually(lambda: two.rolled_out() and len(other.pods) == 2, 180, two.said)
+            two.plane.kubectl("drain", two.node.name, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=600s")
+            in_the_end(lambda: two.rolled_out() and len(other.pods) == 2, two.said)
         left = [pod for pod in two.node.left if pod.name in before]
         assert [pod.exits for pod in left] == [[0], [0]], two.said()
         two.delete()
@@ -85,7 +84,7 @@ def test_a_spot_machine_that_is_taken_back_costs_no_image(
         with traffic(site, report, "spot reclaim"):
             two.node.vanish()
             two.plane.kubectl("delete", "node", two.node.name)
-            eventually(lambda: two.rolled_out() and len(other.pods) == 2, 240, two.said)
+            in_the_end(lambda: two.rolled_out() and len(other.pods) == 2, two.said)
         two.delete()
 
 
@@ -98,12 +97,12 @@ def test_a_worker_that_stands_still_is_restarted_by_its_probe(two: Rollout, site
         ],
     )
     two.apply(components=FIXED, patches=[ONE_PROCESSOR, soon])
-    eventually(lambda: two.rolled_out() and len(two.pods()) == 2, 240, two.said)
+    in_the_end(lambda: two.rolled_out() and len(two.pods()) == 2, two.said)
     with traffic(site, report, "stalled worker"):
         pod = two.ready()[0]
         assert pod.pid is not None
         os.kill(pod.pid, signal.SIGSTOP)
-        eventually(lambda: pod.restarts == 1 and pod.ready, 180, two.said)
+        in_the_end(lambda: pod.restarts == 1 and pod.ready, two.said)
     assert pod.exits == [-signal.SIGKILL]
 
 
@@ -112,5 +111,5 @@ def test_a_model_that_loads_for_long_is_not_killed(rollout: Rollout) -> None:
     command = ["sh", "-c", "sleep 90; exec tagstream run"]
     slow = Patch("Deployment", [{"op": "add", "path": "/spec/template/spec/containers/0/command", "value": command}])
     rollout.apply(components=FIXED, patches=[ONE_PROCESSOR, slow])
-    eventually(lambda: len(rollout.ready()) == 2, 240, rollout.said)
+    in_the_end(lambda: len(rollout.ready()) == 2, rollout.said)
     assert [pod.restarts for pod in rollout.pods()] == [0, 0]

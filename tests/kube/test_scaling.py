@@ -8,11 +8,10 @@ from contextlib import contextmanager
 import pytest
 
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, meanwhile, settled, turns
-from tests.support.waiting import eventually
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, meanwhile, settled, turns
 from tests.support.worker_process import Site, photo
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 
 WAITING, PHOTOS = 3_000, 300
 
@@ -38,13 +37,13 @@ def backlog(site: Site) -> Iterator[None]:
 
 def test_lag_makes_workers_and_its_end_takes_them_away(rollout: Rollout, site: Site, report: Report) -> None:
     rollout.apply(patches=[QUICK, THRESHOLD, ONE_PROCESSOR])
-    eventually(lambda: len(rollout.ready()) == 1, 180, rollout.said)
-    eventually(rollout.scaled_object_ready, 60, rollout.plane.operator.log_tail)
+    in_the_end(lambda: len(rollout.ready()) == 1, rollout.said)
+    in_the_end(rollout.scaled_object_ready, rollout.plane.operator.log_tail)
     with rollout.recorded() as samples:
         with backlog(site):
-            eventually(lambda: len(rollout.ready()) >= 3, 300, rollout.said)
-        eventually(lambda: done(site), 600, rollout.said)
-        eventually(lambda: rollout.replicas() == 1 and len(rollout.pods()) == 1, 600, rollout.said)
+            in_the_end(lambda: len(rollout.ready()) >= 3, rollout.said)
+        in_the_end(lambda: done(site), rollout.said)
+        in_the_end(lambda: rollout.replicas() == 1 and len(rollout.pods()) == 1, rollout.said)
     assert max(sample.wanted for sample in samples) <= 4
     assert turns(samples) == 1, "the number of workers went up and down more than once"
     left = [pod for pod in rollout.node.left if pod.exits]
@@ -56,21 +55,21 @@ def test_lag_makes_workers_and_its_end_takes_them_away(rollout: Rollout, site: S
 
 def test_a_worker_in_a_crash_loop_is_not_taken_for_one_that_is_done(rollout: Rollout, site: Site) -> None:
     rollout.apply(patches=[QUICK, THRESHOLD, ONE_PROCESSOR], TAGSTREAM_TAGGER="/bundles/nosuch")
-    eventually(rollout.scaled_object_ready, 120, rollout.plane.operator.log_tail)
+    in_the_end(rollout.scaled_object_ready, rollout.plane.operator.log_tail)
     site.send([(site.own(f"{number}.jpg"), ()) for number in range(600)])
-    eventually(lambda: rollout.replicas() >= 3, 180, rollout.plane.operator.log_tail)
+    in_the_end(lambda: rollout.replicas() >= 3, rollout.plane.operator.log_tail)
     with rollout.recorded() as samples:
-        eventually(lambda: sum(pod.restarts for pod in rollout.pods()) >= 9, 240, rollout.said)
+        in_the_end(lambda: sum(pod.restarts for pod in rollout.pods()) >= 9, rollout.said)
     assert min(sample.wanted for sample in samples) >= 3
 
 
 def test_no_worker_runs_while_there_is_no_event(rollout: Rollout, site: Site) -> None:
     soon = Patch("ScaledObject", {"pollingInterval": 5, "cooldownPeriod": 10})
     rollout.apply(components=["scale-to-zero"], patches=[soon, ONE_PROCESSOR])
-    eventually(lambda: rollout.replicas() == 0 and not rollout.pods(), 240, rollout.plane.operator.log_tail)
+    in_the_end(lambda: rollout.replicas() == 0 and not rollout.pods(), rollout.plane.operator.log_tail)
     site.upload("0.jpg", photo(0))
     site.send([(site.own("0.jpg"), ())])
-    eventually(lambda: len(site.outcomes()) == 1, 240, rollout.said)
-    eventually(lambda: rollout.replicas() == 0 and not rollout.pods(), 240, rollout.plane.operator.log_tail)
+    in_the_end(lambda: len(site.outcomes()) == 1, rollout.said)
+    in_the_end(lambda: rollout.replicas() == 0 and not rollout.pods(), rollout.plane.operator.log_tail)
     assert rollout.node.left[-1].exits == [0], rollout.said()
     settled(site)

@@ -10,13 +10,12 @@ import pytest
 from tests.conftest import up_or_skip
 from tests.kube.prometheus import PodsPrometheus
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, done, meanwhile, settled, steps, turns
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, done, in_the_end, meanwhile, settled, steps, turns
 from tests.kube.slow_store import PHOTOS, slow_store
-from tests.support.waiting import eventually
 from tests.support.worker_process import Site
 from workers.local.scratch import Scratch
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 
 BURST, STEADY_S, WAIT_S = 240, 1.0, 30
 """So many events at once, then one every second; how long one may wait."""
@@ -89,13 +88,13 @@ def loaded(rollout: Rollout, site: Site, trigger: Trigger, prometheus: PodsProme
         patches = [*trigger.patches(prometheus), QUICK, ONE_PROCESSOR]
         rollout.apply(components=trigger.components, patches=patches, **settings)
         assert rollout.plane.warned == []
-        eventually(lambda: len(rollout.ready()) == 1, 240, rollout.said)
-        eventually(rollout.scaled_object_ready, 60, rollout.plane.operator.log_tail)
+        in_the_end(lambda: len(rollout.ready()) == 1, rollout.said)
+        in_the_end(rollout.scaled_object_ready, rollout.plane.operator.log_tail)
         with rollout.recorded() as samples, meanwhile(one, STEADY_S):
             site.send([(site.own(f"{number % PHOTOS}.jpg"), ()) for number in range(BURST)])
-            eventually(lambda: samples and samples[-1].at_s > 10 and samples[-1].lag <= 6, 900, rollout.said)
-            eventually(lambda: rollout.replicas() == 1, 300, rollout.plane.operator.log_tail)
-        eventually(lambda: done(site), 120, rollout.said)
+            in_the_end(lambda: samples and samples[-1].at_s > 10 and samples[-1].lag <= 6, rollout.said)
+            in_the_end(lambda: rollout.replicas() == 1, rollout.plane.operator.log_tail)
+        in_the_end(lambda: done(site), rollout.said)
     settled(site)
     return samples
 

@@ -13,7 +13,7 @@ import yaml
 from tests.kube.control_plane import NAMESPACE, ControlPlane, Refused
 from tests.unit.deploy.tools import Manifest, overlay
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 
 VARIANTS = [
     ("cpu", ()),

@@ -13,13 +13,12 @@ from tests.conftest import Stack, up_or_skip
 from tests.kube.api import ApiError
 from tests.kube.control_plane import ControlPlane, Refused
 from tests.kube.node import Node
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, settled
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, settled
 from tests.support.secure_kafka import PASSWORD, USER, SecureKafka
-from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
 from workers.local.scratch import Scratch
 
-pytestmark = [pytest.mark.kube, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 
 EVENTS, THRESHOLD = 500, 200
 EVEN = 3 * THRESHOLD
@@ -113,8 +112,8 @@ def test_keda_takes_it_and_reads_the_lag(
     rollout = without_node("tagstream-backfill" if "backfill" in components else "tagstream")
     rollout.apply(components=components, patches=[LOW], TAGSTREAM_KAFKA_SERVERS=servers(broker, components))
     assert rollout.plane.warned == []
-    eventually(rollout.scaled_object_ready, 60, rollout.plane.operator.log_tail)
-    eventually(lambda: read(rollout) == WAYS[components], 60, rollout.plane.operator.log_tail)
+    in_the_end(rollout.scaled_object_ready, rollout.plane.operator.log_tail)
+    in_the_end(lambda: read(rollout) == WAYS[components], rollout.plane.operator.log_tail)
 
 
 @pytest.mark.parametrize("way", ["kafka-sasl-tls", "kafka-mtls"])
@@ -126,9 +125,9 @@ def test_the_workers_log_in_as_keda_does(
     site.send([(site.own(f"{number % 8}.jpg"), ()) for number in range(24)])
     rollout.secrets = secrets
     rollout.apply(components=[way], patches=[ONE_PROCESSOR], TAGSTREAM_KAFKA_SERVERS=servers(broker, [way]))
-    eventually(lambda: done(site), 240, rollout.said)
+    in_the_end(lambda: done(site), rollout.said)
     least = float(rollout.scaled_object()["spec"]["triggers"][0]["metadata"]["lagThreshold"])
-    eventually(lambda: read(rollout) == least, 60, rollout.plane.operator.log_tail)
+    in_the_end(lambda: read(rollout) == least, rollout.plane.operator.log_tail)
     settled(site)
 
 
@@ -138,7 +137,7 @@ def test_a_wrong_password_is_told(
     secrets["kafka-password"] = "another"
     rollout = without_node("tagstream")
     rollout.apply(components=["kafka-sasl-tls"], TAGSTREAM_KAFKA_SERVERS=broker.login)
-    eventually(lambda: rollout.condition("Ready") == "False", 60, rollout.plane.operator.log_tail)
+    in_the_end(lambda: rollout.condition("Ready") == "False", rollout.plane.operator.log_tail)
     assert "SASL Authentication failed" in rollout.plane.operator.log.read_text(errors="replace")
 
 
@@ -149,8 +148,8 @@ def test_where_kafka_answers_with_an_error_the_workers_are_two_at_least(
     rollout = without_node("tagstream")
     both = f"{site.images},{site.enriched}"
     rollout.apply(TAGSTREAM_KAFKA_SERVERS=broker.servers, TAGSTREAM_INPUT_TOPICS=both)
-    eventually(lambda: rollout.condition("Fallback") == "True", 120, rollout.plane.operator.log_tail)
-    eventually(lambda: rollout.replicas() == 2, 120, rollout.plane.operator.log_tail)
+    in_the_end(lambda: rollout.condition("Fallback") == "True", rollout.plane.operator.log_tail)
+    in_the_end(lambda: rollout.replicas() == 2, rollout.plane.operator.log_tail)
 
 
 def test_while_kafka_is_away_the_number_of_workers_stays(
@@ -160,14 +159,14 @@ def test_while_kafka_is_away_the_number_of_workers_stays(
     site.send([(site.own(f"{number}.jpg"), ()) for number in range(EVENTS)])
     rollout = without_node("tagstream")
     rollout.apply(patches=[LOW], TAGSTREAM_KAFKA_SERVERS=broker.servers)
-    eventually(lambda: rollout.replicas() == 3, 180, rollout.plane.operator.log_tail)
+    in_the_end(lambda: rollout.replicas() == 3, rollout.plane.operator.log_tail)
     broker.kill()
     try:
-        eventually(lambda: not rollout.autoscaler_gets_a_number(), 240, rollout.plane.operator.log_tail)
+        in_the_end(lambda: not rollout.autoscaler_gets_a_number(), rollout.plane.operator.log_tail)
         assert rollout.replicas() == 3
     finally:
         broker.start()
-    eventually(rollout.autoscaler_gets_a_number, 240, rollout.plane.operator.log_tail)
+    in_the_end(rollout.autoscaler_gets_a_number, rollout.plane.operator.log_tail)
     assert rollout.replicas() == 3
 
 
@@ -185,7 +184,7 @@ def test_a_second_autoscaler_of_the_same_workers_is_refused_when_it_is_applied(
 ) -> None:
     rollout = without_node("tagstream")
     rollout.apply(TAGSTREAM_KAFKA_SERVERS=broker.servers)
-    eventually(rollout.scaled_object_ready, 60, rollout.plane.operator.log_tail)
+    in_the_end(rollout.scaled_object_ready, rollout.plane.operator.log_tail)
     first = rollout.scaled_object()
     second = {
         **{name: first[name] for name in ("apiVersion", "kind", "spec")},

@@ -25,6 +25,7 @@ from workers.audit.report import AuditReport
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
 from workers.backends.object_store import MinioObjectStore
 from workers.cli.audit import Auditing
+from workers.errors import Unavailable
 from workers.local.worker_process import WorkerProcess as LocalWorker
 from workers.settings import read
 from workers.types import Headers
@@ -128,7 +129,9 @@ class Site:
             }
         )
         try:
-            numbers = reader.list_topics(topic, timeout=10).topics[topic].partitions
+            told = reader.list_topics(topic, timeout=10).topics[topic]
+            assert told.error is None, f"the broker does not tell the partitions of {topic}: {told.error}"
+            numbers = told.partitions
             reader.assign([TopicPartition(topic, number, 0) for number in numbers])
             found: list[Seen] = []
             ended: set[int] = set()
@@ -165,6 +168,21 @@ class Site:
         """Offsets that the group has not committed; those of a partition without a committed one count as one."""
         behind = lag(self.stack.kafka.servers, self.name, [self.images])
         return sum(1 if offsets is None else offsets for offsets in behind.values())
+
+    def committed(self) -> int:
+        """Offsets of the input topic that the group has committed.
+
+        Raises:
+            Unavailable: the broker does not tell in time.
+        """
+        asker = Consumer({"bootstrap.servers": self.stack.kafka.servers, "group.id": self.name})
+        try:
+            places = asker.committed([TopicPartition(self.images, each) for each in range(self.partitions)], timeout=10)
+        except KafkaException as error:
+            raise Unavailable("kafka", f"what {self.name} has committed: {error}") from error
+        finally:
+            asker.close()
+        return sum(max(0, place.offset) for place in places)
 
     def inputs(self) -> list[Coordinates]:
         """Coordinates of every record of the input topic, of one event each."""
