@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import math
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -61,8 +63,8 @@ class Picture:
         """An arrow along a path in SVG's own words, such as `M10 10v20`."""
         self._parts.append(f'<path class="arrow" d="{path}"/>')
 
-    def line(self, path: str) -> None:
-        self._parts.append(f'<path d="{path}"/>')
+    def line(self, path: str, kind: str = "") -> None:
+        self._parts.append(f'<path{_class(kind)} d="{path}"/>')
 
     def svg(self) -> str:
         return "\n".join([*self._parts, "</svg>"]) + "\n"
@@ -271,6 +273,71 @@ def cached() -> Picture:
     return picture
 
 
+class Panel:
+    """One of the curves over time that lie below each other: an axis, and values as an area or a line.
+
+    Args:
+        top: its y.
+        name: what it shows.
+        times: in seconds, of every value.
+        most: the value at its upper edge.
+    """
+
+    LEFT, WIDTH, HEIGHT = 80, 740, 84
+
+    def __init__(self, picture: Picture, top: int, name: str, times: Sequence[float], most: float) -> None:
+        self._picture, self._times, self._most = picture, times, most
+        self._floor = top + self.HEIGHT
+        picture.text(8, top - 8, name, kind="left")
+        for value in (0, most / 2, most):
+            picture.text(self.LEFT - 24, round(self._y(value)) + 4, f"{value:,g}", kind="small")
+            picture.line(f"M{self.LEFT - 5} {self._y(value):g}h5")
+        picture.line(f"M{self.LEFT} {top}v{self.HEIGHT}h{self.WIDTH}")
+
+    def _x(self, seconds: float) -> float:
+        return round(self.LEFT + self.WIDTH * seconds / self._times[-1], 1)
+
+    def _y(self, value: float) -> float:
+        return round(self._floor - self.HEIGHT * value / self._most, 1)
+
+    def area(self, values: Sequence[float]) -> None:
+        points = " ".join(f"{self._x(at):g} {self._y(value):g}" for at, value in zip(self._times, values, strict=True))
+        self._picture.line(f"M{self._x(self._times[0]):g} {self._floor}L{points}V{self._floor}z", kind="done")
+
+    def steps(self, values: Sequence[float], kind: str) -> None:
+        """Each value from its time to the next one's."""
+        path = f"M{self._x(self._times[0]):g} {self._y(values[0]):g}"
+        for at, value in list(zip(self._times, values, strict=True))[1:]:
+            path += f"H{self._x(at):g}V{self._y(value):g}"
+        if kind == "done":
+            path += f"V{self._floor}H{self._x(self._times[0]):g}z"
+        self._picture.line(path, kind=kind)
+
+
+def autoscaling() -> Picture:
+    """Lag, rate and workers over time, as `make kube` has seen them."""
+    with (DOCS / "autoscaling.csv").open(newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    seen = {name: [row[name] for row in rows] for name in rows[0]}
+    times = seen["at_s"]
+    picture = Picture(832, 420, "Lag rises, workers become three, the lag is done, and one worker is left")
+    Panel(picture, 28, "lag, events", times, _above(max(seen["lag"]))).area(seen["lag"])
+    Panel(picture, 156, "images a second", times, _above(max(seen["rate"]))).area(seen["rate"])
+    workers = Panel(picture, 284, "workers: ready, and asked for (dashed)", times, 4)
+    workers.steps(seen["ready"], "done")
+    workers.steps(seen["wanted"], "soon")
+    for seconds in range(0, int(times[-1]) + 1, 20):
+        picture.text(round(Panel.LEFT + Panel.WIDTH * seconds / times[-1]), 386, f"{seconds}", kind="small")
+    picture.text(Panel.LEFT + Panel.WIDTH // 2, 406, "seconds", kind="small")
+    return picture
+
+
+def _above(value: float) -> float:
+    """The next round number: 20, 40, 60, 80, 100, 200, …"""
+    step = 2 * 10 ** math.floor(math.log10(value))
+    return step * math.ceil(value / step)
+
+
 PICTURES: dict[str, Callable[[], Picture]] = {
     "pipeline": pipeline,
     "concepts-event": event,
@@ -279,6 +346,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "concepts-batches": batches,
     "concepts-budgets": budgets,
     "performance-cached": cached,
+    "autoscaling": autoscaling,
 }
 """By the name of the file."""
 
