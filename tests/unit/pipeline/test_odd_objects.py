@@ -105,7 +105,7 @@ def test_good_events_behind_odd_ones_are_answered_in_time(fault: Fault, odd: int
     assert answered_s(manual, 20 + odd) + 2.0 <= UNREADABLE_S + 1.0
     assert len(dead(manual)) == odd
     assert manual.pipeline.fetch.bucket_breakers.closed(BUCKET)
-    assert manual.pipeline.fetch.bucket_breakers.refusals() == []
+    assert manual.pipeline.fetch.unready() == []
 
 
 def test_every_answer_that_s3_defines_costs_its_own_object_alone_and_no_more_than_its_time() -> None:
@@ -271,8 +271,8 @@ def test_a_store_that_refuses_everything_makes_the_worker_unready_until_it_does_
     manual.store.fail(BUCKET, None, failing("access"))
     manual.events("good-0.png")
     manual.turns(3.0)
-    assert manual.pipeline.fetch.bucket_breakers.refusals() == ["correct TAGSTREAM_S3_SECRET_KEY"]
+    assert manual.pipeline.fetch.unready() == ["correct TAGSTREAM_S3_SECRET_KEY"]
     manual.store.heal()
     manual.turns(15.0)
-    assert manual.pipeline.fetch.bucket_breakers.refusals() == []
+    assert manual.pipeline.fetch.unready() == []
     assert enriched(manual) == 1
