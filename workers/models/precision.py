@@ -90,7 +90,10 @@ def remember_tuned(tuned: Tuned, device: Device, state_dir: Path) -> None:
 
 
 def settle_batch(forward: Callable[[int], object], *, clock: Callable[[], float] = time.perf_counter) -> int:
-    """The largest of `BATCHES` that fits in memory and runs in less than `LONGEST_BATCH_S`, at least 1.
+    """The largest of `BATCHES` that fits in memory and should run in less than `LONGEST_BATCH_S`, at least 1.
+
+    A start waits for this, so no more is run than it takes: the largest batch first, and once one has fitted its pace
+    tells how long the smaller ones take.
 
     Args:
         forward: runs a batch of that many images to its end. It has run before: the first run of all is slower.
@@ -98,19 +101,22 @@ def settle_batch(forward: Callable[[int], object], *, clock: Callable[[], float]
     Raises:
         Broken: not even one image fits.
     """
-    safe = 1
-    for size in BATCHES:
+    largest, took_s = _largest_that_fits(forward, clock)
+    quick = [size for size in BATCHES if size <= largest and size * took_s / largest < LONGEST_BATCH_S]
+    return max(quick, default=1)
+
+
+def _largest_that_fits(forward: Callable[[int], object], clock: Callable[[], float]) -> tuple[int, float]:
+    """The size of the batch, and how long it took in seconds."""
+    for size in reversed(BATCHES):
         started = clock()
         try:
             forward(size)
         except MemoryError as error:
-            if size == 1:
-                raise Broken(f"The device has no memory for a single image: {error}") from error
-            break
-        if clock() - started >= LONGEST_BATCH_S:
-            break
-        safe = size
-    return safe
+            why = str(error)  # the error itself would keep what did fit
+        else:
+            return size, clock() - started
+    raise Broken(f"The device has no memory for a single image: {why}")
 
 
 def check_golden(name: str, precision: Precision, expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:

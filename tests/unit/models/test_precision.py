@@ -100,12 +100,14 @@ class Batches:
 @pytest.mark.parametrize(
     ("seconds", "batch", "ran"),
     [
-        ({1: 0.1, 2: 0.2, 4: 0.4}, 4, [1, 2, 4]),
-        ({1: 1.0, 2: 2.0, 4: LONGEST_BATCH_S}, 2, [1, 2, 4]),
-        ({1: 9.0}, 1, [1]),
-        ({1: 0.1, 2: 0.2}, 2, [1, 2, 4]),
+        ({4: 0.4}, 4, [4]),
+        ({4: LONGEST_BATCH_S}, 2, [4]),
+        ({4: 9.0}, 1, [4]),
+        ({4: 36.0}, 1, [4]),
+        ({1: 0.1, 2: 0.2}, 2, [4, 2]),
+        ({1: 9.0}, 1, [4, 2, 1]),
     ],
-    ids=["all quick", "four too slow", "even one is slow", "four do not fit"],
+    ids=["all quick", "four too slow", "two too slow", "even one is slow", "four do not fit", "one alone fits"],
 )
 def test_the_largest_batch_that_is_quick_and_fits_is_safe(
     seconds: dict[int, float], batch: int, ran: list[int]
