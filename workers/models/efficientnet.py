@@ -89,8 +89,10 @@ class _Conv(nn.Module):
         super().__init__()
         weight, bias = folded
         kernel = weight.shape[-1]
+        padding = 0 if stride > 1 else kernel // 2
+        # on "meta", where no weights are made, since it is given its own
         self.conv = nn.Conv2d(
-            weight.shape[1] * groups, weight.shape[0], kernel, stride, 0 if stride > 1 else kernel // 2, groups=groups
+            weight.shape[1] * groups, weight.shape[0], kernel, stride, padding, groups=groups, device="meta"
         )
         self.conv.weight = nn.Parameter(weight)
         self.conv.bias = nn.Parameter(bias)
@@ -146,7 +148,7 @@ class EfficientNetLite0(nn.Module):
                 into = out
         layers.append(_Conv(given.folded("conv_head", "bn2", FEATURES, into, 1)))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(FEATURES, labels)
+        self.classifier = nn.Linear(FEATURES, labels, device="meta")
         self.classifier.weight = nn.Parameter(given.take("classifier.weight", labels, FEATURES))
         self.classifier.bias = nn.Parameter(given.take("classifier.bias", labels))
         if given.left:
@@ -155,7 +157,7 @@ class EfficientNetLite0(nn.Module):
     def keep(self, labels: Sequence[int]) -> None:
         """Give the logits of these labels alone from now on."""
         ids = list(labels)
-        kept = nn.Linear(FEATURES, len(ids))
+        kept = nn.Linear(FEATURES, len(ids), device="meta")
         kept.weight, kept.bias = (nn.Parameter(each[ids]) for each in (self.classifier.weight, self.classifier.bias))
         self.classifier = kept
 
