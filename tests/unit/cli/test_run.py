@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,3 +151,88 @@ print(most)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 20_000 <= int(done.stdout) < 150_000  # without: 281,100
+
+
+NOT_BEFORE_READY = (
+    "accelerate",
+    "huggingface_hub",
+    "httpx2",
+    "jgo",
+    "matplotlib",
+    "opentelemetry.exporter.otlp",
+    "requests",
+    "safetensors.numpy",
+    "scipy",
+    "skimage",
+    "sympy",
+    "timm",
+    "tokenizers",
+    "torch._dynamo",
+    "torchvision",
+    "triton",
+    "webdataset",
+    "workers.audit",
+    "workers.capacity",
+    "workers.local",
+    "workers.models.ram",
+    "workers.models.timm_network",
+    "workers.page",
+    "workers.testing",
+    "workers.training",
+)
+"""What a worker with the compact tagger, a cache and no OTLP has no use for until it is ready: each would make its
+start longer. Beside what other commands and models need, that is what torch's compiler and the exporters bring."""
+
+
+@pytest.fixture(scope="module")
+def at_the_broker(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What was imported, and what the garbage collector had done, when a worker was warm and found no broker."""
+    code = """
+import gc, json, logging, os, sys
+from workers.cli.app import run_command
+
+class AtTheBroker(logging.Handler):
+    def emit(self, record):
+        if record.getMessage().startswith("waiting: kafka"):
+            found = {"modules": sorted(sys.modules), "on": gc.isenabled(), "apart": gc.get_freeze_count()}
+            found["looks"] = [each["collections"] for each in gc.get_stats()]
+            open(sys.argv[1], "w").write(json.dumps(found))
+            os._exit(0)
+
+logging.getLogger("workers.cli.composition").addHandler(AtTheBroker())
+sys.exit(run_command(["run"]))
+"""
+    folder = tmp_path_factory.mktemp("start")
+    settings = {"TAGSTREAM_STATE_DIR": str(folder), "TAGSTREAM_REDIS_URL": "redis://127.0.0.1:1"}
+    command = [sys.executable, "-c", code, str(folder / "found")]
+    subprocess.run(command, env={**os.environ, **SETTINGS, **settings}, check=True, timeout=110)
+    found: dict[str, Any] = json.loads((folder / "found").read_text())
+    return found
+
+
+def test_what_a_start_has_no_use_for_is_not_imported_before_it_is_ready(at_the_broker: dict[str, Any]) -> None:
+    modules = at_the_broker["modules"]
+    assert {"torch", "kafka", "minio", "redis", "workers.pipeline.worker"} <= set(modules)
+    assert [each for each in NOT_BEFORE_READY if any(f"{name}.".startswith(f"{each}.") for name in modules)] == []
+
+
+def test_garbage_is_not_looked_for_among_imports_and_is_afterwards(at_the_broker: dict[str, Any]) -> None:
+    assert at_the_broker["on"]
+    assert at_the_broker["apart"] > 100_000
+    young, middle, old = at_the_broker["looks"]
+    assert young < 200  # else 585: it looks once in 700 new objects
+    assert middle < 20
+    assert old <= 3  # two of them once the models are loaded
+
+
+def test_a_command_that_ends_early_leaves_the_garbage_collector_as_it_was() -> None:
+    """Else all that this process runs afterwards would never be collected."""
+    code = """
+import gc, os
+from workers.cli.app import run_command
+assert run_command(["run"]) == 2, "it has no settings"
+print(gc.isenabled())
+"""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
