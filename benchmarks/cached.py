@@ -102,11 +102,11 @@ def cells(found: Figures) -> list[str]:
     return [f"{found.events_s:,.0f}", f"{found.cpu_us:.0f} us", *(f"{ms:.1f} ms" for ms in shown)]
 
 
-def uploaded(stack: LocalStack) -> list[bytes]:
+def uploaded(stack: LocalStack, photos: int = PHOTOS) -> list[bytes]:
     """Photos in the bucket, and an event for each."""
     events = []
     store = stack.object_store()
-    for number in range(PHOTOS):
+    for number in range(photos):
         body = photo(number, 128)
         store.put(BUCKET, f"{number}.jpg", body)
         etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
