@@ -80,7 +80,7 @@ class _Model:
 
 
 class UnrulyTagger(_Model):
-    """Scores an image by its mean colour; looks at nothing that it returns."""
+    """Scores an image by its mean colour, all of them lower when told to dim; looks at nothing that it returns."""
 
     role = "tagger"
     _lied = False
@@ -118,7 +118,8 @@ class UnrulyTagger(_Model):
     def _row(self, image: Pixels) -> Any:
         if self.orders.get("not_a_number") or _is(image, UNCOUNTABLE):
             return np.full(len(LABELS), np.nan, np.float32)
-        return np.append(image.reshape(-1, 3).mean(0) / 255, 1).astype(np.float32)
+        scores = np.append(image.reshape(-1, 3).mean(0) / 255, 1)
+        return (scores * self.orders.get("dim", 1)).astype(np.float32)
 
 
 class UnrulyCaptioner(_Model):

@@ -1,0 +1,104 @@
+"""The alerts about Kafka fire for their faults; see `test_alerts` for the rules' times."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from tests.conftest import Stack, up_or_skip
+from tests.dashboards.watching import RULES, fires, is_over, place, traffic
+from tests.support.broker import BrokerBehindProxy
+from tests.support.prometheus import Prometheus
+from tests.support.shortened_rules import shortened
+from tests.support.worker_process import Site, WorkerProcess
+from workers.local.scratch import Scratch
+
+pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(900)]
+
+BY = 30
+TRANSACTION_TIMEOUT_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def broker(scratch: Scratch) -> Iterator[BrokerBehindProxy]:
+    yield from up_or_skip(BrokerBehindProxy(scratch.path / "alerts-kafka"))
+
+
+@pytest.fixture(scope="module")
+def watched(scratch: Scratch) -> Iterator[Prometheus]:
+    rules = shortened(RULES, BY, scratch.path / "shortened-kafka.yaml")
+    yield from up_or_skip(Prometheus(scratch.path / "watching-kafka", rules, every_s=2))
+
+
+@pytest.fixture(scope="module")
+def site(stack: Stack, broker: BrokerBehindProxy) -> Site:
+    return Site(Stack(broker, stack.s3, stack.valkey), "alerts")
+
+
+@pytest.fixture(scope="module")
+def process(site: Site, broker: BrokerBehindProxy, scratch: Scratch, watched: Prometheus) -> Iterator[WorkerProcess]:
+    """Not ready when the first test begins."""
+    process = WorkerProcess(site, "kafka", scratch.path, TAGSTREAM_KAFKA_SERVERS=broker.proxied)
+    watched.scrape(kafka=[place(process)])
+    yield process
+    process.kill()
+
+
+def test_offsets_in_an_abandoned_transaction(site: Site, watched: Prometheus, request: pytest.FixtureRequest) -> None:
+    """Its group's partitions can't be opened until the broker aborts it."""
+    producer = Producer(
+        {
+            "bootstrap.servers": site.stack.kafka.servers,
+            "transactional.id": "abandoned",
+            "transaction.timeout.ms": 600_000,
+        }
+    )
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    group = Consumer({"bootstrap.servers": site.stack.kafka.servers, "group.id": site.name})
+    offsets = [TopicPartition(site.images, number, 0) for number in range(site.partitions)]
+    producer.send_offsets_to_transaction(offsets, group.consumer_group_metadata(), 30)
+    process = request.getfixturevalue("process")
+    fires(watched, "TagstreamPartitionNotOpened")
+    producer.abort_transaction(30)
+    group.close()
+    is_over(watched, "TagstreamPartitionNotOpened")
+    process.wait_ready()
+
+
+def test_another_process_that_takes_the_transactional_id_now_and_then(
+    site: Site, process: WorkerProcess, watched: Prometheus
+) -> None:
+    """Not so often that the worker calls it another worker and ends."""
+    process.wait_ready()
+    ended = threading.Event()
+    rival = threading.Thread(target=take_id, args=(site, f"{site.name}-kafka", ended))
+    rival.start()
+    try:
+        with traffic(site, range(1_000), every_s=3):
+            fires(watched, "TagstreamTransactionsFail")
+            ended.set()
+            is_over(watched, "TagstreamTransactionsFail")
+    finally:
+        ended.set()
+        rival.join()
+
+
+def test_a_broker_that_refuses_connections(
+    broker: BrokerBehindProxy, process: WorkerProcess, watched: Prometheus
+) -> None:
+    process.wait_ready()
+    broker.proxy.vanish()
+    broker.proxy.cut()
+    fires(watched, "TagstreamBrokerUnreachable")
+    broker.proxy.appear()
+    is_over(watched, "TagstreamBrokerUnreachable")
+
+
+def take_id(site: Site, transactional_id: str, ended: threading.Event) -> None:
+    while not ended.wait(TRANSACTION_TIMEOUT_S + 3):
+        settings = {"bootstrap.servers": site.stack.kafka.servers, "transactional.id": transactional_id}
+        Producer(settings).init_transactions(30)

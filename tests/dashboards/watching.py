@@ -1,0 +1,81 @@
+"""A real Prometheus with the project's alerts watches real workers, with time running faster."""
+
+from __future__ import annotations
+
+import ast
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.support.processes import children
+from tests.support.prometheus import Prometheus
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo
+
+RULES = Path(__file__).resolve().parents[2] / "deploy" / "monitoring" / "rules" / "tagstream.yaml"
+FIRES_WITHIN_S = 300
+
+
+def place(process: WorkerProcess) -> str:
+    """Where Prometheus finds it."""
+    return urlsplit(process.url).netloc
+
+
+def decoders(process: WorkerProcess) -> Sequence[int]:
+    assert process.pid is not None
+    return [child for fork_server in children(process.pid) for child in children(fork_server)]
+
+
+def firing(prometheus: Prometheus) -> set[str]:
+    return {name for name, state in prometheus.states().items() if state == "firing"}
+
+
+def fires(prometheus: Prometheus, *alerts: str) -> None:
+    """Wait until each has fired once."""
+    seen: set[str] = set()
+
+    def all_seen() -> bool:
+        seen.update(firing(prometheus))
+        return seen >= set(alerts)
+
+    eventually(all_seen, FIRES_WITHIN_S, lambda: f"{prometheus.states()}, and so far {seen}")
+
+
+def is_over(prometheus: Prometheus, *alerts: str) -> None:
+    """Wait until none of them fires any more."""
+    eventually(lambda: not firing(prometheus) & set(alerts), FIRES_WITHIN_S, lambda: f"{prometheus.states()}")
+
+
+@contextmanager
+def traffic(site: Site, numbers: range, every_s: float = 0.3) -> Iterator[None]:
+    """While the body runs, a new image so often, as long as there are numbers."""
+    ended = threading.Event()
+
+    def send() -> None:
+        for number in numbers:
+            site.upload(f"{number}.jpg", photo(number))
+            site.send([(site.own(f"{number}.jpg"), ())])
+            if ended.wait(every_s):
+                return
+
+    thread = threading.Thread(target=send, name="traffic")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def made_to_fire(folder: Path) -> set[str]:
+    """The alerts for which a test of this folder waits with `fires`."""
+    calls = (node for path in folder.glob("test_*.py") for node in ast.walk(ast.parse(path.read_text())))
+    return {
+        argument.value
+        for call in calls
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "fires"
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    }
