@@ -20,7 +20,7 @@ from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.roles import make_roles
-from workers.pipeline.stages.stage import QueueStage
+from workers.pipeline.stages.stage import QueueStage, Stage
 from workers.types import LabelScores, Pixels
 
 
@@ -75,6 +75,21 @@ def test_a_stage_that_waits_is_woken_by_an_item_in_any_of_its_queues_and_by_the_
         thread.join(30)
         assert not thread.is_alive()
     assert stage.seen == [["a"], [1]]
+
+
+def test_a_stage_that_was_woken_once_sleeps_again_afterwards() -> None:
+    """Guard: woken for ever, it would go round and round with nothing to do."""
+    stage = _Two()
+    stage.wake()
+    stage.step(600.0)
+    assert not stage._woken
+
+
+def test_a_stage_that_says_nothing_of_itself_holds_nothing_back_and_has_nothing_to_complain_about() -> None:
+    stage = Stage()
+    assert not stage.holds_back(ManualPipeline().assignments[0])
+    assert stage.stalled(1e9) is None
+    assert (stage.unready(), dict(stage.budgets), dict(stage.limits_s), dict(stage.gauges)) == ([], {}, {}, {})
 
 
 def test_a_batch_may_take_five_times_the_slowest_so_far_and_fifteen_seconds_at_least() -> None:

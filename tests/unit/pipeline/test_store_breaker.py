@@ -16,7 +16,7 @@ from tests.support.measured import measuring
 from tests.support.waiting import eventually
 from workers import metrics
 from workers.breaker import OPENS_AFTER
-from workers.errors import Unavailable
+from workers.errors import Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.intake.inline import InlineIntake
 from workers.types import Fetched, Job
 
@@ -100,12 +100,12 @@ def test_new_images_wait_while_it_is_open_and_their_partitions_take_nothing_more
     manual.store.fail(BUCKET, None, AWAY)
     manual.events(*keys(5), partition=0)
     manual.turn()
-    assert not manual.pipeline.fetch.bucket_breakers.holds_back(manual.assignments[1])
+    assert not manual.pipeline.fetch.holds_back(manual.assignments[1])
     asked = len(manual.reads)
     manual.events("other.png", partition=1)
     manual.turn()
     assert len(manual.reads) == asked
-    assert manual.pipeline.fetch.bucket_breakers.holds_back(manual.assignments[1])
+    assert manual.pipeline.fetch.holds_back(manual.assignments[1])
 
 
 def test_the_buckets_of_a_store_are_judged_one_by_one() -> None:
@@ -207,6 +207,44 @@ def test_an_object_that_is_gone_is_an_answer() -> None:
     assert len(manual.done) == 5
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Gone("no such object"),
+        Superseded("another etag"),
+        Unavailable("s3", "HTTP 403 InvalidObjectState", fault="object"),
+    ],
+    ids=lambda answer: type(answer).__name__,
+)
+def test_whatever_a_store_answers_about_an_object_ends_its_outage(answer: TagstreamError) -> None:
+    manual = in_an_outage(images=4)
+    breakers = manual.pipeline.fetch.bucket_breakers
+    assert not breakers.closed(BUCKET)
+    manual.store.heal()
+    manual.store.fail(BUCKET, None, answer, times=1)
+    asked = len(manual.reads)
+    while len(manual.reads) == asked:
+        manual.clock.advance(0.1)
+        manual.pipeline.fetch.poll()
+    assert breakers.closed(BUCKET)
+
+
+def test_a_probe_whose_partition_left_before_it_asked_makes_room_for_another_at_once() -> None:
+    """Guard: the turn that it holds; else all wait for an answer to a question that was never put."""
+    manual = ManualPipeline(partitions=2)
+    manual.put(*keys(4))
+    manual.store.fail(BUCKET, None, AWAY)
+    manual.events(*keys(3), partition=0)
+    manual.turn()
+    manual.events("key-3.png", partition=1)
+    manual.turn()
+    assert manual.in_flight == {"wait-store": 4}
+    manual.store.heal()
+    manual.assignments[1].end()  # that of the only one that was never tried, which asks first therefore
+    manual.turns(3)
+    assert sorted(manual.done) == [(0, 0, 0), (0, 1, 0), (0, 2, 0)]
+
+
 def test_a_probe_whose_partition_leaves_takes_nothing_with_it() -> None:
     manual = ManualPipeline(partitions=2)
     manual.put(*keys(6))
@@ -222,6 +260,105 @@ def test_a_probe_whose_partition_leaves_takes_nothing_with_it() -> None:
     manual.store.heal()
     manual.turns(1)
     assert sorted(manual.done) == [(1, 0, 0), (1, 1, 0)]
+
+
+def after_one_that_was_read(*further: str, **options: Any) -> ManualPipeline:
+    """A store that gave `read`; the others are there, and no event has named them."""
+    manual = ManualPipeline(**options)
+    manual.put("read", *further)
+    manual.events("read")
+    manual.turn()
+    return manual
+
+
+def test_an_object_that_failed_is_asked_for_again_after_one_that_was_read_before() -> None:
+    manual = after_one_that_was_read("odd")
+    manual.store.fail(BUCKET, "odd", AWAY, times=1)
+    manual.events("odd")
+    manual.turns(10)
+    assert manual.reads == ["read", "odd", "read", "odd"]
+    assert reasons(manual) == []
+
+
+def test_an_object_that_failed_is_asked_for_again_without_comparison_where_others_were_read_since() -> None:
+    manual = after_one_that_was_read("odd", "other")
+    manual.store.fail(BUCKET, "odd", AWAY, times=1)
+    manual.events("odd")
+    manual.turn()
+    manual.clock.advance(0.01)
+    manual.events("other")
+    manual.turns(10)
+    assert manual.reads == ["read", "odd", "other", "odd"]
+
+
+def test_while_what_was_read_before_fails_as_well_no_object_is_asked_for_itself_and_the_pauses_grow() -> None:
+    manual = after_one_that_was_read("odd")
+    manual.store.fail(BUCKET, None, AWAY)
+    manual.events("odd")
+    manual.turns(2)
+    assert manual.reads[:3] == ["read", "odd", "read"]
+    asked = len(manual.reads)
+    manual.turns(60)
+    assert len(manual.reads) - asked <= 60 / 0.3
+    assert reasons(manual) == []
+
+
+def test_one_that_was_read_before_and_never_can_be_again_keeps_no_other_from_being_read() -> None:
+    """Guard: every other time it is asked without a comparison."""
+    manual = after_one_that_was_read("odd")
+    manual.store.fail(BUCKET, "read", AWAY)
+    manual.store.fail(BUCKET, "odd", AWAY, times=1)
+    manual.events("odd")
+    manual.turns(60)
+    assert sorted(manual.done) == [(0, 0, 0), (0, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    "since",
+    [Gone("no such object"), Superseded("another"), Unavailable("s3", "HTTP 403 InvalidObjectState", fault="object")],
+    ids=["gone", "superseded", "its own fault"],
+)
+def test_what_was_read_before_and_is_not_to_be_had_now_shows_that_the_store_answers_and_is_forgotten(
+    since: TagstreamError,
+) -> None:
+    manual = after_one_that_was_read("odd")
+    manual.store.fail(BUCKET, "read", since)
+    manual.store.fail(BUCKET, "odd", AWAY, times=2)
+    manual.events("odd")
+    manual.turns(30)
+    assert manual.reads == ["read", "odd", "read", "odd", "odd"]
+    assert sorted(manual.done) == [(0, 0, 0), (0, 1, 0)]
+
+
+def test_an_object_that_fails_twice_within_seconds_while_others_are_read_is_tried_on() -> None:
+    """Guard: the time of the first failure; patience would count from the beginning of all time."""
+    manual = after_one_that_was_read("odd", unreadable_s=60.0)
+    manual.store.fail(BUCKET, "odd", AWAY, times=3)
+    manual.events("odd")
+    manual.turns(30)
+    assert reasons(manual) == []
+    assert len(manual.done) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "advice", "unready"),
+    [
+        ("access", "correct the key", ["correct the key"]),
+        ("service", "it is overloaded", []),
+        ("access", "", []),
+    ],
+)
+def test_a_store_that_refuses_what_it_gave_before_makes_the_worker_unready(
+    fault: Fault, advice: str, unready: list[str]
+) -> None:
+    """One that is only busy does not, and what has no advice has nothing to tell."""
+    manual = after_one_that_was_read("odd")
+    manual.store.fail(BUCKET, "odd", AWAY, times=1)
+    manual.store.fail(BUCKET, "read", Unavailable("s3", "no", fault=fault, advice=advice))
+    manual.events("odd")
+    while manual.reads != ["read", "odd", "read"]:
+        manual.turns(0.1)
+    assert manual.pipeline.fetch.unready() == unready
 
 
 class _Hanging(InlineIntake):
