@@ -76,10 +76,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Publishable:
-    """A transaction and the entries that it publishes."""
+    """A transaction and the entries that it publishes; whether it is as large as it may be."""
 
     transaction: Transaction
     entries: tuple[Entry, ...]
+    full: bool
 
 
 class _PartitionQueue:
@@ -219,6 +220,11 @@ class Ledger:
             if self._held or not any(self._front_is_ready(queue) for queue in self._queues.values()):
                 self._ready.wait(timeout_s)
 
+    def wait_for_more(self, timeout_s: float) -> None:
+        """The same, also while something is ready."""
+        with self._lock:
+            self._ready.wait(timeout_s)
+
     def wake(self) -> None:
         with self._lock:
             self._ready.notify_all()
@@ -246,6 +252,7 @@ class Ledger:
             entries: list[Entry] = []
             offsets: dict[Assignment, int] = {}
             size = 0
+            full = False
             for queue in self._queues.values():
                 if not queue.assignment.current:
                     continue
@@ -254,6 +261,7 @@ class Ledger:
                     entry_bytes = sum(message.size for message in entry.messages)
                     over = len(messages) + len(entry.messages) > max_messages or size + entry_bytes > max_bytes
                     if entries and over:
+                        full = True
                         break
                     entries.append(entry)
                     messages.extend(entry.messages)
@@ -261,7 +269,7 @@ class Ledger:
                     offsets[queue.assignment] = entry.record.next_offset
             if not entries:
                 return None
-            return Publishable(Transaction(tuple(messages), offsets), tuple(entries))
+            return Publishable(Transaction(tuple(messages), offsets), tuple(entries), full)
 
     def settle(self, ready: Publishable) -> None:
         """This transaction is committed: its entries leave. Queues that took part go to the end of the row."""

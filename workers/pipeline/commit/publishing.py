@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from workers import metrics
 from workers.errors import Unpublished
+from workers.pipeline.commit.ledger import Publishable
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
@@ -17,6 +18,13 @@ from workers.types import Assignment, Transaction
 
 _log = logging.getLogger(__name__)
 
+_TURN_S = 0.05
+"""How long a turn waits at most: assignments are opened between turns."""
+PAUSE = 3.0
+"""After a commit the next one waits for so many times as long, while more is under way that could join it."""
+LONGEST_PAUSE_S = 0.2
+"""And no longer than this."""
+
 
 class Publishing:
     """Publishes what is ready in the ledger; after anything unclear it asks the broker what is committed.
@@ -24,6 +32,7 @@ class Publishing:
     Args:
         opening, opened: assignments that begin, and the offsets to begin at (see `Poller`).
         ending: whether the process ends and waits for no answer any more.
+        now: seconds of a clock that only goes forward.
     """
 
     def __init__(
@@ -34,6 +43,7 @@ class Publishing:
         opening: StageQueue[Assignment],
         opened: StageQueue[tuple[Assignment, int]],
         ending: Callable[[], bool] = lambda: False,
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._publisher = publisher
         self._pipeline = pipeline
@@ -41,6 +51,8 @@ class Publishing:
         self._opening = opening
         self._opened = opened
         self._ending = ending
+        self._now = now
+        self._next_at = 0.0
         metrics.TRANSACTIONS.begin()
 
     def step(self) -> bool:
@@ -48,13 +60,16 @@ class Publishing:
         self._open()
         ready = self._pipeline.ledger.ready(self._options.transaction_outcomes, self._options.transaction_bytes)
         if ready is None:
-            self._pipeline.ledger.wait(0.05)
+            self._pipeline.ledger.wait(_TURN_S)
             return False
-        started = time.perf_counter()
+        if (left_s := self._waits_for_more_s(ready)) > 0:
+            self._pipeline.ledger.wait_for_more(min(left_s, _TURN_S))
+            return False
+        started = self._now()
         try:
             self._publisher.publish(ready.transaction)
         except Unpublished as error:
-            _count(ready.transaction, time.perf_counter() - started, error.cause)
+            _count(ready.transaction, self._now() - started, error.cause)
             metrics.TRANSACTIONS_FAILED.add(cause=error.cause)
             _log.warning(
                 "a transaction of %s was not published (%s): asking what is committed", ready.transaction, error
@@ -62,10 +77,22 @@ class Publishing:
             self._reconcile()
             return False
         self._pipeline.ledger.settle(ready)
-        _count(ready.transaction, time.perf_counter() - started)
+        took_s = self._now() - started
+        self._next_at = self._now() + min(PAUSE * took_s, LONGEST_PAUSE_S)
+        _count(ready.transaction, took_s)
         metrics.TRANSACTIONS.add()
         self._pipeline.settle(ready.entries)
         return True
+
+    def _waits_for_more_s(self, ready: Publishable) -> float:
+        """How long what is ready waits for what is still under way.
+
+        A transaction costs worker and brokers some ten milliseconds however little is in it: one for each image would
+        cost as much as a small model. What is alone waits for nothing.
+        """
+        if ready.full or len(ready.entries) >= self._pipeline.ledger.records:
+            return 0.0
+        return self._next_at - self._now()
 
     def _open(self) -> None:
         """Answer where newly assigned partitions are to be read from.
