@@ -6,7 +6,7 @@ import sys
 from importlib import import_module
 
 QUICK = ("line", "intake")
-NAMES = (*QUICK, "audit", "cached", "cached_parts", "decode", "embedding", "models", "parse")
+NAMES = (*QUICK, "audit", "cached", "cached_parts", "decode", "embedding", "models", "parse", "photos", "scaling")
 
 
 def main() -> int:

@@ -1,0 +1,275 @@
+"""New photos on real servers: one worker beside a bare loop, and one, two and four workers beside each other.
+
+    python -m benchmarks photos             # the compact tagger, and a model that costs nothing
+    python -m benchmarks scaling            # a model that sleeps, with 1, 2 and 4 workers
+
+The bare loop is the script that does the least: its threads GET and decode ahead of the model, which tags batches as
+large as the worker's. It reads no events, keeps no order, publishes and caches nothing. Both use the same client of
+the store, the same decoder, the same model, and all processors, which the servers share with them. They take turns; no
+photo comes twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from confluent_kafka import Producer
+from minio import Minio
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import simulated
+from benchmarks.cached import PARTITIONS, Outcomes, cpu_s, send, threads_of
+from workers.backends.kafka import ensure_topics
+from workers.intake.transform import decode
+from workers.local.stack import BUCKET, LocalStack
+from workers.local.worker_process import WorkerProcess
+from workers.models.bundle import Bundle, Manifest, Provenance
+from workers.models.load import load_tagger
+from workers.ports import Tagger
+from workers.types import Pixels, Transform
+
+PHOTOS = int(os.environ.get("PHOTOS", "400"))
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+GET_THREADS = 4
+WORKERS = (1, 2, 4)
+SLEEP_S = 0.03
+"""Of an image, in `scaling`: with four workers 130 images a second, and the processors idle half of the time."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of one round."""
+
+    images_s: float
+    cpu_ms: float
+
+
+def main() -> None:
+    console = Console()
+    console.print(f"{PHOTOS} new JPEGs of some 110 kB, {ROUNDS} rounds in turn, {os.cpu_count()} processors")
+    table = Table("", "images/s (median)", "processor time an image", "to the bare loop, round by round")
+    with LocalStack() as stack:
+        stack.furnish()
+        for name in ("compact", simulated.KIND):
+            folder = None if name == "compact" else made_simulated(stack.scratch.path / name)
+            bare, line = [], []
+            tagger = load_tagger("compact", device="cpu", precision="fp32") if folder is None else None
+            if tagger is not None:
+                tagger.warm_up()
+            with running_workers(stack, name, 1, folder) as work:
+                work(8)
+                for _ in range(ROUNDS):
+                    bare.append(of_bare_loop(stack, tagger, uploaded(stack, PHOTOS)))
+                    line.append(work(PHOTOS))
+            ratios = sorted(ours.images_s / loop.images_s for ours, loop in zip(line, bare, strict=True))
+            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            table.add_row(f"bare loop, {name}", *cells(bare), "")
+            table.add_row(f"worker, {name}", *cells(line), spread)
+    console.print(table)
+
+
+def scaling() -> None:
+    console = Console()
+    console.print(f"{PHOTOS} new JPEGs a worker, a model that sleeps {SLEEP_S * 1000:.0f} ms an image, {ROUNDS} rounds")
+    table = Table("workers", "images/s (median)", "processors in use", "of linear, round by round")
+    rates: dict[int, list[float]] = {count: [] for count in WORKERS}
+    busy: dict[int, list[float]] = {count: [] for count in WORKERS}
+    with LocalStack() as stack:
+        stack.furnish()
+        folder = made_simulated(stack.scratch.path / simulated.KIND)
+        for _ in range(ROUNDS):
+            for count in WORKERS:
+                with running_workers(stack, f"of-{count}", count, folder, SLEEP_S) as work:
+                    work(8 * count)
+                    before = processors_s()
+                    rates[count].append(work(PHOTOS * count).images_s)
+                    used, of = (now - then for now, then in zip(processors_s(), before, strict=True))
+                    busy[count].append(used / of)
+    for count in WORKERS:
+        shares = sorted(rate / (count * one) for rate, one in zip(rates[count], rates[WORKERS[0]], strict=True))
+        spread = f"{statistics.median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})"
+        table.add_row(
+            f"{count}", f"{statistics.median(rates[count]):.0f}", f"{statistics.median(busy[count]):.0%}", spread
+        )
+    console.print(table)
+
+
+def cells(found: Sequence[Figures]) -> list[str]:
+    return [
+        f"{statistics.median(each.images_s for each in found):.1f}",
+        f"{statistics.median(each.cpu_ms for each in found):.1f} ms",
+    ]
+
+
+def photo(seed: int) -> bytes:
+    """A JPEG of some 110 kB and 800 x 600 pixels; no two seeds give the same."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (24, 32, 3)).astype(np.uint8))
+    fine = np.asarray(coarse.resize((800, 600), Image.Resampling.BICUBIC)) + rng.normal(0, 5, (600, 800, 1))
+    out = io.BytesIO()
+    Image.fromarray(fine.clip(0, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+_DRAWN: list[bytes] = []
+_uploads = 0
+
+
+def uploaded(stack: LocalStack, count: int) -> list[bytes]:
+    """New photos in the bucket, and an event for each. They differ from all before in a comment."""
+    global _uploads
+    while len(_DRAWN) < min(count, PHOTOS):
+        _DRAWN.append(photo(len(_DRAWN)))
+    events = []
+    store = stack.object_store()
+    for number in range(count):
+        _uploads += 1
+        comment = f"{_uploads}".encode()
+        drawn = _DRAWN[number % len(_DRAWN)]
+        body = drawn[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + drawn[2:]
+        key = f"{_uploads}.jpg"
+        store.put(BUCKET, key, body)
+        etag = hashlib.md5(body, usedforsecurity=False).hexdigest()
+        event = {"schema": "image-event/1", "id": key, "bucket": BUCKET, "key": key, "etag": etag, "size": len(body)}
+        events.append(json.dumps(event).encode())
+    store.close()
+    return events
+
+
+@contextmanager
+def running_workers(
+    stack: LocalStack, name: str, count: int, folder: Path | None, sleep_s: float = 0.0
+) -> Iterator[Callable[[int], Figures]]:
+    """Workers of one group. Each call has them tag so many new photos, and gives the figures."""
+    topics = {each: f"{name}.{each}" for each in ("input", "output", "dead_letter")}
+    servers = stack.kafka.servers
+    ensure_topics(servers, {topic: (PARTITIONS, {}) for topic in topics.values()})
+    settings = stack.environment() | {
+        "TAGSTREAM_GROUP": name,
+        "TAGSTREAM_INPUT_TOPICS": topics["input"],
+        "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
+        "TAGSTREAM_DEAD_LETTER_TOPIC": topics["dead_letter"],
+        "TAGSTREAM_TAGGER": "compact",
+        "TAGSTREAM_CAPTIONER": "none",
+        "TAGSTREAM_DEVICE": "cpu",
+        "TAGSTREAM_PRECISION": "fp32",
+    }
+    if folder is not None:
+        settings |= {
+            "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).resolve().parents[1])]),
+            "TAGSTREAM_TAGGER": str(folder / "bundle"),
+            "SIMULATED_S": f"{sleep_s}",
+        }
+    workers = []
+    for number in range(count):
+        own = settings | {"TAGSTREAM_TRANSACTIONAL_ID": f"{name}-{number}"}
+        workers.append(stack.add(WorkerProcess(stack.scratch.path / f"{name}-{number}", own)))
+    for worker in workers:
+        worker.launch()
+    for worker in workers:
+        worker.wait()
+    producer, outcomes = Producer({"bootstrap.servers": servers, "linger.ms": 0}), Outcomes(servers, topics["output"])
+
+    def work(images: int) -> Figures:
+        events = uploaded(stack, images)
+        pids = [pid for worker in workers if (pid := worker.pid) is not None]
+        used, began = sum(map(tree_cpu_s, pids)), time.perf_counter()
+        send(producer, topics["input"], events)
+        outcomes.await_(len(events))
+        rate = len(events) / (time.perf_counter() - began)
+        return Figures(rate, (sum(map(tree_cpu_s, pids)) - used) / len(events) * 1000)
+
+    try:
+        yield work
+    finally:
+        outcomes.close()
+        for worker in workers:
+            worker.stop()
+
+
+def tree_cpu_s(pid: int) -> float:
+    """Processor time so far of a process and of the children that it has now."""
+    children = [int(child) for thread in threads_of(pid) for child in _children_of(pid, thread)]
+    return cpu_s(pid) + sum(map(tree_cpu_s, children))
+
+
+def _children_of(pid: int, thread: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
+
+
+def processors_s() -> tuple[float, float]:
+    """Time that the machine's processors were in use so far, and all of it."""
+    with open("/proc/stat") as stat:
+        times = [int(each) for each in stat.readline().split()[1:9]]
+    return float(sum(times) - times[3] - times[4]), float(sum(times))
+
+
+def of_bare_loop(stack: LocalStack, tagger: Tagger | None, events: Sequence[bytes]) -> Figures:
+    """The same photos, got, decoded and tagged; without a tagger, got and decoded."""
+    s3 = stack.s3
+    client = Minio(
+        s3.endpoint_url.removeprefix("http://"), s3.access_key, s3.secret_key, secure=False, region=s3.region
+    )
+    transform = tagger.transform if tagger is not None else Transform(simulated.SIDE)
+    batch = tagger.max_batch if tagger is not None else simulated.BATCH
+
+    def got(key: str) -> Pixels:
+        answer = client.get_object(BUCKET, key)
+        try:
+            body = answer.read()
+        finally:
+            answer.close()
+            answer.release_conn()
+        return decode(body, "jpeg", [transform]).pixels[transform]
+
+    keys = [json.loads(event)["key"] for event in events]
+    began, used = time.perf_counter(), time.process_time()
+    with ThreadPoolExecutor(GET_THREADS) as pool:
+        pixels = pool.map(got, keys)
+        while images := list(islice(pixels, batch)):
+            if tagger is not None:
+                for raw in tagger.forward(images):
+                    tagger.postprocess(raw)
+    rate = len(keys) / (time.perf_counter() - began)
+    return Figures(rate, (time.process_time() - used) / len(keys) * 1000)
+
+
+def made_simulated(folder: Path) -> Path:
+    """A folder that is to Python as if the simulated model's package were installed in it, with its bundle."""
+    import torch
+
+    folder.mkdir()
+    shutil.copy(simulated.__file__, folder / "simulated.py")
+    facts = folder / "simulated-1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: simulated\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text(f"[tagstream.models]\n{simulated.KIND} = simulated\n")
+    manifest = Manifest(
+        kind=simulated.KIND,
+        name=simulated.KIND,
+        provenance=Provenance(source="made for a benchmark"),
+        transform=Transform(simulated.SIDE),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+    Bundle.write(folder / "bundle", manifest, weights={"none": torch.zeros(1)}, labels=simulated.LABELS)
+    return folder
+
+
+if __name__ == "__main__":
+    main()
