@@ -156,6 +156,25 @@ def test_an_answer_that_makes_no_sense_to_the_client_ends_the_process_with_a_sen
         scene.publish()
 
 
+def caused(error: Exception, by: Exception) -> Exception:
+    error.__cause__ = by
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (kafka_errors.KafkaError("what", kafka_errors.ProducerFencedError("another took it")), "fenced"),
+        (caused(kafka_errors.KafkaError("what"), kafka_errors.UnknownMemberIdError()), "membership"),
+        (caused(kafka_errors.KafkaError("what"), kafka_errors.KafkaError(kafka_errors.KafkaTimeoutError())), "timeout"),
+        (kafka_errors.RecordListTooLargeError(), "size"),
+        (kafka_errors.NotLeaderForPartitionError(), "broker"),
+    ],
+)
+def test_the_cause_of_a_failure_is_found_in_what_kafka_python_wraps_around_it(error: Exception, cause: str) -> None:
+    assert kafka_publisher.cause_of(error) == cause
+
+
 def test_an_acl_that_forbids_to_publish_is_said_and_not_tried_for_ever(scene: Scene) -> None:
     scene.refused = kafka_errors.TopicAuthorizationFailedError("out")
     with pytest.raises(Misconfigured, match="grant Write"):
@@ -291,8 +310,9 @@ def test_a_transaction_that_stays_pending_longer_than_any_may_is_a_lost_marker(
         assert not scene.publisher.lost
         scene.now += 2
     assert scene.publisher.committed(assignment) is None
-    assert (
-        "transaction marker lost: the broker has counted a transaction on images:0" in scene.publisher.lost[assignment]
+    assert scene.publisher.lost[assignment] == (
+        "transaction marker lost: the broker has counted a transaction on images:0 as pending for 22 s,"
+        " longer than any may last"
     )
     assert "transaction marker lost" in caplog.text
 
@@ -371,6 +391,7 @@ def test_time_without_a_broker_loses_no_marker(scene: Scene) -> None:
         scene.now += 2
     scene.answers = True
     assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
+    assert not scene.publisher.lost
 
 
 def test_a_transaction_that_ends_at_last_was_never_lost(scene: Scene) -> None:
@@ -378,6 +399,7 @@ def test_a_transaction_that_ends_at_last_was_never_lost(scene: Scene) -> None:
     for _ in range(5):
         scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("unstable")
         assert scene.publisher.committed(assignment) is None
+        assert not scene.publisher.lost
         scene.now += 15
         scene.offsets.committed.side_effect = None
         scene.offsets.committed.return_value = 5

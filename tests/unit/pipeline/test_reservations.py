@@ -178,6 +178,18 @@ def test_an_event_that_overstates_the_size_reserves_no_more_than_an_object_may_h
     assert failure.reason == "object-too-large"
 
 
+def test_an_equal_image_that_waits_gives_its_bytes_back_to_the_intake() -> None:
+    """Guard: `discard`; in a child's memory they would stay as long as it lives."""
+    store = _Watched()
+    for key in ("a", "b"):
+        store.put(BUCKET, key, png((1, 2, 3)))
+    manual = ManualPipeline(intake=_Counting(store))
+    manual.events("a", "b")
+    manual.turn()
+    assert len(manual.done) == 2
+    assert store.held == 0
+
+
 def test_what_is_read_for_comparison_has_room_as_well() -> None:
     """Guard: cut off at the size of another, it would tell nothing of the store but that it answers."""
     store = _Watched()
