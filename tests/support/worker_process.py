@@ -129,14 +129,12 @@ class Site:
             }
         )
         try:
-            told = reader.list_topics(topic, timeout=10).topics[topic]
-            assert told.error is None, f"the broker does not tell the partitions of {topic}: {told.error}"
-            numbers = told.partitions
+            numbers = _partitions(reader, topic)
             reader.assign([TopicPartition(topic, number, 0) for number in numbers])
             found: list[Seen] = []
             ended: set[int] = set()
             while len(ended) < len(numbers):
-                message = reader.poll(10.0)
+                message = reader.poll(60.0)
                 assert message is not None, f"nothing more came of {topic}: an open transaction?"
                 error = message.error()
                 if error is not None:
@@ -212,6 +210,18 @@ class Site:
         assert peaks or not self.workers, "no worker was asked what it holds"
         for name, (held, limit) in peaks:
             assert held <= limit, f"{held:,.0f} bytes of the {limit:,.0f} of the {name} budget"
+
+
+def _partitions(reader: Consumer, topic: str) -> list[int]:
+    """Once the broker tells them: one that was held up for seconds knows, for a moment, of no leader."""
+    told: list[Any] = []
+
+    def known() -> bool:
+        told.append(reader.list_topics(topic, timeout=30).topics[topic])
+        return told[-1].error is None and bool(told[-1].partitions)
+
+    eventually(known, 60, lambda: f"the partitions of {topic}: {told[-1].error}")
+    return list(told[-1].partitions)
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:
