@@ -6,7 +6,19 @@ import sys
 from importlib import import_module
 
 QUICK = ("line", "intake")
-NAMES = (*QUICK, "audit", "cached", "cached_parts", "decode", "embedding", "models", "parse", "photos", "scaling")
+NAMES = (
+    *QUICK,
+    "audit",
+    "cached",
+    "cached_parts",
+    "decode",
+    "embedding",
+    "models",
+    "parse",
+    "photos",
+    "scaling",
+    "start",
+)
 
 
 def main() -> int:
