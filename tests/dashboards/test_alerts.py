@@ -101,6 +101,7 @@ def test_decoders_that_are_killed_again_and_again(shared: SharedWorker, watched:
             for decoder in decoders(shared.worker):
                 os.kill(decoder, signal.SIGKILL)
             time.sleep(0.2)
+        fires(watched, "TagstreamDecodersDie")
         is_over(watched, "TagstreamDecodersDie")
     shared.committed(120)
 
@@ -163,18 +164,19 @@ def test_workers_that_wait_for_kafka_and_ones_that_are_gone(
 
 
 def test_a_worker_that_starts_again_and_again(shared: SharedWorker, watched: Prometheus) -> None:
-    def started() -> str:
-        (series,) = watched.now('process_start_time_seconds{job="shared"}')
-        return str(series["value"][1])
+    def starts() -> set[str]:
+        """When the process started that was scraped last; nothing while none answers."""
+        return {series["value"][1] for series in watched.now('process_start_time_seconds{job="shared"}')}
 
     watched.scrape(shared=[place(shared.worker)])
+    eventually(starts, 120, shared.worker.said)
     until = time.monotonic() + FIRES_WITHIN_S
     while "TagstreamWorkerRestarts" not in firing(watched):
         assert time.monotonic() < until, watched.states()
-        before = started()
+        before = starts()
         shared.worker.kill()
         shared.worker.launch()
-        eventually(lambda before=before: started() != before, 120, shared.worker.said)  # type: ignore[misc]
+        eventually(lambda before=before: starts() - before, 120, shared.worker.said)  # type: ignore[misc]
     fires(watched, "TagstreamWorkerRestarts")
     shared.worker.wait_ready()
 
