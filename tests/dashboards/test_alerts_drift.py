@@ -6,7 +6,6 @@ past after three minutes.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +16,7 @@ from tests.conftest import Stack, up_or_skip
 from tests.dashboards.watching import RULES, fires, firing, is_over, place
 from tests.support.prometheus import Prometheus
 from tests.support.shortened_rules import shortened
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, worker
 from workers.local.scratch import Scratch
 
@@ -63,16 +62,5 @@ def the_same_again_and_again(site: Site) -> Iterator[None]:
     keys = [f"{number}.png" for number in range(4)]
     for number, key in enumerate(keys):
         site.upload(key, image_of((255, 0, 0), number))
-    ended = threading.Event()
-
-    def send() -> None:
-        while not ended.wait(0.5):
-            site.send([(site.own(key), ()) for key in keys])
-
-    thread = threading.Thread(target=send, name="traffic")
-    thread.start()
-    try:
+    with meanwhile(lambda: site.send([(site.own(key), ()) for key in keys]), every_s=0.5):
         yield
-    finally:
-        ended.set()
-        thread.join()

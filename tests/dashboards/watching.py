@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ast
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.support.processes import children
 from tests.support.prometheus import Prometheus
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, WorkerProcess, photo
 
 RULES = Path(__file__).resolve().parents[2] / "deploy" / "monitoring" / "rules" / "tagstream.yaml"
@@ -51,22 +51,15 @@ def is_over(prometheus: Prometheus, *alerts: str) -> None:
 @contextmanager
 def traffic(site: Site, numbers: range, every_s: float = 0.3) -> Iterator[None]:
     """While the body runs, a new image so often, as long as there are numbers."""
-    ended = threading.Event()
+    left = iter(numbers)
 
     def send() -> None:
-        for number in numbers:
+        for number in islice(left, 1):
             site.upload(f"{number}.jpg", photo(number))
             site.send([(site.own(f"{number}.jpg"), ())])
-            if ended.wait(every_s):
-                return
 
-    thread = threading.Thread(target=send, name="traffic")
-    thread.start()
-    try:
+    with meanwhile(send, every_s):
         yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def made_to_fire(folder: Path) -> set[str]:

@@ -12,8 +12,8 @@ import yaml
 
 from tests.kube.control_plane import NAMESPACE
 from tests.kube.node import Pod
-from tests.kube.rollout import meanwhile
 from tests.support.prometheus import Prometheus
+from tests.support.waiting import meanwhile
 
 
 class PodsPrometheus(Prometheus):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from urllib3.exceptions import HTTPError
 from tests.kube.api import ApiError
 from tests.kube.control_plane import NAMESPACE, ControlPlane
 from tests.kube.node import Node, Pod
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site
 from workers.errors import Unavailable
 
@@ -239,24 +238,6 @@ class Rollout:
 def _condition(manifest: Any, name: str) -> str:
     conditions = manifest.get("status", {}).get("conditions") or []
     return next((str(each["status"]) for each in conditions if each["type"] == name), "Unknown")
-
-
-@contextmanager
-def meanwhile(do: Callable[[], object], every_s: float) -> Iterator[None]:
-    """Context in which another thread does this again and again."""
-    ending = threading.Event()
-
-    def work() -> None:
-        while not ending.wait(every_s):
-            do()
-
-    thread = threading.Thread(target=work, name="meanwhile")
-    thread.start()
-    try:
-        yield
-    finally:
-        ending.set()
-        thread.join()
 
 
 def steps(samples: Sequence[Sample]) -> list[int]:

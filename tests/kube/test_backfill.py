@@ -16,8 +16,9 @@ from tests.conftest import Stack
 from tests.kube.control_plane import ControlPlane
 from tests.kube.node import Node
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, meanwhile, settled
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, settled
 from tests.kube.slow_store import PHOTOS, slow_store
+from tests.support.waiting import meanwhile
 from tests.support.worker_process import Site
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]

@@ -12,7 +12,8 @@ import pytest
 
 from tests.kube.node import Node
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, meanwhile, settled
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, settled
+from tests.support.waiting import meanwhile
 from tests.support.worker_process import Site, photo
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]

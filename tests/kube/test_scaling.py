@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, meanwhile, settled, turns
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, settled, turns
+from tests.support.waiting import meanwhile
 from tests.support.worker_process import Site, photo
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]

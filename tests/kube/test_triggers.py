@@ -10,8 +10,9 @@ import pytest
 from tests.conftest import up_or_skip
 from tests.kube.prometheus import PodsPrometheus
 from tests.kube.report import Report
-from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, done, in_the_end, meanwhile, settled, steps, turns
+from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, done, in_the_end, settled, steps, turns
 from tests.kube.slow_store import PHOTOS, slow_store
+from tests.support.waiting import meanwhile
 from tests.support.worker_process import Site
 from workers.local.scratch import Scratch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,3 +30,21 @@ def bounded() -> Iterator[None]:
     began = time.monotonic()
     yield
     assert time.monotonic() - began < BOUNDED_S
+
+
+@contextmanager
+def meanwhile(do: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Context in which another thread does this again and again."""
+    ending = threading.Event()
+
+    def work() -> None:
+        while not ending.wait(every_s):
+            do()
+
+    thread = threading.Thread(target=work, name="meanwhile")
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
