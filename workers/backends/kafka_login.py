@@ -119,7 +119,6 @@ class _MskIam(SaslMechanismAwsMskIam):  # type: ignore[misc]
     def __init__(self, **config: Any) -> None:
         self.host = config["host"]
         self._aws: _Aws = config[_PROVIDER]
-        self._auth: str | None = None
         self._is_done = self._is_authenticated = False
 
     def _build_client(self) -> AwsMskIamClient:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import re
 import socket
@@ -108,6 +109,10 @@ def test_a_token_that_has_ended_is_not_used() -> None:
         (http("200 OK", b'{"access_token":"t","token_type":"mac"}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
         (http("200 OK", b'{"access_token":"t","expires_in":-1}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
         (http("200 OK", b'{"access_token":"' + b"t" * 40_000 + b'"}'), "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?"),
+        (
+            http("200 OK\r\nContent-Encoding: gzip", gzip.compress(b'{"access_token":"t"}')),  # which none asked for
+            "is TAGSTREAM_KAFKA_TOKEN_ENDPOINT right?",
+        ),
         (http("200 OK", b"[" * 70_000), "an answer of more than 65536 bytes"),
         (b"garbage\r\n\r\n", "does not answer"),
     ],
@@ -117,6 +122,15 @@ def test_what_is_no_token_is_told_in_a_sentence_without_the_secret(answer: bytes
         token()
     assert why in str(raised.value)
     assert "pass word" not in str(raised.value)
+
+
+def test_after_an_answer_that_is_too_large_the_next_question_is_answered() -> None:
+    """Guard: the connection is given back; there is one, and it has the rest of that answer before it."""
+    with service(http("200 OK", b"[" * 70_000), granted("one")) as (token, _, clock):
+        with pytest.raises(OSError, match="more than 65536 bytes"):
+            token()
+        clock.advance(1)
+        assert token() == "one"
 
 
 def test_a_token_of_unknown_life_is_renewed_after_some_minutes() -> None:

@@ -80,7 +80,7 @@ def test_it_is_half_open_while_a_probe_is_on_its_way_which_keeps_no_process_from
 
 
 def test_a_failure_is_told_once_and_so_is_its_end(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    answers = iter([False, True])
+    answers = iter([False, False, True])
     breaker = make(lambda: next(answers), first_pause_s=0.01)
     with caplog.at_level(logging.INFO):
         breaker.failure("why")
