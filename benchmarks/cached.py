@@ -35,6 +35,8 @@ from workers.local.worker_process import WorkerProcess
 PHOTOS = 64
 EVENTS = 20_000
 SINGLE = 200
+ROUNDS = 3
+"""Of each in turn; shown are the median and the range."""
 PARTITIONS = 4
 TRANSACTION = 500
 """Records in a transaction of the bare loop; as many as the worker puts into one at most."""
@@ -84,22 +86,50 @@ class Outcomes:
 
 def main() -> None:
     console = Console()
-    console.print(f"{EVENTS:,} events of {PHOTOS} photos, {PARTITIONS} partitions, {os.cpu_count()} processors")
-    with beside_the_worker(), LocalStack() as stack:
+    console.print(
+        f"{EVENTS:,} events of {PHOTOS} photos and {SINGLE} single ones, {ROUNDS} rounds in turn, "
+        f"{PARTITIONS} partitions, {os.cpu_count()} processors, a load of {os.getloadavg()[0]:.0f} before"
+    )
+    found: dict[str, list[Figures]] = {}
+    every = os.sched_getaffinity(0)
+    with on_processors(every - {FIRST} or every), LocalStack() as stack:
         stack.furnish()
         events = uploaded(stack)
-        table = Table("", "events/s", "processor time an event", "a single event, p50", "p99")
-        for delivery in ("exactly_once", "at_least_once"):
-            worker, size = of_worker(stack, delivery, events)
-            table.add_row(f"worker, {delivery}", *cells(worker))
-        table.add_row("bare loop, transactions", *cells(of_bare_loop(stack.kafka.servers, events, size)))
+        workers = {delivery: BusyWorker(stack, delivery, events) for delivery in ("exactly_once", "at_least_once")}
+        for _ in range(ROUNDS):
+            for delivery, worker in workers.items():
+                found.setdefault(f"worker, {delivery}", []).append(worker.figures())
+            size = workers["exactly_once"].size
+            found.setdefault("bare loop, transactions", []).append(of_bare_loop(stack.kafka.servers, events, size))
+        for worker in workers.values():
+            worker.close()
+    table = Table("", "events/s", "processor time an event", "a single event, p50", "p99")
+    for name, rounds in found.items():
+        table.add_row(name, *cells(rounds))
     console.print(table)
+    console.print(f"a load of {os.getloadavg()[0]:.0f} after")
 
 
-def cells(found: Figures) -> list[str]:
-    singles = sorted(found.singles_ms)
-    shown = (statistics.median(singles), singles[int(0.99 * len(singles))]) if singles else ()
-    return [f"{found.events_s:,.0f}", f"{found.cpu_us:.0f} us", *(f"{ms:.1f} ms" for ms in shown)]
+def cells(rounds: Sequence[Figures]) -> list[str]:
+    shown = [
+        spread([each.events_s for each in rounds], ",.0f", ""),
+        spread([each.cpu_us for each in rounds], ".0f", " us"),
+    ]
+    if rounds[0].singles_ms:
+        shown += [
+            spread([percentile(each.singles_ms, share) for each in rounds], ".1f", " ms") for share in (0.5, 0.99)
+        ]
+    return shown
+
+
+def spread(values: Sequence[float], form: str, unit: str) -> str:
+    """The median, and least and most."""
+    middle, least, most = (f"{value:{form}}{unit}" for value in (statistics.median(values), min(values), max(values)))
+    return f"{middle} ({least} to {most})"
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def uploaded(stack: LocalStack, photos: int = PHOTOS) -> list[bytes]:
@@ -116,53 +146,62 @@ def uploaded(stack: LocalStack, photos: int = PHOTOS) -> list[bytes]:
     return events
 
 
-def of_worker(stack: LocalStack, delivery: str, events: Sequence[bytes]) -> tuple[Figures, int]:
-    """The figures of one worker, and the size of an outcome in bytes."""
-    topics = {name: f"{delivery}.{name}" for name in ("input", "output", "dead_letter")}
-    servers = stack.kafka.servers
-    ensure_topics(servers, {topic: (PARTITIONS, {}) for topic in topics.values()})
-    settings = stack.environment() | {
-        "TAGSTREAM_GROUP": delivery,
-        "TAGSTREAM_TRANSACTIONAL_ID": delivery,
-        "TAGSTREAM_DELIVERY": delivery,
-        "TAGSTREAM_INPUT_TOPICS": topics["input"],
-        "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
-        "TAGSTREAM_DEAD_LETTER_TOPIC": topics["dead_letter"],
-        "TAGSTREAM_TAGGER": "compact",
-        "TAGSTREAM_CAPTIONER": "template",
-        "TAGSTREAM_DEVICE": "cpu",
-        "TAGSTREAM_PRECISION": "fp32",
-        "TAGSTREAM_CACHE_TIMEOUT_S": "5",  # on a machine that is busy nothing is to be computed again
-    }
-    worker = stack.add(WorkerProcess(stack.scratch.path / delivery, settings))
-    worker.start()
-    producer, outcomes = Producer({"bootstrap.servers": servers, "linger.ms": 0}), Outcomes(servers, topics["output"])
-    send(producer, topics["input"], events)
-    size = len(outcomes.await_(len(events)))
-    assert worker.pid is not None
-    alone(worker.pid)
-    began, used = time.perf_counter(), cpu_s(worker.pid)
-    send(producer, topics["input"], [events[number % PHOTOS] for number in range(EVENTS)])
-    require_hit(outcomes.await_(EVENTS))
-    rate, cpu_us = EVENTS / (time.perf_counter() - began), (cpu_s(worker.pid) - used) / EVENTS * 1e6
-    singles = []
-    for number in range(SINGLE):
-        time.sleep(0.02)
-        began = time.perf_counter()
-        send(producer, topics["input"], [events[number % PHOTOS]])
-        outcomes.await_(1)
-        singles.append((time.perf_counter() - began) * 1000)
-    outcomes.close()
-    worker.stop()
-    return Figures(rate, cpu_us, singles), size
+class BusyWorker:
+    """One worker that has seen all photos, and a reader of what it publishes. `size` is an outcome's, in bytes."""
+
+    def __init__(self, stack: LocalStack, delivery: str, events: Sequence[bytes]) -> None:
+        topics = {name: f"{delivery}.{name}" for name in ("input", "output", "dead_letter")}
+        servers = stack.kafka.servers
+        ensure_topics(servers, {topic: (PARTITIONS, {}) for topic in topics.values()})
+        settings = stack.environment() | {
+            "TAGSTREAM_GROUP": delivery,
+            "TAGSTREAM_TRANSACTIONAL_ID": delivery,
+            "TAGSTREAM_DELIVERY": delivery,
+            "TAGSTREAM_INPUT_TOPICS": topics["input"],
+            "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
+            "TAGSTREAM_DEAD_LETTER_TOPIC": topics["dead_letter"],
+            "TAGSTREAM_TAGGER": "compact",
+            "TAGSTREAM_CAPTIONER": "template",
+            "TAGSTREAM_DEVICE": "cpu",
+            "TAGSTREAM_PRECISION": "fp32",
+            "TAGSTREAM_CACHE_TIMEOUT_S": "5",  # on a machine that is busy nothing is to be computed again
+        }
+        self._events = events
+        self._input = topics["input"]
+        self._worker = stack.add(WorkerProcess(stack.scratch.path / delivery, settings))
+        self._worker.start()
+        self._producer = Producer({"bootstrap.servers": servers, "linger.ms": 0})
+        self._outcomes = Outcomes(servers, topics["output"])
+        send(self._producer, self._input, events)
+        self.size = len(self._outcomes.await_(len(events)))
+        assert self._worker.pid is not None
+        self._pid = self._worker.pid
+        place(self._pid, {FIRST})
+
+    def figures(self) -> Figures:
+        began, used = time.perf_counter(), cpu_s(self._pid)
+        send(self._producer, self._input, [self._events[number % PHOTOS] for number in range(EVENTS)])
+        require_hit(self._outcomes.await_(EVENTS))
+        rate, cpu_us = EVENTS / (time.perf_counter() - began), (cpu_s(self._pid) - used) / EVENTS * 1e6
+        singles = []
+        for number in range(SINGLE):
+            time.sleep(0.02)
+            began = time.perf_counter()
+            send(self._producer, self._input, [self._events[number % PHOTOS]])
+            self._outcomes.await_(1)
+            singles.append((time.perf_counter() - began) * 1000)
+        return Figures(rate, cpu_us, singles)
+
+    def close(self) -> None:
+        self._outcomes.close()
+        self._worker.stop()
 
 
 def of_bare_loop(servers: str, events: Sequence[bytes], size: int) -> Figures:
     """The same records in, messages of this size out."""
     ensure_topics(servers, {topic: (PARTITIONS, {}) for topic in ("bare.input", "bare.output")})
     send(Producer({"bootstrap.servers": servers}), "bare.input", [events[n % PHOTOS] for n in range(EVENTS)])
-    with bare_clients(servers) as (consumer, producer):
-        alone(os.getpid())
+    with bare_clients(servers) as (consumer, producer), on_processors({FIRST}):
         value, left = b"x" * size, EVENTS
         began, used = time.perf_counter(), time.process_time()
         while left > 0:
@@ -188,22 +227,20 @@ def require_hit(value: bytes) -> None:
 
 
 @contextmanager
-def beside_the_worker() -> Iterator[None]:
-    """While the body runs, this process and those that it starts leave the first processor to the worker."""
+def on_processors(numbers: set[int]) -> Iterator[None]:
+    """While the body runs, this process and those that it starts have these processors alone."""
     before = os.sched_getaffinity(0)
+    place(os.getpid(), numbers)
     try:
-        for thread in threads_of(os.getpid()):
-            os.sched_setaffinity(thread, before - {FIRST} or before)
         yield
     finally:
-        for thread in threads_of(os.getpid()):
-            os.sched_setaffinity(thread, before)
+        place(os.getpid(), before)
 
 
-def alone(pid: int) -> None:
-    """Give a process the first processor, all its threads and those that they will start."""
+def place(pid: int, numbers: set[int]) -> None:
+    """Give a process these processors, all its threads and those that they will start."""
     for thread in threads_of(pid):
-        os.sched_setaffinity(thread, {FIRST})
+        os.sched_setaffinity(thread, numbers)
 
 
 def threads_of(pid: int) -> list[int]:

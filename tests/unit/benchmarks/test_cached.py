@@ -12,10 +12,15 @@ from benchmarks.cached import Figures, cells, require_hit
 from benchmarks.cached_parts import least
 
 
-def test_single_events_are_shown_by_their_median_and_their_99th_percentile() -> None:
-    singles = [float(number) for number in range(100, 0, -1)]
-    assert cells(Figures(1234.4, 99.6, singles)) == ["1,234", "100 us", "50.5 ms", "100.0 ms"]
-    assert cells(Figures(1234.4, 99.6)) == ["1,234", "100 us"]
+def test_each_figure_is_shown_by_its_median_and_range_over_the_rounds() -> None:
+    rounds = [Figures(1234.4, 99.6), Figures(1000.0, 110.0), Figures(2000.0, 90.0)]
+    assert cells(rounds) == ["1,234 (1,000 to 2,000)", "100 us (90 us to 110 us)"]
+
+
+def test_single_events_are_shown_by_each_rounds_median_and_99th_percentile() -> None:
+    singles = [float(number) for number in range(100, -1, -1)]
+    shown = cells([Figures(1.0, 1.0, singles), Figures(1.0, 1.0, [2 * each for each in singles])])
+    assert shown[2:] == ["75.0 ms (50.0 ms to 100.0 ms)", "148.5 ms (99.0 ms to 198.0 ms)"]
 
 
 def test_the_parts_are_shown_by_their_least_round() -> None:
