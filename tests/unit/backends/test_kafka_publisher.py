@@ -468,6 +468,7 @@ def test_recovery_ends_soon_after_an_interrupt_and_closing_leaves_nothing_open(s
 
 def test_time_without_a_broker_loses_no_marker(scene: Scene) -> None:
     scene.offsets.committed.side_effect = kafka_errors.KafkaTimeoutError("away")
+    assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
     scene.answers = False
     for _ in range(100):
         assert scene.publisher.committed(Assignment(PARTITION, "me")) is None
