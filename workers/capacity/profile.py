@@ -65,7 +65,7 @@ class MachineProfile(BaseModel):
     batch_s: Seconds
     device_cores: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)]
     decoded: Annotated[tuple[Decoded, ...], Field(min_length=1, max_length=10_000)]
-    known_core_s: Seconds = 0.00036
+    known_core_s: Seconds = 0.00024
     new_core_s: Seconds = 0.008
     weights_bytes: Annotated[int, Field(ge=0, le=10**13)]
 
