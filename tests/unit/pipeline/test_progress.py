@@ -83,6 +83,41 @@ def test_a_get_has_its_own_time_beside_the_clock() -> None:
     assert manual.worker.progress().reasons == ("fetch has worked on one image for 91 s: images:1:0, index 0",)
 
 
+def test_a_get_after_a_comparison_has_a_clock_of_its_own() -> None:
+    """Guard: a slow store would look like one that hangs as soon as an image needs two answers of it."""
+
+    class SlowStore(InlineIntake):
+        odd = 0
+
+        def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
+            if job.event.key != "odd":
+                manual.clock.advance(80)
+                return super().fetch(job, max_bytes)
+            self.odd += 1
+            found: Future[Fetched] = Future()
+            if self.odd == 1:
+                found.set_exception(Unavailable("s3", "away"))
+            return found
+
+    def make(store: MemoryObjectStore) -> SlowStore:
+        return SlowStore(store, [ColourTagger.transform])
+
+    manual = ManualPipeline(make_intake=make, stall_timeout_s=60.0, get_timeout_s=30.0)
+    manual.put("read", "odd")
+    manual.events("read")
+    manual.turn()
+    manual.events("odd")
+    manual.turn()
+    manual.clock.advance(1)
+    manual.turn()
+    assert manual.in_flight == {"fetch": 1}
+    too_long = "fetch has worked on one image for 91 s: images:0:1, index 0"
+    manual.clock.advance(90)
+    assert not any("one image" in reason for reason in manual.worker.progress().reasons)
+    manual.clock.advance(1)
+    assert too_long in manual.worker.progress().reasons
+
+
 def test_who_waits_for_the_store_has_no_clock() -> None:
     manual = with_a_hanging("neither")
     manual.clock.advance(1)
