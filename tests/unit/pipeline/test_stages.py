@@ -77,12 +77,25 @@ def test_a_stage_that_waits_is_woken_by_an_item_in_any_of_its_queues_and_by_the_
     assert stage.seen == [["a"], [1]]
 
 
-def test_a_stage_that_was_woken_once_sleeps_again_afterwards() -> None:
-    """Guard: woken for ever, it would go round and round with nothing to do."""
+def test_a_stage_waits_as_long_as_it_is_told_for_an_item_or_one_wake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: it would go round and round with nothing to do."""
     stage = _Two()
-    stage.wake()
+    waits: list[tuple[bool, float]] = []
+    monkeypatch.setattr(stage._filled, "wait_for", lambda ready, within_s: waits.append((bool(ready()), within_s)))
     stage.step(600.0)
-    assert not stage._woken
+    stage.words.put("a")
+    stage.step(5.0)
+    stage.wake()
+    stage.step(5.0)
+    stage.step(5.0)
+    assert waits == [(False, 600.0), (True, 5.0), (True, 5.0), (False, 5.0)]
+
+
+def test_every_stage_with_queues_has_a_thread_of_its_own() -> None:
+    """Guard: the name; a stage without one is never called."""
+    stages = ManualPipeline().pipeline.stages
+    assert sorted(stage.thread for stage in stages if stage.thread) == ["device", "finish", "lookup", "parse"]
+    assert all(stage.thread for stage in stages if isinstance(stage, QueueStage))
 
 
 def test_a_stage_that_says_nothing_of_itself_holds_nothing_back_and_has_nothing_to_complain_about() -> None:
