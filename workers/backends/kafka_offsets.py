@@ -6,9 +6,9 @@ the group may be added while the partitions are, and its offsets may be sent onc
 transaction has to wait for all. So those two requests are made here, by the library and on its connection to the
 coordinators, which is not the one that takes the messages.
 
-They are tried once. Whatever does not succeed at once (a coordinator that moves, a membership that is refused) is left
-to the library, which then sends the same offsets again and knows each error: within one transaction that changes
-nothing. Used of it besides what it documents:
+Whatever does not succeed within a moment (a coordinator that moves, a membership that is refused) is left to the
+library, which then sends the same offsets again and knows each error: within one transaction that changes nothing. Used
+of it besides what it documents:
 
 * `KafkaProducer._sender._client._manager`: runs a coroutine on the producer's thread, and sends a request.
 * `KafkaProducer._transaction_manager`: where the coordinators are, and which partitions are to be added.
@@ -29,9 +29,10 @@ from kafka.producer.transaction_manager import AddOffsetsToTxnHandler, TxnOffset
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 _CONCURRENT = kafka_errors.ConcurrentTransactionsError.errno
+_LOADING = kafka_errors.CoordinatorLoadInProgressError.errno
 _RETRY_S = 0.01
 _TRIES = 50
-"""How often the group is added, while the broker still ends the transaction before."""
+"""How often each is sent: the broker may still be ending the transaction before."""
 _LOOK_S = 0.001
 _LOOKS = 500
 
@@ -79,23 +80,36 @@ async def _send(
     if not await _soon(manager, lambda: not transactions._new_partitions_in_transaction):
         return False
     adding = AddOffsetsToTxnHandler(transactions, group, offsets).request
-    for _ in range(_TRIES):
-        added = await manager.send(adding, node_id=transactions._transaction_coordinator)
-        if added.error_code != _CONCURRENT:
-            break
-        await manager._net.sleep(_RETRY_S)
+    at = transactions._transaction_coordinator
+    added = await _answer(manager, at, adding, lambda answer: answer.error_code == _CONCURRENT)
     # While a transaction is being added to, brokers refuse what they are to verify in it.
     if added.error_code or not await _soon(manager, lambda: not transactions.has_partitions_to_add()):
         return False
     sending = TxnOffsetCommitHandler(transactions, group, offsets, None).request
-    answer = await manager.send(sending, node_id=transactions._consumer_group_coordinator)
-    taken = {
-        TopicPartition(topic.name, partition.partition_index)
+    at = transactions._consumer_group_coordinator
+    # A broker that leads the messages' partition as well may fail to verify both at once, and says this.
+    answer = await _answer(manager, at, sending, lambda answer: _LOADING in _errors(answer).values())
+    errors = _errors(answer)
+    return errors.keys() == offsets.keys() and not any(errors.values())
+
+
+def _errors(answer: Any) -> dict[TopicPartition, int]:
+    """What a group says of each partition's offset; 0: it has taken it."""
+    return {
+        TopicPartition(topic.name, partition.partition_index): partition.error_code
         for topic in answer.topics
         for partition in topic.partitions
-        if not partition.error_code
     }
-    return taken == offsets.keys()
+
+
+async def _answer(manager: Any, node: object, request: Any, again: Callable[[Any], bool]) -> Any:
+    """The answer to a request, which is sent again while a moment's trouble is all that it says."""
+    for _ in range(_TRIES):
+        answer = await manager.send(request, node_id=node)
+        if not again(answer):
+            break
+        await manager._net.sleep(_RETRY_S)
+    return answer
 
 
 async def _soon(manager: Any, happened: Callable[[], bool]) -> bool:

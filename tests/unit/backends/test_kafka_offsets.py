@@ -25,6 +25,7 @@ from workers.backends.kafka_offsets import OffsetsMeanwhile, knows_coordinators
 
 GROUP = ConsumerGroupMetadata("group", 3, "me")
 OFFSETS = {TopicPartition("images", number): OffsetAndMetadata(number + 5, "", -1) for number in range(2)}
+LOADING = kafka_errors.CoordinatorLoadInProgressError.errno
 CONCURRENT = kafka_errors.ConcurrentTransactionsError.errno
 Topic = TxnOffsetCommitResponse.TxnOffsetCommitResponseTopic
 
@@ -97,14 +98,13 @@ def test_the_group_is_added_and_its_offsets_are_sent_under_our_membership_and_ep
         [added(kafka_errors.NotCoordinatorError.errno)],
         [kafka_errors.NodeNotReadyError("paused")],
         [added(), taken(p0=0, p1=kafka_errors.IllegalGenerationError.errno)],
-        [added(), taken(p0=0, p1=kafka_errors.CoordinatorLoadInProgressError.errno)],
         [added(), taken(p0=0)],
         [added(), taken()],
         [added(), kafka_errors.KafkaConnectionError("gone")],
         [added(), SimpleNamespace()],
     ],
     ids=[
-        "fenced", "another coordinator", "no connection", "refused", "loading", "one left out", "all left out",
+        "fenced", "another coordinator", "no connection", "refused", "one left out", "all left out",
         "broken off", "nonsense",
     ],
 )  # fmt: skip
@@ -153,6 +153,19 @@ def test_the_group_is_added_again_while_the_broker_ends_the_transaction_before(
 ) -> None:
     monkeypatch.setattr(kafka_offsets, "_RETRY_S", 0.0)
     assert scene.accepted(added(CONCURRENT), added(CONCURRENT), added(), taken(p0=0, p1=0))
+    assert len(scene.sent) == 4
+
+
+def test_offsets_go_again_while_the_group_can_not_verify_them(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_offsets, "_RETRY_S", 0.0)
+    assert scene.accepted(added(), taken(p0=0, p1=LOADING), taken(p0=LOADING, p1=LOADING), taken(p0=0, p1=0))
+    assert [type(request) for _, request in scene.sent] == [AddOffsetsToTxnRequest, *[TxnOffsetCommitRequest] * 3]
+
+
+def test_a_group_that_goes_on_loading_is_not_asked_for_ever(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_offsets, "_RETRY_S", 0.0)
+    monkeypatch.setattr(kafka_offsets, "_TRIES", 3)
+    assert not scene.accepted(added(), *[taken(p0=0, p1=LOADING)] * 9)
     assert len(scene.sent) == 4
 
 
