@@ -183,7 +183,7 @@ def tried() -> tuple[set[tuple[str, str]], set[str]]:
     silent: set[str] = set()
     for path in sorted((MONITORING / "tests").glob("*.yaml")):
         for test in yaml.safe_load(path.read_text(encoding="utf-8"))["tests"]:
-            for case in test["alert_rule_test"]:
+            for case in test.get("alert_rule_test", ()):
                 fire |= {(case["alertname"], alert["exp_labels"]["severity"]) for alert in case["exp_alerts"]}
                 if not case["exp_alerts"]:
                     silent.add(case["alertname"])
@@ -198,9 +198,9 @@ def test_every_alert_is_tried_where_it_fires_and_where_it_is_silent() -> None:
 
 def test_every_file_of_tests_is_of_these_rules_and_says_in_which_order_they_are_evaluated() -> None:
     """Without an order, promtool evaluates the groups in any, and an alert may see the shares of a minute ago."""
-    files = sorted((MONITORING / "tests").glob("*.yaml"))
-    assert len(files) >= 4
-    for path in files:
-        tests = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = [yaml.safe_load(path.read_text(encoding="utf-8")) for path in (MONITORING / "tests").glob("*.yaml")]
+    of_rules = [tests for tests in files if any("alert_rule_test" in test for test in tests["tests"])]
+    assert len(of_rules) >= 4
+    for tests in of_rules:
         assert tests["rule_files"] == ["../rules/tagstream.yaml"]
         assert tests["group_eval_order"] == [group["name"] for group in GROUPS]
