@@ -607,7 +607,10 @@ def test_what_is_missing_is_asked_once_more_since_answers_to_head_do_not_say_it(
 
 def test_an_object_that_turns_up_at_the_second_question_is_what_that_says_and_is_not_read() -> None:
     endless_one = message("200 OK", ETAG, DATE, "x-amz-version-id: v7", length=5_000_000_000)
-    assert head(message("404 Not Found"), endless_one) == ObjectVersion("e7a6", "v7")
+    with loopback(says(message("404 Not Found"), endless_one, GOOD)) as server:
+        store = store_of(server, connections=1)
+        assert store.head("bucket", "k", deadline_s=5) == ObjectVersion("e7a6", "v7")
+        assert read(store, deadline_s=2).body == b"image", "its connection is given back"
 
 
 def test_a_store_that_refuses_to_tell_what_an_object_is_has_not_told_that_it_is_gone() -> None:
@@ -617,8 +620,11 @@ def test_a_store_that_refuses_to_tell_what_an_object_is_has_not_told_that_it_is_
 
 
 def test_what_an_object_is_can_not_be_asked_under_a_name_that_is_none() -> None:
+    store = MinioObjectStore("http://127.0.0.1:1", "key", "secret", "us-east-1")
     with pytest.raises(Rejected, match="unreadable"):
-        MinioObjectStore("http://127.0.0.1:1", "key", "secret", "us-east-1").head("bucket", "a/../b", deadline_s=1)
+        store.head("bucket", "a/../b", deadline_s=1)
+    with pytest.raises(Rejected, match="unreadable"):
+        store.find("bucket", "a/../b")
 
 
 def test_a_look_that_fails_is_tried_again_until_its_deadline() -> None:
