@@ -98,7 +98,7 @@ def test_a_commit_whose_answer_never_comes(
         pytest.param("SIGTERM", 60, id="away for a minute"),
     ],
 )
-def test_broker_goes_away_before_a_transaction_ends(
+def test_broker_goes_away_before_offsets_are_sent(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, how: str, away_s: int
 ) -> None:
     """Guards: RetryingNetClient, without which the request that finds no broker is dropped and never answered; and, for
@@ -119,7 +119,7 @@ def test_broker_goes_away_before_a_transaction_ends(
         eventually(hesitation.with_name("reached").exists, 30, process.said)
         assert state(broker, outpost) == "Ongoing"
         (broker.stop if how == "SIGTERM" else broker.kill)()
-        # Outcomes and offsets are acknowledged and every connection has ended: the next step has to make one.
+        # The outcomes are acknowledged and every connection has ended: the next step has to make one.
         hesitation.unlink()
         time.sleep(2 + away_s)
         assert process.running, "a worker must wait for its broker"
@@ -177,17 +177,17 @@ def test_the_broker_times_a_transaction_out(
     timeout = {"TAGSTREAM_KAFKA_TRANSACTION_TIMEOUT_S": "8"}
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION, **timeout)) as process:
         before = failed(process, cause="fenced")
-        sent, commit = broker.proxy.hold(Api.PRODUCE, "answer"), broker.proxy.hold(Api.END_TXN)
+        sent, offsets = broker.proxy.hold(Api.PRODUCE, "answer"), broker.proxy.hold(Api.ADD_OFFSETS_TO_TXN)
         load(outpost, 60)
         sent.wait_caught()
         # Each step takes less than a request may, both together more than the transaction.
         time.sleep(5)
         assert state(broker, outpost) == "Ongoing"
         sent.release()
-        commit.wait_caught()
+        offsets.wait_caught()
         eventually(lambda: state(broker, outpost) == "CompleteAbort", 10)
         account.landed()
-        commit.release()
+        offsets.release()
         account.over()
         eventually(lambda: failed(process, cause="fenced") > before, 20, process.said)
         finish(outpost, process, account)

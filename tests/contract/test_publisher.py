@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
 
 import pytest
 
@@ -22,8 +21,6 @@ from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
 from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Transaction
 
-Practised: TypeAlias = Callable[[Publisher, Assignment], Publisher]
-
 
 def transaction_of(world: World, offsets: dict[Assignment, int], *values: bytes) -> Transaction:
     return Transaction([Message(world.output, b"key", value, ()) for value in values], offsets)
@@ -34,7 +31,7 @@ def values(world: World) -> Sequence[bytes | None]:
 
 
 class Interrupted:
-    """A membership that lets something happen first, once; or that is another one `instead`."""
+    """A membership that lets something happen first, once."""
 
     def __init__(self, membership: Callable[[], Membership]) -> None:
         self._membership = membership
@@ -45,19 +42,8 @@ class Interrupted:
         happen, self.happen = self.happen, None
         if happen is not None:
             happen()
-        return self.instead or self._membership()
-
-
-@pytest.fixture(params=["a first run", "a later run"])
-def practised(request: pytest.FixtureRequest) -> Practised:
-    """Lets a publisher have committed an offset of 0 before, or not: a later run may take a shorter way."""
-
-    def practise(publisher: Publisher, assignment: Assignment) -> Publisher:
-        if request.param == "a later run":
-            publisher.publish(Transaction([], {assignment: 0}))
-        return publisher
-
-    return practise
+        instead, self.instead = self.instead, None
+        return instead or self._membership()
 
 
 def test_a_publisher_satisfies_the_port(world: World) -> None:
@@ -65,10 +51,10 @@ def test_a_publisher_satisfies_the_port(world: World) -> None:
     publisher.close()
 
 
-def test_messages_and_offsets_are_there_when_publish_returns(world: World, practised: Practised) -> None:
+def test_messages_and_offsets_are_there_when_publish_returns(world: World) -> None:
     source = world.source()
     assignments = assignments_of(source)
-    publisher = practised(world.publisher(source), assignments[0])
+    publisher = world.publisher(source)
     publisher.publish(transaction_of(world, {assignments[0]: 5, assignments[1]: 7}, b"a", b"b"))
     assert values(world) == [b"a", b"b"]
     assert world.committed() == {0: 5, 1: 7}
@@ -149,22 +135,21 @@ def test_the_largest_message_that_it_says_to_take_is_taken_alone_and_in_company(
     ]
 
 
-def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: World, practised: Practised) -> None:
+def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: World) -> None:
     source = world.source()
     assignments = assignments_of(source)
     membership = Interrupted(source.membership)
-    publisher = practised(world.publisher(source, membership=membership), assignments[0])
-    before = world.committed()
+    publisher = world.publisher(source, membership=membership)
     membership.happen = assignments[0].end
     with pytest.raises(Unpublished) as refused:
         publisher.publish(transaction_of(world, {assignments[0]: 1, assignments[1]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
     assert values(world) == []
-    assert world.committed() == before
+    assert world.committed() == {}
     publisher.publish(transaction_of(world, {assignments[1]: 1}, b"b"))
     assert values(world) == [b"b"]
-    assert world.committed() == {**before, 1: 1}
+    assert world.committed() == {1: 1}
 
 
 @pytest.mark.parametrize(
@@ -172,44 +157,39 @@ def test_an_assignment_that_ends_before_the_commit_takes_its_run_with_it(world: 
     [NO_MEMBERSHIP, Membership(1, "another-member"), Membership(-1, "")],
     ids=["none", "another member id", "reset by a failed heartbeat"],
 )
-def test_a_run_is_refused_under_any_membership_but_its_assignments_own(
-    world: World, practised: Practised, membership: Membership
-) -> None:
+def test_a_run_is_refused_under_any_membership_but_its_assignments_own(world: World, membership: Membership) -> None:
     source = world.source()
     assignments = assignments_of(source)
     live = Interrupted(source.membership)
-    publisher = practised(world.publisher(source, membership=live), assignments[0])
-    before = world.committed()
+    publisher = world.publisher(source, membership=live)
     live.instead = membership
     with pytest.raises(Unpublished) as refused:
         publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
-    assert (values(world), world.committed()) == ([], before)
+    assert (values(world), world.committed()) == ([], {})
 
 
-def test_the_group_refuses_the_generation_of_an_earlier_join(world: World, practised: Practised) -> None:
+def test_the_group_refuses_the_generation_of_an_earlier_join(world: World) -> None:
     source = world.source()
     assignments = assignments_of(source)
     live = Interrupted(source.membership)
-    publisher = practised(world.publisher(source, membership=live), assignments[0])
-    before = world.committed()
+    publisher = world.publisher(source, membership=live)
     generation, member_id = source.membership()
     live.instead = Membership(generation - 1 if generation > 0 else generation + 1, member_id)
     with pytest.raises(Unpublished) as refused:
         publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
-    assert (values(world), world.committed()) == ([], before)
+    assert (values(world), world.committed()) == ([], {})
 
 
-def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: World, practised: Practised) -> None:
+def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: World) -> None:
     source = world.source()
     assignments = assignments_of(source)
     known = source.membership()
     live = Interrupted(source.membership)
-    publisher = practised(world.publisher(source, membership=live), assignments[0])
-    before = world.committed()
+    publisher = world.publisher(source, membership=live)
     live.instead = known
     live.happen = lambda: world.expel(source)
     assert assignments[0].current
@@ -217,7 +197,7 @@ def test_an_expelled_member_that_does_not_know_it_yet_publishes_nothing(world: W
         publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
     assert refused.value.cause == "membership"
     publisher.recover()
-    assert (values(world), world.committed()) == ([], before)
+    assert (values(world), world.committed()) == ([], {})
 
 
 def test_after_a_failed_run_only_recover_may_follow(world: World) -> None:
@@ -232,21 +212,19 @@ def test_after_a_failed_run_only_recover_may_follow(world: World) -> None:
         publisher.publish(transaction_of(world, {assignments[0]: 1}, b"a"))
 
 
-def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: World, practised: Practised) -> None:
+def test_offsets_of_a_failed_run_are_never_committed_with_a_later_one(world: World) -> None:
     source = world.source()
     assignments = assignments_of(source)
     live = Interrupted(source.membership)
-    publisher = practised(world.publisher(source, membership=live), assignments[0])
-    before = world.committed()
+    publisher = world.publisher(source, membership=live)
     generation, member_id = source.membership()
     # One that only the broker refuses: by then the client has queued the offsets.
     live.instead = Membership(generation + 1, member_id)
     with pytest.raises(Unpublished):
         publisher.publish(transaction_of(world, {assignments[0]: 9}, b"a"))
-    live.instead = None
     publisher.recover()
     publisher.publish(transaction_of(world, {assignments[1]: 1}, b"b"))
-    assert world.committed() == {**before, 1: 1}
+    assert world.committed() == {1: 1}
     assert values(world) == [b"b"]
 
 

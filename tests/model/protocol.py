@@ -16,10 +16,6 @@ record of each partition that takes part. The broker behaves as Apache Kafka doe
 owns a partition; it lets offsets without a generation through when the member id is empty too, or when the group is;
 a plain commit wins over a transaction's pending one; taking a transactional id aborts what is open under it.
 
-Offsets are sent after the messages here. Where they are sent meanwhile, the membership is read before and once more at
-the end: the first look and the offsets are the steps "reads its membership" and "has its offsets taken" of this model,
-and the second can only refuse what is committed here.
-
 `Rules` are those of `workers/backends/kafka_publisher.py`, `kafka_types.refusal` and `pipeline/publishing.py`, each of
 which can be taken out.
 """

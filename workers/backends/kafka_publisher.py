@@ -7,8 +7,6 @@ The rules here are what kafka-python 3.0.12 needs so that nothing is lost or pub
 * The group's membership is read after that, not per job: metadata from before a join is refused for ever. It is checked
   against every assignment, because the broker lets a membership without a generation through unchecked, and never asks
   who owns a partition.
-* Offsets may be on their way while the messages are (`kafka_offsets.py`), under a membership that is checked as well. A
-  transaction does not end before it is known what became of them, and if they were refused they go once more.
 * After any failure the producer is ended and replaced. One that has failed or aborted keeps offsets of the failed
   transaction and commits them with the next.
 * Offsets are written by this thread alone, within transactions. A commit beside them would win over theirs in the log.
@@ -28,7 +26,7 @@ from kafka import errors as kafka_errors
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from workers import metrics
-from workers.backends.kafka_batches import SentBatch, keep_whole, send_all
+from workers.backends.kafka_batches import keep_whole, send_all
 from workers.backends.kafka_client import (
     RetryingNetClient,
     Security,
@@ -40,12 +38,11 @@ from workers.backends.kafka_client import (
     sensible,
     translated,
 )
-from workers.backends.kafka_offsets import OffsetsMeanwhile, knows_coordinators
 from workers.backends.kafka_topics import max_message_bytes
 from workers.backends.kafka_types import Delivery, FencingDetector, OffsetReset, check_sendable, refusal
 from workers.backends.kafka_watch import CallWatchdog
 from workers.errors import Misconfigured, TagstreamError, Unavailable, Unpublished
-from workers.types import Assignment, Membership, Partition, Transaction
+from workers.types import Assignment, Membership, Message, Partition, Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -89,14 +86,6 @@ def cause_of(error: BaseException) -> str:
         inner = next((part for part in seen.args if isinstance(part, BaseException)), None)
         seen = seen.__cause__ or inner
     return "broker"
-
-
-def _by_partition(offsets: Mapping[Assignment, int]) -> dict[Partition, int]:
-    return {assignment.partition: offset for assignment, offset in offsets.items()}
-
-
-def _positions(offsets: Mapping[Partition, int]) -> dict[TopicPartition, OffsetAndMetadata]:
-    return {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
 
 
 def _require_allowed(error: kafka_errors.KafkaError) -> None:
@@ -259,41 +248,14 @@ class KafkaPublisher:
     def _publish(self, transaction: Transaction) -> None:
         if self._transactional:
             self._producer.begin_transaction()
-        batches = send_all(self._producer, transaction.messages)
-        meanwhile = self._send_offsets_meanwhile(transaction)
-        self._confirm(batches)
-        accepted = meanwhile is not None and self._accepted(meanwhile)
-        membership = self._member_of(transaction.offsets)
-        if accepted:
-            self._end_transaction()
-        else:
-            self._commit(membership, _by_partition(transaction.offsets))
-
-    def _member_of(self, assignments: Iterable[Assignment]) -> Membership:
-        """The membership under which offsets of these may be committed now.
-
-        Raises:
-            kafka.errors.CommitFailedError: there is none.
-        """
+        self._send(transaction.messages)
         membership = self._membership()
-        if (reason := refusal(membership, assignments)) is not None:
+        if (reason := refusal(membership, transaction.offsets)) is not None:
             raise kafka_errors.CommitFailedError(reason)
-        return membership
+        self._commit(membership, {assignment.partition: offset for assignment, offset in transaction.offsets.items()})
 
-    def _send_offsets_meanwhile(self, transaction: Transaction) -> OffsetsMeanwhile | None:
-        if not self._transactional or not transaction.messages or not knows_coordinators(self._producer):
-            return None
-        membership = self._member_of(transaction.offsets)
-        positions = _positions(_by_partition(transaction.offsets))
-        return OffsetsMeanwhile(self._producer, self._group_metadata(membership), positions)
-
-    def _accepted(self, meanwhile: OffsetsMeanwhile) -> bool:
-        """Nothing of them is under way any more, or the transaction fails."""
-        with self._clock.watching("sending offsets to the transaction"):
-            return meanwhile.accepted(2 * REQUEST_TIMEOUT_S)
-
-    def _confirm(self, batches: Iterable[SentBatch]) -> None:
-        """Send them now, and wait until the brokers have each."""
+    def _send(self, messages: Iterable[Message]) -> None:
+        batches = send_all(self._producer, messages)
         self._producer.flush(timeout=_DELIVERY_TIMEOUT_S + 1)
         for batch in batches:
             batch.confirm(timeout_s=1)
@@ -304,16 +266,13 @@ class KafkaPublisher:
             with self._clock.watching("the commit of offsets"):
                 self._commit_beside(offsets, REQUEST_TIMEOUT_S)
             return
+        at = {TopicPartition(*partition): OffsetAndMetadata(offset, "", -1) for partition, offset in offsets.items()}
         with self._clock.watching("sending offsets to the transaction"):
-            self._producer.send_offsets_to_transaction(_positions(offsets), self._group_metadata(membership))
-        self._end_transaction()
-
-    def _end_transaction(self) -> None:
+            self._producer.send_offsets_to_transaction(
+                at, ConsumerGroupMetadata(self._group, membership.generation, membership.member_id)
+            )
         with self._clock.watching("the commit of a transaction"):
             self._producer.commit_transaction()
-
-    def _group_metadata(self, membership: Membership) -> ConsumerGroupMetadata:
-        return ConsumerGroupMetadata(self._group, membership.generation, membership.member_id)
 
     # Clients
 

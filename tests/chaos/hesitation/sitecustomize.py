@@ -1,8 +1,8 @@
 """Imported first by a worker whose PYTHONPATH begins with this folder: on command, a transaction stops short of its
-end.
+offsets.
 
-HESITATION names a file. While it is there, a process about to commit a transaction writes a second one beside it,
-`reached`, and waits.
+HESITATION names a file. While it is there, a process about to send offsets to a transaction writes a second one beside
+it, `reached`, and waits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from kafka import KafkaProducer
 
 _FILE = Path(os.environ["HESITATION"])
-_commit = KafkaProducer.commit_transaction
+_send_offsets = KafkaProducer.send_offsets_to_transaction
 
 
 def _hesitate(producer: KafkaProducer, *args: Any, **more: Any) -> Any:
@@ -23,7 +23,7 @@ def _hesitate(producer: KafkaProducer, *args: Any, **more: Any) -> Any:
         _FILE.with_name("reached").touch()
         while _FILE.exists():
             time.sleep(0.01)
-    return _commit(producer, *args, **more)
+    return _send_offsets(producer, *args, **more)
 
 
-KafkaProducer.commit_transaction = _hesitate
+KafkaProducer.send_offsets_to_transaction = _hesitate

@@ -42,18 +42,12 @@ class Scene:
         self.unreachable = 0
         self.slow_to_take = 0
         self.refused: Exception | None = None
-        self.practised = False
-        self.meanwhile: list[tuple[Any, ...]] = []
-        self.while_sending: Callable[[], None] = lambda: None
-        self.accepted: bool | Exception = True
         monkeypatch.setattr(kafka_publisher, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
         monkeypatch.setattr(kafka_publisher, "answers", lambda *_: self.answers)
         found = limits or {"out": 1_000, "large": 5_000}
         monkeypatch.setattr(kafka_publisher, "max_message_bytes", lambda *_, **__: found)
         monkeypatch.setattr(kafka_publisher, "connect", self._connect)
         monkeypatch.setattr(kafka_publisher, "send_all", self._send)
-        monkeypatch.setattr(kafka_publisher, "knows_coordinators", lambda _: self.practised)
-        monkeypatch.setattr(kafka_publisher, "OffsetsMeanwhile", self._send_meanwhile)
         monkeypatch.setattr(kafka_publisher, "end_producer", lambda producer, within_s: self.calls.append("end"))
         self.publisher = KafkaPublisher(
             "broker:9092",
@@ -116,18 +110,6 @@ class Scene:
         self.calls.append(f"send {len(messages)}")
         return [Mock(confirm=self._confirm) for _ in range(2)]
 
-    def _send_meanwhile(self, *arguments: Any) -> Any:
-        self.calls.append("offsets meanwhile")
-        self.meanwhile.append(arguments)
-        self.while_sending()
-        return Mock(accepted=self._accepted)
-
-    def _accepted(self, timeout_s: float) -> bool:
-        self.calls.append("accepted?")
-        if isinstance(self.accepted, Exception):
-            raise self.accepted
-        return self.accepted
-
     def _confirm(self, timeout_s: float) -> None:
         self.calls.append("confirm")
         if self.refused is not None:
@@ -145,70 +127,6 @@ def test_the_steps_of_a_transaction_come_in_the_order_that_makes_them_safe(scene
         "begin_transaction", "send 2", "flush", "confirm", "confirm",
         "membership", "send_offsets_to_transaction", "commit_transaction",
     ]  # fmt: skip
-
-
-MEANWHILE = [
-    "begin_transaction", "send 2", "membership", "offsets meanwhile", "flush", "confirm", "confirm",
-    "accepted?",
-]  # fmt: skip
-
-
-def test_once_the_coordinators_are_known_offsets_are_under_way_beside_the_messages(scene: Scene) -> None:
-    scene.practised = True
-    scene.publish()
-    assert scene.calls == [*MEANWHILE, "membership", "commit_transaction"]
-    [(producer, metadata, offsets)] = scene.meanwhile
-    assert producer is scene.producer
-    assert {tuple(place): at.offset for place, at in offsets.items()} == {("images", 0): 5}
-    assert (metadata.group_id, metadata.generation_id, metadata.member_id) == ("group", 3, "me")
-
-
-def test_offsets_that_were_not_accepted_meanwhile_are_sent_as_the_library_does(scene: Scene) -> None:
-    scene.practised, scene.accepted = True, False
-    scene.publish()
-    assert scene.calls == [*MEANWHILE, "membership", "send_offsets_to_transaction", "commit_transaction"]
-
-
-def test_a_transaction_never_ends_while_its_offsets_are_under_way(scene: Scene) -> None:
-    scene.practised, scene.accepted = True, kafka_errors.KafkaTimeoutError("no answer")
-    with pytest.raises(Unpublished) as unknown:
-        scene.publish()
-    assert unknown.value.cause == "timeout"
-    assert scene.calls == MEANWHILE
-
-
-def test_offsets_that_were_accepted_are_not_committed_without_their_messages(scene: Scene) -> None:
-    scene.practised, scene.refused = True, kafka_errors.KafkaTimeoutError("expired")
-    with pytest.raises(Unpublished):
-        scene.publish()
-    scene.producer.commit_transaction.assert_not_called()
-
-
-def test_an_assignment_that_ends_while_its_offsets_are_under_way_is_not_committed(scene: Scene) -> None:
-    scene.practised = True
-    assignment = Assignment(PARTITION, "me")
-    scene.while_sending = assignment.end
-    with pytest.raises(Unpublished) as refused:
-        scene.publish(assignment)
-    assert refused.value.cause == "membership"
-    assert len(scene.meanwhile) == 1
-    scene.producer.commit_transaction.assert_not_called()
-
-
-def test_of_an_assignment_that_has_ended_no_offset_is_sent(scene: Scene) -> None:
-    scene.practised = True
-    scene.member = Membership(9, "another")
-    with pytest.raises(Unpublished) as refused:
-        scene.publish()
-    assert refused.value.cause == "membership"
-    assert not scene.meanwhile
-
-
-def test_offsets_without_messages_are_left_to_the_library_which_else_ends_no_transaction(scene: Scene) -> None:
-    scene.practised = True
-    scene.publisher.publish(Transaction([], {Assignment(PARTITION, "me"): 5}))
-    assert not scene.meanwhile
-    assert scene.calls[-2:] == ["send_offsets_to_transaction", "commit_transaction"]
 
 
 def test_offsets_go_with_the_group_the_generation_and_the_member_id(scene: Scene) -> None:
@@ -368,7 +286,6 @@ def test_a_commit_that_does_not_return_while_brokers_answer_others_is_stuck(scen
 
 def test_at_least_once_sends_first_and_commits_with_the_member_after(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch, "at_least_once")
-    scene.practised = True
     scene.publish()
     assert scene.calls == [
         "send 2", "flush", "confirm", "confirm", "membership", f"commit beside {{{PARTITION!r}: 5}}",
