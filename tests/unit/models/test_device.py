@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +39,16 @@ def test_the_number_of_threads_is_set() -> None:
     choose_device("cpu", threads=1)
     assert torch.get_num_threads() == 1
     torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no huge pages")
+def test_large_tensors_ask_for_huge_pages() -> None:
+    """In a process of its own: torch decides it with its first tensor."""
+    code = "import workers.models.device, torch\ntensor = torch.ones(16 << 20)\nprint(open('/proc/self/smaps').read())"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("THP_")}
+    maps = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    asking = [part for part in maps.stdout.split("VmFlags:")[1:] if " hg " in f" {part.splitlines()[0]} "]
+    assert asking
 
 
 def test_uploaded_images_are_channels_last_without_a_copy_to_reorder() -> None:
