@@ -92,9 +92,9 @@ def scaling() -> None:
     with LocalStack() as stack:
         stack.furnish()
         folder = made_simulated(stack.scratch.path / simulated.KIND)
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             for count in WORKERS:
-                with running_workers(stack, f"of-{count}", count, folder, SLEEP_S) as work:
+                with running_workers(stack, f"{count}-of-round-{number}", count, folder, SLEEP_S) as work:
                     work(8 * count)
                     before = processors_s()
                     rates[count].append(work(PHOTOS * count).images_s)
