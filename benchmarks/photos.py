@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import simulated
-from benchmarks.cached import PARTITIONS, Outcomes, cpu_s, send, threads_of
+from benchmarks.cached import PARTITIONS, Outcomes, cpu_s, send, spread, threads_of
 from workers.backends.kafka import ensure_topics
 from workers.intake.transform import decode
 from workers.local.stack import BUCKET, LocalStack
@@ -76,10 +76,9 @@ def main() -> None:
                 for _ in range(ROUNDS):
                     bare.append(of_bare_loop(stack, tagger, uploaded(stack, PHOTOS)))
                     line.append(work(PHOTOS))
-            ratios = sorted(ours.images_s / loop.images_s for ours, loop in zip(line, bare, strict=True))
-            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            ratios = [ours.images_s / loop.images_s for ours, loop in zip(line, bare, strict=True)]
             table.add_row(f"bare loop, {name}", *cells(bare), "")
-            table.add_row(f"worker, {name}", *cells(line), spread)
+            table.add_row(f"worker, {name}", *cells(line), spread(ratios, ".2f", ""))
     console.print(table)
 
 
@@ -101,11 +100,9 @@ def scaling() -> None:
                     used, of = (now - then for now, then in zip(processors_s(), before, strict=True))
                     busy[count].append(used / of)
     for count in WORKERS:
-        shares = sorted(rate / (count * one) for rate, one in zip(rates[count], rates[WORKERS[0]], strict=True))
-        spread = f"{statistics.median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})"
-        table.add_row(
-            f"{count}", f"{statistics.median(rates[count]):.0f}", f"{statistics.median(busy[count]):.0%}", spread
-        )
+        rate, use = statistics.median(rates[count]), statistics.median(busy[count])
+        shares = [each / (count * one) for each, one in zip(rates[count], rates[WORKERS[0]], strict=True)]
+        table.add_row(f"{count}", f"{rate:.0f}", f"{use:.0%}", spread(shares, ".2f", ""))
     console.print(table)
 
 
