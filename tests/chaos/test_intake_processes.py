@@ -16,7 +16,6 @@ from tests.chaos.account import Account
 from tests.chaos.broken_codec import FOLDER, png_that
 from tests.chaos.shared_worker import Given, SharedWorker, in_flight, is_committed
 from tests.conftest import Stack
-from tests.support.processes import children
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo
 
@@ -51,11 +50,6 @@ def upload_sound(site: Site, count: int) -> list[str]:
 
 def lost_decoders(process: WorkerProcess, cause: str) -> float:
     return process.metric("tagstream_decoders_lost_total", cause=cause)
-
-
-def living_decoders(process: WorkerProcess) -> set[int]:
-    assert process.pid is not None
-    return {child for fork_server in children(process.pid) for child in children(fork_server)}
 
 
 @dataclass(frozen=True)
@@ -94,8 +88,8 @@ def test_an_image_that(decoders: SharedWorker, account: Account, tmp_path: Path,
     try, without which a slow machine or an operator's kill costs a sound image; the orders that the supervisor keeps,
     without which what a dead child had in hand is lost."""
     process, site = decoders.worker, decoders.site
-    eventually(lambda: len(living_decoders(process)) == 2, 30, process.said)
-    lost, before = lost_decoders(process, deed.cause), living_decoders(process)
+    eventually(lambda: len(process.decoders()) == 2, 30, process.said)
+    lost, before = lost_decoders(process, deed.cause), set(process.decoders())
     refused = partial(process.metric, "tagstream_dead_letters_total", reason=str(deed.reason))
     refused_before = refused()
     sound = upload_sound(site, 60)
@@ -107,9 +101,9 @@ def test_an_image_that(decoders: SharedWorker, account: Account, tmp_path: Path,
         eventually(lambda: refused() > refused_before, 60, process.said)
     account.landed()
     account.over()
-    eventually(lambda: len(living_decoders(process)) == 2, 10, process.said)
+    eventually(lambda: len(process.decoders()) == 2, 10, process.said)
     account.recovered()
-    assert len(before - living_decoders(process)) >= min(1, deed.costs)
+    assert len(before - set(process.decoders())) >= min(1, deed.costs)
     found = decoders.settle(account, records, letters=deed.reason is not None)
     assert found.reasons == [deed.reason] * (deed.reason is not None)
     assert found.keys == sorted(sound if deed.reason else [*sound, "deed.png"])

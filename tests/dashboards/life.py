@@ -17,7 +17,6 @@ from tests.chaos.unruly import Unruly, image_of
 from tests.chaos.unruly_model import CURSED, UNCOUNTABLE
 from tests.support.images import tiff_that_its_codec_complains_of
 from tests.support.lying_store import says
-from tests.support.processes import children
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo
 from tests.unit.models.photographs import SKIMAGE
@@ -107,10 +106,7 @@ class Life:
         self.shared.committed(PATIENCE_S)
 
     def _decoder_dies(self) -> None:
-        process = self.shared.worker
-        assert process.pid is not None
-        decoders = [child for server in children(process.pid) for child in children(server)]
-        os.kill(decoders[0], signal.SIGKILL)
+        os.kill(self.shared.worker.decoders()[0], signal.SIGKILL)
         self._fresh(8)
         self._happens("tagstream_decoders_lost_total")
         self.shared.committed(PATIENCE_S)

@@ -21,7 +21,6 @@ from tests.conftest import Stack, up_or_skip
 from tests.dashboards.watching import (
     FIRES_WITHIN_S,
     RULES,
-    decoders,
     fires,
     firing,
     is_over,
@@ -98,7 +97,7 @@ def test_decoders_that_are_killed_again_and_again(shared: SharedWorker, watched:
         until = time.monotonic() + FIRES_WITHIN_S
         while "TagstreamDecodersDie" not in firing(watched):
             assert time.monotonic() < until, watched.states()
-            for decoder in decoders(shared.worker):
+            for decoder in shared.worker.decoders():
                 os.kill(decoder, signal.SIGKILL)
             time.sleep(0.2)
         fires(watched, "TagstreamDecodersDie")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.support.processes import children
 from tests.support.prometheus import Prometheus
 from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, WorkerProcess, photo
@@ -21,11 +20,6 @@ FIRES_WITHIN_S = 300
 def place(process: WorkerProcess) -> str:
     """Where Prometheus finds it."""
     return urlsplit(process.url).netloc
-
-
-def decoders(process: WorkerProcess) -> Sequence[int]:
-    assert process.pid is not None
-    return [child for fork_server in children(process.pid) for child in children(fork_server)]
 
 
 def firing(prometheus: Prometheus) -> set[str]:

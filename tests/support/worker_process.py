@@ -20,6 +20,7 @@ from PIL import Image
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tests.conftest import Stack
+from tests.support.processes import children
 from tests.support.waiting import eventually
 from workers.audit.report import AuditReport
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
@@ -282,6 +283,11 @@ class WorkerProcess(LocalWorker):
         eventually(lambda: not self.running, timeout_s, self.said)
         assert self.exit_code is not None
         return self.exit_code
+
+    def decoders(self) -> list[int]:
+        """Its processes that decode: the children of its fork server."""
+        assert self.pid is not None
+        return [child for fork_server in children(self.pid) for child in children(fork_server)]
 
     def peak_memory(self) -> int:
         """The most bytes that it ever had in memory, its children not counted."""
