@@ -6,6 +6,9 @@ class of it that reads batches is replaced, on each consumer by itself. What is 
 
 * `Fetcher.PartitionRecords`, made for each answer: the reader itself.
 * `Fetcher._parse_fetched_data`: takes the bytes away before the library looks at them.
+* `Fetcher._send_fetches_async`: asks for nothing while an answer waits to be read. An answer that comes just as a poll
+  begins is else overlooked: the next request leaves its partitions out, whose new records then wait until that one is
+  answered (up to `fetch_max_wait_ms`), or the poll takes it that nothing is under way, and sleeps for 100 ms.
 
 `tests/unit/backends/test_kafka_fetch.py` notices a library in which these are not what they were.
 """
@@ -13,7 +16,7 @@ class of it that reads batches is replaced, on each consumer by itself. What is 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from kafka import TopicPartition
@@ -54,10 +57,12 @@ class BoundedReading:
         self._offered: set[TopicPartition] = set()
         self._held_up = False
         self._failed: dict[TopicPartition, tuple[int, int]] = {}
-        self._subscriptions = consumer._fetcher._subscriptions
-        self._parse: Callable[[Any], Any] = consumer._fetcher._parse_fetched_data
-        consumer._fetcher.PartitionRecords = self._make
-        consumer._fetcher._parse_fetched_data = self._parse_fetched_data
+        self._fetcher = consumer._fetcher
+        self._parse: Callable[[Any], Any] = self._fetcher._parse_fetched_data
+        self._send: Callable[[], Awaitable[Any]] = self._fetcher._send_fetches_async
+        self._fetcher.PartitionRecords = self._make
+        self._fetcher._parse_fetched_data = self._parse_fetched_data
+        self._fetcher._send_fetches_async = self._send_fetches_async
 
     def begin(self) -> None:
         """A poll begins. A partition that held up the others in the last one and was absent does not do so again."""
@@ -93,6 +98,10 @@ class BoundedReading:
         self._failed[partition] = seen
         return again
 
+    async def _send_fetches_async(self) -> Any:
+        """On the thread that takes answers in: none comes in between."""
+        return [] if self._fetcher._completed_fetches else await self._send()
+
     def _parse_fetched_data(self, completed: Any) -> Any:
         data, completed.partition_data.records = completed.partition_data.records or b"", b""
         parsed = self._parse(completed)
@@ -111,7 +120,7 @@ class BoundedReading:
         on_drain: Callable[[Any], None],
         **_others: Any,
     ) -> _Fetched:
-        leader_epoch = self._subscriptions.assignment[partition].position.leader_epoch
+        leader_epoch = self._fetcher._subscriptions.assignment[partition].position.leader_epoch
         committed_only = isolation_level == IsolationLevel.READ_COMMITTED
         aborted = aborted_transactions or () if committed_only else ()
         return _Fetched(self, partition, fetch_offset, leader_epoch, aborted, on_drain)

@@ -42,6 +42,8 @@ _ALL = sys.maxsize
 """A poll takes all that was fetched: a partition that is paused while part of its fetch is still in kafka-python's
 hands is never fetched again once another one was read."""
 
+_HEARTBEAT_STEP_S = 0.005
+
 _TELL_S = 5.0
 """How often the log tells of a broker that goes on failing, which is polled ten times a second."""
 
@@ -225,9 +227,7 @@ class KafkaRecordSource:
     def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[ReadRecord]]:
         doing = f"reading {', '.join(self._topics)}"
         self._finish_pending_join()
-        if self._heartbeat_overdue():
-            time.sleep(timeout_s)
-            timeout_s = 0
+        timeout_s = self._await_heartbeat(timeout_s)
         self._reading.begin()
         try:
             with sensible(doing):
@@ -252,15 +252,22 @@ class KafkaRecordSource:
             if coordinator.rejoining:
                 coordinator.request_rejoin()
 
-    def _heartbeat_overdue(self) -> bool:
-        """Whether a heartbeat waits for its answer although the next one is due.
+    def _await_heartbeat(self, timeout_s: float) -> float:
+        """Wait while a heartbeat waits for its answer although the next one is due; how much of the time is left.
 
         kafka-python 3.0.12 waits no longer than until the next heartbeat. While one is overdue its polls go round
         without waiting (measured: 17 times in 20 ms), and each round leaves 4 KB of waiters and errors with the fetch
         that is under way, until that is answered or given up: 30 MB within the request timeout, in no budget.
+
+        In short steps: any heartbeat is due for the moment until the client's thread sends it, and a record that came
+        then would wait for all of the time.
         """
         coordinator = self._consumer._coordinator
-        return bool(coordinator.stable() and coordinator.time_to_next_poll() == 0)
+        left_s, until = timeout_s, time.monotonic() + timeout_s
+        while left_s > 0 and coordinator.stable() and coordinator.time_to_next_poll() == 0:
+            time.sleep(min(_HEARTBEAT_STEP_S, left_s))
+            left_s = max(0.0, until - time.monotonic())
+        return left_s
 
     def _wait_out(self, error: Unavailable, until: float) -> None:
         """A broker that fails is polled again: it may be one partition's trouble, and the others can be read."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from kafka import TopicPartition
 from kafka.consumer.fetcher import CompletedFetch, Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.errors import CorruptRecordError
+from kafka.future import Future
 
 from tests.support.raw_kafka import CONTROL, GZIP, batch, record
 from tests.unit.backends.test_record_batches import message
@@ -64,6 +66,46 @@ class Fetches:
     def at(self, partition: TopicPartition = HERE) -> int:
         position: Any = self.subscriptions.assignment[partition].position
         return int(position.offset)
+
+
+class Broker:
+    """A fetcher's connection to its only node: what was asked of it, and who does its work at once."""
+
+    def __init__(self, fetches: Fetches) -> None:
+        self.asked: list[list[int]] = []
+        self.happen: Callable[[], None] = lambda: None
+        self._fetcher = fetches.fetcher
+        self._fetcher._client.throttle_delay.return_value = 0
+        manager = self._fetcher._manager
+        manager.broker_version = None
+        manager.connection_delay.return_value = 0
+        manager.cluster.leader_for_partition.return_value = 1
+        manager.cluster.leader_epoch_for_partition.return_value = 0
+        manager.run, manager.send = self._run, self._send
+
+    def poll(self, fetches: Fetches) -> tuple[dict[TopicPartition, list[ReadRecord]], bool]:
+        """What a poll finds, and whether the client takes it that nothing is under way."""
+        if fetches.reading is not None:
+            fetches.reading.begin()
+        found, idle = self._fetcher.fetch_records(timeout_ms=0)
+        return found, idle
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """As the client's own thread does it, between two answers."""
+        self.happen()
+        return asyncio.run(work())
+
+    def _send(self, request: Any, node_id: int) -> Future:
+        assert node_id == 1
+        self.asked.append([partition.partition for topic in request.topics for partition in topic.partitions])
+        self.under_way = Future()
+        return self.under_way
+
+    def answer(self, fetches: Fetches, data: bytes, partition: TopicPartition = HERE) -> None:
+        """Answer what was asked last."""
+        fetches.answered(data, partition)
+        self._fetcher._nodes_with_pending_fetch_requests.clear()
+        self.under_way.success(SimpleNamespace(API_VERSION=6, responses=[]))
 
 
 def values(found: dict[TopicPartition, list[ReadRecord]], partition: TopicPartition = HERE) -> list[bytes | None]:
@@ -261,6 +303,41 @@ def test_an_answer_that_does_not_move_the_position_is_an_error_and_is_let_go(dat
     assert values(fetches.poll(), THERE) == [b"well"]
     assert fetches.at() == 0
     assert not fetches.fetcher._next_partition_records
+
+
+def test_the_client_still_asks_for_others_when_an_answer_comes_as_a_poll_begins() -> None:
+    """Without our part new records of that partition wait until the others have some, or the broker's time is up."""
+    fetches = Fetches(bounded=False)
+    broker = Broker(fetches)
+    broker.poll(fetches)
+    broker.happen = lambda: broker.answer(fetches, batch([record(b"a")]))
+    broker.poll(fetches)
+    assert broker.asked == [[0, 1], [1]]
+
+
+def test_the_client_still_overlooks_an_answer_of_its_only_partition_that_comes_as_a_poll_begins() -> None:
+    """Without our part the poll takes it that nothing is under way, and sleeps for 100 ms."""
+    fetches = Fetches(bounded=False, partitions=(HERE,))
+    broker = Broker(fetches)
+    broker.poll(fetches)
+    broker.happen = lambda: broker.answer(fetches, batch([record(b"a")]))
+    assert broker.poll(fetches) == ({}, True)
+
+
+@pytest.mark.parametrize("partitions", [(HERE,), (HERE, THERE)])
+def test_an_answer_that_comes_as_a_poll_begins_is_read_in_it_and_its_partition_asked_for_again(
+    partitions: Sequence[TopicPartition],
+) -> None:
+    fetches = Fetches(partitions=partitions)
+    broker = Broker(fetches)
+    assert broker.poll(fetches) == ({}, False)
+    broker.happen = lambda: broker.answer(fetches, batch([record(b"a")]))
+    found, idle = broker.poll(fetches)
+    assert values(found) == [b"a"]
+    assert not idle
+    broker.happen = lambda: None
+    broker.poll(fetches)
+    assert [sorted(asked) for asked in broker.asked] == 2 * [[partition.partition for partition in partitions]]
 
 
 def test_a_batch_from_before_the_position_does_not_move_it_back() -> None:

@@ -137,6 +137,15 @@ def test_a_member_whose_heartbeat_is_unanswered_waits_outside_the_client(
     assert time.monotonic() - began >= (0 if waits_ms else 0.05)
 
 
+def test_a_heartbeat_that_is_just_being_sent_is_waited_for_no_longer_than_that(
+    source: KafkaRecordSource, consumer: Any
+) -> None:
+    """Guard: each heartbeat is due for a moment, and a record that comes then would wait for the whole poll."""
+    consumer._coordinator.time_to_next_poll.side_effect = [0, 0.5]
+    source.poll(5)
+    assert consumer.poll.call_args.kwargs["timeout_ms"] > 2_500
+
+
 def test_a_topic_that_is_not_there_is_said(source: KafkaRecordSource, consumer: Any) -> None:
     consumer.topics.return_value = {"others"}
     with pytest.raises(Misconfigured, match="'images' does not exist; create it first"):
