@@ -49,7 +49,9 @@ _IMPORTS = f"""
 import gc, sys, torch
 gc.disable()
 print({_MARK!r}, file=sys.stderr)
-import workers.cli.app, workers.service.telemetry, workers.service.endpoint
+import workers.cli.app
+workers.cli.app.command_tree('run')
+import workers.service.telemetry, workers.service.endpoint
 import workers.models.compact, workers.cli.composition
 """
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+\d+ \| +(\S+)")

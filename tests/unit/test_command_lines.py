@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
 
-from workers.cli.app import app
+from workers.cli.app import command_tree
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CODE = re.compile(r"```\w*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
-ROOT_COMMAND: Any = typer.main.get_command(app)
+ROOT_COMMAND: Any = command_tree()
 
 
 def command_lines(page: Path) -> list[str]:

@@ -9,36 +9,13 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from workers import __version__
-from workers.cli import (
-    audit,
-    bench,
-    capacity,
-    check,
-    correct,
-    dead_letters,
-    demo,
-    emit,
-    init,
-    models,
-    run,
-    schemas,
-    settings,
-    shadow,
-    skip,
-    stack,
-    status,
-    tag,
-    tail,
-    terminal,
-    topics,
-    train,
-)
 from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, exit_code
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
@@ -47,42 +24,30 @@ logger = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 """No command is to blame for a disk that takes no more."""
 
-app = typer.Typer(
-    name="tagstream",
-    help="Tags and captions every image of an image store, exactly once: image events come in from Kafka, enriched "
-    "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
-    "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.\n\n"
-    "[dim]From a file of settings:[/]  tagstream init, and then tagstream --env-file tagstream.env run\n\n"
-    "[dim]Completion by Tab:[/]        tagstream --install-completion",
-    epilog="Exit codes: 0 done · 1 a bug of ours, or a check that found something · 2 wrong settings or arguments · "
-    "3 a broken device or a stall · "
-    "4 a dependency (Kafka, object storage, Redis) does not answer",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+COMMANDS = (
+    "run",
+    "demo",
+    "stack",
+    "tag",
+    "emit",
+    "tail",
+    "correct",
+    "init",
+    "check",
+    "audit",
+    "status",
+    "bench",
+    "capacity",
+    "settings",
+    "topics",
+    "dead-letters",
+    "skip",
+    "models",
+    "shadow",
+    "train",
+    "schemas",
 )
-app.command()(run.run)
-app.command()(demo.demo)
-app.add_typer(stack.app, name="stack")
-app.command()(tag.tag)
-app.command()(emit.emit)
-app.command()(tail.tail)
-app.command()(correct.correct)
-app.command()(init.init)
-app.command()(check.check)
-app.command()(audit.audit)
-app.command()(status.status)
-app.command()(bench.bench)
-app.command()(capacity.capacity)
-app.command()(settings.settings)
-app.add_typer(topics.app, name="topics")
-app.add_typer(dead_letters.app, name="dead-letters")
-app.command()(skip.skip)
-app.add_typer(models.app, name="models")
-app.add_typer(shadow.app, name="shadow")
-app.add_typer(train.app, name="train")
-app.add_typer(schemas.app, name="schemas")
+"""In the order of the help. Each is a module here, with a function of its name or, for a group, its `app`."""
 
 
 def _let_help_flow(commands: typer.Typer) -> None:
@@ -96,16 +61,12 @@ def _let_help_flow(commands: typer.Typer) -> None:
             _let_help_flow(group.typer_instance)
 
 
-_let_help_flow(app)
-
-
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"tagstream {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def _globals(
     env_file: Annotated[
         Path | None,
@@ -149,6 +110,34 @@ def _log_everything() -> None:
     start_logging("debug", "text", secrets=secrets)
 
 
+def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
+    """These commands under the one name. Only their modules are imported."""
+    made = typer.Typer(
+        name="tagstream",
+        help="Tags and captions every image of an image store, exactly once: image events come in from Kafka, enriched "
+        "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
+        "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.\n\n"
+        "[dim]From a file of settings:[/]  tagstream init, and then tagstream --env-file tagstream.env run\n\n"
+        "[dim]Completion by Tab:[/]        tagstream --install-completion",
+        epilog="Exit codes: 0 done · 1 a bug of ours, or a check that found something · 2 wrong settings or "
+        "arguments · 3 a broken device or a stall · 4 a dependency (Kafka, object storage, Redis) does not answer",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_globals)
+    for name in names:
+        own = name.replace("-", "_")
+        module = import_module(f"workers.cli.{own}")
+        if hasattr(module, "app"):
+            made.add_typer(module.app, name=name)
+        else:
+            made.command()(getattr(module, own))
+    _let_help_flow(made)
+    return made
+
+
 def run_command(arguments: Sequence[str]) -> int:
     """Run one command line to its end.
 
@@ -156,7 +145,7 @@ def run_command(arguments: Sequence[str]) -> int:
         The exit code.
     """
     try:
-        command_tree()(list(arguments), prog_name="tagstream")
+        command_tree(_named(arguments))(list(arguments), prog_name="tagstream")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except KeyboardInterrupt:
@@ -165,17 +154,24 @@ def run_command(arguments: Sequence[str]) -> int:
         return _complain(error)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _FULL:
-            terminal.forget_output()
+            from workers.cli.terminal import forget_output
+
+            forget_output()
             return _complain(Misconfigured(f"what the command writes has no place: {error.strerror}"))
         logger.exception("this is a bug of ours, please report it with the lines below")
         return OUR_BUG
     return 0
 
 
+def _named(arguments: Sequence[str]) -> str | None:
+    """The command that a line begins with: the others need not be imported. None behind options, and for the help."""
+    return arguments[0] if arguments and arguments[0] in COMMANDS else None
+
+
 @cache
-def command_tree() -> Callable[..., object]:
-    """Made once a process: typer reads every signature of every command for it."""
-    return typer.main.get_command(app)
+def command_tree(name: str | None = None) -> Callable[..., object]:
+    """Of this command alone, or of all. Made once a process: typer reads every signature of every command for it."""
+    return typer.main.get_command(application(COMMANDS if name is None else (name,)))
 
 
 def _complain(error: TagstreamError) -> int:
@@ -187,7 +183,9 @@ def _complain(error: TagstreamError) -> int:
     if is_json():
         logger.error("%s", "\n".join(lines))
     else:
-        console = terminal.console(stderr=True)
+        from workers.cli.terminal import console, text
+
+        screen = console(stderr=True)
         for line in lines:
-            console.print(terminal.text(line, "red"))
+            screen.print(text(line, "red"))
     return exit_code(error)

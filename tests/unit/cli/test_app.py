@@ -71,6 +71,25 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
+def test_a_command_that_a_line_begins_with_is_imported_alone_and_is_the_same_among_all() -> None:
+    code = (
+        "import sys; from workers.cli.app import COMMANDS, run_command\n"
+        "assert run_command(sys.argv[1:]) == 0\n"
+        "modules = {name: 'workers.cli.' + name.replace('-', '_') for name in COMMANDS}\n"
+        "print(*(name for name, module in modules.items() if module in sys.modules), file=sys.stderr)"
+    )
+
+    def ran(*line: str) -> tuple[str, list[str]]:
+        command = [sys.executable, "-c", code, *line, "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout, done.stderr.split()
+
+    for line in (["run"], ["topics", "check"]):
+        alone, among = ran(*line), ran("--quiet", *line)
+        assert alone == (among[0], line[:1])
+        assert among[1] == list(app.COMMANDS)
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_explains_itself(command: tuple[str, ...], tagstream: Callable[..., Ran]) -> None:
     ran = tagstream(*command, "--help")
@@ -386,7 +405,7 @@ def test_what_ends_a_command_is_the_last_line_of_its_log_whatever_was_left_out_b
     out = io.StringIO()
     with logs.restored():
         start_logging("info", "json", stream=out)
-        monkeypatch.setattr(app, "command_tree", lambda: lambda *_, **__: ends())
+        monkeypatch.setattr(app, "command_tree", lambda _: lambda *_, **__: ends())
         assert app.run_command([]) == exit_codes.MISCONFIGURED
         for handler in logging.getLogger().handlers:
             handler.close()  # as at the end of the process
