@@ -1,12 +1,13 @@
 """What an event costs all of whose results are cached: one worker on real servers, beside a bare loop.
 
-    python -m benchmarks cached
+    python -m benchmarks cached                              # EVENTS=0 or SINGLE=0 leaves one part out
+    BESIDE=/another/checkout python -m benchmarks cached     # that one's worker too
 
-The bare loop is what any Python program would do with kafka-python: it reads the same records, and writes as many
-messages of the same size in transactions of the same length, with their offsets. The latency is that of single events
-on an idle worker, from before the event is sent until a read_committed reader has its outcome. Processor time is the
-worker's alone. Where there are two processors, the worker (or the bare loop) has one to itself and the servers and the
-reader share the others, as far as the rest of the machine lets them.
+The bare loop (`bare_loop`) is what any Python program would do with kafka-python: it reads the same records, and writes
+as many messages of the same size, with their offsets in transactions or after them. The latency is that of single
+events on an idle worker, from before the event is sent until a read_committed reader has its outcome; each gets one in
+turn. Processor time is the worker's or the loop's alone. Where there are two processors, these have one to themselves
+and the servers and the reader share the others, as far as the rest of the machine lets them.
 """
 
 from __future__ import annotations
@@ -15,31 +16,33 @@ import hashlib
 import json
 import os
 import statistics
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 from confluent_kafka import Consumer, Producer, TopicPartition
-from kafka import KafkaConsumer, KafkaProducer
-from kafka.structs import OffsetAndMetadata
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.line import photo
 from schemas.enriched_image import EnrichedImage, read_output
 from workers.backends.kafka import ensure_topics
+from workers.local.server import Server
 from workers.local.stack import BUCKET, LocalStack
 from workers.local.worker_process import WorkerProcess
 
 PHOTOS = 64
-EVENTS = 20_000
-SINGLE = 200
-ROUNDS = 3
+EVENTS = int(os.environ.get("EVENTS", "20000"))
+SINGLE = int(os.environ.get("SINGLE", "200"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 """Of each in turn; shown are the median and the range."""
 PARTITIONS = 4
-TRANSACTION = 500
-"""Records in a transaction of the bare loop; as many as the worker puts into one at most."""
+PAUSE_S = 0.02
+"""Before a single event, in which all that follows the one before can end."""
 LIMIT_S = 300.0
 FIRST = min(os.sched_getaffinity(0))
 """The processor that the worker has to itself."""
@@ -48,11 +51,10 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Figures:
-    """Of many events at once, and of single ones where these were measured."""
+    """Of many events at once."""
 
     events_s: float
     cpu_us: float
-    singles_ms: Sequence[float] = ()
 
 
 class Outcomes:
@@ -90,35 +92,74 @@ def main() -> None:
         f"{EVENTS:,} events of {PHOTOS} photos and {SINGLE} single ones, {ROUNDS} rounds in turn, "
         f"{PARTITIONS} partitions, {os.cpu_count()} processors, a load of {os.getloadavg()[0]:.0f} before"
     )
-    found: dict[str, list[Figures]] = {}
     every = os.sched_getaffinity(0)
     with on_processors(every - {FIRST} or every), LocalStack() as stack:
         stack.furnish()
-        events = uploaded(stack)
-        workers = {delivery: BusyWorker(stack, delivery, events) for delivery in ("exactly_once", "at_least_once")}
-        for _ in range(ROUNDS):
-            for delivery, worker in workers.items():
-                found.setdefault(f"worker, {delivery}", []).append(worker.figures())
-            size = workers["exactly_once"].size
-            found.setdefault("bare loop, transactions", []).append(of_bare_loop(stack.kafka.servers, events, size))
-        for worker in workers.values():
-            worker.close()
-    table = Table("", "events/s", "processor time an event", "a single event, p50", "p99")
-    for name, rounds in found.items():
-        table.add_row(name, *cells(rounds))
-    console.print(table)
+        subjects = started(stack, uploaded(stack))
+        if EVENTS:
+            rates = [{name: subject.many() for name, subject in subjects.items()} for _ in range(ROUNDS)]
+            console.print(table_of_rates(rates))
+        if SINGLE:
+            console.print(table_of_latencies([single_events(subjects) for _ in range(ROUNDS)]))
+        for subject in subjects.values():
+            subject.close()
     console.print(f"a load of {os.getloadavg()[0]:.0f} after")
 
 
-def cells(rounds: Sequence[Figures]) -> list[str]:
-    shown = [
-        spread([each.events_s for each in rounds], ",.0f", ""),
-        spread([each.cpu_us for each in rounds], ".0f", " us"),
-    ]
-    if rounds[0].singles_ms:
-        shown += [
-            spread([percentile(each.singles_ms, share) for each in rounds], ".1f", " ms") for share in (0.5, 0.99)
-        ]
+def started(stack: LocalStack, events: Sequence[bytes]) -> dict[str, Subject]:
+    """All that take part, by their names; the bare loop is the last of its delivery."""
+    checkouts = {"worker": Path.cwd()}
+    if beside := os.environ.get("BESIDE"):
+        checkouts["worker beside"] = Path(beside)
+    subjects: dict[str, Subject] = {}
+    for delivery in ("exactly_once", "at_least_once"):
+        for number, (name, checkout) in enumerate(checkouts.items()):
+            topics = made_topics(stack, f"{delivery}.{number}")
+            worker = Working(stack.scratch.path / topics["input"], worker_settings(stack, delivery, topics), checkout)
+            subject = subjects[f"{name}, {delivery}"] = Subject(stack, worker, topics, events, require_hit)
+        topics = made_topics(stack, f"{delivery}.bare")
+        loop = BareLoop(stack.scratch.path / topics["input"], stack.kafka.servers, delivery, topics, subject.size)
+        subjects[f"{BARE}, {delivery}"] = Subject(stack, loop, topics, events)
+    return subjects
+
+
+BARE = "bare loop"
+
+
+def single_events(subjects: Mapping[str, Subject]) -> dict[str, list[float]]:
+    """Milliseconds of each of `SINGLE` events, one in turn."""
+    found: dict[str, list[float]] = {name: [] for name in subjects}
+    for number in range(SINGLE):
+        for name, subject in subjects.items():
+            time.sleep(PAUSE_S)
+            found[name].append(subject.single(number) * 1000)
+    return found
+
+
+def table_of_rates(rounds: Sequence[Mapping[str, Figures]]) -> Table:
+    table = Table("many events", "events/s", "processor time an event")
+    for name in rounds[0]:
+        rates, used = [each[name].events_s for each in rounds], [each[name].cpu_us for each in rounds]
+        table.add_row(name, spread(rates, ",.0f", ""), spread(used, ".0f", " us"))
+    return table
+
+
+def table_of_latencies(rounds: Sequence[Mapping[str, Sequence[float]]]) -> Table:
+    table = Table("a single event", "p50", "p90", "p99", "least", "p50 to the bare loop's of its round", "p99")
+    for name in rounds[0]:
+        table.add_row(name, *latencies(rounds, name, f"{BARE}, {name.rpartition(', ')[2]}"))
+    return table
+
+
+def latencies(rounds: Sequence[Mapping[str, Sequence[float]]], name: str, base: str) -> list[str]:
+    def of(who: str, share: float) -> list[float]:
+        return [percentile(each[who], share) for each in rounds]
+
+    shown = [spread(of(name, share), ".1f", " ms") for share in (0.5, 0.9, 0.99)]
+    shown.append(f"{min(min(each[name]) for each in rounds):.1f} ms")
+    if name != base:
+        pairs = (zip(of(name, share), of(base, share), strict=True) for share in (0.5, 0.99))
+        shown += [spread([ours / bare for ours, bare in pair], ".2f", "") for pair in pairs]
     return shown
 
 
@@ -146,77 +187,108 @@ def uploaded(stack: LocalStack, photos: int = PHOTOS) -> list[bytes]:
     return events
 
 
-class BusyWorker:
-    """One worker that has seen all photos, and a reader of what it publishes. `size` is an outcome's, in bytes."""
+def made_topics(stack: LocalStack, name: str) -> dict[str, str]:
+    topics = {kind: f"{name}.{kind}" for kind in ("input", "output", "dead_letter")}
+    ensure_topics(stack.kafka.servers, {topic: (PARTITIONS, {}) for topic in topics.values()})
+    return topics
 
-    def __init__(self, stack: LocalStack, delivery: str, events: Sequence[bytes]) -> None:
-        topics = {name: f"{delivery}.{name}" for name in ("input", "output", "dead_letter")}
-        servers = stack.kafka.servers
-        ensure_topics(servers, {topic: (PARTITIONS, {}) for topic in topics.values()})
-        settings = stack.environment() | {
-            "TAGSTREAM_GROUP": delivery,
-            "TAGSTREAM_TRANSACTIONAL_ID": delivery,
-            "TAGSTREAM_DELIVERY": delivery,
-            "TAGSTREAM_INPUT_TOPICS": topics["input"],
-            "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
-            "TAGSTREAM_DEAD_LETTER_TOPIC": topics["dead_letter"],
-            "TAGSTREAM_TAGGER": "compact",
-            "TAGSTREAM_CAPTIONER": "template",
-            "TAGSTREAM_DEVICE": "cpu",
-            "TAGSTREAM_PRECISION": "fp32",
-            "TAGSTREAM_CACHE_TIMEOUT_S": "5",  # on a machine that is busy nothing is to be computed again
-        }
+
+def worker_settings(stack: LocalStack, delivery: str, topics: Mapping[str, str]) -> dict[str, str]:
+    return stack.environment() | {
+        "TAGSTREAM_GROUP": topics["input"],
+        "TAGSTREAM_TRANSACTIONAL_ID": topics["input"],
+        "TAGSTREAM_DELIVERY": delivery,
+        "TAGSTREAM_INPUT_TOPICS": topics["input"],
+        "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
+        "TAGSTREAM_DEAD_LETTER_TOPIC": topics["dead_letter"],
+        "TAGSTREAM_TAGGER": "compact",
+        "TAGSTREAM_CAPTIONER": "template",
+        "TAGSTREAM_DEVICE": "cpu",
+        "TAGSTREAM_PRECISION": "fp32",
+        "TAGSTREAM_CACHE_TIMEOUT_S": "5",  # on a machine that is busy nothing is to be computed again
+    }
+
+
+class Working(WorkerProcess):
+    """The worker of a checkout, this one's or another's."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str], checkout: Path) -> None:
+        super().__init__(folder, settings)
+        self._checkout = checkout
+
+    def working_folder(self) -> Path:
+        return self._checkout
+
+
+class BareLoop(Server):
+    """`bare_loop` as a process of its own; up when it reads."""
+
+    name: ClassVar[str] = "loop"
+
+    def __init__(self, folder: Path, servers: str, delivery: str, topics: Mapping[str, str], size: int) -> None:
+        super().__init__(folder)
+        self._ready = folder / "ready"
+        self._arguments = [servers, delivery, topics["input"], topics["output"], str(size), str(self._ready)]
+        self._where = Path.cwd()
+
+    def prepare(self) -> None:
+        self._ready.unlink(missing_ok=True)
+
+    def command(self) -> Sequence[str]:
+        return [sys.executable, "-m", "benchmarks.bare_loop", *self._arguments]
+
+    def working_folder(self) -> Path:
+        return self._where
+
+    def is_ready(self) -> bool:
+        return self._ready.exists()
+
+
+class Subject:
+    """A process that makes outcomes of events and has done so for each of these, and a reader of what it publishes.
+
+    `size` is an outcome's, in bytes.
+    """
+
+    def __init__(
+        self,
+        stack: LocalStack,
+        process: Server,
+        topics: Mapping[str, str],
+        events: Sequence[bytes],
+        require: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
         self._events = events
+        self._require = require
         self._input = topics["input"]
-        self._worker = stack.add(WorkerProcess(stack.scratch.path / delivery, settings))
-        self._worker.start()
-        self._producer = Producer({"bootstrap.servers": servers, "linger.ms": 0})
-        self._outcomes = Outcomes(servers, topics["output"])
+        self._process = stack.add(process)
+        self._process.start()
+        self._producer = Producer({"bootstrap.servers": stack.kafka.servers, "linger.ms": 0})
+        self._outcomes = Outcomes(stack.kafka.servers, topics["output"])
         send(self._producer, self._input, events)
         self.size = len(self._outcomes.await_(len(events)))
-        assert self._worker.pid is not None
-        self._pid = self._worker.pid
+        assert process.pid is not None
+        self._pid = process.pid
         place(self._pid, {FIRST})
 
-    def figures(self) -> Figures:
+    def many(self) -> Figures:
         began, used = time.perf_counter(), cpu_s(self._pid)
         send(self._producer, self._input, [self._events[number % PHOTOS] for number in range(EVENTS)])
-        require_hit(self._outcomes.await_(EVENTS))
-        rate, cpu_us = EVENTS / (time.perf_counter() - began), (cpu_s(self._pid) - used) / EVENTS * 1e6
-        singles = []
-        for number in range(SINGLE):
-            time.sleep(0.02)
-            began = time.perf_counter()
-            send(self._producer, self._input, [self._events[number % PHOTOS]])
-            self._outcomes.await_(1)
-            singles.append((time.perf_counter() - began) * 1000)
-        return Figures(rate, cpu_us, singles)
+        self._require(self._outcomes.await_(EVENTS))
+        return Figures(EVENTS / (time.perf_counter() - began), (cpu_s(self._pid) - used) / EVENTS * 1e6)
+
+    def single(self, number: int) -> float:
+        """Seconds until the outcome of one event is there."""
+        began = time.perf_counter()
+        send(self._producer, self._input, [self._events[number % PHOTOS]])
+        outcome = self._outcomes.await_(1)
+        took_s = time.perf_counter() - began
+        self._require(outcome)
+        return took_s
 
     def close(self) -> None:
         self._outcomes.close()
-        self._worker.stop()
-
-
-def of_bare_loop(servers: str, events: Sequence[bytes], size: int) -> Figures:
-    """The same records in, messages of this size out."""
-    ensure_topics(servers, {topic: (PARTITIONS, {}) for topic in ("bare.input", "bare.output")})
-    send(Producer({"bootstrap.servers": servers}), "bare.input", [events[n % PHOTOS] for n in range(EVENTS)])
-    with bare_clients(servers) as (consumer, producer), on_processors({FIRST}):
-        value, left = b"x" * size, EVENTS
-        began, used = time.perf_counter(), time.process_time()
-        while left > 0:
-            batches = consumer.poll(timeout_ms=1_000, max_records=TRANSACTION)
-            if not batches:
-                continue
-            producer.begin_transaction()
-            for partition, records in batches.items():
-                for record in records:
-                    producer.send("bare.output", value, record.key, partition=partition.partition)
-                left -= len(records)
-            offsets = {at: OffsetAndMetadata(records[-1].offset + 1, "", -1) for at, records in batches.items()}
-            producer.send_offsets_to_transaction(offsets, consumer.group_metadata())
-            producer.commit_transaction()
-        return Figures(EVENTS / (time.perf_counter() - began), (time.process_time() - used) / EVENTS * 1e6)
+        self._process.stop()
 
 
 def require_hit(value: bytes) -> None:
@@ -245,28 +317,6 @@ def place(pid: int, numbers: set[int]) -> None:
 
 def threads_of(pid: int) -> list[int]:
     return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
-
-
-@contextmanager
-def bare_clients(servers: str) -> Iterator[tuple[KafkaConsumer, KafkaProducer]]:
-    consumer = KafkaConsumer(
-        "bare.input",
-        bootstrap_servers=servers,
-        group_id="bare",
-        auto_offset_reset="earliest",
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-    )
-    producer = KafkaProducer(bootstrap_servers=servers, transactional_id="bare", linger_ms=5)
-    try:
-        producer.init_transactions()
-        while not consumer.assignment():
-            consumer.poll(timeout_ms=100, max_records=1)
-        consumer.seek_to_beginning()
-        yield consumer, producer
-    finally:
-        producer.close()
-        consumer.close()
 
 
 def send(producer: Producer, topic: str, values: Sequence[bytes]) -> None:

@@ -8,19 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.cached import Figures, cells, require_hit
+from benchmarks.cached import Figures, latencies, require_hit, table_of_rates
 from benchmarks.cached_parts import least
 
 
-def test_each_figure_is_shown_by_its_median_and_range_over_the_rounds() -> None:
-    rounds = [Figures(1234.4, 99.6), Figures(1000.0, 110.0), Figures(2000.0, 90.0)]
-    assert cells(rounds) == ["1,234 (1,000 to 2,000)", "100 us (90 us to 110 us)"]
+def test_rates_are_shown_by_their_median_and_range_over_the_rounds() -> None:
+    rounds = [{"worker": Figures(1234.4, 99.6)}, {"worker": Figures(1000.0, 110.0)}, {"worker": Figures(2000.0, 90.0)}]
+    table = table_of_rates(rounds)
+    assert [list(column.cells) for column in table.columns] == [
+        ["worker"],
+        ["1,234 (1,000 to 2,000)"],
+        ["100 us (90 us to 110 us)"],
+    ]
 
 
-def test_single_events_are_shown_by_each_rounds_median_and_99th_percentile() -> None:
+def test_latencies_are_compared_with_the_bare_loop_of_the_same_round() -> None:
     singles = [float(number) for number in range(100, -1, -1)]
-    shown = cells([Figures(1.0, 1.0, singles), Figures(1.0, 1.0, [2 * each for each in singles])])
-    assert shown[2:] == ["75.0 ms (50.0 ms to 100.0 ms)", "148.5 ms (99.0 ms to 198.0 ms)"]
+    rounds = [
+        {"worker, once": [2 * each for each in singles], "bare loop, once": singles},
+        {"worker, once": [8 * each for each in singles], "bare loop, once": [2 * each for each in singles]},
+    ]
+    shown = latencies(rounds, "worker, once", "bare loop, once")
+    assert shown[0] == "250.0 ms (100.0 ms to 400.0 ms)"
+    assert shown[2:] == ["495.0 ms (198.0 ms to 792.0 ms)", "0.0 ms", "3.00 (2.00 to 4.00)", "3.00 (2.00 to 4.00)"]
+    assert latencies(rounds, "bare loop, once", "bare loop, once")[3:] == ["0.0 ms"]
 
 
 def test_the_parts_are_shown_by_their_least_round() -> None:
