@@ -47,6 +47,9 @@ _HEARTBEAT_STEP_S = 0.005
 _TELL_S = 5.0
 """How often the log tells of a broker that goes on failing, which is polled ten times a second."""
 
+_JOIN_S = 0.02
+"""The longest poll while we are no member: it does not return earlier for having become one."""
+
 _ANYWHERE = 0
 """Where a partition stands that is paused until `start` seeks: kafka-python would else look for the committed offset by
 itself, which blocks every other partition as long as a transaction is pending on this one."""
@@ -223,9 +226,12 @@ class KafkaRecordSource:
                 return  # an answer about our own topics came first, and names none: the next poll asks again
         require_among(known, self._topics)
         self._topics_checked = True
+        self._led_at = time.monotonic()  # no broker was asked to lead before
 
     def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[ReadRecord]]:
         doing = f"reading {', '.join(self._topics)}"
+        if not self.joined():
+            timeout_s = min(timeout_s, _JOIN_S)
         self._finish_pending_join()
         timeout_s = self._await_heartbeat(timeout_s)
         self._reading.begin()

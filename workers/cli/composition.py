@@ -22,7 +22,7 @@ from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
 from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker, WorkerOptions
-from workers.ports import RecordSource, Tagger
+from workers.ports import Tagger
 from workers.settings import Settings, variable
 from workers.types import Transform
 
@@ -54,13 +54,13 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     options = worker_options(settings, models.get("tagger"), transactional_id, transforms)
     shadow = _shadow(settings, models["tagger"], options, transactional_id) if settings.shadow_tagger else None
 
-    def source() -> RecordSource:
+    def say_what_runs() -> None:
         logger.info("%s", banner(settings, models, device))  # the warm-up has settled precision and batch by now
-        return _patiently(lambda: record_source(settings), stopping)
 
     return Worker(
-        source=source,
+        source=lambda: _patiently(lambda: record_source(settings), stopping),
         publisher=lambda source: _patiently(lambda: publisher(settings, source, transactional_id), stopping),
+        when_warm=say_what_runs,
         intake=intake(settings, transforms),
         cache=result_cache(settings),
         corrections=said,

@@ -141,6 +141,8 @@ class _Process:
                 worker.run()
             except Stopped:
                 logger.info("stopped before the group was joined")
+            finally:
+                self._stopping.set()  # a thread may still wait for a broker
 
     def stop(self) -> None:
         from workers.service.watchdog import end_within

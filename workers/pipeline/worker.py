@@ -9,6 +9,7 @@
 | device | the models |
 | finish | postprocessing and rendering |
 | publish | the publisher: messages and offsets |
+| connect | nothing: it makes source and publisher while the models warm up |
 | corrections | what persons said, where a topic of it is set |
 | shadow | the tagger that is tried beside the live one, where one is set |
 | watch | nothing: it asks whether the publisher or the shadow hangs, and logs what is done |
@@ -20,6 +21,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
 
 from workers import metrics
@@ -61,13 +63,16 @@ _UNPROVEN = 100_000
 _LATE_S = 8.0
 """How much later than the drain's time the poll thread may say that the drain is over."""
 
+_Connected = tuple[RecordSource, Publisher]
+
 
 class Worker:
     """Annotates records until it is stopped.
 
     Args:
-        source: joins the group; called once the models are warm.
+        source: reaches a broker, and joins the group when it is polled; called while the models warm up.
         publisher: given the source, for the membership that it publishes under.
+        when_warm: called once the models are warm.
         intake, cache, clock: ports.
         corrections: what persons said, for the roles; read here. None: not asked for.
         roles: what is made of each image; at least one by a model, or no image needs the device.
@@ -79,6 +84,7 @@ class Worker:
         *,
         source: Callable[[], RecordSource],
         publisher: Callable[[RecordSource], Publisher],
+        when_warm: Callable[[], None] = lambda: None,
         intake: Intake,
         cache: ResultCache,
         corrections: CorrectionLog | None = None,
@@ -89,6 +95,7 @@ class Worker:
     ) -> None:
         self._make_source = source
         self._make_publisher = publisher
+        self._when_warm = when_warm
         self._intake = intake
         self._cache = cache
         self._corrections = corrections
@@ -132,29 +139,38 @@ class Worker:
             self._shadow.start(self._stop.is_set)  # before the live models find out how much memory is left
         threads = [threading.Thread(target=self._guarded(self._run_device), name="device", daemon=True)]
         threads[0].start()
-        while not self._warm.wait(0.1):
-            self._raise_crash()
-        self._raise_crash()
-        if self._stop.is_set():
-            self._drained.set()
-            threads[0].join(_CLOSE_S)
-            return
-        if self._corrections is not None:
-            self._corrections.catch_up(self._stop.is_set)  # before any event, which must not overwrite them
-        source = self._make_source()
-        publisher: Publisher | None = None
+        connected: Future[_Connected] = Future()
+        threading.Thread(target=self._connect, args=(connected,), name="connect", daemon=True).start()
         try:
-            publisher = self._publisher = self._make_publisher(source)
-            self._work(source, publisher, threads)
+            while not self._warm.wait(0.1):
+                self._raise_crash()
+            self._raise_crash()  # a broken device ends us whether or not a broker answers
+            if self._stop.is_set():
+                self._drained.set()
+                threads[0].join(_CLOSE_S)
+                return
+            self._when_warm()
+            if self._corrections is not None:
+                self._corrections.catch_up(self._stop.is_set)  # before any event, which must not overwrite them
+            source, self._publisher = connected.result()
+            self._work(source, self._publisher, threads)
         finally:
             self._joined = False
             self._drained.set()
             self._intake.close()
-            _close_quietly("publisher", publisher)
-            _close_quietly("record source", source)
+            connected.add_done_callback(_close_connected)  # at once, unless a broker is still waited for
             self._cache.close()
         self._raise_crash()
         self._journal.close()
+
+    def _connect(self, connected: Future[_Connected]) -> None:
+        source: RecordSource | None = None
+        try:
+            source = self._make_source()
+            connected.set_result((source, self._make_publisher(source)))
+        except BaseException as error:  # noqa: BLE001  # it ends the worker, once the models are warm
+            _close_quietly("record source", source)
+            connected.set_exception(error)
 
     def stop(self) -> None:
         """Begin the drain. From any thread, or a signal handler; more than once does nothing."""
@@ -371,6 +387,13 @@ class Worker:
             options=self._options,
             crash=self._crash,
         )
+
+
+def _close_connected(connected: Future[_Connected]) -> None:
+    if connected.exception() is None:
+        source, publisher = connected.result()
+        _close_quietly("publisher", publisher)
+        _close_quietly("record source", source)
 
 
 def _close_quietly(name: str, closable: RecordSource | Publisher | None) -> None:

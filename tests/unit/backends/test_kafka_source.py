@@ -80,6 +80,27 @@ def test_a_group_that_no_broker_leads_is_told_once_and_once_that_one_does_again(
     ]
 
 
+def test_a_source_that_is_first_polled_long_after_it_was_made_says_nothing_of_a_leader(
+    source: KafkaRecordSource, consumer: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guard: models can take a minute to warm up, and no broker was asked before they are warm."""
+    consumer._coordinator.coordinator_id = None
+    now = time.monotonic() + 60
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    source.poll(0)
+    assert caplog.messages == []
+
+
+def test_a_poll_is_short_while_the_group_is_joined(source: KafkaRecordSource, consumer: Any) -> None:
+    """Guard: a poll does not return for having become a member, and until it does the worker is not ready."""
+    consumer.group_metadata.return_value = Mock(member_id="me", generation_id=-1, state=MemberState.REBALANCING)
+    source.poll(5)
+    assert consumer.poll.call_args.kwargs["timeout_ms"] == 20
+    consumer.group_metadata.return_value = member("me")
+    source.poll(5)
+    assert consumer.poll.call_args.kwargs["timeout_ms"] > 2_500
+
+
 def test_a_group_that_no_broker_leads_is_counted_again_and_again(
     consumer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

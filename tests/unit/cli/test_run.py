@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from workers.models.bundle import Bundle, Golden
+from workers.models.compact import compact_bundle
+
 pytestmark = pytest.mark.slow
 
 SETTINGS = {
@@ -75,6 +78,19 @@ def test_in_a_log_of_json_what_is_wrong_with_the_settings_is_a_line_of_json(tmp_
         "TAGSTREAM_BUCKETS",
         "TAGSTREAM_S3_ACCESS_KEY",
     ]
+
+
+@pytest.mark.timeout(120)
+def test_a_model_that_answers_wrongly_ends_it_with_3_also_while_no_broker_answers(tmp_path: Path) -> None:
+    good = compact_bundle(tmp_path)
+    assert good.golden is not None
+    wrong = Golden(good.golden.pixels, good.golden.outputs + 1)
+    folder = tmp_path / "wrong"
+    Bundle.write(folder, good.manifest, weights=good.weights(), labels=good.labels, golden=lambda _: wrong)
+    code, said = ends_with(tmp_path, TAGSTREAM_TAGGER=str(folder))
+    assert code == 3
+    assert "does not give its golden answers" in said
+    assert "Traceback" not in said
 
 
 def test_a_taken_port_ends_it_with_2(tmp_path: Path) -> None:

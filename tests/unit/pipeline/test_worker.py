@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import ExitStack
+from typing import TypeVar
 
 import pytest
 
@@ -20,14 +21,16 @@ from tests.support.harness import (
     running,
 )
 from tests.support.waiting import eventually
-from workers.errors import Broken, Unavailable
+from workers.errors import Broken, Misconfigured, Unavailable
 from workers.pipeline import worker as pipeline_worker
 from workers.pipeline.worker import Worker
+from workers.ports import Publisher, RecordSource
 from workers.testing.memory_broker import Fault
 from workers.testing.memory_kafka import MemoryRecordSource
 from workers.types import Partition, Polled, Unreadable
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
+Client = TypeVar("Client", RecordSource, Publisher)
 
 
 def at_device(worker: Worker) -> int:
@@ -547,6 +550,100 @@ def test_a_worker_is_ready_only_once_it_has_joined_the_group() -> None:
         assert not worker.ready
         harness.broker.away = False
         eventually(lambda: worker.ready)
+
+
+class Connecting:
+    """The clients of a worker that are made when the test says so; knows whether each was closed."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.begun, self.may_be_made = threading.Event(), threading.Event()
+        self.made: list[str] = []
+        self.closed: list[str] = []
+        self._source, self._publisher = worker._make_source, worker._make_publisher
+        worker._make_source, worker._make_publisher = self._make_source, self._make_publisher
+
+    def _make_source(self) -> RecordSource:
+        self.begun.set()
+        assert self.may_be_made.wait(30)
+        self.source = self._source()
+        return self._watched("source", self.source)
+
+    def _make_publisher(self, source: RecordSource) -> Publisher:
+        return self._watched("publisher", self._publisher(source))
+
+    def _watched(self, name: str, made: Client) -> Client:
+        self.made.append(name)
+        close = made.close
+
+        def closed() -> None:
+            close()
+            self.closed.append(name)
+
+        made.close = closed  # type: ignore[method-assign]
+        return made
+
+
+def test_a_broker_is_reached_while_the_models_warm_up_and_the_group_joined_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    harness = Harness()
+    worker = harness.worker()
+    connecting = Connecting(worker)
+    connecting.may_be_made.set()
+    joined: list[bool] = []
+
+    def warm_up() -> None:
+        eventually(lambda: connecting.made == ["source", "publisher"])
+        joined.append(connecting.source.joined())
+
+    monkeypatch.setattr(harness.tagger, "warm_up", warm_up)
+    with running(worker):
+        eventually(lambda: worker.ready)
+    assert joined == [False]
+    assert connecting.closed == ["publisher", "source"]
+
+
+def test_a_device_that_does_not_start_ends_the_worker_at_once_also_one_that_waits_for_a_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Guard: to wait for the connection first would hide a broken device for as long as the broker is away."""
+    harness = Harness()
+    worker = harness.worker()
+    connecting = Connecting(worker)
+
+    def warm_up() -> None:
+        assert connecting.begun.wait(30)
+        raise Broken("the device is gone")
+
+    monkeypatch.setattr(harness.tagger, "warm_up", warm_up)
+    with pytest.raises(Broken, match="the device is gone"):
+        worker.run()
+    assert connecting.made == []
+    connecting.may_be_made.set()  # the broker is back, and finds that it is not needed
+    eventually(lambda: connecting.closed == ["publisher", "source"])
+
+
+def test_a_broker_that_refuses_us_ends_the_worker_once_its_models_are_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    harness = Harness()
+    worker = harness.worker()
+    connecting = Connecting(worker)
+    connecting.may_be_made.set()
+    refused, warm = threading.Event(), threading.Event()
+
+    def refuse(source: RecordSource) -> Publisher:
+        refused.set()
+        raise Misconfigured("the topic 'out' does not exist")
+
+    def warm_up() -> None:
+        assert refused.wait(30)
+        warm.set()
+
+    worker._make_publisher = refuse
+    monkeypatch.setattr(harness.tagger, "warm_up", warm_up)
+    with pytest.raises(Misconfigured, match="the topic 'out' does not exist"):
+        worker.run()
+    assert warm.is_set()
+    assert connecting.closed == ["source"]
 
 
 def test_a_message_that_names_what_to_replay_does_only_that() -> None:
