@@ -131,7 +131,7 @@ def test_broker_goes_away_before_offsets_are_sent(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("api", [Api.ADD_OFFSETS_TO_TXN, Api.END_TXN], ids=["adding offsets", "committing"])
+@pytest.mark.parametrize("api", [Api.TXN_OFFSET_COMMIT, Api.END_TXN], ids=["sending offsets", "committing"])
 def test_connections_cut_before_the_answer(
     broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api
 ) -> None:
@@ -177,7 +177,7 @@ def test_the_broker_times_a_transaction_out(
     timeout = {"TAGSTREAM_KAFKA_TRANSACTION_TIMEOUT_S": "8"}
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **LONG_SESSION, **timeout)) as process:
         before = failed(process, cause="fenced")
-        sent, offsets = broker.proxy.hold(Api.PRODUCE, "answer"), broker.proxy.hold(Api.ADD_OFFSETS_TO_TXN)
+        sent, offsets = broker.proxy.hold(Api.PRODUCE, "answer"), broker.proxy.hold(Api.TXN_OFFSET_COMMIT)
         load(outpost, 60)
         sent.wait_caught()
         # Each step takes less than a request may, both together more than the transaction.

@@ -11,8 +11,10 @@ from tests.support.kafka_worlds import KafkaWorld, MemoryWorld, World
 
 @pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
 def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
-    made: World = (
-        MemoryWorld() if request.param == "memory" else KafkaWorld(request.getfixturevalue("kafka").servers, unique)
-    )
+    yield from opened(request.param, request, unique)
+
+
+def opened(kind: str, request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
+    made: World = MemoryWorld() if kind == "memory" else KafkaWorld(request.getfixturevalue("kafka").servers, unique)
     yield made
     made.close()

@@ -6,20 +6,34 @@ can happen at that very moment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.contract.conftest import opened
 from tests.support.kafka_worlds import (
     MAX_MESSAGE_BYTES,
     World,
     assignments_of,
     poll_until,
 )
+from workers.backends import kafka_publisher
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
 from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Transaction
+
+
+@pytest.fixture(
+    params=["memory", *(pytest.param(kind, marks=pytest.mark.servers) for kind in ("kafka", "kafka, version 1"))]
+)
+def world(
+    request: pytest.FixtureRequest, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """Also with the transactions of brokers that have not agreed on version 2."""
+    if request.param == "kafka, version 1":
+        monkeypatch.setattr(kafka_publisher, "transaction_version", lambda *_, **__: 1)
+    yield from opened("memory" if request.param == "memory" else "kafka", request, unique)
 
 
 def transaction_of(world: World, offsets: dict[Assignment, int], *values: bytes) -> Transaction:

@@ -38,7 +38,8 @@ from workers.backends.kafka_client import (
     sensible,
     translated,
 )
-from workers.backends.kafka_topics import max_message_bytes
+from workers.backends.kafka_topics import max_message_bytes, transaction_version
+from workers.backends.kafka_transactions import use_version_2
 from workers.backends.kafka_types import Delivery, FencingDetector, OffsetReset, check_sendable, refusal
 from workers.backends.kafka_watch import CallWatchdog
 from workers.errors import Misconfigured, TagstreamError, Unavailable, Unpublished
@@ -312,11 +313,13 @@ class KafkaPublisher:
         )
         keep_whole(producer)
         if self._transactional:
-            self._initialise(producer)
+            self._initialise(producer, timeout_s)
         return producer
 
-    def _initialise(self, producer: Any) -> None:
+    def _initialise(self, producer: Any, timeout_s: float) -> None:
         try:
+            if transaction_version(self._servers, security=self._security, connect_timeout_s=timeout_s) >= 2:
+                use_version_2(producer)
             with mapped(f"taking the transactional id {self._transactional_id!r}"):
                 producer.init_transactions()
         except TagstreamError:

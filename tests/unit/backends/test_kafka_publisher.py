@@ -42,10 +42,13 @@ class Scene:
         self.unreachable = 0
         self.slow_to_take = 0
         self.refused: Exception | None = None
+        self.version = 1
         monkeypatch.setattr(kafka_publisher, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
         monkeypatch.setattr(kafka_publisher, "answers", lambda *_: self.answers)
         found = limits or {"out": 1_000, "large": 5_000}
         monkeypatch.setattr(kafka_publisher, "max_message_bytes", lambda *_, **__: found)
+        monkeypatch.setattr(kafka_publisher, "transaction_version", self._version)
+        monkeypatch.setattr(kafka_publisher, "use_version_2", lambda _: self.calls.append("use version 2"))
         monkeypatch.setattr(kafka_publisher, "connect", self._connect)
         monkeypatch.setattr(kafka_publisher, "send_all", self._send)
         monkeypatch.setattr(kafka_publisher, "end_producer", lambda producer, within_s: self.calls.append("end"))
@@ -79,6 +82,12 @@ class Scene:
     def _membership(self) -> Membership:
         self.calls.append("membership")
         return self.member
+
+    def _version(self, *_: Any, **__: Any) -> int:
+        if self.version < 0:
+            self.version = -self.version
+            raise Unavailable("kafka", "no broker answers")
+        return self.version
 
     def _connect(self, make: type, *_: Any, **settings: Any) -> Any:
         if make is not KafkaProducer:
@@ -127,6 +136,21 @@ def test_the_steps_of_a_transaction_come_in_the_order_that_makes_them_safe(scene
         "begin_transaction", "send 2", "flush", "confirm", "confirm",
         "membership", "send_offsets_to_transaction", "commit_transaction",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "told"), [(0, []), (1, []), (2, ["use version 2"]), (3, ["use version 2"])])
+def test_each_new_producer_uses_what_the_brokers_have_agreed_on_by_then(
+    scene: Scene, version: int, told: Sequence[str]
+) -> None:
+    scene.version = version
+    scene.publisher.recover()
+    assert scene.calls == ["end", *told, "init_transactions"]
+
+
+def test_a_producer_is_ended_whose_brokers_do_not_say_what_they_speak(scene: Scene) -> None:
+    scene.version = -2
+    scene.publisher.recover()
+    assert scene.calls == ["end", "end", "use version 2", "init_transactions"]
 
 
 def test_offsets_go_with_the_group_the_generation_and_the_member_id(scene: Scene) -> None:
