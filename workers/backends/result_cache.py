@@ -1,4 +1,4 @@
-"""The result cache in Redis (or Valkey), and the one that remembers nothing. The only module that knows redis."""
+"""The result cache in Redis (or Valkey). Nothing but this and `resp` knows redis."""
 
 from __future__ import annotations
 
@@ -172,25 +172,6 @@ class RedisResultCache:
                 return bool(self._client.ping())
         except _FAULTS:
             return False
-
-
-class NoCache:
-    """`ports.ResultCache` that remembers nothing: for an empty TAGSTREAM_REDIS_URL."""
-
-    def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [None] * len(keys)
-
-    def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
-        return [None] * len(fields)
-
-    def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
-        pass
-
-    def forget(self, hashes: Sequence[str]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 class _Login(redis.CredentialProvider):

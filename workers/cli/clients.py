@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from workers.backends import kafka_login
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.backends.kafka_corrections import KafkaCorrections
+from workers.backends.no_cache import NoCache
 from workers.backends.oauth import ClientCredentials, GrantedToken
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.renewed_file import RenewedFile, Secret, one_line
-from workers.backends.result_cache import NoCache, RedisResultCache
 from workers.backends.s3_credentials import KeyFiles, WebIdentity
 from workers.backends.scoped_cache import ScopedCache
 from workers.errors import Misconfigured
 from workers.ports import Publisher, RecordSource, ResultCache
 from workers.settings import Settings
+
+if TYPE_CHECKING:
+    from workers.backends.result_cache import RedisResultCache
 
 CONNECT_S = 5.0
 """One try to reach a broker. Short, so that a worker that waits for one can still be stopped."""
@@ -97,6 +100,9 @@ def redis(settings: Settings) -> RedisResultCache | None:
     url = settings.redis_url.get_secret_value()
     if not url:
         return None
+    # Imported here: it takes longer than any other client but Kafka's, and many workers have no cache.
+    from workers.backends.result_cache import RedisResultCache
+
     now = _secret(settings, "redis_url") if "redis_url" in settings.secret_files else None
     return RedisResultCache(url, ttl_s=settings.cache_ttl_s, timeout_s=settings.cache_timeout_s, now=now)
 

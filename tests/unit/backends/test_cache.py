@@ -18,7 +18,8 @@ from tests.support.loopback import loopback, silence
 from tests.support.waiting import bounded, eventually
 from workers import metrics
 from workers.backends import resp
-from workers.backends.result_cache import NoCache, RedisResultCache
+from workers.backends.no_cache import NoCache
+from workers.backends.result_cache import RedisResultCache
 from workers.errors import Misconfigured, Unavailable
 from workers.local.valkey import Valkey
 
