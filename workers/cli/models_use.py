@@ -16,6 +16,7 @@ from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from workers.models.bundle import Bundle
+    from workers.models.precision import Tuned
     from workers.models.tune import Trial
     from workers.settings import Settings
 
@@ -111,11 +112,13 @@ def tune(
     """Find the fastest precision and the best batch on this device, and keep the answer in TAGSTREAM_STATE_DIR.
 
     Each precision must give the golden answers; then growing batches are timed. One that takes ten times as long as
-    the best for one image is given up. TAGSTREAM_PRECISION=tuned, the default, takes what was found. Let nothing else
+    the best for one image is given up. On CUDA the best precision is tried as CUDA graphs and compiled too, which takes
+    some minutes. TAGSTREAM_PRECISION=tuned, the default, takes what was found. Let nothing else
     run meanwhile.
 
     [dim]Once on each kind of device:[/]  tagstream models tune bundles/ram
     """
+    from workers.models.device import named
     from workers.models.load import open_bundle, tune_model, uses_of
 
     settings = _settings()
@@ -129,11 +132,12 @@ def tune(
             )
         if as_json:
             for trial in trials:
-                typer.echo(terminal.as_json(_trial(trial, opened, each, tuned.precision)))
+                typer.echo(terminal.as_json(_trial(trial, opened, each, tuned)))
             continue
-        terminal.console().print(_trials(trials, tuned.precision))
+        terminal.console().print(_trials(trials, tuned))
         say(
-            f"{opened.name} as a {each} on {tuned.device}: {tuned.precision}, batches of {tuned.max_batch}; "
+            f"{opened.name} as a {each} on {tuned.device}: {named(tuned.precision, tuned.execution)}, batches of "
+            f"{tuned.max_batch}; "
             f"kept in {settings.state_dir}"
         )
 
@@ -210,26 +214,31 @@ def _golden(name: str, bundle: Bundle, use: str, device: str, precision: str, se
     return f"{use} in {model.precision}: its golden answers" + (f" ({agreement})" if agreement else "")
 
 
-def _trial(trial: Trial, bundle: Bundle, use: str, chosen: str) -> dict[str, Any]:
+def _trial(trial: Trial, bundle: Bundle, use: str, chosen: Tuned) -> dict[str, Any]:
     return {
         "bundle": bundle.name,
         "use": use,
         "precision": trial.precision,
+        "execution": trial.execution,
         "images_per_s": trial.images_per_s,
         "max_batch": trial.max_batch,
         "agreement": None if trial.agreement is None else str(trial.agreement),
         "refusal": trial.refusal or None,
-        "chosen": trial.precision == chosen,
+        "chosen": _is(trial, chosen),
     }
 
 
-def _trials(trials: list[Trial], chosen: str) -> Table:
+def _is(trial: Trial, chosen: Tuned) -> bool:
+    return (trial.precision, trial.execution) == (chosen.precision, chosen.execution)
+
+
+def _trials(trials: list[Trial], chosen: Tuned) -> Table:
     table = Table("precision", "images/s", "batch", "agreement with the golden answers", box=None, pad_edge=False)
     for trial in trials:
         if trial.refusal:
-            table.add_row(trial.precision, "", "", trial.refusal)
+            table.add_row(trial.name, "", "", trial.refusal)
             continue
         speed = f"{trial.images_per_s:.3g}"
-        style = "bold" if trial.precision == chosen else ""
-        table.add_row(trial.precision, speed, str(trial.max_batch), str(trial.agreement or "not known"), style=style)
+        style = "bold" if _is(trial, chosen) else ""
+        table.add_row(trial.name, speed, str(trial.max_batch), str(trial.agreement or "not known"), style=style)
     return table

@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import platform
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
@@ -23,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import Broken, Misconfigured
-from workers.models.graphs import Bucketed, CudaRecorder, Function
+from workers.models.compiler import Compiled, try_out
+from workers.models.graphs import Bucketed, CudaRecorder, Function, call_again, sizes_up_to
 from workers.models.int8 import quantize_linears
 from workers.types import Pixels
 
@@ -35,6 +35,17 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
+Execution = Literal["eager", "graphs", "compiled"]
+"""How a model's functions of a batch run: kernel by kernel as they are written; as CUDA graphs of these kernels
+(`graphs`); or compiled to fewer kernels first (`compiler`), on CUDA in graphs too."""
+EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
+
+
+def named(precision: Precision, execution: Execution) -> str:
+    """Both in words, for people: "fp32", "bf16 compiled"."""
+    return precision if execution == "eager" else f"{precision} {execution}"
+
+
 _DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -45,13 +56,6 @@ _DTYPES: dict[Precision, torch.dtype] = {
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def leave_triton_out() -> None:
-    """To be called before what imports torch's compiler, which imports triton where that is installed: a machine
-    without a GPU has no use for it, and its library lists its leaks on standard error when the process ends."""
-    if not torch.cuda.is_available():
-        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # which makes its import fail
-
-
 @dataclass(frozen=True)
 class Device:
     """One CPU or one CUDA device.
@@ -59,16 +63,35 @@ class Device:
     Args:
         kind: "cpu" or "cuda".
         name: the hardware's own name, as part of the key under which tuning is remembered.
+        execution: how models run on it.
     """
 
     kind: Literal["cpu", "cuda"]
     name: str
+    execution: Execution = "eager"
     _copies: Any = field(default=None, repr=False, compare=False)
     """CUDA: the stream that uploads run on."""
 
     @property
     def where(self) -> torch.device:
         return torch.device(self.kind)
+
+    @property
+    def executions(self) -> tuple[Execution, ...]:
+        """What is worth trying here, the plainest first."""
+        return EXECUTIONS if self.kind == "cuda" else ("eager",)
+
+    def executing(self, execution: Execution) -> Device:
+        """The same device, where models run so.
+
+        Raises:
+            Misconfigured: it can't, or torch's compiler does not work here, which is tried out.
+        """
+        if execution == "graphs" and self.kind == "cpu":
+            raise Misconfigured("A CPU has no CUDA graphs.")
+        if execution == "compiled":
+            try_out(self.where)
+        return replace(self, execution=execution)
 
     def dtype(self, precision: Precision) -> torch.dtype:
         """The dtype of activations in this precision."""
@@ -107,16 +130,22 @@ class Device:
         for start in range(0, len(images), size):
             yield self.upload(images[start : start + size])
 
-    def graphs(self) -> Callable[[Function], Function]:
-        """A wrapper that makes a function of one model's batches faster where kernels are slow to start (see `graphs`).
+    def functions(self) -> Callable[[Function], Function]:
+        """A wrapper for the functions of one model, which then run as `execution` says.
 
-        On CUDA it replays graphs, which share memory among all functions that one call of this has wrapped; on a CPU a
-        function stays what it is.
+        Graphs share memory among all functions that one call of this has wrapped.
         """
-        if self.kind == "cpu":
+        if self.execution == "eager":
             return lambda function: function
-        record = CudaRecorder()
-        return lambda function: Bucketed(function, record)
+        record = CudaRecorder() if self.kind == "cuda" else call_again
+        if self.execution == "graphs":
+            return lambda function: Bucketed(function, record)
+        return lambda function: Bucketed(function, record, recorded=Compiled(function))
+
+    def batch_sizes(self, largest: int) -> Sequence[int]:
+        """Sizes of batches, up to this one, that have kernels or graphs of their own, which are made when they come
+        first: a model runs each of them before it is ready, and checks what comes out."""
+        return () if self.execution == "eager" else sizes_up_to(largest)
 
     @contextmanager
     def run(self) -> Iterator[None]:
@@ -179,7 +208,7 @@ def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # set at import, unseen by mypy
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     try:
-        return Device("cuda", torch.cuda.get_device_name(), torch.cuda.Stream())  # type: ignore[no-untyped-call]
+        return Device("cuda", torch.cuda.get_device_name(), "graphs", torch.cuda.Stream())  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise Broken(f"The CUDA device does not start: {error}") from error
 

@@ -47,21 +47,32 @@ Record: TypeAlias = Callable[[Function, Tensor], Recording]
 class Bucketed:
     """A function that replays recordings of itself, one for each bucket, each made when it is needed first.
 
-    A batch beyond the largest bucket, and one whose recording fails, is computed as without graphs.
+    A batch beyond the largest bucket is computed in pieces; one whose recording fails, as without any of this.
 
     Args:
-        record: makes a recording of the function with this input.
+        record: makes a recording of a function with this input.
         buckets: batch sizes, ascending.
+        recorded: what is recorded in place of the function, and gives the same: None: itself.
     """
 
-    def __init__(self, function: Function, record: Record, buckets: Sequence[int] = BUCKETS) -> None:
+    def __init__(
+        self,
+        function: Function,
+        record: Record,
+        buckets: Sequence[int] = BUCKETS,
+        *,
+        recorded: Function | None = None,
+    ) -> None:
         self._function = function
         self._record = record
         self._buckets = buckets
+        self._to_record = recorded or function
         self._recorded: dict[int, tuple[Tensor, Recording] | None] = {}
 
     def __call__(self, batch: Tensor) -> Tensor:
-        rows = len(batch)
+        rows, largest = len(batch), self._buckets[-1]
+        if rows > largest:
+            return torch.cat([self(piece) for piece in torch.split(batch, largest)])
         bucket = bucket_for(rows, self._buckets)
         if bucket is None:
             return self._function(batch)
@@ -81,7 +92,7 @@ class Bucketed:
             given = torch.empty_strided(
                 (bucket, *batch.shape[1:]), batch.stride(), dtype=batch.dtype, device=batch.device
             ).zero_()
-            return given, self._record(self._function, given)
+            return given, self._record(self._to_record, given)
         except RuntimeError as error:  # memory that runs out among them
             reason = str(error).splitlines()[0]
             logger.warning("no CUDA graph for batches of %s, which will run a little slower: %s", bucket, reason)
@@ -91,6 +102,28 @@ class Bucketed:
 def bucket_for(rows: int, buckets: Sequence[int]) -> int | None:
     """The smallest bucket that holds so many rows; None where none does, or there is nothing to hold."""
     return next((bucket for bucket in buckets if 0 < rows <= bucket), None)
+
+
+def sizes_up_to(largest: int) -> list[int]:
+    """Batches of no more rows than this, one for each bucket that such batches can need."""
+    return sorted({min(bucket, largest) for bucket in BUCKETS})
+
+
+@dataclass(slots=True)
+class Call:
+    """A recording for devices without CUDA graphs: it calls the function, with few shapes all the same."""
+
+    function: Function
+    given: Tensor
+    output: Tensor
+
+    def replay(self) -> None:
+        self.output = self.function(self.given)
+
+
+def call_again(function: Function, given: Tensor) -> Call:
+    """Records nothing: what a function compiled for a few shapes needs on a CPU."""
+    return Call(function, given, function(given))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ and, where not every bundle has all these uses, `uses_of(bundle) -> Collection[s
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,7 +22,8 @@ from workers.errors import Misconfigured
 from workers.models.agreement import Agreement
 from workers.models.bundle import Bundle, pinned
 from workers.models.compact import compact_bundle
-from workers.models.device import Device, Precision, choose_device
+from workers.models.compiler import keep_in
+from workers.models.device import Device, Execution, Precision, choose_device
 from workers.models.labels import label_ids
 from workers.models.precision import Tuned, resolve
 from workers.models.tune import Trial, tune
@@ -29,6 +31,8 @@ from workers.models.uses import USES
 from workers.ports import Captioner, Model, Tagger
 
 GROUP = "tagstream.models"
+COMPILED = "compiled"
+"""In the state folder, what torch has compiled."""
 
 BUILDERS = {
     "efficientnet_lite0": "workers.models.compact",
@@ -93,16 +97,19 @@ def load(
 
     Raises:
         Misconfigured: no such bundle, another one than was pinned, one that does not load or has no such use, a label
-            that it does not have, or a setting that the device does not know.
+            that it does not have, a setting that the device does not know, or a state folder for what torch compiles
+            that others can write to.
         Broken: the CUDA device does not start.
     """
     bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, pinned_by or f"TAGSTREAM_{use.upper()}_DIGEST")
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads)
-    chosen, max_batch = resolve(precision, bundle.digest, use, place, state_dir)
+    chosen = resolve(precision, bundle.digest, use, place, state_dir)
+    if chosen.execution == "compiled" and state_dir is not None:
+        keep_in(state_dir / COMPILED)
     options = {} if allow is None else {"subset": label_ids(bundle, allow)}
-    model = build(bundle, place, chosen, **options)
-    model.max_batch = max_batch
+    model = build(bundle, replace(place, execution=chosen.execution), chosen.precision, **options)
+    model.max_batch = chosen.max_batch
     return model
 
 
@@ -133,8 +140,10 @@ def tune_model(
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads)
 
-    def fresh(precision: Precision) -> Model:
-        model: Model = build(bundle, place, precision)
+    def fresh(precision: Precision, execution: Execution) -> Model:
+        if execution == "compiled":
+            keep_in(state_dir / COMPILED)
+        model: Model = build(bundle, place.executing(execution), precision)
         return model
 
     return tune(

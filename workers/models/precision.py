@@ -1,4 +1,4 @@
-"""Chooses a model's precision and its largest batch, and checks its golden answers.
+"""Chooses a model's precision, its largest batch and how it is executed, and checks its golden answers.
 
 Precision is fixed, never guessed at start-up. `tuned` means the answer that was measured once for this bundle on this
 device and stored in the state folder. Where there is none, it is bf16 on CUDA and fp32 on a CPU, where bf16 can be
@@ -13,16 +13,17 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import from_json
 
 from workers.errors import Broken, Misconfigured
-from workers.models.device import PRECISIONS, Device, Precision
+from workers.models.device import EXECUTIONS, PRECISIONS, Device, Execution, Precision
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +44,26 @@ class Tuned:
     device: str
     precision: Precision
     max_batch: int
+    execution: Execution
 
 
-def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path | None) -> tuple[Precision, int]:
-    """The precision for TAGSTREAM_PRECISION and the largest safe batch, 0 where that is still to be found out.
+class Chosen(NamedTuple):
+    """How a model is to run.
 
-    A stored batch size counts only for the precision that it was measured in.
+    Args:
+        max_batch: the largest safe batch; 0 where that is still to be found out.
+    """
+
+    precision: Precision
+    max_batch: int
+    execution: Execution
+
+
+def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path | None) -> Chosen:
+    """The precision for TAGSTREAM_PRECISION, with what was stored for it.
+
+    A stored batch size and execution count only for the precision that they were measured in; else the execution is
+    the device's.
 
     Raises:
         Misconfigured: an unknown word.
@@ -58,14 +73,15 @@ def resolve(wanted: str, digest: str, use: str, device: Device, state_dir: Path 
     tuned = stored_tuning(digest, use, device, state_dir)
     if wanted != "tuned":
         precision: Precision = wanted  # type: ignore[assignment] # one of PRECISIONS, just checked
-        return precision, tuned.max_batch if tuned and tuned.precision == precision else 0
+        if not tuned or tuned.precision != precision:
+            return Chosen(precision, 0, device.execution)
     if tuned:
-        return tuned.precision, tuned.max_batch
+        return Chosen(tuned.precision, tuned.max_batch, tuned.execution)
     fallback: Precision = "bf16" if device.kind == "cuda" else "fp32"
     logger.warning(
         "the model was never tuned for %s: running in %s, not measured against others", device.name, fallback
     )
-    return fallback, 0
+    return Chosen(fallback, 0, device.execution)
 
 
 def stored_tuning(digest: str, use: str, device: Device, state_dir: Path | None) -> Tuned | None:
@@ -73,9 +89,11 @@ def stored_tuning(digest: str, use: str, device: Device, state_dir: Path | None)
     if state_dir is None:
         return None
     try:
-        tuned = Tuned(**from_json(_tuned_path(digest, use, device, state_dir).read_bytes()))
+        stored = from_json(_tuned_path(digest, use, device, state_dir).read_bytes())
+        tuned = Tuned(**{"execution": device.execution, **stored})  # files of earlier versions lack it
         ours = (tuned.digest, tuned.use, tuned.device) == (digest, use, device.name)
-        return tuned if ours and tuned.precision in PRECISIONS and tuned.max_batch >= 1 else None
+        known = tuned.precision in PRECISIONS and tuned.execution in EXECUTIONS
+        return tuned if ours and known and tuned.max_batch >= 1 else None
     except (OSError, ValueError, TypeError):
         return None
 
@@ -133,6 +151,31 @@ def check_golden(name: str, precision: Precision, expected: NDArray[np.float32],
             f"{DRIFT[precision]:.2g} is allowed): damaged weights, or a device that computes wrongly."
         )
     return drift
+
+
+def check_batches(
+    name: str,
+    precision: Precision,
+    expected: NDArray[np.float32],
+    answers: Callable[[list[int]], NDArray[np.float32]],
+    sizes: Sequence[int],
+) -> None:
+    """As `check_golden`, in batches of these sizes, until one does not fit in memory: work will find smaller ones.
+
+    Args:
+        expected: of each golden image.
+        answers: of a batch, as the places of its images among the golden ones.
+
+    Raises:
+        Broken: as `check_golden`.
+    """
+    for size in sizes:
+        places = [row % len(expected) for row in range(size)]
+        try:
+            found = answers(places)
+        except MemoryError:
+            return
+        check_golden(f"{name}, in batches of {size},", precision, expected[places], found)
 
 
 def _tuned_path(digest: str, use: str, device: Device, state_dir: Path) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision, normaliser
-from workers.models.precision import check_golden, settle_batch
+from workers.models.precision import check_batches, check_golden, settle_batch
 from workers.types import LabelScores, Pixels, Transform
 
 Network = Callable[[Tensor], Tensor]
@@ -60,18 +60,26 @@ class TorchTagger:
         """The right answers for the images that warm it up, once it is warm."""
         self._device = device
         self._precision: Precision = precision
-        self._network = network
-        self._normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
+        normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
+        self._logits = device.functions()(lambda images: network(normalise(images)))
         self._exclusive = exclusive
         self._ids = np.arange(len(self.labels), dtype=np.int32) if subset is None else np.asarray(subset, np.int32)
         self._columns = np.arange(len(self.labels)) if exclusive else self._ids
 
     def warm_up(self) -> None:
-        found = np.stack(self.forward(self._warm_images()))
+        images = self._warm_images()
+        found = np.stack(self.forward(images))
         self._right = self._golden.outputs[:, self._columns] if self._golden is not None else found
         check_golden(self.name, self._precision, self._right, found)
         if self.max_batch == 0:
             self.max_batch = settle_batch(lambda size: self.forward([self.self_test_image()] * size))
+        check_batches(
+            self.name,
+            self._precision,
+            self._right,
+            lambda places: np.stack(self.forward([images[place] for place in places])),
+            self._device.batch_sizes(self.max_batch),
+        )
 
     def self_test_image(self) -> Pixels:
         return self._warm_images()[0]
@@ -84,7 +92,7 @@ class TorchTagger:
     def forward(self, images: Sequence[Pixels]) -> Sequence[NDArray[np.float32]]:
         """One row of logits an image."""
         with self._device.run():
-            pieces = [self._network(self._normalise(piece)) for piece in self._device.stream(images, PIECE)]
+            pieces = [self._logits(piece) for piece in self._device.stream(images, PIECE)]
             return list(torch.cat(pieces).float().cpu().numpy()) if pieces else []
 
     def postprocess(self, raw: NDArray[np.float32]) -> LabelScores:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from workers.errors import Misconfigured, nearest
 from workers.models.bundle import Bundle, Manifest, Provenance, reading_safetensors
-from workers.models.device import Device, Precision, choose_device, leave_triton_out
+from workers.models.compiler import leave_triton_out
+from workers.models.device import Device, Precision, choose_device
 from workers.models.imagenet import label_names
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform

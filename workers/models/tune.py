@@ -1,21 +1,23 @@
-"""Finding the fastest precision of a bundle on a device, once, so that every start can take it as given.
+"""Finding the fastest precision of a bundle on a device, and how to execute it, so that every start takes it as given.
 
 Each precision that the device offers is tried: it must give the golden answers, as nearly as it can; in int8, which
 rounds most, none of their tags or captions may change. It is then timed in batches that double as long as that pays;
 one that the device only imitates, and is ten times slower than the best, is given up after a single batch.
-What is fastest, and more than a little so if it is less exact, is stored in the state folder, where `resolve` finds it.
+The best precision is then executed in the other ways that the device has (CUDA graphs, torch's compiler), which must
+give the golden answers too, in every batch size that has kernels of its own. What is fastest, and more than a little so
+if it is less exact or less plain, is stored in the state folder, where `resolve` finds it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workers.errors import Broken, Misconfigured
 from workers.models.agreement import Agreement
-from workers.models.device import PRECISIONS, Device, Precision
+from workers.models.device import PRECISIONS, Device, Execution, Precision, named
 from workers.models.precision import LONGEST_BATCH_S, Tuned, remember_tuned
 from workers.models.uses import USES
 from workers.ports import Model
@@ -24,7 +26,7 @@ LARGEST_BATCH = 128
 GAIN = 1.05
 """A batch of twice the size has to bring this much more images a second; below, it only delays them."""
 WORTH = 1.05
-"""A less exact precision has to be so many times as fast as the best before it."""
+"""A less exact precision, or a less plain execution, has to be so many times as fast as the best before it."""
 TIMED = 3
 """Runs of a batch, of which the quickest counts."""
 HOPELESS = 10.0
@@ -32,25 +34,30 @@ HOPELESS = 10.0
 SURE_S = 1.0
 """One run of this length is believed; a shorter one may have been interrupted by something else."""
 
-Build = Callable[[Precision], Model]
-"""Makes a fresh model in a precision; raises Misconfigured where the device or the model lacks it."""
+Build = Callable[[Precision, Execution], Model]
+"""Makes a fresh model; raises Misconfigured where the device or the model lacks the precision or the execution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """The result of trying one precision. `refusal` says why it can't be used; else it ran.
+    """The result of trying one precision in one execution. `refusal` says why it can't be used; else it ran.
 
     Args:
         single_s: seconds for a batch of one image.
     """
 
     precision: Precision
+    execution: Execution = "eager"
     images_per_s: float = 0.0
     single_s: float = 0.0
     max_batch: int = 0
     refusal: str = ""
     agreement: Agreement | None = None
     """With the golden answers, where the bundle has some."""
+
+    @property
+    def name(self) -> str:
+        return named(self.precision, self.execution)
 
 
 def tune(
@@ -77,44 +84,57 @@ def tune(
     """
     timed = _Timed(use, device, clock)
     best: Trial | None = None
+    plain, *others = device.executions
     for precision in PRECISIONS:
-        trial = _try(precision, build, timed, judge, best)
+        trial = _try(Trial(precision, plain), build, timed, judge, best)
         report(trial)
-        if not trial.refusal and (best is None or trial.images_per_s >= WORTH * best.images_per_s):
-            best = trial
+        best = trial if _better(best, trial) else best
     if best is None:
         raise Broken(f"No precision gives the golden answers on {device.name}: damaged weights, or a broken device.")
-    tuned = Tuned(digest, use, device.name, best.precision, best.max_batch)
+    precision = best.precision
+    for execution in others:
+        trial = _try(Trial(precision, execution), build, timed, judge, best)
+        report(trial)
+        best = trial if _better(best, trial) else best
+    tuned = Tuned(digest, use, device.name, best.precision, best.max_batch, best.execution)
     remember_tuned(tuned, device, state_dir)
     return tuned
 
 
+def _better(best: Trial | None, trial: Trial) -> bool:
+    """Whether the new trial is worth what it costs in exactness or plainness."""
+    return not trial.refusal and (best is None or trial.images_per_s >= WORTH * best.images_per_s)
+
+
 def _try(
-    precision: Precision,
+    trial: Trial,
     build: Build,
     timed: _Timed,
     judge: Callable[[Model], Agreement | None],
     best: Trial | None,
 ) -> Trial:
+    """The trial with what came of it."""
     try:
-        model = build(precision)
+        model = build(trial.precision, trial.execution)
         model.max_batch = 1  # known, so that warming up checks the answers and settles nothing
         model.warm_up()
         if best is not None:
             times = timed.single(model, HOPELESS * best.single_s) / best.single_s
             if times >= HOPELESS:
-                slow = f"given up after one batch: {times:.0f} times as slow as {best.precision}"
-                return Trial(precision, refusal=slow)
+                return replace(trial, refusal=f"given up after one batch: {times:.0f} times as slow as {best.name}")
         agreement = judge(model)
+        if trial.precision == "int8" and agreement is not None and not agreement.complete:
+            return replace(trial, refusal=f"its rounding changes answers: {agreement}", agreement=agreement)
+        speeds = list(timed.speeds(model))
+        speed, batch = max(speeds, key=lambda found: found[0])
+        if trial.execution != "eager":
+            model.max_batch = batch
+            model.warm_up()  # as at a start: every size of a batch that has kernels of its own gives the golden answers
     except (Misconfigured, Broken) as refusal:
-        return Trial(precision, refusal=str(refusal))
+        return replace(trial, refusal=str(refusal))
     except MemoryError:
-        return Trial(precision, refusal="not even one image fits in memory")
-    if precision == "int8" and agreement is not None and not agreement.complete:
-        return Trial(precision, refusal=f"its rounding changes answers: {agreement}", agreement=agreement)
-    speeds = list(timed.speeds(model))
-    speed, batch = max(speeds, key=lambda found: found[0])
-    return Trial(precision, speed, 1 / speeds[0][0], batch, agreement=agreement)
+        return replace(trial, refusal="not even one image fits in memory")
+    return replace(trial, images_per_s=speed, single_s=1 / speeds[0][0], max_batch=batch, agreement=agreement)
 
 
 class _Timed:

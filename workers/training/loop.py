@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import Misconfigured
-from workers.models.device import leave_triton_out
+from workers.models.compiler import leave_triton_out
 from workers.training import checkpoints
 from workers.training.ema import Ema
 from workers.training.plan import Plan as Plan  # part of what this module offers

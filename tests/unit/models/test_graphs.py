@@ -13,9 +13,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.unit.models import tiny
 from tests.unit.models.small import CPU, small_bundle
+from workers.errors import Broken
 from workers.models.device import Device, choose_device
-from workers.models.graphs import BUCKETS, WARM_UPS, Bucketed, CudaRecorder, Function, bucket_for
+from workers.models.graphs import (
+    BUCKETS,
+    WARM_UPS,
+    Bucketed,
+    CudaRecorder,
+    Function,
+    bucket_for,
+    call_again,
+    sizes_up_to,
+)
+from workers.models.ram.adapters import build_captioner, build_tagger
 from workers.models.ram.engine import PIECE, Engine, engine_of
 from workers.models.tagger import sample_image
 
@@ -116,12 +128,44 @@ def test_an_input_lies_in_memory_as_the_batch_does() -> None:
     assert (recording.given.dtype, recording.given.shape) == (torch.uint8, (4, 3, 4, 4))
 
 
-@pytest.mark.parametrize("rows", [0, 9])
-def test_a_batch_beyond_the_buckets_is_computed_as_it_is(rows: int) -> None:
+def test_an_empty_batch_is_computed_as_it_is() -> None:
     record, calls = Recorder(), Calls()
-    batch = batch_of(rows)
-    assert torch.equal(Bucketed(calls, record, (1, 8))(batch), Calls()(batch))
-    assert (record.sizes, calls.rows) == ([], [rows])
+    assert Bucketed(calls, record, (1, 8))(batch_of(0)).shape == (0, 48)
+    assert (record.sizes, calls.rows) == ([], [0])
+
+
+def test_a_batch_beyond_the_largest_bucket_is_computed_in_pieces() -> None:
+    record, calls = Recorder(), Calls()
+    batch = batch_of(19)
+    assert torch.equal(Bucketed(calls, record, (1, 4, 8))(batch), Calls()(batch))
+    assert record.sizes == [8, 4]
+    assert [each.replays for each in record.made] == [2, 1]
+
+
+def test_what_is_recorded_may_be_another_function_and_what_can_not_be_recorded_is_the_function_itself() -> None:
+    record, calls, faster = Recorder(fails={4: RuntimeError("no")}), Calls(), Calls()
+    bucketed = Bucketed(calls, record, (2, 4), recorded=faster)
+    for rows in (2, 3):
+        assert torch.equal(bucketed(batch_of(rows)), Calls()(batch_of(rows)))
+    assert (calls.rows, set(faster.rows)) == ([3], {2})
+
+
+@pytest.mark.parametrize(
+    ("largest", "sizes"), [(1, [1]), (5, [1, 2, 3, 4, 5]), (8, [1, 2, 3, 4, 6, 8]), (128, list(BUCKETS))]
+)
+def test_the_sizes_up_to_one_need_every_bucket_that_smaller_batches_need(largest: int, sizes: list[int]) -> None:
+    assert sizes_up_to(largest) == sizes
+    assert {bucket_for(size, BUCKETS) for size in sizes} == {
+        bucket_for(min(rows, BUCKETS[-1]), BUCKETS) for rows in range(1, largest + 1)
+    }
+
+
+def test_a_function_is_called_again_where_there_are_no_graphs() -> None:
+    calls = Calls()
+    bucketed = Bucketed(calls, call_again, (2, 4))
+    for seed, rows in enumerate((1, 2, 3, 4)):
+        assert torch.equal(bucketed(batch_of(rows, seed)), Calls()(batch_of(rows, seed)))
+    assert set(calls.rows) == {2, 4}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +235,8 @@ def test_cuda_warms_up_on_a_stream_of_its_own_before_it_records_and_all_recordin
 
 def test_a_cpu_runs_functions_as_they_are() -> None:
     calls = Calls()
-    assert CPU.graphs()(calls) is calls
+    assert CPU.functions()(calls) is calls
+    assert CPU.batch_sizes(16) == ()
 
 
 @dataclass(frozen=True)
@@ -200,7 +245,7 @@ class Graphed(Device):
 
     recorders: list[Recorder] = field(default_factory=list, compare=False)
 
-    def graphs(self) -> Callable[[Function], Function]:
+    def functions(self) -> Callable[[Function], Function]:
         record = Recorder()
         self.recorders.append(record)
         return lambda function: Bucketed(function, record)
@@ -211,7 +256,7 @@ class Graphed(Device):
 def test_an_engine_with_graphs_has_the_tokens_and_logits_of_one_without(count: int, tmp_path: Path) -> None:
     bundle = small_bundle("ram", tmp_path / "ram")
     plain = engine_of(bundle, CPU, "fp32")
-    device = Graphed("cpu", CPU.name)
+    device = Graphed("cpu", CPU.name, "graphs")
     graphed = Engine(plain.model, bundle, device, "fp32")
     images = [sample_image(64, seed) for seed in range(count)]
     for _ in range(2):
@@ -228,6 +273,46 @@ def test_an_engine_with_graphs_has_the_tokens_and_logits_of_one_without(count: i
     assert len(recorded) == len(set(recorded))
 
 
+@pytest.mark.slow
+def test_a_warm_tagger_has_recorded_all_that_its_batches_need(tmp_path: Path) -> None:
+    device = Graphed("cpu", CPU.name, "graphs")
+    tagger = build_tagger(small_bundle("ram", tmp_path / "ram"), device, "fp32")
+    tagger.max_batch = 6
+    tagger.warm_up()
+    (recorder,) = [each for each in device.recorders if each.made]
+    assert sorted(recorder.sizes) == [1, 1, 2, 2, 3, 3, 4, 4, 6, 6], "the encoder and the head"
+    for count in range(1, 7):
+        tagger.forward([sample_image(64)] * count)
+    assert len(recorder.made) == 10
+
+
+@pytest.mark.slow
+def test_a_warm_captioner_has_recorded_all_that_its_batches_need(tmp_path: Path) -> None:
+    device = Graphed("cpu", CPU.name, "graphs")
+    captioner = build_captioner(small_bundle("tag2text", tmp_path / "tag2text"), device, "fp32")
+    captioner.max_batch = 3
+    captioner.warm_up()
+    (recorder,) = device.recorders
+    assert sorted(recorder.sizes) == [1, 2, 3]
+
+
+@dataclass(frozen=True)
+class WrongInThrees(Device):
+    """A device whose kernels for three rows compute wrongly."""
+
+    def functions(self) -> Callable[[Function], Function]:
+        return lambda function: lambda batch: function(batch) + (len(batch) == 3)
+
+
+def test_a_start_refuses_kernels_of_one_size_that_compute_wrongly(tmp_path: Path) -> None:
+    tagger = tiny.build_tagger(tiny.tiny_bundle(tmp_path / "tiny"), WrongInThrees("cpu", CPU.name, "graphs"), "fp32")
+    tagger.max_batch = 2
+    tagger.warm_up()
+    tagger.max_batch = 4
+    with pytest.raises(Broken, match=r"in batches of 3, in fp32 does not give its golden answers"):
+        tagger.warm_up()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 class TestCuda:
     def test_graphs_give_the_answers_of_the_function_itself(self) -> None:
@@ -235,8 +320,8 @@ class TestCuda:
         network = device.place(
             nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 5)), "fp32"
         )
-        graphs = device.graphs()
-        first, second = graphs(lambda images: network(images.float() / 255)), graphs(lambda x: x.softmax(dim=-1))
+        made = device.functions()
+        first, second = made(lambda images: network(images.float() / 255)), made(lambda x: x.softmax(dim=-1))
         for count in (1, 5, 3, 16, 17, 1):
             images = [np.full((16, 16, 3), 7 * value % 256, np.uint8) for value in range(count)]
             with device.run():
@@ -254,8 +339,6 @@ class TestCuda:
                 assert float(each.output[0, 0]) == size
 
     def test_ram_with_graphs_gives_the_golden_answers(self, tmp_path: Path) -> None:
-        from workers.models.ram.adapters import build_tagger
-
         bundle = small_bundle("ram", tmp_path / "ram")
         tagger = build_tagger(bundle, choose_device("cuda"), "fp32")
         tagger.warm_up()

@@ -63,7 +63,7 @@ def test_another_packages_kind_is_found_by_its_entry_point(tiny: Bundle) -> None
 @pytest.mark.usefixtures("_tiny_kind")
 def test_a_tuned_answer_sets_precision_and_batch(tiny: Bundle, tmp_path: Path) -> None:
     device = choose_device("cpu")
-    remember_tuned(Tuned(tiny.digest, "tagger", device.name, "bf16", 7), device, tmp_path)
+    remember_tuned(Tuned(tiny.digest, "tagger", device.name, "bf16", 7, "eager"), device, tmp_path)
     tagger = load_tagger(str(tiny.folder), device="cpu", state_dir=tmp_path)
     tagger.warm_up()
     assert (tagger.precision, tagger.max_batch) == ("bf16", 7)

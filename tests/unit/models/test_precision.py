@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from workers.errors import Broken, Misconfigured
 from workers.models.device import Device
 from workers.models.precision import (
     LONGEST_BATCH_S,
     Tuned,
+    check_batches,
     check_golden,
     remember_tuned,
     resolve,
@@ -19,14 +22,14 @@ from workers.models.precision import (
 )
 
 CPU = Device("cpu", "A Processor (TM) @ 2.0 GHz")
-CUDA = Device("cuda", "A Card")
+CUDA = Device("cuda", "A Card", "graphs")
 DIGEST = "ab" * 32
-TUNED = Tuned(DIGEST, "tagger", CPU.name, "int8", 8)
+TUNED = Tuned(DIGEST, "tagger", CPU.name, "int8", 8, "eager")
 
 
 def test_tuned_takes_the_stored_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
-    assert resolve("tuned", DIGEST, "tagger", CPU, tmp_path) == ("int8", 8)
+    assert resolve("tuned", DIGEST, "tagger", CPU, tmp_path) == ("int8", 8, "eager")
     assert caplog.records == []
 
 
@@ -35,9 +38,26 @@ def test_without_a_stored_answer_it_falls_back_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, device: Device, precision: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert resolve("tuned", DIGEST, "tagger", device, tmp_path) == (precision, 0)
+        assert resolve("tuned", DIGEST, "tagger", device, tmp_path) == (precision, 0, device.execution)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert device.name in caplog.text
+
+
+def test_an_execution_counts_for_the_precision_that_it_was_measured_in(tmp_path: Path) -> None:
+    remember_tuned(Tuned(DIGEST, "tagger", CUDA.name, "bf16", 8, "compiled"), CUDA, tmp_path)
+    assert resolve("tuned", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "compiled")
+    assert resolve("bf16", DIGEST, "tagger", CUDA, tmp_path) == ("bf16", 8, "compiled")
+    assert resolve("fp16", DIGEST, "tagger", CUDA, tmp_path) == ("fp16", 0, "graphs")
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_an_answer_of_a_version_without_executions_is_that_of_the_devices_own(device: Device, tmp_path: Path) -> None:
+    remember_tuned(Tuned(DIGEST, "tagger", device.name, "bf16", 8, "compiled"), device, tmp_path)
+    (path,) = (tmp_path / "tuned").iterdir()
+    stored = json.loads(path.read_text())
+    del stored["execution"]
+    path.write_text(json.dumps(stored))
+    assert resolve("tuned", DIGEST, "tagger", device, tmp_path) == ("bf16", 8, device.execution)
 
 
 def test_an_answer_for_another_bundle_or_device_is_not_taken(tmp_path: Path) -> None:
@@ -48,7 +68,7 @@ def test_an_answer_for_another_bundle_or_device_is_not_taken(tmp_path: Path) -> 
 
 
 def test_a_bundle_that_tags_and_captions_is_tuned_for_each(tmp_path: Path) -> None:
-    captioner = Tuned(DIGEST, "captioner", CPU.name, "bf16", 2)
+    captioner = Tuned(DIGEST, "captioner", CPU.name, "bf16", 2, "eager")
     for tuned in (TUNED, captioner):
         remember_tuned(tuned, CPU, tmp_path)
     assert stored_tuning(DIGEST, "tagger", CPU, tmp_path) == TUNED
@@ -56,10 +76,15 @@ def test_a_bundle_that_tags_and_captions_is_tuned_for_each(tmp_path: Path) -> No
 
 
 UNKNOWN_BATCH = '{"digest":"%s","role":"tagger","device":"%s","precision":"fp32","max_batch":"all"}'
+UNKNOWN_EXECUTION = (
+    '{"digest":"%s","use":"tagger","device":"%s","precision":"fp32","max_batch":8,"execution":"by magic"}'
+)
 UNKNOWN_PRECISION = '{"digest":"%s","role":"tagger","device":"%s","precision":"fp8","max_batch":8}'
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"digest": "x"}', UNKNOWN_PRECISION, UNKNOWN_BATCH])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "[" * 100_000, '{"digest": "x"}', UNKNOWN_PRECISION, UNKNOWN_BATCH, UNKNOWN_EXECUTION]
+)
 def test_an_answer_that_does_not_read_is_none(tmp_path: Path, content: str) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
     (path,) = (tmp_path / "tuned").iterdir()
@@ -69,8 +94,8 @@ def test_an_answer_that_does_not_read_is_none(tmp_path: Path, content: str) -> N
 
 def test_a_named_precision_is_taken_as_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     remember_tuned(TUNED, CPU, tmp_path)
-    assert resolve("fp32", DIGEST, "tagger", CPU, tmp_path) == ("fp32", 0)
-    assert resolve("int8", DIGEST, "tagger", CPU, tmp_path) == ("int8", 8)
+    assert resolve("fp32", DIGEST, "tagger", CPU, tmp_path) == ("fp32", 0, "eager")
+    assert resolve("int8", DIGEST, "tagger", CPU, tmp_path) == ("int8", 8, "eager")
     assert caplog.records == []
 
 
@@ -144,3 +169,42 @@ def test_answers_without_numbers_or_of_another_shape_are_broken(
 ) -> None:
     with pytest.raises(Broken):
         check_golden("it", "int8", GOLDEN, found)
+
+
+TWO = np.array([[-5.0, 5.0], [5.0, -5.0]], np.float32)
+
+
+def test_golden_images_fill_batches_of_every_size_in_turn() -> None:
+    asked: list[list[int]] = []
+
+    def answers(places: list[int]) -> NDArray[np.float32]:
+        asked.append(places)
+        return TWO[places]
+
+    check_batches("it", "fp32", TWO, answers, [1, 3, 4])
+    assert asked == [[0], [0, 1, 0], [0, 1, 0, 1]]
+
+
+def test_one_wrong_row_of_one_size_is_broken_and_the_size_is_named() -> None:
+    def answers(places: list[int]) -> NDArray[np.float32]:
+        found = TWO[places]
+        if len(places) == 4:
+            found[3] += 0.1
+        return found
+
+    check_batches("it", "fp32", TWO, answers, [1, 2, 3])
+    with pytest.raises(Broken, match="it, in batches of 4, in fp32 does not give its golden answers"):
+        check_batches("it", "fp32", TWO, answers, [1, 2, 3, 4])
+
+
+def test_a_size_that_does_not_fit_ends_the_check() -> None:
+    asked: list[int] = []
+
+    def answers(places: list[int]) -> NDArray[np.float32]:
+        asked.append(len(places))
+        if len(places) > 2:
+            raise MemoryError
+        return TWO[places]
+
+    check_batches("it", "fp32", TWO, answers, [2, 3, 4])
+    assert asked == [2, 3]

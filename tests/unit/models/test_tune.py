@@ -8,8 +8,8 @@ import pytest
 
 from workers.errors import Broken, Misconfigured
 from workers.models.agreement import Agreement
-from workers.models.device import Device, Precision
-from workers.models.precision import stored_tuning
+from workers.models.device import EXECUTIONS, Device, Execution, Precision
+from workers.models.precision import Tuned, stored_tuning
 from workers.models.tune import LARGEST_BATCH, Trial, tune
 from workers.ports import Tagger
 from workers.types import LabelScores, Pixels, Transform
@@ -17,12 +17,31 @@ from workers.types import LabelScores, Pixels, Transform
 CPU = Device("cpu", "A Processor")
 
 
+class Card(Device):
+    """What a CUDA device offers, where there is none."""
+
+    executions = EXECUTIONS
+
+
+CARD = Card("cpu", "A Card")
+
+
 class World:
     """Models that take `seconds[precision]` by batch size on a clock of their own; a missing size does not fit."""
 
-    def __init__(self, seconds: Mapping[Precision, Mapping[int, float]], wrong: Sequence[Precision] = ()) -> None:
+    def __init__(
+        self,
+        seconds: Mapping[Precision, Mapping[int, float]],
+        wrong: Sequence[Precision] = (),
+        times: Mapping[Execution, float] | None = None,
+        wrong_in: Mapping[Execution, int] | None = None,
+    ) -> None:
         self.seconds = seconds
         self.wrong = wrong
+        self.times = times or {}
+        """Execution → how many times as fast it is as the plain one; one that is not here does not work."""
+        self.wrong_in = wrong_in or {}
+        """Execution → the size of batches whose answers are wrong."""
         self.now = 0.0
         self.ran: list[tuple[Precision, int]] = []
         """Every batch that was computed, warming up included: its precision and size."""
@@ -32,10 +51,12 @@ class World:
     def clock(self) -> float:
         return self.now
 
-    def build(self, precision: Precision) -> Tagger:
+    def build(self, precision: Precision, execution: Execution) -> Tagger:
         if precision not in self.seconds:
             raise Misconfigured(f"no {precision} here")
-        return Model(self, precision)
+        if execution != "eager" and execution not in self.times:
+            raise Misconfigured(f"no {execution} here")
+        return Model(self, precision, execution)
 
 
 class Model:
@@ -49,16 +70,20 @@ class Model:
     profiles: Mapping[str, Sequence[float]] = {}
     floor = 0.0
 
-    def __init__(self, world: World, precision: Precision) -> None:
+    def __init__(self, world: World, precision: Precision, execution: Execution) -> None:
         self.world = world
         self.precision: str = precision
+        self.execution = execution
         self._named = precision
         self.max_batch = 0
-        self._seconds = world.seconds[precision]
+        times = world.times.get(execution, 1.0)
+        self._seconds = {size: seconds / times for size, seconds in world.seconds[precision].items()}
 
     def warm_up(self) -> None:
         if self.precision in self.world.wrong:
             raise Broken("not the golden answers")
+        if self.world.wrong_in.get(self.execution, self.max_batch + 1) <= self.max_batch:
+            raise Broken("not the golden answers in larger batches")
         self.forward([self.self_test_image()])
 
     def self_test_image(self) -> Pixels:
@@ -197,3 +222,48 @@ def test_a_device_where_nothing_fits_or_agrees_is_broken(tmp_path: Path) -> None
     with pytest.raises(Broken, match="No precision gives the golden answers on A Processor"):
         _tune(World({"fp32": {}, "bf16": _even(1.0, 8)}, wrong=["bf16"]), tmp_path)
     assert stored_tuning("ab" * 32, "tagger", CPU, tmp_path) is None
+
+
+def _tune_card(world: World, tmp_path: Path) -> tuple[Tuned, dict[str, str]]:
+    """What was chosen, and every trial's refusal by its name, in order."""
+    trials: list[Trial] = []
+    tuned = tune("ab" * 32, "tagger", world.build, CARD, tmp_path, report=trials.append, clock=world.clock)
+    assert stored_tuning("ab" * 32, "tagger", CARD, tmp_path) == tuned
+    return tuned, {trial.name: trial.refusal for trial in trials}
+
+
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [
+        ({"graphs": 1.2, "compiled": 1.6}, "compiled"),
+        ({"graphs": 1.2, "compiled": 1.25}, "graphs"),
+        ({"graphs": 1.04, "compiled": 1.04}, "eager"),
+        ({"graphs": 1.2}, "graphs"),
+        ({"compiled": 1.2}, "compiled"),
+    ],
+    ids=["worth it", "no better than graphs", "nothing gains", "no compiler", "no graphs"],
+)
+def test_the_best_precision_is_executed_in_the_way_that_is_worth_it(
+    tmp_path: Path, times: Mapping[Execution, float], chosen: Execution
+) -> None:
+    tuned, trials = _tune_card(World({"fp32": _even(1.0, 4), "bf16": _even(0.4, 4)}, times=times), tmp_path)
+    assert (tuned.precision, tuned.execution, tuned.max_batch) == ("bf16", chosen, 4)
+    assert list(trials) == ["fp32", "bf16", "fp16", "int8", "bf16 graphs", "bf16 compiled"]
+    for execution in ("graphs", "compiled"):
+        assert trials[f"bf16 {execution}"] == ("" if execution in times else f"no {execution} here")
+
+
+def test_an_execution_that_is_wrong_in_a_batch_of_the_chosen_size_is_refused(tmp_path: Path) -> None:
+    world = World(
+        {"bf16": _even(0.4, 4)}, times={"graphs": 1.2, "compiled": 1.6}, wrong_in={"compiled": 4, "graphs": 8}
+    )
+    tuned, trials = _tune_card(world, tmp_path)
+    assert (tuned.execution, trials["bf16 compiled"]) == ("graphs", "not the golden answers in larger batches")
+
+
+def test_a_cpu_is_not_asked_for_graphs_or_the_compiler(tmp_path: Path) -> None:
+    world = World({"fp32": _even(1.0, 2)}, times={"graphs": 9.0, "compiled": 9.0})
+    trials: list[Trial] = []
+    tuned = tune("ab" * 32, "tagger", world.build, CPU, tmp_path, report=trials.append, clock=world.clock)
+    assert tuned.execution == "eager"
+    assert {trial.execution for trial in trials} == {"eager"}

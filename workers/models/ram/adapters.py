@@ -18,7 +18,7 @@ from torch import Tensor
 from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision
-from workers.models.precision import DRIFT, check_golden, settle_batch
+from workers.models.precision import DRIFT, check_batches, check_golden, settle_batch
 from workers.models.ram.decoding import CaptionDecoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
 from workers.models.ram.passes import Ids, plan
@@ -176,13 +176,23 @@ class Tag2TextCaptioner:
 
     def warm_up(self) -> None:
         golden = self._golden
+        images, guides = [self.self_test_image()], [self.guide([])]
         if golden is not None and golden.guides:
-            found = self.first_logits(list(golden.pixels), golden.guides)
-            check_golden(self.name, self._precision, golden.outputs[:, -found.shape[1] :], found)
+            images, guides = list(golden.pixels), list(golden.guides)
+        found = self.first_logits(images, guides)
+        expected = found if golden is None or not golden.guides else golden.outputs[:, -found.shape[1] :]
+        check_golden(self.name, self._precision, expected, found)
         [caption] = self.forward([self.self_test_image()], [self.guide([])])
         self._right = self.postprocess(caption)
         if self.max_batch == 0:
             self.max_batch = settle_batch(lambda size: self.forward([self.self_test_image()] * size, [""] * size))
+        check_batches(
+            self.name,
+            self._precision,
+            expected,
+            lambda rows: self.first_logits([images[row] for row in rows], [guides[row] for row in rows]),
+            self._engine.device.batch_sizes(self.max_batch),
+        )
 
     def self_test_image(self) -> Pixels:
         return self._golden.pixels[0] if self._golden is not None else sample_image(self.transform.size)

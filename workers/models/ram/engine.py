@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -37,9 +37,9 @@ class Engine:
         self.device = device
         self.has_captioner = False
         normalise = normaliser(bundle.manifest.mean, bundle.manifest.std, device, device.dtype(precision))
-        graphs = device.graphs()
-        self._tokens = graphs(lambda images: model.encode(normalise(images)))
-        self._logits = graphs(model.score)
+        made = device.functions()
+        self._tokens = made(lambda images: model.encode(normalise(images)))
+        self._logits = made(model.score)
         self._kept: dict[bytes, Tensor] = {}
 
     def encode(self, images: Sequence[Pixels]) -> Tensor:
@@ -58,12 +58,16 @@ class Engine:
         return torch.stack([found[key] if key in found else next(rest) for key in keys])
 
     def score(self, embeds: Tensor, subset: Tensor | None = None) -> Tensor:
-        """`LabelScorer.score`, inside `Device.run`; of all labels by graphs, where the device has them."""
+        """`LabelScorer.score`, inside `Device.run`; of all labels as the device executes functions."""
         return self._logits(embeds) if subset is None else self.model.score(embeds, subset)
 
+    def tokens(self, pieces: Iterable[Tensor]) -> Tensor:
+        """Image tokens of what `Device.stream` brings, inside `Device.run`; a piece is asked for when it is needed."""
+        found = [self._tokens(piece) for piece in pieces]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
     def _encode(self, images: Sequence[Pixels]) -> Tensor:
-        pieces = [self._tokens(piece) for piece in self.device.stream(images, PIECE)]
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return self.tokens(self.device.stream(images, PIECE))
 
 
 def _content(image: Pixels) -> bytes:
@@ -100,7 +104,7 @@ def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
     model = device.place(model, precision)
     with torch.inference_mode():
         model.freeze()
-        if device.kind == "cpu" and can_pack(precision):
+        if device.kind == "cpu" and device.execution == "eager" and can_pack(precision):  # no compiler knows them
             _pack(model, precision)
     return model
 
