@@ -19,7 +19,8 @@ from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, SwinC
 PATCH_VALUES = 4 * 4 * 3
 GUIDE = 40
 """Tokens of a guide, padding included."""
-CEILING_SIDE = 2048
+CEILING_SIDES = {"cpu": 2048, "cuda": 8192}
+"""Of the matrices that show what a device can do: large enough that starting a kernel is nothing beside it."""
 CEILING_RUNS = 5
 
 
@@ -119,8 +120,9 @@ def _feed_forward(text: TextConfig) -> int:
     return 4 * text.width * text.hidden
 
 
-def ceiling(device: Device, precision: Precision, side: int = CEILING_SIDE) -> float:
+def ceiling(device: Device, precision: Precision) -> float:
     """Operations a second of the quickest of some large linear layers in this precision."""
+    side = CEILING_SIDES[device.kind]
     with torch.inference_mode():
         layer = device.place(nn.Linear(side, side, bias=False), precision)
         x = torch.randn(side, side, device=device.where).to(device.dtype(precision))

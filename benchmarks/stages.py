@@ -19,7 +19,7 @@ from workers.models.load import uses_of
 from workers.models.ram.adapters import build_captioner, build_tagger
 from workers.models.ram.config import from_json
 from workers.models.ram.decoding import decode
-from workers.models.ram.engine import engine_of
+from workers.models.ram.engine import PIECE, engine_of
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
 from workers.types import Pixels, Subset
 
@@ -27,6 +27,8 @@ Made = TypeVar("Made")
 
 SUBSET = 200
 """Labels of the profile that is timed beside all."""
+TAGGING = "tagging"
+"""The tagger in one go."""
 
 
 @dataclass
@@ -35,6 +37,11 @@ class Answers:
 
     logits: list[NDArray[np.float32]] = field(default_factory=list)
     captions: list[str] = field(default_factory=list)
+
+
+def is_stage(name: str) -> bool:
+    """Whether the time of what has this name is a part of the whole, and no other's too."""
+    return name != TAGGING and "labels" not in name
 
 
 def subject_of(bundle: Bundle, device: Device, precision: Precision) -> Subject:
@@ -82,29 +89,35 @@ class Subject:
         return []
 
     def stages(self, images: Sequence[Pixels], guides: Sequence[str]) -> dict[str, tuple[float, int]]:
-        """Seconds and operations of every stage for these images, as one batch; and, with the number of its labels in
-        the name, of what an event's profile makes of the head and of the tagger as a whole."""
+        """Seconds and operations of every stage for these images, as one batch; and of what is no stage (`is_stage`):
+        the tagger in one go, where stages overlap, and what an event's profile makes of the head and of all tagging."""
         with self.device.run():
-            seconds, tokens = self._timed(lambda: self.engine.encode(images))
-            encoder = arithmetic.encoder(self.config.encoder)
+            uploading, pieces = self._timed(lambda: list(self.device.stream(images, PIECE)))
+            encoding, tokens = self._timed(lambda: self.engine.tokens(pieces))
+            encoder = len(images) * arithmetic.encoder(self.config.encoder)
             return {
-                "encoder": (seconds, len(images) * encoder),
+                "upload": (uploading, 0),
+                "encoder": (encoding, encoder),
                 **self._tagging(images, tokens, encoder),
                 **self._captioning(tokens, guides),
             }
 
     def _tagging(self, images: Sequence[Pixels], tokens: Tensor, encoder: int) -> dict[str, tuple[float, int]]:
         model, count = self.engine.model, len(images)
-        found: dict[str, tuple[float, int]] = {}
-        seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens)))
-        found["head"] = seconds, count * arithmetic.head(self.config, model.labels)
         subset = torch.tensor(self.profile.ids, device=self.device.where)
-        few = arithmetic.head(self.config, len(subset))
-        seconds, _ = self._timed(lambda: self.engine.score(model.embed(tokens), subset))
-        found[self.profiled_head] = seconds, count * few
-        seconds, _ = self._timed(lambda: self.tagger.forward_subsets(images, [self.profile] * count))
-        found[self.profiled_tagging] = seconds, count * (encoder + few)
-        return found
+        all_labels, few = (count * arithmetic.head(self.config, labels) for labels in (model.labels, len(subset)))
+        scoring, logits = self._timed(lambda: self.engine.score(model.embed(tokens)))
+        fetching, _ = self._timed(lambda: logits.cpu().numpy())
+        whole, _ = self._timed(lambda: self.tagger.forward(images))
+        scoring_few, _ = self._timed(lambda: self.engine.score(model.embed(tokens), subset))
+        whole_few, _ = self._timed(lambda: self.tagger.forward_subsets(images, [self.profile] * count))
+        return {
+            "head": (scoring, all_labels),
+            "results": (fetching, 0),
+            TAGGING: (whole, encoder + all_labels),
+            self.profiled_head: (scoring_few, few),
+            self.profiled_tagging: (whole_few, encoder + few),
+        }
 
     def _captioning(self, tokens: Tensor, guides: Sequence[str]) -> dict[str, tuple[float, int]]:
         return {}

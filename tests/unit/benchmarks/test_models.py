@@ -19,13 +19,18 @@ from tests.unit.models.small import CPU, SMALL, small_bundle, small_checkpoint
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.device import Device
+from workers.models.precision import DRIFT
 from workers.models.ram import config
 from workers.models.ram.config import PUBLISHED, Kind, RamConfig, from_json
 from workers.models.ram.importer import Lists, import_checkpoint
 
 pytestmark = pytest.mark.slow
 
+COMPUTED = ("encoder", "head")
+TAGGING = ["upload", "encoder", "head", "results", "tagging", "head, 60 labels", "tagging, 60 labels"]
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+
+BOTH = [models.Variant("fp32"), models.Variant("bf16")]
 
 STAND_IN = """
 import torch
@@ -67,15 +72,15 @@ def printed(console: Console) -> str:
 @pytest.mark.parametrize(
     ("kind", "stages"),
     [
-        ("ram", ["encoder", "head", "head, 60 labels", "tagging, 60 labels"]),
-        ("ram_plus", ["encoder", "head", "head, 60 labels", "tagging, 60 labels"]),
-        ("tag2text", ["encoder", "head", "head, 60 labels", "tagging, 60 labels", "tag encoder", "decode"]),
+        ("ram", TAGGING),
+        ("ram_plus", TAGGING),
+        ("tag2text", [*TAGGING, "tag encoder", "decode"]),
     ],
 )
 def test_every_stage_of_every_precision_is_timed_and_compared(kind: Kind, stages: list[str], tmp_path: Path) -> None:
     bundle = small_bundle(kind, tmp_path / kind)
     console = Console(record=True, width=200, quiet=False)
-    found = models.measure(bundle, CPU, ["fp32", "bf16"], rounds=2, batch=2, official=None, console=console)
+    found = models.measure(bundle, CPU, BOTH, rounds=2, batch=2, official=None, console=console)
     for measured in found.values():
         assert list(measured.seconds) == stages
         assert all(len(rounds) == 2 and min(rounds) > 0 for rounds in measured.seconds.values())
@@ -88,10 +93,51 @@ def test_every_stage_of_every_precision_is_timed_and_compared(kind: Kind, stages
     assert ("of 4 captions under the same guide" in text) == (kind == "tag2text")
 
 
-def test_the_total_is_that_of_all_stages_but_the_subset() -> None:
+@pytest.fixture
+def _compiler_that_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+
+
+@pytest.mark.usefixtures("_compiler_that_changes_nothing")
+def test_executions_stand_beside_each_other_and_what_a_device_lacks_is_said(tmp_path: Path) -> None:
+    console = Console(record=True, width=200)
+    variants = [models.Variant("fp32"), models.Variant("fp32", "graphs"), models.Variant("fp32", "compiled")]
+    bundle = small_bundle("ram", tmp_path / "ram")
+    found = models.measure(bundle, CPU, variants, rounds=1, batch=3, official=None, console=console)
+    assert [str(variant) for variant in found] == ["fp32", "fp32 compiled"]
+    lines = [line.split() for line in console.export_text(clear=False).splitlines()]
+    for stage in ("upload", "encoder", "head", "results"):
+        for name in (["fp32"], ["fp32", "compiled"]):
+            (row,) = [line[len(name) + 1 :] for line in lines if line[: len(name) + 1] == [*name, stage]]
+            assert row[5].endswith("%"), "its share of the time"
+            assert [each.endswith("%") for each in row[6:]] == ([False, False, True] if stage in COMPUTED else [])
+    text = printed(console)
+    assert "fp32 graphs: A CPU has no CUDA graphs." in text
+    assert text.count("the golden answers: 2 of 2 tag sets, logits within") == 2
+    assert "; with fp32: 4 of 4 tag sets, logits within" in text
+
+
+def test_a_run_fails_where_a_variant_does_not_give_its_golden_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(config.PUBLISHED, "ram", SMALL["ram"])
+    asked = ["--models", "ram", "--device", "cpu", "--rounds", "1", "--bundles", str(tmp_path)]
+    asked += ["--precisions", "fp32", "bf16"]
+    assert models.main(asked) == 0
+    capsys.readouterr()
+    monkeypatch.setitem(DRIFT, "bf16", 1e-9)
+    assert models.main(asked) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "in bf16 does not give its golden answers" in said
+    assert "fp32 in all" in said
+    assert "bf16 in all" not in said
+
+
+def test_the_total_is_that_of_all_stages_but_the_subset_and_the_whole() -> None:
     seconds = {
         "encoder": [1.0, 2.0],
         "head": [0.5, 0.5],
+        "tagging": [1.4, 2.4],
         "head, 200 labels": [9.0, 9.0],
         "tagging, 9 labels": [8.0, 8.0],
     }
@@ -185,7 +231,7 @@ def test_the_official_program_runs_beside_ours_in_its_own_process(checkout: Path
     console = Console(record=True, width=200)
     with Official(checkout, sys.executable, bundle, models.samples(bundle, models.COMPARED)) as official:
         seconds, tags = official.tag(1)
-        models.measure(bundle, CPU, ["fp32"], rounds=1, batch=1, official=official, console=console)
+        models.measure(bundle, CPU, BOTH[:1], rounds=1, batch=1, official=official, console=console)
     assert seconds >= 0
     assert tags == " | ".join(f"label {number}" for number in shown)
     assert "times as fast, with the same 0 of 4 tag sets" in printed(console)
