@@ -52,7 +52,7 @@ print({_MARK!r}, file=sys.stderr)
 import workers.cli.app
 workers.cli.app.command_tree('run')
 import workers.service.telemetry, workers.service.endpoint
-import workers.models.compact, workers.cli.composition
+import workers.models.compact, workers.cli.composition, workers.backends.result_cache
 """
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+\d+ \| +(\S+)")
 
@@ -61,9 +61,9 @@ STEPS = {
     "settings, telemetry": "serving /livez",
     "torch and all other imports": "loading the models",
     "model: loaded, warmed up": "tagstream ",
-    "connections, group joined": "ready: joined",
+    "what is left of connections, group joined": "ready: joined",
 }
-"""The steps of a start, each with the beginning of the log line that ends it."""
+"""The steps of a start, each with the beginning of the log line that ends it. Connections begin when models warm up."""
 
 
 @dataclass(frozen=True)
