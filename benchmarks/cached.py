@@ -1,7 +1,7 @@
 """What an event costs all of whose results are cached: one worker on real servers, beside a bare loop.
 
-    python -m benchmarks cached                              # EVENTS=0 or SINGLE=0 leaves one part out
-    BESIDE=/another/checkout python -m benchmarks cached     # that one's worker too
+    python -m benchmarks cached                                       # EVENTS=0 or SINGLE=0 leaves one part out
+    BESIDE=/another/checkout:/a/third python -m benchmarks cached     # those ones' workers too
 
 The bare loop (`bare_loop`) is what any Python program would do with kafka-python: it reads the same records, and writes
 as many messages of the same size, with their offsets in transactions or after them. The latency is that of single
@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import statistics
 import sys
 import time
@@ -109,8 +110,8 @@ def main() -> None:
 def started(stack: LocalStack, events: Sequence[bytes]) -> dict[str, Subject]:
     """All that take part, by their names; the bare loop is the last of its delivery."""
     checkouts = {"worker": Path.cwd()}
-    if beside := os.environ.get("BESIDE"):
-        checkouts["worker beside"] = Path(beside)
+    for beside in filter(None, os.environ.get("BESIDE", "").split(":")):
+        checkouts[f"worker of {Path(beside).name}"] = Path(beside)
     subjects: dict[str, Subject] = {}
     for delivery in ("exactly_once", "at_least_once"):
         for number, (name, checkout) in enumerate(checkouts.items()):
@@ -127,12 +128,13 @@ BARE = "bare loop"
 
 
 def single_events(subjects: Mapping[str, Subject]) -> dict[str, list[float]]:
-    """Milliseconds of each of `SINGLE` events, one in turn."""
+    """Milliseconds of each of `SINGLE` events, one in turn, each time in another order: who is next finds in the
+    processor's caches what the one before has left there."""
     found: dict[str, list[float]] = {name: [] for name in subjects}
     for number in range(SINGLE):
-        for name, subject in subjects.items():
+        for name in random.sample(list(subjects), len(subjects)):
             time.sleep(PAUSE_S)
-            found[name].append(subject.single(number) * 1000)
+            found[name].append(subjects[name].single(number) * 1000)
     return found
 
 
