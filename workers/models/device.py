@@ -204,13 +204,21 @@ def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device
         return Device("cpu", cpu_name())
     if not torch.cuda.is_available():
         raise Misconfigured("TAGSTREAM_DEVICE is cuda, but torch finds no CUDA device; check the driver, or set cpu.")
-    # fp32 means fp32: tensor cores would round its inputs to 10 bits, by default in convolutions
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # set at import, unseen by mypy
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    compute_fp32_exactly()
     try:
         return Device("cuda", torch.cuda.get_device_name(), "graphs", torch.cuda.Stream())  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         raise Broken(f"The CUDA device does not start: {error}") from error
+
+
+def compute_fp32_exactly() -> None:
+    """On CUDA fp32 means fp32: tensor cores would round its inputs to 10 bits, by default in convolutions.
+
+    torch has an older name for this too, which its compiler reads: that fails where the two say different things.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined] # set at import, unseen by mypy
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
 def cpu_name() -> str:

@@ -12,7 +12,14 @@ import torch
 from torch import nn
 
 from workers.errors import Misconfigured
-from workers.models.device import PRECISIONS, Device, Precision, choose_device, cpu_name, normaliser
+from workers.models.device import (
+    PRECISIONS,
+    Device,
+    Precision,
+    choose_device,
+    cpu_name,
+    normaliser,
+)
 from workers.types import Pixels
 
 CPU = choose_device("cpu")
@@ -126,6 +133,19 @@ def test_the_devices_out_of_memory_is_a_memory_error() -> None:
 def test_the_cpus_out_of_memory_is_a_memory_error() -> None:
     with pytest.raises(MemoryError), CPU.run():
         torch.empty(2**60)
+
+
+def test_fp32_is_exact_by_both_names_that_torch_has_for_it() -> None:
+    """In a process of its own, because it can't be taken back. torch's compiler reads the older name."""
+    code = """
+from workers.models.device import compute_fp32_exactly
+import torch
+compute_fp32_exactly()
+cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+print(cudnn.allow_tf32, products.allow_tf32, cudnn.conv.fp32_precision, products.fp32_precision)
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["False", "False", "ieee", "ieee"]
 
 
 def test_any_other_error_of_the_device_stays_what_it_is() -> None:
