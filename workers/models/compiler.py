@@ -42,12 +42,18 @@ def leave_triton_out() -> None:
 
 
 def inductor(function: Function) -> Function:
-    """The function behind torch's own compiler, which begins with the first call. Without CUDA graphs: `Bucketed`
-    records the whole of it, and two recorders would be in each other's way."""
+    """The function behind torch's own compiler, which begins with the first call.
+
+    Without CUDA graphs: `Bucketed` records the whole of it, and two recorders would be in each other's way. In this
+    process alone: torch would start one more for each core, whose memory no budget counts.
+    """
     leave_triton_out()
-    import torch._dynamo  # takes seconds, and most processes never compile
+    import torch._dynamo  # these take seconds, and most processes never compile
+    import torch._inductor.config
 
     torch._dynamo.config.recompile_limit = SHAPES
+    if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
+        torch._inductor.config.compile_threads = 1
     return torch.compile(function, fullgraph=True, dynamic=False, options={"triton.cudagraphs": False})
 
 
