@@ -62,11 +62,13 @@ class Compiled:
 
     Args:
         compile_with: makes the compiled function, at the first call.
+        strict: raise Misconfigured instead, for who wants to know what compiling is worth.
     """
 
-    def __init__(self, function: Function, compile_with: Compile = inductor) -> None:
+    def __init__(self, function: Function, compile_with: Compile = inductor, *, strict: bool = False) -> None:
         self._function = function
         self._compile_with = compile_with
+        self._strict = strict
         self._compiled: Function | None = None
         self._failed = False
 
@@ -78,7 +80,9 @@ class Compiled:
                 return self._compiled(batch)
             except torch.OutOfMemoryError:
                 raise  # a smaller batch may fit
-            except Exception as error:  # noqa: BLE001 - it fails in every way; the function's own faults come again below
+            except Exception as error:  # it fails in every way there is; the function's own faults come again below
+                if self._strict:
+                    raise Misconfigured(f"torch's compiler fails: {_reason(error)}") from error
                 self._failed, self._compiled = True, None
                 logger.warning("torch's compiler failed, so the model runs without it, slower: %s", _reason(error))
         return self._function(batch)

@@ -71,6 +71,8 @@ class Device:
     execution: Execution = "eager"
     _copies: Any = field(default=None, repr=False, compare=False)
     """CUDA: the stream that uploads run on."""
+    strict: bool = False
+    """Whether a model that can't be compiled raises Misconfigured, instead of running as it is written."""
 
     @property
     def where(self) -> torch.device:
@@ -82,7 +84,7 @@ class Device:
         return EXECUTIONS if self.kind == "cuda" else ("eager",)
 
     def executing(self, execution: Execution) -> Device:
-        """The same device, where models run so.
+        """The same device, where models run so and in no other way, to find out what it is worth: `strict`.
 
         Raises:
             Misconfigured: it can't, or torch's compiler does not work here, which is tried out.
@@ -91,7 +93,7 @@ class Device:
             raise Misconfigured("A CPU has no CUDA graphs.")
         if execution == "compiled":
             try_out(self.where)
-        return replace(self, execution=execution)
+        return replace(self, execution=execution, strict=True)
 
     def dtype(self, precision: Precision) -> torch.dtype:
         """The dtype of activations in this precision."""
@@ -140,7 +142,7 @@ class Device:
         record = CudaRecorder() if self.kind == "cuda" else call_again
         if self.execution == "graphs":
             return lambda function: Bucketed(function, record)
-        return lambda function: Bucketed(function, record, recorded=Compiled(function))
+        return lambda function: Bucketed(function, record, recorded=Compiled(function, strict=self.strict))
 
     def batch_sizes(self, largest: int) -> Sequence[int]:
         """Sizes of batches, up to this one, that have kernels or graphs of their own, which are made when they come

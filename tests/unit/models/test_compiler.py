@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from tests.unit.models.small import CPU, small_bundle
 from tests.unit.models.tiny import build_tagger, tiny_bundle
 from workers.errors import Misconfigured
 from workers.models.compiler import Compiled, keep_in, leave_triton_out, try_out
-from workers.models.device import EXECUTIONS, Device
+from workers.models.device import EXECUTIONS, PRECISIONS, Device, Precision, choose_device
 from workers.models.graphs import BUCKETS, Function
 from workers.models.load import BUILDERS, load_tagger
 from workers.models.precision import Tuned, remember_tuned
+from workers.models.ram.adapters import build_tagger as build_ram
 from workers.models.ram.config import Kind
 from workers.models.ram.engine import engine_of
 from workers.models.tagger import sample_image
@@ -105,6 +107,23 @@ def test_memory_that_runs_out_is_no_failure_of_the_compiler(caplog: pytest.LogCa
 def test_an_error_of_the_functions_own_is_raised_by_it() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         Compiled(lambda batch: batch @ torch.ones(7, 7), Compiler())(torch.ones(2, 3))
+
+
+def test_who_measures_compiling_is_told_where_a_model_can_not_be_compiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def can_not(function: Function, **options: object) -> Function:
+        raise RuntimeError("a graph break")
+
+    monkeypatch.setattr("workers.models.device.try_out", lambda where: None)
+    monkeypatch.setattr(torch, "compile", can_not)
+    bundle = tiny_bundle(tmp_path / "tiny")
+    tagger = build_tagger(bundle, CPU.executing("compiled"), "fp32")
+    with pytest.raises(Misconfigured, match="torch's compiler fails: RuntimeError: a graph break"):
+        tagger.warm_up()
+    assert warnings(caplog) == []
+    build_tagger(bundle, COMPILED, "fp32").warm_up()
+    assert len(warnings(caplog)) == 1
 
 
 class Torch:
@@ -194,8 +213,8 @@ def test_a_device_executes_what_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Misconfigured, match="no CUDA graphs"):
         CPU.executing("graphs")
     monkeypatch.setattr("workers.models.device.try_out", lambda where: None)
-    assert CPU.executing("compiled") == COMPILED
-    assert COMPILED.executing("eager") == CPU
+    assert CPU.executing("compiled") == replace(COMPILED, strict=True)
+    assert COMPILED.executing("eager") == replace(CPU, strict=True)
 
 
 def test_what_is_compiled_is_kept_where_no_one_else_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,3 +295,18 @@ def test_torchs_own_compiler_makes_kernels_that_give_the_same(tmp_path: Path) ->
 def test_without_a_compiler_on_the_machine_the_model_runs_all_the_same(tmp_path: Path) -> None:
     said = on_its_own(tmp_path, CXX="no-such-compiler")
     assert said.count("torch's compiler failed, so the model runs without it, slower: ") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+class TestCuda:
+    @pytest.mark.parametrize("precision", [each for each in PRECISIONS if each != "int8"])
+    def test_ram_compiled_and_in_graphs_gives_the_golden_answers_in_every_batch(
+        self, precision: Precision, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tagger = build_ram(
+            small_bundle("ram", tmp_path / "ram"), choose_device("cuda").executing("compiled"), precision
+        )
+        tagger.max_batch = 4
+        tagger.warm_up()
+        assert len(tagger.forward([sample_image(64)] * 4)) == 4
+        assert warnings(caplog) == [], "every size was recorded"
