@@ -48,7 +48,8 @@ _TELL_S = 5.0
 """How often the log tells of a broker that goes on failing, which is polled ten times a second."""
 
 _JOIN_S = 0.02
-"""The longest poll while we are no member: it does not return earlier for having become one."""
+"""The longest poll until we are a member for the first time: it does not return earlier for having become one. Later
+on, when the group is joined anew because brokers are away, more polls would only be more of their waiters."""
 
 _ANYWHERE = 0
 """Where a partition stands that is paused until `start` seeks: kafka-python would else look for the committed offset by
@@ -87,6 +88,7 @@ class KafkaRecordSource:
     ) -> None:
         self._topics = tuple(topics)
         self._topics_checked = False
+        self._has_joined = False
         self._told_at = float("-inf")
         self._led_at = self._counted_at = time.monotonic()
         self._told_leaderless = False
@@ -230,7 +232,8 @@ class KafkaRecordSource:
 
     def _fetch(self, timeout_s: float) -> Mapping[TopicPartition, Sequence[ReadRecord]]:
         doing = f"reading {', '.join(self._topics)}"
-        if not self.joined():
+        self._has_joined = self._has_joined or self.joined()
+        if not self._has_joined:
             timeout_s = min(timeout_s, _JOIN_S)
         self._finish_pending_join()
         timeout_s = self._await_heartbeat(timeout_s)

@@ -91,12 +91,14 @@ def test_a_source_that_is_first_polled_long_after_it_was_made_says_nothing_of_a_
     assert caplog.messages == []
 
 
-def test_a_poll_is_short_while_the_group_is_joined(source: KafkaRecordSource, consumer: Any) -> None:
+def test_a_poll_is_short_until_the_group_is_joined_for_the_first_time(source: KafkaRecordSource, consumer: Any) -> None:
     """Guard: a poll does not return for having become a member, and until it does the worker is not ready."""
     consumer.group_metadata.return_value = Mock(member_id="me", generation_id=-1, state=MemberState.REBALANCING)
     source.poll(5)
     assert consumer.poll.call_args.kwargs["timeout_ms"] == 20
     consumer.group_metadata.return_value = member("me")
+    source.poll(5)
+    consumer.group_metadata.return_value = Mock(member_id="me", generation_id=-1, state=MemberState.REBALANCING)
     source.poll(5)
     assert consumer.poll.call_args.kwargs["timeout_ms"] > 2_500
 
