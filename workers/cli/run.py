@@ -117,12 +117,13 @@ class _Process:
 
         raise_descriptor_limit()
         with ExitStack() as cleanup:
+            from workers.intake.heap import give_back_large_blocks, keep_large_blocks
+
+            decodes_here = self._settings.decoder == "threads"
+            (give_back_large_blocks if decodes_here else keep_large_blocks)()
             cleanup.enter_context(stop_on_signals(self.stop))
             transactional_id = cleanup.enter_context(self._identity())
             cleanup.enter_context(self._observed(transactional_id))
-            from workers.intake.heap import give_back_large_blocks
-
-            give_back_large_blocks()
             # Only now, because it brings torch, which takes seconds: meanwhile we can be probed and stopped.
             from schemas.enriched_image import USES
             from workers.cli.composition import Stopped, compose

@@ -12,6 +12,7 @@ import threading
 from schemas.image_event import ImageEvent
 from workers.errors import LargerThanReserved, Rejected, Superseded
 from workers.intake.formats import sniff
+from workers.intake.heap import freed
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
 from workers.types import Fetched, Job
@@ -44,7 +45,8 @@ class EncodedBytes:
 
     def drop(self) -> None:
         with self._lock:
-            self._body = None
+            size, self._body = len(self._body or b""), None
+        freed(size)
 
     def _present(self) -> bytes:
         if self._body is None:
@@ -85,6 +87,8 @@ class Fetching:
                 deadline_s=self._limits.fetch_s,
             )
         except LargerThanReserved as error:
+            if error.size is None:  # so much was read before it was known
+                freed(min(max_bytes, most))
             self._check(error.size)
             if max_bytes < most:
                 raise

@@ -27,9 +27,8 @@ from workers.models.graphs import Bucketed, CudaRecorder, Function, call_again, 
 from workers.models.int8 import quantize_linears
 from workers.types import Pixels
 
-# A layer's output of some megabytes is fresh memory each time, because what is freed goes back to the system (see
-# intake/heap.py). In pages of 2 MiB instead of 4 KiB, where Linux has them, that costs about half. torch reads this
-# once, when it first needs memory.
+# Fresh memory in pages of 2 MiB instead of 4 KiB, where Linux has them, costs half, and reading it less. torch reads
+# this once, when it first needs memory.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from workers.errors import Rejected
 from workers.intake.formats import sniff
+from workers.intake.heap import freed
 from workers.intake.limits import Limits
 from workers.intake.processes.shared_memory import SLOTS, Region
 from workers.intake.processes.wire import (
@@ -97,6 +98,7 @@ class PendingRequest:
         )
 
     def done(self, answer: object) -> None:
+        self._let_go()
         if self.future.set_running_or_notify_cancel():
             self.future.set_result(answer)
 
@@ -104,12 +106,21 @@ class PendingRequest:
         """For a check on behalf of an image, that image's future fails."""
         if self.suspect is not None:
             self.suspect.failed(error)
-        elif self.future.set_running_or_notify_cancel():
+            return
+        self._let_go()
+        if self.future.set_running_or_notify_cancel():
             self.future.set_exception(error)
 
     def dropped(self) -> None:
+        self._let_go()
         self.future.cancel()
         self.future.set_running_or_notify_cancel()
+
+    def _let_go(self) -> None:
+        """Before anyone is told, so that who counts the bytes no longer has none of them in use."""
+        size, self.body = len(self.body), b""
+        if self.kind == "decode":  # whose bytes no `Fetched` has any more
+            freed(size)
 
 
 @dataclass(frozen=True, slots=True)

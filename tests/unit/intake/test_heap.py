@@ -1,0 +1,135 @@
+"""What the process keeps of freed memory, as the kernel sees it, and when it is given back."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from multiprocessing import get_context
+from pathlib import Path
+from types import NoneType
+
+import pytest
+
+from tests.contract.test_intake import job
+from tests.support.images import encoded, noise
+from tests.unit.intake.deadly import read
+from tests.unit.intake.memory import needs_linux
+from workers.errors import LargerThanReserved, Rejected
+from workers.intake import ProcessIntake, fetching
+from workers.intake.fetching import EncodedBytes, Fetching
+from workers.intake.heap import Heap, freed, give_back_large_blocks, keep_large_blocks
+from workers.intake.limits import Limits
+from workers.intake.processes import pending
+from workers.intake.processes.pending import PendingRequest
+from workers.testing.memory import MemoryObjectStore
+from workers.types import Transform
+
+MIB = 1 << 20
+BLOCK = 8 * MIB
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    sizes: list[int] = []
+    monkeypatch.setattr(fetching, "freed", sizes.append)
+    return sizes
+
+
+def test_the_heap_is_emptied_whenever_so_many_bytes_were_freed() -> None:
+    emptied: list[None] = []
+    heap = Heap(10, lambda: emptied.append(None))
+    counts = []
+    for size in (4, 5, 1, 9, 1, 25):
+        heap.freed(size)
+        counts.append(len(emptied))
+    assert counts == [0, 0, 1, 1, 2, 3]
+
+
+@needs_linux
+def test_large_blocks_are_kept_until_enough_is_freed() -> None:
+    kept, after_some, after_enough = in_a_process_of_its_own(keep_large_blocks)
+    assert kept > 4 * BLOCK
+    assert after_some > 4 * BLOCK
+    assert after_enough < BLOCK
+
+
+@needs_linux
+def test_large_blocks_are_given_back_at_once() -> None:
+    kept, _, _ = in_a_process_of_its_own(give_back_large_blocks)
+    assert kept < BLOCK
+
+
+def test_the_bytes_of_an_object_are_told_when_they_are_dropped(told: list[int]) -> None:
+    handle = EncodedBytes(b"x" * 5)
+    handle.read()
+    assert sum(told) == 0
+    handle.drop()
+    handle.drop()
+    assert sum(told) == 5
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_bytes_of_an_object_are_told_when_they_are_decoded_and_gone(
+    told: list[int], monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    store = MemoryObjectStore()
+    body = encoded(noise(64, 64), "png")[: None if whole else -200]
+    store.put("photos", "a", body)
+
+    def note(size: int) -> None:
+        told.append(size)
+        assert not any(isinstance(each, PendingRequest) and each.body for each in gc.get_objects())
+
+    monkeypatch.setattr(pending, "freed", note)
+    with closing(ProcessIntake(store, (Transform(8),), children=1)) as intake:
+        fetched, facts = read(intake, job("a"))
+        assert sum(told) == 0
+        error = intake.decode(fetched, facts).exception(60)
+        assert isinstance(error, NoneType if whole else Rejected)
+        assert sum(told) == len(body)
+        intake.discard(fetched)
+        assert sum(told) == len(body)
+
+
+@pytest.mark.parametrize("announced", [None, 9])
+def test_what_was_read_of_an_object_that_is_larger_than_its_room_is_told(
+    told: list[int], announced: int | None
+) -> None:
+    class Larger(MemoryObjectStore):
+        def get(self, *_, **__):  # type: ignore[no-untyped-def]  # takes anything
+            raise LargerThanReserved(announced)
+
+    with pytest.raises(LargerThanReserved):
+        Fetching(Larger(), Limits()).fetch(job("a"), 8)
+    assert told == ([8] if announced is None else [])
+
+
+def in_a_process_of_its_own(choose: Callable[[], None]) -> tuple[int, int, int]:
+    """What was chosen holds for the whole process, and as long as it lives."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(resident_after_blocks, choose).result(60)
+
+
+def resident_after_blocks(choose: Callable[[], None]) -> tuple[int, int, int]:
+    """Bytes resident, beyond those at the start: after blocks were freed, and after `freed` was told of 1 and 64 MB."""
+    choose()
+    start = _resident()
+    blocks = [ctypes.create_string_buffer(BLOCK) for _ in range(6)]
+    for block in blocks:
+        ctypes.memset(block, 1, BLOCK)
+    last = ctypes.create_string_buffer(100_000)  # above them, so that the heap does not just shrink
+    del block
+    blocks.clear()
+    found = [_resident() - start]
+    for size in (MIB, 64 * MIB):
+        freed(size)
+        found.append(_resident() - start)
+    del last
+    return found[0], found[1], found[2]
+
+
+def _resident() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
