@@ -103,9 +103,9 @@ def try_out(where: torch.device, compile_with: Compile = inductor) -> None:
 
 
 def keep_in(folder: Path) -> None:
-    """Keep what is compiled in this folder, made where it is missing, so that the next start takes seconds instead of
-    minutes; unless TORCHINDUCTOR_CACHE_DIR names another. By itself torch takes one in /tmp with a name that anyone
-    can foresee, and what lies there is run as code.
+    """Keep what is compiled in this folder, made where it is missing, so that the next start traces the model again but
+    compiles nothing; unless TORCHINDUCTOR_CACHE_DIR names another. By itself torch takes one in /tmp with a name that
+    anyone can foresee, and what lies there is run as code.
 
     Raises:
         Misconfigured: others can write to it, or it can't be made.
