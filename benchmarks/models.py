@@ -111,6 +111,7 @@ def measure(
     images = samples(bundle, max(batch, COMPARED))
     subjects: dict[Variant, Subject] = {}
     found: dict[Variant, Measured] = {}
+    ceilings: dict[Precision, float] = {}
     guides: list[str] = []
     for variant in variants:
         measured = Measured()
@@ -123,11 +124,14 @@ def measure(
             console.print(f"{variant}: {refusal}", style="red", markup=False)
             continue
         measured.peak_bytes = most.bytes
-        measured.ceiling = arithmetic.ceiling(device, variant.precision)
+        known = ceilings.get(variant.precision, 0.0)
+        ceilings[variant.precision] = max(known, arithmetic.ceiling(device, variant.precision))
         guides = guides or subject.guides(measured.answers.logits)
         subjects[variant], found[variant] = subject, measured
     if not found:
         return found
+    for variant, measured in found.items():
+        measured.ceiling = ceilings[variant.precision]
     batch_guides = [guides[index % len(guides)] for index in range(batch)]
     beside: list[float] = []
     for number in range(rounds):

@@ -105,6 +105,7 @@ def test_executions_stand_beside_each_other_and_what_a_device_lacks_is_said(tmp_
     bundle = small_bundle("ram", tmp_path / "ram")
     found = models.measure(bundle, CPU, variants, rounds=1, batch=3, official=None, console=console)
     assert [str(variant) for variant in found] == ["fp32", "fp32 compiled"]
+    assert len({measured.ceiling for measured in found.values()}) == 1, "a precision has one ceiling"
     lines = [line.split() for line in console.export_text(clear=False).splitlines()]
     for stage in ("upload", "encoder", "head", "results"):
         for name in (["fp32"], ["fp32", "compiled"]):
