@@ -63,9 +63,11 @@ class _Transactions(TransactionManager):  # type: ignore[misc]
 
 class _End(EndTxnHandler):  # type: ignore[misc]
     def handle_response(self, response: Any) -> None:
-        if response.error_code == 0:
+        transactions = self.transaction_manager
+        told = ProducerIdAndEpoch(response.producer_id, response.producer_epoch)
+        # To number anew under the same epoch would make a broker take the next message for one that it has.
+        if response.error_code == 0 and told.is_valid and told != transactions.producer_id_and_epoch:
             # By then every message is acknowledged: none is sent again under what it was numbered with.
-            transactions = self.transaction_manager
-            transactions.producer_id_and_epoch = ProducerIdAndEpoch(response.producer_id, response.producer_epoch)
+            transactions.producer_id_and_epoch = told
             transactions._sequence_numbers.clear()
         super().handle_response(response)

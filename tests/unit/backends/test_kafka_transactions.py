@@ -137,6 +137,22 @@ def test_the_next_transaction_goes_by_the_epoch_that_the_end_was_answered_with(s
     assert (offsets.request.producer_id, offsets.request.producer_epoch) == (8, 0)
 
 
+@pytest.mark.parametrize(("producer", "epoch"), [(7, 3), (-1, -1)])
+def test_an_end_that_names_no_new_epoch_lets_the_numbers_of_messages_go_on(
+    scene: Scene, producer: int, epoch: int
+) -> None:
+    """Guard: a broker acknowledges a message of a number that it has under this epoch, and does not keep it."""
+    scene.send()
+    scene.offsets()[0].handle_response(taken())
+    end, result = scene.end()
+    end.handle_response(ended(producer=producer, epoch=epoch))
+    assert result.succeeded
+    assert scene.transactions.producer_id_and_epoch == ProducerIdAndEpoch(7, 3)
+    scene.transactions.begin_transaction()
+    scene.send()
+    assert scene.transactions.sequence_number(OUT) == 2
+
+
 def test_an_end_that_is_not_done_yet_is_asked_for_again_under_its_own_epoch(scene: Scene) -> None:
     scene.send()
     scene.offsets()[0].handle_response(taken())
