@@ -27,7 +27,7 @@ from rich.table import Table
 from benchmarks import arithmetic
 from benchmarks.memory import peak
 from benchmarks.official import DEFAULT_INTERPRETER, Official
-from benchmarks.stages import Answers, Subject, is_stage, subject_of
+from benchmarks.stages import TAGGING, Answers, Subject, is_stage, subject_of
 from workers.errors import Broken, Misconfigured, TagstreamError
 from workers.models.agreement import of_captions, of_rows
 from workers.models.bundle import Bundle
@@ -279,11 +279,10 @@ def _agreement(subjects: dict[Variant, Subject], found: dict[Variant, Measured],
 
 def _profile(subject: Subject, measured: Measured) -> str:
     """What an event gains whose profile names few labels."""
-    encoder, head = measured.seconds["encoder"], measured.seconds["head"]
-    tagging = [sum(pair) for pair in zip(encoder, head, strict=True)]
+    seconds = measured.seconds
     ratios = (
-        _ratio(head, measured.seconds[subject.profiled_head]),
-        _ratio(tagging, measured.seconds[subject.profiled_tagging]),
+        _ratio(seconds["head"], seconds[subject.profiled_head]),
+        _ratio(seconds[TAGGING], seconds[subject.profiled_tagging]),
     )
     labels = f"{len(subject.profile.ids)} of {subject.engine.model.labels} labels"
     return f"a profile of {labels}: the head {ratios[0]} times as fast, tagging {ratios[1]} times"

@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -143,6 +145,25 @@ def test_the_total_is_that_of_all_stages_but_the_subset_and_the_whole() -> None:
         "tagging, 9 labels": [8.0, 8.0],
     }
     assert models.Measured(seconds).total() == [1.5, 2.5]
+
+
+def test_a_profile_is_compared_with_the_tagger_in_one_go_not_with_stages() -> None:
+    """Guard: stages by themselves leave out the upload and the way back, which both have in one go."""
+    subject: Any = SimpleNamespace(
+        profiled_head="head, 9 labels",
+        profiled_tagging="tagging, 9 labels",
+        profile=SimpleNamespace(ids=range(9)),
+        engine=SimpleNamespace(model=SimpleNamespace(labels=60)),
+    )
+    seconds = {
+        "encoder": [1.0],
+        "head": [0.5],
+        "tagging": [3.0],
+        "head, 9 labels": [0.25],
+        "tagging, 9 labels": [1.5],
+    }
+    said = models._profile(subject, models.Measured(seconds))
+    assert "the head 2.00 (2.00 to 2.00) times as fast, tagging 2.00 (2.00 to 2.00) times" in said
 
 
 def test_the_answers_of_a_subject_are_those_of_its_tagger_and_captioner(tmp_path: Path) -> None:
