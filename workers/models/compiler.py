@@ -108,7 +108,7 @@ def keep_in(folder: Path) -> None:
     anyone can foresee, and what lies there is run as code.
 
     Raises:
-        Misconfigured: others can write to it, or it can't be made.
+        Misconfigured: another user owns it, all can write to it, or it can't be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
