@@ -428,7 +428,7 @@ def _body(response: BaseHTTPResponse, max_bytes: int) -> bytes:
 def _room(size: int) -> io.BytesIO:
     """Room for so many bytes, which are had without a copy; 0: not known, it grows.
 
-    What grows passes through blocks that the C library keeps for its thread (heap.py): 4 MB for each that reads.
+    What grows passes through smaller blocks, which the C library keeps for a while (heap.py).
     """
     body = io.BytesIO()
     if size:
