@@ -1,6 +1,6 @@
 """New photos on real servers: one worker beside a bare loop, and one, two and four workers beside each other.
 
-    python -m benchmarks photos             # the compact tagger, and a model that costs nothing
+    python -m benchmarks photos             # a model that costs nothing, the compact tagger, RAM at its full size
     python -m benchmarks scaling            # a model that sleeps, with 1, 2 and 4 workers
 
 The bare loop is the script that does the least: its threads GET and decode ahead of the model, which tags batches as
@@ -18,7 +18,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,21 +34,35 @@ from rich.table import Table
 
 from benchmarks import simulated
 from benchmarks.cached import PARTITIONS, Outcomes, cpu_s, send, spread, threads_of
+from benchmarks.models import cache_folder, full_size
 from workers.backends.kafka import ensure_topics
 from workers.intake.transform import decode
 from workers.local.stack import BUCKET, LocalStack
 from workers.local.worker_process import WorkerProcess
 from workers.models.bundle import Bundle, Manifest, Provenance
+from workers.models.device import Precision
 from workers.models.load import load_tagger
 from workers.ports import Tagger
 from workers.types import Pixels, Transform
 
 PHOTOS = int(os.environ.get("PHOTOS", "400"))
+RAM_PHOTOS = int(os.environ.get("RAM_PHOTOS", "24"))
+"""Of RAM, which takes a second for an image where the compact tagger takes 20 ms."""
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 GET_THREADS = 4
 WORKERS = (1, 2, 4)
 SLEEP_S = 0.1
 """Of an image, in `scaling`: four workers tag 40 images a second, and the processors are idle half of the time."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """What tags in the worker and in the bare loop; `here`: that loop's own, none where there is nothing to compute."""
+
+    name: str
+    photos: int
+    settings: Mapping[str, str]
+    here: Callable[[], Tagger] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,25 +75,38 @@ class Figures:
 
 def main() -> None:
     console = Console()
-    console.print(f"{PHOTOS} new JPEGs of some 110 kB, {ROUNDS} rounds in turn, {os.cpu_count()} processors")
-    table = Table("", "images/s (median)", "processor time an image", "to the bare loop, round by round")
+    console.print(f"new JPEGs of some 110 kB, {ROUNDS} rounds in turn, {os.cpu_count()} processors")
+    table = Table("", "photos", "images/s (median)", "processor time an image", "to the bare loop, round by round")
     with LocalStack() as stack:
         stack.furnish()
-        for name in ("compact", simulated.KIND):
-            folder = None if name == "compact" else made_simulated(stack.scratch.path / name)
+        ram = str(full_size("ram", cache_folder()).folder)
+        for model in (
+            Model(simulated.KIND, PHOTOS, made_simulated(stack.scratch.path / simulated.KIND)),
+            Model("compact", PHOTOS, of_tagger("compact", "fp32"), lambda: warm("compact", "fp32")),
+            Model("RAM, bf16", RAM_PHOTOS, of_tagger(ram, "bf16"), lambda: warm(ram, "bf16")),
+        ):
             bare, line = [], []
-            tagger = load_tagger("compact", device="cpu", precision="fp32") if folder is None else None
-            if tagger is not None:
-                tagger.warm_up()
-            with running_workers(stack, name, 1, folder) as work:
+            tagger = model.here() if model.here is not None else None
+            with running_workers(stack, model.name.partition(",")[0], 1, model.settings) as work:
                 work(8)
                 for _ in range(ROUNDS):
-                    bare.append(of_bare_loop(stack, tagger, uploaded(stack, PHOTOS)))
-                    line.append(work(PHOTOS))
+                    bare.append(of_bare_loop(stack, tagger, uploaded(stack, model.photos)))
+                    line.append(work(model.photos))
             ratios = [ours.images_s / loop.images_s for ours, loop in zip(line, bare, strict=True)]
-            table.add_row(f"bare loop, {name}", *cells(bare), "")
-            table.add_row(f"worker, {name}", *cells(line), spread(ratios, ".2f", ""))
+            table.add_row(f"bare loop, {model.name}", f"{model.photos}", *cells(bare), "")
+            table.add_row(f"worker, {model.name}", f"{model.photos}", *cells(line), spread(ratios, ".2f", ""))
     console.print(table)
+
+
+def of_tagger(name: str, precision: Precision) -> dict[str, str]:
+    """A worker's settings for this tagger."""
+    return {"TAGSTREAM_TAGGER": name, "TAGSTREAM_PRECISION": precision}
+
+
+def warm(name: str, precision: Precision) -> Tagger:
+    tagger = load_tagger(name, device="cpu", precision=precision)
+    tagger.warm_up()
+    return tagger
 
 
 def scaling() -> None:
@@ -90,10 +117,10 @@ def scaling() -> None:
     busy: dict[int, list[float]] = {count: [] for count in WORKERS}
     with LocalStack() as stack:
         stack.furnish()
-        folder = made_simulated(stack.scratch.path / simulated.KIND)
+        sleeping = made_simulated(stack.scratch.path / simulated.KIND, SLEEP_S)
         for number in range(ROUNDS):
             for count in WORKERS:
-                with running_workers(stack, f"{count}-of-round-{number}", count, folder, SLEEP_S) as work:
+                with running_workers(stack, f"{count}-of-round-{number}", count, sleeping) as work:
                     work(8 * count)
                     before = processors_s()
                     rates[count].append(work(PHOTOS * count).images_s)
@@ -150,7 +177,7 @@ def uploaded(stack: LocalStack, count: int) -> list[bytes]:
 
 @contextmanager
 def running_workers(
-    stack: LocalStack, name: str, count: int, folder: Path | None, sleep_s: float = 0.0
+    stack: LocalStack, name: str, count: int, model: Mapping[str, str]
 ) -> Iterator[Callable[[int], Figures]]:
     """Workers of one group. Each call has them tag so many new photos, and gives the figures."""
     topics = {each: f"{name}.{each}" for each in ("input", "output", "dead_letter")}
@@ -161,17 +188,10 @@ def running_workers(
         "TAGSTREAM_INPUT_TOPICS": topics["input"],
         "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
         "TAGSTREAM_DEAD_LETTER_TOPIC": topics["dead_letter"],
-        "TAGSTREAM_TAGGER": "compact",
         "TAGSTREAM_CAPTIONER": "none",
         "TAGSTREAM_DEVICE": "cpu",
-        "TAGSTREAM_PRECISION": "fp32",
+        **model,
     }
-    if folder is not None:
-        settings |= {
-            "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).resolve().parents[1])]),
-            "TAGSTREAM_TAGGER": str(folder / "bundle"),
-            "SIMULATED_S": f"{sleep_s}",
-        }
     workers = []
     for number in range(count):
         own = settings | {"TAGSTREAM_TRANSACTIONAL_ID": f"{name}-{number}"}
@@ -246,8 +266,8 @@ def of_bare_loop(stack: LocalStack, tagger: Tagger | None, events: Sequence[byte
     return Figures(rate, (time.process_time() - used) / len(keys) * 1000)
 
 
-def made_simulated(folder: Path) -> Path:
-    """A folder that is to Python as if the simulated model's package were installed in it, with its bundle."""
+def made_simulated(folder: Path, sleep_s: float = 0.0) -> dict[str, str]:
+    """A worker's settings for the simulated model, whose package is in this folder as if it were installed."""
     import torch
 
     folder.mkdir()
@@ -265,7 +285,10 @@ def made_simulated(folder: Path) -> Path:
         std=(1.0, 1.0, 1.0),
     )
     Bundle.write(folder / "bundle", manifest, weights={"none": torch.zeros(1)}, labels=simulated.LABELS)
-    return folder
+    return of_tagger(str(folder / "bundle"), "fp32") | {
+        "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).resolve().parents[1])]),
+        "SIMULATED_S": f"{sleep_s}",
+    }
 
 
 if __name__ == "__main__":
