@@ -10,7 +10,7 @@ import hashlib
 import threading
 
 from schemas.image_event import ImageEvent
-from workers.errors import LargerThanReserved, Rejected, Superseded
+from workers.errors import LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.intake.formats import sniff
 from workers.intake.heap import freed
 from workers.intake.limits import Limits
@@ -86,6 +86,9 @@ class Fetching:
                 max_bytes=min(max_bytes, most),
                 deadline_s=self._limits.fetch_s,
             )
+        except Unavailable:
+            freed(min(max_bytes, most))  # no more than that was read before the answer broke off
+            raise
         except LargerThanReserved as error:
             if error.size is None:  # so much was read before it was known
                 freed(min(max_bytes, most))

@@ -17,7 +17,7 @@ from tests.contract.test_intake import job
 from tests.support.images import encoded, noise
 from tests.unit.intake.deadly import read
 from tests.unit.intake.memory import needs_linux
-from workers.errors import LargerThanReserved, Rejected
+from workers.errors import Gone, LargerThanReserved, Rejected, Unavailable
 from workers.intake import ProcessIntake, fetching
 from workers.intake.fetching import EncodedBytes, Fetching
 from workers.intake.heap import Heap, freed, give_back_large_blocks, keep_large_blocks
@@ -94,17 +94,26 @@ def test_the_bytes_of_an_object_are_told_when_they_are_decoded_and_gone(
         assert sum(told) == len(body)
 
 
-@pytest.mark.parametrize("announced", [None, 9])
-def test_what_was_read_of_an_object_that_is_larger_than_its_room_is_told(
-    told: list[int], announced: int | None
+@pytest.mark.parametrize(
+    ("error", "read"),
+    [
+        (LargerThanReserved(None), 8),
+        (LargerThanReserved(9), 0),  # which its answer said before any byte
+        (Unavailable("s3", "the connection broke"), 8),
+        (Gone("no such key"), 0),
+    ],
+    ids=repr,
+)
+def test_what_may_have_been_read_of_an_object_that_is_not_had_is_told(
+    told: list[int], error: Exception, read: int
 ) -> None:
-    class Larger(MemoryObjectStore):
+    class Failing(MemoryObjectStore):
         def get(self, *_, **__):  # type: ignore[no-untyped-def]  # takes anything
-            raise LargerThanReserved(announced)
+            raise error
 
-    with pytest.raises(LargerThanReserved):
-        Fetching(Larger(), Limits()).fetch(job("a"), 8)
-    assert told == ([8] if announced is None else [])
+    with pytest.raises(type(error)):
+        Fetching(Failing(), Limits()).fetch(job("a"), 8)
+    assert sum(told) == read
 
 
 def in_a_process_of_its_own(choose: Callable[[], None]) -> tuple[int, int, int]:
