@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from kafka.admin import KafkaAdminClient
 
 from tests.conftest import up_or_skip
-from tests.support.broker import BrokerBehindProxy
+from tests.support.broker import BrokerBehindProxy, agree
 from tests.support.kafka_proxy import Api
 from tests.support.kafka_worlds import KafkaWorld, assignments_of
 from tests.support.waiting import eventually
@@ -23,12 +22,6 @@ pytestmark = pytest.mark.servers
 @pytest.fixture
 def broker(scratch: Scratch) -> Iterator[BrokerBehindProxy]:
     yield from up_or_skip(BrokerBehindProxy(scratch.path / "agreeing-kafka"))
-
-
-def agree(broker: BrokerBehindProxy, version: int) -> None:
-    admin = KafkaAdminClient(bootstrap_servers=broker.servers)
-    admin.update_features({"transaction.version": ("safe_downgrade" if version < 2 else "upgrade", version)})
-    admin.close()
 
 
 def test_a_producer_goes_by_what_the_brokers_have_agreed_on_when_it_is_made(
