@@ -167,6 +167,8 @@ class KafkaPublisher:
         self.max_message_bytes: Mapping[str, int] = self._limits
         self._read_limits(output_topics, connect_timeout_s)
         self._offsets = self._make_offsets_consumer(connect_timeout_s)
+        self._version = 0
+        """Of transactions, as the brokers told when the last producer was made."""
         self._producer: Any = self._make_producer(connect_timeout_s)
         self._failed = False
 
@@ -238,9 +240,11 @@ class KafkaPublisher:
             end_consumer(self._offsets)
 
     def _end_open_transaction(self) -> None:
-        """Readers would wait behind it until it times out; taking our id once more ends it at once."""
+        """Readers would wait behind it until it times out; taking our id once more ends it at once. What brokers speak
+        is not asked again: it would be one more connection to wait for at the end of the process."""
         try:
-            end_producer(self._make_producer(timeout_s=_LOOKUP_S), within_s=REQUEST_TIMEOUT_S)
+            ender = self._make_producer(timeout_s=_LOOKUP_S, version=self._version)
+            end_producer(ender, within_s=REQUEST_TIMEOUT_S)
         except TagstreamError as error:
             logger.warning("the transaction that failed stays open until it times out: %s", error)
 
@@ -281,8 +285,11 @@ class KafkaPublisher:
         found = max_message_bytes(self._servers, topics, security=self._security, connect_timeout_s=timeout_s)
         self._limits.update(found)
 
-    def _make_producer(self, timeout_s: float) -> Any:
+    def _make_producer(self, timeout_s: float, version: int | None = None) -> Any:
         """A producer that can publish; with transactions it has ended what was open under its id.
+
+        Args:
+            version: of transactions; None: what the brokers have agreed on by now, which they are asked.
 
         Raises:
             Unavailable: not now.
@@ -313,12 +320,15 @@ class KafkaPublisher:
         )
         keep_whole(producer)
         if self._transactional:
-            self._initialise(producer, timeout_s)
+            self._initialise(producer, timeout_s, version)
         return producer
 
-    def _initialise(self, producer: Any, timeout_s: float) -> None:
+    def _initialise(self, producer: Any, timeout_s: float, version: int | None) -> None:
         try:
-            if transaction_version(self._servers, security=self._security, connect_timeout_s=timeout_s) >= 2:
+            if version is None:
+                version = transaction_version(self._servers, security=self._security, connect_timeout_s=timeout_s)
+            self._version = version
+            if version >= 2:
                 use_version_2(producer)
             with mapped(f"taking the transactional id {self._transactional_id!r}"):
                 producer.init_transactions()

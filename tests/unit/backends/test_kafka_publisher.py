@@ -571,6 +571,22 @@ def test_closing_after_a_failed_run_ends_its_transaction(scene: Scene) -> None:
     scene.offsets.close.assert_called_once()
 
 
+@pytest.mark.parametrize(("version", "told"), [(1, []), (2, ["use version 2"])])
+def test_closing_after_a_failed_run_does_not_ask_again_what_brokers_speak(
+    scene: Scene, version: int, told: Sequence[str]
+) -> None:
+    """Guard: one connection less to wait for, where brokers hang, before the process ends."""
+    scene.version = version
+    scene.publisher.recover()
+    scene.producer.commit_transaction.side_effect = kafka_errors.KafkaTimeoutError("late")
+    with pytest.raises(Unpublished):
+        scene.publish()
+    scene.calls.clear()
+    scene.version = -version  # it is not told again
+    scene.publisher.close()
+    assert scene.calls == ["end", *told, "init_transactions", "end"]
+
+
 def test_closing_in_peace_takes_the_id_no_more(scene: Scene) -> None:
     scene.publish()
     scene.calls.clear()
