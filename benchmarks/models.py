@@ -31,8 +31,9 @@ from benchmarks.stages import TAGGING, Answers, Subject, is_stage, subject_of
 from workers.errors import Broken, Misconfigured, TagstreamError
 from workers.models.agreement import of_captions, of_rows
 from workers.models.bundle import Bundle
+from workers.models.compiler import keep_in
 from workers.models.device import EXECUTIONS, PRECISIONS, Device, Execution, Precision, choose_device, named
-from workers.models.load import with_golden
+from workers.models.load import COMPILED, with_golden
 from workers.models.ram.config import Kind
 from workers.models.ram.random_bundle import random_bundle
 from workers.models.tagger import sample_image
@@ -103,7 +104,8 @@ def measure(
     official: Official | None,
     console: Console,
 ) -> dict[Variant, Measured]:
-    """Time every stage of a bundle in every variant, in turn, and print what came of it.
+    """Time every stage of a bundle in every variant, in turn, and print what came of it. What torch compiles is kept
+    beside the bundle.
 
     Returns:
         Of those that work here and give the golden answers; others are told to the console.
@@ -116,6 +118,8 @@ def measure(
     for variant in variants:
         measured = Measured()
         try:
+            if variant.execution == "compiled":
+                keep_in(bundle.folder.parent / COMPILED)
             with peak(device) as most:
                 subject = subject_of(bundle, device.executing(variant.execution), variant.precision)
                 measured.golden = _check(subject, batch)

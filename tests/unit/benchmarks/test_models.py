@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from benchmarks.stages import subject_of
 from tests.unit.models.small import CPU, SMALL, small_bundle, small_checkpoint
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
-from workers.models.device import Device
+from workers.models.device import Device, Execution
 from workers.models.precision import DRIFT
 from workers.models.ram import config
 from workers.models.ram.config import PUBLISHED, Kind, RamConfig, from_json
@@ -97,6 +98,8 @@ def test_every_stage_of_every_precision_is_timed_and_compared(kind: Kind, stages
 
 @pytest.fixture
 def _compiler_that_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that what is set meanwhile is taken back
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
 
 
@@ -118,6 +121,26 @@ def test_executions_stand_beside_each_other_and_what_a_device_lacks_is_said(tmp_
     assert "fp32 graphs: A CPU has no CUDA graphs." in text
     assert text.count("the golden answers: 2 of 2 tag sets, logits within") == 2
     assert "; with fp32: 4 of 4 tag sets, logits within" in text
+
+
+@pytest.mark.usefixtures("_compiler_that_changes_nothing")
+def test_what_is_compiled_is_kept_beside_the_bundle_where_no_one_else_can_write(tmp_path: Path) -> None:
+    bundle = small_bundle("ram", tmp_path / "ram")
+    console = Console(record=True, width=200)
+
+    def measured(execution: Execution) -> list[str]:
+        asked = [models.Variant("fp32", execution)]
+        return [str(each) for each in models.measure(bundle, CPU, asked, 1, 1, official=None, console=console)]
+
+    measured("eager")
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    (tmp_path / "compiled").mkdir()
+    (tmp_path / "compiled").chmod(0o777)
+    assert measured("compiled") == []
+    assert "only this user may write to it" in printed(console)
+    (tmp_path / "compiled").chmod(0o700)
+    assert measured("compiled") == ["fp32 compiled"]
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")
 
 
 def test_a_run_fails_where_a_variant_does_not_give_its_golden_answers(
