@@ -72,6 +72,7 @@ class Worker:
     Args:
         source: reaches a broker, and joins the group when it is polled; called while the models warm up.
         publisher: given the source, for the membership that it publishes under.
+            Both must return or raise within a bounded time: once the models are warm, a stop waits for them.
         when_warm: called once the models are warm.
         intake, cache, clock: ports.
         corrections: what persons said, for the roles; read here. None: not asked for.
