@@ -7,9 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from workers.models.ram.packed import PackedLinear, can_pack, gelu_of, pack, sum_of
+from workers.models.device import Device
+from workers.models.ram.packed import PackedLinear, gelu_of, pack, sum_of
 
-pytestmark = pytest.mark.skipif(not can_pack("fp32"), reason="this build of torch has no fused linear layers")
+CPU = Device("cpu", "this one")
+
+pytestmark = pytest.mark.skipif(not CPU.fuses("fp32"), reason="this build of torch has no fused linear layers")
 
 
 @pytest.mark.parametrize("shape", [(5, 48), (2, 7, 48), (2, 3, 4, 48)])
@@ -20,7 +23,7 @@ pytestmark = pytest.mark.skipif(not can_pack("fp32"), reason="this build of torc
         pytest.param(
             torch.bfloat16,
             5e-2,
-            marks=pytest.mark.skipif(not can_pack("bf16"), reason="this processor has no fused linear layers in bf16"),
+            marks=pytest.mark.skipif(not CPU.fuses("bf16"), reason="this processor has no fused linear layers in bf16"),
         ),
     ],
 )

@@ -20,8 +20,8 @@ from collections.abc import Callable
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _LARGE = 4 << 20
 """Below, a block is cheaper reused; above, the system's fresh pages cost some 15 % of decoding an image."""
-_LARGEST_KEPT = 32 << 20
-"""As much as glibc allows: beyond, a block is always the system's."""
+_LARGEST_KEPT = 16 << 20
+"""Above, a block is the system's: a model has few of them, and to keep them too took 90 MB more and gained nothing."""
 _KEPT = 8 << 20
 """Bytes of objects after whose freeing the heap is emptied. The model then takes fresh pages once: some 5 ms."""
 
@@ -35,7 +35,7 @@ def give_back_large_blocks() -> None:
 
 
 def keep_large_blocks() -> None:
-    """Have blocks of up to 32 MiB stay in the process's heap until `freed` empties it. Process-wide.
+    """Have blocks of up to 16 MiB stay in the process's heap until `freed` empties it. Process-wide.
 
     To be called before there are threads, whose heaps would stay. Does nothing where the C library is not glibc.
     """

@@ -86,7 +86,10 @@ def build_tagger(
     exclusive = bool(bundle.manifest.options.get("exclusive", True))
     if not exclusive and subset is not None:
         network.keep(subset)
-    return TorchTagger(bundle, device, precision, device.place(network, precision), exclusive=exclusive, subset=subset)
+    network = device.place(network, precision)
+    if device.fuses(precision):
+        network.fuse()
+    return TorchTagger(bundle, device, precision, network, exclusive=exclusive, subset=subset)
 
 
 def _convert(folder: Path, *, replace_existing: bool) -> Bundle:

@@ -94,6 +94,16 @@ class Device:
             try_out(self.where)
         return replace(self, execution=execution, strict=True)
 
+    def fuses(self, precision: Precision) -> bool:
+        """Whether models run oneDNN's layers with what follows them fused in: on CPUs, in builds of torch that have
+        them (x86-64), and in bf16 on processors with AVX-512, or AVX2 with conversions of its own. No compiler knows
+        them."""
+        if self.kind != "cpu" or self.execution != "eager" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return False
+        if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+            return False
+        return precision == "fp32" or (precision == "bf16" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
     def dtype(self, precision: Precision) -> torch.dtype:
         """The dtype of activations in this precision."""
         return _DTYPES[precision]

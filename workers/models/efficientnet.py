@@ -105,6 +105,30 @@ class _Conv(nn.Module):
         return x if self.linear else F.relu6(x, inplace=True)
 
 
+class _FusedConv(nn.Module):
+    """A `_Conv` by one call of oneDNN, for inference on CPUs: ReLU6 while the output is in cache, on a weight that is
+    laid out for its kernels once, and without a padded copy of the input.
+
+    oneDNN's call pads all sides alike. So a kernel that wants less before than after gets as many zeros before it.
+    """
+
+    def __init__(self, made: _Conv) -> None:
+        super().__init__()
+        conv = made.conv
+        weight, padding = conv.weight.detach(), conv.padding[0]
+        if made.pad is not None:
+            before, padding, *_ = made.pad
+            weight = F.pad(weight, (padding - before, 0) * 2)
+        self.bias = conv.bias
+        self.shape = [padding] * 2, list(conv.stride), [1, 1], conv.groups
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.shape)
+        self.after = ("none", []) if made.linear else ("hardtanh", [0.0, 6.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, *self.shape, *self.after, "")
+        return out
+
+
 class _Block(nn.Module):
     """Expand (unless the factor is 1), filter each channel, project; plus the input where the shape stays."""
 
@@ -161,6 +185,10 @@ class EfficientNetLite0(nn.Module):
         kept.weight, kept.bias = (nn.Parameter(each[ids]) for each in (self.classifier.weight, self.classifier.bias))
         self.classifier = kept
 
+    def fuse(self) -> None:
+        """Run convolutions as `Device.fuses` allows, from now on. The network can then no longer be trained."""
+        _fuse(self)
+
     def pooled(self, x: Tensor) -> Tensor:
         """What the classifier reads: (n, FEATURES)."""
         means: Tensor = self.features(x).mean(dim=(2, 3))
@@ -169,6 +197,14 @@ class EfficientNetLite0(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.pooled(x))
         return logits
+
+
+def _fuse(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, _Conv):
+            setattr(module, name, _FusedConv(child))
+        else:
+            _fuse(child)
 
 
 def unfolded(network: EfficientNetLite0) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from workers.errors import Broken, Misconfigured
 from workers.models import compact as compact_module
 from workers.models.bundle import Bundle
 from workers.models.compact import EDITION, build_tagger, compact_bundle
-from workers.models.device import choose_device
+from workers.models.device import Device, Precision, choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
 from workers.models.tagger import TorchTagger, sample_image
 from workers.types import Transform
@@ -58,6 +58,38 @@ def test_folded_logits_are_those_of_timms_network(compact: Bundle, original: tor
     ours = EfficientNetLite0(compact.weights(), 1000).eval()
     with torch.inference_mode():
         torch.testing.assert_close(ours(images), original(images), atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(not CPU.fuses("fp32"), reason="this build of torch has no fused layers")
+@pytest.mark.parametrize(
+    ("precision", "within"),
+    [
+        ("fp32", 1e-4),
+        pytest.param(
+            "bf16", 0.3, marks=pytest.mark.skipif(not CPU.fuses("bf16"), reason="this processor has none in bf16")
+        ),
+    ],
+)
+def test_fused_convolutions_give_what_plain_ones_give(compact: Bundle, precision: Precision, within: float) -> None:
+    images = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    images = images.to(CPU.dtype(precision), memory_format=torch.channels_last)
+    plain, fused = (CPU.place(EfficientNetLite0(compact.weights(), 1000), precision) for _ in range(2))
+    with torch.inference_mode():
+        fused.fuse()
+        for batch in (images, images[:1]):
+            torch.testing.assert_close(fused(batch), plain(batch), atol=within, rtol=0)
+    assert not any(isinstance(module, torch.nn.Conv2d) for module in fused.modules())
+
+
+@pytest.mark.parametrize("fuses", [True, False])
+def test_convolutions_are_fused_where_the_device_does(
+    compact: Bundle, monkeypatch: pytest.MonkeyPatch, fuses: bool
+) -> None:
+    asked: list[EfficientNetLite0] = []
+    monkeypatch.setattr(Device, "fuses", lambda *_: fuses)
+    monkeypatch.setattr(EfficientNetLite0, "fuse", lambda network: asked.append(network))
+    build_tagger(compact, CPU, "fp32")
+    assert len(asked) == fuses
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision, normaliser
 from workers.models.ram.build import filled_model
 from workers.models.ram.config import from_json
-from workers.models.ram.packed import can_pack, pack
+from workers.models.ram.packed import pack
 from workers.models.ram.scoring import LabelScorer
 from workers.models.ram.text import TextBranch
 from workers.types import Pixels
@@ -104,7 +104,7 @@ def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
     model = device.place(model, precision)
     with torch.inference_mode():
         model.freeze()
-        if device.kind == "cpu" and device.execution == "eager" and can_pack(precision):  # no compiler knows them
+        if device.fuses(precision):
             _pack(model, precision)
     return model
 

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from workers.models.device import Precision
-
 Fused = Literal["none", "gelu"]
 
 
@@ -55,14 +53,6 @@ def sum_of(residual: Tensor, linear: nn.Module, x: Tensor) -> Tensor:
         return linear.plus(x, residual)
     out: Tensor = residual + linear(x)
     return out
-
-
-def can_pack(precision: Precision) -> bool:
-    """Whether this build of torch has oneDNN's fused linear layers (x86-64), and this processor those of the precision:
-    in bf16 they take AVX-512, or AVX2 with conversions of its own."""
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):  # type: ignore[no-untyped-call]
-        return False
-    return precision == "fp32" or (precision == "bf16" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def pack(module: nn.Module, *, rows: int, keep: tuple[str, ...] = ()) -> None:
