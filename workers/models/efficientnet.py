@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.errors import Misconfigured
+from workers.models.replacing import replace_layers
 
 STAGES = (
     # kernel, stride, expansion, channels, blocks
@@ -187,7 +188,7 @@ class EfficientNetLite0(nn.Module):
 
     def fuse(self) -> None:
         """Run convolutions as `Device.fuses` allows, from now on. The network can then no longer be trained."""
-        _fuse(self)
+        replace_layers(self, lambda _, layer: _FusedConv(layer) if isinstance(layer, _Conv) else None)
 
     def pooled(self, x: Tensor) -> Tensor:
         """What the classifier reads: (n, FEATURES)."""
@@ -197,14 +198,6 @@ class EfficientNetLite0(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.pooled(x))
         return logits
-
-
-def _fuse(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, _Conv):
-            setattr(module, name, _FusedConv(child))
-        else:
-            _fuse(child)
 
 
 def unfolded(network: EfficientNetLite0) -> dict[str, Tensor]:

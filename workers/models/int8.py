@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from workers.models.replacing import replace_layers
+
 Module = TypeVar("Module", bound=nn.Module)
 
 _STEPS = 127
@@ -68,9 +70,5 @@ def quantize_linears(module: Module) -> Module:
 
     Subclasses stay: the modules that make them (`nn.MultiheadAttention`) read their weights instead of calling them.
     """
-    for name, child in module.named_children():
-        if type(child) is nn.Linear:
-            setattr(module, name, Int8Linear(child))
-        else:
-            quantize_linears(child)
+    replace_layers(module, lambda _, layer: Int8Linear(layer) if type(layer) is nn.Linear else None)
     return module

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.models.replacing import replace_layers
+
 
 class LoraLinear(nn.Module):
     """A frozen linear layer plus what it learns: `up` times `down`, zero at first."""
@@ -37,19 +39,15 @@ def add_lora(module: nn.Module, rank: int, *, keep: nn.Module | None = None) -> 
     """Let every linear layer below a module, which is frozen as a whole, learn by LoRA; `keep` stays as it is. In
     place."""
     module.requires_grad_(False)
-    for name, child in list(module.named_children()):
-        if child is keep:
-            continue
-        if type(child) is nn.Linear:
-            setattr(module, name, LoraLinear(child, rank))
-        else:
-            add_lora(child, rank, keep=keep)
+
+    def learning(_: str, layer: nn.Module) -> nn.Module | None:
+        if layer is keep:
+            return layer
+        return LoraLinear(layer, rank) if type(layer) is nn.Linear else None
+
+    replace_layers(module, learning)
 
 
 def merge_lora(module: nn.Module) -> None:
     """Put linear layers back in the place of what `add_lora` made of them, with all that they learnt. In place."""
-    for name, child in list(module.named_children()):
-        if isinstance(child, LoraLinear):
-            setattr(module, name, child.merged())
-        else:
-            merge_lora(child)
+    replace_layers(module, lambda _, layer: layer.merged() if isinstance(layer, LoraLinear) else None)

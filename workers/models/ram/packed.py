@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.models.replacing import replace_layers
+
 Fused = Literal["none", "gelu"]
 
 
@@ -62,8 +64,10 @@ def pack(module: nn.Module, *, rows: int, keep: tuple[str, ...] = ()) -> None:
         rows: inputs at a time that are usual here.
         keep: attribute names of layers that stay, because their weights are used in other ways too.
     """
-    for name, child in module.named_children():
-        if type(child) is nn.Linear and name not in keep:
-            setattr(module, name, PackedLinear(child.weight, child.bias, rows))
-        else:
-            pack(child, rows=rows, keep=keep)
+
+    def packed(name: str, layer: nn.Module) -> nn.Module | None:
+        if type(layer) is nn.Linear and name not in keep:
+            return PackedLinear(layer.weight, layer.bias, rows)
+        return None
+
+    replace_layers(module, packed)

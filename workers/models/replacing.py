@@ -1,0 +1,22 @@
+"""Other layers in the place of some of a model's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+
+def replace_layers(module: nn.Module, replacement: Callable[[str, nn.Module], nn.Module | None]) -> None:
+    """Ask for another in the place of every layer below a module. In place.
+
+    Args:
+        replacement: of a layer and its attribute's name; the layer itself: it stays, with all that is below it; None:
+            what is below it is asked for.
+    """
+    for name, child in list(module.named_children()):
+        other = replacement(name, child)
+        if other is None:
+            replace_layers(child, replacement)
+        else:
+            setattr(module, name, other)
