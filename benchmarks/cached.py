@@ -116,7 +116,12 @@ def started(stack: LocalStack, events: Sequence[bytes]) -> dict[str, Subject]:
     for delivery in ("exactly_once", "at_least_once"):
         for number, (name, checkout) in enumerate(checkouts.items()):
             topics = made_topics(stack, f"{delivery}.{number}")
-            worker = Working(stack.scratch.path / topics["input"], worker_settings(stack, delivery, topics), checkout)
+            settings = worker_settings(stack, topics) | {
+                "TAGSTREAM_TRANSACTIONAL_ID": topics["input"],
+                "TAGSTREAM_DELIVERY": delivery,
+                "TAGSTREAM_CACHE_TIMEOUT_S": "5",  # on a machine that is busy nothing is to be computed again
+            }
+            worker = Working(stack.scratch.path / topics["input"], settings, checkout)
             subject = subjects[f"{name}, {delivery}"] = Subject(stack, worker, topics, events, require_hit)
         topics = made_topics(stack, f"{delivery}.bare")
         loop = BareLoop(stack.scratch.path / topics["input"], stack.kafka.servers, delivery, topics, subject.size)
@@ -195,11 +200,10 @@ def made_topics(stack: LocalStack, name: str) -> dict[str, str]:
     return topics
 
 
-def worker_settings(stack: LocalStack, delivery: str, topics: Mapping[str, str]) -> dict[str, str]:
+def worker_settings(stack: LocalStack, topics: Mapping[str, str]) -> dict[str, str]:
+    """Of a worker with the compact tagger, whose group has the name of its input topic."""
     return stack.environment() | {
         "TAGSTREAM_GROUP": topics["input"],
-        "TAGSTREAM_TRANSACTIONAL_ID": topics["input"],
-        "TAGSTREAM_DELIVERY": delivery,
         "TAGSTREAM_INPUT_TOPICS": topics["input"],
         "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
         "TAGSTREAM_DEAD_LETTER_TOPIC": topics["dead_letter"],
@@ -207,7 +211,6 @@ def worker_settings(stack: LocalStack, delivery: str, topics: Mapping[str, str])
         "TAGSTREAM_CAPTIONER": "template",
         "TAGSTREAM_DEVICE": "cpu",
         "TAGSTREAM_PRECISION": "fp32",
-        "TAGSTREAM_CACHE_TIMEOUT_S": "5",  # on a machine that is busy nothing is to be computed again
     }
 
 

@@ -33,9 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import simulated
-from benchmarks.cached import PARTITIONS, Outcomes, cpu_s, send, spread, threads_of
+from benchmarks.cached import Outcomes, cpu_s, made_topics, send, spread, threads_of, worker_settings
 from benchmarks.models import cache_folder, full_size
-from workers.backends.kafka import ensure_topics
 from workers.intake.transform import decode
 from workers.local.stack import BUCKET, LocalStack
 from workers.local.worker_process import WorkerProcess
@@ -83,11 +82,11 @@ def main() -> None:
         for model in (
             Model(simulated.KIND, PHOTOS, made_simulated(stack.scratch.path / simulated.KIND)),
             Model("compact", PHOTOS, of_tagger("compact", "fp32"), lambda: warm("compact", "fp32")),
-            Model("RAM, bf16", RAM_PHOTOS, of_tagger(ram, "bf16"), lambda: warm(ram, "bf16")),
+            Model("RAM-bf16", RAM_PHOTOS, of_tagger(ram, "bf16"), lambda: warm(ram, "bf16")),
         ):
             bare, line = [], []
             tagger = model.here() if model.here is not None else None
-            with running_workers(stack, model.name.partition(",")[0], 1, model.settings) as work:
+            with running_workers(stack, model.name, 1, model.settings) as work:
                 work(8)
                 for _ in range(ROUNDS):
                     bare.append(of_bare_loop(stack, tagger, uploaded(stack, model.photos)))
@@ -180,18 +179,9 @@ def running_workers(
     stack: LocalStack, name: str, count: int, model: Mapping[str, str]
 ) -> Iterator[Callable[[int], Figures]]:
     """Workers of one group. Each call has them tag so many new photos, and gives the figures."""
-    topics = {each: f"{name}.{each}" for each in ("input", "output", "dead_letter")}
+    topics = made_topics(stack, name)
     servers = stack.kafka.servers
-    ensure_topics(servers, {topic: (PARTITIONS, {}) for topic in topics.values()})
-    settings = stack.environment() | {
-        "TAGSTREAM_GROUP": name,
-        "TAGSTREAM_INPUT_TOPICS": topics["input"],
-        "TAGSTREAM_OUTPUT_TOPIC": topics["output"],
-        "TAGSTREAM_DEAD_LETTER_TOPIC": topics["dead_letter"],
-        "TAGSTREAM_CAPTIONER": "none",
-        "TAGSTREAM_DEVICE": "cpu",
-        **model,
-    }
+    settings = worker_settings(stack, topics) | {"TAGSTREAM_CAPTIONER": "none", **model}
     workers = []
     for number in range(count):
         own = settings | {"TAGSTREAM_TRANSACTIONAL_ID": f"{name}-{number}"}

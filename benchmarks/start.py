@@ -32,8 +32,7 @@ from confluent_kafka import Producer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.cached import PARTITIONS, Outcomes, cpu_s, send, uploaded
-from workers.backends.kafka import ensure_topics
+from benchmarks.cached import Outcomes, cpu_s, made_topics, send, uploaded, worker_settings
 from workers.local.stack import LocalStack
 from workers.local.worker_process import WorkerProcess
 
@@ -153,8 +152,7 @@ def bare_import() -> Start:
 def prepared_worker(stack: LocalStack, name: str, checkout: Path, events: Sequence[bytes]) -> Callable[[], Start]:
     """A start of this checkout's worker, and new photos for it, as often as it is called. Once it has run already."""
     group = re.sub("[^a-z]+", "-", name)
-    topics = {kind: f"{group}.{kind}" for kind in ("input", "output", "dead_letter")}
-    ensure_topics(stack.kafka.servers, {topic: (PARTITIONS, {}) for topic in topics.values()})
+    topics = made_topics(stack, group)
     outcomes = Outcomes(stack.kafka.servers, topics["output"])
     producer = Producer({"bootstrap.servers": stack.kafka.servers})
     rounds = iter(range(1_000))
@@ -162,9 +160,7 @@ def prepared_worker(stack: LocalStack, name: str, checkout: Path, events: Sequen
     def start() -> Start:
         # a namespace of its own for each start: the cache knows no photo
         own = {"TAGSTREAM_CACHE_NAMESPACE": f"{group}-{next(rounds)}"}
-        own |= {f"TAGSTREAM_{kind.upper()}_TOPIC": topics[kind] for kind in ("output", "dead_letter")}
-        own |= {"TAGSTREAM_INPUT_TOPICS": topics["input"], "TAGSTREAM_GROUP": group}
-        worker = stack.add(Starting(stack.scratch.path / group, settings(stack) | own, checkout))
+        worker = stack.add(Starting(stack.scratch.path / group, worker_settings(stack, topics) | own, checkout))
         began = datetime.now(UTC)
         took_s = until_ready(worker)
         pid = worker.pid
@@ -180,11 +176,6 @@ def prepared_worker(stack: LocalStack, name: str, checkout: Path, events: Sequen
 
     start()
     return start
-
-
-def settings(stack: LocalStack) -> dict[str, str]:
-    own = {"TAGGER": "compact", "CAPTIONER": "template", "DEVICE": "cpu", "PRECISION": "fp32"}
-    return stack.environment() | {f"TAGSTREAM_{name}": value for name, value in own.items()}
 
 
 def until_ready(worker: WorkerProcess) -> float:
