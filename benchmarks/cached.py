@@ -20,7 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -317,7 +317,8 @@ def on_processors(numbers: set[int]) -> Iterator[None]:
 def place(pid: int, numbers: set[int]) -> None:
     """Give a process these processors, all its threads and those that they will start."""
     for thread in threads_of(pid):
-        os.sched_setaffinity(thread, numbers)
+        with suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(thread, numbers)
 
 
 def threads_of(pid: int) -> list[int]:

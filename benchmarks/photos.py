@@ -1,12 +1,13 @@
 """New photos on real servers: one worker beside a bare loop, and one, two and four workers beside each other.
 
     python -m benchmarks photos             # a model that costs nothing, the compact tagger, RAM at its full size
+    APART=1 python -m benchmarks photos     # worker and loop on a processor of their own, the servers on the others
     python -m benchmarks scaling            # a model that sleeps, with 1, 2 and 4 workers
 
 The bare loop is the script that does the least: its threads GET and decode ahead of the model, which tags batches as
 large as the worker's. It reads no events, keeps no order, publishes and caches nothing. Both use the same client of
-the store, the same decoder, the same model, and all processors, which the servers share with them. They take turns; no
-photo comes twice.
+the store, the same decoder and the same model. They take turns; no photo comes twice. Both have all processors, which
+the servers share with them; or with `APART` one processor that nothing else has, so that the figure is the worker's.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from confluent_kafka import Producer
 from minio import Minio
 from PIL import Image
@@ -33,7 +35,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import simulated
-from benchmarks.cached import Outcomes, cpu_s, made_topics, send, spread, threads_of, worker_settings
+from benchmarks.cached import (
+    FIRST,
+    Outcomes,
+    cpu_s,
+    made_topics,
+    on_processors,
+    send,
+    spread,
+    threads_of,
+    worker_settings,
+)
 from benchmarks.models import cache_folder, full_size
 from workers.intake.transform import decode
 from workers.local.stack import BUCKET, LocalStack
@@ -48,6 +60,8 @@ PHOTOS = int(os.environ.get("PHOTOS", "400"))
 RAM_PHOTOS = int(os.environ.get("RAM_PHOTOS", "24"))
 """Of RAM, which takes a second for an image where the compact tagger takes 20 ms."""
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
+APART = bool(os.environ.get("APART"))
+EVERY = os.sched_getaffinity(0)
 GET_THREADS = 4
 WORKERS = (1, 2, 4)
 SLEEP_S = 0.1
@@ -74,9 +88,10 @@ class Figures:
 
 def main() -> None:
     console = Console()
-    console.print(f"new JPEGs of some 110 kB, {ROUNDS} rounds in turn, {os.cpu_count()} processors")
+    share = "one for worker or loop, the others for the servers" if APART else "for worker or loop and the servers"
+    console.print(f"new JPEGs of some 110 kB, {ROUNDS} rounds in turn, {len(EVERY)} processors: {share}")
     table = Table("", "photos", "images/s (median)", "processor time an image", "to the bare loop, round by round")
-    with LocalStack() as stack:
+    with on_processors(EVERY - {FIRST} if APART else EVERY), LocalStack() as stack:
         stack.furnish()
         ram = str(full_size("ram", cache_folder()).folder)
         for model in (
@@ -85,11 +100,14 @@ def main() -> None:
             Model("RAM-bf16", RAM_PHOTOS, of_tagger(ram, "bf16"), lambda: warm(ram, "bf16")),
         ):
             bare, line = [], []
-            tagger = model.here() if model.here is not None else None
+            with measured():
+                tagger = model.here() if model.here is not None else None
             with running_workers(stack, model.name, 1, model.settings) as work:
                 work(8)
                 for _ in range(ROUNDS):
-                    bare.append(of_bare_loop(stack, tagger, uploaded(stack, model.photos)))
+                    photos = uploaded(stack, model.photos)
+                    with measured():
+                        bare.append(of_bare_loop(stack, tagger, photos))
                     line.append(work(model.photos))
             ratios = [ours.images_s / loop.images_s for ours, loop in zip(line, bare, strict=True)]
             table.add_row(f"bare loop, {model.name}", f"{model.photos}", *cells(bare), "")
@@ -102,7 +120,13 @@ def of_tagger(name: str, precision: Precision) -> dict[str, str]:
     return {"TAGSTREAM_TAGGER": name, "TAGSTREAM_PRECISION": precision}
 
 
+def measured() -> AbstractContextManager[None]:
+    """While the body runs, this process and those that it starts have the processors of a worker or the loop."""
+    return on_processors({FIRST} if APART else EVERY)
+
+
 def warm(name: str, precision: Precision) -> Tagger:
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     tagger = load_tagger(name, device="cpu", precision=precision)
     tagger.warm_up()
     return tagger
@@ -186,8 +210,9 @@ def running_workers(
     for number in range(count):
         own = settings | {"TAGSTREAM_TRANSACTIONAL_ID": f"{name}-{number}"}
         workers.append(stack.add(WorkerProcess(stack.scratch.path / f"{name}-{number}", own)))
-    for worker in workers:
-        worker.launch()
+    with measured():
+        for worker in workers:
+            worker.launch()
     for worker in workers:
         worker.wait()
     producer, outcomes = Producer({"bootstrap.servers": servers, "linger.ms": 0}), Outcomes(servers, topics["output"])
@@ -258,8 +283,6 @@ def of_bare_loop(stack: LocalStack, tagger: Tagger | None, events: Sequence[byte
 
 def made_simulated(folder: Path, sleep_s: float = 0.0) -> dict[str, str]:
     """A worker's settings for the simulated model, whose package is in this folder as if it were installed."""
-    import torch
-
     folder.mkdir()
     shutil.copy(simulated.__file__, folder / "simulated.py")
     facts = folder / "simulated-1.dist-info"
