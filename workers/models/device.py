@@ -104,6 +104,16 @@ class Device:
             return False
         return precision == "fp32" or (precision == "bf16" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
+    def chunks(self, precision: Precision) -> bool:
+        """Whether models cut large layers into parts that stay in cache: on CPUs, where torch multiplies batches of
+        small matrices fast: by MKL in fp32, by oneDNN in bf16. Not in bf16 on processors with AMX, which torch's fused
+        attention uses."""
+        if self.kind != "cpu" or self.execution != "eager" or not torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+            return False
+        if precision == "bf16":
+            return self.fuses(precision) and not torch.cpu._is_amx_tile_supported()
+        return precision in ("fp32", "int8")
+
     def dtype(self, precision: Precision) -> torch.dtype:
         """The dtype of activations in this precision."""
         return _DTYPES[precision]

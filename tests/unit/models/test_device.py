@@ -185,3 +185,25 @@ class TestCuda:
             expected = module(x)
             found = device.place(module, "fp32")(x.to(device.where)).cpu()
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "mkl", "amx", "cuts"),
+    [
+        (Device("cpu", "one"), "fp32", True, True, True),
+        (Device("cpu", "one"), "int8", True, True, True),
+        (Device("cpu", "one"), "bf16", True, False, True),
+        (Device("cpu", "one"), "bf16", True, True, False),
+        (Device("cpu", "one"), "fp16", True, False, False),
+        (Device("cpu", "one"), "fp32", False, False, False),
+        (Device("cpu", "one", "compiled"), "fp32", True, False, False),
+        (Device("cuda", "one"), "fp32", True, False, False),
+    ],
+)
+def test_models_run_in_chunks_where_small_products_are_fast(
+    device: Device, precision: Precision, mkl: bool, amx: bool, cuts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(Device, "fuses", lambda self, precision: True)
+    assert device.chunks(precision) is cuts

@@ -100,12 +100,15 @@ def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
     if precision == "int8":
         # int8 layers keep no float weights, which freezing needs; what it makes of them stays in fp32
         model.float().freeze()
-        return device.place(model, precision)
-    model = device.place(model, precision)
-    with torch.inference_mode():
-        model.freeze()
-        if device.fuses(precision):
-            _pack(model, precision)
+        model = device.place(model, precision)
+    else:
+        model = device.place(model, precision)
+        with torch.inference_mode():
+            model.freeze()
+            if device.fuses(precision):
+                _pack(model, precision)
+    if device.chunks(precision):
+        model.encoder.run_in_chunks()
     return model
 
 

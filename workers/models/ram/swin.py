@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.models.ram.chunks import attend
 from workers.models.ram.config import SwinConfig
 from workers.models.ram.layers import layers_of
 from workers.models.ram.packed import gelu_of, sum_of
@@ -18,6 +19,10 @@ from workers.models.ram.windows import change_of_order, merge_order, relative_in
 
 EPS = 1e-5
 PATCH = 4
+WIDE_STAGES = 2
+"""The first stages: an image has so many tokens there that the output of a layer fills a CPU's cache."""
+THREADS_AN_IMAGE = 8
+"""Threads that share a cache which holds those outputs of one image."""
 
 
 class WindowAttention(nn.Module):
@@ -34,6 +39,7 @@ class WindowAttention(nn.Module):
     def __init__(self, width: int, heads: int, grid: int, window: int, shift: int) -> None:
         super().__init__()
         self.heads = heads
+        self.in_chunks = False
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
@@ -46,6 +52,12 @@ class WindowAttention(nn.Module):
         with torch.no_grad():
             self.frozen_bias = self.bias().contiguous()
 
+    def run_in_chunks(self) -> None:
+        """Attend to some windows at a time (`chunks.attend`): inference on a CPU alone."""
+        self.in_chunks = True
+        if self.frozen_bias is not None:
+            self.frozen_bias = self.frozen_bias.contiguous()  # a model placed after freezing has it channels-last
+
     def bias(self) -> Tensor:
         """(1 or windows, heads, window², window²), what is added to the scaled products."""
         places = int(self.bias_index.numel() ** 0.5)
@@ -57,6 +69,8 @@ class WindowAttention(nn.Module):
         images, windows, places, width = x.shape
         bias = self.bias() if self.frozen_bias is None else self.frozen_bias
         parts = self.qkv(x).view(images, windows, places, 3, self.heads, width // self.heads)
+        if self.in_chunks:
+            return attend(parts, bias)
         if bias.shape[0] == 1 or images == 1:
             q, k, v = parts.flatten(0, 1).permute(2, 0, 3, 1, 4)
             mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -165,6 +179,7 @@ class Swin(nn.Module):
     def __init__(self, config: SwinConfig) -> None:
         super().__init__()
         self.config = config
+        self.in_chunks = False
         grid = config.image_size // PATCH
         last = len(config.depths) - 1
         self.patches = Patches(config.width, grid, config.window)
@@ -180,13 +195,33 @@ class Swin(nn.Module):
             if isinstance(module, WindowAttention):
                 module.freeze()
 
+    def run_in_chunks(self) -> None:
+        """For inference on a CPU: attend to some windows at a time, and let few images at a time pass the first
+        stages. What one layer writes is then in cache when the next reads it, and no layer needs so much memory that
+        the system has to clear fresh pages for it."""
+        self.in_chunks = True
+        for module in self.modules():
+            if isinstance(module, WindowAttention):
+                module.run_in_chunks()
+
     def forward(self, images: Tensor) -> Tensor:
         """(images, 3, side, side) normalised → (images, 1 + tokens, width).
 
         Token 0 is the mean of the others, which come row by row.
         """
-        x = self.patches(images)
-        for stage in self.stages:
+        if self.in_chunks:
+            together = max(1, torch.get_num_threads() // THREADS_AN_IMAGE)
+            x = torch.cat([self._begin(some) for some in torch.split(images, together)])
+        else:
+            x = self._begin(images)
+        for stage in self.stages[WIDE_STAGES:]:
             x = stage(x)
         x = self.norm(x)
         return torch.cat((x.mean(dim=1, keepdim=True), x), dim=1)
+
+    def _begin(self, images: Tensor) -> Tensor:
+        """The first stages' tokens."""
+        x: Tensor = self.patches(images)
+        for stage in self.stages[:WIDE_STAGES]:
+            x = stage(x)
+        return x
