@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -14,12 +14,12 @@ from redis.retry import Retry
 from workers import metrics
 from workers.backends import resp
 from workers.backends.probing_breaker import ProbingBreaker
+from workers.backends.resp import Command
 from workers.errors import Misconfigured, Unavailable
 from workers.settings import place
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", str, tuple[str, str])
-Command: TypeAlias = tuple[str | bytes | int, ...]
 
 _CHUNK = 128
 """Keys, fields or values of one call: few enough for its time limit, though all be large, and for `resp`'s bounds."""
@@ -58,9 +58,7 @@ class RedisResultCache:
     Args:
         url: redis://, rediss:// or unix://; may hold a password, which is never shown.
         ttl_s: how long entries live; a hash lives so long from its last write.
-        timeout_s: wall clock of one call (of at most `_CHUNK` entries) from connecting to its last byte; and how long
-            a free connection is waited for.
-        connections: how many may be open.
+        timeout_s: wall clock of one call (of at most `_CHUNK` entries) from connecting to its last byte.
         now: the URL as it is at the moment, asked for each connection; only its user and password may change.
 
     Raises:
@@ -73,13 +71,12 @@ class RedisResultCache:
         *,
         ttl_s: float,
         timeout_s: float = 0.1,
-        connections: int = 8,
         now: Callable[[], str] | None = None,
     ) -> None:
         self._shown = place(url)
         self._timeout_s = timeout_s
         self._ttl_ms = max(1, round(ttl_s * 1000))
-        self._client = redis.Redis.from_pool(_pool(url, timeout_s, connections, now))
+        self._connections = _connections(url, timeout_s, now)
         self._breaker = ProbingBreaker(self._shown, self._answers)
 
     def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -115,7 +112,7 @@ class RedisResultCache:
 
     def close(self) -> None:
         self._breaker.close()
-        self._client.close()
+        self._connections.close()
 
     def check(self) -> None:
         """Ask for a sign of life, without the breaker.
@@ -125,8 +122,7 @@ class RedisResultCache:
             Unavailable: no answer within `timeout_s`, or not Redis' answer.
         """
         try:
-            with resp.bounded(self._timeout_s):
-                self._client.ping()
+            self._ping()
         except _FAULTS as error:
             cause = _cause(error)
             if cause == "auth":
@@ -139,16 +135,12 @@ class RedisResultCache:
 
     def _call(self, commands: Sequence[Command]) -> list[Any]:
         """One answer a command; None where there is none. What went wrong is counted."""
-        answers = self._pipeline(commands) if self._breaker.closed() else _paused(commands)
+        answers = self._exchange(commands) if self._breaker.closed() else _paused(commands)
         return [self._unless_refused(answer) for answer in answers]
 
-    def _pipeline(self, commands: Sequence[Command]) -> Sequence[Any]:
-        pipeline = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+    def _exchange(self, commands: Sequence[Command]) -> Sequence[Any]:
         try:
-            with resp.bounded(self._timeout_s):
-                answers = pipeline.execute(raise_on_error=False)
+            answers = self._connections.exchange(commands, self._timeout_s)
         except resp.ReplyTooLarge as error:
             metrics.CACHE_ERRORS.add(cause=_cause(error))
             return [None] * len(commands)
@@ -166,10 +158,19 @@ class RedisResultCache:
         metrics.CACHE_ERRORS.add(cause=_cause(answer))
         return None
 
+    def _ping(self) -> bool:
+        """
+        Raises:
+            One of `_FAULTS`: the server gives no answer, or refuses.
+        """
+        [answer] = self._connections.exchange([("PING",)], self._timeout_s)
+        if isinstance(answer, Exception):
+            raise answer
+        return bool(answer == b"PONG")
+
     def _answers(self) -> bool:
         try:
-            with resp.bounded(self._timeout_s):
-                return bool(self._client.ping())
+            return self._ping()
         except _FAULTS:
             return False
 
@@ -186,9 +187,9 @@ class _Login(redis.CredentialProvider):
         return (options["username"], password) if "username" in options else (password,)
 
 
-def _pool(url: str, timeout_s: float, connections: int, now: Callable[[], str] | None) -> redis.BlockingConnectionPool:
+def _connections(url: str, timeout_s: float, now: Callable[[], str] | None) -> resp.Connections:
     try:
-        pool = redis.BlockingConnectionPool.from_url(url, max_connections=connections, timeout=timeout_s)
+        pool = redis.BlockingConnectionPool.from_url(url)
     except ValueError:  # its text may quote the password
         raise Misconfigured(
             "TAGSTREAM_REDIS_URL can't be read: it must be redis://[user:password@]host:port/db, in whose user and "
@@ -200,11 +201,9 @@ def _pool(url: str, timeout_s: float, connections: int, now: Callable[[], str] |
             pool.connection_kwargs.pop(replaced, None)
         pool.connection_kwargs["credential_provider"] = _Login(now)
     try:
-        resp.bound(pool)
-        pool.connection_class(**pool.connection_kwargs)  # connects to nothing; names what it does not know
+        return resp.Connections(pool)
     except (TypeError, ValueError, LookupError, redis.exceptions.RedisError) as error:
         raise Misconfigured(f"TAGSTREAM_REDIS_URL has an option that does not work: {error}") from None
-    return pool
 
 
 def _settle(pool: redis.BlockingConnectionPool, timeout_s: float) -> None:

@@ -143,7 +143,7 @@ _redis_says = Says()
 def looked_up(parts: Parts) -> str:
     """A miss or bytes for each key, within a moment, whatever a server says."""
     port = _redis_says.port(parts[0])
-    cache = RedisResultCache(f"redis://127.0.0.1:{port}/0", ttl_s=60, timeout_s=0.1, connections=1)
+    cache = RedisResultCache(f"redis://127.0.0.1:{port}/0", ttl_s=60, timeout_s=0.1)
     began = time.monotonic()
     try:
         answers = [cache.lookup(["a", "b"]), cache.lookup_fields([("h", "a"), ("h", "b")])]

@@ -9,6 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -384,6 +385,78 @@ def test_nothing_probes_a_dead_server_after_close(make: Make) -> None:
 
 def probing() -> bool:
     return any(thread.name == "tagstream-probe" for thread in threading.enumerate())
+
+
+def value_of(data: bytes) -> bytes:
+    return b"*1\r\n$1\r\n%b\r\n" % data
+
+
+def test_one_thread_uses_one_connection(make: Make) -> None:
+    with loopback(lambda connection, _: connection.sendall(value_of(b"x"))) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}")
+        assert [cache.lookup(["a"]) for _ in range(5)] == [[b"x"]] * 5
+    assert server.accepted == 1
+
+
+def test_what_was_not_asked_for_is_not_taken_for_the_next_answer(make: Make, causes: list[object]) -> None:
+    answers = iter((value_of(b"a") + value_of(b"stray"), value_of(b"b")))
+    with loopback(lambda connection, _: connection.sendall(next(answers))) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}")
+        assert cache.lookup(["a"]) == [b"a"]
+        assert cache.lookup(["b"]) == [b"b"]
+    assert causes == []
+
+
+def test_a_connection_that_the_server_has_closed_is_replaced_before_it_is_used(
+    valkey: Valkey, make: Make, unique: Callable[[str], str], causes: list[object]
+) -> None:
+    cache, key = make(valkey.url), unique("key")
+    assert keeps(cache, key)
+    with redis.Redis.from_url(valkey.url) as client:
+        client.client_kill_filter(_type="normal", skipme=True)
+    assert cache.lookup([key]) == [b"1"]
+    assert causes == []
+
+
+def test_threads_that_ask_at_once_get_their_own_answers(
+    valkey: Valkey, make: Make, unique: Callable[[str], str]
+) -> None:
+    cache, name = make(valkey.url), unique("key")
+    cache.remember({f"{name}{number}": b"%d" % number for number in range(8)}, {})
+
+    def ask(number: int) -> bool:
+        return all(cache.lookup([f"{name}{number}"]) == [b"%d" % number] for _ in range(100))
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(ask, range(8)))
+
+
+def test_close_ends_a_connection_that_is_in_use(make: Make) -> None:
+    asked, closed, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        asked.set()
+        assert closed.wait(30)
+        connection.sendall(value_of(b"x"))
+        if not connection.recv(1):
+            ended.set()
+
+    with loopback(answer) as server, ThreadPoolExecutor(1) as threads:
+        cache = make(f"redis://127.0.0.1:{server.port}")
+        answered = threads.submit(cache.lookup, ["a"])
+        assert asked.wait(30)
+        cache.close()
+        closed.set()
+        assert answered.result() == [b"x"]
+        assert ended.wait(30)
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * 1024 - 1, 16 * 1024, 100_000])
+def test_values_of_any_size_are_sent_whole(valkey: Valkey, make: Make, unique: Callable[[str], str], size: int) -> None:
+    cache, key, other = make(valkey.url), unique("ключ"), unique("key")
+    cache.remember({key: b"\r\n" + b"x" * size, other: b"$1\r\n"}, {(key + "h", "ф"): b"y" * size})
+    assert cache.lookup([key, other]) == [b"\r\n" + b"x" * size, b"$1\r\n"]
+    assert cache.lookup_fields([(key + "h", "ф")]) == [b"y" * size]
 
 
 def test_close_ends_its_connections(valkey: Valkey, make: Make) -> None:
