@@ -6,6 +6,7 @@ No exception of the client library leaves the backend; `mapped` turns them all i
 from __future__ import annotations
 
 import logging
+import selectors
 import socket
 import ssl
 import time
@@ -32,6 +33,17 @@ CLIENT_ID = "tagstream"
 
 _FIRST_TRY_S = 1.0
 """How long one of several nodes is waited for at first."""
+
+
+class _Selector(selectors.DefaultSelector):
+    """kafka-python 3.0.12 asks for a socket's key before each wait for it, when there is none. That of a number is
+    refused at once; for the refusal of a socket, the standard library asks the system for both of its addresses, twice.
+    """
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        number = fileobj.fileno()
+        return super().get_key(number if number >= 0 else fileobj)
+
 
 _SETUP: dict[str, Any] = {
     # The default of 10 s is how long a node that hangs is waited for each time that chance leads back to it.
@@ -177,7 +189,8 @@ def connect(
 
     def remember(**config: Any) -> KafkaNetClient:
         # By the client's own name the least is what its fetches may bring, also where it never fetches.
-        sockets.append(base(**{**config, **_SETUP, "receive_message_max_bytes": answer_bytes}))
+        own = _SETUP | {"selector": _Selector, "receive_message_max_bytes": answer_bytes}
+        sockets.append(base(**{**config, **own}))
         return sockets[-1]
 
     for try_s in _tries(timeout_s, len(nodes)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import selectors
 import socket
 import struct
 import time
@@ -98,6 +99,34 @@ def test_a_certificate_that_is_not_there_is_said_in_a_sentence() -> None:
     security = {"security_protocol": "SSL", "ssl_cafile": "/nowhere/ca.pem"}
     with pytest.raises((Misconfigured, Unavailable)):
         connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", security, timeout_s=0.5)
+
+
+class _Socket(socket.socket):
+    """One whose addresses are not to be asked for."""
+
+    def __repr__(self) -> str:
+        raise AssertionError("it was asked for its addresses")
+
+
+def test_every_client_waits_for_its_sockets_without_asking_for_their_addresses() -> None:
+    made: list[Any] = []
+
+    def make(kafka_client: Callable[..., KafkaNetClient], **_: Any) -> None:
+        made.append(kafka_client())
+
+    connect(make, "127.0.0.1:1", {}, timeout_s=1.0)
+    [client] = made
+    net = client._net
+    before = len(net._selector.get_map())
+    with _Socket() as one:
+        net.register_event(one, selectors.EVENT_READ, lambda: None)
+        assert net._selector.get_key(one).fileobj is one
+        net.unregister_event(one, selectors.EVENT_READ)
+        net.unregister_event(one, selectors.EVENT_READ)
+        net.register_event(one, selectors.EVENT_READ, lambda: None)
+    net.unregister_event(one, selectors.EVENT_READ)  # closed meanwhile
+    assert len(net._selector.get_map()) == before
+    client.close()
 
 
 def test_tls_and_sasl_settings_reach_every_client_as_they_are() -> None:
