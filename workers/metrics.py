@@ -1,7 +1,7 @@
 """Every metric of the product, with its one-line meaning. A new metric is added here first.
 
-The instruments come from OpenTelemetry's API: without a provider they cost nothing and go nowhere; `service` sets
-the provider (Prometheus endpoint, OTLP). Labels never hold keys, captions or anything of unbounded variety.
+The instruments come from OpenTelemetry's API: without a provider they go nowhere; `service` sets the provider
+(Prometheus endpoint, OTLP). Labels never hold keys, captions or anything of unbounded variety.
 
 What OpenTelemetry's messaging conventions (1.44) have a name for has that name and their attributes, `messaging.…`;
 what is our own is called `tagstream_…`.
@@ -9,6 +9,7 @@ what is our own is called `tagstream_…`.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,17 +57,31 @@ ALL: list[Metric] = []
 
 
 class Counter:
+    """Adds up here, and is read when it is scraped: OpenTelemetry's own sum takes ten times as long for each `add`
+    (measured: 7 us, and 130 where the code has left the processor's caches). Thread-safe.
+    """
+
     def __init__(self, name: str, meaning: str, *, unit: str = "1", labels: tuple[str, ...] = ()) -> None:
         ALL.append(Metric(name, "counter", meaning, unit, labels))
-        self._instrument = _meter.create_counter(name, unit, meaning)
+        self._lock = threading.Lock()
+        self._totals: dict[frozenset[tuple[str, AttributeValue]], float] = {}
+        self._instrument = _meter.create_observable_counter(name, [self.observe], unit, meaning)
 
     def add(self, amount: float = 1, **labels: AttributeValue) -> None:
-        self._instrument.add(amount, labels)
+        series = frozenset(labels.items())
+        with self._lock:
+            self._totals[series] = self._totals.get(series, 0) + amount
 
     def begin(self, **labels: AttributeValue) -> None:
         """Show 0 until something is counted: to Prometheus a series that begins with 1 has not increased, so that the
         first of what is counted would not be seen."""
-        self._instrument.add(0, labels)
+        self.add(0, **labels)
+
+    def observe(self, _: CallbackOptions) -> Iterator[Observation]:
+        """The sums so far, for the scraping thread."""
+        with self._lock:
+            totals = list(self._totals.items())
+        return (Observation(total, dict(series)) for series, total in totals)
 
 
 class Gauge:

@@ -52,9 +52,11 @@ def measuring(*metrics: Counter | Histogram) -> Iterator[Measured]:
     with ExitStack() as undo:
         undo.callback(provider.shutdown)
         for metric, name in names.items():
-            undo.callback(setattr, metric, "_instrument", metric._instrument)
             if isinstance(metric, Counter):
-                metric._instrument = meter.create_counter(name)
+                undo.callback(setattr, metric, "_totals", metric._totals)
+                metric._totals = {}
+                meter.create_observable_counter(name, [metric.observe])
             else:
+                undo.callback(setattr, metric, "_instrument", metric._instrument)
                 metric._instrument = meter.create_histogram(name)
         yield Measured(reader, names)
