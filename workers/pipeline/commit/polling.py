@@ -12,7 +12,6 @@ from workers.pipeline.pipeline import Pipeline
 from workers.ports import RecordSource
 from workers.types import Assignment, Partition, Polled, Record
 
-
 HEAD_START_S = 0.003
 """So long records that come to a worker with nothing in hand go ahead of the next poll. To ask for more takes the
 client's threads as long as half an event's way to its message, which would wait for the interpreter's lock meanwhile.
