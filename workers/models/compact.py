@@ -23,6 +23,7 @@ from workers.models.bundle import Bundle, Manifest, Provenance
 from workers.models.device import Device, Precision, choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
 from workers.models.imagenet import label_names
+from workers.models.replacing import own_parameters
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform
 
@@ -89,6 +90,7 @@ def build_tagger(
     network = device.place(network, precision)
     if device.fuses(precision):
         network.fuse()
+        own_parameters(network)
     return TorchTagger(bundle, device, precision, network, exclusive=exclusive, subset=subset)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 
@@ -20,3 +21,13 @@ def replace_layers(module: nn.Module, replacement: Callable[[str, nn.Module], nn
             replace_layers(child, replacement)
         else:
             setattr(module, name, other)
+
+
+def own_parameters(module: nn.Module) -> None:
+    """Copy the parameters of a model most of whose weights were laid out anew.
+
+    They come mapped from their file. A single one that still is keeps all of the file that was read in memory.
+    """
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.data = parameter.data.clone()

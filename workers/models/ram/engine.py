@@ -18,6 +18,7 @@ from workers.models.ram.config import from_json
 from workers.models.ram.packed import pack
 from workers.models.ram.scoring import LabelScorer
 from workers.models.ram.text import TextBranch
+from workers.models.replacing import own_parameters
 from workers.types import Pixels
 
 PIECE = 16
@@ -109,6 +110,8 @@ def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
                 _pack(model, precision)
     if device.chunks(precision):
         model.encoder.run_in_chunks()
+    if precision == "int8" or device.fuses(precision):
+        own_parameters(model)
     return model
 
 
