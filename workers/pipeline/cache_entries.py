@@ -12,7 +12,7 @@ import hashlib
 import re
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Final, TypeAlias
 
 import numpy as np
@@ -162,7 +162,7 @@ def unpack_verdict(value: bytes | None) -> Rejected | None:
 
 
 def pack_facts(facts: Facts) -> bytes:
-    return orjson.dumps(asdict(facts))
+    return orjson.dumps(facts)
 
 
 def unpack_facts(value: bytes | None) -> Facts | None:
@@ -199,7 +199,7 @@ def unpack_scores(value: bytes | None, labels: int) -> LabelScores | None:
 
 
 def pack_caption(caption: Caption) -> bytes:
-    return orjson.dumps(asdict(caption))
+    return orjson.dumps(caption)
 
 
 def unpack_caption(value: bytes | None) -> Caption | None:
