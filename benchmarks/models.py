@@ -65,7 +65,8 @@ class Measured:
     answers: Answers = field(default_factory=Answers)
     golden: str = ""
     """How far it gives the golden answers."""
-    ceiling: float = 0.0
+    ceilings: list[float] = field(default_factory=list)
+    """Operations a second of a matmul in this precision, a round each."""
     peak_bytes: int | None = None
 
     def total(self) -> list[float]:
@@ -113,7 +114,6 @@ def measure(
     images = samples(bundle, max(batch, COMPARED))
     subjects: dict[Variant, Subject] = {}
     found: dict[Variant, Measured] = {}
-    ceilings: dict[Precision, float] = {}
     guides: list[str] = []
     for variant in variants:
         measured = Measured()
@@ -128,20 +128,20 @@ def measure(
             console.print(f"{variant}: {refusal}", style="red", markup=False)
             continue
         measured.peak_bytes = most.bytes
-        known = ceilings.get(variant.precision, 0.0)
-        ceilings[variant.precision] = max(known, arithmetic.ceiling(device, variant.precision))
         guides = guides or subject.guides(measured.answers.logits)
         subjects[variant], found[variant] = subject, measured
     if not found:
         return found
-    for variant, measured in found.items():
-        measured.ceiling = ceilings[variant.precision]
     batch_guides = [guides[index % len(guides)] for index in range(batch)]
     beside: list[float] = []
     for number in range(rounds):
         if official is not None:
             beside.append(_ask(official, bundle, number % COMPARED)[0])
+        ceilings: dict[Precision, float] = {}
         for variant, measured in found.items():
+            if variant.precision not in ceilings:
+                ceilings[variant.precision] = arithmetic.ceiling(device, variant.precision)
+            measured.ceilings.append(ceilings[variant.precision])
             for stage, (seconds, operations) in subjects[variant].stages(images[:batch], batch_guides).items():
                 measured.seconds.setdefault(stage, []).append(seconds / batch)
                 measured.operations[stage] = operations / batch
@@ -238,18 +238,25 @@ def _print(bundle: Bundle, subjects: dict[Variant, Subject], found: dict[Variant
         memory = "" if measured.peak_bytes is None else f", at most {measured.peak_bytes / 1e9:.1f} GB"
         agreement = "" if variant == reference else f"; with {reference}: {_agreement(subjects, found, variant)}"
         console.print(
-            f"{variant}: matmul ceiling {measured.ceiling / 1e9:.0f} GFLOP/s{memory}; {measured.golden}{agreement}",
+            f"{variant}: a matmul has {_middle(measured.ceilings)} GFLOP/s{memory}; {measured.golden}{agreement}",
             markup=False,
         )
 
 
 def _arithmetic(measured: Measured, stage: str) -> tuple[str, ...]:
-    """Operations of an image, a second, and as a share of what the device can do; nothing where there are none."""
+    """Operations of an image, a second, and as a share of what a matmul did in the same round; nothing where there are
+    none."""
     operations = measured.operations[stage]
     if not operations:
         return ()
-    rate = operations / statistics.median(measured.seconds[stage])
-    return f"{operations / 1e9:.1f}", f"{rate / 1e9:.0f}", f"{rate / measured.ceiling:.0%}"
+    rates = [operations / seconds for seconds in measured.seconds[stage]]
+    shares = sorted(rate / ceiling for rate, ceiling in zip(rates, measured.ceilings, strict=True))
+    share = f"{statistics.median(shares):.0%} ({shares[0]:.0%} to {shares[-1]:.0%})"
+    return f"{operations / 1e9:.1f}", _middle(rates), share
+
+
+def _middle(rates: Sequence[float]) -> str:
+    return f"{statistics.median(rates) / 1e9:.0f}"
 
 
 def _print_beside(
