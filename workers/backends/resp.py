@@ -242,8 +242,13 @@ class _InTime(AbstractConnection):
         """As `Connections.exchange`; what fails closes the connection, and the next call connects again."""
         if not self._is_quiet():
             self.disconnect()  # type: ignore[no-untyped-call]
-        self.send_packed_command(_packed(commands), check_health=False)
-        return [self._answer() for _ in commands]
+        try:
+            self.send_packed_command(_packed(commands), check_health=False)
+            return [self._answer() for _ in commands]
+        except BaseException:
+            # redis-py leaves a connection open whose login failed with an error that is not its own
+            self.disconnect()  # type: ignore[no-untyped-call]
+            raise
 
     def _is_quiet(self) -> bool:
         """Whether it is connected, and nothing came that was not asked for, which would be taken for an answer."""
@@ -334,10 +339,7 @@ class Connections:
         Raises:
             redis.exceptions.RedisError, OSError: there is none.
         """
-        try:
-            connection = self._free.pop()
-        except IndexError:
-            connection = self._make()
+        connection = self._idle() or self._make()
         try:
             with bounded(within_s):
                 return connection.exchange(commands)
@@ -349,5 +351,11 @@ class Connections:
     def close(self) -> None:
         """Close them; one that is in use, after that."""
         self._closed = True
-        while self._free:
-            self._free.pop().disconnect()  # type: ignore[no-untyped-call]
+        while connection := self._idle():
+            connection.disconnect()  # type: ignore[no-untyped-call]
+
+    def _idle(self) -> _InTime | None:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return None

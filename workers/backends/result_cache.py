@@ -158,7 +158,7 @@ class RedisResultCache:
         metrics.CACHE_ERRORS.add(cause=_cause(answer))
         return None
 
-    def _ping(self) -> bool:
+    def _ping(self) -> None:
         """
         Raises:
             One of `_FAULTS`: the server gives no answer, or refuses.
@@ -166,13 +166,15 @@ class RedisResultCache:
         [answer] = self._connections.exchange([("PING",)], self._timeout_s)
         if isinstance(answer, Exception):
             raise answer
-        return bool(answer == b"PONG")
+        if answer != b"PONG":
+            raise redis.exceptions.InvalidResponse("a wrong answer to PING")
 
     def _answers(self) -> bool:
         try:
-            return self._ping()
+            self._ping()
         except _FAULTS:
             return False
+        return True
 
 
 class _Login(redis.CredentialProvider):
@@ -182,7 +184,10 @@ class _Login(redis.CredentialProvider):
         self._now = now
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        options = parse_url(self._now())  # type: ignore[no-untyped-call]
+        try:
+            options = parse_url(self._now())  # type: ignore[no-untyped-call]
+        except ValueError:  # its text may quote the password
+            raise redis.exceptions.AuthenticationError("TAGSTREAM_REDIS_URL can't be read any more") from None
         password = options.get("password", "")
         return (options["username"], password) if "username" in options else (password,)
 

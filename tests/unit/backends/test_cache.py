@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import socket
+import sys
 import threading
 import time
 import tracemalloc
@@ -449,6 +450,46 @@ def test_close_ends_a_connection_that_is_in_use(make: Make) -> None:
         closed.set()
         assert answered.result() == [b"x"]
         assert ended.wait(30)
+
+
+def test_connections_are_closed_by_several_threads_at_once(make: Make) -> None:
+    """As by the last of those that use them while the cache is closed."""
+    connections = make(UNREACHABLE)._connections
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            for _ in range(500):
+                connections._free = [connections._make() for _ in range(6)]
+                for closed in [threads.submit(connections.close) for _ in range(4)]:
+                    closed.result()
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_connection_without_its_login_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the URL's file holds no URL for a moment: the text of a refusal to read it would quote the password."""
+    urls = iter(["redis://:hidden/secret@host:6379/5"])
+
+    def answer(connection: socket.socket, asked: bytes) -> None:
+        connection.sendall(b"+PONG\r\n" if b"PING" in asked else b"+OK\r\n")
+
+    with loopback(answer) as server:
+        url = f"redis://:known@127.0.0.1:{server.port}/5"
+        cache = RedisResultCache(url, ttl_s=60.0, timeout_s=PATIENT_S, now=lambda: next(urls, url))
+        cache.lookup(["a"])
+        eventually(cache._breaker.closed)
+        cache.close()
+    assert [b"AUTH" in said or b"SELECT" in said for said in server.received] == [True, True, False]
+    assert "auth (TAGSTREAM_REDIS_URL can't be read any more)" in caplog.text
+    assert "hidden" not in caplog.text
+
+
+def test_check_refuses_what_answers_a_ping_with_anything_else(make: Make) -> None:
+    with loopback(lambda connection, _: connection.sendall(b"+HELLO\r\n")) as server:
+        cache = make(f"redis://127.0.0.1:{server.port}/0")
+        with pytest.raises(Unavailable, match="a wrong answer to PING"):
+            cache.check()
 
 
 @pytest.mark.parametrize("size", [0, 1, 16 * 1024 - 1, 16 * 1024, 100_000])
