@@ -86,16 +86,16 @@ def pipeline() -> Picture:
             ("parse", "parse"),
             ("lookup by source", "lookup"),
             ("fetch", "intake"),
-            ("lookup by bytes", "lookup"),
+            ("lookup verdicts", "lookup"),
         ),
         (
             ("inspect", "intake"),
+            ("lookup by content", "lookup"),
             ("decode", "intake"),
             ("annotate", "device"),
             ("finish", "finish"),
-            ("ledger", "one lock"),
         ),
-        (("publish", "publish"),),
+        (("ledger", "one lock"), ("publish", "publish")),
     )
     picture = Picture(832, 320, "The steps of the pipeline from poll to publish, and their threads")
     picture.text(88, 18, "Kafka: image events")
@@ -109,8 +109,8 @@ def pipeline() -> Picture:
                 picture.arrow(f"M{x - 26} {y + 24}h24")
         if row:
             picture.arrow(f"M744 {y - 42}v20H88v20")
-    picture.arrow("M88 278v16")
-    picture.text(88, 310, "Kafka: enriched events")
+    picture.arrow("M252 278v16")
+    picture.text(252, 310, "Kafka: enriched events")
     return picture
 
 

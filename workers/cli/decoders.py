@@ -84,17 +84,13 @@ def reducing_gap(settings: Settings) -> float:
     return REDUCING_GAPS[settings.decode_scaling]
 
 
-def scale_of_facts(settings: Settings, transforms: Sequence[Transform]) -> Callable[[Facts], int] | None:
+def scale_of_facts(settings: Settings, transforms: Sequence[Transform]) -> Callable[[Facts], int]:
     """At what scale the intake of these settings decodes the image that has these facts: 1/1, 1/2, 1/4 or 1/8.
-
-    None: it scales none.
 
     A JPEG that has no scaled form is named with the scale that others of its size have: its bytes are decoded the same
     way whenever the scale is the same.
     """
     gap = reducing_gap(settings)
-    if not gap:
-        return None
 
     @lru_cache(maxsize=4096)  # each lookup in the cache asks, and cameras have few sizes
     def of_size(size: tuple[int, int]) -> int:

@@ -29,7 +29,7 @@ class KnownResults:
         roles: whose results are kept.
         store: the object store's endpoint, which the first level's entries name.
         judge: names what the rejection of an image depends on besides its bytes; empty: rejections are not kept.
-        scale_of: at what scale an image with these facts is decoded, as the n of 1/n; None: each in full.
+        scale_of: at what scale an image with these facts is decoded, as the n of 1/n.
         unproven: of how many results, the last ones, it is remembered that they are to be taken back if the device
             proves to be broken.
     """
@@ -41,7 +41,7 @@ class KnownResults:
         store: str = "",
         judge: str = "",
         *,
-        scale_of: Callable[[Facts], int] | None = None,
+        scale_of: Callable[[Facts], int] = lambda _: 1,
         unproven: int = 0,
     ) -> None:
         self._judge = judge
@@ -73,11 +73,9 @@ class KnownResults:
 
     def _keys(self, role: ModelRole, task: Task) -> Sequence[str]:
         """As `Roles.cache_keys`, and apart for images whose pixels are not those of a decoding in full."""
-        keys = self._roles.cache_keys(role, task)
-        if self._scale_of is None:
-            return keys
         assert task.facts is not None
         scale = self._scale_of(task.facts)
+        keys = self._roles.cache_keys(role, task)
         return keys if scale == 1 else [entries.scaled_key(key, scale) for key in keys]
 
     def verdict_values(self, sha256: str, verdict: Rejected) -> dict[str, bytes]:
@@ -141,22 +139,13 @@ class KnownResults:
     def contents(self, tasks: Sequence[Task]) -> None:
         """Fill in results from the second level, for tasks whose content's hash is known."""
         for role in self._roles.models:
-            self._results(role, tasks)
+            self._results(role, [task for task in tasks if role in self._roles.missing(task)])
 
     def _results(self, role: ModelRole, tasks: Sequence[Task]) -> None:
-        keys = self._content_keys(role, tasks)
-        if keys:
-            self._fill_in(role, keys, self._cache.lookup(_flat(keys)))
-
-    def _content_keys(self, role: ModelRole, tasks: Sequence[Task]) -> list[tuple[Task, Sequence[str]]]:
-        """Where this role's results may be, for the tasks that want them."""
-        wanted = [task for task in tasks if role in self._roles.missing(task)]
-        return [(task, keys) for task in wanted if (keys := self._keys(role, task))]
-
-    def _fill_in(
-        self, role: ModelRole, keys: Sequence[tuple[Task, Sequence[str]]], answers: Sequence[bytes | None]
-    ) -> None:
-        found = iter(answers)
+        keys = [(task, some) for task in tasks if (some := self._keys(role, task))]
+        if not keys:
+            return
+        found = iter(self._cache.lookup([key for _, some in keys for key in some]))
         asked = _Answers()
         for task, some in keys:
             values = [next(found) for _ in some]
@@ -168,38 +157,12 @@ class KnownResults:
             asked.add(result is not None, values)
         asked.count(role.name)
 
-    @property
-    def by_bytes(self) -> bool:
-        """Whether results are found by an object's bytes alone: no facts tell at what scale its image is decoded."""
-        return self._scale_of is None
-
-    def of_bytes(self, tasks: Sequence[Task]) -> list[Rejected | None]:
-        """As `verdicts`, and if `by_bytes` fills in results as `contents` does, the first role's in one round trip."""
-        if not self.by_bytes:
-            return self.verdicts(tasks)
-        if not tasks:
-            return []
-        first, *others = self._roles.models
-        judged, keys = self._verdict_keys(tasks), self._content_keys(first, tasks)
-        found = self._cache.lookup([*judged, *_flat(keys)]) if judged or keys else []
-        verdicts = self._judged(found[: len(judged)]) or [None] * len(tasks)
-        if keys:
-            self._fill_in(first, keys, found[len(judged) :])
-        for role in others:
-            self._results(role, tasks)
-        return verdicts
-
     def verdicts(self, tasks: Sequence[Task]) -> list[Rejected | None]:
         """For each task with an object's bytes in hand the rejection that those bytes met before; None: none known."""
-        keys = self._verdict_keys(tasks)
-        return self._judged(self._cache.lookup(keys)) if keys else [None] * len(tasks)
-
-    def _verdict_keys(self, tasks: Sequence[Task]) -> list[str]:
-        if not self._judge:
-            return []
-        return [entries.verdict_key(task.fetched.sha256, self._judge) for task in tasks if task.fetched is not None]
-
-    def _judged(self, values: Sequence[bytes | None]) -> list[Rejected | None]:
+        if not self._judge or not tasks:
+            return [None] * len(tasks)
+        hashes = [task.fetched.sha256 for task in tasks if task.fetched is not None]
+        values = self._cache.lookup([entries.verdict_key(sha256, self._judge) for sha256 in hashes])
         found = [entries.unpack_verdict(value) for value in values]
         asked = _Answers()
         for value, verdict in zip(values, found, strict=True):
@@ -250,10 +213,6 @@ class KnownResults:
             self._cache.forget(list(forget))
         if values or fields:
             self._cache.remember(values, fields)
-
-
-def _flat(keys: Sequence[tuple[Task, Sequence[str]]]) -> list[str]:
-    return [key for _, some in keys for key in some]
 
 
 class _Answers:

@@ -30,8 +30,8 @@ class WorkerOptions:
             to be made when a store fails.
         judge: names what the rejection of an image depends on besides its bytes: limits and versions. The cache keeps
             rejections under it; empty: they are not kept.
-        scale_of: at what scale an image with these facts is decoded, as the n of 1/n; None: each in full. The cache
-            keeps apart what was computed from pixels that were made at different scales.
+        scale_of: at what scale an image with these facts is decoded, as the n of 1/n. The cache keeps apart what was
+            computed from pixels that were made at different scales.
         profiles: threshold profiles by name, of the tagger that runs; `default` is used when an event names none.
         retry_min_s, retry_max_s: bounds of the jittered backoff after a dependency's failure.
         journal: file of what is in hand (see journal.py); None: nothing is suspected after a death.
@@ -59,7 +59,7 @@ class WorkerOptions:
     stall_timeout_s: float = _setting("stall_timeout_s")
     self_test_s: float = _setting("self_test_s")
     judge: str = ""
-    scale_of: Callable[[Facts], int] | None = None
+    scale_of: Callable[[Facts], int] = lambda _: 1
     profiles: Mapping[str, Profile] = field(default_factory=lambda: default_profiles(None))
     worker_version: str = "unknown"
     retry_min_s: float = 0.2

@@ -1,6 +1,6 @@
 """The pipeline: the stages that an image goes through, in order.
 
-    take → parse → lookup → fetch → lookup → inspect → decode → annotate → finish → (ledger) → settle
+    take → parse → lookup → fetch → lookup → inspect → lookup → decode → annotate → finish → (ledger) → settle
 
 Each stage is told here what comes after it. A task is in the hands of one thread at a time, handed on through a queue,
 a budget or a future.

@@ -152,11 +152,12 @@ class Roles:
 
     def cache_keys(self, role: ModelRole, task: Task) -> Sequence[str]:
         """Where the cache may have a result, the key to write it under first; none while a needed one is missing."""
+        assert task.facts is not None
         if not self._computed.isdisjoint(role.needs(task.event.options) - task.results.keys()):
             return ()
         parts = option_parts(role.option_rules, task, task.results)
         wanted = dict.fromkeys((parts, ()) if role.in_general else (parts,))
-        return [result_key(role.kind, task.sha256, role.made_by, *some) for some in wanted]
+        return [result_key(role.kind, task.facts.sha256, role.made_by, *some) for some in wanted]
 
 
 class ModelsByUse(TypedDict, total=False):

@@ -87,11 +87,9 @@ LARGE_JPEG = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 9, "jpeg", 40
 def test_a_profile_of_scaling_reaches_the_intake_the_cache_and_the_judge(scaling: str, scale: int) -> None:
     made, transforms = settings(decode_scaling=scaling), [Transform(384)]
     options = composition.worker_options(made, TAGGER, transforms=transforms)
-    assert (options.scale_of is None) == (scaling == "off")
-    if options.scale_of is not None:
-        assert options.scale_of(LARGE_JPEG) == scale
-        assert options.scale_of(replace(LARGE_JPEG, format="png")) == 1
-        assert options.scale_of(replace(LARGE_JPEG, width=640, height=480)) == 1
+    assert options.scale_of(LARGE_JPEG) == scale
+    assert options.scale_of(replace(LARGE_JPEG, format="png")) == 1
+    assert options.scale_of(replace(LARGE_JPEG, width=640, height=480)) == 1
     assert scaling in decoders.judge(made).split()
     body = encoded(Image.new("L", (4000, 3000)), "jpeg")
     decoding = Decoding(transforms, Limits(), decoders.reducing_gap(made))
@@ -102,7 +100,6 @@ def test_what_was_inspected_and_what_the_cache_names_is_the_same_scale() -> None
     transforms = [Transform(24), Transform(22, "crop", 24, "bicubic")]
     made = settings(decode_scaling="close")
     of_facts = decoders.scale_of_facts(made, transforms)
-    assert of_facts is not None
     decoding = Decoding(transforms, Limits(), decoders.reducing_gap(made))
     for size in ((300, 200), (143, 144), (144, 144), (40, 900), (600, 400), (1200, 900)):
         header = decoding.inspect(encoded(Image.new("RGB", size), "jpeg"))

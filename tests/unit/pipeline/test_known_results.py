@@ -71,7 +71,7 @@ def finished(**event: Any) -> Task:
 
 def fetched(sha256: str) -> Task:
     task = new()
-    task.fetched = task.read = Fetched(task.job, sha256, "etag", None, "", 3, None, 100)
+    task.fetched = Fetched(task.job, sha256, "etag", None, "", 3, None, 100)
     return task
 
 
@@ -227,41 +227,6 @@ def test_bytes_that_were_rejected_are_known_and_no_others(known: KnownResults) -
     assert (second.stage, second.reason, second.detail) == ("decode", "broken-image", "cut off")
 
 
-def test_the_bytes_of_an_image_tell_its_verdict_and_its_scores_in_one_round_trip(
-    known: KnownResults, cache: Counting
-) -> None:
-    done, tags = finished(), make_roles({"tagger": TAGGER})
-    known.remember([known.values(done), known.verdict_values("b" * 64, BROKEN)])
-    told = KnownResults(cache, tags, STORE, "judge")
-    tasks = [fetched(FACTS.sha256), fetched("b" * 64), fetched("c" * 64)]
-    before = cache.calls
-    assert [verdict and verdict.reason for verdict in told.of_bytes(tasks)] == [None, "broken-image", None]
-    assert cache.calls == before + 1
-    assert [told.complete(task) for task in tasks] == [True, False, False]
-
-
-def test_the_bytes_tell_what_needs_other_results_too(known: KnownResults) -> None:
-    known.remember([known.values(finished())])
-    task = fetched(FACTS.sha256)
-    assert known.of_bytes([task]) == [None]
-    assert task.hits == {"tags", "caption"}
-
-
-def test_where_facts_tell_the_scale_the_bytes_tell_verdicts_alone(known: KnownResults, cache: Counting) -> None:
-    known.remember([known.values(finished()), known.verdict_values("b" * 64, BROKEN)])
-    scaling = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, "judge", scale_of=lambda _: 1)
-    tasks = [fetched(FACTS.sha256), fetched("b" * 64)]
-    assert [verdict and verdict.reason for verdict in scaling.of_bytes(tasks)] == [None, "broken-image"]
-    assert not tasks[0].results
-
-
-def test_without_a_judge_the_bytes_tell_results_all_the_same(known: KnownResults, cache: Counting) -> None:
-    known.remember([known.values(finished())])
-    task = fetched(FACTS.sha256)
-    assert KnownResults(cache, make_roles({"tagger": TAGGER}), STORE).of_bytes([task]) == [None]
-    assert task.hits == {"tags"}
-
-
 def test_a_rejection_that_a_busy_machine_may_have_caused_is_not_kept(known: KnownResults) -> None:
     assert known.verdict_values("b" * 64, Rejected("decode", "decode-timeout", "slow")) == {}
 
@@ -274,7 +239,7 @@ def test_without_a_judge_no_rejection_is_kept_or_asked_for(cache: Counting) -> N
 
 
 def test_of_no_task_nothing_is_asked(known: KnownResults, cache: Counting) -> None:
-    assert known.verdicts([]) == known.of_bytes([]) == []
+    assert known.verdicts([]) == []
     assert cache.calls == 0
 
 

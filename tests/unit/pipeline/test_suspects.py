@@ -87,8 +87,7 @@ def test_an_image_whose_assignment_ended_while_it_waited_for_room_is_not_decoded
         intakes.append(Decodes(store))
         return intakes[0]
 
-    # With a scale to ask for, both are inspected before either is decoded.
-    manual = ManualPipeline(partitions=2, make_intake=make, decoded_bytes=1, scale_of=lambda _: 1)
+    manual = ManualPipeline(partitions=2, make_intake=make, decoded_bytes=1)
     manual.put("a", "b")
     manual.events("a", partition=0)
     manual.events("b", partition=1)

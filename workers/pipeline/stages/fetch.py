@@ -272,7 +272,5 @@ class FetchStage(Stage):
 
 def _as_reference(task: Task, fetched: Fetched) -> Job:
     """The same object, as it was read: with its true size and etag."""
-    if (task.event.size, task.event.etag) == (fetched.size, fetched.etag) and not task.job.only_newest:
-        return task.job
     event = replace(task.event, size=fetched.size, etag=fetched.etag or task.event.etag)
     return replace(task.job, event=event, only_newest=False)

@@ -1,8 +1,7 @@
 """The lookup stage: what the cache knows already, asked for all tasks that are ready at once.
 
-A task comes here by its event, and with its object's bytes in hand; where images are decoded at the scale that their
-facts tell, a third time with these facts. What was computed comes back here to be remembered, and is handed to the
-equal images that wait for it.
+A task comes here three times: by its event, with its object's bytes in hand, and with the facts of those bytes. What
+was computed comes back here to be remembered, and is handed to the equal images that wait for it.
 """
 
 from __future__ import annotations
@@ -85,15 +84,12 @@ class LookupStage(QueueStage):
         self._events.put(*tasks)
 
     def fetched(self, task: Task) -> None:
-        """Look for what its bytes tell: whether they were rejected before, and mostly its results."""
+        """Look whether its bytes were rejected before."""
         self._progress.move(task, "lookup")
         self._fetched.put(task)
 
     def inspected(self, task: Task) -> None:
-        """Look for its results, by its content, unless its bytes told it all."""
-        if self._results.by_bytes:
-            self._after_inspection(task)
-            return
+        """Look for its results, by its content."""
         self._progress.move(task, "lookup")
         self._inspected.put(task)
 
@@ -151,7 +147,7 @@ class LookupStage(QueueStage):
     def _verdicts(self, tasks: Sequence[Task]) -> None:
         """Bytes that were rejected before are rejected again, before anything looks into them."""
         live = [task for task in tasks if self._endings.still_wanted(task)]
-        for task, verdict in zip(live, self._results.of_bytes(live), strict=True):
+        for task, verdict in zip(live, self._results.verdicts(live), strict=True):
             if verdict is not None:
                 self._endings.reject(task, verdict)
             else:
@@ -161,12 +157,8 @@ class LookupStage(QueueStage):
         live = [task for task in tasks if self._endings.still_wanted(task)]
         self._results.contents(live)
         for task in live:
-            self._after_inspection(task)
-
-    def _after_inspection(self, task: Task) -> None:
-        """Any thread."""
-        if self._results.complete(task):
-            task.release("bytes", "encoded")
-            self._finish((task,))
-        else:
-            self._decode(task)
+            if self._results.complete(task):
+                task.release("bytes", "encoded")
+                self._finish((task,))
+            else:
+                self._decode(task)
