@@ -40,8 +40,10 @@ class EqualImages:
     def compute_once(self, task: Task) -> None:
         """Compute the task's results, or let it wait for an equal task that does."""
         if task.flight is not None:  # it leads already, and had to fetch its bytes again
-            self._compute(task)
-            return
+            if task.flight == self._key(task):
+                self._compute(task)
+                return
+            task.release("flight")  # the object was overwritten meanwhile: those that waited are not its equals
         task.flight = self._key(task)
         task.hold("flight", lambda: self._abandon(task))
         self._progress.move(task, "wait-equal")
