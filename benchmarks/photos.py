@@ -91,7 +91,7 @@ def main() -> None:
     share = "one for worker or loop, the others for the servers" if APART else "for worker or loop and the servers"
     console.print(f"new JPEGs of some 110 kB, {ROUNDS} rounds in turn, {len(EVERY)} processors: {share}")
     table = Table("", "photos", "images/s (median)", "processor time an image", "to the bare loop, round by round")
-    with on_processors(EVERY - {FIRST} if APART else EVERY), LocalStack() as stack:
+    with on_processors((EVERY - {FIRST} if APART else EVERY) or EVERY), LocalStack() as stack:
         stack.furnish()
         ram = str(full_size("ram", cache_folder()).folder)
         for model in (
