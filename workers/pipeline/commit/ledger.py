@@ -111,6 +111,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._queues: dict[Assignment, _PartitionQueue] = {}
         self._ready = threading.Condition(self._lock)
+        self._empty = threading.Condition(self._lock)
         self._bytes = 0
         self._records = 0
         self._held = False
@@ -224,6 +225,12 @@ class Ledger:
         """The same, also while something is ready."""
         with self._lock:
             self._ready.wait(timeout_s)
+
+    def wait_until_empty(self, timeout_s: float) -> None:
+        """Wait until every record is known to be committed, or dropped, at most this long."""
+        with self._lock:
+            if self._records:
+                self._empty.wait(timeout_s)
 
     def wake(self) -> None:
         with self._lock:
@@ -348,3 +355,5 @@ class Ledger:
             queue.read -= entry.expected or 0
             self._count(entry, 0)
             self._records -= 1
+        if not self._records:
+            self._empty.notify_all()

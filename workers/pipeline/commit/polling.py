@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable
 
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
@@ -15,7 +13,7 @@ from workers.types import Assignment, Partition, Polled, Record
 HEAD_START_S = 0.003
 """So long records that come to a worker with nothing in hand go ahead of the next poll. To ask for more takes the
 client's threads as long as half an event's way to its message, which would wait for the interpreter's lock meanwhile.
-Later records lose nothing: those in hand are published before them."""
+Less once they are committed: a producer that waits for each outcome sends its next event then."""
 
 
 class _Backlog:
@@ -50,7 +48,6 @@ class Poller:
     Args:
         opening: assignments whose committed offset the publish thread has to find out.
         opened: its answers; a negative offset says that the assignment has ended.
-        rest: waits so many seconds.
     """
 
     def __init__(
@@ -60,14 +57,12 @@ class Poller:
         options: WorkerOptions,
         opening: StageQueue[Assignment],
         opened: StageQueue[tuple[Assignment, int]],
-        rest: Callable[[float], object] = time.sleep,
     ) -> None:
         self._source = source
         self._pipeline = pipeline
         self._options = options
         self._opening = opening
         self._opened = opened
-        self._rest = rest
         self._backlog: dict[Assignment, _Backlog] = {}
         self._paused: set[Partition] = set()
         self.admitting = True
@@ -89,7 +84,7 @@ class Poller:
         admitted = self._admit()
         self._hold_back()
         if quiet and admitted:
-            self._rest(HEAD_START_S)
+            self._pipeline.ledger.wait_until_empty(HEAD_START_S)
         return bool(polled.records) or admitted > 0
 
     def stop_admitting(self) -> None:

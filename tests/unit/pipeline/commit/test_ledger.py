@@ -66,6 +66,37 @@ def test_entries_filled_at_once_leave_together_and_those_of_an_ended_assignment_
     assert values(ledger.ready(500, 10_000)) == [b"in:0@0", b"in:0@1"]
 
 
+def test_who_waits_until_it_is_empty_waits_no_longer_than_for_the_commit_or_the_end_of_the_assignment() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    for_ever = 600.0
+    ledger.wait_until_empty(for_ever)
+    entries = [admit(ledger, assignment, offset) for offset in range(2)]
+    ledger.wait_until_empty(0.001)
+
+    def waiting() -> threading.Thread:
+        thread = threading.Thread(target=ledger.wait_until_empty, args=(for_ever,), daemon=True)
+        thread.start()
+        eventually(lambda: ledger._empty._waiters, 30)  # type: ignore[attr-defined]
+        return thread
+
+    thread = waiting()
+    for entry in entries:
+        finish(ledger, entry)
+        ready = ledger.ready(500, 10_000)
+        assert ready is not None
+        assert thread.is_alive()
+        ledger.settle(ready)
+    thread.join(30)
+    assert not thread.is_alive()
+    admit(ledger, assignment, 2)
+    thread = waiting()
+    assignment.end()
+    ledger.close_ended()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
 def test_while_it_is_held_nothing_is_ready_and_who_waits_goes_on_waiting() -> None:
     """Guard: `_held` in `wait`; without it the publish thread turns round and round for as long as it is held."""
     ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
+
 from tests.support.harness import Harness
 from workers.pipeline.commit.polling import HEAD_START_S, Poller
 from workers.pipeline.flow.queue import StageQueue
@@ -41,18 +43,13 @@ def record(assignment: Assignment, offset: int, size: int = 0) -> Record:
     return Record(HERE, offset, 0, None, b"x" * size, (), assignment)
 
 
-def polling(rested: list[float] | None = None, **bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
-    """A poller that has one partition, opened at 0, whose records go no further than the ledger.
-
-    Args:
-        rested: gets the seconds of each of its rests.
-    """
+def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
+    """A poller that has one partition, opened at 0, whose records go no further than the ledger."""
     source, opening = _Source(), StageQueue[Assignment]()
     opened: StageQueue[tuple[Assignment, int]] = StageQueue()
     options = WorkerOptions(output_topic="out", dead_letter_topic="dead", **bounds)
     pipeline = Harness().worker(**bounds)._pipeline_for(_NoPublisher())  # type: ignore[arg-type]
-    rest = [].append if rested is None else rested.append
-    poller = Poller(source, pipeline, options, opening, opened, rest)  # type: ignore[arg-type]
+    poller = Poller(source, pipeline, options, opening, opened)  # type: ignore[arg-type]
     assignment = Assignment(HERE, "m")
     source.next.append(Polled((), (assignment,)))
     poller.step()
@@ -126,9 +123,12 @@ def test_no_record_is_admitted_while_a_thousand_tasks_wait_for_the_cache() -> No
     assert poller.idle
 
 
-def test_records_that_find_the_worker_idle_go_ahead_of_the_next_poll_and_others_do_not() -> None:
+def test_records_that_find_the_worker_idle_go_ahead_of_the_next_poll_and_others_do_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, poller, pipeline, assignment = polling()
     rested: list[float] = []
-    source, poller, _, assignment = polling(rested)
+    monkeypatch.setattr(pipeline.ledger, "wait_until_empty", rested.append)
     poller.step()
     assert not rested
     for offset in range(2):
