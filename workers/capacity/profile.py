@@ -127,7 +127,7 @@ def _on_processors(name: str, core_s: float, weights_bytes: int, batch: int) -> 
 
 
 BUILT_IN: Mapping[str, MachineProfile] = {
-    "compact": _on_processors("compact, fp32", 0.032, 18_000_000, 8),
+    "compact": _on_processors("compact, fp32", 0.013, 18_000_000, 4),
     "ram-bf16": _on_processors("RAM, bf16", 0.7, 420_000_000, 4),
     "ram-fp32": _on_processors("RAM, fp32", 2.3, 420_000_000, 2),
     "tag2text-bf16": _on_processors("Tag2Text, bf16", 0.5, 750_000_000, 4),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from tests.unit.cli.conftest import Ran
+from tests.unit.models.small import CPU
 from workers.capacity import BUILT_IN
+from workers.cli import bench_measures
 from workers.cli.bench import report
 from workers.cli.bench_measures import drawn
 from workers.cli.capacity import read_profile
@@ -59,7 +63,32 @@ def test_what_makes_no_sense_is_refused_with_its_name(tagstream: Run, arguments:
     assert says.lower() in ran.err.lower()
 
 
+@pytest.fixture
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_measures, "TIMED_S", 0.0)
+
+
+def test_a_batch_runs_until_its_time_has_passed_and_three_times_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+
+    class Use:
+        def trial(self, model: object, images: list[object]) -> None:
+            runs.append(len(images))
+            time.sleep(0.01)
+
+    model = SimpleNamespace(self_test_image=lambda: None)
+    monkeypatch.setattr(bench_measures, "USES", {"tagger": Use()})
+    for least_s, fewest, most in ((0.0, 3, 3), (0.2, 4, 20)):
+        monkeypatch.setattr(bench_measures, "TIMED_S", least_s)
+        seconds, _ = bench_measures._of_a_batch({"tagger": model}, CPU, 2, lambda *_: None)
+        assert seconds >= 0.01
+        assert set(runs) == {2}
+        assert fewest <= len(runs) <= most
+        runs.clear()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_at_once")
 def test_bench_measures_a_bundle_and_capacity_takes_what_it_wrote(tagstream: Run, tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -82,6 +111,7 @@ def test_bench_measures_a_bundle_and_capacity_takes_what_it_wrote(tagstream: Run
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_at_once")
 def test_without_photos_bench_draws_some_of_three_sizes(tagstream: Run) -> None:
     ran = tagstream("bench", "--model", "compact", "--captioner", "none", "--json")
     decoded = json.loads(ran.out)["decoded"]
@@ -90,6 +120,7 @@ def test_without_photos_bench_draws_some_of_three_sizes(tagstream: Run) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_at_once")
 def test_bench_needs_one_image_at_least_that_can_be_decoded(tagstream: Run, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff no picture")

@@ -138,7 +138,7 @@ def test_a_crash_loop_takes_no_workers_away(base: str) -> None:
 
 def test_one_partition_that_stands_still_holds_no_more_workers_than_its_lag_is_worth() -> None:
     scaler = autoscaler(overlay("cpu"))
-    state = group(dict.fromkeys(PARTITIONS, 0) | {PARTITIONS[0]: 3000})
+    state = group(dict.fromkeys(PARTITIONS, 0) | {PARTITIONS[0]: round(1.5 * scaler.scaler.trigger.lag_threshold)})
     assert [scaler.wanted(state, workers) for workers in (12, 6, 2)] == [2, 2, 2]
 
 
@@ -164,9 +164,11 @@ def test_a_group_that_has_committed_nothing_lags_by_the_whole_topic() -> None:
 
 def test_the_lags_of_several_topics_are_added_up() -> None:
     others: list[Partition] = [("scans", number) for number in range(4)]
-    state = group(dict.fromkeys(PARTITIONS, 450) | dict.fromkeys(others, 1500))
+    scaler = autoscaler(overlay("cpu"))
+    worth = scaler.scaler.trigger.lag_threshold
+    state = group(dict.fromkeys(PARTITIONS, round(2.7 * worth / 12)) | dict.fromkeys(others, 3 * worth // 4))
     assert autoscaler(overlay("cpu", "several-topics")).wanted(state, 1) == 6
-    assert autoscaler(overlay("cpu")).wanted(state, 1) == 3  # the first topic alone
+    assert scaler.wanted(state, 1) == 3  # the first topic alone
 
 
 @pytest.mark.parametrize("partitions", [12, 24, 48, 120])
