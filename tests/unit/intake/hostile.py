@@ -45,8 +45,8 @@ class Report:
             self._memory = mmap.mmap(file.fileno(), _REPORT_BYTES)
 
     def write(self, done: dict[str, str | None]) -> None:
-        text = json.dumps(done).encode()
-        self._memory[: len(text)] = text
+        # over all of an earlier one: an image is loaded more than once, and what it does then may be shorter to tell
+        self._memory[:] = json.dumps(done).encode().ljust(_REPORT_BYTES, b"\0")
 
     def read(self) -> dict[str, str | None]:
         text = self._memory[:].rstrip(b"\0")
