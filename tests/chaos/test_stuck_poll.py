@@ -36,6 +36,8 @@ def test_sigterm_ends_a_worker_whose_poll_spins(home: Site, account: Account, tm
     with worker(home, "w", tmp_path, **stuck_settings(stuck)) as process:
         eventually(lambda: is_committed(home), 60, process.said)
         stuck.touch()
+        # the last poll ends first, and a worker that is told to stop meanwhile would begin no other
+        eventually(stuck.with_suffix(".spins").exists, 30, process.said)
         account.landed()
         began = time.monotonic()
         assert process.terminate() == 3, process.said()

@@ -1,6 +1,7 @@
 """Imported first by a worker whose PYTHONPATH begins with this folder: a poll of Kafka never comes back, on command.
 
-STUCK names a file. While it is there, a consumer that polls spins, as a client does that can't get past a record.
+STUCK names a file. While it is there, a consumer that polls spins, as a client does that can't get past a record, and
+says so by another, whose name ends in ".spins".
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ _poll = KafkaConsumer.poll
 
 
 def _spin(consumer: KafkaConsumer, *args: Any, **more: Any) -> Any:
+    if _FILE.exists():
+        _FILE.with_suffix(".spins").touch()
     while _FILE.exists():
         pass
     return _poll(consumer, *args, **more)
