@@ -46,6 +46,7 @@ class _Selector(selectors.DefaultSelector):
 
 
 _SETUP: dict[str, Any] = {
+    "selector": _Selector,
     # The default of 10 s is how long a node that hangs is waited for each time that chance leads back to it.
     "socket_connection_setup_timeout_ms": 3_000,
     "socket_connection_setup_timeout_max_ms": 10_000,
@@ -189,8 +190,7 @@ def connect(
 
     def remember(**config: Any) -> KafkaNetClient:
         # By the client's own name the least is what its fetches may bring, also where it never fetches.
-        own = _SETUP | {"selector": _Selector, "receive_message_max_bytes": answer_bytes}
-        sockets.append(base(**{**config, **own}))
+        sockets.append(base(**{**config, **_SETUP, "receive_message_max_bytes": answer_bytes}))
         return sockets[-1]
 
     for try_s in _tries(timeout_s, len(nodes)):

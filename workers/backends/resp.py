@@ -51,7 +51,7 @@ class ReplyTooLarge(InvalidResponse):
 
 
 class _Call(threading.local):
-    """The time and bytes that the current call of this thread has left; outside of `bounded` none."""
+    """The time and bytes that the current call of this thread has left; outside of `_bounded` none."""
 
     until: float = 0.0
     room: int = 0
@@ -62,7 +62,7 @@ _call = _Call()
 
 
 @contextmanager
-def bounded(seconds: float) -> Iterator[None]:
+def _bounded(seconds: float) -> Iterator[None]:
     """Context that bounds what this thread does with `Connections`: so many seconds together, connecting and sending
     included, and `MAX_CALL_BYTES` read."""
     _call.until, _call.room, _call.late_reads = time.monotonic() + seconds, MAX_CALL_BYTES, _LATE_READS
@@ -341,7 +341,7 @@ class Connections:
         """
         connection = self._idle() or self._make()
         try:
-            with bounded(within_s):
+            with _bounded(within_s):
                 return connection.exchange(commands)
         finally:
             self._free.append(connection)
