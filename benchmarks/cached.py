@@ -45,8 +45,11 @@ PARTITIONS = 4
 PAUSE_S = 0.02
 """Before a single event, in which all that follows the one before can end."""
 LIMIT_S = 300.0
-FIRST = min(os.sched_getaffinity(0))
+EVERY = os.sched_getaffinity(0)
+FIRST = min(EVERY)
 """The processor that the worker has to itself."""
+OTHERS = EVERY - {FIRST} or EVERY
+"""Those of the servers and the reader; where there is one alone, they share it."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -93,8 +96,7 @@ def main() -> None:
         f"{EVENTS:,} events of {PHOTOS} photos and {SINGLE} single ones, {ROUNDS} rounds in turn, "
         f"{PARTITIONS} partitions, {os.cpu_count()} processors, a load of {os.getloadavg()[0]:.0f} before"
     )
-    every = os.sched_getaffinity(0)
-    with on_processors(every - {FIRST} or every), LocalStack() as stack:
+    with on_processors(OTHERS), LocalStack() as stack:
         stack.furnish()
         subjects = started(stack, uploaded(stack))
         if EVENTS:

@@ -36,7 +36,9 @@ from rich.table import Table
 
 from benchmarks import simulated
 from benchmarks.cached import (
+    EVERY,
     FIRST,
+    OTHERS,
     Outcomes,
     cpu_s,
     made_topics,
@@ -61,7 +63,6 @@ RAM_PHOTOS = int(os.environ.get("RAM_PHOTOS", "24"))
 """Of RAM, which takes a second for an image where the compact tagger takes 20 ms."""
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 APART = bool(os.environ.get("APART"))
-EVERY = os.sched_getaffinity(0)
 GET_THREADS = 4
 WORKERS = (1, 2, 4)
 SLEEP_S = 0.1
@@ -91,7 +92,7 @@ def main() -> None:
     share = "one for worker or loop, the others for the servers" if APART else "for worker or loop and the servers"
     console.print(f"new JPEGs of some 110 kB, {ROUNDS} rounds in turn, {len(EVERY)} processors: {share}")
     table = Table("", "photos", "images/s (median)", "processor time an image", "to the bare loop, round by round")
-    with on_processors((EVERY - {FIRST} if APART else EVERY) or EVERY), LocalStack() as stack:
+    with on_processors(OTHERS if APART else EVERY), LocalStack() as stack:
         stack.furnish()
         ram = str(full_size("ram", cache_folder()).folder)
         for model in (
