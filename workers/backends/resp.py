@@ -17,7 +17,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeAlias
@@ -315,15 +315,14 @@ class Connections:
     """Bounded connections to one server: as many as threads use at once, each made when it is needed. Thread-safe.
 
     Args:
-        pool: redis-py's, which has read the URL; only its options are used.
+        kind: redis-py's class of connections, and the options that it takes.
 
     Raises:
         TypeError, ValueError, LookupError, redis.exceptions.RedisError: an option does not work.
     """
 
-    def __init__(self, pool: redis.ConnectionPool) -> None:
-        options = pool.connection_kwargs | {"parser_class": BoundedParser}
-        self._make: Callable[[], _InTime] = partial(_BOUNDED[pool.connection_class], **options)
+    def __init__(self, kind: type, options: Mapping[str, Any]) -> None:
+        self._make: Callable[[], _InTime] = partial(_BOUNDED[kind], **{**options, "parser_class": BoundedParser})
         self._free = [self._make()]  # connects to nothing; names what it does not know
         self._closed = False
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import parse_url
+from redis.connection import Connection, parse_url
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -45,6 +45,18 @@ _CAUSES: tuple[tuple[type[Exception], str], ...] = (
 breaker stopped is `paused`."""
 
 _FAULTS = tuple(error for error, _ in _CAUSES)
+
+_OPTIONS = (
+    *("client_name", "db", "host", "password", "path", "port", "username", "socket_keepalive"),
+    *("ssl_ca_certs", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers"),
+    *("ssl_keyfile", "ssl_min_version", "ssl_password"),
+)
+"""What a URL may say. redis-py would take more, and expects functions and objects under some of these names."""
+_OURS = (
+    *("decode_responses", "health_check_interval", "max_connections", "protocol", "retry_on_timeout"),
+    *("socket_connect_timeout", "socket_timeout", "timeout"),
+)
+"""What a URL may say for other programs, and is decided here."""
 
 
 class RedisResultCache:
@@ -194,39 +206,45 @@ class _Login(redis.CredentialProvider):
 
 def _connections(url: str, timeout_s: float, now: Callable[[], str] | None) -> resp.Connections:
     try:
-        pool = redis.BlockingConnectionPool.from_url(url)
+        options = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:  # its text may quote the password
         raise Misconfigured(
             "TAGSTREAM_REDIS_URL can't be read: it must be redis://[user:password@]host:port/db, in whose user and "
             "password / ? # and @ are written %2F %3F %23 and %40"
         ) from None
-    _settle(pool, timeout_s)
-    if now is not None and pool.connection_kwargs.get("password"):
+    kind = options.pop("connection_class", Connection)
+    for name in _OURS:
+        options.pop(name, None)
+    if not options.keys() <= {*_OPTIONS}:  # not quoted: behind a password's ? it is a part of the password
+        raise Misconfigured(
+            f"TAGSTREAM_REDIS_URL has an option that does not work; those that do are {', '.join(_OPTIONS)}"
+        )
+    if now is not None and options.get("password"):
         for replaced in ("username", "password"):
-            pool.connection_kwargs.pop(replaced, None)
-        pool.connection_kwargs["credential_provider"] = _Login(now)
+            options.pop(replaced, None)
+        options["credential_provider"] = _Login(now)
     try:
-        return resp.Connections(pool)
+        return resp.Connections(kind, options | _settled(timeout_s))
     except (TypeError, ValueError, LookupError, redis.exceptions.RedisError) as error:
         raise Misconfigured(f"TAGSTREAM_REDIS_URL has an option that does not work: {error}") from None
 
 
-def _settle(pool: redis.BlockingConnectionPool, timeout_s: float) -> None:
-    """Set the options that must hold after the URL was read, because its query would win.
+def _settled(timeout_s: float) -> dict[str, Any]:
+    """What a URL does not decide.
 
     RESP2 without notifications and the library's name needs no handshake, which would be round trips on a caller's
     clock.
     """
-    pool.connection_kwargs.update(
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-        decode_responses=False,
-        protocol=2,
-        driver_info=None,
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-    )
+    return {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 0,
+        "decode_responses": False,
+        "protocol": 2,
+        "driver_info": None,
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
 
 
 def _cause(error: Exception) -> str:

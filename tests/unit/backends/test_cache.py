@@ -524,6 +524,21 @@ def test_close_ends_its_connections(valkey: Valkey, make: Make) -> None:
         "redis://:hunter2/x@h",
         "redis://:hunter2#x@h",
         "redis://h?password=hunter2&nonsense=1",
+        "redis://user:123?hunter2=x@h/0",
+        *(
+            f"{place}?{option}"
+            for place in ("redis://:hunter2@127.0.0.1:1/0", "rediss://:hunter2@127.0.0.1:1/0")
+            for option in (
+                "credential_provider=x",
+                "maint_notifications_config=x",
+                "oss_cluster_maint_notifications_handler=x",
+                "queue_class=x",
+                "redis_connect_func=x",
+                "retry_on_error=x",
+                "socket_keepalive=1&socket_keepalive_options=x",
+                "socket_type=1",
+            )
+        ),
     ],
 )
 def test_a_url_that_can_not_be_used_is_named_without_its_password(url: str) -> None:
