@@ -8,7 +8,6 @@ fetched as a whole, into a file that is gone with the process.
 from __future__ import annotations
 
 import os
-import tarfile
 import tempfile
 import threading
 import weakref
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from workers.errors import Misconfigured
+from workers.training.data.tar_headers import plain_files
 
 SUFFIX: Final = ".tar/"
 WINDOW = 4
@@ -127,14 +127,13 @@ def members(file: int | Path) -> dict[str, tuple[int, int]]:
     """
     found: dict[str, tuple[int, int]] = {}
     try:
-        with open(file, "rb", closefd=isinstance(file, Path)) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep every header
-                if member.isreg() and not member.issparse():
-                    found.setdefault(member.name.removeprefix("./"), (member.offset_data, member.size))
+        with open(file, "rb", closefd=isinstance(file, Path)) as stream:
+            stream.seek(0)
+            for name, start, size in plain_files(stream):
+                found.setdefault(name.removeprefix("./"), (start, size))
                 if len(found) > MAX_MEMBERS:
                     raise BadShard(f"the shard has more than {MAX_MEMBERS:,} members")
-    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         if not found:
             raise BadShard(f"the shard is no tar file: {error}") from None
     return found
