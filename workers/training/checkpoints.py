@@ -8,9 +8,8 @@ replaced as a whole, so there is always one that reads.
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import Misconfigured
+from workers.models import torch_file
 from workers.training.plan import Plan
 
 NAME = "checkpoint.pt"
 _FORMAT = "tagstream-checkpoint/1"
+_REMEDY = "remove it to begin anew"
 
 
 def save(folder: Path, content: Mapping[str, Any], plan: Plan, identity: Mapping[str, str]) -> None:
@@ -49,18 +50,28 @@ def load(folder: Path, plan: Plan, identity: Mapping[str, str]) -> dict[str, Any
     path = folder / NAME
     if not path.exists():
         return None
-    if not zipfile.is_zipfile(path):
-        raise Misconfigured(f"{path} is damaged or cut short; remove it to begin anew.")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise Misconfigured(f"{path} can't be read ({reason}); remove it to begin anew.") from None
+    found = torch_file.read(path, mapped=False, remedy=_REMEDY)
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        raise Misconfigured(f"{path} is no checkpoint of this version; remove it to begin anew.")
+        raise Misconfigured(f"{path} is no checkpoint of this version; {_REMEDY}.")
     _compare(path, found["identity"], dict(identity))
     _compare(path, found["plan"], plan.model_dump(mode="json"))
     return found
+
+
+@contextmanager
+def going_on(folder: Path) -> Iterator[None]:
+    """Context for loading the folder's checkpoint and putting back what it has, which any program may have written.
+
+    Raises:
+        Misconfigured: something of it has another form than `save` gives it.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise Misconfigured(
+            f"{folder / NAME} does not fit this run ({type(error).__name__}: {reason}); {_REMEDY}."
+        ) from None
 
 
 def changing(model: nn.Module) -> dict[str, Tensor]:

@@ -304,15 +304,18 @@ class _Run:
         self._accelerator.wait_for_everyone()
 
     def _resume(self) -> None:
-        found = checkpoints.load(self._folder, self._plan, self._identity)
-        if found is None:
-            return
-        self._done = found["step"]
-        checkpoints.put_back(self._model, found["weights"], self._folder)
-        self._optimizer.load_state_dict(found["optimizer"])
-        if self._ema is not None:
-            self._ema.restore(found["ema"])
-        self._batches.restore(found["batches"])
+        with checkpoints.going_on(self._folder):
+            found = checkpoints.load(self._folder, self._plan, self._identity)
+            if found is None:
+                return
+            self._done = found["step"]
+            if self._done not in range(self._steps + 1):
+                raise ValueError(f"step {self._done} of {self._steps}")
+            checkpoints.put_back(self._model, found["weights"], self._folder)
+            self._optimizer.load_state_dict(found["optimizer"])
+            if self._ema is not None:
+                self._ema.restore(found["ema"])
+            self._batches.restore(found["batches"])
 
     def _progress(self, losses: Mapping[str, float], lr: float, first: int, seconds: float) -> Progress:
         each = seconds / (self._done - first)

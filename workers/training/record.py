@@ -15,6 +15,7 @@ from workers.errors import Misconfigured
 
 NUMBERS = "metrics.jsonl"
 CURVES = "curves.png"
+_MAX_LINE_BYTES = 1_000_000
 HOOKS = "tagstream.training_hooks"
 """The entry point group of hooks."""
 
@@ -107,8 +108,23 @@ def draw(lines: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def _read(path: Path) -> list[dict[str, float]]:
-    """What an earlier process wrote down; a last line that was cut does not count."""
+    """What an earlier process wrote down, up to a line that was cut off or damaged."""
+    lines: list[dict[str, float]] = []
     if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    return [from_json(line) for line in lines]
+        return lines
+    with path.open("rb") as file:
+        for text in iter(lambda: file.readline(_MAX_LINE_BYTES), b""):
+            if not text.endswith(b"\n") or (line := _numbers(text)) is None:
+                break
+            lines.append(line)
+    return lines
+
+
+def _numbers(text: bytes) -> dict[str, float] | None:
+    """One line; None: it has none."""
+    try:
+        line = from_json(text)
+    except ValueError:
+        return None
+    good = isinstance(line, dict) and "step" in line and all(isinstance(value, int | float) for value in line.values())
+    return line if good else None

@@ -26,6 +26,9 @@ LABELS = SMALL["ram"].labels
 OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 DROPPED_STRING = b"X" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20) + b"0"
 """A megabyte of a pickle that nothing keeps."""
+A_GIGABYTE = b"\x8a\x04" + (1_000_000_000).to_bytes(4, "little")
+DOUBLED = b"X\x03\x00\x00\x00hex\x86R"
+"""Of what lies on the stack as bytes, their digits."""
 ENCODER = "visual_encoder."
 TABLE = ENCODER + "layers.{}.blocks.{}.attn.relative_position_bias_table"
 
@@ -72,6 +75,12 @@ def holding(content: bytes) -> Write:
         (pickled(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01tR."), "no checkpoint that torch can read"),
         (pickled(b"\x80\x02" + b"N0" * 20_000_000 + b"N.", zipfile.ZIP_DEFLATED), "compressed parts"),
         (pickled(b"\x80\x02" + b"N0" * 5_000_000 + b"N."), "the list of its tensors has"),
+        (pickled(b"\x80\x02}X\x05\x00\x00\x00modelcbuiltins\nbytearray\n" + A_GIGABYTE + b"\x85Rs."), "holds bytes"),
+        (pickled(b"\x80\x02" + b"c_codecs\nencode\n" * 25 + b"U\x04abcd" + DOUBLED * 25 + b"."), "holds bytes"),
+        (
+            holding(OLD_FORMAT + b"\x80\x02N." * 3 + b"\x80\x02" + b"]" * 9_000_000 + b"."),
+            "the list of its tensors has more",
+        ),
         (lambda path: os.mkfifo(path), "is no file"),
         (saved(torch.zeros(3)), "holds no model"),
         (saved({"model": [1, 2]}), "holds no model"),

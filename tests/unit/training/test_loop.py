@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from workers.errors import Misconfigured
 from workers.training.checkpoints import NAME
 from workers.training.data.loader import Batch
 from workers.training.loop import Plan, Progress, train
-from workers.training.record import find_hook
+from workers.training.record import NUMBERS, find_hook
 
 pytestmark = pytest.mark.slow
 
@@ -226,6 +227,52 @@ def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
         (tmp_path / NAME).write_bytes(damaged)
         with pytest.raises(Misconfigured, match="remove it to begin anew"):
             run(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: None} for name in ("plan", "identity", "step", "weights", "optimizer", "batches")),
+        {"step": -1},
+        {"step": 1.5},
+        {"step": 10**9},
+        {"weights": {"1.weight": "a text"}},
+        {"optimizer": {"state": {}, "param_groups": [{"params": [0]}]}},
+    ],
+)
+def test_a_checkpoint_that_another_program_wrote_is_a_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run(tmp_path, PLAN)
+    content = torch.load(tmp_path / NAME, weights_only=True)
+    torch.save(content | changes, tmp_path / NAME)
+    with pytest.raises(Misconfigured, match="remove it"):
+        run(tmp_path, PLAN)
+
+
+def test_a_checkpoint_with_compressed_parts_is_not_unpacked(tmp_path: Path) -> None:
+    run(tmp_path, PLAN)
+    content = tmp_path / NAME
+    with zipfile.ZipFile(content) as stored:
+        parts = {part.filename: stored.read(part) for part in stored.infolist()}
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as compressed:
+        for name, part in parts.items():
+            compressed.writestr(name, part)
+    with pytest.raises(Misconfigured, match="compressed parts"):
+        run(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"garbage\n", bytes(512) + b"\n", b"[1]\n", b"{}\n", b"\xff\n", b'{"step": "x"}\n']
+)
+def test_a_damaged_line_of_numbers_does_not_keep_a_run_from_going_on(tmp_path: Path, damaged: bytes) -> None:
+    with pytest.raises(Stop):
+        run(tmp_path, PLAN, report=_stopping_after(11))
+    numbers = tmp_path / NUMBERS
+    first = numbers.read_bytes().splitlines(keepends=True)[0]
+    numbers.write_bytes(first + damaged)
+    run(tmp_path, PLAN)
+    steps = [json.loads(line)["step"] for line in numbers.read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[0] == json.loads(first)["step"]
 
 
 class Diverging(Parity):

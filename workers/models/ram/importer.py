@@ -1,11 +1,8 @@
-"""Makes a bundle of a published checkpoint and its lists. The only module that reads a pickle, and only its tensors."""
+"""Makes a bundle of a published checkpoint and its lists."""
 
 from __future__ import annotations
 
 import hashlib
-import pickle
-import pickletools
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
+from workers.models import torch_file
 from workers.models.bundle import Bundle, Manifest, Provenance, text_of
 from workers.models.device import choose_device
 from workers.models.pull import licence_of
@@ -44,10 +42,6 @@ TAG2TEXT_SILENT = (127, 2961, 3351, 3265, 3338, 3355, 3359)
 """quarter, back and the numbers from one to five, which Tag2Text never shows: no score exceeds 1."""
 
 _CHUNK = 1 << 24
-_MAX_PICKLE_BYTES = 8 * 1024**2
-"""The longest list of tensors; published ones have less than 1 MB. Unpickled, a byte can become a hundred."""
-_OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
-"""What a file begins with that torch saved before version 1.6, or with `_use_new_zipfile_serialization=False`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,25 +144,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         Misconfigured: it can't be read, or holds no model.
     """
-    try:
-        document = _unpickled(path)
-    except Misconfigured:
-        raise
-    except FileNotFoundError:
-        raise Misconfigured(f"{path} does not exist.") from None
-    except IsADirectoryError:
-        raise Misconfigured(f"{path} is a folder; a checkpoint is a file.") from None
-    except pickle.UnpicklingError as error:
-        raise Misconfigured(
-            f"{path} holds more than tensors, and nothing else is unpickled here ({str(error).splitlines()[0]})."
-        ) from None
-    except Exception as error:  # noqa: BLE001  # torch's unpickler raises whatever a wrong opcode makes Python raise
-        size = path.stat().st_size if path.is_file() else 0
-        said = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
-        raise Misconfigured(
-            f"{path} ({size:,} bytes) is no checkpoint that torch can read, or is cut short; download it again "
-            f"({said[:200]})."
-        ) from None
+    document = torch_file.read(path, mapped=True, remedy="download it again")
     model = document.get("model", document) if isinstance(document, dict) else None
     found = model.items() if isinstance(model, dict) else ()
     tensors = {name: value for name, value in found if isinstance(name, str) and isinstance(value, Tensor)}
@@ -176,39 +152,6 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise Misconfigured(f"{path} holds no model: its weights should be under the key `model`.")
     _check_memory(path, tensors)
     return tensors
-
-
-def _unpickled(path: Path) -> object:
-    """What torch makes of a file that is no larger in memory than on the disk."""
-    if path.exists() and not path.is_dir() and not path.is_file():
-        raise Misconfigured(f"{path} is no file.")
-    archived = _kind_of_file(path) == "zip"
-    if archived:
-        _check_archive(path)
-    else:
-        _check_pickles(path)
-    return torch.load(path, map_location="cpu", mmap=archived, weights_only=True)
-
-
-def _check_archive(path: Path) -> None:
-    """torch.save compresses nothing; what unpacks to more than the file has was not made by it."""
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise Misconfigured(f"{path} has compressed parts, which torch.save never writes.")
-            if entry.filename.endswith("data.pkl") and entry.file_size > _MAX_PICKLE_BYTES:
-                raise Misconfigured(
-                    f"{path}: the list of its tensors has {entry.file_size:,} bytes, more than {_MAX_PICKLE_BYTES:,}."
-                )
-
-
-def _check_pickles(path: Path) -> None:
-    """In the old format pickles come first: a mark, a version, facts of the machine, and the list of the tensors."""
-    with path.open("rb") as file:
-        for _ in range(4):
-            for _ in pickletools.genops(file):
-                if file.tell() > _MAX_PICKLE_BYTES:
-                    raise Misconfigured(f"{path}: the list of its tensors has more than {_MAX_PICKLE_BYTES:,} bytes.")
 
 
 def _check_memory(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -221,21 +164,6 @@ def _check_memory(path: Path, tensors: Mapping[str, Tensor]) -> None:
         total += tensor.numel() * tensor.element_size()
     if total > 2 * path.stat().st_size:  # twice, because tensors that are tied share their bytes
         raise Misconfigured(f"{path}: its tensors claim {total:,} bytes, and the file has {path.stat().st_size:,}.")
-
-
-def _kind_of_file(path: Path) -> Literal["zip", "old"]:
-    """How torch.save wrote it: an archive, which can be mapped, or one pickle after the other, which is read whole.
-
-    Raises:
-        ValueError: it did not.
-    """
-    with path.open("rb") as file:
-        start = file.read(len(_OLD_FORMAT))
-    if start.startswith(b"PK"):
-        return "zip"
-    if start == _OLD_FORMAT:
-        return "old"
-    raise ValueError("torch.save did not write it")
 
 
 class _Converter:

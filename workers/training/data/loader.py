@@ -197,7 +197,10 @@ class Batches:
                     f"The run can't be resumed: it had {name} {state.get(name)}, and now it is {value}. "
                     "Give it the same data and options, or begin another run."
                 )
-        self._at = (state["epoch"], state["batch"])
+        epoch, batch = state["epoch"], state["batch"]
+        if epoch < 0 or batch not in range(len(self)):
+            raise Misconfigured(f"The run can't be resumed: an epoch has no batch {batch} of {len(self)}.")
+        self._at = (epoch, batch)
 
     def _kind(self) -> State:
         """What must be the same for a state to mean the same place."""
