@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -111,10 +112,10 @@ def tune(
 ) -> None:
     """Find the fastest precision and the best batch on this device, and keep the answer in TAGSTREAM_STATE_DIR.
 
-    Each precision must give the golden answers; then growing batches are timed. One that takes ten times as long as
-    the best for one image is given up. On CUDA the best precision is tried as CUDA graphs and compiled too, which takes
-    some minutes. TAGSTREAM_PRECISION=tuned, the default, takes what was found. Let nothing else
-    run meanwhile.
+    Each precision must give the golden answers; it is then run until it is warm, and growing batches are timed: half a
+    minute for a small model, some minutes for a large one. One that takes ten times as long as the best for one image
+    is given up. On CUDA the best precision is tried as CUDA graphs and compiled too, which takes some minutes more.
+    TAGSTREAM_PRECISION=tuned, the default, takes what was found. Let nothing else run meanwhile.
 
     [dim]Once on each kind of device:[/]  tagstream models tune bundles/ram
     """
@@ -126,9 +127,13 @@ def tune(
     for each in [use] if use else uses_of(opened):
         trials: list[Trial] = []
         with bars() as tell:
-            tell(f"timing {opened.name} as a {each}", 0, 1)
             tuned = tune_model(
-                bundle, settings.state_dir, use=each, device=device or settings.device, report=trials.append
+                bundle,
+                settings.state_dir,
+                use=each,
+                device=device or settings.device,
+                report=trials.append,
+                progress=partial(tell, f"timing {opened.name} as a {each}"),
             )
         if as_json:
             for trial in trials:

@@ -134,6 +134,7 @@ def tune_model(
     cache_dir: Path | None = None,
     threads: int | None = None,
     report: Callable[[Trial], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Tuned:
     """Find and store what `precision="tuned"` means for this use of the bundle on this device (see `tune`)."""
     bundle = open_bundle(name_or_folder, cache_dir)
@@ -147,7 +148,14 @@ def tune_model(
         return model
 
     return tune(
-        bundle.digest, use, fresh, place, state_dir, report=report, judge=lambda model: with_golden(bundle, use, model)
+        bundle.digest,
+        use,
+        fresh,
+        place,
+        state_dir,
+        report=report,
+        progress=progress,
+        judge=lambda model: with_golden(bundle, use, model),
     )
 
 

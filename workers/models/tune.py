@@ -1,8 +1,9 @@
 """Finding the fastest precision of a bundle on a device, and how to execute it, so that every start takes it as given.
 
 Each precision that the device offers is tried: it must give the golden answers, as nearly as it can; in int8, which
-rounds most, none of their tags or captions may change. It is then timed in batches that double as long as that pays;
-one that the device only imitates, and is ten times slower than the best, is given up after a single batch.
+rounds most, none of their tags or captions may change. It is then run until it is warm, and timed in batches that
+double as long as that pays, each in turn with the one of half its size, so that both meet the same machine. One that
+the device only imitates, and is ten times slower than the best, is given up after a single batch.
 The best precision is then executed in the other ways that the device has (CUDA graphs, torch's compiler), which must
 give the golden answers too, in every batch size that has kernels of its own. What is fastest, and more than a little so
 if it is less exact or less plain, is stored in the state folder, where `resolve` finds it.
@@ -11,7 +12,7 @@ if it is less exact or less plain, is stored in the state folder, where `resolve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +29,11 @@ GAIN = 1.05
 WORTH = 1.05
 """A less exact precision, or a less plain execution, has to be so many times as fast as the best before it."""
 TIMED = 3
-"""Runs of a batch, of which the quickest counts."""
+"""Runs of a batch at least, of which the quickest counts."""
+TIMED_S = 2.0
+"""So long two sizes are timed in turn at least."""
+WARM_S = 4.0
+"""So long a model runs at least before it is timed: in its first seconds a small one took twice the time of later."""
 HOPELESS = 10.0
 """A precision that takes so many times as long for one image as the best before it is given up."""
 SURE_S = 1.0
@@ -68,6 +73,7 @@ def tune(
     state_dir: Path,
     *,
     report: Callable[[Trial], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
     judge: Callable[[Model], Agreement | None] = lambda _: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Tuned:
@@ -77,24 +83,33 @@ def tune(
         digest: the bundle's, without regard to a subset of labels.
         use: what `build` makes, one of `USES`.
         report: called after each trial.
+        progress: told how many trials are done, and of how many; at the beginning, and after each.
         judge: says how far a warm model agrees with what it should answer.
 
     Raises:
         Broken: no precision gives the golden answers.
     """
     timed = _Timed(use, device, clock)
-    best: Trial | None = None
     plain, *others = device.executions
-    for precision in PRECISIONS:
-        trial = _try(Trial(precision, plain), build, timed, judge, best)
+    done, total = 0, len(PRECISIONS) + len(others)
+
+    def attempt(trial: Trial, best: Trial | None) -> Trial:
+        nonlocal done
+        trial = _try(trial, build, timed, judge, best)
         report(trial)
+        progress(done := done + 1, total)
+        return trial
+
+    progress(done, total)
+    best: Trial | None = None
+    for precision in PRECISIONS:
+        trial = attempt(Trial(precision, plain), best)
         best = trial if _better(best, trial) else best
     if best is None:
         raise Broken(f"No precision gives the golden answers on {device.name}: damaged weights, or a broken device.")
     precision = best.precision
     for execution in others:
-        trial = _try(Trial(precision, execution), build, timed, judge, best)
-        report(trial)
+        trial = attempt(Trial(precision, execution), best)
         best = trial if _better(best, trial) else best
     tuned = Tuned(digest, use, device.name, best.precision, best.max_batch, best.execution)
     remember_tuned(tuned, device, state_dir)
@@ -125,8 +140,7 @@ def _try(
         agreement = judge(model)
         if trial.precision == "int8" and agreement is not None and not agreement.complete:
             return replace(trial, refusal=f"its rounding changes answers: {agreement}", agreement=agreement)
-        speeds = list(timed.speeds(model))
-        speed, batch = max(speeds, key=lambda found: found[0])
+        single_s, batch, batch_s = timed.best_batch(model)
         if trial.execution != "eager":
             model.max_batch = batch
             model.warm_up()  # as at a start: every size of a batch that has kernels of its own gives the golden answers
@@ -134,7 +148,7 @@ def _try(
         return replace(trial, refusal=str(refusal))
     except MemoryError:
         return replace(trial, refusal="not even one image fits in memory")
-    return replace(trial, images_per_s=speed, single_s=1 / speeds[0][0], max_batch=batch, agreement=agreement)
+    return replace(trial, images_per_s=batch / batch_s, single_s=single_s, max_batch=batch, agreement=agreement)
 
 
 class _Timed:
@@ -150,23 +164,36 @@ class _Timed:
         took = self._seconds(model, 1)
         if took < hopeless_s or took >= SURE_S:
             return took
-        return min(took, *(self._seconds(model, 1) for _ in range(TIMED - 1)))
+        return min(took, *self._in_turn(model, (1,), TIMED_S))
 
-    def speeds(self, model: Model) -> Iterator[tuple[float, int]]:
-        """(images a second, batch size) of growing batches, until one does not fit, takes too long or gains nothing."""
-        size, before = 1, 0.0
-        while size <= LARGEST_BATCH:
+    def best_batch(self, model: Model) -> tuple[float, int, float]:
+        """Seconds for one image; the largest batch that pays, and its seconds.
+
+        Batches grow until one does not fit, takes too long, or gains too little over one of half its size.
+
+        Raises:
+            MemoryError: not even one image fits.
+        """
+        (single_s,) = self._in_turn(model, (1,), WARM_S)
+        size, took = 1, single_s
+        while 2 * size <= LARGEST_BATCH and took < LONGEST_BATCH_S:
             try:
-                took = min(self._seconds(model, size) for _ in range(TIMED))
+                half, whole = self._in_turn(model, (size, 2 * size), TIMED_S)
             except MemoryError:
                 self._device.release()
-                return
-            if took >= LONGEST_BATCH_S and size > 1:
-                return
-            yield size / took, size
-            if size / took < GAIN * before:
-                return
-            size, before = 2 * size, size / took
+                break
+            if whole >= LONGEST_BATCH_S or 2 * half < GAIN * whole:
+                break
+            size, took = 2 * size, whole
+        return single_s, size, took
+
+    def _in_turn(self, model: Model, sizes: Sequence[int], least_s: float) -> list[float]:
+        """Seconds of the quickest batch of each size, which run one after the other, round by round."""
+        rounds: list[list[float]] = []
+        until = self._clock() + least_s
+        while len(rounds) < TIMED or self._clock() < until:
+            rounds.append([self._seconds(model, size) for size in sizes])
+        return [min(runs) for runs in zip(*rounds, strict=True)]
 
     def _seconds(self, model: Model, size: int) -> float:
         images = [model.self_test_image()] * size

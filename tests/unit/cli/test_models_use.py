@@ -129,6 +129,13 @@ def test_verify_takes_the_built_in_tagger_by_its_name(capsys: pytest.CaptureFixt
     assert "✓ tagger in fp32" in capsys.readouterr().out
 
 
+@pytest.fixture
+def _timed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.models.tune.WARM_S", 0.0)
+    monkeypatch.setattr("workers.models.tune.TIMED_S", 0.0)
+
+
+@pytest.mark.usefixtures("_timed_at_once")
 def test_tune_keeps_the_fastest_that_agrees_for_every_use(
     tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,6 +152,7 @@ def test_tune_keeps_the_fastest_that_agrees_for_every_use(
     assert out.count("fp32") >= 2
 
 
+@pytest.mark.usefixtures("_timed_at_once")
 def test_tune_may_look_at_one_use_alone(
     tag2text: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -154,6 +162,7 @@ def test_tune_may_look_at_one_use_alone(
     assert "captioner" not in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("_timed_at_once")
 def test_tune_tells_a_program_each_trial_and_which_was_chosen(
     ram: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

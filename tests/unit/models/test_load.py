@@ -123,7 +123,11 @@ def test_kinds_are_ours_and_those_of_other_packages() -> None:
 
 
 @pytest.mark.usefixtures("_tiny_kind")
-def test_a_tuned_model_starts_in_the_precision_that_was_fastest(tiny: Bundle, tmp_path: Path) -> None:
+def test_a_tuned_model_starts_in_the_precision_that_was_fastest(
+    tiny: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.models.tune.WARM_S", 0.0)
+    monkeypatch.setattr("workers.models.tune.TIMED_S", 0.0)
     trials: list[Trial] = []
     tuned = tune_model(tiny.folder, tmp_path, device="cpu", report=trials.append)
     assert [trial.precision for trial in trials] == ["fp32", "bf16", "fp16", "int8"]

@@ -10,7 +10,7 @@ from workers.errors import Broken, Misconfigured
 from workers.models.agreement import Agreement
 from workers.models.device import EXECUTIONS, Device, Execution, Precision
 from workers.models.precision import Tuned, stored_tuning
-from workers.models.tune import LARGEST_BATCH, Trial, tune
+from workers.models.tune import LARGEST_BATCH, WARM_S, Trial, tune
 from workers.ports import Tagger
 from workers.types import LabelScores, Pixels, Transform
 
@@ -47,6 +47,10 @@ class World:
         """Every batch that was computed, warming up included: its precision and size."""
         self.hiccups: list[float] = []
         """Seconds that the next batches take longer than they should."""
+        self.cold_s = 0.0
+        """Of its own time, in which a new model takes three times as long."""
+        self.slow_from = float("inf")
+        """From then on all takes twice as long."""
 
     def clock(self) -> float:
         return self.now
@@ -76,6 +80,7 @@ class Model:
         self.execution = execution
         self._named = precision
         self.max_batch = 0
+        self._ran_s = 0.0
         times = world.times.get(execution, 1.0)
         self._seconds = {size: seconds / times for size, seconds in world.seconds[precision].items()}
 
@@ -93,7 +98,10 @@ class Model:
         if len(images) not in self._seconds:
             raise MemoryError
         self.world.ran.append((self._named, len(images)))
-        self.world.now += self._seconds[len(images)]
+        took = self._seconds[len(images)]
+        took *= (3 if self._ran_s < self.world.cold_s else 1) * (2 if self.world.now >= self.world.slow_from else 1)
+        self._ran_s += took
+        self.world.now += took
         if self._named == "bf16" and self.world.hiccups:
             self.world.now += self.world.hiccups.pop(0)
         return [None] * len(images)
@@ -143,6 +151,42 @@ def test_the_fastest_precision_with_golden_answers_is_stored(tmp_path: Path) -> 
 )
 def test_batches_double_as_long_as_that_pays(tmp_path: Path, seconds: Mapping[int, float], batch: int) -> None:
     assert _tune(World({"fp32": seconds}), tmp_path)["fp32"].max_batch == batch
+
+
+def test_a_model_is_timed_once_it_is_warm(tmp_path: Path) -> None:
+    """Timed cold, a single image would seem slow, and batches would seem to pay."""
+    world = World({"fp32": {size: 0.1 * size for size in (1, 2, 4, 8)}, "bf16": {1: 0.099, 2: 0.198}})
+    world.cold_s = 3.0
+    trials = _tune(world, tmp_path)
+    assert {trial.max_batch for trial in trials.values() if not trial.refusal} == {1}
+    assert trials["fp32"].images_per_s == pytest.approx(10)
+    stored = stored_tuning("ab" * 32, "tagger", CPU, tmp_path)
+    assert stored is not None
+    assert stored.precision == "fp32"
+
+
+def test_a_machine_that_slows_down_between_two_sizes_changes_no_choice(tmp_path: Path) -> None:
+    world = World({"fp32": {1: 0.4, 2: 0.6, 4: 1.0, 8: 1.9}})
+    world.slow_from = WARM_S + 3.0  # while batches of two are timed
+    assert _tune(world, tmp_path)["fp32"].max_batch == 4
+
+
+def test_of_two_sizes_that_differ_by_little_the_smaller_is_chosen(tmp_path: Path) -> None:
+    """The larger one only delays its images."""
+    assert _tune(World({"fp32": {1: 1.0, 2: 1.96}}), tmp_path)["fp32"].max_batch == 1
+
+
+def test_an_image_that_takes_too_long_for_a_batch_of_two_is_run_alone(tmp_path: Path) -> None:
+    world = World({"fp32": {1: 4.0, 2: 4.0}})
+    assert _tune(world, tmp_path)["fp32"].max_batch == 1
+    assert {size for _, size in world.ran} == {1}
+
+
+def test_progress_is_told_before_the_first_trial_and_after_each(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    world = World({"fp32": {1: 1.0}}, times={"graphs": 1.2})
+    tune("ab" * 32, "tagger", world.build, CARD, tmp_path, progress=lambda *now: told.append(now), clock=world.clock)
+    assert told == [(done, 6) for done in range(7)]
 
 
 def test_a_less_exact_precision_must_be_worth_it(tmp_path: Path) -> None:
