@@ -143,6 +143,12 @@ class Tag2TextCaptioner:
         self.max_batch = 0
         """Set by the caller that knows it, or found by `warm_up`."""
         self.decoding = _decoding(bundle)
+        positions = model.config.text.positions
+        if not len(PROMPT_IDS) < self.decoding.max_length <= positions:
+            raise Misconfigured(
+                f"{bundle.folder}: the option `decoding` has a max_length of {self.decoding.max_length}, and captions "
+                f"have from {len(PROMPT_IDS) + 1} to {positions} tokens."
+            )
         self.options_digest = hashlib.sha256(json.dumps(asdict(self.decoding), sort_keys=True).encode()).hexdigest()
         self._precision: Precision = precision
         self._golden = bundle.golden

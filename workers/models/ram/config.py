@@ -18,6 +18,8 @@ Width: TypeAlias = Annotated[int, Field(ge=1, le=16_384)]
 Many: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
 """Bounds of what a file may claim, far above what was published: a model is laid out before its weights are looked at.
 They are checked by `from_json`."""
+STAGES = 4
+"""Of the image encoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,4 +145,22 @@ def from_json(kind: str, document: Mapping[str, Any]) -> AnyConfig:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise Misconfigured(f"the architecture of this {kind} bundle can't be read: {where}: {first['msg']}.") from None
+    if fault := _fault(config):
+        raise Misconfigured(f"the architecture of this {kind} bundle is none: {fault}.")
     return config
+
+
+def _fault(config: AnyConfig) -> str:
+    """What does not go together in it; empty: all does."""
+    encoder = config.encoder
+    if len(encoder.depths) != STAGES or len(encoder.heads) != STAGES:
+        return f"the encoder has {STAGES} stages, each with a depth and heads"
+    parts = [(f"stage {i + 1}", encoder.width << i, heads) for i, heads in enumerate(encoder.heads)]
+    parts.append(("the tag head", config.head.width, config.head.heads))
+    text = getattr(config, "text", None)
+    if text is not None:
+        parts.append(("the text branch", text.width, text.heads))
+    for name, width, heads in parts:
+        if width % heads:
+            return f"{name} is {width} wide, which {heads} heads do not divide"
+    return ""

@@ -22,6 +22,7 @@ from torch import Tensor
 from workers.models.ram.text import DecoderCache, TextDecoder
 
 LengthRule: TypeAlias = Literal["original", "hf436"]
+MAX_BEAMS = 100
 _NEVER = float("-inf")
 
 
@@ -50,8 +51,10 @@ class CaptionDecoding:
     length_rule: LengthRule = "original"
 
     def __post_init__(self) -> None:
-        if self.beams < 1 or self.max_length < 1:
-            raise ValueError(f"a caption needs at least one beam and one token, not {self.beams} and {self.max_length}")
+        if not 1 <= self.beams <= MAX_BEAMS or self.max_length < 1:
+            raise ValueError(
+                f"a caption needs 1 to {MAX_BEAMS} beams and at least one token, not {self.beams} and {self.max_length}"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is a probability above 0, not {self.top_p}")
         if self.repetition_penalty <= 0:

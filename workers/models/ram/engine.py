@@ -93,10 +93,16 @@ def engine_of(bundle: Bundle, device: Device, precision: Precision) -> Engine:
 
 def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
     """The bundle's model, placed and frozen."""
+    config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
+    if bundle.transform.size != config.encoder.image_size:
+        raise Misconfigured(
+            f"{bundle.folder}: the transform makes images of {bundle.transform.size} pixels, and the encoder takes "
+            f"{config.encoder.image_size}."
+        )
     try:
-        model = filled_model(from_json(bundle.manifest.kind, bundle.manifest.architecture), bundle.weights())
+        model = filled_model(config, bundle.weights())
     except RuntimeError as error:
-        detail = str(error).splitlines()[-1].strip()
+        detail = str(error).splitlines()[-1].strip()[:500]
         raise Misconfigured(f"{bundle.folder}: the weights do not fit the architecture: {detail}") from None
     if precision == "int8":
         # int8 layers keep no float weights, which freezing needs; what it makes of them stays in fp32
