@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from PIL import Image
 
+from schemas.printable import escaped
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
@@ -24,8 +25,8 @@ class BadImage(Misconfigured):
     """One image of a data set can't be used; where others will do, it is skipped and reported."""
 
     def __init__(self, image: str, reason: str) -> None:
-        super().__init__(f"{image}: {reason}")
-        self.image = image
+        self.image = escaped(image)
+        super().__init__(f"{self.image}: {reason}")
         self.reason = reason
 
 
@@ -93,6 +94,8 @@ class Images:
     def _file(self, image: str) -> bytes:
         path = below(self._folder, image)
         try:
+            if path.exists() and not path.is_file():  # a pipe might never begin, a device never end
+                raise BadImage(image, "it is no file")
             with path.open("rb") as file:
                 return file.read(self._limits.max_object_bytes + 1)
         except OSError as error:

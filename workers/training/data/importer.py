@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from pydantic import ValidationError
+
+from schemas.text import first_fault
 from workers.errors import Misconfigured
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
 from workers.training.data.carry import link
 from workers.training.data.formats import Found, Source
 from workers.training.data.images import S3, BadImage, Images, below
-from workers.training.data.samples import DataSet, Ids, Sample, joined, write_dataset
+from workers.training.data.samples import DataSet, Ids, Origin, Sample, joined, write_dataset
 from workers.training.data.shards import file_of, place_of
 from workers.training.data.splits import split
 
@@ -117,40 +121,63 @@ class _Gathered:
         self.samples[sha256] = sample
 
 
+def sample_of(found: Found, *, origins: Mapping[int, Origin] | None = None, sha256: str | None = None) -> Sample:
+    """
+    Raises:
+        BadImage: its name, or what is said of it, can't stand in a set.
+    """
+    try:
+        return Sample(
+            image=found.image,
+            captions=found.captions,
+            caption_tags=found.caption_tags,
+            tags=found.tags,
+            absent=found.absent,
+            origins=dict(origins or {}),
+            sha256=sha256,
+        )
+    except ValidationError as error:
+        raise BadImage(found.image, first_fault(error)) from None
+
+
 def _take(gathered: _Gathered, root: Path, found: Found, ids: Callable[[Ids], Ids], images: Images) -> None:
     body = images.read(found.image)
     images.check(found.image, body)
     sha256 = hashlib.sha256(body).hexdigest()
+    tags = ids(found.tags)
+    absent = None if found.absent is None else ids(found.absent)
+    said = replace(found, tags=tags, caption_tags=tuple(map(ids, found.caption_tags)), absent=absent)
+    sample = sample_of(said, origins=dict.fromkeys(tags, "given"), sha256=sha256)
     if sha256 in gathered.samples:
         image = gathered.samples[sha256].image
     elif found.image.startswith(S3):
         image = found.image
     elif place := place_of(found.image):
         image = _name(gathered.out, f"{place.shard.removesuffix('.tar')}/{place.member}", sha256)
-        (gathered.out / image).parent.mkdir(parents=True, exist_ok=True)
         (gathered.out / image).write_bytes(body)
     else:
         image = _name(gathered.out, found.image, sha256)
         link(below(root, found.image), gathered.out / image)
-    tags = ids(found.tags)
-    sample = Sample(
-        image=image,
-        captions=found.captions,
-        caption_tags=tuple(map(ids, found.caption_tags)),
-        tags=tags,
-        absent=None if found.absent is None else ids(found.absent),
-        origins=dict.fromkeys(tags, "given"),
-        sha256=sha256,
-    )
-    gathered.add(sha256, sample)
+    gathered.add(sha256, sample.model_copy(update={"image": image}))
 
 
 def _name(out: Path, name: str, sha256: str) -> str:
-    """The name below the set's folder for an image that was called so; none has it yet."""
+    """The name below the set's folder for an image that was called so; none has it yet, and its folder is there."""
     kept = PurePosixPath("images", *(part for part in PurePosixPath(name).parts if part not in ("..", "/", "images")))
-    if (out / kept).exists():  # another image of this name, from another source
-        kept = kept.with_name(f"{kept.stem}-{sha256[:8]}{kept.suffix}")
-    return str(kept)
+    other = kept.with_name(f"{kept.stem}-{sha256[:8]}{kept.suffix}")  # another source has an image of this name
+    last = PurePosixPath("images", f"{sha256}{kept.suffix[:5]}")
+    return str(next(each for each in (kept, other, last) if each == last or _is_free(out / each)))
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a file can have this name: it is not too long, and what it leads through are folders."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return not path.exists()
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return False
+        raise
 
 
 def _labels(sources: Sequence[Source]) -> tuple[str, ...]:

@@ -10,8 +10,9 @@ from itertools import islice
 
 from workers.intake.transform import apply
 from workers.ports import ObjectStore
-from workers.training.data.formats import Found, Request, open_source
+from workers.training.data.formats import Request, open_source
 from workers.training.data.images import BadImage, Images
+from workers.training.data.importer import sample_of
 from workers.training.data.samples import DataSet, Sample, joined
 from workers.types import Pixels, Transform
 
@@ -31,7 +32,7 @@ class Opened:
 def open_data(request: Request, format: str | None = None, *, store: ObjectStore | None = None) -> Opened:  # noqa: A002
     """
     Raises:
-        Misconfigured: it can't be read, as `open_source`.
+        Misconfigured: it can't be read, as `open_source`, or an image can't have the name that it is given.
     """
     source = open_source(request, format)
     if source.format == "tagstream" and request.labels is None:
@@ -40,7 +41,8 @@ def open_data(request: Request, format: str | None = None, *, store: ObjectStore
     samples: dict[str, Sample] = {}
     for found in source.items:
         known = samples.get(found.image)
-        samples[found.image] = _sample(found) if known is None else joined(known, _sample(found))
+        sample = sample_of(found)
+        samples[found.image] = sample if known is None else joined(known, sample)
     return Opened(request.path.stem, list(samples.values()), source.labels, Images(source.root, store=store))
 
 
@@ -68,13 +70,3 @@ def decoded(
                 yield sample, future.result()
             except BadImage as bad:
                 skipped[bad.image] = bad.reason
-
-
-def _sample(found: Found) -> Sample:
-    return Sample(
-        image=found.image,
-        captions=found.captions,
-        caption_tags=found.caption_tags,
-        tags=found.tags,
-        absent=found.absent,
-    )

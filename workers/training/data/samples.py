@@ -26,8 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from schemas.printable import escaped
 from schemas.text import first_fault
 from workers.errors import Misconfigured
+from workers.models.bundle import CONTROLS
 
 HEADER = "dataset.json"
 LABELS = "tags.txt"
@@ -123,7 +125,7 @@ class DataSet:
         self.folder = folder
         try:
             self.header = Header.model_validate_json(_text(folder / HEADER))
-            self.labels: tuple[str, ...] = tuple(_text(folder / LABELS).splitlines())
+            self.labels: tuple[str, ...] = _names(_text(folder / LABELS))
             size = (folder / SAMPLES).stat().st_size
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Misconfigured(
@@ -132,6 +134,7 @@ class DataSet:
             ) from None
         except ValidationError as error:
             raise Misconfigured(f"{folder / HEADER} can't be read: {first_fault(error)}.") from None
+        check_names(self.labels, f"{folder / LABELS}")
         if len(self.labels) != self.header.labels:
             raise Misconfigured(f"{folder / LABELS} has {len(self.labels)} names for {self.header.labels} labels.")
         if self.header.samples * _LEAST_LINE_BYTES > size:
@@ -251,6 +254,23 @@ _IN_SHARD = re.compile(rb'"image_path":"([^"]{1,4096}?\.tar)/')
 """As `write_dataset` writes it."""
 
 
+def check_names(labels: Iterable[str], where: str) -> None:
+    """
+    Raises:
+        Misconfigured: a name is no line of tags.txt, or would be read as a command by a terminal.
+    """
+    for label in labels:
+        if not label or CONTROLS.search(label) or (not label.isascii() and _SURROGATES.search(label)):
+            raise Misconfigured(
+                f'{where}: a label is called "{escaped(label[:200])}": a name is text on one line, without control '
+                "characters; rename it."
+            )
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+"""What stands in a file's name for bytes that are not UTF-8."""
+
+
 def write_dataset(
     folder: Path,
     samples: Iterable[Sample],
@@ -272,6 +292,7 @@ def write_dataset(
             document = sample.model_dump(mode="json", by_alias=True, exclude_defaults=True)
             lines.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
             count += 1
+    check_names(labels, name)
     with _replacing(folder / LABELS) as names:
         names.write("".join(f"{label}\n" for label in labels).encode())
     header = Header(name=name, samples=count, labels=len(labels), steps=tuple(steps), parents=parents or {})
@@ -292,6 +313,12 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(scratch)
         raise
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Of a list with a name in each line, whatever system wrote it."""
+    lines = text.replace("\r\n", "\n").removesuffix("\n")
+    return tuple(lines.split("\n")) if lines else ()
 
 
 def _text(path: Path) -> str:

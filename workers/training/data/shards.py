@@ -101,7 +101,7 @@ class _Shard:
 
     def __init__(self, path: Path, ours: bool) -> None:
         try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe might never begin
         except OSError as error:
             raise BadShard(f"the shard can't be read: {error.strerror}") from None
         finally:

@@ -12,6 +12,7 @@ import pytest
 
 from workers.errors import Misconfigured
 from workers.training.data.formats import FORMATS, Found, Request, Source, open_source
+from workers.training.data.opening import open_data
 from workers.training.data.samples import Sample, write_dataset
 
 
@@ -311,3 +312,9 @@ def test_no_format_ends_in_another_error_than_a_sentence(tmp_path: Path, format:
     for path in paths:
         with contextlib.suppress(Misconfigured):
             list(open_source(Request(path, labels=("a",)), format).items)
+
+
+def test_an_image_that_can_not_stand_in_a_set_is_named(tmp_path: Path) -> None:
+    file(tmp_path / "a.csv", f"image,tags\n{'x' * 5000},dog\n")
+    with pytest.raises(Misconfigured, match="x: image: String should have at most"):
+        open_data(Request(tmp_path / "a.csv"))

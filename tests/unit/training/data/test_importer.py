@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,61 @@ def test_a_set_with_an_image_that_is_missing_is_not_split(tmp_path: Path, capsys
     (tmp_path / "set/images/007.png").unlink()
     assert run_command(["train", "split", str(tmp_path / "set"), "-o", str(tmp_path / "parts")]) == MISCONFIGURED
     assert "images/007.png can't be copied" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "members",
+    [("a.png", "a.png/b.png"), ("a.png/b.png", "a.png"), (f"{'a' * 250}.png", "b.png"), (f"{'a' * 300}.png", "b.png")],
+)
+def test_members_whose_names_do_not_go_together_in_a_folder_are_imported(
+    tmp_path: Path, members: tuple[str, ...]
+) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for number, name in enumerate(members):
+            member = tarfile.TarInfo(name)
+            member.size = len(png(number))
+            tar.addfile(member, io.BytesIO(png(number)))
+    imported = import_dataset([open_source(Request(tmp_path / "s.tar"))], tmp_path / "set")
+    assert not imported.skipped
+    hashes = {
+        hashlib.sha256((tmp_path / "set" / sample.image).read_bytes()).hexdigest()
+        for sample in DataSet(tmp_path / "set")
+    }
+    assert hashes == {hashlib.sha256(png(number)).hexdigest() for number in range(len(members))}
+
+
+def test_an_image_whose_name_is_not_utf8_is_skipped_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "photos/cat/good.png", png(1))
+    write(tmp_path / os.fsdecode(b"photos/cat/\xff.png"), png(2))
+    command = ["train", "import", str(tmp_path / "photos"), "-o", str(tmp_path / "set")]
+    assert run_command(command) == 0
+    assert len(DataSet(tmp_path / "set")) == 1
+    assert (tmp_path / "set/skipped.txt").read_text().startswith("cat/\\udcff.png\t")
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_pipe_in_the_place_of_an_image_is_skipped(tmp_path: Path) -> None:
+    write(tmp_path / "photos/cat/good.png", png(1))
+    os.mkfifo(tmp_path / "photos/cat/pipe.png")
+    os.mkfifo(tmp_path / "photos/cat/shard.tar")
+    table = write(tmp_path / "photos/all.csv", b"image,tags\ncat/good.png,a\ncat/pipe.png,a\ncat/shard.tar/1.png,a\n")
+    imported = import_dataset([open_source(Request(table))], tmp_path / "set")
+    assert imported.skipped.keys() == {"cat/pipe.png", "cat/shard.tar/1.png"}
+
+
+@pytest.mark.parametrize("label", ["two\nlines", "two\x85lines", "\x1b[2J", os.fsdecode(b"\xff")])
+def test_a_label_that_is_no_line_is_named_before_an_image_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], label: str
+) -> None:
+    write(tmp_path / "photos" / label / "1.png", png(1))
+    assert run_command(["train", "import", str(tmp_path / "photos"), "-o", str(tmp_path / "set")]) == MISCONFIGURED
+    assert "a label is called" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_label_may_hold_what_only_python_takes_for_the_end_of_a_line(tmp_path: Path) -> None:
+    write(tmp_path / "photos/one\u2028label/1.png", png(1))
+    imported = import_dataset([open_source(Request(tmp_path / "photos"))], tmp_path / "set")
+    assert imported.dataset.labels == ("one\u2028label",)

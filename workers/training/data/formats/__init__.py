@@ -18,6 +18,7 @@ from workers.training.data.formats import (
     webdataset,
 )
 from workers.training.data.formats.source import Found, Request, Source
+from workers.training.data.samples import check_names
 
 __all__ = ["FORMATS", "Found", "Request", "Source", "guess", "open_source"]
 
@@ -50,7 +51,9 @@ def open_source(request: Request, format: str | None = None) -> Source:  # noqa:
     chosen = format or guess(request.path)
     if chosen not in FORMATS:
         raise Misconfigured(f"{chosen!r} is no format; they are {', '.join(FORMATS)}.{nearest(chosen, FORMATS)}")
-    return FORMATS[chosen](request)
+    source = FORMATS[chosen](request)
+    check_names(source.labels, str(request.path))
+    return source
 
 
 def guess(path: Path) -> str:
