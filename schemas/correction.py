@@ -8,7 +8,7 @@ said of its subject. The record key is the subject, so that the words on one ima
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, NamedTuple, Self, TypeAlias
 
@@ -18,6 +18,8 @@ from .text import Bucket, Key, Moment, Short, first_fault, subject
 
 MAX_BYTES: Final = 256 * 1024
 """Of a record's value; what is larger is no correction."""
+MAX_NAMES: Final = 10_000
+"""Different names that may be said of one image in all: a record with one more is no correction."""
 _STATEMENT_BYTES: Final = 200
 _SUBJECT_BYTES: Final = 400
 """What a statement and a subject take in memory besides their own characters, measured with CPython 3.11."""
@@ -173,19 +175,23 @@ class Corrections:
             self._withdraw((key or b"").decode(errors="replace"))
             return
         said = read_correction(value)
-        found = dict(self._said.get(said.subject, {}))
-        before = self._cost(said.subject, found) if found else 0
-        found |= {name: _Statement(True, said.sha256) for name in said.added}
-        found |= {name: _Statement(False, said.sha256) for name in said.removed}
-        self._said[said.subject] = found  # as a whole, for those who look meanwhile
-        self.bytes += self._cost(said.subject, found) - before
+        words = {name: _Statement(True, said.sha256) for name in said.added}
+        words |= {name: _Statement(False, said.sha256) for name in said.removed}
+        found = self._said.get(said.subject, {})
+        new = words.keys() - found.keys()
+        if len(found) + len(new) > MAX_NAMES:
+            raise ValueError(f"more than {MAX_NAMES:,} names of one image")
+        self.bytes += self._cost(said.subject, new, with_subject=not found)
+        found.update(words)  # in one step, for those who look meanwhile
+        self._said[said.subject] = found
 
     def on(self, subject: str, sha256: str) -> Word | None:
         """What was said of this content of the subject, names in alphabetical order; None: nothing."""
         found = self._said.get(subject)
         if found is None:
             return None
-        holding = sorted((name, each.present) for name, each in found.items() if each.sha256 in (None, sha256))
+        words = list(found.items())  # in one step: a record may be added meanwhile
+        holding = sorted((name, each.present) for name, each in words if each.sha256 in (None, sha256))
         if not holding:
             return None
         return Word(
@@ -195,8 +201,9 @@ class Corrections:
     def _withdraw(self, subject: str) -> None:
         found = self._said.pop(subject, None)
         if found is not None:
-            self.bytes -= self._cost(subject, found)
+            self.bytes -= self._cost(subject, found, with_subject=True)
 
     @staticmethod
-    def _cost(subject: str, found: dict[str, _Statement]) -> int:
-        return _SUBJECT_BYTES + 4 * len(subject) + sum(_STATEMENT_BYTES + 4 * len(name) for name in found)
+    def _cost(subject: str, names: Iterable[str], *, with_subject: bool) -> int:
+        of_subject = _SUBJECT_BYTES + 4 * len(subject) if with_subject else 0
+        return of_subject + sum(_STATEMENT_BYTES + 4 * len(name) for name in names)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.correction import MAX_BYTES, Corrections, Word, correction, read_correction, withdrawal
+from schemas.correction import MAX_BYTES, MAX_NAMES, Corrections, Word, correction, read_correction, withdrawal
 
 SHA, OTHER = "a" * 64, "b" * 64
 DOCUMENT = {"schema": "image-correction/1", "bucket": "photos", "key": "a b/ü.jpg", "added": ["dog"]}
@@ -139,3 +141,39 @@ def test_the_estimate_is_not_below_what_is_held() -> None:
 
     held = size(said._said)
     assert held < said.bytes < 4 * held
+
+
+def test_many_words_on_one_image_take_time_in_proportion_and_no_more_than_its_names() -> None:
+    said = Corrections()
+    records = [correction("photos", "a.jpg", added=[f"tag {number}"]) for number in range(MAX_NAMES)]
+    began = time.process_time()
+    for record in records:
+        said.take(*record)
+    assert time.process_time() - began < 3
+    held = said.bytes
+    with pytest.raises(ValueError, match="more than 10,000 names of one image"):
+        said.take(*correction("photos", "a.jpg", added=["one more"]))
+    said.take(*correction("photos", "a.jpg", removed=["tag 7"]))
+    word = said.on("photos/a.jpg", SHA)
+    assert word is not None
+    assert (len(word.added), word.removed) == (MAX_NAMES - 1, ("tag 7",))
+    assert said.bytes == held
+
+
+def test_words_are_asked_for_while_more_are_said() -> None:
+    said = folded(correction("photos", "a.jpg", added=["first"]))
+    records = [correction("photos", "a.jpg", added=[f"tag {number}"]) for number in range(2_000)]
+
+    def say() -> None:
+        for record in records:
+            said.take(*record)
+
+    writer = threading.Thread(target=say)
+    writer.start()
+    counts = []
+    while writer.is_alive():
+        word = said.on("photos/a.jpg", SHA)
+        counts.append(len(word.added) if word else 0)
+    writer.join()
+    assert counts == sorted(counts)
+    assert said.on("photos/a.jpg", SHA) == Word(tuple(sorted(["first", *(f"tag {n}" for n in range(2_000))])), ())
