@@ -22,8 +22,8 @@ from tests.unit.intake.deadly import GOOD, HANGS, LARGEST, PaintedStore, arm, de
 from workers.errors import Broken, Misconfigured
 from workers.intake import Limits, ProcessIntake
 from workers.intake.processes.pending import Child, PendingRequest
-from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
-from workers.intake.processes.wire import Completed, Kind
+from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Layout, Region, make_shared_memory
+from workers.intake.processes.wire import Completed, Kind, Refused
 from workers.types import DecodedImage, Transform
 
 SMALL = Transform(8)
@@ -93,6 +93,59 @@ def test_a_suspect_shares_its_child_with_no_other_image(child: Child) -> None:
     assert not child.open_to(request("inspect"))
     child.take_back(Completed(suspect.request_id))
     assert child.open_to(request())
+
+
+def test_a_small_body_goes_through_the_region_and_a_larger_one_over_the_socket(child: Child) -> None:
+    small, large = request("inspect"), request("inspect")
+    small.body, large.body = b"s" * PLACE_BYTES, b"l" * (PLACE_BYTES + 1)
+    child.give(small)
+    waits = child.channel.unsent
+    assert not waits
+    assert child.region.get(0, PLACE_BYTES) == small.body
+    child.give(large)
+    waits = child.channel.unsent
+    assert waits
+    assert child.region.get(0, PLACE_BYTES) == small.body
+
+
+def test_each_body_has_a_place_of_its_own_until_its_image_is_done(child: Child) -> None:
+    inspections = [request("inspect") for _ in range(PLACES + 1)]
+    for number, each in enumerate(inspections):
+        each.body = bytes([number])
+    for each in inspections[:PLACES]:
+        assert child.open_to(each)
+        child.give(each)
+    assert [child.region.get(place, 1)[0] for place in range(PLACES)] == list(range(PLACES))
+    assert not child.open_to(inspections[PLACES])
+    child.take_back(Refused(inspections[0].request_id, "broken-image", ""))
+    child.give(inspections[PLACES])
+    assert [child.region.get(place, 1)[0] for place in range(PLACES)] == [PLACES, *range(1, PLACES)]
+
+
+def test_bodies_of_every_size_are_decoded(intake: ProcessIntake) -> None:
+    """Through the region and over the socket, by the same children."""
+    wanted = [job(width, "bmp") for width in (GOOD, 8_000, 9_000)]
+    fetched = [intake.fetch(each, LARGEST).result(30) for each in wanted]
+    assert [each.size <= PLACE_BYTES for each in fetched] == [True, True, False]
+    for image in [decoding(intake, each) for each in wanted * 4]:
+        assert (image.result(30).pixels[SMALL] == (7, 0, 0)).all()
+
+
+def test_what_children_have_no_room_for_wakes_no_thread(intake: ProcessIntake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: to wake the thread for each call costs as much as the call."""
+    fetched = [intake.fetch(job(GOOD), LARGEST).result(30) for _ in range(200)]
+    eventually(lambda: len(intake.pids) == 2)
+    woken = 0
+
+    def count(descriptor: int, value: int) -> None:
+        nonlocal woken
+        woken += 1
+        write(descriptor, value)
+
+    write = os.eventfd_write
+    monkeypatch.setattr(os, "eventfd_write", count)
+    wait([intake.inspect(each) for each in fetched], 30)
+    assert 0 < woken < 100
 
 
 def test_a_child_that_gets_nothing_more_is_replaced_once_it_is_done() -> None:
@@ -233,6 +286,34 @@ def test_a_region_is_out_of_reach_of_the_regions_beside_it() -> None:
     again.write(1, white)
     assert all((pixels == 255).all() for pixels in ours.read(1).pixels.values())
     assert not any(pixels.any() for pixels in ours.read(0).pixels.values())
+
+
+def test_a_new_child_finds_nothing_in_its_region() -> None:
+    layout = Layout((SMALL,))
+    shared = make_shared_memory(layout, 2)
+    ours, beside, theirs = Region(shared, layout, 0), Region(shared, layout, 1), Region(shared, layout, 0)
+    os.close(shared)
+    for region in (ours, beside):
+        region.put(PLACES - 1, b"encoded")
+        region.write(1, DecodedImage({SMALL: np.full((8, 8, 3), 255, np.uint8)}))
+        region.current_request = 12
+    ours.clear()
+    assert theirs.get(PLACES - 1, 7) == bytes(7)
+    assert not theirs.read(1).pixels[SMALL].any()
+    assert theirs.current_request == 0
+    assert beside.get(PLACES - 1, 7) == b"encoded"
+
+
+def test_a_region_is_cleared_before_its_next_child_is_born() -> None:
+    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1)
+    read(intake, job(GOOD))
+    (before,) = intake.pids
+    (region,) = intake._supervisor._regions
+    assert region.get(0, 8) != bytes(8)
+    os.kill(before, signal.SIGKILL)
+    eventually(lambda: intake.pids not in {(), (before,)})
+    assert region.get(0, 8) == bytes(8)
+    intake.close()
 
 
 def ended(pid: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from workers.intake.header import Header
 from workers.intake.limits import Limits
 from workers.intake.processes.last_words import PIPE_BYTES
 from workers.intake.processes.sandbox import PROTECTIONS
+from workers.intake.processes.shared_memory import PLACES
 from workers.intake.processes.wire import (
     KINDS,
     VERDICTS,
@@ -90,6 +92,10 @@ def test_every_verdict_of_a_decoder_can_be_told() -> None:
     assert len(raised) >= 5
 
 
+def no_place(place: int, size: int) -> bytes:
+    raise AssertionError(f"{size} bytes at the place {place} of no region")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [None, *DECODABLE])
 def test_a_request_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], kind: str, name: str | None) -> None:
@@ -97,7 +103,27 @@ def test_a_request_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], k
     for body in (b"", b"x", bytes(range(256)) * 100):
         request = Request(kind, 2**64 - 1, name, 1, 2**40, body)  # type: ignore[arg-type]  # one of KINDS
         channel.put(request)
-        assert receive(child) == request
+        assert receive(child, no_place) == request
+
+
+@pytest.mark.parametrize("place", range(PLACES))
+def test_a_body_that_lies_in_the_region_is_not_sent_and_found_there(
+    ends: tuple[Channel, socket.socket], place: int
+) -> None:
+    channel, child = ends
+    asked: list[tuple[int, int]] = []
+
+    def placed(where: int, size: int) -> bytes:
+        asked.append((where, size))
+        return b"what lies there"
+
+    sent = Request("decode", 7, "png", 1, 2**40, b"encoded", place)
+    channel.put(sent)
+    assert receive(child, placed) == replace(sent, body=b"what lies there", place=None)
+    assert asked == [(place, 7)]
+    child.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        child.recv(1)
 
 
 def test_a_large_image_is_sent_bit_by_bit_and_our_side_never_waits(ends: tuple[Channel, socket.socket]) -> None:
@@ -188,3 +214,32 @@ def test_a_childs_words_are_cut_and_hold_nothing_that_a_terminal_obeys(ends: tup
     assert isinstance(answer, Failed)
     assert answer.detail.startswith("?[2J??xxx")
     assert len(answer.detail) == 400
+
+
+def test_all_that_a_dead_child_said_is_taken_at_once(ends: tuple[Channel, socket.socket]) -> None:
+    channel, child = ends
+    said = [Failed(number, "x" * 400) for number in range(1, 40)]
+    for answer in said:
+        send(child, answer)
+    child.close()
+    assert list(channel.take(dead=True)) == said
+    assert channel.ended
+
+
+def test_an_answer_is_asked_for_once(ends: tuple[Channel, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether more has come is what `select` tells: to ask the socket again costs a handover of the lock."""
+    channel, child = ends
+    send(child, Completed(5))
+    calls = 0
+
+    class Counting:
+        def recv(self, size: int) -> bytes:
+            nonlocal calls
+            calls += 1
+            return sock.recv(size)
+
+    sock = channel._socket
+    monkeypatch.setattr(channel, "_socket", Counting())
+    assert list(channel.take()) == [Completed(5)]
+    assert calls == 1
+    monkeypatch.undo()

@@ -102,7 +102,8 @@ class _Child:
     def run(self) -> None:
         while True:
             try:
-                answer = self._answer(receive(self._socket))  # a request in a variable would hold its bytes
+                # a request in a variable would hold its bytes
+                answer = self._answer(receive(self._socket, self._region.get))
                 lines, words = last_words(self._complaints)
                 if lines:
                     send(self._socket, Complained(answer.request_id, lines, words))

@@ -12,7 +12,7 @@ from workers.errors import Rejected
 from workers.intake.formats import sniff
 from workers.intake.heap import freed
 from workers.intake.limits import Limits
-from workers.intake.processes.shared_memory import SLOTS, Region
+from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, SLOTS, Region
 from workers.intake.processes.wire import (
     Answer,
     Channel,
@@ -40,9 +40,11 @@ _request_ids = itertools.count(1)
 
 HESITATION_S = 1.0
 """A child that has been at one image for so long gets nothing new until it is done."""
-_MOST_IN_HAND = 4
+_MOST_IN_HAND = PLACES
 """Requests that a child has before it, so that it never waits for us: headers are read in less time than we take to
 hand out the next."""
+_ENOUGH_IN_HAND = 2
+"""With so many requests a child does not wait for us either, if it gets more when it has answered the first."""
 
 
 @dataclass(eq=False, slots=True)
@@ -162,6 +164,7 @@ class Child:
         self.at = 0
         self.at_s = 0.0
         self._slots: dict[int, int] = {}
+        self._places: dict[int, int] = {}
 
     @property
     def first(self) -> PendingRequest | None:
@@ -170,6 +173,11 @@ class Child:
     @property
     def at_image(self) -> AtImage:
         return AtImage(self.first.image if self.first is not None else None)
+
+    @property
+    def waits_for_us(self) -> bool:
+        """Whether it may run out of work before it answers."""
+        return self.ready and len(self.in_hand) < _ENOUGH_IN_HAND
 
     def open_to(self, request: PendingRequest) -> bool:
         if not self.ready or self.retiring or self.at_s >= HESITATION_S:
@@ -183,9 +191,13 @@ class Child:
     def give(self, request: PendingRequest) -> None:
         self.fresh = False
         self.in_hand[request.request_id] = request
-        slot = self._slot(request.request_id) if request.kind == "decode" else 0
+        slot = _free(self._slots, request.request_id, SLOTS) if request.kind == "decode" else 0
+        place = None
+        if 0 < len(request.body) <= PLACE_BYTES:
+            place = _free(self._places, request.request_id, PLACES)
+            self.region.put(place, request.body)
         self.channel.put(
-            Request(request.kind, request.request_id, request.format, slot, request.memory_bytes, request.body)
+            Request(request.kind, request.request_id, request.format, slot, request.memory_bytes, request.body, place)
         )
 
     def take_back(self, answer: Answer) -> tuple[PendingRequest, int]:
@@ -197,6 +209,7 @@ class Child:
         first = self.first
         if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.request_id != first.request_id:
             raise Garbled("an answer to what it was not asked, or out of turn")
+        self._places.pop(first.request_id, None)
         return self.in_hand.pop(first.request_id), self._slots.pop(first.request_id, 0)
 
     def complained(self, answer: Complained) -> None:
@@ -215,7 +228,8 @@ class Child:
         self.at = at
         return self.at_s
 
-    def _slot(self, request_id: int) -> int:
-        taken = self._slots.values()
-        self._slots[request_id] = next(slot for slot in range(SLOTS) if slot not in taken)
-        return self._slots[request_id]
+
+def _free(taken: dict[int, int], request_id: int, count: int) -> int:
+    """One of so many numbers that no other request has, noted as this one's."""
+    taken[request_id] = next(number for number in range(count) if number not in taken.values())
+    return taken[request_id]

@@ -1,7 +1,8 @@
-"""The shared memory that pixels come back in: a region for each child, and in it the current request and some slots.
+"""The shared memory that images go out in and pixels come back in: a region for each child, and in it the current
+request, places for encoded bytes and slots for pixels.
 
 A child maps its own region and no other, so nothing that it writes, however late or wild, reaches another child's
-images. A region is given to a new child only when the old one is known to be dead.
+images. A region is given to a new child only when the old one is known to be dead, and with nothing of its images.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ from workers.types import DecodedImage, Pixels, Transform
 
 SLOTS = 2
 """Slots of each region: one that is decoded into, one for the next image, so that a child never waits for us."""
+
+PLACES = 4
+"""Places of each region for encoded bytes: one for each request that a child has before it."""
+PLACE_BYTES = 512 * 1024
+"""What is larger goes over the socket: it takes so long to decode that how it gets there does not matter."""
 
 _HEAD_BYTES = 64
 
@@ -34,7 +40,7 @@ class Layout:
     @property
     def region_bytes(self) -> int:
         """A whole number of pages, because a region is mapped by itself."""
-        needed = _HEAD_BYTES + SLOTS * self.slot_bytes
+        needed = _HEAD_BYTES + PLACES * PLACE_BYTES + SLOTS * self.slot_bytes
         return -(-needed // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
@@ -68,6 +74,20 @@ class Region:
     def current_request(self, request_id: int) -> None:
         self._current_request[0] = request_id
 
+    def clear(self) -> None:
+        """Forget all that is in it."""
+        self._bytes.fill(0)
+
+    def put(self, place: int, body: bytes) -> None:
+        """Lay down encoded bytes, at most `PLACE_BYTES`, for the child to `get`."""
+        at = _HEAD_BYTES + place * PLACE_BYTES
+        self._bytes[at : at + len(body)] = np.frombuffer(body, np.uint8)
+
+    def get(self, place: int, size: int) -> bytes:
+        """A copy of the first so many bytes that lie there."""
+        at = _HEAD_BYTES + place * PLACE_BYTES
+        return self._bytes[at : at + size].tobytes()
+
     def write(self, slot: int, image: DecodedImage) -> None:
         for transform, pixels in self._views(slot).items():
             pixels[:] = image.pixels[transform]
@@ -77,7 +97,7 @@ class Region:
         return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(slot).items()})
 
     def _views(self, slot: int) -> dict[Transform, Pixels]:
-        at = _HEAD_BYTES + slot * self._layout.slot_bytes
+        at = _HEAD_BYTES + PLACES * PLACE_BYTES + slot * self._layout.slot_bytes
         views = {}
         for transform in self._layout.transforms:
             shape = _shape(transform)

@@ -60,6 +60,8 @@ class Supervisor:
         self._close_s = close_s
         self._lock = threading.Lock()
         self._submitted: deque[PendingRequest] = deque()
+        self._awaited = False
+        """Whether the thread is to be woken for what is submitted."""
         self._closing = False
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
@@ -87,7 +89,9 @@ class Supervisor:
         with self._lock:
             if not self._closing:
                 self._submitted.append(request)
-                self._wake()
+                if self._awaited:
+                    self._awaited = False
+                    self._wake()
                 return
         request.dropped()
 
@@ -120,7 +124,7 @@ class Supervisor:
     def _turn(self) -> None:
         """One round: children that are missing, news from the others, the clock, then new requests."""
         self._fill_places()
-        self._listen_for(_TICK_S if self._busy() else _NO_ROOM_S)
+        self._listen_for(0.0 if self._misses_orders() else _TICK_S if self._busy() else _NO_ROOM_S)
         self._watch()
         self._take_orders()
         self._hand_out()
@@ -128,8 +132,21 @@ class Supervisor:
     def _busy(self) -> bool:
         return any(child is not None and child.in_hand for child in self._children)
 
+    def _misses_orders(self) -> bool:
+        """Whether something was submitted that a child waits for; if not, from now on that wakes this thread.
+
+        Where every child has enough before it, what is submitted waits for the next answer.
+        """
+        awaited = self._broken is not None or any(child is not None and child.waits_for_us for child in self._children)
+        with self._lock:
+            missed = awaited and bool(self._submitted)
+            self._awaited = awaited and not missed
+        return missed
+
     def _listen_for(self, seconds: float) -> None:
-        for key, _ in self._selector.select(seconds):
+        events = self._selector.select(seconds)
+        self._awaited = False
+        for key, _ in events:
             if isinstance(key.data, Child):
                 self._hear(key.data)
             else:
@@ -209,15 +226,16 @@ class Supervisor:
     def _hear(self, child: Child) -> None:
         if self._children[child.place] is not child:  # reaped earlier in this round
             return
-        child.channel.flush()
-        self._listen(child)
+        if child.channel.unsent:
+            child.channel.flush()
+            self._listen(child)
         if not self._take_answers(child):
             self._reap(child)
 
-    def _take_answers(self, child: Child) -> bool:
+    def _take_answers(self, child: Child, *, dead: bool = False) -> bool:
         """Whether the child can be expected to say more."""
         try:
-            for answer in child.channel.take():
+            for answer in child.channel.take(dead=dead):
                 self._take_answer(child, answer)
         except Garbled as error:
             logger.warning("a decoder's process, %s, sends nonsense, and is ended: %s", child.at_image, error)
@@ -286,14 +304,13 @@ class Supervisor:
             self._lose_fork_server(error)
             return
         if child.loss != "bad-answer":
-            self._take_answers(child)  # to the end: the dead say nothing more
+            self._take_answers(child, dead=True)
         if self._children[child.place] is not child:
             return
         self._stillborn += not child.ready
         suspect = _suspect(child)
         lines, complaint = last_words(child.complaints)
         words, at_image = with_words(_exit_description(child, code), complaint or child.words), child.at_image
-        child.region.current_request = 0
         self._forget(child, suspect)
         metrics.DECODERS_LOST.add(cause=child.loss)
         metrics.STDERR_LINES.add(lines, of="decoder")
@@ -302,10 +319,12 @@ class Supervisor:
             self._blame(suspect, "decode-timeout" if child.loss == "clock" else "kills-decoder", words)
 
     def _forget(self, child: Child, suspect: PendingRequest | None = None) -> None:
-        """Free the child's place; its requests, but for the suspect, go back to the front of their queues in order."""
+        """Free the child's place and empty its region; its requests, but for the suspect, go back to the front of their
+        queues in order."""
         self._selector.unregister(child.channel)
         child.channel.close()
         os.close(child.complaints)
+        child.region.clear()
         self._children[child.place] = None
         for request in sorted(child.in_hand.values(), key=lambda each: each.request_id, reverse=True):
             if request is not suspect:

@@ -12,7 +12,7 @@ import io
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -38,13 +38,14 @@ VERDICTS: Final[tuple[Reason, ...]] = (
 )
 """Reasons that a child may give; what else becomes of an image is not its to say."""
 
-_REQUEST = struct.Struct("<BQBBQI")
+_REQUEST = struct.Struct("<BQBBQBI")
 _ANSWER = struct.Struct("<BQH")
 _READY, _INSPECTED, _REFUSED = struct.Struct("<B"), struct.Struct("<BIIQ"), struct.Struct("<B")
 _COMPLAINED = struct.Struct("<I")
 _TEXT_BYTES = 400
 """The most bytes of a detail; a dead letter keeps 200 characters."""
 _PAYLOAD_BYTES = max(_INSPECTED.size, _REFUSED.size + _TEXT_BYTES)
+_READ_BYTES = 4096
 _MOST_DECODE_BYTES = 1 << 40
 
 
@@ -62,6 +63,7 @@ class Request:
         slot: of the child's region, for the pixels of a decode.
         memory_bytes: by how much the child may grow meanwhile.
         body: the encoded bytes; empty for a check.
+        place: where in the child's region they lie; None: they follow the request.
     """
 
     kind: Kind
@@ -70,6 +72,7 @@ class Request:
     slot: int
     memory_bytes: int
     body: bytes
+    place: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +156,7 @@ class Channel:
     def put(self, request: Request) -> None:
         """Send now what can be sent, the rest when `flush` is called."""
         self._outbox.append(memoryview(_packed(request)))
-        if request.body:
+        if request.body and request.place is None:
             self._outbox.append(memoryview(request.body))
         self.flush()
 
@@ -169,17 +172,23 @@ class Channel:
         except OSError:  # the child died; what it said before can still be read
             self._outbox.clear()
 
-    def take(self) -> Iterator[Answer]:
+    def take(self, *, dead: bool = False) -> Iterator[Answer]:
         """Every answer that has come whole, as it is asked for. Sets `ended` when none can follow.
+
+        Args:
+            dead: the child is, so that all it has said is there to be read.
 
         Raises:
             Garbled: the child is not to be listened to any more.
         """
+        got = b""
         while True:
             while (answer := self._next()) is not None:
                 yield answer
+            if 0 < len(got) < _READ_BYTES and not dead:
+                return  # that was all there was
             try:
-                got = self._socket.recv(_ANSWER.size + _PAYLOAD_BYTES)
+                got = self._socket.recv(_READ_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -250,7 +259,8 @@ def _shown(text: bytes) -> str:
 def _packed(request: Request) -> bytes:
     code = KINDS.index(request.kind)
     name = 0 if request.format is None else 1 + DECODABLE.index(request.format)
-    return _REQUEST.pack(code, request.request_id, name, request.slot, request.memory_bytes, len(request.body))
+    place = 0 if request.place is None else 1 + request.place
+    return _REQUEST.pack(code, request.request_id, name, request.slot, request.memory_bytes, place, len(request.body))
 
 
 # ---- the child's side -----------------------------------------------------------------------------------------------
@@ -263,15 +273,19 @@ def send(sock: socket.socket, answer: Answer) -> None:
     sock.sendall(_ANSWER.pack(_ANSWERS.index(type(answer)), request_id, len(payload)) + payload)
 
 
-def receive(sock: socket.socket) -> Request:
+def receive(sock: socket.socket, placed: Callable[[int, int], bytes]) -> Request:
     """The next request, whole.
+
+    Args:
+        placed: gives the encoded bytes that lie at a place of the region, of which there are so many.
 
     Raises:
         EOFError: the parent has let go of us.
     """
-    code, request_id, name, slot, memory_bytes, size = _REQUEST.unpack(_filled(sock, _REQUEST.size))
+    code, request_id, name, slot, memory_bytes, place, size = _REQUEST.unpack(_filled(sock, _REQUEST.size))
     format_name = DECODABLE[name - 1] if name else None
-    return Request(KINDS[code], request_id, format_name, slot, memory_bytes, _filled(sock, size))
+    body = placed(place - 1, size) if place else _filled(sock, size)
+    return Request(KINDS[code], request_id, format_name, slot, memory_bytes, body)
 
 
 def _filled(sock: socket.socket, size: int) -> bytes:
