@@ -7,12 +7,15 @@ name's addresses. Here a reply is one value or one flat list, a length is checke
 and every wait gets only what is left of its call's time. Connecting, TLS and AUTH are still redis-py's.
 
 Its pool and its pipeline are not used: around one small request on a quiet worker they take longer than the server and
-the way there (measured: 0.2 of 0.5 ms), and packing a batch takes three times as long as here.
+the way there (measured: 0.2 of 0.5 ms), and packing a batch takes three times as long as here. Nor are timeouts of
+sockets: to set one and to look whether its time is over are system calls, at each of which the interpreter's lock
+changes hands. A socket never blocks here, and what has to wait waits once.
 """
 
 from __future__ import annotations
 
 import re
+import select
 import socket
 import ssl
 import threading
@@ -41,7 +44,7 @@ _READ_BYTES = 256 * 1024
 _LATE_READS = 64
 """Reads without waiting after a call's time: enough for a whole answer that has arrived, and no trickle's length."""
 _SEND_BYTES = 16 * 1024
-"""Sent at once: what TLS puts into one record. Python's TLS gives each record a time limit of its own."""
+"""What a piece has at least that is sent at once: a record of TLS holds no more."""
 _SHORTEST_S = 0.001
 _NUMBER = re.compile(rb"-?[0-9]{1,19}")
 
@@ -109,6 +112,7 @@ class BoundedParser(BaseParser):
 
     def on_connect(self, connection: Any) -> None:
         self._sock = connection._sock
+        self._sock.setblocking(False)
         self._unread = bytearray()
 
     def on_disconnect(self) -> None:
@@ -125,7 +129,6 @@ class BoundedParser(BaseParser):
             return False
         if self._unread:
             return True
-        self._sock.settimeout(0)
         try:
             return self._took(self._sock.recv(1))
         except (BlockingIOError, ssl.SSLWantReadError):
@@ -191,12 +194,17 @@ class BoundedParser(BaseParser):
         return value
 
     def _receive(self) -> None:
+        """Read what has come, or wait for it; of a record of TLS that has not come whole, nothing."""
         assert self._sock is not None
-        self._sock.settimeout(_left_to_read_s())
+        left_s = _left_to_read_s()
+        if not (isinstance(self._sock, ssl.SSLSocket) and self._sock.pending()):
+            _wait(self._sock, select.POLLIN, left_s)
         try:
             chunk = self._sock.recv(_READ_BYTES)
         except (BlockingIOError, ssl.SSLWantReadError):
-            raise _too_late() from None
+            if not left_s:
+                raise _too_late() from None
+            return
         self._took(chunk)
         _call.room -= len(chunk)
         if _call.room < 0:
@@ -207,6 +215,13 @@ class BoundedParser(BaseParser):
         if not chunk:
             raise redis.exceptions.ConnectionError("the server closed the connection")
         return True
+
+
+def _wait(sock: socket.socket, event: int, seconds: float) -> None:
+    """Wait until the socket can be read or written, at most so long."""
+    poll = select.poll()
+    poll.register(sock, event)
+    poll.poll(seconds * 1000)
 
 
 def _length(text: bytes) -> int | None:
@@ -244,7 +259,7 @@ class _InTime(AbstractConnection):
             self.disconnect()  # type: ignore[no-untyped-call]
         try:
             self.send_packed_command(_packed(commands), check_health=False)
-            return [self._answer() for _ in commands]
+            return [self._parser.read_response() for _ in commands]
         except BaseException:
             # redis-py leaves a connection open whose login failed with an error that is not its own
             self.disconnect()  # type: ignore[no-untyped-call]
@@ -257,23 +272,27 @@ class _InTime(AbstractConnection):
         except (redis.exceptions.ConnectionError, OSError):
             return False
 
-    def _answer(self) -> Any:
-        try:
-            return self.read_response()
-        except redis.exceptions.ResponseError as error:
-            return error
-
     def send_packed_command(self, command: Iterable[bytes], check_health: bool = True) -> None:
-        super().send_packed_command(self._in_time(command), check_health)  # type: ignore[no-untyped-call]
+        """Connect, if need be, and send these pieces within the call's time.
 
-    def _in_time(self, pieces: Iterable[bytes]) -> Iterator[memoryview]:
-        """The pieces as they are sent one after the other, each with what is left of the time."""
-        for piece in pieces:
-            for start in range(0, len(piece), _SEND_BYTES):
-                sock = self._get_socket()
-                assert sock is not None
-                sock.settimeout(_left_s())
-                yield memoryview(piece)[start : start + _SEND_BYTES]
+        Raises:
+            TimeoutError: the time is over.
+            OSError: they can't be sent.
+        """
+        if self._get_socket() is None:
+            self.connect_check_health(check_health=False)
+        for piece in command:
+            self._send(piece)
+
+    def _send(self, piece: bytes) -> None:
+        sock, rest = self._get_socket(), memoryview(piece)
+        assert sock is not None
+        while rest:
+            left_s = _left_s()
+            try:
+                rest = rest[sock.send(rest) :]
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                _wait(sock, select.POLLOUT, left_s)
 
 
 def _packed(commands: Iterable[Command]) -> Iterator[bytes]:
