@@ -57,7 +57,8 @@ class Journal:
         self._lock = threading.Lock()
         self._in_hand: dict[Coordinates, str] = {}
         self._tasks: Counter[Coordinates] = Counter()
-        self._suspects: set[Coordinates] = set()
+        self.suspects: frozenset[Coordinates] = frozenset()
+        """Images that were in hand when a process before this one died."""
         self._died_alone: set[Coordinates] = set()
         self.poison: frozenset[Coordinates] = frozenset()
         self._path = path
@@ -75,16 +76,10 @@ class Journal:
                 f"the journal {path} can't be written ({error.strerror}): TAGSTREAM_STATE_DIR must be a folder of ours"
             ) from error
 
-    @property
-    def suspects(self) -> frozenset[Coordinates]:
-        """Images that were in hand when a process before this one died."""
-        with self._lock:
-            return frozenset(self._suspects)
-
     def enter(self, image: Coordinates) -> None:
         """Note that this image is about to be decoded; if it is a suspect, alone."""
         with self._lock:
-            mark = self._mark_of_suspect(image, _ALONE, _ALONE_AGAIN) if image in self._suspects else _IN_HAND
+            mark = self._mark_of_suspect(image, _ALONE, _ALONE_AGAIN) if image in self.suspects else _IN_HAND
             self._in_hand[image] = mark
             self._tasks[image] += 1
             self._note(mark, image)
@@ -102,8 +97,8 @@ class Journal:
             if self._in_hand.pop(image, None) is None:
                 return
             if came_through:
-                self._suspects.discard(image)
-            self._note(self._suspicion(image) if image in self._suspects else _LEFT, image)
+                self.suspects -= {image}
+            self._note(self._suspicion(image) if image in self.suspects else _LEFT, image)
 
     def settled(self, images: Iterable[Coordinates]) -> None:
         """Note that these images' outcomes are committed: poison ones among them will not come again."""
@@ -117,11 +112,11 @@ class Journal:
         with self._lock:
             passed = {
                 image
-                for image in self.poison | self._suspects
+                for image in self.poison | self.suspects
                 if (image.topic, image.partition) == partition and image.offset < offset
             }
             self.poison -= passed
-            self._suspects -= passed
+            self.suspects -= passed
             for image in passed:
                 self._note(_LEFT, image)
 
@@ -132,7 +127,7 @@ class Journal:
                 return
             self._in_hand.clear()
             self._tasks.clear()
-            self._suspects.clear()
+            self.suspects = frozenset()
             try:
                 self._rewrite(self._path)
             except OSError as error:
@@ -178,12 +173,12 @@ class Journal:
             else:
                 marks[image] = mark
         self.poison = frozenset(image for image, mark in marks.items() if mark == _ALONE_AGAIN)
-        self._suspects = {image for image, mark in marks.items() if mark != _ALONE_AGAIN}
+        self.suspects = frozenset(image for image, mark in marks.items() if mark != _ALONE_AGAIN)
         self._died_alone = {image for image, mark in marks.items() if mark in {_ALONE, _SUSPECT_AGAIN}}
 
     def _rewrite(self, path: Path) -> None:
         """Begin the file anew with what still counts, in one step: a death in between leaves the old or the new."""
-        marks = {image: self._suspicion(image) for image in sorted(self._suspects)}
+        marks = {image: self._suspicion(image) for image in sorted(self.suspects)}
         marks |= dict.fromkeys(sorted(self.poison), _ALONE_AGAIN)
         marks |= self._in_hand
         fresh = path.with_name(f"{path.name}.new")

@@ -104,7 +104,7 @@ class Pipeline:
             clock,
             options,
             endings=endings,
-            annotated=lambda task: self.finish.begin(task),
+            annotated=lambda tasks: self.finish.begin(*tasks),
         )
         self.finish = FinishStage(
             renderer,

@@ -159,6 +159,20 @@ def test_what_was_computed_and_committed_last_is_told_to_the_cache_after_the_thr
     assert again.hits == {"tags"}
 
 
+def test_what_was_computed_wakes_the_thread_only_where_an_equal_image_waits_for_it() -> None:
+    lookup = ManualPipeline().pipeline.lookup
+    lone, leader = a_task(), a_task()
+    for task, flight in ((lone, "of one"), (leader, "of two")):
+        task.results["tags"] = LabelScores(np.array([0], np.int32), np.array([0.75], np.float32))
+        task.flight = flight
+        assert lookup._equal._single_flight.join(flight, task)
+    assert not lookup._equal._single_flight.join("of two", a_task())
+    lookup.keep(lone)
+    assert (len(lookup), lookup._woken) == (1, False)
+    lookup.keep(leader)
+    assert (len(lookup), lookup._woken) == (2, True)
+
+
 def test_a_batch_is_counted_by_why_it_left() -> None:
     """The colours' batches have at most 8 images; the one that makes the model give no number runs again alone."""
     with measuring(metrics.BATCHES) as measured:

@@ -111,9 +111,14 @@ class Ledger:
         self._lock = threading.Lock()
         self._queues: dict[Assignment, _PartitionQueue] = {}
         self._ready = threading.Condition(self._lock)
+        self._enough = threading.Condition(self._lock)
         self._empty = threading.Condition(self._lock)
         self._bytes = 0
         self._records = 0
+        self._under_way = 0
+        """Records that have no messages yet."""
+        self._missing = 0
+        """Messages that the thread in `wait_for_more` still waits for."""
         self._held = False
 
     def open(self, assignment: Assignment, offset: int) -> None:
@@ -148,6 +153,7 @@ class Ledger:
             queue.jobs += 1
             self._count(entry, entry.size)
             self._records += 1
+            self._under_way += 1
             return entry
 
     def has_room(self, entry: Entry, max_jobs: int, max_bytes: int) -> bool:
@@ -197,12 +203,18 @@ class Ledger:
         dropped: list[Entry] = []
         with self._lock:
             for entry, messages in filled:
-                if entry.record.assignment in self._queues:
-                    entry.messages = tuple(messages)
-                    self._count(entry, entry.size)
-                else:
+                queue = self._queues.get(entry.record.assignment)
+                if queue is None:
                     dropped.append(entry)
-            self._ready.notify_all()
+                    continue
+                entry.messages = tuple(messages)
+                self._count(entry, entry.size)
+                self._under_way -= 1
+                self._missing -= len(messages)
+                if queue.entries[0] is entry:
+                    self._ready.notify_all()
+            if not self._under_way or self._missing <= 0:
+                self._enough.notify_all()
         return dropped
 
     def refill(self, render: Callable[[Entry], Sequence[Message] | None]) -> None:
@@ -216,15 +228,20 @@ class Ledger:
                         self._count(entry, entry.size)
 
     def wait(self, timeout_s: float) -> None:
-        """Wait for `fill`, `release` or `wake`, at most this long."""
+        """Wait until something is ready, or for `wake`, at most this long."""
         with self._lock:
             if self._held or not any(self._front_is_ready(queue) for queue in self._queues.values()):
                 self._ready.wait(timeout_s)
 
-    def wait_for_more(self, timeout_s: float) -> None:
-        """The same, also while something is ready."""
+    def wait_for_more(self, timeout_s: float, messages: int) -> None:
+        """Wait until so many messages more are there or no record is under way, or for `wake`, at most this long.
+
+        A thread that came for each of them would cost as much as the transaction that waits for them.
+        """
         with self._lock:
-            self._ready.wait(timeout_s)
+            self._missing = messages
+            if self._under_way:
+                self._enough.wait(timeout_s)
 
     def wait_until_empty(self, timeout_s: float) -> None:
         """Wait until every record is known to be committed, or dropped, at most this long."""
@@ -235,6 +252,7 @@ class Ledger:
     def wake(self) -> None:
         with self._lock:
             self._ready.notify_all()
+            self._enough.notify_all()
 
     def hold(self) -> None:
         """Show nothing as ready until `release`. What was shown before may be published and committed by now."""
@@ -321,6 +339,11 @@ class Ledger:
     def records(self) -> int:
         return self._records
 
+    @property
+    def under_way(self) -> int:
+        """Records whose messages are not known yet."""
+        return self._under_way
+
     def committed(self) -> dict[Partition, int]:
         """Of each partition in our hands the offset below which all is known to be committed."""
         with self._lock:
@@ -355,5 +378,6 @@ class Ledger:
             queue.read -= entry.expected or 0
             self._count(entry, 0)
             self._records -= 1
+            self._under_way -= entry.messages is None
         if not self._records:
             self._empty.notify_all()

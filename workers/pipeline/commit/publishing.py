@@ -63,7 +63,8 @@ class Publishing:
             self._pipeline.ledger.wait(_TURN_S)
             return False
         if (left_s := self._waits_for_more_s(ready)) > 0:
-            self._pipeline.ledger.wait_for_more(min(left_s, _TURN_S))
+            more = self._options.transaction_outcomes - len(ready.transaction.messages)
+            self._pipeline.ledger.wait_for_more(min(left_s, _TURN_S), more)
             return False
         started = self._now()
         try:
@@ -90,7 +91,7 @@ class Publishing:
         A transaction costs worker and brokers some ten milliseconds however little is in it: one for each image would
         cost as much as a small model. What is alone waits for nothing.
         """
-        if ready.full or len(ready.entries) >= self._pipeline.ledger.records:
+        if ready.full or not self._pipeline.ledger.under_way:
             return 0.0
         return self._next_at - self._now()
 

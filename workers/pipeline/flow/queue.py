@@ -27,6 +27,11 @@ class StageQueue(Generic[Item]):
             self._items.extend(items)
             self._filled.notify()
 
+    def add(self, item: Item) -> None:
+        """As `put`, without waking the thread: it takes this with what comes next, or at the end of its wait."""
+        with self._filled:
+            self._items.append(item)
+
     def take(self, most: int) -> list[Item]:
         """Up to `most` items at once, in the order in which they were put; empty where none is ready."""
         with self._filled:

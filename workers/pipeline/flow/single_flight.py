@@ -44,6 +44,11 @@ class SingleFlight(Generic[Follower]):
             self._single_flight.pop(key, None)
             return None
 
+    def waiting(self, key: Hashable) -> int:
+        """How many tasks wait for this answer."""
+        with self._lock:
+            return len(self._single_flight.get(key, ()))
+
     def __contains__(self, key: Hashable) -> bool:
         with self._lock:
             return key in self._single_flight

@@ -26,7 +26,7 @@ class AnnotateStage(QueueStage):
 
     Args:
         self_test: annotates, and watches what comes of it.
-        annotated: takes each task of a batch afterwards.
+        annotated: takes the tasks of a batch afterwards.
     """
 
     places = (Place("wait-device"), Place("annotate", works=True))
@@ -39,7 +39,7 @@ class AnnotateStage(QueueStage):
         options: WorkerOptions,
         *,
         endings: Endings,
-        annotated: Callable[[Task], None],
+        annotated: Callable[[Sequence[Task]], None],
     ) -> None:
         super().__init__("device")
         self._self_test = self_test
@@ -94,16 +94,14 @@ class AnnotateStage(QueueStage):
                     self._run([task], "alone")
 
     def _run(self, batch: Sequence[Task], left: str) -> None:
-        for task in batch:
-            self._progress.move(task, "annotate")
+        self._progress.move_all(batch, "annotate")
         started = self._clock.monotonic()
         self._self_test.annotate(batch)
         context = tracing.example(task.span.get_span_context() for task in batch)
         metrics.STAGE_SECONDS.record(self._clock.monotonic() - started, context, stage="annotate")
         metrics.BATCH_IMAGES.record(len(batch))
         metrics.BATCHES.add(left=left)
-        for task in batch:
-            self._annotated(task)
+        self._annotated(batch)
 
     @contextmanager
     def _timed(self) -> Iterator[None]:

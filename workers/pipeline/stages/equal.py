@@ -58,6 +58,10 @@ class EqualImages:
         flight, leader.flight = leader.flight, None
         return flight
 
+    def awaited(self, flight: Hashable | None) -> bool:
+        """Whether an equal image waits for what this flight's leader computes."""
+        return flight is not None and self._single_flight.waiting(flight) > 0
+
     def share(self, leader: Task, flight: Hashable, verdict: Rejected | None) -> None:
         """Give the leader's results to all that wait for them; a verdict instead rejects them too."""
         for task in self._single_flight.land(flight):

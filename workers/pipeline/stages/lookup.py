@@ -94,11 +94,16 @@ class LookupStage(QueueStage):
         self._inspected.put(task)
 
     def keep(self, task: Task) -> None:
-        """Remember what was computed for it, and share it. Before the task ends."""
+        """Remember what was computed for it, and share it. Before the task ends.
+
+        Where no equal image waits for it, that has time until this thread looks something up: every look-up finds it.
+        """
         values = self._results.values(task)
         flight = None if task.failures else self._equal.hand_over(task)
         if values or flight is not None:
-            self._computed.put(Computed(task, values, flight))
+            self._computed.add(Computed(task, values, flight))
+            if self._equal.awaited(flight):
+                self.wake()
 
     def refuse(self, task: Task, sha256: str, error: Rejected) -> None:
         """The intake rejects these bytes: if they alone are why, so it does for every equal image, now and later."""
@@ -107,8 +112,8 @@ class LookupStage(QueueStage):
         self._endings.reject(task, error)
 
     def committed(self, writes: Sequence[CacheWrite]) -> None:
-        """Tell the cache what was committed. In ledger order."""
-        self._committed.put(writes)
+        """Tell the cache what was committed, as soon as anything is looked up. In ledger order."""
+        self._committed.add(writes)
 
     # ---- for the worker ---------------------------------------------------------------------------------------
 

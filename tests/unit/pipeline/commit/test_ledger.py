@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from hypothesis import settings
@@ -349,3 +350,71 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=40)
+
+
+def waiting_for_more(ledger: Ledger, messages: int) -> threading.Thread:
+    """A thread that waits, once it does."""
+    thread = threading.Thread(target=ledger.wait_for_more, args=(30.0, messages), daemon=True)
+    thread.start()
+    eventually(lambda: bool(ledger._enough._waiters))  # type: ignore[attr-defined]
+    return thread
+
+
+def test_a_thread_that_waits_for_more_is_woken_by_the_last_record_and_by_none_before_it() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    first, second, last = [admit(ledger, assignment, offset) for offset in range(3)]
+    finish(ledger, first)
+    thread = waiting_for_more(ledger, 500)
+    finish(ledger, second)
+    thread.join(0.05)
+    assert thread.is_alive()
+    assert ledger.under_way == 1
+    finish(ledger, last)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert ledger.under_way == 0
+
+
+def test_a_thread_that_waits_for_more_is_woken_once_a_transaction_is_full() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    entries = [admit(ledger, assignment, offset) for offset in range(4)]
+    thread = waiting_for_more(ledger, 2)
+    finish(ledger, entries[0])
+    thread.join(0.05)
+    assert thread.is_alive()
+    finish(ledger, entries[1])
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_no_thread_waits_for_more_where_nothing_is_under_way() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    finish(ledger, admit(ledger, assignment, 0))
+    dropped = admit(ledger, assignment, 1)
+    assert ledger.under_way == 1
+    assignment.end()
+    ledger.close_ended()
+    assert ledger.under_way == 0
+    assert ledger.fill(dropped, []) is False
+    assert ledger.under_way == 0
+    began = time.monotonic()
+    ledger.wait_for_more(30.0, 500)
+    assert time.monotonic() - began < 10
+
+
+def test_a_record_behind_one_that_is_under_way_wakes_no_thread() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    first, second = admit(ledger, assignment, 0), admit(ledger, assignment, 1)
+    thread = threading.Thread(target=ledger.wait, args=(30.0,), daemon=True)
+    thread.start()
+    eventually(lambda: bool(ledger._ready._waiters))  # type: ignore[attr-defined]
+    finish(ledger, second)
+    thread.join(0.05)
+    assert thread.is_alive()
+    finish(ledger, first)
+    thread.join(30)
+    assert not thread.is_alive()

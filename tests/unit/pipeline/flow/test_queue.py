@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from workers.pipeline.flow.queue import StageQueue
 
 
@@ -20,3 +22,26 @@ def test_what_is_put_at_once_stays_in_order() -> None:
     queue.put()
     assert len(queue) == 3
     assert queue.take(9) == [0, 1, 2]
+
+
+def test_what_is_added_wakes_no_thread_and_is_taken_with_what_is_put_next() -> None:
+    filled = threading.Condition()
+    queue = StageQueue[int](filled)
+    woken = threading.Event()
+    waits = threading.Event()
+
+    def wait() -> None:
+        with filled:
+            waits.set()
+            filled.wait(30)
+            woken.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert waits.wait(30)
+    queue.add(1)
+    assert not woken.wait(0.05)
+    queue.put(2)
+    thread.join(30)
+    assert woken.is_set()
+    assert queue.take(9) == [1, 2]

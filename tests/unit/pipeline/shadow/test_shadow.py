@@ -181,7 +181,7 @@ def test_what_the_live_tagger_did_not_score_whole_is_not_compared(manual: Manual
 
 
 def test_an_image_under_suspicion_is_not_shown_to_it(manual: ManualPipeline) -> None:
-    manual.worker._journal._suspects.add(Coordinates("images", 0, 0, 0))
+    manual.worker._journal.suspects |= {Coordinates("images", 0, 0, 0)}
     come(manual, RED, GREEN)
     assert len(manual.done) == 2
     assert len(shadow(manual)._waiting) == 1
@@ -250,10 +250,10 @@ def test_it_is_idle_when_no_image_is_in_hand(manual: ManualPipeline) -> None:
 def test_it_never_works_beside_an_image_under_suspicion(manual: ManualPipeline, told: Counter[str]) -> None:
     """Guard: `forbidden`; a shadow that kills the process would have its death counted against that image."""
     come(manual, RED)
-    manual.worker._journal._suspects.add(Coordinates("images", 0, 9, 0))
+    manual.worker._journal.suspects |= {Coordinates("images", 0, 9, 0)}
     shadow(manual).step(0)
     assert told["compared"] == 0
-    manual.worker._journal._suspects.clear()
+    manual.worker._journal.suspects = frozenset()
     shadow(manual).step(0)
     assert told["compared"] == 1
 
