@@ -126,6 +126,7 @@ class Site:
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 10,  # of half a second, which a partition's end would take to be told
                 "auto.offset.reset": "earliest",
             }
         )
