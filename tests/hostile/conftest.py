@@ -1,4 +1,4 @@
-"""One worker among liars for a whole session, and the report of what was tried on it."""
+"""One worker among liars for all tests of this package, and the report of what was tried on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.hostile.scene import HEAD, Scene
 _SCENE = pytest.StashKey[Scene]()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def scene(request: pytest.FixtureRequest, stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with Scene.started(stack, tmp_path_factory.mktemp("hostile")) as started:
         request.config.stash[_SCENE] = started
