@@ -7,7 +7,14 @@ import random
 
 import pytest
 
+from tests.support import memory
 from tests.support.memory import Growth
+
+
+@pytest.fixture(autouse=True)
+def _nothing_else_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So there is nothing to wait for between looks."""
+    monkeypatch.setattr(memory, "_EVERY_S", 0.0)
 
 
 def after(images: int, leaks_mb: float) -> Growth:

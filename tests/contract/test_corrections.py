@@ -8,6 +8,7 @@ import pytest
 
 from schemas.correction import CorrectionRecord, Word, correction, withdrawal
 from tests.support.waiting import eventually
+from workers.backends import kafka_reader
 from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.backends.kafka_corrections import KafkaCorrections
 from workers.errors import Misconfigured
@@ -120,6 +121,7 @@ def test_a_topic_that_does_not_exist_is_said(kafka: object, unique: Callable[[st
         log.catch_up(never)
 
 
-def test_a_stop_is_not_kept_waiting_by_a_broker_that_is_away() -> None:
+def test_a_stop_is_not_kept_waiting_by_a_broker_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kafka_reader, "_CONNECT_S", 0.5)
     asked = iter([False, True, True])
     KafkaCorrections("127.0.0.1:1", "corrections", max_bytes=MIB).catch_up(lambda: next(asked))

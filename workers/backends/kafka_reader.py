@@ -19,6 +19,9 @@ from workers.types import Partition
 
 logger = logging.getLogger(__name__)
 
+_CONNECT_S = 10.0
+"""How long a broker is tried to be reached."""
+
 _POLL_S = 0.2
 
 _ONE_BATCH_BYTES = 64 << 10
@@ -272,7 +275,7 @@ def _consumer(servers: str, security: Security | None, **settings: Any) -> Any:
         KafkaConsumer,
         servers,
         security or {},
-        timeout_s=10.0,
+        timeout_s=_CONNECT_S,
         answer_bytes=FETCH_ANSWER_BYTES,
         group_id=None,
         isolation_level="read_committed",
