@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -16,6 +15,7 @@ from tests.support.secure_kafka import AGAIN_S, PASSWORD, USER, SecureKafka, uns
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import lag
+from workers.cli.app import run_command
 from workers.local.scratch import Scratch
 
 pytestmark = pytest.mark.timeout(240)
@@ -113,38 +113,52 @@ def test_a_worker_takes_a_new_password_from_its_file_while_it_works(
     assert "Authentication failed" not in process.said()
 
 
-def test_check_says_that_a_token_has_ended(site: Site, broker: SecureKafka, tmp_path: Path) -> None:
-    settings = token(broker, tmp_path / "token") | {"TAGSTREAM_STATE_DIR": str(tmp_path)}
+class Checked(NamedTuple):
+    """How `tagstream check` ended and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+Check = Callable[[dict[str, str]], Checked]
+
+
+@pytest.fixture
+def check(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Check:
+    """`tagstream check` with these settings over the site's, in this process."""
+
+    def run(settings: dict[str, str]) -> Checked:
+        for name in [name for name in os.environ if name.startswith("TAGSTREAM_")]:
+            monkeypatch.delenv(name)
+        for name, value in (site.settings("check") | settings | {"TAGSTREAM_STATE_DIR": str(tmp_path)}).items():
+            monkeypatch.setenv(name, value)
+        code = run_command(["check"])
+        return Checked(code, *capfd.readouterr())
+
+    return run
+
+
+def test_check_says_that_a_token_has_ended(check: Check, broker: SecureKafka, tmp_path: Path) -> None:
+    settings = token(broker, tmp_path / "token")
     (tmp_path / "token").write_text(unsigned_token(USER, -60))
-    found = check(site, settings)
-    assert any("✗ Kafka" in line for line in found.stdout.splitlines())
-    assert "Traceback" not in found.stdout + found.stderr
-    assert found.returncode != 0
+    found = check(settings)
+    assert any("✗ Kafka" in line for line in found.out.splitlines())
+    assert "Traceback" not in found.out + found.err
+    assert found.code != 0
 
 
-def check(site: Site, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`tagstream check`, as a user would run it."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
-    return subprocess.run(
-        [sys.executable, "-m", "workers", "check"],
-        env=inherited | site.settings("check") | settings,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_check_says_yes_to_the_right_login(check: Check, broker: SecureKafka) -> None:
+    found = check(login(broker, "PLAIN"))
+    assert f"✓ Kafka: {broker.login} has the topics" in found.out
+    assert found.code == 0, found.out + found.err
 
 
-def test_check_says_yes_to_the_right_login(site: Site, broker: SecureKafka, tmp_path: Path) -> None:
-    found = check(site, login(broker, "PLAIN") | {"TAGSTREAM_STATE_DIR": str(tmp_path)})
-    assert f"✓ Kafka: {broker.login} has the topics" in found.stdout
-    assert found.returncode == 0, found.stdout + found.stderr
-
-
-def test_check_says_what_may_be_wrong_when_the_password_is(site: Site, broker: SecureKafka, tmp_path: Path) -> None:
-    found = check(site, login(broker, "SCRAM-SHA-512", "another") | {"TAGSTREAM_STATE_DIR": str(tmp_path)})
-    kafka = next(line for line in found.stdout.splitlines() if "✗ Kafka" in line)
+def test_check_says_what_may_be_wrong_when_the_password_is(check: Check, broker: SecureKafka) -> None:
+    found = check(login(broker, "SCRAM-SHA-512", "another"))
+    kafka = next(line for line in found.out.splitlines() if "✗ Kafka" in line)
     assert broker.login in kafka
-    assert "password" in found.stdout
-    assert "another" not in found.stdout + found.stderr
-    assert "Traceback" not in found.stdout + found.stderr
-    assert found.returncode != 0
+    assert "password" in found.out
+    assert "another" not in found.out + found.err
+    assert "Traceback" not in found.out + found.err
+    assert found.code != 0
