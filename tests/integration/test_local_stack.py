@@ -24,14 +24,19 @@ from workers.local.apache_kafka import ApacheKafka
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.server import Server
-from workers.local.stack import LocalStack
 from workers.local.valkey import Valkey
 
 HOLD_A_STACK = """
 import json, time
 from workers.local.stack import LocalStack
 with LocalStack() as stack:
-    print(json.dumps([str(stack.scratch.path), *[server.pid for server in stack.servers]]), flush=True)
+    told = {
+        "folder": str(stack.scratch.path),
+        "pids": [server.pid for server in stack.servers],
+        "ports": [port for server in stack.servers for port in server.ports],
+        "litter": [str(path) for path in stack.s3.litter],
+    }
+    print(json.dumps(told), flush=True)
     time.sleep(120)
 """
 
@@ -157,35 +162,27 @@ def test_no_server_listens_beyond_its_own_loopback_ports(stack: Stack) -> None:
 
 
 @pytest.mark.servers
-def test_a_second_stack_runs_beside_the_first(stack: Stack) -> None:
-    with LocalStack() as second:
-        assert not {*stack.kafka.ports, *stack.s3.ports, *stack.valkey.ports} & {
-            port for server in second.servers for port in server.ports
-        }
-        folder = second.scratch.path
-        assert all(server.running for server in second.servers)
-    assert not any(server.running for server in second.servers)
-    assert not folder.exists()
-    assert not any(socket.exists() for socket in second.s3.litter)
-
-
-@pytest.mark.servers
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_stack_ends_with_its_owner(how: signal.Signals) -> None:
+def test_a_second_stack_runs_beside_the_first_and_ends_with_its_owner(stack: Stack, how: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD_A_STACK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     ) as owner:
         assert owner.stdout is not None
-        folder, *pids = json.loads(owner.stdout.readline())
+        told = json.loads(owner.stdout.readline())
+        folder, pids = Path(told["folder"]), told["pids"]
         assert all(lives(pid) for pid in pids)
+        assert not {*stack.kafka.ports, *stack.s3.ports, *stack.valkey.ports} & set(told["ports"])
         owner.send_signal(how)
         owner.wait(20)
     assert survivors(pids) == []
     if how is signal.SIGKILL:
-        assert Path(folder).exists(), "no process was left to remove it"
+        assert folder.exists(), "no process was left to remove it"
         with Scratch():
             """The process that makes the next one sweeps first."""
-    assert not Path(folder).exists()
+    assert not folder.exists()
+    assert told["litter"]
+    assert not any(Path(socket).exists() for socket in told["litter"])
+    assert all(server.running for server in (stack.kafka, stack.s3, stack.valkey))
 
 
 @pytest.mark.servers
