@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.parity.subjects import SMALL, Subject, checkpoint, guide_ids, pixels
+from tests.unit.models.small import small_bundle
 from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.device import choose_device
@@ -20,9 +21,10 @@ from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.adapters import RamTagger, build_captioner, build_tagger
 from workers.models.ram.config import AnyConfig, Kind, RamConfig
 from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint, read_checkpoint
-from workers.models.ram.random_bundle import made_up_vocabulary, random_bundle
+from workers.models.ram.random_bundle import made_up_vocabulary
 from workers.models.ram.sizes import kind_in
 from workers.models.ram.wordpiece import WordPiece
+from workers.models.tagger import sample_image
 from workers.pipeline.embedding import Embedder
 from workers.ports import Captioner, Tagger
 from workers.testing.conformance import CAPTIONER_CHECKS, TAGGER_CHECKS
@@ -166,7 +168,7 @@ def test_a_captioner_takes_the_tokens_that_the_tagger_of_its_bundle_left(random_
     captioner = build_captioner(random_tag2text, CPU, "fp32")
     runs = []
     tagger._engine.model.encoder.register_forward_hook(lambda module, inputs, output: runs.append(len(output)))
-    images = [pixels(0), pixels(1)]
+    images = [sample_image(64, seed) for seed in (0, 1)]
     tagger.forward(images)
     together = captioner.forward(images[::-1], ["a", "b"])
     assert runs == [2]
@@ -177,7 +179,7 @@ def test_a_captioner_takes_the_tokens_that_the_tagger_of_its_bundle_left(random_
 
 def test_a_captioner_without_a_tagger_keeps_nothing(random_tag2text: Bundle) -> None:
     captioner = build_captioner(random_tag2text, CPU, "fp32")
-    captioner.forward([pixels(0)], [""])
+    captioner.forward([sample_image(64)], [""])
     assert not captioner._engine._kept
 
 
@@ -207,15 +209,12 @@ def test_a_bundle_is_loaded_by_its_folder(random_bundles: Callable[[Kind], Bundl
         str(random_bundles("ram").folder), device="cpu", precision="fp32", allow=["label 3", "label 5"]
     )
     assert isinstance(tagger, RamTagger)
-    assert len(tagger.forward([pixels(0)])[0]) == 2
+    assert len(tagger.forward([sample_image(64)])[0]) == 2
     assert isinstance(load_captioner(str(random_bundles("tag2text").folder), device="cpu", precision="fp32"), Captioner)
 
 
 def test_random_weights_say_so_and_are_the_same_for_a_seed(tmp_path: Path) -> None:
-    config = tagging_config("ram")
-    one, same, other = (
-        random_bundle("ram", tmp_path / str(i), seed=seed, config=config) for i, seed in enumerate((1, 1, 2))
-    )
+    one, same, other = (small_bundle("ram", tmp_path / str(i), seed=seed) for i, seed in enumerate((1, 1, 2)))
     assert one.digest == same.digest != other.digest
     assert build_tagger(one, CPU, "fp32").random_weights
 
@@ -231,7 +230,7 @@ def test_decoding_options_are_read_from_the_bundle(random_tag2text: Bundle) -> N
     greedy = build_captioner(other, CPU, "fp32")
     assert greedy.decoding.method == "greedy"
     assert greedy.options_digest != plain.options_digest
-    assert len(greedy.forward([pixels(0)], [""])[0].ids) <= 12
+    assert len(greedy.forward([sample_image(64)], [""])[0].ids) <= 12
     for wrong in ({"method": "best"}, {"beams": 0}, {"colour": 1}):
         with pytest.raises(Misconfigured, match="decoding"):
             build_captioner(_with_options(random_tag2text, {"decoding": wrong}), CPU, "fp32")
@@ -350,12 +349,13 @@ def test_a_checkpoint_says_by_its_names_what_it_is(kind: Kind) -> None:
 
 @pytest.fixture(scope="module")
 def random_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind], Bundle]:
+    """Each made once, for images of 64 x 64: what is compared with no reference may be as small."""
     made: dict[Kind, Bundle] = {}
 
     def bundle_of(kind: Kind) -> Bundle:
         if kind not in made:
             folder = tmp_path_factory.mktemp("random") / kind
-            made[kind] = random_bundle(kind, folder, config=tagging_config(kind), dtype="fp32")
+            made[kind] = small_bundle(kind, folder)
         return made[kind]
 
     return bundle_of
