@@ -11,6 +11,8 @@ NOTICED_S = 0.005
 """A time below this says nothing about growth."""
 LINEAR = 3.0
 """Twice the input takes less than three times as long; quadratic growth takes four times."""
+SUSPECT = 0.85 * LINEAR
+"""From here on it is measured more often, since it may be quadratic."""
 
 ROUNDS_MIN = 2
 ROUNDS_MAX = 15
@@ -36,6 +38,6 @@ def growth(half: Callable[[], object], whole: Callable[[], object]) -> float:
         least_whole = min(least_whole, processor_s(whole))
         if least_whole < NOTICED_S:
             return 0.0
-        if done >= ROUNDS_MIN and least_whole / least_half < LINEAR * 0.85:
+        if done >= ROUNDS_MIN and least_whole / least_half < SUSPECT:
             break
     return least_whole / least_half
