@@ -164,6 +164,7 @@ def test_a_moving_average_is_what_a_run_gives(tmp_path: Path) -> None:
     assert not _equal(average, last)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_writes_down_its_numbers(tmp_path: Path) -> None:
     run(tmp_path, PLAN, validate=lambda: {"val_map": 0.5})
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
