@@ -28,8 +28,8 @@ stack: install ## Start the servers alone and print the environment to export (u
 	@$(TIED) .venv/bin/tagstream stack up
 
 test: install ## Run the tests, on real servers where they need them
-# + two files at a time, each half with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the halves
-	@.venv/bin/python -m pytest -m "not full and not chaos and not kube and not dashboards" -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+# + three files at a time, each third with servers of its own; ARGS="-k cache" goes to pytest, -n 0 undoes the thirds
+	@.venv/bin/python -m pytest -m "not full and not chaos and not kube and not dashboards" -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)
 # + three files at a time, because a third of their time is waiting
