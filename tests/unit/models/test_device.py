@@ -48,14 +48,34 @@ def test_the_number_of_threads_is_set() -> None:
     torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no huge pages")
-def test_large_tensors_ask_for_huge_pages() -> None:
-    """In a process of its own: torch decides it with its first tensor."""
-    code = "import workers.models.device, torch\ntensor = torch.ones(16 << 20)\nprint(open('/proc/self/smaps').read())"
+@pytest.fixture(scope="module")
+def by_itself() -> list[str]:
+    """What a process of its own says: torch decides on huge pages with its first tensor, and exactness can't be taken
+    back."""
+    code = """
+from workers.models.device import compute_fp32_exactly
+import torch
+tensor = torch.ones(16 << 20)
+compute_fp32_exactly()
+cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+print(cudnn.allow_tf32, products.allow_tf32, cudnn.conv.fp32_precision, products.fp32_precision)
+print(open("/proc/self/smaps").read())
+"""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("THP_")}
-    maps = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    asking = [part for part in maps.stdout.split("VmFlags:")[1:] if " hg " in f" {part.splitlines()[0]} "]
-    assert asking
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return said.stdout.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="this kernel has no huge pages")
+def test_large_tensors_ask_for_huge_pages(by_itself: list[str]) -> None:
+    assert any(line.startswith("VmFlags:") and "hg" in line.split() for line in by_itself)
+
+
+@pytest.mark.slow
+def test_fp32_is_exact_by_both_names_that_torch_has_for_it(by_itself: list[str]) -> None:
+    """torch's compiler reads the older name."""
+    assert by_itself[0].split() == ["False", "False", "ieee", "ieee"]
 
 
 def test_uploaded_images_are_channels_last_without_a_copy_to_reorder() -> None:
@@ -133,19 +153,6 @@ def test_the_devices_out_of_memory_is_a_memory_error() -> None:
 def test_the_cpus_out_of_memory_is_a_memory_error() -> None:
     with pytest.raises(MemoryError), CPU.run():
         torch.empty(2**60)
-
-
-def test_fp32_is_exact_by_both_names_that_torch_has_for_it() -> None:
-    """In a process of its own, because it can't be taken back. torch's compiler reads the older name."""
-    code = """
-from workers.models.device import compute_fp32_exactly
-import torch
-compute_fp32_exactly()
-cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-print(cudnn.allow_tf32, products.allow_tf32, cudnn.conv.fp32_precision, products.fp32_precision)
-"""
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["False", "False", "ieee", "ieee"]
 
 
 def test_any_other_error_of_the_device_stays_what_it_is() -> None:
