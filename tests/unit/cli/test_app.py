@@ -71,6 +71,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stderr.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_command_that_a_line_begins_with_is_imported_alone_and_is_the_same_among_all() -> None:
     code = (
         "import sys; from workers.cli.app import COMMANDS, run_command\n"

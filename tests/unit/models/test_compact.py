@@ -70,6 +70,7 @@ def test_folded_logits_are_those_of_timms_network(compact: Bundle, original: tor
         ),
     ],
 )
+@pytest.mark.slow
 def test_fused_convolutions_give_what_plain_ones_give(compact: Bundle, precision: Precision, within: float) -> None:
     images = torch.rand(3, 3, 224, 224, generator=torch.Generator().manual_seed(1)) * 2 - 1
     images = images.to(CPU.dtype(precision), memory_format=torch.channels_last)

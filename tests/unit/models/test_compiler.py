@@ -109,6 +109,7 @@ def test_an_error_of_the_functions_own_is_raised_by_it() -> None:
         Compiled(lambda batch: batch @ torch.ones(7, 7), Compiler())(torch.ones(2, 3))
 
 
+@pytest.mark.slow
 def test_who_measures_compiling_is_told_where_a_model_can_not_be_compiled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
@@ -238,6 +239,7 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
         keep_in(tmp_path / "file" / "compiled")
 
 
+@pytest.mark.slow
 def test_a_model_starts_in_the_execution_that_was_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
