@@ -43,6 +43,10 @@ settings.register_profile("quick", settings(), max_examples=25)
 
 _SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack"}
 
+_COMPUTING = ("tests/unit/training/", "tests/unit/test_patterns.py")
+"""Tests that take the longest of those that wait for nothing: they come first, beside those that wait for servers, and
+none of them is left alone at the end."""
+
 
 class Startable(Protocol):
     """One server, or several that belong together."""
@@ -85,6 +89,7 @@ def _let_loggers_propagate() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that uses a server carries the marker `servers` without saying so."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_COMPUTING))
     for item in items:
         if _SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
