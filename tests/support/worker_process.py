@@ -31,6 +31,9 @@ from workers.local.worker_process import WorkerProcess as LocalWorker
 from workers.settings import read
 from workers.types import Headers
 
+_MARKER_S = 0.5
+"""How long the markers of a transaction are waited for, which come a moment after its offsets are committed."""
+
 Coordinates = tuple[int, int, int]
 """(partition, offset, index) in the input topic."""
 
@@ -126,7 +129,7 @@ class Site:
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
-                "fetch.wait.max.ms": 10,  # of half a second, which a partition's end would take to be told
+                "fetch.wait.max.ms": 10,  # else it takes half a second to be told the end of a partition
                 "auto.offset.reset": "earliest",
             }
         )
@@ -135,15 +138,23 @@ class Site:
             reader.assign([TopicPartition(topic, number, 0) for number in numbers])
             found: list[Seen] = []
             ended: set[int] = set()
+            held_up: set[int] = set()
+            """Partitions that go on behind a transaction whose marker may be on its way."""
             while len(ended) < len(numbers):
-                message = reader.poll(60.0)
-                assert message is not None, f"nothing more came of {topic}: an open transaction?"
+                all_else_is_read = len(ended | held_up) == len(numbers)
+                message = reader.poll(_MARKER_S if all_else_is_read else 60.0)
+                if message is None and all_else_is_read:
+                    break
+                assert message is not None, f"nothing more came of {topic}"
                 error = message.error()
                 if error is not None:
                     if error.code() != -191:  # the end of a partition
                         raise KafkaException(error)
-                    ended.add(message.partition() or 0)
+                    number = message.partition() or 0
+                    _, high = reader.get_watermark_offsets(TopicPartition(topic, number), cached=True)
+                    (ended if (message.offset() or 0) >= high else held_up).add(number)
                     continue
+                held_up.discard(message.partition() or 0)
                 headers = tuple((str(name), _bytes(value)) for name, value in list(message.headers() or []))
                 place = (message.partition() or 0, message.offset() or 0)
                 found.append(Seen(topic, *place, _bytes(message.key()), _bytes(message.value()) or b"", headers))
