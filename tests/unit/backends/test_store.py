@@ -60,12 +60,40 @@ def store_of(server: Loopback, *, retry_s: float = 2.0, connections: int = 2) ->
 
 
 def get(
-    answer: Answer, *, etag: str | None = None, max_bytes: int = 1000, deadline_s: float = 5.0, retry_s: float = 2.0
+    answer: Answer,
+    *,
+    etag: str | None = None,
+    max_bytes: int = 1000,
+    deadline_s: float = 5.0,
+    retry_s: float = 2.0,
+    kept: bool = False,
 ) -> StoredObject:
-    with loopback(answer) as server:
-        return store_of(server, retry_s=retry_s).get(
-            "bucket", "secret-key", version_id=None, etag=etag, max_bytes=max_bytes, deadline_s=deadline_s
-        )
+    """
+    Args:
+        kept: asked on a connection that an answer has come over before.
+    """
+    with loopback(after_a_good_one(answer) if kept else answer) as server:
+        store = store_of(server, retry_s=retry_s)
+        if kept:
+            read(store)
+        return store.get("bucket", "secret-key", version_id=None, etag=etag, max_bytes=max_bytes, deadline_s=deadline_s)
+
+
+def after_a_good_one(answer: Answer) -> Answer:
+    good = iter([GOOD])
+
+    def either(connection: socket.socket, request: bytes) -> None:
+        if (first := next(good, None)) is not None:
+            connection.sendall(first)
+        else:
+            answer(connection, request)
+
+    return either
+
+
+@pytest.fixture(params=[False, True], ids=["over a new connection", "over a kept one"])
+def kept(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 @pytest.fixture
@@ -79,14 +107,14 @@ def test_an_etag_is_sent_in_quotes_and_the_dates_come_in_utc() -> None:
     with loopback(says(GOOD)) as server:
         stored = store_of(server).get("bucket", "k", version_id=None, etag="e7a6", max_bytes=9, deadline_s=5)
         request = b"".join(server.received)
-    assert b'If-Match: "e7a6"' in request
+    assert b'if-match: "e7a6"' in request
     assert b"accept-encoding: identity" in request.lower(), "nothing on the way is asked to compress it"
     assert stored == StoredObject(b"image", "e7a6", None, "2026-11-25T01:02:03Z")
 
 
-def test_a_store_that_does_not_know_if_match_is_caught_by_its_own_etag() -> None:
+def test_a_store_that_does_not_know_if_match_is_caught_by_its_own_etag(kept: bool) -> None:
     with pytest.raises(Superseded):
-        get(says(GOOD), etag="another")
+        get(says(GOOD), etag="another", kept=kept)
 
 
 def test_a_version_id_is_asked_for_and_answered() -> None:
@@ -116,9 +144,9 @@ def test_a_version_id_is_asked_for_and_answered() -> None:
         (message("412 Precondition Failed"), Superseded),
     ],
 )
-def test_answers_about_the_object_are_the_objects(answer: bytes, error: type[TagstreamError]) -> None:
+def test_answers_about_the_object_are_the_objects(answer: bytes, error: type[TagstreamError], kept: bool) -> None:
     with pytest.raises(error) as raised:
-        get(says(answer))
+        get(says(answer), kept=kept)
     assert "secret-key" not in str(raised.value)
 
 
@@ -158,9 +186,9 @@ def test_answers_about_the_object_are_the_objects(answer: bytes, error: type[Tag
         (b"SSH-2.0-OpenSSH_9.9\r\n", "service"),
     ],
 )
-def test_whose_fault_an_answer_is_follows_from_its_code(answer: bytes, blamed: Fault) -> None:
+def test_whose_fault_an_answer_is_follows_from_its_code(answer: bytes, blamed: Fault, kept: bool) -> None:
     with pytest.raises(Unavailable) as raised:
-        get(says(answer), retry_s=0.1)
+        get(says(answer), retry_s=0.1, kept=kept)
     assert (raised.value.dependency, raised.value.fault) == ("s3", blamed)
     assert "secret" not in str(raised.value)
 
@@ -209,10 +237,10 @@ XML = b"HTTP/1.1 403 Forbidden\r\nContent-Type: application/xml\r\nConnection: c
     ],
     ids=["without an end", "of great depth", "with entities", "shorter than announced"],
 )
-def test_an_error_of_any_size_and_nesting_costs_no_more_than_its_first_bytes(answer: Answer) -> None:
+def test_an_error_of_any_size_and_nesting_costs_no_more_than_its_first_bytes(answer: Answer, kept: bool) -> None:
     tracemalloc.start()
     with bounded(), pytest.raises(Unavailable) as raised:
-        get(answer, deadline_s=1.0)
+        get(answer, deadline_s=1.0, kept=kept)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert raised.value.fault == "object"
@@ -259,9 +287,9 @@ def test_a_listing_that_no_store_would_give_is_not_parsed(body: bytes) -> None:
         "a length of 5,000 digits",
     ],
 )
-def test_an_answer_that_breaks_the_protocol_ends_in_an_error_of_ours_and_in_time(answer: Answer) -> None:
+def test_an_answer_that_breaks_the_protocol_ends_in_an_error_of_ours_and_in_time(answer: Answer, kept: bool) -> None:
     with bounded(), pytest.raises((Unavailable, Rejected)):
-        get(answer, deadline_s=0.6, retry_s=0.3, max_bytes=5)
+        get(answer, deadline_s=0.6, retry_s=0.3, max_bytes=5, kept=kept)
 
 
 def test_a_store_with_another_time_is_asked_again_on_its_own_from_then_on() -> None:
@@ -277,8 +305,8 @@ def test_a_store_with_another_time_is_asked_again_on_its_own_from_then_on() -> N
     assert theirs == [b"20201125"] * 2
 
 
-def test_an_object_that_shows_up_at_the_third_look_is_read(retries: list[object]) -> None:
-    assert get(says(NOT_FOUND, NOT_FOUND, GOOD)).body == b"image"
+def test_an_object_that_shows_up_at_the_third_look_is_read(retries: list[object], kept: bool) -> None:
+    assert get(says(NOT_FOUND, NOT_FOUND, GOOD), kept=kept).body == b"image"
     assert retries == [{"dependency": "s3"}] * 2
 
 
@@ -289,8 +317,8 @@ def test_three_looks_are_enough_to_believe_that_an_object_is_gone(retries: list[
         assert len(server.received) == 3
 
 
-def test_a_failure_that_passes_is_tried_again_and_counted(retries: list[object]) -> None:
-    assert get(says(SLOW_DOWN, SLOW_DOWN, GOOD)).body == b"image"
+def test_a_failure_that_passes_is_tried_again_and_counted(retries: list[object], kept: bool) -> None:
+    assert get(says(SLOW_DOWN, SLOW_DOWN, GOOD), kept=kept).body == b"image"
     assert len(retries) == 2
 
 
@@ -301,12 +329,12 @@ def test_a_refusal_is_not_tried_again() -> None:
         assert len(server.received) == 1
 
 
-def test_trying_again_ends_with_its_deadline() -> None:
+def test_trying_again_ends_with_its_deadline(kept: bool) -> None:
     with bounded(), pytest.raises(Unavailable):
-        get(says(SLOW_DOWN), retry_s=100, deadline_s=0.6)
+        get(says(SLOW_DOWN), retry_s=100, deadline_s=0.6, kept=kept)
 
 
-def test_a_connection_that_breaks_halfway_is_tried_again() -> None:
+def test_a_connection_that_breaks_halfway_is_tried_again(kept: bool) -> None:
     halfway = iter([True])
 
     def answer(connection: socket.socket, _: bytes) -> None:
@@ -315,16 +343,16 @@ def test_a_connection_that_breaks_halfway_is_tried_again() -> None:
             raise ConnectionAbortedError
         connection.sendall(GOOD)
 
-    assert get(answer).body == b"image"
+    assert get(answer, kept=kept).body == b"image"
 
 
-def test_half_a_body_is_never_taken_for_a_whole_one() -> None:
+def test_half_a_body_is_never_taken_for_a_whole_one(kept: bool) -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(message("200 OK", ETAG, DATE, body=b"pic", length=7))
         raise ConnectionAbortedError
 
     with pytest.raises(Unavailable):
-        get(answer, retry_s=0.3)
+        get(answer, retry_s=0.3, kept=kept)
 
 
 def drip(data: bytes, *, after: bytes = b"") -> Answer:
@@ -348,21 +376,21 @@ def drip(data: bytes, *, after: bytes = b"") -> Answer:
     ],
     ids=["its headers", "its body"],
 )
-def test_a_store_that_sends_a_byte_at_a_time_does_not_evade_the_deadline(answer: Answer) -> None:
+def test_a_store_that_sends_a_byte_at_a_time_does_not_evade_the_deadline(answer: Answer, kept: bool) -> None:
     began = time.monotonic()
     with bounded(), pytest.raises(Unavailable, match="in time") as given_up:
-        get(answer, deadline_s=0.8)
+        get(answer, deadline_s=0.8, kept=kept)
     assert given_up.value.fault == "too-slow"
     assert time.monotonic() - began > 0.6
 
 
-def test_a_dripping_body_that_ends_in_time_is_read() -> None:
-    assert get(drip(GOOD[-7:], after=GOOD[:-7]), deadline_s=5).body == b"image"
+def test_a_dripping_body_that_ends_in_time_is_read(kept: bool) -> None:
+    assert get(drip(GOOD[-7:], after=GOOD[:-7]), deadline_s=5, kept=kept).body == b"image"
 
 
-def test_a_store_that_says_nothing_is_given_up_at_the_deadline() -> None:
+def test_a_store_that_says_nothing_is_given_up_at_the_deadline(kept: bool) -> None:
     with bounded(), pytest.raises(Unavailable):
-        get(silence, deadline_s=0.5)
+        get(silence, deadline_s=0.5, kept=kept)
 
 
 def test_waiting_for_a_free_connection_is_on_the_same_clock() -> None:
@@ -385,9 +413,9 @@ def read(store: MinioObjectStore, deadline_s: float = 5.0, max_bytes: int = 1000
     return store.get("bucket", "k", version_id=None, etag=None, max_bytes=max_bytes, deadline_s=deadline_s)
 
 
-def test_an_object_announced_too_large_is_refused_before_its_body() -> None:
+def test_an_object_announced_too_large_is_refused_before_its_body(kept: bool) -> None:
     with pytest.raises(LargerThanReserved):
-        get(says(message("200 OK", ETAG, DATE, body=b"x" * 5, length=5_000_000)))
+        get(says(message("200 OK", ETAG, DATE, body=b"x" * 5, length=5_000_000)), kept=kept)
 
 
 def chunked(body: bytes, *, encoding: str = "identity") -> bytes:
@@ -395,54 +423,54 @@ def chunked(body: bytes, *, encoding: str = "identity") -> bytes:
     return head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
 
-def test_an_object_without_an_announced_size_is_read() -> None:
-    assert get(says(chunked(b"image"))).body == b"image"
+def test_an_object_without_an_announced_size_is_read(kept: bool) -> None:
+    assert get(says(chunked(b"image")), kept=kept).body == b"image"
 
 
-def test_an_object_may_have_just_the_bytes_that_are_reserved_for_it() -> None:
+def test_an_object_may_have_just_the_bytes_that_are_reserved_for_it(kept: bool) -> None:
     """Every event that tells its object's size reserves no more."""
     for answer in (GOOD, chunked(b"image")):
-        assert get(says(answer), max_bytes=5).body == b"image"
+        assert get(says(answer), max_bytes=5, kept=kept).body == b"image"
         with pytest.raises(LargerThanReserved):
-            get(says(answer), max_bytes=4)
+            get(says(answer), max_bytes=4, kept=kept)
 
 
-def test_an_object_that_comes_in_chunks_has_their_bytes_whatever_length_is_announced_beside_them() -> None:
+def test_an_object_that_comes_in_chunks_has_their_bytes_whatever_length_is_announced_beside_them(kept: bool) -> None:
     """Guard: the cut to what was read; else its end would be made up of zeros."""
     both = chunked(b"image").replace(b"\r\n", b"\r\nContent-Length: 900\r\n", 1)
-    assert get(says(both)).body == b"image"
+    assert get(says(both), kept=kept).body == b"image"
 
 
-def test_a_store_that_tells_the_size_of_what_is_too_large_is_believed_once() -> None:
+def test_a_store_that_tells_the_size_of_what_is_too_large_is_believed_once(kept: bool) -> None:
     with pytest.raises(LargerThanReserved) as announced:
-        get(says(message("200 OK", ETAG, DATE, body=b"x" * 5, length=5_000)))
+        get(says(message("200 OK", ETAG, DATE, body=b"x" * 5, length=5_000)), kept=kept)
     with pytest.raises(LargerThanReserved) as streamed:
-        get(says(chunked(b"x" * 5_000)))
+        get(says(chunked(b"x" * 5_000)), kept=kept)
     assert (announced.value.size, streamed.value.size) == (5_000, None)
 
 
-def test_an_object_larger_than_allowed_is_refused_while_it_streams() -> None:
+def test_an_object_larger_than_allowed_is_refused_while_it_streams(kept: bool) -> None:
     with pytest.raises(LargerThanReserved):
-        get(says(chunked(b"x" * 5000)))
+        get(says(chunked(b"x" * 5000)), kept=kept)
 
 
-def test_an_endless_object_is_refused_while_it_streams() -> None:
+def test_an_endless_object_is_refused_while_it_streams(kept: bool) -> None:
     def answer(connection: socket.socket, _: bytes) -> None:
         connection.sendall(f"HTTP/1.1 200 OK\r\n{ETAG}\r\n{DATE}\r\nConnection: close\r\n\r\n".encode())
         while True:
             connection.sendall(b"x" * 1000)
 
     with pytest.raises(LargerThanReserved):
-        get(answer)
+        get(answer, kept=kept)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "nonsense"])
-def test_an_object_is_read_as_it_is_stored_whatever_its_content_encoding_says(encoding: str) -> None:
+def test_an_object_is_read_as_it_is_stored_whatever_its_content_encoding_says(encoding: str, kept: bool) -> None:
     stored = gzip.compress(b"image")
     for body in (b"\xff\xd8\xff plain JPEG", stored):
-        given = get(says(message("200 OK", ETAG, DATE, f"Content-Encoding: {encoding}", body=body)))
+        given = get(says(message("200 OK", ETAG, DATE, f"Content-Encoding: {encoding}", body=body)), kept=kept)
         assert given.body == body
-    assert get(says(chunked(stored, encoding=encoding))).body == stored
+    assert get(says(chunked(stored, encoding=encoding)), kept=kept).body == stored
 
 
 @pytest.mark.parametrize("key", ["a/../b", "./a", "half \ud800 of a pair"])
