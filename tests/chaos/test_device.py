@@ -267,7 +267,7 @@ def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_pat
         assert process.wait_gone(20) == 3, process.said()
         assert time.monotonic() - unruly.diary("hangs")[0]["at"] < HANG_ENDS_WITHIN_S
         assert "stalled: the device has worked on one batch for" in process.said()
-        assert 'unruly_model.py", line' in process.said(), "the stack of the device thread is missing"
+        assert 'unruly_model.py\\", line' in process.said(), "the stack of the device thread is missing"
     assert_untouched(home, 20)
     unruly.order()
     finish(home, account, tmp_path, unruly.settings())
