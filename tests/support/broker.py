@@ -12,6 +12,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import TransactionalIdNotFoundError
 
 from tests.support.kafka_proxy import KafkaProxy
+from tests.support.waiting import eventually
 from workers.backends.kafka_topics import transaction_version
 from workers.local.apache_kafka import ApacheKafka
 
@@ -74,7 +75,7 @@ def agreed(broker: ApacheKafka, version: int) -> Iterator[None]:
     if version != before:
         agree(broker, version)
     try:
-        assert transaction_version(broker.servers) == version
+        eventually(lambda: transaction_version(broker.servers) == version)
         yield
     finally:
         if version != before:
