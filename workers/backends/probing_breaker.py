@@ -60,7 +60,12 @@ class ProbingBreaker:
             if self._closing.is_set() or not self._breaker.failed(self._name, time.monotonic()):
                 return
         logger.warning("%s failed: %s; continuing without it until it answers a probe", self._name, cause)
-        threading.Thread(target=self._probe_until_well, name="tagstream-probe", daemon=True).start()
+        try:
+            threading.Thread(target=self._probe_until_well, name="tagstream-probe", daemon=True).start()
+        except (RuntimeError, MemoryError) as error:  # no thread is left: the next failure tries to start one again
+            logger.warning("no thread to probe %s can be started, so it is asked again at once: %s", self._name, error)
+            with self._lock:
+                self._breaker.probe_answered(time.monotonic())
 
     def close(self) -> None:
         """End the probing, and be shown no longer."""
@@ -72,9 +77,17 @@ class ProbingBreaker:
         return [(float(state == now), {"dependency": self._dependency, "state": state}) for state in STATES]
 
     def _probe_until_well(self) -> None:
+        told = False
         while not self._closing.wait(self._breaker.pause_s(time.monotonic())):
-            if self._closed_by_probe():
-                return
+            try:
+                if self._closed_by_probe():
+                    return
+            except Exception as error:  # noqa: BLE001  # without this thread it would stay open for ever
+                with self._lock:
+                    self._breaker.probe_failed(time.monotonic())
+                if not told:
+                    logger.warning("a probe of %s failed by itself; the next ones follow: %r", self._name, error)
+                told = True
 
     def _closed_by_probe(self) -> bool:
         with self._lock:

@@ -103,22 +103,24 @@ class ProbeServer:
             task.result()
 
     async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                client, _ = await loop.sock_accept(self._listener)
-            except OSError as error:
-                # No descriptor is free, or the client has gone already. Without a pause, or one connection less, to
-                # try again would be to spin.
-                logger.warning("a connection to the port of the probes can't be accepted: %s", error.strerror)
+                await self._accept_one()
+            except Exception as error:  # noqa: BLE001  # whatever it is, there would be no probes after it
+                # No descriptor or memory is free, or the client has gone already. Without a pause, or one connection
+                # less, to try again would be to spin.
+                why = error.strerror if isinstance(error, OSError) else repr(error)
+                logger.warning("a connection to the port of the probes can't be accepted: %s", why)
                 await asyncio.sleep(0 if self._drop_oldest() else _NO_DESCRIPTOR_PAUSE_S)
-                continue
-            if len(self._open) >= self._limits.connections:
-                self._drop_oldest()
-            client.setblocking(False)
-            self._open[client] = task = asyncio.create_task(self._serve(client))
-            task.add_done_callback(functools.partial(self._forget, client))
-            await asyncio.sleep(0)  # a full backlog must not keep accepted connections from their turn
+
+    async def _accept_one(self) -> None:
+        client, _ = await asyncio.get_running_loop().sock_accept(self._listener)
+        if len(self._open) >= self._limits.connections:
+            self._drop_oldest()
+        client.setblocking(False)
+        self._open[client] = task = asyncio.create_task(self._serve(client))
+        task.add_done_callback(functools.partial(self._forget, client))
+        await asyncio.sleep(0)  # a full backlog must not keep accepted connections from their turn
 
     def _drop_oldest(self) -> bool:
         """Whether there was one to drop."""

@@ -72,4 +72,8 @@ def _act(told: socket.socket, stop: Callable[[], None], hurry: Callable[[int], N
         else:
             stopping = True
             logger.info("%s: draining; once more leaves at once", signal.Signals(number).name)
-            stop()
+            try:
+                stop()
+            except Exception:  # such as no thread for the deadline: without an end the signal would be lost
+                logger.exception("the drain can't begin: leaving without it")
+                hurry(number)

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from workers import metrics
@@ -53,6 +53,11 @@ def stray_output_logged() -> Iterator[TextIO]:
 def _log_lines(pipe: int) -> None:
     with open(pipe, "rb") as written:
         while line := written.readline(TEXT_CHARS):
-            if text := line.decode("utf-8", "replace").strip():
-                metrics.STDERR_LINES.add(1, of="worker")
-                logger.warning("a library wrote: %s", text)
+            with suppress(Exception):  # for want of memory a line is lost, and not all that follow it
+                _log_line(line)
+
+
+def _log_line(line: bytes) -> None:
+    if text := line.decode("utf-8", "replace").strip():
+        metrics.STDERR_LINES.add(1, of="worker")
+        logger.warning("a library wrote: %s", text)

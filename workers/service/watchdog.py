@@ -70,9 +70,16 @@ class Watchdog:
     def _ask(self) -> None:
         """Thread `watchdog-probe`: may hang in `alive`, and is watched for it."""
         while not self._stopped.wait(self._every_s / 2):
-            self._latest = self._alive()
+            self._latest = self._asked()
             self._bad = 0 if self._latest.ok else self._bad + 1
             self._answers += 1
+
+    def _asked(self) -> Report:
+        """What `alive` says; an error of its own is a bad answer, which may pass like any other."""
+        try:
+            return self._alive()
+        except Exception as error:  # noqa: BLE001
+            return Health(False, (f"the check for progress fails: {error!r}",))
 
     def _count(self) -> None:
         """Thread `watchdog`: waits on nothing but time."""
@@ -101,10 +108,12 @@ def end_within(seconds: float, reason: str) -> None:
 
 def leave_stalled(reason: str, *, leave: Callable[[int], None] = os._exit, stream: TextIO | None = None) -> None:
     """End the process here and now, with every thread's stack. What was not committed comes again."""
-    logger.critical("stalled: %s. Every thread's stack follows; exiting with %s, nothing is lost", reason, STALLED)
-    flush_logs()
-    _tell_stacks(stream if stream is not None else log_stream())
-    leave(STALLED)
+    try:
+        logger.critical("stalled: %s. Every thread's stack follows; exiting with %s, nothing is lost", reason, STALLED)
+        flush_logs()
+        _tell_stacks(stream if stream is not None else log_stream())
+    finally:  # a process without a free descriptor or memory may have no last words
+        leave(STALLED)
 
 
 def _tell_stacks(stream: TextIO) -> None:

@@ -12,10 +12,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from workers.cli import run
 from workers.models.bundle import Bundle, Golden
 from workers.models.compact import compact_bundle
 
@@ -269,3 +271,27 @@ print(gc.isenabled())
     bare = {name: value for name, value in os.environ.items() if not name.startswith("TAGSTREAM_")}
     done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def test_a_question_that_fails_once_keeps_no_idle_worker_from_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Idle:
+        ready = True
+
+        def __init__(self) -> None:
+            self.errors = [MemoryError()]
+            self.stopped = False
+
+        def idle_s(self) -> float:
+            if self.errors:
+                raise self.errors.pop()
+            return 60.0
+
+        def stop(self) -> None:
+            self.stopped = True
+
+    monkeypatch.setattr("workers.service.watchdog.end_within", lambda *_: None)
+    running = run._Process(SimpleNamespace(drain_s=1.0), until_idle_s=0.2)  # type: ignore[arg-type]
+    worker = Idle()
+    running._worker = worker  # type: ignore[assignment]
+    running._stop_when_idle()
+    assert worker.stopped

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -210,3 +211,27 @@ def test_clients_that_go_in_the_middle_cost_nothing(port: int) -> None:
             client.send(b"GET /livez HTTP/1.1\r\n")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
     assert statuses(asked(port)) == [200]
+
+
+def test_a_connection_that_could_not_be_accepted_keeps_no_other_from_its_answer(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accept, errors = BaseSelectorEventLoop.sock_accept, [MemoryError("no room")]
+
+    async def short_of_memory(loop: BaseSelectorEventLoop, listener: socket.socket) -> tuple[socket.socket, object]:
+        accepted = await accept(loop, listener)
+        if errors:
+            accepted[0].close()
+            raise errors.pop()
+        return accepted
+
+    monkeypatch.setattr(BaseSelectorEventLoop, "sock_accept", short_of_memory)
+    answers = []
+    for _ in range(3):  # the server may wait in a call from before the patch: the first or the second is dropped
+        try:
+            answers.append(statuses(asked(port)))
+        except OSError:
+            answers.append([])
+    assert sorted(answers) == [[], [200], [200]]
+    assert answers[-1] == [200]
+    assert "a connection to the port of the probes can't be accepted: MemoryError('no room')" in caplog.messages

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -72,3 +73,17 @@ def test_a_second_signal_ends_a_process_whose_main_thread_waits_without_end() ->
                 assert process.wait(20) == 128 + signal.SIGTERM
             finally:
                 process.kill()
+
+
+def test_where_the_drain_can_not_begin_the_process_leaves_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    left: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def stop() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with stop_on_signals(stop, left.put):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert left.get(timeout=30) == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        assert left.get(timeout=30) == signal.SIGINT
+    assert "the drain can't begin: leaving without it" in caplog.messages

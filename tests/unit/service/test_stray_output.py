@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+
+from workers import metrics
+from workers.service import stray_output
 
 PROGRAM = """
 import ctypes, os, sys, threading
@@ -54,3 +58,21 @@ def test_what_a_child_holds_open_does_not_keep_the_process_from_ending() -> None
     done = run("import subprocess; child = subprocess.Popen(['sleep', '5'], stdout=2)")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "and out\n"
+
+
+def test_a_line_that_can_not_be_logged_keeps_none_after_it_from_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = os.pipe()
+    os.write(theirs, b"first\nsecond\n")
+    os.close(theirs)
+    add, errors = metrics.STDERR_LINES.add, [MemoryError()]
+
+    def short_of_memory(count: int, *, of: str) -> None:
+        if errors:
+            raise errors.pop()
+        add(count, of=of)
+
+    monkeypatch.setattr(metrics.STDERR_LINES, "add", short_of_memory)
+    stray_output._log_lines(ours)
+    assert caplog.messages == ["a library wrote: second"]

@@ -154,3 +154,36 @@ def test_a_stopped_watchdog_ends_nothing(stacks: TextIO) -> None:
     dog.stop()
     time.sleep(0.1)
     assert not ends.happened.is_set()
+
+
+def test_a_check_that_raises_is_a_bad_answer_which_may_pass(stacks: TextIO) -> None:
+    ends, errors = Ends(), cycle([True, True, False])
+
+    def alive() -> Report:
+        if next(errors):
+            raise MemoryError
+        return Health(True)
+
+    dog = watch(alive, ends, stacks=stacks, patience=4, silence=10)
+    dog.start()
+    assert not ends.happened.wait(0.5)
+    dog.stop()
+
+
+def test_a_check_that_goes_on_raising_is_a_stall_that_names_the_error(stacks: TextIO) -> None:
+    def alive() -> Report:
+        raise MemoryError("no room")
+
+    ends = Ends()
+    watch(alive, ends, stacks=stacks).start()
+    assert ends.happened.wait(30)
+    assert ends.reasons == ["stalled: the check for progress fails: MemoryError('no room')"]
+
+
+def test_a_stalled_process_ends_without_a_descriptor_for_its_last_words() -> None:
+    """In a log of JSON lines the stacks go through a file in memory."""
+    short = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\nWatchdog("
+    program = STALLED_PROGRAM.replace('"text"', '"json"').replace("Watchdog(", short, 1)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 3
+    assert "stalled: annotate: nothing moved" in json.loads(done.stderr.splitlines()[0])["message"]
