@@ -23,7 +23,7 @@ from workers.models.bundle import Bundle, Manifest, Provenance
 from workers.models.device import Device, Precision, choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
 from workers.models.imagenet import label_names
-from workers.models.replacing import own_parameters
+from workers.models.replacing import leave_file
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform
 
@@ -83,14 +83,15 @@ def build_tagger(
         raise Misconfigured(
             f"{bundle.name} is made of convolutions, which int8 does not cover; choose another precision."
         )
-    network = EfficientNetLite0(bundle.weights(), bundle.manifest.labels)
+    weights = bundle.weights()
+    network = EfficientNetLite0(weights, bundle.manifest.labels)
     exclusive = bool(bundle.manifest.options.get("exclusive", True))
     if not exclusive and subset is not None:
         network.keep(subset)
     network = device.place(network, precision)
     if device.fuses(precision):
         network.fuse()
-        own_parameters(network)
+        leave_file(network, bundle, weights)
     return TorchTagger(bundle, device, precision, network, exclusive=exclusive, subset=subset)
 
 

@@ -39,7 +39,7 @@ class Int8Linear(nn.Module):
         self.scale = scale
         self.zeros = torch.zeros(linear.out_features, dtype=torch.int32)
         bias: Tensor | None = linear.bias
-        # a copy, so that nothing of the layer stays mapped from the weights' file (`own_parameters`)
+        # a copy, so that nothing of the layer stays mapped from the weights' file (`leave_file`)
         self.bias = None if bias is None else bias.detach().to(torch.float32, copy=True)
 
     def forward(self, x: Tensor) -> Tensor:

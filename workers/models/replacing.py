@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from workers.models.bundle import Bundle
+
+SHARED_BYTES = 16 * 1024**2
+"""A parameter of this size stays in the mapped file, where workers of one machine share its pages."""
 
 
 def replace_layers(module: nn.Module, replacement: Callable[[str, nn.Module], nn.Module | None]) -> None:
@@ -23,11 +28,24 @@ def replace_layers(module: nn.Module, replacement: Callable[[str, nn.Module], nn
             setattr(module, name, other)
 
 
-def own_parameters(module: nn.Module) -> None:
-    """Copy the parameters of a model most of whose weights were laid out anew.
+def leave_file(module: nn.Module, bundle: Bundle, mapped: Mapping[str, Tensor]) -> None:
+    """Let go of the weights' file that a model was read from, once most of its weights were laid out anew. In place.
 
-    They come mapped from their file. A single one that still is keeps all of the file that was read in memory.
+    The file is mapped as one, and a single parameter that still lies in it keeps all of it that was read in memory. So
+    small ones are copied, and large ones taken from the file again, where processes share them.
+
+    Args:
+        mapped: the parameters as they came from `bundle`, unchanged since.
     """
+    names = {tensor.untyped_storage().data_ptr(): name for name, tensor in mapped.items()}
+    again: dict[str, Tensor] = {}
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.data = parameter.data.clone()
+            name = names.get(parameter.untyped_storage().data_ptr())
+            if name is None:  # its own memory already
+                continue
+            if parameter.nbytes < SHARED_BYTES or parameter.shape != mapped[name].shape:
+                parameter.data = parameter.data.clone()
+            else:
+                again = again or bundle.weights()
+                parameter.data = again[name]

@@ -3,12 +3,15 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
+import numpy as np
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from tests.unit.models.small import CPU, small_bundle
+from workers.models import replacing
 from workers.models.bundle import WEIGHTS, Bundle
 from workers.models.load import load_tagger
+from workers.models.ram.engine import engine_of
 from workers.models.replacing import replace_layers
 from workers.models.tagger import sample_image
 
@@ -48,5 +51,42 @@ def test_weights_that_were_laid_out_anew_leave_their_file(
     assert len(list(tagger.forward([sample_image(tagger.transform.size)]))) == 1
 
 
+@pytest.mark.skipif(not CPU.fuses("fp32"), reason="this build of torch has no fused layers")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_large_parameter_that_stays_as_it_is_is_shared_with_other_processes(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RAM++ has half a gigabyte of embeddings; of the file nothing else stays in memory."""
+    bundle = small_bundle("ram_plus", tmp_path / "bundle")
+    copied = load_tagger(bundle.folder, device="cpu", precision=precision)
+    image = sample_image(copied.transform.size)
+    right = np.stack(copied.forward([image]))
+    del copied
+    gc.collect()
+    monkeypatch.setattr(replacing, "SHARED_BYTES", bundle.weights()["label_embed"].nbytes)
+    tagger = load_tagger(bundle.folder, device="cpu", precision=precision)
+    gc.collect()
+    assert _mapped_from(bundle) == 1
+    engine = engine_of(bundle, CPU, precision)  # type: ignore[arg-type]
+    inside = [name for name, tensor in engine.model.named_parameters() if _lies_in(bundle, tensor)]
+    assert inside == ["label_embed"]
+    assert np.array_equal(np.stack(tagger.forward([image])), right)
+
+
 def _is_mapped(bundle: Bundle) -> bool:
-    return str(bundle.folder / WEIGHTS) in Path("/proc/self/maps").read_text()
+    return _mapped_from(bundle) > 0
+
+
+def _mapped_from(bundle: Bundle) -> int:
+    """How often the file with the weights is mapped."""
+    return len(_ranges(bundle))
+
+
+def _lies_in(bundle: Bundle, tensor: Tensor) -> bool:
+    return any(begin <= tensor.data_ptr() < end for begin, end in _ranges(bundle))
+
+
+def _ranges(bundle: Bundle) -> list[tuple[int, int]]:
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    found = [line[0].split("-") for line in lines if line[-1] == str(bundle.folder / WEIGHTS)]
+    return [(int(begin, 16), int(end, 16)) for begin, end in found]

@@ -18,7 +18,7 @@ from workers.models.ram.config import from_json
 from workers.models.ram.packed import pack
 from workers.models.ram.scoring import LabelScorer
 from workers.models.ram.text import TextBranch
-from workers.models.replacing import own_parameters
+from workers.models.replacing import leave_file
 from workers.types import Pixels
 
 PIECE = 16
@@ -99,8 +99,9 @@ def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
             f"{bundle.folder}: the transform makes images of {bundle.transform.size} pixels, and the encoder takes "
             f"{config.encoder.image_size}."
         )
+    weights = bundle.weights()
     try:
-        model = filled_model(config, bundle.weights())
+        model = filled_model(config, weights)
     except RuntimeError as error:
         detail = str(error).splitlines()[-1].strip()[:500]
         raise Misconfigured(f"{bundle.folder}: the weights do not fit the architecture: {detail}") from None
@@ -117,7 +118,7 @@ def _ready(bundle: Bundle, device: Device, precision: Precision) -> LabelScorer:
     if device.chunks(precision):
         model.encoder.run_in_chunks()
     if precision == "int8" or device.fuses(precision):
-        own_parameters(model)
+        leave_file(model, bundle, weights)
     return model
 
 
