@@ -201,18 +201,21 @@ class KnownResults:
     def settle(self, writes: Sequence[CacheWrite]) -> None:
         """Tell the source level what was committed, in ledger order: a later removal wins over an earlier arrival."""
         values: dict[str, bytes] = {}
-        fields: dict[tuple[str, str], bytes] = {}
+        hashes: dict[str, dict[tuple[str, str], bytes]] = {}
         forget: dict[str, None] = {}
         for write in writes:
             for gone in write.forget:
-                fields = {place: value for place, value in fields.items() if place[0] != gone}
+                hashes.pop(gone, None)
                 forget[gone] = None
             values.update(write.values)
-            fields.update(write.fields)
+            for place, value in write.fields.items():
+                hashes.setdefault(place[0], {})[place] = value
         if forget:
             self._cache.forget(list(forget))
-        if values or fields:
-            self._cache.remember(values, fields)
+        if values or hashes:
+            self._cache.remember(
+                values, {place: value for fields in hashes.values() for place, value in fields.items()}
+            )
 
 
 class _Answers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from tests.support.tasks import FACTS, TAGGER, a_task
 from workers import metrics
 from workers.errors import Rejected
 from workers.pipeline import cache_entries as entries
+from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.roles import make_roles
 from workers.pipeline.task import Task
@@ -152,6 +154,14 @@ def test_a_removal_forgets_what_was_told_before_it(known: KnownResults) -> None:
     task = new(**V1)
     known.sources([task])
     assert task.facts is None
+
+
+def test_arrivals_and_removals_by_turns_take_time_in_proportion(known: KnownResults) -> None:
+    writes = [CacheWrite({}, {(f"hash {n}", "field"): b"x"}) for n in range(10_000)]
+    gone = [CacheWrite({}, forget=(f"other {n}",)) for n in range(10_000)]
+    began = time.process_time()
+    known.settle([write for both in zip(writes, gone, strict=True) for write in both])
+    assert time.process_time() - began < 2
 
 
 # ---- the second level: what was computed of a content ---------------------------------------------------------------
