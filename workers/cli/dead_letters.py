@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from workers.types import Message
 
 _SHOWN_TOPICS = 5
+_TABLE_ROWS = 500
+_REPLAY_BYTES = 1024**3
+"""The most that one replay holds in memory."""
 TOPIC_LENGTH_MAX = 249
 """Characters, by Kafka's own rule."""
 
@@ -140,21 +144,25 @@ def list_letters(
             for dead_letter in dead_letters:
                 typer.echo(terminal.as_json(_summary(dead_letter)))
         else:
-            _print_table(dead_letters)
+            print_table(dead_letters)
     passed_over.tell()
 
 
-def _print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
+def print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
+    """A table for each `_TABLE_ROWS`: what is told of any number takes little memory, and begins at once."""
     counts: Counter[str] = Counter()
-    table = _table()
-    for dead_letter in dead_letters:
-        counts.update(dead_letter.causes)
-        table.add_row(*map(terminal.text, row_of(dead_letter)))
+    total = 0
     console = terminal.console()
-    console.print(table)
+    while some := list(islice(dead_letters, _TABLE_ROWS)):
+        table = _table()
+        for dead_letter in some:
+            counts.update(dead_letter.causes)
+            table.add_row(*map(terminal.text, row_of(dead_letter)))
+        console.print(table)
+        total += len(some)
     for name, count in counts.most_common():
         console.print(f"{count:7} {name}")
-    console.print(f"{table.row_count:7} dead_letters")
+    console.print(f"{total:7} dead_letters")
 
 
 @app.command()
@@ -206,7 +214,7 @@ def replay(
     """
     settings = _settings()
     passed_over = PassedOver()
-    dead_letters = _up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), passed_over))
+    dead_letters = up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), passed_over))
     passed_over.tell()
     whole = sendable(dead_letters, {*settings.input_topics, *(topics or ())})
     for name, count in Counter(cause for dead_letter in whole for cause in dead_letter.causes).most_common():
@@ -347,12 +355,25 @@ def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLe
     raise Misconfigured(f"there is no dead letter {topic}:{partition}:{offset} in {settings.dead_letter_topic}")
 
 
-def _up_to(limit: int | None, dead_letters: Iterator[DeadLetterRecord]) -> list[DeadLetterRecord]:
-    return (
-        list(dead_letters)
-        if limit is None
-        else [dead_letter for dead_letter, _ in zip(dead_letters, range(limit), strict=False)]
-    )
+def up_to(
+    limit: int | None, dead_letters: Iterator[DeadLetterRecord], most_bytes: int = _REPLAY_BYTES
+) -> list[DeadLetterRecord]:
+    """The first of them.
+
+    Raises:
+        Misconfigured: they are more than should be held in memory.
+    """
+    held: list[DeadLetterRecord] = []
+    size = 0
+    for dead_letter in islice(dead_letters, limit):
+        held.append(dead_letter)
+        size += dead_letter.record.size
+        if size > most_bytes:
+            raise Misconfigured(
+                f"the first {len(held):,} of these dead letters have more than {most_bytes:,} bytes: choose fewer at a "
+                "time with --since and --until, --reason, --key or --limit; nothing was sent"
+            )
+    return held
 
 
 def _table() -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka_types import ReadRecord
-from workers.cli.dead_letters import Choice, DeadLetterRecord, original
+from workers.cli.dead_letters import Choice, DeadLetterRecord, original, print_table, up_to
 from workers.cli.times import moment_ms
 from workers.errors import Misconfigured
 from workers.types import Headers
@@ -122,3 +122,26 @@ def test_only_records_of_the_input_can_be_skipped(
     ran = tagstream("skip", "images.enriched:0:1")
     assert ran.code == 2
     assert "TAGSTREAM_INPUT_TOPICS=images" in ran.err
+
+
+def test_any_number_is_listed_a_few_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    taken = 0
+
+    def many() -> Iterator[DeadLetterRecord]:
+        nonlocal taken
+        for _ in range(1_200):
+            taken += 1
+            yield dead_letter()
+        assert capsys.readouterr().out.count("dead:0:0") == 1_000, "shown before the last are read"
+
+    print_table(many())
+    assert taken == 1_200
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["1200", "dead_letters"]
+
+
+def test_a_replay_of_more_than_memory_should_hold_is_refused_before_anything_is_sent() -> None:
+    letters = [dead_letter(value=bytes(20_000)) for _ in range(5)]
+    assert up_to(None, iter(letters), 200_000) == letters
+    assert up_to(1, iter(letters), 30_000) == letters[:1]
+    with pytest.raises(Misconfigured, match=r"first 2 of these dead letters .* nothing was sent"):
+        up_to(None, iter(letters), 30_000)
