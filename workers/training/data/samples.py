@@ -254,13 +254,18 @@ _IN_SHARD = re.compile(rb'"image_path":"([^"]{1,4096}?\.tar)/')
 """As `write_dataset` writes it."""
 
 
+def is_name(label: str) -> bool:
+    """Whether a label can be called so: a line of tags.txt, without what a terminal would take for a command."""
+    return bool(label) and not CONTROLS.search(label) and not _SURROGATES.search(label)
+
+
 def check_names(labels: Iterable[str], where: str) -> None:
     """
     Raises:
-        Misconfigured: a name is no line of tags.txt, or would be read as a command by a terminal.
+        Misconfigured: a label can't be called so.
     """
     for label in labels:
-        if not label or CONTROLS.search(label) or (not label.isascii() and _SURROGATES.search(label)):
+        if not is_name(label):
             raise Misconfigured(
                 f'{where}: a label is called "{escaped(label[:200])}": a name is text on one line, without control '
                 "characters; rename it."

@@ -22,7 +22,7 @@ from typing import Literal, Protocol, TextIO
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from workers.errors import Misconfigured
 from workers.models.bundle import sha256_of
@@ -346,7 +346,7 @@ class _EvidenceFiles:
         self._folder.mkdir(parents=True, exist_ok=True)
         header = self._folder / "evidence.json"
         of = json.dumps(self._of)
-        if header.exists() and header.read_text() != of:
+        if header.exists() and header.read_bytes() != of.encode():
             raise Misconfigured(
                 f"{self._folder} has evidence of other models, regions or samples; remove it, or name another folder."
             )
@@ -358,7 +358,10 @@ class _EvidenceFiles:
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                tags = len(_Evidence.model_validate_json(line).seen)
+                try:
+                    tags = len(_Evidence.model_validate_json(line).seen)
+                except ValidationError:  # damaged by a crash
+                    break
                 if self.tags + tags > rows:
                     break
                 self.tags += tags

@@ -16,9 +16,12 @@ from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from schemas.image_event import newer
 from schemas.text import first_fault
 from workers.errors import Misconfigured
-from workers.training.data.samples import MAX_LABELS, Origin, Sample
+from workers.training.data.samples import MAX_LABELS, Origin, Sample, is_name
 from workers.types import Partition
 
+_MOST_TAGS = 10_000
+_MOST_CHARACTERS = 20_000
+"""Of a caption. A line of the set has room for both, escaped."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS position (topic TEXT, number INTEGER, next INTEGER, PRIMARY KEY (topic, number)) STRICT;
 CREATE TABLE IF NOT EXISTS image (
@@ -47,8 +50,14 @@ class Collection:
     def __enter__(self) -> Collection:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """
+        Raises:
+            Misconfigured: the file is damaged, or can't be written.
+        """
         self._db.close()
+        if isinstance(error, sqlite3.Error):
+            raise Misconfigured(f"{self._path} can't be used ({error}); remove it to collect anew.") from error
 
     def positions(self, topic: str) -> dict[Partition, int]:
         """The offsets to go on from."""
@@ -66,6 +75,8 @@ class Collection:
         except ValueError as error:
             return first_fault(error)
         if isinstance(output, EnrichedImage):
+            if fault := _unfit(output):
+                return fault
             self._enriched(output, value or b"")
         elif isinstance(output, Retraction):
             self._retracted(output)
@@ -121,6 +132,17 @@ class Collection:
         if held[0] is not None and sequencer is not None:
             return newer(held[0], sequencer)
         return held[1] is not None and last_modified is not None and held[1] > last_modified
+
+
+def _unfit(image: EnrichedImage) -> str:
+    """Why it would spoil a set; empty: it would not. Any producer may write to the topic."""
+    if len(image.tags) > _MOST_TAGS:
+        return f"more than {_MOST_TAGS:,} tags"
+    if not all(is_name(tag.name) for tag in image.tags):
+        return "a tag whose name is empty, or has control characters"
+    if image.caption is not None and len(image.caption.text) > _MOST_CHARACTERS:
+        return f"a caption of more than {_MOST_CHARACTERS:,} characters"
+    return ""
 
 
 class Labels:

@@ -118,7 +118,8 @@ def test_the_farthest_regions_of_a_label_are_outliers(tmp_path: Path) -> None:
     assert [sample.image for sample in kept if not sample.tags] == list(strange)
 
 
-def test_a_run_that_was_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", [b'{"ima', b"\0" * 40 + b"\n", b"{}\n"])
+def test_a_run_that_was_cut_goes_on_where_it_was(tmp_path: Path, torn: bytes) -> None:
     samples = [Sample(image=name, tags=(0, 1, 2)) for name in ("two.png", "blue.png", "two.png", "lost.png", "two.png")]
     dataset = write_dataset(tmp_path / "set", samples, LABELS, name="colours")
     whole = list(Cleaner(dataset, [Colours()], Grid(), Rules()).clean(read, tmp_path / "whole"))
@@ -133,9 +134,9 @@ def test_a_run_that_was_cut_goes_on_where_it_was(tmp_path: Path) -> None:
     cleaner = Cleaner(dataset, [Colours()], Grid(), Rules())
     with pytest.raises(KeyboardInterrupt):
         list(cleaner.clean(cut, tmp_path / "evidence"))
-    for file in ("evidence.jsonl", "features.bin"):  # as a kill in the middle of a write leaves them
+    for file in ("evidence.jsonl", "features.bin"):  # as a kill in the middle of a write, or a crash, leaves them
         with (tmp_path / "evidence" / file).open("ab") as end:
-            end.write(b'{"ima')
+            end.write(torn)
     assert list(cleaner.clean(cut, tmp_path / "evidence")) == whole
     assert seen[3:] == ["two.png", "lost.png", "two.png"]
 

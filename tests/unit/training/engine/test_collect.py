@@ -76,6 +76,35 @@ def test_skips_and_strangers_are_passed_over() -> None:
         assert len(collection) == 0
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [
+        image("b.jpg", ""),
+        image("b.jpg", "two\nlines"),
+        image("b.jpg", "\x1b[2J"),
+        image("b.jpg", *map(str, range(10_001))),
+        image("b.jpg", "dog").model_copy(update={"caption": CaptionText(text="a" * 20_001, method="beam")}),
+    ],
+)
+def test_an_event_that_would_spoil_the_set_is_passed_over(strange: EnrichedImage) -> None:
+    with Collection(Path(":memory:")) as collection:
+        assert collection.take(image("a.jpg", "dog").to_bytes()) is None
+        assert collection.take(strange.to_bytes())
+        assert [found.source.key for found in collection.images()] == ["a.jpg"]
+
+
+def test_a_file_that_is_damaged_or_can_not_grow_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "collected.sqlite"
+    with Collection(path) as collection:
+        for number in range(500):
+            collection.take(image(f"{number}.jpg", "dog").to_bytes())
+        collection.commit({})
+    content = path.read_bytes()
+    path.write_bytes(content[:8192] + b"\xff" * 40_000 + content[48_192:])
+    with pytest.raises(Misconfigured, match="remove it to collect anew"), Collection(path) as collection:
+        list(collection.images())
+
+
 def test_what_was_kept_is_there_again_and_what_was_not_is_not(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "collected.sqlite"
     partition = Partition("enriched", 3)
