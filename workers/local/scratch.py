@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -66,12 +67,21 @@ def sweep(parent: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def _adopted(folder: Path) -> Iterator[bool]:
-    lock = _lock(folder / _LOCK, create=False)
+    lock = _lock(folder / _LOCK, create=False) if _is_of_this_user(folder) else None
     try:
         yield lock is not None
     finally:
         if lock is not None:
             os.close(lock)
+
+
+def _is_of_this_user(folder: Path) -> bool:
+    """In a folder that many may write to, another's would name files of ours to remove."""
+    try:
+        facts = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.geteuid()
 
 
 def _lock(path: Path, *, create: bool = True) -> int | None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from workers.local.scratch import Scratch, sweep
 
@@ -47,6 +50,25 @@ def test_the_folder_of_a_living_owner_is_left_alone(tmp_path: Path) -> None:
     with Scratch(tmp_path) as scratch:
         assert sweep(tmp_path) == []
         assert scratch.path.is_dir()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_folder_of_another_user_makes_us_remove_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linked: bool
+) -> None:
+    ours = tmp_path / "precious.txt"
+    ours.touch()
+    theirs = tmp_path / ("elsewhere" if linked else "tagstream-theirs")
+    theirs.mkdir()
+    (theirs / "owner.lock").touch()
+    (theirs / "elsewhere").write_text(f"{ours}\n")
+    if linked:
+        (tmp_path / "tagstream-link").symlink_to(theirs)
+    else:
+        user = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert sweep(tmp_path) == []
+    assert ours.exists()
 
 
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
