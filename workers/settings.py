@@ -634,9 +634,17 @@ def unknown(name: str) -> str:
     return f"{name} is not a setting.{_nearest(name)}"
 
 
+_LARGEST_FILE = 64 * 1024
+"""The most bytes of a file with a secret."""
+
+
 def _read_file(name: str, path: Path) -> str:
     try:
-        return expanded(path).read_text(encoding="utf-8").rstrip("\r\n")
+        with expanded(path).open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        if len(content) > _LARGEST_FILE:
+            raise ValueError(f"{name}={path} has more than {_LARGEST_FILE:,} bytes")
+        return content.decode("utf-8").rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise ValueError(f"{name}={path} can't be read: {reason}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic_core import from_json
 
 from workers.errors import Misconfigured
+from workers.models.bundle import text_of
 from workers.models.labels import read_names
 from workers.pipeline.profiles import Labelled, Profile, read_profiles
 from workers.settings import Settings, expanded
@@ -32,7 +33,7 @@ def profiles(settings: Settings, tagger: Labelled | None) -> Mapping[str, Profil
         return read_profiles(tagger, {})
     name = f"TAGSTREAM_PROFILES={settings.profiles}"
     try:
-        wanted = from_json(settings.profiles.read_bytes())
+        wanted = from_json(text_of(settings.profiles))
     except OSError as error:
         raise Misconfigured(f"{name} can't be read: {error.strerror}") from error
     except ValueError as error:

@@ -121,3 +121,10 @@ assert "torch" not in sys.modules
     )
     assert done.returncode == 0, done.stderr
     assert "warm 1" in done.stdout
+
+
+def test_a_file_of_profiles_without_an_end_is_not_read_on(tmp_path: Path) -> None:
+    with (tmp_path / "profiles").open("wb") as file:
+        file.truncate(10**10)
+    with pytest.raises(Misconfigured, match="more than the 16,777,216 bytes"):
+        profiles(Settings(profiles=tmp_path / "profiles"), TAGGER)

@@ -161,6 +161,11 @@ def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "No such file" in text
 
 
+def test_a_file_without_an_end_is_named_and_not_read_on() -> None:
+    text = complaint({"TAGSTREAM_REDIS_URL_FILE": "/dev/zero"})
+    assert text == "TAGSTREAM_REDIS_URL_FILE=/dev/zero has more than 65,536 bytes"
+
+
 def test_only_secrets_come_from_files() -> None:
     assert "set TAGSTREAM_GROUP itself" in complaint({"TAGSTREAM_GROUP_FILE": "/etc/group"})
 

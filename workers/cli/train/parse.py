@@ -86,8 +86,10 @@ def parse(
 
 
 def _names(path: Path) -> list[str]:
+    from workers.models.bundle import text_of
+
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in text_of(path).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{path} can't be read: {error}.") from None
     if not any(names):
