@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 import redis
@@ -311,11 +312,52 @@ def _packed(commands: Iterable[Command]) -> Iterator[bytes]:
     yield b"".join(parts)
 
 
-class _Tcp(_InTime, Connection):
+class _Named(Connection):
+    """Below redis-py's connections: they have to do with addresses alone, which are found within the call's time."""
+
+    def _connect(self) -> Any:
+        name, error = self.host, OSError("the name has no address")
+        for address in _addresses(name, self.port):
+            self.host = address
+            try:
+                return super()._connect()  # type: ignore[no-untyped-call]
+            except OSError as failed:
+                error = failed
+            finally:
+                self.host = name
+        raise error
+
+
+def _addresses(name: str, port: int) -> Sequence[str]:
+    """The system takes as long as it likes, minutes where its servers of names are away: so a thread waits for it.
+
+    Raises:
+        TimeoutError: longer than the call's time.
+        OSError, ValueError: there are none.
+    """
+    found: SimpleQueue[Sequence[str] | OSError | ValueError] = SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            found.put([str(entry[4][0]) for entry in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)])
+        except (OSError, ValueError) as error:
+            found.put(error)
+
+    threading.Thread(target=resolve, name="resolve", daemon=True).start()
+    try:
+        answer = found.get(timeout=_left_s())
+    except Empty:
+        raise _too_late() from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+class _Tcp(_InTime, _Named):
     pass
 
 
-class _Tls(_InTime, SSLConnection):
+class _Tls(_InTime, SSLConnection, _Named):
     pass
 
 

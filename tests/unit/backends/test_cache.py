@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import redis
@@ -95,6 +96,35 @@ def test_a_server_that_hangs_costs_one_timeout_and_then_nothing(make: Make, caus
             use(cache)
     assert causes[0] == "timeout"
     assert set(causes[1:]) == {"paused"}
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+def test_a_name_that_is_not_resolved_costs_one_timeout(
+    make: Make, causes: list[object], monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    away = threading.Event()
+
+    def resolve(host: str, *_: object, **__: object) -> object:
+        away.wait(10)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with bounded():
+        use(make(f"{scheme}://redis.example:6379", TIMEOUT_S))
+    away.set()
+    assert causes[0] == "timeout"
+
+
+def test_every_address_of_a_name_is_tried(make: Make, valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def resolve(host: str, port: int, *rest: Any, **more: Any) -> Any:
+        if host != "redis.example":
+            return real(host, port, *rest, **more)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (9, 1)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    make(f"redis://redis.example:{valkey.ports[0]}", PATIENT_S).check()
 
 
 def test_timeouts_in_the_url_do_not_win(make: Make) -> None:
