@@ -23,13 +23,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 import redis
 from redis._parsers import BaseParser
 from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import InvalidResponse
+
+from workers.backends.names import addresses
 
 Command: TypeAlias = tuple[str | bytes | int, ...]
 
@@ -317,7 +318,7 @@ class _Named(Connection):
 
     def _connect(self) -> Any:
         name, error = self.host, OSError("the name has no address")
-        for address in _addresses(name, self.port):
+        for address in addresses(name, self.port, _left_s()):
             self.host = address
             try:
                 return super()._connect()  # type: ignore[no-untyped-call]
@@ -326,31 +327,6 @@ class _Named(Connection):
             finally:
                 self.host = name
         raise error
-
-
-def _addresses(name: str, port: int) -> Sequence[str]:
-    """The system takes as long as it likes, minutes where its servers of names are away: so a thread waits for it.
-
-    Raises:
-        TimeoutError: longer than the call's time.
-        OSError, ValueError: there are none.
-    """
-    found: SimpleQueue[Sequence[str] | OSError | ValueError] = SimpleQueue()
-
-    def resolve() -> None:
-        try:
-            found.put([str(entry[4][0]) for entry in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)])
-        except (OSError, ValueError) as error:
-            found.put(error)
-
-    threading.Thread(target=resolve, name="resolve", daemon=True).start()
-    try:
-        answer = found.get(timeout=_left_s())
-    except Empty:
-        raise _too_late() from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
 
 
 class _Tcp(_InTime, _Named):

@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,9 +24,11 @@ import urllib3
 from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
 from workers.backends import plain_http
+from workers.backends.names import addresses
 from workers.backends.plain_http import ClockedReader, ObjectAnswer, PlainAnswer
 from workers.backends.s3_answers import S3Answer, read_answer
 
@@ -64,11 +66,38 @@ class _ClockedAnswer(http.client.HTTPResponse):
 
 
 class _Connection(HTTPConnection):
+    """Finding the server's addresses, and trying one after the other, take the timeout of one connection together."""
+
     response_class = _ClockedAnswer
 
+    def _new_conn(self) -> socket.socket:
+        name, timeout = self._dns_host, self.timeout
+        assert isinstance(timeout, int | float)
+        until = time.monotonic() + timeout
+        error: Exception = NewConnectionError(self, "the name has no address")
+        for address in self._addresses(timeout):
+            self._dns_host, self.timeout = address, max(_SHORTEST_S, until - time.monotonic())
+            try:
+                return super()._new_conn()
+            except urllib3.exceptions.HTTPError as failed:
+                error = failed
+            finally:
+                self._dns_host, self.timeout = name, timeout
+        raise error
 
-class _TlsConnection(HTTPSConnection):
-    response_class = _ClockedAnswer
+    def _addresses(self, within_s: float) -> Sequence[str]:
+        try:
+            return addresses(self._dns_host.strip("[]"), self.port, within_s)
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, str(error)) from error
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except (OSError, ValueError) as error:
+            raise NewConnectionError(self, str(error)) from error
+
+
+class _TlsConnection(HTTPSConnection, _Connection):
+    pass
 
 
 class _Pool(HTTPConnectionPool):

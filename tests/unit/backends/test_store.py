@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import tracemalloc
+from typing import Any
 
 import pytest
 
@@ -391,6 +392,38 @@ def test_a_dripping_body_that_ends_in_time_is_read(kept: bool) -> None:
 def test_a_store_that_says_nothing_is_given_up_at_the_deadline(kept: bool) -> None:
     with bounded(), pytest.raises(Unavailable):
         get(silence, deadline_s=0.5, kept=kept)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_name_that_is_not_resolved_is_given_up_at_the_deadline(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    away = threading.Event()
+
+    def resolve(*_: object, **__: object) -> object:
+        away.wait(20)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    store = MinioObjectStore(f"{scheme}://store.example", "key", "secret", "us-east-1", retry_s=0.3)
+    began = time.monotonic()
+    with pytest.raises(Unavailable) as raised:
+        read(store, deadline_s=0.6)
+    assert time.monotonic() - began < 5
+    away.set()
+    assert raised.value.fault == "service"
+
+
+def test_all_addresses_of_a_name_are_tried_within_the_time_of_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+    with loopback(says(GOOD)) as server:
+
+        def resolve(name: str, port: int, *rest: Any, **more: Any) -> Any:
+            if name != "store.example":
+                return real(name, port, *rest, **more)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{last}", port)) for last in (9, 1)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", resolve)
+        store = MinioObjectStore(f"http://store.example:{server.port}", "key", "secret", "us-east-1")
+        assert read(store).body == b"image"
 
 
 def test_waiting_for_a_free_connection_is_on_the_same_clock() -> None:

@@ -1,0 +1,33 @@
+"""The addresses of a name, within a time. The system takes as long as it likes to find them, minutes where its servers
+of names are away, and can't be told otherwise: so a thread waits for it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+
+
+def addresses(name: str, port: int, within_s: float) -> Sequence[str]:
+    """
+    Raises:
+        TimeoutError: they are not found by then.
+        OSError, ValueError: there are none.
+    """
+    found: SimpleQueue[Sequence[str] | OSError | ValueError] = SimpleQueue()
+
+    def resolve() -> None:
+        try:
+            found.put([str(entry[4][0]) for entry in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)])
+        except (OSError, ValueError) as error:
+            found.put(error)
+
+    threading.Thread(target=resolve, name="resolve", daemon=True).start()
+    try:
+        answer = found.get(timeout=within_s)
+    except Empty:
+        raise TimeoutError(f"{name} was not resolved within {within_s:.1f} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
