@@ -18,8 +18,8 @@ Width: TypeAlias = Annotated[int, Field(ge=1, le=16_384)]
 Many: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
 """Bounds of what a file may claim, far above what was published: a model is laid out before its weights are looked at.
 They are checked by `from_json`."""
-STAGES = 4
-"""Of the image encoder."""
+MOST_STAGES = 8
+"""Of the image encoder; published ones have four."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +153,8 @@ def from_json(kind: str, document: Mapping[str, Any]) -> AnyConfig:
 def _fault(config: AnyConfig) -> str:
     """What does not go together in it; empty: all does."""
     encoder = config.encoder
-    if len(encoder.depths) != STAGES or len(encoder.heads) != STAGES:
-        return f"the encoder has {STAGES} stages, each with a depth and heads"
+    if len(encoder.depths) != len(encoder.heads) or not 1 <= len(encoder.depths) <= MOST_STAGES:
+        return f"the encoder has 1 to {MOST_STAGES} stages, each with a depth and heads"
     parts = [(f"stage {i + 1}", encoder.width << i, heads) for i, heads in enumerate(encoder.heads)]
     parts.append(("the tag head", config.head.width, config.head.heads))
     text = getattr(config, "text", None)
