@@ -29,7 +29,9 @@ def test_the_numbers_of_the_text_are_those_of_the_formulas() -> None:
     assert re.search(rf"{million.at_peak:.1f} in an hour with\s+three\s+times", PAGE)
     assert f"{million.core_s:.2f} × 10,000,000 ÷ 48 seconds: {million.core_s * 1e7 / 48 / 3600:.0f} hours" in PAGE
     assert f"and {million.profile.new_core_s:.3f} for all else" in PAGE
-    assert f"some {round(1 / million.profile.known_core_s, -2):,.0f} events a second" in PAGE
+    own = million.profile
+    assert f"some {round(1 / own.known_core_s, -2):,.0f} known images a second" in PAGE
+    assert f"or {round(1 / (own.known_core_s + own.new_interpreter_s), -1):,.0f} new ones" in PAGE
     events, outcomes = 100 * EVENT_BYTES, 100 * ENRICHED_BYTES
     assert re.search(rf"{events / 1000:.0f} kB of events and\s+{outcomes / 1000:.0f} kB of outcomes", PAGE)
 

@@ -92,6 +92,11 @@ class CapacityPlan:
         return own.known_core_s + own.new_core_s + self.decode_core_s + own.image_s * own.device_cores
 
     @property
+    def interpreter_s(self) -> float:
+        """Seconds of the worker's one interpreter for what only an image that was not seen before needs."""
+        return min(self.profile.new_core_s, self.profile.new_interpreter_s)
+
+    @property
     def core_s(self) -> float:
         """The same for an image in the mean, whether known or new."""
         return self.new * self.new_core_s + self.demand.known * self.profile.known_core_s
@@ -101,7 +106,7 @@ class CapacityPlan:
         """Images a second of one worker, as far as only this bounds it."""
         bounds: dict[Bound, float] = {
             "processors": self.demand.cores / self.core_s,
-            "interpreter": 1 / self.profile.known_core_s,
+            "interpreter": 1 / (self.profile.known_core_s + self.new * self.interpreter_s),
         }
         # A model on processors shares them with all else, which the first bound counts.
         if self.profile.device == "cuda" and self.new:

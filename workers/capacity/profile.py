@@ -51,6 +51,7 @@ class MachineProfile(BaseModel):
         known_core_s: of an event whose results are in the cache, seconds of one processor. One interpreter does this
             for all events of a worker.
         new_core_s: what an image that is not known costs beside that, its decoding and the model.
+        new_interpreter_s: how much of that the one interpreter does, at most.
         weights_bytes: of all bundles.
     """
 
@@ -66,7 +67,8 @@ class MachineProfile(BaseModel):
     device_cores: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)]
     decoded: Annotated[tuple[Decoded, ...], Field(min_length=1, max_length=10_000)]
     known_core_s: Seconds = 0.00024
-    new_core_s: Seconds = 0.008
+    new_core_s: Seconds = 0.006
+    new_interpreter_s: Seconds = 0.003
     weights_bytes: Annotated[int, Field(ge=0, le=10**13)]
 
     @property

@@ -2,7 +2,7 @@
 checked against it, and it tells how long an image waits at a rate, which no formula does.
 
 Work is a fluid: all jobs that run at a moment share the processors evenly, none takes more than it can use. An image
-takes three steps: its event (one at a time, for there is one interpreter), if it is new its decoding (each on a
+takes three steps: what the interpreter does (one at a time, for there is one), if it is new its decoding (each on a
 processor of its own), and a place in a batch. An idle device takes what is ready at once, as the worker does.
 """
 
@@ -78,7 +78,8 @@ class _Worker:
         profile, planned = self.plan.profile, self.plan.decode_core_s
         usual = profile.decoder()
         self.decode_core_s = [
-            profile.new_core_s + planned * each.core_s / usual(each.megapixels) for each in profile.decoded
+            profile.new_core_s - self.plan.interpreter_s + planned * each.core_s / usual(each.megapixels)
+            for each in profile.decoded
         ]
 
     def running(self) -> list[_Job]:
@@ -89,7 +90,9 @@ class _Worker:
         profile, cores = self.plan.profile, self.plan.demand.cores
         if self.event is None and self.waiting and self.in_hand < IN_FLIGHT + profile.batch:
             self.in_hand += 1
-            self.event = _Job(profile.known_core_s, 1, [self.waiting.popleft()])
+            image = self.waiting.popleft()
+            beyond = self.plan.interpreter_s if image[1] else 0.0
+            self.event = _Job(profile.known_core_s + beyond, 1, [image])
         while self.to_decode and len(self.decoding) < cores:
             self.decoding.append(_Job(self.chance.choice(self.decode_core_s), 1, [self.to_decode.popleft()]))
         if self.batch is None and self.to_annotate:

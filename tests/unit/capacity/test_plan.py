@@ -51,7 +51,16 @@ def test_a_gpu_bounds_a_worker_that_has_processors_enough_and_decoding_one_that_
 def test_one_interpreter_bounds_what_is_all_in_the_cache() -> None:
     cached = CapacityPlan(Demand(10**9, megapixels=2, cores=64, known=0.999), RAM)
     assert cached.bound == "interpreter"
-    assert cached.rate == pytest.approx(1 / RAM.known_core_s)
+    assert cached.rate == pytest.approx(1 / RAM.known_core_s, rel=0.02)
+
+
+def test_one_interpreter_bounds_what_is_new_on_a_device_faster_than_it() -> None:
+    fast = ON_A_GPU.model_copy(update={"batch_s": 32 / 1_000})
+    found = CapacityPlan(Demand(10**9, megapixels=0.3, cores=64), fast)
+    assert found.bound == "interpreter"
+    assert found.rate == pytest.approx(1 / (RAM.known_core_s + RAM.new_interpreter_s))
+    half_known = CapacityPlan(Demand(10**9, megapixels=0.3, cores=64, known=0.5), fast)
+    assert found.rate < half_known.rate < 2 * found.rate
 
 
 def test_a_lag_is_caught_up_in_what_the_workers_can_do_beyond_what_comes_in() -> None:
