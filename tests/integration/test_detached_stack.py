@@ -67,6 +67,8 @@ def test_a_detached_stack_is_found_until_it_is_ended(shell: Shell, tmp_path: Pat
     settings.write_text(shell.run("stack", "env").stdout)
     read = shell.run("--env-file", str(settings), "tail", "--no-follow")
     assert read.returncode == 0, read.stderr
+    advised = shell.run("--env-file", str(settings), "topics", "check")
+    assert advised.returncode == 0, advised.stdout
 
     holder = shell.holder
     servers = children(holder)

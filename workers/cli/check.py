@@ -93,7 +93,7 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
     yield "Kafka", lambda: _kafka(settings)
     if not settings.buckets:
-        yield "Buckets", lambda: str(settings.require("buckets"))
+        yield "Buckets", lambda: str(settings.require("buckets", "s3_endpoint"))
     for bucket in settings.buckets:
         yield f"Bucket {bucket}", lambda bucket=bucket: _bucket(settings, bucket)  # type: ignore[misc]
     if settings.s3_endpoint:

@@ -176,6 +176,7 @@ class Emission:
         self._place = place
         self._pace = pace
         self._again = again
+        self._begun = False
         self._sent = 0
         self._outcomes: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
@@ -252,6 +253,7 @@ class Emission:
             closing(self._source.images(store, last, try_only=False)) as images,
         ):
             for batch in batches(images, self._pace.batch(BATCH)):
+                self._begun = True
                 self._sent += emitter.emit(event(image) for image, _ in batch)
                 self._place.note(batch[-1][0].key)
                 for image, outcome in batch:
@@ -265,6 +267,8 @@ class Emission:
     def _tell_how_to_go_on(self) -> None:
         from workers.cli.emit_sources import BATCH
 
+        if not self._begun:  # such as a prefix without objects: there is nothing to go on with
+            return
         last = self._place.last()
         where = f", up to {printable(last)}" if last else ""
         typer.echo(

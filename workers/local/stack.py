@@ -22,6 +22,8 @@ BUCKET = "photos"
 TOPICS = ("images", "images.enriched", "images.dead-letters", "images.skipped")
 """Input, output, dead letters and skips: everything is published, so that nothing can vanish."""
 _PARTITIONS = 3
+_SETTINGS = {"images.dead-letters": {"retention.ms": "-1"}}
+"""As `tagstream topics check` advises."""
 
 ServerT = TypeVar("ServerT", bound=Server)
 
@@ -61,7 +63,7 @@ class LocalStack:
 
     def furnish(self) -> None:
         """Make the bucket and the topics that `environment` names, unless they are there."""
-        ensure_topics(self.kafka.servers, {topic: (_PARTITIONS, {}) for topic in TOPICS})
+        ensure_topics(self.kafka.servers, {topic: (_PARTITIONS, _SETTINGS.get(topic, {})) for topic in TOPICS})
         with closing(self.object_store()) as store:
             store.make_bucket(BUCKET)
 

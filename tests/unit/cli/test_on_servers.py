@@ -296,6 +296,7 @@ def test_a_prefix_without_objects_is_an_error(
     ran = tagstream("emit", "--prefix", "2025/")
     assert (ran.code, ran.out) == (2, "")
     assert f"the bucket {site.name} holds no object with a key that begins with '2025/'" in ran.err
+    assert "stopped" not in ran.err, "nothing was begun that could be gone on with"
 
 
 def test_dead_letters_are_listed_shown_and_sent_back(site: Site, tagstream: Callable[..., Ran]) -> None:
