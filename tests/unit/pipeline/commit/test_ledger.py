@@ -354,7 +354,7 @@ TestLedgerMachine.settings = settings(max_examples=2 * settings().max_examples, 
 
 def waiting_for_more(ledger: Ledger, messages: int) -> threading.Thread:
     """A thread that waits, once it does."""
-    thread = threading.Thread(target=ledger.wait_for_more, args=(30.0, messages), daemon=True)
+    thread = threading.Thread(target=ledger.wait_for_more, args=(300.0, messages), daemon=True)
     thread.start()
     eventually(lambda: bool(ledger._enough._waiters))  # type: ignore[attr-defined]
     return thread
@@ -409,7 +409,7 @@ def test_a_record_behind_one_that_is_under_way_wakes_no_thread() -> None:
     ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
     ledger.open(assignment, 0)
     first, second = admit(ledger, assignment, 0), admit(ledger, assignment, 1)
-    thread = threading.Thread(target=ledger.wait, args=(30.0,), daemon=True)
+    thread = threading.Thread(target=ledger.wait, args=(300.0,), daemon=True)
     thread.start()
     eventually(lambda: bool(ledger._ready._waiters))  # type: ignore[attr-defined]
     finish(ledger, second)
