@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +20,16 @@ def silence(connection: socket.socket, _: bytes) -> None:
 
 
 class Loopback:
-    """Accepts connections and lets `answer` speak on each, once for every chunk received."""
+    """Accepts connections and lets `answer` speak on each, once for every chunk received; over TLS, if told how."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, tls: ssl.SSLContext | None = None) -> None:
         self.answer = answer
         self.received: list[bytes] = []
         self.accepted = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
+        if tls is not None:
+            self._listener = tls.wrap_socket(self._listener, server_side=True)
         self._open: list[socket.socket] = []
         self._thread = threading.Thread(target=self._accept, daemon=True)
         self._thread.start()
@@ -59,8 +62,8 @@ class Loopback:
 
 
 @contextmanager
-def loopback(answer: Answer) -> Iterator[Loopback]:
-    server = Loopback(answer)
+def loopback(answer: Answer, tls: ssl.SSLContext | None = None) -> Iterator[Loopback]:
+    server = Loopback(answer, tls)
     try:
         yield server
     finally:

@@ -13,6 +13,7 @@ import http.client
 import io
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,8 +76,10 @@ class _Connection(HTTPConnection):
         assert isinstance(timeout, int | float)
         until = time.monotonic() + timeout
         error: Exception = NewConnectionError(self, "the name has no address")
-        for address in self._addresses(timeout):
-            self._dns_host, self.timeout = address, max(_SHORTEST_S, until - time.monotonic())
+        found = self._addresses(timeout)
+        for number, address in enumerate(found):  # one that never answers leaves its share to each of the others
+            left = (until - time.monotonic()) / (len(found) - number)
+            self._dns_host, self.timeout = address, max(_SHORTEST_S, left)
             try:
                 return super()._new_conn()
             except urllib3.exceptions.HTTPError as failed:
@@ -97,7 +100,10 @@ class _Connection(HTTPConnection):
 
 
 class _TlsConnection(HTTPSConnection, _Connection):
-    pass
+    @property
+    def is_connected(self) -> bool:
+        """Whether it can be asked again: also what came unasked and is decrypted already must not become an answer."""
+        return super().is_connected and not (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending())
 
 
 class _Pool(HTTPConnectionPool):

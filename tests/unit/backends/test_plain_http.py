@@ -6,10 +6,12 @@ How answers are read, whole, broken and hostile, tests/unit/backends/test_store.
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -22,6 +24,7 @@ from minio.helpers import DictType
 from minio.signer import sign_v4_s3
 from minio.time import to_amz_date
 
+from tests.support.authority import Authority
 from tests.support.loopback import Answer, Loopback, loopback
 from workers.backends import plain_http
 from workers.backends.plain_http import PlainAnswer
@@ -44,8 +47,14 @@ def pool(*, servers: int = 4) -> ClockedPool:
     return made
 
 
-def read(store: ClockedPool, server: Loopback, headers: dict[str, str] | None = None, path: str = "/b/k") -> bytes:
-    answer = store.open_object(f"http://127.0.0.1:{server.port}{path}", headers or {})
+def read(
+    store: ClockedPool,
+    server: Loopback,
+    headers: dict[str, str] | None = None,
+    path: str = "/b/k",
+    scheme: str = "http",
+) -> bytes:
+    answer = store.open_object(f"{scheme}://127.0.0.1:{server.port}{path}", headers or {})
     try:
         found = b""
         while chunk := answer.read1(1000):
@@ -94,6 +103,31 @@ def test_a_connection_that_ends_or_says_more_than_was_asked_is_not_used_again(la
         assert server.accepted == 2
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_what_comes_unasked_within_a_record_of_tls_is_not_the_next_answer(tmp_path: Path, first: bool) -> None:
+    """The system does not know of it any more: it lies decrypted with OpenSSL."""
+    authority = Authority(tmp_path / "authority")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*authority.sign("store"))
+    unasked = ok(b"another's")
+
+    def answer(connection: socket.socket, _: bytes) -> None:
+        nonlocal first
+        body = b"x" * 9000
+        if first:
+            connection.sendall(ok(body) + unasked)
+        else:
+            head, rest = ok(body)[:-9000], body
+            connection.sendall(head)
+            connection.sendall(rest + unasked)
+        first = False
+
+    with loopback(answer, tls) as server:
+        store = ClockedPool(connections=1, connect_s=2.0, request_s=5.0, ca_certs=str(authority.certificate))
+        assert [read(store, server, scheme="https") for _ in range(3)] == [b"x" * 9000] * 3
+        assert server.accepted == 3
+
+
 def test_a_connection_whose_answer_was_not_read_is_not_used_again() -> None:
     with loopback(lambda connection, _: connection.sendall(ok(b"x" * 2000))) as server:
         store = pool()
@@ -126,6 +160,28 @@ def test_an_answer_that_is_not_plain_is_read_as_http_knows_it(plain: bytes, monk
         with asked_plainly(monkeypatch) as plainly:
             assert read(store, server) == b"image"
         assert plainly == [False]
+
+
+@pytest.mark.parametrize("end", [b"x", b"\n"])
+def test_a_header_full_of_blanks_takes_no_longer_than_another(end: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: \t 5 \t\r\nX:" + b" " * 16_000 + end + b"\r\n\r\n"
+    began = time.thread_time()
+    assert (plain_http._plain(head) is None) == (end == b"\n")
+    assert time.thread_time() - began < 0.5
+
+
+def test_an_answer_for_which_there_is_no_memory_keeps_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(*_: object) -> None:
+        raise MemoryError
+
+    with loopback(lambda connection, _: connection.sendall(ok(b"image"))) as server:
+        store = pool()
+        read(store, server)
+        with monkeypatch.context() as patched, pytest.raises(MemoryError):
+            patched.setattr(plain_http, "PlainAnswer", answer)
+            read(store, server)
+        with store.within(1.0):
+            assert read(store, server) == b"image"
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-More: 1", "a\nX-More: 1", "a\rX-More: 1"])

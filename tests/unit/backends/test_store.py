@@ -11,6 +11,7 @@ import tracemalloc
 from typing import Any
 
 import pytest
+import urllib3
 
 from tests.support.loopback import Answer, Loopback, loopback, silence
 from tests.support.waiting import bounded, eventually
@@ -424,6 +425,27 @@ def test_all_addresses_of_a_name_are_tried_within_the_time_of_one_connection(mon
         monkeypatch.setattr(socket, "getaddrinfo", resolve)
         store = MinioObjectStore(f"http://store.example:{server.port}", "key", "secret", "us-east-1")
         assert read(store).body == b"image"
+
+
+def test_an_address_that_never_answers_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: the second would have a millisecond, in which only a near one answers."""
+    tried: list[tuple[str, float]] = []
+    real = urllib3.util.connection.create_connection
+    with loopback(says(GOOD)) as server:
+
+        def connect(address: tuple[str, int], timeout: float, **more: Any) -> socket.socket:
+            tried.append((address[0], timeout))
+            if address[0] == "127.0.0.9":
+                time.sleep(timeout)
+                raise TimeoutError
+            return real(address, timeout, **more)
+
+        monkeypatch.setattr(urllib3.util.connection, "create_connection", connect)
+        monkeypatch.setattr("workers.backends.s3_http.addresses", lambda *_: ["127.0.0.9", "127.0.0.1"])
+        store = MinioObjectStore(f"http://store.example:{server.port}", "key", "secret", "us-east-1", connect_s=0.4)
+        assert read(store).body == b"image"
+    assert [address for address, _ in tried] == ["127.0.0.9", "127.0.0.1"]
+    assert all(0.1 < seconds < 0.25 for _, seconds in tried)
 
 
 def test_waiting_for_a_free_connection_is_on_the_same_clock() -> None:
