@@ -3,6 +3,7 @@ of names are away, and can't be told otherwise: so a thread waits for it."""
 
 from __future__ import annotations
 
+import errno
 import socket
 import threading
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ def addresses(name: str, port: int, within_s: float) -> Sequence[str]:
     """
     Raises:
         TimeoutError: they are not found by then.
-        OSError, ValueError: there are none.
+        OSError, ValueError: there are none, or no thread is left to ask for them.
     """
     found: SimpleQueue[Sequence[str] | OSError | ValueError] = SimpleQueue()
 
@@ -23,7 +24,10 @@ def addresses(name: str, port: int, within_s: float) -> Sequence[str]:
         except (OSError, ValueError) as error:
             found.put(error)
 
-    threading.Thread(target=resolve, name="resolve", daemon=True).start()
+    try:
+        threading.Thread(target=resolve, name="resolve", daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, f"{name} can't be resolved: {error}") from error
     try:
         answer = found.get(timeout=within_s)
     except Empty:

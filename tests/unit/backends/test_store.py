@@ -413,6 +413,25 @@ def test_a_name_that_is_not_resolved_is_given_up_at_the_deadline(monkeypatch: py
     assert raised.value.fault == "service"
 
 
+def test_a_shortage_of_threads_passes_like_any_failure_of_the_store(
+    monkeypatch: pytest.MonkeyPatch, retries: list[object]
+) -> None:
+    """Guard: as an error of our own it would end the worker."""
+    start = threading.Thread.start
+    lacking = iter(["resolve"])
+
+    def scarce(thread: threading.Thread) -> None:
+        if thread.name == next(lacking, ""):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with loopback(says(GOOD)) as server:
+        store = store_of(server)
+        monkeypatch.setattr(threading.Thread, "start", scarce)
+        assert read(store).body == b"image"
+    assert len(retries) == 1
+
+
 def test_all_addresses_of_a_name_are_tried_within_the_time_of_one_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     real = socket.getaddrinfo
     with loopback(says(GOOD)) as server:
