@@ -35,6 +35,7 @@ from workers.backends.s3_answers import S3Answer, read_answer
 
 _SHORTEST_S = 0.001
 _MOST_SERVERS = 16
+"""Whose connections are kept; at AWS each bucket has its own."""
 _CHUNK = 64 * 1024
 _LARGEST_REFUSAL = 64 * 1024
 _LARGEST_ANSWER = 8 * 1024 * 1024
@@ -115,10 +116,10 @@ class _TlsPool(HTTPSConnectionPool):
 
 
 class ClockedPool(urllib3.PoolManager):
-    """Connections to one server, kept alive; no retries of its own, and no redirect is ever followed. Thread-safe.
+    """Connections to a store's servers, kept alive; no retries of its own, no redirect is ever followed. Thread-safe.
 
     Args:
-        connections: how many may be open; a request above that waits for one, on its own clock.
+        connections: how many may be open to each server; a request above that waits for one, on its own clock.
         connect_s: for a TCP connection (and TLS) to be made.
         request_s: for a request made outside `within`.
         ca_certs: a file of certificates to trust; None: the one that SSL_CERT_FILE names, or else certifi's.
@@ -127,7 +128,9 @@ class ClockedPool(urllib3.PoolManager):
     def __init__(self, *, connections: int, connect_s: float, request_s: float, ca_certs: str | None = None) -> None:
         if ca_certs is None:
             ca_certs = os.environ.get("SSL_CERT_FILE") or certifi.where()
-        super().__init__(num_pools=4, maxsize=connections, block=True, cert_reqs="CERT_REQUIRED", ca_certs=ca_certs)
+        super().__init__(
+            num_pools=_MOST_SERVERS, maxsize=connections, block=True, cert_reqs="CERT_REQUIRED", ca_certs=ca_certs
+        )
         self.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
         self._connect_s = connect_s
         self._request_s = request_s

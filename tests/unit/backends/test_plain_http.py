@@ -5,6 +5,7 @@ How answers are read, whole, broken and hostile, tests/unit/backends/test_store.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import time
@@ -41,9 +42,9 @@ def ok(body: bytes, *headers: str) -> bytes:
     return "\r\n".join(["HTTP/1.1 200 OK", *headers, f"Content-Length: {len(body)}", "", ""]).encode() + body
 
 
-def pool(*, servers: int = 4) -> ClockedPool:
+def pool(*, servers: int | None = None) -> ClockedPool:
     made = ClockedPool(connections=1, connect_s=2.0, request_s=5.0)
-    made.pools._maxsize = servers
+    made.pools._maxsize = servers or made.pools._maxsize
     return made
 
 
@@ -209,6 +210,19 @@ def test_connections_that_were_closed_in_favour_of_other_servers_are_made_again(
         store = pool(servers=1)
         for server in (one, one, other, one, one):
             assert read(store, server) == b"image"
+
+
+def test_connections_to_the_servers_of_many_buckets_are_kept_also_after_each_was_closed_once() -> None:
+    said = ok(b"image", "Connection: close")
+    answer: Answer = lambda connection, _: connection.sendall(said)  # noqa: E731
+    with contextlib.ExitStack() as running:
+        servers = [running.enter_context(loopback(answer)) for _ in range(6)]
+        store = pool()
+        for _ in range(4):
+            for server in servers:
+                assert read(store, server) == b"image"
+            said = ok(b"image")
+        assert [server.accepted for server in servers] == [2] * 6
 
 
 def test_an_answer_that_comes_in_parts_has_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
