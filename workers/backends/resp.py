@@ -238,6 +238,9 @@ def _length(text: bytes) -> int | None:
 class _InTime(AbstractConnection):
     """Mixed into redis-py's connections: every timeout is what is left of the call."""
 
+    untried = 1
+    """Addresses of the server that may still be tried."""
+
     @property
     def socket_timeout(self) -> float | None:
         """For the next step of the call; never zero, which would mean not to block."""
@@ -249,7 +252,8 @@ class _InTime(AbstractConnection):
 
     @property
     def socket_connect_timeout(self) -> float | None:
-        return self.socket_timeout
+        """For one address: one that never answers leaves its share to each of the others."""
+        return self.socket_timeout and self.socket_timeout / self.untried
 
     @socket_connect_timeout.setter
     def socket_connect_timeout(self, value: float | None) -> None:
@@ -318,8 +322,9 @@ class _Named(Connection):
 
     def _connect(self) -> Any:
         name, error = self.host, OSError("the name has no address")
-        for address in addresses(name, self.port, _left_s()):
-            self.host = address
+        found = addresses(name, self.port, _left_s())
+        for number, address in enumerate(found):
+            self.host, self.untried = address, len(found) - number
             try:
                 return super()._connect()  # type: ignore[no-untyped-call]
             except OSError as failed:

@@ -127,6 +127,21 @@ def test_every_address_of_a_name_is_tried(make: Make, valkey: Valkey, monkeypatc
     make(f"redis://redis.example:{valkey.ports[0]}", PATIENT_S).check()
 
 
+def test_an_address_that_never_answers_leaves_time_for_the_next(
+    make: Make, valkey: Valkey, monkeypatch: pytest.MonkeyPatch, causes: list[object]
+) -> None:
+    full = socket.create_server(("127.0.0.9", valkey.ports[0]), backlog=0)
+    waiting = [socket.socket() for _ in range(2)]  # the queue takes one; what comes after it is not answered
+    for each in waiting:
+        each.setblocking(False)
+        each.connect_ex(full.getsockname())
+    monkeypatch.setattr(resp, "addresses", lambda *_: ["127.0.0.9", "127.0.0.1"])
+    make(f"redis://cache.example:{valkey.ports[0]}/0", 1.0).lookup(["nothing"])
+    assert causes == []
+    for each in (full, *waiting):
+        each.close()
+
+
 def test_timeouts_in_the_url_do_not_win(make: Make) -> None:
     with loopback(silence) as server, bounded():
         url = f"redis://127.0.0.1:{server.port}?socket_timeout=100&decode_responses=true&protocol=3"
