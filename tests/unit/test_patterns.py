@@ -110,7 +110,7 @@ def attacks(pattern: str | bytes, flags: int) -> list[Attack]:
     letters = sorted(set(_letters(parsed)))[:10]
     pumps = letters + ["".join(pair) for pair in product(letters, repeat=2)] + [_sample(parsed) or "a"]
     starts = {"", *_starts(parsed)}
-    return [Attack(start, pump, end) for start in sorted(starts) for pump in pumps for end in ("", "\0")]
+    return [Attack(start, pump, end) for start in sorted(starts) for pump in pumps for end in ("", "\0", "\n")]
 
 
 def _starts(items: list[Any]) -> Iterator[str]:
@@ -259,6 +259,7 @@ def test_twice_the_text_takes_less_than_three_times_as_long(use: Use) -> None:
         (r"(x+)+y", "match"),
         (r"begin(\d+)*x", "match"),
         (r"x*y*z", "search"),
+        (r".*.*", "fullmatch"),  # which only a line feed stops
     ],
 )
 def test_a_pattern_that_takes_longer_is_found_out(pattern: str, method: str) -> None:
