@@ -84,15 +84,6 @@ class Counter:
         return (Observation(total, dict(series)) for series, total in totals)
 
 
-class Gauge:
-    def __init__(self, name: str, meaning: str, *, unit: str = "1", labels: tuple[str, ...] = ()) -> None:
-        ALL.append(Metric(name, "gauge", meaning, unit, labels))
-        self._instrument = _meter.create_gauge(name, unit, meaning)
-
-    def set(self, value: float, **labels: AttributeValue) -> None:
-        self._instrument.set(value, labels)
-
-
 Reading: TypeAlias = tuple[float, Mapping[str, AttributeValue]]
 Reader: TypeAlias = Callable[[], Iterable[Reading]]
 
@@ -246,7 +237,7 @@ BATCHES = Counter(
     "alone (one image that made the model fail)",
     labels=("left",),
 )
-SAFE_BATCH = Gauge("tagstream_safe_batch", "The batch size that is known to be safe on this device")
+SAFE_BATCH = ObservedGauge("tagstream_safe_batch", "The batch size that is known to be safe on this device")
 IN_FLIGHT = ObservedGauge(
     "tagstream_images_in_flight",
     "Images between their record's arrival and its commit, by stage",

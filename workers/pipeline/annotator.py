@@ -7,17 +7,15 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from opentelemetry import trace
-
 from schemas.dead_letter import Failure
 from workers import metrics
 from workers.errors import Broken
+from workers.pipeline import tracing
 from workers.pipeline.batching import SafeBatch, run_halving
 from workers.pipeline.roles import ModelRole, Roles
 from workers.pipeline.task import Task, TaskNames
 
 _log = logging.getLogger(__name__)
-_tracer = trace.get_tracer("tagstream")
 
 
 class Ceiling:
@@ -64,15 +62,12 @@ class Annotator:
 
     def annotate(self, tasks: Sequence[Task]) -> None:
         """Fill in `answers`, `results` where another role needs them now, or `failures`."""
-        links = [trace.Link(task.span.get_span_context()) for task in tasks]
-        with _tracer.start_as_current_span("annotate batch", links=links) as span:
-            span.set_attribute("tagstream.batch.images", len(tasks))
-            if span.is_recording():
+        with tracing.batch([task.span for task in tasks]) as span:
+            if span is not None and span.is_recording():
                 span.set_attribute("tagstream.event_ids", [task.event.id for task in tasks])
             for role in self.roles.models:
                 self._run(role, [task for task in tasks if role in self.roles.missing(task)])
         self.safe.ran(len(tasks))
-        metrics.SAFE_BATCH.set(self.safe.size)
 
     def _run(self, role: ModelRole, tasks: Sequence[Task]) -> None:
         ready = [task for task in tasks if self._is_ready(role, task)]

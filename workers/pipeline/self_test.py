@@ -68,6 +68,10 @@ class DeviceSelfTest:
         """Seconds since the device was last known to be right. Any thread."""
         return [(self._clock.monotonic() - self._right_at, {})] if self._every_s else []
 
+    def safe_batch(self) -> list[Reading]:
+        """Images of the largest batch that is known to be safe. Any thread."""
+        return [(self._annotator.safe.size, {})]
+
     def annotate(self, batch: Sequence[Task]) -> None:
         """As `Annotator.annotate`, with the known image among the batch if it is due and has a place there.
 

@@ -7,7 +7,8 @@ conventions have it: so our own sampler decides what is recorded, and no produce
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -56,6 +57,19 @@ def start(name: str, where: Coordinates, producer: Headers) -> Span:
         span.set_attribute("messaging.kafka.offset", where.offset)
         span.set_attribute("tagstream.index", where.index)
     return span
+
+
+@contextmanager
+def batch(spans: Sequence[Span]) -> Iterator[Span | None]:
+    """Context of a span of its own, a batch's, that links to those of its images; None where none of these is recorded:
+    to begin one that is not recorded takes 0.1 ms."""
+    if not any(span.is_recording() for span in spans):
+        yield None
+        return
+    links = [Link(span.get_span_context()) for span in spans]
+    attributes = {"tagstream.batch.images": len(spans)}
+    with _tracer.start_as_current_span("annotate batch", links=links, attributes=attributes) as span:
+        yield span
 
 
 def tell_event(span: Span, event: ImageEvent) -> None:

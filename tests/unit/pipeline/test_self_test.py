@@ -123,6 +123,24 @@ def test_where_one_image_is_the_largest_batch_it_runs_alone(tagger: Rotting, tol
     assert told == ["right"]
 
 
+def test_the_batch_that_is_known_to_be_safe_is_shown_from_the_start(
+    manual: ManualPipeline, tagger: Rotting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = manual.pipeline.annotate.gauges[metrics.SAFE_BATCH]
+    assert shown() == [(tagger.max_batch, {})]
+    forward = tagger.forward
+
+    def small(images: Sequence[Pixels]) -> Sequence[Any]:
+        if len(images) > 4:
+            raise MemoryError
+        return forward(images)
+
+    monkeypatch.setattr(tagger, "forward", small)
+    come(manual, *(f"{number}.png" for number in range(8)))
+    manual.turn()
+    assert shown() == [(4, {})]
+
+
 def test_switched_off_it_never_runs(tagger: Rotting) -> None:
     manual = ManualPipeline(tagger=tagger, self_test_s=0)
     manual.clock.advance(1e6)

@@ -8,12 +8,12 @@ import sys
 from typing import Any
 
 import pytest
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, get_current_span
 
 from tests.support.harness import OUT, Harness
 from tests.support.metrics_pages import read_open_metrics
 from tests.unit.pipeline.traced import PARENT
-from workers.pipeline.tracing import carried, example, inherited, start
+from workers.pipeline.tracing import batch, carried, example, inherited, start
 from workers.types import Coordinates, Headers
 
 
@@ -92,6 +92,12 @@ def test_batches_link_to_the_spans_of_their_images(traced: Any) -> None:
     ids = [span["span"] for span in traced["spans"] if span["name"] == "annotate image"]
     batches = [span for span in traced["spans"] if span["name"] == "annotate batch"]
     assert sorted(link for batch in batches for link in batch["links"]) == sorted(ids)
+
+
+def test_a_batch_of_which_nothing_is_recorded_has_no_span() -> None:
+    with batch([INVALID_SPAN, NonRecordingSpan(INVALID_SPAN.get_span_context())]) as span:
+        assert span is None
+        assert get_current_span() is INVALID_SPAN
 
 
 def test_an_events_span_has_the_attributes_of_opentelemetrys_messaging_conventions(traced: Any) -> None:

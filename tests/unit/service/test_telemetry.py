@@ -24,8 +24,6 @@ telemetry.install()
 for instrument in vars(metrics).values():
     if isinstance(instrument, metrics.Counter):
         instrument.add(2)
-    elif isinstance(instrument, metrics.Gauge):
-        instrument.set(2)
     elif isinstance(instrument, metrics.ObservedGauge):
         instrument.add(lambda: [(2, {})])
     elif isinstance(instrument, metrics.Histogram):

@@ -66,7 +66,7 @@ class AnnotateStage(QueueStage):
 
     @property
     def gauges(self) -> Mapping[ObservedGauge, Reader]:
-        return {metrics.SELF_TEST_AGE: self._self_test.age}
+        return {metrics.SELF_TEST_AGE: self._self_test.age, metrics.SAFE_BATCH: self._self_test.safe_batch}
 
     @property
     def limits_s(self) -> Mapping[str, float]:
