@@ -137,7 +137,7 @@ def test_members_join_and_leave_by_sigterm_and_by_sigkill(home: Site, account: A
     """Guard: metadata is read at the commit and not per job, else it is refused for ever after one join. That retained
     partitions keep their place in the client is the record source's contract."""
     with worker(home, "stays", tmp_path, **BUSY) as stays:
-        load(home, 100)
+        load(home, 300)
         busy(stays)
         for number, leaves_by in enumerate(("SIGTERM", "SIGKILL", "SIGTERM")):
             with worker(home, f"guest-{number}", tmp_path, **BUSY) as guest:
