@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workers.types import DecodedImage, Pixels, Transform
 
@@ -80,13 +81,15 @@ class Region:
 
     def put(self, place: int, body: bytes) -> None:
         """Lay down encoded bytes, at most `PLACE_BYTES`, for the child to `get`."""
-        at = _HEAD_BYTES + place * PLACE_BYTES
-        self._bytes[at : at + len(body)] = np.frombuffer(body, np.uint8)
+        self._place(place, len(body))[:] = np.frombuffer(body, np.uint8)
 
     def get(self, place: int, size: int) -> bytes:
         """A copy of the first so many bytes that lie there."""
+        return self._place(place, size).tobytes()
+
+    def _place(self, place: int, size: int) -> NDArray[np.uint8]:
         at = _HEAD_BYTES + place * PLACE_BYTES
-        return self._bytes[at : at + size].tobytes()
+        return self._bytes[at : at + size]
 
     def write(self, slot: int, image: DecodedImage) -> None:
         for transform, pixels in self._views(slot).items():
