@@ -305,7 +305,7 @@ class MinioObjectStore:
             if refusal.answer.status != 404:
                 raise
         # Answers to HEAD have no body, and so no word on what is missing: this object, or the bucket with all objects.
-        response = self._client.get_object(bucket, key)
+        response = self._client.open_object(bucket, key, None, None)
         response.close()  # it is there after all; its bytes are not read
         response.release_conn()
         return _version(_word(response, "etag"), _word(response, "x-amz-version-id"))

@@ -30,7 +30,7 @@ from redis._parsers import BaseParser
 from redis.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.exceptions import InvalidResponse
 
-from workers.backends.names import addresses
+from workers.backends.names import connected
 
 Command: TypeAlias = tuple[str | bytes | int, ...]
 
@@ -238,8 +238,8 @@ def _length(text: bytes) -> int | None:
 class _InTime(AbstractConnection):
     """Mixed into redis-py's connections: every timeout is what is left of the call."""
 
-    untried = 1
-    """Addresses of the server that may still be tried."""
+    share_s: float | None = None
+    """Of the call's time what connecting to one of several addresses may take."""
 
     @property
     def socket_timeout(self) -> float | None:
@@ -252,8 +252,7 @@ class _InTime(AbstractConnection):
 
     @property
     def socket_connect_timeout(self) -> float | None:
-        """For one address: one that never answers leaves its share to each of the others."""
-        return self.socket_timeout and self.socket_timeout / self.untried
+        return self.share_s or self.socket_timeout
 
     @socket_connect_timeout.setter
     def socket_connect_timeout(self, value: float | None) -> None:
@@ -320,18 +319,18 @@ def _packed(commands: Iterable[Command]) -> Iterator[bytes]:
 class _Named(Connection):
     """Below redis-py's connections: they have to do with addresses alone, which are found within the call's time."""
 
+    share_s: float | None
+
     def _connect(self) -> Any:
-        name, error = self.host, OSError("the name has no address")
-        found = addresses(name, self.port, _left_s())
-        for number, address in enumerate(found):
-            self.host, self.untried = address, len(found) - number
-            try:
-                return super()._connect()  # type: ignore[no-untyped-call]
-            except OSError as failed:
-                error = failed
-            finally:
-                self.host = name
-        raise error
+        return connected(self.host, self.port, _left_s(), self._connect_to, OSError)
+
+    def _connect_to(self, address: str, within_s: float) -> Any:
+        name = self.host
+        self.host, self.share_s = address, within_s
+        try:
+            return super()._connect()  # type: ignore[no-untyped-call]
+        finally:
+            self.host, self.share_s = name, None
 
 
 class _Tcp(_InTime, _Named):

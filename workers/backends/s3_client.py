@@ -65,7 +65,7 @@ class SkewCorrectedMinio(Minio):
         if self._provider:
             self._sign(self._provider.retrieve(), region, path, query, headers)
         headers["user-agent"] = self._user_agent
-        return self._pool.open_object(f"{server}{path}?{query}" if query else server + path, headers)
+        return self._pool.open_object(server, f"{path}?{query}" if query else path, headers)
 
     def _sign(self, keys: Credentials, region: str, path: str, query: str, headers: dict[str, str]) -> None:
         """Add what proves that this GET is ours (AWS Signature Version 4). `headers`: all that are signed, in small

@@ -16,7 +16,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,7 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
 from workers.backends import plain_http
-from workers.backends.names import addresses
+from workers.backends.names import connected
 from workers.backends.plain_http import ClockedReader, ObjectAnswer, PlainAnswer
 from workers.backends.s3_answers import S3Answer, read_answer
 
@@ -73,31 +73,26 @@ class _Connection(HTTPConnection):
     response_class = _ClockedAnswer
 
     def _new_conn(self) -> socket.socket:
-        name, timeout = self._dns_host, self.timeout
+        timeout = self.timeout
         assert isinstance(timeout, int | float)
-        until = time.monotonic() + timeout
-        error: Exception = NewConnectionError(self, "the name has no address")
-        found = self._addresses(timeout)
-        for number, address in enumerate(found):  # one that never answers leaves its share to each of the others
-            left = (until - time.monotonic()) / (len(found) - number)
-            self._dns_host, self.timeout = address, max(_SHORTEST_S, left)
-            try:
-                return super()._new_conn()
-            except urllib3.exceptions.HTTPError as failed:
-                error = failed
-            finally:
-                self._dns_host, self.timeout = name, timeout
-        raise error
-
-    def _addresses(self, within_s: float) -> Sequence[str]:
         try:
-            return addresses(self._dns_host.strip("[]"), self.port, within_s)
+            return connected(
+                self._dns_host.strip("[]"), self.port, timeout, self._connect_to, urllib3.exceptions.HTTPError
+            )
         except TimeoutError as error:
             raise ConnectTimeoutError(self, str(error)) from error
         except socket.gaierror as error:
             raise NameResolutionError(self.host, self, error) from error
         except (OSError, ValueError) as error:
             raise NewConnectionError(self, str(error)) from error
+
+    def _connect_to(self, address: str, within_s: float) -> socket.socket:
+        name, timeout = self._dns_host, self.timeout
+        self._dns_host, self.timeout = address, within_s
+        try:
+            return super()._new_conn()
+        finally:
+            self._dns_host, self.timeout = name, timeout
 
 
 class _TlsConnection(HTTPSConnection, _Connection):
@@ -163,18 +158,21 @@ class ClockedPool(urllib3.PoolManager):
             raise S3Refusal(_refusal(answer))
         return _held(answer) if whole else answer
 
-    def open_object(self, url: str, headers: Mapping[str, str]) -> ObjectAnswer:
+    def open_object(self, server: str, target: str, headers: Mapping[str, str]) -> ObjectAnswer:
         """Ask for an object: over a connection that is open already, if there is one, which is the cheapest way. The
         caller reads the answer, closes it and releases its connection.
+
+        Args:
+            server: `http://host:port` or `https://host`.
+            target: path and query, quoted.
 
         Raises:
             S3Refusal, urllib3.exceptions.HTTPError: as `urlopen`.
         """
-        server, target = _halves(url)
         until = time.monotonic() + self._left_s()
         answer = plain_http.get(self._of_server(server), target, headers, until)
         if answer is None:
-            return self.urlopen("GET", url, headers=headers, preload_content=False)
+            return self.urlopen("GET", server + target, headers=headers, preload_content=False)
         if not isinstance(answer, PlainAnswer) and not 200 <= answer.status < 300:
             raise S3Refusal(_refusal(answer))
         return answer
@@ -191,12 +189,6 @@ class ClockedPool(urllib3.PoolManager):
                 self._of_servers.clear()
             pool = self._of_servers[server] = self.connection_from_url(server)
         return pool
-
-
-def _halves(url: str) -> tuple[str, str]:
-    """Scheme and server, and what is asked of it."""
-    at = url.index("/", url.index("://") + 3)
-    return url[:at], url[at:]
 
 
 def _refusal(answer: BaseHTTPResponse) -> S3Answer:
