@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.highlighter import JSONHighlighter
-from rich.table import Table
 from rich.text import Text
 
 from schemas.printable import printable
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 _SHOWN_TOPICS = 5
 _TABLE_ROWS = 500
+_COLUMNS = ("dead letter", "when", "record", "key", "reason", "detail")
 _REPLAY_BYTES = 1024**3
 """The most that one replay holds in memory."""
 TOPIC_LENGTH_MAX = 249
@@ -154,15 +154,13 @@ def print_table(dead_letters: Iterator[DeadLetterRecord]) -> None:
     total = 0
     console = terminal.console()
     while some := list(islice(dead_letters, _TABLE_ROWS)):
-        table = _table()
-        for dead_letter in some:
-            counts.update(dead_letter.causes)
-            table.add_row(*map(terminal.text, row_of(dead_letter)))
-        console.print(table)
+        rows = ([*map(terminal.text, row_of(dead_letter))] for dead_letter in some)
+        console.print(terminal.listing(_COLUMNS, rows, 3, console.width))
+        counts.update(cause for dead_letter in some for cause in dead_letter.causes)
         total += len(some)
     for name, count in counts.most_common():
         console.print(f"{count:7} {name}")
-    console.print(f"{total:7} dead_letters")
+    console.print(f"{total:7} dead letter{'s' * (total != 1)}")
 
 
 @app.command()
@@ -311,7 +309,6 @@ def original(dead_letter: DeadLetterRecord) -> Message:
 
 
 def _settings() -> Settings:
-
     return needed("kafka_servers")
 
 
@@ -374,15 +371,6 @@ def up_to(
                 "time with --since and --until, --reason, --key or --limit; nothing was sent"
             )
     return held
-
-
-def _table() -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("dead_letter", "when", "record"):
-        table.add_column(column, no_wrap=True)
-    for column in ("key", "reason", "detail"):
-        table.add_column(column, overflow="fold")
-    return table
 
 
 def row_of(dead_letter: DeadLetterRecord) -> tuple[str, ...]:

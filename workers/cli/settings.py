@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +36,8 @@ def settings(
         for document in _documents():
             typer.echo(terminal.as_json(document))
     else:
-        terminal.console().print(_table())
+        console = terminal.console()
+        console.print(_table(console.width))
 
 
 def fill_tables(page: str) -> str:
@@ -64,18 +65,18 @@ def _documents() -> Iterator[dict[str, Any]]:
         }
 
 
-def _table() -> Table:
+def _table(width: int) -> Table:
+    return terminal.listing(("variable", "default", "meaning"), _rows(), 2, width)
+
+
+def _rows() -> Iterator[Sequence[str | Text]]:
     from workers.settings import FIELDS, default_text, group_of, is_secret, variable
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("variable", "default", "meaning"):
-        table.add_column(column, overflow="fold")
     group = ""
     for field, info in FIELDS.items():
         if group_of(field) != group:
             group = group_of(field)
-            table.add_row()
-            table.add_row(Text(group, "bold"))
+            yield ("",)
+            yield (Text(group, "bold"),)
         also = " or …_FILE" if is_secret(field) else ""
-        table.add_row(f"{variable(field)}{also}", default_text(field), (info.description or "").replace("`", ""))
-    return table
+        yield f"{variable(field)}{also}", default_text(field), (info.description or "").replace("`", "")

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,12 +30,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 
 from schemas.printable import escaped, printable
 
 PIPED_WIDTH = 200
 """Columns of output that goes to a file or a pipe, where 80 would cut what matters."""
+_NARROW = 120
+"""Columns below which a row of names and prose leaves nothing for the prose."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -48,6 +52,28 @@ def console(*, stderr: bool = False) -> Console:
 def text(foreign: str, style: str = "", *, lines: bool = False) -> Text:
     """Text from outside, as one line or else as the `lines` that it has."""
     return Text("\n".join(map(printable, foreign.splitlines())) if lines else printable(foreign), style)
+
+
+def listing(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], names: int, width: int) -> Table:
+    """A table whose first `names` columns are never broken: they are there to be copied, the others to be read.
+
+    Args:
+        rows: cells by column; of a heading the first alone.
+        width: columns of the terminal. On a narrow one a row is a block: its names, then each other cell below.
+    """
+    if width >= _NARROW:
+        table = Table(box=None, pad_edge=False)
+        for number, column in enumerate(columns):
+            table.add_column(column, no_wrap=number < names, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        return table
+    blocks = Table.grid()
+    for row in rows:
+        blocks.add_row(Text("  ").join(Text.assemble(cell) for cell in row[:names]))
+        for cell in row[names:]:
+            blocks.add_row(Padding(cell, (0, 0, 0, 2)))
+    return blocks
 
 
 def as_json(document: Any, *, indent: int | None = None) -> str:

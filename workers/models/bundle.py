@@ -348,8 +348,9 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(_content(path, _MAX_MANIFEST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
+        lacks = f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
         raise Misconfigured(
-            f"{folder} is not a bundle: it has no {MANIFEST}. Make one with `tagstream models import`."
+            f"{folder} is not a bundle: {lacks}. Make one with `tagstream models import`, or `tagstream models pull`."
         ) from None
     except OSError as error:
         raise Misconfigured(f"{path} can't be read: {error.strerror}.") from error

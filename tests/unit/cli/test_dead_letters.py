@@ -136,7 +136,12 @@ def test_any_number_is_listed_a_few_at_a_time(capsys: pytest.CaptureFixture[str]
 
     print_table(many())
     assert taken == 1_200
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["1200", "dead_letters"]
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["1200", "dead", "letters"]
+
+
+def test_one_is_counted_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(iter([dead_letter()]))
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["1", "dead", "letter"]
 
 
 def test_a_replay_of_more_than_memory_should_hold_is_refused_before_anything_is_sent() -> None:
