@@ -21,6 +21,10 @@ import org.apache.kafka.common.serialization.StringSerializer;
  */
 public class Produce {
     public static void main(String[] arguments) throws Exception {
+        if (arguments.length < 2) {
+            System.err.println("usage: java -cp 'kafka/libs/*' Produce.java BUCKET KEY [KEY ...]");
+            System.exit(1);
+        }
         String topic = System.getenv().getOrDefault("TOPIC", "images");
         Properties settings = new Properties();
         settings.put("bootstrap.servers", System.getenv("TAGSTREAM_KAFKA_SERVERS"));

@@ -38,6 +38,7 @@ def main(until_end: bool) -> None:
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
             "enable.partition.eof": until_end,
+            "reconnect.backoff.ms": 2_000,  # while no broker answers, a line for each try
         }
     )
     consumer.subscribe([TOPIC])

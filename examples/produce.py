@@ -19,11 +19,18 @@ TOPIC = os.environ.get("TOPIC", "images")
 def main(bucket: str, keys: list[str]) -> int:
     failures: list[KafkaError] = []
 
-    def delivered(error: KafkaError | None, _: Message) -> None:
+    def delivered(error: KafkaError | None, message: Message) -> None:
         if error is not None:
             failures.append(error)
+            print(f"{(message.key() or b'').decode()}: {error.str()}", file=sys.stderr)
 
-    producer = Producer({"bootstrap.servers": os.environ["TAGSTREAM_KAFKA_SERVERS"], "enable.idempotence": True})
+    producer = Producer(
+        {
+            "bootstrap.servers": os.environ["TAGSTREAM_KAFKA_SERVERS"],
+            "enable.idempotence": True,
+            "reconnect.backoff.ms": 2_000,  # while no broker answers, a line for each try
+        }
+    )
     for key in keys:
         event = {"schema": "image-event/1", "id": str(uuid.uuid4()), "bucket": bucket, "key": key}
         producer.produce(TOPIC, json.dumps(event), key=f"{bucket}/{key}", on_delivery=delivered)
@@ -33,4 +40,6 @@ def main(bucket: str, keys: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: python produce.py BUCKET KEY [KEY ...]")
     sys.exit(main(sys.argv[1], sys.argv[2:]))

@@ -7,6 +7,7 @@
 # --reader-property). The key of a record is bucket/key, so that all that is said of one object stays in order. An
 # object whose key has a tab or a line break needs another client.
 set -eu
+[ $# -ge 2 ] || { echo "usage: ./produce.sh BUCKET KEY [KEY ...]" >&2; exit 1; }
 bucket=$1
 shift
 for key in "$@"; do

@@ -42,14 +42,14 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def run(kafka: ApacheKafka, topic: str, language: str, tmp_path: Path) -> Run:
-    """Runs an example in the language; gives what it prints, which has to end well."""
+    """Runs an example in the language, which has to end with the code; gives what it prints, or else says is wrong."""
     environment = os.environ | {"TAGSTREAM_KAFKA_SERVERS": kafka.servers, "TOPIC": topic, "GROUP": f"reads-{topic}"}
     if language == "shell":
         if shutil.which("jq") is None:
             pytest.skip("no jq")
         environment["PATH"] = f"{console_tools(tmp_path)}:{environment['PATH']}"
 
-    def run(name: str, *arguments: str) -> str:
+    def run(name: str, *arguments: str, code: int = 0) -> str:
         command = {
             "python": lambda: [sys.executable, str(ROOT / "examples" / f"{name}.py")],
             "java": lambda: java_program(ROOT / "examples" / f"{name.capitalize()}.java"),
@@ -58,8 +58,8 @@ def run(kafka: ApacheKafka, topic: str, language: str, tmp_path: Path) -> Run:
         done = subprocess.run(
             [*command, *arguments], env=environment, capture_output=True, text=True, timeout=100, check=False
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
 
     return run
 
@@ -73,6 +73,10 @@ def test_the_producer_sends_events_with_a_key(kafka: ApacheKafka, topic: str, la
     for value in records.values():
         [event] = parse_message(value or b"", (), topic=topic, partition=0, offset=0)
         assert isinstance(event, ImageEvent)
+
+
+def test_a_producer_without_a_key_says_what_it_needs(run: Run) -> None:
+    assert "BUCKET KEY [KEY ...]" in run("produce", "photos", code=1)
 
 
 UNTIL_ONE = {"python": ["--until-end"], "java": ["1"], "shell": ["--from-beginning", "--max-messages", "1"]}
