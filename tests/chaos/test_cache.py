@@ -45,16 +45,18 @@ def fresh(shared: SharedWorker, number: int) -> list[Given]:
     return [(shared.site.own(key, etag=shared.site.upload(key, photo(next(_seeds)))), ()) for key in keys]
 
 
-def remembers(shared: SharedWorker) -> None:
-    """Until the cache answers hits again: the breaker has closed. Records are sent for it, one at a time."""
-    [given] = fresh(shared, 1)
+def remembered(shared: SharedWorker, number: int = 1) -> list[Given]:
+    """New images, until the cache answers hits for all: what it is told may come after their publication, and after its
+    breaker closed. Records are sent for it."""
+    given = fresh(shared, number)
 
-    def a_copy_is_a_hit() -> bool:
-        records = shared.send([given])
+    def copies_are_hits() -> bool:
+        records = shared.send(given)
         shared.committed()
-        return any(image.cache.tags == "hit" for image in shared.results(records).images)
+        return all((image.cache.source, image.cache.tags) == ("hit", "hit") for image in shared.results(records).images)
 
-    eventually(a_copy_is_a_hit, 30, shared.worker.said)
+    eventually(copies_are_hits, 30, shared.worker.said)
+    return given
 
 
 def errors(shared: SharedWorker, **labels: str) -> int:
@@ -75,7 +77,7 @@ def assert_same_tags(images: list[EnrichedImage], others: list[EnrichedImage]) -
 def test_a_cache_that(shared: SharedWorker, account: Account, fault: str) -> None:
     """Guards: errors of every kind are misses; calls are bounded in time; the breaker asks the dead no more. Without
     the first the worker ends, without the second it stands still, without the third each call costs its timeout."""
-    remembers(shared)
+    remembered(shared)
     before, paused = errors(shared), errors(shared, cause="paused")
     match fault:
         case "refuses":
@@ -93,30 +95,28 @@ def test_a_cache_that(shared: SharedWorker, account: Account, fault: str) -> Non
     shared.cache.heal()
     shared.cache.cut()
     account.over()
-    remembers(shared)
+    remembered(shared)
     account.recovered()
 
 
 def test_a_full_cache(shared: SharedWorker, account: Account, straight: redis.Redis) -> None:
     """Guard: an error reply is that command's alone. As the server's it would open the breaker, and what is remembered
     could not be read either."""
-    [known] = fresh(shared, 1)
-    shared.send([known])
-    shared.committed()
+    known = remembered(shared)
     straight.config_set("maxmemory", "1")
     before, paused = errors(shared, cause="full"), errors(shared, cause="paused")
     records = shared.send(fresh(shared, 6))
     wait_for(lambda: errors(shared, cause="full") - before, 1)
     account.landed()
     shared.committed()
-    records += shared.send([known])
+    records += shared.send(known)
     found = shared.settle(account, records)
     assert [image.cache.tags for image in found.images].count("hit") == 1
     assert len(found.images) == 7
     assert errors(shared, cause="paused") == paused
     straight.config_set("maxmemory", "0")
     account.over()
-    remembers(shared)
+    remembered(shared)
     account.recovered()
 
 
@@ -126,7 +126,7 @@ def test_a_cache_that_evicts_its_level(
 ) -> None:
     """Guard: an entry that is gone is a miss, whatever is left of the other level; without it an image would be
     published with what one level knows."""
-    given = fresh(shared, 6)
+    given = remembered(shared, 6)
     landed = shared.send(given)
     shared.committed()
     first = shared.results(landed)
@@ -152,9 +152,7 @@ def test_a_cache_with_wrong_values(
     """Guards: scores carry their format's mark and are scores, facts have exactly today's fields and could be
     published, and what is larger than any of ours is not read; such a value is a miss, and never an answer or the
     worker's end."""
-    given = fresh(shared, 6)
-    shared.send(given)
-    shared.committed()
+    given = remembered(shared, 6)
     wrong_scores, wrong_facts = values
     scores = list(straight.scan_iter("tagstream:*:scores:*"))
     sources = list(straight.scan_iter("tagstream:*:source:*"))
