@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import torch
 
@@ -23,8 +24,11 @@ _OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 """What a file begins with that torch saved before version 1.6, or with `_use_new_zipfile_serialization=False`."""
 _OLD_PICKLES = 5
 """What comes first in the old format: a mark, a version, facts of the machine, the list of the tensors, their keys."""
+_UNPICKLER = "WeightsUnpickler error: "
 _MULTIPLYING = (b"bytearray\n", b"_codecs\nencode\n")
 """As a pickle names them: bytes of any number, and codecs that double what they get."""
+_END, _END64 = 22, 76
+"""Bytes of the records at the end of an archive: without a comment, and what stands before in one of more than 4 GB."""
 
 
 def read(path: Path, *, mapped: bool, remedy: str) -> object:
@@ -52,8 +56,9 @@ def read(path: Path, *, mapped: bool, remedy: str) -> object:
     except IsADirectoryError:
         raise Misconfigured(f"{path} is a folder; a checkpoint is a file.") from None
     except pickle.UnpicklingError as error:
+        said = str(error).rpartition(_UNPICKLER)[2].partition(". ")[0].splitlines()[0]  # the rest is torch's advice
         raise Misconfigured(
-            f"{path} holds more than tensors, and nothing else is unpickled here ({str(error).splitlines()[0]})."
+            f"{path} holds more than tensors, and nothing else is unpickled here ({said[:200]})."
         ) from None
     except Exception as error:  # noqa: BLE001  # torch's unpickler raises whatever a wrong opcode makes Python raise
         size = path.stat().st_size if path.is_file() else 0
@@ -65,14 +70,36 @@ def read(path: Path, *, mapped: bool, remedy: str) -> object:
 
 def _archived(path: Path) -> Iterator[bytes]:
     """The pickles of an archive. torch.save compresses nothing; what unpacks to more than the file has is not its."""
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise Misconfigured(f"{path} has compressed parts, which torch.save never writes.")
-            if entry.filename.endswith("data.pkl"):
+    size = path.stat().st_size
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if not _has_one_list(file, size):
+            raise Misconfigured(f"{path} does not end with the list of its parts, as all that torch.save writes does.")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise Misconfigured(f"{path} has compressed parts, which torch.save never writes.")
+        if (unpacked := sum(entry.file_size for entry in entries)) > size:
+            raise Misconfigured(f"{path}: its parts claim {unpacked:,} bytes, and the file has {size:,}.")
+        for entry in entries:
+            if entry.orig_filename.lower().endswith("data.pkl"):  # to torch, names in capitals are the same
                 if entry.file_size > _MAX_PICKLE_BYTES:
                     raise _too_long(path, f"{entry.file_size:,} bytes, more than {_MAX_PICKLE_BYTES:,}")
                 yield archive.read(entry)
+
+
+def _has_one_list(file: BinaryIO, size: int) -> bool:
+    """Whether the list of an archive's parts ends where the record of its end begins, and nothing comes after that:
+    else zipfile looks for the list at one place, and torch at another."""
+    file.seek(max(0, size - _END64 - _END))
+    records = file.read(_END64 + _END)
+    end64, end = records[:-_END].rjust(_END64, b"\0"), records[-_END:]
+    length, offset, comment = struct.unpack("<LLH", end[12:])
+    ends = size - _END
+    if end64[56:60] == b"PK\6\7":  # a record of 64 bits, and one that says where that begins
+        ends -= _END64
+        length, offset, told = *struct.unpack("<QQ", end64[40:56]), *struct.unpack("<Q", end64[64:72])
+        if told != ends:
+            return False
+    return end[:4] == b"PK\5\6" and not comment and offset + length == ends
 
 
 def _in_a_row(path: Path) -> Iterator[bytes]:

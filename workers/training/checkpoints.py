@@ -8,6 +8,7 @@ replaced as a whole, so there is always one that reads.
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +99,13 @@ def _compare(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> Non
     for name in sorted({*then, *now}):
         if then.get(name) != now.get(name):
             raise Misconfigured(
-                f"{path} is of a run with {name} {then.get(name)}, and this one has {now.get(name)}: "
+                f"{path} is of a run with {name} {_short(then.get(name))}, and this one has {_short(now.get(name))}: "
                 "give the same options to go on with it, or choose another folder."
             )
+
+
+def _short(value: object) -> str:
+    """What differs, for a sentence. Lists that hold each other twice would have no end otherwise."""
+    shorter = reprlib.Repr()
+    shorter.maxstring = 100
+    return shorter.repr(value).strip("'")

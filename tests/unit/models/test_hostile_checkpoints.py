@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -35,16 +37,44 @@ TABLE = ENCODER + "layers.{}.blocks.{}.attn.relative_position_bias_table"
 Write = Callable[[Path], None]
 
 
-def pickled(content: bytes, compression: int = zipfile.ZIP_STORED) -> Write:
+def pickled(content: bytes, compression: int = zipfile.ZIP_STORED, name: str = "data.pkl") -> Write:
     """An archive as torch.save makes it, around this pickle."""
 
     def write(path: Path) -> None:
         with zipfile.ZipFile(path, "w", compression) as archive:
-            archive.writestr("archive/data.pkl", content)
+            archive.writestr(f"archive/{name}", content)
             archive.writestr("archive/version", "3\n")
             archive.writestr("archive/byteorder", "little")
 
     return write
+
+
+def twofold(path: Path) -> None:
+    """An archive with two lists of its parts: torch finds one of a compressed pickle, zipfile one of a harmless part."""
+    pickled(b"\x80\x02X" + (1 << 24).to_bytes(4, "little") + b"a" * (1 << 24) + b".", zipfile.ZIP_DEFLATED)(path)
+    content = path.read_bytes()
+    end = content.rindex(b"PK\5\6")
+    length, offset = struct.unpack("<LL", content[end + 12 : end + 20])
+    name, body = b"archive/data.pkl", b"\x80\x02N."
+    facts = struct.pack("<3LHH", zlib.crc32(body), len(body), len(body), len(name), 0)
+    part = b"PK\3\4" + struct.pack("<5H", 20, 0, 0, 0, 0) + facts + name + body
+    begins = end + len(part) - offset  # zipfile takes the archive to begin there
+    comment = bytes(length - 46 - len(name))  # so that both lists have one length
+    listed = b"PK\1\2" + struct.pack("<6H", 20, 20, 0, 0, 0, 0) + facts
+    listed += struct.pack("<HHHLL", len(comment), 0, 0, 0, end - begins) + name + comment
+    path.write_bytes(content[:end] + part + listed + content[end:])
+
+
+def repeated(path: Path) -> None:
+    """An archive whose list names one large pickle a hundred times."""
+    pickled(b"\x80\x02" + b"N0" * 4_000_000 + b"N.")(path)
+    content = path.read_bytes()
+    end = content.rindex(b"PK\5\6")
+    length, offset = struct.unpack("<LL", content[end + 12 : end + 20])
+    first = content[offset : content.index(b"PK\1\2", offset + 4)]
+    listed = content[offset : offset + length] + first * 99
+    counts = struct.pack("<HHLL", 102, 102, len(listed), offset)
+    path.write_bytes(content[:offset] + listed + content[end : end + 8] + counts + content[end + 20 :])
 
 
 def saved(document: object) -> Write:
@@ -75,6 +105,9 @@ def holding(content: bytes) -> Write:
         (pickled(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01tR."), "no checkpoint that torch can read"),
         (pickled(b"\x80\x02" + b"N0" * 20_000_000 + b"N.", zipfile.ZIP_DEFLATED), "compressed parts"),
         (pickled(b"\x80\x02" + b"N0" * 5_000_000 + b"N."), "the list of its tensors has"),
+        (pickled(b"\x80\x02" + b"N0" * 5_000_000 + b"N.", name="DATA.PKL"), "the list of its tensors has"),
+        (twofold, "does not end with the list of its parts"),
+        (repeated, "its parts claim 800,"),
         (pickled(b"\x80\x02}X\x05\x00\x00\x00modelcbuiltins\nbytearray\n" + A_GIGABYTE + b"\x85Rs."), "holds bytes"),
         (pickled(b"\x80\x02" + b"c_codecs\nencode\n" * 25 + b"U\x04abcd" + DOUBLED * 25 + b"."), "holds bytes"),
         (
@@ -82,6 +115,7 @@ def holding(content: bytes) -> Write:
             "the list of its tensors has more",
         ),
         (lambda path: os.mkfifo(path), "is no file"),
+        (saved({"model": zipfile.ZipInfo()}), r"unpickled here \(Unsupported global: GLOBAL zipfile.ZipInfo was not"),
         (saved(torch.zeros(3)), "holds no model"),
         (saved({"model": [1, 2]}), "holds no model"),
         (saved({"model": torch.zeros(3)}), "holds no model"),

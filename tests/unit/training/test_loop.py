@@ -249,6 +249,18 @@ def test_a_checkpoint_that_another_program_wrote_is_a_sentence(tmp_path: Path, c
         run(tmp_path, PLAN)
 
 
+def test_what_a_checkpoint_is_of_is_told_in_few_words(tmp_path: Path) -> None:
+    run(tmp_path, PLAN)
+    content = torch.load(tmp_path / NAME, weights_only=True)
+    nested: list[Any] = ["x"]
+    for _ in range(18):
+        nested = [nested, nested]
+    torch.save(content | {"identity": {"data": nested}}, tmp_path / NAME)
+    with pytest.raises(Misconfigured, match="is of a run with data") as refusal:
+        run(tmp_path, PLAN)
+    assert len(str(refusal.value)) < 2000
+
+
 def test_a_checkpoint_with_compressed_parts_is_not_unpacked(tmp_path: Path) -> None:
     run(tmp_path, PLAN)
     content = tmp_path / NAME
