@@ -1,7 +1,7 @@
 """Reads what torch.save wrote, as tensors, numbers, texts, and lists and dicts of them: nothing else is unpickled.
 
 torch does not run what a pickle names, but lets it take any memory: parts that were compressed, lists of millions of
-lists, and the few functions that make much of little. All of that is refused before torch reads a file.
+lists, and what `pickle_bounds` knows. All of that is refused before torch reads a file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import BinaryIO, Literal
 import torch
 
 from workers.errors import Misconfigured
+from workers.models import pickle_bounds
+from workers.models.pickle_bounds import Unbounded
 
 _MAX_PICKLE_BYTES = 8 * 1024**2
 """The longest list of tensors; published ones have less than 1 MB. Unpickled, a byte can become a hundred."""
@@ -25,8 +27,6 @@ _OLD_FORMAT = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _OLD_PICKLES = 5
 """What comes first in the old format: a mark, a version, facts of the machine, the list of the tensors, their keys."""
 _UNPICKLER = "WeightsUnpickler error: "
-_MULTIPLYING = (b"bytearray\n", b"_codecs\nencode\n")
-"""As a pickle names them: bytes of any number, and codecs that double what they get."""
 _END, _END64 = 22, 76
 """Bytes of the records at the end of an archive: without a comment, and what stands before in one of more than 4 GB."""
 
@@ -46,17 +46,18 @@ def read(path: Path, *, mapped: bool, remedy: str) -> object:
     try:
         archived = _kind_of_file(path) == "zip"
         for content in _archived(path) if archived else _in_a_row(path):
-            if any(name in content for name in _MULTIPLYING):
-                raise Misconfigured(f"{path} holds bytes among its tensors, and nothing else is unpickled here.")
+            pickle_bounds.check(content)
         return torch.load(path, map_location="cpu", mmap=mapped and archived, weights_only=True)
     except Misconfigured:
         raise
+    except Unbounded as error:
+        raise Misconfigured(f"{path} {error}, and nothing but tensors is unpickled here.") from None
     except FileNotFoundError:
         raise Misconfigured(f"{path} does not exist.") from None
     except IsADirectoryError:
         raise Misconfigured(f"{path} is a folder; a checkpoint is a file.") from None
     except pickle.UnpicklingError as error:
-        said = str(error).rpartition(_UNPICKLER)[2].partition(". ")[0].splitlines()[0]  # the rest is torch's advice
+        said = str(error).rpartition(_UNPICKLER)[2].strip().partition(". ")[0].splitlines()[0]  # then comes advice
         raise Misconfigured(
             f"{path} holds more than tensors, and nothing else is unpickled here ({said[:200]})."
         ) from None

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import orjson
@@ -51,6 +52,25 @@ class Says:
         raise ConnectionAbortedError
 
 
+class Keeps(Says):
+    """The same over connections that are kept: a good answer first, then these bytes, then good ones again."""
+
+    def __init__(self, good: bytes) -> None:
+        super().__init__()
+        self._good = good
+        self._asked: WeakKeyDictionary[socket.socket, int] = WeakKeyDictionary()
+        self.ends = False
+        """Whether the connection ends behind these bytes."""
+
+    def _say(self, connection: socket.socket, _: bytes) -> None:
+        self._asked[connection] = self._asked.get(connection, 0) + 1
+        hostile = self._asked[connection] == 2
+        with contextlib.suppress(OSError):
+            connection.sendall(self._answer if hostile else self._good)
+        if hostile and self.ends:
+            raise ConnectionAbortedError
+
+
 # ---- the object store -------------------------------------------------------------------------------------------
 
 _GOOD = (
@@ -84,16 +104,47 @@ def got(parts: Parts) -> str:
     store = MinioObjectStore(f"http://127.0.0.1:{port}", "key", SECRET, "us-east-1", retry_s=0.01)
     began = time.monotonic()
     try:
-        stored = store.get("bucket", "key", version_id=None, etag=None, max_bytes=LARGEST_OBJECT, deadline_s=2.0)
-    except (Gone, LargerThanReserved, Superseded, Rejected, Unavailable) as error:
-        sentence(error, SECRET)
-        return f"{type(error).__name__} {error.reason}" if isinstance(error, Rejected) else type(error).__name__
+        return _one(store, 2.0)
     finally:
         store.close()
         assert time.monotonic() - began < 30, "the deadline is a wall clock"
+
+
+def _one(store: MinioObjectStore, seconds: float) -> str:
+    try:
+        stored = store.get("bucket", "key", version_id=None, etag=None, max_bytes=LARGEST_OBJECT, deadline_s=seconds)
+    except (Gone, LargerThanReserved, Superseded, Rejected, Unavailable) as error:
+        sentence(error, SECRET)
+        return f"{type(error).__name__} {error.reason}" if isinstance(error, Rejected) else type(error).__name__
     assert 0 < len(stored.body) <= LARGEST_OBJECT
     assert "\n" not in stored.etag + (stored.version_id or "")
     return "an object"
+
+
+def kept_answers() -> Iterator[Parts]:
+    """The same, and whether the connection ends behind them."""
+    for answer in http_answers():
+        yield (*answer, b"ends")
+        yield (*answer, b"goes on")
+    yield (*_GOOD.partition(b"\r\n\r\n")[::2], _GOOD, b"goes on")
+
+
+_store_keeps = Keeps(_GOOD)
+
+
+def got_again(parts: Parts) -> str:
+    """As `got`, over a connection that is open. What came unasked is no answer to what is asked next."""
+    _store_keeps.ends = parts[-1] == b"ends"
+    port = _store_keeps.port(parts[0] + b"\r\n\r\n" + b"".join(parts[1:-1]))
+    store = MinioObjectStore(f"http://127.0.0.1:{port}", "key", SECRET, "us-east-1", retry_s=0.01)
+    try:
+        assert _one(store, 2.0) == "an object"
+        came = _one(store, 0.1)
+        stored = store.get("bucket", "key", version_id=None, etag=None, max_bytes=LARGEST_OBJECT, deadline_s=2.0)
+        assert stored.body == b"hello", "an answer that nothing asked for"
+    finally:
+        store.close()
+    return came
 
 
 def listings() -> Iterator[Parts]:
@@ -206,6 +257,7 @@ TARGETS = (
     Target("store-listings", listings, listed, watched=_STORE, bounds=_NET, close=_store_says.close),
     Target("cache-entries", cached, unpacked),
     Target("store-answers", http_answers, got, watched=("/workers/", "/minio/"), bounds=_NET, close=_store_says.close),
+    Target("store-answers-kept", kept_answers, got_again, watched=_STORE, bounds=_NET, close=_store_keeps.close),
     Target(
         "redis-answers", resp_answers, looked_up, watched=("/workers/", "/redis/"), bounds=_NET, close=_redis_says.close
     ),

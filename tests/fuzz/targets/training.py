@@ -8,7 +8,9 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
+from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts
 from tests.fuzz.targets.files import Folder
@@ -16,6 +18,7 @@ from workers.errors import Misconfigured
 from workers.training.data.formats import FORMATS, Request, open_source
 from workers.training.data.images import BadImage, Images
 from workers.training.data.samples import HEADER, LABELS, SAMPLES, DataSet, Sample, write_dataset
+from workers.training.data.tar_headers import MAX_NAME_BYTES, PlainFile, plain_files
 
 _folder = Folder()
 
@@ -109,6 +112,51 @@ def opened(parts: Parts) -> str:
     return "opened"
 
 
+def shards() -> Iterator[Parts]:
+    """Tar files of every format, with long names and numbers of each kind."""
+    for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+            for name in ("1.jpg", "./2.jpg", "p/" * 70 + "3.jpg", *(["x" * 300] if form != tarfile.USTAR_FORMAT else [])):
+                member = tarfile.TarInfo(name)
+                member.size, member.mtime = 3, 1.5
+                tar.addfile(member, io.BytesIO(b"abc"))
+        yield (out.getvalue().rstrip(b"\0") + bytes(1024),)
+
+
+def resealed(random: Random, parts: Parts) -> Parts:
+    """Damaged, and most of the time with right checksums, so that what reads it gets further."""
+    data = bytearray(mutators.by_bytes(random, b"".join(parts)))
+    if random.random() < 0.8:
+        for at in range(0, min(len(data) - 511, 200 * 512), 512):
+            block = data[at : at + 512]
+            block[148:156] = b" " * 8
+            if data[at + 154 : at + 156] == b"\0 ":  # it was a header
+                data[at + 148 : at + 156] = b"%06o\0 " % sum(block)
+    return (bytes(data),)
+
+
+def headed(parts: Parts) -> str:
+    """Files that lie one behind the other, with names of bounded length."""
+    found: list[PlainFile] = []
+    outcome = "read"
+    try:
+        for each in plain_files(io.BytesIO(parts[0])):
+            found.append(each)
+    except ValueError as error:
+        sentence(error)
+        outcome = "damaged"
+    end = 0
+    for each in found:
+        assert each.start >= end + 512
+        assert each.start % 512 == 0
+        assert 0 <= each.size < 1 << 88
+        assert len(each.name) <= MAX_NAME_BYTES
+        end = each.start + each.size
+    assert len(found) <= len(parts[0]) / 512
+    return f"{outcome}, {min(len(found), 3)} files or more"
+
+
 def _tar(files: dict[str, bytes]) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
@@ -123,5 +171,6 @@ _FILES = Bounds(seconds=0.5, seconds_per_mib=16.0, mib=48.0, mib_per_mib=48.0)
 
 TARGETS = (
     Target("annotations", annotated, read, bounds=_FILES, close=_folder.remove),
+    Target("shard-headers", shards, headed, resealed),
     Target("training-sets", sets, opened, bounds=_FILES, close=_folder.remove),
 )

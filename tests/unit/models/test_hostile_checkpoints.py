@@ -7,6 +7,7 @@ import resource
 import struct
 import zipfile
 import zlib
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from tests.unit.models.small import SMALL, small_checkpoint
 from workers.cli.app import run_command
@@ -33,6 +35,17 @@ DOUBLED = b"X\x03\x00\x00\x00hex\x86R"
 """Of what lies on the stack as bytes, their digits."""
 ENCODER = "visual_encoder."
 TABLE = ENCODER + "layers.{}.blocks.{}.attn.relative_position_bias_table"
+
+def nested(depth: int, kind: str = "list") -> bytes:
+    """Lists or tuples, each of which holds the one before it twice: the last is kept under its depth."""
+    content = (b"]" if kind == "list" else b"K\x01") + b"q\x00"
+    for number in range(depth):
+        twice = b"h%c" % number * 2
+        content += (b"](%be" if kind == "list" else b"%b\x86") % twice + b"q%c" % (number + 1)
+    return content
+
+
+ORDERED = b"ccollections\nOrderedDict\n)R"
 
 Write = Callable[[Path], None]
 
@@ -106,6 +119,15 @@ def holding(content: bytes) -> Write:
         (pickled(b"\x80\x02" + b"N0" * 20_000_000 + b"N.", zipfile.ZIP_DEFLATED), "compressed parts"),
         (pickled(b"\x80\x02" + b"N0" * 5_000_000 + b"N."), "the list of its tensors has"),
         (pickled(b"\x80\x02" + b"N0" * 5_000_000 + b"N.", name="DATA.PKL"), "the list of its tensors has"),
+        (pickled(b"\x80\x02ctorch\n" + b"u" * 30_000 + b"\n."), "names something with 30,005 characters"),
+        (pickled(b"\x80\x02" + nested(40) + b")R."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02" + nested(40) + b")\x81."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02" + nested(40) + ORDERED + b"K\x01h(s)R."), "no checkpoint that torch can read"),
+        (pickled(b"\x80\x02" + nested(40) + b"\x85Q."), "holds the same lists again and again"),
+        (pickled(b"\x80\x02" + nested(40) + b"ctorch\nSize\nh(\x85R."), "holds the same lists again and again"),
+        (pickled(b"\x80\x02" + nested(40) + ORDERED + b"h(b."), "holds the same lists again and again"),
+        (pickled(b"\x80\x02" + nested(40, "tuple") + b"}h(K\x01s."), "holds the same lists again and again"),
+        (pickled(b"\x80\x02K\x01" + b"2\x86" * 40 + b"q\x01}h\x01K\x01s."), "no checkpoint that torch can read"),
         (twofold, "does not end with the list of its parts"),
         (repeated, "its parts claim 800,"),
         (pickled(b"\x80\x02}X\x05\x00\x00\x00modelcbuiltins\nbytearray\n" + A_GIGABYTE + b"\x85Rs."), "holds bytes"),
@@ -136,6 +158,20 @@ def test_a_file_that_is_no_checkpoint_is_a_sentence(tmp_path: Path, write: Write
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 500
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_what_a_checkpoint_holds_twice_in_earnest_is_read(tmp_path: Path) -> None:
+    path, tied, betas = tmp_path / "x.pth", Parameter(torch.ones(3)), (0.9, 0.999)
+    weights = OrderedDict(a=tied, b=tied, c=torch.zeros(2, 3).T, d=torch.zeros(2).to(torch.bfloat16))
+    weights._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
+    others = [betas] * 100, [["shared"]] * 100, {"a", "b"}, 1j, Counter("ab"), torch.Size((2, 3)), torch.device("cpu")
+    for new in (True, False):
+        torch.save(
+            {"model": weights, "others": others, "types": [torch.float16] * 10},
+            path,
+            _use_new_zipfile_serialization=new,
+        )
+        assert read_checkpoint(path).keys() == weights.keys()
 
 
 @pytest.fixture
