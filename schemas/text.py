@@ -89,6 +89,8 @@ def first_fault(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if fault["type"].startswith("union_tag"):  # its message repeats the tag
+        return "its `schema` is none that is known"
     where = ".".join(str(step)[:_STEP_MAX] for step in fault["loc"])  # a step may be a name that was read
     return f"{where}: {fault['msg']}" if where else fault["msg"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable
+from typing import ClassVar
 
 _MULTIPLYING = ("bytearray", "encode")
 """Functions that make bytes of any number, and that double what they get."""
@@ -49,7 +50,7 @@ class _Made:
 
 
 class _Memo(dict[int, object]):
-    """What a pickle keeps to use it again. Tuples are counted then: in no other way does one come into another twice."""
+    """What a pickle keeps to use it again. Tuples are counted then: no other way brings one into another twice."""
 
     def __init__(self, count: Callable[[object], None]) -> None:
         super().__init__()
@@ -65,8 +66,8 @@ class _Memo(dict[int, object]):
 class _DryUnpickler(pickle._Unpickler):
     """Python's own, because the one in C takes memory for the highest number under which something is kept."""
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.NEWOBJ[0]: pickle._Unpickler.dispatch[pickle.REDUCE[0]]}
-    del dispatch[pickle.DUP[0]]  # torch has none
+    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.DUP[0]}
+    dispatch[pickle.NEWOBJ[0]] = dispatch[pickle.REDUCE[0]]
 
     def __init__(self, file: io.BytesIO, length: int) -> None:
         super().__init__(file, encoding="bytes")

@@ -136,7 +136,7 @@ def got_again(parts: Parts) -> str:
     """As `got`, over a connection that is open. What came unasked is no answer to what is asked next."""
     _store_keeps.ends = parts[-1] == b"ends"
     port = _store_keeps.port(parts[0] + b"\r\n\r\n" + b"".join(parts[1:-1]))
-    store = MinioObjectStore(f"http://127.0.0.1:{port}", "key", SECRET, "us-east-1", retry_s=0.01)
+    store = MinioObjectStore(f"http://127.0.0.1:{port}", "key", SECRET, "us-east-1", retry_s=1.0)
     try:
         assert _one(store, 2.0) == "an object"
         came = _one(store, 0.1)

@@ -36,6 +36,7 @@ DOUBLED = b"X\x03\x00\x00\x00hex\x86R"
 ENCODER = "visual_encoder."
 TABLE = ENCODER + "layers.{}.blocks.{}.attn.relative_position_bias_table"
 
+
 def nested(depth: int, kind: str = "list") -> bytes:
     """Lists or tuples, each of which holds the one before it twice: the last is kept under its depth."""
     content = (b"]" if kind == "list" else b"K\x01") + b"q\x00"
@@ -63,7 +64,7 @@ def pickled(content: bytes, compression: int = zipfile.ZIP_STORED, name: str = "
 
 
 def twofold(path: Path) -> None:
-    """An archive with two lists of its parts: torch finds one of a compressed pickle, zipfile one of a harmless part."""
+    """An archive with two lists of its parts: torch finds one of a compressed pickle, zipfile one of a plain part."""
     pickled(b"\x80\x02X" + (1 << 24).to_bytes(4, "little") + b"a" * (1 << 24) + b".", zipfile.ZIP_DEFLATED)(path)
     content = path.read_bytes()
     end = content.rindex(b"PK\5\6")

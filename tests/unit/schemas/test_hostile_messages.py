@@ -106,6 +106,13 @@ def test_long_headers_take_linear_time(part: str) -> None:
     assert growth(lambda: parse(None, half), lambda: parse(None, whole)) < LINEAR
 
 
+@pytest.mark.parametrize("schema", [b'"' + b"x" * 100_000 + b'"', b"9" * 4000, b"null"])
+def test_an_output_of_another_schema_is_refused_without_repeating_what_it_says(schema: bytes) -> None:
+    with pytest.raises(ValidationError) as caught:
+        read_output(b'{"schema":' + schema + b"}")
+    assert first_fault(caught.value) == "its `schema` is none that is known"
+
+
 LISTS = b"[" + b"1," * 100_000 + b"1]"
 
 
