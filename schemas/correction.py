@@ -20,7 +20,7 @@ MAX_BYTES: Final = 256 * 1024
 """Of a record's value; what is larger is no correction."""
 MAX_NAMES: Final = 10_000
 """Different names that may be said of one image in all: a record with one more is no correction."""
-_STATEMENT_BYTES: Final = 200
+_STATEMENT_BYTES: Final = 280
 _SUBJECT_BYTES: Final = 400
 """What a statement and a subject take in memory besides their own characters, measured with CPython 3.11."""
 
@@ -178,7 +178,7 @@ class Corrections:
         words = {name: _Statement(True, said.sha256) for name in said.added}
         words |= {name: _Statement(False, said.sha256) for name in said.removed}
         found = self._said.get(said.subject, {})
-        new = words.keys() - found.keys()
+        new = [name for name in words if name not in found]  # a difference of both would go over all of `found`
         if len(found) + len(new) > MAX_NAMES:
             raise ValueError(f"more than {MAX_NAMES:,} names of one image")
         self.bytes += self._cost(said.subject, new, with_subject=not found)

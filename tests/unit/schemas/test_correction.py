@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.correction import MAX_BYTES, MAX_NAMES, Corrections, Word, correction, read_correction, withdrawal
+from tests.support.growth import LINEAR, growth
 
 SHA, OTHER = "a" * 64, "b" * 64
 DOCUMENT = {"schema": "image-correction/1", "bucket": "photos", "key": "a b/ü.jpg", "added": ["dog"]}
@@ -124,9 +125,20 @@ def test_the_estimate_goes_up_and_down_with_what_is_held(steps: list[tuple[str, 
     assert said.bytes == 0
 
 
-def test_the_estimate_is_not_below_what_is_held() -> None:
+@pytest.mark.parametrize("images", [10, 2_000])
+@pytest.mark.parametrize("content", [False, True])
+def test_the_estimate_is_not_below_what_is_held(images: int, content: bool) -> None:
     said = folded(
-        *(correction("photos", f"folder/{n}.jpg", added=[f"tag {n}", "dog"], removed=["cat"]) for n in range(2_000))
+        *(
+            correction(
+                "photos",
+                f"folder/{n % images}.jpg",
+                added=[f"tag {n}", "dog"],
+                removed=["cat"],
+                sha256=f"{n:064x}" if content else None,
+            )
+            for n in range(2_000)
+        )
     )
     seen: set[int] = set()
 
@@ -177,3 +189,14 @@ def test_words_are_asked_for_while_more_are_said() -> None:
     writer.join()
     assert counts == sorted(counts)
     assert said.on("photos/a.jpg", SHA) == Word(tuple(sorted(["first", *(f"tag {n}" for n in range(2_000))])), ())
+
+
+def test_a_word_on_an_image_of_many_names_takes_no_longer_than_on_one_of_few() -> None:
+    few, many = Corrections(), folded(*(correction("photos", "a.jpg", added=[f"tag {n}"]) for n in range(MAX_NAMES)))
+    record = correction("photos", "a.jpg", removed=["tag 7"])
+
+    def said_often(said: Corrections) -> None:
+        for _ in range(500):
+            said.take(*record)
+
+    assert growth(lambda: said_often(few), lambda: said_often(many)) < LINEAR
