@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -19,9 +20,16 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r"))  # noqa: SIM115
 
 
+def escape_unknown_characters() -> None:
+    """Standard output of an encoding other than UTF-8 lacks characters of keys, labels and our own marks: `\\u2717`."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line, and be gone soon after it has ended, whatever some thread still waits for."""
     open_closed_streams()
+    escape_unknown_characters()
     try:
         from workers.cli.app import run_command
     except KeyboardInterrupt:  # importing takes long enough for a Ctrl-C

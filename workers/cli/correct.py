@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 import typer
 
 from workers.cli.needs import needed
+from workers.cli.terminal import counted, counting
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -80,13 +81,12 @@ def correct(
         records = _records(file)
     settings = needed("kafka_servers")
     name = topic or settings.corrections_topic or DEFAULT_TOPIC
-    typer.echo(f"{_send(settings, name, records)} corrections are in {name}")
+    typer.echo(f"{counted(_send(settings, name, records), 'correction')} sent to {name}")
 
 
 def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -> int:
     from workers.backends.kafka import KafkaEmitter, require_topics
     from workers.cli.clients import security, servers
-    from workers.cli.terminal import counting
     from workers.types import Message
 
     require_topics(servers(settings), [topic], security=security(settings))

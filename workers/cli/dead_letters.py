@@ -19,7 +19,7 @@ from workers.cli import terminal
 from workers.cli.needs import needed
 from workers.cli.skip import parse_place
 from workers.cli.times import moment_ms
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
     from schemas.dead_letter import DeadLetter, Failure
@@ -259,7 +259,7 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     """Send each to the topic it came from, at most `rate` a second, each acknowledged before the next.
 
     One that its topic would not take is told and left out: the header that names what failed makes a record longer, and
-    a producer that was refused once sends nothing any more.
+    a producer that was refused once sends nothing any more. Where it is stopped before the end it says how far it came.
 
     Returns:
         How many were sent.
@@ -274,22 +274,28 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     limits = max_message_bytes(servers(settings), topics, security=security(settings))
     largest = max(limits.values())
     started, sent = time.monotonic(), 0
-    with (
-        KafkaEmitter(servers(settings), security=security(settings), max_message_bytes=largest) as emitter,
-        counting("sent back", len(dead_letters)) as advance,
-    ):
-        for number, dead_letter in enumerate(dead_letters):
-            time.sleep(max(0.0, started + number / rate - time.monotonic()))
-            message = original(dead_letter)
-            advance(1)
-            if message.size > limits[message.topic]:
-                most = limits[message.topic]
-                told = f"{dead_letter.place} not sent: {message.size:,} bytes, and its topic takes {most:,}"
-                typer.echo(told)
-                continue
-            emitter.send(message.topic, message.key, message.value, message.headers)
-            emitter.flush()
-            sent += 1
+    at = "none"
+    try:
+        with (
+            KafkaEmitter(servers(settings), security=security(settings), max_message_bytes=largest) as emitter,
+            counting("sent back", len(dead_letters)) as advance,
+        ):
+            for number, dead_letter in enumerate(dead_letters):
+                time.sleep(max(0.0, started + number / rate - time.monotonic()))
+                message = original(dead_letter)
+                advance(1)
+                if message.size > limits[message.topic]:
+                    most = limits[message.topic]
+                    told = f"{dead_letter.place} not sent: {message.size:,} bytes, and its topic takes {most:,}"
+                    typer.echo(told)
+                    continue
+                emitter.send(message.topic, message.key, message.value, message.headers)
+                emitter.flush()
+                sent, at = sent + 1, dead_letter.place
+    except (KeyboardInterrupt, TagstreamError):
+        told = f"stopped: {sent} of {len(dead_letters)} sent back, the last is {at}. The same command sends all again."
+        typer.echo(told, err=True)
+        raise
     return sent
 
 

@@ -15,6 +15,7 @@ import typer
 from schemas.printable import printable
 from workers.cli.needs import needed
 from workers.cli.resume_point import ResumePoint
+from workers.cli.terminal import counted, reader_may_leave
 from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def emit(
         emission.rehearse()
     else:
         sent = emission.run()
-        typer.echo(f"{sent} events are in {to_topic}")
+        typer.echo(f"{counted(sent, 'event')} sent to {to_topic}")
     for line in emission.summary():
         typer.echo(line, err=True)
     if source.left_out[OTHER_CONTENT]:
@@ -205,14 +206,13 @@ class Emission:
 
     def rehearse(self) -> None:
         """Say for each image what `run` would do, and do nothing."""
-        from workers.cli import terminal
-
         last = self._begin()
-        with closing(self._store()) as store, terminal.reader_may_leave():
+        with closing(self._store()) as store, reader_may_leave():
             for image, outcome in self._source.images(store, last, try_only=True):
                 self._count(image, outcome)
                 typer.echo(f"{_WOULD[outcome]:<{_WIDEST}}  {image.size:>12,}  {printable(image.key)}")
-        typer.echo(f"{sum(self._outcomes.values())} events would be sent to {self._topic}; nothing was done", err=True)
+        events = counted(sum(self._outcomes.values()), "event")
+        typer.echo(f"{events} would be sent to {self._topic}; nothing was done", err=True)
 
     def summary(self) -> list[str]:
         """What became of the files, one line for each kind."""
@@ -272,7 +272,7 @@ class Emission:
         last = self._place.last()
         where = f", up to {printable(last)}" if last else ""
         typer.echo(
-            f"stopped: {self._sent} events are in {self._topic}{where}. The same command goes on from there "
-            f"(up to {BATCH} events may come twice); --again begins anew.",
+            f"stopped: {counted(self._sent, 'event')} sent to {self._topic}{where}. The same command goes on "
+            f"from there (up to {BATCH} events may come twice); --again begins anew.",
             err=True,
         )

@@ -25,9 +25,10 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in documents().items():
             (folder / name).write_bytes(content)
-            typer.echo(folder / name)
     except OSError as error:
         raise Misconfigured(f"{error.filename} can't be written: {error.strerror}") from error
+    for name in documents():
+        typer.echo(folder / name)
 
 
 @app.callback()

@@ -6,6 +6,7 @@ let no control character reach the terminal.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -41,12 +42,24 @@ _NARROW = 120
 """Columns below which a row of names and prose leaves nothing for the prose."""
 
 
+class _StandardOutput(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to `reader_may_leave`, and where that is not, to typer: rich itself would exit with 1."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def console(*, stderr: bool = False) -> Console:
     """Prints what it is given: colours only where styles ask for them, no markup, no lines broken by itself."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    kind = Console if stderr else _StandardOutput
+    made = kind(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = PIPED_WIDTH
     return made
+
+
+def counted(number: int, noun: str) -> str:
+    """Such as `1 event` and `2 events`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def text(foreign: str, style: str = "", *, lines: bool = False) -> Text:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -381,6 +382,30 @@ def test_a_full_disk_is_a_sentence() -> None:
         ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60)
     assert ran.returncode == exit_codes.MISCONFIGURED
     assert ran.stderr.decode() == "what the command writes has no place: No space left on device\n"
+
+
+def test_characters_that_the_output_does_not_have_are_escaped() -> None:
+    command = [sys.executable, "-m", "workers", "settings"]
+    ran = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert rb"host:port,\u2026" in ran.stdout
+
+
+@pytest.mark.parametrize("show", ["print(line)", "console().print(line)"])
+def test_a_reader_that_leaves_is_no_error_of_a_command_that_shows(show: str) -> None:
+    code = (
+        "import typer; from workers.cli import app, terminal; from workers.cli.terminal import console\n"
+        "def shows():\n"
+        " with terminal.reader_may_leave():\n"
+        f"  for line in map(str, range(100_000)): {show}\n"
+        "command = typer.Typer(); command.command()(shows); command()"
+    )
+    ran = subprocess.run(
+        ["bash", "-c", '"$0" -c "$1" | head -n 1; exit ${PIPESTATUS[0]}', sys.executable, code],
+        capture_output=True,
+        timeout=60,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"0\n", b"")
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_a_folder_goes_in_and_what_became_of_it_comes_out(
     site: Site, folder: Path, tagstream: Callable[..., Ran]
 ) -> None:
     ran = tagstream("emit", folder, "--prefix", "in/")
-    assert (ran.code, ran.out) == (0, f"3 events are in {site.images}\n")
+    assert (ran.code, ran.out) == (0, f"3 events sent to {site.images}\n")
     site.send(b"no event")
     command = [sys.executable, "-m", "workers", "run", "--until-idle", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -222,7 +222,7 @@ def test_ctrl_c_says_what_is_done_and_the_same_command_goes_on(
         slow.send_signal(signal.SIGINT)
         _, told = slow.communicate(timeout=60)
     assert slow.returncode == 130, told
-    assert f"stopped: 1 events are in {site.images}, up to a.png" in told
+    assert f"stopped: 1 event sent to {site.images}, up to a.png" in told
     assert "The same command goes on from there" in told
     assert "Traceback" not in told
     assert events(site) == ["a.png"]
@@ -248,7 +248,7 @@ def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
     assert "left out 1: not an image by its ending; the first is notes.txt" in first.err
 
     again = tagstream("emit", folder)
-    assert (again.code, again.out) == (0, f"5 events are in {site.images}\n")
+    assert (again.code, again.out) == (0, f"5 events sent to {site.images}\n")
     assert "there already: 5 (" in again.err
     assert "uploaded" not in again.err
 
@@ -256,7 +256,7 @@ def test_the_same_content_is_not_uploaded_again_and_other_content_is_refused(
     (folder / "a.png").write_bytes((folder / "b+c.png").read_bytes())
     (folder / "their parts.bmp").write_bytes(parts[1:] + b"x")
     refused = tagstream("emit", folder)
-    assert (refused.code, refused.out) == (2, f"3 events are in {site.images}\n")
+    assert (refused.code, refused.out) == (2, f"3 events sent to {site.images}\n")
     assert "left out 2: other content lies under its key (--overwrite replaces it); the first is a.png" in refused.err
     assert store.find(site.name, "a.png") == old
     replaced = tagstream("emit", folder, "--overwrite")
@@ -419,6 +419,24 @@ def test_a_replay_keeps_to_its_rate(site: Site, tagstream: Callable[..., Ran]) -
     assert time.monotonic() - started >= 0.75
 
 
+def test_a_replay_that_is_stopped_says_how_far_it_came(site: Site, tagstream: Callable[..., Ran]) -> None:
+    failure = Failure(index=0, stage="fetch", reason="unreadable", detail="d")
+    headers = dead_letter_headers(
+        topic=site.images, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0", models={}
+    )
+    with KafkaEmitter(site.servers) as emitter:
+        for _ in range(2):
+            emitter.send(site.dead, b"key", b"{}", headers)
+        emitter.flush()
+    command = [sys.executable, "-m", "workers", "dead-letters", "replay", "--go", "--rate", "0.1"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as replay:
+        eventually(lambda: list(read_range(site.servers, Partition(site.images, 0), 0, 9)), 30)
+        replay.send_signal(signal.SIGINT)
+        told = replay.communicate(timeout=30)[1]
+    assert replay.returncode == 130, told
+    assert f"stopped: 1 of 2 sent back, the last is {site.dead}:0:0. The same command sends all again." in told
+
+
 def test_a_record_is_skipped_into_the_dead_letters_and_only_the_next_one(
     site: Site, tagstream: Callable[..., Ran]
 ) -> None:
@@ -547,7 +565,7 @@ def test_what_a_person_corrected_is_in_the_topic(
     ensure_topics(site.servers, {topic: (1, {})})
     monkeypatch.setenv("TAGSTREAM_CORRECTIONS_TOPIC", topic)
     assert tagstream("correct", "photos/ü.jpg", "--add", "dog", "-r", "cat", "--by", "ann").out == (
-        f"1 corrections are in {topic}\n"
+        f"1 correction sent to {topic}\n"
     )
     tagstream("correct", "photos/b.jpg", "--add", "sun")
     tagstream("correct", "photos/b.jpg", "--withdraw")
