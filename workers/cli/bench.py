@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def bench(
     photos: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[IMAGE|FOLDER]...", help="Your images, to time their decoding. By default drawn ones."),
+        typer.Argument(metavar="IMAGE|FOLDER", help="Your images, to time their decoding. By default drawn ones."),
     ] = None,
     model: Annotated[
         str | None,

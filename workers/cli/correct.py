@@ -42,7 +42,7 @@ def correct(
         ),
     ] = None,
     topic: Annotated[
-        str | None, typer.Option(help=f"[default: TAGSTREAM_CORRECTIONS_TOPIC, or else {DEFAULT_TOPIC}]")
+        str | None, typer.Option(help=f"By default TAGSTREAM_CORRECTIONS_TOPIC, or else {DEFAULT_TOPIC}.")
     ] = None,
 ) -> None:
     """Say which tags an image has and which it has not.
@@ -67,6 +67,8 @@ def correct(
             raise Misconfigured(f"{subject!r} is no BUCKET/KEY")
         if withdraw and (add or remove):
             raise Misconfigured("--withdraw takes everything back: give it without --add and --remove")
+        if not (withdraw or add or remove):
+            raise Misconfigured("say what is right: --add TAG for one that it has, --remove TAG, or --withdraw")
         try:
             record = (
                 withdrawal(bucket, key)

@@ -13,12 +13,12 @@ from workers.cli.testing_wheel import needs_testing_wheel
 def demo(
     photos: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, help="A folder of your own images. [default: some photographs]"),
+        typer.Option(exists=True, file_okay=False, help="A folder of your own images. By default some photographs."),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end, until Ctrl-C.")] = False,
     page: Annotated[
         Path | None,
-        typer.Option(dir_okay=False, help="Where to write the page. [default: tagstream-demo.html here]"),
+        typer.Option(dir_okay=False, help="Where to write the page. By default tagstream-demo.html here."),
     ] = None,
 ) -> None:
     """See it: real Kafka, S3 and Redis servers start here, photographs go in, tags come out.

@@ -44,10 +44,14 @@ def emit(
         typer.Argument(exists=True, file_okay=False, help="Images to upload first. Without it: what the bucket holds."),
     ] = None,
     bucket: Annotated[
-        str | None, typer.Option(metavar="NAME", help="[default: the only one of TAGSTREAM_BUCKETS]")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="By default the only one of TAGSTREAM_BUCKETS. For a folder, one that is missing is made.",
+        ),
     ] = None,
     prefix: Annotated[str, typer.Option(metavar="P", help="Keys begin with this.")] = "",
-    topic: Annotated[str | None, typer.Option(help="[default: the first of TAGSTREAM_INPUT_TOPICS]")] = None,
+    topic: Annotated[str | None, typer.Option(help="By default the first of TAGSTREAM_INPUT_TOPICS.")] = None,
     dialect: Annotated[str, typer.Option(metavar="own|s3", help="How the events are written.")] = "own",
     again: Annotated[
         bool, typer.Option("--again", help="Begin anew, even where an earlier run was interrupted.")
@@ -68,7 +72,7 @@ def emit(
     bucket already is not uploaded again, but gets its event. Where other content lies under its key, the image is left
     out and the exit code is 2, unless you say --overwrite.
 
-    [dim]Upload and tag a folder:[/]   tagstream emit ~/Pictures --bucket photos --prefix mine/
+    [dim]Upload and tag a folder:[/]    tagstream emit ~/Pictures --bucket photos --prefix mine/
     [dim]Tag what is there already:[/]  tagstream emit --bucket photos --prefix 2024/
     [dim]Gently, beside other work:[/]  tagstream emit --bucket photos --rate 50
     [dim]Only look:[/]                  tagstream emit ~/Pictures --bucket photos --dry-run

@@ -31,7 +31,7 @@ _ASKED = (
 
 
 def init(
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", dir_okay=False, help="The file.")] = Path("tagstream.env"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", dir_okay=False, help="The file.")] = Path("tagstream.env"),
     kafka_servers: Annotated[str | None, typer.Option(metavar="HOST:PORT,…", help="Kafka's bootstrap servers.")] = None,
     s3_endpoint: Annotated[str | None, typer.Option(metavar="URL", help="The object store.")] = None,
     s3_access_key: Annotated[

@@ -32,7 +32,7 @@ DEFAULT_FOLDER = Path("bundles")
 def list_models(
     folders: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Bundles, or folders of bundles. By default: bundles"),
+        typer.Argument(metavar="FOLDER", help="Bundles, or folders of bundles. By default the folder bundles."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a bundle each.")] = False,
 ) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NOT_YET = 1
 """Exit code: the shadow may not be promoted."""
 _BAR = 40
+_WRITTEN = "a worker with TAGSTREAM_SHADOW_TAGGER writes one every minute"
 
 app = typer.Typer(help="A second tagger, tried beside the live one.", no_args_is_help=True)
 
@@ -37,7 +38,7 @@ def report(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[FILE]...",
+            metavar="FILE",
             help="Reports of workers, or folders of them. By default the folder that the settings name.",
             show_default=False,
         ),
@@ -81,7 +82,10 @@ def report(
 def _own_folder() -> Path:
     from workers.settings import read
 
-    return read(os.environ).shadow_folder()
+    folder = read(os.environ).shadow_folder()
+    if not folder.is_dir():
+        raise Misconfigured(f"there is no report in {folder}: {_WRITTEN}")
+    return folder
 
 
 def _read(places: list[Path]) -> Iterator[tuple[str, ShadowReport]]:
@@ -94,9 +98,7 @@ def _read(places: list[Path]) -> Iterator[tuple[str, ShadowReport]]:
 
     found = [file for place in places for file in (sorted(place.glob("*.json")) if place.is_dir() else [place])]
     if not found:
-        raise Misconfigured(
-            f"{places[0]} holds no report: a worker with TAGSTREAM_SHADOW_TAGGER writes one every minute"
-        )
+        raise Misconfigured(f"there is no report in {places[0]}: {_WRITTEN}")
     for file in found:
         try:
             yield str(file), parse(read_regular_file(file, MAX_BYTES))

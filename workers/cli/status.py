@@ -39,7 +39,7 @@ def status(
     Lag is counted in offsets behind the group's committed one, and in seconds: the age of the first record there. Of
     dead letters the last 1,000 of each partition are read. Nothing is changed, and the group is not joined.
 
-    [dim]Live:[/]         tagstream status --watch
+    [dim]Live:[/]          tagstream status --watch
     [dim]For a script:[/]  tagstream status --json | jq .lag
     """
     settings = needed("kafka_servers")

@@ -22,7 +22,7 @@ app = typer.Typer(help="Make the topics that the settings name, and check those 
 Replication = Annotated[
     int | None,
     typer.Option(
-        metavar="N", min=1, max=100, help=f"Copies of each partition. [default: {REPLICATION_MAX}, or one a broker]"
+        metavar="N", min=1, max=100, help=f"Copies of each partition. By default {REPLICATION_MAX}, or one a broker."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
@@ -73,7 +73,7 @@ def check(
             metavar="N",
             min=1,
             max=10_000,
-            help="Input and output topics should have as many at least. [default: any number]",
+            help="Input and output topics should have as many at least. By default any number will do.",
         ),
     ] = None,
     replication: Replication = None,

@@ -602,8 +602,9 @@ def test_a_server_that_closed_a_kept_connection_costs_no_error() -> None:
 
 def test_a_store_that_is_down_is_unavailable_within_the_time_to_try_again() -> None:
     store = MinioObjectStore("http://127.0.0.1:1", "key", "secret", "us-east-1", retry_s=0.3)
-    with bounded(), pytest.raises(Unavailable, match="no connection"):
+    with bounded(), pytest.raises(Unavailable, match="no connection") as raised:
         read(store, deadline_s=100)
+    assert raised.value.advice.startswith("http://127.0.0.1:1: Is TAGSTREAM_S3_ENDPOINT right")
 
 
 @pytest.mark.parametrize(
@@ -745,19 +746,29 @@ def test_an_object_is_stored_with_its_sha256_beside_it() -> None:
 
 
 def test_a_bucket_is_made_unless_it_is_there() -> None:
-    with loopback(says(message("200 OK"))) as server:
+    with loopback(says(listing())) as server:
         store_of(server).make_bucket("bucket")
-        assert [request.partition(b" ")[0] for request in server.received] == [b"HEAD"]
-    with loopback(says(message("404 Not Found"), message("200 OK"))) as server:
+        assert [request.partition(b" ")[0] for request in server.received] == [b"GET"]
+    with loopback(says(fault("404 Not Found", "NoSuchBucket"), message("200 OK"))) as server:
         store_of(server).make_bucket("bucket")
-        assert [request.partition(b" ")[0] for request in server.received] == [b"HEAD", b"PUT"]
+        assert [request.partition(b" ")[0] for request in server.received] == [b"GET", b"PUT"]
 
 
-def test_a_bucket_that_may_not_be_looked_at_is_not_made() -> None:
-    with loopback(says(message("403 Forbidden"))) as server:
-        with pytest.raises(Unavailable):
+@pytest.mark.parametrize(
+    ("answer", "advice"),
+    [
+        (fault("403 Forbidden", "SignatureDoesNotMatch"), "TAGSTREAM_S3_SECRET_KEY"),
+        (message("403 Forbidden"), "TAGSTREAM_S3_ENDPOINT"),
+        (message("404 Not Found"), "TAGSTREAM_S3_ENDPOINT"),
+    ],
+)
+def test_a_bucket_that_may_not_be_looked_at_is_not_made(answer: bytes, advice: str) -> None:
+    """A listing says why: a HEAD has no room for a reason."""
+    with loopback(says(answer)) as server:
+        with pytest.raises(Unavailable) as raised:
             store_of(server).make_bucket("bucket")
         assert len(server.received) == 1
+    assert advice in raised.value.advice
 
 
 def test_an_object_is_removed() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.text import Text
 
 from tests.support import logs
 from tests.unit.cli.conftest import Ran
@@ -114,6 +115,18 @@ def test_every_command_that_lists_gives_json_too() -> None:
     json_help = {name: each.help for name, command in found.items() for each in command.params if "--json" in each.opts}
     assert found.keys() - json_help.keys() == ACTS
     assert [name for name, told in json_help.items() if "JSON" not in told] == []
+
+
+def test_no_help_of_an_option_is_taken_for_markup() -> None:
+    """Such as `[default: …]`, which is then not shown at all."""
+    helps = {
+        f"{name} {option.name}": option.help or ""
+        for name, command in commands(app.command_tree())
+        for option in command.params
+        if hasattr(option, "help")
+    }
+    assert len(helps) > 200
+    assert [name for name, told in helps.items() if Text.from_markup(told).plain != told] == []
 
 
 def test_a_paragraph_of_help_is_wrapped_for_the_terminal_and_examples_keep_their_lines(

@@ -21,7 +21,7 @@ LINE = b'{"schema":"image-correction/1","bucket":"photos","key":"a.jpg","added":
         (["photos/a.jpg", "--file", "x"], "name one image"),
         (["--file", "x", "--add", "dog"], "--file says everything itself"),
         (["photos", "--add", "dog"], "'photos' is no BUCKET/KEY"),
-        (["photos/a.jpg"], "neither a tag that the image has"),
+        (["photos/a.jpg"], "--add TAG for one that it has, --remove TAG, or --withdraw"),
         (["photos/a.jpg", "--add", "dog", "--remove", "dog"], "both added and removed"),
         (["photos/a.jpg", "--add", "dog", "--withdraw"], "--withdraw takes everything back"),
         (["photos/a.jpg", "--add", "dog", "--sha256", "abc"], "sha256"),

@@ -191,7 +191,8 @@ def test_every_command_says_at_once_that_its_topic_is_missing(
         ("dead-letters", "list"),
         ("skip", f"{site.images}:0:0"),
     )
-    said = f"the topic '{nowhere}' does not exist; create it first (kafka-topics.sh --create --topic {nowhere})"
+    create = f"`tagstream topics create`, or kafka-topics.sh --create --topic {nowhere}"
+    said = f"the topic '{nowhere}' does not exist; create it first ({create})"
     for command in commands:
         ran = tagstream(*command)
         assert (ran.code, said in ran.err) == (2, True), (command, ran.err)

@@ -30,8 +30,10 @@ def collect(
         Path | None,
         typer.Option(help="Names of the tags to keep, one a line; without it: all that come.", show_default=False),
     ] = None,
-    topic: Annotated[str | None, typer.Option(help="[default: TAGSTREAM_OUTPUT_TOPIC]")] = None,
-    corrections: Annotated[str | None, typer.Option(help="[default: TAGSTREAM_CORRECTIONS_TOPIC, if set]")] = None,
+    topic: Annotated[str | None, typer.Option(help="By default TAGSTREAM_OUTPUT_TOPIC.")] = None,
+    corrections: Annotated[
+        str | None, typer.Option(help="By default TAGSTREAM_CORRECTIONS_TOPIC, if it is set.")
+    ] = None,
 ) -> None:
     """Make a training set of the enriched topic, and of what persons corrected.
 
