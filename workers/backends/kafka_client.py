@@ -114,8 +114,8 @@ def no_such_topic(*topics: str) -> Misconfigured:
     """What every command says of topics that are missing."""
     return Misconfigured(
         "\n".join(
-            f"the topic {topic!r} does not exist; create it first (kafka-topics.sh --create --topic {topic}), "
-            "or correct what names it"
+            f"the topic {topic!r} does not exist; create it first (`tagstream topics create`, or kafka-topics.sh "
+            f"--create --topic {topic}), or correct what names it"
             for topic in topics
         )
     )

@@ -62,6 +62,7 @@ _ETAG = re.compile(r"[\x21\x23-\x7e]{1,1024}")
 _SHA256 = "sha256"
 """The name under which an object's metadata say this of its content."""
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_REMEDY = "Is TAGSTREAM_S3_ENDPOINT right, and the store running?"
 _LONGEST_WORD = 1024
 """Characters of an etag or version id that a store may answer."""
 
@@ -271,9 +272,7 @@ class MinioObjectStore:
         except ValueError as error:
             raise Misconfigured(f"{bucket!r} can't be a bucket's name: correct TAGSTREAM_BUCKETS") from error
         except (MinioException, urllib3.exceptions.HTTPError, ElementTree.ParseError) as error:
-            raise Unavailable(
-                "s3", f"{self._endpoint}: {_words(error)}. Is TAGSTREAM_S3_ENDPOINT right, and the store running?"
-            ) from error
+            raise Unavailable("s3", f"{self._endpoint}: {_words(error)}. {_REMEDY}") from error
 
     def close(self) -> None:
         """Close what is kept alive."""
@@ -316,12 +315,14 @@ class MinioObjectStore:
             return [_listed(entry) for entry in itertools.islice(entries, _PAGE)]
 
     def _has_bucket(self, bucket: str) -> bool:
+        """Asked by a listing, because a HEAD is refused without a reason."""
         try:
-            return self._client.bucket_exists(bucket)
+            next(iter(self._client.list_objects(bucket, recursive=True)), None)
         except S3Refusal as refusal:
-            if refusal.answer.status == 404:
+            if refusal.answer.code == "NoSuchBucket":
                 return False
             raise
+        return True
 
     @contextmanager
     def _asking(self, bucket: str, seconds: float) -> Iterator[None]:
@@ -334,7 +335,7 @@ class MinioObjectStore:
         except urllib3.exceptions.ReadTimeoutError as error:
             raise _Passing(_words(error), fault="too-slow") from error
         except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError) as error:
-            raise _Passing(_words(error)) from error
+            raise _Passing(_words(error), advice=f"{self._endpoint}: {_REMEDY}") from error
         except ValueError as error:  # the client will not send it; whose fault that is, other objects tell
             raise Unavailable("s3", f"the client can't ask: {type(error).__name__}", fault="refused") from error
 
