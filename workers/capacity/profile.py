@@ -65,7 +65,7 @@ class MachineProfile(BaseModel):
     batch: Annotated[int, Field(ge=1, le=4096)]
     batch_s: Seconds
     device_cores: Annotated[float, Field(gt=0, le=4096, allow_inf_nan=False)]
-    decoded: Annotated[tuple[Decoded, ...], Field(min_length=1, max_length=10_000)]
+    decoded: Annotated[tuple[Decoded, ...], Field(min_length=1, max_length=10_000, fail_fast=True)]
     known_core_s: Seconds = 0.00024
     new_core_s: Seconds = 0.006
     new_interpreter_s: Seconds = 0.003

@@ -28,11 +28,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PositiveFloat, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import from_json
 
 from workers.errors import Misconfigured
@@ -51,6 +60,7 @@ MAX_LABELS = 100_000
 MAX_SIDE = 4096
 """Pixels, of the square that a transform makes and of the shorter side before its cut."""
 _MAX_MANIFEST_BYTES = 16 * 1024**2
+_MAX_NAMES = 1000
 _MAX_FILE_BYTES = 256 * 1024**2
 """The most bytes of every file but the weights, which are mapped and not read."""
 _MAX_LIST_BYTES = 16 * 1024**2
@@ -62,7 +72,7 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
 """The name of a file in the folder itself."""
 Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,35}$")]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Thresholds = Score | tuple[Score, ...]
+Thresholds = Score | Annotated[tuple[Score, ...], Field(fail_fast=True)]
 """One number for all labels, or one for each, by label id."""
 
 
@@ -103,7 +113,7 @@ class Manifest(_Frozen):
     """By channel, of pixels scaled to 0..1."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
     labels: int = Field(default=0, ge=0, le=MAX_LABELS)
-    languages: tuple[Language, ...] = ()
+    languages: Annotated[tuple[Language, ...], Field(fail_fast=True)] = ()
     thresholds: Thresholds = 0.5
     profiles: dict[str, Thresholds] = {}
     """Other thresholds that an event may ask for by name."""
@@ -115,6 +125,15 @@ class Manifest(_Frozen):
     files: dict[FileName, FileFacts] = {}
     digest: str = ""
     """sha256 over all that an answer depends on (`digest_of`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_names(cls, given: Any) -> Any:
+        """Each of a million wrong ones would take a kilobyte to be told."""
+        for each in (given, given.get("files"), given.get("profiles")) if isinstance(given, dict) else ():
+            if isinstance(each, dict) and len(each) > _MAX_NAMES:
+                raise ValueError(f"more than {_MAX_NAMES:,} fields, files or profiles")
+        return given
 
     @field_validator("transform")
     @classmethod

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workers.errors import Misconfigured
 
@@ -45,7 +46,7 @@ class Learned(_Exact):
     seed: int
     images: int
     steps: int
-    rounds: tuple[Round, ...]
+    rounds: Annotated[tuple[Round, ...], Field(fail_fast=True)]
     guided: float
     unguided: float
 

@@ -39,10 +39,14 @@ MAX_LABELS = 100_000
 MAX_LINE_BYTES = 1_000_000
 """The longest line of one sample: thousands of captions fit."""
 _LEAST_LINE_BYTES = len('{"image_path":"a"}')
+_MAX_HEADER_BYTES = 1024**2
 _MAX_FILE_BYTES = 16 * 1024**2
 
+_FAIL_FAST = Field(fail_fast=True)
+"""Of a list: its first fault is enough, and a million of them would take a gigabyte."""
+
 LabelId: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_LABELS)]
-Ids: TypeAlias = tuple[LabelId, ...]
+Ids: TypeAlias = Annotated[tuple[LabelId, ...], _FAIL_FAST]
 Origin: TypeAlias = Literal["given", "parsed", "generated", "person"]
 """Where a tag comes from: the data set's author, a caption, a model, a person who corrected it."""
 
@@ -58,8 +62,10 @@ class Sample(_Exact):
 
     image: str = Field(validation_alias="image_path", serialization_alias="image_path", min_length=1, max_length=4096)
     """A path below the data set's folder, or `s3://bucket/key`."""
-    captions: tuple[str, ...] = Field(default=(), validation_alias="caption", serialization_alias="caption")
-    caption_tags: tuple[Ids, ...] = Field(
+    captions: Annotated[tuple[str, ...], _FAIL_FAST] = Field(
+        default=(), validation_alias="caption", serialization_alias="caption"
+    )
+    caption_tags: Annotated[tuple[Ids, ...], _FAIL_FAST] = Field(
         default=(), validation_alias="parse_label_id", serialization_alias="parse_label_id"
     )
     """Label ids parsed from each caption; as many as there are captions, or none at all: not parsed yet."""
@@ -108,7 +114,7 @@ class Header(_Exact):
     name: str
     samples: int = Field(ge=0)
     labels: int = Field(ge=0, le=MAX_LABELS)
-    steps: tuple[str, ...] = ()
+    steps: Annotated[tuple[str, ...], _FAIL_FAST] = ()
     """What was done to it, oldest first, for people: "parsed with …", "cleaned with …"."""
     parents: dict[str, str] = {}
     """Digests of the models and data sets that it was made with, by name."""
@@ -124,8 +130,8 @@ class DataSet:
         """
         self.folder = folder
         try:
-            self.header = Header.model_validate_json(_text(folder / HEADER))
-            self.labels: tuple[str, ...] = _names(_text(folder / LABELS))
+            self.header = Header.model_validate_json(_text(folder / HEADER, _MAX_HEADER_BYTES))
+            self.labels: tuple[str, ...] = _names(_text(folder / LABELS, _MAX_FILE_BYTES))
             size = (folder / SAMPLES).stat().st_size
         except (FileNotFoundError, NotADirectoryError) as error:
             raise Misconfigured(
@@ -326,7 +332,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(lines.split("\n")) if lines else ()
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, most: int) -> str:
     """A small file of the set.
 
     Raises:
@@ -334,9 +340,9 @@ def _text(path: Path) -> str:
         Misconfigured: it is too large, or no UTF-8.
     """
     with path.open("rb") as file:
-        content = file.read(_MAX_FILE_BYTES + 1)
-    if len(content) > _MAX_FILE_BYTES:
-        raise Misconfigured(f"{path} has more than {_MAX_FILE_BYTES:,} bytes.")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise Misconfigured(f"{path} has more than {most:,} bytes.")
     try:
         return content.decode()
     except UnicodeDecodeError:
