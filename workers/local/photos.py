@@ -58,7 +58,10 @@ def photographs(folder: Path | None) -> Sequence[Photograph]:
     if found:
         return found
     if folder is None:
-        raise NoPhotographs("The demo's photographs are in scikit-image and scikit-learn, which are not installed.")
+        raise NoPhotographs(
+            "The demo's photographs are in scikit-image and scikit-learn, which are not installed. "
+            'Install the demo\'s packages (make install, or pip install "tagstream[demo]").'
+        )
     raise NoPhotographs(f"There is no image in {folder} ({', '.join(sorted(_SUFFIXES))}).")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from workers.local import photos
 from workers.local.photos import NoPhotographs, photographs
 
 
@@ -24,6 +25,12 @@ def test_a_folder_of_ones_own_is_taken_with_its_folders_as_keys(tmp_path: Path) 
     for name in ("b.JPG", "a holiday/c+d.webp", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
     assert [photo.key for photo in photographs(tmp_path)] == ["a holiday/c+d.webp", "b.JPG"]
+
+
+def test_without_the_wheels_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "_in_wheels", list)
+    with pytest.raises(NoPhotographs, match=r"not installed\. Install the demo's packages"):
+        photographs(None)
 
 
 def test_a_folder_without_images_is_a_sentence(tmp_path: Path) -> None:
