@@ -31,6 +31,25 @@ def test_a_leak_is_told_from_ups_and_downs(leaks_mb: float) -> None:
     assert after(60_000, leaks_mb).mb_per_10_000() == pytest.approx(leaks_mb, abs=0.7)
 
 
+@pytest.mark.parametrize(
+    ("held_mb", "grows_mb"),
+    [
+        (
+            (517.2, 516.2, 545.6, 546.2, 546.2),
+            0.3,
+        ),  # measured: the fullest moment came between the second and the third
+        ((546.8, 548.3, 550.2, 549.4, 546.9), 0.1),  # measured
+        ((500.0, 530.0, 530.0, 530.0, 530.0), 0.0),
+        ((500.0, 503.0, 536.0, 539.0, 542.0), 3.0),  # a step, and a leak beside it
+        ((500.0, 530.0, 530.0, 560.0, 560.0), 15.0),  # a leak that comes in steps
+    ],
+)
+def test_what_the_fullest_moment_leaves_is_no_leak(held_mb: tuple[float, ...], grows_mb: float) -> None:
+    growth = Growth(0, lambda: 0.0)
+    growth.samples += [(10_000 * number, int(1e6 * held)) for number, held in enumerate(held_mb)]
+    assert growth.mb_per_10_000() == pytest.approx(grows_mb, abs=0.4)
+
+
 def test_what_is_kept_is_seen() -> None:
     done = 0.0
     growth = Growth(os.getpid(), lambda: done)
