@@ -37,11 +37,13 @@ def scores_of(tagger: Tagger, raw: Any) -> LabelScores:
     ids, scores = np.asarray(answer.label_ids), np.asarray(answer.scores)
     if ids.ndim != 1 or ids.shape != scores.shape:
         raise _mistake(tagger, f"returned label ids of the shape {ids.shape} with scores of the shape {scores.shape}")
-    if not np.isfinite(scores).all():
+    # Counted: numpy's `all`, `min` and `diff` are Python functions, and take five times as long for as few numbers.
+    within = np.count_nonzero(scores >= 0) == scores.size == np.count_nonzero(scores <= 1)
+    if not within and not np.isfinite(scores).all():
         raise ValueError(f"{tagger.name}: not a number among {scores.size} scores")
-    if ids.size and (ids[0] < 0 or ids[-1] >= len(tagger.labels) or (np.diff(ids) <= 0).any()):
+    if ids.size and (ids[0] < 0 or ids[-1] >= len(tagger.labels) or np.count_nonzero(ids[1:] <= ids[:-1])):
         raise _mistake(tagger, f"returned label ids that do not ascend between 0 and {len(tagger.labels) - 1}")
-    if scores.size and (scores.min() < 0 or scores.max() > 1):
+    if not within:
         raise _mistake(tagger, f"returned scores from {scores.min()} to {scores.max()}, and they are from 0 to 1")
     return answer
 

@@ -27,11 +27,10 @@ class GrantLoop:
         with self._lock:
             if self._running:
                 return
-            self._running = True
-        while True:
+            call = self._choose()
+            self._running = call is not None
+        while call is not None:
+            call()
             with self._lock:
                 call = self._choose()
-                if call is None:
-                    self._running = False
-                    return
-            call()
+                self._running = call is not None
