@@ -248,6 +248,7 @@ class Fetched:
         handle: the intake's own.
         inspect_bytes: an upper bound of what `Intake.inspect` holds in memory besides the bytes.
         copied_bytes: what `Intake.decode` holds of the object a second time, besides `Facts.decode_bytes`.
+        facts: what `Intake.inspect` would say, where a glance tells; None: it has to be asked.
     """
 
     job: Job
@@ -259,6 +260,7 @@ class Fetched:
     handle: object
     inspect_bytes: int
     copied_bytes: int = 0
+    facts: Facts | None = None
 
 
 @dataclass(frozen=True, slots=True)

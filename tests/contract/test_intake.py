@@ -113,6 +113,14 @@ def test_a_photo_of_every_format_is_inspected_within_a_partitions_share(
         assert fetched.inspect_bytes < (32 << 20 if name == "tiff" else 16 << 20), name
 
 
+def test_what_a_glance_tells_is_what_inspecting_tells(intake: Intake, store: MemoryObjectStore) -> None:
+    for name in Limits().formats:
+        store.put("photos", name, encoded(noise(64, 48), name))
+        fetched = intake.fetch(job(name), LARGEST).result(10)
+        facts = intake.inspect(fetched).result(10)
+        assert fetched.facts == (facts if name == "jpeg" else None), name
+
+
 def test_many_images_at_once_are_not_mixed_up(intake: Intake, store: MemoryObjectStore) -> None:
     for number in range(40):
         store.put("photos", f"{number}", encoded(Image.new("RGB", (20, 20), (number, 0, 255 - number)), "png"))

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 
 from PIL import Image
 
 from workers.errors import Rejected
 from workers.intake.formats import sniff
 from workers.intake.geometry import scale_of, scaled
-from workers.intake.header import Header, check_decode_bytes, guard, read_header
+from workers.intake.header import Header, check_decode_bytes, guard, header_at_a_glance, read_header
 from workers.intake.limits import Limits
 from workers.intake.self_test import SelfTest
 from workers.intake.transform import decode, load_rgb, transform_bytes
@@ -22,6 +23,9 @@ from workers.types import DecodedImage, Facts, Fetched, Transform
 
 _BLAMED_BY_DECODERS = frozenset({"broken-image", "decode-failed", "decode-memory"})
 """Verdicts that a decoder came to, not a limit: they need a self-test."""
+
+_SIZES = 256
+"""Of so many sizes, the last ones, it is remembered what their transforms take: a camera has a few."""
 
 
 class Decoding:
@@ -38,8 +42,17 @@ class Decoding:
         self._reducing_gap = reducing_gap
         self._transforms = tuple(dict.fromkeys(transforms))
         self._turning = 4 if any(transform.exif_transpose for transform in self._transforms) else 0
+        self._after = lru_cache(_SIZES)(self._bytes_after)
         self._limits = limits
         self._self_test = SelfTest(limits.formats)
+
+    def glance(self, body: bytes) -> Header | None:
+        """What `inspect` would say of the most ordinary images, by Python's code alone; None: ask `inspect`."""
+        header = header_at_a_glance(body, self._limits, self._scale_of)
+        try:
+            return None if header is None else self._transformed(header)
+        except Rejected:
+            return None
 
     def inspect(self, body: bytes) -> Header:
         """Read and check an image's header.
@@ -54,12 +67,7 @@ class Decoding:
             if error.reason in _BLAMED_BY_DECODERS:
                 self._self_test.check(sniff(body))
             raise
-        size = scaled((header.width, header.height), header.scale)
-        after = transform_bytes(self._transforms, size)
-        turned = self._turning * size[0] * size[1]
-        total = header.decode_bytes + turned + after
-        check_decode_bytes(total, self._limits)
-        return replace(header, decode_bytes=total)
+        return self._transformed(header)
 
     def decode(self, body: bytes, name: str) -> DecodedImage:
         """Decode and transform an image of the format `name`, whose header was read before.
@@ -85,8 +93,22 @@ class Decoding:
         for each in self._limits.formats if name is None else (name,):
             self._self_test.check(each)
 
+    def _transformed(self, header: Header) -> Header:
+        """With what its transforms take.
+
+        Raises:
+            Rejected: decode-memory.
+        """
+        total = header.decode_bytes + self._after(scaled((header.width, header.height), header.scale))
+        check_decode_bytes(total, self._limits)
+        return replace(header, decode_bytes=total)
+
     def _scale_of(self, size: tuple[int, int]) -> int:
         return scale_of(self._transforms, size, self._reducing_gap)
+
+    def _bytes_after(self, size: tuple[int, int]) -> int:
+        """What its transforms hold of a decoded image of this size."""
+        return self._turning * size[0] * size[1] + transform_bytes(self._transforms, size)
 
     @contextmanager
     def _tested(self, name: str) -> Iterator[None]:

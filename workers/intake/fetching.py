@@ -1,16 +1,18 @@
 """The first step of an intake: an object's bytes, read in this process, which holds the store's credentials.
 
-Nothing here looks into the bytes, beyond the first of them, which tell the format. That is done by `decoding.py`, which
-may run in a process that holds nothing.
+Nothing here looks into the bytes but `Decoding.glance`, which is told by Python's code alone what an ordinary header
+says. All else is done by `decoding.py` where it may run in a process that holds nothing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
+from dataclasses import replace
 
 from schemas.image_event import ImageEvent
 from workers.errors import LargerThanReserved, Rejected, Superseded, Unavailable
+from workers.intake.decoding import Decoding, facts_of
 from workers.intake.formats import sniff
 from workers.intake.heap import freed
 from workers.intake.limits import Limits
@@ -63,12 +65,14 @@ class Fetching:
     Args:
         store: where the objects are.
         limits: what an object may be.
+        decoding: looks at the bytes, and does no more here than `glance`.
         copies: whether inspecting and decoding work on a copy of the bytes, which is then counted.
     """
 
-    def __init__(self, store: ObjectStore, limits: Limits, *, copies: bool = False) -> None:
+    def __init__(self, store: ObjectStore, limits: Limits, decoding: Decoding, *, copies: bool = False) -> None:
         self._store = store
         self._limits = limits
+        self._decoding = decoding
         self._copies = copies
 
     def fetch(self, job: Job, max_bytes: int) -> Fetched:
@@ -98,7 +102,7 @@ class Fetching:
             raise Rejected("fetch", "object-too-large", f"more than the {most} bytes that are allowed") from None
         size = len(stored.body)
         copied = size if self._copies else 0
-        return Fetched(
+        fetched = Fetched(
             job=job,
             sha256=hashlib.sha256(stored.body).hexdigest(),
             etag=stored.etag,
@@ -109,6 +113,8 @@ class Fetching:
             inspect_bytes=copied + self._limits.inspect_held_bytes(sniff(stored.body), size),
             copied_bytes=copied,
         )
+        header = self._decoding.glance(stored.body)
+        return fetched if header is None else replace(fetched, facts=facts_of(fetched, header))
 
     def _check_newest(self, event: ImageEvent) -> None:
         """Raises Superseded: the store has another object under this key than the event names."""

@@ -28,8 +28,8 @@ class Stages:
     def __init__(
         self, store: ObjectStore, transforms: Sequence[Transform], limits: Limits, reducing_gap: float = 0.0
     ) -> None:
-        self._fetching = Fetching(store, limits)
         self._decoding = Decoding(transforms, limits, reducing_gap)
+        self._fetching = Fetching(store, limits, self._decoding)
 
     def fetch(self, job: Job, max_bytes: int) -> Fetched:
         """Errors as in `ports.Intake.fetch`."""

@@ -16,7 +16,7 @@ from tests.fuzz.fuzzer import MIB, Bounds, Costly, Target, measured, sentence
 from tests.fuzz.parts import Parts
 from tests.support.images import encoded, png_chunk, ramp, tiff_with_a_tile_of
 from workers.errors import Rejected
-from workers.intake.header import Header, guard, read_header
+from workers.intake.header import Header, guard, header_at_a_glance, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
 from workers.types import Transform
@@ -131,8 +131,13 @@ def header_of(body: bytes) -> Header | str:
 
 
 def read(parts: Parts) -> str:
-    """A header is read or the image is refused, for little."""
+    """A header is read or the image is refused, for little; a glance tells the same or nothing."""
     header = header_of(parts[0])
+    glance = header_at_a_glance(parts[0], LIMITS)
+    if glance is not None and glance != header:
+        assert isinstance(header, str), f"{glance} at a glance, else {header}"
+        if glance.width * glance.height <= DECODED_PIXELS:
+            assert not _decoded(parts[0], glance).startswith("decoded"), f"decoded, although {header}"
     return header if isinstance(header, str) else f"read {header.format}"
 
 

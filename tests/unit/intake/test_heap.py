@@ -19,6 +19,7 @@ from tests.unit.intake.deadly import read
 from tests.unit.intake.memory import needs_linux
 from workers.errors import Gone, LargerThanReserved, Rejected, Unavailable
 from workers.intake import ProcessIntake, fetching
+from workers.intake.decoding import Decoding
 from workers.intake.fetching import EncodedBytes, Fetching
 from workers.intake.heap import Heap, freed, give_back_large_blocks, keep_large_blocks
 from workers.intake.limits import Limits
@@ -112,7 +113,7 @@ def test_what_may_have_been_read_of_an_object_that_is_not_had_is_told(
             raise error
 
     with pytest.raises(type(error)):
-        Fetching(Failing(), Limits()).fetch(job("a"), 8)
+        Fetching(Failing(), Limits(), Decoding([], Limits())).fetch(job("a"), 8)
     assert sum(told) == read
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from schemas.enriched_image import EnrichedImage
 from tests.support.harness import BUCKET, ColourTagger, Harness, png
+from tests.support.images import encoded, ramp
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.outcomes import read
 from tests.support.waiting import eventually
@@ -77,6 +78,18 @@ def test_bytes_that_could_not_be_decoded_are_not_decoded_again(decoders: Decoder
     assert first == second
     assert first[0] == "broken-image"
     assert (decoders.inspected, decoders.decoded) == (1, 1)
+
+
+def test_a_header_that_a_glance_has_told_is_not_inspected(decoders: Decoders) -> None:
+    harness = Harness()
+    with harness.running():
+        harness.store.put(BUCKET, "a", encoded(ramp(40, 30), "jpeg"))
+        harness.send(harness.event("a"))
+        harness.settled()
+    [enriched] = harness.enriched().values()
+    assert (enriched.image.format, enriched.image.width, enriched.image.height) == ("jpeg", 40, 30)
+    assert "inspect" not in enriched.timings_ms
+    assert (decoders.inspected, decoders.decoded) == (0, 1)
 
 
 def test_a_header_that_was_refused_is_not_read_again_by_another_worker_either(decoders: Decoders) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
+from workers.intake.decoding import Decoding
 from workers.intake.fetching import Fetching, encoded
 from workers.intake.limits import MIB, Limits
 from workers.intake.pool import Pool
@@ -69,7 +70,8 @@ class ProcessIntake:
         self._decode_s = decode_s
         self._decode_memory_bytes = decode_memory_bytes
         self._close_s = close_s
-        self._fetching = Fetching(store, self._limits, copies=True)
+        decoding = Decoding(transforms, self._limits, reducing_gap)
+        self._fetching = Fetching(store, self._limits, decoding, copies=True)
         self._fetchers = Pool(fetch_threads, "tagstream-fetch")
         layout = Layout(tuple(dict.fromkeys(transforms)))
         plan = ChildPlan(layout, self._limits, decode_memory_bytes, reducing_gap, prepare)

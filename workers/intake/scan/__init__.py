@@ -20,12 +20,12 @@ from workers.intake.scan.avif import scan_avif
 from workers.intake.scan.bmp import scan_bmp
 from workers.intake.scan.essence import EXIF_MOST, Essence
 from workers.intake.scan.gif import scan_gif
-from workers.intake.scan.jpeg import scan_jpeg
+from workers.intake.scan.jpeg import plain_jpeg, scan_jpeg
 from workers.intake.scan.png import scan_png
 from workers.intake.scan.tiff import scan_tiff
 from workers.intake.scan.webp import scan_webp
 
-__all__ = ["EXIF_MOST", "Essence", "scan"]
+__all__ = ["EXIF_MOST", "Essence", "plain_jpeg", "scan"]
 
 _READERS: Final[Mapping[str, Callable[[bytes], Essence]]] = {
     "jpeg": scan_jpeg,

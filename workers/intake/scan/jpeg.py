@@ -27,17 +27,45 @@ _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SCALABLE: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 """Frames of blocks that libjpeg decodes. Of a lossless one it has no scaled form, and Pillow does not ask whether there
 is: it makes room for the scaled image and takes what comes."""
+_BITS: Final = 8
+"""Of a sample: libjpeg is built for no other."""
+_COLOURS: Final = frozenset({1, 3})
 _TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
 _ORIENTED: Final = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")
 _ROWS: Final = 192
 """Rows of samples, eight bits each, that the stages of the decoder hold: up to 32 of a unit, in several stages."""
+_PLAIN_SEGMENTS: Final = 64
+"""Of a header that is read at a glance; cameras write some ten to twenty, of which an ICC profile may have a few."""
+_PLAIN_FRAMES: Final = frozenset({0xC0, 0xC1})
+"""In one scan, as Huffman codes."""
+_WITHOUT_SEGMENT: Final = frozenset({*range(0xD0, 0xDA), 0xFF})
+"""Restarts, begin and end; and padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainJpeg:
+    """What the header of a JPEG in one scan says, as `scan_jpeg` would.
+
+    Args:
+        width, height: pixels.
+        components: 1: grey, 3: colour.
+        held_bytes: as in `Essence`.
+        copied_bytes: of the part that decides its pixels; 0: that is all of it, which is not copied.
+    """
+
+    width: int
+    height: int
+    components: int
+    held_bytes: int
+    copied_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A frame header: which marker, and for each component how often it is sampled across and down."""
+    """A frame header: its marker, a sample's bits, and for each component how often it is sampled across and down."""
 
     marker: int
+    bits: int
     width: int
     height: int
     sampled: tuple[tuple[int, int], ...]
@@ -65,6 +93,64 @@ def scan_jpeg(body: bytes) -> Essence:
         frame.held_bytes(several),
         scalable=frame.marker in _SCALABLE,
     )
+
+
+def plain_jpeg(body: bytes) -> PlainJpeg | None:
+    """Look at the header of a JPEG in one scan, of eight bits, grey or in three colours; None: it is none, or its
+    header is not as cameras and programs write it.
+
+    No decoder and no code but Python's sees a byte, and few bytes are looked at, whatever they are. All in one loop,
+    because it runs for each photo in the process that all of them share.
+
+    Raises:
+        IndexError: it ends in its header.
+    """
+    at, kept, tables, metadata = 2, 2, 0, 0
+    frame: _Frame | None = None
+    for _ in range(_PLAIN_SEGMENTS):
+        marker, size = body[at + 1], 2 + (body[at + 2] << 8 | body[at + 3])
+        if body[at] != 0xFF or marker < 0xC0 or marker in _WITHOUT_SEGMENT or size < 4 or at + size > len(body):
+            return None
+        if marker == _SOS:
+            break
+        if marker in _TABLES:
+            tables += size
+            kept += size
+        elif marker in _PLAIN_FRAMES and frame is None:
+            frame = _frame(body, at)
+            kept += size
+        elif marker in _FRAMES:
+            return None
+        elif marker == _EXIF and body.startswith(_ORIENTED, at + 4):
+            metadata += size
+            kept += size if metadata <= 2 * EXIF_MOST else 0
+        elif marker in (_APP0, _ADOBE):
+            kept += size
+        at += size
+    else:
+        return None
+    if frame is None or frame.bits != _BITS or tables > _TABLE_BYTES:
+        return None
+    components = len(frame.sampled)
+    if components not in _COLOURS or body[at + 4] < components:
+        return None
+    kept += len(body) - at
+    copied = 0 if kept == len(body) else kept
+    return PlainJpeg(frame.width, frame.height, components, frame.held_bytes(several_scans=False), copied)
+
+
+def _frame(body: bytes, at: int) -> _Frame:
+    """The frame header at this place.
+
+    Raises:
+        Rejected: broken-image.
+    """
+    bits, height, width, components = struct.unpack_from(">BHHB", body, at + 4)
+    factors = body[at + 11 : at + 10 + 3 * components : 3]
+    sampled = tuple([(factor >> 4, factor & 15) for factor in factors])
+    if not sampled or not all(0 < across <= 4 and 0 < down <= 4 for across, down in sampled):
+        raise Rejected("decode", "broken-image", "the JPEG's frame has no components, or samples them wrongly")
+    return _Frame(body[at + 1], bits, width, height, sampled)
 
 
 class _Header:
@@ -99,7 +185,7 @@ class _Header:
         self.segments += 1
         at_most(_SEGMENTS, self.segments, "segments in a JPEG")
         if marker in _FRAMES:
-            self._take_frame(marker, start)
+            self._take_frame(start)
         elif marker in _TABLES:
             self._table_bytes += end - start
             at_most(_TABLE_BYTES, self._table_bytes, "bytes of tables in a JPEG's header")
@@ -111,15 +197,10 @@ class _Header:
             return  # nothing that decides a pixel, or a marker without a segment
         self.kept.keep(start, end)
 
-    def _take_frame(self, marker: int, start: int) -> None:
+    def _take_frame(self, start: int) -> None:
         if self._frame is not None:
             raise Rejected("decode", "broken-image", "the JPEG has two frames")
-        height, width, components = struct.unpack_from(">HHB", self._body, start + 5)
-        factors = self._body[start + 11 : start + 10 + 3 * components : 3]
-        sampled = tuple((factor >> 4, factor & 15) for factor in factors)
-        if not sampled or not all(0 < across <= 4 and 0 < down <= 4 for across, down in sampled):
-            raise Rejected("decode", "broken-image", "the JPEG's frame has no components, or samples them wrongly")
-        self._frame = _Frame(marker, width, height, sampled)
+        self._frame = _frame(self._body, start)
 
 
 def _segment(body: bytes, at: int) -> tuple[int, int, int]:

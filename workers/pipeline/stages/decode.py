@@ -71,9 +71,13 @@ class DecodeStage(Stage):
         return {"inspect": self._stall_timeout_s, "decode": self._stall_timeout_s}
 
     def inspect(self, task: Task) -> None:
-        """Read the header of its bytes, then go on with `inspected`."""
+        """Read the header of its bytes, unless a glance has told, then go on with `inspected`."""
         if task.fetched is None:  # promoted, after its bytes were let go
             self._fetch_again(task)
+            return
+        if task.fetched.facts is not None:
+            task.facts = task.fetched.facts
+            self._when_inspected(task)
             return
         self._progress.move(task, "wait-inspect")
         self._step_in(task, task.fetched.inspect_bytes, self._inspect)

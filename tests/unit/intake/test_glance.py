@@ -1,0 +1,139 @@
+"""A header at a glance says what the child would say, or nothing: read in the process that all images share."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from tests.contract.test_intake import job
+from tests.support.images import encoded, ramp
+from workers.errors import Rejected
+from workers.intake.decoding import Decoding, facts_of
+from workers.intake.inline import InlineIntake
+from workers.intake.limits import Limits
+from workers.testing.memory import MemoryObjectStore
+from workers.types import Transform
+
+LIMITS = Limits()
+PLAIN, TURNED = Transform(8), Transform(16, exif_transpose=True)
+RGB = ramp(40, 30)
+EXIF = Image.Exif()
+EXIF[0x0112] = 6
+JPEG = encoded(RGB, "jpeg")
+
+
+def with_segment(marker: int, body: bytes, times: int = 1) -> bytes:
+    segment = bytes((0xFF, marker)) + (len(body) + 2).to_bytes(2, "big") + body
+    return JPEG[:2] + segment * times + JPEG[2:]
+
+
+SEEN = {
+    "colour": JPEG,
+    "grey": encoded(RGB.convert("L"), "jpeg"),
+    "full colour": encoded(RGB, "jpeg", subsampling=0),
+    "restarts": encoded(RGB, "jpeg", restart_marker_rows=1),
+    "turned": encoded(RGB, "jpeg", exif=EXIF),
+    "comment and profile": encoded(RGB, "jpeg", comment=b"words", icc_profile=b"\0" * 200),
+    "two images": encoded(RGB, "mpo", save_all=True, append_images=[RGB]),
+    "too much metadata": with_segment(0xE1, b"Exif\0\0" + bytes(60_000), times=3),
+    "extended sequential": JPEG.replace(b"\xff\xc0", b"\xff\xc1", 1),
+}
+NOT_SEEN = {
+    "progressive": encoded(RGB, "jpeg", progressive=True),
+    "four colours": encoded(RGB.convert("CMYK"), "jpeg"),
+    "padded": JPEG[:2] + b"\xff" + JPEG[2:],
+    "something between segments": JPEG[:2] + b"..." + JPEG[2:],
+    "crowded": with_segment(0xFE, b"", times=100),
+    "too many tables": with_segment(0xDB, bytes(65_000), times=2),
+    "a header alone": JPEG[: JPEG.index(b"\xff\xda")],
+    "two frames": JPEG[: JPEG.index(b"\xff\xda")] + JPEG[JPEG.index(b"\xff\xc0") :],
+    "twelve bits": JPEG.replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c", 1),
+    "another format": encoded(RGB, "png"),
+    "nothing": b"",
+    "a beginning": b"\xff\xd8\xff",
+    "rubbish": b"\xff\xd8\xff" + bytes(range(256)) * 9,
+}
+
+
+@pytest.mark.parametrize("transforms", [(PLAIN,), (PLAIN, TURNED)], ids=["plain", "turned"])
+@pytest.mark.parametrize("gap", [0.0, 1.5], ids=["off", "fast"])
+@pytest.mark.parametrize("kind", SEEN)
+def test_a_plain_jpeg_is_told_as_by_inspecting_it(kind: str, gap: float, transforms: tuple[Transform, ...]) -> None:
+    decoding = Decoding(transforms, LIMITS, gap)
+    found = decoding.glance(SEEN[kind])
+    assert found is not None
+    assert found == decoding.inspect(SEEN[kind])
+
+
+@pytest.mark.parametrize("kind", NOT_SEEN)
+def test_of_anything_else_nothing_is_told(kind: str) -> None:
+    assert Decoding([PLAIN], LIMITS).glance(NOT_SEEN[kind]) is None
+
+
+def test_what_a_limit_refuses_is_left_to_be_refused() -> None:
+    needed = Decoding([PLAIN], LIMITS).inspect(JPEG).decode_bytes
+    assert Decoding([PLAIN], replace(LIMITS, decode_bytes=needed)).glance(JPEG) is not None
+    for limits in (
+        replace(LIMITS, decode_bytes=needed - 1),
+        replace(LIMITS, max_pixels=40 * 30 - 1),
+        replace(LIMITS, min_side=31),
+        replace(LIMITS, formats=("png",)),
+    ):
+        assert Decoding([PLAIN], limits).glance(JPEG) is None
+        with pytest.raises(Rejected):
+            Decoding([PLAIN], limits).inspect(JPEG)
+
+
+def test_every_changed_byte_of_a_header_is_told_alike_or_not_at_all() -> None:
+    """What Pillow refuses although a glance has let it pass is refused when it is decoded."""
+    decoding = Decoding([PLAIN], LIMITS)
+    seen = 0
+    for body in (JPEG, SEEN["turned"]):
+        for at in range(body.index(b"\xff\xda") + 14):
+            for value in (0, 1, 0x7F, 0xC2, 0xD8, 0xFF):
+                changed = body[:at] + bytes((value,)) + body[at + 1 :]
+                if (found := decoding.glance(changed)) is None:
+                    continue
+                seen += 1
+                try:
+                    inspected = decoding.inspect(changed)
+                except Rejected:
+                    with pytest.raises(Rejected):
+                        decoding.decode(changed, found.format)
+                else:
+                    assert found == inspected, (at, value)
+    assert seen > 1_000
+
+
+def test_a_glance_looks_at_few_bytes_whatever_they_are() -> None:
+    decoding = Decoding([PLAIN], LIMITS)
+    large = [b"\xff\xd8\xff\xfe\0\2" + filler * (20 << 20) for filler in (b"\0", b"\xff", b"\xd0")]
+    large.append(b"\xff\xd8" + b"\xff\xfe\0\2" * (5 << 20))
+    began = time.perf_counter()
+    assert [decoding.glance(body) for body in large] == [None] * 4
+    assert time.perf_counter() - began < 0.05
+
+
+def test_the_facts_of_a_plain_jpeg_come_with_its_bytes_and_no_others() -> None:
+    store = MemoryObjectStore()
+    for key, body in (("plain", JPEG), ("png", encoded(RGB, "png"))):
+        store.put("photos", key, body)
+    intake = InlineIntake(store, [PLAIN])
+    fetched = intake.fetch(job("plain"), 1 << 20).result()
+    assert fetched.facts == intake.inspect(fetched).result()
+    assert fetched.facts == facts_of(fetched, Decoding([PLAIN], LIMITS).inspect(JPEG))
+    assert intake.fetch(job("png"), 1 << 20).result().facts is None
+
+
+def test_what_is_seen_can_be_decoded() -> None:
+    decoding = Decoding([PLAIN], LIMITS)
+    for kind, body in SEEN.items():
+        with Image.open(io.BytesIO(body)) as image:
+            found = decoding.glance(body)
+            assert found is not None
+            assert (found.width, found.height, found.mode) == (*image.size, image.mode), kind
+        assert decoding.decode(body, "jpeg").pixels[PLAIN].shape == (8, 8, 3)
