@@ -64,6 +64,8 @@ class Journal:
         self._path = path
         self._file: int | None = None
         self._size = 0
+        self._kept = 0
+        """Bytes that the file had when it was rewritten: were it not let grow beyond, each line would rewrite it."""
         self._full = False
         if path is None:
             return
@@ -146,7 +148,7 @@ class Journal:
         if self._file is None or self._path is None:
             return
         try:
-            if self._full or self._size > _REWRITE_BYTES:
+            if self._full or self._size > max(_REWRITE_BYTES, 2 * self._kept):
                 self._rewrite(self._path)
             else:
                 self._append(_line(mark, image))
@@ -194,7 +196,7 @@ class Journal:
             raise
         if self._file is not None:
             os.close(self._file)
-        self._file, self._size = new, len(lines)
+        self._file, self._size, self._kept = new, len(lines), len(lines)
 
 
 def _line(mark: str, image: Coordinates) -> bytes:

@@ -221,6 +221,18 @@ def test_it_is_rewritten_when_it_has_grown(tmp_path: Path) -> None:
     assert Journal(tmp_path / "journal").suspects == {at(0)}
 
 
+def test_what_stays_in_it_is_not_written_anew_with_every_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    files = set()
+    for number in range(20_000):
+        journal.enter(Coordinates("images", 0, number, 0))
+    for number in range(500):
+        journal.leave(Coordinates("images", 0, number, 0))
+        files.add(path.stat().st_ino)
+    assert len(files) == 1
+
+
 def test_a_folder_that_can_not_be_written_is_said_clearly(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     with pytest.raises(Misconfigured, match="TAGSTREAM_STATE_DIR"):
