@@ -103,8 +103,14 @@ class Broken(TagstreamError):
     """This process can't go on: a broken device, a stalled client, a stolen transactional id. It exits with 3."""
 
 
+_LONGEST_NAME = 200
+"""Characters. To compare two texts takes time that grows with the square of their length."""
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like this one; None where none is."""
+    """The known name that is most like this one; None where none is, or it is longer than names are."""
+    if len(name) > _LONGEST_NAME:
+        return None
     return next(iter(difflib.get_close_matches(name, dict.fromkeys(known), n=1)), None)
 
 

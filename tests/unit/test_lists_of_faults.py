@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schemas.correction import Correction
 from workers.capacity.profile import MachineProfile
 from workers.models.bundle import Manifest
+from workers.training.data.formats import coco, fiftyone, label_studio, official
 from workers.training.data.samples import Header, Sample
 from workers.training.learned import Learned
 
@@ -34,6 +37,32 @@ BAD = b"[" + b",".join([b"{}"] * 1_000) + b"]"
 def test_a_list_of_faults_is_left_at_the_first(kind: type[BaseModel], field: bytes, ends: bytes) -> None:
     with pytest.raises(ValidationError) as refusal:
         kind.model_validate_json(b"{" + field + BAD + ends + b"}")
+    assert refusal.value.error_count() < 20
+
+
+@pytest.mark.parametrize(
+    ("adapter", "before", "after"),
+    [
+        (coco._COCO, b'{"images":', b"}"),
+        (coco._COCO, b'{"images":[{"id":1,"neg_category_ids":', b"}]}"),
+        (coco._COCO, b'{"images":[],"annotations":', b"}"),
+        (coco._COCO, b'{"images":[],"annotations":[{"image_id":1,"segments_info":', b"}]}"),
+        (coco._COCO, b'{"images":[],"categories":', b"}"),
+        (label_studio._TASKS, b"", b""),
+        (label_studio._TASKS, b'[{"data":{},"annotations":', b"}]"),
+        (fiftyone._LABELS, b'{"labels":{},"classes":', b"}"),
+        (official._ITEMS, b"", b""),
+        (official._ITEMS, b'[{"image_path":"a","caption":', b"}]"),
+        (official._ITEMS, b'[{"image_path":"a","union_label_id":', b"}]"),
+        (official._ITEMS, b'[{"image_path":"a","parse_label_id":', b"}]"),
+    ],
+)
+def test_a_list_of_faults_in_annotations_is_left_at_the_first(
+    adapter: TypeAdapter[Any], before: bytes, after: bytes
+) -> None:
+    bad = BAD if b"annotations" not in before[-15:] or adapter is coco._COCO else BAD.replace(b"{}", b"1")
+    with pytest.raises(ValidationError) as refusal:
+        adapter.validate_json(before + bad + after)
     assert refusal.value.error_count() < 20
 
 

@@ -42,11 +42,11 @@ _LEAST_LINE_BYTES = len('{"image_path":"a"}')
 _MAX_HEADER_BYTES = 1024**2
 _MAX_FILE_BYTES = 16 * 1024**2
 
-_FAIL_FAST = Field(fail_fast=True)
+FAIL_FAST = Field(fail_fast=True)
 """Of a list: its first fault is enough, and a million of them would take a gigabyte."""
 
 LabelId: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_LABELS)]
-Ids: TypeAlias = Annotated[tuple[LabelId, ...], _FAIL_FAST]
+Ids: TypeAlias = Annotated[tuple[LabelId, ...], FAIL_FAST]
 Origin: TypeAlias = Literal["given", "parsed", "generated", "person"]
 """Where a tag comes from: the data set's author, a caption, a model, a person who corrected it."""
 
@@ -62,10 +62,10 @@ class Sample(_Exact):
 
     image: str = Field(validation_alias="image_path", serialization_alias="image_path", min_length=1, max_length=4096)
     """A path below the data set's folder, or `s3://bucket/key`."""
-    captions: Annotated[tuple[str, ...], _FAIL_FAST] = Field(
+    captions: Annotated[tuple[str, ...], FAIL_FAST] = Field(
         default=(), validation_alias="caption", serialization_alias="caption"
     )
-    caption_tags: Annotated[tuple[Ids, ...], _FAIL_FAST] = Field(
+    caption_tags: Annotated[tuple[Ids, ...], FAIL_FAST] = Field(
         default=(), validation_alias="parse_label_id", serialization_alias="parse_label_id"
     )
     """Label ids parsed from each caption; as many as there are captions, or none at all: not parsed yet."""
@@ -93,7 +93,8 @@ def joined(one: Sample, other: Sample) -> Sample:
     absent = None
     if one.absent is not None or other.absent is not None:
         absent = tuple(sorted((set(one.absent or ()) | set(other.absent or ())) - tags))
-    new = [number for number, caption in enumerate(other.captions) if caption not in one.captions]
+    known = set(one.captions)
+    new = [number for number, caption in enumerate(other.captions) if caption not in known]
     parsed = (*one.caption_tags, *(other.caption_tags[number] for number in new if other.caption_tags))
     captions = (*one.captions, *(other.captions[number] for number in new))
     return one.model_copy(
@@ -114,7 +115,7 @@ class Header(_Exact):
     name: str
     samples: int = Field(ge=0)
     labels: int = Field(ge=0, le=MAX_LABELS)
-    steps: Annotated[tuple[str, ...], _FAIL_FAST] = ()
+    steps: Annotated[tuple[str, ...], FAIL_FAST] = ()
     """What was done to it, oldest first, for people: "parsed with …", "cleaned with …"."""
     parents: dict[str, str] = {}
     """Digests of the models and data sets that it was made with, by name."""
@@ -301,7 +302,13 @@ def write_dataset(
     with _replacing(folder / SAMPLES) as lines:
         for sample in samples:
             document = sample.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-            lines.write(json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+            line = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+            if len(line) > MAX_LINE_BYTES:
+                raise Misconfigured(
+                    f"{name}: of {escaped(sample.image[:200])} more is said than fits into a line of "
+                    f"{MAX_LINE_BYTES:,} bytes; leave some of its captions or tags out."
+                )
+            lines.write(line)
             count += 1
     check_names(labels, name)
     with _replacing(folder / LABELS) as names:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.growth import LINEAR, growth
 from workers.errors import Misconfigured
 from workers.training.data.formats import FORMATS, Found, Request, Source, open_source
 from workers.training.data.opening import open_data
@@ -115,6 +116,33 @@ COCO = {
     ],
     "categories": [{"id": 90, "name": "dog"}, {"id": 1, "name": "person"}],
 }
+
+
+def _repeated(path: Path, count: int) -> Path:
+    """One image that is named so often, with so many captions."""
+    images = [{"id": 1, "file_name": "a.jpg"}] * count
+    captions = [{"image_id": 1, "caption": f"caption {number}"} for number in range(count)]
+    return file(path, {"images": images, "annotations": captions})
+
+
+def test_an_image_that_coco_names_twice_comes_once(tmp_path: Path) -> None:
+    half, whole = _repeated(tmp_path / "half.json", 4_000), _repeated(tmp_path / "whole.json", 8_000)
+    [sample] = open_data(Request(whole), "coco").samples
+    assert len(sample.captions) == 8_000
+    assert growth(lambda: open_data(Request(half), "coco"), lambda: open_data(Request(whole), "coco")) < LINEAR
+
+
+def test_two_images_of_coco_have_two_ids(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": name} for name in ("a.jpg", "a.jpg", "b.jpg")]
+    with pytest.raises(Misconfigured, match=r"images\.2: images\.0 has the same id, 1\."):
+        tags(read(file(tmp_path / "x.json", {"images": images, "annotations": [], "categories": []})))
+
+
+def test_no_name_is_looked_for_that_is_like_a_very_long_one(tmp_path: Path) -> None:
+    classes = {"classes": ["dog" * 100], "labels": {"a": ["dog" * 99]}}
+    with pytest.raises(Misconfigured, match="there is no label") as refusal:
+        tags(read(file(tmp_path / "labels.json", classes)))
+    assert "Do you mean" not in str(refusal.value)
 
 
 def test_coco_has_tags_of_boxes_segments_and_captions(tmp_path: Path) -> None:

@@ -34,6 +34,13 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     )
 
 
+def test_what_no_line_holds_is_not_written(tmp_path: Path) -> None:
+    long = DOG.model_copy(update={"captions": ("\x01" * 200_000,), "caption_tags": ()})
+    with pytest.raises(Misconfigured, match=r"pets: of images/dog\.jpg more is said than fits into a line"):
+        write_dataset(tmp_path, [DOG, long], LABELS, name="pets")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_samples_tags_are_a_set_in_order() -> None:
     assert DOG.tags == (0, 1, 2)
 

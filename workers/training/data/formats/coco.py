@@ -7,14 +7,15 @@ found (LVIS does), these are known to be absent.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, Field, TypeAdapter
 
 from workers.errors import Misconfigured
 from workers.training.data.formats.source import Found, Names, Request, Source, document
-from workers.training.data.samples import MAX_LABELS
+from workers.training.data.samples import FAIL_FAST, MAX_LABELS
 
 _Id = int | str
 
@@ -23,7 +24,7 @@ class _Image(BaseModel):
     id: _Id
     file_name: str = Field(default="", max_length=4096)
     coco_url: str = ""
-    neg_category_ids: list[int] | None = None
+    neg_category_ids: Annotated[list[int], FAIL_FAST] | None = None
 
 
 class _Segment(BaseModel):
@@ -34,7 +35,7 @@ class _Annotation(BaseModel):
     image_id: _Id
     category_id: int | None = None
     caption: str | None = Field(default=None, max_length=100_000)
-    segments_info: list[_Segment] = []
+    segments_info: Annotated[list[_Segment], FAIL_FAST] = []
 
 
 class _Category(BaseModel):
@@ -43,9 +44,9 @@ class _Category(BaseModel):
 
 
 class _Coco(BaseModel):
-    images: list[_Image]
-    annotations: list[_Annotation] = []
-    categories: list[_Category] = Field(default=[], max_length=MAX_LABELS)
+    images: Annotated[list[_Image], FAIL_FAST]
+    annotations: Annotated[list[_Annotation], FAIL_FAST] = []
+    categories: Annotated[list[_Category], FAIL_FAST] = Field(default=[], max_length=MAX_LABELS)
 
 
 _COCO = TypeAdapter(_Coco)
@@ -63,7 +64,7 @@ def read(request: Request) -> Source:
 def _items(path: Path, coco: _Coco, by_id: Mapping[int, tuple[int, ...]]) -> Iterator[Found]:
     tags: dict[_Id, set[int]] = defaultdict(set)
     captions: dict[_Id, list[str]] = defaultdict(list)
-    known = {image.id for image in coco.images}
+    known = _by_id(path, coco.images)
     for number, annotation in enumerate(coco.annotations):
         where = f"{path}, annotations.{number}"
         if annotation.image_id not in known:
@@ -73,13 +74,23 @@ def _items(path: Path, coco: _Coco, by_id: Mapping[int, tuple[int, ...]]) -> Ite
             tags[annotation.image_id].update(_labels(category, by_id, where))
         if annotation.caption:
             captions[annotation.image_id].append(annotation.caption.strip())
-    for number, image in enumerate(coco.images):
+    for number, image in known.values():
         where = f"{path}, images.{number}"
         negative = image.neg_category_ids
         absent = None if negative is None else tuple(i for each in negative for i in _labels(each, by_id, where))
         if not _name(image):
             raise Misconfigured(f"{where}: it has no file_name.")
         yield Found(_name(image), tuple(sorted(tags[image.id])), tuple(captions[image.id]), absent=absent)
+
+
+def _by_id(path: Path, images: Iterable[_Image]) -> dict[_Id, tuple[int, _Image]]:
+    """Images with their numbers in the list; one that is named twice comes once."""
+    found: dict[_Id, tuple[int, _Image]] = {}
+    for number, image in enumerate(images):
+        first, known = found.setdefault(image.id, (number, image))
+        if _name(known) != _name(image):
+            raise Misconfigured(f"{path}, images.{number}: images.{first} has the same id, {image.id!r}.")
+    return found
 
 
 def _labels(category: int, by_id: Mapping[int, tuple[int, ...]], where: str) -> tuple[int, ...]:

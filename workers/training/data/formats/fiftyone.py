@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter
 
 from workers.errors import Misconfigured
 from workers.training.data.formats.source import SUFFIXES, Found, Names, Request, Source, document, relative
+from workers.training.data.samples import FAIL_FAST
 
 _LISTS = {"Classifications": "classifications", "Detections": "detections", "Polylines": "polylines"}
 
 
 class _Samples(BaseModel):
-    samples: list[dict[str, Any]]
+    samples: Annotated[list[dict[str, Any]], FAIL_FAST]
 
 
 class _Labels(BaseModel):
-    classes: list[str] = Field(default=[])
+    classes: Annotated[list[str], FAIL_FAST] = Field(default=[])
     labels: dict[str, Any]
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BaseModel, Field, TypeAdapter
 
 from workers.errors import Misconfigured
 from workers.training.data.formats.source import Found, Names, Request, Source, document, relative, with_suffix
+from workers.training.data.samples import FAIL_FAST
 
 _TEXTS = ("textarea", "text")
 
@@ -25,16 +26,16 @@ class _Result(BaseModel):
 
 
 class _Annotation(BaseModel):
-    result: list[_Result] = []
+    result: Annotated[list[_Result], FAIL_FAST] = []
     was_cancelled: bool = False
 
 
 class _Task(BaseModel):
     data: dict[str, Any]
-    annotations: list[_Annotation] = Field(default=[])
+    annotations: Annotated[list[_Annotation], FAIL_FAST] = Field(default=[])
 
 
-_TASKS = TypeAdapter(list[_Task])
+_TASKS = TypeAdapter(Annotated[list[_Task], FAIL_FAST])
 
 
 def read(request: Request) -> Source:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
 
 from workers.errors import Misconfigured
 from workers.training.data.formats.source import Found, Request, Source, checked, document, relative
+from workers.training.data.samples import FAIL_FAST
 
 
 def _as_list(value: object) -> object:
@@ -21,12 +22,12 @@ def _as_list(value: object) -> object:
 
 class _Item(BaseModel):
     image_path: str = Field(min_length=1, max_length=4096)
-    caption: Annotated[list[str], BeforeValidator(_as_list)] = []
-    parse_label_id: list[list[int]] = []
-    union_label_id: list[int] = []
+    caption: Annotated[list[str], FAIL_FAST, BeforeValidator(_as_list)] = []
+    parse_label_id: Annotated[list[Annotated[list[int], FAIL_FAST]], FAIL_FAST] = []
+    union_label_id: Annotated[list[int], FAIL_FAST] = []
 
 
-_ITEMS = TypeAdapter(list[_Item])
+_ITEMS = TypeAdapter(Annotated[list[_Item], FAIL_FAST])
 
 
 def read(request: Request) -> Source:
