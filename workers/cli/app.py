@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -171,7 +171,18 @@ def _named(arguments: Sequence[str]) -> str | None:
 @cache
 def command_tree(name: str | None = None) -> Callable[..., object]:
     """Of this command alone, or of all. Made once a process: typer reads every signature of every command for it."""
-    return typer.main.get_command(application(COMMANDS if name is None else (name,)))
+    tree = typer.main.get_command(application(COMMANDS if name is None else (name,)))
+    _show_flags_without_value(tree)
+    return tree
+
+
+def _show_flags_without_value(command: Any) -> None:
+    """Typer's help says `--go <bool>`, and takes no value there."""
+    for option in command.params:
+        if getattr(option, "is_flag", False):
+            option.metavar = ""
+    for each in getattr(command, "commands", {}).values():
+        _show_flags_without_value(each)
 
 
 def _complain(error: TagstreamError) -> int:

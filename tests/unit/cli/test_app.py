@@ -129,6 +129,11 @@ def test_no_help_of_an_option_is_taken_for_markup() -> None:
     assert [name for name, told in helps.items() if Text.from_markup(told).plain != told] == []
 
 
+def test_the_help_of_a_flag_shows_no_value(tagstream: Callable[..., Ran]) -> None:
+    rows = [row for row in tagstream("emit", "--help").out.splitlines() if "<bool>" in row]
+    assert [row for row in rows if "--help" not in row] == []
+
+
 def test_a_paragraph_of_help_is_wrapped_for_the_terminal_and_examples_keep_their_lines(
     tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
