@@ -152,6 +152,16 @@ def _upper(value: object) -> object:
     return value.strip().upper() if isinstance(value, str) else value
 
 
+_NO_SIZE = "it must be a size, such as 20MiB or 4000000"
+
+
+def _size_alone(value: object) -> object:
+    """pydantic takes what a text begins with, so of 20,000,000 the 20."""
+    if isinstance(value, str) and not re.fullmatch(r"\s*[0-9_]+(\.[0-9]+)?\s*[A-Za-z]*\s*", value):
+        raise ValueError(_NO_SIZE)
+    return value
+
+
 Words = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Servers = Annotated[Words, AfterValidator(_check_servers)]
 Topic = Annotated[str, AfterValidator(_check_topic)]
@@ -159,7 +169,7 @@ OptionalTopic = Annotated[str, AfterValidator(lambda topic: _check_topic(topic) 
 Topics = Annotated[Words, AfterValidator(_check_topics)]
 Endpoint = Annotated[str, AfterValidator(lambda url: _check_endpoint(url) if url else url)]
 Url = Annotated[str, AfterValidator(lambda url: _check_url(url) if url else url)]
-Bytes = Annotated[ByteSize, Field(gt=0)]
+Bytes = Annotated[ByteSize, BeforeValidator(_size_alone), Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
 Digest = Annotated[str, BeforeValidator(_lower), AfterValidator(_check_digest)]
@@ -710,7 +720,7 @@ def _exports(environ: Mapping[str, str], signal: str) -> bool:
 
 
 _SAYS = {
-    "byte_size": "it must be a size, such as 20MiB or 4000000",
+    "byte_size": _NO_SIZE,
     "int_parsing": "it must be a whole number",
     "float_parsing": "it must be a number",
     "too_short": "it must name at least one",
