@@ -598,7 +598,7 @@ def test_what_was_enriched_and_corrected_becomes_a_training_set(
     tagstream("correct", "photos/b.jpg", "--add", "terrier", "--remove", "cat")
     first = tagstream("train", "collect", "--out", tmp_path / "set")
     assert (first.code, first.out) == (0, f"3 images are in {tmp_path / 'set'}, 1 of them or others corrected\n")
-    assert "1 records were none of tagstream's" in first.err
+    assert "1 records are none of tagstream's; the first is " in first.err
     made = DataSet(tmp_path / "set")
     assert [[made.labels[tag] for tag in sample.tags] for sample in made] == [
         ["dog", "cat"],

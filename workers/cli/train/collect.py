@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.printable import printable
 from workers.cli.needs import needed
 from workers.errors import Misconfigured
 
@@ -14,12 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from schemas.correction import Corrections
+    from workers.backends.kafka_types import ReadRecord
     from workers.settings import Settings
     from workers.training.data.samples import Sample
     from workers.training.engine.collect import Collection, Labels
 
 BATCH = 2_000
 """Records between two notes of the place."""
+_MOST_MODELS = 100
+"""Named in the set's header; any producer may name others without end."""
 CORRECTIONS_BYTES = 1 << 30
 """The most memory for what persons said."""
 
@@ -50,22 +55,38 @@ def collect(
     source = topic or settings.output_topic
     said = _corrections(settings, corrections or settings.corrections_topic)
     with Collection(out / "collected.sqlite") as collection:
-        unreadable = _read(settings, source, collection)
+        strange = _read(settings, source, collection)
         kept, unknown = _write(out, source, collection, _labels(labels), said)
     typer.echo(f"{kept:,} images are in {out}" + (f", {len(said):,} of them or others corrected" if said else ""))
-    if unreadable:
-        typer.echo(f"{unreadable:,} records were none of tagstream's", err=True)
+    strange.tell("are none of tagstream's")
     if unknown:
         typer.echo(f"{sum(unknown.values()):,} tags are not in {labels}: {_most(unknown)}", err=True)
 
 
-def _read(settings: Settings, topic: str, collection: Collection) -> int:
-    """Take what the topic has that was not read before; how many records were none of ours."""
+@dataclass(slots=True)
+class _Strange:
+    """Records that are passed over, because any producer may write to a topic."""
+
+    count: int = 0
+    first: str = ""
+
+    def note(self, record: ReadRecord, why: str) -> None:
+        self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {why}"
+        self.count += 1
+
+    def tell(self, what: str) -> None:
+        """One line on standard error, where there were any."""
+        if self.count:
+            typer.echo(f"{self.count:,} records {what}; the first is {printable(self.first)}", err=True)
+
+
+def _read(settings: Settings, topic: str, collection: Collection) -> _Strange:
+    """Take what the topic has that was not read before; the records that were none of ours."""
     from workers.backends.kafka import tail
     from workers.cli.clients import security, servers
     from workers.cli.terminal import counting
 
-    unreadable = 0
+    strange = _Strange()
     reading = tail(
         servers(settings),
         [topic],
@@ -78,7 +99,8 @@ def _read(settings: Settings, topic: str, collection: Collection) -> int:
         left, taken = reading.left(), 0
         while not reading.at_end():
             for record in reading.poll(0.2):
-                unreadable += collection.take(record.value) is not None
+                if why := collection.take(record.value):
+                    strange.note(record, why)
                 taken += 1
             if taken >= BATCH:
                 taken = 0
@@ -86,7 +108,7 @@ def _read(settings: Settings, topic: str, collection: Collection) -> int:
             before, left = left, reading.left()
             advance(before - left)
         collection.commit(reading.positions())
-    return unreadable
+    return strange
 
 
 def _write(
@@ -101,7 +123,7 @@ def _write(
     def samples(advance: Callable[[int], None]) -> Iterator[Sample]:
         for image in collection.images():
             for model in (image.models.tagger, image.models.captioner):
-                if model is not None:
+                if model is not None and len(models) < _MOST_MODELS:
                     models[f"{model.name} {model.digest[:8]}"] = model.digest
             yield sample_of(image, labels, said)
             advance(1)
@@ -129,22 +151,19 @@ def _corrections(settings: Settings, topic: str) -> Corrections | None:
     if not topic:
         return None
     said = Corrections()
-    unreadable = 0
+    strange = _Strange()
     with tail(servers(settings), [topic], start="beginning", follow=False, security=security(settings)) as reading:
         for record in reading:
             try:
                 said.take(record.key, record.value)
-            except ValueError:
-                unreadable += 1
+            except ValueError as error:
+                strange.note(record, str(error))
             if said.bytes > CORRECTIONS_BYTES:
                 raise Misconfigured(f"{topic} holds more than {CORRECTIONS_BYTES:,} bytes of corrections.")
-    if unreadable:
-        typer.echo(f"{unreadable:,} records of {topic} are no corrections", err=True)
+    strange.tell("are no corrections")
     return said
 
 
 def _most(unknown: dict[str, int]) -> str:
-    from schemas.printable import printable
-
     first = sorted(unknown, key=lambda name: -unknown[name])[:5]
     return ", ".join(map(printable, first)) + (", …" if len(unknown) > len(first) else "")

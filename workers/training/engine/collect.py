@@ -20,6 +20,8 @@ from workers.training.data.samples import MAX_LABELS, Origin, Sample, is_name
 from workers.types import Partition
 
 _MOST_TAGS = 10_000
+_MOST_UNKNOWN = 1_000
+"""Names that are told apart: any producer may write others without end."""
 _MOST_CHARACTERS = 20_000
 """Of a caption. A line of the set has room for both, escaped."""
 _TABLES = """
@@ -153,14 +155,15 @@ class Labels:
         self._ids = {name: number for number, name in reversed(list(enumerate(names or ())))}
         self.names = list(names or ())
         self.unknown: dict[str, int] = {}
-        """How often a name came that the given list does not have."""
+        """How often a name came that the given list does not have; beyond so many, of all others together."""
 
     def id_of(self, name: str) -> int | None:
         found = self._ids.get(name)
         if found is not None:
             return found
         if not self._growing:
-            self.unknown[name] = self.unknown.get(name, 0) + 1
+            told = name if name in self.unknown or len(self.unknown) < _MOST_UNKNOWN else "others"
+            self.unknown[told] = self.unknown.get(told, 0) + 1
             return None
         if len(self.names) == MAX_LABELS:
             raise Misconfigured(f"more than {MAX_LABELS:,} different tags; give a list of those to keep with --labels.")

@@ -144,3 +144,13 @@ def test_of_a_given_list_only_its_names_are_kept_and_the_others_counted() -> Non
     assert sample.tags == (1,)
     assert labels.names == ["cat", "dog"]
     assert labels.unknown == {"sea": 2, "sky": 1}
+
+
+def test_any_number_of_unknown_names_takes_little_memory() -> None:
+    labels = Labels(["dog"])
+    for number in range(5_000):
+        assert labels.id_of(f"unknown {number}") is None
+        assert labels.id_of("cat") is None
+    assert len(labels.unknown) < 1_100
+    assert sum(labels.unknown.values()) == 10_000
+    assert labels.unknown["cat"] == 5_000
