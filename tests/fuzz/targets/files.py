@@ -139,7 +139,7 @@ def _sealed(manifest: bytes, files: Mapping[str, bytes]) -> bytes:
     """The manifest with true sizes and digests where it says nothing of files, so that more than those is tried."""
     try:
         document = json.loads(manifest)
-    except ValueError:
+    except (ValueError, RecursionError):
         return manifest
     if not isinstance(document, dict) or "digest" in document:
         return manifest

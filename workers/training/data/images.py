@@ -17,6 +17,8 @@ from workers.ports import ObjectStore
 from workers.training.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, place_of, scratch
 
 S3: Final = "s3://"
+_LONGEST_NAME = 1000
+"""Characters of an image's name in a sentence."""
 _SHARD_S = 300.0
 """For a shard of a bucket to be fetched."""
 
@@ -26,7 +28,7 @@ class BadImage(Misconfigured):
 
     def __init__(self, image: str, reason: str) -> None:
         self.image = escaped(image)
-        super().__init__(f"{self.image}: {reason}")
+        super().__init__(f"{self.image[:_LONGEST_NAME]}: {reason}")
         self.reason = reason
 
 

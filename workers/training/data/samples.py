@@ -113,7 +113,7 @@ class Header(_Exact):
 
     format: Literal["tagstream-dataset/1"] = "tagstream-dataset/1"
     name: str
-    samples: int = Field(ge=0)
+    samples: int = Field(ge=0, le=10**12)
     labels: int = Field(ge=0, le=MAX_LABELS)
     steps: Annotated[tuple[str, ...], FAIL_FAST] = ()
     """What was done to it, oldest first, for people: "parsed with …", "cleaned with …"."""

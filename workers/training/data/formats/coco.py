@@ -68,7 +68,7 @@ def _items(path: Path, coco: _Coco, by_id: Mapping[int, tuple[int, ...]]) -> Ite
     for number, annotation in enumerate(coco.annotations):
         where = f"{path}, annotations.{number}"
         if annotation.image_id not in known:
-            raise Misconfigured(f"{where}: there is no image {annotation.image_id!r}.")
+            raise Misconfigured(f"{where}: there is no image {_short(annotation.image_id)}.")
         given = [] if annotation.category_id is None else [annotation.category_id]
         for category in (*given, *(segment.category_id for segment in annotation.segments_info)):
             tags[annotation.image_id].update(_labels(category, by_id, where))
@@ -89,7 +89,7 @@ def _by_id(path: Path, images: Iterable[_Image]) -> dict[_Id, tuple[int, _Image]
     for number, image in enumerate(images):
         first, known = found.setdefault(image.id, (number, image))
         if _name(known) != _name(image):
-            raise Misconfigured(f"{path}, images.{number}: images.{first} has the same id, {image.id!r}.")
+            raise Misconfigured(f"{path}, images.{number}: images.{first} has the same id, {_short(image.id)}.")
     return found
 
 
@@ -97,6 +97,10 @@ def _labels(category: int, by_id: Mapping[int, tuple[int, ...]], where: str) -> 
     if category not in by_id:
         raise Misconfigured(f"{where}: there is no category {category}.")
     return by_id[category]
+
+
+def _short(number: _Id) -> str:
+    return repr(number)[:200]
 
 
 def _name(image: _Image) -> str:
