@@ -7,7 +7,8 @@ The bare loop (`bare_loop`) is what any Python program would do with kafka-pytho
 as many messages of the same size, with their offsets in transactions or after them. The latency is that of single
 events on an idle worker, from before the event is sent until a read_committed reader has its outcome; each gets one in
 turn. Processor time is the worker's or the loop's alone. Where there are two processors, these have one to themselves
-and the servers and the reader share the others, as far as the rest of the machine lets them.
+and the servers and the reader share the others, as far as the rest of the machine lets them. The broker has the Java
+options of Kafka's own scripts, so that its code is compiled as where brokers run for long.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from rich.table import Table
 from benchmarks.line import photo
 from schemas.enriched_image import EnrichedImage, read_output
 from workers.backends.kafka import ensure_topics
+from workers.local.apache_kafka import AS_DEPLOYED
 from workers.local.server import Server
 from workers.local.stack import BUCKET, LocalStack
 from workers.local.worker_process import WorkerProcess
@@ -96,7 +98,7 @@ def main() -> None:
         f"{EVENTS:,} events of {PHOTOS} photos and {SINGLE} single ones, {ROUNDS} rounds in turn, "
         f"{PARTITIONS} partitions, {os.cpu_count()} processors, a load of {os.getloadavg()[0]:.0f} before"
     )
-    with on_processors(OTHERS), LocalStack() as stack:
+    with on_processors(OTHERS), LocalStack(broker_jvm=AS_DEPLOYED) as stack:
         stack.furnish()
         subjects = started(stack, uploaded(stack))
         if EVENTS:

@@ -13,11 +13,16 @@ from workers.local import programs
 from workers.local.server import CannotStart, Server, spawn_tied
 
 _CLUSTER_ID = "dGFnc3RyZWFtLWxvY2FsMQ"
+QUICK_START = ("-Xms64m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Options of a JVM that is up soon and small, and never compiles its code as far as it can."""
+
+AS_DEPLOYED = (
+    *("-Xms1g", "-Xmx1g", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"),
+    *("-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"),
+)
+"""Those that Kafka's own scripts start a broker with (kafka-server-start.sh and kafka-run-class.sh of 4.x)."""
+
 _JVM = (
-    "-Xms64m",
-    "-Xmx256m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
     # A file in /tmp that outlives a SIGKILL.
     "-XX:-UsePerfData",
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -55,13 +60,17 @@ class ApacheKafka(Server):
         properties: broker settings by their Kafka names, on top of those that suit a test. A short
             `broker.session.timeout.ms` makes a restart after a SIGKILL quick (3 s instead of 11 s), but a node that is
             frozen or starved for longer than it is fenced and may lose transaction markers: leave it out then.
+        jvm: options of its Java machine, beside those that any has here.
     """
 
     name: ClassVar[str] = "Apache Kafka"
     port_count: ClassVar[int] = 2
 
-    def __init__(self, folder: Path, properties: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, properties: Mapping[str, str] | None = None, *, jvm: Sequence[str] = QUICK_START
+    ) -> None:
         super().__init__(folder)
+        self._options = tuple(jvm)
         self._extra = dict(properties or {})
         self._java = ""
 
@@ -77,7 +86,7 @@ class ApacheKafka(Server):
             self._format()
 
     def command(self) -> Sequence[str]:
-        return [*self._jvm(), "kafka.Kafka", str(self._config)]
+        return [*self._jvm(self._options), "kafka.Kafka", str(self._config)]
 
     def environment(self) -> Mapping[str, str]:
         return _without_java_options()
@@ -91,10 +100,10 @@ class ApacheKafka(Server):
     def _config(self) -> Path:
         return self.folder / "server.properties"
 
-    def _jvm(self) -> list[str]:
+    def _jvm(self, options: Sequence[str]) -> list[str]:
         temporary = self.folder / "tmp"  # native libraries are unpacked there
         temporary.mkdir(exist_ok=True)
-        return [self._java, *_JVM, f"-Djava.io.tmpdir={temporary}", "-cp", programs.kafka_class_path()]
+        return [self._java, *options, *_JVM, f"-Djava.io.tmpdir={temporary}", "-cp", programs.kafka_class_path()]
 
     def _properties(self) -> dict[str, str]:
         clients, controller = (f"127.0.0.1:{port}" for port in self.ports[:2])
@@ -110,7 +119,15 @@ class ApacheKafka(Server):
         )
 
     def _format(self) -> None:
-        tool = [*self._jvm(), "kafka.tools.StorageTool", "format", "-t", _CLUSTER_ID, "-c", str(self._config)]
+        tool = [
+            *self._jvm(QUICK_START),
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            _CLUSTER_ID,
+            "-c",
+            str(self._config),
+        ]
         self._process = spawn_tied(tool, log=self.log, env=_without_java_options())
         if self._process.wait(self.ready_within_s) != 0:
             raise CannotStart(self.complaint("could not format its folder"))

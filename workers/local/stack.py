@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import TypeVar
 
 from workers.backends.kafka import ensure_topics
 from workers.backends.object_store import MinioObjectStore
-from workers.local.apache_kafka import ApacheKafka
+from workers.local.apache_kafka import QUICK_START, ApacheKafka
 from workers.local.scratch import Scratch
 from workers.local.seaweedfs import SeaweedFS
 from workers.local.server import Server
@@ -34,13 +34,16 @@ class LocalStack:
     Each is a `Server` of its own that can be stopped, killed, frozen and brought back. When the block ends, or this
     process does in whatever way, no server is left; when the block ends, no folder either.
 
+    Args:
+        broker_jvm: options of the broker's Java machine, as in `ApacheKafka`.
+
     Raises:
         CannotStart: on entering, with the log's last lines.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, broker_jvm: Sequence[str] = QUICK_START) -> None:
         self.scratch = Scratch()
-        self.kafka = ApacheKafka(self.scratch.path / "kafka")
+        self.kafka = ApacheKafka(self.scratch.path / "kafka", jvm=broker_jvm)
         self.s3 = SeaweedFS(self.scratch.path / "s3", self.scratch.will_litter)
         self.valkey = Valkey(self.scratch.path / "valkey")
         self._guests: list[Server] = []
