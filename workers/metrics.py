@@ -10,13 +10,14 @@ what is our own is called `tagstream_…`.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from opentelemetry import metrics
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.util.types import AttributeValue
 
@@ -124,7 +125,15 @@ def shown(readers: Mapping[ObservedGauge, Reader]) -> Iterator[None]:
             gauge.remove(reader)
 
 
+_AT_ONCE = 64
+"""Measurements of a histogram that are handed on together."""
+
+
 class Histogram:
+    """Keeps some measurements until it is scraped, or has enough of them: handed on one after the other, each takes
+    OpenTelemetry a fifth of the time that one takes whose code has left the processor's caches. Thread-safe.
+    """
+
     def __init__(
         self,
         name: str,
@@ -135,6 +144,8 @@ class Histogram:
         buckets: Sequence[float] = SECONDS,
     ) -> None:
         ALL.append(Metric(name, "histogram", meaning, unit, labels))
+        self._kept: deque[tuple[float, Mapping[str, AttributeValue], Context]] = deque()
+        _HISTOGRAMS.append(self)
         self._instrument = _meter.create_histogram(
             name, unit, meaning, explicit_bucket_boundaries_advisory=list(buckets)
         )
@@ -142,7 +153,32 @@ class Histogram:
     def record(self, value: float, context: Context | None = None, /, **labels: AttributeValue) -> None:
         """Count a measurement. If the span of `context` (of the thread's own by default) is sampled, it is remembered
         as an example of what is in its bucket."""
-        self._instrument.record(value, labels, context)
+        self._kept.append((value, labels, get_current() if context is None else context))
+        if len(self._kept) >= _AT_ONCE:
+            self.hand_on()
+
+    def hand_on(self) -> None:
+        """Let OpenTelemetry have what is kept."""
+        while self._kept:
+            try:
+                value, labels, context = self._kept.popleft()
+            except IndexError:  # another thread is about it too
+                return
+            self._instrument.record(value, labels, context)
+
+
+_HISTOGRAMS: list[Histogram] = []
+
+
+def hand_on_all(_: CallbackOptions) -> Sequence[Observation]:
+    """For a reader that is about to read histograms."""
+    for histogram in _HISTOGRAMS:
+        histogram.hand_on()
+    return ()
+
+
+_hand_on_first = _meter.create_observable_gauge("tagstream_nothing", [hand_on_all])
+"""Shows nothing: a reader calls all that is observed before it reads histograms."""
 
 
 Operation: TypeAlias = Literal["poll", "process", "publish", "send"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, NumberDataPoint
 
-from workers.metrics import Counter, Histogram
+from workers.metrics import Counter, Histogram, hand_on_all
 
 
 class Measured:
@@ -57,6 +58,8 @@ def measuring(*metrics: Counter | Histogram) -> Iterator[Measured]:
                 metric._totals = {}
                 meter.create_observable_counter(name, [metric.observe])
             else:
-                undo.callback(setattr, metric, "_instrument", metric._instrument)
-                metric._instrument = meter.create_histogram(name)
+                for name_of_ours in ("_instrument", "_kept"):
+                    undo.callback(setattr, metric, name_of_ours, getattr(metric, name_of_ours))
+                metric._instrument, metric._kept = meter.create_histogram(name), deque()
+        meter.create_observable_gauge("nothing", [hand_on_all])
         yield Measured(reader, names)
