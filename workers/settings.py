@@ -157,7 +157,7 @@ _NO_SIZE = "it must be a size, such as 20MiB or 4000000"
 
 def _size_alone(value: object) -> object:
     """pydantic takes what a text begins with, so of 20,000,000 the 20."""
-    if isinstance(value, str) and not re.fullmatch(r"\s*[0-9_]+(\.[0-9]+)?\s*[A-Za-z]*\s*", value):
+    if isinstance(value, str) and not re.fullmatch(r"[0-9_]+(\.[0-9]+)?(\s*[A-Za-z]+)?", value.strip()):
         raise ValueError(_NO_SIZE)
     return value
 
