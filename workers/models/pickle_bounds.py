@@ -63,11 +63,17 @@ class _Memo(dict[int, object]):
         return found
 
 
+def _refuse_bytes(_: object) -> None:
+    """In place of what makes room for as many bytes as are claimed, before it reads any."""
+    raise Unbounded("holds bytes among its tensors")
+
+
 class _DryUnpickler(pickle._Unpickler):
     """Python's own, because the one in C takes memory for the highest number under which something is kept."""
 
     dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.DUP[0]}
     dispatch[pickle.NEWOBJ[0]] = dispatch[pickle.REDUCE[0]]
+    dispatch[pickle.BYTEARRAY8[0]] = _refuse_bytes
 
     def __init__(self, file: io.BytesIO, length: int) -> None:
         super().__init__(file, encoding="bytes")

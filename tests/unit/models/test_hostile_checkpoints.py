@@ -132,6 +132,7 @@ def holding(content: bytes) -> Write:
         (twofold, "does not end with the list of its parts"),
         (repeated, "its parts claim 800,"),
         (pickled(b"\x80\x02}X\x05\x00\x00\x00modelcbuiltins\nbytearray\n" + A_GIGABYTE + b"\x85Rs."), "holds bytes"),
+        (pickled(b"\x80\x05\x96" + (1 << 30).to_bytes(8, "little") + b"."), "holds bytes"),
         (pickled(b"\x80\x02" + b"c_codecs\nencode\n" * 25 + b"U\x04abcd" + DOUBLED * 25 + b"."), "holds bytes"),
         (
             holding(OLD_FORMAT + b"\x80\x02N." * 3 + b"\x80\x02" + b"]" * 9_000_000 + b"."),
