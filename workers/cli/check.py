@@ -14,7 +14,7 @@ from rich.table import Table
 from workers.cli import terminal
 from workers.cli.exit_codes import DONE, exit_code
 from workers.cli.needs import opened
-from workers.errors import TagstreamError
+from workers.errors import TagstreamError, Unavailable
 
 if TYPE_CHECKING:
     from workers.settings import Settings
@@ -84,6 +84,8 @@ def findings_of(settings: Settings) -> Iterator[Finding]:
     for about, ask in _questions(settings):
         try:
             yield Finding(about, ask())
+        except Unavailable as error:  # `about` names the dependency
+            yield Finding(about, "\n".join(filter(None, (error.detail, error.advice))), error)
         except TagstreamError as error:
             yield Finding(about, str(error), error)
 
