@@ -139,7 +139,7 @@ class _Line:
 
     @classmethod
     def through(cls, x: Floats, y: Floats, behind_step: NDArray[np.bool_] | None = None) -> _Line:
-        columns = [x, np.ones_like(x), *([] if behind_step is None else [behind_step])]
-        factors = np.linalg.lstsq(np.column_stack(columns), y)[0]
-        missed = float(np.sum((np.column_stack(columns) @ factors - y) ** 2))
+        columns = np.column_stack([x, np.ones_like(x), *([] if behind_step is None else [behind_step])])
+        factors = np.linalg.lstsq(columns, y)[0]
+        missed = float(np.sum((columns @ factors - y) ** 2))
         return cls(float(factors[0]), float(factors[2]) if behind_step is not None else 0.0, missed)

@@ -406,29 +406,26 @@ def test_a_dead_letter_that_its_topic_does_not_take_keeps_no_other_from_being_se
     assert [len(record.value or b"") for record in read_range(site.servers, Partition(small, 0), 0, 9)] == [2]
 
 
-def test_a_replay_keeps_to_its_rate(site: Site, tagstream: Callable[..., Ran]) -> None:
+def send_dead_letters(site: Site, count: int) -> None:
     failure = Failure(index=0, stage="fetch", reason="unreadable", detail="d")
     headers = dead_letter_headers(
         topic=site.images, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0", models={}
     )
     with KafkaEmitter(site.servers) as emitter:
-        for _ in range(5):
+        for _ in range(count):
             emitter.send(site.dead, b"key", b"{}", headers)
         emitter.flush()
+
+
+def test_a_replay_keeps_to_its_rate(site: Site, tagstream: Callable[..., Ran]) -> None:
+    send_dead_letters(site, 5)
     started = time.monotonic()
     assert "4 sent back" in tagstream("dead-letters", "replay", "--go", "--rate", "4", "--limit", "4").out
     assert time.monotonic() - started >= 0.75
 
 
 def test_a_replay_that_is_stopped_says_how_far_it_came(site: Site, tagstream: Callable[..., Ran]) -> None:
-    failure = Failure(index=0, stage="fetch", reason="unreadable", detail="d")
-    headers = dead_letter_headers(
-        topic=site.images, partition=0, offset=0, timestamp_ms=0, failures=[failure], attempts=1, worker="0", models={}
-    )
-    with KafkaEmitter(site.servers) as emitter:
-        for _ in range(2):
-            emitter.send(site.dead, b"key", b"{}", headers)
-        emitter.flush()
+    send_dead_letters(site, 2)
     command = [sys.executable, "-m", "workers", "dead-letters", "replay", "--go", "--rate", "0.1"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as replay:
         eventually(lambda: list(read_range(site.servers, Partition(site.images, 0), 0, 9)), 30)
