@@ -259,7 +259,7 @@ class MinioObjectStore:
         try:
             check_bucket_name(bucket)
             with self._http.within(_CHECK_S):
-                next(iter(self._client.list_objects(bucket, recursive=True)), None)
+                self._list_one(bucket)
         except S3Refusal as refusal:
             said = advice(self._endpoint, bucket, refusal.answer)
             if refusal.answer.code and refusal.answer.status < 500:
@@ -317,12 +317,16 @@ class MinioObjectStore:
     def _has_bucket(self, bucket: str) -> bool:
         """Asked by a listing, because a HEAD is refused without a reason."""
         try:
-            next(iter(self._client.list_objects(bucket, recursive=True)), None)
+            self._list_one(bucket)
         except S3Refusal as refusal:
             if refusal.answer.code == "NoSuchBucket":
                 return False
             raise
         return True
+
+    def _list_one(self, bucket: str) -> None:
+        """Raises what the client does, where the bucket can't be listed."""
+        next(iter(self._client.list_objects(bucket, recursive=True)), None)
 
     @contextmanager
     def _asking(self, bucket: str, seconds: float) -> Iterator[None]:
