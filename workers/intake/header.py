@@ -77,15 +77,8 @@ def read_header(body: bytes, limits: Limits, scale_of: Callable[[tuple[int, int]
         raise Rejected("decode", "too-many-pixels", detail)
     with blame(), opened(essence, name) as image:
         size, mode = image.size, image.mode
-    _check_pixels(size, limits)
-    if min(size) < limits.min_side:
-        detail = f"{size[0]} × {size[1]}, each side must have {limits.min_side} or more"
-        raise Rejected("decode", "too-small", detail)
-    copied = 0 if essence.body is body else len(essence.body)
-    scale = scale_of(size) if essence.scalable else 1
-    decode_bytes = _decode_bytes(essence, scaled(size, scale), mode) + copied
-    check_decode_bytes(decode_bytes, limits)
-    return Header(name, *size, mode, decode_bytes, scale)
+    copied_bytes = 0 if essence.body is body else len(essence.body)
+    return _checked(name, size, mode, essence, copied_bytes, limits, scale_of)
 
 
 def header_at_a_glance(
@@ -103,17 +96,10 @@ def header_at_a_glance(
             if plain is None:
                 return None
             size = plain.width, plain.height
-            _check_pixels(size, limits)
-            if min(size) < max(1, limits.min_side):
-                return None
-            scale = scale_of(size)
             essence = Essence(b"", size, plain.held_bytes, scalable=True)
-            mode = _MODES[plain.components]
-            decode_bytes = _decode_bytes(essence, scaled(size, scale), mode) + plain.copied_bytes
-            check_decode_bytes(decode_bytes, limits)
+            return _checked("jpeg", size, _MODES[plain.components], essence, plain.copied_bytes, limits, scale_of)
     except Rejected:
         return None
-    return Header("jpeg", *size, mode, decode_bytes, scale)
 
 
 def check_decode_bytes(decode_bytes: int, limits: Limits) -> None:
@@ -134,6 +120,33 @@ def opened(essence: Essence, name: str) -> Image.Image:
         if len(image.info.get(metadata, b"")) > EXIF_MOST:
             del image.info[metadata]
     return image
+
+
+def _checked(
+    name: str,
+    size: tuple[int, int],
+    mode: str,
+    essence: Essence,
+    copied_bytes: int,
+    limits: Limits,
+    scale_of: Callable[[tuple[int, int]], int],
+) -> Header:
+    """The header of an image of this size and mode.
+
+    Args:
+        copied_bytes: of the part that decides its pixels, where that is a copy.
+
+    Raises:
+        Rejected: too-many-pixels, too-small or decode-memory.
+    """
+    _check_pixels(size, limits)
+    if min(size) < limits.min_side:
+        detail = f"{size[0]} × {size[1]}, each side must have {limits.min_side} or more"
+        raise Rejected("decode", "too-small", detail)
+    scale = scale_of(size) if essence.scalable else 1
+    decode_bytes = _decode_bytes(essence, scaled(size, scale), mode) + copied_bytes
+    check_decode_bytes(decode_bytes, limits)
+    return Header(name, *size, mode, decode_bytes, scale)
 
 
 def _check_pixels(size: tuple[int, int], limits: Limits) -> None:

@@ -88,6 +88,12 @@ def test_what_a_limit_refuses_is_left_to_be_refused() -> None:
             Decoding([PLAIN], limits).inspect(JPEG)
 
 
+def test_an_image_without_a_height_is_not_told_of_even_where_any_side_will_do() -> None:
+    at = JPEG.index(b"\xff\xc0") + 5
+    flat = JPEG[:at] + b"\0\0" + JPEG[at + 2 :]
+    assert Decoding([PLAIN], replace(LIMITS, min_side=0)).glance(flat) is None
+
+
 def test_every_changed_byte_of_a_header_is_told_alike_or_not_at_all() -> None:
     """What Pillow refuses although a glance has let it pass is refused when it is decoded."""
     decoding = Decoding([PLAIN], LIMITS)

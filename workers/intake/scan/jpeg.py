@@ -129,7 +129,7 @@ def plain_jpeg(body: bytes) -> PlainJpeg | None:
         at += size
     else:
         return None
-    if frame is None or frame.bits != _BITS or tables > _TABLE_BYTES:
+    if frame is None or frame.bits != _BITS or not frame.width * frame.height or tables > _TABLE_BYTES:
         return None
     components = len(frame.sampled)
     if components not in _COLOURS or body[at + 4] < components:
