@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import datetime
 from typing import Annotated, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -17,6 +18,8 @@ _STEP_MAX = 60
 
 KEY_BYTES_MAX = 1024
 """S3's own bound of an object key, in bytes of UTF-8."""
+_ESCAPED_MAX = 3 * KEY_BYTES_MAX
+"""Characters of a key of which every byte is percent-encoded."""
 
 
 def _key_of_s3(key: str) -> str:
@@ -35,6 +38,21 @@ def _bucket_of_s3(bucket: str) -> str:
     if not _BUCKET.fullmatch(bucket):
         raise ValueError("a bucket's name has 3 to 63 letters, digits, and . _ : - between its first and last")
     return bucket
+
+
+def percent_decoded(name: str) -> str:
+    """A key, bucket or version id that travelled percent-encoded.
+
+    Raises:
+        ValueError: no key of S3 is as long as that, and to decode it would take two hundred times its size in memory;
+            or it is not UTF-8, and replacing characters would name another object.
+    """
+    if len(name) > _ESCAPED_MAX:
+        raise ValueError(f"{len(name):,} characters, where a key of {KEY_BYTES_MAX} bytes has {_ESCAPED_MAX} at most")
+    try:
+        return unquote_to_bytes(name).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8 once it is percent-decoded") from None
 
 
 def visible(text: str) -> str:

@@ -11,11 +11,10 @@ import binascii
 import re
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from ..text import Bucket, Headers, Key, Moment, Short, Version, version_or_none
+from ..text import Bucket, Headers, Key, Moment, Short, Version, percent_decoded, version_or_none
 from .words import Document, Entry, ImageEvent, UnreadableDocument, document, schema_fault
 
 _S3_URI = re.compile(r"s3://([^/?#]+)/([^?#]+)(?:\?versionId=([^&#]+))?", re.DOTALL)
@@ -62,12 +61,12 @@ class CloudEvent:
         if matched is None:
             raise UnreadableDocument("schema", "dataref is not s3://bucket/key, percent-encoded")
         try:
-            bucket, key, version_id = (_decoded(part) for part in matched.groups())
+            bucket, key, version_id = (part and percent_decoded(part) for part in matched.groups())
             named = _Referred.model_validate({"bucket": bucket, "key": key, "version_id": version_id})
-        except UnicodeDecodeError:
-            raise UnreadableDocument("schema", "dataref is not UTF-8 once it is decoded") from None
         except ValidationError as error:
             raise schema_fault(error) from None
+        except ValueError as error:
+            raise UnreadableDocument("schema", f"dataref is {error}") from None
         return ImageEvent(
             id=self.attributes.id,
             dialect="cloudevents",
@@ -176,7 +175,3 @@ def _from_base64(text: object) -> bytes:
         return base64.b64decode(text if isinstance(text, str) else b"!", validate=True)
     except (binascii.Error, ValueError):
         raise UnreadableDocument("undecodable", "data_base64 is not base64") from None
-
-
-def _decoded(part: str | None) -> str | None:
-    return None if part is None else unquote_to_bytes(part).decode("utf-8")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any
-from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from ..text import Bucket, Key, Moment, Sequencer, Short, Version, subject, version_or_none, visible
+from ..text import Bucket, Key, Moment, Sequencer, Short, Version, percent_decoded, subject, version_or_none, visible
 from .own import unquoted
 from .words import Document, Entry, Ignored, ImageEvent, RecordPlace, UnreadableDocument, document, quoted, schema_fault
 
@@ -29,12 +28,9 @@ def unescaped(key: str) -> str:
     """A notification's key as the store knows it: spaces travel as plus signs, other bytes percent-encoded.
 
     Raises:
-        ValueError: what was escaped is not UTF-8. Replacing characters would name another object.
+        ValueError: as `percent_decoded`.
     """
-    try:
-        return unquote_to_bytes(key.replace("+", " ")).decode("utf-8")
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8 once it is percent-decoded") from None
+    return percent_decoded(key.replace("+", " "))
 
 
 def _or_none(wanted: Any) -> BeforeValidator:

@@ -24,6 +24,7 @@ MAKE: dict[str, tuple[str, Callable[[int], Any]]] = {
     "sns type": ("SNS sent a", lambda n: {"TopicArn": "x", "Type": "a://" * (n // 4)}),
     "sns message": ("not JSON", lambda n: {"TopicArn": "x", "Type": "Notification", "Message": "[" * n}),
     "key": ("at most 1024", lambda n: own(key="a" * n)),
+    "escaped key": ("s3.object.key", lambda n: notification("ObjectCreated:Put", key="/" * (n // 3))),
     "spaces": ("not JSON", lambda n: b" " * n),
     "nesting": ("recursion limit", lambda n: b'{"a":' * (n // 5)),
     "nested schema": ("recursion limit", lambda n: b'{"schema":' * (n // 10)),
@@ -48,6 +49,8 @@ MAKE: dict[str, tuple[str, Callable[[int], Any]]] = {
                | {"data_base64": "a" * n + "!"}),
     "dataref": ("dataref", lambda n: {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
                 | {"dataref": "s3://b" + "/k" * (n // 2) + "#"}),
+    "escaped dataref": ("dataref is", lambda n: {"specversion": "1.0", "id": "1", "source": "s", "type": "t"}
+                        | {"dataref": "s3://bucket/" + "%" * n}),
 }  # fmt: skip
 """By name: what the fault says, and a message of about so many bytes."""
 
