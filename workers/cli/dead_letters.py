@@ -11,8 +11,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.highlighter import JSONHighlighter
-from rich.text import Text
 
 from schemas.printable import printable
 from workers.cli import terminal
@@ -180,10 +178,9 @@ def show(
     if as_json:
         typer.echo(terminal.as_json({**_summary(dead_letter), "original": _original(dead_letter)}))
         return
-    console = terminal.console()
-    console.print(_highlighted(_summary(dead_letter)))
-    console.print("\nThe original record:", style="bold")
-    console.print(_highlighted(_original(dead_letter)))
+    terminal.show_json(_summary(dead_letter))
+    terminal.console().print("\nThe original record:", style="bold")
+    terminal.show_json(_original(dead_letter))
 
 
 @app.command()
@@ -409,13 +406,14 @@ def _text(content: bytes | None) -> str | None:
 
 
 def _json_or_text(content: bytes | None) -> Any:
+    """JSON that a worker would not read for its size is text here as well: opened, it may take forty times as much."""
     from pydantic_core import from_json
 
+    from schemas.dialects.words import MESSAGE_BYTES_MAX
+
+    if content is None or len(content) > MESSAGE_BYTES_MAX:
+        return _text(content)
     try:
-        return from_json(content or b"")
+        return from_json(content)
     except ValueError:
         return _text(content)
-
-
-def _highlighted(document: Any) -> Text:
-    return JSONHighlighter()(Text(terminal.as_json(document, indent=2)))
