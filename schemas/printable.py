@@ -1,4 +1,4 @@
-"""Foreign text made fit for people. Imports nothing heavy, because every command needs it."""
+"""Text made fit for people. Imports nothing heavy, because every command needs it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ def printable(text: str) -> str:
     that are invisible become U+FFFD. Markup is not its business.
     """
     return text if text.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in text)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Such as `1 event` and `2,000 events`; `plural` where the noun does not take an s."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def escaped(line: str) -> str:

@@ -125,7 +125,7 @@ def test_the_output_is_that_without_a_shadow_and_the_report_says_what_differs(
     told = json.loads(capsys.readouterr().out)
     assert (told["compared"], told["dropped"], told["switched_off"]) == (IMAGES, 0, [])
     assert (told["live"]["digest"], told["shadow"]["digest"]) == (compact_bundle().digest, shadow.digest)
-    assert told["objections"][0]["reason"] == "8 images were compared, and 1,000 are asked for"
+    assert told["objections"][0]["reason"] == "8 images compared, and 1,000 asked for"
 
     common = set(compact_bundle().labels) & set(shadow.labels)
     pairs = [(without.tags()[key], tags) for key, tags in promoted.tags().items()]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.local_files import read_regular_file
 from workers.cli.memory import worst_bytes
@@ -148,7 +149,8 @@ class Case:
         """What is told of it; in Markdown's bold what has to be bought or set."""
         plan = self.plan
         demand = plan.demand
-        copies = f"{demand.copies} copies"
+        copies = counted(demand.copies, "copy", "copies")
+        kept = counted(demand.kept_days, "day")
         told = {
             "images a day": f"{demand.images_a_day:,}",
             "model": plan.profile.name,
@@ -161,9 +163,9 @@ class Case:
             "**partitions**": f"{plan.partitions:,}",
             "**memory of a worker, at worst**": f"{self.worker_bytes / GIB:.1f} GiB",
             "**from the store, busiest hour**": f"{plan.store_bytes_a_s / GB:.2f} GB/s",
-            f"**Redis, {demand.cache_days} days**": f"{plan.redis_bytes / GB:,.1f} GB",
+            f"**Redis, {counted(demand.cache_days, 'day')}**": f"{plan.redis_bytes / GB:,.1f} GB",
             "Redis, commands a second": _figure(plan.redis_commands_a_s),
-            f"**input topic on disk, {demand.kept_days} days**": f"{plan.input_bytes / GB:,.1f} GB in {copies}",
+            f"**input topic on disk, {kept}**": f"{plan.input_bytes / GB:,.1f} GB in {copies}",
             "**output topic on disk, each day**": f"{plan.output_bytes_a_day / GB:,.1f} GB in {copies}",
             "brokers write, busiest hour": f"{plan.broker_bytes_a_s / 1e6:.1f} MB/s",
             "an outage of one hour is caught up in": f"{60 * plan.catch_up_h:.0f} min",

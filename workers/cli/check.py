@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.exit_codes import DONE, exit_code
 from workers.cli.needs import opened
@@ -178,7 +179,7 @@ def _bundle(settings: Settings, field: str) -> str:
     setting = variable(f"{field}_digest")
     bundle = pinned(opened(named.name_or_folder), named.digest, setting)
     is_pinned = f", pinned by {setting}" if named.digest else ""
-    return f"{bundle.name}, {bundle.manifest.labels} labels, digest {bundle.digest}{is_pinned}"
+    return f"{bundle.name}, {counted(bundle.manifest.labels, 'label')}, digest {bundle.digest}{is_pinned}"
 
 
 def _shadow(settings: Settings) -> str:

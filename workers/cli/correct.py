@@ -9,8 +9,9 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.printable import counted
 from workers.cli.needs import needed
-from workers.cli.terminal import counted, counting
+from workers.cli.terminal import counting
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from schemas.printable import printable
+from schemas.printable import counted, printable
 from workers.cli.needs import needed
 from workers.cli.resume_point import ResumePoint
-from workers.cli.terminal import counted, reader_may_leave
+from workers.cli.terminal import reader_may_leave
 from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ class Emission:
     def summary(self) -> list[str]:
         """What became of the files, one line for each kind."""
         done = [
-            f"{outcome}: {self._outcomes[outcome]:,} ({self._bytes[outcome]:,} bytes)"
+            f"{outcome}: {self._outcomes[outcome]:,} ({counted(self._bytes[outcome], 'byte')})"
             for outcome in ("uploaded", "replaced", "there already")
             if self._outcomes[outcome]
         ]

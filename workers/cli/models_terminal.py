@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from schemas.printable import printable
+from schemas.printable import counted, printable
 from workers.cli import terminal
 
 if TYPE_CHECKING:
@@ -53,5 +53,5 @@ def size_of(bundle: Bundle) -> str:
 def describe(bundle: Bundle) -> str:
     """A bundle in one line."""
     random = ", RANDOM weights: its answers mean nothing" if bundle.manifest.provenance.random else ""
-    labels = f"{bundle.manifest.labels:,} labels"
+    labels = counted(bundle.manifest.labels, "label")
     return f"{bundle.folder}: {bundle.name}, {labels}, {size_of(bundle)}, digest {bundle.digest[:12]}{random}"

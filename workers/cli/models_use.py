@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.models_terminal import bars, note, say, size_of
 from workers.errors import Misconfigured
@@ -84,7 +85,7 @@ def verify(
     with bars() as tell:
         tell("reading every file", 0, 1)
         opened.verify()
-    say(f"✓ {len(opened.manifest.files)} files, {size_of(opened)}: as they were when the bundle was made")
+    say(f"✓ {counted(len(opened.manifest.files), 'file')}, {size_of(opened)}: as they were when the bundle was made")
     uses = uses_of(opened)
     say(f"  its digest, for {' or '.join(variable(f'{use}_digest') for use in uses)}: {opened.digest}")
     if opened.golden is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.exit_codes import DONE
 from workers.cli.local_files import read_regular_file
@@ -151,7 +152,7 @@ def _print(whole: ShadowReport, rule: PromotionRule, against: list[Objection], w
     since, until = (moment.strftime("%Y-%m-%d %H:%M") for moment in (whole.since, whole.until))
     tags = _tags(whole)
     console.print(terminal.text(f"live {live}, shadow {shadow}; workers: {len(whole.workers)}, {since} to {until} UTC"))
-    console.print(f"{whole.compared:,} images compared, {whole.dropped:,} dropped for want of time")
+    console.print(f"{counted(whole.compared, 'image')} compared, {whole.dropped:,} dropped for want of time")
     console.print(
         f"tags: {tags.both:,} by both, {tags.live:,} by the live one alone, {tags.shadow:,} by the shadow alone"
     )
@@ -166,7 +167,7 @@ def _print(whole: ShadowReport, rule: PromotionRule, against: list[Objection], w
     if labels and worst:
         console.print(_worst(labels, worst))
     for name, count in list(lost(whole, rule).items())[:worst]:
-        console.print(terminal.text(f"{count:9,} times {name}, which the shadow does not have"))
+        console.print(terminal.text(f"{count:9,} × {name}, which the shadow does not have"))
     for each in against:
         console.print(terminal.text(f"✗ not to be promoted: {each.reason}", "red"))
         console.print(terminal.text(f"  next: {each.advice}"))

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.group_looks import MOST_LETTERS, LetterCounts, Look, Snapshot, observing, snapshots
 from workers.cli.needs import needed
@@ -125,8 +126,7 @@ def _headline(settings: Settings, snapshot: Snapshot) -> str:
     """`tagstream: stable, 3 members · 1,204 waiting · 210.4/s done, 12.0/s coming in · done in 6 s`"""
     look = snapshot.look
     state = "there is no such group (yet)" if look.group.state == "dead" else look.group.state
-    number = len(look.group.members)
-    members = "1 member" if number == 1 else f"{number} members"
+    members = counted(len(look.group.members), "member")
     pace_of = f"{snapshot.rate:,.1f}/s done, {snapshot.arriving:,.1f}/s coming in"
     if snapshot.eta_s is None:
         end = "not done at this pace"
@@ -159,18 +159,19 @@ def _partitions(look: Look) -> Table:
 def _warnings(look: Look) -> Iterator[str]:
     hidden = len(look.group.partitions) - SHOWN_PARTITIONS
     if hidden > 0:
-        yield f"{hidden} partitions with less waiting are not shown (--json has all)"
+        yield f"not shown: {counted(hidden, 'partition')} with less waiting (--json has all)"
     for place, reach in look.group.partitions.items():
         if deleted := _deleted(reach):
-            yield f"{place}: {deleted:,} offsets were deleted before the group read them; raise the topic's retention"
+            offsets = counted(deleted, "offset")
+            yield f"{place}: retention deleted {offsets} that the group had not read; raise the topic's"
 
 
 def _letters(settings: Settings, letters: LetterCounts) -> str:
     which = f"since {terminal.moment(letters.since_ms)} UTC"
     if letters.cut:
         which += f", of the last {MOST_LETTERS:,} of a partition"
-    lines = [f"{letters.letters:,} dead letters in {settings.dead_letter_topic} {which}"]
+    lines = [f"{counted(letters.letters, 'dead letter')} in {settings.dead_letter_topic} {which}"]
     lines += [f"{count:7,} {reason}" for reason, count in letters.reasons.most_common()]
     if letters.others:
-        lines.append(f"{letters.others:7,} records that are no dead letters")
+        lines.append(f"{letters.others:7,} not of the form of a dead letter")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.models_terminal import note
 from workers.cli.needs import with_models
@@ -180,6 +181,8 @@ def _tell(tagged: int, total: int) -> None:
     from workers.cli.exit_codes import MISCONFIGURED
 
     failed = total - tagged
-    typer.echo(f"{tagged:,} of {total:,} images tagged" + (f", {failed:,} could not be" if failed else ""), err=True)
+    typer.echo(
+        f"{tagged:,} of {counted(total, 'image')} tagged" + (f", {failed:,} could not be" if failed else ""), err=True
+    )
     if not tagged:
         raise typer.Exit(MISCONFIGURED)

@@ -67,11 +67,6 @@ def console(*, stderr: bool = False) -> Console:
     return made
 
 
-def counted(number: int, noun: str) -> str:
-    """Such as `1 event` and `2 events`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def text(foreign: str, style: str = "", *, lines: bool = False) -> Text:
     """Text from outside, as one line or else as the `lines` that it has."""
     return Text("\n".join(map(printable, foreign.splitlines())) if lines else printable(foreign), style)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+from schemas.printable import counted
 from workers.local import demo_page
 from workers.local.demo_acts import Acts
 from workers.local.demo_display import DemoDisplay
@@ -69,7 +70,7 @@ def _play(display: DemoDisplay, stack: LocalStack, photos: Sequence[Photograph],
         store = ending.enter_context(closing(stack.object_store()))
         watch = ending.enter_context(closing(Watch(stack.kafka.servers, *TOPICS[1:])))
         acts = Acts(display, stack, store, watch, worker)
-        with display.step(f"Uploading {len(photos)} images"):
+        with display.step(f"Uploading {counted(len(photos), 'image')}"):
             uploads = [acts.upload(photo) for photo in photos]
         with display.step("Loading the worker's model and warming up"):
             worker.wait()
@@ -88,7 +89,7 @@ def _sum_up(display: DemoDisplay, acts: Acts, scenes: demo_page.Scenes, page: Pa
     for line in _summary(scenes):
         display.say(f"  {line}")
     lost, twice = acts.lost_and_twice()
-    display.say(f"  {acts.sent} events sent: {lost} lost, {twice} answered twice")
+    display.say(f"  {counted(acts.sent, 'event')} sent: {lost} lost, {twice} answered twice")
     display.say(f"\nA page with the images: {page.resolve()}")
     if lost or twice:
         raise PromiseBroken("every event must have exactly one outcome")
@@ -97,7 +98,7 @@ def _sum_up(display: DemoDisplay, acts: Acts, scenes: demo_page.Scenes, page: Pa
 def _summary(scenes: demo_page.Scenes) -> Iterable[str]:
     saved = [row.remembered for row in scenes.second]
     outcomes = [row.outcome for row in (*scenes.first, *scenes.second, *scenes.faults)]
-    yield f"first pass: {len(scenes.first)} images in {scenes.seconds:.1f} s, up to the last commit"
+    yield f"first pass: {counted(len(scenes.first), 'image')} in {scenes.seconds:.1f} s, up to the last commit"
     yield (
         f"second pass: of {len(saved)}, {saved.count('fetch and model')} needed no download and no model, "
         f"{saved.count('model')} no model"

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, EventRef, ModelRef, Retraction
+from schemas.printable import counted
 from workers.local.demo_watch import Answer, Row
 from workers.page.cards import PICTURE, Card, Mark, encoded
 from workers.page.cards import render as render_card
@@ -51,7 +52,7 @@ def render(scenes: Scenes, servers: str) -> str:
 
 def _lead(scenes: Scenes, servers: str) -> str:
     return (
-        f"{_count(len(scenes.first), 'image')} went to object storage, one event for each to Kafka, and a worker "
+        f"{counted(len(scenes.first), 'image')} went to object storage, one event for each to Kafka, and a worker "
         f"sent these answers to the indexers downstream. All of it ran on this machine: {servers}."
     )
 
@@ -227,7 +228,3 @@ def _spent(row: Row | None) -> str:
 def _milliseconds(rows: Sequence[Row]) -> str:
     spent = [row.work_ms for row in rows if row.work_ms is not None]
     return f"{statistics.median(spent):.0f} ms" if spent else "none"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

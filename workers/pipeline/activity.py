@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from schemas.dead_letter import Failure
+from schemas.printable import counted
 from workers import metrics
 from workers.pipeline.commit.ledger import Ledger, Rendered
 from workers.pipeline.progress import TaskProgress
@@ -132,9 +133,9 @@ def _told(counts: Mapping[tuple[str, str], int], seconds: float) -> str:
     rate = images / seconds if seconds > 0 else 0.0
     return (
         f"{rate:.1f} images/s ({by_kind['enriched']} enriched, {by_kind['partial']} partial), "
-        f"{by_kind['retraction']} retractions, "
-        f"{by_kind['dead letter']} dead letters{_reasons(counts, 'dead letter')}, "
-        f"{by_kind['skip']} skips{_reasons(counts, 'skip')}"
+        f"{counted(by_kind['retraction'], 'retraction')}, "
+        f"{counted(by_kind['dead letter'], 'dead letter')}{_reasons(counts, 'dead letter')}, "
+        f"{counted(by_kind['skip'], 'skip')}{_reasons(counts, 'skip')}"
     )
 
 
@@ -146,10 +147,13 @@ def _reasons(counts: Mapping[tuple[str, str], int], kind: str) -> str:
 def _in_flight(places: Mapping[str, int], records: int) -> str:
     """`20 images in flight (fetch 16, decode 4), 31 records not committed`"""
     where = ", ".join(f"{place} {count}" for place, count in places.items() if count)
-    return f"{sum(places.values())} images in flight{f' ({where})' if where else ''}, {records} records not committed"
+    images = counted(sum(places.values()), "image")
+    return f"{images} in flight{f' ({where})' if where else ''}, {counted(records, 'record')} not committed"
 
 
 def _lag(committed: Mapping[Partition, int], ends: Mapping[Partition, int]) -> str:
     """`, lag 1,235 offsets in 4 partitions`; nothing where no end is known yet."""
     behind = [max(0, ends[partition] - offset) for partition, offset in committed.items() if partition in ends]
-    return f", lag {sum(behind):,} offsets in {len(behind)} partitions" if behind else ""
+    if not behind:
+        return ""
+    return f", lag {counted(sum(behind), 'offset')} in {counted(len(behind), 'partition')}"

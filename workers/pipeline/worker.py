@@ -24,6 +24,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
+from schemas.printable import counted
 from workers import metrics
 from workers.errors import Broken
 from workers.pipeline.activity import ActivityLog
@@ -254,12 +255,12 @@ class Worker:
                 self._joined = True
                 _log.info("ready: joined the group")
             if self._stop.is_set() and deadline is None:
-                _log.info("draining: %d records in hand", pipeline.ledger.records)
+                _log.info("draining: %s in hand", counted(pipeline.ledger.records, "record"))
                 self._joined = False
                 poller.stop_admitting()
                 deadline = now + self._options.drain_s
             if deadline is not None and (not pipeline.ledger.records or now >= deadline):
-                _log.info("drained, %d records left behind", pipeline.ledger.records)
+                _log.info("drained, %s left behind", counted(pipeline.ledger.records, "record"))
                 self._drained.set()
 
     def _run_stage(self, stage: Stage) -> None:
@@ -365,7 +366,7 @@ class Worker:
             reasons.append(f"the poll thread has not come back for {now - since:.0f} s")
         still = now - pipeline.progress.moved_at
         if pipeline.progress.working() and still > self._options.stall_timeout_s:
-            reasons.append(f"{pipeline.progress.working()} images in hand and none moved for {still:.0f} s")
+            reasons.append(f"{counted(pipeline.progress.working(), 'image')} in hand and none moved for {still:.0f} s")
         reasons += pipeline.progress.stuck({name: s for stage in pipeline.stages for name, s in stage.limits_s.items()})
         return Progress(not reasons, tuple(reasons), pipeline.progress.counts())
 

@@ -14,6 +14,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from schemas.printable import counted
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, Provenance, sha256_of, text_of
 from workers.models.labels import label_matrix, with_embedding
@@ -317,8 +318,8 @@ def _check_labels(run: Run, matrix: Tensor | None, bundle: Bundle, missing: Sequ
     new = [name.removeprefix("label ") for name in missing if name.startswith("label")]
     if new and matrix is None and run.model != "tag2text":
         raise Misconfigured(
-            f"{bundle.folder} has no embedding of {len(new)} labels of the set, e.g. {new[0]!r}: give the embeddings "
-            "of all of them with --label-embeddings."
+            f"{bundle.folder} has no embedding of {counted(len(new), 'label')} of the set, e.g. {new[0]!r}: "
+            "give the embeddings of all of them with --label-embeddings."
         )
 
 

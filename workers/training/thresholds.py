@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.printable import counted
 from workers.training.metrics import Curve, Scores, curve
 
 OFF = 1.0
@@ -77,7 +78,7 @@ def choose(
 def _one(scores: Scores, has: NDArray[np.bool_], rule: Rule, least: int, otherwise: float) -> Threshold:
     positives = int(has.sum())
     if positives < max(least, 1):
-        return Threshold(otherwise, positives, why=f"{positives} images have it, and {least} are wanted")
+        return Threshold(otherwise, positives, why=f"{counted(positives, 'image')} with it, and {least} wanted")
     points = curve(scores, has)
     place = rule(points)
     if place is None:

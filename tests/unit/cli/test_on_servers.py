@@ -594,8 +594,8 @@ def test_what_was_enriched_and_corrected_becomes_a_training_set(
         emitter.flush()
     tagstream("correct", "photos/b.jpg", "--add", "terrier", "--remove", "cat")
     first = tagstream("train", "collect", "--out", tmp_path / "set")
-    assert (first.code, first.out) == (0, f"3 images are in {tmp_path / 'set'}, 1 of them or others corrected\n")
-    assert "1 records are none of tagstream's; the first is " in first.err
+    assert (first.code, first.out) == (0, f"3 images in {tmp_path / 'set'}, 1 of them or others corrected\n")
+    assert "1 record passed over as none of tagstream's; the first is " in first.err
     made = DataSet(tmp_path / "set")
     assert [[made.labels[tag] for tag in sample.tags] for sample in made] == [
         ["dog", "cat"],
@@ -606,5 +606,5 @@ def test_what_was_enriched_and_corrected_becomes_a_training_set(
         emitter.send(topic, b"k", enriched_photo("d.jpg", "sea").to_bytes())
         emitter.flush()
     again = tagstream("train", "collect", "--out", tmp_path / "set")
-    assert again.out.startswith("4 images are in")
+    assert again.out.startswith("4 images in")
     assert "none of" not in again.err  # what was read before is not read again

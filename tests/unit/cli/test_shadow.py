@@ -47,7 +47,7 @@ def test_one_that_may_not_ends_with_1_the_reason_and_the_worst_labels(
 
 def test_by_default_a_thousand_images_are_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["shadow", "report", str(folder)]) == 1
-    assert "4 images were compared, and 1,000 are asked for" in capsys.readouterr().out
+    assert "4 images compared, and 1,000 asked for" in capsys.readouterr().out
 
 
 def test_as_json_it_is_one_document(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +63,7 @@ def test_as_json_it_is_one_document(folder: Path, capsys: pytest.CaptureFixture[
 def test_labels_can_not_steer_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_command(["shadow", "report", str(folder), *LENIENT, "--label-images", "1"])
     said = capsys.readouterr().out
-    assert "1 times \ufffd, which the shadow does not have" in said
+    assert "1 × \ufffd, which the shadow does not have" in said
     assert "\x1b" not in said
 
 

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from schemas.printable import counted
 from tests.support.growth import LINEAR, growth
 from workers.cli import terminal
 
@@ -74,3 +75,13 @@ def test_large_json_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> Non
     tracemalloc.stop()
     assert json.loads(capsys.readouterr().out) == document
     assert peak < 20 << 20
+
+
+def test_a_noun_has_the_number_of_its_count() -> None:
+    assert [counted(number, "dead letter") for number in (0, 1, 2_000)] == [
+        "0 dead letters",
+        "1 dead letter",
+        "2,000 dead letters",
+    ]
+    assert counted(1, "copy", "copies") == "1 copy"
+    assert counted(3, "copy", "copies") == "3 copies"

@@ -55,7 +55,7 @@ def test_a_line_tells_rate_outcomes_and_reasons_of_its_own_half_minute(caplog: p
         pass_time(manual, log, 30)
     first, second = said(caplog)
     assert first.startswith(
-        "0.1 images/s (3 enriched, 0 partial), 0 retractions, 1 dead letters (not-an-image 1), 1 skips (gone 1); "
+        "0.1 images/s (3 enriched, 0 partial), 0 retractions, 1 dead letter (not-an-image 1), 1 skip (gone 1); "
         "0 images in flight, 0 records not committed; bounded by the input (30 of 30 looks)"
     )
     assert second.startswith("0.0 images/s (1 enriched, 0 partial), 0 retractions, 0 dead letters, 0 skips;")
@@ -74,7 +74,7 @@ def test_a_line_tells_how_far_committed_offsets_are_behind_known_ends(caplog: py
         commit(manual)
         pass_time(manual, log, 30)
     [line] = said(caplog)
-    assert ", 0 records not committed, lag 1,234 offsets in 1 partitions; bounded by " in line
+    assert ", 0 records not committed, lag 1,234 offsets in 1 partition; bounded by " in line
 
 
 def test_without_work_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -135,4 +135,4 @@ def test_a_worker_sums_up_its_run(caplog: pytest.LogCaptureFixture) -> None:
         harness.send(harness.event("missing.png"))
         harness.settled()
     [line] = [line for line in said(caplog) if line.startswith("in all, in ")]
-    assert "(1 enriched, 0 partial), 0 retractions, 0 dead letters, 1 skips (gone 1)" in line
+    assert "(1 enriched, 0 partial), 0 retractions, 0 dead letters, 1 skip (gone 1)" in line

@@ -49,7 +49,7 @@ def test_several_seeds_are_shown_with_their_spread() -> None:
     assert lines[0].startswith("3 seeds, 10 images, 5 steps each round")
     assert "45.0 ± 5.0" in lines[2]
     assert "+2.0 ± 2.0, 2" in next(line for line in lines[4:] if line.lstrip().startswith("generated"))
-    assert lines[-1] == ("CIDEr-D of captions: 1.500 guided by tags, 0.200 without: +1.300 ± 1.000, 3 seeds gain")
+    assert lines[-1] == ("CIDEr-D of captions: 1.500 guided by tags, 0.200 without: +1.300 ± 1.000, gained by 3 seeds")
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,7 +118,7 @@ def test_equal_scores_are_taken_together() -> None:
 
 def test_a_label_of_too_few_images_is_switched_off_or_as_asked() -> None:
     (off,) = choose(SCORES[:, :1], TARGETS[:, :1], best_f1, least_positives=3)
-    assert (off.value, off.positives, off.why) == (OFF, 2, "2 images have it, and 3 are wanted")
+    assert (off.value, off.positives, off.why) == (OFF, 2, "2 images with it, and 3 wanted")
     (kept,) = choose(SCORES[:, :1], TARGETS[:, :1], best_f1, least_positives=3, otherwise=0.7)
     assert kept.value == 0.7
     (never,) = choose(SCORES[:, :1], 0 * TARGETS[:, :1], best_f1, least_positives=0)

@@ -116,7 +116,7 @@ def test_the_command_parses(captions: Path, tmp_path: Path, capsys: pytest.Captu
     assert run_command(["train", "parse", str(captions), "-o", out, "--labels", str(tags), "--processes", "1"]) == 0
     shown = capsys.readouterr()
     assert "2 images, 3 captions, 1.3 tags each, 2 labels" in shown.out
-    assert "1 images are not there, b.jpg" in shown.err
+    assert "1 image can't be found, the first is b.jpg" in shown.err
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,7 @@ def test_labels_that_a_bundle_does_not_know_must_be_given(dataset: DataSet, tmp_
     try:
         other = DataSet(dataset.folder)
         run = tiny_run("ram", steps=1, start=str(first.folder))
-        with pytest.raises(Misconfigured, match=r"no embedding of 1 labels of the set, e\.g\. 'triangle'"):
+        with pytest.raises(Misconfigured, match=r"no embedding of 1 label of the set, e\.g\. 'triangle'"):
             pretrain(other, run, tmp_path / "two", workers=0)
         save_file({"labels": torch.eye(4, 512)}, tmp_path / "labels.safetensors")
         given = run.model_copy(update={"label_embeddings": str(tmp_path / "labels.safetensors")})

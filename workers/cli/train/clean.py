@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.printable import counted
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def clean(
     report = out / "report.html"
     report.write_text(page("Cleaned tags", examples, images.load, facts), encoding="utf-8")
     dropped = sum(examples.counts.get(reason, 0) for reason in DROPPED)
-    typer.echo(f"{dropped:,} of {sum(examples.counts.values()):,} tags were dropped; {len(made):,} images are in {out}")
+    tags = counted(sum(examples.counts.values()), "tag")
+    typer.echo(f"{dropped:,} of {tags} dropped; {counted(len(made), 'image')} in {out}")
     for reason, count in sorted(examples.counts.items(), key=lambda item: -item[1]):
         typer.echo(f"{count:>9,}  {reason}")
     typer.echo(f"what was decided and why: {report}", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemas.printable import printable
+from schemas.printable import counted, printable
 from workers.cli.needs import needed
 from workers.errors import Misconfigured
 
@@ -57,10 +57,10 @@ def collect(
     with Collection(out / "collected.sqlite") as collection:
         strange = _read(settings, source, collection)
         kept, unknown = _write(out, source, collection, _labels(labels), said)
-    typer.echo(f"{kept:,} images are in {out}" + (f", {len(said):,} of them or others corrected" if said else ""))
-    strange.tell("are none of tagstream's")
+    typer.echo(f"{counted(kept, 'image')} in {out}" + (f", {len(said):,} of them or others corrected" if said else ""))
+    strange.tell("none of tagstream's")
     if unknown:
-        typer.echo(f"{sum(unknown.values()):,} tags are not in {labels}: {_most(unknown)}", err=True)
+        typer.echo(f"{labels} lacks {counted(sum(unknown.values()), 'tag')}: {_most(unknown)}", err=True)
 
 
 @dataclass(slots=True)
@@ -77,7 +77,8 @@ class _Strange:
     def tell(self, what: str) -> None:
         """One line on standard error, where there were any."""
         if self.count:
-            typer.echo(f"{self.count:,} records {what}; the first is {printable(self.first)}", err=True)
+            records = counted(self.count, "record")
+            typer.echo(f"{records} passed over as {what}; the first is {printable(self.first)}", err=True)
 
 
 def _read(settings: Settings, topic: str, collection: Collection) -> _Strange:
@@ -160,7 +161,7 @@ def _corrections(settings: Settings, topic: str) -> Corrections | None:
                 strange.note(record, str(error))
             if said.bytes > CORRECTIONS_BYTES:
                 raise Misconfigured(f"{topic} holds more than {CORRECTIONS_BYTES:,} bytes of corrections.")
-    strange.tell("are no corrections")
+    strange.tell("no correction")
     return said
 
 

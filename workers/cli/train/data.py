@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.models_terminal import note, say
 from workers.cli.train.extra import needs
@@ -84,12 +85,13 @@ def import_data(
         say(terminal.as_json(_document(imported)))
         return
     dataset = imported.dataset
-    say(f"{out}: {len(dataset):,} images, {len(dataset.labels):,} labels")
+    say(f"{out}: {counted(len(dataset), 'image')}, {counted(len(dataset.labels), 'label')}")
     if imported.merged:
-        note(f"{imported.merged:,} images were there already, under this name or another; their tags were joined")
+        note(f"{counted(imported.merged, 'image')} came again, under the same name or another; the tags were joined")
     if imported.skipped:
         image, reason = next(iter(imported.skipped.items()))
-        note(f"{len(imported.skipped):,} images can't be used ({out}/skipped.txt); the first is {image}: {reason}")
+        skipped = counted(len(imported.skipped), "image")
+        note(f"{skipped} can't be used ({out}/skipped.txt); the first is {image}: {reason}")
 
 
 def split(
@@ -111,7 +113,7 @@ def split(
 
     fractions = {"train": 1 - val - test, "val": val, "test": test}
     for part in write_parts(DataSet(dataset), out, fractions, salt=salt):
-        say(f"{part.folder}: {len(part):,} images")
+        say(f"{part.folder}: {counted(len(part), 'image')}")
 
 
 def shards(
@@ -159,10 +161,11 @@ def shards(
             put=put,
             report=count,
         )
-    say(f"{out}: {len(packed.dataset):,} images in {packed.shards:,} shards" + (f" below {to}" if to else ""))
+    images, shards = counted(len(packed.dataset), "image"), counted(packed.shards, "shard")
+    say(f"{out}: {images} in {shards}" + (f" below {to}" if to else ""))
     if packed.skipped:
         image, reason = next(iter(packed.skipped.items()))
-        note(f"{len(packed.skipped):,} images can't be used and were left out; the first is {image}: {reason}")
+        note(f"{counted(len(packed.skipped), 'image')} can't be used; the first of those left out is {image}: {reason}")
 
 
 def store() -> MinioObjectStore | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from schemas.printable import counted
 from workers.cli.models_terminal import say
 from workers.cli.train.progress import progress
 
@@ -34,4 +35,4 @@ def draw(
     with progress() as tell:
         sets = run(out, images=images, seed=seed, side=side, report=lambda done, of: tell("images drawn", done, of))
     for dataset in sets.values():
-        say(f"{dataset.folder}: {len(dataset):,} images, {len(dataset.labels)} labels")
+        say(f"{dataset.folder}: {counted(len(dataset), 'image')}, {counted(len(dataset.labels), 'label')}")

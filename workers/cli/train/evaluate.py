@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.models_terminal import note, say
 from workers.cli.train.data import store
@@ -182,12 +183,13 @@ def _caption_numbers(captioned: Captioned) -> dict[str, Any]:
 def _show(shown: dict[str, Any], benchmark: Benchmark | None, rows: int) -> None:
     console = terminal.console()
     if "cider" in shown:
-        say(f"{shown['bundle']} on {shown['images']:,} images of {shown['data']}")
+        say(f"{shown['bundle']} on {counted(shown['images'], 'image')} of {shown['data']}")
         columns = {"BLEU-4": "bleu4", "CIDEr": "cider"}
         mine: dict[str, Any] = {"bleu4": shown["bleu"][3], "cider": shown["cider"]}
     else:
-        counted = f"{shown['measured_labels']:,} of {len(shown['labels']) + len(shown['unknown_labels']):,} labels"
-        say(f"{shown['bundle']} on {shown['images']:,} images of {shown['data']}, {counted}")
+        labels = counted(len(shown["labels"]) + len(shown["unknown_labels"]), "label")
+        measured = f"{shown['measured_labels']:,} of {labels}"
+        say(f"{shown['bundle']} on {counted(shown['images'], 'image')} of {shown['data']}, {measured}")
         columns = {"mAP": "map", "precision": "precision", "recall": "recall", "F1": "f1"}
         mine = shown
     table = Table("model", *columns, "source", box=None, pad_edge=False)
@@ -215,9 +217,10 @@ def _notes(shown: dict[str, Any], benchmark: Benchmark | None, rows: int) -> Non
         note(benchmark.note)
     if shown["skipped"]:
         image, reason = next(iter(shown["skipped"].items()))
-        note(f"{len(shown['skipped']):,} images can't be used and do not count; the first is {image}: {reason}")
+        skipped = counted(len(shown["skipped"]), "image")
+        note(f"{skipped} can't be used and will not count; the first is {image}: {reason}")
     if unknown := shown.get("unknown_labels"):
-        note(f"the model does not have {len(unknown):,} labels of the data, e.g. {unknown[0]}")
+        note(f"the model does not have {counted(len(unknown), 'label')} of the data, e.g. {unknown[0]}")
     measured = shown.get("measured_labels", 0)
     if 0 < rows < measured:
         note(f"{measured - rows:,} more labels: --rows {measured}, or --json")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.models_make import Replace, check_free
 from workers.cli.models_terminal import describe, note, say
@@ -219,7 +220,7 @@ def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:
     say(f"absent tags were taken as {absent}; {folder} has the run's file, its curves and its checkpoint")
     if fitted.skipped:
         image, reason = next(iter(fitted.skipped.items()))
-        note(f"{len(fitted.skipped):,} images could not be used; the first is {image}: {reason}")
+        note(f"{counted(len(fitted.skipped), 'image')} could not be used; the first is {image}: {reason}")
 
 
 def _cells(fitted: Fitted) -> Iterator[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.models_terminal import note, say
 from workers.cli.train.data import JsonOption, store
@@ -97,10 +98,11 @@ def _tell(made: Generated, out: Path, as_json: bool) -> None:
         numbers = {"set": str(out), "images": len(made.dataset), "tags": made.tags, "captions": made.captions}
         say(terminal.as_json({**numbers, "unknown": made.unknown, "skipped": made.skipped}))
         return
-    say(f"{out}: {len(made.dataset):,} images, {made.tags:,} tags and {made.captions:,} captions more")
+    tags, captions = counted(made.tags, "tag"), counted(made.captions, "caption")
+    say(f"{out}: {counted(len(made.dataset), 'image')}, {tags} and {captions} more")
     if made.unknown:
         first = max(made.unknown, key=lambda name: made.unknown[name])
-        note(f"{len(made.unknown):,} labels of the model are not in the set, {first!r} the most frequent of them")
+        note(f"the set lacks {counted(len(made.unknown), 'label')} of the model, {first!r} the most frequent")
     if made.skipped:
         image, reason = next(iter(made.skipped.items()))
-        note(f"{len(made.skipped):,} images could not be used, the first is {image}: {reason}")
+        note(f"{counted(len(made.skipped), 'image')} could not be used; the first is {image}: {reason}")

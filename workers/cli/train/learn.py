@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.models_terminal import say
 from workers.cli.train.data import JsonOption
@@ -85,7 +86,7 @@ def spreads(found: Sequence[Learned]) -> Iterator[str]:
     yield ""
     yield (
         f"CIDEr-D of captions: {spread(guided).mean:.3f} guided by tags, {spread(unguided).mean:.3f} without: "
-        f"{better.mean:+.3f} ± {better.deviation:.3f}, {better.above} seeds gain"
+        f"{better.mean:+.3f} ± {better.deviation:.3f}, gained by {counted(better.above, 'seed')}"
     )
 
 

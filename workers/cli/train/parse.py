@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from schemas.printable import counted
 from workers.cli.models_terminal import note, say
 from workers.cli.train.progress import progress
 from workers.errors import Misconfigured
@@ -76,11 +77,11 @@ def parse(
             lambda done: tell("captions parsed", done, None),
         )
     if parsed.missing:
-        note(
-            f"{len(parsed.missing):,} images are not there, {parsed.missing[0]} the first of them; training skips them"
-        )
-    found = f"{parsed.tags / parsed.captions:.1f} tags each, {len(parsed.dataset.labels):,} labels"
-    say(f"{out}: {len(parsed.dataset):,} images, {parsed.captions:,} captions, {found}")
+        missing = counted(len(parsed.missing), "image")
+        note(f"{missing} can't be found, the first is {parsed.missing[0]}: training goes without")
+    found = f"{counted(len(parsed.dataset), 'image')}, {counted(parsed.captions, 'caption')}"
+    each = f"{parsed.tags / parsed.captions:.1f} tags each"
+    say(f"{out}: {found}, {each}, {counted(len(parsed.dataset.labels), 'label')}")
     if review:
         say(f"{review}: fill the column decision (keep, drop, merge) and run this again")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.models_make import Replace, check_free
 from workers.cli.models_terminal import describe, say
@@ -199,10 +200,10 @@ def _document(made: Pretrained, bundle: Bundle) -> dict[str, Any]:
 
 def _lines(made: Pretrained, bundle: Bundle, folder: Path) -> Iterator[str]:
     document = _document(made, bundle)
-    yield f"{made.steps:,} steps, {made.images:,} images; {folder} has the run's file and its curves"
+    yield f"{counted(made.steps, 'step')}, {counted(made.images, 'image')}; {folder} has the run's file and its curves"
     if made.losses:
         yield "losses of the last step: " + ", ".join(f"{name} {loss:.4g}" for name, loss in made.losses.items())
     for name, value in document["metrics"].items():
-        yield f"{name} of {len(made.held):,} images held back: {'-' if value is None else f'{value:.1%}'}"
+        yield f"{name} of {counted(len(made.held), 'image')} held back: {'-' if value is None else f'{value:.1%}'}"
     if not made.held:
         yield "no image was held back: nothing is measured, and thresholds are those of the training images"

@@ -18,6 +18,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from schemas.printable import counted
 from workers.breaker import STATES, Breaker, State
 from workers.types import Assignment, Job
 
@@ -95,7 +96,7 @@ class _Bucket(Generic[Waiter]):
             self.probe = None
             self.waiting = {waiter: _Wait(wait.assignment, now, wait.tries) for waiter, wait in self.waiting.items()}
             self.first_until = now
-            _log.info("the bucket %r answers again: %d images go on", self.name, len(self.waiting))
+            _log.info("the bucket %r answers again: %s may go on", self.name, counted(len(self.waiting), "image"))
 
 
 class BucketBreakers(Generic[Waiter]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from schemas.printable import counted
 from workers.pipeline.shadow.report import ShadowReport, TagCounts
 
 _NAMED = 3
@@ -63,7 +64,7 @@ def _objections(report: ShadowReport, rule: PromotionRule) -> Iterator[Objection
         )
     if report.compared < rule.images:
         yield Objection(
-            f"{report.compared:,} images were compared, and {rule.images:,} are asked for",
+            f"{counted(report.compared, 'image')} compared, and {rule.images:,} asked for",
             "let it see more: wait, or raise TAGSTREAM_SHADOW_SHARE",
         )
     mean = report.mean_jaccard

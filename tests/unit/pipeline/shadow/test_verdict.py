@@ -30,8 +30,8 @@ def test_one_that_fulfils_the_rule_may_be_promoted(good: ShadowReport) -> None:
 
 
 def test_too_few_images_prove_nothing(good: ShadowReport) -> None:
-    assert reasons(good, replace(RULE, images=11)) == ["10 images were compared, and 11 are asked for"]
-    assert reasons(counted()) == ["0 images were compared, and 10 are asked for"]
+    assert reasons(good, replace(RULE, images=11)) == ["10 images compared, and 11 asked for"]
+    assert reasons(counted()) == ["0 images compared, and 10 asked for"]
 
 
 def test_the_mean_of_all_images_counts(good: ShadowReport) -> None:

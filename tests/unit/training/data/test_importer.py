@@ -57,6 +57,8 @@ def test_images_become_samples_with_hashes_and_equal_ones_are_joined(
     captured = capsys.readouterr()
     assert captured.out == f"{out}: 2 images, 2 labels\n"
     assert "is read as folders" in captured.err
+    assert "note: 1 image came again, under the same name or another; the tags were joined\n" in captured.err
+    assert "note: 1 image can't be used (" in captured.err
 
 
 def test_the_result_as_json(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

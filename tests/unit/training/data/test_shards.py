@@ -226,7 +226,7 @@ def test_a_packed_set_is_split_and_imported_again(tmp_path: Path) -> None:
 def test_the_command_packs_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shades(tmp_path / "set", 5)
     assert run_command(["train", "shards", str(tmp_path / "set"), "-o", str(tmp_path / "packed")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'packed'}: 5 images in 1 shards\n"
+    assert capsys.readouterr().out == f"{tmp_path / 'packed'}: 5 images in 1 shard\n"
 
 
 def test_a_bucket_needs_an_endpoint(

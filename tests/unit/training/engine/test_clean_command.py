@@ -39,7 +39,7 @@ def test_a_wrong_tag_goes_and_a_right_one_stays(cats: Path, tmp_path: Path, tags
     out = tmp_path / "clean"
     ran = tagstream("train", "clean", cats, "--model", "compact", "--out", out)
     assert ran.code == 0, ran.err
-    assert ran.out.startswith(f"1 of 4 tags were dropped; 2 images are in {out}\n")
+    assert ran.out.startswith(f"1 of 4 tags dropped; 2 images in {out}\n")
     made = DataSet(out)
     assert [sample.tags for sample in made] == [(0, 2), (0,)]
     assert made.header.steps == ("drawn", "cleaned by compact")
