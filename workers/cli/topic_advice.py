@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from schemas.printable import counted
+
 if TYPE_CHECKING:
     from workers.backends.kafka import TopicState
     from workers.settings import Settings
@@ -120,17 +122,12 @@ def deviations(
             continue
         few = topic.partitions(partitions or 1)
         if state.partitions < few:
-            yield Deviation(
-                topic.name,
-                f"has {state.partitions} partitions and should have {few}; more of them move keys to other partitions, "
-                "so let the workers finish what is there first",
-                f"kafka-topics.sh {at} --alter --topic {topic.name} --partitions {few}",
-            )
+            yield more_partitions(topic.name, state.partitions, few, servers=servers)
         if state.replication < replication:
             yield Deviation(
                 topic.name,
-                f"has {_copies(state.replication)} of a partition and should have {replication}: what is only on a "
-                "broker that is lost is lost",
+                f"has {counted(state.replication, 'copy', 'copies')} of a partition and should have {replication}: "
+                "what is only on a broker that is lost is lost",
                 f"kafka-reassign-partitions.sh {at} --generate --broker-list IDS --topics-to-move-json-file FILE",
             )
         for advice in _advised(topic, state):
@@ -144,12 +141,18 @@ def deviations(
                 )
 
 
+def more_partitions(topic: str, has: int, wanted: int, *, servers: str) -> Deviation:
+    """Of a topic with fewer partitions than it should have; arguments as above."""
+    return Deviation(
+        topic,
+        f"has {counted(has, 'partition')} and should have {wanted}; more of them move keys to other partitions, so let "
+        "the workers finish what is there first",
+        f"kafka-topics.sh --bootstrap-server {shlex.quote(servers)} --alter --topic {topic} --partitions {wanted}",
+    )
+
+
 def _advised(topic: WantedTopic, state: TopicState) -> Iterator[Advice]:
     """What is looked at: advice that has a reason, and how many copies an acknowledged record is on."""
     yield from (advice for advice in topic.advice if advice.why)
     if state.replication >= REPLICATION_MAX and state.settings.get(MIN_INSYNC) == "1":
         yield Advice(MIN_INSYNC, "2", "a record is acknowledged while a single broker has it, and lost with that")
-
-
-def _copies(number: int) -> str:
-    return "one copy" if number == 1 else f"{number} copies"

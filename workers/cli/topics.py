@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.exit_codes import FOUND
 from workers.cli.needs import needed
@@ -31,29 +32,34 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document.")]
 @app.command()
 def create(
     partitions: Annotated[
-        int,
+        int | None,
         typer.Option(
-            metavar="N", min=1, max=10_000, help="Of input and output topics: as many workers can share them."
+            metavar="N",
+            min=1,
+            max=10_000,
+            help=f"Of input and output topics: as many workers can share them. By default {PARTITIONS}.",
         ),
-    ] = PARTITIONS,
+    ] = None,
     replication: Replication = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the topics that are missing, with the partitions, copies and settings that are advised.
 
-    A topic that exists is never changed: [bold]tagstream topics check[/] says what of it is not as advised. Topics for
-    dead letters, skips and corrections get one partition.
+    A topic that exists is never changed. If its number of partitions is not that of --partitions, this is said, with
+    the command that adds some; [bold]tagstream topics check[/] says what else is not as advised. Topics for dead
+    letters, skips and corrections get one partition.
 
     [dim]For up to 24 workers:[/]  tagstream topics create --partitions 24
     """
     from workers.backends.kafka import ensure_topics
     from workers.cli.clients import security, servers
 
+    of_busy = partitions or PARTITIONS
     settings = needed("kafka_servers")
     wanted, copies = _wanted(settings), _replication(settings, replication)
     made = ensure_topics(
         servers(settings),
-        {topic.name: (topic.partitions(partitions), topic.settings(copies)) for topic in wanted},
+        {topic.name: (topic.partitions(of_busy), topic.settings(copies)) for topic in wanted},
         replication=copies,
         security=security(settings),
     )
@@ -63,6 +69,27 @@ def create(
         typer.echo(terminal.as_json({"topics": rows}))
     else:
         terminal.console().print(_table(wanted, found, made))
+        if partitions is not None:
+            _tell_other_numbers(settings, [topic for topic in wanted if topic.busy], found, partitions)
+
+
+def _tell_other_numbers(
+    settings: Settings, busy: Sequence[WantedTopic], found: Mapping[str, TopicState], asked: int
+) -> None:
+    """Of topics that were there, and have another number of partitions than was asked for."""
+    from workers.cli.clients import servers
+    from workers.cli.topic_advice import more_partitions
+
+    console = terminal.console(stderr=True)
+    for topic in busy:
+        has = found[topic.name].partitions if topic.name in found else asked
+        if has < asked:
+            more = more_partitions(topic.name, has, asked, servers=servers(settings))
+            console.print("\nnote:", terminal.text(f"{more.topic} was there: it {more.says}"), style="yellow")
+            console.print(terminal.text(f"  {more.command}"))
+        elif has > asked:
+            says = f"was there: it has {counted(has, 'partition')}, not {asked}; Kafka takes none away from a topic"
+            console.print("\nnote:", terminal.text(f"{topic.name} {says}"), style="yellow")
 
 
 @app.command()

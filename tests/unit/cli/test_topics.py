@@ -95,7 +95,7 @@ def test_partitions_and_copies_are_compared(wanted: list[WantedTopic]) -> None:
     few, single = differing(wanted, state, 12)
     assert few.says.startswith("has 4 partitions and should have 12")
     assert few.command.endswith("--alter --topic images --partitions 12")
-    assert single.says.startswith("has one copy of a partition and should have 3")
+    assert single.says.startswith("has 1 copy of a partition and should have 3")
 
 
 def test_a_command_that_is_pasted_runs_nothing_else(wanted: list[WantedTopic]) -> None:
@@ -141,6 +141,17 @@ def test_topics_are_made_once_and_what_differs_is_found(
         named["SKIPPED_TOPIC"]: (True, 1, 1),
         named["CORRECTIONS_TOPIC"]: (True, 1, 1),
     }
+    again = tagstream("topics", "create", "--partitions", 5)
+    assert again.code == 0
+    added = f"kafka-topics.sh --bootstrap-server {servers} --alter --topic"
+    for topic, has in ((named["INPUT_TOPICS"], 2), (named["OUTPUT_TOPIC"], 3)):
+        assert f"{topic} was there: it has {has} partitions and should have 5" in again.err
+        assert f"  {added} {topic} --partitions 5\n" in again.err
+    fewer = tagstream("topics", "create", "--partitions", 2)
+    assert "was there: it has 3 partitions, not 2; Kafka takes none away" in fewer.err
+    assert named["INPUT_TOPICS"] not in fewer.err
+    assert tagstream("topics", "create").err == ""
+
     [state] = describe_topics(servers, {named["INPUT_TOPICS"]: list(own)}).values()
     assert state == TopicState(2, 1, own)
     [dead] = describe_topics(servers, {named["DEAD_LETTER_TOPIC"]: ["cleanup.policy", "retention.ms"]}).values()
