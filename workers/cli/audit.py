@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.exit_codes import FOUND
 from workers.cli.needs import needed
@@ -56,7 +57,8 @@ def audit(
 
     Reads the outputs and then the input, committed records only, in no group. Records beyond what TAGSTREAM_GROUP has
     committed are not judged. What the topics can't show any more is counted, with the reason. Exits with 1 when
-    an outcome is missing, comes twice, comes out of order, or answers no record.
+    an outcome is missing, comes twice, comes out of order, or answers no record; with 0 otherwise, and so after a quiet
+    hour, of which it says that nothing was judged.
 
     [dim]All that there is:[/]      tagstream audit
     [dim]The last day:[/]           tagstream audit --since 24h
@@ -265,13 +267,14 @@ def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
     console = terminal.console()
     rate = (report.records + report.outcomes + report.other + report.strange) / max(seconds, 0.001)
     console.print(
-        f"{report.records:,} records with {report.events:,} events of {len(report.ranges)} partitions, "
-        f"{report.outcomes:,} outcomes; {seconds:.1f} s, {rate:,.0f} records read a second"
+        f"{counted(report.records, 'record')} with {counted(report.events, 'event')} of "
+        f"{counted(len(report.ranges), 'partition')}, {counted(report.outcomes, 'outcome')}; {seconds:.1f} s, "
+        f"{rate:,.0f} records read a second"
     )
     beside = {
         "in flight: beyond what the group has committed": report.in_flight,
-        "records of the output topics answer others": report.other,
-        "records of the output topics are no outcomes": report.strange,
+        "in the output topics, of other input": report.other,
+        "in the output topics, no outcome": report.strange,
     }
     for what, count in beside.items():
         if count:
@@ -286,7 +289,9 @@ def _print(report: AuditReport, settings: Settings, seconds: float) -> None:
             if count > _SHOWN:
                 console.print(f"          and {count - _SHOWN:,} more; --json names the first 1,000")
     if report.proved:
-        told = "all that can be judged has its outcomes once, in order" if report.records else "nothing was judged"
-        console.print(told, style="green" if report.records else "yellow")
+        if report.records:
+            console.print("all that can be judged has its outcomes once, in order", style="green")
+        else:
+            console.print("nothing was judged: the group has committed no record of this range", style="yellow")
     elif report.counts["doubled"] and settings.delivery == "at_least_once":
         console.print("with TAGSTREAM_DELIVERY=at_least_once outcomes may come twice after a failure")
