@@ -79,10 +79,10 @@ class Decoding:
         with self._tested(name):
             return decode(body, name, self._transforms, self._reducing_gap)
 
-    def load_rgb(self, body: bytes, name: str) -> Image.Image:
-        """As `decode`, without a transform: the image in RGB at its own size."""
+    def load_rgb(self, body: bytes, name: str, *, exif_transpose: bool = False) -> Image.Image:
+        """As `decode`, without a transform: the image in RGB at its own size, turned by its EXIF if that is wanted."""
         with self._tested(name):
-            return load_rgb(body, name)
+            return load_rgb(body, name, exif_transpose=exif_transpose)
 
     def check(self, name: str | None) -> None:
         """Decode an image known to be good of this format; None: of every format that is taken.

@@ -14,7 +14,7 @@ from workers.intake.faults import blame
 from workers.intake.formats import decodable, sniff
 from workers.intake.geometry import scaled
 from workers.intake.limits import Limits
-from workers.intake.scan import EXIF_MOST, Essence, plain_jpeg, scan
+from workers.intake.scan import Essence, plain_jpeg, scan
 
 _STORED = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 """Bytes of a pixel as Pillow stores it; every other mode takes four, RGB among them."""
@@ -115,11 +115,7 @@ def check_decode_bytes(decode_bytes: int, limits: Limits) -> None:
 
 def opened(essence: Essence, name: str) -> Image.Image:
     """The first image of a file of this format, with the decoder of this format alone; nothing is decoded yet."""
-    image = Image.open(io.BytesIO(essence.body), formats=(name.upper(),))
-    for metadata in ("exif", "xmp"):
-        if len(image.info.get(metadata, b"")) > EXIF_MOST:
-            del image.info[metadata]
-    return image
+    return Image.open(io.BytesIO(essence.body), formats=(name.upper(),))
 
 
 def _checked(

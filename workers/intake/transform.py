@@ -19,16 +19,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
 from workers.intake.faults import blame
 from workers.intake.geometry import Part, part_of, resized_to, scale_of
 from workers.intake.header import opened
-from workers.intake.scan import scan
+from workers.intake.scan import orientation_of, scan
 from workers.types import DecodedImage, Pixels, Transform
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -43,6 +44,16 @@ _WEIGHTS = 64
 """Bytes that a resize takes for its filter, for each row and column before and after it."""
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation."""
 _EDGES = {2: (1, 0), 3: (1, 2), 4: (0, 2), 6: (2, 0), 7: (2, 1), 8: (0, 1)}
 """By EXIF orientation: which edge of the image as stored comes to lie on the left, and which on top, if it is the right
 one (1) or the lower one (2)."""
@@ -56,6 +67,7 @@ class Raster:
 
     Args:
         size: columns and rows of the image in its file.
+        orientation: as EXIF counts; 1: it is to be looked at as it is.
         scale: `image` has so many times fewer.
         left, top: where in `image` the file's own columns and rows begin. Those of a scaled image are rounded up, so
             that some of the last column and row is none of the file's; after a turn it may be the first.
@@ -63,6 +75,7 @@ class Raster:
 
     image: Image.Image
     size: tuple[int, int]
+    orientation: int = 1
     scale: int = 1
     left: float = 0.0
     top: float = 0.0
@@ -74,14 +87,13 @@ class Raster:
 
     def turned(self) -> Raster:
         """As its EXIF orientation says it is to be looked at."""
+        if self.orientation == 1:
+            return self
+        edges = 0.0, self.image.width - self.size[0] / self.scale, self.image.height - self.size[1] / self.scale
+        left, top = _EDGES.get(self.orientation, (0, 0))
+        size = self.size[::-1] if self.orientation in _ON_ITS_SIDE else self.size
         with blame():
-            orientation = self.image.getexif().get(ExifTags.Base.Orientation, 1)
-            if orientation == 1:
-                return self
-            edges = 0.0, self.image.width - self.size[0] / self.scale, self.image.height - self.size[1] / self.scale
-            left, top = _EDGES.get(orientation, (0, 0))
-            size = self.size[::-1] if orientation in _ON_ITS_SIDE else self.size
-            return Raster(ImageOps.exif_transpose(self.image), size, self.scale, edges[left], edges[top])
+            return Raster(self.image.transpose(_TURNS[self.orientation]), size, 1, self.scale, edges[left], edges[top])
 
 
 def decode(body: bytes, name: str, transforms: Sequence[Transform], reducing_gap: float = 0.0) -> DecodedImage:
@@ -103,18 +115,17 @@ def decode(body: bytes, name: str, transforms: Sequence[Transform], reducing_gap
     )
 
 
-def load_rgb(body: bytes, name: str) -> Image.Image:
+def load_rgb(body: bytes, name: str, *, exif_transpose: bool = False) -> Image.Image:
     """Decode the bytes of an image of format `name` to RGB, at its own size.
+
+    Args:
+        exif_transpose: as its EXIF orientation says it is to be looked at.
 
     Raises:
         Rejected: as `decode`.
     """
-    return _loaded(body, name).image
-
-
-def turned(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says it is to be looked at."""
-    return Raster(image, image.size).turned().image
+    lying = _loaded(body, name)
+    return (lying.turned() if exif_transpose else lying).image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -200,7 +211,16 @@ def _loaded(body: bytes, name: str, transforms: Sequence[Transform] = (), reduci
             image.load()
     if scale == 1:
         size = image.size  # loaded, a TIFF is turned
-    return Raster(to_rgb(image), size, scale)
+    return Raster(to_rgb(image), size, essence.orientation or _orientation(image), scale)
+
+
+def _orientation(image: Image.Image) -> int:
+    """By the metadata of a loaded image."""
+    exif, xmp = image.info.get("exif", b""), image.info.get("xmp", b"")
+    with suppress(ValueError):  # texts of a PNG, of which one is hexadecimal digits below three other lines
+        xmp = image.info.get("XML:com.adobe.xmp", "").encode() or xmp
+        exif = exif or bytes.fromhex("".join(image.info.get("Raw profile type exif", "").split("\n")[3:]))
+    return orientation_of(exif, xmp)
 
 
 def _grey(image: Image.Image, levels: NDArray[np.generic]) -> Image.Image:

@@ -14,9 +14,9 @@ from tests.support import images
 from tests.support.images import encoded, ramp
 from tests.support.waiting import bounded
 from workers.errors import Rejected
-from workers.intake.header import Header, guard, opened, read_header
+from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
-from workers.intake.scan import EXIF_MOST, scan
+from workers.intake.scan import scan
 
 LIMITS = Limits()
 
@@ -106,14 +106,6 @@ def test_a_file_that_something_is_cut_out_of_takes_a_copy_more() -> None:
     bare, told = encoded(ramp(), "jpeg"), encoded(ramp(), "jpeg", comment=b"x" * 1_000)
     more = read_header(told, LIMITS).decode_bytes - read_header(bare, LIMITS).decode_bytes
     assert more == len(scan(told, "jpeg").body) == len(bare)
-
-
-@pytest.mark.parametrize(("metadata", "prefix"), [("exif", b"Exif\0\0"), ("xmp", b"")])
-def test_metadata_larger_than_a_jpegs_segment_is_not_handed_on(metadata: str, prefix: bytes) -> None:
-    """Of every other format than the two that have no such bound a larger one is cut out before."""
-    for size, kept in ((EXIF_MOST, True), (EXIF_MOST + 1, False)):
-        body = encoded(ramp(), "webp", **{metadata: prefix + bytes(size)})
-        assert (metadata in opened(scan(body, "webp"), "webp").info) == kept
 
 
 @pytest.mark.parametrize("name", LIMITS.formats)

@@ -6,7 +6,8 @@ time linear in the bytes and in almost no memory. It refuses what no honest file
 decoder will hold besides the pixels, and hands on only what decides a pixel: profiles, comments, thumbnails, further
 frames and pages never reach the decoder, so nothing in them is inflated, parsed or even kept.
 
-Metadata that may hold the orientation pass if they are no larger than a segment of a JPEG holds (`EXIF_MOST`).
+Of metadata no more is read than the orientation (`orientation.py`), if they are no larger than a segment of a JPEG
+holds.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from workers.errors import Rejected
 from workers.intake.faults import blame
 from workers.intake.scan.avif import scan_avif
 from workers.intake.scan.bmp import scan_bmp
-from workers.intake.scan.essence import EXIF_MOST, Essence
+from workers.intake.scan.essence import Essence
 from workers.intake.scan.gif import scan_gif
 from workers.intake.scan.jpeg import plain_jpeg, scan_jpeg
+from workers.intake.scan.orientation import orientation_of
 from workers.intake.scan.png import scan_png
 from workers.intake.scan.tiff import scan_tiff
 from workers.intake.scan.webp import scan_webp
 
-__all__ = ["EXIF_MOST", "Essence", "plain_jpeg", "scan"]
+__all__ = ["Essence", "orientation_of", "plain_jpeg", "scan"]
 
 _READERS: Final[Mapping[str, Callable[[bytes], Essence]]] = {
     "jpeg": scan_jpeg,

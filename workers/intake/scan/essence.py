@@ -26,6 +26,7 @@ class Essence:
         frame: width and height of what the codec makes room for, if that is not the image: it may be larger or smaller.
         pixel_bytes: more of the same kind as `held_bytes`, for each pixel of the image, or of the frame if it has more.
         unit: a side of the squares that the decoder works in: it rounds the image's sides up to multiples of it.
+        orientation: as EXIF counts, 1 to 8; 0: it stands in what the decoder makes of the metadata.
         scalable: the decoder can give the image at a half, a quarter or an eighth of its size.
     """
 
@@ -37,6 +38,7 @@ class Essence:
     pixel_bytes: int = 0
     unit: int = 1
     scalable: bool = False
+    orientation: int = 0
 
 
 def at_most(most: int, found: int, things: str) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from workers.errors import Rejected
 from workers.intake.scan.essence import EXIF_MOST, Cut, Essence, at_most
+from workers.intake.scan.orientation import orientation_of
 
 _SEGMENTS: Final = 4_096
 """An ICC profile may have 255, a file of 20 MiB that is nothing but full segments 320; a progressive file has about
@@ -21,7 +22,7 @@ _TABLE_BYTES: Final = 64 << 10
 
 _MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 """The next marker that is neither a stuffed byte nor a restart; bytes before it are no segment's."""
-_TEM, _SOI, _EOI, _SOS, _APP0, _EXIF, _ADOBE = 0x01, 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
+_TEM, _SOI, _EOI, _SOS, _APP0, _APP1, _ADOBE = 0x01, 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE
 _FRAMES: Final = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 _SCALABLE: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
@@ -31,7 +32,7 @@ _BITS: Final = 8
 """Of a sample: libjpeg is built for no other."""
 _COLOURS: Final = frozenset({1, 3})
 _TABLES: Final = frozenset({0xC4, 0xCC, 0xDB, 0xDD})
-_ORIENTED: Final = (b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0")
+_EXIF_WORDS, _XMP_WORDS = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 _ROWS: Final = 192
 """Rows of samples, eight bits each, that the stages of the decoder hold: up to 32 of a unit, in several stages."""
 _PLAIN_SEGMENTS: Final = 64
@@ -81,7 +82,7 @@ class _Frame:
 
 
 def scan_jpeg(body: bytes) -> Essence:
-    """Drop what is no table, frame or scan, but for the segments that colour space and orientation stand in."""
+    """Drop what is no table, frame or scan, but for the segments that the colour space stands in."""
     header = _Header(body)
     frame, at, together = header.read()
     several = frame.marker in _PROGRESSIVE or not together
@@ -92,6 +93,7 @@ def scan_jpeg(body: bytes) -> Essence:
         (frame.width, frame.height),
         frame.held_bytes(several),
         scalable=frame.marker in _SCALABLE,
+        orientation=orientation_of(b"".join(header.exif), header.xmp),
     )
 
 
@@ -105,7 +107,7 @@ def plain_jpeg(body: bytes) -> PlainJpeg | None:
     Raises:
         IndexError: it ends in its header.
     """
-    at, kept, tables, metadata = 2, 2, 0, 0
+    at, kept, tables = 2, 2, 0
     frame: _Frame | None = None
     for _ in range(_PLAIN_SEGMENTS):
         marker, size = body[at + 1], 2 + (body[at + 2] << 8 | body[at + 3])
@@ -121,9 +123,6 @@ def plain_jpeg(body: bytes) -> PlainJpeg | None:
             kept += size
         elif marker in _FRAMES:
             return None
-        elif marker == _EXIF and body.startswith(_ORIENTED, at + 4):
-            metadata += size
-            kept += size if metadata <= 2 * EXIF_MOST else 0
         elif marker in (_APP0, _ADOBE):
             kept += size
         at += size
@@ -163,7 +162,9 @@ class _Header:
         self.segments = 0
         self._frame: _Frame | None = None
         self._table_bytes = 0
-        self._metadata_bytes = 0
+        self.exif: list[bytes] = []
+        self._exif_bytes = 0
+        self.xmp = b""
 
     def read(self) -> tuple[_Frame, int, bool]:
         """The frame, where the first scan's segment ends, and whether that scan has all components."""
@@ -189,13 +190,21 @@ class _Header:
         elif marker in _TABLES:
             self._table_bytes += end - start
             at_most(_TABLE_BYTES, self._table_bytes, "bytes of tables in a JPEG's header")
-        elif marker == _EXIF and self._body.startswith(_ORIENTED, start + 4):
-            self._metadata_bytes += end - start
-            if self._metadata_bytes > 2 * EXIF_MOST:
-                return
+        elif marker == _APP1:
+            self._take_metadata(start + 4, end)
+            return
         elif marker not in (_APP0, _ADOBE):
             return  # nothing that decides a pixel, or a marker without a segment
         self.kept.keep(start, end)
+
+    def _take_metadata(self, start: int, end: int) -> None:
+        """EXIF may go on in further segments, which begin as the first does; of XMP the last one counts."""
+        if self._body.startswith(_EXIF_WORDS, start):
+            self._exif_bytes += end - start
+            if self._exif_bytes <= 2 * EXIF_MOST:
+                self.exif.append(self._body[start + len(_EXIF_WORDS) : end])
+        elif self._body.startswith(_XMP_WORDS, start):
+            self.xmp = self._body[start + len(_XMP_WORDS) : end]
 
     def _take_frame(self, start: int) -> None:
         if self._frame is not None:

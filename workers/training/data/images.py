@@ -12,7 +12,6 @@ from schemas.printable import escaped
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
-from workers.intake.transform import turned
 from workers.ports import ObjectStore
 from workers.training.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, place_of, scratch
 
@@ -77,8 +76,8 @@ class Images:
     def decode(self, image: str, body: bytes, *, exif_transpose: bool = False) -> Image.Image:
         """As `load`, of bytes that were read before."""
         try:
-            rgb = self._decoding.load_rgb(body, self._decoding.inspect(body).format)
-            return turned(rgb) if exif_transpose else rgb
+            name = self._decoding.inspect(body).format
+            return self._decoding.load_rgb(body, name, exif_transpose=exif_transpose)
         except Rejected as error:
             raise BadImage(image, f"{error.reason}: {error.detail}") from None
 
