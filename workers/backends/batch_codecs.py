@@ -15,6 +15,7 @@ import lz4.frame
 import zstandard
 
 _CHUNK: Final = 1 << 20
+_PIECE: Final = 1 << 14
 _XERIAL: Final = b"\x82SNAPPY\x00"
 """Begins the snappy stream that Java writes: this, two numbers of four bytes, then blocks behind their lengths."""
 _XERIAL_HEADER: Final = 16
@@ -58,15 +59,17 @@ def decompress(codec: int, data: bytes, limit: int) -> bytes | bytearray:
 
 
 def _gzip(data: bytes, _limit: int) -> Iterator[bytes]:
-    while data:
+    """In pieces, because what a member leaves of its piece is copied, and a megabyte may have 50,000 members."""
+    view, at = memoryview(data), 0
+    while at < len(view):
         member = zlib.decompressobj(wbits=31)
         while not member.eof:
-            chunk = member.decompress(data, _CHUNK)
-            data = member.unconsumed_tail
-            if not (chunk or data or member.eof):
+            piece = view[at : at + _PIECE]
+            chunk = member.decompress(piece, _CHUNK)
+            at += len(piece) - len(member.unconsumed_tail) - len(member.unused_data)
+            if not (chunk or piece or member.eof):
                 raise ValueError("it is cut off")
             yield chunk
-        data = member.unused_data
 
 
 def _lz4(data: bytes, _limit: int) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ import lz4.frame
 import pytest
 import zstandard
 
+from tests.support.growth import LINEAR, growth
 from workers.backends.batch_codecs import Malformed, TooLarge, decompress
 
 MIB = 1 << 20
@@ -91,6 +92,20 @@ def test_what_does_not_open_is_said_and_never_raises_a_librarys_own_error(
     # What is cut off may open as far as it goes.
     with suppress(Malformed, TooLarge):
         assert decompress(codec, spoil(WRITERS[codec](content)), LIMIT) != content
+
+
+@pytest.mark.parametrize("codec", WRITERS)
+def test_content_in_very_many_pieces_opens_in_linear_time(codec: int) -> None:
+    """Members, frames or blocks of no bytes behind the content; of lz4's frames the first alone is read."""
+    content, empty = WRITERS[codec](b"tags"), WRITERS[codec](b"")
+    if codec == SNAPPY:
+        content, empty = xerial(snappy_of_literals(b"tags")), xerial(snappy_of_literals(b""))[len(XERIAL) :]
+
+    def opened(pieces: int) -> bytes | bytearray:
+        return decompress(codec, content + empty * pieces, LIMIT)
+
+    assert opened(3) == b"tags"
+    assert growth(lambda: opened(40_000), lambda: opened(80_000)) < LINEAR
 
 
 @pytest.mark.parametrize("codec", [5, 6, 7])
