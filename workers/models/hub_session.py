@@ -1,7 +1,9 @@
-"""Limits of a download: it talks to the hub and its CDN alone, over TLS, and is ended when it stalls."""
+"""Limits of a download: it talks to the hub and its CDN alone, over TLS, reads nothing of an answer but the file, and
+is ended when it stalls."""
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +35,8 @@ def is_trusted(url: str, origin: str) -> bool:
 
 @contextmanager
 def only_trusted(origin: str) -> Iterator[None]:
-    """Context in which the hub's library asks no other addresses, wherever it is redirected.
+    """Context in which the hub's library asks no other addresses, wherever it is redirected, reads no body of an answer
+    that is no success, which it would read whole, and writes no warning, which the hub may have worded.
 
     Raises:
         Unavailable: it was sent elsewhere.
@@ -50,16 +53,28 @@ def only_trusted(origin: str) -> Iterator[None]:
                 f"{origin} sends us to {there}, which is neither its own host nor its CDN over TLS. Not followed.",
             )
 
+    def cut(response: httpx2.Response) -> None:
+        body = response.stream
+        if not response.is_success and isinstance(body, httpx2.SyncByteStream):
+            body.close()
+            response.stream = httpx2.ByteStream(b"")
+            response.headers.pop("Content-Encoding", None)
+
     def guarded() -> httpx2.Client:
         client = default_client_factory()
         client.event_hooks["request"].append(check)
+        client.event_hooks["response"].append(cut)
         return client
 
+    library = logging.getLogger("huggingface_hub")
+    level = library.level
+    library.setLevel(logging.ERROR)
     set_client_factory(guarded)
     try:
         yield
     finally:
         set_client_factory(default_client_factory)
+        library.setLevel(level)
 
 
 class StallTimer:

@@ -327,7 +327,8 @@ def _another(wanted: HubFile, digest: str, subject: str, outcome: str) -> str:
 
 @contextmanager
 def _hub_spoken(wanted: HubFile, part: Path, endpoint: str | None) -> Iterator[None]:
-    """What the client library raises, as a sentence that says how to go on without it."""
+    """What the client library raises, as a sentence that says how to go on without it: ValueError where a header of an
+    answer is no number or no address."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -340,7 +341,7 @@ def _hub_spoken(wanted: HubFile, part: Path, endpoint: str | None) -> Iterator[N
         raise Unavailable("hub", _go_on(wanted, part, says, url)) from error
     except OfflineModeIsEnabled as error:
         raise Unavailable("hub", _go_on(wanted, part, "HF_HUB_OFFLINE forbids to ask it", url)) from error
-    except (httpx2.HTTPError, OSError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # the disk's, not the hub's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 
 @dataclass
@@ -108,3 +109,38 @@ def serving(hub: Hub) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def answering(head: Callable[[bool], bytes], body: bytes = b"") -> Iterator[str]:
+    """A hub that answers every request in bytes of the caller's; gives its address.
+
+    Args:
+        head: what it answers, given whether the request is a HEAD.
+        body: comes behind the answer to a GET, for as long as the client reads: at most a gigabyte.
+    """
+
+    class Handler(StreamRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                asked = self.rfile.readline()
+                while self.rfile.readline().strip():
+                    pass
+                head_only = asked.startswith(b"HEAD")
+                self.wfile.write(head(head_only))
+                sent = 0
+                while body and not head_only and sent < 1 << 30:
+                    self.wfile.write(body)
+                    sent += len(body)
+
+    class Server(ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.unit.models.hub import Hub, serving
+from tests.unit.models.hub import Hub, answering, serving
 from workers.errors import Misconfigured, Unavailable
 from workers.models import hub_session
 from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, fetch, licence_of, sha256_of
 
 BODY = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(BODY).hexdigest()
+FOUND = (
+    b'HTTP/1.1 200 OK\r\nETag: "plain"\r\nX-Repo-Commit: ' + b"c" * 40 + b"\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+)
+"""What the hub says of the file before it is fetched."""
 WANTED = HubFile("some/model", "weights.pth", len(BODY), (SHA256,))
 
 
@@ -254,6 +260,54 @@ def test_a_hub_that_sends_us_to_a_stranger_is_not_followed(hub: Hub, tmp_path: P
         with pytest.raises(Unavailable, match=r"sends us to http://127\.0\.0\.2, which is neither"):
             fetch(WANTED, tmp_path, endpoint=hub.endpoint)
         assert stranger.asked == []
+
+
+@pytest.mark.parametrize("kind", ["endless", "compressed", "sent elsewhere"])
+def test_nothing_is_read_of_an_answer_that_is_not_the_file(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_session, "STALL_S", 2.0)
+    head, body = {
+        "endless": (b"HTTP/1.1 500 X\r\n\r\n", bytes(1 << 20)),
+        "compressed": (b"HTTP/1.1 500 X\r\nContent-Encoding: gzip\r\n\r\n", gzip.compress(bytes(32 << 20))),
+        "sent elsewhere": (b"HTTP/1.1 302 X\r\nLocation: /again\r\n\r\n", bytes(1 << 20)),
+    }[kind]
+    with answering(lambda head_only: FOUND if head_only else head, body) as endpoint:
+        tracemalloc.start()
+        with pytest.raises(Unavailable, match=r"answers 500|Exceeded maximum allowed redirects"):
+            fetch(WANTED, tmp_path, endpoint=endpoint)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 20 << 20
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 302 X\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 X\r\nLocation: http://\xff:x/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 206 X\r\nContent-Range: bytes all\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 X\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffffffff\r\n",
+    ],
+)
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_an_answer_that_makes_no_sense_is_a_sentence(method: str, head: bytes, tmp_path: Path) -> None:
+    with (
+        answering(lambda head_only: FOUND if head_only and method == "GET" else head) as endpoint,
+        pytest.raises(Unavailable, match=r"weights\.pth"),
+    ):
+        fetch(WANTED, tmp_path, endpoint=endpoint)
+
+
+def test_no_words_of_the_hub_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"HTTP/1.1 404 X\r\nX-HF-Warning: topic; \x9b2Jgone\r\nX-Error-Message: \x9b2J\r\nContent-Length: 0\r\n\r\n"
+    with answering(lambda _: head) as endpoint, pytest.raises(Unavailable, match="is not there") as told:
+        fetch(WANTED, tmp_path, endpoint=endpoint)
+    assert "\x9b" not in str(told.value) + capsys.readouterr().err + caplog.text
+    assert "gone" not in caplog.text
 
 
 @pytest.mark.parametrize(
