@@ -35,7 +35,7 @@ GOOD: Final = 40
 HANGS, SEGFAULTS, GROWS, EXITS, DIES_ONCE, FAILS = 41, 42, 43, 44, 45, 46
 HEADER_SEGFAULTS, SLOW_ONCE, ABORTS_WITHOUT_MEMORY = 47, 48, 49
 HEADER_HANGS, HEADER_GROWS = 50, 51
-SAYS_WHY_AND_EXITS = 52
+SAYS_WHY_AND_EXITS, TAKES_ITS_TIME = 52, 53
 HEADERS: Final = {HEADER_SEGFAULTS: SEGFAULTS, HEADER_HANGS: HANGS, HEADER_GROWS: GROWS}
 """What is done while a header is read, in terms of what is done while pixels are."""
 LARGEST: Final = 1 << 30
@@ -147,6 +147,8 @@ def strike(width: int, once: Once) -> None:
             os.abort()
     elif width == DIES_ONCE and once.first(width):
         os.kill(os.getpid(), signal.SIGKILL)
+    elif width == TAKES_ITS_TIME:
+        time.sleep(5)
     elif width == SLOW_ONCE and once.first(width):
         time.sleep(1000)
 

@@ -211,6 +211,7 @@ FORGERIES: Final[dict[str, Callable[[], None]]] = {
     "a code that is none": lambda: _say(_answer(9, _own())),
     "a reason that is none": lambda: _say(_answer(3, _own(), b"\xff")),
     "that it can't begin": lambda: _say(_answer(4, 0, b"it is all over")),
+    "that it was withdrawn": lambda: _say(_answer(6, _own())),
     "that it failed": lambda: _say(_answer(4, _own(), b"it is all over")),
     "that it had not begun": _erase_and_die,
     "that it was at another image": _accuse_and_die,

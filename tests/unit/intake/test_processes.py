@@ -23,7 +23,7 @@ from workers.errors import Broken, Misconfigured
 from workers.intake import Limits, ProcessIntake
 from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Layout, Region, make_shared_memory
-from workers.intake.processes.wire import Completed, Kind, Refused
+from workers.intake.processes.wire import Completed, Garbled, Kind, Refused, Withdrawn
 from workers.types import DecodedImage, Transform
 
 SMALL = Transform(8)
@@ -80,7 +80,7 @@ def test_a_suspect_gets_a_child_that_has_seen_no_other_image(child: Child) -> No
     seen = request()
     child.give(seen)
     assert child.open_to(request())
-    child.take_back(Completed(seen.request_id))
+    child.take_from(Completed(seen.request_id))
     assert child.open_to(request())
     assert not child.open_to(request(losses=1))
     assert not child.open_to(request("check"))
@@ -91,7 +91,7 @@ def test_a_suspect_shares_its_child_with_no_other_image(child: Child) -> None:
     child.give(suspect)
     assert not child.open_to(request())
     assert not child.open_to(request("inspect"))
-    child.take_back(Completed(suspect.request_id))
+    child.take_from(Completed(suspect.request_id))
     assert child.open_to(request())
 
 
@@ -117,9 +117,76 @@ def test_each_body_has_a_place_of_its_own_until_its_image_is_done(child: Child) 
         child.give(each)
     assert [child.region.get(place, 1)[0] for place in range(PLACES)] == list(range(PLACES))
     assert not child.open_to(inspections[PLACES])
-    child.take_back(Refused(inspections[0].request_id, "broken-image", ""))
+    child.take_from(Refused(inspections[0].request_id, "broken-image", ""))
     child.give(inspections[PLACES])
     assert [child.region.get(place, 1)[0] for place in range(PLACES)] == [PLACES, *range(1, PLACES)]
+
+
+def test_a_child_that_has_much_to_read_gets_no_more_than_the_next_image(child: Child) -> None:
+    """Guard: what takes long is shared out when a child is free, not before."""
+    large = [request() for _ in range(3)]
+    for each in large:
+        each.body = bytes(PLACE_BYTES + 1)
+    for each in large[:2]:
+        assert child.open_to(each)
+        child.give(each)
+    assert not child.open_to(large[2])
+    assert not child.open_to(request())
+
+
+def test_what_is_taken_back_from_a_child_is_all_but_what_it_is_at(child: Child) -> None:
+    at, *behind = [request() for _ in range(4)]
+    for each in (at, *behind):
+        child.give(each)
+    assert child.withdraw() == behind
+    assert child.region.withdrawn == range(1, 4)
+    assert child.first is at
+    assert not child.has_lost(at)
+    assert all(child.has_lost(each) for each in behind)
+    assert child.withdraw() == []
+    child.take_from(Completed(at.request_id))
+    assert not child.open_to(behind[0])  # it may be answered still
+    taken = [
+        child.take_from(answer)
+        for answer in (
+            Withdrawn(behind[0].request_id),
+            Completed(behind[1].request_id),  # it had begun
+            Refused(behind[2].request_id, "broken-image", ""),
+        )
+    ]
+    assert [request for request, _ in taken] == [None] * 3
+    assert not child.in_hand
+    assert child.open_to(behind[0])
+    child.give(behind[0])
+    assert 4 not in child.region.withdrawn  # this one it is to do
+
+
+def test_a_child_can_not_skip_what_was_not_taken_back(child: Child) -> None:
+    given = request()
+    child.give(given)
+    with pytest.raises(Garbled):
+        child.take_from(Withdrawn(given.request_id))
+
+
+def test_a_child_is_left_to_its_work_as_long_as_it_has_much_of_it(
+    intake: ProcessIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guard: to wake the supervisor for each answer costs as much as its share of the image's work. Nor may a child
+    be idle meanwhile."""
+    known = [read(intake, job(GOOD)) for _ in range(400)]
+    eventually(lambda: len(intake.pids) == 2)
+    rests: list[float] = []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        sleep(seconds)
+
+    sleep = time.sleep
+    monkeypatch.setattr("workers.intake.processes.supervisor.time.sleep", rest)
+    wait([intake.decode(*each) for each in known], 30)
+    monkeypatch.undo()
+    assert 5 < len(rests) < 200
+    assert min(rests) < max(rests) / 2  # such small images are done sooner
 
 
 def test_bodies_of_every_size_are_decoded(intake: ProcessIntake) -> None:

@@ -30,6 +30,7 @@ from tests.unit.intake.deadly import (
     SAYS_WHY_AND_EXITS,
     SEGFAULTS,
     SLOW_ONCE,
+    TAKES_ITS_TIME,
     Once,
     PaintedStore,
     arm,
@@ -137,6 +138,42 @@ def test_a_child_that_is_slow_once_costs_no_image(make: Callable[..., ProcessInt
     intake = make()
     image = decoding(intake, job(SLOW_ONCE)).result(30)
     assert (image.pixels[SMALL] == (7, 0, 0)).all()
+
+
+def test_images_behind_a_slow_one_are_done_by_another_child(make: Callable[..., ProcessIntake]) -> None:
+    """Guard: a child has eight images before it, and seven of them would wait for the first."""
+    intake = make(children=2, decode_s=20.0)
+    eventually(lambda: len(intake.pids) == 2)
+    known = [read(intake, job(each)) for each in (TAKES_ITS_TIME, *[GOOD] * 30)]
+    slow, *others = [intake.decode(*each) for each in known]
+    for future in others:
+        assert (future.result(30).pixels[SMALL] == (7, 0, 0)).all()
+    assert not slow.done()
+    assert (slow.result(30).pixels[SMALL] == (7, 0, 0)).all()
+    assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
+
+
+def test_an_only_child_that_was_slow_does_what_was_taken_back_from_it(make: Callable[..., ProcessIntake]) -> None:
+    intake = make(children=1, decode_s=20.0)
+    known = [read(intake, job(each, shade=shade)) for shade, each in enumerate([TAKES_ITS_TIME, *[GOOD] * 12])]
+    (before,) = intake.pids
+    for shade, future in enumerate([intake.decode(*each) for each in known]):
+        assert (future.result(30).pixels[SMALL] == (shade, 0, 0)).all()
+    assert intake.pids == (before,)
+
+
+def test_a_child_that_had_not_begun_is_not_told_to_skip_what_it_is_at(make: Callable[..., ProcessIntake]) -> None:
+    """Guard: on a busy machine a child may not be let run for a second."""
+    intake = make(children=1, decode_s=20.0)
+    known = [read(intake, job(GOOD, shade=shade)) for shade in range(8)]
+    (before,) = intake.pids
+    os.kill(before, signal.SIGSTOP)
+    decoded = [intake.decode(*each) for each in known]
+    time.sleep(1.5)
+    os.kill(before, signal.SIGCONT)
+    for shade, future in enumerate(decoded):
+        assert (future.result(30).pixels[SMALL] == (shade, 0, 0)).all()
+    assert intake.pids == (before,)
 
 
 def test_children_that_are_lost_are_counted_by_their_cause_and_told_with_their_image(

@@ -32,6 +32,7 @@ from workers.intake.processes.wire import (
     Ready,
     Refused,
     Request,
+    Withdrawn,
     receive,
     send,
 )
@@ -69,6 +70,7 @@ def heard(said: bytes) -> list[Answer]:
         Ready(PROTECTIONS[1:]),
         *(Inspected(2**63, Header(name, 100, 3, "", 2**40)) for name in LIMITS.formats),
         Completed(2**64 - 1),
+        Withdrawn(2**64 - 1),
         *(Refused(1, reason, f"a detail of {reason}, in \N{GREEK SMALL LETTER ALPHA}") for reason in VERDICTS),
         Failed(0, ""),
         Complained(2**64 - 1, 1, "Using code not yet in table."),
@@ -101,7 +103,7 @@ def no_place(place: int, size: int) -> bytes:
 def test_a_request_arrives_as_it_was_sent(ends: tuple[Channel, socket.socket], kind: str, name: str | None) -> None:
     channel, child = ends
     for body in (b"", b"x", bytes(range(256)) * 100):
-        request = Request(kind, 2**64 - 1, name, 1, 2**40, body)  # type: ignore[arg-type]  # one of KINDS
+        request = Request(kind, 2**64 - 1, name, 1, 2**40, body, follows=True)  # type: ignore[arg-type]  # one of KINDS
         channel.put(request)
         assert receive(child, no_place) == request
 
@@ -117,9 +119,9 @@ def test_a_body_that_lies_in_the_region_is_not_sent_and_found_there(
         asked.append((where, size))
         return b"what lies there"
 
-    sent = Request("decode", 7, "png", 1, 2**40, b"encoded", place)
+    sent = Request("decode", 7, "png", place, 2**40, b"encoded")
     channel.put(sent)
-    assert receive(child, placed) == replace(sent, body=b"what lies there", place=None)
+    assert receive(child, placed) == replace(sent, body=b"what lies there")
     assert asked == [(place, 7)]
     child.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -128,7 +130,7 @@ def test_a_body_that_lies_in_the_region_is_not_sent_and_found_there(
 
 def test_a_large_image_is_sent_bit_by_bit_and_our_side_never_waits(ends: tuple[Channel, socket.socket]) -> None:
     channel, child = ends
-    request = Request("decode", 1, "png", 0, 1, bytes(10 << 20))
+    request = Request("decode", 1, "png", 0, 1, bytes(10 << 20), follows=True)
     channel.put(request)
     waits = channel.unsent
     assert waits

@@ -27,6 +27,7 @@ from workers.intake.processes.wire import (
     Ready,
     Refused,
     Request,
+    Withdrawn,
     receive,
     send,
 )
@@ -87,6 +88,7 @@ class _Child:
         self._region = Region(shared, plan.layout, place)
         self._decoding = decoding
         self._plan = plan
+        self._received = 0
         self._numbers = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         if plan.prepare is not None:
             plan.prepare()
@@ -111,7 +113,10 @@ class _Child:
             except (EOFError, OSError):
                 os._exit(0)  # the parent is gone
 
-    def _answer(self, request: Request) -> Inspected | Completed | Refused | Failed:
+    def _answer(self, request: Request) -> Inspected | Completed | Refused | Withdrawn | Failed:
+        number, self._received = self._received, self._received + 1
+        if number in self._region.withdrawn:
+            return Withdrawn(request.request_id)
         try:
             with self._at(request):
                 return self._do(request)
@@ -129,7 +134,7 @@ class _Child:
             self._decoding.check(request.format)
         else:
             assert request.format is not None
-            self._region.write(request.slot, self._decoding.decode(request.body, request.format))
+            self._region.write(request.place, self._decoding.decode(request.body, request.format))
         return Completed(request.request_id)
 
     @contextmanager

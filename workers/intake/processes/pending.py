@@ -12,7 +12,7 @@ from workers.errors import Rejected
 from workers.intake.formats import sniff
 from workers.intake.heap import freed
 from workers.intake.limits import Limits
-from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, SLOTS, Region
+from workers.intake.processes.shared_memory import PLACE_BYTES, PLACES, Region
 from workers.intake.processes.wire import (
     Answer,
     Channel,
@@ -22,8 +22,10 @@ from workers.intake.processes.wire import (
     Garbled,
     Inspected,
     Kind,
+    Ready,
     Refused,
     Request,
+    Withdrawn,
 )
 from workers.types import Fetched, Job, LogFields
 
@@ -39,12 +41,15 @@ _ANSWERS_TO: dict[Kind, tuple[type[Inspected | Completed | Refused | Failed], ..
 _request_ids = itertools.count(1)
 
 HESITATION_S = 1.0
-"""A child that has been at one image for so long gets nothing new until it is done."""
-_MOST_IN_HAND = PLACES
-"""Requests that a child has before it, so that it never waits for us: headers are read in less time than we take to
-hand out the next."""
+"""Of a child that has been at one image for so long, all others are taken back, and it gets nothing new until it is
+done."""
+_MUCH_IN_HAND = PLACES * 3 // 4
+"""With so many requests before it a child has work for a while, and several of its answers may be waited for."""
 _ENOUGH_IN_HAND = 2
-"""With so many requests a child does not wait for us either, if it gets more when it has answered the first."""
+"""With so many a child does not wait for us, if it gets more when it has answered the first."""
+_AHEAD_BYTES = 2 * PLACE_BYTES
+"""Beyond that it gets only as many as have so many encoded bytes together, which take it some 60 ms: what takes longer
+is better shared out when the next child is free."""
 
 
 @dataclass(eq=False, slots=True)
@@ -163,8 +168,9 @@ class Child:
         self.loss: Loss = "death"
         self.at = 0
         self.at_s = 0.0
-        self._slots: dict[int, int] = {}
+        self._given = 0
         self._places: dict[int, int] = {}
+        self._withdrawn: set[int] = set()
 
     @property
     def first(self) -> PendingRequest | None:
@@ -179,38 +185,66 @@ class Child:
         """Whether it may run out of work before it answers."""
         return self.ready and len(self.in_hand) < _ENOUGH_IN_HAND
 
+    @property
+    def has_much(self) -> bool:
+        """Whether it has work for a while, as far as can be told from how it went so far."""
+        return len(self.in_hand) >= _MUCH_IN_HAND and self.at_s < HESITATION_S
+
     def open_to(self, request: PendingRequest) -> bool:
-        if not self.ready or self.retiring or self.at_s >= HESITATION_S:
+        if not self.ready or self.retiring or self.at_s >= HESITATION_S or self._withdrawn:
             return False
         if request.alone:
             return self.fresh
-        if any(each.alone for each in self.in_hand.values()) or len(self.in_hand) >= _MOST_IN_HAND:
+        if any(each.alone for each in self.in_hand.values()) or len(self.in_hand) >= PLACES:
             return False
-        return request.kind != "decode" or len(self._slots) < SLOTS
+        ahead = sum(len(each.body) for each in self.in_hand.values())
+        return len(self.in_hand) < _ENOUGH_IN_HAND or ahead + len(request.body) <= _AHEAD_BYTES
 
     def give(self, request: PendingRequest) -> None:
         self.fresh = False
         self.in_hand[request.request_id] = request
-        slot = _free(self._slots, request.request_id, SLOTS) if request.kind == "decode" else 0
-        place = None
-        if 0 < len(request.body) <= PLACE_BYTES:
-            place = _free(self._places, request.request_id, PLACES)
+        self._given += 1
+        place = next(number for number in range(PLACES) if number not in self._places.values())
+        self._places[request.request_id] = place
+        follows = len(request.body) > PLACE_BYTES
+        if not follows:
             self.region.put(place, request.body)
         self.channel.put(
-            Request(request.kind, request.request_id, request.format, slot, request.memory_bytes, request.body, place)
+            Request(
+                request.kind, request.request_id, request.format, place, request.memory_bytes, request.body, follows
+            )
         )
 
-    def take_back(self, answer: Answer) -> tuple[PendingRequest, int]:
-        """The request that is answered, out of the child's hands, and its slot, which is free again.
+    def withdraw(self) -> list[PendingRequest]:
+        """Take back all behind what it is at, in the order in which it was given. It skips these; if it had just begun
+        with one, it answers that in vain."""
+        if self._withdrawn:
+            return []
+        _, *behind = self.in_hand.values()
+        self._withdrawn = {each.request_id for each in behind}
+        self.region.withdrawn = range(self._given - len(behind), self._given)
+        return behind
+
+    def has_lost(self, request: PendingRequest) -> bool:
+        """Whether this request was taken back from it, though it has not answered yet."""
+        return request.request_id in self._withdrawn
+
+    def take_from(self, answer: Answer) -> tuple[PendingRequest | None, int]:
+        """The request that is answered, out of the child's hands, and its place, which is free again. No request: it
+        was taken back.
 
         Raises:
             Garbled: this is no answer to what the child is at.
         """
         first = self.first
-        if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.request_id != first.request_id:
+        if first is None or isinstance(answer, Ready) or answer.request_id != first.request_id:
             raise Garbled("an answer to what it was not asked, or out of turn")
-        self._places.pop(first.request_id, None)
-        return self.in_hand.pop(first.request_id), self._slots.pop(first.request_id, 0)
+        lost = self.has_lost(first)
+        if not (isinstance(answer, _ANSWERS_TO[first.kind]) or (lost and isinstance(answer, Withdrawn))):
+            raise Garbled("an answer of another kind than what it was asked")
+        self._withdrawn.discard(first.request_id)
+        del self.in_hand[first.request_id]
+        return None if lost else first, self._places.pop(first.request_id)
 
     def complained(self, answer: Complained) -> None:
         """
@@ -227,9 +261,3 @@ class Child:
         self.at_s = self.at_s + gap_s if at == self.at and (at or not self.ready) else 0.0
         self.at = at
         return self.at_s
-
-
-def _free(taken: dict[int, int], request_id: int, count: int) -> int:
-    """One of so many numbers that no other request has, noted as this one's."""
-    taken[request_id] = next(number for number in range(count) if number not in taken.values())
-    return taken[request_id]

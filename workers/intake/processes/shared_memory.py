@@ -1,5 +1,5 @@
 """The shared memory that images go out in and pixels come back in: a region for each child, and in it the current
-request, places for encoded bytes and slots for pixels.
+request, and places for encoded bytes and for the pixels that come of them.
 
 A child maps its own region and no other, so nothing that it writes, however late or wild, reaches another child's
 images. A region is given to a new child only when the old one is known to be dead, and with nothing of its images.
@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 from workers.types import DecodedImage, Pixels, Transform
 
-SLOTS = 2
-"""Slots of each region: one that is decoded into, one for the next image, so that a child never waits for us."""
-
-PLACES = 4
-"""Places of each region for encoded bytes: one for each request that a child has before it."""
+PLACES = 8
+"""Places of each region: one for each request that a child has before it."""
 PLACE_BYTES = 512 * 1024
-"""What is larger goes over the socket: it takes so long to decode that how it gets there does not matter."""
+"""Encoded bytes that a place has room for. What is larger goes over the socket: it takes so long to decode that how it
+gets there does not matter."""
 
 _HEAD_BYTES = 64
 
@@ -35,13 +33,13 @@ class Layout:
     transforms: tuple[Transform, ...]
 
     @property
-    def slot_bytes(self) -> int:
-        return sum(prod(_shape(transform)) for transform in self.transforms)
+    def place_bytes(self) -> int:
+        return PLACE_BYTES + sum(prod(_shape(transform)) for transform in self.transforms)
 
     @property
     def region_bytes(self) -> int:
         """A whole number of pages, because a region is mapped by itself."""
-        needed = _HEAD_BYTES + PLACES * PLACE_BYTES + SLOTS * self.slot_bytes
+        needed = _HEAD_BYTES + PLACES * self.place_bytes
         return -(-needed // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
 
@@ -65,6 +63,7 @@ class Region:
         self._layout = layout
         self._bytes = np.frombuffer(mmap.mmap(shared, size, offset=place * size), np.uint8)
         self._current_request = self._bytes[:8].view(np.uint64)
+        self._withdrawn = self._bytes[8:24].view(np.uint64)
 
     @property
     def current_request(self) -> int:
@@ -75,32 +74,45 @@ class Region:
     def current_request(self, request_id: int) -> None:
         self._current_request[0] = request_id
 
+    @property
+    def withdrawn(self) -> range:
+        """Of all requests that the child was given, in their order, those that it is to skip if it has not begun them.
+        We alone write it."""
+        return range(int(self._withdrawn[0]), int(self._withdrawn[1]))
+
+    @withdrawn.setter
+    def withdrawn(self, requests: range) -> None:
+        self._withdrawn[:] = requests.start, requests.stop
+
     def clear(self) -> None:
         """Forget all that is in it."""
         self._bytes.fill(0)
 
     def put(self, place: int, body: bytes) -> None:
         """Lay down encoded bytes, at most `PLACE_BYTES`, for the child to `get`."""
-        self._place(place, len(body))[:] = np.frombuffer(body, np.uint8)
+        self._encoded(place, len(body))[:] = np.frombuffer(body, np.uint8)
 
     def get(self, place: int, size: int) -> bytes:
         """A copy of the first so many bytes that lie there."""
-        return self._place(place, size).tobytes()
+        return self._encoded(place, size).tobytes()
 
-    def _place(self, place: int, size: int) -> NDArray[np.uint8]:
-        at = _HEAD_BYTES + place * PLACE_BYTES
+    def _encoded(self, place: int, size: int) -> NDArray[np.uint8]:
+        at = self._start(place)
         return self._bytes[at : at + size]
 
-    def write(self, slot: int, image: DecodedImage) -> None:
-        for transform, pixels in self._views(slot).items():
+    def write(self, place: int, image: DecodedImage) -> None:
+        for transform, pixels in self._views(place).items():
             pixels[:] = image.pixels[transform]
 
-    def read(self, slot: int) -> DecodedImage:
-        """A copy, so that the slot is free at once and a DecodedImage is owned by its holder."""
-        return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(slot).items()})
+    def read(self, place: int) -> DecodedImage:
+        """A copy, so that the place is free at once and a DecodedImage is owned by its holder."""
+        return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(place).items()})
 
-    def _views(self, slot: int) -> dict[Transform, Pixels]:
-        at = _HEAD_BYTES + PLACES * PLACE_BYTES + slot * self._layout.slot_bytes
+    def _start(self, place: int) -> int:
+        return _HEAD_BYTES + place * self._layout.place_bytes
+
+    def _views(self, place: int) -> dict[Transform, Pixels]:
+        at = self._start(place) + PLACE_BYTES
         views = {}
         for transform in self._layout.transforms:
             shape = _shape(transform)

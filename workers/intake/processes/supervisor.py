@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 
 from schemas.dead_letter import Reason
 from workers import metrics
@@ -21,7 +22,7 @@ from workers.intake.decoding import facts_of
 from workers.intake.limits import Limits
 from workers.intake.processes.fork_server import ForkServer, ForkServerLost
 from workers.intake.processes.last_words import last_words, make_pipe, with_words
-from workers.intake.processes.pending import Child, PendingRequest
+from workers.intake.processes.pending import HESITATION_S, Child, PendingRequest
 from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
 from workers.intake.processes.wire import Answer, Complained, Failed, Garbled, Inspected, Ready, Refused
 
@@ -38,6 +39,8 @@ been slow because the machine was."""
 _MOST_UNCLAIMED = 5
 """The current request says whether a child had begun. One that was taken over may erase it, so even an image that is
 never named there is not tried for ever."""
+_LONGEST_REST_S = 0.02
+"""How long answers may lie while every child has much before it."""
 _NO_ROOM = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_ROOM_S = 0.5
 """How long to wait for descriptors or processes, where the system has none left for a child."""
@@ -78,6 +81,7 @@ class Supervisor:
         self._most_stillborn = 3 * children + 5
         self._broken: Broken | None = None
         self._no_room_until = 0.0
+        self._rest_s = _LONGEST_REST_S
         self._told_of_room = False
         self.lacks: tuple[str, ...] = ()
         """Protections that this kernel does not give to children, as far as the first of them has told."""
@@ -124,10 +128,24 @@ class Supervisor:
     def _turn(self) -> None:
         """One round: children that are missing, news from the others, the clock, then new requests."""
         self._fill_places()
-        self._listen_for(0.0 if self._misses_orders() else _TICK_S if self._busy() else _NO_ROOM_S)
+        if all(child is not None and child.has_much for child in self._children):
+            self._gather_answers()
+        else:
+            self._listen_for(0.0 if self._misses_orders() else _TICK_S if self._busy() else _NO_ROOM_S)
         self._watch()
         self._take_orders()
         self._hand_out()
+
+    def _gather_answers(self) -> None:
+        """While every child has much before it, let several answers come together.
+
+        To wake this thread for each, and by it those that go on with the image, costs as much as they then do. A child
+        that runs out of work meanwhile makes the next rest shorter.
+        """
+        time.sleep(self._rest_s)
+        self._listen_for(0.0)
+        ran_out = any(child is None or child.waits_for_us for child in self._children)
+        self._rest_s = self._rest_s / 2 if ran_out else min(_LONGEST_REST_S, self._rest_s * 1.25)
 
     def _busy(self) -> bool:
         return any(child is not None and child.in_hand for child in self._children)
@@ -251,8 +269,10 @@ class Supervisor:
         if isinstance(answer, Complained):
             self._take_complaint(child, answer)
             return
-        request, slot = child.take_back(answer)
+        request, place = child.take_from(answer)
         words, child.words = child.words, ""
+        if request is None:
+            return
         match answer:
             case Inspected(_, header):
                 assert request.fetched is not None
@@ -265,7 +285,7 @@ class Supervisor:
             case _ if request.kind == "check":
                 self._checked(request)
             case _:
-                request.done(child.region.read(slot))
+                request.done(child.region.read(place))
 
     def _take_complaint(self, child: Child, said: Complained) -> None:
         child.complained(said)
@@ -290,9 +310,14 @@ class Supervisor:
         now = time.monotonic()
         gap_s, self._watched_at = min(now - self._watched_at, _LONGEST_GAP_S), now
         for child in list(self._children):
-            if child is not None and child.watch(gap_s) > _limit_s(child):
+            if child is None:
+                continue
+            at_s = child.watch(gap_s)
+            if at_s > _limit_s(child):
                 child.loss = "clock"
                 self._reap(child)
+            elif child.ready and at_s >= HESITATION_S:
+                self._put_back(child.withdraw())
 
     def _reap(self, child: Child) -> None:
         """See that the child is dead, hear its last words, and decide what becomes of what it had in hand."""
@@ -326,9 +351,12 @@ class Supervisor:
         os.close(child.complaints)
         child.region.clear()
         self._children[child.place] = None
-        for request in sorted(child.in_hand.values(), key=lambda each: each.request_id, reverse=True):
-            if request is not suspect:
-                self._queue(request).appendleft(request)
+        self._put_back([each for each in child.in_hand.values() if each is not suspect and not child.has_lost(each)])
+
+    def _put_back(self, requests: Sequence[PendingRequest]) -> None:
+        """To the front of their queues, in order."""
+        for request in sorted(requests, key=lambda each: each.request_id, reverse=True):
+            self._queue(request).appendleft(request)
 
     def _blame(self, request: PendingRequest, reason: Reason, words: str) -> None:
         request.losses += 1
@@ -459,7 +487,9 @@ def _limit_s(child: Child) -> float:
 def _suspect(child: Child) -> PendingRequest | None:
     """The request that may be why the child was lost: that for the image which it was at, if it had begun."""
     first = child.first
-    if first is None or child.loss == "bad-answer":
+    if first is None or child.has_lost(first):
+        return None
+    if child.loss == "bad-answer":
         return first
     if child.loss == "clock":  # done with the slow one after all, it was killed at the next, which has no fault in it
         return first if first.request_id == child.at else None

@@ -2,7 +2,7 @@
 
 A child decodes bytes that anyone may have made, so what it says is taken for hostile: nothing of it is unpickled, every
 length, range and enumeration is checked, and a record is at most some hundred bytes. An answer names its request and
-nothing else; which slot its pixels are in, and to which image they belong, only the worker knows. The worker's side
+nothing else; where its pixels are, and to which image they belong, only the worker knows. The worker's side
 never blocks, whatever the child does; the child's side always does.
 """
 
@@ -38,7 +38,7 @@ VERDICTS: Final[tuple[Reason, ...]] = (
 )
 """Reasons that a child may give; what else becomes of an image is not its to say."""
 
-_REQUEST = struct.Struct("<BQBBQBI")
+_REQUEST = struct.Struct("<BQBBQ?I")
 _ANSWER = struct.Struct("<BQH")
 _READY, _INSPECTED, _REFUSED = struct.Struct("<B"), struct.Struct("<BIIQ"), struct.Struct("<B")
 _COMPLAINED = struct.Struct("<I")
@@ -60,19 +60,19 @@ class Request:
     Args:
         request_id: names it, above 0.
         format: of the image; None: not known yet, or (of a check) every format that is taken.
-        slot: of the child's region, for the pixels of a decode.
+        place: of the child's region, for the encoded bytes and for the pixels that come of them.
         memory_bytes: by how much the child may grow meanwhile.
         body: the encoded bytes; empty for a check.
-        place: where in the child's region they lie; None: they follow the request.
+        follows: they are too many for the place, and follow the request.
     """
 
     kind: Kind
     request_id: int
     format: str | None
-    slot: int
+    place: int
     memory_bytes: int
     body: bytes
-    place: int | None = None
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Inspected:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A request is done. A decode: the pixels are in its slot. A check: the image known to be good was decoded."""
+    """A request is done. A decode: the pixels are in its place. A check: the image known to be good was decoded."""
 
     request_id: int
 
@@ -102,6 +102,13 @@ class Refused:
     request_id: int
     reason: Reason
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """A request was withdrawn before the child had begun it."""
+
+    request_id: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +133,8 @@ class Complained:
     words: str
 
 
-Answer: TypeAlias = Ready | Inspected | Completed | Refused | Failed | Complained
-_ANSWERS: Final = (Ready, Inspected, Completed, Refused, Failed, Complained)
+Answer: TypeAlias = Ready | Inspected | Completed | Refused | Failed | Complained | Withdrawn
+_ANSWERS: Final = (Ready, Inspected, Completed, Refused, Failed, Complained, Withdrawn)
 
 
 class Channel:
@@ -156,7 +163,7 @@ class Channel:
     def put(self, request: Request) -> None:
         """Send now what can be sent, the rest when `flush` is called."""
         self._outbox.append(memoryview(_packed(request)))
-        if request.body and request.place is None:
+        if request.follows:
             self._outbox.append(memoryview(request.body))
         self.flush()
 
@@ -223,8 +230,8 @@ def _answer(code: int, request_id: int, payload: bytes, limits: Limits) -> Answe
             return Ready(_lacks(*_READY.unpack(payload)))
         if kind is Inspected:
             return Inspected(request_id, _header(limits, *_INSPECTED.unpack(payload)))
-        if kind is Completed and not payload:
-            return Completed(request_id)
+        if kind in (Completed, Withdrawn) and not payload:
+            return kind(request_id)
         if kind is Refused:
             return Refused(request_id, VERDICTS[payload[0]], _shown(payload[1:]))
         if kind is Failed:
@@ -259,8 +266,8 @@ def _shown(text: bytes) -> str:
 def _packed(request: Request) -> bytes:
     code = KINDS.index(request.kind)
     name = 0 if request.format is None else 1 + DECODABLE.index(request.format)
-    place = 0 if request.place is None else 1 + request.place
-    return _REQUEST.pack(code, request.request_id, name, request.slot, request.memory_bytes, place, len(request.body))
+    size = len(request.body)
+    return _REQUEST.pack(code, request.request_id, name, request.place, request.memory_bytes, request.follows, size)
 
 
 # ---- the child's side -----------------------------------------------------------------------------------------------
@@ -282,10 +289,10 @@ def receive(sock: socket.socket, placed: Callable[[int, int], bytes]) -> Request
     Raises:
         EOFError: the parent has let go of us.
     """
-    code, request_id, name, slot, memory_bytes, place, size = _REQUEST.unpack(_filled(sock, _REQUEST.size))
+    code, request_id, name, place, memory_bytes, follows, size = _REQUEST.unpack(_filled(sock, _REQUEST.size))
     format_name = DECODABLE[name - 1] if name else None
-    body = placed(place - 1, size) if place else _filled(sock, size)
-    return Request(KINDS[code], request_id, format_name, slot, memory_bytes, body)
+    body = _filled(sock, size) if follows else placed(place, size)
+    return Request(KINDS[code], request_id, format_name, place, memory_bytes, body, follows)
 
 
 def _filled(sock: socket.socket, size: int) -> bytes:
@@ -318,7 +325,7 @@ def _payload(answer: Answer) -> bytes:
             return _cut(detail)
         case Complained(_, lines, words):
             return _COMPLAINED.pack(lines) + _cut(words)
-        case Completed():
+        case Completed() | Withdrawn():
             return b""
 
 
