@@ -32,6 +32,7 @@ TEXTS = (
     "a://b?" * 2000,
     "http://h/p?X-Amz-Signature=MARKED-SECRET",
     "../../../etc/passwd",
+    "//[",
     "s3://b/k?versionId=null",
     "%",
     "%00",

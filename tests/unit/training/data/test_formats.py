@@ -298,6 +298,7 @@ def changed(document: Any, change: Callable[[Any], object]) -> str:
             "samples.0: a label is '3'",
         ),
         ("t.json", '[{"data": {"image": "https://x/y.jpg"}}]', "must be downloaded first"),
+        ("t.json", '[{"data": {"image": "//[x/y.jpg"}}]', "neither a path nor an address"),
         ("t.json", '[{"data": {"image": 3}}]', "t.json, 0: its data name no image"),
         (
             "t.json",

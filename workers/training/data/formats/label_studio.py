@@ -83,7 +83,10 @@ def _image(task: _Task, where: str) -> str:
         return given
     if given.startswith(("http://", "https://")):
         raise Misconfigured(f"{where}: {given[:200]} must be downloaded first; export with the files, or from S3.")
-    parts = urlsplit(given)
+    try:
+        parts = urlsplit(given)
+    except ValueError:  # such as brackets that do not close
+        raise Misconfigured(f"{where}: its image {given[:200]!r} is neither a path nor an address.") from None
     local = parse_qs(parts.query).get("d")
     return unquote(local[0]) if local else unquote(parts.path)
 
