@@ -500,7 +500,8 @@ def _last_modified(response: ObjectAnswer) -> str:
 
 
 def _rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """With four digits for any year, which `strftime` does not write before 1000."""
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _bare(etag: str | None) -> str | None:

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import orjson
 
-from schemas.enriched_image import CaptionText, ImageFacts, Tag
+from schemas.enriched_image import CaptionText, ImageFacts, Source, Tag
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts
 from tests.support.loopback import Loopback
@@ -99,7 +99,7 @@ _store_says = Says()
 
 
 def got(parts: Parts) -> str:
-    """An object, or one of the errors of the port; never more bytes than were asked for."""
+    """An object of which an event can tell, or one of the port's errors; never more bytes than were asked for."""
     port = _store_says.port(parts[0] + b"\r\n\r\n" + b"".join(parts[1:]))
     store = MinioObjectStore(f"http://127.0.0.1:{port}", "key", SECRET, "us-east-1", retry_s=0.01)
     began = time.monotonic()
@@ -118,6 +118,8 @@ def _one(store: MinioObjectStore, seconds: float) -> str:
         return f"{type(error).__name__} {error.reason}" if isinstance(error, Rejected) else type(error).__name__
     assert 0 < len(stored.body) <= LARGEST_OBJECT
     assert "\n" not in stored.etag + (stored.version_id or "")
+    told = {"etag": stored.etag, "version_id": stored.version_id, "last_modified": stored.last_modified}
+    Source.model_validate({"bucket": "bucket", "key": "key", "sha256": "0" * 64, **told})
     return "an object"
 
 

@@ -114,6 +114,12 @@ def test_an_etag_is_sent_in_quotes_and_the_dates_come_in_utc() -> None:
     assert stored == StoredObject(b"image", "e7a6", None, "2026-11-25T01:02:03Z")
 
 
+@pytest.mark.parametrize("year", ["0999", "1970", "9999"])
+def test_any_year_has_four_digits(year: str, kept: bool) -> None:
+    date = f"Last-Modified: Fri, 01 Jan {year} 00:00:00 GMT"
+    assert get(says(message("200 OK", ETAG, date, body=b"x")), kept=kept).last_modified == f"{year}-01-01T00:00:00Z"
+
+
 def test_a_store_that_does_not_know_if_match_is_caught_by_its_own_etag(kept: bool) -> None:
     with pytest.raises(Superseded):
         get(says(GOOD), etag="another", kept=kept)
