@@ -14,7 +14,7 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from workers.cli.decoders import processors
+from workers.processors import processors
 from workers.training.parse.grammar import GrammarParser
 from workers.training.parse.mentions import Parser
 from workers.training.parse.run import Choices, parse

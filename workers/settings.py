@@ -375,7 +375,7 @@ class Settings(BaseModel):
     )
     fetch_threads: Annotated[int, Field(ge=1, le=1024)] = _setting("Tuning", 16, "GETs at the same time")
     decode_threads: Annotated[int, Field(ge=0, le=256)] = _setting(
-        "Tuning", 0, "Decodes at the same time; 0: one for each processor"
+        "Tuning", 0, "Decodes at the same time; 0: one for each processor that it may use"
     )
     decoder: Annotated[Literal["threads", "processes"], BeforeValidator(_lower)] = _setting(
         "Tuning",

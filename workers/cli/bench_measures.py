@@ -14,7 +14,7 @@ from PIL import Image
 
 from workers.capacity import Decoded, MachineProfile
 from workers.cli.composition import load_models
-from workers.cli.decoders import limits, processors, reducing_gap
+from workers.cli.decoders import limits, reducing_gap
 from workers.cli.local_files import read_regular_file
 from workers.errors import LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
@@ -22,6 +22,7 @@ from workers.models.device import Device, choose_device
 from workers.models.load import open_bundle
 from workers.models.uses import USES
 from workers.ports import Model
+from workers.processors import processors
 from workers.settings import Settings
 
 if TYPE_CHECKING:

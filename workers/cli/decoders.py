@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -17,6 +16,7 @@ from workers.errors import Misconfigured
 from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.intake.geometry import scale_of
 from workers.ports import ObjectStore
+from workers.processors import processors
 from workers.settings import Settings
 from workers.types import Facts, Transform
 
@@ -61,11 +61,6 @@ def intake(
 def decoders(settings: Settings) -> int:
     """How many images are decoded at the same time."""
     return settings.decode_threads or processors()
-
-
-def processors() -> int:
-    """How many processors this process may use: in a container they can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def limits(settings: Settings) -> Limits:

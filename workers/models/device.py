@@ -25,6 +25,7 @@ from workers.errors import Broken, Misconfigured
 from workers.models.compiler import Compiled, try_out
 from workers.models.graphs import Bucketed, CudaRecorder, Function, call_again, sizes_up_to
 from workers.models.int8 import quantize_linears
+from workers.processors import processors
 from workers.types import Pixels
 
 # Fresh memory in pages of 2 MiB instead of 4 KiB, where Linux has them, costs half, and reading it less. torch reads
@@ -211,7 +212,8 @@ def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device
     """The device for TAGSTREAM_DEVICE: auto (CUDA where there is one), cpu, cuda.
 
     Args:
-        threads: how many a CPU computes with; None leaves torch's choice, one a core.
+        threads: how many a CPU computes with; None leaves torch's choice, one a core, but for a container that has
+            fewer processors.
 
     Raises:
         Misconfigured: an unknown word, or cuda where torch finds none.
@@ -219,8 +221,8 @@ def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device
     """
     if wanted not in ("auto", "cpu", "cuda"):
         raise Misconfigured(f"TAGSTREAM_DEVICE is {wanted!r}; it may be auto, cpu or cuda.")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if threads is not None or processors() < torch.get_num_threads():
+        torch.set_num_threads(threads or processors())
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return Device("cpu", cpu_name())
     if not torch.cuda.is_available():

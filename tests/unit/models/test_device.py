@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from workers.errors import Misconfigured
+from workers.models import device
 from workers.models.device import (
     PRECISIONS,
     Device,
@@ -46,6 +47,21 @@ def test_the_number_of_threads_is_set() -> None:
     choose_device("cpu", threads=1)
     assert torch.get_num_threads() == 1
     torch.set_num_threads(before)
+
+
+def test_a_cpu_computes_with_no_more_threads_than_it_has_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: a container sees the whole machine, and its threads would use up its share of time in a moment."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        monkeypatch.setattr(device, "processors", lambda: 3)
+        choose_device("cpu")
+        assert torch.get_num_threads() == 3
+        torch.set_num_threads(2)
+        choose_device("cpu")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def parse(
 
     [dim]Example:[/]   tagstream train parse photos/ -o parsed/ --review tags.tsv --least 20
     """
-    from workers.cli.decoders import processors
+    from workers.processors import processors
     from workers.training.parse.grammar import GrammarParser
     from workers.training.parse.run import Choices
     from workers.training.parse.run import parse as run
