@@ -22,7 +22,7 @@ def open_closed_streams() -> None:
 
 def escape_unknown_characters() -> None:
     """Standard output of an encoding other than UTF-8 lacks characters of keys, labels and our own marks: `\\u2717`."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

@@ -21,8 +21,11 @@ from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""No command is to blame for a disk that takes no more."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (errno.EROFS, errno.EACCES)
+"""No command is to blame for a disk that takes no more, or a file that this user may not have."""
+
+_HELP = ["-h", "--help"]
 
 COMMANDS = (
     "run",
@@ -124,7 +127,7 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": _HELP},
     )
     made.callback()(_globals)
     for name in names:
@@ -153,14 +156,26 @@ def run_command(arguments: Sequence[str]) -> int:
     except TagstreamError as error:
         return _complain(error)
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            from workers.cli.terminal import forget_output
-
-            forget_output()
-            return _complain(Misconfigured(f"what the command writes has no place: {error.strerror}"))
+        if isinstance(error, OSError) and (wrong := _said_of_files(error)):
+            return _complain(Misconfigured(wrong))
         logger.exception("this is a bug of ours, please report it with the lines below")
         return OUR_BUG
     return 0
+
+
+def _said_of_files(error: OSError) -> str:
+    """What is wrong with a file or a disk; empty where that is not what the error is about."""
+    name = None if error.filename is None else Path(os.fsdecode(error.filename))
+    if error.errno in _REFUSED and name is not None:
+        return f"{name} can't be used: {error.strerror}"
+    if error.errno not in _FULL:
+        return ""
+    if name is not None:
+        return f"{name} has no place: {error.strerror}"
+    from workers.cli.terminal import forget_output
+
+    forget_output()
+    return f"what the command writes has no place: {error.strerror}"
 
 
 def _named(arguments: Sequence[str]) -> str | None:
@@ -177,8 +192,8 @@ def command_tree(name: str | None = None) -> Callable[..., object]:
 
 
 def _show_flags_without_value(command: Any) -> None:
-    """Typer's help says `--go <bool>`, and takes no value there."""
-    for option in command.params:
+    """Typer's help says `--go <bool>`, and takes no value there; so it does of `--help`, which it makes when asked."""
+    for option in command.get_params(typer.Context(command, help_option_names=_HELP)):
         if getattr(option, "is_flag", False):
             option.metavar = ""
     for each in getattr(command, "commands", {}).values():

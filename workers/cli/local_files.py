@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from workers.errors import LargerThanReserved
+from workers.errors import LargerThanReserved, Misconfigured
 
 IMAGES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 """Endings by which a folder's files are taken for images. Of a bucket all is taken: the worker's TAGSTREAM_KEY_GLOBS
@@ -31,3 +31,16 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
     if len(body) > max_bytes:  # it grew meanwhile
         raise LargerThanReserved(None)
     return body
+
+
+def require_writable(folder: Path) -> None:
+    """Check, before minutes of work, that something can be put into this folder, which need not be there yet.
+
+    Raises:
+        Misconfigured: it can't.
+    """
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not there.is_dir():
+        raise Misconfigured(f"{folder} can't be written: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Misconfigured(f"{folder} can't be written: {there} is read-only, or this user's rights are too few")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from workers.cli.local_files import require_writable
 from workers.cli.models_terminal import bars, describe, note, say
 from workers.errors import Misconfigured
 
@@ -228,8 +229,10 @@ def check_free(out: Path, replace: bool) -> None:
     """Check, before minutes of work, that the bundle may be put there.
 
     Raises:
-        Misconfigured: something is there already, or is no bundle that could be replaced.
+        Misconfigured: something is there already, or is no bundle that could be replaced, or the folder above can't be
+            written.
     """
+    require_writable(out.parent)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / "model.json").is_file():

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
+from workers.cli.local_files import require_writable
 from workers.cli.models_terminal import bars, note, say, size_of
 from workers.errors import Misconfigured
 
@@ -125,6 +126,7 @@ def tune(
 
     settings = _settings()
     opened = open_bundle(bundle)
+    require_writable(settings.state_dir)
     for each in [use] if use else uses_of(opened):
         trials: list[Trial] = []
         with bars() as tell:

@@ -26,7 +26,7 @@ def export(
         for name, content in documents().items():
             (folder / name).write_bytes(content)
     except OSError as error:
-        raise Misconfigured(f"{error.filename} can't be written: {error.strerror}") from error
+        raise Misconfigured(f"{error.filename or folder} can't be written: {error.strerror}") from error
     for name in documents():
         typer.echo(folder / name)
 

@@ -97,10 +97,12 @@ def listing(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], names:
 def as_json(document: Any, *, indent: int | None = None) -> str:
     """JSON of a document from outside: letters of every language as they are, what would steer a terminal escaped.
 
-    Numbers that JSON does not have (NaN, infinity) are null; what reads messages takes them.
+    Numbers that JSON does not have (NaN, infinity) are null; what reads messages takes them. Where standard output
+    is not in UTF-8, all that is not ASCII is escaped.
     """
     separators = (",", ":") if indent is None else None
-    dumped = partial(json.dumps, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators)
+    ascii_only = (sys.stdout.encoding or "utf-8").lower() != "utf-8"
+    dumped = partial(json.dumps, ensure_ascii=ascii_only, allow_nan=False, indent=indent, separators=separators)
     try:
         written = dumped(document)
     except ValueError:

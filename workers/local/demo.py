@@ -84,7 +84,7 @@ def _play(display: DemoDisplay, stack: LocalStack, photos: Sequence[Photograph],
 
 def _sum_up(display: DemoDisplay, acts: Acts, scenes: demo_page.Scenes, page: Path) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(demo_page.render(scenes, _SERVERS))
+    page.write_text(demo_page.render(scenes, _SERVERS), encoding="utf-8")
     display.title("Summary")
     for line in _summary(scenes):
         display.say(f"  {line}")

@@ -39,7 +39,7 @@ def render(scenes: Scenes, servers: str) -> str:
     stages = _stages(scenes.first)
     return "\n".join(
         (
-            opening("tagstream: what came back", "What came back", _lead(scenes, servers), _STYLE.read_text()),
+            opening("tagstream: what came back", "What came back", _lead(scenes, servers), _STYLE.read_text("utf-8")),
             _facts(scenes),
             search(),
             *_first(scenes.first, stages),

@@ -540,14 +540,30 @@ def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    with _disk_spoken(path):
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
 def _write_golden(path: Path, golden: Golden) -> None:
     from safetensors.numpy import save_file
 
     texts = {"guides": json.dumps(golden.guides), "captions": json.dumps(golden.captions)}
-    save_file({"pixels": golden.pixels, "outputs": golden.outputs}, path, metadata=texts)
+    with _disk_spoken(path):
+        save_file({"pixels": golden.pixels, "outputs": golden.outputs}, path, metadata=texts)
+
+
+@contextmanager
+def _disk_spoken(path: Path) -> Iterator[None]:
+    """What safetensors says of a disk that is full, or can't be written, as the OSError that it was."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if (said := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        number = int(said[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _read_golden(path: Path, side: int) -> Golden:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -130,8 +131,8 @@ def test_no_help_of_an_option_is_taken_for_markup() -> None:
 
 
 def test_the_help_of_a_flag_shows_no_value(tagstream: Callable[..., Ran]) -> None:
-    rows = [row for row in tagstream("emit", "--help").out.splitlines() if "<bool>" in row]
-    assert [row for row in rows if "--help" not in row] == []
+    for command in (["emit"], ["topics"], ["topics", "check"], []):
+        assert "<bool>" not in tagstream(*command, "--help").out
 
 
 def test_a_paragraph_of_help_is_wrapped_for_the_terminal_and_examples_keep_their_lines(
@@ -307,6 +308,9 @@ def test_advice_is_printed_with_the_error(tagstream: Callable[..., Ran], monkeyp
         (Broken("b"), 3),
         (Unavailable("kafka", "u"), 4),
         (TagstreamError("other"), 4),
+        (OSError(errno.EROFS, "Read-only file system", "/data/set"), 2),
+        (PermissionError(errno.EACCES, "Permission denied", b"/data/\xff"), 2),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/set"), 2),
         (KeyboardInterrupt(), 130),
     ],
     ids=repr,
@@ -321,6 +325,16 @@ def test_errors_end_with_the_code_of_whose_fault_they_are(
     ran = tagstream("tail")
     assert ran.code == code
     assert "Traceback" not in ran.err
+
+
+def test_a_file_that_this_user_may_not_have_is_named(
+    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/set")
+
+    monkeypatch.setattr("workers.settings.examine", fail)
+    assert tagstream("tail").err == "/data/set can't be used: Read-only file system\n"
 
 
 def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
@@ -407,6 +421,27 @@ def test_characters_that_the_output_does_not_have_are_escaped() -> None:
     ran = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert rb"host:port,\u2026" in ran.stdout
+
+
+def test_what_no_locale_is_set_for_is_escaped() -> None:
+    """So it is where Python may not take the C locale for UTF-8, as it does by itself."""
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "workers", "settings"]
+    ran = subprocess.run(command, env=os.environ | bare, capture_output=True, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert rb"host:port,\u2026" in ran.stdout
+
+
+def test_json_stays_json_where_the_output_lacks_its_characters() -> None:
+    """Python escapes these as `\\xfc` and `\\U0001f431`, which JSON does not know."""
+    code = (
+        "from workers.__main__ import escape_unknown_characters; from workers.cli.terminal import as_json\n"
+        "escape_unknown_characters(); print(as_json({'key': '\\xfc \\U0001f431 \\u2026'}))"
+    )
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=60)
+        assert json.loads(ran.stdout.decode(encoding)) == {"key": "\xfc \U0001f431 \u2026"}
 
 
 @pytest.mark.parametrize("show", ["print(line)", "console().print(line)"])

@@ -175,6 +175,27 @@ def test_tune_tells_a_program_each_trial_and_which_was_chosen(
     assert chosen["images_per_s"] > 0
 
 
+def test_nothing_is_tuned_whose_answer_can_not_be_kept(
+    ram: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TAGSTREAM_STATE_DIR", "/dev/null/state")
+    monkeypatch.setattr("workers.models.load.tune_model", lambda *_, **__: pytest.fail("minutes of work for nothing"))
+    assert run_command(["models", "tune", str(ram.folder)]) == MISCONFIGURED
+    assert capsys.readouterr().err == "/dev/null/state can't be written: /dev/null is no folder\n"
+
+
+def test_no_bundle_is_begun_that_can_not_be_put_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "workers.models.ram.random_bundle.random_bundle", lambda *_, **__: pytest.fail("work for nothing")
+    )
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    assert run_command(["models", "random", "ram", "-o", str(tmp_path / "bundles" / "ram")]) == MISCONFIGURED
+    refused = f"{tmp_path} is read-only, or this user's rights are too few"
+    assert capsys.readouterr().err == f"{tmp_path / 'bundles'} can't be written: {refused}\n"
+
+
 def test_a_bundle_that_can_not_caption_is_not_tuned_for_it(ram: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(["models", "tune", str(ram.folder), "--as", "captioner"]) == MISCONFIGURED
     assert "no captioner can be made" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 from tests.unit.models.photographs import photograph
+from workers.cli.exit_codes import MISCONFIGURED
 from workers.errors import Broken, Misconfigured
 from workers.models import compact as compact_module
 from workers.models.bundle import Bundle
@@ -229,6 +232,20 @@ def test_a_cache_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(Misconfigured, match="can't be written"):
         compact_bundle(tmp_path / "file" / "cache")
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
+    """safetensors writes by itself, and has an error of its own for it."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "from workers.cli.app import run_command; sys.exit(run_command(['tag', 'photo.jpg']))"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TAGSTREAM_DEVICE": "cpu"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    assert ran.returncode == MISCONFIGURED
+    folder = tmp_path / "tagstream" / f"compact-{EDITION}"
+    assert ran.stderr.endswith(f"The compact bundle can't be written to {folder}: File too large.\n")
+    assert os.listdir(tmp_path / "tagstream") == []
 
 
 def test_a_missing_wheel_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
