@@ -650,14 +650,26 @@ _LARGEST_FILE = 64 * 1024
 
 def _read_file(name: str, path: Path) -> str:
     try:
-        with expanded(path).open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-        if len(content) > _LARGEST_FILE:
-            raise ValueError(f"{name}={path} has more than {_LARGEST_FILE:,} bytes")
-        return content.decode("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+        return read_secret(expanded(path)).rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ValueError(f"{name}={path} can't be read: {reason}") from error
+
+
+def read_secret(path: Path) -> str:
+    """The text of a file with a secret.
+
+    Raises:
+        OSError, ValueError: it can't be read, is too large, or no text in UTF-8. None of them quotes it.
+    """
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(f"it has more than {_LARGEST_FILE:,} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("it is not text in UTF-8") from None
 
 
 _FORMER = {

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from workers.settings import read_secret
+
 logger = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
-
-_LARGEST_FILE = 64 * 1024
 
 
 class RenewedFile(Generic[Made]):
@@ -42,7 +42,7 @@ class RenewedFile(Generic[Made]):
             try:
                 seen = _stamp(self._path)
                 if seen != self._seen:
-                    self._last = self._parse(read_text(self._path))
+                    self._last = self._parse(read_secret(self._path))
                     self._seen = seen
                 self._unread = False
             except (OSError, ValueError) as error:
@@ -90,18 +90,6 @@ def one_line(text: str) -> str:
     if not (secret := text.rstrip("\r\n")):
         raise ValueError("it is empty")
     return secret
-
-
-def read_text(path: Path) -> str:
-    """
-    Raises:
-        OSError, ValueError: it can't be read, is too large, or no text in UTF-8.
-    """
-    with path.open("rb") as file:
-        raw = file.read(_LARGEST_FILE + 1)
-    if len(raw) > _LARGEST_FILE:
-        raise ValueError(f"it has more than {_LARGEST_FILE} bytes")
-    return raw.decode()
 
 
 def why(error: Exception) -> str:

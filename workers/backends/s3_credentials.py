@@ -22,10 +22,11 @@ from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider, WebIdentityProvider
 
 from workers.backends.lease import Lease
-from workers.backends.renewed_file import RenewedFile, Secret, read_text, why
+from workers.backends.renewed_file import RenewedFile, Secret, why
 from workers.backends.s3_answers import meaning
 from workers.backends.s3_http import ClockedPool, S3Refusal
 from workers.errors import Unavailable
+from workers.settings import read_secret
 
 _log = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ _NAMES = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 def _token(path: Path) -> str:
-    token = read_text(path).strip()
+    token = read_secret(path).strip()
     if not token:
         raise OSError("it is empty")
     return token

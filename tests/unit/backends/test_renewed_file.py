@@ -97,5 +97,11 @@ def test_a_file_without_end_is_not_read_to_it(tmp_path: Path) -> None:
     path.write_text("x" * 65_536)
     assert RenewedFile(path, one_line)() == "x" * 65_536
     path.write_text("x" * 65_537)
-    with pytest.raises(ValueError, match="more than 65536 bytes"):
+    with pytest.raises(ValueError, match="more than 65,536 bytes"):
         RenewedFile(path, one_line)()
+
+
+def test_no_byte_of_a_file_that_is_no_text_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"secret \xff")
+    with pytest.raises(ValueError, match=r"^it is not text in UTF-8$"):
+        RenewedFile(tmp_path / "token", one_line)()

@@ -74,8 +74,8 @@ NO_KEYS = "its section [default] has no aws_access_key_id or no aws_secret_acces
         ("[default]\naws_access_key_id = key\n", NO_KEYS),
         ("[default]\naws_secret_access_key = secret\n", NO_KEYS),
         ("[default]\naws_acc", "it is no INI file"),
-        ("\0\xff", "'utf-8' codec can't decode byte"),
-        (profile("large") + "#" * 100_000, "it has more than 65536 bytes"),
+        ("\0\xff", "it is not text in UTF-8"),
+        (profile("large") + "#" * 100_000, "it has more than 65,536 bytes"),
         (None, "No such file or directory"),
     ],
 )

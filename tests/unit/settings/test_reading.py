@@ -163,7 +163,7 @@ def test_a_secret_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_a_file_without_an_end_is_named_and_not_read_on() -> None:
     text = complaint({"TAGSTREAM_REDIS_URL_FILE": "/dev/zero"})
-    assert text == "TAGSTREAM_REDIS_URL_FILE=/dev/zero has more than 65,536 bytes"
+    assert text == "TAGSTREAM_REDIS_URL_FILE=/dev/zero can't be read: it has more than 65,536 bytes"
 
 
 def test_only_secrets_come_from_files() -> None:
