@@ -51,7 +51,8 @@ class MachineProfile(BaseModel):
         known_core_s: of an event whose results are in the cache, seconds of one processor. One interpreter does this
             for all events of a worker.
         new_core_s: what an image that is not known costs beside that, its decoding and the model.
-        new_interpreter_s: how much of that the one interpreter does, at most.
+        new_interpreter_s: how much of that the one interpreter does, at most: user time of the worker's own process,
+            where the model costs nothing.
         weights_bytes: of all bundles.
     """
 
@@ -68,7 +69,7 @@ class MachineProfile(BaseModel):
     decoded: Annotated[tuple[Decoded, ...], Field(min_length=1, max_length=10_000, fail_fast=True)]
     known_core_s: Seconds = 0.00024
     new_core_s: Seconds = 0.006
-    new_interpreter_s: Seconds = 0.003
+    new_interpreter_s: Seconds = 0.002
     weights_bytes: Annotated[int, Field(ge=0, le=10**13)]
 
     @property
