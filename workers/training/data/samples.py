@@ -184,7 +184,7 @@ class DataSet:
             raise Misconfigured(f"{where}: {first_fault(error)}.") from None
         for label in (*sample.tags, *(sample.absent or ()), *(i for ids in sample.caption_tags for i in ids)):
             if label >= len(self.labels):
-                raise Misconfigured(f"{where}: label {label} of {len(self.labels)} (they count from 0).")
+                raise Misconfigured(f"{where}: label {label!r:.200} of {len(self.labels)} (they count from 0).")
         return sample
 
 

@@ -57,7 +57,9 @@ def read(request: Request) -> Source:
     coco = document(path, _COCO)
     categories = sorted(coco.categories, key=lambda category: category.id)
     names = Names(request.labels or tuple(category.name for category in categories))
-    by_id = {category.id: names.ids([category.name], f"{path}, category {category.id}") for category in categories}
+    by_id = {
+        category.id: names.ids([category.name], f"{path}, category {category.id!r:.200}") for category in categories
+    }
     return Source("coco", request.root(map(_name, coco.images)), names.labels, _items(path, coco, by_id))
 
 
@@ -68,7 +70,7 @@ def _items(path: Path, coco: _Coco, by_id: Mapping[int, tuple[int, ...]]) -> Ite
     for number, annotation in enumerate(coco.annotations):
         where = f"{path}, annotations.{number}"
         if annotation.image_id not in known:
-            raise Misconfigured(f"{where}: there is no image {_short(annotation.image_id)}.")
+            raise Misconfigured(f"{where}: there is no image {annotation.image_id!r:.200}.")
         given = [] if annotation.category_id is None else [annotation.category_id]
         for category in (*given, *(segment.category_id for segment in annotation.segments_info)):
             tags[annotation.image_id].update(_labels(category, by_id, where))
@@ -89,18 +91,14 @@ def _by_id(path: Path, images: Iterable[_Image]) -> dict[_Id, tuple[int, _Image]
     for number, image in enumerate(images):
         first, known = found.setdefault(image.id, (number, image))
         if _name(known) != _name(image):
-            raise Misconfigured(f"{path}, images.{number}: images.{first} has the same id, {_short(image.id)}.")
+            raise Misconfigured(f"{path}, images.{number}: images.{first} has the same id, {image.id!r:.200}.")
     return found
 
 
 def _labels(category: int, by_id: Mapping[int, tuple[int, ...]], where: str) -> tuple[int, ...]:
     if category not in by_id:
-        raise Misconfigured(f"{where}: there is no category {category}.")
+        raise Misconfigured(f"{where}: there is no category {category!r:.200}.")
     return by_id[category]
-
-
-def _short(number: _Id) -> str:
-    return repr(number)[:200]
 
 
 def _name(image: _Image) -> str:
