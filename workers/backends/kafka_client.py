@@ -10,7 +10,7 @@ import selectors
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -21,6 +21,7 @@ from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 
 from workers.backends import kafka_answers
+from workers.backends.names import resolved
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,9 @@ SHARED: dict[str, Any] = {
     # The default of 30 s keeps a client away for as long after a broker has come back.
     "reconnect_backoff_max_ms": 800,
 }
+
+LOOKUP_S = 2.0
+"""For the addresses of a broker's name to be found; an answer that comes later serves the next try."""
 
 THROTTLE_MS = 15_000
 """The longest that a broker may tell us to be silent. It enforces its quotas by itself, within 11 s by its defaults."""
@@ -254,8 +258,21 @@ def _closing_what_it_gives_up(sock_connect: Callable[..., Any]) -> Callable[...,
     return closing
 
 
+def _lookup_within_a_time(_maker: KafkaNetSocket, host: str, port: int, raise_error: bool = False) -> Sequence[Any]:
+    """kafka-python 3.0.12 waits for the system to resolve a name, in the thread that polls and sends heartbeats too,
+    and lets the error of a name that can't be one end it."""
+    try:
+        return resolved(host, port, LOOKUP_S)
+    except (OSError, ValueError) as error:
+        if raise_error:
+            raise kafka_errors.KafkaConnectionError(f"{host}:{port} can't be resolved: {error}") from error
+        logger.warning("%s:%d can't be resolved: %s", host, port, error)
+        return []
+
+
 # Connections are made deep inside of every client.
 kafka_answers.install()
+KafkaNetSocket.dns_lookup = _lookup_within_a_time
 KafkaNetSocket.sock_connect = _closing_what_it_gives_up(KafkaNetSocket.sock_connect)
 KafkaConnection._maybe_throttle = _throttle_within_bounds(KafkaConnection._maybe_throttle)
 

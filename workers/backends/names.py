@@ -1,19 +1,25 @@
 """Connecting to a name, within a time. The system takes as long as it likes to find a name's addresses, minutes where
-its servers of names are away, and can't be told otherwise: so a thread waits for it."""
+its servers of names are away, and can't be told otherwise: so a thread waits for it, one for each name."""
 
 from __future__ import annotations
 
 import errno
+import math
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from queue import Empty, SimpleQueue
-from typing import TypeVar
+from concurrent.futures import Future
+from typing import Any, Final, TypeAlias, TypeVar
 
 Connected = TypeVar("Connected")
 
+Entry: TypeAlias = tuple[Any, ...]
+"""Of `socket.getaddrinfo`."""
+
 _SHORTEST_S = 0.001
+_KEPT_S = 30.0
+"""After so long a late answer is worth nothing."""
 
 
 def connected(
@@ -43,27 +49,66 @@ def connected(
 
 
 def addresses(name: str, port: int, within_s: float) -> Sequence[str]:
-    """
+    """Raises as `resolved` does."""
+    return [str(entry[4][0]) for entry in resolved(name, port, within_s)]
+
+
+def resolved(name: str, port: int, within_s: float) -> Sequence[Entry]:
+    """What `socket.getaddrinfo` tells of a name. All who ask at a time wait for one answer; one that comes too late is
+    kept for who asks next, or a name that takes longer than anyone waits would never be known.
+
     Raises:
-        TimeoutError: they are not found by then.
-        OSError, ValueError: there are none, or no thread is left to ask for them.
+        TimeoutError: it is not found by then.
+        OSError, ValueError: there is none, or no thread is left to ask for it.
     """
-    found: SimpleQueue[Sequence[str] | OSError | ValueError] = SimpleQueue()
-
-    def resolve() -> None:
-        try:
-            found.put([str(entry[4][0]) for entry in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)])
-        except (OSError, ValueError) as error:
-            found.put(error)
-
+    asked = name, port
+    with _lock:
+        lookup = _lookups.get(asked)
+        if lookup is None or lookup.is_stale:
+            lookup = _Lookup(name, port)
+            lookup.begin()
+            _lookups[asked] = lookup
     try:
-        threading.Thread(target=resolve, name="resolve", daemon=True).start()
-    except RuntimeError as error:
-        raise OSError(errno.EAGAIN, f"{name} can't be resolved: {error}") from error
-    try:
-        answer = found.get(timeout=within_s)
-    except Empty:
+        return lookup.answer.result(within_s)
+    except TimeoutError:
         raise TimeoutError(f"{name} was not resolved within {within_s:.1f} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    finally:
+        with _lock:
+            if lookup.answer.done() and _lookups.get(asked) is lookup:
+                del _lookups[asked]
+
+
+class _Lookup:
+    def __init__(self, name: str, port: int) -> None:
+        self.answer: Future[Sequence[Entry]] = Future()
+        self._asked = name, port
+        self._ended = math.inf
+
+    @property
+    def is_stale(self) -> bool:
+        return time.monotonic() - self._ended > _KEPT_S
+
+    def begin(self) -> None:
+        """
+        Raises:
+            OSError: there is no thread for it.
+        """
+        try:
+            threading.Thread(target=self._work, name="resolve", daemon=True).start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, f"{self._asked[0]} can't be resolved: {error}") from error
+
+    def _work(self) -> None:
+        try:
+            found: Sequence[Entry] = socket.getaddrinfo(*self._asked, type=socket.SOCK_STREAM)
+        except (OSError, ValueError) as error:
+            self._ended = time.monotonic()
+            self.answer.set_exception(error)
+        else:
+            self._ended = time.monotonic()
+            self.answer.set_result(found)
+
+
+_lock: Final = threading.Lock()
+_lookups: Final[dict[tuple[str, int], _Lookup]] = {}
+"""Those that are under way, and answers that came too late."""

@@ -1,0 +1,100 @@
+"""Names are resolved within a time, by one thread for each, and an answer that comes too late is not lost."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from kafka import errors as kafka_errors
+from kafka.net.inet import KafkaNetSocket
+
+from tests.support.waiting import eventually
+from workers.backends import kafka_client, names
+from workers.backends.names import resolved
+
+FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9092))]
+
+
+class Names:
+    """The system's names, which are not found before `there` is set."""
+
+    def __init__(self) -> None:
+        self.there = threading.Event()
+        self.asked: list[str] = []
+        self.error: Exception | None = None
+
+    def resolve(self, name: str, port: int, **_: Any) -> Any:
+        self.asked.append(name)
+        self.there.wait(20)
+        if self.error is not None:
+            raise self.error
+        return FOUND
+
+
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
+    made = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", made.resolve)
+    monkeypatch.setattr(names, "_lookups", {})
+    yield made
+    made.there.set()
+
+
+def test_all_who_ask_at_a_time_wait_for_one_answer(system: Names) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(resolved, "broker", 9092, 0.1) for _ in range(8)]
+        assert all(isinstance(each.exception(), TimeoutError) for each in waiting)
+    assert system.asked == ["broker"]
+
+
+def test_an_answer_in_time_is_not_kept(system: Names) -> None:
+    system.there.set()
+    assert resolved("broker", 9092, 10.0) == FOUND
+    assert names._lookups == {}
+
+
+def test_a_name_that_takes_longer_than_anyone_waits_is_known_at_last(system: Names) -> None:
+    for _ in range(3):
+        with pytest.raises(TimeoutError, match=r"broker was not resolved within 0\.0 s"):
+            resolved("broker", 9092, 0.01)
+    system.there.set()
+    eventually(names._lookups["broker", 9092].answer.done)
+    assert resolved("broker", 9092, 0.0) == FOUND
+    assert system.asked == ["broker"]
+    assert resolved("broker", 9092, 5.0) == FOUND
+    assert system.asked == ["broker", "broker"], "an answer serves once"
+
+
+def test_a_late_answer_is_not_believed_for_long(system: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(TimeoutError):
+        resolved("broker", 9092, 0.01)
+    system.error = socket.gaierror(socket.EAI_AGAIN, "late")
+    system.there.set()
+    eventually(names._lookups["broker", 9092].answer.done)
+    monkeypatch.setattr(names, "_KEPT_S", -1.0)
+    system.error = None
+    assert resolved("broker", 9092, 5.0) == FOUND
+
+
+def test_a_broker_whose_name_is_not_resolved_holds_no_client_for_long(
+    system: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_client, "LOOKUP_S", 0.1)
+    began = time.monotonic()
+    assert KafkaNetSocket().dns_lookup("broker", 9092) == []
+    with pytest.raises(kafka_errors.KafkaConnectionError, match="not resolved within"):
+        KafkaNetSocket().dns_lookup("broker", 9092, raise_error=True)
+    assert time.monotonic() - began < 5
+    system.there.set()
+    eventually(names._lookups["broker", 9092].answer.done)
+    assert KafkaNetSocket().dns_lookup("broker", 9092) == FOUND
+
+
+@pytest.mark.parametrize("name", ["a..b", "x" * 64, "\0"])
+def test_a_broker_with_a_name_that_can_be_none_has_no_address(name: str) -> None:
+    assert KafkaNetSocket().dns_lookup(name, 9092) == []
