@@ -41,7 +41,7 @@ _LARGEST_REFUSAL = 64 * 1024
 _LARGEST_ANSWER = 8 * 1024 * 1024
 """A page of a listing, at most: 1,000 keys of 1,024 bytes, escaped, with what else is said of each."""
 _MOST_TAGS = 100_000
-"""In such an answer. Elements take a hundred times the memory of their text."""
+"""In such an answer, and as many attributes. They take up to a hundred times the memory of their text."""
 
 
 class S3Refusal(Exception):
@@ -224,8 +224,8 @@ def _held(answer: BaseHTTPResponse) -> HTTPResponse:
 
 
 def _harmless(text: bytes) -> bool:
-    """Whether XML is safe to parse: no entities, bounded depth and number of elements, and text in UTF-8."""
-    if b"<!" in text or text.count(b"<") > _MOST_TAGS:
+    """Whether XML is safe to parse: no entities, bounded depth and number of elements and attributes, text in UTF-8."""
+    if b"<!" in text or max(text.count(b"<"), text.count(b"=")) > _MOST_TAGS:
         return False
     try:
         text.decode()

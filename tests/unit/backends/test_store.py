@@ -261,14 +261,16 @@ def test_an_error_of_any_size_and_nesting_costs_no_more_than_its_first_bytes(ans
     [
         b'<!DOCTYPE l [<!ENTITY a "aaaa">]><ListBucketResult>&a;</ListBucketResult>',
         b"<a>" * 200_000,
+        b"<a" + b"".join(b' a%x=""' % number for number in range(200_000)) + b"/>",
         b"<ListBucketResult>\xff\xfe</ListBucketResult>",
         b"x" * 9_000_000,
     ],
-    ids=["entities", "depth", "not UTF-8", "size"],
+    ids=["entities", "depth", "attributes", "not UTF-8", "size"],
 )
 def test_a_listing_that_no_store_would_give_is_not_parsed(body: bytes) -> None:
-    with loopback(says(message("200 OK", body=body))) as server, pytest.raises(Unavailable):
+    with loopback(says(message("200 OK", body=body))) as server, pytest.raises(Unavailable) as raised:
         list(store_of(server, retry_s=0.1).list("bucket"))
+    assert "that S3 does not define" in raised.value.detail or "more than 8388608 bytes" in raised.value.detail
 
 
 @pytest.mark.slow
