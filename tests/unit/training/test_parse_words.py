@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from tests.support.growth import LINEAR, growth
 from workers.errors import Misconfigured
 from workers.training.parse import words
 from workers.training.parse.grammar import GrammarParser
@@ -59,6 +60,13 @@ def test_a_lexicon_reads(caption: str, tags: list[str]) -> None:
 
 def test_words_of_any_caption_are_bounded_in_what_they_name() -> None:
     assert all(len(text.split()) <= 4 for text in texts("word " * 10_000))
+
+
+@pytest.mark.parametrize("word", ["red", "painted", "dog", "the", "runs", "and"])
+def test_a_caption_of_one_word_without_end_takes_linear_time(word: str) -> None:
+    parser = LexiconParser()
+    half, whole = (f"{word} " * count for count in (5_000, 10_000))
+    assert growth(lambda: parser.parse([half]), lambda: parser.parse([whole])) < LINEAR
 
 
 def test_what_stands_before_many_nouns_and_ends_no_phrase_is_an_adjective() -> None:

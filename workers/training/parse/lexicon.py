@@ -132,6 +132,7 @@ class _Reading:
         self._words = [*caption, "."]
         self._lexicon = lexicon
         self._phrase: _Phrase = []
+        self._has_noun = False
         self._determiner = ""
         self._before = "."
         """The closed-class word or punctuation before the phrase, or `verb`."""
@@ -152,6 +153,7 @@ class _Reading:
                 yield from self._action(word)
             elif (role := self._role(word, following)) is not None:
                 self._phrase.append((word, role))
+                self._has_noun |= role == "noun"
         yield from self._end(".")
 
     def _determine(self, word: str) -> Iterator[Mention]:
@@ -166,7 +168,7 @@ class _Reading:
             if self._determiner and len(self._phrase) == 1 and not self._is_predicate():
                 self._phrase = [(self._phrase[0][0], "noun")]
             yield from noun_phrase(self._phrase, before_of=by == "of")
-        self._phrase, self._determiner, self._before, self._joined = [], "", by, False
+        self._phrase, self._has_noun, self._determiner, self._before, self._joined = [], False, "", by, False
 
     def _is_predicate(self) -> bool:
         word, role = self._phrase[0]
@@ -174,10 +176,6 @@ class _Reading:
 
     def _action(self, word: str) -> Iterable[Mention]:
         return action(words.base_forms(word) or (word,), self._lexicon.verbs)
-
-    @property
-    def _has_noun(self) -> bool:
-        return any(role == "noun" for _, role in self._phrase)
 
     def _is_verb(self, word: str, following: str) -> bool:
         if word in words.PLURAL_ONLY:
