@@ -103,7 +103,7 @@ def _decoded(
         try:
             found.append(_one(decoding, body()))
         except (Rejected, OSError, LargerThanReserved) as error:
-            note(f"{photos[number]}: {error}")
+            note(f"{photos[number]}: {error.strerror if isinstance(error, OSError) else error}")
     tell("decoding images", len(bodies), len(bodies))
     if not found:
         raise Misconfigured("None of these images can be decoded; without any, drawn ones are measured.")

@@ -92,7 +92,15 @@ def _send(settings: Settings, topic: str, records: Iterator[CorrectionRecord]) -
     from workers.cli.clients import security, servers
     from workers.types import Message
 
-    require_topics(servers(settings), [topic], security=security(settings))
+    try:
+        require_topics(servers(settings), [topic], security=security(settings))
+    except Misconfigured as error:
+        if topic == settings.corrections_topic:
+            raise
+        raise Misconfigured(
+            f"{error}\nworkers and `tagstream topics create` know it as that of corrections once you set "
+            f"TAGSTREAM_CORRECTIONS_TOPIC={topic}"
+        ) from None
     # the broker is asked first: a file that is read for an hour should not find it away
     with KafkaEmitter(servers(settings), security=security(settings)) as emitter, counting("sent", None) as advance:
         done = 0

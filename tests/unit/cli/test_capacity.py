@@ -124,8 +124,10 @@ def test_without_photos_bench_draws_some_of_three_sizes(tagstream: Run) -> None:
 def test_bench_needs_one_image_at_least_that_can_be_decoded(tagstream: Run, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff no picture")
-    ran = tagstream("bench", broken, "--model", "compact", "--captioner", "none")
+    missing = tmp_path / "missing.jpg"
+    ran = tagstream("bench", broken, missing, "--model", "compact", "--captioner", "none")
     assert ran.code == 2
+    assert f"{missing}: No such file or directory\n" in ran.err
     assert "None of these images can be decoded" in ran.err
 
 

@@ -560,6 +560,9 @@ def test_what_a_person_corrected_is_in_the_topic(
     site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     topic = f"{site.name}.corrections"
+    missing = tagstream("correct", "photos/ü.jpg", "--add", "dog", "--topic", topic)
+    assert missing.code == 2
+    assert missing.err.endswith(f"as that of corrections once you set TAGSTREAM_CORRECTIONS_TOPIC={topic}\n")
     ensure_topics(site.servers, {topic: (1, {})})
     monkeypatch.setenv("TAGSTREAM_CORRECTIONS_TOPIC", topic)
     assert tagstream("correct", "photos/ü.jpg", "--add", "dog", "-r", "cat", "--by", "ann").out == (

@@ -71,5 +71,5 @@ def _refuse_empty(parts: Mapping[str, array[int]], fractions: Mapping[str, float
             count = sum(map(len, parts.values()))
             raise Misconfigured(
                 f"None of {count:,} images falls into the part {part!r} ({fraction:.0%}): "
-                "give it a larger fraction, or another salt."
+                "it takes more images, or a larger part of them."
             )

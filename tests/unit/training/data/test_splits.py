@@ -51,7 +51,8 @@ def test_fractions_must_be_one_in_all(fractions: dict[str, float]) -> None:
 
 
 def test_a_part_that_comes_out_empty_is_named() -> None:
-    with pytest.raises(Misconfigured, match=r"None of 1 images falls into the part '\w+' \(\d0%\)"):
+    wrong = r"None of 1 images falls into the part '\w+' \(\d0%\): it takes more images"
+    with pytest.raises(Misconfigured, match=wrong):
         split([sample(1)])
 
 
