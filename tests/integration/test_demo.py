@@ -186,6 +186,7 @@ def test_images_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> N
 def test_make_stack_prints_what_a_worker_needs_and_stays_until_ctrl_c(tmp_path: Path) -> None:
     with running(tmp_path, "stack") as process:
         lines = read_until(process, "up until Ctrl-C")
+        assert lines[0].startswith("# starting the servers")
         settings = exported(lines)
         answer = subprocess.run(
             [CHECKOUT / ".venv" / "bin" / "tagstream", "check"],

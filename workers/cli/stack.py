@@ -39,7 +39,8 @@ def up(
     """
     if detach:
         detached = _detached("stack up")
-        started = detached.up()
+        with terminal.console(stderr=True).status("Waiting for the servers; the first time they are downloaded"):
+            started = detached.up()
         environment = detached.environment()
         _print_exports(environment)
         _remark(

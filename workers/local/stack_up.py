@@ -43,6 +43,8 @@ def _stop(stack: LocalStack, held: Held | None) -> int:
 
 
 def _stay(display: DemoDisplay, stack: LocalStack, held: Held | None) -> int:
+    if held is None:
+        display.say("# starting the servers; the first time they are downloaded")
     stack.start()
     stack.furnish()
     if held is None:
