@@ -511,6 +511,11 @@ def _login_contradictions(settings: Settings) -> Iterator[str]:
                 "TAGSTREAM_KAFKA_SASL_MECHANISM=OAUTHBEARER needs TAGSTREAM_KAFKA_TOKEN_ENDPOINT or "
                 "TAGSTREAM_KAFKA_TOKEN_FILE, and not both"
             )
+    elif settings.kafka_user:
+        yield (
+            f"TAGSTREAM_KAFKA_USER is set, but TAGSTREAM_KAFKA_SECURITY_PROTOCOL={protocol} has no login: set it to "
+            "SASL_SSL or SASL_PLAINTEXT"
+        )
     parts = urlsplit(endpoint)
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         yield "TAGSTREAM_KAFKA_TOKEN_ENDPOINT must be https:// (RFC 6749): a password is sent there"

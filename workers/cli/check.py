@@ -102,6 +102,8 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     if settings.s3_endpoint:
         yield "Decoders", lambda: _decoders(settings)
     yield "Memory", lambda: _memory(settings)
+    if settings.device == "cuda":
+        yield "Device", _cuda
     yield "Redis", lambda: _redis(settings)
     for use in USES:
         yield use.capitalize(), lambda use=use: _bundle(settings, use)  # type: ignore[misc]
@@ -154,6 +156,13 @@ def _memory(settings: Settings) -> str:
 
 def _weights_bytes(name: str) -> int:
     return sum(path.stat().st_size for path in opened(name).folder.iterdir())
+
+
+def _cuda() -> str:
+    from workers.models.device import require_cuda
+
+    require_cuda()
+    return "torch finds a CUDA device"
 
 
 def _redis(settings: Settings) -> str:

@@ -208,6 +208,15 @@ class Device:
         return sent
 
 
+def require_cuda() -> None:
+    """
+    Raises:
+        Misconfigured: torch finds no CUDA device.
+    """
+    if not torch.cuda.is_available():
+        raise Misconfigured("TAGSTREAM_DEVICE is cuda, but torch finds no CUDA device; check the driver, or set cpu.")
+
+
 def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device:
     """The device for TAGSTREAM_DEVICE: auto (CUDA where there is one), cpu, cuda.
 
@@ -225,8 +234,7 @@ def choose_device(wanted: str = "auto", *, threads: int | None = None) -> Device
         torch.set_num_threads(threads or processors())
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return Device("cpu", cpu_name())
-    if not torch.cuda.is_available():
-        raise Misconfigured("TAGSTREAM_DEVICE is cuda, but torch finds no CUDA device; check the driver, or set cpu.")
+    require_cuda()
     compute_fp32_exactly()
     try:
         return Device("cuda", torch.cuda.get_device_name(), "graphs", torch.cuda.Stream())  # type: ignore[no-untyped-call]

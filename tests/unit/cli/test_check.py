@@ -28,3 +28,15 @@ def test_a_finding_names_the_dependency_once_and_says_what_to_do(monkeypatch: py
         ("Redis", "it is loading"),
         ("Memory", "there is too little"),
     ]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_device_that_is_asked_for_by_name_is_looked_for(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    asked = dict(check._questions(Settings(device="cuda")))
+    if there:
+        assert asked["Device"]() == "torch finds a CUDA device"
+    else:
+        with pytest.raises(Misconfigured, match="torch finds no CUDA device; check the driver"):
+            asked["Device"]()
+    assert "Device" not in dict(check._questions(Settings()))

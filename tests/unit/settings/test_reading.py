@@ -204,6 +204,7 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
     ("environ", "says"),
     [
         ({"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "sasl_ssl"}, "needs TAGSTREAM_KAFKA_USER"),
+        ({"TAGSTREAM_KAFKA_USER": "u"}, "PROTOCOL=PLAINTEXT has no login: set it to SASL_SSL"),
         (OAUTH, "needs TAGSTREAM_KAFKA_USER"),
         (OAUTH | {"TAGSTREAM_KAFKA_USER": "u", "TAGSTREAM_KAFKA_PASSWORD": "p"}, "TOKEN_ENDPOINT or TAGSTREAM_KAFKA"),
         (
