@@ -63,8 +63,10 @@ def resolved(name: str, port: int, within_s: float) -> Sequence[Entry]:
     """
     asked = name, port
     with _lock:
+        for stale in [other for other, each in _lookups.items() if each.is_stale]:
+            del _lookups[stale]
         lookup = _lookups.get(asked)
-        if lookup is None or lookup.is_stale:
+        if lookup is None:
             lookup = _Lookup(name, port)
             lookup.begin()
             _lookups[asked] = lookup

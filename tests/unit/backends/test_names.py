@@ -70,6 +70,19 @@ def test_a_name_that_takes_longer_than_anyone_waits_is_known_at_last(system: Nam
     assert system.asked == ["broker", "broker"], "an answer serves once"
 
 
+def test_late_answers_that_are_asked_for_no_more_are_forgotten(system: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: a broker can name as many others as it likes."""
+    for number in range(10):
+        with pytest.raises(TimeoutError):
+            resolved(f"broker-{number}", 9092, 0.001)
+    system.there.set()
+    eventually(lambda: all(each.answer.done() for each in names._lookups.values()))
+    assert len(names._lookups) == 10
+    monkeypatch.setattr(names, "_KEPT_S", -1.0)
+    assert resolved("another", 9092, 5.0) == FOUND
+    assert names._lookups == {}
+
+
 def test_a_late_answer_is_not_believed_for_long(system: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TimeoutError):
         resolved("broker", 9092, 0.01)
