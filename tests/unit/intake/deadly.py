@@ -148,7 +148,7 @@ def strike(width: int, once: Once) -> None:
     elif width == DIES_ONCE and once.first(width):
         os.kill(os.getpid(), signal.SIGKILL)
     elif width == TAKES_ITS_TIME:
-        time.sleep(5)
+        time.sleep(3)
     elif width == SLOW_ONCE and once.first(width):
         time.sleep(1000)
 

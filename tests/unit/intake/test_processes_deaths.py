@@ -43,6 +43,7 @@ from workers import metrics
 from workers.errors import Broken, Rejected
 from workers.intake import Limits, ProcessIntake
 from workers.intake.limits import MIB
+from workers.intake.processes.pending import Child, PendingRequest
 from workers.types import Transform
 
 pytestmark = pytest.mark.slow
@@ -174,6 +175,39 @@ def test_a_child_that_had_not_begun_is_not_told_to_skip_what_it_is_at(make: Call
     for shade, future in enumerate(decoded):
         assert (future.result(30).pixels[SMALL] == (shade, 0, 0)).all()
     assert intake.pids == (before,)
+
+
+def test_whenever_images_are_taken_back_each_is_decoded_rightly(
+    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("workers.intake.processes.pending.HESITATION_S", 0.002)
+    monkeypatch.setattr("workers.intake.processes.supervisor.HESITATION_S", 0.002)
+    taken_back = 0
+
+    def counted(child: Child) -> list[PendingRequest]:
+        nonlocal taken_back
+        requests = withdraw(child)
+        taken_back += len(requests)
+        return requests
+
+    withdraw = Child.withdraw
+    monkeypatch.setattr(Child, "withdraw", counted)
+    intake = make(children=2, decode_s=20.0)
+    eventually(lambda: len(intake.pids) == 2)
+    chance = random.Random(1)
+    for _ in range(20):
+        shades = [chance.randrange(256) for _ in range(16)]
+        known = [read(intake, job(GOOD, shade=shade)) for shade in shades]
+        for pid in intake.pids:
+            os.kill(pid, signal.SIGSTOP)
+        decoded = [intake.decode(*each) for each in known]
+        time.sleep(0.1)
+        for pid in intake.pids:
+            os.kill(pid, signal.SIGCONT)
+        for shade, future in zip(shades, decoded, strict=True):
+            assert (future.result(30).pixels[SMALL] == (shade, 0, 0)).all()
+    assert taken_back > 20
+    assert "was lost" not in caplog.text
 
 
 def test_children_that_are_lost_are_counted_by_their_cause_and_told_with_their_image(

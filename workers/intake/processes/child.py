@@ -88,7 +88,6 @@ class _Child:
         self._region = Region(shared, plan.layout, place)
         self._decoding = decoding
         self._plan = plan
-        self._received = 0
         self._numbers = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         if plan.prepare is not None:
             plan.prepare()
@@ -114,8 +113,7 @@ class _Child:
                 os._exit(0)  # the parent is gone
 
     def _answer(self, request: Request) -> Inspected | Completed | Refused | Withdrawn | Failed:
-        number, self._received = self._received, self._received + 1
-        if number in self._region.withdrawn:
+        if self._region.is_withdrawn(request.place):
             return Withdrawn(request.request_id)
         try:
             with self._at(request):

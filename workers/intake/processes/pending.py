@@ -168,7 +168,6 @@ class Child:
         self.loss: Loss = "death"
         self.at = 0
         self.at_s = 0.0
-        self._given = 0
         self._places: dict[int, int] = {}
         self._withdrawn: set[int] = set()
 
@@ -203,12 +202,10 @@ class Child:
     def give(self, request: PendingRequest) -> None:
         self.fresh = False
         self.in_hand[request.request_id] = request
-        self._given += 1
         place = next(number for number in range(PLACES) if number not in self._places.values())
         self._places[request.request_id] = place
+        self.region.put(place, request.body)
         follows = len(request.body) > PLACE_BYTES
-        if not follows:
-            self.region.put(place, request.body)
         self.channel.put(
             Request(
                 request.kind, request.request_id, request.format, place, request.memory_bytes, request.body, follows
@@ -222,7 +219,8 @@ class Child:
             return []
         _, *behind = self.in_hand.values()
         self._withdrawn = {each.request_id for each in behind}
-        self.region.withdrawn = range(self._given - len(behind), self._given)
+        for request_id in self._withdrawn:
+            self.region.withdraw(self._places[request_id])
         return behind
 
     def has_lost(self, request: PendingRequest) -> bool:

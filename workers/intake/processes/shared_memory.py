@@ -63,7 +63,7 @@ class Region:
         self._layout = layout
         self._bytes = np.frombuffer(mmap.mmap(shared, size, offset=place * size), np.uint8)
         self._current_request = self._bytes[:8].view(np.uint64)
-        self._withdrawn = self._bytes[8:24].view(np.uint64)
+        self._withdrawn = self._bytes[8 : 8 + PLACES]
 
     @property
     def current_request(self) -> int:
@@ -74,23 +74,22 @@ class Region:
     def current_request(self, request_id: int) -> None:
         self._current_request[0] = request_id
 
-    @property
-    def withdrawn(self) -> range:
-        """Of all requests that the child was given, in their order, those that it is to skip if it has not begun them.
-        We alone write it."""
-        return range(int(self._withdrawn[0]), int(self._withdrawn[1]))
+    def withdraw(self, place: int) -> None:
+        """Tell the child to skip the request that has this place, if it has not begun it."""
+        self._withdrawn[place] = True
 
-    @withdrawn.setter
-    def withdrawn(self, requests: range) -> None:
-        self._withdrawn[:] = requests.start, requests.stop
+    def is_withdrawn(self, place: int) -> bool:
+        return bool(self._withdrawn[place])
 
     def clear(self) -> None:
         """Forget all that is in it."""
         self._bytes.fill(0)
 
     def put(self, place: int, body: bytes) -> None:
-        """Lay down encoded bytes, at most `PLACE_BYTES`, for the child to `get`."""
-        self._encoded(place, len(body))[:] = np.frombuffer(body, np.uint8)
+        """Lay down a new request's encoded bytes for the child to `get`; those of `PLACE_BYTES` at most."""
+        self._withdrawn[place] = False
+        if len(body) <= PLACE_BYTES:
+            self._encoded(place, len(body))[:] = np.frombuffer(body, np.uint8)
 
     def get(self, place: int, size: int) -> bytes:
         """A copy of the first so many bytes that lie there."""
