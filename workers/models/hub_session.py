@@ -47,7 +47,7 @@ def only_trusted(origin: str) -> Iterator[None]:
 
     def check(request: httpx2.Request) -> None:
         if not is_trusted(str(request.url), origin):
-            there = f"{request.url.scheme}://{request.url.host}"
+            there = f"{request.url.scheme}://{request.url.host}"[:200]
             raise Unavailable(
                 "hub",
                 f"{origin} sends us to {there}, which is neither its own host nor its CDN over TLS. Not followed.",

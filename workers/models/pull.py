@@ -344,7 +344,7 @@ def _hub_spoken(wanted: HubFile, part: Path, endpoint: str | None) -> Iterator[N
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
             raise  # the disk's, not the hub's
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise Unavailable("hub", _go_on(wanted, part, f"{url} can't be fetched: {reason}", url)) from error
 
 
