@@ -25,6 +25,7 @@ from workers.backends.names import resolved
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
+_library_log = logging.getLogger(KafkaNetSocket.__module__)
 
 Client = TypeVar("Client")
 Security = Mapping[str, Any]
@@ -216,9 +217,19 @@ def connect(
             if not isinstance(error, kafka_errors.KafkaTimeoutError):
                 raise translated(f"connecting to {servers}", error) from error
             silence = error
-    raise Unavailable(
-        "kafka", f"none of {servers} answered within {timeout_s:g} s; check the address, TLS and the password"
-    ) from silence
+    if unknown := [node for node in nodes if not _has_address(node)]:
+        why = f"none of {servers} answered within {timeout_s:g} s; no address is found for {', '.join(unknown)}"
+    else:
+        why = f"none of {servers} answered within {timeout_s:g} s; check the address, TLS and the password"
+    raise Unavailable("kafka", why) from silence
+
+
+def _has_address(node: str) -> bool:
+    host, _, port = node.rpartition(":")
+    try:
+        return bool(resolved(host.strip("[]"), int(port), LOOKUP_S))
+    except (OSError, ValueError):
+        return False
 
 
 def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
@@ -260,13 +271,14 @@ def _closing_what_it_gives_up(sock_connect: Callable[..., Any]) -> Callable[...,
 
 def _lookup_within_a_time(_maker: KafkaNetSocket, host: str, port: int, raise_error: bool = False) -> Sequence[Any]:
     """kafka-python 3.0.12 waits for the system to resolve a name, in the thread that polls and sends heartbeats too,
-    and lets the error of a name that can't be one end it."""
+    and lets the error of a name that can't be one end it. It asks again and again: the line counts as its own, of
+    which a worker's log has one until it is quiet, and a command none."""
     try:
         return resolved(host, port, LOOKUP_S)
     except (OSError, ValueError) as error:
         if raise_error:
             raise kafka_errors.KafkaConnectionError(f"{host}:{port} can't be resolved: {error}") from error
-        logger.warning("%s:%d can't be resolved: %s", host, port, error)
+        _library_log.warning("%s:%d can't be resolved: %s", host, port, error)
         return []
 
 

@@ -10,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from kafka import KafkaAdminClient
 from kafka import errors as kafka_errors
 from kafka.net.inet import KafkaNetSocket
 
 from tests.support.waiting import eventually
 from workers.backends import kafka_client, names
 from workers.backends.names import resolved
+from workers.errors import Unavailable
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9092))]
 
@@ -111,3 +113,11 @@ def test_a_broker_whose_name_is_not_resolved_holds_no_client_for_long(
 @pytest.mark.parametrize("name", ["a..b", "x" * 64, "\0"])
 def test_a_broker_with_a_name_that_can_be_none_has_no_address(name: str) -> None:
     assert KafkaNetSocket().dns_lookup(name, 9092) == []
+
+
+def test_a_command_says_once_that_a_broker_has_no_address(caplog: pytest.LogCaptureFixture) -> None:
+    """The client asks for it many times meanwhile."""
+    servers = "a..b:9092,127.0.0.1:1"
+    with pytest.raises(Unavailable, match=r"answered within 1 s; no address is found for a\.\.b:9092$"):
+        kafka_client.connect(KafkaAdminClient, servers, {}, timeout_s=1.0)
+    assert [record.name for record in caplog.records if not record.name.startswith("kafka.")] == []
