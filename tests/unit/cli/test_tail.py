@@ -11,6 +11,7 @@ import pytest
 from rich.console import RenderableType
 
 from schemas.dead_letter import Failure, dead_letter_headers
+from tests.support.growth import LINEAR, growth
 from tests.unit.cli.conftest import Ran
 from tests.unit.schemas.documents import enriched, retraction, skip
 from workers.backends.kafka_types import ReadRecord
@@ -53,6 +54,17 @@ def test_an_enriched_image_shows_its_best_tags_and_its_caption() -> None:
 
 def test_an_image_without_a_caption_has_its_row_too() -> None:
     assert line(with_tags(caption=None, status="partial", reason="caption-failed")) == "partial photos/a.jpg"
+
+
+@pytest.mark.parametrize("letter", ["x", "é ", "日本 ", "\u0301", "👩\u200d👧"])
+def test_a_row_takes_no_longer_for_a_caption_of_a_megabyte(letter: str) -> None:
+    def caption(characters: int) -> Outcome:
+        text = letter * (characters // len(letter))
+        value = enriched(caption={"text": text, "score": None, "method": "template", "guided_by": ()}).to_bytes()
+        return Outcome.of(record(value))
+
+    small, large = caption(1_000), caption(1_000_000)
+    assert growth(lambda: printed(small.row()), lambda: printed(large.row())) < LINEAR
 
 
 def test_retractions_and_skips_have_their_rows() -> None:
