@@ -68,10 +68,16 @@ class Keeps(Says):
         self._asked: WeakKeyDictionary[socket.socket, int] = WeakKeyDictionary()
         self.ends = False
         """Whether the connection ends behind these bytes."""
+        self._lied = False
+
+    def port(self, answer: bytes) -> int:
+        self._lied = False
+        return super().port(answer)
 
     def _say(self, connection: socket.socket, _: bytes) -> None:
         self._asked[connection] = self._asked.get(connection, 0) + 1
-        hostile = self._asked[connection] == 2
+        hostile = self._asked[connection] == 2 and not self._lied
+        self._lied |= hostile
         with contextlib.suppress(OSError):
             connection.sendall(self._answer if hostile else self._good)
         if hostile and self.ends:
