@@ -238,7 +238,7 @@ def hub_answers() -> Iterator[Parts]:
     yield (head.replace(b"Length: 5", b"Encoding: gzip\r\nX-Linked-Size: 5"), gzip.compress(b"hello", mtime=0))
     yield (b'HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nX-Linked-Size: 5\r\nX-Linked-ETag: "e"', b"")
     yield (b'HTTP/1.1 429 Slow\r\nRetry-After: 9\r\nratelimit: "api";r=0;t=9', b"")
-    for status in (401, 403, 404, 500):
+    for status in (401, 403, 404, 410, 416, 500, 503):
         yield (b"HTTP/1.1 %d No\r\nX-Error-Code: RepoNotFound\r\nX-HF-Warning: a; b" % status, b'{"error": "no"}')
 
 
