@@ -25,6 +25,8 @@ _LENGTH: Final = struct.Struct(">qi")
 FIELDS: Final = struct.Struct(">qiibIhiqqqhii")
 CHECKED_FROM: Final = struct.calcsize(">qiibI")
 CODEC, APPEND_TIME, TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+_TIMES: Final = 1 << 63
+"""A record's time has 64 bits."""
 _MARKER: Final = struct.Struct(">hh")
 _ABORT: Final = 0
 
@@ -168,6 +170,8 @@ class _Cursor:
             raise Malformed(f"a record of {length} bytes where {len(self._body) - self._at} are left")
         self._at += 1  # its attributes, of which none is in use
         timestamp = head.first_timestamp + self._varint()
+        if not -_TIMES <= timestamp < _TIMES:  # goes round, as in the broker, which has looked at the result alone
+            timestamp = (timestamp + _TIMES) % (2 * _TIMES) - _TIMES
         appended = bool(head.attributes & APPEND_TIME)
         if appended:
             timestamp = head.max_timestamp

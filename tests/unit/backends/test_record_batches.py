@@ -13,12 +13,14 @@ from contextlib import suppress
 import pytest
 import zstandard
 
+from schemas.dead_letter import Failure
 from tests.support.raw_kafka import CONTROL, GZIP, ZSTD, batch, field, record, varint
 from workers.backends.batch_codecs import Malformed, TooLarge
-from workers.backends.kafka_types import ReadRecord
+from workers.backends.kafka_types import ReadRecord, record_of
 from workers.backends.legacy_batches import LegacyBatch
 from workers.backends.record_batches import MAX_HEADERS, Batch, batches
-from workers.types import Headers, Partition, Unreadable
+from workers.pipeline.dead_letters import dead_letter
+from workers.types import Assignment, Headers, Partition, Unreadable
 
 HERE = Partition("images", 3)
 LIMIT = 1 << 20
@@ -52,6 +54,26 @@ def test_a_headers_name_may_be_any_bytes() -> None:
 def test_a_time_may_be_any_number(first: int) -> None:
     (found,) = read(batch([record(b"v", timestamp=0)], timestamp=first))
     assert found.timestamp_ms == first
+
+
+@pytest.mark.parametrize(
+    ("first", "after", "time"),
+    [
+        (2**63 - 1, 1, -(2**63)),
+        (-(2**63), -1, 2**63 - 1),
+        (-(2**63), 1_700_000_000_000 - 2**63, 1_700_000_000_000),
+        (2**63 - 1, 2**63 - 1, -2),
+    ],
+)
+def test_a_time_that_is_the_sum_of_two_has_64_bits(first: int, after: int, time: int) -> None:
+    """Guard: no dead letter could hold it, which would end each worker that comes to such a record. To the broker it is
+    any time that the sum comes round to, today's if its producer likes."""
+    (found,) = read(batch([record(b"v", timestamp=after)], timestamp=first))
+    assert found.timestamp_ms == time
+    failure = Failure(index=0, stage="parse", reason="undecodable", detail="it is no JSON")
+    assert dead_letter(
+        record_of(found, Assignment(HERE, "m")), [failure], topic="dead", limit=1 << 20, worker="0", models={}
+    ).headers
 
 
 def test_the_brokers_time_counts_where_the_topic_says_so() -> None:
