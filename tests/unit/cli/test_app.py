@@ -328,13 +328,16 @@ def test_errors_end_with_the_code_of_whose_fault_they_are(
 
 
 def test_a_file_that_this_user_may_not_have_is_named(
-    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+    tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, app.logger.name)
+
     def fail(*_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/set")
 
     monkeypatch.setattr("workers.settings.examine", fail)
     assert tagstream("tail").err == "/data/set can't be used: Read-only file system\n"
+    assert "in fail" in caplog.text, "debug lines say where"
 
 
 def test_our_own_error_is_logged_with_where_it_happened_and_ends_with_1(
