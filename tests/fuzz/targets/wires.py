@@ -52,6 +52,7 @@ def record_batches() -> Iterator[Parts]:
     yield (batch(records),)
     yield (batch(records, base_offset=2**40, timestamp=-1) + batch([record(None, key=None)], base_offset=2**40 + 9),)
     yield (batch([record(b"v", timestamp=-(2**40))], attributes=0x08),)
+    yield (batch([record(b"v", timestamp=-(2**63))], timestamp=-(2**63)),)
     yield (batch([record(b"\0\0\0\1", key=b"\0\0\0\0")], attributes=CONTROL | 0x10, producer_id=7),)
     zstd = zstandard.ZstdCompressor().compress
     for codec, compress in ((GZIP, gzip.compress), (ZSTD, zstd), (LZ4, lz4.frame.compress), (SNAPPY, _snappy)):
@@ -119,6 +120,7 @@ def fetched(parts: Parts) -> str:
         assert taken >= 0
         for each in records:
             assert len(each.headers) <= MAX_HEADERS
+            assert -(2**63) <= each.timestamp_ms < 2**63, "a dead letter must hold it"
             sum(len(name.encode()) for name, _ in each.headers)
     return seen
 
