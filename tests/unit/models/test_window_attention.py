@@ -83,12 +83,16 @@ def test_an_encoder_in_chunks_gives_what_it_gave(images: int, monkeypatch: pytes
     x = torch.randn(images, 3, 96, 96)
     seen: list[int] = []
     encoder.patches.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    later: list[int] = []
+    encoder.stages[2].register_forward_pre_hook(lambda _, given: later.append(len(given[0])))
     monkeypatch.setattr("workers.models.ram.swin.THREADS_AN_IMAGE", torch.get_num_threads())
+    monkeypatch.setattr("workers.models.ram.swin.LAYER_BYTES", 2 * 6 * 6 * 4 * 64 * 4)  # two images of 6 x 6 tokens
     with torch.inference_mode():
         wanted = encoder(x)
         encoder.run_in_chunks()
         found = encoder(x)
     assert seen == [images] + [1] * images
+    assert later == {1: [1, 1], 3: [3, 2, 1]}[images]
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 

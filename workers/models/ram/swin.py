@@ -23,6 +23,9 @@ WIDE_STAGES = 2
 """The first stages: an image has so many tokens there that the output of a layer fills a CPU's cache."""
 THREADS_AN_IMAGE = 8
 """Threads that share a cache which holds those outputs of one image."""
+LAYER_BYTES = 16 << 20
+"""Of a layer's output in the later stages. A worker gives larger blocks back to the system (`intake.heap`), which
+clears fresh pages for each."""
 
 
 class WindowAttention(nn.Module):
@@ -196,9 +199,9 @@ class Swin(nn.Module):
                 module.freeze()
 
     def run_in_chunks(self) -> None:
-        """For inference on a CPU: attend to some windows at a time, and let few images at a time pass the first
-        stages. What one layer writes is then in cache when the next reads it, and no layer needs so much memory that
-        the system has to clear fresh pages for it."""
+        """For inference on a CPU: attend to some windows at a time, and let few images at a time pass the first stages
+        and some at a time the later ones. What one layer writes is then in cache when the next reads it, or at least
+        in memory that the system need not clear first."""
         self.in_chunks = True
         for module in self.modules():
             if isinstance(module, WindowAttention):
@@ -209,15 +212,13 @@ class Swin(nn.Module):
 
         Token 0 is the mean of the others, which come row by row.
         """
-        if self.in_chunks:
-            together = max(1, torch.get_num_threads() // THREADS_AN_IMAGE)
-            x = torch.cat([self._begin(some) for some in torch.split(images, together)])
-        else:
-            x = self._begin(images)
-        for stage in self.stages[WIDE_STAGES:]:
-            x = stage(x)
-        x = self.norm(x)
-        return torch.cat((x.mean(dim=1, keepdim=True), x), dim=1)
+        if not self.in_chunks:
+            return self._end(self._begin(images))
+        few = max(1, torch.get_num_threads() // THREADS_AN_IMAGE)
+        x = torch.cat([self._begin(each) for each in torch.split(images, few)])
+        widest = 4 * x[0].nbytes  # of an image, between the layers of a feed-forward
+        some = max(few, LAYER_BYTES // widest)
+        return torch.cat([self._end(each) for each in torch.split(x, some)])
 
     def _begin(self, images: Tensor) -> Tensor:
         """The first stages' tokens."""
@@ -225,3 +226,10 @@ class Swin(nn.Module):
         for stage in self.stages[:WIDE_STAGES]:
             x = stage(x)
         return x
+
+    def _end(self, x: Tensor) -> Tensor:
+        """What `forward` gives, of the first stages' tokens."""
+        for stage in self.stages[WIDE_STAGES:]:
+            x = stage(x)
+        x = self.norm(x)
+        return torch.cat((x.mean(dim=1, keepdim=True), x), dim=1)
