@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import io
 import os
+import re
 import socket
 import ssl
 import threading
@@ -42,6 +43,7 @@ _LARGEST_ANSWER = 8 * 1024 * 1024
 """A page of a listing, at most: 1,000 keys of 1,024 bytes, escaped, with what else is said of each."""
 _MOST_TAGS = 100_000
 """In such an answer, and as many attributes. They take up to a hundred times the memory of their text."""
+_TAG = re.compile(rb"""<(?:[^>"']|"[^"]*+"|'[^']*+')*+""")
 
 
 class S3Refusal(Exception):
@@ -225,7 +227,9 @@ def _held(answer: BaseHTTPResponse) -> HTTPResponse:
 
 def _harmless(text: bytes) -> bool:
     """Whether XML is safe to parse: no entities, bounded depth and number of elements and attributes, text in UTF-8."""
-    if b"<!" in text or max(text.count(b"<"), text.count(b"=")) > _MOST_TAGS:
+    if b"<!" in text or text.count(b"<") > _MOST_TAGS:
+        return False
+    if sum(tag.count(b"=") for tag in _TAG.findall(text)) > _MOST_TAGS:  # a key may be full of them
         return False
     try:
         text.decode()

@@ -262,10 +262,11 @@ def test_an_error_of_any_size_and_nesting_costs_no_more_than_its_first_bytes(ans
         b'<!DOCTYPE l [<!ENTITY a "aaaa">]><ListBucketResult>&a;</ListBucketResult>',
         b"<a>" * 200_000,
         b"<a" + b"".join(b' a%x=""' % number for number in range(200_000)) + b"/>",
+        b"<a b='>'" + b"".join(b' a%x=""' % number for number in range(200_000)) + b"/>",
         b"<ListBucketResult>\xff\xfe</ListBucketResult>",
         b"x" * 9_000_000,
     ],
-    ids=["entities", "depth", "attributes", "not UTF-8", "size"],
+    ids=["entities", "depth", "attributes", "attributes behind a bracket", "not UTF-8", "size"],
 )
 def test_a_listing_that_no_store_would_give_is_not_parsed(body: bytes) -> None:
     with loopback(says(message("200 OK", body=body))) as server, pytest.raises(Unavailable) as raised:
@@ -685,6 +686,13 @@ def test_what_lies_under_a_key_is_found_with_the_sha256_that_was_stored_beside_i
 def test_a_store_that_refuses_to_look_is_not_taken_for_an_empty_one() -> None:
     with loopback(says(message("403 Forbidden"))) as server, pytest.raises(Unavailable):
         store_of(server).find("bucket", "k")
+
+
+def test_keys_full_of_signs_of_equality_are_listed() -> None:
+    """Guard: one who may upload could make a bucket impossible to list."""
+    keys = [f"{number}{'=' * 1_000}" for number in range(200)]
+    with loopback(says(listing(*keys), listing())) as server:
+        assert [entry.key for entry in store_of(server).list("bucket")] == keys
 
 
 def test_a_listing_goes_on_after_a_page_that_failed(retries: list[object]) -> None:
