@@ -17,7 +17,7 @@ def processors() -> int:
     it up in a moment, and stand still until there is more.
     """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable, *(math.ceil(limit) for limit in _limits()), usable))
+    return max(1, min([usable, *map(math.ceil, _limits())]))
 
 
 def _limits() -> list[float]:

@@ -181,7 +181,6 @@ def test_whenever_images_are_taken_back_each_is_decoded_rightly(
     make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("workers.intake.processes.pending.HESITATION_S", 0.002)
-    monkeypatch.setattr("workers.intake.processes.supervisor.HESITATION_S", 0.002)
     taken_back = 0
 
     def counted(child: Child) -> list[PendingRequest]:

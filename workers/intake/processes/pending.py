@@ -22,7 +22,6 @@ from workers.intake.processes.wire import (
     Garbled,
     Inspected,
     Kind,
-    Ready,
     Refused,
     Request,
     Withdrawn,
@@ -32,10 +31,10 @@ from workers.types import Fetched, Job, LogFields
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
 """Why a child was given up: it died, it was at one image for too long, or it said what no child can say."""
 
-_ANSWERS_TO: dict[Kind, tuple[type[Inspected | Completed | Refused | Failed], ...]] = {
-    "inspect": (Inspected, Refused, Failed),
-    "decode": (Completed, Refused, Failed),
-    "check": (Completed, Failed),
+_ANSWERS_TO: dict[Kind, tuple[type[Inspected | Completed | Refused | Failed | Withdrawn], ...]] = {
+    "inspect": (Inspected, Refused, Failed, Withdrawn),
+    "decode": (Completed, Refused, Failed, Withdrawn),
+    "check": (Completed, Failed, Withdrawn),
 }
 
 _request_ids = itertools.count(1)
@@ -187,10 +186,14 @@ class Child:
     @property
     def has_much(self) -> bool:
         """Whether it has work for a while, as far as can be told from how it went so far."""
-        return len(self.in_hand) >= _MUCH_IN_HAND and self.at_s < HESITATION_S
+        return len(self.in_hand) >= _MUCH_IN_HAND and not self.hesitates
+
+    @property
+    def hesitates(self) -> bool:
+        return self.ready and self.at_s >= HESITATION_S
 
     def open_to(self, request: PendingRequest) -> bool:
-        if not self.ready or self.retiring or self.at_s >= HESITATION_S or self._withdrawn:
+        if not self.ready or self.retiring or self.hesitates or self._withdrawn:
             return False
         if request.alone:
             return self.fresh
@@ -204,8 +207,8 @@ class Child:
         self.in_hand[request.request_id] = request
         place = next(number for number in range(PLACES) if number not in self._places.values())
         self._places[request.request_id] = place
-        self.region.put(place, request.body)
         follows = len(request.body) > PLACE_BYTES
+        self.region.put(place, b"" if follows else request.body)
         self.channel.put(
             Request(
                 request.kind, request.request_id, request.format, place, request.memory_bytes, request.body, follows
@@ -235,11 +238,11 @@ class Child:
             Garbled: this is no answer to what the child is at.
         """
         first = self.first
-        if first is None or isinstance(answer, Ready) or answer.request_id != first.request_id:
+        if first is None or not isinstance(answer, _ANSWERS_TO[first.kind]) or answer.request_id != first.request_id:
             raise Garbled("an answer to what it was not asked, or out of turn")
         lost = self.has_lost(first)
-        if not (isinstance(answer, _ANSWERS_TO[first.kind]) or (lost and isinstance(answer, Withdrawn))):
-            raise Garbled("an answer of another kind than what it was asked")
+        if isinstance(answer, Withdrawn) and not lost:
+            raise Garbled("it skips what it was to do")
         self._withdrawn.discard(first.request_id)
         del self.in_hand[first.request_id]
         return None if lost else first, self._places.pop(first.request_id)

@@ -86,10 +86,9 @@ class Region:
         self._bytes.fill(0)
 
     def put(self, place: int, body: bytes) -> None:
-        """Lay down a new request's encoded bytes for the child to `get`; those of `PLACE_BYTES` at most."""
+        """Begin a place anew: lay down encoded bytes, at most `PLACE_BYTES`, for the child to `get`."""
         self._withdrawn[place] = False
-        if len(body) <= PLACE_BYTES:
-            self._encoded(place, len(body))[:] = np.frombuffer(body, np.uint8)
+        self._encoded(place, len(body))[:] = np.frombuffer(body, np.uint8)
 
     def get(self, place: int, size: int) -> bytes:
         """A copy of the first so many bytes that lie there."""

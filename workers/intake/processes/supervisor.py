@@ -22,7 +22,7 @@ from workers.intake.decoding import facts_of
 from workers.intake.limits import Limits
 from workers.intake.processes.fork_server import ForkServer, ForkServerLost
 from workers.intake.processes.last_words import last_words, make_pipe, with_words
-from workers.intake.processes.pending import HESITATION_S, Child, PendingRequest
+from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
 from workers.intake.processes.wire import Answer, Complained, Failed, Garbled, Inspected, Ready, Refused
 
@@ -312,11 +312,10 @@ class Supervisor:
         for child in list(self._children):
             if child is None:
                 continue
-            at_s = child.watch(gap_s)
-            if at_s > _limit_s(child):
+            if child.watch(gap_s) > _limit_s(child):
                 child.loss = "clock"
                 self._reap(child)
-            elif child.ready and at_s >= HESITATION_S:
+            elif child.hesitates:
                 self._put_back(child.withdraw())
 
     def _reap(self, child: Child) -> None:
