@@ -117,7 +117,7 @@ def prove_worker(version: str) -> Path:
     run(*UV, "pip", "check", "--python", str(python))
     tagstream = python.with_name("tagstream")
     expect(tagstream, "--version", says=[f"tagstream {version}"])
-    #    expect(tagstream, "demo", code=MISCONFIGURED, says=["pip install"])
+    expect(tagstream, "demo", code=MISCONFIGURED, says=["tagstream-testing is not installed"])
     expect(tagstream, "models", "list")
     expect(tagstream, "models", "verify", "compact")
     found = ["✓ Decoders", "✓ Memory", "✓ Tagger: compact", "✗ Kafka", "✗ Bucket photos"]

@@ -99,6 +99,11 @@ class Misconfigured(TagstreamError):
     """Settings or a bundle with which no work can begin. The process exits with 2."""
 
 
+def not_installed(package: str) -> Misconfigured:
+    """The error for a package of an extra: names the command that installs all of them."""
+    return Misconfigured(f"{package} is not installed: run `make install` in a checkout of tagstream")
+
+
 class Broken(TagstreamError):
     """This process can't go on: a broken device, a stalled client, a stolen transactional id. It exits with 3."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, not_installed
 
 PACKAGES = ("workers.local", "workers.testing")
 """What that wheel adds to `workers`."""
@@ -23,7 +23,4 @@ def needs_testing_wheel(command: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith(PACKAGES):
             raise
-        raise Misconfigured(
-            f"`tagstream {command}` is in the package tagstream-testing, which is not installed: "
-            'pip install "tagstream[demo]".'
-        ) from None
+        raise Misconfigured(f"`tagstream {command}`: {not_installed('tagstream-testing')}") from None

@@ -60,7 +60,7 @@ def photographs(folder: Path | None) -> Sequence[Photograph]:
     if folder is None:
         raise NoPhotographs(
             "The demo's photographs are in scikit-image and scikit-learn, which are not installed. "
-            'Install the demo\'s packages (make install, or pip install "tagstream[demo]").'
+            "Run `make install` in a checkout of tagstream."
         )
     raise NoPhotographs(f"There is no image in {folder} ({', '.join(sorted(_SUFFIXES))}).")
 

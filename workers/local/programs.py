@@ -29,7 +29,7 @@ def program(distribution: str, name: str) -> str:
     if found is None:
         raise CannotStart(
             f"There is no {name} here: the package {distribution} is not installed and none is on the PATH. "
-            'Install the demo\'s packages (make install, or pip install "tagstream[demo]").'
+            "Run `make install` in a checkout of tagstream."
         )
     return found
 

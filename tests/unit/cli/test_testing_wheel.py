@@ -8,6 +8,7 @@ import pytest
 from tests.unit.cli.conftest import Ran
 from workers.cli.exit_codes import MISCONFIGURED
 from workers.cli.testing_wheel import needs_testing_wheel
+from workers.errors import not_installed
 
 
 @pytest.mark.parametrize(("command", "module"), [(("demo",), "demo"), (("stack", "up"), "stack_up")])
@@ -18,10 +19,8 @@ def test_a_command_without_its_wheel_says_what_to_install(
     ran = tagstream(*command)
     assert ran.code == MISCONFIGURED
     said = " ".join(ran.err.split())
-    assert said == (
-        f"`tagstream {' '.join(command)}` is in the package tagstream-testing, which is not installed: "
-        'pip install "tagstream[demo]".'
-    )
+    assert said.startswith(f"`tagstream {' '.join(command)}`")
+    assert said.endswith(str(not_installed("tagstream-testing")))
 
 
 def test_any_other_missing_module_is_a_bug() -> None:

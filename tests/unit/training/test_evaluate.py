@@ -18,7 +18,7 @@ from tests.unit.models.small import small_bundle
 from tests.unit.training.pictures import BROKEN
 from workers.cli.app import run_command
 from workers.cli.exit_codes import MISCONFIGURED
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, not_installed
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.models.tagger import sample_image
@@ -229,4 +229,4 @@ def test_without_the_extra_the_command_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run_command(["train", "evaluate", str(ram.folder), str(csv(photos, [["a"]]))]) == MISCONFIGURED
-    assert capsys.readouterr().err == "matplotlib is not installed: pip install 'tagstream[train]'\n"
+    assert capsys.readouterr().err == f"{not_installed('matplotlib')}\n"

@@ -1,10 +1,10 @@
-"""What only `tagstream[train]` installs."""
+"""What only the extras `train` and `parse` install."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-from workers.errors import Misconfigured
+from workers.errors import not_installed
 
 _PACKAGES = {"train": ("accelerate", "matplotlib", "tensorboard", "webdataset"), "parse": ("spacy",)}
 
@@ -16,4 +16,4 @@ def needs(extra: str = "train") -> None:
     """
     missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
     if missing:
-        raise Misconfigured(f"{missing[0]} is not installed: pip install 'tagstream[{extra}]'")
+        raise not_installed(missing[0])

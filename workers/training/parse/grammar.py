@@ -1,6 +1,6 @@
 """The parser by a grammar: spaCy's dependency trees, read by rules.
 
-It needs the extra `tagstream[parse]`; any English model of spaCy's with a tagger and a dependency parser will do.
+It needs the extra `parse`; any English model of spaCy's with a tagger and a dependency parser will do.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from workers.errors import Misconfigured
+from workers.errors import Misconfigured, not_installed
 from workers.training.parse import words
 from workers.training.parse.mentions import Mention, Role, action, attribute, noun_phrase, tokens
 
@@ -67,9 +67,7 @@ def load(model: str) -> Language:
     try:
         import spacy
     except ImportError:
-        raise Misconfigured(
-            "Parsing by a grammar needs spaCy: pip install 'tagstream[parse]', or choose --parser lexicon."
-        ) from None
+        raise Misconfigured(f"{not_installed('spacy')}, or choose --parser lexicon") from None
     try:
         if model == DEFAULT_MODEL:
             language: Language = importlib.import_module(model).load(exclude=list(_UNUSED))
