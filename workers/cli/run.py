@@ -232,8 +232,8 @@ class _Process:
             return Health(False, ("draining",))
         if self._worker is None:
             return Health(False, ("loading the models",))
-        reason = self._worker.unready()
-        return Health(True) if reason is None else Health(False, (reason,))
+        reason, notices = self._worker.unready(), self._worker.notices()
+        return Health(True, notices) if reason is None else Health(False, (reason, *notices))
 
     def _turn_unready(self, reason: str) -> None:
         self._stalled = reason

@@ -350,6 +350,11 @@ class Worker:
             why += [reason for stage in self._pipeline.stages for reason in stage.unready()]
         return "; ".join(why) or None
 
+    def notices(self) -> tuple[str, ...]:
+        """What holds some work up while the worker is ready, one line each, for people. Any thread."""
+        pipeline = self._pipeline
+        return () if pipeline is None else tuple(line for stage in pipeline.stages for line in stage.notices())
+
     def idle_s(self) -> float:
         """Seconds since there was last something to do."""
         return self._clock.monotonic() - self._busy_at

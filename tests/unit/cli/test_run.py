@@ -295,3 +295,29 @@ def test_a_question_that_fails_once_keeps_no_idle_worker_from_its_end(monkeypatc
     running._worker = worker  # type: ignore[assignment]
     running._stop_when_idle()
     assert worker.stopped
+
+
+@pytest.mark.parametrize(
+    ("unready", "notices", "ok", "reasons"),
+    [
+        (None, (), True, ()),
+        (None, ("a bucket is away",), True, ("a bucket is away",)),
+        ("joining the group", ("a bucket is away",), False, ("joining the group", "a bucket is away")),
+    ],
+)
+def test_a_notice_stands_in_the_report_and_leaves_the_worker_ready(
+    unready: str | None, notices: tuple[str, ...], ok: bool, reasons: tuple[str, ...]
+) -> None:
+    running = run._Process(SimpleNamespace(), until_idle_s=None)  # type: ignore[arg-type]
+    running._worker = SimpleNamespace(unready=lambda: unready, notices=lambda: notices)  # type: ignore[assignment]
+    report = running.ready()
+    assert (report.ok, report.reasons) == (ok, reasons)
+
+
+def test_a_worker_tells_the_notices_of_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.support.manual_pipeline import ManualPipeline
+
+    manual = ManualPipeline()
+    assert manual.worker.notices() == ()
+    monkeypatch.setattr(manual.pipeline.fetch, "notices", lambda: ["a bucket is away"])
+    assert manual.worker.notices() == ("a bucket is away",)

@@ -102,7 +102,8 @@ def test_a_stage_that_says_nothing_of_itself_holds_nothing_back_and_has_nothing_
     stage = Stage()
     assert not stage.holds_back(ManualPipeline().assignments[0])
     assert stage.stalled(1e9) is None
-    assert (stage.unready(), dict(stage.budgets), dict(stage.limits_s), dict(stage.gauges)) == ([], {}, {}, {})
+    assert (stage.unready(), stage.notices()) == ([], [])
+    assert (dict(stage.budgets), dict(stage.limits_s), dict(stage.gauges)) == ({}, {}, {})
 
 
 def test_a_batch_may_take_five_times_the_slowest_so_far_and_fifteen_seconds_at_least() -> None:

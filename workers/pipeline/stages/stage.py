@@ -71,6 +71,10 @@ class Stage:
         """Why the worker can't do its work here, for people. Any thread."""
         return []
 
+    def notices(self) -> list[str]:
+        """What a person should know although the worker is ready: it holds some work up. Any thread."""
+        return []
+
     @property
     def gauges(self) -> Mapping[ObservedGauge, Reader]:
         """What it shows besides its budgets and places."""
