@@ -98,11 +98,15 @@ class ImageFacts(_Exact):
 
 
 class Tag(_Exact):
-    """A label that the tagger is sure enough of."""
+    """A label that the tagger is sure enough of, or a person's tag."""
 
     name: str
     score: float = Field(ge=0, le=1)
-    label_id: int = Field(ge=0, description="The label's place in the tagger's list; names may repeat, ids don't.")
+    label_id: int | None = Field(
+        ge=0,
+        description="The label's place in the tagger's list; names may repeat, ids don't. null: a person's tag that "
+        "the tagger does not know.",
+    )
     translations: Mapping[str, str] | None = Field(
         default=None,
         exclude_if=lambda value: value is None,
@@ -114,12 +118,18 @@ class Tag(_Exact):
         description="person: a person added it, and its score is 1. Absent: the tagger's answer.",
     )
 
+    @model_validator(mode="after")
+    def _said_by_someone(self) -> Self:
+        if self.label_id is None and self.source is None:
+            raise ValueError("only a person's tag may have no label_id")
+        return self
+
 
 class CorrectedTags(_Exact):
     """What persons said of the image, which went before what the tagger said."""
 
     added: tuple[str, ...] = Field(
-        default=(), fail_fast=True, description="Names; one that the tagger does not know stands here alone."
+        default=(), fail_fast=True, description="Names, also of tags that the tagger does not know."
     )
     removed: tuple[str, ...] = Field(default=(), fail_fast=True)
 
@@ -210,7 +220,9 @@ class EnrichedImage(_Output):
     image: ImageFacts
     # Read up to the first fault: an error for each of many tags takes a hundred times their memory.
     tags: tuple[Tag, ...] = Field(description="Best score first.", fail_fast=True)
-    caption: CaptionText | None = Field(default=None, description="null: not asked for, or status is partial.")
+    caption: CaptionText | None = Field(
+        default=None, description="null: not asked for, no tag to make one of, or status is partial."
+    )
     embedding: Embedding | None = Field(
         default=None,
         exclude_if=lambda value: value is None,

@@ -62,7 +62,12 @@ def image_facts(*, format: str, width: int, height: int, bytes: int) -> Fields:
 
 
 def tag(
-    *, name: str, score: float, label_id: int, translations: Mapping[str, str] | None = None, person: bool = False
+    *,
+    name: str,
+    score: float,
+    label_id: int | None,
+    translations: Mapping[str, str] | None = None,
+    person: bool = False,
 ) -> Fields:
     """A `Tag`; that of a person where `person` is true."""
     fields: Fields = {"name": name, "score": score, "label_id": label_id}

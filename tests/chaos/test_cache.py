@@ -66,7 +66,7 @@ def errors(shared: SharedWorker, **labels: str) -> int:
 def assert_same_tags(images: list[EnrichedImage], others: list[EnrichedImage]) -> None:
     """For each key the same labels, and scores that are equal but for what a batch of another size rounds otherwise."""
 
-    def tags(some: list[EnrichedImage]) -> dict[tuple[str, int, str], float]:
+    def tags(some: list[EnrichedImage]) -> dict[tuple[str, int | None, str], float]:
         return {(image.source.key, tag.label_id, tag.name): tag.score for image in some for tag in image.tags}
 
     assert {image.source.key for image in images} == {image.source.key for image in others}

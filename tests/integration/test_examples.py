@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,16 @@ ROOT = Path(__file__).parents[2]
     for block in re.findall(r"```json\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     if "enriched-image/1" in block
 ]
+PERSONS_TAG = {"name": "terrier", "score": 1.0, "label_id": None, "source": "person"}
+
+
+def _without_label_and_caption() -> str:
+    """What every reader of tags must bear: a tag that the model does not know, and no caption."""
+    output = json.loads(OUTPUT)
+    return json.dumps(output | {"tags": [PERSONS_TAG, *output["tags"]], "caption": None})
+
+
+WITHOUT_LABEL_AND_CAPTION = _without_label_and_caption()
 
 
 @pytest.fixture
@@ -89,10 +100,11 @@ def test_the_consumer_shows_what_was_committed_and_nothing_else(
     producer.init_transactions(60)
     for key, end in (("lost", producer.abort_transaction), ("kept", producer.commit_transaction)):
         producer.begin_transaction()
-        message = OUTPUT.replace("2026/cat.png", f"2026/{key}.png")
+        message = WITHOUT_LABEL_AND_CAPTION.replace("2026/cat.png", f"2026/{key}.png")
         producer.produce(topic, message, key=f"photos/2026/{key}.png", partition=0)
         producer.flush(60)
         end(60)
     shown = run("consume", *UNTIL_ONE[language]).splitlines()
     assert [row.split("\t")[0] for row in shown] == ["photos/2026/kept.png"]
-    assert "tiger cat 0.39" in shown[0]
+    assert re.search(r"terrier 1\S*, tiger cat 0\.39", shown[0])
+    assert shown[0].split("\t")[2:] in ([], [""])

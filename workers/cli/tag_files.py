@@ -177,10 +177,8 @@ class FileTagger:
         labels = self._tagger.labels
         captioner = self._captioner
         if captioner is None:
-            template = self._template
-            return [
-                None if template is None else template([labels[label] for label, _ in tags]).text for tags in chosen
-            ]
+            made = [self._template([labels[label] for label, _ in tags]) if self._template else None for tags in chosen]
+            return [None if caption is None else caption.text for caption in made]
         guides = [captioner.guide([labels[label] for label, _ in sorted(tags)]) for tags in chosen]
         answers = captioner.forward([image.pixels[captioner.transform] for image in images], guides)
         return [caption_of(captioner, answer).text for answer in one_each(captioner, answers, len(images))]

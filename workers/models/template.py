@@ -34,12 +34,13 @@ class TemplateCaptioner:
 
     method = "template"
 
-    def __call__(self, names: Sequence[str]) -> Caption:
-        return Caption(text=describe(names), score=None, method=self.method)
+    def __call__(self, names: Sequence[str]) -> Caption | None:
+        text = describe(names)
+        return None if text is None else Caption(text=text, score=None, method=self.method)
 
 
-def describe(names: Sequence[str]) -> str:
-    """One phrase that names the first few tags.
+def describe(names: Sequence[str]) -> str | None:
+    """One phrase that names the first few tags; None without a name.
 
     Tags that end in the same word ("tiger cat", "tabby cat") are one thing seen twice: the first stands for all.
 
@@ -48,7 +49,7 @@ def describe(names: Sequence[str]) -> str:
     """
     named = [with_article(name) for name in _distinct(names)[:NAMED]]
     if not named:
-        return "a picture"
+        return None
     return f"a picture of {' and '.join(filter(None, [', '.join(named[:-1]), named[-1]]))}"
 
 

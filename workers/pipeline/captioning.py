@@ -16,8 +16,8 @@ from workers.pipeline.task import Task
 from workers.ports import Captioner, Model, SelfTested
 from workers.types import Caption
 
-Template: TypeAlias = Callable[[Sequence[str]], Caption]
-"""A caption by rule from tag names."""
+Template: TypeAlias = Callable[[Sequence[str]], Caption | None]
+"""A caption by rule from tag names; None where they give none."""
 
 
 class Captioning:
@@ -121,7 +121,8 @@ class TemplateCaptioning:
             return {"caption": None}
         own = self._tagging.names(task) if self._tagging is not None else ()
         names = task.event.options.guide_tags or own
-        return {"caption": _caption_text(self._template(tuple(names)), names)}
+        caption = self._template(tuple(names))
+        return {"caption": None if caption is None else _caption_text(caption, names)}
 
 
 def _needs_of_caption(options: Options) -> frozenset[Want]:

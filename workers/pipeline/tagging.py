@@ -84,21 +84,29 @@ class Tagging:
         scores: LabelScores | None = task.results.get(self.name)
         if scores is None:
             return ()
-        persons = [writing.tag(**self._about(label), score=1.0, person=True) for label in self._added(task)]
+        known, unknown = self._added(task)
+        persons = [writing.tag(**self._about(label), score=1.0, person=True) for label in known]
+        alone = [writing.tag(name=name, score=1.0, label_id=None, person=True) for name in unknown]
         models = [writing.tag(**self._about(label), score=score) for label, score in self._selected(task, scores)]
-        return (*persons, *models)
+        return (*persons, *alone, *models)
 
     def names(self, task: Task) -> list[str]:
         """Names of the image's tags, best first."""
-        return [self._tagger.labels[label] for label in self._shown(task)]
+        scores: LabelScores | None = task.results.get(self.name)
+        if scores is None:
+            return []
+        known, unknown = self._added(task)
+        labels = self._tagger.labels
+        models = (labels[label] for label, _ in self._selected(task, scores))
+        return [*(labels[label] for label in known), *unknown, *models]
 
     def names_by_label(self, task: Task) -> list[str]:
         """Names of the image's tags in label order, as captioners were trained on; unknown ones of persons last."""
-        if self.name not in task.results:
+        scores: LabelScores | None = task.results.get(self.name)
+        if scores is None:
             return []
-        word = self.word(task)
-        labels = sorted(self._shown(task))
-        unknown = [name for name in word.added if name not in self._ids] if word is not None else []
+        known, unknown = self._added(task)
+        labels = sorted([*known, *(label for label, _ in self._selected(task, scores))])
         return [*(self._tagger.labels[label] for label in labels), *unknown]
 
     def word(self, task: Task) -> Word | None:
@@ -107,13 +115,6 @@ class Tagging:
             task.word = self._corrections.on(task.event.subject, task.sha256)
             task.word_asked = True
         return task.word
-
-    def _shown(self, task: Task) -> list[int]:
-        """The labels of the image's tags, best first."""
-        scores: LabelScores | None = task.results.get(self.name)
-        if scores is None:
-            return []
-        return [*self._added(task), *(label for label, _ in self._selected(task, scores))]
 
     def _selected(self, task: Task, scores: LabelScores) -> Sequence[tuple[int, float]]:
         """What the model says and no person has said anything about. Selected once, as long as the scores are these."""
@@ -129,10 +130,12 @@ class Tagging:
         said = {*word.added, *word.removed}
         return [(label, score) for label, score in found if self._tagger.labels[label] not in said]
 
-    def _added(self, task: Task) -> list[int]:
-        """Labels that a person added, of those that the tagger knows."""
+    def _added(self, task: Task) -> tuple[list[int], list[str]]:
+        """What a person added: labels that the tagger knows, and names that it does not know."""
         word = self.word(task)
-        return [] if word is None else sorted(self._ids[name] for name in word.added if name in self._ids)
+        added = () if word is None else word.added
+        known = sorted(self._ids[name] for name in added if name in self._ids)
+        return known, [name for name in added if name not in self._ids]
 
     def _about(self, label: int) -> dict[str, Any]:
         translations = {code: names[label] for code, names in self._tagger.translations.items()}

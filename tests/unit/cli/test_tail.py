@@ -52,6 +52,11 @@ def test_an_enriched_image_shows_its_best_tags_and_its_caption() -> None:
     assert line(with_tags(*"abcdef")) == "complete photos/a.jpg a 0.50, b 0.50, c 0.50, d 0.50 a dog on grass"
 
 
+def test_a_persons_tag_that_the_model_does_not_know_is_shown() -> None:
+    terrier = {"name": "terrier", "score": 1.0, "label_id": None, "source": "person"}
+    assert line(record(enriched(tags=(terrier,), caption=None).to_bytes())) == "complete photos/a.jpg terrier 1.00"
+
+
 def test_an_image_without_a_caption_has_its_row_too() -> None:
     assert line(with_tags(caption=None, status="partial", reason="caption-failed")) == "partial photos/a.jpg"
 

@@ -12,6 +12,7 @@ from schemas.enriched_image import CorrectedTags, Tag
 from tests.support.harness import EchoCaptioner, Harness
 from tests.support.tasks import TAGGER, a_task
 from tests.support.waiting import eventually
+from workers.models.template import TemplateCaptioner
 from workers.pipeline.roles import make_roles
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
@@ -44,11 +45,32 @@ def tags_of(shown: Mapping[str, Any]) -> list[Tag]:
 def test_added_tags_are_a_persons_and_removed_ones_stay_away() -> None:
     said = log(correction("photos", "a.png", added=["blue", "terrier"], removed=["red"]))
     shown = Tagging(TAGGER, said).render(scored(red=0.9, green=0.8))
-    assert [(tag.name, round(tag.score, 1), tag.source) for tag in tags_of(shown)] == [
-        ("blue", 1.0, "person"),
-        ("green", 0.8, None),
+    assert [(tag.name, tag.label_id, round(tag.score, 1), tag.source) for tag in tags_of(shown)] == [
+        ("blue", 2, 1.0, "person"),
+        ("terrier", None, 1.0, "person"),
+        ("green", 1, 0.8, None),
     ]
     assert shown["corrections"] == CorrectedTags(added=("blue", "terrier"), removed=("red",))
+
+
+def test_a_tag_that_no_model_knows_is_shown_where_no_other_is() -> None:
+    said = log(correction("photos", "a.png", added=["terrier"], removed=["red"]))
+    roles = make_roles({"tagger": TAGGER}, TemplateCaptioner(), said)
+    task = scored(red=0.9)
+    fields: dict[str, Any] = {}
+    for role in roles.all:
+        fields.update(role.render(task))
+    [terrier] = tags_of(fields)
+    assert (terrier.name, terrier.label_id, terrier.score, terrier.source) == ("terrier", None, 1.0, "person")
+    assert fields["caption"]["guided_by"] == ["terrier"]
+
+
+def test_an_image_without_a_tag_has_no_caption_by_rule() -> None:
+    roles = make_roles({"tagger": TAGGER}, TemplateCaptioner())
+    fields: dict[str, Any] = {}
+    for role in roles.all:
+        fields.update(role.render(scored(red=0.1)))
+    assert (fields["tags"], fields["caption"]) == ((), None)
 
 
 def test_an_image_of_which_nothing_was_said_is_as_without_corrections() -> None:

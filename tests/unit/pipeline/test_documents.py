@@ -234,7 +234,7 @@ def _tags(task: Task, tagger: ColourEmbedder) -> tuple[tuple[Tag, ...], tuple[st
     best_first = sorted(models, key=lambda found: -found[1])
     shown = [(label, 1.0, "person") for label in persons]
     shown += [(label, round(score, 6), None) for label, score in best_first]  # type: ignore[misc]
-    tags = tuple(
+    tags = [
         Tag(
             name=labels[label],
             score=score,
@@ -243,10 +243,11 @@ def _tags(task: Task, tagger: ColourEmbedder) -> tuple[tuple[Tag, ...], tuple[st
             source=source,  # type: ignore[arg-type]
         )
         for label, score, source in shown
-    )
+    ]
     own = [labels[label] for label in sorted(label for label, *_ in shown)]
     unknown = [name for name in added if name not in labels]
-    return tags, task.event.options.guide_tags or tuple(own + unknown)
+    alone = [Tag(name=name, score=1.0, label_id=None, source="person") for name in unknown]
+    return (*tags[: len(persons)], *alone, *tags[len(persons) :]), task.event.options.guide_tags or tuple(own + unknown)
 
 
 @patient

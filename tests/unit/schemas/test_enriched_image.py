@@ -123,6 +123,7 @@ def test_a_writer_can_not_add_a_field() -> None:
         {"reason": "caption-failed"},
         {"subject": "photos/other.jpg"},
         {"tags": (Tag(name="a", score=0.1, label_id=0), Tag(name="b", score=0.2, label_id=1))},
+        {"tags": ({"name": "a", "score": 1.0, "label_id": None},)},
         {"produced_at": "now"},
         {"produced_at": "2026-11-24T23:46:33"},
         {"timings_ms": {"fetch": -1.0}},
@@ -133,6 +134,15 @@ def test_a_writer_can_not_add_a_field() -> None:
 def test_what_contradicts_itself_is_not_written(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         enriched(**fields)
+
+
+def test_only_a_persons_tag_may_be_unknown_to_the_tagger() -> None:
+    written = enriched(tags=(Tag(name="terrier", score=1, label_id=None, source="person"),)).to_bytes()
+    read = read_output(written)
+    assert isinstance(read, EnrichedImage)
+    assert (read.tags[0].label_id, json.loads(written)["tags"][0]["label_id"]) == (None, None)
+    with pytest.raises(ValidationError, match="label_id"):
+        Tag(name="terrier", score=1, label_id=None)
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -0.1, 1.1])

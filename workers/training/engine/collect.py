@@ -173,11 +173,16 @@ class Labels:
 
 
 def sample_of(image: EnrichedImage, labels: Labels, corrections: Corrections | None = None) -> Sample:
-    """An enriched image as a sample: its tags as generated, and what persons said of it in their place."""
+    """An enriched image as a sample: its tags as generated, and what persons said of it in their place.
+
+    Where corrections are read they alone say what persons say now: a person's tag in the event may be withdrawn since.
+    """
     origins: dict[int, Origin] = {}
     for tag in image.tags:
+        if tag.source == "person" and corrections is not None:
+            continue
         if (label := labels.id_of(tag.name)) is not None:
-            origins[label] = "generated"
+            origins[label] = tag.source or "generated"
     absent: set[int] = set()
     word = corrections.on(image.subject, image.source.sha256) if corrections is not None else None
     if word is not None:

@@ -137,6 +137,14 @@ def test_a_sample_has_the_tags_of_the_model_and_the_word_of_persons() -> None:
     assert sample_of(image("other.jpg", "dog"), labels, said).absent is None
 
 
+def test_a_persons_tag_in_an_event_is_a_persons_unless_corrections_say_otherwise() -> None:
+    terrier = Tag(name="terrier", score=1, label_id=None, source="person")
+    event = image("a.jpg", "dog").model_copy(update={"tags": (terrier, Tag(name="dog", score=0.9, label_id=0))})
+    labels = Labels(["terrier", "dog"])
+    assert sample_of(event, labels).origins == {0: "person", 1: "generated"}
+    assert sample_of(event, labels, Corrections()).origins == {1: "generated"}, "it was withdrawn since"
+
+
 def test_of_a_given_list_only_its_names_are_kept_and_the_others_counted() -> None:
     labels = Labels(["cat", "dog"])
     sample = sample_of(image("a.jpg", "dog", "sea", "sky"), labels)
