@@ -11,7 +11,7 @@ from workers import __version__
 from workers.backends.clock import SystemClock
 from workers.cli.banner import banner
 from workers.cli.clients import corrections, publisher, record_source, result_cache
-from workers.cli.decoders import intake, judge, scale_of_facts
+from workers.cli.decoders import intake, judge, limits, scale_of_facts
 from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
 from workers.models.device import choose_device
@@ -139,6 +139,7 @@ def worker_options(
     return WorkerOptions.of(
         settings,
         judge=judge(settings),
+        allows=limits(settings).allow,
         scale_of=scale_of_facts(settings, transforms),
         profiles=profiles(settings, tagger),
         worker_version=__version__,

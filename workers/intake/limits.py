@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from workers.types import Facts
+
 MIB = 1024 * 1024
 _COPIES = {"avif": 4, "webp": 4}
 """How often a decoder copies the file when it opens it; of others our own reader of the structure may copy it once."""
@@ -38,6 +40,15 @@ class Limits:
     inspect_bytes: int = 8 * MIB
     inspect_s: float = 10.0
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
+
+    def allow(self, facts: Facts) -> bool:
+        """Whether an image with these facts is within the bounds of size, sides and format."""
+        return (
+            facts.size <= self.max_object_bytes
+            and facts.width * facts.height <= self.max_pixels
+            and min(facts.width, facts.height) >= self.min_side
+            and facts.format in self.formats
+        )
 
     @property
     def inspect_address_bytes(self) -> int:

@@ -29,6 +29,7 @@ class KnownResults:
         roles: whose results are kept.
         store: the object store's endpoint, which the first level's entries name.
         judge: names what the rejection of an image depends on besides its bytes; empty: rejections are not kept.
+        allows: whether an image with these facts is within the worker's limits.
         scale_of: at what scale an image with these facts is decoded, as the n of 1/n.
         unproven: of how many results, the last ones, it is remembered that they are to be taken back if the device
             proves to be broken.
@@ -41,10 +42,12 @@ class KnownResults:
         store: str = "",
         judge: str = "",
         *,
+        allows: Callable[[Facts], bool] = lambda _: True,
         scale_of: Callable[[Facts], int] = lambda _: 1,
         unproven: int = 0,
     ) -> None:
         self._judge = judge
+        self._allows = allows
         self._scale_of = scale_of
         self._cache = cache
         self._store = store
@@ -131,7 +134,8 @@ class KnownResults:
         asked = _Answers()
         for (task, _), value in zip(wanted, found, strict=True):
             facts = entries.unpack_facts(value)
-            task.facts = facts if facts is not None and entries.is_of(facts, task.event) else None
+            serves = facts is not None and entries.is_of(facts, task.event) and self._allows(facts)
+            task.facts = facts if serves else None
             task.source_hit = task.facts is not None
             asked.add(facts is not None, [value], hit=task.source_hit)
         asked.count("source")

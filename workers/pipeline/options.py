@@ -30,6 +30,7 @@ class WorkerOptions:
             to be made when a store fails.
         judge: names what the rejection of an image depends on besides its bytes: limits and versions. The cache keeps
             rejections under it; empty: they are not kept.
+        allows: whether an image with these facts is within the limits; facts of the cache that are not, are a miss.
         scale_of: at what scale an image with these facts is decoded, as the n of 1/n. The cache keeps apart what was
             computed from pixels that were made at different scales.
         profiles: threshold profiles by name, of the tagger that runs; `default` is used when an event names none.
@@ -59,6 +60,7 @@ class WorkerOptions:
     stall_timeout_s: float = _setting("stall_timeout_s")
     self_test_s: float = _setting("self_test_s")
     judge: str = ""
+    allows: Callable[[Facts], bool] = lambda _: True
     scale_of: Callable[[Facts], int] = lambda _: 1
     profiles: Mapping[str, Profile] = field(default_factory=lambda: default_profiles(None))
     worker_version: str = "unknown"

@@ -383,6 +383,7 @@ class Worker:
                 self._roles,
                 self._options.s3_endpoint,
                 self._options.judge,
+                allows=self._options.allows,
                 scale_of=self._options.scale_of,
                 unproven=_UNPROVEN if self._options.self_test_s else 0,
             ),

@@ -78,6 +78,9 @@ def test_every_limit_and_bound_reaches_its_part() -> None:
     assert (limits.fetch_s, limits.max_object_bytes) == (3.0, 11)
     options = composition.worker_options(settings(fetch_threads=5), TAGGER)
     assert options.fetch_threads == 5, "with more in the intake's hands than threads, one partition could take them all"
+    allows = composition.worker_options(settings(max_pixels=11_999_999), TAGGER).allows
+    assert not allows(LARGE_JPEG), "facts of the cache are held to the same limits"
+    assert options.allows(LARGE_JPEG)
 
 
 LARGE_JPEG = Facts("a" * 64, "etag", None, "2026-01-01T00:00:00Z", 9, "jpeg", 4000, 3000, 9)

@@ -14,6 +14,7 @@ from tests.support.harness import EchoCaptioner
 from tests.support.tasks import FACTS, TAGGER, a_task
 from workers import metrics
 from workers.errors import Rejected
+from workers.intake.limits import Limits
 from workers.pipeline import cache_entries as entries
 from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.known_results import KnownResults
@@ -104,6 +105,22 @@ def test_facts_of_another_content_than_the_events_are_a_miss(known: KnownResults
     cache.remember({}, {place: entries.pack_facts(replace(FACTS, etag="another"))})
     known.sources([task])
     assert (task.facts, task.source_hit) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"width": 10_001}, {"height": 10_001}, {"width": 4, "height": 3}, {"size": 101}, {"format": "tiff"}],
+)
+def test_facts_over_the_workers_limits_are_a_miss(cache: Counting, more: dict[str, Any]) -> None:
+    """Guard: a worker publishes no width, height or size that it would have refused to find out."""
+    limits = Limits(max_object_bytes=100, max_pixels=80_000, min_side=4, formats=("png",))
+    known = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, allows=limits.allow)
+    place = (entries.source_hash(STORE, new().event), "v:v1")
+    for facts, hit in ((FACTS, True), (replace(FACTS, **more), False)):
+        cache.remember({}, {place: entries.pack_facts(facts)})
+        task = new(**V1)
+        known.sources([task])
+        assert (task.facts, task.source_hit) == (facts if hit else None, hit)
 
 
 def test_of_one_store_nothing_is_known_in_another(cache: Counting, known: KnownResults) -> None:
