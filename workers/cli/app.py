@@ -6,6 +6,7 @@ import errno
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
@@ -16,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from workers import __version__
-from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, exit_code
+from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, READER_LEFT, exit_code
 from workers.errors import Misconfigured, TagstreamError, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -148,9 +149,12 @@ def run_command(arguments: Sequence[str]) -> int:
         The exit code.
     """
     try:
-        command_tree(_named(arguments))(list(arguments), prog_name="tagstream")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
+        return _run(arguments)
+    except BrokenPipeError:
+        from workers.cli.terminal import forget_output
+
+        forget_output()
+        return READER_LEFT
     except KeyboardInterrupt:
         return INTERRUPTED
     except TagstreamError as error:
@@ -161,7 +165,23 @@ def run_command(arguments: Sequence[str]) -> int:
             return _complain(Misconfigured(wrong))
         logger.exception("this is a bug of ours, please report it with the lines below")
         return OUR_BUG
-    return 0
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """The exit code, once all output is written.
+
+    Raises:
+        BrokenPipeError: the reader of the output left. Typer and rich would exit with 1.
+    """
+    try:
+        command_tree(_named(arguments))(list(arguments), prog_name="tagstream")
+        code = 0
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    sys.stdout.flush()
+    return code
 
 
 def _said_of_files(error: OSError) -> str:

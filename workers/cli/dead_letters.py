@@ -137,12 +137,11 @@ def list_letters(
     settings = _settings()
     passed_over = PassedOver()
     dead_letters = read_letters(settings, _choice(reason, want, since, until, key), passed_over)
-    with terminal.reader_may_leave():
-        if as_json:
-            for dead_letter in dead_letters:
-                typer.echo(terminal.as_json(_summary(dead_letter)))
-        else:
-            print_table(dead_letters)
+    if as_json:
+        for dead_letter in dead_letters:
+            typer.echo(terminal.as_json(_summary(dead_letter)))
+    else:
+        print_table(dead_letters)
     passed_over.tell()
 
 

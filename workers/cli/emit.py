@@ -15,7 +15,6 @@ import typer
 from schemas.printable import counted, printable
 from workers.cli.needs import needed
 from workers.cli.resume_point import ResumePoint
-from workers.cli.terminal import reader_may_leave
 from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
@@ -211,7 +210,7 @@ class Emission:
     def rehearse(self) -> None:
         """Say for each image what `run` would do, and do nothing."""
         last = self._begin()
-        with closing(self._store()) as store, reader_may_leave():
+        with closing(self._store()) as store:
             for image, outcome in self._source.images(store, last, try_only=True):
                 self._count(image, outcome)
                 typer.echo(f"{_WOULD[outcome]:<{_WIDEST}}  {image.size:>12,}  {printable(image.key)}")

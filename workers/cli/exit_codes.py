@@ -15,6 +15,8 @@ BROKEN = 3
 UNAVAILABLE = 4
 """A dependency does not answer. Never of `tagstream run`, which waits for it."""
 INTERRUPTED = 130
+READER_LEFT = 141
+"""What a shell says of a program that SIGPIPE ended, such as `cat` in `cat file | head`."""
 
 
 def exit_code(error: TagstreamError) -> int:

@@ -45,7 +45,7 @@ def status(
     """
     settings = needed("kafka_servers")
     since_ms = moment_ms(since)
-    with observing(settings, since_ms) as observer, terminal.reader_may_leave():
+    with observing(settings, since_ms) as observer:
         seen = snapshots(observer, interval, watch)
         if as_json:
             for snapshot in seen:

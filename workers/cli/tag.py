@@ -78,7 +78,6 @@ def tag(
     with (
         nullcontext() if page is None else page_at(page) as written,
         _tagger(settings, files, written) as tagger,
-        terminal.reader_may_leave(),
     ):
         console = terminal.console()
         for result in tagger.results():

@@ -75,6 +75,8 @@ def page_at(path: Path) -> Iterator[Page]:
             yield page
             page.end()
         scratch.replace(path)
+    except BrokenPipeError:
+        raise  # of standard output
     except OSError as error:
         raise Misconfigured(f"--page {path}: it can't be written: {error.strerror}") from error
     finally:

@@ -65,8 +65,7 @@ def tail(
         for outcome in _outcomes(settings, start or not follow, since_ms, follow)
         if outcome.kind in wanted and (key is None or fnmatchcase(outcome.key, key))
     )
-    with terminal.reader_may_leave():
-        _print(outcomes if limit is None else islice(outcomes, limit), as_json, wide)
+    _print(outcomes if limit is None else islice(outcomes, limit), as_json, wide)
 
 
 def _print(outcomes: Iterator[Outcome], as_json: bool, wide: bool) -> None:

@@ -6,7 +6,6 @@ let no control character reach the terminal.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -52,16 +51,9 @@ _JSON = re.compile(
 a megabyte of digits."""
 
 
-class _StandardOutput(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave it to `reader_may_leave`, and where that is not, to typer: rich itself would exit with 1."""
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-
 def console(*, stderr: bool = False) -> Console:
     """Prints what it is given: colours only where styles ask for them, no markup, no lines broken by itself."""
-    kind = Console if stderr else _StandardOutput
-    made = kind(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+    made = Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
     if not made.is_terminal:
         made.width = PIPED_WIDTH
     return made
@@ -130,17 +122,6 @@ def moment(milliseconds: int) -> str:
         return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):
         return f"{milliseconds} ms"
-
-
-@contextmanager
-def reader_may_leave() -> Iterator[None]:
-    """Context in which a reader that has enough (`tagstream tail | head`) ends the command without an error."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        forget_output()
-        raise typer.Exit from None
 
 
 def forget_output() -> None:
