@@ -5,7 +5,7 @@
 unexport PYTHONDONTWRITEBYTECODE
 
 # Ends what it runs when make ends, even if make was killed.
-TIED := exec .venv/bin/python workers/local/tied.py TERM 0
+TIED := exec .venv/bin/python testing/tagstream_testing/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards soak fuzz hostile release mutate coverage

@@ -29,7 +29,7 @@ from workers.audit.seen import Seen
 from workers.backends.kafka import ensure_topics
 from workers.backends.kafka_types import ReadRecord
 from workers.cli.audit import Auditing
-from workers.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.apache_kafka import ApacheKafka
 from workers.settings import read
 from workers.types import Partition
 

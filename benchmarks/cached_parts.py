@@ -32,9 +32,9 @@ from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import ResultCache, Tagger
 from workers.service.telemetry import make_telemetry
-from workers.testing.memory import MemoryResultCache
-from workers.testing.memory_broker import MemoryBroker
-from workers.testing.memory_kafka import MemoryPublisher, MemoryRecordSource
+from tagstream_testing.memory import MemoryResultCache
+from tagstream_testing.memory_broker import MemoryBroker
+from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.types import Assignment
 
 PHOTOS = 64

@@ -29,7 +29,7 @@ from workers.cli.decoders import REDUCING_GAPS
 from workers.intake.geometry import scale_of
 from workers.intake.heap import give_back_large_blocks
 from workers.intake.transform import decode
-from workers.local.photos import photographs
+from tagstream_testing.local.photos import photographs
 from workers.models.agreement import shown_labels
 from workers.models.load import load_tagger
 from workers.ports import Tagger

@@ -21,7 +21,7 @@ from workers.intake.processes.shared_memory import Layout, Region, make_shared_m
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
 from workers.ports import Tagger
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 ROUNDS = 7

@@ -32,9 +32,9 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Intake, RecordSource, ResultCache, Tagger
-from workers.testing.memory import MemoryObjectStore, MemoryResultCache
-from workers.testing.memory_broker import MemoryBroker
-from workers.testing.memory_kafka import MemoryPublisher, MemoryRecordSource
+from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
+from tagstream_testing.memory_broker import MemoryBroker
+from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.types import Pixels
 
 IMAGES = 160

@@ -33,8 +33,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cached import Outcomes, cpu_s, made_topics, send, uploaded, worker_settings
-from workers.local.stack import LocalStack
-from workers.local.worker_process import WorkerProcess
+from tagstream_testing.local.stack import LocalStack
+from tagstream_testing.local.worker_process import WorkerProcess
 
 ROUNDS = 7
 PHOTOS = 200

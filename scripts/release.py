@@ -32,7 +32,7 @@ CHECKOUT = Path(__file__).parents[1]
 DIST = CHECKOUT / "dist"
 ROOM = CHECKOUT / "build" / "release"
 WHEELS = ("tagstream", "tagstream_testing", "tagstream_schemas")
-PROJECTS = ("packaging/testing", "schemas")
+PROJECTS = ("testing", "schemas")
 """Folders of the two wheels beside the worker's."""
 UV = (sys.executable, "-m", "uv")
 ONLY_DEPENDENCIES_AWAY = 4

@@ -15,7 +15,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[1]
 FILES = (
     "workers/__init__.py",
-    "packaging/testing/pyproject.toml",
+    "testing/pyproject.toml",
     "pyproject.toml",
     "Dockerfile",
     "docker-compose.yml",

@@ -23,11 +23,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
-from workers.local.apache_kafka import ApacheKafka
-from workers.local.scratch import Scratch
-from workers.local.seaweedfs import SeaweedFS
-from workers.local.server import CannotStart
-from workers.local.valkey import Valkey
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.server import CannotStart
+from tagstream_testing.local.valkey import Valkey
 
 # What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,6 +1,6 @@
 """The ports: protocols for everything that the pipeline needs from outside (Kafka, store, cache, models, clock).
 
-Each Protocol has a contract suite (tests/contract) that runs on the in-memory fake (workers/testing/memory.py) and
+Each Protocol has a contract suite (tests/contract) that runs on the in-memory fake (testing/tagstream_testing/memory.py) and
 on the real server. Raised errors are those of workers/errors.py; anything else is a bug.
 """
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from kafka.admin import KafkaAdminClient
 
 from tests.support.waiting import eventually
-from workers.local.apache_kafka import ApacheKafka
-from workers.local.ports import free_ports
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.ports import free_ports
 
 NODES = 3
 

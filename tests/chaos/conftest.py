@@ -16,9 +16,9 @@ from tests.chaos.shared_worker import SharedWorker
 from tests.conftest import Stack, up_or_skip
 from tests.support.broker import BrokerBehindProxy
 from tests.support.worker_process import Site
-from workers.local.scratch import Scratch
-from workers.local.seaweedfs import SeaweedFS
-from workers.local.valkey import Valkey
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.valkey import Valkey
 
 _ACCOUNT = pytest.StashKey[Account]()
 _ACCOUNTS = pytest.StashKey[list[Account]]()

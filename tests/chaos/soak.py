@@ -28,9 +28,9 @@ from tests.support.broker import BrokerBehindProxy
 from tests.support.memory import Growth
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo
-from workers.local.scratch import Scratch
-from workers.local.seaweedfs import SeaweedFS
-from workers.local.valkey import Valkey
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.valkey import Valkey
 
 IMAGES = 40
 INTAKES = ("threads", "processes")

@@ -17,9 +17,9 @@ from tests.support.broker import catch_open_transaction
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, worker
 from workers.backends.kafka_client import answers
-from workers.local.scratch import Scratch
-from workers.local.seaweedfs import SeaweedFS
-from workers.local.valkey import Valkey
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.valkey import Valkey
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
 

@@ -13,7 +13,7 @@ from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.backends.kafka_corrections import KafkaCorrections
 from workers.errors import Misconfigured
 from workers.ports import CorrectionLog
-from workers.testing.memory import MemoryCorrections
+from tagstream_testing.memory import MemoryCorrections
 
 SHA = "a" * 64
 MIB = 1 << 20

@@ -18,7 +18,7 @@ from workers.errors import Broken, Gone, LargerThanReserved, Rejected, Supersede
 from workers.intake import InlineIntake, Limits, ProcessIntake, ThreadIntake
 from workers.intake.transform import apply
 from workers.ports import Intake
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
 SQUASH, CROP = Transform(32), Transform(24, "crop", 28, "bicubic")

@@ -18,8 +18,8 @@ from workers.models.labels import label_ids
 from workers.models.load import load_tagger
 from workers.models.tagger import TorchTagger
 from workers.ports import Model, Tagger
-from workers.testing import conformance
-from workers.testing.conformance import MODEL_CHECKS, TAGGER_CHECKS, LoadTagger, NotConforming
+from tagstream_testing import conformance
+from tagstream_testing.conformance import MODEL_CHECKS, TAGGER_CHECKS, LoadTagger, NotConforming
 from workers.types import Caption, LabelScores, Pixels, Subset
 
 

@@ -17,9 +17,9 @@ from minio.versioningconfig import VersioningConfig
 
 from workers.backends.object_store import MinioObjectStore
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, Unavailable
-from workers.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.seaweedfs import SeaweedFS
 from workers.ports import ObjectStore
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import ObjectVersion, StoredObject
 
 Unique: TypeAlias = Callable[[str], str]

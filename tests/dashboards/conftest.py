@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import up_or_skip
 from tests.support.prometheus import Prometheus
-from workers.local.scratch import Scratch
+from tagstream_testing.local.scratch import Scratch
 
 
 @pytest.fixture(scope="module")

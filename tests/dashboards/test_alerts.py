@@ -33,7 +33,7 @@ from tests.support.prometheus import Prometheus
 from tests.support.shortened_rules import shortened
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
-from workers.local.scratch import Scratch
+from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(900)]
 

@@ -14,7 +14,7 @@ from tests.support.broker import BrokerBehindProxy
 from tests.support.prometheus import Prometheus
 from tests.support.shortened_rules import shortened
 from tests.support.worker_process import Site, WorkerProcess
-from workers.local.scratch import Scratch
+from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(900)]
 

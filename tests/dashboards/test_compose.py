@@ -19,8 +19,8 @@ from tests.unit.deploy.composed import (
     composed_servers,
     send_a_photo,
 )
-from workers.local.scratch import Scratch
-from workers.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.servers, pytest.mark.timeout(300)]
 

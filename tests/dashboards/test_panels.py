@@ -20,7 +20,7 @@ from tests.dashboards.life import SETTINGS, Life, fail, failing_device
 from tests.support.prometheus import Prometheus, numbers
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess
-from workers.local.scratch import Scratch
+from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(1_500)]
 

@@ -16,9 +16,9 @@ from tests.hostile.witness import Place, Witness
 from tests.support.raw_kafka import batch, produce, record
 from tests.support.worker_process import Site, WorkerProcess, photo
 from workers.cli.exit_codes import BROKEN
-from workers.local.scratch import Scratch
-from workers.local.seaweedfs import SeaweedFS
-from workers.local.valkey import Valkey
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.valkey import Valkey
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -18,7 +18,7 @@ from tests.support.raw_kafka import CONTROL, GZIP, ZSTD, batch, overwrite, produ
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import ensure_topics, tail
-from workers.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.apache_kafka import ApacheKafka
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -21,8 +21,8 @@ from tests.support.waiting import eventually
 from workers.backends import kafka_publisher
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.errors import TagstreamError, Unpublished
-from workers.local.apache_kafka import ApacheKafka
-from workers.local.scratch import Scratch
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.scratch import Scratch
 from workers.service.logs import LimitedStream
 from workers.types import Assignment, Membership, Message, Transaction
 

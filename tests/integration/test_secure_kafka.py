@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import lag
 from workers.cli.app import run_command
-from workers.local.scratch import Scratch
+from tagstream_testing.local.scratch import Scratch
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.training.pictures import png
 from workers.backends.object_store import MinioObjectStore
-from workers.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.seaweedfs import SeaweedFS
 from workers.training.data.augment import Augment
 from workers.training.data.formats import Request, open_source
 from workers.training.data.images import Images

@@ -13,7 +13,7 @@ from tests.kube.node import Node
 from tests.kube.report import Report
 from tests.kube.rollout import Rollout
 from tests.support.worker_process import Site
-from workers.local.scratch import Scratch
+from tagstream_testing.local.scratch import Scratch
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from tests.support import go_programs
 from tests.support.authority import Authority
 from tests.support.waiting import eventually
 from workers.errors import TagstreamError
-from workers.local.server import Server
+from tagstream_testing.local.server import Server
 
 NAMESPACE = "tagstream"
 KEDA_HOST = "keda-operator.keda.svc.cluster.local"

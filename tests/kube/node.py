@@ -24,8 +24,8 @@ import urllib3
 
 from tests.kube.api import Api, ApiError
 from workers.errors import TagstreamError
-from workers.local.ports import free_ports
-from workers.local.server import spawn_tied
+from tagstream_testing.local.ports import free_ports
+from tagstream_testing.local.server import spawn_tied
 
 _LOOK_S = 0.3
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 2.0, 60.0

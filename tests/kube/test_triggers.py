@@ -14,7 +14,7 @@ from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, done, in_t
 from tests.kube.slow_store import PHOTOS, slow_store
 from tests.support.waiting import meanwhile
 from tests.support.worker_process import Site
-from workers.local.scratch import Scratch
+from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 

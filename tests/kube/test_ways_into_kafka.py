@@ -16,7 +16,7 @@ from tests.kube.node import Node
 from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, settled
 from tests.support.secure_kafka import PASSWORD, USER, SecureKafka
 from tests.support.worker_process import Site, photo
-from workers.local.scratch import Scratch
+from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 

@@ -27,7 +27,7 @@ from workers.models.ram.wordpiece import WordPiece
 from workers.models.tagger import sample_image
 from workers.pipeline.embedding import Embedder
 from workers.ports import Captioner, Tagger
-from workers.testing.conformance import CAPTIONER_CHECKS, TAGGER_CHECKS
+from tagstream_testing.conformance import CAPTIONER_CHECKS, TAGGER_CHECKS
 
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
 CPU = choose_device("cpu")

@@ -14,7 +14,7 @@ from kafka.errors import TransactionalIdNotFoundError
 from tests.support.kafka_proxy import KafkaProxy
 from tests.support.waiting import eventually
 from workers.backends.kafka_topics import transaction_version
-from workers.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.apache_kafka import ApacheKafka
 
 
 class BrokerBehindProxy(ApacheKafka):

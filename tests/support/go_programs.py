@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.local.programs import cache_folder, program
-from workers.local.server import CannotStart
+from tagstream_testing.local.programs import cache_folder, program
+from tagstream_testing.local.server import CannotStart
 
 _SOURCES = Path(__file__).with_name("go")
 _KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")

@@ -24,9 +24,9 @@ from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import CorrectionLog, RecordSource
-from workers.testing.memory import MemoryObjectStore, MemoryResultCache
-from workers.testing.memory_broker import MemoryBroker
-from workers.testing.memory_kafka import MemoryPublisher, MemoryRecordSource
+from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
+from tagstream_testing.memory_broker import MemoryBroker
+from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.types import Caption, Headers, LabelScores, Pixels, Subset, Transform
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.local import programs
+from tagstream_testing.local import programs
 
 _TOOLS = f"kafka-tools-{programs.KAFKA_VERSION}.jar"
 _TOOLS_URL = f"https://repo1.maven.org/maven2/org/apache/kafka/kafka-tools/{programs.KAFKA_VERSION}/{_TOOLS}"

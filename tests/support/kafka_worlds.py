@@ -18,8 +18,8 @@ from tests.support.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
 from workers.backends.kafka_types import Delivery, OffsetReset, ReadRecord
 from workers.ports import Publisher, RecordSource
-from workers.testing.memory_broker import Member
-from workers.testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
+from tagstream_testing.memory_broker import Member
+from tagstream_testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
 from workers.types import Assignment, Headers, Membership, Partition, Record, Unreadable
 
 MAX_MESSAGE_BYTES = 20_000

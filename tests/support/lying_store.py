@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from workers.local.ports import free_ports
+from tagstream_testing.local.ports import free_ports
 
 _RESET = struct.pack("ii", 1, 0)
 

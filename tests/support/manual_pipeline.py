@@ -15,7 +15,7 @@ from workers.pipeline.roles import make_roles
 from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker
 from workers.ports import Intake, ResultCache
-from workers.testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
+from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from workers.types import Assignment, Message, Outcome, Partition, Record
 
 

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 import yaml
 
 from tests.support import go_programs
-from workers.local.server import Server
+from tagstream_testing.local.server import Server
 
 Json = dict[str, Any]
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.waiting import eventually
-from workers.local.ports import free_ports
+from tagstream_testing.local.ports import free_ports
 
 _CHUNK = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)

@@ -11,7 +11,7 @@ from typing import ClassVar
 from kafka.admin import KafkaAdminClient, ScramMechanism, UserScramCredentialUpsertion
 
 from tests.support.authority import Authority
-from workers.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.apache_kafka import ApacheKafka
 
 USER, PASSWORD = "tagger", "s3cret, with spaces"
 AGAIN_S = 3.0

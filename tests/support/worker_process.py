@@ -27,7 +27,7 @@ from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
 from workers.backends.object_store import MinioObjectStore
 from workers.cli.audit import Auditing
 from workers.errors import Unavailable
-from workers.local.worker_process import WorkerProcess as LocalWorker
+from tagstream_testing.local.worker_process import WorkerProcess as LocalWorker
 from workers.settings import read
 from workers.types import Headers
 

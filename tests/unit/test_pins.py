@@ -26,7 +26,7 @@ BUILT_FROM = (
     ),
     *WORKFLOWS,
     "scripts/release.py",
-    "workers/local/programs.py",
+    "testing/tagstream_testing/local/programs.py",
 )
 DIGEST = "sha256:" + "5" * 64
 

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 absent = set(sys.argv[2].split(","))
-testing_wheel = ("workers.local", "workers.testing")
+testing_wheel = ("tagstream_testing.local", "tagstream_testing")
 
 
 class NotInstalled:

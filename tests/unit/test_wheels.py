@@ -12,7 +12,7 @@ import pytest
 from workers import __version__
 
 CHECKOUT = Path(__file__).parents[2]
-TESTING = ("workers/testing/", "workers/local/")
+TESTING = ("testing/tagstream_testing/", "testing/tagstream_testing/local/")
 
 
 def built(project: str, folder: Path) -> zipfile.ZipFile:
@@ -29,7 +29,7 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 @pytest.fixture(scope="module")
 def testing(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    return built("packaging/testing", tmp_path_factory.mktemp("testing"))
+    return built("testing", tmp_path_factory.mktemp("testing"))
 
 
 def content(wheel: zipfile.ZipFile) -> set[str]:
@@ -49,7 +49,7 @@ def test_the_workers_wheel_leaves_out_what_only_trials_and_tests_need(worker: zi
 
 def test_the_other_wheel_has_that_and_nothing_else(testing: zipfile.ZipFile) -> None:
     assert {name for name in content(testing) if not name.startswith(TESTING)} == set()
-    assert {"workers/testing/__init__.py", "workers/testing/py.typed", "workers/local/demo_page.css"} <= content(
+    assert {"testing/tagstream_testing/__init__.py", "testing/tagstream_testing/py.typed", "testing/tagstream_testing/local/demo_page.css"} <= content(
         testing
     )
 

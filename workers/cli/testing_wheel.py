@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 from workers.errors import Misconfigured, not_installed
 
-PACKAGES = ("workers.local", "workers.testing")
+PACKAGES = ("tagstream_testing.local", "tagstream_testing")
 """What that wheel adds to `workers`."""
 
 
 @contextmanager
 def needs_testing_wheel(command: str) -> Iterator[None]:
-    """Import from `workers.local` inside of this.
+    """Import from `tagstream_testing.local` inside of this.
 
     Raises:
         Misconfigured: the wheel is not installed.

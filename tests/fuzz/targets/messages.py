@@ -31,7 +31,7 @@ from workers.audit.claims import count_events
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
-from workers.testing.memory import ManualClock
+from tagstream_testing.memory import ManualClock
 from workers.types import Coordinates
 
 _CHECKED = 3

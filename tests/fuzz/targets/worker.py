@@ -22,7 +22,7 @@ from tests.fuzz.targets.messages import messages, validator
 from tests.support.harness import BUCKET
 from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import Gone, Rejected, Superseded, TagstreamError, Unavailable
-from workers.testing.memory import MemoryResultCache
+from tagstream_testing.memory import MemoryResultCache
 from workers.types import Headers, Message, Record
 
 KEY = "a.jpg"

@@ -24,7 +24,7 @@ from workers.backends import resp
 from workers.backends.no_cache import NoCache
 from workers.backends.result_cache import RedisResultCache
 from workers.errors import Misconfigured, Unavailable
-from workers.local.valkey import Valkey
+from tagstream_testing.local.valkey import Valkey
 
 TIMEOUT_S = 0.1
 """For what never comes."""

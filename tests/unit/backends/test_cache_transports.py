@@ -17,7 +17,7 @@ from tests.support.authority import Authority
 from tests.support.waiting import bounded
 from workers import metrics
 from workers.backends.result_cache import RedisResultCache
-from workers.local.valkey import Valkey
+from tagstream_testing.local.valkey import Valkey
 
 Serve = Callable[[socket.socket], None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from workers.backends.lease import Lease
-from workers.testing.memory import ManualClock
+from tagstream_testing.memory import ManualClock
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.loopback import loopback
 from workers.backends.oauth import ClientCredentials, GrantedToken
-from workers.testing.memory import ManualClock
+from tagstream_testing.memory import ManualClock
 
 
 def http(status: str, body: bytes) -> bytes:

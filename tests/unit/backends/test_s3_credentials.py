@@ -18,7 +18,7 @@ from workers.backends.object_store import MinioObjectStore
 from workers.backends.s3_credentials import FileCredentials, WebIdentity, WebIdentityCredentials
 from workers.backends.s3_http import ClockedPool
 from workers.errors import Misconfigured, Unavailable
-from workers.testing.memory import ManualClock
+from tagstream_testing.memory import ManualClock
 
 
 def profile(key: str, secret: str = "100%secret", token: str = "") -> str:

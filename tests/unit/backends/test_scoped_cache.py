@@ -6,7 +6,7 @@ import pytest
 
 from workers import metrics
 from workers.backends.scoped_cache import ScopedCache
-from workers.testing.memory import MemoryResultCache
+from tagstream_testing.memory import MemoryResultCache
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 

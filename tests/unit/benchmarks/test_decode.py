@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks import decode
-from workers.local.photos import NoPhotographs, photographs
+from tagstream_testing.local.photos import NoPhotographs, photographs
 from workers.models.load import load_tagger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

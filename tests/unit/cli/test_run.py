@@ -195,11 +195,11 @@ NOT_BEFORE_READY = (
     "workers.capacity",
     "workers.cli.check",
     "workers.cli.terminal",
-    "workers.local",
+    "tagstream_testing.local",
     "workers.models.ram",
     "workers.models.timm_network",
     "workers.page",
-    "workers.testing",
+    "tagstream_testing",
     "workers.training",
 )
 """What a worker with the compact tagger, a cache and no OTLP has no use for until it is ready: each would make its

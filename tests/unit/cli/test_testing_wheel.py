@@ -15,7 +15,7 @@ from workers.errors import not_installed
 def test_a_command_without_its_wheel_says_what_to_install(
     command: tuple[str, ...], module: str, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, f"workers.local.{module}", None)
+    monkeypatch.setitem(sys.modules, f"tagstream_testing.local.{module}", None)
     ran = tagstream(*command)
     assert ran.code == MISCONFIGURED
     said = " ".join(ran.err.split())

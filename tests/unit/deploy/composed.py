@@ -24,12 +24,12 @@ from tests.support.worker_process import photo
 from tests.unit.deploy.tools import ROOT, Manifest, compose
 from workers.backends.kafka import KafkaEmitter
 from workers.backends.object_store import MinioObjectStore
-from workers.local import programs
-from workers.local.apache_kafka import ApacheKafka
-from workers.local.seaweedfs import SeaweedFS
-from workers.local.server import Server
-from workers.local.valkey import Valkey
-from workers.local.worker_process import WorkerProcess
+from tagstream_testing.local import programs
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.server import Server
+from tagstream_testing.local.valkey import Valkey
+from tagstream_testing.local.worker_process import WorkerProcess
 
 
 class ComposedKafka(ApacheKafka):

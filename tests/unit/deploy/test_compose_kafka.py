@@ -14,8 +14,8 @@ from tests.conftest import up_or_skip
 from tests.support.metrics_pages import read_text
 from tests.support.waiting import eventually
 from tests.unit.deploy.composed import ComposedKafka, ComposedWorker, composed_servers, send_a_photo
-from workers.local.scratch import Scratch
-from workers.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
 
 pytestmark = pytest.mark.servers
 

@@ -20,8 +20,8 @@ from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
 from tests.unit.deploy.dockerfile import Dockerfile
 from tests.unit.deploy.tools import ROOT, compose, overlay, pod_environment, the, worker_of
-from workers.local.ports import free_ports
-from workers.local.server import spawn_tied
+from tagstream_testing.local.ports import free_ports
+from tagstream_testing.local.server import spawn_tied
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from workers.errors import Rejected
 from workers.intake.decoding import Decoding, facts_of
 from workers.intake.inline import InlineIntake
 from workers.intake.limits import Limits
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 LIMITS = Limits()

@@ -25,7 +25,7 @@ from workers.intake.heap import Heap, freed, give_back_large_blocks, keep_large_
 from workers.intake.limits import Limits
 from workers.intake.processes import pending
 from workers.intake.processes.pending import PendingRequest
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 MIB = 1 << 20

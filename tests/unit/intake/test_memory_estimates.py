@@ -24,7 +24,7 @@ from workers.intake.decoding import Decoding
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import apply, decode, transform_bytes
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
 pytestmark = [needs_linux, pytest.mark.slow]

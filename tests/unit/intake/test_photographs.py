@@ -14,7 +14,7 @@ from tests.support.images import encoded
 from workers.intake.header import guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode, to_rgb
-from workers.local.photos import NoPhotographs, photographs
+from tagstream_testing.local.photos import NoPhotographs, photographs
 from workers.types import Transform
 
 try:

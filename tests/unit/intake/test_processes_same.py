@@ -16,7 +16,7 @@ from tests.unit.intake.deadly import LARGEST
 from workers.errors import Rejected
 from workers.intake import InlineIntake, ProcessIntake
 from workers.ports import Intake
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from workers import metrics
 from workers.errors import Rejected
 from workers.intake import ProcessIntake
 from workers.intake.processes.last_words import PIPE_BYTES, last_words, make_pipe
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 LZW, ZIP = "Using code not yet in table", "ZIPDecode: Decoding error at scanline 0"

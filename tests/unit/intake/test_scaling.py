@@ -23,7 +23,7 @@ from workers.intake.decoding import Decoding
 from workers.intake.header import Header, guard
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Pixels, Transform
 
 LIMITS = Limits()

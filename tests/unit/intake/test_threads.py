@@ -16,7 +16,7 @@ from tests.unit.intake.deadly import LARGEST, read
 from workers.errors import Rejected
 from workers.intake import Limits, ThreadIntake
 from workers.intake.fetching import EncodedBytes
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 

@@ -6,7 +6,7 @@ from tests.support.harness import DEAD, GROUP, IN, OUT, POISON, SKIPPED, EchoCap
 from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
-from workers.testing.memory_broker import Fault
+from tagstream_testing.memory_broker import Fault
 from workers.types import Unreadable
 
 RED = (255, 0, 0)

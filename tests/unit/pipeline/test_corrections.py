@@ -16,7 +16,7 @@ from workers.models.template import TemplateCaptioner
 from workers.pipeline.roles import make_roles
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
-from workers.testing.memory import MemoryCorrections
+from tagstream_testing.memory import MemoryCorrections
 from workers.types import LabelScores
 
 

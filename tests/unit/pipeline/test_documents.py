@@ -45,7 +45,7 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import make_roles
 from workers.pipeline.task import Task
-from workers.testing.memory import ManualClock, MemoryCorrections
+from tagstream_testing.memory import ManualClock, MemoryCorrections
 from workers.types import (
     Assignment,
     Caption,

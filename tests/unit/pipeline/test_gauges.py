@@ -12,7 +12,7 @@ from workers.backends.probing_breaker import ProbingBreaker
 from workers.errors import Unavailable
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.gauges import age_of
-from workers.testing.memory import ManualClock
+from tagstream_testing.memory import ManualClock
 from workers.types import Assignment, Partition, Record
 
 Shown = dict[tuple[str, ...], float]

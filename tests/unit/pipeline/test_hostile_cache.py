@@ -14,7 +14,7 @@ from schemas.enriched_image import EnrichedImage
 from tests.support.harness import EchoCaptioner, Harness
 from tests.support.waiting import eventually
 from workers import metrics
-from workers.testing.memory import MemoryResultCache
+from tagstream_testing.memory import MemoryResultCache
 
 RED = (250, 20, 20)
 

@@ -20,7 +20,7 @@ from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.roles import make_roles
 from workers.pipeline.task import Task
-from workers.testing.memory import MemoryResultCache
+from tagstream_testing.memory import MemoryResultCache
 from workers.types import Caption, Fetched, LabelScores
 
 STORE = "https://store"

@@ -13,7 +13,7 @@ from tests.support.harness import BUCKET, POISON, Harness
 from tests.support.tasks import a_task
 from workers.errors import Unavailable
 from workers.pipeline.task import TaskNames
-from workers.testing.memory_broker import Fault
+from tagstream_testing.memory_broker import Fault
 from workers.types import Coordinates, HasLogFields
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
-from workers.testing.memory import MemoryResultCache
+from tagstream_testing.memory import MemoryResultCache
 
 RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
 

@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 from tests.support.harness import Harness
 from workers.service.telemetry import make_telemetry
-from workers.testing.memory_broker import Fault
+from tagstream_testing.memory_broker import Fault
 
 telemetry = make_telemetry(instance="w", version="1", otlp_traces=False, otlp_metrics=False)
 telemetry.install()

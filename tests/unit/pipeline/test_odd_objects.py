@@ -23,7 +23,7 @@ from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.options import WorkerOptions
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Fetched, Job, Transform
 
 UNREADABLE_S = 60.0

@@ -17,7 +17,7 @@ from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.progress import _AtWork
 from workers.pipeline.task import Task
-from workers.testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
+from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from workers.types import DecodedImage, Facts, Fetched, Job
 
 

@@ -18,8 +18,8 @@ from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.ports import Publisher, RecordSource
-from workers.testing.memory_broker import Fault
-from workers.testing.memory_kafka import MemoryPublisher
+from tagstream_testing.memory_broker import Fault
+from tagstream_testing.memory_kafka import MemoryPublisher
 from workers.types import NO_MEMBERSHIP, Assignment, Partition, Record, Transaction
 
 

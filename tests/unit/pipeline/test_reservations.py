@@ -17,7 +17,7 @@ from tests.support.outcomes import read
 from tests.unit.pipeline.test_progress import Hanging
 from workers.errors import LargerThanReserved, Unavailable
 from workers.intake.inline import InlineIntake
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject
 
 

@@ -8,7 +8,7 @@ from tests.support.tasks import a_task
 from workers import metrics
 from workers.pipeline.stages.times import EACH_S, StageTimes
 from workers.pipeline.task import Task
-from workers.testing.memory import ManualClock
+from tagstream_testing.memory import ManualClock
 
 
 def timed(**stages: float) -> Task:

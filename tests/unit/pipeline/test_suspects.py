@@ -12,7 +12,7 @@ from tests.support.harness import IN, ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
 from workers.intake.inline import InlineIntake
 from workers.pipeline.journal import Journal
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Coordinates, DecodedImage, Facts, Fetched
 
 FIRST = Coordinates(IN, 0, 0, 0)

@@ -15,7 +15,7 @@ from tests.support.tasks import PROFILES, TAGGER, a_task
 from workers.errors import Broken
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
-from workers.testing.memory import MemoryCorrections
+from tagstream_testing.memory import MemoryCorrections
 from workers.types import DecodedImage, LabelScores
 
 

@@ -25,8 +25,8 @@ from workers.errors import Broken, Misconfigured, Unavailable
 from workers.pipeline import worker as pipeline_worker
 from workers.pipeline.worker import Worker
 from workers.ports import Publisher, RecordSource
-from workers.testing.memory_broker import Fault
-from workers.testing.memory_kafka import MemoryRecordSource
+from tagstream_testing.memory_broker import Fault
+from tagstream_testing.memory_kafka import MemoryRecordSource
 from workers.types import Partition, Polled, Unreadable
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -14,7 +14,7 @@ import pytest
 from tests.unit.training.pictures import png, shades
 from workers.cli.app import run_command
 from workers.cli.exit_codes import MISCONFIGURED
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.training.data.formats import Request, open_source
 from workers.training.data.importer import import_dataset
 from workers.training.data.samples import DataSet

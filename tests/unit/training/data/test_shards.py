@@ -16,7 +16,7 @@ from tests.unit.training.pictures import BROKEN, png, shades, write
 from workers.cli.app import run_command
 from workers.cli.exit_codes import MISCONFIGURED
 from workers.errors import Misconfigured, Unavailable
-from workers.testing.memory import MemoryObjectStore
+from tagstream_testing.memory import MemoryObjectStore
 from workers.training.data.augment import Augment
 from workers.training.data.formats import Request, open_source
 from workers.training.data.images import BadImage, Images

@@ -1,0 +1,116 @@
+"""The demo: real servers, real photographs, a real worker, and what comes of it."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from schemas.printable import counted
+from tagstream_testing.local import demo_page
+from tagstream_testing.local.demo_acts import Acts
+from tagstream_testing.local.demo_display import DemoDisplay
+from tagstream_testing.local.demo_watch import Watch
+from tagstream_testing.local.endings import run_until_ended
+from tagstream_testing.local.photos import Photograph, photographs
+from tagstream_testing.local.programs import KAFKA_VERSION
+from tagstream_testing.local.stack import BUCKET, TOPICS, LocalStack
+from tagstream_testing.local.worker_process import WorkerProcess
+
+_SERVERS = f"Apache Kafka {KAFKA_VERSION}, SeaweedFS (S3) and Valkey"
+
+
+class PromiseBroken(Exception):
+    """An event has no outcome, or more than one: a bug of ours."""
+
+
+def run_demo(photos: Path | None = None, keep: bool = False, page: Path | None = None) -> int:
+    """Show the whole pipeline at work, from upload to dead letter, and write a page about it.
+
+    Args:
+        photos: a folder of images; None: those in the wheels.
+        keep: leave everything running at the end, until Ctrl-C.
+        page: where the HTML page goes; None: tagstream-demo.html in the current folder.
+
+    Returns:
+        0. A signal ends the process, with 128 and its number.
+
+    Raises:
+        NoPhotographs: the folder holds no image.
+        CannotStart: a server or the worker did not come up, ended, or answered nothing.
+        PromiseBroken: events and outcomes don't match.
+    """
+    display = DemoDisplay()
+    chosen = photographs(photos)
+    with closing(LocalStack()) as stack:
+        run_until_ended(
+            lambda: _play(display, stack, chosen, page or Path("tagstream-demo.html"), keep),
+            lambda which: _stop(display, stack, which),
+        )
+    return 0
+
+
+def _stop(display: DemoDisplay, stack: LocalStack, which: signal.Signals) -> int:
+    stack.close()
+    display.leave("Stopped. Nothing is left running.")
+    return 128 + which
+
+
+def _play(display: DemoDisplay, stack: LocalStack, photos: Sequence[Photograph], page: Path, keep: bool) -> None:
+    with display.step(f"Starting {_SERVERS}"):
+        stack.start()
+    with display.step(f"Making the bucket {BUCKET} and the topics {', '.join(TOPICS)}"):
+        stack.furnish()
+    with ExitStack() as ending:
+        worker = stack.add(WorkerProcess(stack.scratch.path / "worker", stack.environment()))
+        ending.callback(worker.kill)
+        worker.launch()  # it loads its model while the images are uploaded
+        store = ending.enter_context(closing(stack.object_store()))
+        watch = ending.enter_context(closing(Watch(stack.kafka.servers, *TOPICS[1:])))
+        acts = Acts(display, stack, store, watch, worker)
+        with display.step(f"Uploading {counted(len(photos), 'image')}"):
+            uploads = [acts.upload(photo) for photo in photos]
+        with display.step("Loading the worker's model and warming up"):
+            worker.wait()
+        _sum_up(display, acts, acts.play(uploads), page)
+        if keep:
+            _stay(display, stack, worker)
+        with display.step("Stopping the worker: it finishes what it has, commits and leaves"):
+            worker.stop()
+            worker.must_have_ended_well()
+
+
+def _sum_up(display: DemoDisplay, acts: Acts, scenes: demo_page.Scenes, page: Path) -> None:
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(demo_page.render(scenes, _SERVERS), encoding="utf-8")
+    display.title("Summary")
+    for line in _summary(scenes):
+        display.say(f"  {line}")
+    lost, twice = acts.lost_and_twice()
+    display.say(f"  {counted(acts.sent, 'event')} sent: {lost} lost, {twice} answered twice")
+    display.say(f"\nA page with the images: {page.resolve()}")
+    if lost or twice:
+        raise PromiseBroken("every event must have exactly one outcome")
+
+
+def _summary(scenes: demo_page.Scenes) -> Iterable[str]:
+    saved = [row.remembered for row in scenes.second]
+    outcomes = [row.outcome for row in (*scenes.first, *scenes.second, *scenes.faults)]
+    yield f"first pass: {counted(len(scenes.first), 'image')} in {scenes.seconds:.1f} s, up to the last commit"
+    yield (
+        f"second pass: of {len(saved)}, {saved.count('fetch and model')} needed no download and no model, "
+        f"{saved.count('model')} no model"
+    )
+    yield f"outcomes: {', '.join(f'{outcomes.count(outcome)} {outcome}' for outcome in dict.fromkeys(outcomes))}"
+
+
+def _stay(display: DemoDisplay, stack: LocalStack, worker: WorkerProcess) -> None:
+    display.title("Everything stays up until Ctrl-C. To use it from another terminal:")
+    for line in stack.exports():
+        display.say(line)
+    display.say(f"\nThe worker's health and metrics: {worker.url}/readyz and {worker.url}/metrics")
+    while True:
+        worker.must_run()
+        time.sleep(0.5)

@@ -1,0 +1,123 @@
+"""All the servers that the worker needs, in one temporary folder, for as long as a `with` block lasts."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from types import TracebackType
+from typing import TypeVar
+
+from workers.backends.kafka import ensure_topics
+from workers.backends.object_store import MinioObjectStore
+from tagstream_testing.local.apache_kafka import QUICK_START, ApacheKafka
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.server import Server
+from tagstream_testing.local.valkey import Valkey
+
+BUCKET = "photos"
+TOPICS = ("images", "images.enriched", "images.dead-letters", "images.skipped")
+"""Input, output, dead letters and skips: everything is published, so that nothing can vanish."""
+_PARTITIONS = 3
+_SETTINGS = {"images.dead-letters": {"retention.ms": "-1"}}
+"""As `tagstream topics check` advises."""
+
+ServerT = TypeVar("ServerT", bound=Server)
+
+
+class LocalStack:
+    """Apache Kafka (`kafka`), S3 (`s3`) and Valkey (`valkey`), side by side with any other stack on this machine.
+
+    Each is a `Server` of its own that can be stopped, killed, frozen and brought back. When the block ends, or this
+    process does in whatever way, no server is left; when the block ends, no folder either.
+
+    Args:
+        broker_jvm: options of the broker's Java machine, as in `ApacheKafka`.
+
+    Raises:
+        CannotStart: on entering, with the log's last lines.
+    """
+
+    def __init__(self, *, broker_jvm: Sequence[str] = QUICK_START) -> None:
+        self.scratch = Scratch()
+        self.kafka = ApacheKafka(self.scratch.path / "kafka", jvm=broker_jvm)
+        self.s3 = SeaweedFS(self.scratch.path / "s3", self.scratch.will_litter)
+        self.valkey = Valkey(self.scratch.path / "valkey")
+        self._guests: list[Server] = []
+
+    @property
+    def servers(self) -> tuple[Server, ...]:
+        return self.valkey, self.s3, self.kafka
+
+    def add(self, guest: ServerT) -> ServerT:
+        """Have another server, one that works on these, ended with this stack."""
+        self._guests.append(guest)
+        return guest
+
+    def start(self) -> None:
+        """Bring all up side by side: as slow as the slowest (about 3 s)."""
+        for server in self.servers:
+            server.launch()
+        for server in self.servers:
+            server.wait()
+
+    def furnish(self) -> None:
+        """Make the bucket and the topics that `environment` names, unless they are there."""
+        ensure_topics(self.kafka.servers, {topic: (_PARTITIONS, _SETTINGS.get(topic, {})) for topic in TOPICS})
+        with closing(self.object_store()) as store:
+            store.make_bucket(BUCKET)
+
+    def object_store(self) -> MinioObjectStore:
+        """A client of `s3`; the caller closes it."""
+        return MinioObjectStore(self.s3.endpoint_url, self.s3.access_key, self.s3.secret_key, self.s3.region)
+
+    def environment(self) -> dict[str, str]:
+        """All that `tagstream run` needs to work on these servers, by the names that it reads."""
+        names = ("INPUT_TOPICS", "OUTPUT_TOPIC", "DEAD_LETTER_TOPIC", "SKIPPED_TOPIC")
+        return {
+            **{f"TAGSTREAM_{name}": topic for name, topic in zip(names, TOPICS, strict=True)},
+            "TAGSTREAM_BUCKETS": BUCKET,
+            "TAGSTREAM_KAFKA_SERVERS": self.kafka.servers,
+            "TAGSTREAM_S3_ENDPOINT": self.s3.endpoint_url,
+            "TAGSTREAM_S3_REGION": self.s3.region,
+            "TAGSTREAM_S3_ACCESS_KEY": self.s3.access_key,
+            "TAGSTREAM_S3_SECRET_KEY": self.s3.secret_key,
+            "TAGSTREAM_REDIS_URL": self.valkey.url,
+        }
+
+    def exports(self) -> list[str]:
+        """`environment` as lines for a shell."""
+        return [f"export {name}={shlex.quote(value)}" for name, value in self.environment().items()]
+
+    def close(self) -> None:
+        """Kill all, since nothing of them is kept, and remove the folder. A second Ctrl-C does not cut it short."""
+        with _undisturbed():
+            for server in (*self._guests, *self.servers):
+                server.retire()
+            self.scratch.close()
+
+    def __enter__(self) -> LocalStack:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

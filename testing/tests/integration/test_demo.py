@@ -1,0 +1,207 @@
+"""`make demo` and `make stack`, run as a person would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support.processes import survivors, with_environment
+from tagstream_testing.local.photos import photographs
+
+pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
+
+CHECKOUT = Path(__file__).parents[2]
+PAGE = CHECKOUT / "build" / "demo.html"
+
+
+def environment(temporary: Path) -> dict[str, str]:
+    """A user's, with a temporary folder of its own, by which everything that was started can be told."""
+    make = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
+    kept = {name: value for name, value in os.environ.items() if name not in make and not name.startswith("TAGSTREAM_")}
+    return kept | {"TMPDIR": str(temporary)}
+
+
+@dataclass(frozen=True)
+class Ran:
+    code: int
+    output: str
+    temporary: Path
+
+
+@contextmanager
+def running(temporary: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """`make` as the leader of a terminal's foreground job; whatever is left of it afterwards is killed."""
+    process = subprocess.Popen(
+        ["make", *words],
+        cwd=CHECKOUT,
+        env=environment(temporary),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for pid in with_environment("TMPDIR", str(temporary)):
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+
+
+def make(temporary: Path, *words: str) -> Ran:
+    with running(temporary, *words) as process:
+        output, _ = process.communicate(timeout=280)
+        left = survivors(with_environment("TMPDIR", str(temporary)))
+    assert left == [], "processes are left"
+    return Ran(process.returncode, output, temporary)
+
+
+def read_until(process: subprocess.Popen[str], wanted: str) -> list[str]:
+    """The lines of its output up to the one that holds `wanted`."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if wanted in line:
+            return lines
+    raise AssertionError(f"it ended before {wanted!r}:\n{''.join(lines)}")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One whole demo."""
+    PAGE.unlink(missing_ok=True)
+    return make(tmp_path_factory.mktemp("tmp"), "demo")
+
+
+def test_it_ends_by_itself_and_well(ran: Ran) -> None:
+    assert ran.code == 0, ran.output
+
+
+def test_nothing_is_left_in_the_temporary_folder(ran: Ran) -> None:
+    assert list(ran.temporary.iterdir()) == []
+
+
+def test_every_photograph_comes_back_with_its_tags(ran: Ran) -> None:
+    first, _, rest = ran.output.partition("Second pass")
+    assert "espresso 0.9" in first
+    assert re.search(r"scikit-learn/china\.jpg  palace 0\.\d\d.*  a picture of a palace.*  \d+ ms\n", first)
+    for photo in photographs(None):
+        assert f"\n{photo.key}  " in first
+        assert f"\n{photo.key}  " in rest
+
+
+def test_the_second_pass_is_answered_from_the_cache(ran: Ran) -> None:
+    photos = len(photographs(None))
+    assert ran.output.count("cache saved fetch and model") == photos
+    assert re.search(r"copies/100% chelsea \+ größer\?\.png  .*  cache saved model\n", ran.output)
+    assert f"second pass: of {photos + 1}, {photos} needed no download and no model, 1 no model" in ran.output
+
+
+def test_a_broken_file_and_a_deleted_image_have_their_outcomes(ran: Ran) -> None:
+    assert "broken/cut short.jpg  dead letter broken-image" in ran.output
+    assert "scikit-image/chelsea.png  retraction" in ran.output
+
+
+def test_the_summary_counts_one_outcome_for_each_event(ran: Ran) -> None:
+    photos = len(photographs(None))
+    assert f"outcomes: {2 * photos + 1} enriched, 1 dead-lettered, 1 retracted" in ran.output
+    assert f"{2 * photos + 3} events sent: 0 lost, 0 answered twice" in ran.output
+
+
+def test_what_goes_into_a_pipe_has_no_control_characters(ran: Ran) -> None:
+    assert "\x1b" not in ran.output
+    assert "\r" not in ran.output
+
+
+def test_the_page_that_is_named_holds_every_image(ran: Ran) -> None:
+    assert f"A page with the images: {PAGE}" in ran.output
+    page = PAGE.read_text()
+    assert page.count("data:image/jpeg;base64,") == len(photographs(None)) + 1  # the deleted one is shown as well
+    for shown in ("A picture of espresso", "palace", "fetch and model", "broken-image", "retraction"):
+        assert shown in page
+
+
+def test_a_folder_without_images_is_one_sentence(tmp_path: Path) -> None:
+    temporary, empty = tmp_path / "tmp", tmp_path / "empty"
+    temporary.mkdir()
+    empty.mkdir()
+    ran = make(temporary, "demo", f"PHOTOS={empty}")
+    assert ran.code != 0
+    assert f"There is no image in {empty}" in ran.output
+    assert "Traceback" not in ran.output
+
+
+@pytest.mark.parametrize("moment", ["at once", "✓ Starting", "First pass"])
+def test_ctrl_c_leaves_no_process_and_no_folder(moment: str, tmp_path: Path) -> None:
+    with running(tmp_path, "demo") as process:
+        if moment == "at once":
+            assert survivors([process.pid], within_s=1.0), "it should take longer than that"
+        else:
+            read_until(process, moment)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert survivors(with_environment("TMPDIR", str(tmp_path))) == []
+    assert process.returncode != 0
+    assert "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_of_make_leaves_no_process(tmp_path: Path) -> None:
+    with running(tmp_path, "demo") as process:
+        read_until(process, "✓ Starting")
+        os.kill(process.pid, signal.SIGKILL)
+        assert survivors(with_environment("TMPDIR", str(tmp_path)), within_s=40) == []
+
+
+def test_images_of_ones_own_are_taken_and_kept_until_ctrl_c(tmp_path: Path) -> None:
+    images, temporary = tmp_path / "my images", tmp_path / "tmp"
+    images.mkdir()
+    temporary.mkdir()
+    Image.new("RGB", (64, 48), "#c04030").save(images / "red one.webp")
+    shutil.copy(photographs(None)[0].path, images / "cat.png")
+    with running(temporary, "demo", f"PHOTOS={images}", "KEEP=1") as process:
+        lines = read_until(process, "health and metrics")
+        assert exported(lines)["TAGSTREAM_OUTPUT_TOPIC"] == "images.enriched"
+        output = "".join(lines)
+        assert "\nred one.webp  " in output
+        assert "\ncat.png  tiger cat" in output
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+        assert survivors(with_environment("TMPDIR", str(temporary))) == []
+    assert list(temporary.iterdir()) == []
+
+
+def test_make_stack_prints_what_a_worker_needs_and_stays_until_ctrl_c(tmp_path: Path) -> None:
+    with running(tmp_path, "stack") as process:
+        lines = read_until(process, "up until Ctrl-C")
+        assert lines[0].startswith("# starting the servers")
+        settings = exported(lines)
+        answer = subprocess.run(
+            [CHECKOUT / ".venv" / "bin" / "tagstream", "check"],
+            env=environment(tmp_path) | settings,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+        assert survivors(with_environment("TMPDIR", str(tmp_path))) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def exported(lines: Sequence[str]) -> dict[str, str]:
+    """The `export NAME=value` lines as a shell would take them."""
+    return dict(line.removeprefix("export ").rstrip().split("=", 1) for line in lines if line.startswith("export "))

@@ -1,0 +1,202 @@
+"""The servers from wheels behave as the real ones do, since they are the real ones, and leave nothing behind."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import confluent_kafka
+import pytest
+import redis
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+from minio import Minio
+from minio.error import S3Error
+
+from tests.conftest import Stack
+from tests.support.processes import listening, lives, survivors
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.server import Server
+from tagstream_testing.local.valkey import Valkey
+
+HOLD_A_STACK = """
+import json, time
+from tagstream_testing.local.stack import LocalStack
+with LocalStack() as stack:
+    told = {
+        "folder": str(stack.scratch.path),
+        "pids": [server.pid for server in stack.servers],
+        "ports": [port for server in stack.servers for port in server.ports],
+        "litter": [str(path) for path in stack.s3.litter],
+    }
+    print(json.dumps(told), flush=True)
+    time.sleep(120)
+"""
+
+
+def make_topic(kafka: ApacheKafka, topic: str) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.servers})
+    admin.create_topics([NewTopic(topic, 1, 1)])[topic].result(20)
+
+
+def write(kafka: ApacheKafka, topic: str, value: bytes) -> None:
+    producer = confluent_kafka.Producer({"bootstrap.servers": kafka.servers})
+    producer.produce(topic, value)
+    assert producer.flush(20) == 0
+
+
+def read_all(kafka: ApacheKafka, topic: str) -> list[bytes]:
+    consumer = confluent_kafka.Consumer({"bootstrap.servers": kafka.servers, "group.id": topic})
+    try:
+        partition = confluent_kafka.TopicPartition(topic, 0, 0)
+        consumer.assign([partition])
+        _, end = consumer.get_watermark_offsets(partition, timeout=20)
+        messages = consumer.consume(end, timeout=20)
+        return [message.value() or b"" for message in messages]
+    finally:
+        consumer.close()
+
+
+def client(s3: SeaweedFS, secret_key: str | None = None) -> Minio:
+    address = s3.endpoint_url.removeprefix("http://")
+    return Minio(address, access_key=s3.access_key, secret_key=secret_key or s3.secret_key, secure=False)
+
+
+@pytest.fixture
+def minio(s3: SeaweedFS) -> Iterator[Minio]:
+    found = client(s3)
+    yield found
+    found._http.clear()
+
+
+def test_a_record_written_to_kafka_is_read_back(kafka: ApacheKafka, topic_name: str) -> None:
+    make_topic(kafka, topic_name)
+    write(kafka, topic_name, b"hello")
+    assert read_all(kafka, topic_name) == [b"hello"]
+
+
+def test_a_topic_that_was_not_made_is_an_error(kafka: ApacheKafka, topic_name: str) -> None:
+    metadata = AdminClient({"bootstrap.servers": kafka.servers}).list_topics(topic_name, timeout=20)
+    error = metadata.topics[topic_name].error
+    assert error is not None
+    assert error.code() == confluent_kafka.KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def test_a_restarted_broker_keeps_its_address_and_its_records(kafka: ApacheKafka, topic_name: str) -> None:
+    make_topic(kafka, topic_name)
+    write(kafka, topic_name, b"before")
+    servers = kafka.servers
+    kafka.restart()
+    assert kafka.servers == servers
+    write(kafka, topic_name, b"after")
+    assert read_all(kafka, topic_name) == [b"before", b"after"]
+
+
+@pytest.mark.servers
+def test_a_killed_broker_comes_back_with_its_records(tmp_path: Path, topic_name: str) -> None:
+    with ApacheKafka(tmp_path / "kafka", {"broker.session.timeout.ms": "2000"}) as kafka:
+        make_topic(kafka, topic_name)
+        write(kafka, topic_name, b"before")
+        kafka.kill()
+        kafka.start()
+        assert read_all(kafka, topic_name) == [b"before"]
+
+
+def test_the_object_store_refuses_a_wrong_secret(s3: SeaweedFS, minio: Minio, bucket_name: str) -> None:
+    minio.make_bucket(bucket_name)
+    wrong = client(s3, secret_key="wrong")
+    with pytest.raises(S3Error) as refused:
+        wrong.put_object(bucket_name, "key", io.BytesIO(b"x"), 1)
+    assert refused.value.code == "SignatureDoesNotMatch"
+    wrong._http.clear()
+
+
+def test_the_object_store_refuses_a_bucket_that_does_not_exist(minio: Minio, bucket_name: str) -> None:
+    with pytest.raises(S3Error) as refused:
+        minio.put_object(bucket_name, "key", io.BytesIO(b"x"), 1)
+    assert refused.value.code == "NoSuchBucket"
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_restarted_object_store_keeps_its_objects(how: str, s3: SeaweedFS, minio: Minio, bucket_name: str) -> None:
+    minio.make_bucket(bucket_name)
+    minio.put_object(bucket_name, "key", io.BytesIO(b"kept"), 4)
+    s3.stop() if how == "stop" else s3.kill()
+    s3.start()
+    response = minio.get_object(bucket_name, "key")
+    try:
+        assert response.read() == b"kept"
+    finally:
+        response.close()
+        response.release_conn()
+
+
+def test_there_is_room_for_many_buckets(minio: Minio, bucket_name: str) -> None:
+    for number in range(30):
+        minio.make_bucket(f"{bucket_name}-{number}")
+        minio.put_object(f"{bucket_name}-{number}", "key", io.BytesIO(b"x"), 1)
+
+
+def test_a_killed_valkey_comes_back_with_its_keys(valkey: Valkey, topic_name: str) -> None:
+    with redis.Redis.from_url(valkey.url) as before:
+        before.set(topic_name, b"kept")
+    valkey.kill()
+    valkey.start()
+    with redis.Redis.from_url(valkey.url) as after:
+        assert after.get(topic_name) == b"kept"
+
+
+def test_no_server_listens_beyond_its_own_loopback_ports(stack: Stack) -> None:
+    for server in (stack.kafka, stack.s3, stack.valkey):
+        assert server.pid is not None
+        addresses = listening(server.pid)
+        assert {host for host, _ in addresses} == {"127.0.0.1"}, server
+        assert {port for _, port in addresses} <= set(server.ports), server
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_second_stack_runs_beside_the_first_and_ends_with_its_owner(stack: Stack, how: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD_A_STACK], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as owner:
+        assert owner.stdout is not None
+        told = json.loads(owner.stdout.readline())
+        folder, pids = Path(told["folder"]), told["pids"]
+        assert all(lives(pid) for pid in pids)
+        assert not {*stack.kafka.ports, *stack.s3.ports, *stack.valkey.ports} & set(told["ports"])
+        owner.send_signal(how)
+        owner.wait(20)
+    assert survivors(pids) == []
+    if how is signal.SIGKILL:
+        assert folder.exists(), "no process was left to remove it"
+        with Scratch():
+            """The process that makes the next one sweeps first."""
+    assert not folder.exists()
+    assert told["litter"]
+    assert not any(Path(socket).exists() for socket in told["litter"])
+    assert all(server.running for server in (stack.kafka, stack.s3, stack.valkey))
+
+
+@pytest.mark.servers
+def test_the_object_store_leaves_no_sockets_behind_and_its_folder_may_lie_deep(tmp_path: Path) -> None:
+    """Deeper than the path of a Unix socket may be long."""
+    deep = tmp_path / ("deep" * 25)
+    deep.mkdir()
+    with SeaweedFS(deep / "s3") as own:
+        assert all(path.is_socket() for path in own.litter)
+    assert not any(path.exists() for path in own.litter)
+
+
+def test_every_server_says_what_it_is(stack: Stack) -> None:
+    servers: tuple[Server, ...] = (stack.kafka, stack.s3, stack.valkey)
+    for server in servers:
+        assert f"{server.ports[0]}" in repr(server)
+        assert f"pid {server.pid}" in repr(server)
