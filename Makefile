@@ -76,7 +76,7 @@ learn: install ## Teach a small tagger and captioner on drawn images by the whol
 	@$(TIED) .venv/bin/tagstream train learn -o build/learn --seed $(or $(SEED),0) --seeds $(or $(SEEDS),1)
 
 learn-fast: install ## The same in a minute, as a test that asserts only that the last model beats the first
-	@.venv/bin/python -m pytest -q tests/integration/test_training_learn.py $(ARGS)
+	@.venv/bin/python -m pytest -q training/tests/integration/test_learn.py $(ARGS)
 
 parity: install ## Compare the full-size models with the original programs' answers (about 4 GB, some minutes)
 	@.venv/bin/python -m pytest -m full tests/parity --timeout=1200 $(ARGS)

@@ -15,12 +15,12 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from workers.processors import processors
-from workers.training.parse.grammar import GrammarParser
-from workers.training.parse.mentions import Parser
-from workers.training.parse.run import Choices, parse
-from workers.training.parse.source import CaptionsFile
+from tagstream_train.parse.grammar import GrammarParser
+from tagstream_train.parse.mentions import Parser
+from tagstream_train.parse.run import Choices, parse
+from tagstream_train.parse.source import CaptionsFile
 
-ANNOTATED = Path("tests/unit/training/captions.txt")
+ANNOTATED = Path("training/tests/unit/captions.txt")
 MANY = {"lexicon": 100_000, "grammar": 10_000}
 
 

@@ -20,9 +20,9 @@ APART = ("scripts/words.py", "tests/unit/test_words.py", "tests/parity/reference
 """The words themselves, and texts that are not ours."""
 WHERE: Mapping[str, Sequence[str]] = {
     "recall": (
-        "workers/training/",
-        "workers/cli/train/",
-        "tests/unit/training/",
+        "training/tagstream_train/",
+        "training/tagstream_train/cli/",
+        "training/tests/unit/",
         "tests/integration/test_training_",
         "docs/training",
     ),

@@ -43,7 +43,7 @@ settings.register_profile("quick", settings(), max_examples=25)
 
 _SERVER_FIXTURES = {"kafka", "s3", "valkey", "stack"}
 
-_COMPUTING = ("tests/unit/training/", "tests/unit/test_patterns.py")
+_COMPUTING = ("training/tests/unit/", "tests/unit/test_patterns.py")
 """Tests that take the longest of those that wait for nothing: they come first, beside those that wait for servers, and
 none of them is left alone at the end."""
 

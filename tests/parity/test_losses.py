@@ -14,10 +14,10 @@ from torch import Tensor
 from tests.parity.subjects import REFERENCE, Subject, images
 from tests.parity.test_text import wordpiece as wordpiece  # a fixture
 from workers.models.ram.wordpiece import WordPiece
-from workers.training.data.loader import Batch
-from workers.training.data.samples import Sample
-from workers.training.features import Features
-from workers.training.objectives import Pretraining, Teachers
+from tagstream_train.data.loader import Batch
+from tagstream_train.data.samples import Sample
+from tagstream_train.features import Features
+from tagstream_train.objectives import Pretraining, Teachers
 
 _TEXTS = json.loads((REFERENCE / "losses.json").read_text())
 

@@ -10,9 +10,9 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from schemas.correction import Correction
 from workers.capacity.profile import MachineProfile
 from workers.models.bundle import Manifest
-from workers.training.data.formats import coco, fiftyone, label_studio, official
-from workers.training.data.samples import Header, Sample
-from workers.training.learned import Learned
+from tagstream_train.data.formats import coco, fiftyone, label_studio, official
+from tagstream_train.data.samples import Header, Sample
+from tagstream_train.learned import Learned
 
 BAD = b"[" + b",".join([b"{}"] * 1_000) + b"]"
 

@@ -11,13 +11,13 @@ from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import NULL, Parts, headers, nullable
 from tests.fuzz.targets.files import Folder
 from tests.unit.audit.history import DEAD, IN, OUT, dead_letter, judged, outcome, record
-from tests.unit.training.engine.test_collect import SHA, gone, image
+from training.tests.unit.engine.test_collect import SHA, gone, image
 from workers.audit.claims import claim_of, count_events
 from workers.backends.kafka_types import ReadRecord
 from workers.cli.correct import _records
 from workers.errors import Misconfigured
-from workers.training.data.samples import write_dataset
-from workers.training.engine.collect import Collection, Labels, sample_of
+from tagstream_train.data.samples import write_dataset
+from tagstream_train.engine.collect import Collection, Labels, sample_of
 from workers.types import Partition
 
 _folder = Folder()

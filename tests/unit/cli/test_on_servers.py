@@ -32,7 +32,7 @@ from workers.backends.object_store import MinioObjectStore
 from workers.cli import skip
 from workers.cli.resume_point import ResumePoint
 from workers.errors import Unavailable
-from workers.training.data.samples import DataSet
+from tagstream_train.data.samples import DataSet
 from workers.types import Headers, Partition
 
 pytestmark = pytest.mark.timeout(180)

@@ -200,7 +200,7 @@ NOT_BEFORE_READY = (
     "workers.models.timm_network",
     "workers.page",
     "tagstream_testing",
-    "workers.training",
+    "tagstream_train",
 )
 """What a worker with the compact tagger, a cache and no OTLP has no use for until it is ready: each would make its
 start longer. Beside what other commands and models need, that is what torch's compiler and the exporters bring."""

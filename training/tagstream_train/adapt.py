@@ -1,0 +1,315 @@
+"""Networks that can be trained further: made of a bundle, with new labels behind the old ones, and back to weights.
+
+labels new labels of RAM and RAM++ are learnt, and nothing else: the bundle's own give the very scores they gave
+head   the encoder stays; what reads its features learns. Minutes: features are computed once for each image
+lora   the head learns, and the encoder by LoRA, merged into it at the end
+all    everything learns, but text embeddings of labels stay
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Self, TypeAlias
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from workers.errors import Misconfigured
+from workers.models import timm_network
+from workers.models.bundle import Bundle
+from workers.models.compact import KIND as COMPACT
+from workers.models.efficientnet import FEATURES, EfficientNetLite0, unfolded
+from workers.models.ram.build import filled_model
+from workers.models.ram.config import RamPlusConfig, from_json, to_json
+from workers.models.ram.heads import label_chunks
+from workers.models.ram.ram import Ram
+from workers.models.ram.ram_plus import RamPlus
+from tagstream_train.lora import LoraLinear, add_lora, merge_lora
+
+What: TypeAlias = Literal["labels", "head", "lora", "all"]
+
+MOSTLY_ABSENT = -2.0
+"""A logit to begin with: most tags are absent from most images."""
+
+
+class Learner(nn.Module):
+    """A network that is trained further.
+
+    Args:
+        labels: all that it knows, those of the bundle first.
+        kept: how many labels of the bundle these are.
+        what: see the module.
+    """
+
+    def __init__(self, labels: Sequence[str], kept: int, what: What) -> None:
+        super().__init__()
+        self.labels = tuple(labels)
+        self.kept = kept
+        self.what: What = what
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(n, 3, side, side) normalised → features, the first dimension of which is n; constants if the encoder
+        stays."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_stays):
+            return self._encode(images)
+
+    @property
+    def encoder_stays(self) -> bool:
+        """Whether it is the bundle's until the end."""
+        return self.what in ("labels", "head")
+
+    def train(self, mode: bool = True) -> Self:
+        """An encoder that stays is always in evaluation mode: its batch norms would go on counting."""
+        super().train(mode)
+        if self.encoder_stays:
+            self.encoder().eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, labels) logits."""
+        return self.score(self.encode(images))
+
+    def teacher(self) -> Self:
+        """A copy that does not learn. An encoder that stays is both's."""
+        shared = {id(self.encoder()): self.encoder()} if self.encoder_stays else {}
+        return copy.deepcopy(self, shared).requires_grad_(False).eval()
+
+    @abstractmethod
+    def encoder(self) -> nn.Module:
+        """The part that gives the features."""
+
+    @abstractmethod
+    def _encode(self, images: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        """(n, labels) logits in fp32, or those of the labels `ids`, ascending."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """What a bundle of this network has. Ends the training: LoRA is merged."""
+
+    @abstractmethod
+    def architecture(self) -> dict[str, JsonValue]:
+        """And the manifest's `architecture`."""
+
+    def options(self) -> dict[str, JsonValue]:
+        """Options that the manifest gets besides the bundle's own."""
+        return {}
+
+
+class RamLearner(Learner):
+    """RAM or RAM++. A new label is a text embedding that was given, or one that is learnt (RAM++: several).
+
+    The image's projection towards CLIP stays unless everything learns: embeddings are made with it.
+    """
+
+    def __init__(self, bundle: Bundle, new: Sequence[str], what: What, rank: int, embeddings: Mapping[str, Tensor]):
+        super().__init__((*bundle.labels, *new), bundle.manifest.labels, what)
+        config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
+        model = filled_model(config, {name: tensor.float() for name, tensor in bundle.weights().items()})
+        assert isinstance(model, Ram | RamPlus)
+        self._config = config
+        self.scorer = model
+        self.new_rows = nn.ParameterList([self._row(name, embeddings.get(name)) for name in new])
+        self._dtypes = {name: tensor.dtype for name, tensor in bundle.weights().items()}
+        self._choose(rank)
+
+    def _choose(self, rank: int) -> None:
+        """Let learn what is to learn besides new labels, and nothing else."""
+        if self.what == "labels":
+            return
+        for module in (self.scorer.label_proj, self.scorer.head):
+            module.requires_grad_(True)
+        for parameter in (self.scorer.class_weight, self.scorer.class_bias):
+            parameter.requires_grad_(True)
+        if self.what == "lora":
+            add_lora(self.scorer.encoder, rank)
+        if self.what == "all":
+            self.scorer.requires_grad_(True)
+            self.scorer.label_embed.requires_grad_(False)
+            if getattr(self.scorer, "text", None) is not None:
+                self.scorer.text.requires_grad_(False)  # type: ignore[union-attr]  # a module, by the line above
+
+    @property
+    def _descriptions(self) -> int:
+        return self._config.descriptions if isinstance(self._config, RamPlusConfig) else 1
+
+    def _row(self, name: str, given: Tensor | None) -> nn.Parameter:
+        """(descriptions, embedding) of one label, each of length 1 or learnt from there."""
+        if given is not None:
+            return nn.Parameter(given.float().view(self._descriptions, -1), requires_grad=False)
+        chance = torch.Generator().manual_seed(int.from_bytes(name.encode()[:7], "big"))
+        width = self.scorer.label_embed.shape[1]
+        rows = torch.randn(1, width, generator=chance) + 0.1 * torch.randn(self._descriptions, width, generator=chance)
+        return nn.Parameter(nn.functional.normalize(rows, dim=-1))
+
+    def encoder(self) -> nn.Module:
+        return self.scorer.encoder
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return self.scorer.embed(self.scorer.encode(images))
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        if ids is None:
+            old, new = None, range(len(self.new_rows))
+        else:
+            old = ids[ids < self.kept]
+            new = [int(i) - self.kept for i in ids[ids >= self.kept]]  # type: ignore[assignment]  # a sequence too
+        parts = [self.scorer.score(features, old)] if old is None or len(old) else []
+        return torch.cat([*parts, *self._score_new(features, new)], dim=1)
+
+    def _score_new(self, features: Tensor, rows: Sequence[int]) -> list[Tensor]:
+        if not rows:
+            return []
+        embeds = torch.stack([self.new_rows[row] for row in rows])
+        memory = self.scorer.head.remember(features, len(rows), False)
+        parts = []
+        for chunk in label_chunks(len(rows), len(features), self.scorer.rows_at_once):
+            hidden = self.scorer.head(self._queries(features, embeds[chunk]), memory)
+            parts.append(self.scorer.classify(hidden, chunk).float())
+        return parts
+
+    def _queries(self, features: Tensor, embeds: Tensor) -> Tensor:
+        if isinstance(self.scorer, RamPlus):
+            return self.scorer.queries_of(features, embeds)
+        queries: Tensor = self.scorer.label_proj(embeds[:, 0]).relu()
+        return queries
+
+    def weights(self) -> dict[str, Tensor]:
+        merge_lora(self.scorer.encoder)
+        weights = {name: tensor.detach() for name, tensor in self.scorer.state_dict().items()}
+        weights["label_embed"] = torch.cat([weights["label_embed"], *(row.detach() for row in self.new_rows)])
+        return {
+            name: tensor.to(self._dtypes[name]) if self._stays(name) else tensor for name, tensor in weights.items()
+        }
+
+    def _stays(self, name: str) -> bool:
+        """Whether a weight is the bundle's to the last bit."""
+        return self.encoder_stays and (name.startswith("encoder.") or (self.what == "labels" and name != "label_embed"))
+
+    def architecture(self) -> dict[str, JsonValue]:
+        return to_json(replace(self._config, labels=len(self.labels)))
+
+
+class CompactLearner(Learner):
+    """EfficientNet-Lite0. Its old labels exclude each other, so they are not kept: a tag of the result stands alone."""
+
+    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What) -> None:
+        super().__init__(labels, 0, what)
+        self._parent = bundle.weights()
+        self.network = EfficientNetLite0(self._parent, bundle.manifest.labels)
+        self.network.classifier = nn.Linear(FEATURES, len(labels))
+        nn.init.zeros_(self.network.classifier.weight)
+        nn.init.constant_(self.network.classifier.bias, MOSTLY_ABSENT)
+        self.network.features.requires_grad_(what == "all")
+
+    def encoder(self) -> nn.Module:
+        return self.network.features
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return self.network.pooled(images)
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        logits: Tensor = self.network.classifier(features).float()
+        return logits if ids is None else logits[:, ids]
+
+    def weights(self) -> dict[str, Tensor]:
+        weights = unfolded(self.network)
+        if self.what == "head":  # what did not change keeps its bits
+            weights = {**self._parent, **{name: weights[name] for name in weights if name.startswith("classifier.")}}
+        return weights
+
+    def architecture(self) -> dict[str, JsonValue]:
+        return {}
+
+    def options(self) -> dict[str, JsonValue]:
+        return {"exclusive": False}
+
+
+class TimmLearner(Learner):
+    """A network of timm. As of the compact tagger, its old labels are not kept."""
+
+    def __init__(self, bundle: Bundle, labels: Sequence[str], what: What, rank: int) -> None:
+        super().__init__(labels, 0, what)
+        self._architecture = dict(bundle.manifest.architecture)
+        self.network = timm_network.network_of(bundle)
+        self.network.reset_classifier(len(labels))
+        classifier = self._classifier
+        if not isinstance(classifier, nn.Linear):
+            raise Misconfigured(f"{bundle.name} has no linear classifier; choose another network.")
+        nn.init.zeros_(classifier.weight)
+        nn.init.constant_(classifier.bias, MOSTLY_ABSENT)
+        self.network.requires_grad_(what == "all")
+        if what == "lora":
+            add_lora(self.network, rank, keep=classifier)
+            if not any(isinstance(module, LoraLinear) for module in self.network.modules()):
+                raise Misconfigured(f"LoRA is for linear layers, and {bundle.name} has none: head or all.")
+        classifier.requires_grad_(True)
+
+    @property
+    def _classifier(self) -> nn.Module:
+        found: nn.Module = self.network.get_classifier()
+        return found
+
+    def encoder(self) -> nn.Module:
+        network: nn.Module = self.network
+        return network
+
+    def _encode(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network.forward_head(self.network.forward_features(images), pre_logits=True)
+        return features
+
+    def score(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        logits: Tensor = self._classifier(features).float()
+        return logits if ids is None else logits[:, ids]
+
+    def weights(self) -> dict[str, Tensor]:
+        merge_lora(self.network)
+        return dict(self.network.state_dict())
+
+    def architecture(self) -> dict[str, JsonValue]:
+        return self._architecture
+
+    def options(self) -> dict[str, JsonValue]:
+        return {"exclusive": False}
+
+
+def learner_of(
+    bundle: Bundle, labels: Sequence[str], what: What, *, rank: int = 8, embeddings: Mapping[str, Tensor] | None = None
+) -> Learner:
+    """A network of a bundle that is to know these labels too.
+
+    Args:
+        labels: of the training set; those that the bundle has are trained further.
+        rank: of LoRA.
+        embeddings: of new labels, by name: (descriptions, embedding), of length 1.
+
+    Raises:
+        Misconfigured: a bundle that can't be trained so.
+    """
+    kind = bundle.manifest.kind
+    if kind in ("ram", "ram_plus"):
+        known = set(bundle.labels)
+        new = [name for name in labels if name not in known]
+        if what == "labels" and not new:
+            raise Misconfigured(f"{bundle.name} has all of these labels already: to train them further, take head.")
+        return RamLearner(bundle, new, what, rank, embeddings or {})
+    if what == "labels":
+        raise Misconfigured(
+            f"{bundle.name} has nothing that is a label's alone; that is for RAM and RAM++: head or all."
+        )
+    if kind == timm_network.KIND:
+        return TimmLearner(bundle, labels, what, rank)
+    if kind != COMPACT:
+        raise Misconfigured(
+            f"{bundle.folder} is a bundle of the kind {kind!r}: `train fit` takes RAM, RAM++, the compact tagger and "
+            "networks of timm."
+        )
+    if what == "lora":
+        raise Misconfigured("LoRA is for linear layers, and the compact tagger is made of convolutions: head or all.")
+    return CompactLearner(bundle, labels, what)

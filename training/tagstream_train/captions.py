@@ -1,0 +1,69 @@
+"""Captions and tags as a text decoder is taught them: drawn, cleaned, and cut into tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from torch import Tensor
+
+from workers.models.ram.adapters import SEPARATOR
+from workers.models.ram.wordpiece import DEC, PAD, PROMPT, PROMPT_IDS, SEP, WordPiece
+from tagstream_train.data.samples import Ids, Sample
+
+MAX_WORDS = 30
+MAX_TOKENS = 40
+_REMOVED = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """One of an image's captions, as the data set has it, and the labels that were parsed from it."""
+
+    caption: str
+    tags: Ids
+
+
+def draw(sample: Sample, seed: int) -> Drawn | None:
+    """A caption at random, the same for the same seed; None for an image without captions.
+
+    Where captions have not been parsed, all tags of the image stand for those of its caption.
+    """
+    if not sample.captions:
+        return None
+    index = Random(f"caption {seed}").randrange(len(sample.captions))
+    parsed = sample.caption_tags[index] if sample.caption_tags else sample.tags
+    return Drawn(sample.captions[index], tuple(sorted(set(parsed))))
+
+
+def cleaned(caption: str) -> str:
+    """Lower case, without punctuation, at most 30 words: as the official programs read captions."""
+    return " ".join(caption.lower().translate(_REMOVED).split()[:MAX_WORDS])
+
+
+def caption_tokens(wordpiece: WordPiece, captions: Sequence[str], *, prompt: bool = True) -> tuple[Tensor, Tensor]:
+    """Ids and mask, (captions, n) each, padded to the longest.
+
+    Args:
+        prompt: begin each with "a picture of", as captions are asked for later. The official training programs do not,
+            although they never teach the first three words behind the beginning.
+    """
+    rows = []
+    for caption in captions:
+        body = wordpiece.encode(PROMPT + cleaned(caption) if prompt else cleaned(caption))
+        rows.append([DEC, *body[: MAX_TOKENS - 2], SEP])
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [PAD] * (longest - len(row)) for row in rows])
+    return ids, torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+
+
+def guide_tokens(wordpiece: WordPiece, labels: Sequence[str], tags: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+    """Ids and mask, (texts, 40) each, of the tags' names in the order of their numbers."""
+    rows = [wordpiece.guide(SEPARATOR.join(labels[i] for i in sorted(ids))) for ids in tags]
+    return torch.tensor([ids for ids, _ in rows]), torch.tensor([mask for _, mask in rows])
+
+
+GIVEN = len(PROMPT_IDS)
+"""Tokens at the beginning of a caption that are not to be learnt."""

@@ -1,0 +1,111 @@
+"""A checkpoint: one file from which a killed run goes on as if nothing had happened.
+
+It has what changes while a run trains: trained parameters, buffers (statistics of batch norms), the optimizer's
+moments, the moving average, and the place in the data. What is frozen comes from where the run began. The file is
+replaced as a whole, so there is always one that reads.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.errors import Misconfigured
+from workers.models import torch_file
+from tagstream_train.plan import Plan
+
+NAME = "checkpoint.pt"
+_FORMAT = "tagstream-checkpoint/1"
+_REMEDY = "remove it to begin anew"
+
+
+def save(folder: Path, content: Mapping[str, Any], plan: Plan, identity: Mapping[str, str]) -> None:
+    """Replace the folder's checkpoint, as a whole or not at all.
+
+    Args:
+        content: tensors, numbers, texts, and lists and dicts of them.
+        identity: what else a run depends on, by name: its model, its data.
+    """
+    document = {"format": _FORMAT, "plan": plan.model_dump(mode="json"), "identity": dict(identity), **content}
+    scratch = folder / f".{NAME}"
+    with scratch.open("wb") as file:
+        torch.save(document, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(scratch, folder / NAME)
+
+
+def load(folder: Path, plan: Plan, identity: Mapping[str, str]) -> dict[str, Any] | None:
+    """The content of the folder's checkpoint, on the host; None where there is none.
+
+    Raises:
+        Misconfigured: it is of another run, or is damaged.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    found = torch_file.read(path, mapped=False, remedy=_REMEDY)
+    if not isinstance(found, dict) or found.get("format") != _FORMAT:
+        raise Misconfigured(f"{path} is no checkpoint of this version; {_REMEDY}.")
+    _compare(path, found["identity"], dict(identity))
+    _compare(path, found["plan"], plan.model_dump(mode="json"))
+    return found
+
+
+@contextmanager
+def going_on(folder: Path) -> Iterator[None]:
+    """Context for loading the folder's checkpoint and putting back what it has, which any program may have written.
+
+    Raises:
+        Misconfigured: something of it has another form than `save` gives it.
+    """
+    try:
+        yield
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise Misconfigured(
+            f"{folder / NAME} does not fit this run ({type(error).__name__}: {reason}); {_REMEDY}."
+        ) from None
+
+
+def changing(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a model that training changes: they share memory with it."""
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    kept = model.state_dict()
+    return trained | {name: buffer for name, buffer in model.named_buffers() if name in kept}
+
+
+def put_back(model: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Copy what `changing` gave into a model.
+
+    Raises:
+        Misconfigured: the model has other tensors.
+    """
+    places = changing(model)
+    if {name: t.shape for name, t in places.items()} != {name: t.shape for name, t in tensors.items()}:
+        raise Misconfigured(f"{folder / NAME} is of another model; choose another folder, or remove it.")
+    for name, tensor in tensors.items():
+        places[name].copy_(tensor)
+
+
+def _compare(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in sorted({*then, *now}):
+        if then.get(name) != now.get(name):
+            raise Misconfigured(
+                f"{path} is of a run with {name} {_short(then.get(name))}, and this one has {_short(now.get(name))}: "
+                "give the same options to go on with it, or choose another folder."
+            )
+
+
+def _short(value: object) -> str:
+    """What differs, for a sentence. Lists that hold each other twice would have no end otherwise."""
+    shorter = reprlib.Repr()
+    shorter.maxstring = 100
+    return shorter.repr(value).strip("'")

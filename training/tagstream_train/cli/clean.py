@@ -1,0 +1,94 @@
+"""`tagstream train clean`: a training set without the tags that do not hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.printable import counted
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from workers.ports import Tagger
+
+
+def clean(
+    dataset: Annotated[Path, typer.Argument(metavar="SET", help="The training set.")],
+    model: Annotated[
+        list[str],
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="BUNDLE",
+            help="A bundle that judges, or compact. Of several the first confirms, the others vote.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The cleaned set's folder.")],
+    confirm: Annotated[
+        float, typer.Option(min=0, max=10, help="A region must score over a label's threshold times this.")
+    ] = 1.0,
+    outliers: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Of each label, this share of regions farthest from the others goes.")
+    ] = 0.1,
+    regions: Annotated[
+        str, typer.Option(metavar="NAME", help="grid, or a detector that another package brings.")
+    ] = "grid",
+    labels: Annotated[
+        Path | None, typer.Option(help="The only labels to check, one a line.", show_default=False)
+    ] = None,
+    all_tags: Annotated[bool, typer.Option("--all", help="Check also what the set's author or a person said.")] = False,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
+) -> None:
+    """Drop tags that no region of the image confirms, on which models disagree, or whose region is an outlier.
+
+    Every decision is in OUT/decisions.jsonl with its reason; OUT/report.html shows some of each with their pictures.
+    Images stay where they are. Interrupted, it goes on where it stopped when the same command is given again.
+
+    [dim]With the model that wrote the tags:[/]  tagstream train clean sets/shop -m bundles/first -o sets/clean
+    """
+    from workers.cli.terminal import counting
+    from tagstream_train.cli.data import store
+    from workers.models.labels import read_names
+    from tagstream_train.data.images import Images
+    from tagstream_train.data.samples import DataSet
+    from tagstream_train.engine.clean import DROPPED, Cleaner, Rules, write_cleaned
+    from tagstream_train.engine.look import TaggerLooker
+    from tagstream_train.engine.regions import regions_of
+    from tagstream_train.engine.report import Examples, page
+
+    if out.resolve() == dataset.resolve():
+        raise Misconfigured("--out is the set itself: name another folder, so that nothing is lost by a wrong rule")
+    given = DataSet(dataset)
+    rules = Rules(
+        confirm=confirm,
+        outliers=outliers,
+        protected=frozenset() if all_tags else Rules().protected,
+        labels=None if labels is None else frozenset(read_names(labels)),
+    )
+    proposals = regions_of(regions)
+    models = [TaggerLooker(_warm(each, device)) for each in model]
+    cleaner = Cleaner(given, models, proposals, rules)
+    images = Images(dataset, store=store())
+    examples = Examples()
+    with counting("images looked at", len(given)) as advance:
+        cleaned = cleaner.clean(lambda sample: images.load(sample.image), out / "evidence", lambda _: advance(1))
+        made = write_cleaned(cleaned, given, out, models, examples.add)
+    facts = {"set": str(dataset), "judged by": ", ".join(each.name for each in models), "regions": regions}
+    report = out / "report.html"
+    report.write_text(page("Cleaned tags", examples, images.load, facts), encoding="utf-8")
+    dropped = sum(examples.counts.get(reason, 0) for reason in DROPPED)
+    tags = counted(sum(examples.counts.values()), "tag")
+    typer.echo(f"{dropped:,} of {tags} dropped; {counted(len(made), 'image')} in {out}")
+    for reason, count in sorted(examples.counts.items(), key=lambda item: -item[1]):
+        typer.echo(f"{count:>9,}  {reason}")
+    typer.echo(f"what was decided and why: {report}", err=True)
+
+
+def _warm(bundle: str, device: str) -> Tagger:
+    from workers.models.load import load_tagger
+
+    tagger = load_tagger(bundle, device=device)
+    tagger.warm_up()
+    return tagger

@@ -1,0 +1,170 @@
+"""`tagstream train collect`: what workers published and what persons corrected, as a training set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.printable import counted, printable
+from workers.cli.needs import needed
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from schemas.correction import Corrections
+    from workers.backends.kafka_types import ReadRecord
+    from workers.settings import Settings
+    from tagstream_train.data.samples import Sample
+    from tagstream_train.engine.collect import Collection, Labels
+
+BATCH = 2_000
+"""Records between two notes of the place."""
+_MOST_MODELS = 100
+"""Named in the set's header; any producer may name others without end."""
+CORRECTIONS_BYTES = 1 << 30
+"""The most memory for what persons said."""
+
+
+def collect(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The training set's folder. A later run adds what is new.")],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Names of the tags to keep, one a line; without it: all that come.", show_default=False),
+    ] = None,
+    topic: Annotated[str | None, typer.Option(help="By default TAGSTREAM_OUTPUT_TOPIC.")] = None,
+    corrections: Annotated[
+        str | None, typer.Option(help="By default TAGSTREAM_CORRECTIONS_TOPIC, if it is set.")
+    ] = None,
+) -> None:
+    """Make a training set of the enriched topic, and of what persons corrected.
+
+    Of each image the newest event counts; what is gone is left out; a person's word goes before a model's. The images
+    stay where they are: the set names them as s3://bucket/key. Interrupted, it goes on where it stopped when the same
+    command is given again.
+
+    [dim]All that was enriched:[/]   tagstream train collect -o sets/shop
+    [dim]Then learn from it:[/]      tagstream train fit sets/shop --from bundles/ram -o bundles/shop
+    """
+    from tagstream_train.engine.collect import Collection
+
+    settings = needed("kafka_servers")
+    source = topic or settings.output_topic
+    said = _corrections(settings, corrections or settings.corrections_topic)
+    with Collection(out / "collected.sqlite") as collection:
+        strange = _read(settings, source, collection)
+        kept, unknown = _write(out, source, collection, _labels(labels), said)
+    typer.echo(f"{counted(kept, 'image')} in {out}" + (f", {len(said):,} of them or others corrected" if said else ""))
+    strange.tell("none of tagstream's")
+    if unknown:
+        typer.echo(f"{labels} lacks {counted(sum(unknown.values()), 'tag')}: {_most(unknown)}", err=True)
+
+
+@dataclass(slots=True)
+class _Strange:
+    """Records that are passed over, because any producer may write to a topic."""
+
+    count: int = 0
+    first: str = ""
+
+    def note(self, record: ReadRecord, why: str) -> None:
+        self.first = self.first or f"{record.topic}:{record.partition}:{record.offset}: {why}"
+        self.count += 1
+
+    def tell(self, what: str) -> None:
+        """One line on standard error, where there were any."""
+        if self.count:
+            records = counted(self.count, "record")
+            typer.echo(f"{records} passed over as {what}; the first is {printable(self.first)}", err=True)
+
+
+def _read(settings: Settings, topic: str, collection: Collection) -> _Strange:
+    """Take what the topic has that was not read before; the records that were none of ours."""
+    from workers.backends.kafka import tail
+    from workers.cli.clients import security, servers
+    from workers.cli.terminal import counting
+
+    strange = _Strange()
+    reading = tail(
+        servers(settings),
+        [topic],
+        start="beginning",
+        at=collection.positions(topic),
+        follow=False,
+        security=security(settings),
+    )
+    with reading, counting("offsets read", reading.left()) as advance:
+        left, taken = reading.left(), 0
+        while not reading.at_end():
+            for record in reading.poll(0.2):
+                if why := collection.take(record.value):
+                    strange.note(record, why)
+                taken += 1
+            if taken >= BATCH:
+                taken = 0
+                collection.commit(reading.positions())
+            before, left = left, reading.left()
+            advance(before - left)
+        collection.commit(reading.positions())
+    return strange
+
+
+def _write(
+    out: Path, topic: str, collection: Collection, labels: Labels, said: Corrections | None
+) -> tuple[int, dict[str, int]]:
+    from workers.cli.terminal import counting
+    from tagstream_train.data.samples import write_dataset
+    from tagstream_train.engine.collect import sample_of
+
+    models: dict[str, str] = {}
+
+    def samples(advance: Callable[[int], None]) -> Iterator[Sample]:
+        for image in collection.images():
+            for model in (image.models.tagger, image.models.captioner):
+                if model is not None and len(models) < _MOST_MODELS:
+                    models[f"{model.name} {model.digest[:8]}"] = model.digest
+            yield sample_of(image, labels, said)
+            advance(1)
+
+    with counting("images written", len(collection)) as advance:
+        made = write_dataset(
+            out, samples(advance), labels.names, name=out.name, steps=[f"collected from {topic}"], parents=models
+        )
+    return len(made), labels.unknown
+
+
+def _labels(file: Path | None) -> Labels:
+    from workers.models.labels import read_names
+    from tagstream_train.engine.collect import Labels
+
+    return Labels() if file is None else Labels(list(dict.fromkeys(read_names(file))))
+
+
+def _corrections(settings: Settings, topic: str) -> Corrections | None:
+    """All that persons said; None without a topic."""
+    from schemas.correction import Corrections
+    from workers.backends.kafka import tail
+    from workers.cli.clients import security, servers
+
+    if not topic:
+        return None
+    said = Corrections()
+    strange = _Strange()
+    with tail(servers(settings), [topic], start="beginning", follow=False, security=security(settings)) as reading:
+        for record in reading:
+            try:
+                said.take(record.key, record.value)
+            except ValueError as error:
+                strange.note(record, str(error))
+            if said.bytes > CORRECTIONS_BYTES:
+                raise Misconfigured(f"{topic} holds more than {CORRECTIONS_BYTES:,} bytes of corrections.")
+    strange.tell("no correction")
+    return said
+
+
+def _most(unknown: dict[str, int]) -> str:
+    first = sorted(unknown, key=lambda name: -unknown[name])[:5]
+    return ", ".join(map(printable, first)) + (", …" if len(unknown) > len(first) else "")

@@ -1,0 +1,187 @@
+"""`tagstream train import` and `split`: from images and annotations to training sets."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.printable import counted
+from workers.cli import terminal
+from workers.cli.models_terminal import note, say
+from tagstream_train.cli.extra import needs
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from workers.backends.object_store import MinioObjectStore
+    from tagstream_train.data.importer import Imported
+
+SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder to write; must not exist.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
+HookOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Tell another tracker: module:function (docs/training.md).", show_default=False),
+]
+WorkOption = Annotated[
+    Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
+]
+
+
+def import_data(
+    data: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATA", help="Files or folders with annotations. Several become one set."),
+    ],
+    out: SetOption,
+    format: Annotated[  # noqa: A002  # the name of the option
+        str | None,
+        typer.Option(
+            help="folders, csv, coco, official, fiftyone, label-studio, annotation-list, webdataset or tagstream. "
+            "By default it is guessed.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Where the images are, if not near the annotations.", show_default=False
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="The only labels there are, one a line, in the order of their ids. By default those that come up.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a training set: a folder with images, tags, captions, and the hash of each image.
+
+    Reads folders (one for each class), a CSV with a column `image` and a column `tags`, COCO, the official JSON,
+    exports of FiftyOne and Label Studio, and the official evaluation files. Each image's header is checked; those that
+    can't be used are listed in SET/skipped.txt. Equal images become one, with the tags of all.
+
+    [dim]One folder for each tag:[/]      tagstream train import photos -o pets
+
+    [dim]COCO's tags and captions:[/]     tagstream train import instances_val2017.json captions_val2017.json -o coco
+    """
+    from workers.models.labels import read_names
+    from tagstream_train.data.formats import Request, open_source
+    from tagstream_train.data.importer import import_dataset
+
+    given = tuple(read_names(labels)) if labels else None
+    sources = [open_source(Request(path, images, given), format) for path in data]
+    for path, source in zip(data, sources, strict=True):
+        note(f"{path} is read as {source.format}; images below {source.root}")
+    with terminal.counting("images", None) as count:
+        imported = import_dataset(sources, out, store=store(), report=count)
+    if as_json:
+        say(terminal.as_json(_document(imported)))
+        return
+    dataset = imported.dataset
+    say(f"{out}: {counted(len(dataset), 'image')}, {counted(len(dataset.labels), 'label')}")
+    if imported.merged:
+        note(f"{counted(imported.merged, 'image')} came again, under the same name or another; the tags were joined")
+    if imported.skipped:
+        image, reason = next(iter(imported.skipped.items()))
+        skipped = counted(len(imported.skipped), "image")
+        note(f"{skipped} can't be used ({out}/skipped.txt); the first is {image}: {reason}")
+
+
+def split(
+    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder for the parts' sets; must not exist.")],
+    val: Annotated[float, typer.Option(min=0, max=1, help="Part of the images for validation.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=1, help="Part of the images for tests.")] = 0.1,
+    salt: Annotated[str, typer.Option(help="Any word; another one gives another division.")] = "",
+) -> None:
+    """Divide a set into OUT/train, OUT/val and OUT/test by the hashes of its images.
+
+    So no image is in two parts, and what is in a part stays there when the set grows. `train fit` divides by itself:
+    this is for parts that others should have too.
+
+    [dim]Four fifths to train with:[/]  tagstream train split pets -o parts
+    """
+    from tagstream_train.data.importer import write_parts
+    from tagstream_train.data.samples import DataSet
+
+    fractions = {"train": 1 - val - test, "val": val, "test": test}
+    for part in write_parts(DataSet(dataset), out, fractions, salt=salt):
+        say(f"{part.folder}: {counted(len(part), 'image')}")
+
+
+def shards(
+    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set.")],
+    out: SetOption,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="s3://BUCKET/PREFIX",
+            help="Put the shards into a bucket, by the settings TAGSTREAM_S3_*. By default they are in SET/shards.",
+            show_default=False,
+        ),
+    ] = None,
+    size_mb: Annotated[int, typer.Option(min=1, max=1000, help="Of a shard, at most.")] = 100,
+) -> None:
+    """Pack a set's images into WebDataset shards, which are read in one go each: for large sets, slow disks, and S3.
+
+    The new set is used like the old one. Other programs read the shards too: beside each image lies a JSON document
+    with its tags and captions.
+
+    [dim]On disk:[/]      tagstream train shards pets -o pets-shards
+
+    [dim]In a bucket:[/]  tagstream train shards pets -o pets-s3 --to s3://training/pets
+    """
+    needs("train")
+    from tagstream_train.data.images import Images
+    from tagstream_train.data.samples import DataSet
+    from tagstream_train.data.shard_writer import pack
+
+    known = store()
+    put = None
+    if to is not None:
+        to = to.rstrip("/")
+        if known is None or not re.fullmatch(r"s3://[^/]+/.+", to):
+            raise Misconfigured("--to is s3://bucket/prefix, and TAGSTREAM_S3_ENDPOINT says where the buckets are.")
+        put = known.put
+    opened = DataSet(dataset)
+    with terminal.counting("images", len(opened)) as count:
+        packed = pack(
+            opened,
+            Images(dataset, store=known),
+            out,
+            shard_bytes=size_mb * 1_000_000,
+            to=to,
+            put=put,
+            report=count,
+        )
+    images, shards = counted(len(packed.dataset), "image"), counted(packed.shards, "shard")
+    say(f"{out}: {images} in {shards}" + (f" below {to}" if to else ""))
+    if packed.skipped:
+        image, reason = next(iter(packed.skipped.items()))
+        note(f"{counted(len(packed.skipped), 'image')} can't be used; the first of those left out is {image}: {reason}")
+
+
+def store() -> MinioObjectStore | None:
+    """The object store of the settings, where one is set."""
+    from workers.cli.clients import object_store
+    from workers.settings import read
+
+    settings = read(os.environ)
+    return object_store(settings) if settings.s3_endpoint else None
+
+
+def _document(imported: Imported) -> dict[str, object]:
+    return {
+        "set": str(imported.dataset.folder),
+        "images": len(imported.dataset),
+        "labels": len(imported.dataset.labels),
+        "merged": imported.merged,
+        "skipped": imported.skipped,
+    }

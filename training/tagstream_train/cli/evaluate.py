@@ -1,0 +1,235 @@
+"""`tagstream train evaluate`: how good a bundle is on images whose tags or captions are known."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from schemas.printable import counted
+from workers.cli import terminal
+from workers.cli.models_terminal import note, say
+from tagstream_train.cli.data import store
+from tagstream_train.cli.extra import needs
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from tagstream_train.data.opening import Opened
+    from tagstream_train.evaluate import Captioned, Tagged
+    from tagstream_train.papers import Benchmark
+
+
+def evaluate(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="`compact`, or a bundle's folder.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A training set, or annotations in any format.")],
+    format: Annotated[  # noqa: A002  # the name of the option
+        str | None, typer.Option(help="As of `train import`. By default it is guessed.", show_default=False)
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Where the images are.", show_default=False)
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="The data's labels, one a line.", show_default=False),
+    ] = None,
+    absent: Annotated[
+        Literal["negative", "unknown"],
+        typer.Option(help="What a label is for an image of which the data says nothing about it."),
+    ] = "negative",
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="One for all labels. By default the bundle's.", show_default=False),
+    ] = None,
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Open-set, for RAM and RAM++: text embeddings of the data's labels, in a safetensors file.",
+            show_default=False,
+        ),
+    ] = None,
+    captions: Annotated[bool, typer.Option("--captions", help="Measure captions instead of tags.")] = False,
+    unguided: Annotated[bool, typer.Option("--unguided", help="Captions without tags to guide them.")] = False,
+    curves: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Draw precision, recall and F1 by threshold.", show_default=False)
+    ] = None,
+    rows: Annotated[int, typer.Option(min=0, help="Labels to show, the worst first.")] = 20,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 16,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
+    precision: Annotated[Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="How it computes.")] = "fp32",
+    as_json: Annotated[bool, typer.Option("--json", help="The result as JSON, with every label.")] = False,
+) -> None:
+    """Measure a bundle: mAP, macro precision and recall, a row for each label; or BLEU and CIDEr of its captions.
+
+    Averages are over labels, so a rare one counts as much as a common one; a label that no image of the data has is
+    left out. On a public evaluation set the papers' numbers stand below.
+
+    [dim]Your own images:[/]  tagstream train evaluate bundles/pets parts/test
+
+    [dim]As in the paper:[/]  tagstream train evaluate bundles/ram openimages_common_214_ram_annots.txt \
+--images imgs --threshold 0.86
+    """
+    needs("train")
+    from workers.models.labels import read_names
+    from tagstream_train.data.formats import Request
+    from tagstream_train.data.opening import open_data
+    from tagstream_train.papers import benchmark_of
+
+    given = tuple(read_names(labels)) if labels else None
+    opened = open_data(Request(data, images, given), format, store=store())
+    options: dict[str, Any] = {"device": device, "precision": precision}
+    shown: dict[str, Any] = {"bundle": bundle, "data": str(data)}
+    with ExitStack() as stack:
+        if embeddings is not None:
+            from tagstream_train.evaluate import open_set
+
+            bundle = str(stack.enter_context(open_set(Path(bundle), embeddings, opened.labels)))
+        if captions:
+            captioned = _captions(bundle, opened, options, guided=not unguided, batch=batch, threads=threads)
+            shown |= _caption_numbers(captioned)
+        else:
+            tagged = _tags(bundle, opened, options, absent=absent, batch=batch, threads=threads)
+            shown |= _tag_numbers(tagged, threshold)
+    if curves is not None and not captions:
+        from tagstream_train.curves import draw_thresholds
+
+        draw_thresholds(tagged, curves)
+        note(f"{curves} has the curves")
+    known = benchmark_of(data.name)
+    if as_json:
+        shown |= {"papers": known[1].model_dump(exclude_none=True)} if known else {}
+        say(terminal.as_json(shown))
+        return
+    _show(shown, known[1] if known else None, rows)
+
+
+def _tags(bundle: str, opened: Opened, options: dict[str, Any], *, absent: str, batch: int, threads: int) -> Tagged:
+    from workers.models.load import load_tagger, open_bundle
+    from tagstream_train.evaluate import label_columns, score_tags
+
+    known = open_bundle(bundle).labels
+    wanted = {known[label] for label in label_columns(known, opened.labels).values()}
+    tagger = load_tagger(bundle, allow=wanted, **options)
+    with terminal.counting("images", len(opened.samples)) as count:
+        return score_tags(
+            tagger,
+            opened,
+            absent="unknown" if absent == "unknown" else "negative",
+            batch=batch,
+            threads=threads,
+            report=count,
+        )
+
+
+def _captions(
+    bundle: str, opened: Opened, options: dict[str, Any], *, guided: bool, batch: int, threads: int
+) -> Captioned:
+    from workers.models.load import load_captioner, load_tagger, open_bundle, uses_of
+    from tagstream_train.evaluate import caption
+
+    if "captioner" not in uses_of(open_bundle(bundle)):
+        raise Misconfigured(f"{bundle} writes no captions; Tag2Text does.")
+    captioner = load_captioner(bundle, **options)
+    tagger = load_tagger(bundle, **options) if guided else None
+    total = sum(1 for sample in opened.samples if sample.captions)
+    with terminal.counting("images", total) as count:
+        return caption(captioner, tagger, opened, batch=batch, threads=threads, report=count)
+
+
+def _tag_numbers(tagged: Tagged, threshold: float | None) -> dict[str, Any]:
+    table = tagged.table(threshold)
+    mean = table.mean()
+    per_label = [
+        {
+            "label": label,
+            "images": int(table.positives[number]),
+            "ap": _number(table.ap[number]),
+            "precision": _number(table.precision[number]),
+            "recall": _number(table.recall[number]),
+            "f1": _number(table.f1[number]),
+            "threshold": float(tagged.thresholds[number]) if threshold is None else threshold,
+        }
+        for number, label in enumerate(tagged.labels)
+    ]
+    return {
+        "images": len(tagged.scores),
+        "skipped": tagged.skipped,
+        "map": _number(mean.map),
+        "precision": _number(mean.precision),
+        "recall": _number(mean.recall),
+        "f1": _number(mean.f1),
+        "measured_labels": mean.measured,
+        "labels": per_label,
+        "unknown_labels": list(tagged.missing),
+    }
+
+
+def _caption_numbers(captioned: Captioned) -> dict[str, Any]:
+    return {
+        "images": len(captioned.captions),
+        "skipped": captioned.skipped,
+        "bleu": list(captioned.bleu),
+        "cider": captioned.cider,
+        "captions": dict(captioned.captions),
+    }
+
+
+def _show(shown: dict[str, Any], benchmark: Benchmark | None, rows: int) -> None:
+    console = terminal.console()
+    if "cider" in shown:
+        say(f"{shown['bundle']} on {counted(shown['images'], 'image')} of {shown['data']}")
+        columns = {"BLEU-4": "bleu4", "CIDEr": "cider"}
+        mine: dict[str, Any] = {"bleu4": shown["bleu"][3], "cider": shown["cider"]}
+    else:
+        labels = counted(len(shown["labels"]) + len(shown["unknown_labels"]), "label")
+        measured = f"{shown['measured_labels']:,} of {labels}"
+        say(f"{shown['bundle']} on {counted(shown['images'], 'image')} of {shown['data']}, {measured}")
+        columns = {"mAP": "map", "precision": "precision", "recall": "recall", "F1": "f1"}
+        mine = shown
+    table = Table("model", *columns, "source", box=None, pad_edge=False)
+    table.add_row(terminal.text(shown["bundle"]), *(_percent(mine[key]) for key in columns.values()), style="bold")
+    for row in benchmark.rows if benchmark else ():
+        numbers = (getattr(row, key, None) for key in columns.values())
+        table.add_row(row.model, *("" if each is None else f"{each:.1f}" for each in numbers), row.source)
+    console.print(table)
+    if "labels" in shown and rows:
+        console.print(_per_label(shown["labels"], rows))
+    _notes(shown, benchmark, rows)
+
+
+def _per_label(labels: list[dict[str, Any]], rows: int) -> Table:
+    table = Table("label", "images", "AP", "precision", "recall", "F1", "threshold", box=None, pad_edge=False)
+    measured = sorted((row for row in labels if row["ap"] is not None), key=lambda row: float(row["ap"]))
+    for row in measured[:rows]:
+        numbers = (_percent(row[key]) for key in ("ap", "precision", "recall", "f1"))
+        table.add_row(terminal.text(row["label"]), f"{row['images']:,}", *numbers, f"{row['threshold']:.3g}")
+    return table
+
+
+def _notes(shown: dict[str, Any], benchmark: Benchmark | None, rows: int) -> None:
+    if benchmark and benchmark.note:
+        note(benchmark.note)
+    if shown["skipped"]:
+        image, reason = next(iter(shown["skipped"].items()))
+        skipped = counted(len(shown["skipped"]), "image")
+        note(f"{skipped} can't be used and will not count; the first is {image}: {reason}")
+    if unknown := shown.get("unknown_labels"):
+        note(f"the model does not have {counted(len(unknown), 'label')} of the data, e.g. {unknown[0]}")
+    measured = shown.get("measured_labels", 0)
+    if 0 < rows < measured:
+        note(f"{measured - rows:,} more labels: --rows {measured}, or --json")
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return None if math.isnan(value) else float(value)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"

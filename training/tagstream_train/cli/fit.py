@@ -1,0 +1,243 @@
+"""`tagstream train fit`: a tagger that knows your own tags."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from schemas.printable import counted
+from workers.cli import terminal
+from workers.cli.models_make import Replace, check_free
+from workers.cli.models_terminal import describe, note, say
+from tagstream_train.cli.data import HookOption, JsonOption, WorkOption, store
+from tagstream_train.cli.extra import needs
+from tagstream_train.cli.progress import progress
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from tagstream_train.fit import Fitted
+    from tagstream_train.fit_run import FitRun
+
+What = Literal["labels", "head", "lora", "all"]
+Absent = Literal["negative", "unknown"]
+_LR = {"labels": 1e-2, "head": 1e-3, "lora": 3e-4, "all": 3e-5}
+_EPOCHS = {"labels": 20, "head": 20, "lora": 10, "all": 10}
+_SHOWN = 40
+"""Labels in the table; the card has all that could get no threshold."""
+
+
+def fit(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Images with tags: a training set, or whatever `train import` reads (a folder for each tag, a CSV, "
+            "COCO, …).",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="What to begin with: a bundle of RAM or RAM++, compact, or timm:NAME.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The bundle's folder, to be made.", show_default=False)
+    ] = None,
+    what: Annotated[
+        What,
+        typer.Option(
+            help="labels: new labels of RAM and RAM++, and nothing else. head: minutes; the encoder stays. lora: the "
+            "encoder adapts, merged at the end. all: needs most."
+        ),
+    ] = "head",
+    absent: Annotated[
+        Absent,
+        typer.Option(help="What a tag means that an image is not said to have. unknown wants some absences said."),
+    ] = "negative",
+    embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="CLIP's text embeddings of new labels, by name (safetensors). A label without one is learnt.",
+            show_default=False,
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(help="A set with tags that the bundle knows already, mixed in to keep them.", show_default=False),
+    ] = None,
+    guard: Annotated[
+        float, typer.Option(min=0, help="How strongly the bundle's other labels are held where they are; 0: not.")
+    ] = 3.0,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="How often each image is seen: 20 for labels and a head, else 10.", show_default=False
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images that are computed together.")] = 16,
+    accumulation: Annotated[int, typer.Option(min=1, help="Batches that make one step.")] = 1,
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate: 1e-2 for labels, 1e-3 for a head, 3e-4 for lora, 3e-5 for all.", show_default=False
+        ),
+    ] = None,
+    ema: Annotated[float, typer.Option(min=0, max=0.9999, help="Give a moving average of the weights.")] = 0.0,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bf16: faster on GPUs.")] = False,
+    rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank of LoRA: how much it can learn.")] = 8,
+    validation: Annotated[
+        float, typer.Option(min=0.01, max=0.9, help="Part of the images to measure with; it is not trained on.")
+    ] = 0.2,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Choose thresholds that keep this precision, instead of the best F1.",
+            show_default=False,
+        ),
+    ] = None,
+    least: Annotated[
+        int, typer.Option(min=1, help="Validation images that a label must have to get a threshold of its own.")
+    ] = 3,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="That a CPU computes with; by default one a core.", show_default=False)
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, max=64, help="Threads that decode images.")] = 2,
+    run_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-file",  # torchrun takes --run for one of its own
+            exists=True,
+            dir_okay=False,
+            help="A run's TOML file, instead of all options above.",
+            show_default=False,
+        ),
+    ] = None,
+    hook: HookOption = None,
+    work: WorkOption = None,
+    replace: Replace = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Teach a tagger your own tags, and get a bundle with a threshold for each.
+
+    New labels stand behind those of the bundle, which are held where they are; a table shows how good both are before
+    and after, on images that were not trained on. The memory is estimated first. Interrupted, the same command goes
+    on from the last checkpoint; WORK/run.toml repeats the run with --run-file.
+
+    [dim]A folder for each tag, in minutes:[/]
+    tagstream train fit photos --from bundles/ram -o bundles/mine
+    [dim]Better, on a GPU:[/]
+    tagstream train fit photos --from bundles/ram -o bundles/mine --what lora --bf16
+    [dim]Then:[/]
+    TAGSTREAM_TAGGER=bundles/mine tagstream run
+    """
+    needs("train")
+    from tagstream_train import fit as fitting
+    from tagstream_train.fit_run import FitRun
+    from tagstream_train.loop import Plan
+    from tagstream_train.record import find_hook
+    from tagstream_train.toml import read_toml
+
+    if out is None:
+        raise Misconfigured("Say where the bundle goes: -o FOLDER.")
+    check_free(out, replace)
+    if run_file is not None:
+        told = read_toml(FitRun, run_file)
+    elif data is None or start is None:
+        raise Misconfigured("Say what to train on and what to begin with: DATA --from BUNDLE, or --run-file FILE.")
+    else:
+        plan = Plan(
+            epochs=epochs or _EPOCHS[what],
+            batch=batch,
+            accumulation=accumulation,
+            lr=lr or _LR[what],
+            ema=ema,
+            precision="bf16" if bf16 else "fp32",
+            seed=seed,
+            threads=threads,
+        )
+        told = FitRun(
+            data=str(data),
+            parent=start,
+            what=what,
+            rank=rank,
+            absent=absent,
+            guard=guard,
+            replay=None if replay is None else str(replay),
+            embeddings=None if embeddings is None else str(embeddings),
+            validation=validation,
+            precision_floor=precision,
+            least_positives=least,
+            workers=workers,
+            plan=plan,
+        )
+    folder = work or out.with_name(f"{out.name}.work")
+    with progress() as tell:
+        fitted = fitting.fit(
+            told,
+            out,
+            folder,
+            store=store(),
+            hooks=[find_hook(name) for name in hook or ()],
+            tell=tell,
+            say=note,
+            replace_existing=replace,
+        )
+    if fitted is None:
+        return
+    if as_json:
+        say(terminal.as_json(_document(fitted)))
+        return
+    _show(fitted, told, folder)
+
+
+def _show(fitted: Fitted, told: FitRun, folder: Path) -> None:
+    console = terminal.console()
+    say(describe(fitted.bundle))
+    means = Table("mean average precision", "labels", "before", "after", "against", box=None, pad_edge=False)
+    for row in fitted.rows:
+        means.add_row(row.labels, str(row.count), _percent(row.before), _percent(row.after), row.truth)
+    console.print(means)
+    summary = fitted.summary
+    say(f"at the thresholds: precision {_percent(summary.precision)}, recall {_percent(summary.recall)}")
+    labels = Table("label", "threshold", "images", "precision", "recall", box=None, pad_edge=False)
+    for cells in _cells(fitted):
+        labels.add_row(*(terminal.text(cell) for cell in cells))
+    console.print(labels)
+    if len(fitted.thresholds) > _SHOWN:
+        say(f"… and {len(fitted.thresholds) - _SHOWN:,} more (--json has all)")
+    absent = "negative" if told.absent == "negative" else "unknown"
+    say(f"absent tags were taken as {absent}; {folder} has the run's file, its curves and its checkpoint")
+    if fitted.skipped:
+        image, reason = next(iter(fitted.skipped.items()))
+        note(f"{counted(len(fitted.skipped), 'image')} could not be used; the first is {image}: {reason}")
+
+
+def _cells(fitted: Fitted) -> Iterator[tuple[str, ...]]:
+    for name, each in list(fitted.thresholds.items())[:_SHOWN]:
+        numbers = (_percent(each.precision), _percent(each.recall)) if not each.why else (each.why, "")
+        yield name, f"{each.value:.2f}", str(each.positives), *numbers
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.1%}"
+
+
+def _document(fitted: Fitted) -> dict[str, Any]:
+    return {
+        "bundle": str(fitted.bundle.folder),
+        "digest": fitted.bundle.digest,
+        "card": fitted.card.model_dump(mode="json"),
+        "thresholds": {name: each.value for name, each in fitted.thresholds.items()},
+        "skipped": dict(fitted.skipped),
+    }

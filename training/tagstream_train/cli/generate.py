@@ -1,0 +1,108 @@
+"""`tagstream train generate`: a first model writes tags and captions into a training set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from schemas.printable import counted
+from workers.cli import terminal
+from workers.cli.models_terminal import note, say
+from tagstream_train.cli.data import JsonOption, store
+from tagstream_train.cli.extra import needs
+from tagstream_train.cli.progress import progress
+
+if TYPE_CHECKING:
+    from workers.ports import Captioner
+    from tagstream_train.engine.generate import Generated
+
+
+def generate(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="The model: `compact`, or a bundle's folder.")],
+    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder of the new set.")],
+    captioner: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="A Tag2Text bundle that captions under the tags of BUNDLE. By default BUNDLE itself, if it is one.",
+            show_default=False,
+        ),
+    ] = None,
+    agree: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            max=1,
+            help="Add a label's tag above the score from which at least this part of its tags is among the set's own, "
+            "instead of above the bundle's threshold.",
+            show_default=False,
+        ),
+    ] = None,
+    captions: Annotated[bool, typer.Option(help="Whether to write captions where a model can.")] = True,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 16,
+    threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the models run.")] = "auto",
+    precision: Annotated[Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="How they compute.")] = "fp32",
+    as_json: JsonOption = False,
+) -> None:
+    """Let a model tag and caption every image of a set, and write a set that has both: the second round of training.
+
+    A tag is added when its score is above the bundle's threshold, unless the image is known not to have it; it is
+    marked as generated, so that `train clean` can look at it again. Labels that a model has hardly learned have
+    thresholds that give them to every image: with --agree 0.5 they are given to none. Captions are guided by these
+    tags. Every answer is kept with its scores in generated.jsonl; interrupted, the same command goes on where it was.
+
+    [dim]Tags and captions:[/]  tagstream train generate bundles/first web -o web2
+    """
+    needs("train")
+    from workers.models.load import load_tagger
+    from tagstream_train.data.images import Images
+    from tagstream_train.data.samples import DataSet
+    from tagstream_train.engine.agreement import agreeing
+    from tagstream_train.engine.generate import generate as run
+
+    source = DataSet(dataset)
+    options: dict[str, Any] = {"device": device, "precision": precision}
+    tagger = load_tagger(bundle, **options)
+    writer = _captioner(captioner, bundle, options) if captions else None
+    if agree is not None:
+        tagger.thresholds = agreeing(tagger, source, Images(dataset, store=store()), agree)
+    with progress() as tell:
+        made = run(
+            tagger,
+            writer,
+            source,
+            out,
+            Images(dataset, store=store()),
+            batch=batch,
+            threads=threads,
+            report=lambda done: tell("images", done, len(source)),
+        )
+    _tell(made, out, as_json)
+
+
+def _captioner(given: Path | None, bundle: str, options: dict[str, Any]) -> Captioner | None:
+    from workers.models.load import load_captioner, open_bundle, uses_of
+
+    if given is None and "captioner" not in uses_of(open_bundle(bundle)):
+        return None
+    return load_captioner(given or bundle, **options)
+
+
+def _tell(made: Generated, out: Path, as_json: bool) -> None:
+    if as_json:
+        numbers = {"set": str(out), "images": len(made.dataset), "tags": made.tags, "captions": made.captions}
+        say(terminal.as_json({**numbers, "unknown": made.unknown, "skipped": made.skipped}))
+        return
+    tags, captions = counted(made.tags, "tag"), counted(made.captions, "caption")
+    say(f"{out}: {counted(len(made.dataset), 'image')}, {tags} and {captions} more")
+    if made.unknown:
+        first = max(made.unknown, key=lambda name: made.unknown[name])
+        note(f"the set lacks {counted(len(made.unknown), 'label')} of the model, {first!r} the most frequent")
+    if made.skipped:
+        image, reason = next(iter(made.skipped.items()))
+        note(f"{counted(len(made.skipped), 'image')} could not be used; the first is {image}: {reason}")

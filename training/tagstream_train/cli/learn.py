@@ -1,0 +1,98 @@
+"""`tagstream train learn`: the whole loop of the papers on a drawn set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.printable import counted
+from workers.cli import terminal
+from workers.cli.models_terminal import say
+from tagstream_train.cli.data import JsonOption
+from tagstream_train.cli.extra import needs
+from tagstream_train.cli.progress import progress
+
+if TYPE_CHECKING:
+    from tagstream_train.learned import Learned, Spread
+
+_MEASURES = {"mAP": "test", "mAP unseen": "unseen", "tags right": "right", "tags found": "found"}
+
+
+def learn(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The folder for sets and bundles; empty, or this command's own.")
+    ],
+    fast: Annotated[bool, typer.Option("--fast", help="A minute, which shows that it runs and no more.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Everything random follows from it.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, max=99, help="Do it all with so many seeds, from --seed on, and show the spread.")
+    ] = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw images, parse their captions, train, generate, clean, train again, fine-tune, and measure each step.
+
+    It takes some minutes of one core for each seed, and shows on images whose truth is known what each step of
+    the papers is worth: mAP on new images and on combinations never seen, and how right and how complete
+    the tags were that each model learned from. The bundles stay in the folder and run as any other.
+
+    With --seeds every seed has a folder of its own in OUT. Stopped, the same command goes on where it was; what is
+    there is not made again.
+    """
+    needs("train")
+    from tagstream_train.learn import FAST, FULL, learn_seeds
+    from tagstream_train.learn import learn as run
+
+    size = FAST if fast else FULL
+    with progress() as tell:
+        if seeds == 1:
+            found = [run(out, size, seed=seed, tell=tell)]
+        else:
+            found = learn_seeds(out, size, range(seed, seed + seeds), tell=tell)
+    if as_json:
+        documents = [each.model_dump(mode="json") for each in found]
+        say(terminal.as_json({"seeds": documents} if seeds > 1 else documents[0]))
+        return
+    for line in _table(found) if seeds == 1 else spreads(found):
+        say(line)
+
+
+def _table(found: Sequence[Learned]) -> Iterator[str]:
+    (learned,) = found
+    yield _row("round", _MEASURES)
+    for each in learned.rounds:
+        yield _row(each.name, (f"{getattr(each, measure):.1%}" for measure in _MEASURES.values()))
+    yield f"CIDEr-D of captions: {learned.guided:.3f} guided by tags, {learned.unguided:.3f} without"
+
+
+def spreads(found: Sequence[Learned]) -> Iterator[str]:
+    """Means with standard deviations over the seeds, and what each round gains over the one before."""
+    from tagstream_train.learned import gains, means, spread
+
+    names = [each.name for each in found[0].rounds]
+    yield f"{len(found)} seeds, {found[0].images:,} images, {found[0].steps:,} steps each round; mean ± deviation"
+    yield _row("round", _MEASURES)
+    columns = [means(found, measure) for measure in _MEASURES.values()]
+    for name, *row in zip(names, *columns, strict=True):
+        yield _row(name, map(_percent, row))
+    yield ""
+    yield "gain over the round before, seed by seed, and how many seeds gain"
+    for name, *row in zip(names[1:], *(gains(found, measure) for measure in ("test", "unseen")), strict=True):
+        yield _row(name, (f"{_percent(each, '+')}, {each.above}" for each in row))
+    guided, unguided = ([getattr(each, name) for each in found] for name in ("guided", "unguided"))
+    better = spread([one - other for one, other in zip(guided, unguided, strict=True)])
+    yield ""
+    yield (
+        f"CIDEr-D of captions: {spread(guided).mean:.3f} guided by tags, {spread(unguided).mean:.3f} without: "
+        f"{better.mean:+.3f} ± {better.deviation:.3f}, gained by {counted(better.above, 'seed')}"
+    )
+
+
+def _row(name: str, cells: Iterable[str]) -> str:
+    return "  ".join([f"{name:>10}", *(f"{cell:>14}" for cell in cells)])
+
+
+def _percent(each: Spread, sign: str = "") -> str:
+    return f"{100 * each.mean:{sign}.1f} ± {100 * each.deviation:.1f}"

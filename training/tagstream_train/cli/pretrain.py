@@ -1,0 +1,209 @@
+"""`tagstream train pretrain`: a tagger, or a tagger and captioner, from images with captions and tags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from schemas.printable import counted
+from workers.cli import terminal
+from workers.cli.models_make import Replace, check_free
+from workers.cli.models_terminal import describe, say
+from tagstream_train.cli.data import HookOption, JsonOption, WorkOption, store
+from tagstream_train.cli.extra import needs
+from tagstream_train.cli.progress import progress
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from workers.models.bundle import Bundle
+    from tagstream_train.loop import Progress
+    from tagstream_train.pretrain import Pretrained
+    from tagstream_train.recipes import Run
+
+Model = Literal["ram", "ram-plus", "tag2text"]
+Recipe = Literal["tiny", "small", "paper"]
+
+
+def pretrain(
+    dataset: Annotated[Path, typer.Argument(metavar="SET", help="A training set with captions and parsed tags.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")],
+    model: Annotated[
+        Model | None,
+        typer.Option(help="What to train; needed unless --run-file says it.", show_default=False),
+    ] = None,
+    recipe: Annotated[
+        Recipe,
+        typer.Option(help="Sizes and schedule: tiny for a CPU, small for one GPU, paper for eight."),
+    ] = "small",
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run-file",
+            exists=True,
+            dir_okay=False,
+            help="A run's TOML file, instead of a recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            exists=True,
+            help="Begin with these weights: an official Swin checkpoint (.pth), or a bundle.",
+            show_default=False,
+        ),
+    ] = None,
+    vocab: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="vocab.txt of bert-base-uncased. Without it, the bundle's, or one of the captions' own words.",
+            show_default=False,
+        ),
+    ] = None,
+    label_embeddings: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Text embeddings of the labels in their order, for RAM and RAM++: one safetensors matrix.",
+            show_default=False,
+        ),
+    ] = None,
+    image_features: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="CLIP's features of the images, to distil.", show_default=False),
+    ] = None,
+    text_features: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="CLIP's features of the captions, to align (RAM++).", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.", show_default=False)
+    ] = None,
+    hook: HookOption = None,
+    work: WorkOption = None,
+    workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
+    show: Annotated[bool, typer.Option("--show", help="Print the run as TOML and stop.")] = False,
+    keep_captioner: Annotated[
+        bool, typer.Option("--keep-captioner", help="Keep RAM's captioning branch, to train on with --from.")
+    ] = False,
+    replace: Replace = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train Tag2Text, RAM or RAM++ on tags and captions together, and write a bundle with thresholds and its card.
+
+    Interrupted, the same command goes on from the last checkpoint. Everything that the run depends on is in
+    WORK/run.toml, which repeats it with --run-file; to change a recipe, print it with --show, edit it, and give that.
+    A part of the images is held back, to measure with and to choose each label's threshold. docs/training.md says what
+    the losses are and how the files of features look.
+
+    [dim]On a CPU, a small set:[/]     tagstream train pretrain pets --model tag2text --recipe tiny -o bundles/pets
+    [dim]On eight GPUs, as the paper:[/]
+    torchrun --nproc-per-node 8 --no-python tagstream train pretrain web --model ram-plus --recipe paper
+                          --from swin_large_22k.pth --vocab vocab.txt -o bundles/web
+    """
+    needs("train")
+    from tagstream_train.data.images import Images
+    from tagstream_train.data.samples import DataSet
+    from tagstream_train.pretrain import is_first_process, write_bundle
+    from tagstream_train.pretrain import pretrain as train
+    from tagstream_train.record import find_hook
+    from tagstream_train.toml import toml_of
+
+    files = {
+        "vocabulary": vocab,
+        "label_embeddings": label_embeddings,
+        "image_features": image_features,
+        "text_features": text_features,
+    }
+    chosen = _chosen(model, recipe, run, start, seed, {name: str(path) for name, path in files.items() if path})
+    if show:
+        typer.echo(toml_of(chosen), nl=False)
+        return
+    check_free(out, replace)
+    data = DataSet(dataset)
+    folder = work or out.with_name(f"{out.name}.work")
+    with progress() as tell:
+
+        def report(stage: int, done: Progress) -> None:
+            tell(f"stage {stage} of {len(chosen.stages)}, steps", done.step, done.steps)
+
+        hooks = [find_hook(name) for name in hook or ()]
+        made = train(data, chosen, folder, store=store(), workers=workers, hooks=hooks, report=report)
+        if not is_first_process():
+            return
+        tell("the bundle", 0, 1)
+        bundle = write_bundle(
+            made,
+            out,
+            Images(dataset, store=store()),
+            workers=workers,
+            keep_captioner=keep_captioner,
+            replace_existing=replace,
+        )
+    if as_json:
+        say(terminal.as_json(_document(made, bundle)))
+        return
+    say(describe(bundle))
+    for line in _lines(made, bundle, folder):
+        say(f"  {line}")
+
+
+def _chosen(
+    model: Model | None,
+    recipe: Recipe,
+    file: Path | None,
+    start: Path | None,
+    seed: int | None,
+    files: dict[str, str],
+) -> Run:
+    """The run of a file or a recipe, with what else the command line says."""
+    from workers.models.bundle import Bundle
+    from tagstream_train import recipes
+    from tagstream_train.toml import read_toml
+
+    if file is None and model is None:
+        raise Misconfigured("Say what to train: --model ram, ram-plus or tag2text, or a run's file with --run-file.")
+    run = read_toml(recipes.Run, file) if file is not None else recipes.recipe(recipe, model or "ram")
+    if model is not None and run.model != model:
+        raise Misconfigured(f"{file} trains {run.model}, and --model says {model}.")
+    run = run.model_copy(update=files)
+    if start is not None:
+        run = run.model_copy(update={"start": str(start)})
+        if start.is_dir():
+            manifest = Bundle.open(start).manifest
+            run = run.sized_as(manifest.kind, manifest.architecture)
+    return run if seed is None else run.seeded(seed)
+
+
+def _document(made: Pretrained, bundle: Bundle) -> dict[str, Any]:
+    from tagstream_train.card import card_of
+
+    card = card_of(bundle)
+    return {
+        "bundle": str(bundle.folder),
+        "digest": bundle.digest,
+        "steps": made.steps,
+        "losses": dict(made.losses),
+        "metrics": {} if card is None else card.metrics,
+    }
+
+
+def _lines(made: Pretrained, bundle: Bundle, folder: Path) -> Iterator[str]:
+    document = _document(made, bundle)
+    yield f"{counted(made.steps, 'step')}, {counted(made.images, 'image')}; {folder} has the run's file and its curves"
+    if made.losses:
+        yield "losses of the last step: " + ", ".join(f"{name} {loss:.4g}" for name, loss in made.losses.items())
+    for name, value in document["metrics"].items():
+        yield f"{name} of {counted(len(made.held), 'image')} held back: {'-' if value is None else f'{value:.1%}'}"
+    if not made.held:
+        yield "no image was held back: nothing is measured, and thresholds are those of the training images"

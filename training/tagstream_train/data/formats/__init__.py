@@ -1,0 +1,100 @@
+"""Annotations as others write them: which format a file or folder has, and what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from workers.errors import Misconfigured, nearest
+from tagstream_train.data.formats import (
+    annotation_lists,
+    coco,
+    fiftyone,
+    folders,
+    label_studio,
+    official,
+    table,
+    tagstream,
+    webdataset,
+)
+from tagstream_train.data.formats.source import Found, Request, Source
+from tagstream_train.data.samples import check_names
+
+__all__ = ["FORMATS", "Found", "Request", "Source", "guess", "open_source"]
+
+FORMATS: Mapping[str, Callable[[Request], Source]] = {
+    "tagstream": tagstream.read,
+    "folders": folders.read,
+    "csv": table.read,
+    "coco": coco.read,
+    "official": official.read,
+    "fiftyone": fiftyone.read,
+    "label-studio": label_studio.read,
+    "annotation-list": annotation_lists.read,
+    "webdataset": webdataset.read,
+}
+
+_HEAD_BYTES = 1 << 20
+
+
+def open_source(request: Request, format: str | None = None) -> Source:  # noqa: A002  # the word of the option
+    """Read annotations.
+
+    Args:
+        format: one of FORMATS; None: guessed.
+
+    Raises:
+        Misconfigured: they can't be read; the sentence names the file, and the line or the place in it.
+    """
+    if not request.path.exists():
+        raise Misconfigured(f"{request.path} does not exist.")
+    chosen = format or guess(request.path)
+    if chosen not in FORMATS:
+        raise Misconfigured(f"{chosen!r} is no format; they are {', '.join(FORMATS)}.{nearest(chosen, FORMATS)}")
+    source = FORMATS[chosen](request)
+    check_names(source.labels, str(request.path))
+    return source
+
+
+def guess(path: Path) -> str:
+    """The format of a file or folder, by its name and how it begins.
+
+    Raises:
+        Misconfigured: it is like none of them.
+    """
+    found = _of_folder(path) if path.is_dir() else _of_file(path)
+    if found is None:
+        raise Misconfigured(f"The format of {path} can't be told; say --format: {', '.join(FORMATS)}.")
+    return found
+
+
+def _of_folder(folder: Path) -> str | None:
+    has = {path.name for path in folder.iterdir()}
+    if "dataset.json" in has:
+        return "tagstream"
+    if has & {"samples.json", "labels.json"}:
+        return "fiftyone"
+    if any(name.endswith(".tar") for name in has):
+        return "webdataset"
+    return "folders" if any(path.is_dir() for path in folder.iterdir()) else None
+
+
+def _of_file(path: Path) -> str | None:
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return "csv"
+    if path.suffix.lower() in (".txt", ".tar"):
+        return "annotation-list" if path.suffix.lower() == ".txt" else "webdataset"
+    if path.suffix.lower() != ".json":
+        return None
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES).lstrip(b"\xef\xbb\xbf \t\r\n")
+    return _of_json(head)
+
+
+def _of_json(head: bytes) -> str | None:
+    """The format of a JSON document, by the keys that come up in how it begins."""
+    if head.startswith(b"["):
+        return "official" if b'"image_path"' in head else "label-studio" if b'"data"' in head else None
+    if b'"images"' in head or b'"annotations"' in head or b'"categories"' in head:
+        return "coco"
+    return "fiftyone" if b'"samples"' in head or b'"labels"' in head else None

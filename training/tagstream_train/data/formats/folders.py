@@ -1,0 +1,46 @@
+"""One folder for each class, as torchvision's ImageFolder and timm have it: the folder that a file lies in is its tag.
+
+The same image in two folders has both tags.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from workers.errors import Misconfigured
+from tagstream_train.data.formats.source import SUFFIXES, Found, Names, Request, Source
+
+_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
+
+
+def read(request: Request) -> Source:
+    root = request.images or request.path
+    if not root.is_dir():
+        raise Misconfigured(f"{root} is no folder.")
+    _refuse_parts(root)
+    files = list(_files(root))
+    if not files:
+        raise Misconfigured(f"{root} has no images in folders, one for each class (…/dog/1.jpg, …/cat/2.jpg).")
+    names = Names(request.labels, (path.parent.name for path in files))
+    items = (Found(str(path), names.ids([path.parent.name], f"{root / path}")) for path in files)
+    return Source("folders", root, names.labels, items)
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Paths below the root, sorted; hidden folders and files, and those in no folder, don't count."""
+    for folder, inner, files in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        if Path(folder) != root:
+            relative = Path(folder).relative_to(root)
+            yield from (relative / name for name in sorted(files) if name.lower().endswith(SUFFIXES) and name[0] != ".")
+
+
+def _refuse_parts(root: Path) -> None:
+    inner = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if inner and _PARTS.issuperset(inner):
+        raise Misconfigured(
+            f"{root} has the parts {', '.join(inner)}. Import each into a set of its own, "
+            f"beginning with {root / inner[0]}."
+        )

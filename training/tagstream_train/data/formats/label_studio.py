@@ -1,0 +1,104 @@
+"""Label Studio's JSON export: tasks with the results of their annotators.
+
+Choices and labels of every kind of region are tags, texts are captions. An annotation that its annotator cancelled does
+not count. Of several annotators, all are believed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from workers.errors import Misconfigured
+from tagstream_train.data.formats.source import Found, Names, Request, Source, document, relative, with_suffix
+from tagstream_train.data.samples import FAIL_FAST
+
+_TEXTS = ("textarea", "text")
+
+
+class _Result(BaseModel):
+    type: str = ""
+    value: dict[str, Any] = {}
+
+
+class _Annotation(BaseModel):
+    result: Annotated[list[_Result], FAIL_FAST] = []
+    was_cancelled: bool = False
+
+
+class _Task(BaseModel):
+    data: dict[str, Any]
+    annotations: Annotated[list[_Annotation], FAIL_FAST] = Field(default=[])
+
+
+_TASKS = TypeAdapter(Annotated[list[_Task], FAIL_FAST])
+
+
+def read(request: Request) -> Source:
+    tasks = document(request.path, _TASKS)
+    results = [
+        [result for each in task.annotations if not each.was_cancelled for result in each.result] for task in tasks
+    ]
+    wheres = [f"{request.path}, {number}" for number in range(len(tasks))]
+    tags = [list(_tags(each, where)) for each, where in zip(results, wheres, strict=True)]
+    names = Names(request.labels, (name for each in tags for name in each))
+    images = [_image(task, where) for task, where in zip(tasks, wheres, strict=True)]
+    root = request.root(map(_plain, images[:1]))
+    items = (
+        Found(_placed(root, image), names.ids(tagged, where), tuple(_captions(result)))
+        for image, tagged, where, result in zip(images, tags, wheres, results, strict=True)
+    )
+    return Source("label-studio", root, names.labels, items)
+
+
+def _tags(results: list[_Result], where: str) -> Iterator[str]:
+    """The names chosen: a result of the type `rectanglelabels` has them under that name."""
+    for result in results:
+        if not result.type.endswith(("labels", "choices")):
+            continue
+        values = result.value.get(result.type, [])
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise Misconfigured(f"{where}: the {result.type[:50]} of a result are no list of names.")
+        yield from values
+
+
+def _captions(results: list[_Result]) -> Iterator[str]:
+    for result in results:
+        if result.type in _TEXTS:
+            values = result.value.get("text", [])
+            texts = values if isinstance(values, list) else [values]
+            yield from (text.strip() for text in texts if isinstance(text, str) and text.strip())
+
+
+def _image(task: _Task, where: str) -> str:
+    """The image's name: of an upload or a local file the part that says where it was."""
+    given = task.data.get("image") or next((value for value in task.data.values() if isinstance(value, str)), None)
+    if not isinstance(given, str):
+        raise Misconfigured(f"{where}: its data name no image.")
+    if given.startswith("s3://"):
+        return given
+    if given.startswith(("http://", "https://")):
+        raise Misconfigured(f"{where}: {given[:200]} must be downloaded first; export with the files, or from S3.")
+    try:
+        parts = urlsplit(given)
+    except ValueError:  # such as brackets that do not close
+        raise Misconfigured(f"{where}: its image {given[:200]!r} is neither a path nor an address.") from None
+    local = parse_qs(parts.query).get("d")
+    return unquote(local[0]) if local else unquote(parts.path)
+
+
+def _placed(root: Path, image: str) -> str:
+    """The path below the root: as the task says, or the bare name, where the export has its files in one folder."""
+    if image.startswith("s3://"):
+        return image
+    plain = _plain(relative(root, image))
+    bare = image.rpartition("/")[2]
+    return plain if with_suffix(root, plain) or not with_suffix(root, bare) else bare
+
+
+def _plain(image: str) -> str:
+    return image.removeprefix("/data/upload/").lstrip("/")

@@ -1,0 +1,200 @@
+"""What every format of annotations is read as: images with label ids, and the names of the labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from workers.errors import Misconfigured, nearest
+from tagstream_train.data.samples import MAX_LABELS, Ids
+
+Document = TypeVar("Document")
+
+MAX_DOCUMENT_BYTES = 1024**3
+"""The largest JSON file that is read; the largest of COCO's has 470 MB."""
+MAX_LINE_BYTES = 1_000_000
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+"""What the files of images end in, for those who look for them; what a file is, its content decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """An image and what its author's files say of it.
+
+    Args:
+        image: path below the source's root, or `s3://bucket/key`.
+        tags: label ids.
+        caption_tags: label ids of each caption, or nothing.
+        absent: label ids that it is known not to have; None: of no label is that known.
+    """
+
+    image: str
+    tags: Ids = ()
+    captions: tuple[str, ...] = ()
+    caption_tags: tuple[Ids, ...] = ()
+    absent: Ids | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Annotations that were opened.
+
+    Args:
+        format: its name.
+        root: the folder that images lie below.
+        labels: names by id; may repeat where the format goes by ids.
+        items: an image may come more than once. May be read once.
+    """
+
+    format: str
+    root: Path
+    labels: Sequence[str]
+    items: Iterable[Found]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be read, and how.
+
+    Args:
+        path: a file or a folder.
+        images: the folder of the images, where it does not follow from `path`.
+        labels: names of the labels, in the order of their ids; None: those that come up, or that the format lists.
+    """
+
+    path: Path
+    images: Path | None = None
+    labels: tuple[str, ...] | None = None
+
+    def root(self, names: Iterable[str]) -> Path:
+        """The folder of the images: the one given, or one near the annotations that has the first of these files."""
+        if self.images is not None:
+            return self.images
+        folder = self.path if self.path.is_dir() else self.path.parent
+        first = next(iter(names), "")
+        near = (folder, folder / "images", folder / "data", folder.parent, folder.parent / "images")
+        coco = folder.parent / self.path.stem.rpartition("_")[2]  # annotations/instances_val2017.json, val2017/…
+        for candidate in (*near, coco):
+            if first and with_suffix(candidate, first) is not None:
+                return candidate
+        return folder
+
+
+class Names:
+    """Label ids by name.
+
+    Args:
+        given: the only names there are; None: `labels` of these that come up.
+        found: names that come up, any number of times.
+    """
+
+    def __init__(self, given: Sequence[str] | None, found: Iterable[str] = ()) -> None:
+        self.labels: tuple[str, ...] = tuple(sorted(set(found))) if given is None else tuple(given)
+        if len(self.labels) > MAX_LABELS:
+            raise Misconfigured(f"There are {len(self.labels):,} labels; at most {MAX_LABELS:,} are read.")
+        self._ids: dict[str, list[int]] = {}
+        for number, name in enumerate(self.labels):
+            self._ids.setdefault(name, []).append(number)
+
+    def ids(self, names: Iterable[str], where: str) -> Ids:
+        """The ids of these names, ascending; of a name that several labels share, all.
+
+        Raises:
+            Misconfigured: there is no such label.
+        """
+        found: set[int] = set()
+        for name in names:
+            if name not in self._ids:
+                raise Misconfigured(f"{where}: there is no label {name[:200]!r}.{nearest(name, self._ids)}")
+            found.update(self._ids[name])
+        return tuple(sorted(found))
+
+
+def checked(ids: Iterable[int], labels: Sequence[str], where: str) -> Ids:
+    """These label ids, ascending, each once.
+
+    Raises:
+        Misconfigured: one is none.
+    """
+    found = tuple(sorted(set(ids)))
+    for label in found:
+        if not 0 <= label < len(labels):
+            raise Misconfigured(f"{where}: label {label!r:.200} of {len(labels):,} (they count from 0).")
+    return found
+
+
+def document(path: Path, adapter: TypeAdapter[Document]) -> Document:
+    """A whole JSON file.
+
+    Raises:
+        Misconfigured: it can't be read, is too large, or is not what the format wants; with the place.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise Misconfigured(f"{path} has more than {MAX_DOCUMENT_BYTES:,} bytes.")
+    try:
+        return adapter.validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part)[:100] for part in first["loc"])
+        raise Misconfigured(f"{path}{', ' + where if where else ''}: {first['msg'][:300]}.") from None
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Lines of a text file with their numbers from 1, without their ends.
+
+    Raises:
+        Misconfigured: it can't be read, is no UTF-8, or has a line that is too long.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _lines(path, file)
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror}.") from None
+
+
+def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise Misconfigured(f"{path}, line {number}: more than {MAX_LINE_BYTES:,} bytes.")
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            raise Misconfigured(f"{path}, line {number}: not text in UTF-8.") from None
+
+
+def with_suffix(root: Path, name: str) -> str | None:
+    """The name under which a file is there: as it is or, if it has none, with the suffix of an image; else None."""
+    path = os.path.join(root, name)  # strings: a table may have millions of names
+    for suffix in ("",) if name.lower().endswith(SUFFIXES) else ("", *SUFFIXES):
+        try:
+            if os.path.isfile(path + suffix):
+                return name + suffix
+        except ValueError:  # a null byte
+            return None
+    return None
+
+
+def finder(root: Path) -> Callable[[str], str | None]:
+    """As `with_suffix`, for annotations that name an image many times."""
+    return lru_cache(maxsize=10_000)(partial(with_suffix, root))
+
+
+def relative(root: Path, name: str) -> str:
+    """An absolute path as one below the root, where it lies there; any other name as it is."""
+    if os.path.isabs(name):
+        try:
+            return str(Path(name).relative_to(root.absolute()))
+        except ValueError:
+            return name
+    return name

@@ -1,0 +1,89 @@
+"""WebDataset shards: a tar file, or a folder of them, as `train shards` or another program wrote them.
+
+What belongs to one image has one name: `000123.jpg` beside `000123.json` (our own lines; or `tags`, `labels` or
+`label`, and `caption`), `000123.txt` (a caption) or `000123.cls` (a label's number, or its name).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from workers.errors import Misconfigured
+from tagstream_train.data.formats.source import MAX_LINE_BYTES, SUFFIXES, Found, Names, Request, Source
+from tagstream_train.data.shards import BadShard, Place, Shards, members
+
+_DOCUMENT = TypeAdapter(dict[str, Any])
+
+
+def read(request: Request) -> Source:
+    path = request.path
+    root = path if path.is_dir() else path.parent
+    shards = sorted(each.relative_to(root) for each in (path.rglob("*.tar") if path.is_dir() else [path]))
+    if not shards:
+        raise Misconfigured(f"{path} has no shards (.tar).")
+    reader = Shards(lambda name: (root / name, False))
+    said = [each for shard in shards for each in _images(root, str(shard), reader)]
+    names = Names(request.labels, (tag for _, tags, _, _ in said for tag in tags))
+    items = (Found(image, names.ids(tags, where), captions) for image, tags, captions, where in said)
+    return Source("webdataset", root, names.labels, items)
+
+
+def _images(root: Path, shard: str, reader: Shards) -> Iterator[tuple[str, list[str], tuple[str, ...], str]]:
+    """Each image of a shard: its name, tags, captions, and where that stands."""
+    beside: dict[str, dict[str, str]] = defaultdict(dict)
+    try:
+        for member in members(root / shard):
+            folder, _, name = member.rpartition("/")
+            stem, _, suffix = name.partition(".")
+            beside[f"{folder}/{stem}" if folder else stem][suffix.lower()] = member
+    except BadShard as error:
+        raise Misconfigured(f"{root / shard}: {error}.") from None
+    for key, files in beside.items():
+        where = f"{root / shard}, {key[:200]}"
+        image = next((member for suffix, member in files.items() if f".{suffix}".endswith(SUFFIXES)), None)
+        if image is not None:
+            texts = {kind: _text(reader, Place(shard, files[kind]), where) for kind in files if kind in _KINDS}
+            tags, captions = _said(texts, where)
+            yield f"{shard}/{image}", tags, captions, where
+
+
+_KINDS = ("json", "txt", "cls")
+
+
+def _text(reader: Shards, place: Place, where: str) -> str:
+    content = reader.read(place, MAX_LINE_BYTES)
+    if len(content) > MAX_LINE_BYTES:
+        raise Misconfigured(f"{where}: more than {MAX_LINE_BYTES:,} bytes.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{where}: not text in UTF-8.") from None
+
+
+def _said(texts: Mapping[str, str], where: str) -> tuple[list[str], tuple[str, ...]]:
+    tags: list[str] = []
+    captions: list[str] = []
+    if "json" in texts:
+        try:
+            document = _DOCUMENT.validate_json(texts["json"])
+        except ValidationError as error:
+            raise Misconfigured(f"{where}: {error.errors(include_url=False)[0]['msg']}.") from None
+        tags += _names(document, ("tags", "labels", "label"), where)
+        captions += _names(document, ("caption", "captions"), where)
+    captions += [texts["txt"].strip()] if texts.get("txt", "").strip() else []
+    tags += [texts["cls"].strip()] if texts.get("cls", "").strip() else []
+    return tags, tuple(dict.fromkeys(captions))
+
+
+def _names(document: Mapping[str, Any], keys: Sequence[str], where: str) -> list[str]:
+    """A text, or a list of them, under the first of these keys that is there."""
+    given: Any = next((document[key] for key in keys if key in document), [])
+    values: list[Any] = given if isinstance(given, list) else [given]
+    if not all(isinstance(value, str) for value in values):
+        raise Misconfigured(f"{where}: its {keys[0]} are no texts.")
+    return values

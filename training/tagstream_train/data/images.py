@@ -1,0 +1,151 @@
+"""The images of a training set, read and decoded as the worker does it: within its limits, by its code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote
+
+from PIL import Image
+
+from schemas.printable import escaped
+from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
+from workers.intake.decoding import Decoding
+from workers.intake.limits import Limits
+from workers.ports import ObjectStore
+from tagstream_train.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, place_of, scratch
+
+S3: Final = "s3://"
+_LONGEST_NAME = 1000
+"""Characters of an image's name in a sentence."""
+_SHARD_S = 300.0
+"""For a shard of a bucket to be fetched."""
+
+
+class BadImage(Misconfigured):
+    """One image of a data set can't be used; where others will do, it is skipped and reported."""
+
+    def __init__(self, image: str, reason: str) -> None:
+        self.image = escaped(image)
+        super().__init__(f"{self.image[:_LONGEST_NAME]}: {reason}")
+        self.reason = reason
+
+
+class Images:
+    """Opens the images of one data set by the names that its samples give them. Thread-safe.
+
+    Args:
+        folder: the data set's; a name without `s3://` is a path below it, or through a shard below it.
+        store: where objects named `s3://bucket/key` are.
+        limits: what an image may be; by default what a worker takes.
+    """
+
+    def __init__(self, folder: Path, *, store: ObjectStore | None = None, limits: Limits | None = None) -> None:
+        self._folder = folder.resolve()
+        self._store = store
+        self._limits = limits or Limits()
+        self._decoding = Decoding((), self._limits)
+        self._shards = Shards(self._shard)
+
+    def read(self, image: str) -> bytes:
+        """The encoded bytes.
+
+        Raises:
+            BadImage: there are none, or too many.
+            Misconfigured: an object is asked for and no store is known.
+            Unavailable: the store does not answer.
+        """
+        if place := place_of(image):
+            body = self._member(image, place)
+        else:
+            body = self._object(image) if image.startswith(S3) else self._file(image)
+        if len(body) > self._limits.max_object_bytes:
+            raise BadImage(image, f"more than {self._limits.max_object_bytes:,} bytes")
+        if not body:
+            raise BadImage(image, "it is empty")
+        return body
+
+    def load(self, image: str, *, exif_transpose: bool = False) -> Image.Image:
+        """The image in RGB at its own size; `exif_transpose`: turned as its EXIF orientation says.
+
+        Raises:
+            As `read`, and BadImage: it can't be decoded, or is over a limit.
+        """
+        return self.decode(image, self.read(image), exif_transpose=exif_transpose)
+
+    def decode(self, image: str, body: bytes, *, exif_transpose: bool = False) -> Image.Image:
+        """As `load`, of bytes that were read before."""
+        try:
+            name = self._decoding.inspect(body).format
+            return self._decoding.load_rgb(body, name, exif_transpose=exif_transpose)
+        except Rejected as error:
+            raise BadImage(image, f"{error.reason}: {error.detail}") from None
+
+    def check(self, image: str, body: bytes) -> None:
+        """Read the header alone.
+
+        Raises:
+            BadImage: it is broken, or over a limit.
+        """
+        try:
+            self._decoding.inspect(body)
+        except Rejected as error:
+            raise BadImage(image, f"{error.reason}: {error.detail}") from None
+
+    def _file(self, image: str) -> bytes:
+        path = below(self._folder, image)
+        try:
+            if path.exists() and not path.is_file():  # a pipe might never begin, a device never end
+                raise BadImage(image, "it is no file")
+            with path.open("rb") as file:
+                return file.read(self._limits.max_object_bytes + 1)
+        except OSError as error:
+            raise BadImage(image, error.strerror or "it can't be read") from None
+
+    def _member(self, image: str, place: Place) -> bytes:
+        try:
+            return self._shards.read(place, self._limits.max_object_bytes)
+        except BadShard as error:
+            raise BadImage(image, str(error)) from None
+
+    def _shard(self, name: str) -> tuple[Path, bool]:
+        """Where a shard is as a file, and whether that file is ours."""
+        if not name.startswith(S3):
+            return below(self._folder, name), False
+        return scratch(self._object(name, MAX_SHARD_BYTES, _SHARD_S))
+
+    def _object(self, image: str, most: int | None = None, deadline_s: float | None = None) -> bytes:
+        if self._store is None:
+            raise Misconfigured(f"{image} is an object; set TAGSTREAM_S3_ENDPOINT and credentials to read it.")
+        bucket, _, key = image.removeprefix(S3).partition("/")
+        try:
+            stored = self._store.get(
+                bucket,
+                unquote(key),
+                version_id=None,
+                etag=None,
+                max_bytes=most or self._limits.max_object_bytes,
+                deadline_s=deadline_s or self._limits.fetch_s,
+            )
+        except Gone:
+            raise BadImage(image, "there is no such object") from None
+        except LargerThanReserved:
+            raise BadImage(image, f"more than {most or self._limits.max_object_bytes:,} bytes") from None
+        except Rejected as error:
+            raise BadImage(image, f"{error.reason}: {error.detail}") from None
+        return stored.body
+
+
+def below(folder: Path, name: str) -> Path:
+    """The path of a file of the folder, which is resolved already.
+
+    Raises:
+        BadImage: the name leads out of the folder.
+    """
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, links in a circle
+        raise BadImage(name, "no file has this name") from None
+    if not path.is_relative_to(folder):
+        raise BadImage(name, f"it lies outside {folder.name}")
+    return path

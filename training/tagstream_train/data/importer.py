@@ -1,0 +1,207 @@
+"""From annotations in any format to a training set: a folder of its own, with its images and their hashes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from pydantic import ValidationError
+
+from schemas.text import first_fault
+from workers.errors import Misconfigured
+from workers.intake.limits import Limits
+from workers.ports import ObjectStore
+from tagstream_train.data.carry import link
+from tagstream_train.data.formats import Found, Source
+from tagstream_train.data.images import S3, BadImage, Images, below
+from tagstream_train.data.samples import DataSet, Ids, Origin, Sample, joined, write_dataset
+from tagstream_train.data.shards import file_of, place_of
+from tagstream_train.data.splits import split
+
+SKIPPED = "skipped.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What came of it.
+
+    Args:
+        skipped: images that can't be used, with the reason.
+        merged: images that were there already, under this name or another.
+    """
+
+    dataset: DataSet
+    skipped: dict[str, str]
+    merged: int
+
+
+def import_dataset(
+    sources: Sequence[Source],
+    out: Path,
+    *,
+    store: ObjectStore | None = None,
+    limits: Limits | None = None,
+    report: Callable[[int], None] = lambda _: None,
+) -> Imported:
+    """Read every image's header, and write those that can be used with what is said of them.
+
+    Equal images become one sample with the tags and captions of all. Files are linked where the file system can, else
+    copied; objects stay where they are. What was skipped is written to skipped.txt.
+
+    Args:
+        report: called with how many more images were read.
+
+    Raises:
+        Misconfigured: `out` has something in it, annotations that can't be read, or no image that can be used.
+        Unavailable: the object store does not answer.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise Misconfigured(f"{out} is there already; choose another folder, or remove it.")
+    labels = _labels(sources)
+    gathered = _Gathered(out)
+    for source in sources:
+        ids = _ids_of(source, labels)
+        images = Images(source.root, store=store, limits=limits)
+        for found in source.items:
+            try:
+                _take(gathered, source.root.resolve(), found, ids, images)
+            except BadImage as bad:
+                gathered.skipped[bad.image] = bad.reason
+            report(1)
+    if not gathered.samples:
+        raise _nothing(gathered.skipped, sources)
+    steps = [f"imported from {source.format} ({source.root.name})" for source in sources]
+    dataset = write_dataset(out, gathered.samples.values(), labels, name=out.name, steps=steps)
+    if gathered.skipped:
+        lines = (f"{image}\t{reason}\n" for image, reason in gathered.skipped.items())
+        (out / SKIPPED).write_text("".join(lines), encoding="utf-8")
+    return Imported(dataset, gathered.skipped, gathered.merged)
+
+
+def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, salt: str = "") -> list[DataSet]:
+    """Write each part of a set (`splits.split`) as a set of its own, with its images.
+
+    Raises:
+        Misconfigured: `out` has something in it, a part that comes out empty, an image that is missing.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise Misconfigured(f"{out} is there already; choose another folder, or remove it.")
+    step = f"a part of {dataset.header.name} ({', '.join(f'{part} {n:g}' for part, n in fractions.items())})"
+    written = []
+    for part, samples in split(dataset, fractions, salt=salt).items():
+        if not samples:
+            continue
+        for sample in samples:
+            if not sample.image.startswith(S3):
+                file = file_of(sample.image)
+                link(below(dataset.folder.resolve(), file), out / part / file)
+        steps = (*dataset.header.steps, step)
+        name = f"{dataset.header.name}-{part}"
+        parents = dict(dataset.header.parents)
+        written.append(write_dataset(out / part, samples, dataset.labels, name=name, steps=steps, parents=parents))
+    return written
+
+
+class _Gathered:
+    """The samples by the sha256 of their images."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.samples: dict[str, Sample] = {}
+        self.skipped: dict[str, str] = {}
+        self.merged = 0
+
+    def add(self, sha256: str, sample: Sample) -> None:
+        if sha256 in self.samples:
+            self.merged += 1
+            sample = joined(self.samples[sha256], sample)
+        self.samples[sha256] = sample
+
+
+def sample_of(found: Found, *, origins: Mapping[int, Origin] | None = None, sha256: str | None = None) -> Sample:
+    """
+    Raises:
+        BadImage: its name, or what is said of it, can't stand in a set.
+    """
+    try:
+        return Sample(
+            image=found.image,
+            captions=found.captions,
+            caption_tags=found.caption_tags,
+            tags=found.tags,
+            absent=found.absent,
+            origins=dict(origins or {}),
+            sha256=sha256,
+        )
+    except ValidationError as error:
+        raise BadImage(found.image, first_fault(error)) from None
+
+
+def _take(gathered: _Gathered, root: Path, found: Found, ids: Callable[[Ids], Ids], images: Images) -> None:
+    body = images.read(found.image)
+    images.check(found.image, body)
+    sha256 = hashlib.sha256(body).hexdigest()
+    tags = ids(found.tags)
+    absent = None if found.absent is None else ids(found.absent)
+    said = replace(found, tags=tags, caption_tags=tuple(map(ids, found.caption_tags)), absent=absent)
+    sample = sample_of(said, origins=dict.fromkeys(tags, "given"), sha256=sha256)
+    if sha256 in gathered.samples:
+        image = gathered.samples[sha256].image
+    elif found.image.startswith(S3):
+        image = found.image
+    elif place := place_of(found.image):
+        image = _name(gathered.out, f"{place.shard.removesuffix('.tar')}/{place.member}", sha256)
+        (gathered.out / image).write_bytes(body)
+    else:
+        image = _name(gathered.out, found.image, sha256)
+        link(below(root, found.image), gathered.out / image)
+    gathered.add(sha256, sample.model_copy(update={"image": image}))
+
+
+def _name(out: Path, name: str, sha256: str) -> str:
+    """The name below the set's folder for an image that was called so; none has it yet, and its folder is there."""
+    kept = PurePosixPath("images", *(part for part in PurePosixPath(name).parts if part not in ("..", "/", "images")))
+    other = kept.with_name(f"{kept.stem}-{sha256[:8]}{kept.suffix}")  # another source has an image of this name
+    last = PurePosixPath("images", f"{sha256}{kept.suffix[:5]}")
+    return str(next(each for each in (kept, other, last) if each == last or _is_free(out / each)))
+
+
+def _is_free(path: Path) -> bool:
+    """Whether a file can have this name: it is not too long, and what it leads through are folders."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return not path.exists()
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return False
+        raise
+
+
+def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
+    """The names of all labels: of one source its list as it is; of several, each name once."""
+    if len(sources) == 1:
+        return tuple(sources[0].labels)
+    return tuple(dict.fromkeys(label for source in sources for label in source.labels))
+
+
+def _ids_of(source: Source, labels: Sequence[str]) -> Callable[[Ids], Ids]:
+    """From a source's label ids to those of the set."""
+    if tuple(source.labels) == tuple(labels):
+        return lambda given: given
+    numbers = {label: number for number, label in reversed(list(enumerate(labels)))}
+    table = tuple(numbers[label] for label in source.labels)
+    return lambda given: tuple(sorted({table[label] for label in given}))
+
+
+def _nothing(skipped: dict[str, str], sources: Sequence[Source]) -> Misconfigured:
+    roots = ", ".join(str(source.root) for source in sources)
+    if not skipped:
+        return Misconfigured("The annotations name no image.")
+    image, reason = next(iter(skipped.items()))
+    return Misconfigured(
+        f"None of {len(skipped):,} images below {roots} can be used. The first is {image}: {reason}. "
+        "Say where they are with --images."
+    )

@@ -1,0 +1,340 @@
+"""Batches of images for training and evaluation: decoded in threads, the same on every run, resumed at the next batch.
+
+Everything that is drawn for an image (its crop, its changes) comes from a seed of its own, made of the run's seed, the
+epoch and its place in it. So the batches depend neither on how many threads there are nor on where a run was resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from workers.errors import Misconfigured
+from workers.intake.transform import apply
+from tagstream_train.data.augment import Augment
+from tagstream_train.data.images import BadImage, Images
+from tagstream_train.data.samples import DataSet, Lines, Sample, Some
+from tagstream_train.data.shards import WINDOW, place_of
+from workers.types import Pixels, Transform
+
+logger = logging.getLogger(__name__)
+
+State: TypeAlias = dict[str, int]
+
+_AHEAD = 2
+"""Batches that are made while one is used."""
+_TRIES = 100
+"""Images in a row that can't be used before a training gives up."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How an image becomes the model's input.
+
+    Args:
+        side: of the square, pixels.
+        mean, std: by channel, of pixels scaled to 0..1.
+        augment: None: the whole image by `transform`.
+        transform: what the worker would do to it; by default squashed to the square. In training it says only whether
+            the image is turned by its EXIF orientation.
+    """
+
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    augment: Augment | None = None
+    transform: Transform | None = None
+
+    def pixels(self, images: Images, name: str, random: Random) -> Pixels:
+        """(side, side, 3) uint8. Raises as `Images.load`."""
+        transform = self.transform or Transform(self.side)
+        image = images.load(name, exif_transpose=transform.exif_transpose)
+        if self.augment is None:
+            return apply(transform, image)
+        return np.array(self.augment(image, self.side, random))
+
+    def tensor(self, pixels: Sequence[Pixels]) -> Tensor:
+        """(n, 3, side, side) float32, normalised."""
+        scaled = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return scaled.sub_(mean).div_(std).contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images with their samples, in one order.
+
+    Args:
+        images: (n, 3, side, side) float32, normalised.
+        views: the same images by each further `View`, e.g. the crop that CLIP sees.
+        seeds: one for each sample, for whatever else is drawn for it, e.g. which of its captions.
+    """
+
+    images: Tensor
+    samples: tuple[Sample, ...]
+    views: dict[str, Tensor] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    sample: Sample
+    pixels: tuple[Pixels, ...]
+    seed: int
+
+
+class Batches:
+    """Iterates over batches, from where it stands to the end of the last epoch.
+
+    In training (`shuffle`) each epoch has its own order, every batch is full (the last is filled up from the epoch's
+    first images), and an image that can't be used is replaced by the next that can: so all processes make the same
+    number of steps. Without `shuffle` the samples come in their order, each once, those that can't be used left out.
+
+    Args:
+        samples: a data set, or some samples of one.
+        images: opens their images; may be left out for a data set whose images all are files.
+        side, mean, std, augment, transform: as of `View`.
+        batch: images of one batch in this process.
+        seed: everything that is random follows from it.
+        workers: threads that read and decode; 0: none but the caller's.
+        rank, world: this process's number and how many there are; each gets batches of its own.
+        epochs: None: without end.
+        shuffle: by default when there is an `augment`.
+        views: further inputs made of each image, by name.
+    """
+
+    def __init__(
+        self,
+        samples: DataSet | Sequence[Sample],
+        *,
+        side: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        batch: int,
+        images: Images | None = None,
+        seed: int = 0,
+        augment: Augment | None = None,
+        transform: Transform | None = None,
+        workers: int = 2,
+        rank: int = 0,
+        world: int = 1,
+        epochs: int | None = 1,
+        shuffle: bool | None = None,
+        views: Mapping[str, View] | None = None,
+    ) -> None:
+        self._samples = samples.lines() if isinstance(samples, DataSet) else samples
+        self._shard_of = self._samples.shard_of if isinstance(self._samples, Lines | Some) else _shards(self._samples)
+        self._images = _images_of(samples, images)
+        if not self._samples:
+            raise Misconfigured("There are no samples to make batches of.")
+        self._views = {"": View(side, mean, std, augment, transform), **(views or {})}
+        self._batch, self._seed, self._workers = batch, seed, workers
+        self._rank, self._world, self._epochs = rank, world, epochs
+        self._shuffle = augment is not None if shuffle is None else shuffle
+        self._at = (0, 0)
+        self._order: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._lock = threading.Lock()
+        self.skipped: dict[str, str] = {}
+        """Images that could not be used, each with the reason."""
+
+    def __len__(self) -> int:
+        """Batches of one epoch in this process."""
+        step = self._batch * self._world
+        if self._shuffle:
+            return -(-len(self._samples) // step)
+        batches = -(-len(self._samples) // self._batch)
+        return len(range(self._rank, batches, self._world))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches to come. At the end, without `shuffle`, the next call begins again.
+
+        Raises:
+            Misconfigured: in training, too many images in a row can't be used.
+            Unavailable: the object store does not answer.
+        """
+        if not self._shuffle and self._epochs is not None and self._at[0] >= self._epochs:
+            self._at = (0, 0)
+        with _pool(self._workers) as submit:
+            coming: deque[tuple[tuple[int, int], list[Future[_Made | None]]]] = deque()
+            places = self._places()
+            while True:
+                while len(coming) <= (_AHEAD if self._workers else 0) and (place := next(places, None)):
+                    coming.append((place, [submit(self._make, *each) for each in self._tasks(*place)]))
+                if not coming:
+                    return
+                (epoch, number), futures = coming.popleft()
+                made = [each for future in futures if (each := future.result()) is not None]
+                self._at = (epoch, number + 1) if number + 1 < len(self) else (epoch + 1, 0)
+                if made:
+                    yield self._collated(made)
+
+    def state(self) -> State:
+        """Where it stands: behind the last batch that it gave. Small, and fit for JSON."""
+        return {"epoch": self._at[0], "batch": self._at[1], **self._kind()}
+
+    def restore(self, state: Mapping[str, int]) -> None:
+        """Go on behind the batch after which `state` was asked for.
+
+        Raises:
+            Misconfigured: the state is of other data, or of another division into batches.
+        """
+        for name, value in self._kind().items():
+            if state.get(name) != value:
+                raise Misconfigured(
+                    f"The run can't be resumed: it had {name} {state.get(name)}, and now it is {value}. "
+                    "Give it the same data and options, or begin another run."
+                )
+        epoch, batch = state["epoch"], state["batch"]
+        if epoch < 0 or batch not in range(len(self)):
+            raise Misconfigured(f"The run can't be resumed: an epoch has no batch {batch} of {len(self)}.")
+        self._at = (epoch, batch)
+
+    def _kind(self) -> State:
+        """What must be the same for a state to mean the same place."""
+        return {"samples": len(self._samples), "size": self._batch, "world": self._world, "seed": self._seed}
+
+    def _places(self) -> Iterator[tuple[int, int]]:
+        """Epoch and number of each batch to come."""
+        epoch, number = self._at
+        while self._epochs is None or epoch < self._epochs:
+            yield from ((epoch, each) for each in range(number, len(self)))
+            epoch, number = epoch + 1, 0
+
+    def _tasks(self, epoch: int, number: int) -> Iterator[tuple[NDArray[np.int64], int, int]]:
+        """For each image of a batch: the epoch's order, the image's place in it, and the epoch."""
+        order = self._order_of(epoch)
+        start = (number * self._world + self._rank) * self._batch
+        end = start + self._batch if self._shuffle else min(start + self._batch, len(order))
+        return ((order, place, epoch) for place in range(start, end))
+
+    def _order_of(self, epoch: int) -> NDArray[np.int64]:
+        if self._order[0] != epoch:
+            random = np.random.Generator(np.random.PCG64(_seed(self._seed, epoch)))
+            count = len(self._samples)
+            order = _shuffled(random, count, self._shard_of) if self._shuffle else np.arange(count)
+            self._order = (epoch, order)
+        return self._order[1]
+
+    def _make(self, order: NDArray[np.int64], place: int, epoch: int) -> _Made | None:
+        seed = _seed(self._seed, epoch, place)
+        for step in range(_TRIES if self._shuffle else 1):
+            sample = self._samples[order[(place + step) % len(order)]]
+            try:
+                return _Made(sample, self._pixels(sample.image, seed), seed)
+            except BadImage as bad:
+                self._skip(bad)
+        if self._shuffle:
+            first, reason = next(iter(self.skipped.items()))
+            raise Misconfigured(f"{_TRIES} images in a row can't be used; the first is {first} ({reason}).")
+        return None
+
+    def _pixels(self, image: str, seed: int) -> tuple[Pixels, ...]:
+        """The image's pixels by every view.
+
+        Each view has random numbers of its own, so that one more changes nothing for the others.
+        """
+        return tuple(
+            view.pixels(self._images, image, Random(seed + number)) for number, view in enumerate(self._views.values())
+        )
+
+    def _skip(self, bad: BadImage) -> None:
+        with self._lock:
+            if bad.image in self.skipped:
+                return
+            self.skipped[bad.image] = bad.reason
+        logger.warning("skipped %s", bad)
+
+    def _collated(self, made: Sequence[_Made]) -> Batch:
+        tensors = {
+            name: view.tensor([each.pixels[number] for each in made])
+            for number, (name, view) in enumerate(self._views.items())
+        }
+        samples, seeds = tuple(each.sample for each in made), tuple(each.seed for each in made)
+        return Batch(tensors.pop(""), samples, tensors, seeds)
+
+
+def multi_hot(
+    samples: Sequence[Sample], labels: int, *, absent: Literal["unknown", "negative"]
+) -> tuple[Tensor, Tensor]:
+    """What the samples have of each label, and whether it is known.
+
+    Args:
+        labels: how many there are.
+        absent: what a label means that a sample neither has nor is known not to have.
+
+    Returns:
+        targets: (n, labels) float32, 1 for a label that the image has.
+        weights: (n, labels) float32, 0 where nothing is known, else 1.
+    """
+    targets = torch.zeros(len(samples), labels)
+    weights = torch.zeros_like(targets) if absent == "unknown" else torch.ones_like(targets)
+    for row, sample in enumerate(samples):
+        targets[row, list(sample.tags)] = 1
+        weights[row, [*sample.tags, *(sample.absent or ())]] = 1
+    return targets, weights
+
+
+def _shuffled(random: np.random.Generator, count: int, shard_of: NDArray[np.int32] | None) -> NDArray[np.int64]:
+    """An order of all samples. Of those in shards only the images of `WINDOW` shards are mixed at a time, so that few
+    shards are open at once; which these are is random too."""
+    if shard_of is None:
+        return random.permutation(count)
+    shards = int(shard_of.max()) + 1 + int(shard_of.min() < 0)  # -1, in none, is the last
+    window = random.permutation(shards)[shard_of] // WINDOW
+    return np.lexsort((random.random(count), window))
+
+
+def _shards(samples: Sequence[Sample]) -> NDArray[np.int32] | None:
+    """As `Lines.shard_of`."""
+    numbers: dict[str, int] = {}
+    places = (place_of(sample.image) for sample in samples)
+    found = [numbers.setdefault(place.shard, len(numbers)) if place else -1 for place in places]
+    return np.array(found, np.int32) if numbers else None
+
+
+def _images_of(samples: DataSet | Sequence[Sample], images: Images | None) -> Images:
+    if images is not None:
+        return images
+    if isinstance(samples, DataSet):
+        return Images(samples.folder)
+    raise TypeError("samples without their data set need `images`, which opens them")
+
+
+def _seed(*parts: int) -> int:
+    """A number of 64 bits that is as good as random, and the same for the same parts everywhere."""
+    return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8], "big")
+
+
+Submit: TypeAlias = Callable[..., "Future[_Made | None]"]
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[Submit]:
+    """Within it, a function that starts tasks in so many threads; with none, it does them at once."""
+    if not threads:
+        yield _at_once
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
+    try:
+        yield pool.submit
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _at_once(work: Callable[..., _Made | None], *arguments: object) -> Future[_Made | None]:
+    future: Future[_Made | None] = Future()
+    future.set_result(work(*arguments))
+    return future

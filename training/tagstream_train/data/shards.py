@@ -1,0 +1,147 @@
+"""WebDataset shards: tar files that hold many images, each with a JSON document of the same name beside it.
+
+A sample names its image as a path through the shard: `shards/000017.tar/000123456.jpg`, or the same below
+`s3://bucket/prefix`. One read of a shard then takes the place of thousands of small ones. What lies in a bucket is
+fetched as a whole, into a file that is gone with the process.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from workers.errors import Misconfigured
+from tagstream_train.data.tar_headers import plain_files
+
+SUFFIX: Final = ".tar/"
+WINDOW = 4
+"""Shards whose images are mixed with each other in training, and so are open at once."""
+MAX_SHARD_BYTES = 2 * 1024**3
+MAX_MEMBERS = 2_000_000
+
+_OPEN = 2 * WINDOW + 1
+"""Those of one window and of the next, which is begun before the last batch of the first is done."""
+
+
+class BadShard(Misconfigured):
+    """A shard can't be read, or has no such member."""
+
+
+class Place(NamedTuple):
+    """A member of a shard. `shard` ends in `.tar`."""
+
+    shard: str
+    member: str
+
+
+def place_of(image: str) -> Place | None:
+    """Shard and member, if an image's name leads through one."""
+    shard, found, member = image.partition(SUFFIX)
+    return Place(f"{shard}.tar", member) if found and member else None
+
+
+def file_of(image: str) -> str:
+    """The file that an image lies in: its shard, or its own."""
+    place = place_of(image)
+    return place.shard if place else image
+
+
+class Shards:
+    """Reads members of shards, of which it keeps some open. Thread-safe.
+
+    Args:
+        locate: the file of a shard by its name, fetched if need be; the second answer: it is ours, to be removed.
+    """
+
+    def __init__(self, locate: Callable[[str], tuple[Path, bool]]) -> None:
+        self._locate = locate
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, Future[_Shard]] = OrderedDict()
+
+    def read(self, place: Place, most: int) -> bytes:
+        """A member's content, at most one byte more than `most`.
+
+        Raises:
+            BadShard: there is no such shard or member, or it is no tar file.
+            Whatever `locate` raises.
+        """
+        return self._shard(place.shard).read(place.member, most)
+
+    def _shard(self, name: str) -> _Shard:
+        with self._lock:
+            known = self._open.get(name)
+            future = self._open.setdefault(name, known or Future())
+            self._open.move_to_end(name)
+            while len(self._open) > _OPEN:
+                self._open.popitem(last=False)
+        if known is None:
+            self._fill(name, future)
+        return future.result()
+
+    def _fill(self, name: str, future: Future[_Shard]) -> None:
+        try:
+            future.set_result(_Shard(*self._locate(name)))
+        except BaseException as error:
+            with self._lock:
+                self._open.pop(name, None)
+            future.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+
+
+class _Shard:
+    """One open tar file and where its members are. Its file is closed (and removed, where it is ours) with it."""
+
+    def __init__(self, path: Path, ours: bool) -> None:
+        try:
+            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe might never begin
+        except OSError as error:
+            raise BadShard(f"the shard can't be read: {error.strerror}") from None
+        finally:
+            if ours:
+                path.unlink()  # an open file stays readable
+        weakref.finalize(self, os.close, self._file)
+        self._members = members(self._file)
+
+    def read(self, member: str, most: int) -> bytes:
+        if member not in self._members:
+            raise BadShard("the shard has no such member")
+        start, size = self._members[member]
+        return os.pread(self._file, min(size, most + 1), start)
+
+
+def members(file: int | Path) -> dict[str, tuple[int, int]]:
+    """Where each plain file of a tar file begins, and how many bytes it has. Reads headers alone.
+
+    Of a file that is damaged or cut short, what comes before that.
+
+    Raises:
+        BadShard: it is no tar file, or has too many members.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    try:
+        with open(file, "rb", closefd=isinstance(file, Path)) as stream:
+            stream.seek(0)
+            for name, start, size in plain_files(stream):
+                found.setdefault(name.removeprefix("./"), (start, size))
+                if len(found) > MAX_MEMBERS:
+                    raise BadShard(f"the shard has more than {MAX_MEMBERS:,} members")
+    except (OSError, ValueError, OverflowError) as error:
+        if not found:
+            raise BadShard(f"the shard is no tar file: {error}") from None
+    return found
+
+
+def scratch(content: bytes) -> tuple[Path, bool]:
+    """A shard that was fetched, as a file of ours."""
+    handle, path = tempfile.mkstemp(prefix="tagstream-shard-", suffix=".tar")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    return Path(path), True

@@ -1,0 +1,32 @@
+"""Thresholds for generating, by how often a model agrees with what a set says already."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from workers.ports import Tagger
+from tagstream_train.data.images import Images
+from tagstream_train.data.opening import Opened
+from tagstream_train.data.samples import DataSet
+from tagstream_train.data.splits import split
+from tagstream_train.evaluate import score_tags
+from tagstream_train.thresholds import OFF, choose, precision_floor
+
+HELD: Final = 0.1
+"""Part of a set that agreement is measured on: the images that `train pretrain` holds back."""
+
+
+def agreeing(tagger: Tagger, dataset: DataSet, images: Images, least: float) -> list[float]:
+    """For each label the threshold above which at least this part of its tags are among the set's.
+
+    Tags that were parsed of captions name but a part of what is there, so more are true than agree. The best F1, which
+    a bundle's thresholds have, gives a label that a model has not learned to every image; here it is given to none.
+
+    Raises:
+        Misconfigured: the model and the set have no label in common, or no image that was held back can be used.
+    """
+    held = split(dataset, {"train": 1 - HELD, "val": HELD})["val"]
+    tagged = score_tags(tagger, Opened(dataset.header.name, held, dataset.labels, images))
+    chosen = choose(tagged.scores, tagged.targets, precision_floor(least))
+    thresholds = {name: each.value for name, each in zip(tagged.labels, chosen, strict=True)}
+    return [thresholds.get(label, OFF) for label in tagger.labels]

@@ -1,0 +1,394 @@
+"""Cleaning: which tags of a training set do not hold, found by looking at parts of the images (RAM, section 3.3).
+
+A tag goes when
+
+- *unconfirmed*: no region of the image shows it to the first model,
+- *disagreement*: fewer than half of the models that know the label see it, or
+- *outlier*: its region is among those that are farthest from all other regions of that label.
+
+Two passes: the first looks at the images and keeps for each tag its best region with the region's features, in a file,
+so that a set may be larger than memory and a run that was cut goes on; the second decides, label by label.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from workers.errors import Misconfigured
+from workers.models.bundle import sha256_of
+from tagstream_train.data.carry import Carrier
+from tagstream_train.data.images import BadImage
+from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, write_dataset
+from tagstream_train.engine.outliers import farthest
+from tagstream_train.engine.regions import Box, Regions, crops
+
+Reason = Literal[
+    "confirmed", "protected", "not-asked", "unknown-label", "unreadable", "unconfirmed", "disagreement", "outlier"
+]
+DROPPED: tuple[Reason, ...] = ("unconfirmed", "disagreement", "outlier")
+
+Row = NDArray[np.float32]
+
+
+class Looker(Protocol):
+    """A model that looks at parts of an image."""
+
+    name: str
+    digest: str
+    labels: Sequence[str]
+    thresholds: Sequence[float]
+    dimensions: int
+    """The length of its feature vectors."""
+
+    def look(self, parts: Sequence[Image.Image]) -> tuple[Row, Row]:
+        """Scores (parts, labels) in 0..1 and features (parts, dimensions) of RGB images."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a tag must stand.
+
+    Args:
+        confirm: a label's threshold is multiplied by it; lower asks for less.
+        outliers: share of a label's regions that lose the tag as the farthest from the others; 0: none.
+        clusters: of a label's regions, at most.
+        least: a label with fewer regions has no outliers.
+        protected: origins of tags that are never dropped.
+        labels: names of the only labels to check; None: all.
+    """
+
+    confirm: float = 1.0
+    outliers: float = 0.1
+    clusters: int = 8
+    least: int = 20
+    protected: frozenset[str] = frozenset({"given", "person"})
+    labels: frozenset[str] | None = None
+    seed: int = 0
+
+
+class _Exact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Decision(_Exact):
+    """What became of one tag, and why. A line of decisions.jsonl."""
+
+    image: str
+    label: str
+    tag: int
+    """The label's id in the set."""
+    kept: bool
+    reason: Reason
+    detail: str = ""
+    scores: dict[str, float] = {}
+    """The tag's best score in any region, by model."""
+    box: Box | None = None
+    """The region where the first model sees it best, in pixels."""
+
+
+class _Seen(_Exact):
+    """A tag's evidence. A line of evidence.jsonl has those of one image; its row of features is in features.bin."""
+
+    label: int
+    box: Box
+    scores: dict[str, float]
+
+
+class _Evidence(_Exact):
+    image: str
+    seen: tuple[_Seen, ...] = ()
+    unreadable: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    done: int
+    total: int
+
+
+class Cleaner:
+    """Looks at the images of a set with some models, then decides about every tag by the rules."""
+
+    def __init__(self, dataset: DataSet, models: Sequence[Looker], regions: Regions, rules: Rules) -> None:
+        """
+        Args:
+            models: the first confirms, and its features tell outliers; the others vote. Labels are matched by name.
+
+        Raises:
+            Misconfigured: the first model has none of the labels that are to be checked.
+        """
+        self._dataset, self._models, self._regions, self._rules = dataset, models, regions, rules
+        ids = [{name: number for number, name in reversed(list(enumerate(model.labels)))} for model in models]
+        self._columns = {
+            number: [of.get(name) for of in ids]
+            for number, name in enumerate(dataset.labels)
+            if name in ids[0] and (rules.labels is None or name in rules.labels)
+        }
+        if not self._columns:
+            raise Misconfigured(
+                f"{models[0].name} knows none of the labels to be checked; labels are matched by their exact names."
+            )
+
+    def clean(
+        self,
+        read: Callable[[Sample], Image.Image],
+        folder: Path,
+        report: Callable[[Progress], None] = lambda _: None,
+    ) -> Iterator[tuple[Sample, list[Decision]]]:
+        """Every sample with the tags that stand, and a decision for each tag that it had, in the set's order.
+
+        Args:
+            read: an image as RGB; raises `BadImage` for one that can't be used, whose tags then stay.
+            folder: where evidence is kept. A run that was cut goes on with it.
+
+        Raises:
+            Misconfigured: the folder's evidence is of other models, regions or samples.
+        """
+        evidence = _EvidenceFiles(folder, self._models, self._dataset, self._regions)
+        evidence.open()
+        for number, sample in enumerate(self._dataset):
+            if number == evidence.images:
+                evidence.add(*self._look(sample, read))
+                report(Progress(number + 1, len(self._dataset)))
+        outliers = self._outliers(evidence)
+        row = 0
+        for sample, found in zip(self._dataset, evidence.lines(), strict=True):
+            marks = outliers[row : row + len(found.seen)]
+            row += len(found.seen)
+            decisions = self._decide(sample, found, marks)
+            yield _without(sample, decisions), decisions
+
+    def _look(self, sample: Sample, read: Callable[[Sample], Image.Image]) -> tuple[_Evidence, Row]:
+        """One image's evidence, and the features of its tags' best regions."""
+        nothing = np.zeros((0, self._models[0].dimensions), np.float32)
+        tags = [tag for tag in sample.tags if tag in self._columns and not self._protects(sample, tag)]
+        if not tags:
+            return _Evidence(image=sample.image), nothing
+        try:
+            image = read(sample)
+        except BadImage as error:
+            return _Evidence(image=sample.image, unreadable=error.reason), nothing
+        parts = crops(image, self._regions.propose(image, [self._dataset.labels[tag] for tag in tags]))
+        if not parts:
+            return _Evidence(image=sample.image, unreadable="no region of it was proposed"), nothing
+        looks = [model.look([part for _, part in parts]) for model in self._models]
+        first_scores, features = looks[0]
+        seen, rows = [], []
+        for tag in tags:
+            best = int(first_scores[:, self._columns[tag][0]].argmax())
+            scores = {
+                model.name: round(float(look[:, column].max()), 4)
+                for model, column, (look, _) in zip(self._models, self._columns[tag], looks, strict=True)
+                if column is not None
+            }
+            seen.append(_Seen(label=tag, box=parts[best][0], scores=scores))
+            rows.append(features[best])
+        return _Evidence(image=sample.image, seen=tuple(seen)), np.stack(rows)
+
+    def _outliers(self, evidence: _EvidenceFiles) -> NDArray[np.bool_]:
+        """A mark for each row of features."""
+        marks = np.zeros(evidence.tags, np.bool_)
+        if self._rules.outliers <= 0 or not evidence.tags:
+            return marks
+        of_label: dict[int, list[int]] = defaultdict(list)
+        for row, seen in enumerate(seen for found in evidence.lines() for seen in found.seen):
+            of_label[seen.label].append(row)
+        features = evidence.features()
+        for label, rows in of_label.items():
+            mine = np.asarray(features[rows], np.float32)
+            rules = self._rules
+            far = farthest(mine, rules.outliers, clusters=rules.clusters, least=rules.least, seed=rules.seed + label)
+            marks[np.array(rows)[far]] = True
+        return marks
+
+    def _decide(self, sample: Sample, found: _Evidence, outliers: NDArray[np.bool_]) -> list[Decision]:
+        seen = {each.label: (each, bool(mark)) for each, mark in zip(found.seen, outliers, strict=True)}
+        return [
+            self._judged(sample, *seen[tag]) if tag in seen else self._kept_unseen(sample, tag, found)
+            for tag in sample.tags
+        ]
+
+    def _judged(self, sample: Sample, seen: _Seen, outlier: bool) -> Decision:
+        wanted = {
+            model.name: self._rules.confirm * model.thresholds[column]
+            for model, column in zip(self._models, self._columns[seen.label], strict=True)
+            if column is not None
+        }
+        votes = [seen.scores[model] > least for model, least in wanted.items()]
+        first = self._models[0].name
+        reason: Reason = "confirmed"
+        detail = ""
+        if not votes[0]:
+            reason = "unconfirmed"
+            detail = f"{first} scores it {seen.scores[first]:.2f} in its best region and wants over {wanted[first]:.2f}"
+        elif 2 * sum(votes) < len(votes):
+            reason, detail = "disagreement", f"{sum(votes)} of {len(votes)} models see it"
+        elif outlier:
+            reason = "outlier"
+            detail = f"among the {self._rules.outliers:.0%} of its regions that are farthest from the others"
+        return Decision(
+            image=sample.image,
+            label=self._dataset.labels[seen.label],
+            tag=seen.label,
+            kept=reason not in DROPPED,
+            reason=reason,
+            detail=detail,
+            scores=seen.scores,
+            box=seen.box,
+        )
+
+    def _kept_unseen(self, sample: Sample, tag: int, found: _Evidence) -> Decision:
+        name = self._dataset.labels[tag]
+        reason: Reason
+        if self._protects(sample, tag):
+            reason, detail = "protected", f"its origin is {sample.origins[tag]!r}"
+        elif self._rules.labels is not None and name not in self._rules.labels:
+            reason, detail = "not-asked", "it is none of the labels to be checked"
+        elif tag not in self._columns:
+            reason, detail = "unknown-label", f"{self._models[0].name} does not know it"
+        else:
+            reason, detail = "unreadable", found.unreadable or ""
+        return Decision(image=sample.image, label=name, tag=tag, kept=True, reason=reason, detail=detail)
+
+    def _protects(self, sample: Sample, tag: int) -> bool:
+        return sample.origins.get(tag) in self._rules.protected
+
+
+def _without(sample: Sample, decisions: Sequence[Decision]) -> Sample:
+    """The sample with the tags that stand; what was dropped goes from its captions' tags too."""
+    dropped = {decision.tag for decision in decisions if not decision.kept}
+    if not dropped:
+        return sample
+
+    def kept(ids: Ids) -> Ids:
+        return tuple(each for each in ids if each not in dropped)
+
+    return sample.model_copy(
+        update={
+            "tags": kept(sample.tags),
+            "caption_tags": tuple(map(kept, sample.caption_tags)),
+            "origins": {tag: origin for tag, origin in sample.origins.items() if tag not in dropped},
+        }
+    )
+
+
+def write_cleaned(
+    cleaned: Iterator[tuple[Sample, list[Decision]]],
+    dataset: DataSet,
+    out: Path,
+    models: Sequence[Looker],
+    each: Callable[[Decision], None] = lambda _: None,
+) -> DataSet:
+    """Write what `Cleaner.clean` gives as a set, with its images and, in decisions.jsonl, every decision.
+
+    Args:
+        each: told of every decision.
+
+    Raises:
+        Misconfigured: the folder can't be written to.
+    """
+    carrier = Carrier(dataset.folder, out)
+
+    def samples(log: TextIO) -> Iterator[Sample]:
+        for sample, decisions in cleaned:
+            for decision in decisions:
+                log.write(decision.model_dump_json(exclude_defaults=True) + "\n")
+                each(decision)
+            carrier.carry(sample)
+            yield sample
+
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "decisions.jsonl").open("w", encoding="utf-8") as log:
+        return write_dataset(
+            out,
+            samples(log),
+            dataset.labels,
+            name=out.name,
+            steps=(*dataset.header.steps, f"cleaned by {', '.join(model.name for model in models)}"),
+            parents=dataset.header.parents | {model.name: model.digest for model in models},
+        )
+
+
+class _EvidenceFiles:
+    """Evidence on disk: one line an image and one row of features a tag, both only ever appended."""
+
+    def __init__(self, folder: Path, models: Sequence[Looker], dataset: DataSet, regions: Regions) -> None:
+        self._folder = folder
+        self._lines = folder / "evidence.jsonl"
+        self._rows = folder / "features.bin"
+        self._width = models[0].dimensions
+        self._of = {
+            "models": [model.digest for model in models],
+            "samples": sha256_of(dataset.folder / SAMPLES),
+            "regions": repr(regions),
+        }
+        self.images = 0
+        self.tags = 0
+        """Tags so far; there is a row of features for each."""
+
+    def open(self) -> None:
+        """Start, or go on behind the last image whose line and rows are both whole.
+
+        Raises:
+            Misconfigured: the evidence there is of other models, or of another set.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        header = self._folder / "evidence.json"
+        of = json.dumps(self._of)
+        if header.exists() and header.read_bytes() != of.encode():
+            raise Misconfigured(
+                f"{self._folder} has evidence of other models, regions or samples; remove it, or name another folder."
+            )
+        header.write_text(of)
+        self._lines.touch()
+        self._rows.touch()
+        whole, rows, images = 0, self._rows.stat().st_size // self._row_bytes, 0
+        with self._lines.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    tags = len(_Evidence.model_validate_json(line).seen)
+                except ValidationError:  # damaged by a crash
+                    break
+                if self.tags + tags > rows:
+                    break
+                self.tags += tags
+                whole += len(line)
+                images += 1
+        self.images = images
+        for path, size in ((self._lines, whole), (self._rows, self.tags * self._row_bytes)):
+            with path.open("rb+") as cut:
+                cut.truncate(size)
+
+    def add(self, found: _Evidence, features: Row) -> None:
+        with self._rows.open("ab") as rows:
+            rows.write(features.astype(np.float16).tobytes())
+        with self._lines.open("ab") as lines:
+            lines.write(found.model_dump_json().encode() + b"\n")
+        self.images += 1
+        self.tags += len(found.seen)
+
+    def lines(self) -> Iterator[_Evidence]:
+        with self._lines.open("rb") as file:
+            for line in file:
+                yield _Evidence.model_validate_json(line)
+
+    def features(self) -> NDArray[np.float16]:
+        """(tags, dimensions), mapped, not read."""
+        return np.memmap(self._rows, np.float16, "r", shape=(self.tags, self._width))
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._width * np.dtype(np.float16).itemsize

@@ -1,0 +1,199 @@
+"""From the enriched topic and people's corrections to a training set.
+
+What the topic says of each subject is kept in a file beside the set (SQLite), with how far each partition was read: a
+set of any size takes no memory, a run that was cut goes on, and a later run adds what is new.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from schemas.correction import Corrections
+from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from schemas.image_event import newer
+from schemas.text import first_fault
+from workers.errors import Misconfigured
+from tagstream_train.data.samples import MAX_LABELS, Origin, Sample, is_name
+from workers.types import Partition
+
+_MOST_TAGS = 10_000
+_MOST_UNKNOWN = 1_000
+"""Names that are told apart: any producer may write others without end."""
+_MOST_CHARACTERS = 20_000
+"""Of a caption. A line of the set has room for both, escaped."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS position (topic TEXT, number INTEGER, next INTEGER, PRIMARY KEY (topic, number)) STRICT;
+CREATE TABLE IF NOT EXISTS image (
+    subject TEXT PRIMARY KEY, sequencer TEXT, last_modified TEXT, version TEXT,
+    document BLOB  -- the enriched event; NULL: the image is gone
+) STRICT, WITHOUT ROWID;
+"""
+
+
+class Collection:
+    """The newest word of the enriched topic on each subject. Use it in a `with`; it belongs to one thread."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            Misconfigured: the file is none of ours, or can't be written.
+        """
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=1.0)
+            self._db.executescript(_TABLES)
+        except (OSError, sqlite3.Error) as error:
+            raise Misconfigured(f"{path} can't be used ({error}); remove it to collect anew.") from None
+
+    def __enter__(self) -> Collection:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """
+        Raises:
+            Misconfigured: the file is damaged, or can't be written.
+        """
+        self._db.close()
+        if isinstance(error, sqlite3.Error):
+            raise Misconfigured(f"{self._path} can't be used ({error}); remove it to collect anew.") from error
+
+    def positions(self, topic: str) -> dict[Partition, int]:
+        """The offsets to go on from."""
+        rows = self._db.execute("SELECT number, next FROM position WHERE topic = ?", (topic,))
+        return {Partition(topic, number): offset for number, offset in rows}
+
+    def take(self, value: bytes | None) -> str | None:
+        """Note what one record says; nothing is kept before `commit`.
+
+        Returns:
+            Why it is none of ours, or None.
+        """
+        try:
+            output = read_output(value or b"")
+        except ValueError as error:
+            return first_fault(error)
+        if isinstance(output, EnrichedImage):
+            if fault := _unfit(output):
+                return fault
+            self._enriched(output, value or b"")
+        elif isinstance(output, Retraction):
+            self._retracted(output)
+        else:
+            assert isinstance(output, Skip)
+        return None
+
+    def commit(self, positions: Mapping[Partition, int]) -> None:
+        """Keep what was taken, together with where to go on."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO position VALUES (?, ?, ?)",
+            [(partition.topic, partition.number, offset) for partition, offset in positions.items()],
+        )
+        self._db.commit()
+
+    def images(self) -> Iterator[EnrichedImage]:
+        """The newest event of every subject that is not gone, by subject."""
+        for (document,) in self._db.execute("SELECT document FROM image WHERE document IS NOT NULL ORDER BY subject"):
+            found = read_output(document)
+            assert isinstance(found, EnrichedImage)
+            yield found
+
+    def __len__(self) -> int:
+        (count,) = self._db.execute("SELECT count(*) FROM image WHERE document IS NOT NULL").fetchone()
+        return int(count)
+
+    def _enriched(self, found: EnrichedImage, document: bytes) -> None:
+        source = found.source
+        if self._is_older(found.subject, source.sequencer, source.last_modified):
+            return
+        self._db.execute(
+            "INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?, ?)",
+            (found.subject, source.sequencer, source.last_modified, source.version_id or "null", document),
+        )
+
+    def _retracted(self, found: Retraction) -> None:
+        if found.scope == "version":
+            self._db.execute(
+                "DELETE FROM image WHERE subject = ? AND version = ? AND document IS NOT NULL",
+                (found.subject, found.source.version_id),
+            )
+            return
+        if not self._is_older(found.subject, found.source.sequencer, None):
+            self._db.execute(
+                "INSERT OR REPLACE INTO image VALUES (?, ?, NULL, NULL, NULL)", (found.subject, found.source.sequencer)
+            )
+
+    def _is_older(self, subject: str, sequencer: str | None, last_modified: str | None) -> bool:
+        """Whether what is held of the subject is newer; where nothing tells, the order of arrival does."""
+        held = self._db.execute("SELECT sequencer, last_modified FROM image WHERE subject = ?", (subject,)).fetchone()
+        if held is None:
+            return False
+        if held[0] is not None and sequencer is not None:
+            return newer(held[0], sequencer)
+        return held[1] is not None and last_modified is not None and held[1] > last_modified
+
+
+def _unfit(image: EnrichedImage) -> str:
+    """Why it would spoil a set; empty: it would not. Any producer may write to the topic."""
+    if len(image.tags) > _MOST_TAGS:
+        return f"more than {_MOST_TAGS:,} tags"
+    if not all(is_name(tag.name) for tag in image.tags):
+        return "a tag whose name is empty, or has control characters"
+    if image.caption is not None and len(image.caption.text) > _MOST_CHARACTERS:
+        return f"a caption of more than {_MOST_CHARACTERS:,} characters"
+    return ""
+
+
+class Labels:
+    """The names of a set, in a list that was given or in the order in which they come."""
+
+    def __init__(self, names: Sequence[str] | None = None) -> None:
+        self._growing = names is None
+        self._ids = {name: number for number, name in reversed(list(enumerate(names or ())))}
+        self.names = list(names or ())
+        self.unknown: dict[str, int] = {}
+        """How often a name came that the given list does not have; beyond so many, of all others together."""
+
+    def id_of(self, name: str) -> int | None:
+        found = self._ids.get(name)
+        if found is not None:
+            return found
+        if not self._growing:
+            told = name if name in self.unknown or len(self.unknown) < _MOST_UNKNOWN else "others"
+            self.unknown[told] = self.unknown.get(told, 0) + 1
+            return None
+        if len(self.names) == MAX_LABELS:
+            raise Misconfigured(f"more than {MAX_LABELS:,} different tags; give a list of those to keep with --labels.")
+        self._ids[name] = len(self.names)
+        self.names.append(name)
+        return self._ids[name]
+
+
+def sample_of(image: EnrichedImage, labels: Labels, corrections: Corrections | None = None) -> Sample:
+    """An enriched image as a sample: its tags as generated, and what persons said of it in their place.
+
+    Where corrections are read they alone say what persons say now: a person's tag in the event may be withdrawn since.
+    """
+    origins: dict[int, Origin] = {}
+    for tag in image.tags:
+        if tag.source == "person" and corrections is not None:
+            continue
+        if (label := labels.id_of(tag.name)) is not None:
+            origins[label] = tag.source or "generated"
+    absent: set[int] = set()
+    word = corrections.on(image.subject, image.source.sha256) if corrections is not None else None
+    if word is not None:
+        origins |= {label: "person" for name in word.added if (label := labels.id_of(name)) is not None}
+        absent = {label for name in word.removed if (label := labels.id_of(name)) is not None}
+        origins = {label: origin for label, origin in origins.items() if label not in absent}
+    return Sample(
+        image=f"s3://{image.source.bucket}/{quote(image.source.key)}",
+        captions=(image.caption.text,) if image.caption is not None else (),
+        tags=tuple(sorted(origins)),
+        absent=tuple(sorted(absent)) if absent else None,
+        origins=origins,
+        sha256=image.source.sha256,
+    )

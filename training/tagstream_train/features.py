@@ -1,0 +1,132 @@
+"""Files of vectors that another model computed: CLIP's features of images and of texts.
+
+Two forms, both safetensors, which hold numbers and nothing that runs:
+
+- a vector for each key, under the key as its name; for up to about a hundred thousand;
+- one matrix, with its rows' keys beside it: `images.safetensors` with `images.txt`, a key a line.
+
+The key of an image is its name in the data set or the sha256 of its bytes, that of a text the text itself or the
+sha256 of it in UTF-8; both in hex.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from workers.errors import Misconfigured
+from workers.models.bundle import reading_safetensors
+from workers.models.labels import NORM_SLACK
+from tagstream_train.data.samples import Sample
+
+MAX_KEYS_BYTES = 4 * 1024**3
+"""The largest list of keys, which is read line by line."""
+MAX_WIDTH = 16_384
+
+
+class Features:
+    """Vectors by key. The file is mapped: what is never asked for is never read."""
+
+    def __init__(self, path: Path, width: int | None = None) -> None:
+        """
+        Args:
+            width: numbers that a vector must have; None: any, all alike.
+
+        Raises:
+            Misconfigured: the file can't be read, or holds something else.
+        """
+        self.path = path
+        with reading_safetensors(path):
+            tensors = load_file(path)
+            self.width = _width(tensors, width)
+            matrix = next((tensor for tensor in tensors.values() if tensor.dim() == 2), None)
+            self._rows: Tensor | Sequence[Tensor] = list(tensors.values()) if matrix is None else matrix
+            keys = tensors if matrix is None else _lines(path.with_suffix(".txt"))
+            self._places = {key: place for place, key in enumerate(keys)}
+        if not len(self._places) == len(keys) == len(self._rows):
+            raise Misconfigured(
+                f"{path} has {len(self._rows):,} rows, and {path.with_suffix('.txt').name} {len(self._places):,} "
+                f"different keys in {len(keys):,} lines."
+            )
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def rows(self, keys: Iterable[str]) -> Tensor:
+        """(keys, width) float32.
+
+        Raises:
+            Misconfigured: a key is not there, or its vector is not of finite numbers.
+        """
+        rows = torch.stack([self._row(key) for key in keys])
+        if not bool(torch.isfinite(rows).all()):
+            raise Misconfigured(f"{self.path} has a vector with values that are not finite numbers.")
+        return rows
+
+    def units(self, keys: Iterable[str]) -> Tensor:
+        """As `rows`, and each of length 1.
+
+        Raises:
+            Misconfigured: a vector has another length by more than rounding.
+        """
+        rows = self.rows(keys)
+        lengths = torch.linalg.vector_norm(rows, dim=1)
+        if bool(((lengths - 1).abs() > NORM_SLACK).any()):
+            raise Misconfigured(
+                f"{self.path}: vectors have lengths from {lengths.min():.3g} to {lengths.max():.3g}; divide each by "
+                "its length, as CLIP's text features are meant to be compared."
+            )
+        units: Tensor = rows / lengths[:, None]
+        return units
+
+    def _row(self, key: str) -> Tensor:
+        place = self._places.get(key)
+        if place is None:
+            raise Misconfigured(f"{self.path} has no vector for {key[:200]!r}.")
+        return self._rows[place].float()
+
+
+def image_key(features: Features, sample: Sample) -> str:
+    """The key under which the file has this image: its sha256 if that is there, else its name."""
+    return sample.sha256 if sample.sha256 is not None and sample.sha256 in features else sample.image
+
+
+def text_key(features: Features, text: str) -> str:
+    """The key under which the file has this text: the text if that is there, else its sha256."""
+    return text if text in features else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        if path.stat().st_size > MAX_KEYS_BYTES:
+            raise Misconfigured(f"{path} has more than {MAX_KEYS_BYTES:,} bytes.")
+        with path.open(encoding="utf-8", newline="\n") as file:
+            return [line.removesuffix("\n") for line in file]
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read ({error.strerror}); it has a line for each row, its key.") from None
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{path} is not text in UTF-8.") from None
+
+
+def _width(tensors: Mapping[str, Tensor], wanted: int | None) -> int:
+    """The length of each vector, or of the rows of the one matrix; ValueError: it is neither."""
+    shapes = sorted({tuple(tensor.shape) for tensor in tensors.values()})
+    allowed = (1, 2) if len(tensors) == 1 else (1,)
+    if len(shapes) != 1 or len(shapes[0]) not in allowed:
+        raise ValueError(f"shapes {shapes[:3]} where vectors of one width belong, or one matrix")
+    if odd := next((str(tensor.dtype) for tensor in tensors.values() if not tensor.is_floating_point()), None):
+        raise ValueError(f"numbers of {odd}")
+    width = shapes[0][-1]
+    if not 0 < width <= MAX_WIDTH:
+        raise ValueError(f"vectors of {width:,} numbers")
+    if wanted is not None and width != wanted:
+        raise ValueError(f"vectors of {width:,} numbers where the model reads {wanted:,}")
+    return width

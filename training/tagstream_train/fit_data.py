@@ -1,0 +1,141 @@
+"""What `train fit` begins with: a bundle, the training set and the replay set, in one numbering of labels."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from workers.errors import Misconfigured
+from workers.models import timm_network
+from workers.models.bundle import MANIFEST, Bundle, sha256_of
+from workers.models.load import open_bundle
+from workers.models.ram.config import RamConfig, RamPlusConfig, from_json
+from workers.ports import ObjectStore
+from tagstream_train.data.formats import Request, open_source
+from tagstream_train.data.images import Images
+from tagstream_train.data.importer import import_dataset
+from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample
+from tagstream_train.data.splits import split
+from tagstream_train.features import Features
+
+TIMM = "timm:"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A set, its samples with the label ids of the network.
+
+    Args:
+        sha256: of what the set says.
+        ids: of the set's labels, ascending.
+    """
+
+    name: str
+    sha256: str
+    train: Sequence[Sample]
+    val: Sequence[Sample]
+    images: Images
+    ids: Sequence[int]
+
+
+def opened_bundle(given: str, folder: Path) -> Bundle:
+    """The bundle of a `FitRun.parent`; that of a network of timm is made in the folder.
+
+    Raises:
+        Misconfigured: there is none.
+    """
+    if not given.startswith(TIMM):
+        return open_bundle(given)
+    name, _, weights = given.removeprefix(TIMM).partition("@")
+    if not (folder / MANIFEST).is_file():
+        try:
+            return timm_network.make_bundle(name, folder, Path(weights) if weights else None)
+        except Misconfigured:
+            if not (folder / MANIFEST).is_file():  # else another process of the run was faster
+                raise
+    found = Bundle.open(folder)
+    if found.name != name:
+        raise Misconfigured(f"{folder} is {found.name}, where {name} is wanted; choose another folder with --work.")
+    return found
+
+
+def opened_set(given: str, folder: Path, store: ObjectStore | None, *, alone: bool) -> DataSet:
+    """A training set; of annotations in another format one is made in the folder.
+
+    Args:
+        alone: whether this process is the run's only one.
+
+    Raises:
+        Misconfigured: it can't be read.
+        Unavailable: the object store does not answer.
+    """
+    path = Path(given)
+    if (path / HEADER).is_file():
+        return DataSet(path)
+    if not alone:
+        raise Misconfigured(f"{path} is no training set: make one with `tagstream train import` before torchrun.")
+    source = open_source(Request(path))
+    if (folder / HEADER).is_file():
+        shutil.rmtree(folder)  # an earlier run's: the annotations may have changed
+    return import_dataset([source], folder, store=store).dataset
+
+
+def part_of(
+    data: DataSet, labels: Sequence[str], validation: float, store: ObjectStore | None, kind: type[Sample]
+) -> Part:
+    """A set with its labels numbered as in `labels`, divided by its images' content.
+
+    Args:
+        kind: of the samples.
+
+    Raises:
+        Misconfigured: it has another label, or a part comes out empty.
+    """
+    place = {name: number for number, name in reversed(list(enumerate(labels)))}
+    unknown = [name for name in data.labels if name not in place]
+    if unknown:
+        raise Misconfigured(
+            f"{data.folder} has the label {unknown[0]!r}, which neither the bundle nor the training set has."
+        )
+    ids = [place[name] for name in data.labels]
+    fractions = {"train": 1 - validation, "val": validation}
+    parts = split((_renumbered(sample, ids, kind) for sample in data), fractions)
+    sha256 = sha256_of(data.folder / SAMPLES)
+    images = Images(data.folder, store=store)
+    return Part(data.header.name, sha256, parts["train"], parts["val"], images, sorted(set(ids)))
+
+
+def embeddings_of(path: Path | None, bundle: Bundle, labels: Sequence[str]) -> dict[str, Tensor]:
+    """Text embeddings of new labels that a file has, by name: (descriptions, embedding) each.
+
+    Raises:
+        Misconfigured: the bundle knows labels otherwise, or the file can't be used.
+    """
+    if path is None:
+        return {}
+    if bundle.manifest.kind not in ("ram", "ram_plus"):
+        raise Misconfigured(f"{bundle.name} knows no text embeddings; leave --embeddings out.")
+    config = from_json(bundle.manifest.kind, bundle.manifest.architecture)
+    assert isinstance(config, RamConfig | RamPlusConfig)
+    features = Features(path, config.embedding)
+    old = set(bundle.labels)
+    found = [name for name in labels if name in features and name not in old]
+    if not found:
+        raise Misconfigured(f"{path} has no embedding of a new label; its keys are their names.")
+    descriptions = config.descriptions if isinstance(config, RamPlusConfig) else 1
+    rows = features.units(found)
+    return {name: row.expand(descriptions, -1) for name, row in zip(found, rows, strict=True)}
+
+
+def _renumbered(sample: Sample, ids: Sequence[int], kind: type[Sample]) -> Sample:
+    """With the network's label ids."""
+    return kind(
+        image=sample.image,
+        tags=tuple(ids[tag] for tag in sample.tags),
+        absent=None if sample.absent is None else tuple(ids[tag] for tag in sample.absent),
+        sha256=sample.sha256,
+    )

@@ -1,0 +1,353 @@
+"""The training loop: from an objective and batches to trained weights, and on from where a killed run was.
+
+What is trained, and on which loss, is the `Objective`'s; which images, the batches'; how, the `Plan`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from workers.errors import Misconfigured
+from workers.models.compiler import leave_triton_out
+from tagstream_train import checkpoints
+from tagstream_train.ema import Ema
+from tagstream_train.plan import Plan as Plan  # part of what this module offers
+from tagstream_train.record import Hook, Record
+from tagstream_train.schedules import rate
+
+if TYPE_CHECKING:
+    from tagstream_train.data.loader import Batch
+
+TOTAL = "total"
+"""The loss that is minimised."""
+
+
+class Objective(Protocol):
+    """A model and what it is to learn."""
+
+    model: nn.Module
+    """Its parameters with `requires_grad` are trained. It is moved to the device, and back to the host at the end."""
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """Scalars by name; `TOTAL` is minimised, the others are shown.
+
+        The batch's tensors are on the device of the model. Gradients of several batches (accumulation, processes) are
+        averaged, so a loss that is a mean over images gives the same gradient however a step's images are divided.
+        Chance comes from torch's generators alone: they are seeded anew by the plan's seed, the step and the process.
+        """
+        ...
+
+
+class Source(Protocol):
+    """Batches, epoch after epoch; `tagstream_train.data.loader.Batches` is one."""
+
+    def __len__(self) -> int:
+        """Batches of one epoch, the same in each process."""
+        ...
+
+    def __iter__(self) -> Iterator[Batch]:
+        """From where it stands to the end of an epoch, or of several; asked again, it goes on behind that."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Where it stands, after the batch that was handed out last: what can be written as JSON."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on behind the batch that was the last when `state` was taken."""
+        ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is, after a step."""
+
+    step: int
+    steps: int
+    losses: Mapping[str, float]
+    """The losses of this step by name, each the mean over its batches."""
+    lr: float
+    images_per_s: float
+    eta_s: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a run ended. The objective's model has the trained weights: the moving average where the plan has one."""
+
+    folder: Path
+    steps: int
+    images: int
+    seconds: float
+    """The time that this process took; a run that was resumed counts from there."""
+    losses: Mapping[str, float]
+    """The losses of the last step by name; empty if the run had ended before."""
+
+
+Report = Callable[[Progress], None]
+Validate = Callable[[], Mapping[str, float]]
+"""Numbers about the objective's model as it is now: on the device, in evaluation mode, with the moving average."""
+
+PLAN = "plan.toml"
+_LINES = 1000
+"""About the most lines of numbers by step that a run writes down."""
+
+
+def train(
+    objective: Objective,
+    batches: Source,
+    plan: Plan,
+    folder: Path,
+    *,
+    report: Report = lambda _: None,
+    validate: Validate | None = None,
+    identity: Mapping[str, str] | None = None,
+    hooks: Sequence[Hook] = (),
+) -> Trained:
+    """Train to the plan's end, from the folder's checkpoint if it has one.
+
+    The folder gets plan.toml, checkpoint.pt, metrics.jsonl, tensorboard/ and curves.png. Under torchrun every process
+    calls this with its own batches; gradients are averaged, and the first process writes the files. On a CPU a run
+    that was killed and resumed ends with the same bits as one that was not, with the same number of threads.
+
+    Args:
+        report: told after every step, in the first process.
+        validate: called at the end of every epoch, in the first process, on the objective's model.
+        identity: what the run depends on besides the plan, by name; a checkpoint with other values is refused.
+
+    Raises:
+        Misconfigured: the checkpoint is of another run, there are no batches, or the loss is no number any more.
+    """
+    if len(batches) == 0:
+        raise Misconfigured("There is not one batch to train on: fewer images than one batch has, or none at all.")
+    accelerator = _accelerator(plan)
+    folder.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        plan.write(folder / PLAN)
+    run = _Run(objective, batches, plan, folder, accelerator, dict(identity or {}))
+    with _settings(plan, accelerator.device):
+        return run.to_the_end(report, validate, hooks)
+
+
+def device_of(plan: Plan) -> torch.device:
+    """Where this process trains."""
+    device: torch.device = _accelerator(plan).device
+    return device
+
+
+def _accelerator(plan: Plan) -> Any:
+    """Device and processes. Precision stays with us: accelerate has one for the life of a process."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
+    cpu = plan.device == "cpu" or not torch.cuda.is_available()  # unless it is told, it does not join CPUs
+    return Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[parallel])
+
+
+class _Step(nn.Module):
+    """The objective's losses as a module's forward, which is what data parallelism wraps."""
+
+    def __init__(self, objective: Objective) -> None:
+        super().__init__()
+        self.model = objective.model
+        self._losses = objective.losses
+
+    def forward(self, batch: Batch) -> Mapping[str, Tensor]:
+        return self._losses(batch)
+
+
+class _Run:
+    """One process of a run."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        batches: Source,
+        plan: Plan,
+        folder: Path,
+        accelerator: Any,
+        identity: dict[str, str],
+    ) -> None:
+        self._batches = batches
+        self._plan = plan
+        self._folder = folder
+        self._accelerator = accelerator
+        self._identity = identity
+        self._model = objective.model
+        self._step = accelerator.prepare_model(_Step(objective))
+        self._parameters = [p for p in self._model.parameters() if p.requires_grad]
+        leave_triton_out()  # optimizers import torch's compiler
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=plan.lr, weight_decay=plan.weight_decay)
+        self._ema = Ema(self._model, plan.ema) if plan.ema else None
+        self._epoch = len(batches) / plan.accumulation
+        """Steps of one epoch."""
+        self._steps = plan.steps or math.ceil((plan.epochs or 0) * self._epoch)
+        self._done = 0
+
+    def to_the_end(self, report: Report, validate: Validate | None, hooks: Sequence[Hook]) -> Trained:
+        self._resume()
+        began, first = time.monotonic(), self._done
+        losses: Mapping[str, float] = {}
+        with self._record(hooks) as record:
+            stream = self._endless()
+            while self._done < self._steps:
+                lr = rate(self._plan, self._done, self._steps, self._epoch)
+                losses = self._train_step(stream, lr)
+                if record is not None:
+                    self._write_down(record, {**losses, "lr": lr}, validate)
+                    report(self._progress(losses, lr, first, time.monotonic() - began))
+                if self._done == self._steps or self._done % self._plan.checkpoint_every == 0:
+                    self._save()
+        if self._ema is not None:
+            self._ema.settle()
+        self._model.eval().to("cpu")
+        seconds = time.monotonic() - began
+        return Trained(self._folder, self._steps, self._images(self._steps), seconds, losses)
+
+    def _record(self, hooks: Sequence[Hook]) -> AbstractContextManager[Record | None]:
+        if not self._accelerator.is_main_process:
+            return nullcontext()
+        return Record(self._folder, self._plan.model_dump(mode="json"), self._done, hooks)
+
+    def _write_down(self, record: Record, numbers: Mapping[str, float], validate: Validate | None) -> None:
+        step = self._done - 1
+        if self._done == self._steps or self._done % max(1, self._steps // _LINES) == 0:
+            record(step, numbers)
+        if self._epoch_ended and validate is not None:
+            record(step, self._validated(validate))
+
+    @property
+    def _epoch_ended(self) -> bool:
+        """With the step that was just done."""
+        return self._done == self._steps or int(self._done / self._epoch) > int((self._done - 1) / self._epoch)
+
+    def _train_step(self, stream: Iterator[Batch], lr: float) -> dict[str, float]:
+        self._model.train()
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        shown: dict[str, float] = {}
+        pieces = self._plan.accumulation
+        for number, batch in enumerate(islice(stream, pieces)):
+            self._seed(number)
+            last = number == pieces - 1
+            with nullcontext() if last else self._accelerator.no_sync(self._step):
+                with torch.autocast(self._device.type, torch.bfloat16, enabled=self._plan.precision == "bf16"):
+                    losses = self._step(self._placed(batch))
+                self._accelerator.backward(losses[TOTAL] / pieces)
+            for name, loss in losses.items():
+                shown[name] = shown.get(name, 0.0) + float(loss.detach()) / pieces
+        if not math.isfinite(shown[TOTAL]):
+            raise Misconfigured(
+                f"The loss is {shown[TOTAL]} at step {self._done + 1:,}: train with a lower learning rate, a longer "
+                "warm-up, or precision fp32."
+            )
+        if self._plan.clip:
+            self._accelerator.clip_grad_norm_(self._parameters, self._plan.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._ema is not None:
+            self._ema.update(self._done)
+        self._done += 1
+        return shown
+
+    def _endless(self) -> Iterator[Batch]:
+        while True:
+            batch = None
+            for batch in self._batches:
+                yield batch
+            if batch is None:
+                raise Misconfigured("There are no batches any more: not one image of an epoch could be used.")
+
+    def _placed(self, batch: Batch) -> Batch:
+        return replace(
+            batch,
+            images=batch.images.to(self._device),
+            views={name: view.to(self._device) for name, view in batch.views.items()},
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = self._accelerator.device
+        return device
+
+    def _seed(self, piece: int) -> None:
+        """Chance depends on nothing that a checkpoint would have to keep."""
+        place = f"{self._plan.seed}/{self._done}/{piece}/{self._accelerator.process_index}"
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "big"))
+
+    def _validated(self, validate: Validate) -> Mapping[str, float]:
+        self._model.eval()
+        with torch.no_grad(), nullcontext() if self._ema is None else self._ema.in_use():
+            return validate()
+
+    def _save(self) -> None:
+        if self._accelerator.is_main_process:
+            content = {
+                "step": self._done,
+                "weights": checkpoints.changing(self._model),
+                "optimizer": self._optimizer.state_dict(),
+                "ema": {} if self._ema is None else self._ema.averages,
+                "batches": self._batches.state(),
+            }
+            checkpoints.save(self._folder, content, self._plan, self._identity)
+        self._accelerator.wait_for_everyone()
+
+    def _resume(self) -> None:
+        with checkpoints.going_on(self._folder):
+            found = checkpoints.load(self._folder, self._plan, self._identity)
+            if found is None:
+                return
+            self._done = found["step"]
+            if self._done not in range(self._steps + 1):
+                raise ValueError(f"step {self._done} of {self._steps}")
+            checkpoints.put_back(self._model, found["weights"], self._folder)
+            self._optimizer.load_state_dict(found["optimizer"])
+            if self._ema is not None:
+                self._ema.restore(found["ema"])
+            self._batches.restore(found["batches"])
+
+    def _progress(self, losses: Mapping[str, float], lr: float, first: int, seconds: float) -> Progress:
+        each = seconds / (self._done - first)
+        return Progress(
+            step=self._done,
+            steps=self._steps,
+            losses=losses,
+            lr=lr,
+            images_per_s=self._images(1) / max(each, 1e-9),
+            eta_s=each * (self._steps - self._done),
+        )
+
+    def _images(self, steps: int) -> int:
+        processes: int = self._accelerator.num_processes
+        return steps * self._plan.batch * self._plan.accumulation * processes
+
+
+@contextmanager
+def _settings(plan: Plan, device: torch.device) -> Iterator[None]:
+    """torch's settings for the whole process, put back at the end. On a CPU no operation adds in a random order."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    if device.type == "cpu":
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]

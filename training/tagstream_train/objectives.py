@@ -1,0 +1,145 @@
+"""What Tag2Text, RAM and RAM++ learn together in pre-training, as an `Objective` of the training loop.
+
+The three differ in which of these losses they have, and in the labels that tagging learns:
+
+    Tag2Text   tagging (the labels of the caption that was drawn), captioning
+    RAM        tagging (all labels of the image), captioning, distillation
+    RAM++      tagging (all labels of the image), distillation, alignment of images with texts
+
+Captioning is taught with the right beginning given at each token (teacher forcing), and with the tags of the caption
+itself as its guide. In RAM and RAM++ a label is the text embedding of its name, which does not learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from workers.models.ram.ram import Ram
+from workers.models.ram.ram_plus import RamPlus
+from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.text import TextBranch
+from workers.models.ram.wordpiece import WordPiece
+from tagstream_train import losses
+from tagstream_train.captions import GIVEN, Drawn, caption_tokens, draw, guide_tokens
+from tagstream_train.data.loader import Batch, multi_hot
+from tagstream_train.features import Features, image_key, text_key
+
+Absent: TypeAlias = Literal["unknown", "negative"]
+
+
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    """Features that CLIP ViT-B/16 gave; without a file, its loss is left out.
+
+    Args:
+        images: for distillation, as they are.
+        texts: of the captions, of length 1, for alignment.
+    """
+
+    images: Features | None = None
+    texts: Features | None = None
+
+
+class Pretraining:
+    """The joint objective of one of the three models.
+
+    Args:
+        labels: their names, by label id.
+        wordpiece: cuts captions and tags; None where nothing is captioned.
+        prompt: whether captions begin with "a picture of" (see `caption_tokens`).
+        absent: what a label means that an image is not said to have. The official programs take it for negative.
+    """
+
+    def __init__(
+        self,
+        model: LabelScorer,
+        labels: Sequence[str],
+        *,
+        wordpiece: WordPiece | None = None,
+        teachers: Teachers = Teachers(),
+        prompt: bool = True,
+        absent: Absent = "negative",
+    ) -> None:
+        self.model: nn.Module = model
+        self._scorer = model
+        self._labels = labels
+        self._wordpiece = wordpiece
+        self._teachers = teachers
+        self._prompt = prompt
+        self._absent = absent
+        if isinstance(model, Ram | RamPlus):
+            model.label_embed.requires_grad_(False)
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        """The model's losses by name, and `total`."""
+        drawn = [draw(sample, seed) for sample, seed in zip(batch.samples, _seeds(batch), strict=True)]
+        embeds = self._scorer.embed(self._scorer.encode(batch.images))
+        found = {
+            "tagging": self._tagging(batch, drawn, embeds),
+            "text": self._text(drawn, embeds),
+            "distillation": self._distillation(batch, embeds),
+            "alignment": self._alignment(drawn, embeds),
+        }
+        parts = {name: loss for name, loss in found.items() if loss is not None}
+        total = losses.balanced(parts["tagging"], parts.get("text"))
+        for name in ("distillation", "alignment"):
+            total = total + parts[name] if name in parts else total
+        return {**parts, "total": total}
+
+    def _tagging(self, batch: Batch, drawn: Sequence[Drawn | None], embeds: Tensor) -> Tensor:
+        samples = batch.samples
+        if isinstance(self._scorer, Tag2Text):
+            samples = tuple(
+                sample if each is None else sample.model_copy(update={"tags": each.tags})
+                for sample, each in zip(samples, drawn, strict=True)
+            )
+        logits = self._scorer.score(embeds)
+        targets, weights = (
+            part.to(logits.device) for part in multi_hot(samples, len(self._labels), absent=self._absent)
+        )
+        return losses.asymmetric(logits, targets, weights=weights)
+
+    def _text(self, drawn: Sequence[Drawn | None], embeds: Tensor) -> Tensor | None:
+        branch = getattr(self._scorer, "text", None)
+        rows = [row for row, each in enumerate(drawn) if each is not None]
+        if not isinstance(branch, TextBranch) or self._wordpiece is None or not rows:
+            return None
+        captions = [each for each in drawn if each is not None]
+        guides = guide_tokens(self._wordpiece, self._labels, [each.tags for each in captions])
+        texts = caption_tokens(self._wordpiece, [each.caption for each in captions], prompt=self._prompt)
+        (guide, guide_mask), (ids, mask) = (tuple(part.to(embeds.device) for part in pair) for pair in (guides, texts))
+        states = branch.tag_encoder(guide, guide_mask, embeds[rows], self._scorer.head.layers)
+        return losses.text(branch.decoder(ids, mask, states), ids, mask, prompt=GIVEN)
+
+    def _distillation(self, batch: Batch, embeds: Tensor) -> Tensor | None:
+        features = self._teachers.images
+        if features is None or isinstance(self._scorer, Tag2Text):
+            return None
+        wanted = features.rows(image_key(features, sample) for sample in batch.samples)
+        return losses.distillation(embeds[:, 0], wanted.to(embeds.device, embeds.dtype))
+
+    def _alignment(self, drawn: Sequence[Drawn | None], embeds: Tensor) -> Tensor | None:
+        features = self._teachers.texts
+        rows = [row for row, each in enumerate(drawn) if each is not None]
+        if features is None or not isinstance(self._scorer, RamPlus) or not rows:
+            return None
+        texts = features.units(text_key(features, each.caption) for each in drawn if each is not None)
+        return losses.alignment(matched(self._scorer, embeds[rows], texts.to(embeds.device, embeds.dtype)))
+
+
+def matched(model: RamPlus, embeds: Tensor, texts: Tensor) -> Tensor:
+    """(images, texts) logits: how well each text, as if it were a label, fits each image."""
+    queries = model.label_proj(texts).relu()
+    memory = model.head.remember(embeds, len(texts), False)
+    logits = model.classify(model.head(queries, memory), slice(None))
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _seeds(batch: Batch) -> Sequence[int]:
+    return batch.seeds or (0,) * len(batch.samples)

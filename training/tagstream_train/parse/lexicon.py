@@ -1,0 +1,247 @@
+"""The parser without a grammar: closed-class words split a caption, and what was learned of a corpus tells the rest.
+
+Some sixty microseconds a caption. It needs no model and no word list: which words are adjectives, nouns and verbs is
+learned from where they stand in the captions (`learn`), on top of the few below that nearly every caption has.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from tagstream_train.parse import words
+from tagstream_train.parse.mentions import Mention, Role, action, noun_phrase, tokens
+
+_ADJECTIVES = words.word_set(
+    "red orange yellow green blue purple pink brown black white gray grey beige tan turquoise golden silver violet "
+    "dark light bright pale colorful colourful big large small little tiny huge tall short long wide narrow thick thin "
+    "high low deep flat round square steep young old new ancient modern vintage antique elderly adult hot cold warm "
+    "cool wet dry dirty clean clear calm busy quiet empty full crowded open closed fresh ripe raw rotten sweet heavy "
+    "soft hard smooth rough sharp bare blond blonde bald barefoot alone happy sad angry nervous beautiful pretty cute "
+    "fat slim strong loose tight fancy ornate elegant grand bold lush wild tame outdoor indoor aerial urban "
+    "rural suburban wooden woolen stainless fluffy frozen sunken broken pregnant professional electric lone still "
+    "fine double single favorite male female asian african human"
+)
+_Y_NOUNS = words.word_set(
+    "baby city party pony country grocery factory story candy berry cherry body sky toy key donkey monkey turkey "
+    "hockey jersey chimney valley alley money honey boy cowboy ray tray bay day birthday holiday play spray clay hay "
+    "subway highway runway railway driveway doorway hallway library gallery bakery battery cemetery ferry daisy puppy "
+    "kitty bunny guppy navy army lady enemy study copy trophy pottery jewelry belly lily family butterfly jelly "
+    "cavity university strawberry blueberry raspberry blackberry assembly daddy mommy teddy hobby lobby curry century "
+    "display laundry bay soy rugby derby victory laboratory canopy ivy buoy essay relay"
+)
+_ADJECTIVE_ENDINGS = ("ful", "ous", "less", "ish", "like", "ical", "ional", "able", "ible", "est")
+_EVERY_VERB = words.word_set(
+    "sit stand walk run play ride eat drink sleep fly swim jump wait talk look smile wear hold carry drive work read "
+    "watch cook dance sing climb rest graze float hang lie pose perch march fight dive kneel lean travel"
+)
+_SINGULAR_ONLY = frozenset({"a", "an", "one", "this", "that", "each", "every", "another"})
+
+_BREAKS = words.PREPOSITIONS | words.CONJUNCTIONS | words.PRONOUNS | words.AUXILIARIES
+_CLOSED = _BREAKS | words.DETERMINERS
+_PUNCTUATION = frozenset(',.;:!?()"')
+_VERB_EXPECTED = frozenset({"who", "that", "which", "it", "he", "she", "they"})
+
+_Phrase: TypeAlias = list[tuple[str, Role]]
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """The open-class words that a corpus taught us."""
+
+    adjectives: frozenset[str] = _ADJECTIVES
+    nouns: frozenset[str] = frozenset()
+    verbs: frozenset[str] = _EVERY_VERB
+    """Verbs in their base form."""
+
+
+@dataclass
+class _Places:
+    """Where a word was seen."""
+
+    head: int = 0
+    """The last of a noun phrase."""
+    modifier: int = 0
+    """Before another open-class word."""
+    modified: set[str] = field(default_factory=set)
+
+
+def learn(captions: Iterable[str], *, least: int = 3) -> Lexicon:
+    """What the captions say about the words in them.
+
+    An adjective stands before many different words and is hardly ever the last of a phrase; a noun is; a verb is seen
+    with -ing after a noun or an auxiliary.
+
+    Args:
+        least: how often a word must be seen in a place before that counts.
+    """
+    places: defaultdict[str, _Places] = defaultdict(_Places)
+    verbs: Counter[str] = Counter()
+    for caption in captions:
+        _look(tokens(caption), places, verbs)
+    adjectives = {word for word, at in places.items() if _is_adjective(word, at, least)}
+    nouns = {words.singular(word) for word, at in places.items() if at.head >= least and word not in adjectives}
+    return Lexicon(
+        adjectives=_ADJECTIVES | adjectives,
+        nouns=frozenset(nouns),
+        verbs=_EVERY_VERB | {verb for verb, times in verbs.items() if times >= least},
+    )
+
+
+def _look(caption: Sequence[str], places: defaultdict[str, _Places], verbs: Counter[str]) -> None:
+    previous = ""
+    for word, following in zip(caption, (*caption[1:], "."), strict=True):
+        if _is_open(word):
+            if word.endswith("ing") and (_is_open(previous) or previous in words.AUXILIARIES):
+                verbs.update(words.base_forms(word)[:1])
+            elif _is_open(following):
+                places[word].modifier += 1
+                places[word].modified.add(following)
+            elif previous in words.DETERMINERS or _is_open(previous):
+                places[word].head += 1
+        previous = word
+
+
+def _is_open(word: str) -> bool:
+    return bool(word) and word not in _CLOSED and word not in _PUNCTUATION and word not in words.ADVERBS
+
+
+def _is_adjective(word: str, at: _Places, least: int) -> bool:
+    seen = at.modifier >= max(5, least) and len(at.modified) >= least and at.head * 10 <= at.modifier
+    return seen and not words.is_plural(word) and not words.base_forms(word)
+
+
+class LexiconParser:
+    """Parses by closed-class words, endings and a learned lexicon."""
+
+    name = "lexicon"
+
+    def __init__(self, lexicon: Lexicon | None = None) -> None:
+        self._lexicon = lexicon or Lexicon()
+
+    def parse(self, captions: Sequence[str]) -> list[tuple[Mention, ...]]:
+        return [tuple(dict.fromkeys(_Reading(tokens(caption), self._lexicon).mentions())) for caption in captions]
+
+
+class _Reading:
+    """One caption, read from left to right. A noun phrase grows until a word ends it."""
+
+    def __init__(self, caption: Sequence[str], lexicon: Lexicon) -> None:
+        self._words = [*caption, "."]
+        self._lexicon = lexicon
+        self._phrase: _Phrase = []
+        self._has_noun = False
+        self._determiner = ""
+        self._before = "."
+        """The closed-class word or punctuation before the phrase, or `verb`."""
+        self._joined = False
+        """The phrase is the second subject of what follows: a man and a woman."""
+
+    def mentions(self) -> Iterator[Mention]:
+        for at, word in enumerate(self._words[:-1]):
+            following = self._words[at + 1]
+            if word in words.ADVERBS:
+                continue
+            if word in _PUNCTUATION or word in _BREAKS:
+                yield from self._end(word)
+            elif word in words.DETERMINERS:
+                yield from self._determine(word)
+            elif self._is_verb(word, following):
+                yield from self._end("verb")
+                yield from self._action(word)
+            elif (role := self._role(word, following)) is not None:
+                self._phrase.append((word, role))
+                self._has_noun |= role == "noun"
+        yield from self._end(".")
+
+    def _determine(self, word: str) -> Iterator[Mention]:
+        before = self._before if not self._phrase else ("'s" if word == "'s" else "verb")
+        joined = before in ("and", "&")
+        yield from self._end(before)
+        self._determiner, self._joined = word, joined
+
+    def _end(self, by: str) -> Iterator[Mention]:
+        """The phrase ends, by a word that does not belong to it."""
+        if self._phrase:
+            if self._determiner and len(self._phrase) == 1 and not self._is_predicate():
+                self._phrase = [(self._phrase[0][0], "noun")]
+            yield from noun_phrase(self._phrase, before_of=by == "of")
+        self._phrase, self._has_noun, self._determiner, self._before, self._joined = [], False, "", by, False
+
+    def _is_predicate(self) -> bool:
+        word, role = self._phrase[0]
+        return role != "noun" and (self._before in words.AUXILIARIES or word in _ADJECTIVES)
+
+    def _action(self, word: str) -> Iterable[Mention]:
+        return action(words.base_forms(word) or (word,), self._lexicon.verbs)
+
+    def _is_verb(self, word: str, following: str) -> bool:
+        if word in words.PLURAL_ONLY:
+            return False
+        if word in words.ING_NOUNS:
+            return self._before in words.AUXILIARIES or (self._has_noun and following in words.DETERMINERS)
+        bases = words.base_forms(word)
+        if not bases:
+            return self._is_base(word, following)
+        if word.endswith("ing"):
+            return self._is_present_participle(word, following)
+        if word.endswith("s"):
+            return self._is_third_person(bases, following)
+        return self._has_noun or (not self._phrase and not self._determiner and self._takes_participle(following))
+
+    def _is_present_participle(self, word: str, following: str) -> bool:
+        if self._has_noun:
+            return True
+        names_a_use = word in words.COMPOUND_GERUNDS and _is_open(following)
+        if self._determiner or self._phrase:
+            return False
+        return not names_a_use or self._before in words.AUXILIARIES
+
+    def _takes_participle(self, following: str) -> bool:
+        return self._before in words.AUXILIARIES or not _is_open(following)
+
+    def _is_third_person(self, bases: Sequence[str], following: str) -> bool:
+        known = any(base in self._lexicon.verbs for base in bases)
+        if not self._phrase and not self._determiner:
+            return self._before in _VERB_EXPECTED or (
+                self._before in ("and", "verb") and following not in ("and", ",", ".") and following in _CLOSED
+                and (known or following in words.DETERMINERS)
+            )  # fmt: skip
+        if not self._has_noun or (words.is_plural(self._phrase[-1][0]) and self._before != "of"):
+            return False
+        if self._determiner in _SINGULAR_ONLY or following in words.DETERMINERS:
+            return True
+        return known and not _is_open(following) and bases[0] not in self._lexicon.nouns
+
+    def _is_base(self, word: str, following: str) -> bool:
+        if self._before == "to" and not self._phrase and not self._determiner:
+            return word in self._lexicon.verbs or following in words.DETERMINERS
+        if not self._has_noun or _is_open(following):
+            return False
+        subjects = words.is_plural(self._phrase[-1][0]) or self._joined or self._determiner in words.PLURAL_DETERMINERS
+        return subjects and (word in self._lexicon.verbs or following in words.DETERMINERS)
+
+    def _role(self, word: str, following: str) -> Role | None:
+        """What a word is in a noun phrase; None for an adverb."""
+        if word in self._lexicon.adjectives:
+            return "adjective"
+        if word.endswith("ly") and word not in words.LY_OTHERS:
+            return None
+        if word in self._lexicon.nouns and not _is_open(following):
+            return "noun"
+        if words.is_participle(word):
+            return self._participle(word, following)
+        if "-" in word and _is_open(following):
+            return "adjective"
+        if word.endswith(_ADJECTIVE_ENDINGS) and _is_open(following):
+            return "adjective"
+        if word.endswith("y") and len(word) > 3 and word not in _Y_NOUNS and _is_open(following):
+            return "adjective"
+        return "noun"
+
+    def _participle(self, word: str, following: str) -> Role:
+        if not word.endswith("ing"):
+            return "participle"
+        return "noun" if word in words.COMPOUND_GERUNDS or not _is_open(following) else "gerund"

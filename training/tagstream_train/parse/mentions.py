@@ -1,0 +1,107 @@
+"""What a parser finds in a caption: tags as the caption's words say them, in one normal form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+from tagstream_train.parse import words
+from tagstream_train.parse.synonyms import FIXED, HYPHENATED, SYNONYMS
+
+Kind: TypeAlias = Literal["object", "attribute", "action"]
+"""What a tag names: a thing or a scene, a property, or something that is done."""
+Role: TypeAlias = Literal["noun", "adjective", "participle", "gerund"]
+"""What a word is in a noun phrase; a participle ends in -ed or is irregular, a gerund ends in -ing."""
+
+MAX_COMPOUND = 3
+"""Words of an object's name."""
+
+
+class Mention(NamedTuple):
+    kind: Kind
+    text: str
+    """Lower case, singular or base form, one space between words; the head is the last word."""
+
+
+class Parser(Protocol):
+    """Finds mentions. It can be pickled: captions are parsed in several processes."""
+
+    @property
+    def name(self) -> str:
+        """What parsed, with its version, for the history of a data set."""
+
+    def parse(self, captions: Sequence[str]) -> list[tuple[Mention, ...]]:
+        """The mentions of each caption, without repetitions, in order."""
+
+
+def noun_phrase(phrase: Sequence[tuple[str, Role]], before_of: bool = False) -> Iterable[Mention]:
+    """The mentions of one noun phrase, its head last: `big red fire engine` is an object and two attributes.
+
+    Args:
+        phrase: its words in lower case, without determiners.
+        before_of: *of* follows, so that words which count (a group of …) are no objects.
+    """
+    nouns, modifiers = _split(phrase)
+    for word, role in modifiers:
+        if role == "noun":
+            yield from _material_or_object(word)
+        elif role == "gerund":
+            yield from action(words.base_forms(word)[:1])
+        else:
+            yield from attribute(word)
+    if nouns and not _counts(nouns[-1], before_of):
+        yield from object_(nouns)
+    elif nouns[:-1]:
+        yield from object_(nouns[:-1])
+
+
+def _split(phrase: Sequence[tuple[str, Role]]) -> tuple[list[str], list[tuple[str, Role]]]:
+    """The words that name the object, and the rest."""
+    start = len(phrase)
+    while start and phrase[start - 1][1] == "noun" and len(phrase) - start < MAX_COMPOUND:
+        start -= 1
+    while start < len(phrase) - 1 and phrase[start][0] in words.MATERIALS:
+        start += 1
+    names = [word for word, _ in phrase]
+    while 0 < start < len(phrase) and " ".join(names[start - 1 : start + 1]) in FIXED:
+        start -= 1
+    return names[start:], list(phrase[:start])
+
+
+def _counts(head: str, before_of: bool) -> bool:
+    return head in words.PHOTO_WORDS or (before_of and head in words.OF_WHAT)
+
+
+def _material_or_object(word: str) -> Iterable[Mention]:
+    return attribute(word) if word in words.MATERIALS else object_([word])
+
+
+def object_(nouns: Sequence[str]) -> Iterable[Mention]:
+    name = " ".join([*nouns[:-1], words.singular(nouns[-1])])
+    if len(name) > 1 and not name.isdigit():
+        yield Mention("object", SYNONYMS.get(name, name))
+
+
+def attribute(word: str) -> Iterable[Mention]:
+    if word not in words.UNSEEN_ADJECTIVES and word not in words.ADVERBS and len(word) > 1:
+        yield Mention("attribute", SYNONYMS.get(word, word))
+
+
+def action(bases: Sequence[str], known: Collection[str] = ()) -> Iterable[Mention]:
+    """The action that a word names: of the verbs it may be a form of, the first that is known, or the first."""
+    base = next((verb for verb in bases if verb in known), bases[0] if bases else "")
+    if base and base not in words.LIGHT_VERBS:
+        yield Mention("action", base)
+
+
+_TOKEN = re.compile(r"[^\W_]+(?:-[^\W_]+)*|'s\b|[,.;:!?()\"&]")
+
+
+_HYPHENATED = re.compile(r"\b(" + "|".join(HYPHENATED) + r")\b")
+
+
+def tokens(caption: str) -> list[str]:
+    """Words and punctuation in lower case; a possessive 's stands alone."""
+    text = caption.lower().replace("’", "'").replace("n't", " not")
+    return _TOKEN.findall(_HYPHENATED.sub(lambda found: found[0].replace(" ", "-"), text))

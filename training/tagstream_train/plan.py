@@ -1,0 +1,81 @@
+"""How a run is trained, as one TOML file that repeats it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+from tagstream_train.toml import read_toml, toml_of
+
+
+class Plan(BaseModel):
+    """Every number that a run depends on, besides the model, the data and the number of processes.
+
+    A step is one change of the weights; it sees `batch` x `accumulation` images in each process.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: PositiveInt | None = None
+    """How often every image is seen; give this or `steps`."""
+    steps: PositiveInt | None = None
+    batch: PositiveInt = 32
+    """Images that are computed together, in each process."""
+    accumulation: PositiveInt = 1
+    """Batches whose gradients are averaged into one step."""
+
+    lr: PositiveFloat = 1e-4
+    """The learning rate after the warm-up."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate grows linearly from `warmup_from` to `lr`."""
+    warmup_from: NonNegativeFloat = 5e-7
+    decay: Literal["cosine", "exponential", "constant"] = "cosine"
+    """From `lr` to `floor` over the whole run; or by `decay_factor` each epoch, never below `floor`; or not at all."""
+    decay_factor: float = Field(default=0.9, gt=0, le=1)
+    decay_at: Literal["step", "epoch"] = "step"
+    """Whether the rate falls a little each step, or once an epoch as in the papers."""
+    floor: NonNegativeFloat = 0.0
+
+    weight_decay: NonNegativeFloat = 0.05
+    clip: NonNegativeFloat = 1.0
+    """The longest gradient that is not shortened; 0: any."""
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """The decay of the weights' moving average, which then is what the run gives; 0: the last weights."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu"] = "auto"
+    threads: PositiveInt | None = None
+    """Threads that a CPU computes with; None: one a core. The last bits of a result depend on it."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    checkpoint_every: PositiveInt = 500
+    """Steps between checkpoints; there is one at the end too."""
+
+    @model_validator(mode="after")
+    def _ends_once(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        if self.floor > self.lr:
+            raise ValueError(f"the floor {self.floor:g} is above the learning rate {self.lr:g}")
+        return self
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read what `write` wrote, or a person.
+
+        Raises:
+            Misconfigured: the file can't be read, or a value is wrong.
+        """
+        return read_toml(cls, path)
+
+    def write(self, path: Path) -> None:
+        path.write_text(toml_of(self), encoding="utf-8")

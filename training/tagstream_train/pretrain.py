@@ -1,0 +1,372 @@
+"""Pre-training: Tag2Text, RAM or RAM++ from images with captions and tags, in stages of growing images, to a bundle."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from schemas.printable import counted
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle, Provenance, sha256_of, text_of
+from workers.models.labels import label_matrix, with_embedding
+from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
+from workers.models.ram.decoding import CaptionDecoding
+from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD, manifest_of
+from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.wordpiece import WordPiece
+from workers.ports import ObjectStore
+from tagstream_train import memory
+from tagstream_train.captions import caption_tokens
+from tagstream_train.card import Card
+from tagstream_train.data.images import Images
+from tagstream_train.data.loader import Batches
+from tagstream_train.data.samples import LABELS, SAMPLES, DataSet, Sample
+from tagstream_train.data.splits import split
+from tagstream_train.export import export
+from tagstream_train.features import Features, image_key, text_key
+from tagstream_train.loop import Progress, Trained, train
+from tagstream_train.noise import add_noise
+from tagstream_train.objectives import Pretraining, Teachers
+from tagstream_train.rated import Rated, rate_samples
+from tagstream_train.recipes import AUGMENTS, Run, Stage
+from tagstream_train.record import Hook
+from tagstream_train.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
+from tagstream_train.thresholds import Threshold
+from tagstream_train.toml import toml_of
+from tagstream_train.wordlist import vocabulary_of
+
+RUN = "run.toml"
+VALIDATED = 1000
+"""Images that are measured after each epoch."""
+LENGTHS = 10_000
+"""Captions whose length is looked at."""
+
+Report = Callable[[int, Progress], None]
+"""Told the stage, counted from 1, and where it is."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that was trained, ready to be written as a bundle."""
+
+    run: Run
+    dataset: DataSet
+    model: LabelScorer
+    config: AnyConfig
+    vocabulary: bytes | None
+    steps: int
+    images: int
+    """Images seen in training, each counted as often as it was seen."""
+    losses: Mapping[str, float]
+    """The losses of the last step by name; empty where the run had ended before."""
+    seen: Sequence[Sample]
+    """The images that were trained on."""
+    held: Sequence[Sample]
+    """And those that were not."""
+    parents: Mapping[str, str]
+    """What it was made from: sha256 or digest by name."""
+
+
+def pretrain(
+    dataset: DataSet,
+    run: Run,
+    folder: Path,
+    *,
+    store: ObjectStore | None = None,
+    workers: int = 2,
+    hooks: Sequence[Hook] = (),
+    report: Report = lambda stage, progress: None,
+) -> Pretrained:
+    """Train to the end of the run's last stage, from the folder's checkpoints if it has some.
+
+    The folder gets run.toml and a folder for each stage (see `loop.train`). Under torchrun every process calls this.
+
+    Raises:
+        Misconfigured: the run fits neither the data nor the memory, or a file of it can't be read.
+        Unavailable: the object store does not answer.
+    """
+    seen, held = _divided(dataset, run)
+    teachers = _teachers(run, seen)
+    model, config, vocabulary, parents = _started(dataset, run)
+    _remember(run, folder)
+    pieces = None if vocabulary is None else word_pieces(vocabulary)
+    images = Images(dataset.folder, store=store)
+    identity = {"run": hashlib.sha256(toml_of(run).encode()).hexdigest(), **parents}
+    done: list[Trained] = []
+    for number, stage in enumerate(run.stages, 1):
+        model, config = at_size(model, config, stage.image_size)
+        add_noise(model, depth=run.depth, dropout=run.dropout)
+        objective = Pretraining(
+            model, dataset.labels, wordpiece=pieces, teachers=teachers, prompt=run.prompt, absent=run.absent
+        )
+        _check_memory(objective, seen, stage, images)
+        trained = train(
+            objective,
+            _batches(seen, stage, images, workers),
+            stage.plan,
+            folder / f"stage-{number}",
+            report=partial(report, number),
+            validate=_validation(model, config, held[:VALIDATED], images, run) if held else None,
+            identity=identity,
+            hooks=hooks,
+        )
+        done.append(trained)
+    losses = next((each.losses for each in reversed(done) if each.losses), {})
+    steps, shown = sum(each.steps for each in done), sum(each.images for each in done)
+    return Pretrained(run, dataset, model, config, vocabulary, steps, shown, losses, seen, held, parents)
+
+
+def _check_memory(objective: Pretraining, seen: Sequence[Sample], stage: Stage, images: Images) -> None:
+    alone = stage.model_copy(update={"plan": stage.plan.model_copy(update={"batch": 1})})
+    one = next(iter(_batches(seen, alone, images, workers=0)))
+    estimated = memory.estimate(objective, one, stage.plan)
+    if not estimated.fits:
+        raise Misconfigured(
+            f"The stage of {stage.image_size} pixels takes {estimated}. In the run's file, set its batch to "
+            f"{estimated.largest_batch or 1} with more accumulation, or take smaller sizes."
+        )
+
+
+def _validation(
+    model: LabelScorer, config: AnyConfig, held: Sequence[Sample], images: Images, run: Run
+) -> Callable[[], Mapping[str, float]]:
+    def measure() -> Mapping[str, float]:
+        rated = rate_samples(model, config, held, images, absent=run.absent, workers=0)
+        return {"val mAP": rated.metrics(rated.choose(run.least_positives))["mAP"] or 0.0}
+
+    return measure
+
+
+def write_bundle(
+    made: Pretrained,
+    out: Path,
+    images: Images,
+    *,
+    workers: int = 2,
+    keep_captioner: bool = False,
+    replace_existing: bool = False,
+) -> Bundle:
+    """The trained model as a bundle with thresholds.
+
+    Thresholds are those of the best F1 on the images that were held back, or, where none were, on those that it was
+    trained on, which makes them too high.
+
+    Args:
+        keep_captioner: of RAM, its captioning branch too: no worker runs it, but training can go on with it.
+
+    Raises:
+        Misconfigured: the folder exists already, or none of the images can be read.
+    """
+    config, weights = made.config, made.model.state_dict()
+    if isinstance(config, RamConfig) and not keep_captioner:
+        config = replace(config, text=None)
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("text.")}
+    gpu = torch.cuda.is_available() and made.run.stages[-1].plan.device == "auto"
+    model = made.model.to("cuda" if gpu else "cpu")
+    rated = rate_samples(model, config, made.held or made.seen, images, absent=made.run.absent, workers=workers)
+    chosen = rated.choose(made.run.least_positives)
+    source = f"pre-trained on {made.dataset.header.name}"
+    manifest = manifest_of(config, Provenance(source=source), tuple(each.value for each in chosen))
+    return export(
+        out,
+        manifest.model_copy(update={"profiles": {}, "options": _options(made)}),
+        weights=weights,
+        labels=made.dataset.labels,
+        card=_card(made, rated, chosen),
+        vocabulary=None if isinstance(config, RamPlusConfig) or config.text is None else made.vocabulary,
+        replace_existing=replace_existing,
+    )
+
+
+def _options(made: Pretrained) -> dict[str, JsonValue]:
+    """How a captioner decodes: captions as short as all but a tenth of those that it was taught may end."""
+    if not isinstance(made.config, Tag2TextConfig) or made.vocabulary is None:
+        return {}
+    captions = list(islice((caption for sample in made.seen for caption in sample.captions), LENGTHS))
+    if not captions:
+        return {}
+    _, mask = caption_tokens(word_pieces(made.vocabulary), captions)
+    shortest = int(mask.sum(dim=1).sort().values[len(mask) // 10]) - 1  # before the end token
+    return {"decoding": {"min_length": min(CaptionDecoding().min_length, shortest)}}
+
+
+def _card(made: Pretrained, rated: Rated, chosen: Sequence[Threshold]) -> Card:
+    given = sum(not each.why for each in chosen)
+    return Card(
+        command="train pretrain",
+        data={
+            "name": made.dataset.header.name,
+            "trained_on": len(made.seen),
+            "held_back": len(made.held),
+            "absent": made.run.absent,
+            "captions": sum(len(sample.captions) for sample in made.seen),
+        },
+        plan=made.run.model_dump(mode="json", exclude_none=True),
+        steps=made.steps,
+        images=made.images,
+        metrics=rated.metrics(chosen) if made.held else {},
+        thresholds={
+            "rule": "best F1",
+            "chosen_on": "images held back" if made.held else "the training images",
+            "chosen": given,
+            "otherwise": DEFAULT_THRESHOLD,
+        },
+        parents=dict(made.parents),
+    )
+
+
+def is_first_process() -> bool:
+    """Whether this process of a run under torchrun is the one that writes and speaks."""
+    return _rank() == 0
+
+
+def digest_of_set(dataset: DataSet) -> str:
+    """sha256 over what a set says: its labels and its samples, images by what is written of them."""
+    digest = hashlib.sha256()
+    for name in (LABELS, SAMPLES):
+        digest.update(bytes.fromhex(sha256_of(dataset.folder / name)))
+    return digest.hexdigest()
+
+
+def _divided(dataset: DataSet, run: Run) -> tuple[Sequence[Sample], Sequence[Sample]]:
+    """The samples to train on, and those to measure with."""
+    if not dataset.labels:
+        raise Misconfigured(f"{dataset.folder} has no labels; `tagstream train parse` finds them in captions.")
+    if run.val == 0:
+        return dataset.lines(), []
+    parts = split(dataset, {"train": 1 - run.val, "val": run.val})
+    return parts["train"], parts["val"]
+
+
+def _teachers(run: Run, samples: Sequence[Sample]) -> Teachers:
+    """Files of features, of which every image and caption is looked for now rather than in the middle of the run."""
+    width = 1 if run.model == "tag2text" else _embedding(run)
+    if run.image_features and run.model == "tag2text":
+        raise Misconfigured("Tag2Text learns from no image features: that is RAM's and RAM++'s distillation.")
+    if run.text_features and run.model != "ram-plus":
+        raise Misconfigured("Text features are for alignment, which only RAM++ has.")
+    images = Features(Path(run.image_features), width) if run.image_features else None
+    texts = Features(Path(run.text_features), width) if run.text_features else None
+    _check_coverage(samples, images, texts)
+    return Teachers(images, texts)
+
+
+def _check_coverage(samples: Sequence[Sample], images: Features | None, texts: Features | None) -> None:
+    for sample in samples:
+        if images is not None and image_key(images, sample) not in images:
+            raise Misconfigured(f"{images.path} has no features of {sample.image}, by this name or by its sha256.")
+        for caption in sample.captions if texts is not None else ():
+            if texts is not None and text_key(texts, caption) not in texts:
+                raise Misconfigured(f"{texts.path} has no features of the caption {caption[:200]!r} ({sample.image}).")
+
+
+def _embedding(run: Run) -> int:
+    config = run.config(1)
+    assert not isinstance(config, Tag2TextConfig)
+    return config.embedding
+
+
+def _started(dataset: DataSet, run: Run) -> tuple[LabelScorer, AnyConfig, bytes | None, dict[str, str]]:
+    """The model at the first stage's size, its vocabulary, and what both come from."""
+    labels = dataset.labels
+    config = run.config(len(labels))
+    check_grids(config.encoder)
+    for stage in run.stages:
+        scaled(config.encoder, stage.image_size)
+    matrix = _label_matrix(run)
+    if matrix is not None:
+        config = with_embedding(config, matrix, len(labels), Path(run.label_embeddings or ""))
+    model = fresh(config, seed=run.stages[0].plan.seed)
+    parents = {"set": digest_of_set(dataset)}
+    bundle = _bundle(run)
+    if bundle is not None:
+        missing = load_bundle(model, bundle, labels)
+        _check_labels(run, matrix, bundle, missing)
+        parents[bundle.name] = bundle.digest
+    elif run.start is not None:
+        load_encoder(model, Path(run.start))
+        parents[Path(run.start).name] = sha256_of(Path(run.start))
+    if matrix is not None:
+        with torch.no_grad():
+            model.state_dict()["label_embed"].copy_(matrix)
+    return model, config, _vocabulary(dataset, run, config, bundle), parents
+
+
+def _bundle(run: Run) -> Bundle | None:
+    return Bundle.open(Path(run.start)) if run.start is not None and Path(run.start).is_dir() else None
+
+
+def _label_matrix(run: Run) -> Tensor | None:
+    if run.label_embeddings is None:
+        return None
+    if run.model == "tag2text":
+        raise Misconfigured("Tag2Text learns its labels' embeddings: it takes none.")
+    return label_matrix(Path(run.label_embeddings))
+
+
+def _check_labels(run: Run, matrix: Tensor | None, bundle: Bundle, missing: Sequence[str]) -> None:
+    """RAM and RAM++ don't learn what a label means: one that is new to them has to be given."""
+    new = [name.removeprefix("label ") for name in missing if name.startswith("label")]
+    if new and matrix is None and run.model != "tag2text":
+        raise Misconfigured(
+            f"{bundle.folder} has no embedding of {counted(len(new), 'label')} of the set, e.g. {new[0]!r}: "
+            "give the embeddings of all of them with --label-embeddings."
+        )
+
+
+def _vocabulary(dataset: DataSet, run: Run, config: AnyConfig, bundle: Bundle | None) -> bytes | None:
+    if isinstance(config, RamPlusConfig) or config.text is None:
+        return None
+    if run.vocabulary is not None:
+        WordPiece.read(Path(run.vocabulary))
+        return text_of(Path(run.vocabulary)).encode()
+    if bundle is not None and bundle.vocabulary.is_file():
+        return bundle.vocabulary.read_bytes()
+    return vocabulary_of(chain(dataset.labels, (caption for sample in dataset for caption in sample.captions)))
+
+
+def _batches(samples: Sequence[Sample], stage: Stage, images: Images, workers: int) -> Batches:
+    return Batches(
+        samples,
+        side=stage.image_size,
+        mean=MEAN,
+        std=STD,
+        batch=stage.plan.batch,
+        images=images,
+        seed=stage.plan.seed,
+        augment=AUGMENTS[stage.augment],
+        workers=workers,
+        rank=_rank(),
+        world=int(os.environ.get("WORLD_SIZE", "1")),
+        epochs=None,
+        shuffle=True,
+    )
+
+
+def _remember(run: Run, folder: Path) -> None:
+    """Write the run's file, unless the folder is another run's."""
+    if not is_first_process():
+        return
+    path, text = folder / RUN, toml_of(run)
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise Misconfigured(f"{folder} holds another run ({path} differs): remove it, or choose another --work.")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def word_pieces(vocabulary: bytes) -> WordPiece:
+    """The tokenizer of a vocab.txt."""
+    return WordPiece(vocabulary.decode().removesuffix("\n").split("\n"))
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))

@@ -1,0 +1,39 @@
+"""A WordPiece vocabulary made of a set's own captions, for models that don't start from published weights."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+
+from workers.models.ram.random_bundle import made_up_vocabulary
+from workers.models.ram.wordpiece import UNKNOWN, VOCABULARY_SIZE, WordPiece
+from tagstream_train.captions import cleaned
+
+_WORD = "word"
+"""How the made-up words of `made_up_vocabulary` begin, which are replaced."""
+
+
+def vocabulary_of(texts: Iterable[str]) -> bytes:
+    """A vocab.txt with the words of these texts, the most frequent ones first, of the length that the models have.
+
+    Its special tokens, the prompt's words, and letters to spell what it does not know stand where they always do.
+    """
+    base = list(made_up_vocabulary())
+    pieces = WordPiece(base)
+    counted = Counter(word for text in texts for word in _words(text))
+    taken = set(base)
+    free = (place for place, token in enumerate(base) if token.startswith(_WORD) and token[len(_WORD) :].isdigit())
+    ranked = sorted(counted, key=lambda word: (-counted[word], word))
+    new = (word for word in ranked if word not in taken and UNKNOWN not in pieces.encode(word))
+    for place, word in zip(free, new, strict=False):
+        base[place] = word
+    assert len(base) == VOCABULARY_SIZE
+    return "".join(f"{token}\n" for token in base).encode()
+
+
+def _words(text: str) -> list[str]:
+    """As BERT's tokenizer sees them: without accents, cut at punctuation."""
+    plain = unicodedata.normalize("NFD", cleaned(text))
+    return re.findall(r"[^\W_]+", "".join(c for c in plain if unicodedata.category(c) != "Mn"))

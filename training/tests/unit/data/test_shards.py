@@ -1,0 +1,239 @@
+"""Shards: written, read in few pieces, on disk and in a bucket, and what is no tar file."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+from training.tests.unit.pictures import BROKEN, png, shades, write
+from workers.cli.app import run_command
+from workers.cli.exit_codes import MISCONFIGURED
+from workers.errors import Misconfigured, Unavailable
+from tagstream_testing.memory import MemoryObjectStore
+from tagstream_train.data.augment import Augment
+from tagstream_train.data.formats import Request, open_source
+from tagstream_train.data.images import BadImage, Images
+from tagstream_train.data.importer import import_dataset
+from tagstream_train.data.loader import Batches
+from tagstream_train.data.samples import DataSet
+from tagstream_train.data.shard_writer import Packed, pack
+from tagstream_train.data.shards import WINDOW, place_of
+
+PER_SHARD = 4
+
+
+def packed(dataset: DataSet, out: Path, **options: Any) -> Packed:
+    """Shards of four images each."""
+    size = len(png(0)) * PER_SHARD + 40
+    return pack(dataset, Images(dataset.folder), out, **({"shard_bytes": size} | options))
+
+
+def training(dataset: DataSet, **options: Any) -> Batches:
+    chosen: dict[str, Any] = {"side": 8, "mean": (0.5,) * 3, "std": (0.25,) * 3, "batch": 4, "augment": Augment()}
+    return Batches(dataset, **(chosen | options))
+
+
+def shard_numbers(batches: Batches) -> list[list[int]]:
+    """The shard of each image of each batch."""
+    return [[int(sample.image.split("/")[-2][:-4]) for sample in batch.samples] for batch in batches]
+
+
+def test_a_packed_set_has_the_same_images_tags_and_hashes(tmp_path: Path) -> None:
+    dataset = shades(tmp_path / "set", 10)
+    result = packed(dataset, tmp_path / "packed")
+    assert (result.shards, result.skipped) == (3, {})
+    read, kept = Images(result.dataset.folder), Images(dataset.folder)
+    for one, other in zip(result.dataset, dataset, strict=True):
+        assert (one.tags, one.sha256) == (other.tags, other.sha256)
+        assert read.read(one.image) == kept.read(other.image)
+    assert [sample.image for sample in result.dataset][3:5] == [
+        "shards/000000.tar/000000003.png",
+        "shards/000001.tar/000000004.png",
+    ]
+
+
+def test_the_same_set_gives_the_same_bytes(tmp_path: Path) -> None:
+    dataset = shades(tmp_path / "set", 5)
+    for name in ("one", "other"):
+        packed(dataset, tmp_path / name)
+    one, other = (sorted((tmp_path / name / "shards").iterdir()) for name in ("one", "other"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+
+
+def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
+    packed(shades(tmp_path / "set", 6), tmp_path / "packed")
+    samples = []
+    for path in sorted((tmp_path / "packed/shards").iterdir()):
+        with path.open("rb") as stream:
+            samples += group_by_keys({**file, "__url__": path.name} for file in tar_file_iterator(stream))
+    assert [sample["png"] for sample in samples] == [png(number) for number in range(6)]
+    assert [json.loads(sample["json"])["tags"] for sample in samples] == [["even"], ["odd"]] * 3
+
+
+def test_an_image_that_is_broken_is_left_out_of_the_shards(tmp_path: Path) -> None:
+    result = packed(write(tmp_path / "set", [png(0), BROKEN, png(2)]), tmp_path / "packed")
+    assert len(result.dataset) == 2
+    assert list(result.skipped) == ["images/001.png"]
+
+
+def test_an_epoch_has_every_image_and_mixes_few_shards_at_a_time(tmp_path: Path) -> None:
+    dataset = packed(shades(tmp_path / "set", 80), tmp_path / "packed").dataset
+    found = list(itertools.chain(*shard_numbers(training(dataset, seed=1, epochs=2))))
+    first, second = found[:80], found[80:]
+    assert sorted(first) == sorted(second) == sorted(list(range(20)) * PER_SHARD)
+    size = PER_SHARD * WINDOW
+    one, other = ([frozenset(epoch[start : start + size]) for start in range(0, 80, size)] for epoch in (first, second))
+    assert [len(window) for window in one + other] == [WINDOW] * 10
+    assert set(one) != set(other)
+
+
+def test_a_run_on_shards_resumes_at_the_very_next_batch(tmp_path: Path) -> None:
+    dataset = packed(shades(tmp_path / "set", 40), tmp_path / "packed").dataset
+    whole = [batch.seeds for batch in training(dataset, epochs=2)]
+    first, second = training(dataset, epochs=2), training(dataset, epochs=2)
+    begun = [batch.seeds for batch in itertools.islice(first, 13)]
+    second.restore(first.state())
+    assert begun + [batch.seeds for batch in second] == whole
+
+
+def test_shards_in_a_bucket_are_fetched_once_an_epoch(tmp_path: Path) -> None:
+    store = MemoryObjectStore()
+    dataset = shades(tmp_path / "set", 80)
+    result = packed(dataset, tmp_path / "packed", to="s3://sets/shades", put=store.put)
+    assert sorted(path.name for path in (tmp_path / "packed").iterdir()) == [
+        "dataset.json",
+        "samples.jsonl",
+        "tags.txt",
+    ]
+    images = Images(result.dataset.folder, store=store)
+    given = training(result.dataset, images=images, workers=4)
+    assert len(list(itertools.chain(*shard_numbers(given)))) == 80
+    assert sorted(store.reads) == [("sets", f"shades/{number:06}.tar") for number in range(20)]
+
+
+def test_a_store_that_is_away_ends_the_training(tmp_path: Path) -> None:
+    store = MemoryObjectStore()
+    result = packed(shades(tmp_path / "set", 4), tmp_path / "packed", to="s3://sets/shades", put=store.put)
+    store.fail("sets", None, Unavailable("s3", "it is away"))
+    with pytest.raises(Unavailable):
+        list(training(result.dataset, images=Images(result.dataset.folder, store=store)))
+
+
+def tar(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as out:
+        for name, body in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            out.addfile(member, io.BytesIO(body))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "no tar file"),
+        (b"no tar file at all" * 100, "no tar file"),
+        (None, "can't be read: No such file"),
+    ],
+)
+def test_what_is_no_shard_is_named_with_each_image_of_it(tmp_path: Path, content: bytes | None, complaint: str) -> None:
+    if content is not None:
+        (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(BadImage, match=rf"a\.tar/1\.png: the shard .*{complaint}"):
+        Images(tmp_path).read("a.tar/1.png")
+
+
+def test_only_plain_members_are_read_and_none_outside_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(png(1))
+    path = tar(tmp_path / "set/a.tar", {"1.png": png(1), "./2.png": png(2)})
+    with tarfile.open(path, "a") as out:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "../secret.png"
+        out.addfile(link)
+    images = Images(tmp_path / "set")
+    assert images.read("a.tar/2.png") == png(2)
+    for name in ("a.tar/link.png", "a.tar/3.png", "../a.tar/1.png"):
+        with pytest.raises(BadImage):
+            images.read(name)
+
+
+def test_a_shard_that_is_cut_short_gives_the_images_that_are_whole(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", {"1.png": png(1), "2.png": png(2)})
+    path.write_bytes(path.read_bytes()[: 1024 + 512 + 30])
+    images = Images(tmp_path)
+    assert images.load("a.tar/1.png").size == (20, 12)
+    with pytest.raises(BadImage):
+        images.load("a.tar/2.png")
+
+
+def test_a_member_is_bounded_like_any_image(tmp_path: Path) -> None:
+    tar(tmp_path / "a.tar", {"1.png": bytes(21 * 1024**2)})
+    with pytest.raises(BadImage, match="more than"):
+        Images(tmp_path).read("a.tar/1.png")
+
+
+def test_names_lead_through_a_shard_by_its_ending() -> None:
+    assert place_of("shards/1.tar/a/b.jpg") == ("shards/1.tar", "a/b.jpg")
+    assert place_of("images/1.tar") is None
+    assert place_of("images/a.jpg") is None
+
+
+def test_shards_of_others_are_imported(tmp_path: Path) -> None:
+    files = {
+        "a/1.jpg": png(1),
+        "a/1.json": b'{"tags": ["dog", "ball"], "caption": "a dog"}',
+        "a/2.seg.png": png(2),
+        "a/2.cls": b"7\n",
+        "a/2.txt": b" a cat ",
+        "readme.txt": b"hello",
+    }
+    tar(tmp_path / "shards/0.tar", files)
+    source = open_source(Request(tmp_path / "shards"))
+    assert (source.format, source.labels) == ("webdataset", ("7", "ball", "dog"))
+    dataset = import_dataset([source], tmp_path / "set").dataset
+    found = {sample.image: (sample.tags, sample.captions) for sample in dataset}
+    assert found == {
+        "images/0/a/1.jpg": ((1, 2), ("a dog",)),
+        "images/0/a/2.seg.png": ((0,), ("a cat",)),
+    }
+    assert Images(dataset.folder).read("images/0/a/1.jpg") == png(1)
+
+
+def test_a_document_in_a_shard_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for number, body in enumerate((b"{", b"[]", b'{"tags": [1]}', b"\xff", b" " * 1_000_001)):
+        path = tar(tmp_path / f"{number}.tar", {"1.jpg": png(1), "1.json": body})
+        with pytest.raises(Misconfigured, match=rf"{number}\.tar, 1: "):
+            open_source(Request(path))
+
+
+def test_a_packed_set_is_split_and_imported_again(tmp_path: Path) -> None:
+    dataset = packed(shades(tmp_path / "set", 40), tmp_path / "packed").dataset
+    assert run_command(["train", "split", str(dataset.folder), "-o", str(tmp_path / "parts"), "--test", "0"]) == 0
+    part = DataSet(tmp_path / "parts/val")
+    assert all(Images(part.folder).read(sample.image) for sample in part)
+    again = import_dataset([open_source(Request(dataset.folder))], tmp_path / "again").dataset
+    assert [sample.sha256 for sample in again] == [sample.sha256 for sample in dataset]
+
+
+def test_the_command_packs_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shades(tmp_path / "set", 5)
+    assert run_command(["train", "shards", str(tmp_path / "set"), "-o", str(tmp_path / "packed")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'packed'}: 5 images in 1 shard\n"
+
+
+def test_a_bucket_needs_an_endpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TAGSTREAM_S3_ENDPOINT", raising=False)
+    shades(tmp_path / "set", 1)
+    command = ["train", "shards", str(tmp_path / "set"), "-o", str(tmp_path / "packed"), "--to", "s3://sets/x"]
+    assert run_command(command) == MISCONFIGURED
+    assert "TAGSTREAM_S3_ENDPOINT" in capsys.readouterr().err

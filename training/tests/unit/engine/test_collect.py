@@ -1,0 +1,164 @@
+"""What the enriched topic and people's corrections add up to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.correction import Corrections, correction
+from schemas.enriched_image import CaptionText, EnrichedImage, EventRef, GoneSource, Retraction, Skip, Source, Tag
+from tests.unit.schemas.documents import enriched
+from workers.errors import Misconfigured
+from tagstream_train.engine.collect import Collection, Labels, sample_of
+from workers.types import Partition
+
+SHA = "a" * 64
+EVENT = EventRef(id="e", topic="images", partition=0, offset=0, index=0)
+
+
+def image(
+    key: str, *tags: str, sequencer: str | None = None, at: str = "2026-01-01T00:00:00Z", version: str | None = None
+) -> EnrichedImage:
+    source = Source(
+        bucket="photos", key=key, version_id=version, etag="e", sequencer=sequencer, last_modified=at, sha256=SHA
+    )
+    shown = tuple(Tag(name=name, score=0.9, label_id=number) for number, name in enumerate(tags))
+    return enriched(
+        subject=f"photos/{key}", source=source, tags=shown, caption=CaptionText(text="a photo", method="beam")
+    )
+
+
+def gone(key: str, **source: Any) -> Retraction:
+    return Retraction(
+        subject=f"photos/{key}",
+        scope="version" if "version_id" in source else "object",
+        event=EVENT,
+        source=GoneSource(bucket="photos", key=key, **source),
+        produced_at="2026-01-01T00:00:00Z",
+    )
+
+
+def held(*outputs: EnrichedImage | Retraction | Skip) -> dict[str, list[str]]:
+    with Collection(Path(":memory:")) as collection:
+        for output in outputs:
+            assert collection.take(output.to_bytes()) is None
+        assert len(collection) == len(list(collection.images()))
+        return {found.source.key: [tag.name for tag in found.tags] for found in collection.images()}
+
+
+def test_the_newest_event_of_an_image_counts_in_any_order_of_arrival() -> None:
+    older, newer = image("a.jpg", "dog", sequencer="9"), image("a.jpg", "cat", sequencer="10")
+    assert held(older, newer) == held(newer, older) == {"a.jpg": ["cat"]}
+    early, late = image("b.jpg", "dog"), image("b.jpg", "cat", at="2026-01-02T00:00:00Z")
+    assert held(early, late) == held(late, early) == {"b.jpg": ["cat"]}
+    assert held(image("c.jpg", "dog"), image("c.jpg", "cat")) == {"c.jpg": ["cat"]}
+
+
+def test_what_is_gone_is_left_out_and_comes_not_back_by_an_older_event() -> None:
+    assert held(image("a.jpg", "dog", sequencer="1"), gone("a.jpg", sequencer="2")) == {}
+    assert held(gone("a.jpg", sequencer="2"), image("a.jpg", "dog", sequencer="1")) == {}
+    assert held(gone("a.jpg", sequencer="2"), image("a.jpg", "dog", sequencer="3")) == {"a.jpg": ["dog"]}
+
+
+def test_one_version_that_is_gone_takes_with_it_only_what_was_made_of_it() -> None:
+    assert held(image("a.jpg", "dog", version="v1"), gone("a.jpg", version_id="v1")) == {}
+    assert held(image("a.jpg", "dog", version="v2"), gone("a.jpg", version_id="v1")) == {"a.jpg": ["dog"]}
+    assert held(image("a.jpg", "dog"), gone("a.jpg", version_id="null")) == {}
+
+
+def test_skips_and_strangers_are_passed_over() -> None:
+    assert held(Skip(event=EVENT, reason="gone"), image("a.jpg", "dog")) == {"a.jpg": ["dog"]}
+    with Collection(Path(":memory:")) as collection:
+        for value in (None, b"", b"{", b'{"schema":"other/1"}', b"[" * 100_000):
+            assert collection.take(value)
+        assert len(collection) == 0
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        image("b.jpg", ""),
+        image("b.jpg", "two\nlines"),
+        image("b.jpg", "\x1b[2J"),
+        image("b.jpg", *map(str, range(10_001))),
+        image("b.jpg", "dog").model_copy(update={"caption": CaptionText(text="a" * 20_001, method="beam")}),
+    ],
+)
+def test_an_event_that_would_spoil_the_set_is_passed_over(strange: EnrichedImage) -> None:
+    with Collection(Path(":memory:")) as collection:
+        assert collection.take(image("a.jpg", "dog").to_bytes()) is None
+        assert collection.take(strange.to_bytes())
+        assert [found.source.key for found in collection.images()] == ["a.jpg"]
+
+
+def test_a_file_that_is_damaged_or_can_not_grow_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "collected.sqlite"
+    with Collection(path) as collection:
+        for number in range(500):
+            collection.take(image(f"{number}.jpg", "dog").to_bytes())
+        collection.commit({})
+    content = path.read_bytes()
+    path.write_bytes(content[:8192] + b"\xff" * 40_000 + content[48_192:])
+    with pytest.raises(Misconfigured, match="remove it to collect anew"), Collection(path) as collection:
+        list(collection.images())
+
+
+def test_what_was_kept_is_there_again_and_what_was_not_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "collected.sqlite"
+    partition = Partition("enriched", 3)
+    with Collection(path) as collection:
+        assert collection.positions("enriched") == {}
+        collection.take(image("a.jpg", "dog").to_bytes())
+        collection.commit({partition: 7})
+        collection.take(image("b.jpg", "cat").to_bytes())  # and then the process ends
+    with Collection(path) as collection:
+        assert collection.positions("enriched") == {partition: 7}
+        assert collection.positions("other") == {}
+        assert [found.source.key for found in collection.images()] == ["a.jpg"]
+
+
+def test_a_file_that_is_none_of_ours_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.sqlite").write_bytes(b"no database" * 1000)
+    with pytest.raises(Misconfigured, match="remove it to collect anew"):
+        Collection(tmp_path / "x.sqlite")
+
+
+def test_a_sample_has_the_tags_of_the_model_and_the_word_of_persons() -> None:
+    said = Corrections()
+    said.take(*correction("photos", "ü b.jpg", added=["terrier"], removed=["cat", "wolf"]))
+    labels = Labels()
+    sample = sample_of(image("ü b.jpg", "dog", "cat"), labels, said)
+    assert labels.names == ["dog", "cat", "terrier", "wolf"]
+    assert (sample.image, sample.captions, sample.sha256) == ("s3://photos/%C3%BC%20b.jpg", ("a photo",), SHA)
+    assert (sample.tags, sample.absent) == ((0, 2), (1, 3))
+    assert sample.origins == {0: "generated", 2: "person"}
+    assert sample_of(image("other.jpg", "dog"), labels, said).absent is None
+
+
+def test_a_persons_tag_in_an_event_is_a_persons_unless_corrections_say_otherwise() -> None:
+    terrier = Tag(name="terrier", score=1, label_id=None, source="person")
+    event = image("a.jpg", "dog").model_copy(update={"tags": (terrier, Tag(name="dog", score=0.9, label_id=0))})
+    labels = Labels(["terrier", "dog"])
+    assert sample_of(event, labels).origins == {0: "person", 1: "generated"}
+    assert sample_of(event, labels, Corrections()).origins == {1: "generated"}, "it was withdrawn since"
+
+
+def test_of_a_given_list_only_its_names_are_kept_and_the_others_counted() -> None:
+    labels = Labels(["cat", "dog"])
+    sample = sample_of(image("a.jpg", "dog", "sea", "sky"), labels)
+    sample_of(image("b.jpg", "sea"), labels)
+    assert sample.tags == (1,)
+    assert labels.names == ["cat", "dog"]
+    assert labels.unknown == {"sea": 2, "sky": 1}
+
+
+def test_any_number_of_unknown_names_takes_little_memory() -> None:
+    labels = Labels(["dog"])
+    for number in range(5_000):
+        assert labels.id_of(f"unknown {number}") is None
+        assert labels.id_of("cat") is None
+    assert len(labels.unknown) < 1_100
+    assert sum(labels.unknown.values()) == 10_000
+    assert labels.unknown["cat"] == 5_000

@@ -1,0 +1,95 @@
+"""A run of the training loop that is done in a moment: a small network with dropout learns to tell drawn numbers.
+
+As a program it trains in a process of its own: `python -m training.tests.unit.runs FOLDER PLAN DROPOUT [STEP]`; it
+stops for good after STEP steps, and says so with a file.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tagstream_train.data.loader import Batch
+from tagstream_train.data.samples import Sample
+from tagstream_train.loop import Plan, Progress, Trained, train
+
+IMAGES = 24
+SIDE = 4
+STOPPED = "stopped"
+
+
+class Drawn:
+    """Twenty-four images of noise, each of which is drawn from its own seed, in an order that each epoch changes."""
+
+    def __init__(self, batch: int, rank: int = 0, world: int = 1) -> None:
+        self._batch, self._rank, self._world = batch, rank, world
+        self.epoch = self.number = 0
+
+    def __len__(self) -> int:
+        return IMAGES // (self._batch * self._world)
+
+    def __iter__(self) -> Iterator[Batch]:
+        while self.number < len(self):
+            order = torch.randperm(IMAGES, generator=torch.Generator().manual_seed(self.epoch))
+            start = (self.number * self._world + self._rank) * self._batch
+            ids = order[start : start + self._batch].tolist()
+            self.number += 1
+            yield Batch(torch.stack([image(i) for i in ids]), tuple(Sample(image=f"{i}.png") for i in ids))
+        self.epoch, self.number = self.epoch + 1, 0
+
+    def state(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "number": self.number}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.epoch, self.number = state["epoch"], state["number"]
+
+
+def image(number: int) -> Tensor:
+    return torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(number))
+
+
+class Parity:
+    """Learns whether an image's number is odd."""
+
+    def __init__(self, *, dropout: float = 0.0, scale: float = 1.0) -> None:
+        torch.manual_seed(1)
+        self.model: nn.Module = nn.Sequential(
+            nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 1)
+        )
+        self._scale = scale
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        odd = torch.tensor([float(int(Path(sample.image).stem) % 2) for sample in batch.samples])
+        logits = self.model(batch.images)[:, 0]
+        total = nn.functional.binary_cross_entropy_with_logits(logits.float(), odd) * self._scale
+        return {"total": total, "right": ((logits > 0) == odd.bool()).float().mean()}
+
+
+def run(folder: Path, plan: Plan, objective: Parity | None = None, **options: Any) -> tuple[Trained, dict[str, Tensor]]:
+    """Train, and give the weights with the outcome."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    objective = objective or Parity()
+    trained = train(objective, Drawn(plan.batch, rank, world), plan, folder, **options)
+    return trained, {name: tensor.clone() for name, tensor in objective.model.state_dict().items()}
+
+
+def main(folder: Path, plan: Path, dropout: float, stop_after: int | None) -> None:
+    def report(progress: Progress) -> None:
+        if progress.step == stop_after:
+            (folder / STOPPED).touch()
+            time.sleep(600)
+
+    _, weights = run(folder, Plan.read(plan), Parity(dropout=dropout), report=report)
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(weights, folder / "weights.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]) if len(sys.argv) > 4 else None)

@@ -1,0 +1,109 @@
+"""The drawn set: the same for a seed, true to its truth, and noisy where it says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from workers.cli.app import run_command
+from workers.errors import Misconfigured
+from tagstream_train.data.images import Images
+from tagstream_train.data.samples import DataSet
+from tagstream_train.drawn.paint import paint
+from tagstream_train.drawn.say import describe
+from tagstream_train.drawn.scene import COLOURS, LABELS, PLACES, SHAPES, Scene, Thing, compose, is_held_out
+from tagstream_train.drawn.sets import draw
+from tagstream_train.parse.lexicon import LexiconParser, learn
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, DataSet]:
+    return draw(tmp_path_factory.mktemp("drawn"), images=40, seed=7, side=64, report=lambda done, of: None)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_seed_draws_the_same_bytes_and_another_seed_others(drawn: Mapping[str, DataSet], tmp_path: Path) -> None:
+    first = drawn["train"].folder.parent
+    for seed, folder in ((7, tmp_path / "again"), (8, tmp_path / "other")):
+        draw(folder, images=40, seed=seed, side=64, report=lambda done, of: None)
+    assert files(tmp_path / "again") == files(first)
+    assert files(tmp_path / "other") != files(first)
+
+
+def test_more_images_begin_with_the_same(drawn: Mapping[str, DataSet], tmp_path: Path) -> None:
+    fewer = draw(tmp_path / "fewer", images=10, seed=7, side=64, report=lambda done, of: None)
+    assert list(fewer["truth"]) == list(drawn["truth"])[:10]
+
+
+def test_the_parts_have_their_images_and_the_truth_is_whole(drawn: Mapping[str, DataSet]) -> None:
+    assert {part: len(dataset) for part, dataset in drawn.items()} == {"train": 40, "truth": 40, "test": 8, "unseen": 8}
+    for dataset in drawn.values():
+        images = Images(dataset.folder)
+        assert {images.load(sample.image).size for sample in dataset} == {(64, 64)}
+    for sample in drawn["truth"]:
+        assert sorted((*sample.tags, *(sample.absent or ()))) == list(range(len(LABELS)))
+    assert [sample.sha256 for sample in drawn["train"]] == [sample.sha256 for sample in drawn["truth"]]
+
+
+def test_what_is_held_out_is_in_every_unseen_image_and_nowhere_else() -> None:
+    for number in range(200):
+        assert any(map(is_held_out, compose(Random(number), held_out=True).things))
+        assert not any(map(is_held_out, compose(Random(number)).things))
+
+
+def test_every_label_occurs() -> None:
+    seen: set[str] = set()
+    for number in range(500):
+        seen |= compose(Random(number)).tags
+    assert seen == set(LABELS)
+
+
+def test_true_captions_say_nothing_that_is_not_there() -> None:
+    scenes = [compose(Random(number)) for number in range(300)]
+    captions = [describe(scene, Random(number)) for number, scene in enumerate(scenes)]
+    parsed = LexiconParser(learn(captions)).parse(captions)
+    found = [{mention.text for mention in mentions} & set(LABELS) for mentions in parsed]
+    assert all(tags <= scene.tags for tags, scene in zip(found, scenes, strict=True))
+    said, true = sum(map(len, found)), sum(len(scene.tags) for scene in scenes)
+    assert said > 0.95 * true
+
+
+def test_captions_of_the_web_leave_out_and_err(drawn: Mapping[str, DataSet]) -> None:
+    captions = [caption for sample in drawn["train"] for caption in sample.captions]
+    truth = [{LABELS[at] for at in sample.tags} for sample in drawn["truth"] for _ in range(2)]
+    found = [{each.text for each in mentions} & set(LABELS) for mentions in LexiconParser().parse(captions)]
+    right = sum(len(tags & true) for tags, true in zip(found, truth, strict=True))
+    assert right < 0.8 * sum(map(len, truth))
+    assert right < sum(map(len, found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_thing_is_painted_in_its_colour_on_every_ground(shape: str) -> None:
+    for place in PLACES:
+        for colour in COLOURS:
+            thing = Thing(shape, colour, "", 0.3)
+            painted, bare = (
+                np.asarray(paint(Scene(place, groups), 64, Random(1)), dtype=float) for groups in (((thing,),), ())
+            )
+            changed = np.abs(painted - bare).sum(-1) > 60
+            assert changed.mean() > 0.03, (shape, colour, place)
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("")
+    with pytest.raises(Misconfigured, match="is there already"):
+        draw(tmp_path, images=2, seed=0, report=lambda done, of: None)
+
+
+def test_the_command_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["train", "draw", "-o", str(tmp_path / "sets"), "--images", "5", "--side", "32"]) == 0
+    assert "train: 5 images, 0 labels" in capsys.readouterr().out.replace("\n", " ")

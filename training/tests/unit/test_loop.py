@@ -1,0 +1,320 @@
+"""The training loop: what a run gives, what it writes down, and that it goes on as if it had never been killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tests.support.waiting import eventually
+from training.tests.unit.runs import STOPPED, Drawn, Parity, run
+from workers.errors import Misconfigured
+from tagstream_train.checkpoints import NAME
+from tagstream_train.data.loader import Batch
+from tagstream_train.loop import Plan, Progress, train
+from tagstream_train.record import NUMBERS, find_hook
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+PLAN = Plan(epochs=5, batch=4, lr=0.01, threads=1, checkpoint_every=4, weight_decay=0)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The weights of a run with dropout and a moving average that nothing disturbed."""
+    return run(tmp_path_factory.mktemp("whole"), _WITH_CHANCE, Parity(dropout=0.3))[1]
+
+
+_WITH_CHANCE = PLAN.model_copy(update={"ema": 0.9})
+
+
+def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _program(*arguments: object) -> list[str]:
+    return ["-m", "training.tests.unit.runs", *map(str, arguments)]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_run_learns(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    trained, _ = run(tmp_path, PLAN.model_copy(update={"epochs": 10, "lr": 0.05}), report=told.append)
+    assert trained.losses["right"] == 1.0
+    assert trained.losses["total"] < told[0].losses["total"] / 2
+    assert (trained.steps, trained.images) == (60, 240)
+
+
+def test_progress_counts_to_the_end(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    run(tmp_path, PLAN, report=told.append)
+    assert [each.step for each in told] == list(range(1, 31))
+    assert {each.steps for each in told} == {30}
+    assert told[-1].eta_s == 0
+    assert all(each.images_per_s > 0 for each in told)
+
+
+class Stop(Exception):
+    pass
+
+
+def _stopping_after(steps: int) -> Any:
+    def report(progress: Progress) -> None:
+        if progress.step == steps:
+            raise Stop
+
+    return report
+
+
+@pytest.mark.parametrize("steps", [1, 5, 12, 17])
+def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path: Path, whole: dict[str, Tensor], steps: int) -> None:
+    with pytest.raises(Stop):
+        run(tmp_path, _WITH_CHANCE, Parity(dropout=0.3), report=_stopping_after(steps))
+    _, weights = run(tmp_path, _WITH_CHANCE, Parity(dropout=0.3))
+    assert _equal(weights, whole)
+
+
+def test_a_run_that_has_ended_is_not_run_again(tmp_path: Path, whole: dict[str, Tensor]) -> None:
+    run(tmp_path, _WITH_CHANCE, Parity(dropout=0.3))
+    told: list[Progress] = []
+    _, weights = run(tmp_path, _WITH_CHANCE, Parity(dropout=0.3), report=told.append)
+    assert told == []
+    assert _equal(weights, whole)
+
+
+@pytest.mark.timeout(400)
+def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: dict[str, Tensor]) -> None:
+    plan = tmp_path / "given.toml"
+    _WITH_CHANCE.write(plan)
+    with subprocess.Popen(
+        [sys.executable, *_program(tmp_path, plan, 0.3, 11)], env=_environment(), cwd=ROOT
+    ) as process:
+        eventually((tmp_path / STOPPED).exists, timeout_s=300)
+        process.send_signal(signal.SIGKILL)
+    assert torch.load(tmp_path / NAME, weights_only=True)["step"] == 8
+    _, weights = run(tmp_path, _WITH_CHANCE, Parity(dropout=0.3))
+    assert _equal(weights, whole)
+
+
+@pytest.mark.timeout(400)
+def test_two_processes_are_as_one_with_twice_the_batch(tmp_path: Path) -> None:
+    plan = tmp_path / "given.toml"
+    PLAN.write(plan)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, *_program(tmp_path, plan, 0.0)]
+    done = subprocess.run(command, env=_environment(), cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "leaked" not in done.stderr
+    weights = torch.load(tmp_path / "weights.pt", weights_only=True)
+    _, expected = run(tmp_path / "one", PLAN.model_copy(update={"batch": 8}))
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_accumulation_is_as_a_larger_batch(tmp_path: Path) -> None:
+    _, expected = run(tmp_path / "large", PLAN.model_copy(update={"batch": 8}))
+    _, weights = run(tmp_path / "small", PLAN.model_copy(update={"batch": 4, "accumulation": 2}))
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bf16_learns_too(tmp_path: Path) -> None:
+    trained, weights = run(tmp_path, PLAN.model_copy(update={"epochs": 10, "lr": 0.05, "precision": "bf16"}))
+    assert trained.losses["right"] == 1.0
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_a_clipped_gradient_does_not_depend_on_the_losss_scale(tmp_path: Path) -> None:
+    plan = PLAN.model_copy(update={"clip": 1e-3})
+    _, expected = run(tmp_path / "one", plan, Parity(scale=1.0))
+    _, weights = run(tmp_path / "other", plan, Parity(scale=1000.0))
+    torch.testing.assert_close(weights, expected, rtol=1e-2, atol=1e-4)
+
+
+def test_what_is_frozen_stays(tmp_path: Path) -> None:
+    objective = Parity()
+    first = objective.model[1]  # type: ignore[index]
+    first.requires_grad_(False)
+    before = first.weight.clone()
+    run(tmp_path, PLAN, objective)
+    assert torch.equal(first.weight, before)
+    kept = torch.load(tmp_path / NAME, weights_only=True)["weights"]
+    assert set(kept) == {"4.weight", "4.bias"}
+
+
+def test_a_moving_average_is_what_a_run_gives(tmp_path: Path) -> None:
+    _, last = run(tmp_path / "last", PLAN)
+    _, average = run(tmp_path / "average", PLAN.model_copy(update={"ema": 0.99}))
+    kept = torch.load(tmp_path / "average" / NAME, weights_only=True)
+    assert _equal(kept["weights"], last)
+    assert _equal(kept["ema"], average)
+    assert not _equal(average, last)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_run_writes_down_its_numbers(tmp_path: Path) -> None:
+    run(tmp_path, PLAN, validate=lambda: {"val_map": 0.5})
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "total" in line] == list(range(30))
+    assert [line["step"] for line in lines if "val_map" in line] == [5, 11, 17, 23, 29]
+    with Image.open(tmp_path / "curves.png") as curves:
+        assert curves.size[1] > curves.size[0]
+    assert list((tmp_path / "tensorboard").glob("events.*"))
+    assert Plan.read(tmp_path / "plan.toml") == PLAN
+
+
+def test_a_resumed_run_has_every_step_once_in_its_numbers(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        run(tmp_path, PLAN, report=_stopping_after(11))
+    run(tmp_path, PLAN)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(30))
+
+
+def test_validation_sees_the_moving_average(tmp_path: Path) -> None:
+    objective = Parity()
+    seen: list[dict[str, Tensor]] = []
+
+    def validate() -> Mapping[str, float]:
+        assert not objective.model.training
+        seen.append({name: tensor.clone() for name, tensor in objective.model.state_dict().items()})
+        return {}
+
+    _, weights = run(tmp_path, _WITH_CHANCE, objective, validate=validate)
+    assert _equal(seen[-1], weights)
+
+
+def hook(plan: dict[str, Any], folder: Path) -> Any:
+    assert folder.is_dir()
+    return lambda step, numbers: (folder / f"{plan['seed']}-{step}").write_text(str(sorted(numbers)))
+
+
+def test_a_hook_is_told_what_is_written_down(tmp_path: Path) -> None:
+    run(tmp_path, PLAN, hooks=[find_hook(f"{__name__}:hook")])
+    assert (tmp_path / "0-29").read_text() == "['lr', 'right', 'total']"
+
+
+@pytest.mark.parametrize("name", ["nothing", "no.such.module:function", f"{__name__}:nothing", f"{__name__}:PLAN"])
+def test_a_hook_that_does_not_exist_is_a_sentence(name: str) -> None:
+    with pytest.raises(Misconfigured, match=name.partition(":")[0]):
+        find_hook(name)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    run(tmp_path, PLAN, identity={"data": "one"})
+    with pytest.raises(Misconfigured, match=r"lr 0\.01, and this one has 0\.02"):
+        run(tmp_path, PLAN.model_copy(update={"lr": 0.02}), identity={"data": "one"})
+    with pytest.raises(Misconfigured, match="data one, and this one has other"):
+        run(tmp_path, PLAN, identity={"data": "other"})
+
+
+def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+    run(tmp_path, PLAN)
+    content = (tmp_path / NAME).read_bytes()
+    for damaged in (b"", b"junk", content[: len(content) // 2]):
+        (tmp_path / NAME).write_bytes(damaged)
+        with pytest.raises(Misconfigured, match="remove it to begin anew"):
+            run(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({name: None} for name in ("plan", "identity", "step", "weights", "optimizer", "batches")),
+        {"step": -1},
+        {"step": 1.5},
+        {"step": 10**9},
+        {"weights": {"1.weight": "a text"}},
+        {"optimizer": {"state": {}, "param_groups": [{"params": [0]}]}},
+    ],
+)
+def test_a_checkpoint_that_another_program_wrote_is_a_sentence(tmp_path: Path, changes: dict[str, Any]) -> None:
+    run(tmp_path, PLAN)
+    content = torch.load(tmp_path / NAME, weights_only=True)
+    torch.save(content | changes, tmp_path / NAME)
+    with pytest.raises(Misconfigured, match="remove it"):
+        run(tmp_path, PLAN)
+
+
+def test_what_a_checkpoint_is_of_is_told_in_few_words(tmp_path: Path) -> None:
+    run(tmp_path, PLAN)
+    content = torch.load(tmp_path / NAME, weights_only=True)
+    nested: list[Any] = ["x"]
+    for _ in range(18):
+        nested = [nested, nested]
+    torch.save(content | {"identity": {"data": nested}}, tmp_path / NAME)
+    with pytest.raises(Misconfigured, match="is of a run with data") as refusal:
+        run(tmp_path, PLAN)
+    assert len(str(refusal.value)) < 2000
+
+
+def test_a_checkpoint_with_compressed_parts_is_not_unpacked(tmp_path: Path) -> None:
+    run(tmp_path, PLAN)
+    content = tmp_path / NAME
+    with zipfile.ZipFile(content) as stored:
+        parts = {part.filename: stored.read(part) for part in stored.infolist()}
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as compressed:
+        for name, part in parts.items():
+            compressed.writestr(name, part)
+    with pytest.raises(Misconfigured, match="compressed parts"):
+        run(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"garbage\n", bytes(512) + b"\n", b"[1]\n", b"{}\n", b"\xff\n", b'{"step": "x"}\n']
+)
+def test_a_damaged_line_of_numbers_does_not_keep_a_run_from_going_on(tmp_path: Path, damaged: bytes) -> None:
+    with pytest.raises(Stop):
+        run(tmp_path, PLAN, report=_stopping_after(11))
+    numbers = tmp_path / NUMBERS
+    first = numbers.read_bytes().splitlines(keepends=True)[0]
+    numbers.write_bytes(first + damaged)
+    run(tmp_path, PLAN)
+    steps = [json.loads(line)["step"] for line in numbers.read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[0] == json.loads(first)["step"]
+
+
+class Diverging(Parity):
+    def losses(self, batch: Batch) -> Mapping[str, Tensor]:
+        return {"total": super().losses(batch)["total"] * float("inf")}
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="at step 1: train with a lower learning rate"):
+        run(tmp_path, PLAN, Diverging())
+
+
+class Nothing(Drawn):
+    def __iter__(self) -> Iterator[Batch]:
+        yield from ()
+
+
+def test_batches_that_never_come_end_the_run(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="no batches any more"):
+        train(Parity(), Nothing(4), PLAN, tmp_path)
+    with pytest.raises(Misconfigured, match="not one batch"):
+        train(Parity(), Drawn(100), PLAN, tmp_path)
+
+
+def test_a_run_leaves_torch_as_it_was(tmp_path: Path) -> None:
+    objective = Parity()
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    run(tmp_path, PLAN, objective)
+    assert torch.equal(torch.rand(1), expected)
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,137 @@
+"""Average precision, precision and recall, and thresholds that are chosen by them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tagstream_train.metrics import Summary, Table, average_precision, curve, table
+from tagstream_train.thresholds import OFF, best_f1, choose, precision_floor
+
+SCORES = np.array([[0.9, 0.1], [0.8, 0.6], [0.7, 0.2], [0.6, 0.9]], np.float32)
+TARGETS = np.array([[1, 0], [0, 1], [1, 0], [0, 1]], np.float32)
+
+
+def random_scores(seed: int, images: int = 300, classes: int = 7) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    random = np.random.default_rng(seed)
+    targets = (random.random((images, classes)) < np.linspace(0.05, 0.6, classes)).astype(np.float32)
+    scores = np.clip(0.25 * targets + random.random((images, classes)) * 0.75, 0, 1).astype(np.float32)
+    return scores, targets
+
+
+def test_average_precision_is_the_mean_precision_at_the_positives() -> None:
+    assert average_precision(SCORES[:, 0], TARGETS[:, 0] > 0) == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert average_precision(SCORES[:, 1], TARGETS[:, 1] > 0) == pytest.approx(1)
+
+
+@pytest.mark.slow  # scikit-learn takes a second to load
+@pytest.mark.parametrize("seed", range(3))
+def test_numbers_equal_those_of_scikit_learn(seed: int) -> None:
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
+    scores, targets = random_scores(seed)
+    found = table(scores, targets, 0.5)
+    np.testing.assert_allclose(found.ap, average_precision_score(targets, scores, average=None), atol=1e-9)
+    expected = precision_recall_fscore_support(targets, scores >= 0.5, average=None)
+    for mine, other in zip((found.precision, found.recall, found.f1), expected, strict=False):
+        np.testing.assert_allclose(mine, other, atol=1e-9)
+
+
+def test_means_are_over_classes_and_a_score_at_the_threshold_counts() -> None:
+    found = table(SCORES, TARGETS, np.array([0.7, 0.6]))
+    np.testing.assert_allclose(found.precision, [2 / 3, 1])
+    np.testing.assert_allclose(found.recall, [1, 1])
+    mean = found.mean()
+    assert [mean.precision, mean.recall] == pytest.approx([5 / 6, 1])
+    assert mean.f1 == pytest.approx(2 * (5 / 6) / (5 / 6 + 1))
+
+
+def test_f1_is_that_of_the_means_as_in_the_papers() -> None:
+    ones = np.ones(1)
+    summary = Table(np.array([1]), ones, 0.799 * ones, 0.754 * ones, ones).mean()
+    assert round(100 * summary.f1, 1) == 77.6  # RAM++, table 8
+
+
+def test_a_class_that_no_image_has_is_left_out() -> None:
+    targets = np.concatenate([TARGETS, np.zeros((4, 1), np.float32)], 1)
+    found = table(np.concatenate([SCORES, SCORES[:, :1]], 1), targets, 0.5)
+    assert np.isnan([found.ap[2], found.precision[2], found.recall[2], found.f1[2]]).all()
+    without = table(SCORES, TARGETS, 0.5).mean()
+    assert found.mean() == Summary(without.map, without.precision, without.recall, without.f1, 2, 3)
+
+
+def test_an_image_of_which_a_label_is_not_known_does_not_count_for_it() -> None:
+    weights = np.ones_like(TARGETS)
+    weights[1, 0] = 0
+    found = table(SCORES, TARGETS, 0.65, weights)
+    np.testing.assert_allclose(found.ap, [1, 1])
+    np.testing.assert_allclose(found.precision, [1, 1])
+
+
+def test_nothing_to_measure_gives_no_number() -> None:
+    mean = table(SCORES, np.zeros_like(TARGETS), 0.5).mean()
+    assert np.isnan(mean.map)
+    assert mean.measured == 0
+
+
+# thresholds
+
+
+def shown(scores: NDArray[np.float32], targets: NDArray[np.float32], threshold: float) -> tuple[float, float]:
+    """Precision and recall of a worker, which shows what is greater than the threshold."""
+    taken, has = scores.astype(float) > threshold, targets > 0
+    return (taken & has).sum() / max(taken.sum(), 1), (taken & has).sum() / has.sum()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_f1_is_that_of_no_other_threshold(seed: int) -> None:
+    scores, targets = random_scores(seed)
+    for label, chosen in enumerate(choose(scores, targets, best_f1)):
+        precision, recall = shown(scores[:, label], targets[:, label], chosen.value)
+        assert [chosen.precision, chosen.recall] == pytest.approx([precision, recall])
+        best = max(
+            2 * p * r / (p + r)
+            for p, r in (shown(scores[:, label], targets[:, label], bar) for bar in np.linspace(0, 0.99, 200))
+            if p + r
+        )
+        assert 2 * precision * recall / (precision + recall) >= best - 1e-9
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_floor_of_precision_is_kept_with_the_best_recall(seed: int) -> None:
+    scores, targets = random_scores(seed)
+    for label, chosen in enumerate(choose(scores, targets, precision_floor(0.8))):
+        precision, recall = shown(scores[:, label], targets[:, label], chosen.value)
+        assert precision >= 0.8 or chosen.why
+        for bar in np.linspace(0, 0.99, 200):
+            other = shown(scores[:, label], targets[:, label], bar)
+            assert other[0] < 0.8 or other[1] <= recall + 1e-9
+
+
+def test_equal_scores_are_taken_together() -> None:
+    scores, targets = np.full((10, 1), 0.4, np.float32), np.array([[1], [0]] * 5, np.float32)
+    (chosen,) = choose(scores, targets, best_f1)
+    assert [chosen.value, chosen.precision, chosen.recall] == pytest.approx([0.2, 0.5, 1])
+    assert len(curve(scores[:, 0], targets[:, 0] > 0).thresholds) == 1
+
+
+def test_a_label_of_too_few_images_is_switched_off_or_as_asked() -> None:
+    (off,) = choose(SCORES[:, :1], TARGETS[:, :1], best_f1, least_positives=3)
+    assert (off.value, off.positives, off.why) == (OFF, 2, "2 images with it, and 3 wanted")
+    (kept,) = choose(SCORES[:, :1], TARGETS[:, :1], best_f1, least_positives=3, otherwise=0.7)
+    assert kept.value == 0.7
+    (never,) = choose(SCORES[:, :1], 0 * TARGETS[:, :1], best_f1, least_positives=0)
+    assert never.value == OFF
+
+
+def test_a_precision_that_is_never_reached_switches_a_label_off() -> None:
+    scores = np.array([[0.9], [0.5]], np.float32)
+    (chosen,) = choose(scores, np.array([[0], [1]], np.float32), precision_floor(0.8), least_positives=1)
+    assert (chosen.value, chosen.why) == (OFF, "no threshold is good enough")
+
+
+def test_a_threshold_is_chosen_on_images_of_which_the_label_is_known() -> None:
+    weights = np.array([[1], [0], [1], [1]], np.float32)
+    (chosen,) = choose(SCORES[:, :1], TARGETS[:, :1], best_f1, weights=weights, least_positives=1)
+    assert (chosen.precision, chosen.recall) == (1, 1)
