@@ -33,7 +33,7 @@ test: install ## Run the tests, on real servers where they need them
 
 unit: install ## Run the unit tests that need no server, without the slow ones (under a minute)
 # + three files at a time, because a third of their time is waiting
-	@.venv/bin/python -m pytest tests/unit -q -m "not servers and not slow and not full and not chaos" \
+	@.venv/bin/python -m pytest tests/unit testing/tests training/tests -q -m "not servers and not slow and not full and not chaos" \
 	  --hypothesis-profile=quick -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install ## Check style, types, imports between packages, words and workflows
@@ -111,7 +111,7 @@ coverage: install ## Run the unit tests that need no server and show which lines
 # + ARGS=tests/unit/pipeline for fewer; processes that a test starts are not looked into
 	@mkdir -p build
 	@.venv/bin/python -m coverage run -m pytest -q -m "not servers and not full and not chaos and not kube and not dashboards" \
-	  $(or $(ARGS),tests/unit)
+	  $(or $(ARGS),tests/unit testing/tests training/tests)
 	@.venv/bin/python -m coverage report
 	@.venv/bin/python -m coverage json -q -o build/coverage.json
 	@.venv/bin/python -m tests.coverage_table

@@ -32,11 +32,11 @@ from rich.table import Table
 
 from benchmarks.line import photo
 from schemas.enriched_image import EnrichedImage, read_output
-from workers.backends.kafka import ensure_topics
 from tagstream_testing.local.apache_kafka import AS_DEPLOYED
 from tagstream_testing.local.server import Server
 from tagstream_testing.local.stack import BUCKET, LocalStack
 from tagstream_testing.local.worker_process import WorkerProcess
+from workers.backends.kafka import ensure_topics
 
 PHOTOS = 64
 EVENTS = int(os.environ.get("EVENTS", "20000"))

@@ -20,6 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.line import BUCKET, photo, running_worker, stored
+from tagstream_testing.memory import MemoryResultCache
+from tagstream_testing.memory_broker import MemoryBroker
+from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.backends.clock import SystemClock
 from workers.intake import Limits, ThreadIntake
 from workers.models.load import load_tagger
@@ -32,9 +35,6 @@ from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import ResultCache, Tagger
 from workers.service.telemetry import make_telemetry
-from tagstream_testing.memory import MemoryResultCache
-from tagstream_testing.memory_broker import MemoryBroker
-from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.types import Assignment
 
 PHOTOS = 64

@@ -25,11 +25,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.models import cache_folder, full_size
+from tagstream_testing.local.photos import photographs
 from workers.cli.decoders import REDUCING_GAPS
 from workers.intake.geometry import scale_of
 from workers.intake.heap import give_back_large_blocks
 from workers.intake.transform import decode
-from tagstream_testing.local.photos import photographs
 from workers.models.agreement import shown_labels
 from workers.models.load import load_tagger
 from workers.ports import Tagger

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.line import DECODERS, IMAGES, photo, stored, worker_rates
+from tagstream_testing.memory import MemoryObjectStore
 from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
 from workers.intake.transform import decode
 from workers.models.load import load_tagger
 from workers.ports import Tagger
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 ROUNDS = 7

@@ -23,6 +23,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
+from tagstream_testing.memory_broker import MemoryBroker
+from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.backends.clock import SystemClock
 from workers.intake import Limits, ThreadIntake
 from workers.intake.transform import decode
@@ -32,9 +35,6 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Intake, RecordSource, ResultCache, Tagger
-from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
-from tagstream_testing.memory_broker import MemoryBroker
-from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.types import Pixels
 
 IMAGES = 160

@@ -14,11 +14,11 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-from workers.processors import processors
 from tagstream_train.parse.grammar import GrammarParser
 from tagstream_train.parse.mentions import Parser
 from tagstream_train.parse.run import Choices, parse
 from tagstream_train.parse.source import CaptionsFile
+from workers.processors import processors
 
 ANNOTATED = Path("training/tests/unit/captions.txt")
 MANY = {"lexicon": 100_000, "grammar": 10_000}

@@ -49,9 +49,9 @@ from benchmarks.cached import (
     worker_settings,
 )
 from benchmarks.models import cache_folder, full_size
-from workers.intake.transform import decode
 from tagstream_testing.local.stack import BUCKET, LocalStack
 from tagstream_testing.local.worker_process import WorkerProcess
+from workers.intake.transform import decode
 from workers.models.bundle import Bundle, Manifest, Provenance
 from workers.models.device import Precision
 from workers.models.load import load_tagger

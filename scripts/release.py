@@ -4,8 +4,8 @@
 
 It changes nothing outside dist/ and build/release/, publishes nothing, and ends with 0 only if every step succeeded:
 
-1. build: the source distribution of the project, its wheel made from that, and the wheels tagstream-testing and
-   tagstream-schemas, all with the locked build tools and the same bytes for the same commit;
+1. build: the source distribution of the project, its wheel made from that, and the wheels tagstream-testing,
+   tagstream-train and tagstream-schemas, all with the locked build tools and the same bytes for the same commit;
 2. schemas: tagstream-schemas in a new environment, with pydantic and nothing else;
 3. worker: the worker's wheel in a new environment, as the Dockerfile installs it (production locks, by hash); its
    version, its bundle, and `tagstream check` without any server;
@@ -31,9 +31,9 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[1]
 DIST = CHECKOUT / "dist"
 ROOM = CHECKOUT / "build" / "release"
-WHEELS = ("tagstream", "tagstream_testing", "tagstream_schemas")
-PROJECTS = ("testing", "schemas")
-"""Folders of the two wheels beside the worker's."""
+WHEELS = ("tagstream", "tagstream_testing", "tagstream_train", "tagstream_schemas")
+PROJECTS = ("testing", "training", "schemas")
+"""Folders of the wheels beside the worker's."""
 UV = (sys.executable, "-m", "uv")
 ONLY_DEPENDENCIES_AWAY = 4
 """The exit code of `tagstream check` when all is well but servers do not answer."""
@@ -148,7 +148,7 @@ def write_checksums() -> None:
 def prove_testing(python: Path) -> None:
     say("tagstream-testing beside it, and the demo on real servers (some minutes)")
     worker, testing = wheel("tagstream"), wheel("tagstream_testing")
-    install(python, "--constraints", "requirements-dev.lock", f"{worker}[demo]", str(testing))
+    install(python, "--constraints", "requirements-dev.lock", str(worker), f"{testing}[demo]")
     run(python.with_name("tagstream"), "demo", "--page", "demo.html", cwd=ROOM)
 
 

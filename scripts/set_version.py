@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).parents[1]
 FILES = (
     "workers/__init__.py",
     "testing/pyproject.toml",
-    "pyproject.toml",
+    "training/pyproject.toml",
     "Dockerfile",
     "docker-compose.yml",
     "deploy/k8s/overlays/cpu/kustomization.yaml",
@@ -26,7 +26,7 @@ FILES = (
 )
 FORM = r"\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?"
 MENTION = re.compile(
-    rf"""(__version__\ =\ "|tagstream(?::|-|==|-testing==)|newTag:\ |image\.version="|placeholder:\ )
+    rf"""(__version__\ =\ "|tagstream(?::|-|==)|newTag:\ |image\.version="|placeholder:\ )
     (?P<version>{FORM})""",
     re.VERBOSE,
 )

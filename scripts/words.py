@@ -13,17 +13,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PLACES = ("workers", "schemas", "tests", "scripts", "examples", "benchmarks", "deploy", "docs", ".github", "packaging")
+PLACES = (
+    "workers",
+    "schemas",
+    "tests",
+    "scripts",
+    "examples",
+    "benchmarks",
+    "deploy",
+    "docs",
+    ".github",
+    "testing",
+    "training",
+)
 """Folders; in the root, every page and the files that people read."""
 SUFFIXES = (".py", ".md", ".yaml", ".yml", ".toml", ".env")
 APART = ("scripts/words.py", "tests/unit/test_words.py", "tests/parity/reference")
 """The words themselves, and texts that are not ours."""
 WHERE: Mapping[str, Sequence[str]] = {
     "recall": (
-        "training/tagstream_train/",
-        "training/tagstream_train/cli/",
-        "training/tests/unit/",
-        "tests/integration/test_training_",
+        "training/",
         "docs/training",
     ),
     "ticket": (

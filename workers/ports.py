@@ -1,7 +1,7 @@
 """The ports: protocols for everything that the pipeline needs from outside (Kafka, store, cache, models, clock).
 
-Each Protocol has a contract suite (tests/contract) that runs on the in-memory fake (testing/tagstream_testing/memory.py) and
-on the real server. Raised errors are those of workers/errors.py; anything else is a bug.
+Each Protocol has a contract suite (tests/contract) that runs on the in-memory fake (tagstream_testing/memory.py) and on
+the real server. Raised errors are those of workers/errors.py; anything else is a bug.
 """
 
 from __future__ import annotations

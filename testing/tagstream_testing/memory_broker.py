@@ -17,9 +17,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tagstream_testing.memory_log import BrokerTransaction, Log, TransactionState
 from workers.backends.kafka_types import ReadRecord
 from workers.errors import Misconfigured, Unpublished
-from tagstream_testing.memory_log import BrokerTransaction, Log, TransactionState
 from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Partition, Unreadable
 
 DEFAULT_MAX_MESSAGE_BYTES = 1_048_588

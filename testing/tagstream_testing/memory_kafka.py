@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from tagstream_testing.memory_broker import Fault, Member, MemoryBroker
+from tagstream_testing.memory_log import BrokerTransaction
 from workers.backends.kafka_types import (
     Delivery,
     FencingDetector,
@@ -18,8 +20,6 @@ from workers.backends.kafka_types import (
     refusal,
 )
 from workers.errors import Broken, TagstreamError, Unpublished
-from tagstream_testing.memory_broker import Fault, Member, MemoryBroker
-from tagstream_testing.memory_log import BrokerTransaction
 from workers.types import Assignment, Membership, Partition, Polled, Record, Transaction
 
 __all__ = ["Fault", "MemoryBroker", "MemoryPublisher", "MemoryRecordSource"]

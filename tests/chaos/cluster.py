@@ -6,9 +6,9 @@ from pathlib import Path
 
 from kafka.admin import KafkaAdminClient
 
-from tests.support.waiting import eventually
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.ports import free_ports
+from tests.support.waiting import eventually
 
 NODES = 3
 

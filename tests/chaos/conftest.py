@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.account import HEAD, Account
-from tests.chaos.shared_worker import SharedWorker
-from tests.conftest import Stack, up_or_skip
-from tests.support.broker import BrokerBehindProxy
-from tests.support.worker_process import Site
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.valkey import Valkey
+from tests.chaos.account import HEAD, Account
+from tests.chaos.shared_worker import SharedWorker
+from tests.fixtures import Stack, up_or_skip
+from tests.support.broker import BrokerBehindProxy
+from tests.support.worker_process import Site
 
 _ACCOUNT = pytest.StashKey[Account]()
 _ACCOUNTS = pytest.StashKey[list[Account]]()

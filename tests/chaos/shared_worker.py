@@ -11,7 +11,7 @@ from pathlib import Path
 from schemas.dead_letter import DeadLetter
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.chaos.account import Account
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.lying_store import LyingStore
 from tests.support.proxy import FaultProxy
 from tests.support.waiting import eventually

@@ -21,16 +21,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.valkey import Valkey
 from tests.chaos.offsets import Offsets
 from tests.chaos.soak_findings import Findings
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.broker import BrokerBehindProxy
 from tests.support.memory import Growth
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo
-from tagstream_testing.local.scratch import Scratch
-from tagstream_testing.local.seaweedfs import SeaweedFS
-from tagstream_testing.local.valkey import Valkey
 
 IMAGES = 40
 INTAKES = ("threads", "processes")

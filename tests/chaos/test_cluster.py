@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.valkey import Valkey
 from tests.chaos.account import Account
 from tests.chaos.cluster import Cluster, Node
 from tests.chaos.scenes import load, published
 from tests.chaos.shared_worker import is_committed
-from tests.conftest import Stack, up_or_skip
+from tests.fixtures import Stack, up_or_skip
 from tests.support.broker import catch_open_transaction
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, worker
 from workers.backends.kafka_client import answers
-from tagstream_testing.local.scratch import Scratch
-from tagstream_testing.local.seaweedfs import SeaweedFS
-from tagstream_testing.local.valkey import Valkey
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
 

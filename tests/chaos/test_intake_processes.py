@@ -15,7 +15,7 @@ import pytest
 from tests.chaos.account import Account
 from tests.chaos.broken_codec import FOLDER, png_that
 from tests.chaos.shared_worker import Given, SharedWorker, in_flight, is_committed
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.chaos.account import Account
 from tests.chaos.shared_worker import is_committed
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.images import encoded, png_chunk
 from tests.support.memory import Watched, resident
 from tests.support.processes import children

@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.account import Account
 from tests.chaos.scenes import BUSY, busy, load, published, reads
 from tests.chaos.shared_worker import in_flight, is_committed
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, worker
 

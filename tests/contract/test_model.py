@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tagstream_testing import conformance
+from tagstream_testing.conformance import MODEL_CHECKS, TAGGER_CHECKS, LoadTagger, NotConforming
 from tests.support.harness import EchoCaptioner
 from tests.unit.models.tiny import build_tagger, tiny_bundle
 from workers.models.bundle import Bundle
@@ -18,8 +20,6 @@ from workers.models.labels import label_ids
 from workers.models.load import load_tagger
 from workers.models.tagger import TorchTagger
 from workers.ports import Model, Tagger
-from tagstream_testing import conformance
-from tagstream_testing.conformance import MODEL_CHECKS, TAGGER_CHECKS, LoadTagger, NotConforming
 from workers.types import Caption, LabelScores, Pixels, Subset
 
 

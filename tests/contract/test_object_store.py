@@ -15,11 +15,11 @@ from minio import Minio
 from minio.commonconfig import ENABLED
 from minio.versioningconfig import VersioningConfig
 
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.memory import MemoryObjectStore
 from workers.backends.object_store import MinioObjectStore
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, Unavailable
-from tagstream_testing.local.seaweedfs import SeaweedFS
 from workers.ports import ObjectStore
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import ObjectVersion, StoredObject
 
 Unique: TypeAlias = Callable[[str], str]

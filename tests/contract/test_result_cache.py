@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tagstream_testing.memory import ManualClock, MemoryResultCache
 from workers.backends.result_cache import RedisResultCache
 from workers.backends.scoped_cache import ScopedCache
 from workers.ports import ResultCache
-from tagstream_testing.memory import ManualClock, MemoryResultCache
 
 TTL_S = 0.5
 

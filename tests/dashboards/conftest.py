@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import up_or_skip
-from tests.support.prometheus import Prometheus
 from tagstream_testing.local.scratch import Scratch
+from tests.fixtures import up_or_skip
+from tests.support.prometheus import Prometheus
 
 
 @pytest.fixture(scope="module")

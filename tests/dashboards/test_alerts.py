@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tagstream_testing.local.scratch import Scratch
 from tests.chaos.shared_worker import SharedWorker
 from tests.chaos.unruly import Unruly, image_of
-from tests.conftest import Stack, up_or_skip
 from tests.dashboards.watching import (
     FIRES_WITHIN_S,
     RULES,
@@ -28,12 +28,12 @@ from tests.dashboards.watching import (
     place,
     traffic,
 )
+from tests.fixtures import Stack, up_or_skip
 from tests.support.lying_store import drips, says
 from tests.support.prometheus import Prometheus
 from tests.support.shortened_rules import shortened
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
-from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(900)]
 

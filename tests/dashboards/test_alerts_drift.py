@@ -11,14 +11,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from tagstream_testing.local.scratch import Scratch
 from tests.chaos.unruly import Unruly, image_of
-from tests.conftest import Stack, up_or_skip
 from tests.dashboards.watching import RULES, fires, firing, is_over, place
+from tests.fixtures import Stack, up_or_skip
 from tests.support.prometheus import Prometheus
 from tests.support.shortened_rules import shortened
 from tests.support.waiting import eventually, meanwhile
 from tests.support.worker_process import Site, worker
-from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(1_500)]
 

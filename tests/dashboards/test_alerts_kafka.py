@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from tests.conftest import Stack, up_or_skip
+from tagstream_testing.local.scratch import Scratch
 from tests.dashboards.watching import RULES, fires, is_over, place, traffic
+from tests.fixtures import Stack, up_or_skip
 from tests.support.broker import BrokerBehindProxy
 from tests.support.prometheus import Prometheus
 from tests.support.shortened_rules import shortened
 from tests.support.worker_process import Site, WorkerProcess
-from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(900)]
 

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.conftest import up_or_skip
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tests.fixtures import up_or_skip
 from tests.support.otlp import Received, otlp_receiver
 from tests.support.waiting import eventually
 from tests.unit.deploy.composed import (
@@ -19,8 +21,6 @@ from tests.unit.deploy.composed import (
     composed_servers,
     send_a_photo,
 )
-from tagstream_testing.local.scratch import Scratch
-from tagstream_testing.local.seaweedfs import SeaweedFS
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.servers, pytest.mark.timeout(300)]
 

@@ -14,13 +14,13 @@ import pytest
 
 from scripts.dashboards.__main__ import ALL
 from scripts.dashboards.grafana import WORKERS, Panel
+from tagstream_testing.local.scratch import Scratch
 from tests.chaos.shared_worker import SharedWorker
-from tests.conftest import Stack
 from tests.dashboards.life import SETTINGS, Life, fail, failing_device
+from tests.fixtures import Stack
 from tests.support.prometheus import Prometheus, numbers
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess
-from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.dashboards, pytest.mark.timeout(1_500)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.hostile.scene import HEAD, Scene
 
 _SCENE = pytest.StashKey[Scene]()

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.hostile.redis_liar import LIES, LyingRedis
 from tests.hostile.witness import Answer, Place, Witness
 from tests.support.lying_store import LyingStore

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Stack, up_or_skip
+from tagstream_testing.local.scratch import Scratch
+from tagstream_testing.local.seaweedfs import SeaweedFS
+from tagstream_testing.local.valkey import Valkey
+from tests.fixtures import Stack, up_or_skip
 from tests.hostile.broker_liar import LyingBroker
 from tests.hostile.scene import POD_BYTES
 from tests.hostile.witness import Place, Witness
 from tests.support.raw_kafka import batch, produce, record
 from tests.support.worker_process import Site, WorkerProcess, photo
 from workers.cli.exit_codes import BROKEN
-from tagstream_testing.local.scratch import Scratch
-from tagstream_testing.local.seaweedfs import SeaweedFS
-from tagstream_testing.local.valkey import Valkey
 
 pytestmark = pytest.mark.timeout(400)
 

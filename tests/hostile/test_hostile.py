@@ -14,7 +14,7 @@ from random import Random
 import pytest
 import zstandard
 
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.fuzz import mutators
 from tests.fuzz.containers import damaged
 from tests.fuzz.parts import headers, nullable

@@ -8,9 +8,9 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 from schemas.dead_letter import Failure, dead_letter_headers
+from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.support.java import java_program
 from workers.backends.kafka import ensure_topics
-from tagstream_testing.local.apache_kafka import ApacheKafka
 
 READER = Path(__file__).parents[1] / "support" / "ReadAsSpring.java"
 FAILURE = Failure(index=0, stage="decode", reason="broken-image", detail="zu groß")

@@ -15,9 +15,9 @@ import pytest
 from confluent_kafka import Producer
 
 from schemas.image_event import ImageEvent, parse_message
+from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.support.java import console_tools, java_program
 from workers.backends.kafka import ensure_topics, tail
-from tagstream_testing.local.apache_kafka import ApacheKafka
 
 ROOT = Path(__file__).parents[2]
 [OUTPUT] = [

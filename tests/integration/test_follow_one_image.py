@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.otlp import Received, otlp_receiver
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker

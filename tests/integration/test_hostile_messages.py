@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from schemas.enriched_image import EnrichedImage
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import KafkaEmitter

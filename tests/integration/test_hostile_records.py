@@ -13,12 +13,12 @@ import pytest
 import zstandard
 
 from schemas.enriched_image import EnrichedImage
-from tests.conftest import Stack
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tests.fixtures import Stack
 from tests.support.raw_kafka import CONTROL, GZIP, ZSTD, batch, overwrite, produce, record, varint
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import ensure_topics, tail
-from tagstream_testing.local.apache_kafka import ApacheKafka
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -15,14 +15,14 @@ from concurrent.futures import Future
 import pytest
 from kafka.net.compat import KafkaNetClient
 
-from tests.conftest import up_or_skip
+from tagstream_testing.local.apache_kafka import ApacheKafka
+from tagstream_testing.local.scratch import Scratch
+from tests.fixtures import up_or_skip
 from tests.support.kafka_worlds import KafkaWorld, assignments_of, poll_for
 from tests.support.waiting import eventually
 from workers.backends import kafka_publisher
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
 from workers.errors import TagstreamError, Unpublished
-from tagstream_testing.local.apache_kafka import ApacheKafka
-from tagstream_testing.local.scratch import Scratch
 from workers.service.logs import LimitedStream
 from workers.types import Assignment, Membership, Message, Transaction
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 from kafka import KafkaProducer
 
+from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.support.kafka_worlds import KafkaWorld, assignments_of
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range, tail, topic_exists
 from workers.backends.kafka_client import answers
 from workers.errors import Misconfigured, Unavailable
-from tagstream_testing.local.apache_kafka import ApacheKafka
 from workers.types import Message, Partition, Transaction
 
 

@@ -12,7 +12,7 @@ import pytest
 from minio import Minio
 
 from schemas.enriched_image import EnrichedImage
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.lying_store import Lie, LyingStore, errs, refuses_us, says, says_also
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from schemas.enriched_image import EnrichedImage
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 

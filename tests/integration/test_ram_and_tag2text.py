@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from schemas.enriched_image import EnrichedImage
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import Stack, up_or_skip
+from tagstream_testing.local.scratch import Scratch
+from tests.fixtures import Stack, up_or_skip
 from tests.support.secure_kafka import AGAIN_S, PASSWORD, USER, SecureKafka, unsigned_token
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import lag
 from workers.cli.app import run_command
-from tagstream_testing.local.scratch import Scratch
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from schemas.dead_letter import Failure, read_dead_letter_headers
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 from workers.backends.kafka import ensure_topics, lag

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.conftest import up_or_skip
+from tagstream_testing.local.scratch import Scratch
+from tests.fixtures import up_or_skip
 from tests.support.broker import BrokerBehindProxy, agree
 from tests.support.kafka_proxy import Api
 from tests.support.kafka_worlds import KafkaWorld, assignments_of
 from tests.support.waiting import eventually
 from workers.backends.kafka_topics import transaction_version
-from tagstream_testing.local.scratch import Scratch
 from workers.types import Message, Transaction
 
 pytestmark = pytest.mark.servers

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.images import tiff_that_its_codec_complains_of
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker

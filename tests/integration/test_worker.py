@@ -10,7 +10,7 @@ import pytest
 
 from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag

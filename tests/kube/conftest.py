@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Stack
+from tagstream_testing.local.scratch import Scratch
+from tests.fixtures import Stack
 from tests.kube.control_plane import ControlPlane
 from tests.kube.node import Node
 from tests.kube.report import Report
 from tests.kube.rollout import Rollout
 from tests.support.worker_process import Site
-from tagstream_testing.local.scratch import Scratch
 
 
 @pytest.fixture(scope="session")

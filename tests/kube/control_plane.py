@@ -16,12 +16,12 @@ from typing import Any, ClassVar
 import urllib3
 import yaml
 
+from tagstream_testing.local.server import Server
 from tests.kube.api import TOKEN, Api, ApiError
 from tests.support import go_programs
 from tests.support.authority import Authority
 from tests.support.waiting import eventually
 from workers.errors import TagstreamError
-from tagstream_testing.local.server import Server
 
 NAMESPACE = "tagstream"
 KEDA_HOST = "keda-operator.keda.svc.cluster.local"

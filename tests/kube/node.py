@@ -22,10 +22,10 @@ from typing import Any
 
 import urllib3
 
-from tests.kube.api import Api, ApiError
-from workers.errors import TagstreamError
 from tagstream_testing.local.ports import free_ports
 from tagstream_testing.local.server import spawn_tied
+from tests.kube.api import Api, ApiError
+from workers.errors import TagstreamError
 
 _LOOK_S = 0.3
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 2.0, 60.0

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from schemas.enriched_image import EnrichedImage
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.kube.control_plane import ControlPlane
 from tests.kube.node import Node
 from tests.kube.report import Report

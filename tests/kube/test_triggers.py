@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.conftest import up_or_skip
+from tagstream_testing.local.scratch import Scratch
+from tests.fixtures import up_or_skip
 from tests.kube.prometheus import PodsPrometheus
 from tests.kube.report import Report
 from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, Sample, done, in_the_end, settled, steps, turns
 from tests.kube.slow_store import PHOTOS, slow_store
 from tests.support.waiting import meanwhile
 from tests.support.worker_process import Site
-from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 

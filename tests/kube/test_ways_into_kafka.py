@@ -9,14 +9,14 @@ import pytest
 import yaml
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.conftest import Stack, up_or_skip
+from tagstream_testing.local.scratch import Scratch
+from tests.fixtures import Stack, up_or_skip
 from tests.kube.api import ApiError
 from tests.kube.control_plane import ControlPlane, Refused
 from tests.kube.node import Node
 from tests.kube.rollout import ONE_PROCESSOR, Patch, Rollout, done, in_the_end, settled
 from tests.support.secure_kafka import PASSWORD, USER, SecureKafka
 from tests.support.worker_process import Site, photo
-from tagstream_testing.local.scratch import Scratch
 
 pytestmark = [pytest.mark.kube, pytest.mark.timeout(3600)]
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tagstream_testing.conformance import CAPTIONER_CHECKS, TAGGER_CHECKS
 from tests.parity.subjects import SMALL, Subject, checkpoint, guide_ids, pixels
 from tests.unit.models.small import small_bundle
 from workers.errors import Broken, Misconfigured
@@ -27,7 +28,6 @@ from workers.models.ram.wordpiece import WordPiece
 from workers.models.tagger import sample_image
 from workers.pipeline.embedding import Embedder
 from workers.ports import Captioner, Tagger
-from tagstream_testing.conformance import CAPTIONER_CHECKS, TAGGER_CHECKS
 
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
 CPU = choose_device("cpu")

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tests.parity.subjects import REFERENCE, Subject, images
-from tests.parity.test_text import wordpiece as wordpiece  # a fixture
-from workers.models.ram.wordpiece import WordPiece
 from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import Sample
 from tagstream_train.features import Features
 from tagstream_train.objectives import Pretraining, Teachers
+from tests.parity.subjects import REFERENCE, Subject, images
+from tests.parity.test_text import wordpiece as wordpiece  # a fixture
+from workers.models.ram.wordpiece import WordPiece
 
 _TEXTS = json.loads((REFERENCE / "losses.json").read_text())
 

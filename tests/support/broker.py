@@ -11,10 +11,10 @@ from typing import ClassVar
 from kafka.admin import KafkaAdminClient
 from kafka.errors import TransactionalIdNotFoundError
 
+from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.support.kafka_proxy import KafkaProxy
 from tests.support.waiting import eventually
 from workers.backends.kafka_topics import transaction_version
-from tagstream_testing.local.apache_kafka import ApacheKafka
 
 
 class BrokerBehindProxy(ApacheKafka):

@@ -14,6 +14,9 @@ from PIL import Image
 
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
+from tagstream_testing.memory_broker import MemoryBroker
+from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from tests.support.waiting import eventually
 from workers.backends.clock import SystemClock
 from workers.backends.kafka_types import Delivery
@@ -24,9 +27,6 @@ from workers.pipeline.roles import ModelsByUse, make_roles
 from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import CorrectionLog, RecordSource
-from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
-from tagstream_testing.memory_broker import MemoryBroker
-from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from workers.types import Caption, Headers, LabelScores, Pixels, Subset, Transform
 
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"

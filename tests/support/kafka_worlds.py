@@ -14,12 +14,12 @@ from kafka import errors as kafka_errors
 from kafka.admin import MemberToRemove
 from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
+from tagstream_testing.memory_broker import Member
+from tagstream_testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
 from workers.backends.kafka_types import Delivery, OffsetReset, ReadRecord
 from workers.ports import Publisher, RecordSource
-from tagstream_testing.memory_broker import Member
-from tagstream_testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
 from workers.types import Assignment, Headers, Membership, Partition, Record, Unreadable
 
 MAX_MESSAGE_BYTES = 20_000

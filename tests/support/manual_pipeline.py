@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, IN, ColourTagger, png
 from workers.intake.inline import InlineIntake
 from workers.pipeline.options import WorkerOptions
@@ -15,7 +16,6 @@ from workers.pipeline.roles import make_roles
 from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker
 from workers.ports import Intake, ResultCache
-from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from workers.types import Assignment, Message, Outcome, Partition, Record
 
 

@@ -13,8 +13,8 @@ from urllib.request import Request, urlopen
 
 import yaml
 
-from tests.support import go_programs
 from tagstream_testing.local.server import Server
+from tests.support import go_programs
 
 Json = dict[str, Any]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
-from tests.support.waiting import eventually
 from tagstream_testing.local.ports import free_ports
+from tests.support.waiting import eventually
 
 _CHUNK = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)

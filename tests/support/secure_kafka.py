@@ -10,8 +10,8 @@ from typing import ClassVar
 
 from kafka.admin import KafkaAdminClient, ScramMechanism, UserScramCredentialUpsertion
 
-from tests.support.authority import Authority
 from tagstream_testing.local.apache_kafka import ApacheKafka
+from tests.support.authority import Authority
 
 USER, PASSWORD = "tagger", "s3cret, with spaces"
 AGAIN_S = 3.0

@@ -19,7 +19,8 @@ from PIL import Image
 
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
-from tests.conftest import Stack
+from tagstream_testing.local.worker_process import WorkerProcess as LocalWorker
+from tests.fixtures import Stack
 from tests.support.processes import children
 from tests.support.waiting import eventually
 from workers.audit.report import AuditReport
@@ -27,7 +28,6 @@ from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
 from workers.backends.object_store import MinioObjectStore
 from workers.cli.audit import Auditing
 from workers.errors import Unavailable
-from tagstream_testing.local.worker_process import WorkerProcess as LocalWorker
 from workers.settings import read
 from workers.types import Headers
 

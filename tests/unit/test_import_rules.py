@@ -19,8 +19,9 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sources and their rules, to be spoiled."""
     target = tmp_path_factory.mktemp("checkout")
     shutil.copy(CHECKOUT / "pyproject.toml", target)
-    for package in ("workers", "schemas"):
-        shutil.copytree(CHECKOUT / package, target / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("workers", "schemas", "testing/tagstream_testing", "training/tagstream_train"):
+        package = Path(folder).name
+        shutil.copytree(CHECKOUT / folder, target / package, ignore=shutil.ignore_patterns("__pycache__"))
     return target
 
 
@@ -39,9 +40,9 @@ def test_the_sources_keep_the_rules(copy: Path) -> None:
     [
         ("workers/pipeline/spoiled.py", "import torch"),
         ("workers/intake/spoiled.py", "import redis"),
-        ("testing/tagstream_testing/local/spoiled.py", "import kafka"),
+        ("tagstream_testing/local/spoiled.py", "import kafka"),
         ("workers/backends/spoiled.py", "import workers.pipeline"),
-        ("testing/tagstream_testing/local/spoiled.py", "import workers.cli"),
+        ("tagstream_testing/spoiled.py", "import tagstream_train"),
         ("workers/cli/spoiled.py", "import tagstream_testing.local.stack"),
         ("workers/models/spoiled.py", "import tagstream_testing"),
         ("workers/types.py", "import workers.ports"),

@@ -15,7 +15,8 @@ READ = (
     "docs",
     "examples",
     "deploy",
-    "packaging",
+    "testing",
+    "training",
     "schemas",
     "workers",
     ".github",
@@ -26,8 +27,8 @@ READ = (
 SUFFIXES = {"", ".md", ".py", ".toml", ".yml", ".yaml", ".sh", ".java", ".txt"}
 BY_NAME = re.compile(
     r"\b(?:pip3? install|uv add|poetry add|uvx|pipx (?:run|install))\s+"
-    r"(?:-\S+\s+)*[\"'`]?tagstream(?:-testing|-schemas)?(?![\w.-]|\s*@|/)"
-    r"|\btagstream(?:-testing|-schemas)?\[[a-z,]+\]"
+    r"(?:-\S+\s+)*[\"'`]?tagstream(?:-testing|-train|-schemas)?(?![\w.-]|\s*@|/)"
+    r"|\btagstream(?:-testing|-train|-schemas)?\[[a-z,]+\]"
 )
 """An installer's command with a name of ours, on one line or two, and a name with extras wherever it stands."""
 

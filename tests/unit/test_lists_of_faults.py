@@ -8,11 +8,11 @@ import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from schemas.correction import Correction
-from workers.capacity.profile import MachineProfile
-from workers.models.bundle import Manifest
 from tagstream_train.data.formats import coco, fiftyone, label_studio, official
 from tagstream_train.data.samples import Header, Sample
 from tagstream_train.learned import Learned
+from workers.capacity.profile import MachineProfile
+from workers.models.bundle import Manifest
 
 BAD = b"[" + b",".join([b"{}"] * 1_000) + b"]"
 

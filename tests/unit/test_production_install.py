@@ -19,12 +19,11 @@ import sys
 from pathlib import Path
 
 absent = set(sys.argv[2].split(","))
-testing_wheel = ("tagstream_testing.local", "tagstream_testing")
 
 
 class NotInstalled:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in absent or name.startswith(testing_wheel):
+        if name.split(".")[0] in absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
@@ -40,7 +39,7 @@ from workers.models.compact import build_tagger, compact_bundle
 from workers.models.device import choose_device
 
 for module in pkgutil.walk_packages(workers.__path__, "workers."):
-    if module.name != "workers.__main__" and not module.name.startswith(testing_wheel):
+    if module.name != "workers.__main__":
         importlib.import_module(module.name)
 tagger = build_tagger(compact_bundle(Path(sys.argv[1])), choose_device("cpu"), "fp32")
 tagger.warm_up()

@@ -1,4 +1,4 @@
-"""What is in the wheels: the worker's has no fakes, servers or demo, and tagstream-testing adds them to its package."""
+"""What is in the wheels: the worker's has no fakes, servers, demo or training; each home has a wheel of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from workers import __version__
 
 CHECKOUT = Path(__file__).parents[2]
-TESTING = ("testing/tagstream_testing/", "testing/tagstream_testing/local/")
+HOMES = {"testing": "tagstream_testing", "training": "tagstream_train"}
 
 
 def built(project: str, folder: Path) -> zipfile.ZipFile:
@@ -27,40 +27,38 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return built(".", tmp_path_factory.mktemp("worker"))
 
 
-@pytest.fixture(scope="module")
-def testing(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    return built("testing", tmp_path_factory.mktemp("testing"))
+@pytest.fixture(scope="module", params=HOMES)
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, zipfile.ZipFile]:
+    """A package beside the worker, and its wheel."""
+    return HOMES[request.param], built(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def content(wheel: zipfile.ZipFile) -> set[str]:
     return {name for name in wheel.namelist() if ".dist-info/" not in name}
 
 
-def metadata(wheel: zipfile.ZipFile) -> list[str]:
-    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
-    return wheel.read(name).decode().splitlines()
+def metadata(wheel: zipfile.ZipFile, name: str = "METADATA") -> list[str]:
+    (path,) = [path for path in wheel.namelist() if path.endswith(f".dist-info/{name}")]
+    return wheel.read(path).decode().splitlines()
 
 
-def test_the_workers_wheel_leaves_out_what_only_trials_and_tests_need(worker: zipfile.ZipFile) -> None:
-    assert not [name for name in content(worker) if name.startswith(TESTING)]
+def test_the_workers_wheel_has_the_worker_alone(worker: zipfile.ZipFile) -> None:
+    assert {name.partition("/")[0] for name in content(worker)} == {"workers", "schemas"}
     assert {"workers/__init__.py", "workers/py.typed", "schemas/py.typed"} <= content(worker)
     assert {"workers/page/page.css", "workers/page/page.js"} <= content(worker)
 
 
-def test_the_other_wheel_has_that_and_nothing_else(testing: zipfile.ZipFile) -> None:
-    assert {name for name in content(testing) if not name.startswith(TESTING)} == set()
-    assert {"testing/tagstream_testing/__init__.py", "testing/tagstream_testing/py.typed", "testing/tagstream_testing/local/demo_page.css"} <= content(
-        testing
-    )
+def test_each_other_wheel_has_its_package_whole_and_nothing_else(home: tuple[str, zipfile.ZipFile]) -> None:
+    package, wheel = home
+    assert {name.partition("/")[0] for name in content(wheel)} == {package}
+    (folder,) = CHECKOUT.glob(f"*/{package}")
+    assert content(wheel) >= {str(path.relative_to(folder.parent)) for path in folder.rglob("*.py")}
+    assert f"{package}/py.typed" in content(wheel)
 
 
-def test_both_together_are_the_package(worker: zipfile.ZipFile, testing: zipfile.ZipFile) -> None:
-    assert content(worker) & content(testing) == set()
-    source = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "workers").rglob("*.py")}
-    assert {name for name in content(worker) | content(testing) if name.startswith("workers/")} >= source
-
-
-def test_each_asks_for_the_others_own_version(worker: zipfile.ZipFile, testing: zipfile.ZipFile) -> None:
-    assert f"Requires-Dist: tagstream=={__version__}" in metadata(testing)
-    for extra in ("demo", "testing"):
-        assert f"Requires-Dist: tagstream-testing=={__version__}; extra == '{extra}'" in metadata(worker)
+def test_each_other_wheel_asks_for_the_workers_own_version_and_names_its_commands(
+    home: tuple[str, zipfile.ZipFile],
+) -> None:
+    _, wheel = home
+    assert f"Requires-Dist: tagstream=={__version__}" in metadata(wheel)
+    assert "[tagstream.commands]" in metadata(wheel, "entry_points.txt")

@@ -43,7 +43,8 @@ def test_a_word_of_the_glossary_is_defined_where_it_says(word: str, path: str, n
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_path_that_a_page_names_exists(page: Path) -> None:
-    named = re.findall(r"`((?:workers|schemas|tests|scripts|benchmarks|deploy|docs)/[\w./-]*)", page.read_text("utf-8"))
+    folders = "workers|schemas|testing|training|tests|scripts|benchmarks|deploy|docs"
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)", page.read_text("utf-8"))
     assert [path for path in named if not (ROOT / path).exists()] == []
 
 
@@ -60,13 +61,13 @@ def test_the_architectures_layers_are_the_packages_that_there_are() -> None:
     (layers,) = re.findall(r"```\n(schemas\n.*?)```", text, re.DOTALL)
     packages = (path.parent for path in (ROOT / "workers").glob("*/__init__.py"))
     ours = {path.stem for path in (*packages, *(ROOT / "workers").glob("[a-z]*.py"))}
-    assert set(re.findall(r"\w+", layers)) == {"schemas", *ours}
+    assert set(re.findall(r"\w+", layers)) == {"schemas", "testing", "training", *ours}
 
 
 @cache
 def our_paths() -> frozenset[PurePath]:
     """Every module of ours, with and without its suffix, and every folder that holds one."""
-    places = ("workers", "schemas", "tests", "scripts", "benchmarks")
+    places = ("workers", "schemas", "testing", "training", "tests", "scripts", "benchmarks")
     modules = {path.relative_to(ROOT) for place in places for path in (ROOT / place).rglob("*.py")}
     folders = {folder for module in modules for folder in module.parents}
     return frozenset(modules | folders | {module.with_suffix("") for module in modules})

@@ -18,6 +18,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from tagstream_train.lora import LoraLinear, add_lora, merge_lora
 from workers.errors import Misconfigured
 from workers.models import timm_network
 from workers.models.bundle import Bundle
@@ -28,7 +29,6 @@ from workers.models.ram.config import RamPlusConfig, from_json, to_json
 from workers.models.ram.heads import label_chunks
 from workers.models.ram.ram import Ram
 from workers.models.ram.ram_plus import RamPlus
-from tagstream_train.lora import LoraLinear, add_lora, merge_lora
 
 What: TypeAlias = Literal["labels", "head", "lora", "all"]
 

@@ -9,9 +9,9 @@ from random import Random
 import torch
 from torch import Tensor
 
+from tagstream_train.data.samples import Ids, Sample
 from workers.models.ram.adapters import SEPARATOR
 from workers.models.ram.wordpiece import DEC, PAD, PROMPT, PROMPT_IDS, SEP, WordPiece
-from tagstream_train.data.samples import Ids, Sample
 
 MAX_WORDS = 30
 MAX_TOKENS = 40

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tagstream_train.plan import Plan
 from workers.errors import Misconfigured
 from workers.models import torch_file
-from tagstream_train.plan import Plan
 
 NAME = "checkpoint.pt"
 _FORMAT = "tagstream-checkpoint/1"

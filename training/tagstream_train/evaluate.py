@@ -13,14 +13,14 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.errors import Misconfigured, nearest
-from workers.models.labels import relabel
-from workers.models.load import open_bundle
-from workers.ports import Captioner, Tagger
 from tagstream_train.captions_metrics import bleu, cider, words
 from tagstream_train.data.opening import Opened, decoded
 from tagstream_train.data.samples import Sample
 from tagstream_train.metrics import Table, table
+from workers.errors import Misconfigured, nearest
+from workers.models.labels import relabel
+from workers.models.load import open_bundle
+from workers.ports import Captioner, Tagger
 from workers.types import LabelScores, Pixels
 
 Item = TypeVar("Item")

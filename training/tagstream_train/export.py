@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tagstream_train.card import Card
 from workers.models.bundle import Bundle, Golden, Manifest
 from workers.models.device import choose_device
 from workers.models.load import load_tagger
 from workers.models.ram.adapters import golden_of
 from workers.models.tagger import TorchTagger, golden_answers
-from tagstream_train.card import Card
 
 _RAM_FAMILY = ("ram", "ram_plus", "tag2text")
 

@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tagstream_train.data.samples import Sample
 from workers.errors import Misconfigured
 from workers.models.bundle import reading_safetensors
 from workers.models.labels import NORM_SLACK
-from tagstream_train.data.samples import Sample
 
 MAX_KEYS_BYTES = 4 * 1024**3
 """The largest list of keys, which is read line by line."""

@@ -11,9 +11,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, Manifest, Thresholds
-from workers.ports import ObjectStore
 from tagstream_train import memory
 from tagstream_train.adapt import Learner, learner_of
 from tagstream_train.card import Card
@@ -32,6 +29,9 @@ from tagstream_train.plan import Plan
 from tagstream_train.record import Hook
 from tagstream_train.thresholds import Threshold
 from tagstream_train.toml import toml_of
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle, Manifest, Thresholds
+from workers.ports import ObjectStore
 
 Tell: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being done, how much of it is done, and how much there is if that is known."""

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from workers.errors import Misconfigured
-from workers.models import timm_network
-from workers.models.bundle import MANIFEST, Bundle, sha256_of
-from workers.models.load import open_bundle
-from workers.models.ram.config import RamConfig, RamPlusConfig, from_json
-from workers.ports import ObjectStore
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample
 from tagstream_train.data.splits import split
 from tagstream_train.features import Features
+from workers.errors import Misconfigured
+from workers.models import timm_network
+from workers.models.bundle import MANIFEST, Bundle, sha256_of
+from workers.models.load import open_bundle
+from workers.models.ram.config import RamConfig, RamPlusConfig, from_json
+from workers.ports import ObjectStore
 
 TIMM = "timm:"
 

@@ -26,19 +26,6 @@ from typing import Any, TypeAlias
 
 import torch
 
-from workers.errors import Misconfigured
-from workers.models.bundle import Bundle
-from workers.models.load import load_captioner, load_tagger
-from workers.models.ram.config import (
-    AnyConfig,
-    HeadConfig,
-    RamPlusConfig,
-    SwinConfig,
-    Tag2TextConfig,
-    TextConfig,
-    to_json,
-)
-from workers.ports import Tagger
 from tagstream_train.data.carry import Carrier
 from tagstream_train.data.images import Images
 from tagstream_train.data.opening import Opened
@@ -56,6 +43,19 @@ from tagstream_train.parse.run import Choices, parse
 from tagstream_train.plan import Plan
 from tagstream_train.pretrain import pretrain, write_bundle
 from tagstream_train.recipes import Run, Stage
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.load import load_captioner, load_tagger
+from workers.models.ram.config import (
+    AnyConfig,
+    HeadConfig,
+    RamPlusConfig,
+    SwinConfig,
+    Tag2TextConfig,
+    TextConfig,
+    to_json,
+)
+from workers.ports import Tagger
 
 Tell: TypeAlias = Callable[[str, int, int | None], None]
 """Told what is being done, how much of it is done, and how much there is if that is known."""

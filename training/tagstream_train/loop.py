@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from workers.errors import Misconfigured
-from workers.models.compiler import leave_triton_out
 from tagstream_train import checkpoints
 from tagstream_train.ema import Ema
 from tagstream_train.plan import Plan as Plan  # part of what this module offers
 from tagstream_train.record import Hook, Record
 from tagstream_train.schedules import rate
+from workers.errors import Misconfigured
+from workers.models.compiler import leave_triton_out
 
 if TYPE_CHECKING:
     from tagstream_train.data.loader import Batch

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from workers.errors import Misconfigured
 from tagstream_train.data.loader import Batch
 from tagstream_train.loop import TOTAL, Objective, Plan
+from workers.errors import Misconfigured
 
 MIB = 1 << 20
 _PROGRAM_BYTES = 600 * MIB

@@ -15,15 +15,6 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from schemas.printable import counted
-from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, Provenance, sha256_of, text_of
-from workers.models.labels import label_matrix, with_embedding
-from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
-from workers.models.ram.decoding import CaptionDecoding
-from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD, manifest_of
-from workers.models.ram.scoring import LabelScorer
-from workers.models.ram.wordpiece import WordPiece
-from workers.ports import ObjectStore
 from tagstream_train import memory
 from tagstream_train.captions import caption_tokens
 from tagstream_train.card import Card
@@ -43,6 +34,15 @@ from tagstream_train.start import at_size, check_grids, fresh, load_bundle, load
 from tagstream_train.thresholds import Threshold
 from tagstream_train.toml import toml_of
 from tagstream_train.wordlist import vocabulary_of
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle, Provenance, sha256_of, text_of
+from workers.models.labels import label_matrix, with_embedding
+from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
+from workers.models.ram.decoding import CaptionDecoding
+from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD, manifest_of
+from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.wordpiece import WordPiece
+from workers.ports import ObjectStore
 
 RUN = "run.toml"
 VALIDATED = 1000

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from workers.errors import Misconfigured
-from workers.models.ram.config import AnyConfig
-from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD
-from workers.models.ram.scoring import LabelScorer
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import Sample
 from tagstream_train.metrics import table
 from tagstream_train.thresholds import Threshold, best_f1, choose
+from workers.errors import Misconfigured
+from workers.models.ram.config import AnyConfig
+from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD
+from workers.models.ram.scoring import LabelScorer
 
 AT_MOST = 20_000
 """Images that are scored; of more, every second, third, … one."""

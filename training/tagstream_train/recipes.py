@@ -8,6 +8,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tagstream_train.data.augment import FLIP_ONLY, Augment
+from tagstream_train.plan import Plan
+from tagstream_train.start import scaled
 from workers.models.ram.config import (
     SWIN_BASE_224,
     SWIN_LARGE_224,
@@ -22,9 +25,6 @@ from workers.models.ram.config import (
     from_json,
     to_json,
 )
-from tagstream_train.data.augment import FLIP_ONLY, Augment
-from tagstream_train.plan import Plan
-from tagstream_train.start import scaled
 
 Model: TypeAlias = Literal["ram", "ram-plus", "tag2text"]
 Recipe: TypeAlias = Literal["tiny", "small", "paper"]

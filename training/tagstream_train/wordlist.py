@@ -7,9 +7,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
+from tagstream_train.captions import cleaned
 from workers.models.ram.random_bundle import made_up_vocabulary
 from workers.models.ram.wordpiece import UNKNOWN, VOCABULARY_SIZE, WordPiece
-from tagstream_train.captions import cleaned
 
 _WORD = "word"
 """How the made-up words of `made_up_vocabulary` begin, which are replaced."""

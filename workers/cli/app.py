@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ import typer
 
 from workers import __version__
 from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, READER_LEFT, exit_code
-from workers.errors import Misconfigured, TagstreamError, Unavailable
+from workers.errors import Misconfigured, TagstreamError, Unavailable, not_installed
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ _REFUSED = (errno.EROFS, errno.EACCES)
 """No command is to blame for a disk that takes no more, or a file that this user may not have."""
 
 _HELP = ["-h", "--help"]
+_ANY_ARGUMENTS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 COMMANDS = (
     "run",
@@ -52,6 +54,9 @@ COMMANDS = (
     "schemas",
 )
 """In the order of the help. Each is a module here, with a function of its name or, for a group, its `app`."""
+
+ELSEWHERE = {"demo": "tagstream-testing", "stack": "tagstream-testing", "train": "tagstream-train"}
+"""Commands of other packages, which name them under the entry point group `tagstream.commands`."""
 
 
 def _let_help_flow(commands: typer.Typer) -> None:
@@ -132,14 +137,35 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
     )
     made.callback()(_globals)
     for name in names:
-        own = name.replace("-", "_")
-        module = import_module(f"workers.cli.{own}")
-        if hasattr(module, "app"):
-            made.add_typer(module.app, name=name)
+        command = _command(name)
+        if command is None:
+            made.command(name, context_settings=_ANY_ARGUMENTS)(_absent(name))
+        elif isinstance(command, typer.Typer):
+            made.add_typer(command, name=name)
         else:
-            made.command()(getattr(module, own))
+            made.command(name)(command)
     _let_help_flow(made)
     return made
+
+
+def _command(name: str) -> Any:
+    """A command's function, or a group's `Typer`; None if its package is not installed."""
+    if name in ELSEWHERE:
+        return next((point.load() for point in entry_points(group="tagstream.commands", name=name)), None)
+    own = name.replace("-", "_")
+    module = import_module(f"workers.cli.{own}")
+    return getattr(module, "app", None) or getattr(module, own)
+
+
+def _absent(name: str) -> Callable[..., None]:
+    """Stands for a command whose package is not installed, and says how to get it."""
+    package = ELSEWHERE[name]
+
+    def absent() -> None:
+        raise not_installed(package)
+
+    absent.__doc__ = f"Not installed: it is in the package {package}."
+    return absent
 
 
 def run_command(arguments: Sequence[str]) -> int:

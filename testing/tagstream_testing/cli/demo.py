@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from workers.cli.testing_wheel import needs_testing_wheel
-
 
 def demo(
     photos: Annotated[
@@ -28,7 +26,6 @@ def demo(
 
     [dim]With your own images:[/]  tagstream demo --photos ~/Pictures/holiday
     """
-    with needs_testing_wheel("demo"):
-        from tagstream_testing.local.demo import run_demo
+    from tagstream_testing.local.demo import run_demo
 
     raise typer.Exit(run_demo(photos, keep, page))

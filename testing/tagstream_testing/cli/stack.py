@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from workers.cli import terminal
-from workers.cli.testing_wheel import needs_testing_wheel
 
 if TYPE_CHECKING:
     from tagstream_testing.local.detached import Detached
@@ -49,8 +48,7 @@ def up(
             else "A detached stack was up already; these are its servers."
         )
         return
-    with needs_testing_wheel("stack up"):
-        from tagstream_testing.local.stack_up import stack_up
+    from tagstream_testing.local.stack_up import stack_up
 
     raise typer.Exit(stack_up(state))
 
@@ -80,8 +78,7 @@ def down() -> None:
 
 
 def _detached(command: str) -> Detached:
-    with needs_testing_wheel(command):
-        from tagstream_testing.local.detached import Detached
+    from tagstream_testing.local.detached import Detached
     from workers.settings import read
 
     return Detached(read(os.environ).state_dir)

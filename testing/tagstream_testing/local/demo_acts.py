@@ -6,8 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.backends.kafka import KafkaEmitter
-from workers.backends.object_store import MinioObjectStore
 from tagstream_testing.local import notifications
 from tagstream_testing.local.demo_display import Act, DemoDisplay
 from tagstream_testing.local.demo_page import Scenes
@@ -16,6 +14,8 @@ from tagstream_testing.local.photos import Photograph
 from tagstream_testing.local.server import CannotStart
 from tagstream_testing.local.stack import BUCKET, TOPICS, LocalStack
 from tagstream_testing.local.worker_process import WorkerProcess
+from workers.backends.kafka import KafkaEmitter
+from workers.backends.object_store import MinioObjectStore
 from workers.types import Message
 
 _PATIENCE_S = 120.0

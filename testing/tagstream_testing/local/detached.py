@@ -25,9 +25,9 @@ from typing import Self
 
 from pydantic_core import from_json
 
-from workers.errors import Misconfigured, TagstreamError
 from tagstream_testing.local.scratch import sweep
 from tagstream_testing.local.server import CannotStart
+from workers.errors import Misconfigured, TagstreamError
 
 _LOG_LINES = 15
 _POLL_S = 0.05

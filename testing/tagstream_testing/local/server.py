@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
 
-from workers.errors import TagstreamError
 from tagstream_testing.local.ports import free_ports
+from workers.errors import TagstreamError
 
 _TIED = Path(__file__).with_name("tied.py")
 _PORT_TAKEN = re.compile(r"address (is )?already in use|cannot bind|bind\(|BindException", re.IGNORECASE)

@@ -10,13 +10,13 @@ from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import TypeVar
 
-from workers.backends.kafka import ensure_topics
-from workers.backends.object_store import MinioObjectStore
 from tagstream_testing.local.apache_kafka import QUICK_START, ApacheKafka
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.server import Server
 from tagstream_testing.local.valkey import Valkey
+from workers.backends.kafka import ensure_topics
+from workers.backends.object_store import MinioObjectStore
 
 BUCKET = "photos"
 TOPICS = ("images", "images.enriched", "images.dead-letters", "images.skipped")

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from workers.errors import Unpublished
 from tagstream_testing.memory_broker import MemoryBroker, balanced
 from tagstream_testing.memory_kafka import Fault, MemoryPublisher, MemoryRecordSource
+from workers.errors import Unpublished
 from workers.types import NO_MEMBERSHIP, Assignment, Message, Partition, Transaction
 
 A, B = Partition("in", 0), Partition("in", 1)

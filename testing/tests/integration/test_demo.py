@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.processes import survivors, with_environment
 from tagstream_testing.local.photos import photographs
+from tests.support.processes import survivors, with_environment
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 

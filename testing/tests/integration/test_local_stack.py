@@ -18,13 +18,13 @@ from confluent_kafka.cimpl import NewTopic
 from minio import Minio
 from minio.error import S3Error
 
-from tests.conftest import Stack
-from tests.support.processes import listening, lives, survivors
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.scratch import Scratch
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.server import Server
 from tagstream_testing.local.valkey import Valkey
+from tests.fixtures import Stack
+from tests.support.processes import listening, lives, survivors
 
 HOLD_A_STACK = """
 import json, time

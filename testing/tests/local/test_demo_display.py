@@ -8,8 +8,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from testing.tests.local.answers import dead_letter, enriched, retraction, row
 from tagstream_testing.local.demo_display import DemoDisplay
+from testing.tests.local.answers import dead_letter, enriched, retraction, row
 
 HIT = {"source": "hit", "tags": "hit", "caption": None}
 
@@ -106,7 +106,9 @@ def test_on_a_terminal_a_growing_table_stays_inside_it_and_shows_how_far_it_is()
 @pytest.mark.slow
 def test_a_line_is_in_a_pipe_as_soon_as_it_is_said() -> None:
     """`tagstream stack up > file`: a shell reads the file while the servers run."""
-    program = "import os; from tagstream_testing.local.demo_display import DemoDisplay; DemoDisplay().say('up'); os._exit(0)"
+    program = (
+        "import os; from tagstream_testing.local.demo_display import DemoDisplay; DemoDisplay().say('up'); os._exit(0)"
+    )
     buffered = os.environ | {"PYTHONUNBUFFERED": ""}
     ran = subprocess.run([sys.executable, "-c", program], env=buffered, capture_output=True, text=True, check=True)
     assert ran.stdout == "up\n", "what was only buffered is lost with the process"

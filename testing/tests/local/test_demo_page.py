@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from testing.tests.local.answers import dead_letter, enriched, retraction, row
 from tagstream_testing.local.demo_page import Scenes, render
+from testing.tests.local.answers import dead_letter, enriched, retraction, row
 
 
 @pytest.fixture(scope="module")

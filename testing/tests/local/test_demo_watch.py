@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from schemas.dead_letter import dead_letter_headers
-from testing.tests.local.answers import dead_letter, enriched, retraction
-from workers.backends.kafka import ReadRecord
 from tagstream_testing.local import demo_watch
 from tagstream_testing.local.demo_watch import Row, Watch
+from testing.tests.local.answers import dead_letter, enriched, retraction
+from workers.backends.kafka import ReadRecord
 
 
 class Canned:

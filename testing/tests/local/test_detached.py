@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.waiting import eventually
-from workers.errors import Misconfigured
 from tagstream_testing.local import detached
 from tagstream_testing.local.detached import Detached, Held, NotUp
 from tagstream_testing.local.server import CannotStart
+from tests.support.waiting import eventually
+from workers.errors import Misconfigured
 
 WHERE = {"TAGSTREAM_KAFKA_SERVERS": "127.0.0.1:1", "TAGSTREAM_REDIS_URL": "it's"}
 

@@ -15,8 +15,8 @@ from typing import ClassVar
 
 import pytest
 
-from tests.support.processes import survivors
 from tagstream_testing.local.server import CannotStart, Server, spawn_tied
+from tests.support.processes import survivors
 
 TOY = """
 import socket, sys

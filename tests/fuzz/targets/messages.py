@@ -24,6 +24,7 @@ from schemas.dead_letter import (
 )
 from schemas.image_event import MAX_RECORDS, BadEvent, Ignored, ImageEvent, newer, parse_message
 from schemas.publish import documents
+from tagstream_testing.memory import ManualClock
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import NULL, Parts, headers, nullable
 from tests.unit.schemas.documents import AWS, MINIO, notification, own
@@ -31,7 +32,6 @@ from workers.audit.claims import count_events
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
-from tagstream_testing.memory import ManualClock
 from workers.types import Coordinates
 
 _CHECKED = 3

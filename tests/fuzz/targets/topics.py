@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from schemas.correction import Corrections, correction, withdrawal
 from schemas.image_event import MAX_RECORDS
+from tagstream_train.data.samples import write_dataset
+from tagstream_train.engine.collect import Collection, Labels, sample_of
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import NULL, Parts, headers, nullable
 from tests.fuzz.targets.files import Folder
@@ -16,8 +18,6 @@ from workers.audit.claims import claim_of, count_events
 from workers.backends.kafka_types import ReadRecord
 from workers.cli.correct import _records
 from workers.errors import Misconfigured
-from tagstream_train.data.samples import write_dataset
-from tagstream_train.engine.collect import Collection, Labels, sample_of
 from workers.types import Partition
 
 _folder = Folder()

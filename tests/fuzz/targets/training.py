@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
+from tagstream_train.data.formats import FORMATS, Request, open_source
+from tagstream_train.data.images import BadImage, Images
+from tagstream_train.data.samples import HEADER, LABELS, SAMPLES, DataSet, Sample, write_dataset
+from tagstream_train.data.tar_headers import MAX_NAME_BYTES, PlainFile, plain_files
 from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts
 from tests.fuzz.targets.files import Folder
 from workers.errors import Misconfigured
-from tagstream_train.data.formats import FORMATS, Request, open_source
-from tagstream_train.data.images import BadImage, Images
-from tagstream_train.data.samples import HEADER, LABELS, SAMPLES, DataSet, Sample, write_dataset
-from tagstream_train.data.tar_headers import MAX_NAME_BYTES, PlainFile, plain_files
 
 _folder = Folder()
 

@@ -13,6 +13,7 @@ from random import Random
 
 from schemas.dead_letter import read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
+from tagstream_testing.memory import MemoryResultCache
 from tests.fuzz import mutators
 from tests.fuzz.containers import damaged
 from tests.fuzz.fuzzer import Bounds, Target
@@ -22,7 +23,6 @@ from tests.fuzz.targets.messages import messages, validator
 from tests.support.harness import BUCKET
 from tests.support.manual_pipeline import ManualPipeline
 from workers.errors import Gone, Rejected, Superseded, TagstreamError, Unavailable
-from tagstream_testing.memory import MemoryResultCache
 from workers.types import Headers, Message, Record
 
 KEY = "a.jpg"

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import redis
 
+from tagstream_testing.local.valkey import Valkey
 from tests.support.loopback import loopback, silence
 from tests.support.waiting import bounded, eventually
 from workers import metrics
@@ -24,7 +25,6 @@ from workers.backends import resp
 from workers.backends.no_cache import NoCache
 from workers.backends.result_cache import RedisResultCache
 from workers.errors import Misconfigured, Unavailable
-from tagstream_testing.local.valkey import Valkey
 
 TIMEOUT_S = 0.1
 """For what never comes."""

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tagstream_testing.local.valkey import Valkey
 from tests.support.authority import Authority
 from tests.support.waiting import bounded
 from workers import metrics
 from workers.backends.result_cache import RedisResultCache
-from tagstream_testing.local.valkey import Valkey
 
 Serve = Callable[[socket.socket], None]
 

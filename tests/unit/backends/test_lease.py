@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from workers.backends.lease import Lease
 from tagstream_testing.memory import ManualClock
+from workers.backends.lease import Lease
 
 
 @pytest.fixture

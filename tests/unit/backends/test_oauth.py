@@ -14,9 +14,9 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from tagstream_testing.memory import ManualClock
 from tests.support.loopback import loopback
 from workers.backends.oauth import ClientCredentials, GrantedToken
-from tagstream_testing.memory import ManualClock
 
 
 def http(status: str, body: bytes) -> bytes:

@@ -12,13 +12,13 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tagstream_testing.memory import ManualClock
 from tests.support.loopback import Answer, Loopback, loopback
 from tests.unit.backends.test_store import GOOD, fault, message, says
 from workers.backends.object_store import MinioObjectStore
 from workers.backends.s3_credentials import FileCredentials, WebIdentity, WebIdentityCredentials
 from workers.backends.s3_http import ClockedPool
 from workers.errors import Misconfigured, Unavailable
-from tagstream_testing.memory import ManualClock
 
 
 def profile(key: str, secret: str = "100%secret", token: str = "") -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tagstream_testing.memory import MemoryResultCache
 from workers import metrics
 from workers.backends.scoped_cache import ScopedCache
-from tagstream_testing.memory import MemoryResultCache
 
 KEY, OTHER_KEY = b"k" * 32, b"o" * 32
 

@@ -22,7 +22,8 @@ from PIL import Image
 from schemas.correction import Corrections, Word
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
 from schemas.enriched_image import EnrichedImage, Source, Tag
-from tests.conftest import Stack
+from tagstream_train.data.samples import DataSet
+from tests.fixtures import Stack
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
@@ -32,7 +33,6 @@ from workers.backends.object_store import MinioObjectStore
 from workers.cli import skip
 from workers.cli.resume_point import ResumePoint
 from workers.errors import Unavailable
-from tagstream_train.data.samples import DataSet
 from workers.types import Headers, Partition
 
 pytestmark = pytest.mark.timeout(180)

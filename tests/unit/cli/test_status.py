@@ -14,7 +14,7 @@ import pytest
 from kafka import KafkaProducer
 
 from schemas.dead_letter import Failure, Reason, dead_letter_headers
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics

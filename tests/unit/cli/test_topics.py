@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import TopicState, describe_topics, ensure_topics
 from workers.cli.topic_advice import Deviation, WantedTopic, deviations, wanted_topics

@@ -19,17 +19,17 @@ from urllib.parse import quote
 
 import yaml
 
-from tests.support.go_programs import path as go_program
-from tests.support.worker_process import photo
-from tests.unit.deploy.tools import ROOT, Manifest, compose
-from workers.backends.kafka import KafkaEmitter
-from workers.backends.object_store import MinioObjectStore
 from tagstream_testing.local import programs
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.server import Server
 from tagstream_testing.local.valkey import Valkey
 from tagstream_testing.local.worker_process import WorkerProcess
+from tests.support.go_programs import path as go_program
+from tests.support.worker_process import photo
+from tests.unit.deploy.tools import ROOT, Manifest, compose
+from workers.backends.kafka import KafkaEmitter
+from workers.backends.object_store import MinioObjectStore
 
 
 class ComposedKafka(ApacheKafka):

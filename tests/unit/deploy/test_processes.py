@@ -15,13 +15,13 @@ from urllib.request import urlopen
 import pytest
 
 from schemas.enriched_image import EnrichedImage
-from tests.conftest import Stack
+from tagstream_testing.local.ports import free_ports
+from tagstream_testing.local.server import spawn_tied
+from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo
 from tests.unit.deploy.dockerfile import Dockerfile
 from tests.unit.deploy.tools import ROOT, compose, overlay, pod_environment, the, worker_of
-from tagstream_testing.local.ports import free_ports
-from tagstream_testing.local.server import spawn_tied
 
 pytestmark = pytest.mark.slow
 

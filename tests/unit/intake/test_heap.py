@@ -13,6 +13,7 @@ from types import NoneType
 
 import pytest
 
+from tagstream_testing.memory import MemoryObjectStore
 from tests.contract.test_intake import job
 from tests.support.images import encoded, noise
 from tests.unit.intake.deadly import read
@@ -25,7 +26,6 @@ from workers.intake.heap import Heap, freed, give_back_large_blocks, keep_large_
 from workers.intake.limits import Limits
 from workers.intake.processes import pending
 from workers.intake.processes.pending import PendingRequest
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 MIB = 1 << 20

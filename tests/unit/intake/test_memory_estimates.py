@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from schemas.image_event import ImageEvent
+from tagstream_testing.memory import MemoryObjectStore
 from tests.support.images import encoded
 from tests.unit.intake import greedy
 from tests.unit.intake.memory import Apart, needs_linux, peak_bytes
@@ -24,7 +25,6 @@ from workers.intake.decoding import Decoding
 from workers.intake.header import Header, guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import apply, decode, transform_bytes
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
 pytestmark = [needs_linux, pytest.mark.slow]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tagstream_testing.local.photos import NoPhotographs, photographs
 from tests.support.images import encoded
 from workers.intake.header import guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.transform import decode, to_rgb
-from tagstream_testing.local.photos import NoPhotographs, photographs
 from workers.types import Transform
 
 try:

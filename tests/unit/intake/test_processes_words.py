@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tagstream_testing.memory import MemoryObjectStore
 from tests.contract.test_intake import job
 from tests.support.images import encoded, noise, tiff_that_its_codec_complains_of
 from tests.unit.intake.deadly import LARGEST
@@ -13,7 +14,6 @@ from workers import metrics
 from workers.errors import Rejected
 from workers.intake import ProcessIntake
 from workers.intake.processes.last_words import PIPE_BYTES, last_words, make_pipe
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 LZW, ZIP = "Using code not yet in table", "ZIPDecode: Decoding error at scanline 0"

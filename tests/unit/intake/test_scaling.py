@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tagstream_testing.memory import MemoryObjectStore
 from tests.contract.test_intake import job
 from tests.support.images import encoded
 from tests.unit.intake import greedy
@@ -23,7 +24,6 @@ from workers.intake.decoding import Decoding
 from workers.intake.header import Header, guard
 from workers.intake.limits import Limits
 from workers.intake.transform import decode
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Pixels, Transform
 
 LIMITS = Limits()

@@ -9,6 +9,7 @@ from concurrent.futures import wait
 import pytest
 from PIL import Image
 
+from tagstream_testing.memory import MemoryObjectStore
 from tests.contract.test_intake import job
 from tests.support.images import encoded, noise, ramp
 from tests.support.waiting import bounded, eventually
@@ -16,7 +17,6 @@ from tests.unit.intake.deadly import LARGEST, read
 from workers.errors import Rejected
 from workers.intake import Limits, ThreadIntake
 from workers.intake.fetching import EncodedBytes
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Transform
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from tagstream_testing.memory_broker import Fault
 from tests.support.harness import DEAD, GROUP, IN, OUT, POISON, SKIPPED, EchoCaptioner, Harness
 from workers.audit.judge import Judge, Topics
 from workers.audit.report import AuditReport
 from workers.audit.seen import Seen
-from tagstream_testing.memory_broker import Fault
 from workers.types import Unreadable
 
 RED = (255, 0, 0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from schemas.correction import Word, correction
 from schemas.enriched_image import CorrectedTags, Tag
+from tagstream_testing.memory import MemoryCorrections
 from tests.support.harness import EchoCaptioner, Harness
 from tests.support.tasks import TAGGER, a_task
 from tests.support.waiting import eventually
@@ -16,7 +17,6 @@ from workers.models.template import TemplateCaptioner
 from workers.pipeline.roles import make_roles
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
-from tagstream_testing.memory import MemoryCorrections
 from workers.types import LabelScores
 
 

@@ -34,6 +34,7 @@ from schemas.enriched_image import (
 from schemas.image_event import ImageEvent, Options
 from schemas.options import WANTS
 from schemas.text import version_or_none
+from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.support.harness import EchoCaptioner
 from tests.unit.pipeline.test_embedding import ColourEmbedder
 from tests.unit.schemas.documents import keys, patient
@@ -45,7 +46,6 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import make_roles
 from workers.pipeline.task import Task
-from tagstream_testing.memory import ManualClock, MemoryCorrections
 from workers.types import (
     Assignment,
     Caption,

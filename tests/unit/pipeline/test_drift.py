@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from tagstream_testing.memory_broker import Fault
 from tests.support.harness import ColourTagger, EchoCaptioner, Harness
 from tests.support.measured import measuring
 from workers import metrics
 from workers.pipeline.commit.ledger import Rendered
 from workers.pipeline.drift import NUMBERS_OF_TAGS, NUMBERS_OF_WORDS, TENTHS, Drift, content_of
 from workers.pipeline.roles import make_roles
-from tagstream_testing.memory_broker import Fault
 from workers.types import Content
 
 COUNTED = (metrics.TAGGED_IMAGES, metrics.TAGS, metrics.CAPTIONED_IMAGES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from opentelemetry.metrics import CallbackOptions
 
+from tagstream_testing.memory import ManualClock
 from tests.support.harness import BUCKET, Harness
 from tests.support.waiting import eventually
 from workers import metrics
@@ -12,7 +13,6 @@ from workers.backends.probing_breaker import ProbingBreaker
 from workers.errors import Unavailable
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.gauges import age_of
-from tagstream_testing.memory import ManualClock
 from workers.types import Assignment, Partition, Record
 
 Shown = dict[tuple[str, ...], float]

@@ -11,10 +11,10 @@ import orjson
 import pytest
 
 from schemas.enriched_image import EnrichedImage
+from tagstream_testing.memory import MemoryResultCache
 from tests.support.harness import EchoCaptioner, Harness
 from tests.support.waiting import eventually
 from workers import metrics
-from tagstream_testing.memory import MemoryResultCache
 
 RED = (250, 20, 20)
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tagstream_testing.memory import MemoryResultCache
 from tests.support.harness import EchoCaptioner
 from tests.support.tasks import FACTS, TAGGER, a_task
 from workers import metrics
@@ -20,7 +21,6 @@ from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.roles import make_roles
 from workers.pipeline.task import Task
-from tagstream_testing.memory import MemoryResultCache
 from workers.types import Caption, Fetched, LabelScores
 
 STORE = "https://store"

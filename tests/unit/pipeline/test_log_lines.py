@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
+from tagstream_testing.memory_broker import Fault
 from tests.support.harness import BUCKET, POISON, Harness
 from tests.support.tasks import a_task
 from workers.errors import Unavailable
 from workers.pipeline.task import TaskNames
-from tagstream_testing.memory_broker import Fault
 from workers.types import Coordinates, HasLogFields
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tagstream_testing.memory import MemoryResultCache
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
-from tagstream_testing.memory import MemoryResultCache
 
 RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage, Skip
+from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import BUCKET, png
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.outcomes import read
@@ -23,7 +24,6 @@ from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.options import WorkerOptions
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Fetched, Job, Transform
 
 UNREADABLE_S = 60.0

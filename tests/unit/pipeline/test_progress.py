@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.enriched_image import EnrichedImage
+from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from tests.support.harness import ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.outcomes import read
@@ -17,7 +18,6 @@ from workers.errors import Unavailable
 from workers.intake.inline import InlineIntake
 from workers.pipeline.progress import _AtWork
 from workers.pipeline.task import Task
-from tagstream_testing.memory import ManualClock, MemoryObjectStore, MemoryResultCache
 from workers.types import DecodedImage, Facts, Fetched, Job
 
 

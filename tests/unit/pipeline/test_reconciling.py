@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from tagstream_testing.memory_broker import Fault
+from tagstream_testing.memory_kafka import MemoryPublisher
 from tests.support.harness import BUCKET, GROUP, IN, Harness, running
 from tests.support.measured import measuring
 from tests.support.waiting import eventually
@@ -18,8 +20,6 @@ from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.ports import Publisher, RecordSource
-from tagstream_testing.memory_broker import Fault
-from tagstream_testing.memory_kafka import MemoryPublisher
 from workers.types import NO_MEMBERSHIP, Assignment, Partition, Record, Transaction
 
 

@@ -14,6 +14,7 @@ from schemas.dead_letter import Failure, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from schemas.image_event import ImageEvent
 from schemas.options import Options
+from tagstream_testing.memory import ManualClock
 from tests.support.harness import ColourTagger, EchoCaptioner
 from tests.support.outcomes import read
 from workers.pipeline.commit.ledger import Entry, Rendered
@@ -22,7 +23,6 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import make_roles
 from workers.pipeline.task import Task
-from tagstream_testing.memory import ManualClock
 from workers.types import (
     Assignment,
     Caption,

@@ -11,13 +11,13 @@ from typing import Any
 
 from schemas.dead_letter import Failure
 from schemas.enriched_image import EnrichedImage
+from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.outcomes import read
 from tests.unit.pipeline.test_progress import Hanging
 from workers.errors import LargerThanReserved, Unavailable
 from workers.intake.inline import InlineIntake
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject
 
 

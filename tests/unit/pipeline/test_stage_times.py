@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from tagstream_testing.memory import ManualClock
 from tests.support.harness import Harness
 from tests.support.measured import measuring
 from tests.support.tasks import a_task
 from workers import metrics
 from workers.pipeline.stages.times import EACH_S, StageTimes
 from workers.pipeline.task import Task
-from tagstream_testing.memory import ManualClock
 
 
 def timed(**stages: float) -> Task:

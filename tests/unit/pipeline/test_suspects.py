@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from schemas.dead_letter import Failure
+from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import IN, ColourTagger
 from tests.support.manual_pipeline import ManualPipeline
 from workers.intake.inline import InlineIntake
 from workers.pipeline.journal import Journal
-from tagstream_testing.memory import MemoryObjectStore
 from workers.types import Coordinates, DecodedImage, Facts, Fetched
 
 FIRST = Coordinates(IN, 0, 0, 0)

@@ -10,12 +10,12 @@ import pytest
 
 from schemas.correction import correction
 from schemas.enriched_image import Tag
+from tagstream_testing.memory import MemoryCorrections
 from tests.support.harness import ChoosyTagger, ColourTagger
 from tests.support.tasks import PROFILES, TAGGER, a_task
 from workers.errors import Broken
 from workers.pipeline.tagging import Tagging
 from workers.pipeline.task import Task
-from tagstream_testing.memory import MemoryCorrections
 from workers.types import DecodedImage, LabelScores
 
 

@@ -9,6 +9,8 @@ from typing import TypeVar
 import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction, read_output
+from tagstream_testing.memory_broker import Fault
+from tagstream_testing.memory_kafka import MemoryRecordSource
 from tests.support.harness import (
     BUCKET,
     DEAD,
@@ -25,8 +27,6 @@ from workers.errors import Broken, Misconfigured, Unavailable
 from workers.pipeline import worker as pipeline_worker
 from workers.pipeline.worker import Worker
 from workers.ports import Publisher, RecordSource
-from tagstream_testing.memory_broker import Fault
-from tagstream_testing.memory_kafka import MemoryRecordSource
 from workers.types import Partition, Polled, Unreadable
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

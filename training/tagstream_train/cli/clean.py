@@ -48,15 +48,15 @@ def clean(
 
     [dim]With the model that wrote the tags:[/]  tagstream train clean sets/shop -m bundles/first -o sets/clean
     """
-    from workers.cli.terminal import counting
     from tagstream_train.cli.data import store
-    from workers.models.labels import read_names
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
     from tagstream_train.engine.clean import DROPPED, Cleaner, Rules, write_cleaned
     from tagstream_train.engine.look import TaggerLooker
     from tagstream_train.engine.regions import regions_of
     from tagstream_train.engine.report import Examples, page
+    from workers.cli.terminal import counting
+    from workers.models.labels import read_names
 
     if out.resolve() == dataset.resolve():
         raise Misconfigured("--out is the set itself: name another folder, so that nothing is lost by a wrong rule")

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from schemas.correction import Corrections
-    from workers.backends.kafka_types import ReadRecord
-    from workers.settings import Settings
     from tagstream_train.data.samples import Sample
     from tagstream_train.engine.collect import Collection, Labels
+    from workers.backends.kafka_types import ReadRecord
+    from workers.settings import Settings
 
 BATCH = 2_000
 """Records between two notes of the place."""
@@ -115,9 +115,9 @@ def _read(settings: Settings, topic: str, collection: Collection) -> _Strange:
 def _write(
     out: Path, topic: str, collection: Collection, labels: Labels, said: Corrections | None
 ) -> tuple[int, dict[str, int]]:
-    from workers.cli.terminal import counting
     from tagstream_train.data.samples import write_dataset
     from tagstream_train.engine.collect import sample_of
+    from workers.cli.terminal import counting
 
     models: dict[str, str] = {}
 
@@ -137,8 +137,8 @@ def _write(
 
 
 def _labels(file: Path | None) -> Labels:
-    from workers.models.labels import read_names
     from tagstream_train.engine.collect import Labels
+    from workers.models.labels import read_names
 
     return Labels() if file is None else Labels(list(dict.fromkeys(read_names(file))))
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
+from tagstream_train.cli.extra import needs
 from workers.cli import terminal
 from workers.cli.models_terminal import note, say
-from tagstream_train.cli.extra import needs
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from workers.backends.object_store import MinioObjectStore
     from tagstream_train.data.importer import Imported
+    from workers.backends.object_store import MinioObjectStore
 
 SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder to write; must not exist.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
@@ -71,9 +71,9 @@ def import_data(
 
     [dim]COCO's tags and captions:[/]     tagstream train import instances_val2017.json captions_val2017.json -o coco
     """
-    from workers.models.labels import read_names
     from tagstream_train.data.formats import Request, open_source
     from tagstream_train.data.importer import import_dataset
+    from workers.models.labels import read_names
 
     given = tuple(read_names(labels)) if labels else None
     sources = [open_source(Request(path, images, given), format) for path in data]

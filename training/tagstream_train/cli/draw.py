@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from schemas.printable import counted
-from workers.cli.models_terminal import say
 from tagstream_train.cli.progress import progress
+from workers.cli.models_terminal import say
 
 
 def draw(

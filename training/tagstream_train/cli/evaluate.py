@@ -11,10 +11,10 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from workers.cli import terminal
-from workers.cli.models_terminal import note, say
 from tagstream_train.cli.data import store
 from tagstream_train.cli.extra import needs
+from workers.cli import terminal
+from workers.cli.models_terminal import note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def evaluate(
 --images imgs --threshold 0.86
     """
     needs("train")
-    from workers.models.labels import read_names
     from tagstream_train.data.formats import Request
     from tagstream_train.data.opening import open_data
     from tagstream_train.papers import benchmark_of
+    from workers.models.labels import read_names
 
     given = tuple(read_names(labels)) if labels else None
     opened = open_data(Request(data, images, given), format, store=store())
@@ -110,8 +110,8 @@ def evaluate(
 
 
 def _tags(bundle: str, opened: Opened, options: dict[str, Any], *, absent: str, batch: int, threads: int) -> Tagged:
-    from workers.models.load import load_tagger, open_bundle
     from tagstream_train.evaluate import label_columns, score_tags
+    from workers.models.load import load_tagger, open_bundle
 
     known = open_bundle(bundle).labels
     wanted = {known[label] for label in label_columns(known, opened.labels).values()}
@@ -130,8 +130,8 @@ def _tags(bundle: str, opened: Opened, options: dict[str, Any], *, absent: str, 
 def _captions(
     bundle: str, opened: Opened, options: dict[str, Any], *, guided: bool, batch: int, threads: int
 ) -> Captioned:
-    from workers.models.load import load_captioner, load_tagger, open_bundle, uses_of
     from tagstream_train.evaluate import caption
+    from workers.models.load import load_captioner, load_tagger, open_bundle, uses_of
 
     if "captioner" not in uses_of(open_bundle(bundle)):
         raise Misconfigured(f"{bundle} writes no captions; Tag2Text does.")

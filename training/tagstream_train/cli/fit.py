@@ -11,12 +11,12 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from workers.cli import terminal
-from workers.cli.models_make import Replace, check_free
-from workers.cli.models_terminal import describe, note, say
 from tagstream_train.cli.data import HookOption, JsonOption, WorkOption, store
 from tagstream_train.cli.extra import needs
 from tagstream_train.cli.progress import progress
+from workers.cli import terminal
+from workers.cli.models_make import Replace, check_free
+from workers.cli.models_terminal import describe, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

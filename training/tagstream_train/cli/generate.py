@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from schemas.printable import counted
-from workers.cli import terminal
-from workers.cli.models_terminal import note, say
 from tagstream_train.cli.data import JsonOption, store
 from tagstream_train.cli.extra import needs
 from tagstream_train.cli.progress import progress
+from workers.cli import terminal
+from workers.cli.models_terminal import note, say
 
 if TYPE_CHECKING:
-    from workers.ports import Captioner
     from tagstream_train.engine.generate import Generated
+    from workers.ports import Captioner
 
 
 def generate(
@@ -59,11 +59,11 @@ def generate(
     [dim]Tags and captions:[/]  tagstream train generate bundles/first web -o web2
     """
     needs("train")
-    from workers.models.load import load_tagger
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
     from tagstream_train.engine.agreement import agreeing
     from tagstream_train.engine.generate import generate as run
+    from workers.models.load import load_tagger
 
     source = DataSet(dataset)
     options: dict[str, Any] = {"device": device, "precision": precision}

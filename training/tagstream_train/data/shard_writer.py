@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workers.errors import Misconfigured
-from workers.intake.formats import sniff
 from tagstream_train.data.images import S3, BadImage, Images
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.data.shards import MAX_SHARD_BYTES
+from workers.errors import Misconfigured
+from workers.intake.formats import sniff
 
 Put = Callable[[str, str, bytes], Any]
 """Stores an object: bucket, key, content."""

@@ -17,8 +17,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from workers.errors import Misconfigured
 from tagstream_train.data.tar_headers import plain_files
+from workers.errors import Misconfigured
 
 SUFFIX: Final = ".tar/"
 WINDOW = 4

@@ -13,8 +13,8 @@ from typing import Final
 
 import numpy as np
 
-from workers.errors import Misconfigured
 from tagstream_train.data.samples import DataSet, Sample, Some
+from workers.errors import Misconfigured
 
 DEFAULT: Final[Mapping[str, float]] = {"train": 0.8, "val": 0.1, "test": 0.1}
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
-from workers.errors import Misconfigured
 from tagstream_train.data.carry import link
 from tagstream_train.data.samples import DataSet, Origin, Sample, write_dataset
 from tagstream_train.drawn.paint import paint
 from tagstream_train.drawn.say import describe, web_caption
 from tagstream_train.drawn.scene import LABELS, Scene, compose
+from workers.errors import Misconfigured
 
 TRAIN, TRUTH, TEST, UNSEEN = "train", "truth", "test", "unseen"
 _CAPTIONS = 2

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from workers.ports import Tagger
 from tagstream_train.data.images import Images
 from tagstream_train.data.opening import Opened
 from tagstream_train.data.samples import DataSet
 from tagstream_train.data.splits import split
 from tagstream_train.evaluate import score_tags
 from tagstream_train.thresholds import OFF, choose, precision_floor
+from workers.ports import Tagger
 
 HELD: Final = 0.1
 """Part of a set that agreement is measured on: the images that `train pretrain` holds back."""

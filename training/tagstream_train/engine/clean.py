@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from workers.errors import Misconfigured
-from workers.models.bundle import sha256_of
 from tagstream_train.data.carry import Carrier
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, write_dataset
 from tagstream_train.engine.outliers import farthest
 from tagstream_train.engine.regions import Box, Regions, crops
+from workers.errors import Misconfigured
+from workers.models.bundle import sha256_of
 
 Reason = Literal[
     "confirmed", "protected", "not-asked", "unknown-label", "unreadable", "unconfirmed", "disagreement", "outlier"

@@ -15,8 +15,8 @@ from schemas.correction import Corrections
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from schemas.image_event import newer
 from schemas.text import first_fault
-from workers.errors import Misconfigured
 from tagstream_train.data.samples import MAX_LABELS, Origin, Sample, is_name
+from workers.errors import Misconfigured
 from workers.types import Partition
 
 _MOST_TAGS = 10_000

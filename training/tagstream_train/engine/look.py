@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tagstream_train.engine.clean import Row
 from workers.intake.transform import apply
 from workers.ports import Tagger
-from tagstream_train.engine.clean import Row
 
 _BATCH = 32
 

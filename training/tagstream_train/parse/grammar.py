@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from workers.errors import Misconfigured, not_installed
 from tagstream_train.parse import words
 from tagstream_train.parse.mentions import Mention, Role, action, attribute, noun_phrase, tokens
+from workers.errors import Misconfigured, not_installed
 
 if TYPE_CHECKING:
     from spacy.language import Language

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, cast, get_args
 
-from workers.errors import Misconfigured
 from tagstream_train.parse.mentions import Kind, Mention
+from workers.errors import Misconfigured
 
 Verdict: TypeAlias = Literal["keep", "drop", "merge"]
 COLUMNS = ("tag", "kind", "count", "label", "decision", "into", "example")

@@ -13,7 +13,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
-from workers.errors import Broken, Misconfigured
 from tagstream_train.data.carry import Carrier
 from tagstream_train.data.samples import DataSet, Ids, Origin, Sample, write_dataset
 from tagstream_train.parse import review as review_file
@@ -21,6 +20,7 @@ from tagstream_train.parse.lexicon import LexiconParser, learn
 from tagstream_train.parse.mentions import Kind, Mention, Parser
 from tagstream_train.parse.source import CaptionsFile
 from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
+from workers.errors import Broken, Misconfigured
 
 Report: TypeAlias = Callable[[int], None]
 """Is told how many captions are parsed."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from workers.errors import Misconfigured
 from tagstream_train.data.samples import HEADER, MAX_LINE_BYTES, DataSet, Header, Sample
+from workers.errors import Misconfigured
 
 
 class CaptionsFile:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Stack
+from tagstream_train.fit import fit
+from tagstream_train.fit_run import FitRun
+from tagstream_train.loop import Plan
+from tests.fixtures import Stack
 from tests.support.worker_process import Site, enriched_by_a_worker
 from tests.unit.models.small import small_bundle
 from training.tests.unit.colours import LABELS, colours
 from workers.models.bundle import Bundle
-from tagstream_train.fit import fit
-from tagstream_train.fit_run import FitRun
-from tagstream_train.loop import Plan
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Stack
+from tagstream_train.drawn.scene import LABELS
+from tagstream_train.learn import FAST, learn
+from tagstream_train.learned import FILE, Learned
+from tests.fixtures import Stack
 from tests.support.worker_process import Site, enriched_by_a_worker
 from workers.cli.app import run_command
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
-from tagstream_train.drawn.scene import LABELS
-from tagstream_train.learn import FAST, learn
-from tagstream_train.learned import FILE, Learned
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from training.tests.unit.pictures import png
-from workers.backends.object_store import MinioObjectStore
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.formats import Request, open_source
@@ -18,6 +16,8 @@ from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.loader import Batches
 from tagstream_train.data.shard_writer import pack
+from training.tests.unit.pictures import png
+from workers.backends.object_store import MinioObjectStore
 
 COUNT = 20
 

@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tagstream_train.adapt import Learner, What, learner_of
+from tagstream_train.data.loader import View
+from tagstream_train.export import export
 from tests.unit.models.small import small_bundle
 from training.tests.unit.test_export import CARD
 from workers.models.bundle import Bundle
@@ -16,9 +19,6 @@ from workers.models.compact import compact_bundle
 from workers.models.load import load_tagger
 from workers.models.tagger import sample_image
 from workers.models.timm_network import make_bundle
-from tagstream_train.adapt import Learner, What, learner_of
-from tagstream_train.data.loader import View
-from tagstream_train.export import export
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,6 @@ from random import Random
 import numpy as np
 import pytest
 
-from workers.cli.app import run_command
-from workers.errors import Misconfigured
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet
 from tagstream_train.drawn.paint import paint
@@ -18,6 +16,8 @@ from tagstream_train.drawn.say import describe
 from tagstream_train.drawn.scene import COLOURS, LABELS, PLACES, SHAPES, Scene, Thing, compose, is_held_out
 from tagstream_train.drawn.sets import draw
 from tagstream_train.parse.lexicon import LexiconParser, learn
+from workers.cli.app import run_command
+from workers.errors import Misconfigured
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tagstream_train.data.formats import Request
+from tagstream_train.data.opening import open_data
+from tagstream_train.evaluate import caption, label_columns, score_tags
+from tagstream_train.papers import benchmark_of, benchmarks
 from tests.unit.models.small import small_bundle
 from training.tests.unit.pictures import BROKEN
 from workers.cli.app import run_command
@@ -23,10 +27,6 @@ from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.models.tagger import sample_image
 from workers.ports import Captioner, Tagger
-from tagstream_train.data.formats import Request
-from tagstream_train.data.opening import open_data
-from tagstream_train.evaluate import caption, label_columns, score_tags
-from tagstream_train.papers import benchmark_of, benchmarks
 
 pytestmark = pytest.mark.slow
 

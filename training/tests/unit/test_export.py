@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tagstream_train.card import Card, card_of
+from tagstream_train.export import export
 from tests.unit.models.small import small_bundle
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_tagger
-from tagstream_train.card import Card, card_of
-from tagstream_train.export import export
 
 CARD = Card(
     command="train fit",

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workers.errors import Misconfigured
 from tagstream_train.data.samples import Sample
 from tagstream_train.features import Features, image_key, text_key
+from workers.errors import Misconfigured
 
 VECTORS = {"a.jpg": torch.tensor([1.0, 0.0, 0.0]), "b.jpg": torch.tensor([0.0, 0.6, 0.8])}
 

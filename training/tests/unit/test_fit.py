@@ -15,12 +15,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from tests.unit.models.small import SMALL, small_bundle
-from training.tests.unit.colours import LABELS, colours
-from workers.cli.app import run_command
-from workers.errors import Misconfigured
-from workers.models.bundle import Bundle
-from workers.models.load import load_tagger
 from tagstream_train import memory
 from tagstream_train.card import card_of
 from tagstream_train.data.samples import DataSet, write_dataset
@@ -28,6 +22,12 @@ from tagstream_train.fit import Fitted, fit
 from tagstream_train.fit_measures import Row
 from tagstream_train.fit_run import FitRun
 from tagstream_train.toml import read_toml
+from tests.unit.models.small import SMALL, small_bundle
+from training.tests.unit.colours import LABELS, colours
+from workers.cli.app import run_command
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.load import load_tagger
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from workers.cli.app import run_command
 from tagstream_train.cli.learn import spreads
-from workers.errors import Misconfigured
 from tagstream_train.learned import FILE, Learned, Round, gains, means, spread
+from workers.cli.app import run_command
+from workers.errors import Misconfigured
 
 
 def _learned(seed: int, first: float, second: float) -> Learned:

@@ -17,13 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.support.waiting import eventually
-from training.tests.unit.runs import STOPPED, Drawn, Parity, run
-from workers.errors import Misconfigured
 from tagstream_train.checkpoints import NAME
 from tagstream_train.data.loader import Batch
 from tagstream_train.loop import Plan, Progress, train
 from tagstream_train.record import NUMBERS, find_hook
+from tests.support.waiting import eventually
+from training.tests.unit.runs import STOPPED, Drawn, Parity, run
+from workers.errors import Misconfigured
 
 pytestmark = pytest.mark.slow
 

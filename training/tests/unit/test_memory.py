@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from training.tests.unit.runs import Parity, image
-from workers.errors import Misconfigured
 from tagstream_train.data.loader import Batch
 from tagstream_train.data.samples import Sample
 from tagstream_train.loop import Plan
 from tagstream_train.memory import MIB, Estimate, check, estimate
+from training.tests.unit.runs import Parity, image
+from workers.errors import Misconfigured
 
 PLAN = Plan(epochs=1, batch=4)
 ONE = Batch(torch.stack([image(0)] * 3), tuple(Sample(image=f"{i}.png") for i in range(3)))

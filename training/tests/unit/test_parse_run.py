@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from workers.cli.app import run_command
-from workers.errors import Misconfigured
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.parse.run import Choices, Parsed, parse
 from tagstream_train.parse.source import CaptionsFile, open_source
+from workers.cli.app import run_command
+from workers.errors import Misconfigured
 
 CAPTIONS = """\
 a.jpg\ta brown dog runs on the beach

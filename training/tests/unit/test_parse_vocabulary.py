@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from workers.errors import Misconfigured
 from tagstream_train.parse import review
 from tagstream_train.parse.mentions import Mention
 from tagstream_train.parse.review import Decision, Row
 from tagstream_train.parse.vocabulary import Seen, Vocabulary, ranked, settled
+from workers.errors import Misconfigured
 
 DOG, STREET, CITY_STREET = Mention("object", "dog"), Mention("object", "street"), Mention("object", "city street")
 ORANGE, FRUIT = Mention("attribute", "orange"), Mention("object", "orange")

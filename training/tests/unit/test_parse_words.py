@@ -6,12 +6,12 @@ import pickle
 
 import pytest
 
-from tests.support.growth import LINEAR, growth
-from workers.errors import Misconfigured
 from tagstream_train.parse import words
 from tagstream_train.parse.grammar import GrammarParser
 from tagstream_train.parse.lexicon import LexiconParser, learn
 from tagstream_train.parse.mentions import Mention
+from tests.support.growth import LINEAR, growth
+from workers.errors import Misconfigured
 
 
 @pytest.mark.parametrize(

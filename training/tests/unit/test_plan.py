@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from workers.errors import Misconfigured
 from tagstream_train.plan import Plan
 from tagstream_train.schedules import rate
+from workers.errors import Misconfigured
 
 
 def test_a_plan_comes_back_from_its_file(tmp_path: Path) -> None:

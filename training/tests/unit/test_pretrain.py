@@ -12,14 +12,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.unit.models.small import small_bundle
-from training.tests.unit.drawings import LABELS, drawings, pixels, tiny_run
-from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED
-from workers.errors import Misconfigured
-from workers.models.bundle import Bundle
-from workers.models.load import load_captioner, load_tagger
-from workers.ports import Captioner
 from tagstream_train import memory
 from tagstream_train.card import card_of
 from tagstream_train.data.images import Images
@@ -29,6 +21,14 @@ from tagstream_train.pretrain import RUN, Pretrained, pretrain, write_bundle
 from tagstream_train.recipes import Model, Run, recipe
 from tagstream_train.start import fresh, load_bundle
 from tagstream_train.toml import read_toml, toml_of
+from tests.unit.models.small import small_bundle
+from training.tests.unit.drawings import LABELS, drawings, pixels, tiny_run
+from workers.cli.app import run_command
+from workers.cli.exit_codes import MISCONFIGURED
+from workers.errors import Misconfigured
+from workers.models.bundle import Bundle
+from workers.models.load import load_captioner, load_tagger
+from workers.ports import Captioner
 
 pytestmark = pytest.mark.slow
 

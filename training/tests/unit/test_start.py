@@ -10,6 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tagstream_train.captions import MAX_TOKENS, MAX_WORDS, Drawn, caption_tokens, cleaned, draw, guide_tokens
+from tagstream_train.data.samples import Sample
+from tagstream_train.noise import add_noise
+from tagstream_train.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
 from workers.errors import Misconfigured
 from workers.models.ram.config import HeadConfig, Kind, SwinConfig
@@ -17,10 +21,6 @@ from workers.models.ram.random_bundle import made_up_vocabulary
 from workers.models.ram.scoring import LabelScorer
 from workers.models.ram.swin import Block
 from workers.models.ram.wordpiece import DEC, ENC, PROMPT_IDS, SEP, WordPiece
-from tagstream_train.captions import MAX_TOKENS, MAX_WORDS, Drawn, caption_tokens, cleaned, draw, guide_tokens
-from tagstream_train.data.samples import Sample
-from tagstream_train.noise import add_noise
-from tagstream_train.start import at_size, check_grids, fresh, load_bundle, load_encoder, scaled
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from workers.errors import Misconfigured, nearest
 from tagstream_train.data.formats import (
     annotation_lists,
     coco,
@@ -19,6 +18,7 @@ from tagstream_train.data.formats import (
 )
 from tagstream_train.data.formats.source import Found, Request, Source
 from tagstream_train.data.samples import check_names
+from workers.errors import Misconfigured, nearest
 
 __all__ = ["FORMATS", "Found", "Request", "Source", "guess", "open_source"]
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from workers.errors import Misconfigured
 from tagstream_train.data.formats.source import Found, Names, Request, Source, checked, finder, lines
+from workers.errors import Misconfigured
 
 
 def read(request: Request) -> Source:

@@ -13,9 +13,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from workers.errors import Misconfigured
 from tagstream_train.data.formats.source import Found, Names, Request, Source, document
 from tagstream_train.data.samples import FAIL_FAST, MAX_LABELS
+from workers.errors import Misconfigured
 
 _Id = int | str
 

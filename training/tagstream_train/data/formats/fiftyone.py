@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from workers.errors import Misconfigured
 from tagstream_train.data.formats.source import SUFFIXES, Found, Names, Request, Source, document, relative
 from tagstream_train.data.samples import FAIL_FAST
+from workers.errors import Misconfigured
 
 _LISTS = {"Classifications": "classifications", "Detections": "detections", "Polylines": "polylines"}
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from workers.errors import Misconfigured
 from tagstream_train.data.formats.source import SUFFIXES, Found, Names, Request, Source
+from workers.errors import Misconfigured
 
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 

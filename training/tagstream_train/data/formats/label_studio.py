@@ -13,9 +13,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import BaseModel, Field, TypeAdapter
 
-from workers.errors import Misconfigured
 from tagstream_train.data.formats.source import Found, Names, Request, Source, document, relative, with_suffix
 from tagstream_train.data.samples import FAIL_FAST
+from workers.errors import Misconfigured
 
 _TEXTS = ("textarea", "text")
 

@@ -11,9 +11,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter
 
-from workers.errors import Misconfigured
 from tagstream_train.data.formats.source import Found, Request, Source, checked, document, relative
 from tagstream_train.data.samples import FAIL_FAST
+from workers.errors import Misconfigured
 
 
 def _as_list(value: object) -> object:

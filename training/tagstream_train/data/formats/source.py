@@ -11,8 +11,8 @@ from typing import BinaryIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from workers.errors import Misconfigured, nearest
 from tagstream_train.data.samples import MAX_LABELS, Ids
+from workers.errors import Misconfigured, nearest
 
 Document = TypeVar("Document")
 

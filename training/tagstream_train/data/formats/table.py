@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from workers.errors import Misconfigured
 from tagstream_train.data.formats.source import Found, Names, Request, Source, finder, lines, relative
+from workers.errors import Misconfigured
 
 IMAGE = ("image", "image_path", "path", "file", "filename", "file_name", "filepath", "img", "image_id", "imageid")
 TAGS = ("tags", "tag", "labels", "label", "classes", "class", "category", "categories", "labelname")

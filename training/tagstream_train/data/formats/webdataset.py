@@ -13,9 +13,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from workers.errors import Misconfigured
 from tagstream_train.data.formats.source import MAX_LINE_BYTES, SUFFIXES, Found, Names, Request, Source
 from tagstream_train.data.shards import BadShard, Place, Shards, members
+from workers.errors import Misconfigured
 
 _DOCUMENT = TypeAdapter(dict[str, Any])
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workers.models.tagger import sample_image
 from tagstream_train.data.augment import FLIP_ONLY, OPERATIONS, Augment
+from workers.models.tagger import sample_image
 
 IMAGE = Image.fromarray(sample_image(48))
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.growth import LINEAR, growth
-from workers.errors import Misconfigured
 from tagstream_train.data.formats import FORMATS, Found, Request, Source, open_source
 from tagstream_train.data.opening import open_data
 from tagstream_train.data.samples import Sample, write_dataset
+from tests.support.growth import LINEAR, growth
+from workers.errors import Misconfigured
 
 
 def file(path: Path, content: object) -> Path:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from training.tests.unit.pictures import png, shades
-from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED
 from tagstream_testing.memory import MemoryObjectStore
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.samples import DataSet
+from training.tests.unit.pictures import png, shades
+from workers.cli.app import run_command
+from workers.cli.exit_codes import MISCONFIGURED
 
 
 @pytest.fixture(autouse=True)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from schemas.printable import escaped
-from training.tests.unit.pictures import BROKEN, png, shades, write
-from workers.errors import Misconfigured
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batch, Batches, View, multi_hot
 from tagstream_train.data.samples import DataSet, Sample
+from training.tests.unit.pictures import BROKEN, png, shades, write
+from workers.errors import Misconfigured
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.errors import Misconfigured
 from tagstream_train.data.samples import SAMPLES, DataSet, Sample, write_dataset
+from workers.errors import Misconfigured
 
 DOG = Sample(
     image="images/dog.jpg",

@@ -12,10 +12,6 @@ from typing import Any
 import pytest
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
-from training.tests.unit.pictures import BROKEN, png, shades, write
-from workers.cli.app import run_command
-from workers.cli.exit_codes import MISCONFIGURED
-from workers.errors import Misconfigured, Unavailable
 from tagstream_testing.memory import MemoryObjectStore
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.formats import Request, open_source
@@ -25,6 +21,10 @@ from tagstream_train.data.loader import Batches
 from tagstream_train.data.samples import DataSet
 from tagstream_train.data.shard_writer import Packed, pack
 from tagstream_train.data.shards import WINDOW, place_of
+from training.tests.unit.pictures import BROKEN, png, shades, write
+from workers.cli.app import run_command
+from workers.cli.exit_codes import MISCONFIGURED
+from workers.errors import Misconfigured, Unavailable
 
 PER_SHARD = 4
 

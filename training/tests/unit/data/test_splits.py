@@ -6,9 +6,9 @@ import hashlib
 
 import pytest
 
-from workers.errors import Misconfigured
 from tagstream_train.data.samples import Sample
 from tagstream_train.data.splits import DEFAULT, part_of, split
+from workers.errors import Misconfigured
 
 
 def sample(number: int, name: str = "") -> Sample:

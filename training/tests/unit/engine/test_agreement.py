@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import ColourTagger
-from training.tests.unit.pictures import png, shades, write
-from workers.errors import Misconfigured
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet, write_dataset
 from tagstream_train.engine.agreement import agreeing
 from tagstream_train.thresholds import OFF
+from tests.support.harness import ColourTagger
+from training.tests.unit.pictures import png, shades, write
+from workers.errors import Misconfigured
 
 RED, GREEN = 0, 1
 

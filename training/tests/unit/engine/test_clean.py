@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workers.errors import Misconfigured
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
 from tagstream_train.engine.clean import Cleaner, Decision, Row, Rules
 from tagstream_train.engine.regions import Box, Grid
+from workers.errors import Misconfigured
 
 LABELS = ["red", "green", "blue", "unheard"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.unit.cli.conftest import Ran, tagstream
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
+from tests.unit.cli.conftest import Ran, tagstream
 
 __all__ = ["tagstream"]
 

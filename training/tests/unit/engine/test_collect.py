@@ -9,9 +9,9 @@ import pytest
 
 from schemas.correction import Corrections, correction
 from schemas.enriched_image import CaptionText, EnrichedImage, EventRef, GoneSource, Retraction, Skip, Source, Tag
+from tagstream_train.engine.collect import Collection, Labels, sample_of
 from tests.unit.schemas.documents import enriched
 from workers.errors import Misconfigured
-from tagstream_train.engine.collect import Collection, Labels, sample_of
 from workers.types import Partition
 
 SHA = "a" * 64

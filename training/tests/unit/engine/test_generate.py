@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tagstream_train.data.images import Images
+from tagstream_train.data.samples import SAMPLES, DataSet, Sample, write_dataset
+from tagstream_train.engine.generate import JOURNAL, Generated, generate
 from tests.unit.models.small import SMALL, small_bundle
 from training.tests.unit.drawings import drawings
 from training.tests.unit.pictures import BROKEN
@@ -17,9 +20,6 @@ from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.ports import Captioner, Tagger
-from tagstream_train.data.images import Images
-from tagstream_train.data.samples import SAMPLES, DataSet, Sample, write_dataset
-from tagstream_train.engine.generate import JOURNAL, Generated, generate
 
 pytestmark = pytest.mark.slow
 

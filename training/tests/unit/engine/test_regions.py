@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from workers.errors import Misconfigured
 from tagstream_train.engine.regions import MAX_REGIONS, Box, Grid, crops, regions_of
+from workers.errors import Misconfigured
 
 
 def test_a_grid_is_the_whole_and_overlapping_halves() -> None:

@@ -1,0 +1,3 @@
+"""The fixtures of all homes (tests/, testing/tests, training/tests)."""
+
+pytest_plugins = ("tests.fixtures",)

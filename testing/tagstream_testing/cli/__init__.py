@@ -1,0 +1,1 @@
+"""`tagstream demo` and `tagstream stack`, which the worker's command line finds by their entry points."""
