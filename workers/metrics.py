@@ -21,6 +21,8 @@ from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.util.types import AttributeValue
 
+from workers.types import OUTCOME_KINDS
+
 _meter = metrics.get_meter("tagstream")
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -226,7 +228,7 @@ OPERATION_SECONDS = Histogram(
 )
 OUTCOMES = Counter(
     "tagstream_outcomes",
-    "Outcomes published and committed: enriched, partial, retraction, skip, dead-letter",
+    f"Outcomes published and committed: {', '.join(OUTCOME_KINDS)}",
     labels=("kind",),
 )
 DEAD_LETTERS = Counter(

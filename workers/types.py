@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -361,7 +361,9 @@ class Message:
         object.__setattr__(self, "size", size)
 
 
-OutcomeKind: TypeAlias = Literal["enriched", "partial", "retraction", "skip"]
+OutcomeKind: TypeAlias = Literal["enriched", "partial", "retraction", "skip", "dead-letter"]
+"""Kinds of outcomes, by the names that metrics, commands and documentation use."""
+OUTCOME_KINDS: Final[tuple[OutcomeKind, ...]] = get_args(OutcomeKind)
 
 
 class Content(NamedTuple):

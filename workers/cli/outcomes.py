@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from pydantic_core import from_json
 from rich.console import RenderableType
@@ -16,6 +16,7 @@ from schemas.enriched_image import EnrichedImage, EventRef, Retraction, Skip, Ta
 from schemas.text import first_fault
 from workers.backends.kafka_types import ReadRecord
 from workers.cli import terminal
+from workers.types import OUTCOME_KINDS, OutcomeKind
 
 SHOWN_TAGS = 4
 _LOOKED_AT = 1_000
@@ -23,12 +24,13 @@ _LOOKED_AT = 1_000
 PLACE = "_record"
 """The field of a JSON line that no published document has: where the record stands, and its time."""
 
-Kind: TypeAlias = Literal["enriched", "removed", "skipped", "dead", "unknown"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind: TypeAlias = OutcomeKind | Literal["unknown"]
+KINDS: tuple[Kind, ...] = (*OUTCOME_KINDS, "unknown")
+_WIDEST = max(map(len, KINDS))
 
 
 class Shown(NamedTuple):
-    """What a person sees of an outcome. `what` is its kind, and for an enriched image whether it is complete."""
+    """What a person sees of an outcome. `what` is its kind."""
 
     what: str
     image: str
@@ -57,13 +59,13 @@ class Outcome:
     def kind(self) -> Kind:
         match self.told:
             case EnrichedImage():
-                return "enriched"
+                return "enriched" if self.told.status == "complete" else "partial"
             case Retraction():
-                return "removed"
+                return "retraction"
             case Skip():
-                return "skipped"
+                return "skip"
             case DeadLetter():
-                return "dead"
+                return "dead-letter"
             case str():
                 return "unknown"
 
@@ -102,19 +104,20 @@ class Outcome:
         return wide_row(terminal.moment(self.record.timestamp_ms), _place(self.record), self._shown(None))
 
     def _shown(self, most: int | None) -> Shown:
+        what = self.kind
         match self.told:
             case EnrichedImage() as image:
                 caption = image.caption.text if image.caption else ""
-                return Shown(image.status, image.subject, _named(image.tags[:most]), caption)
+                return Shown(what, image.subject, _named(image.tags[:most]), caption)
             case Retraction() as retraction:
-                return Shown("removed", retraction.subject, "", "", "yellow")
+                return Shown(what, retraction.subject, "", "", "yellow")
             case Skip() as skip:
-                return Shown("skipped", skip.subject or _place(skip.event), "", skip.reason, "dim")
+                return Shown(what, skip.subject or _place(skip.event), "", skip.reason, "dim")
             case DeadLetter() as dead_letter:
                 reasons = ", ".join(dict.fromkeys(failure.reason for failure in dead_letter.failures))
-                return Shown("dead", _place(dead_letter), reasons, dead_letter.failures[0].detail, "red")
+                return Shown(what, _place(dead_letter), reasons, dead_letter.failures[0].detail, "red")
             case str(why):
-                return Shown("unknown", _place(self.record), "", why, "red")
+                return Shown(what, _place(self.record), "", why, "red")
 
 
 def _named(tags: Iterable[Tag]) -> str:
@@ -130,7 +133,7 @@ def row(when: str, shown: Shown) -> Table:
     *cells, style = shown
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(width=len("2026-01-31 08:00:00"), style="dim", no_wrap=True)
-    table.add_column(width=8, style=style)
+    table.add_column(width=_WIDEST, style=style)
     for ratio in (3, 4, 4):
         table.add_column(ratio=ratio, style=style, overflow="ellipsis", no_wrap=True)
     table.add_row(*(terminal.text(cell[:_LOOKED_AT]) for cell in (when, *cells)))
@@ -139,7 +142,7 @@ def row(when: str, shown: Shown) -> Table:
 
 def wide_row(when: str, place: str, shown: Shown) -> Text:
     """One line; the columns whose width is mostly the same stand below each other."""
-    *cells, style = (f"{when:19}", f"{place:28}", f"{shown.what:8}", *shown[1:])
+    *cells, style = (f"{when:19}", f"{place:28}", f"{shown.what:{_WIDEST}}", *shown[1:])
     return Text("  ").join(terminal.text(cell, style) for cell in cells)
 
 

@@ -87,7 +87,7 @@ def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
             "count": letters.letters,
             "older_left_out": letters.cut,
             "reasons": dict(letters.reasons.most_common()),
-            "no_dead_letters": letters.others,
+            "unknown": letters.others,
         },
     }
 
@@ -173,5 +173,5 @@ def _letters(settings: Settings, letters: LetterCounts) -> str:
     lines = [f"{counted(letters.letters, 'dead letter')} in {settings.dead_letter_topic} {which}"]
     lines += [f"{count:7,} {reason}" for reason, count in letters.reasons.most_common()]
     if letters.others:
-        lines.append(f"{letters.others:7,} not of the form of a dead letter")
+        lines.append(f"{letters.others:7,} unknown: not of the form of a dead letter")
     return "\n".join(lines)

@@ -38,7 +38,9 @@ def tail(
     kinds: Annotated[
         list[str] | None,
         typer.Option(
-            "--kind", metavar="KIND", help="Only enriched, removed, skipped, dead or unknown; may be repeated."
+            "--kind",
+            metavar="KIND",
+            help="Only enriched, partial, retraction, skip, dead-letter or unknown; may be repeated.",
         ),
     ] = None,
     wide: Annotated[
@@ -50,7 +52,7 @@ def tail(
     """Watch enriched images, retractions, skips and dead letters as they are committed.
 
     [dim]Everything so far, for jq:[/]  tagstream tail --json --from-beginning --no-follow | jq .tags
-    [dim]What went wrong of late:[/]    tagstream tail --since 10m --kind dead --wide
+    [dim]What went wrong of late:[/]    tagstream tail --since 10m --kind dead-letter --wide
     [dim]What became of an image:[/]    tagstream tail --from-beginning --key photos/2026/cat.jpg
     """
     from workers.cli.outcomes import KINDS

@@ -13,7 +13,7 @@ from workers import metrics
 from workers.pipeline.commit.ledger import Ledger, Rendered
 from workers.pipeline.progress import TaskProgress
 from workers.ports import Clock
-from workers.types import Partition
+from workers.types import OutcomeKind, Partition
 
 _log = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[tuple[OutcomeKind, str]] = Counter()
 
     def add(self, outcomes: Sequence[Rendered | Failure]) -> None:
         with self._lock:
             for outcome in outcomes:
                 self._counts[_kind(outcome)] += 1
 
-    def counts(self) -> Counter[tuple[str, str]]:
-        """By kind (image, partial, retraction, skip, dead letter) and reason; where there is none it is empty."""
+    def counts(self) -> Counter[tuple[OutcomeKind, str]]:
+        """By kind (`OutcomeKind`) and reason; where there is none it is empty."""
         with self._lock:
             return self._counts.copy()
 
@@ -71,7 +71,7 @@ class ActivityLog:
         self._ledger = ledger
         self._ends = ends
         self._started = self._since = clock.monotonic()
-        self._before: Counter[tuple[str, str]] = Counter()
+        self._before: Counter[tuple[OutcomeKind, str]] = Counter()
         self._looks: Counter[str] = Counter()
         for bound in (*_BOUNDS, "the broker", "the input", "memory"):
             metrics.BOUND.begin(by=_label(bound))
@@ -116,17 +116,17 @@ def _label(bound: str) -> str:
     return bound.removeprefix("the ")
 
 
-def _kind(outcome: Rendered | Failure) -> tuple[str, str]:
+def _kind(outcome: Rendered | Failure) -> tuple[OutcomeKind, str]:
     if isinstance(outcome, Failure):
-        return "dead letter", outcome.reason
+        return "dead-letter", outcome.reason
     if outcome.kind == "skip":
         return "skip", outcome.reason
     return outcome.kind, ""
 
 
-def _told(counts: Mapping[tuple[str, str], int], seconds: float) -> str:
+def _told(counts: Mapping[tuple[OutcomeKind, str], int], seconds: float) -> str:
     """`12.5 images/s (370 enriched, 5 partial), 2 retractions, 3 dead letters (broken-image 3), 0 skips`"""
-    by_kind: Counter[str] = Counter()
+    by_kind: Counter[OutcomeKind] = Counter()
     for (kind, _), count in counts.items():
         by_kind[kind] += count
     images = by_kind["enriched"] + by_kind["partial"]
@@ -134,12 +134,12 @@ def _told(counts: Mapping[tuple[str, str], int], seconds: float) -> str:
     return (
         f"{rate:.1f} images/s ({by_kind['enriched']} enriched, {by_kind['partial']} partial), "
         f"{counted(by_kind['retraction'], 'retraction')}, "
-        f"{counted(by_kind['dead letter'], 'dead letter')}{_reasons(counts, 'dead letter')}, "
+        f"{counted(by_kind['dead-letter'], 'dead letter')}{_reasons(counts, 'dead-letter')}, "
         f"{counted(by_kind['skip'], 'skip')}{_reasons(counts, 'skip')}"
     )
 
 
-def _reasons(counts: Mapping[tuple[str, str], int], kind: str) -> str:
+def _reasons(counts: Mapping[tuple[OutcomeKind, str], int], kind: OutcomeKind) -> str:
     reasons = [f"{reason} {count}" for (of, reason), count in sorted(counts.items()) if of == kind]
     return f" ({', '.join(reasons)})" if reasons else ""
 

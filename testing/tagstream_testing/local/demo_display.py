@@ -142,7 +142,7 @@ def _told(answer: Answer | None) -> tuple[Text, Text]:
     if isinstance(answer, Retraction):
         return Text("retraction", "yellow"), Text("indexers drop this image")
     if isinstance(answer, Skip):
-        return Text.assemble(("skipped ", "yellow"), answer.reason), Text()
+        return Text.assemble(("skip ", "yellow"), answer.reason), Text()
     return Text("…", "dim"), Text()
 
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from workers.backends.kafka import ReadRecord, tail
+from workers.types import OutcomeKind
 
 Answer: TypeAlias = EnrichedImage | Retraction | Skip | DeadLetter
 
@@ -38,7 +39,7 @@ class Row:
 
     @property
     def outcome(self) -> str:
-        """enriched, retracted, skipped, dead-lettered; or open."""
+        """The kind of its outcome; or open."""
         return "open" if self.answer is None else _OUTCOMES[type(self.answer)]
 
     @property
@@ -49,11 +50,11 @@ class Row:
         return "fetch and model" if self.answer.cache.source == "hit" else "model"
 
 
-_OUTCOMES: dict[type[Answer], str] = {
+_OUTCOMES: dict[type[Answer], OutcomeKind] = {
     EnrichedImage: "enriched",
-    Retraction: "retracted",
-    Skip: "skipped",
-    DeadLetter: "dead-lettered",
+    Retraction: "retraction",
+    Skip: "skip",
+    DeadLetter: "dead-letter",
 }
 
 

@@ -116,7 +116,7 @@ def test_a_broken_file_and_a_deleted_image_have_their_outcomes(ran: Ran) -> None
 
 def test_the_summary_counts_one_outcome_for_each_event(ran: Ran) -> None:
     photos = len(photographs(None))
-    assert f"outcomes: {2 * photos + 1} enriched, 1 dead-lettered, 1 retracted" in ran.output
+    assert f"outcomes: {2 * photos + 1} enriched, 1 dead-letter, 1 retraction" in ran.output
     assert f"{2 * photos + 3} events sent: 0 lost, 0 answered twice" in ran.output
 
 

@@ -55,7 +55,7 @@ def test_two_events_of_one_object_are_answered_in_order(watch: Watch, canned: Ca
     canned.bring("out", b"photos/cat.png", enriched().to_bytes())
     canned.bring("out", b"photos/cat.png", retraction().to_bytes())
     assert list(watch.poll(0)) == [upload, removal]
-    assert (upload.outcome, removal.outcome, watch.waiting) == ("enriched", "retracted", 0)
+    assert (upload.outcome, removal.outcome, watch.waiting) == ("enriched", "retraction", 0)
 
 
 def test_a_dead_letter_is_known_by_its_record_key(watch: Watch, canned: Canned) -> None:
@@ -67,7 +67,7 @@ def test_a_dead_letter_is_known_by_its_record_key(watch: Watch, canned: Canned) 
     )
     canned.bring("dead", b"photos/cut short.jpg", b"{}", headers)
     assert list(watch.poll(0)) == [broken]
-    assert broken.outcome == "dead-lettered"
+    assert broken.outcome == "dead-letter"
     assert watch.coordinates == [("images", 2, 9)]
 
 

@@ -166,7 +166,7 @@ def test_what_comes_out_is_chosen_by_time_by_key_and_by_kind(site: Site, tagstre
     assert seen("--since", "1h") == [0, 1, 2, 3]
     assert seen("--since", "9999-01-01") == []
     assert seen("--key", "photos/cats/*") == [0, 3]
-    assert seen("--kind", "unknown", "--kind", "dead") == [1]
+    assert seen("--kind", "unknown", "--kind", "dead-letter") == [1]
     assert seen("--since", later, "--key", "*/cats/*", "--kind", "enriched", "--limit", "1") == [3]
     assert f"{topic}:0:3" in tagstream("tail", "--no-follow", "--wide").out
 

@@ -160,7 +160,7 @@ def test_members_lag_age_and_dead_letters_of_a_real_group(
     assert told["lag_s"] == first["lag_s"]
     assert told["dead_letters"]["count"] == 3
     assert told["dead_letters"]["reasons"] == {"unreadable": 2, "forbidden": 1}
-    assert told["dead_letters"]["no_dead_letters"] == 1
+    assert told["dead_letters"]["unknown"] == 1
     assert json.loads(tagstream("status", "--json", "--since", "2100-01-01").out)["dead_letters"]["count"] == 0
 
 

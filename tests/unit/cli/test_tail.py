@@ -49,12 +49,12 @@ def with_tags(*names: str, **fields: Any) -> ReadRecord:
 
 
 def test_an_enriched_image_shows_its_best_tags_and_its_caption() -> None:
-    assert line(with_tags(*"abcdef")) == "complete photos/a.jpg a 0.50, b 0.50, c 0.50, d 0.50 a dog on grass"
+    assert line(with_tags(*"abcdef")) == "enriched photos/a.jpg a 0.50, b 0.50, c 0.50, d 0.50 a dog on grass"
 
 
 def test_a_persons_tag_that_the_model_does_not_know_is_shown() -> None:
     terrier = {"name": "terrier", "score": 1.0, "label_id": None, "source": "person"}
-    assert line(record(enriched(tags=(terrier,), caption=None).to_bytes())) == "complete photos/a.jpg terrier 1.00"
+    assert line(record(enriched(tags=(terrier,), caption=None).to_bytes())) == "enriched photos/a.jpg terrier 1.00"
 
 
 def test_an_image_without_a_caption_has_its_row_too() -> None:
@@ -73,8 +73,8 @@ def test_a_row_takes_no_longer_for_a_caption_of_a_megabyte(letter: str) -> None:
 
 
 def test_retractions_and_skips_have_their_rows() -> None:
-    assert line(record(retraction().to_bytes())) == "removed photos/a.jpg"
-    assert line(record(skip(subject=None, reason="test-event").to_bytes())) == "skipped images:3:17 test-event"
+    assert line(record(retraction().to_bytes())) == "retraction photos/a.jpg"
+    assert line(record(skip(subject=None, reason="test-event").to_bytes())) == "skip images:3:17 test-event"
 
 
 def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
@@ -83,7 +83,7 @@ def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
         failures=[Failure(index=0, stage="parse", reason="undecodable", detail="not JSON")],
     )  # fmt: skip
     dead_letter = ReadRecord("dead", 0, 0, 0, b"", b"\xff\x00", headers)
-    assert line(dead_letter) == "dead images:0:4 undecodable not JSON"
+    assert line(dead_letter) == "dead-letter images:0:4 undecodable not JSON"
     assert document(dead_letter)["schema"] == "dead-letter/1"
     json.dumps(document(dead_letter))
 
@@ -105,12 +105,12 @@ def dead_letter(key: bytes | None) -> ReadRecord:
     ("of", "kind", "key"),
     [
         (with_tags(), "enriched", "photos/a.jpg"),
-        (record(retraction().to_bytes()), "removed", "photos/a.jpg"),
-        (record(skip(subject="photos/b.jpg").to_bytes()), "skipped", "photos/b.jpg"),
-        (record(skip(subject=None).to_bytes()), "skipped", "k"),
-        (dead_letter(b"photos/c.jpg"), "dead", "photos/c.jpg"),
-        (dead_letter(None), "dead", ""),
-        (dead_letter(b"\xff"), "dead", "\ufffd"),
+        (record(retraction().to_bytes()), "retraction", "photos/a.jpg"),
+        (record(skip(subject="photos/b.jpg").to_bytes()), "skip", "photos/b.jpg"),
+        (record(skip(subject=None).to_bytes()), "skip", "k"),
+        (dead_letter(b"photos/c.jpg"), "dead-letter", "photos/c.jpg"),
+        (dead_letter(None), "dead-letter", ""),
+        (dead_letter(b"\xff"), "dead-letter", "\ufffd"),
         (record(b"{}"), "unknown", "k"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_wide_row_leaves_nothing_out_and_says_where_the_record_stands() -> Non
     names = [one * 100 for one in "abcdef"]
     shown = printed(Outcome.of(with_tags(*names)).wide())
     tags = ", ".join(f"{name} 0.50" for name in names)
-    assert shown == f"1970-01-01 00:00:00 out:1:2 complete photos/a.jpg {tags} a dog on grass"
+    assert shown == f"1970-01-01 00:00:00 out:1:2 enriched photos/a.jpg {tags} a dog on grass"
     assert printed(header(wide=True)).split() == ["when", "record", "what", "image", "tags", "caption"]
     assert printed(header(wide=False)).split() == ["when", "what", "image", "tags", "caption"]
 
@@ -145,7 +145,7 @@ def test_a_number_that_json_does_not_have_is_null() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--kind", "gone"), "--kind gone: known are enriched, removed, skipped, dead, unknown"),
+        (("--kind", "gone"), "--kind gone: known are enriched, partial, retraction, skip, dead-letter, unknown"),
         (("--since", "10x"), "'10x' is no time: 2026-01-31, 2026-01-31T08:00Z, or 90m, 12h, 7d (ago)"),
         (
             ("--since", "1h", "--from-beginning"),
@@ -195,7 +195,7 @@ def test_nothing_from_outside_is_markup_or_steers_the_terminal() -> None:
     shown = line(with_tags(NASTY, subject=f"photos/{NASTY}", source=source, caption=caption))
     whole = printed(Outcome.of(with_tags(NASTY, subject=f"photos/{NASTY}", source=source, caption=caption)).wide())
     plain = "[red]cat\\[/x]\ufffd[2J\ufffd\ufffd\ufffd\ufffd:smile:.jpg"
-    assert shown == f"complete photos/{plain} {plain} 0.50 {plain}"
+    assert shown == f"enriched photos/{plain} {plain} 0.50 {plain}"
     assert whole.endswith(shown)
 
 

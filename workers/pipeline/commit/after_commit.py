@@ -17,7 +17,7 @@ from workers.pipeline.drift import Drift
 from workers.pipeline.event_filter import coordinates
 from workers.pipeline.journal import Journal
 from workers.ports import Clock
-from workers.types import OutcomeKind
+from workers.types import OUTCOME_KINDS
 
 
 class AfterCommit:
@@ -71,7 +71,7 @@ class AfterCommit:
 
 def _begin() -> None:
     """Show every label of these."""
-    for kind in (*get_args(OutcomeKind), "dead-letter"):
+    for kind in OUTCOME_KINDS:
         metrics.OUTCOMES.begin(kind=kind)
     for stage, reasons in REASONS_OF.items():
         for reason in reasons:
