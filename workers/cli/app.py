@@ -13,9 +13,10 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
+from typer.core import TyperGroup
 
 from workers import __version__
 from workers.cli.exit_codes import INTERRUPTED, OUR_BUG, READER_LEFT, exit_code
@@ -68,6 +69,19 @@ def _let_help_flow(commands: typer.Typer) -> None:
     for group in commands.registered_groups:
         if group.typer_instance is not None:
             _let_help_flow(group.typer_instance)
+
+
+class _Commands(TyperGroup):
+    """Says where an option goes that stands behind the command and belongs before it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            unknown, wrong = getattr(error, "option_name", None), cast(Any, error)
+            if any(unknown in option.opts for option in self.params):
+                wrong.message += f". It goes before the command: tagstream {unknown} … {ctx.invoked_subcommand}"
+            raise
 
 
 def _print_version(wanted: bool) -> None:
@@ -123,6 +137,7 @@ def application(names: Sequence[str] = COMMANDS) -> typer.Typer:
     """These commands under the one name. Only their modules are imported."""
     made = typer.Typer(
         name="tagstream",
+        cls=_Commands,
         help="Tags and captions every image of an image store, exactly once: image events come in from Kafka, enriched "
         "events go out.\n\nSee it at work on this machine: [bold]tagstream demo[/]. Every setting is an environment "
         "variable: [bold]tagstream settings[/] lists them, [bold]tagstream check[/] tries them.\n\n"

@@ -68,7 +68,7 @@ def init(
     values = asked(given) if sys.stdin.isatty() else given
     if wrong := _wrong(values, *REQUIRED):
         raise Misconfigured("\n".join([*wrong, "`tagstream init --help` lists the options; on a terminal it asks."]))
-    _write(file, written(values), force)
+    _write(file, written({name: _anywhere(name, value) for name, value in values.items()}), force)
     typer.echo(f"{file} is written. Next:\n\n  tagstream --env-file {shlex.quote(str(file))} check")
 
 
@@ -120,6 +120,14 @@ def _wrong(values: Mapping[str, str], *required: str) -> list[str]:
         if not values[name].isprintable()
     ]
     return hidden or examine(values, *required)[1]
+
+
+def _anywhere(name: str, value: str) -> str:
+    """The value with a path that means the same in every folder."""
+    from workers.settings import expanded
+
+    is_path = name.endswith("_FILE") or (name == "TAGSTREAM_TAGGER" and value != "compact")
+    return str(expanded(Path(value)).absolute()) if is_path else value
 
 
 def written(values: Mapping[str, str]) -> str:

@@ -115,7 +115,8 @@ class Outcome:
                 return Shown(what, skip.subject or _place(skip.event), "", skip.reason, "dim")
             case DeadLetter() as dead_letter:
                 reasons = ", ".join(dict.fromkeys(failure.reason for failure in dead_letter.failures))
-                return Shown(what, _place(dead_letter), reasons, dead_letter.failures[0].detail, "red")
+                place, detail = _place(dead_letter), dead_letter.failures[0].detail
+                return Shown(what, self.key or place, reasons, detail if most else f"{place}: {detail}", "red")
             case str(why):
                 return Shown(what, _place(self.record), "", why, "red")
 

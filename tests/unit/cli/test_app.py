@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -409,6 +410,22 @@ def test_models_are_listed_and_a_broken_bundle_says_why(tagstream: Callable[...,
     assert "efficientnet_lite0" in ran.out
     assert "✗" in ran.out
     assert "ruined" in ran.out
+
+
+@pytest.mark.parametrize("option", [("--env-file", "f"), ("-v",), ("--quiet",)])
+def test_an_option_behind_its_command_is_told_where_it_goes(
+    option: tuple[str, ...], tagstream: Callable[..., Ran]
+) -> None:
+    ran = tagstream("check", *option)
+    assert ran.code == 2
+    told = f"tagstream {option[0]} … check"
+    assert told in re.sub(r"[│\s]+", " ", ran.err)
+
+
+def test_an_option_that_goes_nowhere_is_told_no_place(tagstream: Callable[..., Ran]) -> None:
+    ran = tagstream("check", "--colour")
+    assert ran.code == 2
+    assert "--colour …" not in ran.err
 
 
 def test_a_full_disk_is_a_sentence() -> None:

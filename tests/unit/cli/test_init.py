@@ -39,8 +39,28 @@ def test_what_it_writes_is_what_env_file_reads(file: Path, tmp_path: Path, tagst
     assert file.stat().st_mode & 0o777 == 0o600
     settings = read(env_file.parse(file.read_text(), "f"))
     assert (settings.kafka_servers, settings.buckets) == (("kafka:9092",), ("photos", "it's"))
-    assert (settings.s3_secret_key.get_secret_value(), settings.tagger) == ("s", "bundles/my ram")
+    assert (settings.s3_secret_key.get_secret_value(), settings.tagger) == ("s", str(Path.cwd() / "bundles/my ram"))
     assert settings.redis_url.get_secret_value() == "redis://u:p%40@h:6379/0"
+
+
+def test_relative_paths_mean_the_same_from_every_folder(
+    tmp_path: Path, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "secret").write_text("s")
+    monkeypatch.chdir(tmp_path / "here")
+    more = ("--s3-access-key", "a", "--s3-secret-key-file", "secret", "--tagger", "../ram")
+    assert tagstream("init", "my.env", *NEEDED, *more).code == 0
+    text = Path("my.env").read_text()
+    monkeypatch.chdir(tmp_path)
+    settings = read(env_file.parse(text, "f"))
+    assert settings.s3_secret_key.get_secret_value() == "s"
+    assert Path(settings.tagger).resolve() == tmp_path / "ram"
+
+
+def test_the_built_in_tagger_is_no_path(file: Path, tagstream: Callable[..., Ran]) -> None:
+    tagstream("init", file, *NEEDED, "--tagger", "compact")
+    assert read(env_file.parse(file.read_text(), "f")).tagger == "compact"
 
 
 def test_settings_without_a_value_stand_there_with_their_default(file: Path) -> None:

@@ -31,6 +31,7 @@ from tests.unit.schemas.documents import enriched
 from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range
 from workers.backends.object_store import MinioObjectStore
 from workers.cli import skip
+from workers.cli.exit_codes import READER_LEFT
 from workers.cli.resume_point import ResumePoint
 from workers.errors import Unavailable
 from workers.types import Headers, Partition
@@ -552,7 +553,7 @@ def test_a_reader_that_leaves_ends_tail_quietly(site: Site, folder: Path, tagstr
         emitter.flush()
     command = f"{sys.executable} -m workers tail --json --no-follow | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=os.environ.copy())
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (READER_LEFT, "")
     assert len(done.stdout.splitlines()) == 1
 
 

@@ -82,8 +82,8 @@ def test_a_dead_letter_is_shown_by_its_headers_whatever_its_value() -> None:
         topic="images", partition=0, offset=4, timestamp_ms=0, attempts=1, worker="0", models={},
         failures=[Failure(index=0, stage="parse", reason="undecodable", detail="not JSON")],
     )  # fmt: skip
-    dead_letter = ReadRecord("dead", 0, 0, 0, b"", b"\xff\x00", headers)
-    assert line(dead_letter) == "dead-letter images:0:4 undecodable not JSON"
+    dead_letter = ReadRecord("dead", 0, 0, 0, None, b"\xff\x00", headers)
+    assert line(dead_letter) == "dead-letter images:0:4 undecodable not JSON"  # whose record had no key
     assert document(dead_letter)["schema"] == "dead-letter/1"
     json.dumps(document(dead_letter))
 
@@ -117,6 +117,15 @@ def dead_letter(key: bytes | None) -> ReadRecord:
 def test_what_can_be_chosen_by_kind_and_by_the_images_key(of: ReadRecord, kind: str, key: str) -> None:
     outcome = Outcome.of(of)
     assert (outcome.kind, outcome.key) == (kind, key)
+
+
+def test_a_dead_letter_is_shown_by_its_key_and_wide_also_by_where_its_record_was() -> None:
+    of = dead_letter(b"photos/c.jpg")
+    assert line(of) == "dead-letter photos/c.jpg undecodable not JSON"
+    wide = printed(Outcome.of(of).wide())
+    assert "dead:0:3" in wide
+    assert "photos/c.jpg" in wide
+    assert "images:0:4" in wide
 
 
 def test_a_wide_row_leaves_nothing_out_and_says_where_the_record_stands() -> None:
