@@ -23,7 +23,12 @@ _SHOWN_EVENTS: Final = 5
 _ELSEWHERE: Final = -1
 """The number of all partitions that are not audited."""
 
+OFFSETS: Final = 2**63
+"""No offset is larger."""
+
 Order: TypeAlias = tuple[int, float]
+Reached: TypeAlias = Mapping[Partition, tuple[int, int]]
+"""The group's committed offset and the end of the log, of every input partition that there is."""
 
 
 class Read(Protocol):
@@ -61,6 +66,7 @@ class Topics:
         inputs_compacted: inputs that may have.
         cut: partitions of these topics whose oldest records are gone, or are not read.
         from_latest: the group began at the end of what was there.
+        exactly_once: outcomes can be read no earlier than their offset is committed.
     """
 
     output: str
@@ -70,6 +76,7 @@ class Topics:
     inputs_compacted: Set[str] = frozenset()
     cut: Set[Partition] = frozenset()
     from_latest: bool = False
+    exactly_once: bool = True
 
 
 class _Ranges:
@@ -96,13 +103,19 @@ class _Ranges:
 
 
 class _Input:
-    """One partition of an input topic, and what was seen of it."""
+    """One partition of an input topic, and what was seen of it.
 
-    def __init__(self, partition: Partition, number: int, first: int, end: int) -> None:
+    Args:
+        end: behind the last record that is judged.
+        limit: behind the last offset that was asked about. Outcomes between them are newer than the audit, or false.
+    """
+
+    def __init__(self, partition: Partition, number: int, first: int, end: int, limit: int) -> None:
         self.partition = partition
         self.number = number
         self.first = first
         self.end = end
+        self.limit = limit
         self.next = first
         self.ranges = _Ranges()
         self.first_outcome = math.inf
@@ -112,22 +125,33 @@ class _Input:
 
 
 class Judge:
-    """Judges ranges of offsets. First `outcome` for each record of each output partition, in order; then `record`
-    for each of the input, in order; then `finish`.
+    """Judges ranges of offsets. First `outcome` for each record of each output partition, in order; then `reached`;
+    then `record` for each of the input, in order; then `finish`.
 
     Memory: `seen` has its own bounds; beside them stand the dead letters of whole batches (100,000), and
     an entry for each pair of an input and an output partition.
 
     Args:
-        ranges: first offset and the one behind the last, of each input partition.
+        ranges: first offset and the one behind the last, of each input partition; a range may be empty.
+        limits: behind the last offset that was asked about, where that is beyond the range.
+        whole: input topics that were asked about with all their partitions.
     """
 
-    def __init__(self, ranges: Mapping[Partition, tuple[int, int]], topics: Topics, seen: Seen) -> None:
-        self.report = AuditReport(ranges=dict(ranges))
+    def __init__(
+        self,
+        ranges: Mapping[Partition, tuple[int, int]],
+        topics: Topics,
+        seen: Seen,
+        limits: Mapping[Partition, int] | None = None,
+        whole: Set[str] = frozenset(),
+    ) -> None:
+        self.report = AuditReport(ranges={place: (first, end) for place, (first, end) in ranges.items() if first < end})
         self._topics = topics
         self._seen = seen
+        self._whole = whole
         self._inputs = {
-            place: _Input(place, number, *span) for number, (place, span) in enumerate(sorted(ranges.items()))
+            place: _Input(place, number, *span, (limits or {}).get(place, span[1]))
+            for number, (place, span) in enumerate(sorted(ranges.items()))
         }
         self._ranges = 0
         self._oldest: dict[Partition, int] = {}
@@ -145,11 +169,15 @@ class Judge:
         if claim is None:
             self.report.strange += 1
             return
-        source = self._inputs.get(Partition(claim.topic, claim.partition))
+        source = self._source(Partition(claim.topic, claim.partition))
         if self._topics.output_compacted and read.topic == self._topics.output and read.key is not None:
             self._seen.note_key(read.key, _ELSEWHERE if source is None else source.number, claim.offset)
         if cut and source is not None:
             source.first_in.setdefault(partition, claim.offset)
+        if source is not None and claim.offset < source.limit:
+            last = min(claim.last, source.limit - 1)
+            if last >= source.end:  # kept until it is known how far the input goes
+                self._seen.add(source.number, last, claim.kind, claim.events)
         if source is None or claim.last < source.first or claim.offset >= source.end:
             self.report.other += 1
             return
@@ -159,6 +187,12 @@ class Judge:
             self._note("doubled", source, claim.offset, f"{_events(claim.events)} came again", read)
         else:
             self._judge_order(source, claim, partition, read)
+
+    def _source(self, place: Partition) -> _Input | None:
+        """What is judged with this partition; of a topic that is judged as a whole there may be any."""
+        if place not in self._inputs and place.topic in self._whole and len(self._inputs) < RANGES_MAX:
+            self._inputs[place] = _Input(place, len(self._inputs), 0, 0, OFFSETS)
+        return self._inputs.get(place)
 
     def _comes_again(self, source: _Input, claim: Claim) -> bool:
         if claim.last > claim.offset:
@@ -186,6 +220,25 @@ class Judge:
             self._note("out-of-order", source, claim.offset, f"came after that of offset {before[0]}", read)
 
     # ---- records ----------------------------------------------------------------------------------------------
+
+    def ahead(self, reached: Reached) -> bool:
+        """Whether any outcome is beyond the group's committed offsets."""
+        return any(
+            self._seen.between(source.number, max(source.end, reached.get(place, (0, 0))[0]), source.limit, 1)
+            for place, source in self._inputs.items()
+        )
+
+    def reached(self, reached: Reached) -> None:
+        """How far the group and the input had come once all outcomes were read."""
+        for place, source in self._inputs.items():
+            committed, end = reached.get(place, (0, 0))
+            for offset in self._answered(source, max(source.end, committed), source.limit):
+                if offset >= end:
+                    self._note("without-record", source, offset, f"answered, and the input ends at {end}")
+                elif self._topics.exactly_once:
+                    self._note("uncommitted", source, offset, f"answered, and {committed} is committed")
+                else:
+                    self.report.unverifiable["uncommitted"] += 1
 
     def expired(self, partition: Partition, begins: int) -> None:
         """The input partition has nothing before this offset: what was there can't be judged."""
@@ -228,14 +281,18 @@ class Judge:
 
     def _judge_gap(self, source: _Input, until: int) -> None:
         """Where the input has no record there must be no outcome: markers, and records of aborted transactions."""
-        while source.next < until:
-            found = self._seen.between(source.number, source.next, until, 1_000)
-            for offset in found:
-                if source.partition.topic in self._topics.inputs_compacted:
-                    self.report.unverifiable["input-compacted"] += 1
-                else:
-                    self._note("without-record", source, offset, "answered, and the input has no such record")
-            source.next = found[-1] + 1 if len(found) == 1_000 else until
+        for offset in self._answered(source, source.next, until):
+            if source.partition.topic in self._topics.inputs_compacted:
+                self.report.unverifiable["input-compacted"] += 1
+            else:
+                self._note("without-record", source, offset, "answered, and the input has no such record")
+        source.next = max(source.next, until)
+
+    def _answered(self, source: _Input, first: int, until: int) -> Iterator[int]:
+        """The offsets below `until` of which there is any outcome."""
+        while first < until and (found := self._seen.between(source.number, first, until, 1_000)):
+            yield from found
+            first = found[-1] + 1
 
     def _judge_unreadable(self, source: _Input, read: Read) -> None:
         """A worker may have larger limits, and have read it: then each of its records has outcomes."""

@@ -12,12 +12,12 @@ from workers.types import Partition
 KEPT: Final = 1_000
 """Findings of each kind that are kept with their coordinates."""
 
-Fault: TypeAlias = Literal["missing", "doubled", "out-of-order", "without-record"]
+Fault: TypeAlias = Literal["missing", "doubled", "out-of-order", "without-record", "uncommitted"]
 FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 
 Excuse: TypeAlias = Literal[
     "superseded", "compacted", "no-skipped-topic", "expired", "input-expired", "input-compacted", "input-unreadable",
-    "before-the-group", "too-many-ranges",
+    "before-the-group", "too-many-ranges", "uncommitted",
 ]  # fmt: skip
 REASONS: Final[dict[Excuse, str]] = {
     "superseded": "the output topic is compacted, and a newer outcome of the same image is there",
@@ -29,6 +29,7 @@ REASONS: Final[dict[Excuse, str]] = {
     "input-unreadable": "the record's batch can't be read here, so its events can't be counted",
     "before-the-group": "older than the partition's first outcome: with TAGSTREAM_OFFSET_RESET=latest never read",
     "too-many-ranges": "more dead letters of whole batches than are remembered",
+    "uncommitted": "an outcome stands beyond what the group has committed, as with at_least_once after a failure",
 }
 
 

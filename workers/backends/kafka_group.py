@@ -29,8 +29,8 @@ class GroupMember(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """The offsets of a partition: the first that is left, the group's next (None: it has none), the one behind the
-    last that is committed by its producer."""
+    """The offsets of a partition: the first that is left, the group's next (None: it has none), and its end, which is
+    behind open transactions too."""
 
     first: int
     committed: int | None
@@ -79,7 +79,7 @@ class GroupWatch:
     def _reaches(self) -> dict[Partition, Reach]:
         client, places = self._client, _partitions(self._client, self._topics)
         firsts = client.list_partition_offsets(dict.fromkeys(places, OffsetSpec.EARLIEST))
-        ends = _ends(client, places)
+        ends = client.list_partition_offsets(dict.fromkeys(places, OffsetSpec.LATEST))
         committed = client.list_group_offsets({self._group: places})[self._group]
         found = {}
         for place in places:
@@ -122,21 +122,15 @@ def recent_offsets(
 def _recent(client: Any, topic: str, since_ms: int, most: int) -> dict[Partition, Recent]:
     places = _partitions(client, [topic])
     firsts = client.list_partition_offsets(dict.fromkeys(places, max(0, since_ms)))
-    ends = _ends(client, places)
+    ends = client.list_partition_offsets(
+        dict.fromkeys(places, OffsetSpec.LATEST), isolation_level=IsolationLevel.READ_COMMITTED
+    )
     found = {}
     for place in places:
         first, end = firsts[place].offset, ends[place].offset
         since = end if first < 0 else first  # no record is as new
         found[Partition(*place)] = Recent(max(since, end - most), end, cut=since < end - most)
     return found
-
-
-def _ends(client: Any, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, Any]:
-    """Behind the last record that a reader of committed ones may see."""
-    ends: Mapping[TopicPartition, Any] = client.list_partition_offsets(
-        dict.fromkeys(places, OffsetSpec.LATEST), isolation_level=IsolationLevel.READ_COMMITTED
-    )
-    return ends
 
 
 def _patiently(ask: Callable[[], Answer]) -> Answer:

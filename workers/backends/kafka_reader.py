@@ -253,6 +253,8 @@ def first_times(
     try:
         with mapped("reading the times of records"):
             consumer.assign(list(ends))
+            committed = consumer.end_offsets(list(ends), timeout_ms=timeout_s * 1000)
+            ends = {place: min(end, committed[place]) for place, end in ends.items()}
             for partition, (start, _) in spans.items():
                 consumer.seek(TopicPartition(*partition), start)
             reading = BoundedReading(consumer, batch_bytes=BATCH_BYTES, poll_bytes=BATCH_BYTES)

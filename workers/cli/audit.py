@@ -18,12 +18,14 @@ from workers.cli.times import moment_ms
 from workers.errors import Misconfigured, Unavailable
 
 if TYPE_CHECKING:
-    from workers.audit.judge import Topics
+    from workers.audit.judge import Judge, Reached, Topics
     from workers.audit.report import AuditReport
     from workers.backends.kafka import Extent, Reach, ReadRecord
     from workers.settings import Settings
     from workers.types import Partition
 
+SETTLED_S = 10.0
+"""How long the committed offsets are waited for: a transaction's outcomes can be read a moment before them."""
 STALLED_S = 60.0
 """Longer than any transaction lasts."""
 _SHOWN = 20
@@ -36,7 +38,8 @@ def audit(
         typer.Option(
             "--from",
             metavar="[[TOPIC:]PARTITION:]OFFSET",
-            help="The first offset, of all input partitions or of one; may be given again. Without it: all there is.",
+            help="The first offset, of all input partitions or of one; may be given again. Without it: all there is."
+            " Partitions that are not named are left out, unless an offset is of all.",
         ),
     ] = None,
     end: Annotated[
@@ -56,9 +59,10 @@ def audit(
     """Prove from the topics that every record has its outcomes once, and in order.
 
     Reads the outputs and then the input, committed records only, in no group. Records beyond what TAGSTREAM_GROUP has
-    committed are not judged. What the topics can't show any more is counted, with the reason. Exits with 1 when
-    an outcome is missing, comes twice, comes out of order, or answers no record; with 0 otherwise, and so after a quiet
-    hour, of which it says that nothing was judged.
+    committed are not judged; an outcome beyond them is a fault. What the topics can't show any more is counted, with
+    the reason. Exits with 1 when an outcome is missing, comes twice, comes out of order, answers no record, or (with
+    TAGSTREAM_DELIVERY=exactly_once) one that is not committed; with 0 otherwise, and so after a quiet hour, of which it
+    says that nothing was judged.
 
     [dim]All that there is:[/]      tagstream audit
     [dim]The last day:[/]           tagstream audit --since 24h
@@ -118,6 +122,10 @@ class Auditing:
         self._begin, self._end = _Given.read("--from", begin), _Given.read("--to", end)
         self._since = None if since is None else moment_ms(since)
         self._until = None if until is None else moment_ms(until)
+        given = [number for option in (self._begin, self._end) for _, number in option.places]
+        self._whole = not given or "" in given
+        """Whether all partitions are judged: where every offset is of a partition, only those are."""
+        self._limits: dict[Partition, int] = {}
         self._in_flight = 0
 
     def run(self) -> AuditReport:
@@ -127,15 +135,14 @@ class Auditing:
             Misconfigured: a topic does not exist, or the group has committed nothing.
             Unavailable: a broker does not answer, or a transaction does not end.
         """
-        from workers.backends.kafka import extents, group_watch
+        from workers.backends.kafka import extents
         from workers.cli.clients import output_topics
 
-        group, topics = self._settings.group, self._settings.input_topics
-        with group_watch(self._servers, group, topics, security=self._security) as watch:
-            inputs = watch.look().partitions
+        inputs = self._look()
         if all(reach.committed is None for reach in inputs.values()):
             raise Misconfigured(
-                f"the group {group!r} has committed nothing of {', '.join(topics)}: there is nothing to judge."
+                f"the group {self._settings.group!r} has committed nothing of "
+                f"{', '.join(self._settings.input_topics)}: there is nothing to judge."
                 " Correct TAGSTREAM_GROUP or TAGSTREAM_INPUT_TOPICS"
             )
         # Asked after the committed offsets: what was committed with these stands before these ends.
@@ -150,19 +157,31 @@ class Auditing:
         report.in_flight = self._in_flight
         return report
 
+    def _look(self) -> Mapping[Partition, Reach]:
+        from workers.backends.kafka import group_watch
+
+        settings = self._settings
+        with group_watch(self._servers, settings.group, settings.input_topics, security=self._security) as watch:
+            return watch.look().partitions
+
     def _ranges(self, inputs: Mapping[Partition, Reach]) -> dict[Partition, tuple[int, int]]:
-        """What is judged of each partition; those of which nothing is are left out."""
+        """Offsets to judge of each partition that was asked about."""
+        from workers.audit.judge import OFFSETS
+
         self._begin.require_known("--from", list(inputs))
         self._end.require_known("--to", list(inputs))
         since, until = self._offsets_at(self._since), self._offsets_at(self._until)
         found = {}
         for place, reach in inputs.items():
+            if not self._whole and (self._begin.of(place), self._end.of(place)) == (None, None):
+                continue
             first = max(self._begin.of(place) or 0, _or(since.get(place, 0), reach.end))
-            end = min(_or(self._end.of(place), reach.end), _or(until.get(place), reach.end), reach.end)
+            limit = min(_or(self._end.of(place), OFFSETS), _or(until.get(place), OFFSETS))
+            end = min(limit, reach.end)
             judged = min(end, _or(reach.committed, reach.first))
             self._in_flight += max(0, end - max(first, judged))
-            if first < judged:
-                found[place] = (first, judged)
+            found[place] = (first, max(first, judged))
+            self._limits[place] = max(first, limit)
         return found
 
     def _offsets_at(self, time_ms: int | None) -> dict[Partition, int | None]:
@@ -195,14 +214,26 @@ class Auditing:
         from workers.audit.judge import Judge
         from workers.audit.seen import Seen
 
+        whole = frozenset(self._settings.input_topics if self._whole else ())
         with Seen() as seen:
-            judge = Judge(ranges, self._topics(outputs, spans), seen)
+            judge = Judge(ranges, self._topics(outputs, spans), seen, self._limits, whole)
             self._read(spans, judge.outcome, "outcomes")
+            judge.reached(self._reached(judge))
             for place in ranges:
                 judge.expired(place, inputs[place].first)
             there = {place: (max(first, inputs[place].first), end) for place, (first, end) in ranges.items()}
             self._read(there, judge.record, "records")
             return judge.finish()
+
+    def _reached(self, judge: Judge) -> Reached:
+        """How far group and input are after the outcomes were read."""
+        deadline = time.monotonic() + SETTLED_S
+        while True:
+            looked = self._look()
+            reached = {place: (_or(reach.committed, reach.first), reach.end) for place, reach in looked.items()}
+            if not judge.ahead(reached) or time.monotonic() > deadline:
+                return reached
+            time.sleep(_POLL_S)
 
     def _topics(self, outputs: Mapping[Partition, Extent], spans: Mapping[Partition, tuple[int, int]]) -> Topics:
         from workers.audit.judge import Topics
@@ -225,6 +256,7 @@ class Auditing:
             inputs_compacted=compacting & set(settings.input_topics),
             cut=frozenset(place for place in outputs if spans[place][0] > 0),
             from_latest=settings.offset_reset == "latest",
+            exactly_once=settings.delivery == "exactly_once",
         )
 
     def _read(self, spans: Mapping[Partition, tuple[int, int]], take: Callable[[ReadRecord], None], what: str) -> None:

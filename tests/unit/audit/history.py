@@ -59,14 +59,25 @@ def judged(
     topics: Topics | None = None,
     begins: int = 0,
     seen: Seen | None = None,
+    limits: dict[int, int] | None = None,
+    whole: bool = False,
+    reached: dict[int, tuple[int, int]] | None = None,
 ) -> AuditReport:
     """What a judge says of them; by default of all offsets of partition 0 up to the last record."""
     end = max((read.offset + read.offsets for read in records), default=0)
     spans = {0: (0, end)} if ranges is None else ranges
     with seen or Seen() as store:
-        judge = Judge({Partition(IN, number): span for number, span in spans.items()}, topics or Topics(OUT), store)
+        judge = Judge(
+            {Partition(IN, number): span for number, span in spans.items()},
+            topics or Topics(OUT),
+            store,
+            {Partition(IN, number): limit for number, limit in (limits or {}).items()},
+            frozenset((IN,) if whole else ()),
+        )
         for read in outcomes:
             judge.outcome(read)
+        if reached is not None:
+            judge.reached({Partition(IN, number): ends for number, ends in reached.items()})
         for number in spans:
             judge.expired(Partition(IN, number), begins)
         for read in records:

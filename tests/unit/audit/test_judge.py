@@ -9,6 +9,7 @@ import pytest
 from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, found, judged, outcome, record
 from workers.audit import judge
 from workers.audit.judge import CLOCKS_MS, Topics
+from workers.audit.seen import Seen
 from workers.backends.kafka_types import ReadRecord
 from workers.types import Partition, Unreadable
 
@@ -165,3 +166,42 @@ def test_findings_beyond_the_first_thousand_are_counted() -> None:
     assert report.counts["missing"] == 1_200
     assert len(report.findings["missing"]) == 1_000
     assert report.as_json()["faults"]["missing"]["count"] == 1_200
+
+
+ALL = 2**63
+"""As a limit: all offsets were asked about."""
+
+
+def test_an_outcome_beyond_the_log_or_what_is_committed_is_a_fault() -> None:
+    outcomes = [out(0), out(2), out(3), out(5), dead_letter(6, at=(DEAD, 0, 0), last=ALL - 1, reason="batch-too-large")]
+    spans, limits, reached = {0: (0, 1)}, {0: ALL}, {0: (3, 5)}
+    report = judged([record(0)], outcomes, ranges=spans, limits=limits, reached=reached)
+    assert found(report, "without-record") == [f"{IN}:0:5", f"{IN}:0:{ALL - 1}"]
+    assert found(report, "uncommitted") == [f"{IN}:0:3"], "2 was committed while the outcomes were read"
+    assert (report.proved, report.records, report.outcomes, report.other) == (False, 1, 1, 4)
+    report = judged([record(0)], outcomes, ranges=spans, limits={0: 4}, reached=reached)
+    assert found(report, "uncommitted") == [f"{IN}:0:3"]
+    assert not found(report, "without-record"), "what is beyond 3 was not asked about"
+
+
+def test_at_least_once_an_outcome_may_stand_before_its_commit_but_not_without_a_record() -> None:
+    topics = Topics(OUT, exactly_once=False)
+    report = judged([], [out(3)], topics=topics, ranges={0: (0, 0)}, limits={0: ALL}, reached={0: (3, 4)})
+    assert (report.proved, report.unverifiable) == (True, {"uncommitted": 1})
+    report = judged([], [out(4)], topics=topics, ranges={0: (0, 0)}, limits={0: ALL}, reached={0: (3, 4)})
+    assert found(report, "without-record") == [f"{IN}:0:4"]
+
+
+def test_an_outcome_of_a_partition_that_the_input_never_had_is_a_fault_where_all_are_judged() -> None:
+    outcomes = [outcome(0, of=7, at=(OUT, 0, 0)), outcome(0, of=8, at=(OUT, 0, 1))]
+    reached = {0: (0, 0), 8: (1, 1)}
+    report = judged([], outcomes, ranges={0: (0, 0)}, whole=True, reached=reached)
+    assert found(report, "without-record") == [f"{IN}:7:0"], "8 was added meanwhile"
+    assert not report.ranges
+    assert judged([], outcomes, ranges={0: (0, 0)}, reached=reached).proved
+
+
+def test_outcomes_beyond_the_log_cost_no_memory_and_little_time() -> None:
+    forged = [out(offset << 40) for offset in range(1, 3_000)]
+    report = judged([record(0)], [out(0), *forged], limits={0: ALL}, reached={0: (1, 1)}, seen=Seen(chunks=4))
+    assert report.counts == {"without-record": 2_999}

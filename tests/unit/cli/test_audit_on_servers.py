@@ -152,3 +152,36 @@ def test_what_is_missing_doubled_and_out_of_order_is_named(site: Site, tagstream
     ran = tagstream("audit", "--from", "9:0")
     assert (ran.code, ran.out) == (2, "")
     assert "no input partition 9" in ran.err
+
+
+def test_a_forged_outcome_is_named_and_a_partition_can_be_judged_alone(
+    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.cli.audit.SETTLED_S", 0.5)
+    images = site.topic("images")
+    site.send_records()
+    with site.transaction() as write:
+        for offset in range(RECORDS):
+            for number in range(PARTITIONS):
+                write(*site.outcome(number, offset))
+                if offset == 7:
+                    write(*site.outcome(number, offset, 1))
+    assert tagstream("audit").code == 0
+    with site.transaction() as write:
+        for number, offset in ((0, 99_999), (1, RECORDS + 1), (9, 3)):
+            write(*site.outcome(number, offset))
+    found = {"without-record": [f"{images}:0:99999", f"{images}:9:3"], "uncommitted": [f"{images}:1:{RECORDS + 1}"]}
+    ran = tagstream("audit", "--json")
+    assert (ran.code, faults(ran)) == (1, found)
+    assert tagstream("audit").code == 1
+    assert tagstream("audit", "--from", "0:4", "--to", "1:6", "--to", "0:6").code == 0, "beyond is not asked about"
+
+    ran = tagstream("audit", "--from", "1:4", "--to", "1:6", "--json")
+    assert (ran.code, json.loads(ran.out)["records"]) == (0, 2)
+    assert [one["partition"] for one in json.loads(ran.out)["ranges"]] == [1]
+    ran = tagstream("audit", "--from", "1:4", "--json")
+    assert faults(ran) == {"uncommitted": found["uncommitted"]}
+    monkeypatch.setenv("TAGSTREAM_DELIVERY", "at_least_once")
+    ran = tagstream("audit", "--from", "1:4", "--json")
+    assert (ran.code, json.loads(ran.out)["unverifiable"].keys()) == (0, {"uncommitted"})
+    assert tagstream("audit", "--from", "0:4").code == 1
