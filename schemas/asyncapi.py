@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .headers_schema import INPUT_HEADERS, OUTPUT_HEADERS
+from .headers_schema import INPUT_HEADERS, OUTPUT_HEADERS, VERSIONED_HEADERS
 
 _VERSION: Final = "1.0.0"
 _BINDING: Final = "0.5.0"
@@ -131,11 +131,13 @@ def _messages(dead_letter_headers: dict[str, Any]) -> dict[str, Any]:
             INPUT_HEADERS,
             content_type="application/cloudevents+json",
         ),
-        "enrichedImage": _message("An image's tags and caption.", _ref("EnrichedImage"), OUTPUT_HEADERS, _SUBJECT_KEY),
+        "enrichedImage": _message(
+            "An image's tags and caption.", _ref("EnrichedImage"), VERSIONED_HEADERS, _SUBJECT_KEY
+        ),
         "retraction": _message(
             "An image is gone.",
             _ref("Retraction"),
-            OUTPUT_HEADERS,
+            VERSIONED_HEADERS,
             {
                 "type": "string",
                 "description": "bucket/key of the object; bucket?versionId=V/key, V percent-encoded, where one version "

@@ -19,6 +19,7 @@ from pydantic_core import to_json
 from .dead_letter import Reason
 from .options import Options
 from .text import Bucket, Key, Moment, Sequencer, subject
+from .version import Version
 
 Status: TypeAlias = Literal["complete", "partial"]
 HitOrMiss: TypeAlias = Literal["hit", "miss"]
@@ -72,8 +73,7 @@ class Source(_Exact):
     etag: str = Field(description="Of what was read, without quotes.")
     sequencer: Sequencer | None = Field(
         default=None,
-        description="Hexadecimal. Of two outputs of one subject the greater is the newer, padded with zeros on the "
-        "left to equal length; without one, last_modified decides.",
+        description="The event's, hexadecimal; for information. What is newer is said by `version`.",
     )
     last_modified: Moment
     sha256: Sha256
@@ -207,12 +207,27 @@ class _Output(_Exact):
         return self.__pydantic_serializer__.to_json(self)
 
 
+_VERSION = Field(
+    default=None,
+    exclude_if=lambda value: value is None,
+    description="Microseconds since 1970 on the store's clock: of two outputs with one document_id the greater is the "
+    "newer. Absent in messages of before this field.",
+)
+_DOCUMENT_ID = Field(
+    default=None,
+    exclude_if=lambda value: value is None,
+    description="The record's key as text. Absent in messages of before this field.",
+)
+
+
 class EnrichedImage(_Output):
-    """An image with its tags and its caption. Indexers upsert on `subject`, unless what they hold is newer."""
+    """An image with its tags and its caption. Indexers upsert on `document_id`, unless what they hold is newer."""
 
     schema_name: Literal["enriched-image/1"] = Field(default="enriched-image/1", alias="schema")
     id: str = Field(description="The same for a redelivery, another for a new upload of the same bytes.")
     subject: str = Field(description="bucket/key, nothing escaped.")
+    document_id: str | None = _DOCUMENT_ID
+    version: Version | None = _VERSION
     status: Status = Field(description="partial: a part that was asked for could not be had, and `reason` says why.")
     reason: Reason | None = None
     event: EventRef
@@ -247,6 +262,8 @@ class EnrichedImage(_Output):
             raise ValueError("tags come by score, best first")
         if self.subject != subject(self.source.bucket, self.source.key):
             raise ValueError("the subject is bucket/key of the source")
+        if self.document_id not in (None, self.message_key.decode()):
+            raise ValueError("the document_id is the record's key")
         return self
 
     @property
@@ -264,13 +281,15 @@ def version_key(bucket: str, key: str, version_id: str) -> bytes:
 
 
 class Retraction(_Output):
-    """An image is gone: drop what is held for `subject`.
+    """An image is gone: drop what is held for `subject`, and keep its `version`, so that nothing older comes back.
 
     With scope `version` only `source.version_id` is gone: drop what was made of that version, and nothing else.
     """
 
     schema_name: Literal["image-retraction/1"] = Field(default="image-retraction/1", alias="schema")
     subject: str = Field(description="bucket/key, nothing escaped.")
+    document_id: str | None = _DOCUMENT_ID
+    version: Version | None = _VERSION
     scope: Scope = "object"
     event: EventRef
     source: GoneSource
@@ -282,6 +301,8 @@ class Retraction(_Output):
             raise ValueError("the retraction of a version names it")
         if self.subject != subject(self.source.bucket, self.source.key):
             raise ValueError("the subject is bucket/key of the source")
+        if self.document_id not in (None, self.message_key.decode()):
+            raise ValueError("the document_id is the record's key")
         return self
 
     @property

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from .dead_letter import INPUT_KEY, INPUT_KEY_BYTES_MAX, INPUT_KEY_SHA256, ONLY, PREFIX
 from .enriched_image import USES
+from .version import VERSION_HEADER
 
 _NATURAL: Final = {"type": "string", "pattern": "^[0-9]+$"}
 
@@ -41,6 +42,12 @@ OUTPUT_HEADERS: Final[dict[str, Any]] = {
             "description": "The sha256 of the key of the input record, where it is longer.",
         },
     },
+}
+
+
+VERSIONED_HEADERS: Final[dict[str, Any]] = OUTPUT_HEADERS | {
+    "properties": OUTPUT_HEADERS["properties"]
+    | {VERSION_HEADER: _NATURAL | {"description": "The `version` of the value, for sinks that can't look into it."}},
 }
 
 

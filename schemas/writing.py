@@ -101,6 +101,7 @@ def enriched_image(
     *,
     id: str,
     subject: str,
+    version: int,
     status: Status,
     reason: Reason | None,
     event: Fields,
@@ -116,11 +117,13 @@ def enriched_image(
     produced_at: str,
     cache: Fields,
 ) -> Fields:
-    """An `EnrichedImage`."""
+    """An `EnrichedImage`, whose record has the subject as its key."""
     fields: Fields = {
         "schema": "enriched-image/1",
         "id": id,
         "subject": subject,
+        "document_id": subject,
+        "version": version,
         "status": status,
         "reason": reason,
         "event": event,

@@ -228,12 +228,18 @@ class ObjectVersion:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object as the store gave it."""
+    """An object as the store gave it.
+
+    Args:
+        last_modified: RFC 3339, UTC.
+        date: of the answer, by the store's clock, as `last_modified`; None: it told none.
+    """
 
     body: bytes
     etag: str
     version_id: str | None
     last_modified: str
+    date: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +249,7 @@ class Fetched:
     Args:
         job: what it was fetched for.
         sha256: of the bytes, hex.
-        etag, version_id, last_modified: as in `StoredObject`.
+        etag, version_id, last_modified, date: as in `StoredObject`.
         size: bytes.
         handle: the intake's own.
         inspect_bytes: an upper bound of what `Intake.inspect` holds in memory besides the bytes.
@@ -261,6 +267,7 @@ class Fetched:
     inspect_bytes: int
     copied_bytes: int = 0
     facts: Facts | None = None
+    date: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +395,7 @@ class Document:
         value: JSON in UTF-8.
         reason: why it was skipped.
         content: of an EnrichedImage.
+        version: of an EnrichedImage or a Retraction.
     """
 
     kind: OutcomeKind
@@ -395,6 +403,7 @@ class Document:
     value: bytes
     reason: str = ""
     content: Content | None = None
+    version: int | None = None
 
 
 Outcome: TypeAlias = Document | Failure

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
@@ -89,13 +89,13 @@ class MemoryObjectStore:
             self._buckets.setdefault(bucket, {})
 
     def put(self, bucket: str, key: str, body: bytes, content_type: str = "") -> StoredObject:
-        """Store a new version and answer what a `get` of it will."""
+        """Store a new version and answer what a `get` of it will, but for the answer's date."""
         with self._lock:
             stored = StoredObject(
                 body=body,
                 etag=hashlib.md5(body, usedforsecurity=False).hexdigest(),
                 version_id=f"v{next(self._versions)}",
-                last_modified=datetime.fromtimestamp(int(self._clock.wall()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                last_modified=self._date(),
             )
             self._buckets.setdefault(bucket, {}).setdefault(key, []).append(stored)
             return stored
@@ -135,11 +135,15 @@ class MemoryObjectStore:
             raise LargerThanReserved(len(stored.body))
         if not stored.body:
             raise Rejected("fetch", "empty-object", "the object has no bytes")
-        return stored
+        return replace(stored, date=self._date())
 
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
         stored = self._met(bucket, key, None, deadline_s)
         return ObjectVersion(stored.etag, stored.version_id)
+
+    def _date(self) -> str:
+        """In whole seconds, as HTTP tells time."""
+        return datetime.fromtimestamp(int(self._clock.wall()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _fault(
         self, bucket: str, key: str | None, error: TagstreamError | None, delay_s: float, times: int | None

@@ -100,4 +100,8 @@ def test_a_worker_lives_through_hostile_messages_and_what_they_become_is_bounded
     written = [seen for seen in site.read(site.enriched) if b"image-retraction/1" in seen.value]
     assert len(written) == 1_000
     assert sum(Message(seen.topic, seen.key, seen.value, seen.headers).size for seen in written) < 1_500_000
-    assert {name for seen in written for name, _ in seen.headers} == {"traceparent", "tagstream-input-key-sha256"}
+    assert {name for seen in written for name, _ in seen.headers} == {
+        "traceparent",
+        "tagstream-input-key-sha256",
+        "tagstream-version",
+    }

@@ -26,7 +26,7 @@ IMAGES = 8
 """As many as may wait for the shadow, so that none is dropped."""
 RENAMED = 500
 """Labels from this one on have other names in the shadow's list."""
-OF_A_RUN = {"timings_ms", "produced_at"}
+OF_A_RUN = {"timings_ms", "produced_at", "version"}
 """What of an event no other run repeats."""
 
 

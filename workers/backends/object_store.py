@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -76,21 +76,29 @@ class _Passing(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """One line of a bucket's listing. `etag` without quotes; `last_modified` in RFC 3339, UTC."""
+    """One line of a bucket's listing.
+
+    Args:
+        etag: without quotes.
+        last_modified: RFC 3339, UTC.
+        date: of the answer that listed it, as `last_modified`; None: it told none.
+    """
 
     key: str
     size: int
     etag: str
     last_modified: str
+    date: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class FoundObject:
-    """What lies under a key. `etag` without quotes; `sha256` as `put` was told, else empty."""
+    """What lies under a key. `etag` without quotes; `sha256` as `put` was told, else empty; `date` of the answer."""
 
     size: int
     etag: str
     sha256: str
+    date: str | None = field(default=None, compare=False)
 
 
 class MinioObjectStore:
@@ -209,7 +217,7 @@ class MinioObjectStore:
                         return None
                     raise
                 said = (found.metadata or {}).get(f"x-amz-meta-{_SHA256}", "")
-                return FoundObject(found.size or 0, _bare(found.etag) or "", said)
+                return FoundObject(found.size or 0, _bare(found.etag) or "", said, _date(self._http.date))
 
         return self._patiently(once, self._retry_s)
 
@@ -286,11 +294,13 @@ class MinioObjectStore:
             found = _bare(_word(response, "etag"))
             if etag and found != etag:  # some stores do not know If-Match
                 raise Superseded("the object has another etag than the event names")
+            modified, date = _last_modified(response), _date(response.headers.get("date"))
             return StoredObject(
                 body=_body(response, max_bytes),
                 etag=found or "",
                 version_id=version_or_none(_word(response, "x-amz-version-id")),
-                last_modified=_last_modified(response),
+                last_modified=modified if date is None else min(modified, date),  # RFC 9110: never later than that
+                date=date,
             )
         finally:
             response.close()
@@ -312,7 +322,8 @@ class MinioObjectStore:
     def _page(self, bucket: str, prefix: str, start_after: str) -> Sequence[ListedObject]:
         with self._asking(bucket, self._command_s):
             entries = self._client.list_objects(bucket, prefix, recursive=True, start_after=start_after or None)
-            return [_listed(entry) for entry in itertools.islice(entries, _PAGE)]
+            # Each is had before the next answer is asked for, should the store list fewer at once.
+            return [_listed(entry, _date(self._http.date)) for entry in itertools.islice(entries, _PAGE)]
 
     def _has_bucket(self, bucket: str) -> bool:
         """Asked by a listing, because a HEAD is refused without a reason."""
@@ -482,9 +493,9 @@ def _word(response: ObjectAnswer, header: str) -> str | None:
     return word
 
 
-def _listed(entry: MinioObject) -> ListedObject:
+def _listed(entry: MinioObject, date: str | None) -> ListedObject:
     modified = entry.last_modified or datetime.fromtimestamp(0, UTC)
-    return ListedObject(entry.object_name or "", entry.size or 0, _bare(entry.etag) or "", _rfc3339(modified))
+    return ListedObject(entry.object_name or "", entry.size or 0, _bare(entry.etag) or "", _rfc3339(modified), date)
 
 
 def _last_modified(response: ObjectAnswer) -> str:
@@ -497,6 +508,14 @@ def _last_modified(response: ObjectAnswer) -> str:
             fault="refused",
             advice="the store tells no Last-Modified date: is TAGSTREAM_S3_ENDPOINT an S3 store?",
         ) from error
+
+
+def _date(said: str | None) -> str | None:
+    """An answer's Date; None where it has none that can be read."""
+    try:
+        return _rfc3339(parsedate_to_datetime(said or ""))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _rfc3339(moment: datetime) -> str:

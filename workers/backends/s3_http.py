@@ -156,6 +156,7 @@ class ClockedPool(urllib3.PoolManager):
         whole = kwargs.pop("preload_content", True)
         clocked = {**kwargs, "timeout": timeout, "pool_timeout": left, "retries": False, "preload_content": False}
         answer = super().urlopen(method, url, redirect=False, **clocked)
+        self._clock.date = answer.headers.get("Date")
         if not 200 <= answer.status < 300:
             raise S3Refusal(_refusal(answer))
         return _held(answer) if whole else answer
@@ -178,6 +179,11 @@ class ClockedPool(urllib3.PoolManager):
         if not isinstance(answer, PlainAnswer) and not 200 <= answer.status < 300:
             raise S3Refusal(_refusal(answer))
         return answer
+
+    @property
+    def date(self) -> str | None:
+        """The Date of the last answer that `urlopen` had for this thread."""
+        return getattr(self._clock, "date", None)
 
     def _left_s(self) -> float:
         until = getattr(self._clock, "until", None)

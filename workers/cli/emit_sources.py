@@ -89,7 +89,7 @@ class BucketSource:
                 self.left_out.add("not an image but a folder's own entry", found.key)
                 continue
             any_key = True
-            yield StoredImage(self._bucket, found.key, found.size, found.etag), "listed"
+            yield StoredImage(self._bucket, found.key, found.size, found.etag, found.date), "listed"
         if not any_key:
             beginning = f" with a key that begins with {printable(self._prefix)!r}" if self._prefix else ""
             raise Misconfigured(f"the bucket {self._bucket} holds no object{beginning}")
@@ -196,7 +196,7 @@ class _Upload:
             return error.detail
         if found is not None:
             if self._is_same(key, found, body):
-                return StoredImage(self._bucket, key, len(body), found.etag), "there already"
+                return StoredImage(self._bucket, key, len(body), found.etag, found.date), "there already"
             if not self._overwrite:
                 return OTHER_CONTENT
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"

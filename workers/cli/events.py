@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote_plus
 
@@ -17,12 +16,19 @@ Dialect: TypeAlias = Literal["own", "s3"]
 
 @dataclass(frozen=True, slots=True)
 class StoredImage:
-    """An object that is in the store. `etag` without quotes."""
+    """An object that is in the store.
+
+    Args:
+        etag: without quotes.
+        date: when the store said so, RFC 3339: the event's time, by which a removal after it is the newer. None: the
+            event has no time, and the object's own date counts.
+    """
 
     bucket: str
     key: str
     size: int
     etag: str
+    date: str | None = None
 
 
 def event_for(image: StoredImage, topic: str, dialect: Dialect) -> Message:
@@ -31,12 +37,12 @@ def event_for(image: StoredImage, topic: str, dialect: Dialect) -> Message:
     It has no sequencer: the store keeps none that a later listing could ask for, and one made up here could declare
     the store's own next event stale. A worker that reads another etag than this skips it as superseded.
     """
-    document = _WRITERS[dialect](image, datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+    document = _WRITERS[dialect](image)
     value = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
     return Message(topic, f"{image.bucket}/{image.key}".encode(), value, ())
 
 
-def _own(image: StoredImage, now: str) -> Mapping[str, Any]:
+def _own(image: StoredImage) -> Mapping[str, Any]:
     return {
         "schema": "image-event/1",
         "id": f"emit-{time.time_ns():x}",
@@ -44,16 +50,16 @@ def _own(image: StoredImage, now: str) -> Mapping[str, Any]:
         "key": image.key,
         "etag": image.etag,
         "size": image.size,
-        "event_time": now,
+        "event_time": image.date,
     }
 
 
-def _s3(image: StoredImage, now: str) -> Mapping[str, Any]:
+def _s3(image: StoredImage) -> Mapping[str, Any]:
     record = {
         "eventVersion": "2.1",
         "eventSource": "tagstream:emit",
         "awsRegion": "",
-        "eventTime": now,
+        "eventTime": image.date,
         "eventName": "ObjectCreated:Put",
         "s3": {
             "s3SchemaVersion": "1.0",
@@ -64,4 +70,4 @@ def _s3(image: StoredImage, now: str) -> Mapping[str, Any]:
     return {"Records": [record]}
 
 
-_WRITERS: Mapping[Dialect, Callable[[StoredImage, str], Mapping[str, Any]]] = {"own": _own, "s3": _s3}
+_WRITERS: Mapping[Dialect, Callable[[StoredImage], Mapping[str, Any]]] = {"own": _own, "s3": _s3}

@@ -112,6 +112,7 @@ class Fetching:
             handle=EncodedBytes(stored.body),
             inspect_bytes=copied + self._limits.inspect_held_bytes(sniff(stored.body), size),
             copied_bytes=copied,
+            date=stored.date,
         )
         header = self._decoding.glance(stored.body)
         return fetched if header is None else replace(fetched, facts=facts_of(fetched, header))

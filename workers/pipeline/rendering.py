@@ -22,9 +22,11 @@ from schemas.enriched_image import (
     Status,
     Thresholds,
     enriched_id,
+    version_key,
 )
 from schemas.image_event import ImageEvent
 from schemas.text import version_or_none
+from schemas.version import VERSION_HEADER, version_of
 from workers.pipeline.commit.ledger import Entry, Rendered
 from workers.pipeline.dead_letters import dead_letter
 from workers.pipeline.drift import content_of, reference
@@ -33,7 +35,7 @@ from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import Roles
 from workers.pipeline.task import Task
 from workers.ports import Clock, Model
-from workers.types import Coordinates, Document, Message, Outcome, OutcomeKind
+from workers.types import Coordinates, Document, Facts, Message, Outcome, OutcomeKind
 
 
 class Renderer:
@@ -84,9 +86,20 @@ class Renderer:
                 task.failures[rule.name] = refusal
         return (self._enriched(task), *task.failures.values())
 
-    def retraction(self, where: Coordinates, event: ImageEvent) -> Document:
+    def retraction(self, where: Coordinates, event: ImageEvent, timestamp_ms: int, date: str | None = None) -> Document:
+        """
+        Args:
+            timestamp_ms: of the event's record.
+            date: of the store's answer that the object is gone; None: it was not asked.
+        """
+        version = version_of(event.event_time, date=date, timestamp_ms=timestamp_ms, now_s=self._clock.wall())
+        key = event.subject.encode()
+        if event.versioned_removal:
+            key = version_key(event.bucket, event.key, event.version_id or "")
         gone = Retraction(
             subject=event.subject,
+            document_id=key.decode(),
+            version=version,
             scope="version" if event.versioned_removal else "object",
             event=EventRef(**_event_ref(where, event)),
             source=GoneSource(
@@ -94,7 +107,7 @@ class Renderer:
             ),
             produced_at=self._now(),
         )
-        return Document("retraction", gone.message_key, gone.to_bytes())
+        return Document("retraction", key, gone.to_bytes(), version=version)
 
     def skip(
         self, where: Coordinates, event: ImageEvent | None, reason: SkipReason, subject: str | None = None
@@ -111,7 +124,7 @@ class Renderer:
         version_id = version_or_none(facts.version_id) or event.version_id
         thresholds = self._thresholds_of(task.profile)
         parts = self._parts(task)
-        subject = event.subject
+        subject, version = event.subject, self._version(task, facts)
         fields = writing.enriched_image(
             id=enriched_id(
                 bucket=event.bucket,
@@ -127,6 +140,7 @@ class Renderer:
                 corrections=parts.get("corrections"),
             ),
             subject=subject,
+            version=version,
             status=status,
             reason=next((failure.reason for failure in task.failures.values()), None),
             event=_event_ref(task.job.coordinates, event),
@@ -149,7 +163,18 @@ class Renderer:
         )
         kind: OutcomeKind = "enriched" if status == "complete" else "partial"
         content = content_of(parts["tags"] if "tags" in task.event.options.want else None, parts.get("caption"))
-        return Document(kind, subject.encode(), _json(fields), content=content)
+        return Document(kind, subject.encode(), _json(fields), content=content, version=version)
+
+    def _version(self, task: Task, facts: Facts) -> int:
+        # The answer for a version by its id does not tell whether that is what the object is now.
+        read = task.read if task.event.version_id is None else None
+        return version_of(
+            task.event.event_time,
+            last_modified=facts.last_modified,
+            date=read.date if read is not None else None,
+            timestamp_ms=task.entry.record.timestamp_ms,
+            now_s=self._clock.wall(),
+        )
 
     def _thresholds_of(self, profile: Profile) -> Thresholds:
         """Of a profile, of which a worker has few."""
@@ -216,6 +241,8 @@ class Renderer:
         if not topic:
             return None
         headers = (*entry.traces.get(index, entry.trace), *entry.input_key)
+        if document.version is not None:
+            headers += ((VERSION_HEADER, b"%d" % document.version),)
         return Message(topic, document.key, document.value, headers)
 
     def _dead_letter(self, entry: Entry, failures: Sequence[Failure]) -> Message:

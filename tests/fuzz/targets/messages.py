@@ -130,7 +130,7 @@ def _rendered(entry: ImageEvent | Ignored) -> None:
     if entry.sequencer is not None:
         assert not newer(entry.sequencer, entry.sequencer)
     skip = _RENDERER.skip(where, entry, "stale")
-    retraction = _RENDERER.retraction(where, entry)
+    retraction = _RENDERER.retraction(where, entry, 0)
     for name, output in (("skipped-1.json", skip), ("image-retraction-1.json", retraction)):
         validator(name).validate(json.loads(output.value))
         assert output.key

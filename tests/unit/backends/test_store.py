@@ -114,6 +114,23 @@ def test_an_etag_is_sent_in_quotes_and_the_dates_come_in_utc() -> None:
     assert stored == StoredObject(b"image", "e7a6", None, "2026-11-25T01:02:03Z")
 
 
+@pytest.mark.parametrize(
+    ("said", "date", "modified"),
+    [
+        ("Wed, 25 Nov 2026 01:02:03 GMT", "2026-11-25T01:02:03Z", "2026-11-25T01:02:03Z"),
+        ("Wed, 25 Nov 2026 02:02:04 +0100", "2026-11-25T01:02:04Z", "2026-11-25T01:02:03Z"),
+        ("Wed, 25 Nov 2026 01:02:02 GMT", "2026-11-25T01:02:02Z", "2026-11-25T01:02:02Z"),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", None, "2026-11-25T01:02:03Z"),
+        ("yesterday", None, "2026-11-25T01:02:03Z"),
+    ],
+)
+def test_an_answers_date_comes_out_and_no_object_was_modified_after_it(
+    said: str, date: str | None, modified: str, kept: bool
+) -> None:
+    stored = get(says(message("200 OK", ETAG, DATE, f"Date: {said}", body=b"x")), kept=kept)
+    assert (stored.date, stored.last_modified) == (date, modified)
+
+
 @pytest.mark.parametrize("year", ["0999", "1970", "9999"])
 def test_any_year_has_four_digits(year: str, kept: bool) -> None:
     date = f"Last-Modified: Fri, 01 Jan {year} 00:00:00 GMT"
@@ -649,14 +666,31 @@ def test_the_region_is_asked_of_the_store_only_where_it_is_not_set() -> None:
         assert b"/eu-central-1/s3/" in server.received[-1]
 
 
-def listing(*keys: str) -> bytes:
+def listing(*keys: str, truncated: bool = False, date: str = "") -> bytes:
     entries = "".join(
         f"<Contents><Key>{key}</Key><Size>7</Size><ETag>&quot;e7a6&quot;</ETag>"
         "<LastModified>2026-11-25T01:02:03.000Z</LastModified></Contents>"
         for key in keys
     )
-    body = f"<ListBucketResult><Name>bucket</Name><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
-    return message("200 OK", "Content-Type: application/xml", body=body.encode())
+    body = f"<ListBucketResult><Name>bucket</Name><IsTruncated>{str(truncated).lower()}</IsTruncated>{entries}"
+    more = "<NextContinuationToken>t</NextContinuationToken></ListBucketResult>"
+    return message("200 OK", "Content-Type: application/xml", f"Date: {date}", body=(body + more).encode())
+
+
+def test_each_object_of_a_listing_has_the_date_of_the_answer_that_named_it() -> None:
+    """Also where the store gives fewer at once than were asked for."""
+    first = listing("a", "b", truncated=True, date="Wed, 25 Nov 2026 01:02:03 GMT")
+    second = listing("c", date="Wed, 25 Nov 2026 01:02:04 GMT")
+    with loopback(says(first, second, listing())) as server:
+        found = [(entry.key, entry.date) for entry in store_of(server).list("bucket")]
+    assert found == [("a", "2026-11-25T01:02:03Z"), ("b", "2026-11-25T01:02:03Z"), ("c", "2026-11-25T01:02:04Z")]
+
+
+def test_what_is_found_has_the_date_of_the_answer() -> None:
+    with loopback(says(message("200 OK", ETAG, DATE, "Date: Wed, 25 Nov 2026 01:02:04 GMT", length=7))) as server:
+        found = store_of(server).find("bucket", "k")
+        assert found is not None
+        assert found.date == "2026-11-25T01:02:04Z"
 
 
 def test_a_store_that_lists_the_same_page_for_ever_is_told_so() -> None:

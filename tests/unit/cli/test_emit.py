@@ -22,14 +22,16 @@ from workers.errors import Misconfigured
 
 @pytest.mark.parametrize("dialect", ["own", "s3"])
 @pytest.mark.parametrize("key", ["a.jpg", "with space/plus+percent%/ünï#?.png", "a//b"])
-def test_an_event_reads_back_as_the_image_it_asks_for(dialect: Dialect, key: str) -> None:
-    message = event_for(StoredImage("photos", key, 123, "abc"), "images", dialect)
+@pytest.mark.parametrize("date", ["2026-11-25T01:02:03Z", None])
+def test_an_event_reads_back_as_the_image_it_asks_for(dialect: Dialect, key: str, date: str | None) -> None:
+    message = event_for(StoredImage("photos", key, 123, "abc", date), "images", dialect)
     assert message.key == f"photos/{key}".encode()
     (event,) = parse_message(message.value, message.headers, topic="images", partition=0, offset=5)
     assert isinstance(event, ImageEvent)
     assert (event.dialect, event.action) == (dialect, "enrich")
     assert (event.bucket, event.key, event.etag, event.size) == ("photos", key, "abc", 123)
     assert event.sequencer is None
+    assert event.event_time == date, "when the store said so, not when it is sent"
 
 
 def test_batches_keep_order_and_lose_nothing() -> None:

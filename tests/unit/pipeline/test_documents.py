@@ -34,6 +34,7 @@ from schemas.enriched_image import (
 from schemas.image_event import ImageEvent, Options
 from schemas.options import WANTS
 from schemas.text import version_or_none
+from schemas.version import version_of
 from tagstream_testing.memory import ManualClock, MemoryCorrections
 from tests.support.harness import EchoCaptioner
 from tests.unit.pipeline.test_embedding import ColourEmbedder
@@ -52,6 +53,7 @@ from workers.types import (
     Coordinates,
     Document,
     Facts,
+    Fetched,
     Job,
     LabelScores,
     Partition,
@@ -125,10 +127,12 @@ def rendered(draw: st.DrawFn) -> tuple[Task, Renderer]:
         words.follow(0)
     roles = make_roles({"tagger": tagger, "captioner": CAPTIONER}, None, words)
     partition = Partition(draw(short), draw(st.integers(0, 999)))
-    record = Record(partition, draw(whole), 0, None, b"", (), Assignment(partition, "m"))
+    record = Record(partition, draw(whole), draw(st.integers(-1, 2**63 - 1)), None, b"", (), Assignment(partition, "m"))
     where = Coordinates(partition.topic, partition.number, record.offset, event.index)
     profile = default_profiles(tagger)[draw(st.sampled_from(["default", "paper"]))]
     task = Task(Job(where, record.assignment, event), Entry(record, 0.0), profile, INVALID_SPAN, facts=draw(facts))
+    read = Fetched(task.job, "", "", None, "", 1, None, 1, date=draw(st.none() | moments))
+    task.read = draw(st.sampled_from([None, read]))
     results = {"tags": scores, "caption": captions, "embedding": vectors}
     wanted = {role.name for role in roles.wanted(event.options)}
     task.results = {name: draw(values) for name, values in results.items() if name in wanted}
@@ -177,6 +181,14 @@ def as_the_models_would(task: Task, tagger: ColourEmbedder) -> EnrichedImage:
             corrections=corrections,
         ),
         subject=event.subject,
+        document_id=event.subject,
+        version=version_of(
+            event.event_time,
+            last_modified=known.last_modified,
+            date=task.read.date if task.read is not None and event.version_id is None else None,
+            timestamp_ms=task.entry.record.timestamp_ms,
+            now_s=CLOCK.wall(),
+        ),
         status=status,
         reason=FAILED.reason if task.failures else None,
         event=EventRef(
@@ -260,6 +272,7 @@ def test_what_is_written_is_what_the_model_would_write(made: tuple[Task, Rendere
     expected = as_the_models_would(task, tagger)
     assert document.value == expected.to_bytes()
     assert read_output(document.value) == expected
+    assert document.version == expected.version
     assert (document.key, document.kind == "partial") == (expected.message_key, expected.status == "partial")
 
 

@@ -29,6 +29,7 @@ from workers.types import (
     Coordinates,
     Document,
     Facts,
+    Fetched,
     Job,
     LabelScores,
     Message,
@@ -52,6 +53,7 @@ EVENT = ImageEvent(
     sequencer="0A",
     event_time="2026-01-02T00:00:00Z",
 )
+AT_EVENT = 1_767_312_000_000_000
 WHERE = Coordinates("in", 1, 7, 2)
 CAPTION_FAILED = Failure(index=2, stage="caption", reason="caption-failed", detail="no words")
 LIMITS = {"out": 1 << 20, "skips": 1 << 20, "dead": 1 << 20}
@@ -93,6 +95,8 @@ def test_an_image_says_what_was_read_and_by_what_it_was_worked_on() -> None:
     assert shown == {
         "schema": "enriched-image/1",
         "subject": "photos/a.png",
+        "document_id": "photos/a.png",
+        "version": AT_EVENT,
         "status": "complete",
         "event": {
             "id": "e1",
@@ -187,11 +191,43 @@ def test_answers_become_results_once_and_do_not_take_the_place_of_known_ones() -
     assert done.answers == {}
 
 
+DATE = "2026-01-02T00:00:05Z"
+
+
+@pytest.mark.parametrize(
+    ("event", "date", "version"),
+    [
+        (EVENT, DATE, AT_EVENT),  # read by its version's id, which does not say what the object is now
+        (replace(EVENT, version_id=None), DATE, AT_EVENT + 5_000_000),
+        (replace(EVENT, version_id=None), None, AT_EVENT),
+        (replace(EVENT, event_time=None), None, AT_EVENT - 86_400_000_000),
+    ],
+)
+def test_an_images_version_is_when_its_state_held(event: ImageEvent, date: str | None, version: int) -> None:
+    read = task(event)
+    read.read = Fetched(read.job, "a" * 64, "e", None, "", 1, None, 1, date=date)
+    assert enriched(read).version == version
+    from_the_cache = task(event)
+    assert enriched(from_the_cache).version == (AT_EVENT if event.event_time else version)
+
+
+@pytest.mark.parametrize(
+    ("time", "date", "version"),
+    [(EVENT.event_time, None, AT_EVENT), (EVENT.event_time, DATE, AT_EVENT + 5_000_000), (None, None, 123_000)],
+)
+def test_a_retractions_version_is_when_the_object_was_gone(time: str | None, date: str | None, version: int) -> None:
+    document = renderer().retraction(WHERE, replace(EVENT, event_time=time), 123, date)
+    gone = read(document)
+    assert isinstance(gone, Retraction)
+    assert document.version == gone.version == version
+
+
 @pytest.mark.parametrize(("one_version", "scope"), [(True, "version"), (False, "object")])
 def test_a_retraction_says_what_is_gone(one_version: bool, scope: str) -> None:
-    gone = read(renderer().retraction(WHERE, replace(EVENT, action="retract", versioned_removal=one_version)))
+    gone = read(renderer().retraction(WHERE, replace(EVENT, action="retract", versioned_removal=one_version), 0))
     assert isinstance(gone, Retraction)
     assert (gone.scope, gone.subject, gone.event.offset, gone.event.index) == (scope, "photos/a.png", 7, 2)
+    assert gone.document_id == ("photos?versionId=event-version/a.png" if one_version else "photos/a.png")
     assert gone.source.model_dump() == {
         "bucket": "photos",
         "key": "a.png",
@@ -224,15 +260,17 @@ def test_each_kind_goes_to_its_topic_with_what_it_inherits_and_the_dead_letter_l
     by = renderer()
     [image] = by.outcomes(task())
     assert isinstance(image, Document)
-    gone, skip = by.retraction(WHERE, EVENT), by.skip(WHERE, EVENT, "stale")
+    gone, skip = by.retraction(WHERE, EVENT, 0), by.skip(WHERE, EVENT, "stale")
     failure = Failure(index=0, stage="fetch", reason="unreadable", detail="x")
     of = entry(
         trace=(("traceparent", b"record's"),), input_key=(("key", b"k"),), traces={2: (("traceparent", b"own"),)}
     )
     first, second, third, dead = travelling(of, failure, gone, image, skip, by=by)
     assert [each.topic for each in (first, second, third, dead)] == ["out", "out", "skips", "dead"]
-    assert first.headers == (("traceparent", b"record's"), ("key", b"k"))
-    assert second.headers == (("traceparent", b"own"), ("key", b"k"))
+    version = ("tagstream-version", str(AT_EVENT).encode())
+    assert first.headers == (("traceparent", b"record's"), ("key", b"k"), version)
+    assert second.headers == (("traceparent", b"own"), ("key", b"k"), version)
+    assert third.headers == (("traceparent", b"record's"), ("key", b"k"))
     models = [read_output(each.value or b"") for each in (first, second, third)]
     assert models == [read(gone), read(image), read(skip)]
     assert [first.key, second.key, third.key] == [model.message_key for model in models]
@@ -247,7 +285,7 @@ def test_each_kind_is_counted_as_what_it_is() -> None:
     lacks = task()
     lacks.failures["caption"] = CAPTION_FAILED
     partial = by.outcomes(lacks)
-    outcomes = [*by.outcomes(whole), *partial, by.retraction(WHERE, EVENT), by.skip(WHERE, EVENT, "stale")]
+    outcomes = [*by.outcomes(whole), *partial, by.retraction(WHERE, EVENT, 0), by.skip(WHERE, EVENT, "stale")]
     rendered = by.rendered(entry(), 0, outcomes)
     kinds = [(each.kind, each.reason) if isinstance(each, Rendered) else each for each in rendered]
     assert kinds == [("enriched", ""), ("partial", ""), CAPTION_FAILED, ("retraction", ""), ("skip", "stale")]
@@ -262,7 +300,7 @@ def test_without_a_topic_a_skip_is_counted_and_sent_nowhere() -> None:
 
 
 def test_what_its_topic_does_not_take_becomes_a_failure_and_to_the_byte_nothing_else_does() -> None:
-    gone = renderer().retraction(WHERE, EVENT)
+    gone = renderer().retraction(WHERE, EVENT, 0)
     [message] = travelling(entry(), gone, by=renderer())
     fits, of = renderer(LIMITS | {"out": message.size}), entry()
     assert travelling(of, gone, by=fits) == [message]
@@ -287,7 +325,7 @@ def test_of_a_partial_image_that_is_too_large_what_it_lacked_is_told_too() -> No
 
 def test_messages_are_made_anew_only_where_one_does_not_fit_any_more() -> None:
     by, of = renderer(limits := dict(LIMITS)), entry()
-    of.messages = tuple(travelling(of, by.retraction(WHERE, EVENT), by=by))
+    of.messages = tuple(travelling(of, by.retraction(WHERE, EVENT, 0), by=by))
     limits["out"] = of.messages[0].size
     assert by.messages_again(of) is None
     limits["out"] -= 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote_plus
 
 from hypothesis import HealthCheck, settings
@@ -112,12 +112,14 @@ EVENT = EventRef(
 )
 TAGGER = ModelRef(name="compact", digest="c" * 64, precision="bf16")
 CAPTIONER = ModelRef(name="template", digest="d" * 64, precision="fp32")
+VERSION = 1_795_563_993_000_000
 
 
 def enriched(**fields: Any) -> EnrichedImage:
     values: dict[str, Any] = {
         "id": "e" * 64,
         "subject": "photos/a.jpg",
+        "version": VERSION,
         "status": "complete",
         "event": EVENT,
         "source": Source(
@@ -140,17 +142,26 @@ def enriched(**fields: Any) -> EnrichedImage:
         "produced_at": "2026-11-24T23:46:33.001002Z",
         "cache": Cache(source="miss", tags="miss", caption="hit"),
     }
-    return EnrichedImage(**(values | fields))
+    return _keyed(EnrichedImage(**(values | fields)))
 
 
 def retraction(**fields: Any) -> Retraction:
     values: dict[str, Any] = {
         "subject": "photos/a.jpg",
+        "version": VERSION,
         "event": EVENT,
         "source": GoneSource(bucket="photos", key="a.jpg", version_id="v1", sequencer="18EB1FF02124DBCA"),
         "produced_at": "2026-11-24T23:46:33Z",
     }
-    return Retraction(**(values | fields))
+    return _keyed(Retraction(**(values | fields)))
+
+
+Keyed = TypeVar("Keyed", EnrichedImage, Retraction)
+
+
+def _keyed(output: Keyed) -> Keyed:
+    """As a worker writes it: its record's key is in it."""
+    return output.model_copy(update={"document_id": output.message_key.decode()})
 
 
 def skip(**fields: Any) -> Skip:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.enriched_image import CaptionText, EnrichedImage, GoneSource, Retraction, Skip, Tag, read_output
-from tests.unit.schemas.documents import EVENT, enriched, keys, patient, retraction, skip
+from tests.unit.schemas.documents import EVENT, VERSION, enriched, keys, patient, retraction, skip
 
 OUTPUTS = [
     enriched(),
@@ -28,6 +28,8 @@ def test_an_enriched_image_on_the_wire() -> None:
         "schema": "enriched-image/1",
         "id": "e" * 64,
         "subject": "photos/a.jpg",
+        "document_id": "photos/a.jpg",
+        "version": VERSION,
         "status": "complete",
         "reason": None,
         "event": {
@@ -74,6 +76,8 @@ def test_a_retraction_on_the_wire() -> None:
     assert json.loads(retraction(scope="version").to_bytes()) == {
         "schema": "image-retraction/1",
         "subject": "photos/a.jpg",
+        "document_id": "photos?versionId=v1/a.jpg",
+        "version": VERSION,
         "scope": "version",
         "event": json.loads(EVENT.model_dump_json()),
         "source": {"bucket": "photos", "key": "a.jpg", "version_id": "v1", "sequencer": "18EB1FF02124DBCA"},
@@ -99,6 +103,15 @@ def test_text_travels_as_utf_8_and_not_escaped() -> None:
     assert "狗".encode() in enriched().to_bytes()
 
 
+def test_what_was_written_before_there_were_versions_can_be_read() -> None:
+    for output in (enriched(), retraction()):
+        before = json.loads(output.to_bytes())
+        del before["document_id"], before["version"]
+        read = read_output(json.dumps(before).encode())
+        assert read == output.model_copy(update={"document_id": None, "version": None})
+        assert json.loads(read.to_bytes()) == before
+
+
 def test_a_reader_passes_over_fields_of_a_later_version() -> None:
     later = json.loads(enriched().to_bytes())
     later["mood"] = later["source"]["colour"] = later["tags"][0]["box"] = "new"
@@ -122,6 +135,10 @@ def test_a_writer_can_not_add_a_field() -> None:
         {"status": "partial"},
         {"reason": "caption-failed"},
         {"subject": "photos/other.jpg"},
+        {"document_id": "photos/other.jpg"},
+        {"version": -1},
+        {"version": 2**53},
+        {"version": 1.5},
         {"tags": (Tag(name="a", score=0.1, label_id=0), Tag(name="b", score=0.2, label_id=1))},
         {"tags": ({"name": "a", "score": 1.0, "label_id": None},)},
         {"produced_at": "now"},

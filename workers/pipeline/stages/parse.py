@@ -126,7 +126,7 @@ class ParseStage(QueueStage):
             tracing.tell_event(span, item.event)
             about = Job(where, entry.record.assignment, item.event)
         if isinstance(item, Removed):
-            outcome = self._renderer.retraction(where, item.event)
+            outcome = self._renderer.retraction(where, item.event, entry.record.timestamp_ms)
             write = self._results.removal(item.event)
         elif isinstance(item, Skipped):
             outcome = self._renderer.skip(where, item.event, item.reason, item.subject)
