@@ -109,8 +109,8 @@ def _ratios(values: Sequence[float], bases: Sequence[float]) -> str:
 
 def _copy_to_decode(tagger: Tagger, images: Sequence[bytes]) -> float:
     layout = Layout((tagger.transform,))
-    shared = make_shared_memory(layout, 1)
-    region = Region(shared, layout, 0)
+    shared = make_shared_memory(layout)
+    region = Region(shared, layout)
     os.close(shared)
     decodes, copies = [], []
     for body in images:

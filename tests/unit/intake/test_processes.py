@@ -64,10 +64,10 @@ def request(kind: Kind = "decode", losses: int = 0) -> PendingRequest:
 def child() -> Iterator[Child]:
     """A child's end as we see it, of which no process holds the other."""
     layout = Layout((SMALL,))
-    shared = make_shared_memory(layout, 1)
+    shared = make_shared_memory(layout)
     ours, theirs = socket.socketpair()
     with theirs:
-        child = Child(0, 1, ours, -1, Region(shared, layout, 0), Limits())
+        child = Child(0, 1, ours, -1, Region(shared, layout), Limits())
         child.ready = True
         yield child
         child.channel.close()
@@ -338,50 +338,63 @@ def test_children_leave_the_draining_to_us_when_all_processes_are_asked_to_end(i
     assert set(pids) <= set(intake.pids)
 
 
-def test_a_region_is_out_of_reach_of_the_regions_beside_it() -> None:
+def test_places_of_a_region_do_not_overlap() -> None:
     layout = Layout((SMALL, Transform(16)))
-    shared = make_shared_memory(layout, 2)
-    ours, theirs, again = Region(shared, layout, 0), Region(shared, layout, 1), Region(shared, layout, 0)
+    shared = make_shared_memory(layout)
+    ours, theirs = Region(shared, layout), Region(shared, layout)
     os.close(shared)
-    white = DecodedImage(
-        {transform: np.full((transform.size,) * 2 + (3,), 255, np.uint8) for transform in layout.transforms}
-    )
-    theirs.write(0, white)
-    theirs.write(1, white)
+    shades = range(1, PLACES + 1)
+    for place, shade in enumerate(shades):
+        theirs.put(place, bytes([shade]) * PLACE_BYTES)
+        sides = [transform.size for transform in layout.transforms]
+        pixels = [np.full((side, side, 3), shade, np.uint8) for side in sides]
+        theirs.write(place, DecodedImage(dict(zip(layout.transforms, pixels, strict=True))))
     theirs.current_request = 12
-    assert not any(pixels.any() for slot in (0, 1) for pixels in ours.read(slot).pixels.values())
-    assert ours.current_request == 0
-    again.write(1, white)
-    assert all((pixels == 255).all() for pixels in ours.read(1).pixels.values())
-    assert not any(pixels.any() for pixels in ours.read(0).pixels.values())
+    for place, shade in enumerate(shades):
+        assert ours.get(place, PLACE_BYTES) == bytes([shade]) * PLACE_BYTES
+        assert all((pixels == shade).all() for pixels in ours.read(place).pixels.values())
+    assert ours.current_request == 12
 
 
-def test_a_new_child_finds_nothing_in_its_region() -> None:
+def test_the_size_of_a_region_is_sealed() -> None:
+    """Guard: who could cut it would end us at our next access."""
     layout = Layout((SMALL,))
-    shared = make_shared_memory(layout, 2)
-    ours, beside, theirs = Region(shared, layout, 0), Region(shared, layout, 1), Region(shared, layout, 0)
+    shared = make_shared_memory(layout)
+    assert os.fstat(shared).st_size == layout.region_bytes
+    for size in (0, 2 * layout.region_bytes):
+        with pytest.raises(PermissionError):
+            os.ftruncate(shared, size)
     os.close(shared)
-    for region in (ours, beside):
-        region.put(PLACES - 1, b"encoded")
-        region.write(1, DecodedImage({SMALL: np.full((8, 8, 3), 255, np.uint8)}))
-        region.current_request = 12
-    ours.clear()
-    assert theirs.get(PLACES - 1, 7) == bytes(7)
-    assert not theirs.read(1).pixels[SMALL].any()
-    assert theirs.current_request == 0
-    assert beside.get(PLACES - 1, 7) == b"encoded"
 
 
-def test_a_region_is_cleared_before_its_next_child_is_born() -> None:
+def mapped(pid: int | str) -> list[str]:
+    """The memory files that a process has mapped, by inode, once for each mapping."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [line.split()[4] for line in lines if "tagstream-pixels" in line]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a child is not dumpable: only root sees its mappings")
+def test_a_child_has_one_region_mapped_which_no_other_process_but_ours_has(intake: ProcessIntake) -> None:
+    """Guard: what a child could map beyond its own region would be other images."""
+    eventually(lambda: len(intake.pids) == 2)
+    fork_server = Path(f"/proc/{intake.pids[0]}/stat").read_text().rpartition(")")[2].split()[1]
+    (one,), (other,) = (mapped(pid) for pid in intake.pids)
+    assert one != other
+    assert sorted(mapped("self")) == sorted([one, other])
+    assert mapped(fork_server) == []
+
+
+def test_a_region_ends_with_its_child() -> None:
     intake = ProcessIntake(PaintedStore(), (SMALL,), children=1)
     read(intake, job(GOOD))
-    (before,) = intake.pids
-    (region,) = intake._supervisor._regions
-    assert region.get(0, 8) != bytes(8)
+    (before,), old = intake.pids, mapped("self")
     os.kill(before, signal.SIGKILL)
     eventually(lambda: intake.pids not in {(), (before,)})
-    assert region.get(0, 8) == bytes(8)
+    new = mapped("self")
+    assert len(old) == len(new) == 1
+    assert old != new
     intake.close()
+    assert mapped("self") == []
 
 
 def ended(pid: int) -> bool:

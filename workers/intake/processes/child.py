@@ -55,16 +55,15 @@ class ChildPlan:
     prepare: Callable[[], object] | None = None
 
 
-def serve(
-    sock: socket.socket, complaints: tuple[int, int], shared: int, place: int, plan: ChildPlan, decoding: Decoding
-) -> None:
+def serve(sock: socket.socket, complaints: tuple[int, int], shared: int, plan: ChildPlan, decoding: Decoding) -> None:
     """Answer requests until the parent lets go of the socket.
 
     Args:
         complaints: a pipe's two ends, of which the second becomes standard error.
+        shared: the descriptor of the child's own region.
     """
     try:
-        child = _Child(sock, complaints, shared, place, plan, decoding)
+        child = _Child(sock, complaints, shared, plan, decoding)
         lacks = child.close_off()
     except Exception as error:  # noqa: BLE001  # whatever it is, the parent has to hear of it
         send(sock, Failed(0, _words(error)))
@@ -79,13 +78,12 @@ class _Child:
         sock: socket.socket,
         complaints: tuple[int, int],
         shared: int,
-        place: int,
         plan: ChildPlan,
         decoding: Decoding,
     ) -> None:
         self._socket = sock
         self._complaints, self._stderr = complaints
-        self._region = Region(shared, plan.layout, place)
+        self._region = Region(shared, plan.layout)
         self._decoding = decoding
         self._plan = plan
         self._numbers = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)

@@ -2,7 +2,7 @@
 
 Our own process has threads, so it must not fork. It starts one clean interpreter, which imports once what a child
 needs, has one thread, and forks a child in milliseconds whenever asked to. It is the children's parent, so it is
-also the one that can say truly that a child is dead: only then is the child's region used again. It holds no secret
+also the one that can say truly that a child is dead: only then is its place given to another. It holds no secret
 that a child could inherit: its environment is empty, and no setting is in its plan.
 
 No process outlives the worker: the kernel kills the fork server when the thread that started it ends, and the
@@ -58,7 +58,6 @@ class ForkServer:
 
     Args:
         plan: a pickled `ChildPlan`.
-        shared: the descriptor of the shared memory.
         stopping: asked while the fork server starts.
 
     Raises:
@@ -66,15 +65,15 @@ class ForkServer:
         OSError: the system has no room for another process, or we have no descriptors left.
     """
 
-    def __init__(self, plan: bytes, shared: int, stopping: Callable[[], bool]) -> None:
+    def __init__(self, plan: bytes, stopping: Callable[[], bool]) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs, _closed_on_error(self._control):
-            numbers = [str(theirs.fileno()), str(shared), str(os.getpid())]
+            numbers = [str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *numbers],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), shared),
+                pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # a Ctrl-C at the terminal is for us alone: we end the children in order
                 env=_environment(),
             )
@@ -85,17 +84,17 @@ class ForkServer:
             self.close()
             raise ForkServerLost("the process that starts decoders does not start") from error
 
-    def fork(self, place: int, child_end: socket.socket, complaints: tuple[int, int]) -> int:
-        """A new child for this place; answers its process id.
+    def fork(self, child_end: socket.socket, complaints: tuple[int, int], shared: int) -> int:
+        """A new child; answers its process id.
 
         Args:
-            complaints: as `child.serve` takes it.
+            complaints, shared: as `child.serve` takes them.
 
         Raises:
             ForkServerLost: there is no fork server any more.
             OSError: the system has no room for another process now.
         """
-        pid = self._ask(f"fork {place}", child_end.fileno(), *complaints)
+        pid = self._ask("fork 0", child_end.fileno(), *complaints, shared)
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid))
         return pid
@@ -145,7 +144,7 @@ def _closed_on_error(sock: socket.socket) -> Iterator[None]:
         raise
 
 
-def main(control_fd: int, shared: int, parent: int) -> None:
+def main(control_fd: int, parent: int) -> None:
     """The fork server's main loop. Ends when the other end of `control_fd` is closed."""
     _tie_to(parent)
     for request in (signal.SIGTERM, signal.SIGINT):  # meant for the parent, which drains and then ends us
@@ -158,13 +157,11 @@ def main(control_fd: int, shared: int, parent: int) -> None:
     gc.freeze()  # so that children share these pages for good
     control.send(b"0")
     while True:
-        question, descriptors, _, _ = socket.recv_fds(control, 64, 3)
+        question, descriptors, _, _ = socket.recv_fds(control, 64, 4)
         if not question:
             return
         word, number = question.decode().split()
-        answer = (
-            _fork(int(number), descriptors, control, shared, plan, decoding) if word == "fork" else _reap(int(number))
-        )
+        answer = _fork(descriptors, control, plan, decoding) if word == "fork" else _reap(int(number))
         control.send(str(answer).encode())
 
 
@@ -184,9 +181,7 @@ def _warm(plan: ChildPlan) -> Decoding:
     return decoding
 
 
-def _fork(
-    place: int, descriptors: list[int], control: socket.socket, shared: int, plan: ChildPlan, decoding: Decoding
-) -> int:
+def _fork(descriptors: list[int], control: socket.socket, plan: ChildPlan, decoding: Decoding) -> int:
     """The new child's process id, or the negative number of what went wrong."""
     fork_server = os.getpid()
     try:
@@ -200,8 +195,8 @@ def _fork(
     try:
         _tie_to(fork_server)
         control.close()
-        channel, *complaints = descriptors
-        serve(socket.socket(fileno=channel), (complaints[0], complaints[1]), shared, place, plan, decoding)
+        channel, complaints, stderr, shared = descriptors
+        serve(socket.socket(fileno=channel), (complaints, stderr), shared, plan, decoding)
     finally:
         os._exit(1)
 

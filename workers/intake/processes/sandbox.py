@@ -49,12 +49,11 @@ _ARCHITECTURES: Final = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 """By machine: its column below, and the kernel's AUDIT_ARCH of it."""
 
 CALLS: Final = {
-    # memory
+    # memory; without mremap, which makes a mapping of shared memory longer: realloc copies where it is refused
     "brk": (12, 214),
     "madvise": (28, 233),
     "mmap": (9, 222),
     "mprotect": (10, 226),
-    "mremap": (25, 216),
     "munmap": (11, 215),
     # the socket, and the numbers of our own memory
     "close": (3, 57),

@@ -1,12 +1,13 @@
 """The shared memory that images go out in and pixels come back in: a region for each child, and in it the current
 request, and places for encoded bytes and for the pixels that come of them.
 
-A child maps its own region and no other, so nothing that it writes, however late or wild, reaches another child's
-images. A region is given to a new child only when the old one is known to be dead, and with nothing of its images.
+Each region is a memory file of its own, which ends with its child: nothing that a child writes, however late or wild,
+reaches another child's images, and it finds none of them. Its size is sealed, so that no access of ours can fail.
 """
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 from dataclasses import dataclass
@@ -38,30 +39,27 @@ class Layout:
 
     @property
     def region_bytes(self) -> int:
-        """A whole number of pages, because a region is mapped by itself."""
-        needed = _HEAD_BYTES + PLACES * self.place_bytes
-        return -(-needed // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+        return _HEAD_BYTES + PLACES * self.place_bytes
 
 
-def make_shared_memory(layout: Layout, regions: int) -> int:
-    """A descriptor of anonymous memory for so many regions. It is in no folder, so nothing is left when all die."""
-    shared = os.memfd_create("tagstream-pixels")
-    os.ftruncate(shared, regions * layout.region_bytes)
+def make_shared_memory(layout: Layout) -> int:
+    """A descriptor of anonymous memory for one region. It is in no folder, so nothing is left when all die."""
+    shared = os.memfd_create("tagstream-pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(shared, layout.region_bytes)
+    fcntl.fcntl(shared, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
     return shared
 
 
 class Region:
-    """One region of shared memory, mapped.
+    """A region of shared memory, mapped.
 
     Args:
         shared: the descriptor; it may be closed afterwards.
-        place: which region.
     """
 
-    def __init__(self, shared: int, layout: Layout, place: int) -> None:
-        size = layout.region_bytes
+    def __init__(self, shared: int, layout: Layout) -> None:
         self._layout = layout
-        self._bytes = np.frombuffer(mmap.mmap(shared, size, offset=place * size), np.uint8)
+        self._bytes = np.frombuffer(mmap.mmap(shared, layout.region_bytes), np.uint8)
         self._current_request = self._bytes[:8].view(np.uint64)
         self._withdrawn = self._bytes[8 : 8 + PLACES]
 
@@ -80,10 +78,6 @@ class Region:
 
     def is_withdrawn(self, place: int) -> bool:
         return bool(self._withdrawn[place])
-
-    def clear(self) -> None:
-        """Forget all that is in it."""
-        self._bytes.fill(0)
 
     def put(self, place: int, body: bytes) -> None:
         """Begin a place anew: lay down encoded bytes, at most `PLACE_BYTES`, for the child to `get`."""

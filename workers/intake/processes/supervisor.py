@@ -73,7 +73,6 @@ class Supervisor:
         self._decodes: deque[PendingRequest] = deque()
         self._inspections: deque[PendingRequest] = deque()
         self._fork_server: ForkServer | None = None
-        self._regions: list[Region] = []
         self._children: list[Child | None] = [None] * children
         self._selector = selectors.DefaultSelector()
         self._watched_at = time.monotonic()
@@ -343,12 +342,10 @@ class Supervisor:
             self._blame(suspect, "decode-timeout" if child.loss == "clock" else "kills-decoder", words)
 
     def _forget(self, child: Child, suspect: PendingRequest | None = None) -> None:
-        """Free the child's place and empty its region; its requests, but for the suspect, go back to the front of their
-        queues in order."""
+        """Free the child's place; its requests, but for the suspect, go back to the front of their queues in order."""
         self._selector.unregister(child.channel)
         child.channel.close()
         os.close(child.complaints)
-        child.region.clear()
         self._children[child.place] = None
         self._put_back([each for each in child.in_hand.values() if each is not suspect and not child.has_lost(each)])
 
@@ -383,7 +380,7 @@ class Supervisor:
             self._give_up(Broken("the intake's child processes die before they are ready"))
             return
         try:
-            fork_server = self._fork_server or self._open_fork_server()
+            fork_server = self._fork_server = self._fork_server or ForkServer(self._plan, lambda: self._closing)
             for place, child in enumerate(self._children):
                 if child is None:
                     self._children[place] = self._fork(fork_server, place)
@@ -402,28 +399,19 @@ class Supervisor:
             self._told_of_room = True
             logger.warning("no process for a decoder can be started (%s); trying again", error.strerror)
 
-    def _open_fork_server(self) -> ForkServer:
-        """A new fork server comes with new shared memory: children of an old one can't write into what is in use."""
-        shared = make_shared_memory(self._layout, len(self._children))
-        try:
-            self._regions = [Region(shared, self._layout, place) for place in range(len(self._children))]
-            self._fork_server = ForkServer(self._plan, shared, lambda: self._closing)
-        finally:
-            os.close(shared)
-        return self._fork_server
-
     def _fork(self, fork_server: ForkServer, place: int) -> Child:
         ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as given_up:
+        with theirs, contextlib.ExitStack() as given_up, contextlib.ExitStack() as given_away:
             given_up.callback(ours.close)
+            shared = make_shared_memory(self._layout)
+            given_away.callback(os.close, shared)
             complaints, stderr = make_pipe()
             given_up.callback(os.close, complaints)
-            try:
-                pid = fork_server.fork(place, theirs, (complaints, stderr))
-            finally:
-                os.close(stderr)
+            given_away.callback(os.close, stderr)
+            region = Region(shared, self._layout)
+            pid = fork_server.fork(theirs, (complaints, stderr), shared)
             given_up.pop_all()  # it was made
-        child = Child(place, pid, ours, complaints, self._regions[place], self._limits)
+        child = Child(place, pid, ours, complaints, region, self._limits)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         return child
 
