@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python testing/tagstream_testing/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards soak fuzz hostile release mutate coverage
+.PHONY: help install demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards soak fuzz hostile release coverage
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
@@ -115,11 +115,6 @@ coverage: install ## Run the unit tests that need no server and show which lines
 	@.venv/bin/python -m coverage report
 	@.venv/bin/python -m coverage json -q -o build/coverage.json
 	@.venv/bin/python -m tests.coverage_table
-
-mutate: install ## Change a module in small ways and show which changes its unit tests do not notice
-# + ONLY="workers/pipeline/flow/budget.py …" (all of pipeline, intake and backends otherwise), MINUTES=5 for each
-	@.venv/bin/python -m tests.mutation --minutes $(or $(MINUTES),5) \
-	  $(or $(ONLY),$(shell find workers/pipeline workers/intake workers/backends -name '*.py' | sort))
 
 hostile: install ## Let store, Redis, producers and clients lie to a worker; writes build/hostile-report.md (some minutes)
 # + ARGS="-k store" goes to pytest

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from workers.capacity import BUILT_IN, CapacityPlan, Demand, simulate
-from workers.cli.capacity import SIMULATED, Case, on_a_gpu, waited
+from workers.capacity import BUILT_IN, CapacityPlan, Demand
+from workers.cli.capacity import Case, on_a_gpu
 
 EXAMPLES = (
     CapacityPlan(Demand(100_000, megapixels=2, cores=2), BUILT_IN["compact"]),
@@ -27,10 +27,7 @@ LARGE = (
 
 def table(plans: Sequence[CapacityPlan]) -> str:
     """A column for each case, as Markdown."""
-    columns = []
-    for plan in plans:
-        waits = simulate(plan, plan.at_peak / plan.workers, SIMULATED)
-        columns.append({**Case(plan).rows(), "an image waits, half of them and 99 %": waited(waits).partition(",")[0]})
+    columns = [Case(plan).rows() for plan in plans]
     head = f"| |{' |' * len(plans)}\n|---|{'---|' * len(plans)}\n"
     rows = ((name, [column[name] for column in columns]) for name in columns[0])
     return head + "".join(f"| {name} | {' | '.join(cells)} |\n" for name, cells in rows)

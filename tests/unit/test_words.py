@@ -78,13 +78,6 @@ def ends_with(path: PurePath, tail: str) -> bool:
     return path.parts[-len(wanted) :] == wanted
 
 
-def test_the_pictures_are_as_their_script_draws_them() -> None:
-    """`scripts/draw.py` repairs this."""
-    pictures = runpy.run_path(str(ROOT / "scripts" / "draw.py"))["PICTURES"]
-    drawn = {name: draw().svg() for name, draw in pictures.items()}
-    assert drawn == {path.stem: path.read_text("utf-8") for path in (ROOT / "docs").glob("*.svg")}
-
-
 @pytest.mark.parametrize(
     ("line", "word"),
     [

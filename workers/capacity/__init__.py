@@ -2,7 +2,6 @@
 
 from workers.capacity.plan import Bound, CapacityPlan, Demand
 from workers.capacity.profile import BUILT_IN, Decoded, MachineProfile, parse_profile
-from workers.capacity.simulation import Simulated, saturated, simulate
 
 __all__ = [
     "BUILT_IN",
@@ -11,8 +10,5 @@ __all__ = [
     "Decoded",
     "Demand",
     "MachineProfile",
-    "Simulated",
     "parse_profile",
-    "saturated",
-    "simulate",
 ]

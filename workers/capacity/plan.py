@@ -143,6 +143,30 @@ class CapacityPlan:
         return next((each for each in PARTITIONS if each >= 2 * self.workers), 2 * self.workers)
 
     @property
+    def waits_s(self) -> tuple[float, float]:
+        """Seconds from arrival to outcome in the busiest hour: of half the images, and of 99 %.
+
+        An image's own steps with a batch as large as it grows at that rate, and the queue before a server of the
+        worker's rate (M/G/1, with a spread of service half as large as that of an M/M/1).
+        """
+        arriving, served_s = self.at_peak / self.workers, 1 / self.rate
+        load = min(arriving * served_s, 0.99)
+        batch_s = self._growing_batch_s(arriving * self.new)
+        own_s = self.profile.known_core_s + self.profile.new_core_s + self.decode_core_s + batch_s
+        half = own_s + load * batch_s / 2 + load**2 / (1 - load) * served_s / 2
+        most = own_s + batch_s + math.log(max(1.0, 100 * load)) / (1 - load) * served_s / 2
+        return half, max(half, most)
+
+    def _growing_batch_s(self, arriving: float) -> float:
+        """Seconds of a batch of what arrives while the one before it is at work."""
+        profile = self.profile
+        cores = float(self.demand.cores) if profile.device == "cpu" else profile.device_cores
+        images = 1.0
+        for _ in range(30):
+            images = min(float(profile.batch), max(1.0, arriving * profile.batch_core_s(images) / cores))
+        return profile.batch_core_s(images) / cores
+
+    @property
     def lag_threshold(self) -> int:
         """For the autoscaler: events that may wait for each worker, what it does in a minute.
 

@@ -82,7 +82,7 @@ class MachineProfile(BaseModel):
         """Of an image, in the mean of those that were measured."""
         return fmean(each.megapixels for each in self.decoded)
 
-    def batch_core_s(self, images: int) -> float:
+    def batch_core_s(self, images: float) -> float:
         """Seconds of one processor for a batch: a part for each batch, and one for each of its images."""
         growth = (self.batch_s - self.single_s) / (self.batch - 1) if self.batch > 1 else self.single_s
         return (self.single_s + growth * (images - 1)) * self.device_cores

@@ -18,11 +18,9 @@ from workers.cli.models_terminal import say
 from workers.errors import LargerThanReserved, Misconfigured
 
 if TYPE_CHECKING:
-    from workers.capacity import CapacityPlan, MachineProfile, Simulated
+    from workers.capacity import CapacityPlan, MachineProfile
 
 GB, GIB = 10**9, 2**30
-SIMULATED = 2_000
-"""Images; enough for a quantile of 99 %."""
 
 
 def capacity(
@@ -61,8 +59,8 @@ def capacity(
 ) -> None:
     """Work out what a number of images a day needs: workers, partitions, memory, Redis, brokers, and their cost.
 
-    How long an image waits in the busiest hour comes from a simulation of one worker; the rest is arithmetic, which
-    docs/sizing.md explains. Figures of processors were measured on one kind of machine: measure yours first.
+    docs/sizing.md explains the arithmetic. How long an image waits is a worker's own time, without the store's and
+    Kafka's. Figures of processors were measured on one kind of machine: measure yours first.
 
     [dim]A million photos a day:[/]  tagstream capacity 1000000 --megapixels 12
 
@@ -70,7 +68,7 @@ def capacity(
 
     [dim]On GPUs:[/]  tagstream capacity 1000000000 --images-per-s 280 --cores 16 --price 1.20
     """
-    from workers.capacity import BUILT_IN, CapacityPlan, Demand, simulate
+    from workers.capacity import BUILT_IN, CapacityPlan, Demand
 
     measured = read_profile(profile)
     if images_per_s is not None:
@@ -87,14 +85,12 @@ def capacity(
         price=price,
     )
     case = Case(CapacityPlan(demand, measured))
-    waits = simulate(case.plan, case.plan.at_peak / case.plan.workers, SIMULATED)
     if as_json:
-        typer.echo(terminal.as_json(case.document(waits)))
+        typer.echo(terminal.as_json(case.document()))
         return
     rows = Table.grid(padding=(0, 2))
     for name, told in case.rows().items():
         rows.add_row(*map(terminal.text, (name.replace("*", ""), told)))
-    rows.add_row("an image waits, half of them and 99 %", waited(waits))
     terminal.console().print(rows)
     for line in case.advice():
         say(line)
@@ -169,6 +165,7 @@ class Case:
             "**output topic on disk, each day**": f"{plan.output_bytes_a_day / GB:,.1f} GB in {copies}",
             "brokers write, busiest hour": f"{plan.broker_bytes_a_s / 1e6:.1f} MB/s",
             "an outage of one hour is caught up in": f"{60 * plan.catch_up_h:.0f} min",
+            "an image waits, half of them and 99 %": "{:.2f} s and {:.2f} s".format(*plan.waits_s),
         }
         if plan.cost_a_day is not None and plan.cost_of_a_thousand is not None:
             told["**workers' cost a day**"] = f"{plan.cost_a_day:,.2f}"
@@ -190,7 +187,7 @@ class Case:
             lines.append("A worker's one interpreter bounds it: more processors in each gain nothing.")
         return lines
 
-    def document(self, waits: Simulated) -> Mapping[str, Any]:
+    def document(self) -> Mapping[str, Any]:
         plan = self.plan
         return {
             "images_a_day": plan.demand.images_a_day,
@@ -211,15 +208,10 @@ class Case:
             "output_topic_bytes_a_day": plan.output_bytes_a_day,
             "broker_bytes_per_s": plan.broker_bytes_a_s,
             "catch_up_s": 3600 * plan.catch_up_h,
-            "wait_s": {"p50": waits.quantile(0.5), "p99": waits.quantile(0.99)},
+            "wait_s": dict(zip(("p50", "p99"), plan.waits_s, strict=True)),
             "cost_a_day": plan.cost_a_day,
             "cost_of_a_thousand": plan.cost_of_a_thousand,
         }
-
-
-def waited(waits: Simulated) -> str:
-    """In the busiest hour, in the worker alone."""
-    return f"{waits.quantile(0.5):.2f} s and {waits.quantile(0.99):.2f} s, without the store's and Kafka's own time"
 
 
 def _figure(value: float) -> str:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from workers.capacity import BUILT_IN, CapacityPlan, Demand
+from workers.capacity import BUILT_IN, CapacityPlan, Demand, MachineProfile
 
 RAM = BUILT_IN["ram-bf16"]
 ON_A_GPU = RAM.model_copy(
@@ -33,6 +33,19 @@ def test_images_seen_before_cost_no_model_no_decoder_and_no_download() -> None:
     assert half.busy_workers == pytest.approx(none.busy_workers / 2, rel=0.01)
     assert half.store_bytes_a_s == pytest.approx(none.store_bytes_a_s / 2)
     assert half.redis_bytes == pytest.approx(none.redis_bytes / 2)
+
+
+def test_an_image_alone_waits_for_its_own_steps() -> None:
+    found = plan(1)
+    own = RAM.known_core_s + RAM.new_core_s + found.decode_core_s + RAM.batch_core_s(1) / 8
+    assert found.waits_s[0] == pytest.approx(own, rel=0.01)
+
+
+@pytest.mark.parametrize("profile", [RAM, ON_A_GPU])
+def test_images_wait_longer_the_busier_a_worker_is(profile: MachineProfile) -> None:
+    waits = [CapacityPlan(Demand(10**7, megapixels=2, busy=busy), profile).waits_s for busy in (0.2, 0.5, 0.8, 0.95)]
+    assert waits == sorted(waits)
+    assert all(half < most for half, most in waits)
 
 
 def test_workers_of_more_processors_are_fewer() -> None:

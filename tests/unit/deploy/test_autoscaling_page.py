@@ -1,4 +1,4 @@
-"""docs/autoscaling.md, compared with the series that `make kube` wrote and `scripts/draw.py` draws."""
+"""docs/autoscaling.md, compared with the series that `make kube` wrote."""
 
 from __future__ import annotations
 
