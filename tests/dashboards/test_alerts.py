@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 from tagstream_testing.local.scratch import Scratch
-from tests.chaos.shared_worker import SharedWorker
+from tests.chaos.shared_worker import SharedWorker, held
 from tests.chaos.unruly import Unruly, image_of
 from tests.dashboards.watching import (
     FIRES_WITHIN_S,
@@ -26,10 +27,11 @@ from tests.dashboards.watching import (
     is_over,
     made_to_fire,
     place,
+    send,
     traffic,
 )
 from tests.fixtures import Stack, up_or_skip
-from tests.support.lying_store import drips, says
+from tests.support.lying_store import drips, says, waits
 from tests.support.prometheus import Prometheus
 from tests.support.shortened_rules import shortened
 from tests.support.waiting import eventually
@@ -106,15 +108,19 @@ def test_decoders_that_are_killed_again_and_again(shared: SharedWorker, watched:
 
 
 def test_a_store_that_fails_all(shared: SharedWorker, watched: Prometheus) -> None:
-    shared.store.lies["*"] = says(503)
-    with traffic(shared.site, range(7_000, 7_040)):
-        fires(
-            watched,
-            "TagstreamStoreUnreachable",
-            "TagstreamNoOutcomes",
-            "TagstreamPartitionStandsStill",
-            "TagstreamFarBehind",
-        )
+    """Only records that were taken can be late; others wait in Kafka. So the store fails once it has all requests."""
+    taken = threading.Event()
+    shared.store.lies["*"] = waits(taken, says(503))
+    send(shared.site, range(7_000, 7_008))
+    eventually(lambda: held(shared.worker) == 8, 60, shared.worker.said)
+    taken.set()
+    fires(
+        watched,
+        "TagstreamStoreUnreachable",
+        "TagstreamNoOutcomes",
+        "TagstreamPartitionStandsStill",
+        "TagstreamFarBehind",
+    )
     del shared.store.lies["*"]
     fires(watched, "TagstreamImagesLate")
     with traffic(shared.site, range(8_000, 9_000)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -42,17 +42,20 @@ def is_over(prometheus: Prometheus, *alerts: str) -> None:
     eventually(lambda: not firing(prometheus) & set(alerts), FIRES_WITHIN_S, lambda: f"{prometheus.states()}")
 
 
+def send(site: Site, numbers: Iterable[int]) -> None:
+    """A new image of each number, all at once."""
+    keys = []
+    for number in numbers:
+        keys.append(f"{number}.jpg")
+        site.upload(keys[-1], photo(number))
+    site.send([(site.own(key), ()) for key in keys])
+
+
 @contextmanager
 def traffic(site: Site, numbers: range, every_s: float = 0.3) -> Iterator[None]:
     """While the body runs, a new image so often, as long as there are numbers."""
     left = iter(numbers)
-
-    def send() -> None:
-        for number in islice(left, 1):
-            site.upload(f"{number}.jpg", photo(number))
-            site.send([(site.own(f"{number}.jpg"), ())])
-
-    with meanwhile(send, every_s):
+    with meanwhile(lambda: send(site, islice(left, 1)), every_s):
         yield
 
 

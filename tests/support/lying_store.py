@@ -105,6 +105,16 @@ def drips(for_s: Callable[[], bool]) -> Lie:
     return lie
 
 
+def waits(until: threading.Event, then: Lie) -> Lie:
+    """What `then` says, but not before."""
+
+    def lie(answer: Answer) -> None:
+        until.wait()
+        then(answer)
+
+    return lie
+
+
 def takes(seconds: float) -> Lie:
     """The truth, late."""
 
