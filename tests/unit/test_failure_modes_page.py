@@ -47,6 +47,14 @@ def test_every_metric_and_reason_that_the_page_of_faults_names_exists() -> None:
     assert set(re.findall(r'reason="([a-z-]+)"', text)) <= {*REASONS, "stale", "gone", "superseded"}
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_query_for_open_breakers_holds_while_a_probe_hangs(page: str) -> None:
+    """Where a dependency hangs, its breaker is half-open for most of the time: a probe is on its way."""
+    text = (DOCS / page).read_text(encoding="utf-8").replace("\\|", "|")
+    asked = re.findall(r'breakers\{[^}]*state=~?"([^"]*)"', text)
+    assert {states for states in asked if "open" in states} <= {"open|half-open"}
+
+
 def test_every_reason_of_a_dead_letter_stands_on_the_page_of_faults() -> None:
     text = (DOCS / "failure-modes.md").read_text(encoding="utf-8")
     told = {reason for reason in REASONS if f"`{reason}`" in text}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import re
 from dataclasses import replace
@@ -10,10 +12,12 @@ import pytest
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 from tagstream_testing.memory_broker import Fault
+from tests.support import logs
 from tests.support.harness import BUCKET, POISON, Harness
 from tests.support.tasks import a_task
 from workers.errors import Unavailable
 from workers.pipeline.task import TaskNames
+from workers.service.logs import LINES_A_MINUTE, flush_logs, start_logging
 from workers.types import Coordinates, HasLogFields
 
 
@@ -32,6 +36,54 @@ def test_every_warning_of_the_pipeline_names_its_record(caplog: pytest.LogCaptur
         told = [line for line in lines if line.startswith(about)]
         assert told, about
         assert all(re.search(r"\bimages:0:\d+\b", line) for line in told), told
+
+
+def test_every_dead_letter_has_a_line_with_its_record_and_reasons_and_without_its_key(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    harness = Harness(partitions=1)
+    harness.store.put(BUCKET, "secret.png", b"no image at all")
+    harness.put("sound.png", (255, 0, 0))
+    bad = {"eventName": "s3:ObjectCreated:Put"}
+    with caplog.at_level(logging.INFO), harness.running():
+        harness.send(harness.event("secret.png"))
+        harness.send(harness.event("sound.png"))
+        harness.send(b"no message at all")
+        harness.send(json.dumps({"Records": [bad, bad]}).encode())
+        harness.settled()
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("after_commit")]
+    assert lines == [
+        "images:0:0, index 0: dead letter, not-an-image in decode",
+        "images:0:2, index 0: dead letter, undecodable in parse",
+        "images:0:3, index 0: dead letter, schema in parse (2)",
+    ]
+    assert not any("secret" in record.getMessage() for record in caplog.records)
+
+
+def test_at_debug_level_a_dead_letter_tells_its_key(caplog: pytest.LogCaptureFixture) -> None:
+    harness = Harness(partitions=1)
+    with caplog.at_level(logging.DEBUG), harness.running():
+        harness.send(b"no message at all", key=b"photos/secret.png")
+        harness.settled()
+    told = [record for record in caplog.records if "photos/secret.png" in record.getMessage()]
+    assert [record.levelno for record in told] == [logging.DEBUG]
+
+
+def test_a_flood_of_dead_letters_is_counted_and_not_told_one_by_one() -> None:
+    out = io.StringIO()
+    harness = Harness(partitions=1)
+    with logs.restored():
+        start_logging("info", "json", stream=out)
+        with harness.running():
+            for _ in range(3 * LINES_A_MINUTE):
+                harness.send(b"no message at all")
+            harness.settled()
+        flush_logs()
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    told = [line for line in lines if "tagstream.offset" in line]
+    assert 0 < len(told) <= LINES_A_MINUTE
+    assert {line["tagstream.topic"] for line in told} == {"images"}
+    assert any(str(3 * LINES_A_MINUTE - len(told)) in line["message"] for line in lines)
 
 
 def test_of_a_large_batch_three_records_are_named_and_all_events_are_fields() -> None:
@@ -65,9 +117,10 @@ def test_at_debug_level_every_image_has_a_line_at_its_beginning_and_one_at_its_e
         harness.send(harness.notification("gone.png", name="ObjectRemoved:Delete"))
         harness.settled()
     said = [
-        (argument.log_fields(keys=True)["tagstream.subject"], record.getMessage())
+        (subject, record.getMessage())
         for record in caplog.records
         if isinstance(record.args, tuple) and record.args and isinstance(argument := record.args[0], HasLogFields)
+        if (subject := argument.log_fields(keys=True).get("tagstream.subject"))
     ]
     assert sorted(
         (str(subject), re.sub(r",? (after|the model raised) .*", "", message)) for subject, message in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import get_args
@@ -18,6 +19,8 @@ from workers.pipeline.event_filter import coordinates
 from workers.pipeline.journal import Journal
 from workers.ports import Clock
 from workers.types import OUTCOME_KINDS
+
+_log = logging.getLogger(__name__)
 
 
 class AfterCommit:
@@ -61,12 +64,28 @@ class AfterCommit:
         for entry in entries:
             context = tracing.example(map(tracing.carried, entry.traces.values())) if entry.traces else None
             metrics.PROCESS_SECONDS.record(now - entry.taken_at, context, **labels[entry.record.partition.topic])
+            _tell(entry)
         outcomes = [outcome for entry in entries for some in entry.outcomes.values() for outcome in some]
         self._tally.add(outcomes)
         _count(outcomes)
         self._drift.count(outcomes)
         self._tell_cache([write for entry in entries for write in entry.after_commit])
         self._read_on()
+
+
+def _tell(entry: Entry) -> None:
+    """Log a dead letter: of which record, and why. Its key may be private, so only debug lines have it."""
+    failures = [outcome for some in entry.outcomes.values() for outcome in some if isinstance(outcome, Failure)]
+    if not failures:
+        return
+    where = coordinates(entry.record, failures[0].index)
+    reasons = Counter(f"{each.reason} in {each.stage}" for each in failures)
+    _log.info(
+        "%s: dead letter, %s",
+        where,
+        ", ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in reasons.items()),
+    )
+    _log.debug("%s: its dead letter has the key %r", where, entry.record.key)
 
 
 def _begin() -> None:
