@@ -18,8 +18,9 @@ from .text import Bucket, Key, Moment, Short, first_fault, subject
 
 MAX_BYTES: Final = 256 * 1024
 """Of a record's value; what is larger is no correction."""
-MAX_NAMES: Final = 10_000
-"""Different names that may be said of one image in all: a record with one more is no correction."""
+MAX_NAMES: Final = 200
+"""Different names that may be said of one image in all; a record with one more is no correction. Each outcome of the
+image has all of them."""
 _STATEMENT_BYTES: Final = 280
 _SUBJECT_BYTES: Final = 400
 """What a statement and a subject take in memory besides their own characters, measured with CPython 3.11."""
@@ -60,6 +61,8 @@ class Correction(BaseModel):
             raise ValueError("neither a tag that the image has nor one that it has not")
         if both := set(self.added) & set(self.removed):
             raise ValueError(f"{min(both)!r} is both added and removed")
+        if len({*self.added, *self.removed}) > MAX_NAMES:
+            raise ValueError(f"more than {MAX_NAMES} names of one image")
         return self
 
     @property
@@ -180,7 +183,7 @@ class Corrections:
         found = self._said.get(said.subject, {})
         new = [name for name in words if name not in found]  # a difference of both would go over all of `found`
         if len(found) + len(new) > MAX_NAMES:
-            raise ValueError(f"more than {MAX_NAMES:,} names of one image")
+            raise ValueError(f"more than {MAX_NAMES} names of one image")
         self.bytes += self._cost(said.subject, new, with_subject=not found)
         found.update(words)  # in one step, for those who look meanwhile
         self._said[said.subject] = found

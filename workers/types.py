@@ -140,6 +140,7 @@ class Record:
         offset: its own, or the first of those that it stands for.
         offsets: how many offsets it stands for, from `offset` on.
         append_time: the timestamp is when the broker appended it, and not when the producer made it.
+        stored: its part of the bytes of its batch as the broker stores it; 0: not known, it counts as its size.
     """
 
     partition: Partition
@@ -152,11 +153,14 @@ class Record:
     offsets: int = 1
     unreadable: Unreadable | None = None
     append_time: bool = False
+    stored: int = field(default=0, compare=False)
     size: int = field(init=False, compare=False, repr=False)
     """Bytes that it holds in memory, near enough for a budget."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", record_size(self.key, self.value, self.headers))
+        if not self.stored:
+            object.__setattr__(self, "stored", self.size)
 
     @property
     def next_offset(self) -> int:

@@ -15,7 +15,7 @@ from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
 from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker
-from workers.ports import Intake, ResultCache
+from workers.ports import CorrectionLog, Intake, ResultCache
 from workers.types import Assignment, Message, Outcome, Partition, Record
 
 
@@ -39,6 +39,7 @@ class ManualPipeline:
         make_intake: Callable[[MemoryObjectStore], Intake] | None = None,
         tagger: ColourTagger | None = None,
         cache: ResultCache | None = None,
+        corrections: CorrectionLog | None = None,
         make_shadow: Callable[[ManualPipeline], Shadow] | None = None,
         **options: Any,
     ) -> None:
@@ -55,7 +56,7 @@ class ManualPipeline:
             publisher=none_of_this,
             intake=intake or InlineIntake(self.store, [tagger.transform]),
             cache=self.cache,
-            roles=make_roles({"tagger": tagger}),
+            roles=make_roles({"tagger": tagger}, None, corrections),
             shadow=self.shadow,
             clock=self.clock,
             options=WorkerOptions(

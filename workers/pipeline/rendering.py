@@ -78,6 +78,8 @@ class Renderer:
 
     def outcomes(self, task: Task) -> tuple[Outcome, ...]:
         """An enriched image; a partial one with the failures of what it lacks; or the failure of an essential role."""
+        if task.entry.full:
+            return (_too_much(task.job.coordinates.index),)
         lost = tuple(failure for name, failure in task.failures.items() if name in self._essential)
         if lost:
             return lost
@@ -200,10 +202,15 @@ class Renderer:
     # ---- messages ---------------------------------------------------------------------------------------------
 
     def rendered(self, entry: Entry, index: int, outcomes: Sequence[Outcome]) -> tuple[Rendered | Failure, ...]:
-        """Outcomes as they will travel; failures remain, for they leave together in the record's dead letter."""
-        return tuple(
+        """Outcomes as they will travel; failures remain, for they leave together in the record's dead letter.
+
+        Those that are too much beside the record's others are replaced by a failure.
+        """
+        made = tuple(
             outcome if isinstance(outcome, Failure) else self._rendered(entry, index, outcome) for outcome in outcomes
         )
+        size = sum(outcome.size for outcome in made if isinstance(outcome, Rendered))
+        return made if not size or entry.take_outcomes(size) else (_too_much(index),)
 
     def messages(self, entry: Entry) -> list[Message]:
         """Everything that leaves for one record, in index order; its dead letter, if any, comes last.
@@ -251,10 +258,15 @@ class Renderer:
             entry.record,
             failures,
             topic=topic,
-            limit=self._limits[topic],
+            limit=min(self._limits[topic], entry.may_cause - entry.outcome_bytes),
             worker=self._options.worker_version,
             models={role.use: reference(role.model) for role in self._roles.models},
         )
+
+
+def _too_much(index: int) -> Failure:
+    detail = "the outcomes of the record's other events have all the bytes that one record's may have"
+    return Failure(index=index, stage="parse", reason="too-many-records", detail=detail)
 
 
 def _reference(model: Model) -> ModelRef:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from schemas.correction import MAX_NAMES, correction
+from schemas.dead_letter import read_dead_letter_headers
 from schemas.image_event import MAX_RECORDS
-from tests.support.harness import DEAD, IN, OUT, SKIPPED, Harness
-from workers.types import Headers, Message
+from tagstream_testing.memory import MemoryCorrections
+from tests.support.harness import BUCKET, DEAD, IN, OUT, SKIPPED, ColourTagger, Harness
+from tests.support.manual_pipeline import ManualPipeline
+from workers.types import Document, Headers, LabelScores, Message, Record
+
+MIB = 1 << 20
 
 
 def size(harness: Harness, topic: str) -> int:
@@ -66,3 +76,67 @@ def test_a_record_of_very_many_null_headers_becomes_a_dead_letter_without_them()
     assert (dead_letter.topic, dead_letter.offset, dead_letter.truncated, dead_letter.nulls) == (IN, offset, True, ())
     assert size(harness, DEAD) < 2_000
     assert not record.value
+
+
+def notified(*keys: str) -> bytes:
+    """A notification as S3 writes it, with all that it says of each object."""
+    objects = [{"key": key, "size": 100_000} for key in keys]
+    about = {"eventVersion": "2.1", "eventSource": "aws:s3", "awsRegion": "eu-central-1"}
+    event = {**about, "eventName": "ObjectCreated:Put", "eventTime": "2026-01-02T03:04:05Z"}
+    records = [{**event, "s3": {"bucket": {"name": BUCKET}, "object": each}} for each in objects]
+    return json.dumps({"Records": records}).encode()
+
+
+def sent(manual: ManualPipeline, value: bytes, stored: int = 0) -> list[Message]:
+    """What leaves for one record."""
+    [assignment] = manual.assignments
+    manual.pipeline.take(Record(assignment.partition, 0, 0, None, value, (), assignment, stored=stored))
+    manual.turn()
+    ready = manual.pipeline.ledger.ready(10_000, 1 << 30)
+    assert ready is not None
+    return list(ready.transaction.messages)
+
+
+def test_outcomes_of_one_record_are_bounded_and_the_events_beyond_are_named_in_its_dead_letter() -> None:
+    said = MemoryCorrections()
+    names = [f"{number:03}" + "\N{GRINNING FACE}" * 97 for number in range(MAX_NAMES)]
+    for some in (names[:100], names[100:]):
+        said.produce(correction(BUCKET, "a.png", added=some))
+    said.follow(0)
+    manual = ManualPipeline(corrections=said)
+    manual.put("a.png")
+    *images, dead = sent(manual, notified(*["a.png"] * MAX_RECORDS), stored=4 * MIB)
+    one = images[0].size
+    assert one > 70_000
+    assert sum(message.size for message in images) <= 16 * MIB < sum(message.size for message in images) + one
+    assert manual.pipeline.ledger.bytes < 18 * MIB
+    made = [outcome for outcomes in manual.done.values() for outcome in outcomes if isinstance(outcome, Document)]
+    assert sum(len(document.value) for document in made) < 16 * MIB + 256 * one, "made before the bound was looked at"
+    letter = read_dead_letter_headers(dead.headers)
+    assert {failure.reason for failure in letter.failures} == {"too-many-records"}
+    answered = [json.loads(message.value or b"")["event"]["index"] for message in images]
+    assert sorted([*answered, *letter.indexes]) == list(range(MAX_RECORDS))
+
+
+LABELS = tuple(f"a fairly long label {number}" for number in range(40))
+
+
+class WordyTagger(ColourTagger):
+    """Gives every image 40 tags, each in four more languages."""
+
+    labels = LABELS
+    thresholds = (0.5,) * 40
+    profiles: Mapping[str, Sequence[float]] = {}
+    translations: Mapping[str, Sequence[str]] = dict.fromkeys(("de", "fr", "ja", "zh"), LABELS)
+
+    def postprocess(self, raw: object) -> LabelScores:
+        return LabelScores(np.arange(40, dtype=np.int32), np.full(40, 0.9, np.float32))
+
+
+def test_a_thousand_honest_records_of_one_notification_have_all_their_outcomes_however_well_it_compresses() -> None:
+    manual = ManualPipeline(tagger=WordyTagger())
+    keys = [f"photos/of/the/year/2026/{number:04}.png" for number in range(MAX_RECORDS)]
+    manual.put(*keys)
+    messages = sent(manual, notified(*keys), stored=1)
+    assert [message.topic for message in messages] == ["out"] * MAX_RECORDS
+    assert sum(message.size for message in messages) > 8 * MIB, "they are large for honest ones"

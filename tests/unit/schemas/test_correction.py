@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from typing import Any
 
 import pytest
@@ -71,7 +70,7 @@ def test_one_that_can_not_be_is_refused_where_it_is_made() -> None:
     with pytest.raises(ValueError, match="neither a tag"):
         correction("photos", "a.jpg")
     with pytest.raises(ValueError, match="at most"):
-        correction("photos", "a.jpg", added=["é" * 97 + f"{n:03}" for n in range(900)], removed=["ü" * 100] * 1000)
+        correction("photos", "a.jpg", added=["\N{GRINNING FACE}" * 100] * 900)
 
 
 def test_of_each_tag_the_last_word_counts() -> None:
@@ -125,7 +124,7 @@ def test_the_estimate_goes_up_and_down_with_what_is_held(steps: list[tuple[str, 
     assert said.bytes == 0
 
 
-@pytest.mark.parametrize("images", [10, 2_000])
+@pytest.mark.parametrize("images", [20, 2_000])
 @pytest.mark.parametrize("content", [False, True])
 def test_the_estimate_is_not_below_what_is_held(images: int, content: bool) -> None:
     said = folded(
@@ -155,15 +154,12 @@ def test_the_estimate_is_not_below_what_is_held(images: int, content: bool) -> N
     assert held < said.bytes < 4 * held
 
 
-def test_many_words_on_one_image_take_time_in_proportion_and_no_more_than_its_names() -> None:
+def test_an_image_has_no_more_names_than_that_and_each_can_be_changed() -> None:
     said = Corrections()
-    records = [correction("photos", "a.jpg", added=[f"tag {number}"]) for number in range(MAX_NAMES)]
-    began = time.process_time()
-    for record in records:
-        said.take(*record)
-    assert time.process_time() - began < 3
+    for number in range(MAX_NAMES):
+        said.take(*correction("photos", "a.jpg", added=[f"tag {number}"]))
     held = said.bytes
-    with pytest.raises(ValueError, match="more than 10,000 names of one image"):
+    with pytest.raises(ValueError, match="more than 200 names"):
         said.take(*correction("photos", "a.jpg", added=["one more"]))
     said.take(*correction("photos", "a.jpg", removed=["tag 7"]))
     word = said.on("photos/a.jpg", SHA)
@@ -172,9 +168,19 @@ def test_many_words_on_one_image_take_time_in_proportion_and_no_more_than_its_na
     assert said.bytes == held
 
 
+def test_no_correction_has_more_names_than_may_be_said_of_an_image() -> None:
+    names = [f"tag {number}" for number in range(MAX_NAMES)]
+    most = correction("photos", "a.jpg", added=names[1:], removed=names[:1]).value or b""
+    assert len(read_correction(most).added) == MAX_NAMES - 1
+    with pytest.raises(ValueError, match="more than 200 names"):
+        correction("photos", "a.jpg", added=names, removed=["one more"])
+    with pytest.raises(ValueError, match="more than 200 names"):
+        read_correction(most.replace(b'"tag 1"', b'"tag 1","one more"'))
+
+
 def test_words_are_asked_for_while_more_are_said() -> None:
     said = folded(correction("photos", "a.jpg", added=["first"]))
-    records = [correction("photos", "a.jpg", added=[f"tag {number}"]) for number in range(2_000)]
+    records = [correction("photos", "a.jpg", added=[f"tag {number % 150}"]) for number in range(2_000)]
 
     def say() -> None:
         for record in records:
@@ -188,7 +194,7 @@ def test_words_are_asked_for_while_more_are_said() -> None:
         counts.append(len(word.added) if word else 0)
     writer.join()
     assert counts == sorted(counts)
-    assert said.on("photos/a.jpg", SHA) == Word(tuple(sorted(["first", *(f"tag {n}" for n in range(2_000))])), ())
+    assert said.on("photos/a.jpg", SHA) == Word(tuple(sorted(["first", *(f"tag {n}" for n in range(150))])), ())
 
 
 def test_a_word_on_an_image_of_many_names_takes_no_longer_than_on_one_of_few() -> None:

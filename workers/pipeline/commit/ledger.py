@@ -24,6 +24,13 @@ _ENTRY_BYTES = 1_200
 _JOB_BYTES = 4_000
 """What each further event of one message costs until its outcome is rendered."""
 
+_OUTCOME_BYTES = 16 << 20
+"""Of one record's outcomes together: 16 KiB for each of a thousand events."""
+_BY_STORED, _BY_RECORD, _BY_EVENT = 50, 64 << 10, 16 << 10
+"""What a record may cause, by its bytes in the stored batch, by itself, and by its events."""
+_OWN_BYTES, _FAILURE_BYTES = 6 << 10, 1 << 10
+"""Of that, what outcomes leave for a dead letter's own headers, and for each failure in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
@@ -63,6 +70,9 @@ class Entry:
     """What an outcome without a trace of its own inherits from the record; bounded, and found out once."""
     input_key: Headers = ()
     """What every outcome inherits from the record's key; bounded."""
+    outcome_bytes: int = 0
+    full: bool = False
+    """An outcome was refused for the bytes of those before it: so are all further ones."""
     messages: tuple[Message, ...] | None = None
     after_commit: list[CacheWrite] = field(default_factory=list)
     counted: int = 0
@@ -72,6 +82,19 @@ class Entry:
     def size(self) -> int:
         """Bytes with its messages, near enough for a bound."""
         return _ENTRY_BYTES + self.record.size + sum(message.size for message in self.messages or ())
+
+    @property
+    def may_cause(self) -> int:
+        """Bytes that its outcomes and its dead letter may have together."""
+        return _BY_STORED * self.record.stored + _BY_RECORD + _BY_EVENT * (self.expected or 1)
+
+    def take_outcomes(self, size: int) -> bool:
+        """Whether outcomes of so many bytes may leave; after the first that may not, none may. Finish thread."""
+        spared = _OWN_BYTES + _FAILURE_BYTES * (self.expected or 1)
+        self.full |= self.outcome_bytes + size > min(_OUTCOME_BYTES, self.may_cause - spared)
+        if not self.full:
+            self.outcome_bytes += size
+        return not self.full
 
 
 @dataclass(frozen=True, slots=True)

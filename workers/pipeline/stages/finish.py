@@ -91,9 +91,9 @@ class FinishStage(QueueStage):
         filled: list[tuple[Entry, Sequence[Message]]] = []
         for done in items:
             entry = done.entry
-            if done.write is not NOTHING:
-                entry.after_commit.append(done.write)
             outcomes = self._renderer.rendered(entry, done.index, done.outcomes)
+            if done.write is not NOTHING and not entry.full:
+                entry.after_commit.append(done.write)
             if self._ledger.complete(entry, done.index, outcomes):
                 filled.append((entry, self._renderer.messages(entry)))
         for entry in self._ledger.fill_all(filled):
