@@ -1,9 +1,13 @@
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import java.net.URLEncoder;
+import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.ArrayList;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Locale;
+import java.util.Map;
 import java.util.Properties;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.ConsumerRecords;
@@ -16,7 +20,7 @@ import org.apache.kafka.common.serialization.StringDeserializer;
  * <pre>TAGSTREAM_KAFKA_SERVERS=kafka:9092 java -cp 'kafka/libs/*' Consume.java [MESSAGES]</pre>
  *
  * A JDK of 17 or newer, and the jars of any Kafka. isolation.level=read_committed leaves out what was never committed.
- * An index that may meet events of one object in two orders also compares source.sequencer.
+ * What is older than what was shown before is passed over, by version: schemas/README.md has the whole rule.
  */
 public class Consume {
     public static void main(String[] arguments) throws Exception {
@@ -28,13 +32,15 @@ public class Consume {
         settings.put("auto.offset.reset", "earliest");
         settings.put("enable.auto.commit", "false");
         ObjectMapper json = new ObjectMapper();
+        Map<String, Long> newest = new HashMap<>();
         try (var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer())) {
             consumer.subscribe(List.of(System.getenv().getOrDefault("TOPIC", "images.enriched")));
             while (left > 0) {
                 ConsumerRecords<String, String> records = consumer.poll(Duration.ofSeconds(1));
                 for (ConsumerRecord<String, String> record : records) {
-                    String line = line(json.readTree(record.value()));
-                    if (line != null) {
+                    JsonNode output = json.readTree(record.value());
+                    String line = line(output);
+                    if (line != null && isNewest(output, newest)) {
                         System.out.println(line); // an indexer writes here, and commits only then
                     }
                 }
@@ -50,9 +56,29 @@ public class Consume {
         return switch (output.path("schema").asText().split("/")[0]) {
             case "enriched-image" -> subject + "\t" + tags(output.path("tags")) + "\t"
                     + output.path("caption").path("text").asText();
-            case "image-retraction" -> subject + "\tremoved";
+            case "image-retraction" -> subject + "\tremoved"
+                    + (output.path("scope").asText().equals("version") ? " in one version" : "");
             default -> null;
         };
+    }
+
+    /**
+     * Whether nothing newer came before it.
+     *
+     * @param newest the greatest version of each document; an index keeps it there, also once the document is gone
+     */
+    static boolean isNewest(JsonNode output, Map<String, Long> newest) {
+        String key = output.path("document_id").asText(output.path("subject").asText());
+        long version = output.path("version").asLong(0);
+        long known = newest.getOrDefault(key, 0L);
+        newest.merge(key, version, Math::max);
+        if (output.has("image")) { // the version of the object that it was made of may be gone
+            JsonNode source = output.path("source");
+            String madeOf = URLEncoder.encode(source.path("version_id").asText("null"), StandardCharsets.UTF_8);
+            String removal = source.path("bucket").asText() + "?versionId=" + madeOf + "/" + source.path("key").asText();
+            known = Math.max(known, newest.getOrDefault(removal, 0L));
+        }
+        return version >= known;
     }
 
     static String tags(JsonNode tags) {

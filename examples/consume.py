@@ -4,13 +4,14 @@
     TAGSTREAM_KAFKA_SERVERS=kafka:9092 python consume.py               # until Ctrl-C
     TAGSTREAM_KAFKA_SERVERS=kafka:9092 python consume.py --until-end   # what is there now
 
-`isolation.level=read_committed` leaves out what was never committed. An index that may meet events of one object in two
-orders also compares `source.sequencer`: schemas/README.md shows the whole rule.
+`isolation.level=read_committed` leaves out what was never committed. What is older than what was shown before is passed
+over, by `version`: schemas/README.md has the whole rule.
 """
 
 import json
 import os
 import sys
+from urllib.parse import quote
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
@@ -25,8 +26,23 @@ def line(output: dict) -> str | None:
         caption = output["caption"]["text"] if output["caption"] else ""
         return f"{output['subject']}\t{tags}\t{caption}"
     if kind == "image-retraction":
-        return f"{output['subject']}\tremoved"
+        return f"{output['subject']}\tremoved" + (" in one version" if output["scope"] == "version" else "")
     return None
+
+
+def is_newest(output: dict, newest: dict[str, int]) -> bool:
+    """Whether nothing newer came before it.
+
+    Args:
+        newest: the greatest version of each document. An index keeps it there, also once the document is gone.
+    """
+    key, version, source = output.get("document_id", output["subject"]), output.get("version", 0), output["source"]
+    known = newest.get(key, 0)
+    newest[key] = max(known, version)
+    if "image" in output:  # the version of the object that it was made of may be gone
+        made_of = quote(source["version_id"] or "null", safe="")
+        known = max(known, newest.get(f"{source['bucket']}?versionId={made_of}/{source['key']}", 0))
+    return version >= known
 
 
 def main(until_end: bool) -> None:
@@ -43,6 +59,7 @@ def main(until_end: bool) -> None:
     )
     consumer.subscribe([TOPIC])
     ended: set[int] = set()
+    newest: dict[str, int] = {}
     try:
         while not (until_end and ended and ended == {place.partition for place in consumer.assignment()}):
             message = consumer.poll(1.0)
@@ -54,8 +71,9 @@ def main(until_end: bool) -> None:
                 continue
             if error is not None:
                 raise KafkaException(error)
-            shown = line(json.loads(message.value()))
-            if shown is not None:
+            output = json.loads(message.value())
+            shown = line(output)
+            if shown is not None and is_newest(output, newest):
                 print(shown, flush=True)  # an indexer writes here, and commits only then
             consumer.commit(message)
     except KeyboardInterrupt:

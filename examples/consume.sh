@@ -5,7 +5,7 @@
 #   TAGSTREAM_KAFKA_SERVERS=kafka:9092 ./consume.sh --from-beginning --max-messages 10   # or other options of Kafka's
 #
 # Needs jq, and kafka-console-consumer.sh from the bin/ of any Kafka on the PATH. Without read_committed outcomes that
-# were never committed are shown too.
+# were never committed are shown too. Shown as they come: an index keeps of each document_id the greatest version.
 set -eu
 kafka-console-consumer.sh --bootstrap-server "$TAGSTREAM_KAFKA_SERVERS" --topic "${TOPIC:-images.enriched}" \
     --isolation-level read_committed "$@" |

@@ -108,3 +108,30 @@ def test_the_consumer_shows_what_was_committed_and_nothing_else(
     assert [row.split("\t")[0] for row in shown] == ["photos/2026/kept.png"]
     assert re.search(r"terrier 1\S*, tiger cat 0\.39", shown[0])
     assert shown[0].split("\t")[2:] in ([], [""])
+
+
+@pytest.mark.parametrize("language", ["python", "java"], indirect=True)
+def test_the_consumer_passes_over_what_is_older_than_what_it_showed(
+    kafka: ApacheKafka, topic: str, language: str, run: Run
+) -> None:
+    """By `version` alone, whatever the sequencers say; what is gone stays gone, in one version too."""
+    image = json.loads(OUTPUT)
+    one = image["source"] | {"version_id": "v1", "sequencer": "F" * 128}
+    gone = {"schema": "image-retraction/1", "scope": "object", "source": image["source"]}
+    outputs = [
+        image | {"subject": "first", "document_id": "a", "version": 7},
+        image | {"subject": "older", "document_id": "a", "version": 6, "source": image["source"] | {"sequencer": "FF"}},
+        gone | {"subject": "gone", "document_id": "a", "version": 8},
+        image | {"subject": "back", "document_id": "a", "version": 7},
+        gone | {"subject": "one", "document_id": "photos?versionId=v1/2026/cat.png", "version": 9, "scope": "version"},
+        image | {"subject": "of one", "document_id": "b", "version": 9 - 1, "source": one},
+        image | {"subject": "again", "document_id": "b", "version": 10, "source": one},
+        {name: held for name, held in image.items() if name not in ("version", "document_id")}
+        | {"subject": "no number"},
+    ]
+    producer = Producer({"bootstrap.servers": kafka.servers})
+    for output in outputs:
+        producer.produce(topic, json.dumps(output), key="a", partition=0)
+    producer.flush(60)
+    shown = run("consume", *{"python": ["--until-end"], "java": [str(len(outputs))]}[language]).splitlines()
+    assert [row.split("\t")[0] for row in shown] == ["first", "gone", "one", "again", "no number"]

@@ -64,12 +64,12 @@ def audited(parts: Parts) -> str:
 
 def enriched() -> Iterator[Parts]:
     """Values of the enriched topic, and of the corrections topic among them."""
-    first = image("a b/ü.jpg", "dog", "cat", sequencer="9").to_bytes()
+    first = image("a b/ü.jpg", "dog", "cat", at=9).to_bytes()
     said = correction("photos", "a b/ü.jpg", added=["fish"], removed=["cat"], sha256=SHA).value or b""
     yield (first, said)
-    yield (first, image("a b/ü.jpg", "dog", sequencer="10").to_bytes())
-    yield (image("b.jpg", "dog", at="2026-01-02T00:00:00Z").to_bytes(), gone("b.jpg", sequencer="1").to_bytes(), first)
-    yield (image("c.jpg", version="v1").to_bytes(), gone("c.jpg", version_id="v1").to_bytes())
+    yield (first, image("a b/ü.jpg", "dog", at=10).to_bytes())
+    yield (image("b.jpg", "dog").to_bytes(), gone("b.jpg", 1).to_bytes(), first)
+    yield (image("c.jpg", version_id="v1").to_bytes(), gone("c.jpg", version_id="v1").to_bytes())
 
 
 def collected(parts: Parts) -> str:

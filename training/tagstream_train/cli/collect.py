@@ -42,9 +42,9 @@ def collect(
 ) -> None:
     """Make a training set of the enriched topic, and of what persons corrected.
 
-    Of each image the newest event counts; what is gone is left out; a person's word goes before a model's. The images
-    stay where they are: the set names them as s3://bucket/key. Interrupted, it goes on where it stopped when the same
-    command is given again.
+    Of each image the event with the greatest version counts; what is gone is left out; a person's word goes before a
+    model's. The images stay where they are: the set names them as s3://bucket/key. Interrupted, it goes on where it
+    stopped when the same command is given again.
 
     [dim]All that was enriched:[/]   tagstream train collect -o sets/shop
     [dim]Then learn from it:[/]      tagstream train fit sets/shop --from bundles/ram -o bundles/shop

@@ -12,9 +12,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 from schemas.correction import Corrections
-from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
-from schemas.image_event import newer
+from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output, version_key
 from schemas.text import first_fault
+from schemas.version import order
 from tagstream_train.data.samples import MAX_LABELS, Origin, Sample, is_name
 from workers.errors import Misconfigured
 from workers.types import Partition
@@ -25,11 +25,27 @@ _MOST_UNKNOWN = 1_000
 _MOST_CHARACTERS = 20_000
 """Of a caption. A line of the set has room for both, escaped."""
 _TABLES = """
-CREATE TABLE IF NOT EXISTS position (topic TEXT, number INTEGER, next INTEGER, PRIMARY KEY (topic, number)) STRICT;
-CREATE TABLE IF NOT EXISTS image (
-    subject TEXT PRIMARY KEY, sequencer TEXT, last_modified TEXT, version TEXT,
-    document BLOB  -- the enriched event; NULL: the image is gone
+CREATE TABLE IF NOT EXISTS read (topic TEXT, number INTEGER, next INTEGER, PRIMARY KEY (topic, number)) STRICT;
+CREATE TABLE IF NOT EXISTS newest (
+    key BLOB PRIMARY KEY,  -- the record's
+    version INTEGER, published INTEGER, produced_at INTEGER, gone INTEGER,  -- schemas.version.Order
+    made_of BLOB,  -- the key of the removal of the one version that an image was made of
+    document BLOB  -- the enriched event; NULL: the image, or the version, is gone
 ) STRICT, WITHOUT ROWID;
+"""
+_KEEP_NEWEST = """
+INSERT INTO newest VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET
+    version = excluded.version, published = excluded.published, produced_at = excluded.produced_at,
+    gone = excluded.gone, made_of = excluded.made_of, document = excluded.document
+WHERE (excluded.version, excluded.published, excluded.produced_at, excluded.gone)
+    > (newest.version, newest.published, newest.produced_at, newest.gone)
+"""
+_SHOWN = """
+FROM newest AS image WHERE document IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM newest AS removal WHERE removal.key = image.made_of
+    AND (removal.version, removal.published, removal.produced_at, removal.gone)
+        > (image.version, image.published, image.produced_at, image.gone)
+)
 """
 
 
@@ -63,7 +79,7 @@ class Collection:
 
     def positions(self, topic: str) -> dict[Partition, int]:
         """The offsets to go on from."""
-        rows = self._db.execute("SELECT number, next FROM position WHERE topic = ?", (topic,))
+        rows = self._db.execute("SELECT number, next FROM read WHERE topic = ?", (topic,))
         return {Partition(topic, number): offset for number, offset in rows}
 
     def take(self, value: bytes | None) -> str | None:
@@ -79,9 +95,11 @@ class Collection:
         if isinstance(output, EnrichedImage):
             if fault := _unfit(output):
                 return fault
-            self._enriched(output, value or b"")
+            source = output.source
+            made_of = version_key(source.bucket, source.key, source.version_id or "null")
+            self._db.execute(_KEEP_NEWEST, (output.message_key, *order(output), made_of, value))
         elif isinstance(output, Retraction):
-            self._retracted(output)
+            self._db.execute(_KEEP_NEWEST, (output.message_key, *order(output), None, None))
         else:
             assert isinstance(output, Skip)
         return None
@@ -89,51 +107,21 @@ class Collection:
     def commit(self, positions: Mapping[Partition, int]) -> None:
         """Keep what was taken, together with where to go on."""
         self._db.executemany(
-            "INSERT OR REPLACE INTO position VALUES (?, ?, ?)",
+            "INSERT OR REPLACE INTO read VALUES (?, ?, ?)",
             [(partition.topic, partition.number, offset) for partition, offset in positions.items()],
         )
         self._db.commit()
 
     def images(self) -> Iterator[EnrichedImage]:
         """The newest event of every subject that is not gone, by subject."""
-        for (document,) in self._db.execute("SELECT document FROM image WHERE document IS NOT NULL ORDER BY subject"):
+        for (document,) in self._db.execute(f"SELECT document {_SHOWN} ORDER BY key"):
             found = read_output(document)
             assert isinstance(found, EnrichedImage)
             yield found
 
     def __len__(self) -> int:
-        (count,) = self._db.execute("SELECT count(*) FROM image WHERE document IS NOT NULL").fetchone()
+        (count,) = self._db.execute(f"SELECT count(*) {_SHOWN}").fetchone()
         return int(count)
-
-    def _enriched(self, found: EnrichedImage, document: bytes) -> None:
-        source = found.source
-        if self._is_older(found.subject, source.sequencer, source.last_modified):
-            return
-        self._db.execute(
-            "INSERT OR REPLACE INTO image VALUES (?, ?, ?, ?, ?)",
-            (found.subject, source.sequencer, source.last_modified, source.version_id or "null", document),
-        )
-
-    def _retracted(self, found: Retraction) -> None:
-        if found.scope == "version":
-            self._db.execute(
-                "DELETE FROM image WHERE subject = ? AND version = ? AND document IS NOT NULL",
-                (found.subject, found.source.version_id),
-            )
-            return
-        if not self._is_older(found.subject, found.source.sequencer, None):
-            self._db.execute(
-                "INSERT OR REPLACE INTO image VALUES (?, ?, NULL, NULL, NULL)", (found.subject, found.source.sequencer)
-            )
-
-    def _is_older(self, subject: str, sequencer: str | None, last_modified: str | None) -> bool:
-        """Whether what is held of the subject is newer; where nothing tells, the order of arrival does."""
-        held = self._db.execute("SELECT sequencer, last_modified FROM image WHERE subject = ?", (subject,)).fetchone()
-        if held is None:
-            return False
-        if held[0] is not None and sequencer is not None:
-            return newer(held[0], sequencer)
-        return held[1] is not None and last_modified is not None and held[1] > last_modified
 
 
 def _unfit(image: EnrichedImage) -> str:

@@ -19,20 +19,21 @@ EVENT = EventRef(id="e", topic="images", partition=0, offset=0, index=0)
 
 
 def image(
-    key: str, *tags: str, sequencer: str | None = None, at: str = "2026-01-01T00:00:00Z", version: str | None = None
+    key: str, *tags: str, at: int | None = None, modified: str = "2026-01-01T00:00:00Z", **source: Any
 ) -> EnrichedImage:
-    source = Source(
-        bucket="photos", key=key, version_id=version, etag="e", sequencer=sequencer, last_modified=at, sha256=SHA
-    )
+    """Args:
+    at: its `version`.
+    """
+    whole = Source(bucket="photos", key=key, etag="e", last_modified=modified, sha256=SHA, **source)
     shown = tuple(Tag(name=name, score=0.9, label_id=number) for number, name in enumerate(tags))
-    return enriched(
-        subject=f"photos/{key}", source=source, tags=shown, caption=CaptionText(text="a photo", method="beam")
-    )
+    caption = CaptionText(text="a photo", method="beam")
+    return enriched(subject=f"photos/{key}", version=at, source=whole, tags=shown, caption=caption)
 
 
-def gone(key: str, **source: Any) -> Retraction:
+def gone(key: str, at: int | None = None, **source: Any) -> Retraction:
     return Retraction(
         subject=f"photos/{key}",
+        version=at,
         scope="version" if "version_id" in source else "object",
         event=EVENT,
         source=GoneSource(bucket="photos", key=key, **source),
@@ -49,23 +50,26 @@ def held(*outputs: EnrichedImage | Retraction | Skip) -> dict[str, list[str]]:
 
 
 def test_the_newest_event_of_an_image_counts_in_any_order_of_arrival() -> None:
-    older, newer = image("a.jpg", "dog", sequencer="9"), image("a.jpg", "cat", sequencer="10")
+    older, newer = image("a.jpg", "dog", at=1, sequencer="F" * 128), image("a.jpg", "cat", at=2, sequencer="10")
     assert held(older, newer) == held(newer, older) == {"a.jpg": ["cat"]}
-    early, late = image("b.jpg", "dog"), image("b.jpg", "cat", at="2026-01-02T00:00:00Z")
+    early, late = image("b.jpg", "dog"), image("b.jpg", "cat", modified="2026-01-02T00:00:00Z")
     assert held(early, late) == held(late, early) == {"b.jpg": ["cat"]}
-    assert held(image("c.jpg", "dog"), image("c.jpg", "cat")) == {"c.jpg": ["cat"]}
+    said = image("c.jpg", "cat", at=1_767_225_600_000_000)
+    assert held(image("c.jpg", "dog"), said) == held(said, image("c.jpg", "dog")) == {"c.jpg": ["cat"]}
 
 
 def test_what_is_gone_is_left_out_and_comes_not_back_by_an_older_event() -> None:
-    assert held(image("a.jpg", "dog", sequencer="1"), gone("a.jpg", sequencer="2")) == {}
-    assert held(gone("a.jpg", sequencer="2"), image("a.jpg", "dog", sequencer="1")) == {}
-    assert held(gone("a.jpg", sequencer="2"), image("a.jpg", "dog", sequencer="3")) == {"a.jpg": ["dog"]}
+    assert held(image("a.jpg", "dog", at=1, sequencer="F" * 128), gone("a.jpg", 2, sequencer="2")) == {}
+    assert held(gone("a.jpg", 2), image("a.jpg", "dog", at=1)) == {}
+    assert held(gone("a.jpg", 2, sequencer="F" * 128), image("a.jpg", "dog", at=3)) == {"a.jpg": ["dog"]}
 
 
-def test_one_version_that_is_gone_takes_with_it_only_what_was_made_of_it() -> None:
-    assert held(image("a.jpg", "dog", version="v1"), gone("a.jpg", version_id="v1")) == {}
-    assert held(image("a.jpg", "dog", version="v2"), gone("a.jpg", version_id="v1")) == {"a.jpg": ["dog"]}
-    assert held(image("a.jpg", "dog"), gone("a.jpg", version_id="null")) == {}
+def test_one_version_that_is_gone_takes_with_it_only_what_was_made_of_it_whenever_that_comes() -> None:
+    one, removal = image("a.jpg", "dog", at=1, version_id="v1"), gone("a.jpg", 2, version_id="v1")
+    assert held(one, removal) == held(removal, one) == {}
+    assert held(image("a.jpg", "dog", at=1, version_id="v2"), removal) == {"a.jpg": ["dog"]}
+    assert held(image("a.jpg", "dog", at=1), gone("a.jpg", 2, version_id="null")) == {}
+    assert held(gone("a.jpg", 2, version_id="null"), image("a.jpg", "dog", at=3)) == {"a.jpg": ["dog"]}
 
 
 def test_skips_and_strangers_are_passed_over() -> None:
