@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
+from tagstream_train.cli.data import BucketOption, store
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def clean(
         Path | None, typer.Option(help="The only labels to check, one a line.", show_default=False)
     ] = None,
     all_tags: Annotated[bool, typer.Option("--all", help="Check also what the set's author or a person said.")] = False,
+    bucket: BucketOption = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
 ) -> None:
     """Drop tags that no region of the image confirms, on which models disagree, or whose region is an outlier.
@@ -48,7 +50,6 @@ def clean(
 
     [dim]With the model that wrote the tags:[/]  tagstream train clean sets/shop -m bundles/first -o sets/clean
     """
-    from tagstream_train.cli.data import store
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
     from tagstream_train.engine.clean import DROPPED, Cleaner, Rules, write_cleaned
@@ -70,7 +71,7 @@ def clean(
     proposals = regions_of(regions)
     models = [TaggerLooker(_warm(each, device)) for each in model]
     cleaner = Cleaner(given, models, proposals, rules)
-    images = Images(dataset, store=store())
+    images = Images(dataset, store=store(bucket))
     examples = Examples()
     with counting("images looked at", len(given)) as advance:
         cleaned = cleaner.clean(lambda sample: images.load(sample.image), out / "evidence", lambda _: advance(1))

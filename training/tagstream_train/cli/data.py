@@ -16,14 +16,23 @@ from workers.cli.models_terminal import note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from tagstream_train.data.images import NamedBuckets
     from tagstream_train.data.importer import Imported
-    from workers.backends.object_store import MinioObjectStore
 
 SetOption = Annotated[Path, typer.Option("--out", "-o", metavar="SET", help="The folder to write; must not exist.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON.")]
 HookOption = Annotated[
     list[str] | None,
     typer.Option(help="Tell another tracker: module:function (docs/training.md).", show_default=False),
+]
+BucketOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--bucket",
+        metavar="BUCKET",
+        help="One that images may be read from, beside those of TAGSTREAM_BUCKETS; may be given again.",
+        show_default=False,
+    ),
 ]
 WorkOption = Annotated[
     Path | None, typer.Option(help="Checkpoints and curves; by default beside the bundle.", show_default=False)
@@ -59,6 +68,7 @@ def import_data(
             show_default=False,
         ),
     ] = None,
+    bucket: BucketOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a training set: a folder with images, tags, captions, and the hash of each image.
@@ -80,7 +90,7 @@ def import_data(
     for path, source in zip(data, sources, strict=True):
         note(f"{path} is read as {source.format}; images below {source.root}")
     with terminal.counting("images", None) as count:
-        imported = import_dataset(sources, out, store=store(), report=count)
+        imported = import_dataset(sources, out, store=store(bucket), report=count)
     if as_json:
         say(terminal.as_json(_document(imported)))
         return
@@ -128,6 +138,7 @@ def shards(
         ),
     ] = None,
     size_mb: Annotated[int, typer.Option(min=1, max=1000, help="Of a shard, at most.")] = 100,
+    bucket: BucketOption = None,
 ) -> None:
     """Pack a set's images into WebDataset shards, which are read in one go each: for large sets, slow disks, and S3.
 
@@ -142,19 +153,20 @@ def shards(
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
     from tagstream_train.data.shard_writer import pack
+    from workers.cli.clients import object_store
+    from workers.settings import read
 
-    known = store()
     put = None
     if to is not None:
-        to = to.rstrip("/")
-        if known is None or not re.fullmatch(r"s3://[^/]+/.+", to):
+        to, settings = to.rstrip("/"), read(os.environ)
+        if not settings.s3_endpoint or not re.fullmatch(r"s3://[^/]+/.+", to):
             raise Misconfigured("--to is s3://bucket/prefix, and TAGSTREAM_S3_ENDPOINT says where the buckets are.")
-        put = known.put
+        put = object_store(settings).put
     opened = DataSet(dataset)
     with terminal.counting("images", len(opened)) as count:
         packed = pack(
             opened,
-            Images(dataset, store=known),
+            Images(dataset, store=store(bucket)),
             out,
             shard_bytes=size_mb * 1_000_000,
             to=to,
@@ -168,13 +180,16 @@ def shards(
         note(f"{counted(len(packed.skipped), 'image')} can't be used; the first of those left out is {image}: {reason}")
 
 
-def store() -> MinioObjectStore | None:
-    """The object store of the settings, where one is set."""
+def store(buckets: list[str] | None) -> NamedBuckets | None:
+    """The object store of the settings, where one is set: its buckets that are named there, and these."""
+    from tagstream_train.data.images import NamedBuckets
     from workers.cli.clients import object_store
     from workers.settings import read
 
     settings = read(os.environ)
-    return object_store(settings) if settings.s3_endpoint else None
+    if not settings.s3_endpoint:
+        return None
+    return NamedBuckets(object_store(settings), {*settings.buckets, *(buckets or ())})
 
 
 def _document(imported: Imported) -> dict[str, object]:

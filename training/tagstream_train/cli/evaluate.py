@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from tagstream_train.cli.data import store
+from tagstream_train.cli.data import BucketOption, store
 from tagstream_train.cli.extra import needs
 from workers.cli import terminal
 from workers.cli.models_terminal import note, say
@@ -63,6 +63,7 @@ def evaluate(
     threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the model runs.")] = "auto",
     precision: Annotated[Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="How it computes.")] = "fp32",
+    bucket: BucketOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON, with every label.")] = False,
 ) -> None:
     """Measure a bundle: mAP, macro precision and recall, a row for each label; or BLEU and CIDEr of its captions.
@@ -82,7 +83,7 @@ def evaluate(
     from workers.models.labels import read_names
 
     given = tuple(read_names(labels)) if labels else None
-    opened = open_data(Request(data, images, given), format, store=store())
+    opened = open_data(Request(data, images, given), format, store=store(bucket))
     options: dict[str, Any] = {"device": device, "precision": precision}
     shown: dict[str, Any] = {"bundle": bundle, "data": str(data)}
     with ExitStack() as stack:

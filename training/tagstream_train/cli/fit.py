@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
-from tagstream_train.cli.data import HookOption, JsonOption, WorkOption, store
+from tagstream_train.cli.data import BucketOption, HookOption, JsonOption, WorkOption, store
 from tagstream_train.cli.extra import needs
 from tagstream_train.cli.progress import progress
 from workers.cli import terminal
@@ -123,6 +123,7 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    bucket: BucketOption = None,
     hook: HookOption = None,
     work: WorkOption = None,
     replace: Replace = False,
@@ -187,7 +188,7 @@ def fit(
             told,
             out,
             folder,
-            store=store(),
+            store=store(bucket),
             hooks=[find_hook(name) for name in hook or ()],
             tell=tell,
             say=note,

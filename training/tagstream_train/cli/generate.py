@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.data import JsonOption, store
+from tagstream_train.cli.data import BucketOption, JsonOption, store
 from tagstream_train.cli.extra import needs
 from tagstream_train.cli.progress import progress
 from workers.cli import terminal
@@ -47,6 +47,7 @@ def generate(
     threads: Annotated[int, typer.Option(min=1, help="Threads that decode images.")] = 2,
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the models run.")] = "auto",
     precision: Annotated[Literal["fp32", "bf16", "fp16", "int8"], typer.Option(help="How they compute.")] = "fp32",
+    bucket: BucketOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Let a model tag and caption every image of a set, and write a set that has both: the second round of training.
@@ -70,14 +71,14 @@ def generate(
     tagger = load_tagger(bundle, **options)
     writer = _captioner(captioner, bundle, options) if captions else None
     if agree is not None:
-        tagger.thresholds = agreeing(tagger, source, Images(dataset, store=store()), agree)
+        tagger.thresholds = agreeing(tagger, source, Images(dataset, store=store(bucket)), agree)
     with progress() as tell:
         made = run(
             tagger,
             writer,
             source,
             out,
-            Images(dataset, store=store()),
+            Images(dataset, store=store(bucket)),
             batch=batch,
             threads=threads,
             report=lambda done: tell("images", done, len(source)),

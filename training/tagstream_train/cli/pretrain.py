@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.data import HookOption, JsonOption, WorkOption, store
+from tagstream_train.cli.data import BucketOption, HookOption, JsonOption, WorkOption, store
 from tagstream_train.cli.extra import needs
 from tagstream_train.cli.progress import progress
 from workers.cli import terminal
@@ -89,6 +89,7 @@ def pretrain(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Everything random follows from it.", show_default=False)
     ] = None,
+    bucket: BucketOption = None,
     hook: HookOption = None,
     work: WorkOption = None,
     workers: Annotated[int, typer.Option(min=0, help="Threads that decode images.")] = 2,
@@ -138,14 +139,14 @@ def pretrain(
             tell(f"stage {stage} of {len(chosen.stages)}, steps", done.step, done.steps)
 
         hooks = [find_hook(name) for name in hook or ()]
-        made = train(data, chosen, folder, store=store(), workers=workers, hooks=hooks, report=report)
+        made = train(data, chosen, folder, store=store(bucket), workers=workers, hooks=hooks, report=report)
         if not is_first_process():
             return
         tell("the bundle", 0, 1)
         bundle = write_bundle(
             made,
             out,
-            Images(dataset, store=store()),
+            Images(dataset, store=store(bucket)),
             workers=workers,
             keep_captioner=keep_captioner,
             replace_existing=replace,

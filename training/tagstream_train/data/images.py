@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote
 
 from PIL import Image
@@ -14,6 +15,7 @@ from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected
 from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
 from workers.ports import ObjectStore
+from workers.types import ObjectVersion, StoredObject
 
 S3: Final = "s3://"
 _LONGEST_NAME = 1000
@@ -29,6 +31,31 @@ class BadImage(Misconfigured):
         self.image = escaped(image)
         super().__init__(f"{self.image[:_LONGEST_NAME]}: {reason}")
         self.reason = reason
+
+
+class NamedBuckets:
+    """Reads objects of these buckets alone: a data set may name objects of any.
+
+    Args:
+        store: which has other buckets too.
+    """
+
+    def __init__(self, store: ObjectStore, buckets: Set[str]) -> None:
+        self._store = store
+        self._buckets = buckets
+
+    def get(self, bucket: str, key: str, **how: Any) -> StoredObject:
+        self._require(bucket)
+        return self._store.get(bucket, key, **how)
+
+    def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
+        self._require(bucket)
+        return self._store.head(bucket, key, deadline_s=deadline_s)
+
+    def _require(self, bucket: str) -> None:
+        if bucket not in self._buckets:
+            allow = "add it to TAGSTREAM_BUCKETS, or name it with --bucket, if the set may read it"
+            raise Rejected("fetch", "bucket-not-allowed", allow)
 
 
 class Images:

@@ -237,3 +237,32 @@ def test_a_bucket_needs_an_endpoint(
     command = ["train", "shards", str(tmp_path / "set"), "-o", str(tmp_path / "packed"), "--to", "s3://sets/x"]
     assert run_command(command) == MISCONFIGURED
     assert "TAGSTREAM_S3_ENDPOINT" in capsys.readouterr().err
+
+
+def test_a_set_reads_from_no_bucket_that_is_not_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image, and a shard, of a bucket that the credentials can read and the operator did not mean."""
+    store = MemoryObjectStore()
+    for number, bucket in enumerate(("photos", "secret")):
+        store.put(bucket, "a.png", png(number))
+    monkeypatch.setattr("workers.cli.clients.object_store", lambda settings: store)
+    monkeypatch.setenv("TAGSTREAM_S3_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("TAGSTREAM_BUCKETS", "photos")
+    (tmp_path / "t.csv").write_text("image,tags\ns3://photos/a.png,dog\ns3://secret/a.png,dog\n")
+    command = ["train", "import", str(tmp_path / "t.csv"), "-o"]
+    assert run_command([*command, str(tmp_path / "set"), "--json"]) == 0
+    assert "secret" not in [bucket for bucket, _ in store.reads]
+    assert list(json.loads(capsys.readouterr().out)["skipped"]) == ["s3://secret/a.png"]
+    assert run_command([*command, str(tmp_path / "both"), "--bucket", "secret"]) == 0
+    assert ("secret", "a.png") in store.reads
+
+    store.reads.clear()
+    command = ["train", "shards", str(tmp_path / "both"), "-o"]
+    assert run_command([*command, str(tmp_path / "packed"), "--to", "s3://shards/both"]) == 0
+    assert store.reads == [("photos", "a.png")]
+    store.reads.clear()
+    assert run_command(["train", "shards", str(tmp_path / "packed"), "-o", str(tmp_path / "again")]) == MISCONFIGURED
+    assert store.reads == [], "its shards lie in a bucket that is not named either"
+    assert run_command([*command, str(tmp_path / "all"), "--bucket", "secret"]) == 0
+    assert ("secret", "a.png") in store.reads
