@@ -199,7 +199,7 @@ def test_rollouts_start_or_end_a_worker_first_as_the_overlays_say() -> None:
 def test_the_ports_limits_are_the_servers() -> None:
     limits = ConnectionLimits()
     assert_says(
-        f"A request has {limits.head_bytes // 1024} KiB and {limits.seconds:.0f} seconds; "
+        f"A client has {limits.seconds:.0f} seconds for each read and write; "
         f"of {limits.connections} connections the oldest"
     )
 

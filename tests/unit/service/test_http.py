@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from asyncio.selector_events import BaseSelectorEventLoop
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -86,7 +85,7 @@ def asked(port: int, request: bytes = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 def statuses(answer: bytes) -> list[int]:
-    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d+) ", answer)]
+    return [int(found) for found in re.findall(rb"HTTP/1\.[01] (\d+) ", answer)]
 
 
 def trickle(crowd: list[socket.socket], stop: threading.Event) -> None:
@@ -169,22 +168,22 @@ def test_who_does_not_read_the_answer_is_dropped() -> None:
     [
         (b"GET /livez?verbose=1 HTTP/1.0\n\n", 200),
         (b"HEAD /livez HTTP/1.1\r\n\r\n", 200),
-        (b"GET /livez HTTP/1.1\r\nContent-Length: 9\r\n\r\n123456789", 200),
-        (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 9000 + b"\r\n\r\n", 431),
-        (b"X: " + b"\n" * 1 + b"x" * 20_000, 431),
-        (b"POST /livez HTTP/1.1\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60_000, 405),
-        (b"GET /" + b"x" * 2000 + b" HTTP/1.1\r\n\r\n", 400),
+        (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
+        (b"POST /livez HTTP/1.1\r\nContent-Length: 9\r\n\r\n123456789", 501),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", 414),
         (b"GET //elsewhere/%0d%0a HTTP/1.1\r\n\r\n", 200),
-        (b"GET http://elsewhere/livez HTTP/1.1\r\n\r\n", 400),
         (b"GET /a b HTTP/1.1\r\n\r\n", 400),
-        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     ],
 )
 def test_a_request_is_answered_by_what_its_first_line_says(port: int, request_bytes: bytes, status: int) -> None:
     said = asked(port, request_bytes)
     assert statuses(said) == [status]
-    assert not re.search(rb"(?i)\r\n(server|location):", said)
+    assert not re.search(rb"(?i)python|\r\nlocation:", said)
+
+
+@pytest.mark.parametrize("request_bytes", [b"\x16\x03\x01\x02\x00\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"])
+def test_another_protocol_gets_no_page(port: int, request_bytes: bytes) -> None:
+    assert 200 not in statuses(asked(port, request_bytes))
 
 
 def test_an_answer_to_head_has_no_body(port: int) -> None:
@@ -211,27 +210,3 @@ def test_clients_that_go_in_the_middle_cost_nothing(port: int) -> None:
             client.send(b"GET /livez HTTP/1.1\r\n")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset
     assert statuses(asked(port)) == [200]
-
-
-def test_a_connection_that_could_not_be_accepted_keeps_no_other_from_its_answer(
-    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    accept, errors = BaseSelectorEventLoop.sock_accept, [MemoryError("no room")]
-
-    async def short_of_memory(loop: BaseSelectorEventLoop, listener: socket.socket) -> tuple[socket.socket, object]:
-        accepted = await accept(loop, listener)
-        if errors:
-            accepted[0].close()
-            raise errors.pop()
-        return accepted
-
-    monkeypatch.setattr(BaseSelectorEventLoop, "sock_accept", short_of_memory)
-    answers = []
-    for _ in range(3):  # the server may wait in a call from before the patch: the first or the second is dropped
-        try:
-            answers.append(statuses(asked(port)))
-        except OSError:
-            answers.append([])
-    assert sorted(answers) == [[], [200], [200]]
-    assert answers[-1] == [200]
-    assert "a connection to the port of the probes can't be accepted: MemoryError('no room')" in caplog.messages
