@@ -1,9 +1,10 @@
 """What the cache's entries are called and how they are written. What does not read back exactly, or is nothing that
 could be published, is a miss: Redis may hold what any client wrote.
 
-Two levels (architecture: the cache). *Source*: a hash for each (bucket, key) with a field for each version id or
-etag gives the content's hash and its facts. *Content*: the content's hash and what worked on it give the scores
-above the floor, or a caption. *Verdict*: the content's hash and what judged it give the rejection.
+Two levels (architecture: the cache). *Source*: a hash for each (bucket, key) gives the content's hash and its facts, in
+a field for each version id, or for each etag, also together with a sequencer. *Content*: the content's hash and what
+worked on it give the scores above the floor, or a caption. *Verdict*: the content's hash and what judged it give the
+rejection.
 """
 
 from __future__ import annotations
@@ -91,14 +92,18 @@ def source_hash(store: str, event: ImageEvent) -> str:
     return f"{_FORMAT}:source:{store}/{event.bucket}/{event.key}"
 
 
-def source_field(version_id: str | None, etag: str | None) -> str | None:
-    """The field of one version of an object; None when the event names neither, and there is no first level.
+def source_fields(event: ImageEvent) -> tuple[str, ...]:
+    """The fields of what an event names, the one that it is found under first; none where it names no content.
 
-    The version "null" is none: it is overwritten under its name.
+    An etag is an MD5: two contents may share one, but not their event's sequencer. The version "null" is none: it is
+    overwritten under its name.
     """
-    if version_or_none(version_id):
-        return f"v:{version_id}"
-    return f"e:{etag}" if etag else None
+    if version_or_none(event.version_id):
+        return (f"v:{event.version_id}",)
+    if not event.etag:
+        return ()
+    alone = f"e:{event.etag}"
+    return (f"{alone}:{event.sequencer}", alone) if event.sequencer else (alone,)
 
 
 def is_of(facts: Facts, event: ImageEvent) -> bool:

@@ -93,9 +93,9 @@ class KnownResults:
         if task.source_hit and not event.sequencer:
             return entries.NOTHING
         values, fields = self._newest(event), {}
-        field = entries.source_field(event.version_id, event.etag)
-        if field is not None and task.facts is not None and not task.source_hit:
-            fields[(entries.source_hash(self._store, event), field)] = entries.pack_facts(task.facts)
+        if task.facts is not None and not task.source_hit:
+            place, facts = entries.source_hash(self._store, event), entries.pack_facts(task.facts)
+            fields = {(place, field): facts for field in entries.source_fields(event)}
         return CacheWrite(values, fields)
 
     def removal(self, event: ImageEvent) -> CacheWrite:
@@ -127,8 +127,7 @@ class KnownResults:
     def _facts(self, tasks: Sequence[Task]) -> None:
         wanted: list[tuple[Task, tuple[str, str]]] = []
         for task in tasks:
-            field = entries.source_field(task.event.version_id, task.event.etag)
-            if field is not None:
+            for field in entries.source_fields(task.event)[:1]:
                 wanted.append((task, (entries.source_hash(self._store, task.event), field)))
         found = self._cache.lookup_fields([place for _, place in wanted]) if wanted else []
         asked = _Answers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from schemas.enriched_image import ImageFacts, Source, Tag
 from tests.support.harness import ColourTagger, EchoCaptioner
+from tests.support.tasks import a_task
 from workers.pipeline import cache_entries as entries
 from workers.types import Caption, Facts, LabelScores, Transform
 
@@ -171,9 +173,13 @@ def test_an_older_versions_value_is_a_miss(value: bytes) -> None:
 
 
 def test_the_first_level_is_by_version_or_else_etag_or_else_not_at_all() -> None:
-    assert entries.source_field("v1", "e1") == "v:v1"
-    assert entries.source_field(None, "e1") == "e:e1"
-    assert entries.source_field(None, None) is None
+    def fields(**event: Any) -> tuple[str, ...]:
+        return entries.source_fields(a_task(None, event).event)
+
+    assert fields(version_id="v1", etag="e1", sequencer="0A") == ("v:v1",)
+    assert fields(etag="e1", sequencer="0A") == ("e:e1:0A", "e:e1")
+    assert fields(version_id="null", etag="e1") == ("e:e1",)
+    assert fields(sequencer="0A") == ()
 
 
 @pytest.mark.parametrize(

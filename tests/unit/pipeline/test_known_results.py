@@ -99,6 +99,20 @@ def test_an_event_that_names_no_content_is_not_asked_for_and_tells_nothing(
     assert cache.calls == 0
 
 
+def test_two_contents_that_share_an_etag_are_told_apart_by_their_sequencers(known: KnownResults) -> None:
+    """Guard: one content had the other's hash and tags; two files with one MD5 are made in two seconds."""
+    first, second = finished(etag="etag", sequencer="0A"), finished(etag="etag", sequencer="0B")
+    second.facts = other = replace(FACTS, sha256="b" * 64)
+    known.settle([known.arrival(first)])
+    again, stranger, unnumbered = new(etag="etag", sequencer="0A"), new(etag="etag", sequencer="0B"), new(etag="etag")
+    known.sources([again, stranger, unnumbered])
+    assert [task.facts for task in (again, stranger, unnumbered)] == [FACTS, None, FACTS]
+    known.settle([known.arrival(second)])
+    tasks = [new(etag="etag", sequencer=sequencer) for sequencer in ("0B", None)]
+    known.sources(tasks)
+    assert [task.facts for task in tasks] == [other, other]
+
+
 def test_facts_of_another_content_than_the_events_are_a_miss(known: KnownResults, cache: Counting) -> None:
     task = new(etag="etag")
     place = (entries.source_hash(STORE, task.event), "e:etag")

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from itertools import permutations
-from pathlib import Path
-from typing import Any
 
-import schemas
 from schemas.enriched_image import EnrichedImage, GoneSource, Retraction, Source
+from tests.support.readme_reader import PACKAGE, readme_reader
 from tests.unit.schemas.documents import enriched, retraction, skip
 
-_PACKAGE = Path(schemas.__file__).parent
-
-
-def _example() -> dict[str, Any]:
-    (code,) = re.findall(r"```python\n(.*?)```", (_PACKAGE / "README.md").read_text(), re.DOTALL)
-    names: dict[str, Any] = {}
-    exec(code.replace("from tagstream_schemas.", "from schemas."), names)  # as the package is called in this checkout
-    return names
-
-
-NAMES = _example()
+NAMES = readme_reader()
 index, shown = NAMES["index"], NAMES["shown"]
 
 Output = EnrichedImage | Retraction
@@ -101,6 +88,6 @@ def test_a_skip_changes_nothing() -> None:
 
 def test_the_package_alone_needs_pydantic_only_as_the_whole_does() -> None:
     alone, whole = (
-        tomllib.loads((folder / "pyproject.toml").read_text())["project"] for folder in (_PACKAGE, _PACKAGE.parent)
+        tomllib.loads((folder / "pyproject.toml").read_text())["project"] for folder in (PACKAGE, PACKAGE.parent)
     )
     assert alone["dependencies"] == [line for line in whole["dependencies"] if line.startswith("pydantic>")]

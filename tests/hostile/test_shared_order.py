@@ -1,0 +1,99 @@
+"""What parties share to tell old from new, and one content from another: sequencers and etags, which may be forged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+
+from schemas.enriched_image import EnrichedImage, Retraction
+from tests.fixtures import Stack
+from tests.support.lying_store import Answer, Lie, LyingStore
+from tests.support.readme_reader import readme_reader
+from tests.support.waiting import eventually
+from tests.support.worker_process import Site, WorkerProcess, photo, worker
+
+pytestmark = pytest.mark.timeout(300)
+
+FORGED = "F" * 128
+PUT, REMOVED = "s3:ObjectCreated:Put", "s3:ObjectRemoved:Delete"
+
+
+def notification(site: Site, name: str, key: str, **facts: Any) -> bytes:
+    """As MinIO writes it, of something that happened just now."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = {"bucket": {"name": site.name}, "object": {"key": quote_plus(key), **facts}}
+    return json.dumps({"Records": [{"eventName": name, "eventTime": now, "s3": body}]}).encode()
+
+
+def answered(site: Site, process: WorkerProcess, values: list[bytes]) -> None:
+    """Send these, and wait until all that was sent is committed."""
+    site.send([(value, ()) for value in values])
+    eventually(lambda: site.behind() == 0, 60, process.said)
+
+
+def test_a_forged_sequencer_decides_nothing(stack: Stack, unique: Callable[[str], str], tmp_path: Path) -> None:
+    """Guard: a reader by schemas/README.md kept an image that was gone, and missed one that was there, for ever."""
+    site = Site(stack, unique("order"))
+    first, second = photo(1), photo(2)
+    etag = {key: site.upload(key, first) for key in ("a.jpg", "b.jpg")}["a.jpg"]
+    with worker(site, "w", tmp_path) as process:
+        forged = [
+            notification(site, PUT, "a.jpg", eTag=etag, sequencer=FORGED),
+            notification(site, REMOVED, "b.jpg", sequencer=FORGED),
+        ]
+        answered(site, process, forged)
+        etag = {key: site.upload(key, second) for key in ("a.jpg", "b.jpg")}["a.jpg"]
+        honest = [
+            notification(site, PUT, key, eTag=etag, sequencer=f"18EB1FF02124DB{number:02X}")
+            for number, key in enumerate(("a.jpg", "b.jpg"))
+        ]
+        answered(site, process, honest)
+        site.store.remove(site.name, "a.jpg")
+        answered(site, process, [notification(site, REMOVED, "a.jpg", sequencer="18EB1FF02124DBFF")])
+        answered(site, process, [forged[0], honest[0]])  # and all of it late once more
+    reader = readme_reader()
+    held: dict[bytes, EnrichedImage | Retraction] = {}
+    for seen in sorted(site.read(site.enriched), key=lambda seen: (seen.offset, seen.partition)):
+        reader["index"](seen.value, held)
+        number = dict(seen.headers)["tagstream-version"]
+        assert number is not None
+        assert json.loads(seen.value)["version"] == int(number)
+    assert reader["shown"](f"{site.name}/a.jpg", held) is None
+    image = reader["shown"](f"{site.name}/b.jpg", held)
+    assert image is not None
+    assert image.source.etag == etag
+
+
+def gives(body: bytes, etag: str) -> Lie:
+    """This body under this etag, whatever the store has."""
+
+    def lie(answer: Answer) -> None:
+        answer.status, answer.body = 200, body
+        answer.headers = {"ETag": f'"{etag}"', "Last-Modified": "Sat, 28 Nov 2026 10:00:00 GMT"}
+        answer.tell()
+
+    return lie
+
+
+def test_two_contents_under_one_etag_are_told_apart(stack: Stack, unique: Callable[[str], str], tmp_path: Path) -> None:
+    """Guard: the second had the hash and the tags of the first."""
+    site = Site(stack, unique("etag"))
+    etag = "0" * 32
+    port = int(stack.s3.endpoint_url.rpartition(":")[2])
+    with (
+        LyingStore(lambda: port) as store,
+        worker(site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as process,
+    ):
+        for number in (1, 2):
+            store.lies["a.jpg"] = gives(photo(number), etag)
+            event = notification(site, PUT, "a.jpg", eTag=etag, sequencer=f"18EB1FF02124DB{number:02X}")
+            answered(site, process, [event])
+            answered(site, process, [site.own(f"other-{number}.jpg")])  # by now the cache was told of the one before
+    images = [output for output in site.outputs() if isinstance(output, EnrichedImage)]
+    assert len({image.source.sha256 for image in images}) == len(images) == 2
