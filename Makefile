@@ -85,7 +85,7 @@ chaos: install ## Break real servers and workers on purpose; writes build/chaos-
 # + ARGS="-k frozen" goes to pytest
 	@CHAOS_REPORT=build/chaos-report.md .venv/bin/python -m pytest -m "chaos or fault" --ignore tests/hostile $(ARGS)
 
-kube: install ## Scale real workers on a real Kubernetes control plane (half an hour to build it once, then up to an hour)
+kube: install ## Scale real workers on a real Kubernetes control plane (19 minutes to build it once, then half an hour)
 # + about 5 GB in the user's cache; ARGS="-k lag" goes to pytest
 	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
 	@.venv/bin/python -m tests.support.go_programs control-plane
@@ -93,7 +93,7 @@ kube: install ## Scale real workers on a real Kubernetes control plane (half an 
 	@.venv/bin/python -m pytest -q -m kube tests/kube $(ARGS)
 
 dashboards: install ## Ask a real Prometheus every query of every dashboard, make alerts fire, run compose's collector
-# + builds both once (some minutes, 1 GB in the user's cache); ARGS="-k panel" goes to pytest
+# + 20 minutes; builds both once (some minutes, 1 GB in the user's cache); ARGS="-k panel" goes to pytest
 	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
 	@.venv/bin/python -m tests.support.go_programs prometheus
 	@.venv/bin/python -m tests.support.go_programs collector

@@ -108,7 +108,13 @@ def test_decoders_that_are_killed_again_and_again(shared: SharedWorker, watched:
 
 
 def test_a_store_that_fails_all(shared: SharedWorker, watched: Prometheus) -> None:
-    """Only records that were taken can be late; others wait in Kafka. So the store fails once it has all requests."""
+    """Only records that were taken can be late; others wait in Kafka. So the store fails once it has all requests.
+
+    A histogram is there from its first record on, and increases from its second on.
+    """
+    with traffic(shared.site, range(6_000, 7_000)):
+        eventually(lambda: watched.now("messaging_process_duration_seconds_count > 0"), 60, shared.worker.said)
+    shared.committed()
     taken = threading.Event()
     shared.store.lies["*"] = waits(taken, says(503))
     send(shared.site, range(7_000, 7_008))

@@ -56,3 +56,22 @@ def test_a_crowd_on_the_port_of_the_probes_stops_no_work(
         assert process.log.stat().st_size < 100_000
     assert all(isinstance(output, EnrichedImage) for output in site.outputs())
     assert site.outcomes() == site.inputs()
+
+
+def test_no_answer_of_the_port_tells_a_key_a_caption_or_a_secret(
+    stack: Stack, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    site = Site(stack, unique("port"))
+    keys = [f"unmistakable-{number}.jpg" for number in range(4)]
+    for number, key in enumerate(keys):
+        site.upload(key, photo(number) if number else b"no image at all")
+    with worker(site, "a", tmp_path) as process:
+        site.send([(site.own(key), ()) for key in keys])
+        eventually(lambda: len(site.outcomes()) == 4, 60, process.said)
+        told = "".join(process.get(path)[1] for path in ("/livez", "/startupz", "/readyz", "/metrics"))
+    captions = [
+        output.caption.text for output in site.outputs() if isinstance(output, EnrichedImage) and output.caption
+    ]
+    assert site.images in told, "it is the worker's page"
+    for private in ("unmistakable", stack.s3.secret_key, *captions):
+        assert private not in told

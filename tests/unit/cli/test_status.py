@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -18,8 +19,8 @@ from tests.fixtures import Stack
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
-from workers.cli import terminal
-from workers.cli.group_looks import LetterCounts, Look, Snapshot, pace, start_of
+from workers.cli import group_looks, terminal
+from workers.cli.group_looks import LetterCounts, Look, Snapshot, pace, snapshots, start_of
 from workers.cli.status import document, page
 from workers.cli.times import duration
 from workers.settings import Settings
@@ -41,6 +42,42 @@ def look(at: float, **reaches: tuple[int, int]) -> Look:
 def test_the_pace_is_what_was_committed_and_what_came_between_two_looks() -> None:
     before, after = look(10, first=(100, 500), second=(0, 50)), look(14, first=(180, 500), second=(20, 70))
     assert pace(before, after) == (25, 5)
+
+
+class Looks:
+    """An observer whose group commits ever more a second."""
+
+    def __init__(self) -> None:
+        self._looks = (look(second, first=(second**2, 1_000)) for second in itertools.count())
+
+    def group(self) -> Look:
+        return next(self._looks)
+
+    def with_ages(self, look: Look) -> Look:
+        return look
+
+    def letters(self) -> LetterCounts:
+        return LetterCounts(0)
+
+
+def test_with_watch_the_pace_is_that_of_the_last_sixteen_looks() -> None:
+    seen = [each.rate for each in itertools.islice(snapshots(Looks(), 0, watch=True), 30)]  # type: ignore[arg-type]
+    assert seen[:3] == [1, 2, 3], "from the first look on"
+    assert seen[-1] == 15 + 30, "of looks 15 to 30"
+
+
+def test_of_dead_letters_the_newest_thousand_of_a_partition_are_read(
+    topics: tuple[str, str], stack: Stack, monkeypatch: pytest.MonkeyPatch, tagstream: Callable[..., Ran]
+) -> None:
+    images, dead = topics
+    assert group_looks.MOST_LETTERS == 1_000
+    monkeypatch.setattr(group_looks, "MOST_LETTERS", 3)
+    with KafkaEmitter(stack.kafka.servers) as emitter:
+        for reason in ("forbidden", "forbidden", "unreadable", "unreadable", "unreadable"):
+            letter(emitter, dead, images, reason)
+        emitter.flush()
+    told = json.loads(tagstream("status", "--json", "--interval", "0.5").out)["dead_letters"]
+    assert (told["reasons"], told["count"], told["older_left_out"]) == ({"unreadable": 3}, 3, True)
 
 
 def test_a_partition_that_is_new_and_a_group_that_was_set_back_make_no_pace() -> None:
