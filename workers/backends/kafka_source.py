@@ -117,6 +117,8 @@ class KafkaRecordSource:
             max_partition_fetch_bytes=min(1 << 20, fetch_bytes),
             fetch_max_bytes=fetch_bytes,
             fetch_max_wait_ms=250,
+            # The default of 5 minutes is how long partitions that are added to a topic are not read.
+            metadata_max_age_ms=30_000,
             # Below the session's default, so that a member whose coordinator hangs can find the next one in time.
             request_timeout_ms=6_000,
             metrics_enabled=False,

@@ -16,7 +16,7 @@ import crc32c
 
 from workers.backends.batch_codecs import Malformed, TooLarge, decompress
 from workers.backends.kafka_types import ReadRecord
-from workers.types import Headers, Partition, Unreadable
+from workers.types import Headers, Partition, Unreadable, record_size
 
 MAX_HEADERS: Final = 1_000
 """Entries that a record's headers may have. One of two bytes takes some 200 in memory."""
@@ -104,6 +104,8 @@ class Batch:
         """
         if self.head.magic != 2:
             raise Malformed(f"of the message format v{self.head.magic}; those since Kafka 0.11 are v2")
+        if self.head.record_count * record_size(None, None, ()) > limit:
+            raise TooLarge  # by its head alone: to read so many would take a third of a second, and ends so as well
         body = decompress(self.head.attributes & CODEC, bytes(self.data[FIELDS.size :]), limit)
         cursor = _Cursor(body)
         found: list[ReadRecord] = []
