@@ -60,6 +60,22 @@ def test_the_first_record_of_a_partition_is_read_whatever_it_holds_and_whatever_
     assert [manual.read(partition) for partition in range(3)] == [MAX_RECORDS] * 3
 
 
+def test_between_two_large_messages_of_a_partition_the_records_of_others_are_read() -> None:
+    manual = ManualPipeline(partitions=2)
+    long = {"schema": "image-event/1", "id": "a", "more": "x" * 1_000_000}
+    for _ in range(5):
+        manual.events("a", partition=0, **long)
+    read = []
+    for _ in range(5):
+        manual.events(*["b"] * 10, partition=1)
+        manual.pipeline.parse.work()
+        manual.pipeline.finish._finish(manual.pipeline.finish._tasks.take(100))
+        manual.complete()
+        read.append((sum(place[0] == 0 for place in manual.done), len(manual.pipeline.lookup)))
+    assert [small for _, small in read] == [10, 20, 30, 40, 50]
+    assert read[0][0] <= 1
+
+
 @pytest.mark.slow
 def test_what_a_thousand_removals_will_weigh_is_counted_before_the_next_record_is_read() -> None:
     manual = Expanding(ledger_bytes=4_000_000)

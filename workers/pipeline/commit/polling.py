@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-
+from workers.pipeline.flow.byte_turns import ByteTurns
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
@@ -14,29 +13,6 @@ HEAD_START_S = 0.003
 """So long records that come to a worker with nothing in hand go ahead of the next poll. To ask for more takes the
 client's threads as long as half an event's way to its message, which would wait for the interpreter's lock meanwhile.
 Less once they are committed: a producer that waits for each outcome sends its next event then."""
-
-
-class _Backlog:
-    """Records of one assignment that were polled and not admitted, and how many bytes they hold."""
-
-    __slots__ = ("bytes", "records")
-
-    def __init__(self) -> None:
-        self.records: deque[Record] = deque()
-        self.bytes = 0
-
-    def add(self, record: Record) -> None:
-        self.records.append(record)
-        self.bytes += record.size
-
-    def next(self) -> Record:
-        record = self.records.popleft()
-        self.bytes -= record.size
-        return record
-
-    def clear(self) -> None:
-        self.records.clear()
-        self.bytes = 0
 
 
 class Poller:
@@ -63,7 +39,7 @@ class Poller:
         self._options = options
         self._opening = opening
         self._opened = opened
-        self._backlog: dict[Assignment, _Backlog] = {}
+        self._backlog = ByteTurns[Record](self._may_admit)
         self._paused: set[Partition] = set()
         self.admitting = True
         self.opening = 0
@@ -75,13 +51,13 @@ class Poller:
         self._begin(polled)
         self._open()
         for record in polled.records:
-            self._backlog.setdefault(record.assignment, _Backlog()).add(record)
+            self._backlog.add(record.assignment, record, record.size)
         for stage in self._pipeline.stages:
             stage.poll()
         if not self.admitting:
             self._backlog.clear()
         quiet = not self._pipeline.ledger.records
-        admitted = self._admit()
+        admitted = sum(map(self._pipeline.take, self._backlog.rounds()))
         self._hold_back()
         if quiet and admitted:
             self._pipeline.ledger.wait_until_empty(HEAD_START_S)
@@ -118,8 +94,7 @@ class Poller:
 
     def _leave_ended(self) -> None:
         ended = self._pipeline.ledger.close_ended()
-        for assignment in [assignment for assignment in self._backlog if not assignment.current]:
-            del self._backlog[assignment]
+        self._backlog.drop_ended()
         if ended:
             for stage in self._pipeline.stages:
                 stage.drop_ended()
@@ -130,25 +105,8 @@ class Poller:
         for stage in self._pipeline.stages:
             stage.divide(partitions)
 
-    def _admit(self) -> int:
-        """Round robin, one record a partition and turn, as far as the bounds allow."""
-        admitted = 0
-        waiting = [assignment for assignment in self._backlog if self._may_admit(assignment)]
-        while waiting:
-            for assignment in list(waiting):
-                backlog = self._backlog[assignment]
-                if self._pipeline.take(backlog.next()):
-                    admitted += 1
-                else:
-                    backlog.clear()
-                if not backlog.records:
-                    del self._backlog[assignment]
-                if not backlog.records or not self._may_admit(assignment):
-                    waiting.remove(assignment)
-        return admitted
-
-    def _may_admit(self, assignment: Assignment) -> bool:
-        ledger = self._pipeline.ledger
+    def _may_admit(self, record: Record) -> bool:
+        assignment, ledger = record.assignment, self._pipeline.ledger
         ahead = ledger.jobs_ahead(assignment)
         if ahead >= self._options.jobs_ahead:
             return False
@@ -160,14 +118,13 @@ class Poller:
     def _hold_back(self) -> None:
         """Pause the partitions whose backlog is above its share of the bound; resume below half of it."""
         share = self._options.polled_bytes / max(1, len(self._pipeline.ledger.assignments()))
-        sizes = {assignment.partition: backlog.bytes for assignment, backlog in self._backlog.items()}
         if not self.admitting:
             full = {assignment.partition for assignment in self._pipeline.ledger.assignments()}
         else:
             full = {
-                partition
-                for partition, size in sizes.items()
-                if size > (share / 2 if partition in self._paused else share)
+                assignment.partition
+                for assignment, size in self._backlog.sizes.items()
+                if size > (share / 2 if assignment.partition in self._paused else share)
             }
         if pause := full - self._paused:
             self._source.pause(sorted(pause))

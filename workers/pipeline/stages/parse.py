@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from opentelemetry.trace import Span
 
 from schemas.dead_letter import Failure, input_key
+from workers import metrics
 from workers.pipeline import tracing
 from workers.pipeline.cache_entries import NOTHING
 from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.event_filter import EventFilter, Filtered, Removed, Skipped, Wanted, coordinates
+from workers.pipeline.flow.byte_turns import ByteTurns
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.journal import Journal
 from workers.pipeline.known_results import KnownResults
@@ -21,7 +23,6 @@ from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.endings import Done
 from workers.pipeline.stages.stage import QueueStage
 from workers.pipeline.task import Task
-from workers.pipeline.unread import Unread
 from workers.types import Assignment, Coordinates, Job, Outcome
 
 _log = logging.getLogger(__name__)
@@ -31,7 +32,9 @@ _BACKLOG = 1_000
 
 
 class ParseStage(QueueStage):
-    """Reads records as far as there is room for what they hold.
+    """Reads records as far as there is room for what they hold, partitions taking turns by bytes.
+
+    One message may hold a thousand events, which is unknown before it is read.
 
     Args:
         wanted: takes the tasks of all that was read at once.
@@ -60,7 +63,7 @@ class ParseStage(QueueStage):
         self._wanted = wanted
         self._complete = complete
         self._filter = EventFilter(options.buckets, options.key_globs, options.profiles)
-        self.unread = Unread(self._has_room)
+        self.unread = ByteTurns[Entry](self._has_room)
         self.entries: StageQueue[Entry] = self._queue(self._add)
 
     def holds_back(self, assignment: Assignment) -> bool:
@@ -68,12 +71,17 @@ class ParseStage(QueueStage):
 
     def work(self) -> None:
         super().work()
-        if tasks := [task for entry in self.unread.readable() for task in self._read(entry)]:
+        if dropped := self.unread.drop_ended():  # the partition's new owner reads them
+            metrics.DROPPED_JOBS.add(dropped)
+        read = [self._read(entry) for entry in self.unread.round()]
+        if tasks := [task for each in read for task in each]:
             self._wanted(tasks)
+        if read:
+            self.wake()  # what comes meanwhile takes part in the next round
 
     def _add(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
-            self.unread.add(entry)
+            self.unread.add(entry.record.assignment, entry, entry.record.size)
 
     def _has_room(self, entry: Entry) -> bool:
         return self._ledger.has_room(entry, self._options.jobs_ahead, self._options.ledger_bytes)

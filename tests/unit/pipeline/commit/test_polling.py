@@ -40,7 +40,7 @@ class _NoPublisher:
 
 
 def record(assignment: Assignment, offset: int, size: int = 0) -> Record:
-    return Record(HERE, offset, 0, None, b"x" * size, (), assignment)
+    return Record(assignment.partition, offset, 0, None, b"x" * size, (), assignment)
 
 
 def polling(**bounds: Any) -> tuple[_Source, Poller, Any, Assignment]:
@@ -85,6 +85,20 @@ def test_a_partition_is_paused_above_its_share_and_resumed_below_half_of_it() ->
         pipeline.ledger.settle(pipeline.ledger.ready(9, 9))
         poller.step()
     assert not source.paused
+
+
+def test_partitions_are_admitted_in_turns_by_bytes() -> None:
+    source, poller, pipeline, large = polling()
+    small = Assignment(Partition("images", 1), "m")
+    pipeline.open(small, 0)
+    records = [record(large, offset, 1_000_000) for offset in range(3)]
+    source.next.append(Polled((*records, *(record(small, offset, 10_000) for offset in range(200))), ()))
+    poller.step()
+    admitted = [entry.record.partition.number for entry in pipeline.parse.entries.take(1_000)]
+    before = [admitted[:place].count(1) for place, number in enumerate(admitted) if number == 0]
+    assert before[0] >= 80
+    assert before[1] >= 160
+    assert len(admitted) == 203
 
 
 def test_what_waits_of_an_ended_assignment_is_dropped_with_its_bytes() -> None:

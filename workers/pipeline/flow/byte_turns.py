@@ -1,0 +1,93 @@
+"""Queues of several partitions that take turns by bytes: deficit round robin (Shreedhar and Varghese, 1995)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+from workers.types import Assignment
+
+Item = TypeVar("Item")
+
+TURN_BYTES = 64 << 10
+"""What a partition may be given in one round, besides what it saved up in those before: all that an event may have."""
+
+
+class _Queue(Generic[Item]):
+    __slots__ = ("bytes", "credit", "items")
+
+    def __init__(self) -> None:
+        self.items: deque[tuple[Item, int]] = deque()
+        self.bytes = 0
+        self.credit = 0
+
+
+class ByteTurns(Generic[Item]):
+    """Each assignment's items in their order. Belongs to one thread.
+
+    Args:
+        may_leave: whether an item may be handed out now; asked of the first of a queue only.
+    """
+
+    def __init__(self, may_leave: Callable[[Item], bool]) -> None:
+        self._may_leave = may_leave
+        self._queues: dict[Assignment, _Queue[Item]] = {}
+
+    def add(self, assignment: Assignment, item: Item, size: int) -> None:
+        queue = self._queues.setdefault(assignment, _Queue())
+        queue.items.append((item, size))
+        queue.bytes += size
+
+    def round(self) -> Iterator[Item]:
+        """What one round gives; nothing where nothing may leave. Who was given something is last in the next round.
+
+        A partition whose first item is larger than a turn saves up for it, while others have their turns.
+        """
+        given = False
+        while not given and (ready := [place for place in self._queues if self._may_leave(self._first(place))]):
+            for assignment in ready:
+                for item in self._turn(assignment):
+                    given = True
+                    yield item
+
+    def rounds(self) -> Iterator[Item]:
+        """All that may leave, round after round."""
+        left = None
+        while left != len(self):
+            left = len(self)
+            yield from self.round()
+
+    def drop_ended(self) -> int:
+        """Drop what waits of ended assignments; how many items that were."""
+        ended = [assignment for assignment in self._queues if not assignment.current]
+        return sum(len(self._queues.pop(assignment).items) for assignment in ended)
+
+    def clear(self) -> None:
+        self._queues.clear()
+
+    @property
+    def sizes(self) -> dict[Assignment, int]:
+        """Bytes that wait, of each assignment of which something does."""
+        return {assignment: queue.bytes for assignment, queue in self._queues.items()}
+
+    def __len__(self) -> int:
+        return sum(len(queue.items) for queue in self._queues.values())
+
+    def _first(self, assignment: Assignment) -> Item:
+        return self._queues[assignment].items[0][0]
+
+    def _turn(self, assignment: Assignment) -> Iterator[Item]:
+        queue = self._queues[assignment]
+        queue.credit += TURN_BYTES
+        while queue.items and queue.items[0][1] <= queue.credit:
+            if not self._may_leave(queue.items[0][0]):
+                queue.credit = 0
+                return
+            item, size = queue.items.popleft()
+            queue.bytes -= size
+            queue.credit -= size
+            del self._queues[assignment]
+            if queue.items:
+                self._queues[assignment] = queue
+            yield item
