@@ -16,9 +16,16 @@ from ..text import subject
 Document: TypeAlias = dict[str, Any]
 """A JSON object."""
 
-MESSAGE_BYTES_MAX = 4 * 1024 * 1024
-"""Bytes of JSON that one message may hold: 1,000 S3 records with the longest keys, percent-encoded, fit in. Parsed, a
-message takes at most 25 times as much memory (a list of empty lists)."""
+EVENT_BYTES_MAX = 64 << 10
+"""Bytes of JSON that a message of one event may hold: the longest own event in UTF-8 has half of that."""
+MESSAGE_BYTES_MAX = 4 << 20
+"""The same for a list of S3 records and for what wraps one: 1,000 of them with the longest keys, percent-encoded, fit
+in."""
+CONTAINERS_MAX = 50_000
+"""Lists and objects of a message: each takes seventy bytes, and a place in the garbage collector's next round, for the
+two bytes that it is written with. 1,000 S3 records have some 10,000."""
+_LONG = (b"Records", b"data_base64")
+"""One of these names stands in whatever may be longer than one event."""
 
 _DETAILED_ERRORS = 3
 _QUOTED_MAX = 60
@@ -114,6 +121,18 @@ def quoted(value: str) -> str:
     return repr(value if len(value) <= _QUOTED_MAX else value[:_QUOTED_MAX] + "…")
 
 
+def excess(data: bytes) -> str | None:
+    """Why this is more JSON than is parsed, for a person; None: it is not."""
+    most, note = MESSAGE_BYTES_MAX, ""
+    if len(data) <= most and not any(name in data for name in _LONG):
+        most, note = EVENT_BYTES_MAX, " without S3's `Records`"
+    if len(data) > most:
+        return f"{len(data):,} bytes of JSON; at most {most:,} are read{note}"
+    if (containers := data.count(b"[") + data.count(b"{")) > CONTAINERS_MAX:
+        return f"{containers:,} lists and objects; at most {CONTAINERS_MAX:,} are read"
+    return None
+
+
 def document(value: bytes | str | None) -> Document:
     """The JSON object in `value`, in linear time.
 
@@ -125,12 +144,13 @@ def document(value: bytes | str | None) -> Document:
     """
     if value is None:
         raise UnreadableDocument("undecodable", "the value is null (a tombstone)")
-    if len(value) > MESSAGE_BYTES_MAX:
-        raise UnreadableDocument("undecodable", f"{len(value):,} bytes of JSON; at most {MESSAGE_BYTES_MAX:,} are read")
+    data = value.encode() if isinstance(value, str) else value
+    if (why := excess(data)) is not None:
+        raise UnreadableDocument("undecodable", why)
     try:
-        parsed = from_json(value, allow_inf_nan=False)
+        parsed = from_json(data, allow_inf_nan=False)
     except ValueError as error:
-        raise UnreadableDocument("undecodable", _not_json(value, error)) from None
+        raise UnreadableDocument("undecodable", _not_json(data, error)) from None
     if not isinstance(parsed, dict):
         raise UnreadableDocument("not-an-event", f"a JSON {_JSON_NAMES[type(parsed)]}, not an object")
     return parsed
@@ -141,12 +161,12 @@ _JSON_NAMES = {
 }  # fmt: skip
 
 
-def _not_json(value: bytes | str, error: ValueError) -> str:
+def _not_json(value: bytes, error: ValueError) -> str:
     if not value:
         return "the value is empty"
-    if isinstance(value, bytes) and value[0] == 0:
+    if value[0] == 0:
         return "begins with a null byte, as a schema registry's serializer writes; plain JSON in UTF-8 is read"
-    if isinstance(value, bytes) and value.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+    if value.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         return "not JSON in UTF-8: it begins with a byte order mark; write plain UTF-8"
     return f"not JSON in UTF-8: {error}"
 

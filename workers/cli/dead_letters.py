@@ -408,9 +408,9 @@ def _json_or_text(content: bytes | None) -> Any:
     """JSON that a worker would not read for its size is text here as well: opened, it may take forty times as much."""
     from pydantic_core import from_json
 
-    from schemas.dialects.words import MESSAGE_BYTES_MAX
+    from schemas.dialects.words import excess
 
-    if content is None or len(content) > MESSAGE_BYTES_MAX:
+    if content is None or excess(content) is not None:
         return _text(content)
     try:
         return from_json(content)
