@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal, NamedTuple, Self, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from .text import Bucket, Key, Moment, Short, first_fault, subject
+from .text import Bucket, Key, Moment, Short, TagName, first_fault, subject
 
 MAX_BYTES: Final = 256 * 1024
 """Of a record's value; what is larger is no correction."""
@@ -26,13 +26,6 @@ _SUBJECT_BYTES: Final = 400
 """What a statement and a subject take in memory besides their own characters, measured with CPython 3.11."""
 
 
-def _printable(name: str) -> str:
-    if name.strip() != name or not name.isprintable():
-        raise ValueError("a tag's name has no control characters, and no blanks at its ends")
-    return name
-
-
-TagName: TypeAlias = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
 TagNames: TypeAlias = Annotated[tuple[TagName, ...], Field(max_length=1_000, fail_fast=True)]
 Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

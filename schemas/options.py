@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from .text import Short
+from .text import Short, TagName
 
 Want: TypeAlias = Literal["tags", "caption", "embedding"]
 WANTS: Final[tuple[Want, ...]] = get_args(Want)
@@ -25,10 +25,11 @@ class Options(BaseModel):
     want: Annotated[
         tuple[Want, ...], Field(min_length=1, max_length=16, fail_fast=True), AfterValidator(_each_once)
     ] = ("tags", "caption")
-    guide_tags: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = Field(
+    guide_tags: tuple[TagName, ...] = Field(
         default=(),
         max_length=50,
         fail_fast=True,
-        description="Tag names that steer the caption in the place of the image's own tags; empty: its own.",
+        description="Tag names that steer the caption in the place of the image's own tags, "
+        "without control characters and blanks at their ends; empty: its own.",
     )
     profile: Short | None = Field(default=None, description="The name of a threshold profile; null: the default one.")

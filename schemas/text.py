@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
 """Kafka headers in order; a name may come more than once, a value may be null."""
@@ -75,6 +75,34 @@ def version_or_none(version_id: str | None) -> str | None:
     return None if version_id == NULL_VERSION else version_id
 
 
+def _tag_name(name: str) -> str:
+    if name.strip() != name or not name.isprintable():
+        raise ValueError("a tag's name has no control characters, and no blanks at its ends")
+    return name
+
+
+def unquoted(etag: object) -> object:
+    """HTTP quotes an etag, notifications don't: here it never has quotes."""
+    return etag.strip('"') if isinstance(etag, str) else etag
+
+
+def or_none(wanted: Any) -> BeforeValidator:
+    """Before a nullable field: what is not as `wanted` counts as absent."""
+    adapter: TypeAdapter[Any] = TypeAdapter(wanted)
+
+    def lenient(value: object) -> object:
+        try:
+            return None if value is None else adapter.validate_python(value)
+        except ValidationError:
+            return None
+
+    return BeforeValidator(lenient)
+
+
+def empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
 def _moment(text: str) -> str:
     datetime.fromisoformat(text)
     return text
@@ -100,6 +128,9 @@ Moment = Annotated[
     AfterValidator(_moment),
 ]
 """An RFC 3339 timestamp with its offset from UTC."""
+Size = Annotated[int, Field(ge=0, lt=2**63)]
+TagName: TypeAlias = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_tag_name)]
+"""One line that steers no terminal and no model."""
 
 
 def first_fault(error: ValueError) -> str:

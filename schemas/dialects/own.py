@@ -4,30 +4,44 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..options import Options
-from ..text import Bucket, Key, Moment, Sequencer, Short, Version, version_or_none, visible
+from ..text import (
+    Bucket,
+    Key,
+    Moment,
+    Sequencer,
+    Short,
+    Size,
+    Version,
+    empty_is_none,
+    or_none,
+    unquoted,
+    version_or_none,
+    visible,
+)
 from .words import Document, ImageEvent, UnreadableDocument, quoted, schema_fault
 
 SCHEMA = "image-event/1"
 
-
-def unquoted(etag: object) -> object:
-    """HTTP quotes an etag, notifications don't: here it never has quotes."""
-    return etag.strip('"') if isinstance(etag, str) else etag
-
-
-def whole(size: object) -> object:
-    """To JSON Schema a number without a fraction is an integer, however it is written: 12.0 is 12."""
-    return int(size) if isinstance(size, float) and size.is_integer() else size
+_Etag = Annotated[
+    Annotated[Short, AfterValidator(visible)] | None, or_none(Annotated[Short, BeforeValidator(unquoted)])
+]
 
 
-Etag = Annotated[Short, BeforeValidator(unquoted), AfterValidator(visible)]
+def _without_nulls(options: object) -> object:
+    """Some software writes null for what it leaves out."""
+    if isinstance(options, dict):
+        return {name: value for name, value in options.items() if value is not None}
+    return {} if options is None else options
 
 
 class ImageEventDocument(BaseModel):
-    """An image to enrich, in this project's own words. Fields that are not named here are ignored."""
+    """An image to enrich, in this project's own words; at most 64 KiB. Fields that are not named here are ignored.
+
+    An etag, size, sequencer or event_time that is not as written here counts as absent.
+    """
 
     model_config = ConfigDict(title="ImageEvent", frozen=True)
 
@@ -35,21 +49,19 @@ class ImageEventDocument(BaseModel):
     id: Short = Field(description="The producer's own id of this event; the same when it is sent again.")
     bucket: Bucket
     key: Key = Field(description="The object's key as the store knows it, nothing escaped; at most 1,024 bytes.")
-    version_id: Version | None = Field(
+    version_id: Annotated[Version | None, BeforeValidator(empty_is_none)] = Field(
         default=None, description='Visible ASCII characters; "null", as S3 calls what has no version, counts as none.'
     )
-    etag: Etag | None = Field(
+    etag: _Etag = Field(
         default=None,
         description="Read only this content; another one is skipped as superseded. Visible ASCII characters.",
     )
-    size: Annotated[StrictInt, Field(ge=0, lt=2**63), BeforeValidator(whole)] | None = Field(
-        default=None, description="Bytes."
-    )
-    sequencer: Sequencer | None = Field(
+    size: Annotated[Size | None, or_none(Size)] = Field(default=None, description="Bytes.")
+    sequencer: Annotated[Sequencer | None, or_none(Sequencer)] = Field(
         default=None, description="Hexadecimal, growing with every change of one object, as S3 counts."
     )
-    event_time: Moment | None = None
-    options: Options = Options()
+    event_time: Annotated[Moment | None, or_none(Moment)] = None
+    options: Annotated[Options, BeforeValidator(_without_nulls)] = Options()
 
 
 def is_own(document: Document) -> bool:

@@ -11,8 +11,22 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from ..text import Bucket, Key, Moment, Sequencer, Short, Version, percent_decoded, subject, version_or_none, visible
-from .own import unquoted
+from ..text import (
+    Bucket,
+    Key,
+    Moment,
+    Sequencer,
+    Short,
+    Size,
+    Version,
+    empty_is_none,
+    or_none,
+    percent_decoded,
+    subject,
+    unquoted,
+    version_or_none,
+    visible,
+)
 from .words import Document, Entry, Ignored, ImageEvent, RecordPlace, UnreadableDocument, document, quoted, schema_fault
 
 MAX_RECORDS = 1000
@@ -33,30 +47,11 @@ def unescaped(key: str) -> str:
     return percent_decoded(key.replace("+", " "))
 
 
-def _or_none(wanted: Any) -> BeforeValidator:
-    """Before a nullable field: what is not as `wanted` counts as absent."""
-    adapter: TypeAdapter[Any] = TypeAdapter(wanted)
-
-    def lenient(value: object) -> object:
-        if value is None:
-            return None
-        try:
-            return adapter.validate_python(value)
-        except ValidationError:
-            return None
-
-    return BeforeValidator(lenient)
-
-
-def _empty_is_none(value: object) -> object:
-    return None if value == "" else value
-
-
-_Size = Annotated[int | None, _or_none(Annotated[int, Field(ge=0, lt=2**63)])]
-_Etag = Annotated[Annotated[str, AfterValidator(visible)] | None, _or_none(Annotated[Short, BeforeValidator(unquoted)])]
-_Version = Annotated[Version | None, BeforeValidator(_empty_is_none)]
-_Sequencer = Annotated[str | None, _or_none(Sequencer)]
-_Time = Annotated[str | None, _or_none(Moment)]
+_Size = Annotated[int | None, or_none(Size)]
+_Etag = Annotated[Annotated[str, AfterValidator(visible)] | None, or_none(Annotated[Short, BeforeValidator(unquoted)])]
+_Version = Annotated[Version | None, BeforeValidator(empty_is_none)]
+_Sequencer = Annotated[str | None, or_none(Sequencer)]
+_Time = Annotated[str | None, or_none(Moment)]
 _EscapedKey = Annotated[
     str, Field(min_length=1), AfterValidator(unescaped), AfterValidator(TypeAdapter(Key).validate_python)
 ]

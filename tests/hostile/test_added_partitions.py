@@ -9,10 +9,10 @@ import pytest
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
-from tests.conftest import Stack
+from tests.fixtures import Stack
 from tests.hostile.witness import Witness
-from tests.support.waiting import eventually
 from tests.support.raw_kafka import batch, produce, record
+from tests.support.waiting import eventually
 from tests.support.worker_process import Site, photo, worker
 
 pytestmark = pytest.mark.timeout(300)

@@ -72,13 +72,14 @@ FAILED = Failure(index=0, stage="caption", reason="caption-failed", detail="no w
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 short = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=30)
 hexadecimal = st.text("0123456789ABCDEFabcdef", min_size=1, max_size=20)
 moments = st.datetimes(timezones=st.just(UTC)).map(lambda at: at.isoformat().replace("+00:00", "Z"))
 whole = st.integers(0, 2**63 - 1)
 options = st.builds(
     Options,
     want=st.sets(st.sampled_from(WANTS), min_size=1).map(tuple),
-    guide_tags=st.lists(short, max_size=3).map(tuple),
+    guide_tags=st.lists(names, max_size=3).map(tuple),
 )
 events = st.builds(
     ImageEvent,
