@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -546,6 +546,10 @@ def variables() -> frozenset[str]:
     return frozenset({variable(field) for field in FIELDS} | files)
 
 
+_TOKEN = 8
+"""Shorter values of a query are taken for words."""
+
+
 def secret_values(settings: Settings) -> list[str]:
     """What must be seen nowhere: every secret that is set; of a URL only its password."""
     values = [getattr(settings, field) for field in FIELDS if is_secret(field)]
@@ -565,6 +569,13 @@ def _passwords(url: str) -> list[str]:
     login = parts.password or ""
     queried = [value for name, value in parse_qsl(parts.query) if "password" in name]
     return list(dict.fromkeys((login, unquote(login), *queried)))
+
+
+def url_tokens(environ: Mapping[str, str]) -> list[str]:
+    """What may be tokens in the URLs of others' variables, such as OTEL_EXPORTER_OTLP_ENDPOINT: their queries."""
+    queries = [query for name, url in environ.items() if "ENDPOINT" in name and (query := url.partition("?")[2])]
+    values = [value for query in queries for _, value in parse_qsl(query)]
+    return queries + [text for value in values for text in (value, quote(value)) if len(value) >= _TOKEN]
 
 
 def read(environ: Mapping[str, str]) -> Settings:
@@ -750,8 +761,17 @@ def _sentences(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False, include_context=False):
         says = _SAYS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         field = str(problem["loc"][0])
-        given = "" if is_secret(field) or "@" in str(problem["input"]) else f"={_as_text(problem['input'])}"
+        given = (
+            "" if is_secret(field) or "@" in str(problem["input"]) else f"={_without_query(field, problem['input'])}"
+        )
         yield f"{variable(field)}{given}: {says[:1].lower()}{says[1:]}. It is: {plain(FIELDS[field].description)}."
+
+
+def _without_query(field: str, value: object) -> str:
+    """A value as it was given; of a URL's query, which may hold a token, only that there is one."""
+    text = _as_text(value)
+    is_url = "://" in text or field.endswith("endpoint")
+    return re.sub(r"[?#].*", lambda query: f"{query[0][0]}…", text, flags=re.DOTALL) if is_url else text
 
 
 def plain(markdown: str | None) -> str:

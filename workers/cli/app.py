@@ -125,11 +125,11 @@ def _globals(
 def _log_everything() -> None:
     """Also where the command is not `run`, which begins its log anew once its settings are known to be right."""
     from workers.service.logs import start_logging
-    from workers.settings import read, secret_values
+    from workers.settings import read, secret_values, url_tokens
 
-    secrets: list[str] = []
+    secrets = url_tokens(os.environ)
     with suppress(Misconfigured):  # the command will say it, if it reads settings at all
-        secrets = secret_values(read(os.environ))
+        secrets += secret_values(read(os.environ))
     start_logging("debug", "text", secrets=secrets)
 
 

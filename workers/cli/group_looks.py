@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+from workers.errors import Unavailable
 
 if TYPE_CHECKING:
     from workers.backends.kafka import GroupState, GroupWatch, Reach, Recent, Tail
@@ -56,6 +58,8 @@ class LetterCounts:
     letters: int = 0
     others: int = 0
     """Records of the topic that are no dead letters."""
+    uncounted: str = ""
+    """Why they can't be counted, where that is so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,10 @@ def start_of(reach: Reach, offset_reset: str) -> int:
 class Observer:
     """Looks at the group and the dead letters. `observe` may be called again and again."""
 
-    def __init__(self, settings: Settings, watch: GroupWatch, letters: _Letters) -> None:
+    def __init__(self, settings: Settings, watch: GroupWatch, count_letters: Callable[[], LetterCounts]) -> None:
         self._settings = settings
         self._watch = watch
-        self._letters = letters
+        self._count_letters = count_letters
 
     def group(self) -> Look:
         """The group alone, without ages."""
@@ -113,14 +117,17 @@ class Observer:
         spans = {
             place: (look.starts[place], reach.end) for place, reach in look.group.partitions.items() if look.lag(place)
         }
-        times = first_times(servers(self._settings), spans, security=security(self._settings))
+        try:
+            times = first_times(servers(self._settings), spans, security=security(self._settings))
+        except Unavailable:  # a batch that the broker can't open; what waits is known
+            times = {}
         now_ms = time.time() * 1000
         # Producers set the time of their records: it may be absent, or in the future.
         ages = {place: max(0.0, (now_ms - at) / 1000) for place, at in times.items() if at >= 0}
         return replace(look, ages=ages)
 
     def letters(self) -> LetterCounts:
-        return self._letters.count()
+        return self._count_letters()
 
 
 class _Letters:
@@ -133,6 +140,14 @@ class _Letters:
 
     def count(self) -> LetterCounts:
         """All up to the ends that the window had at first, and whatever else has come meanwhile."""
+        self._counts.uncounted = ""
+        try:
+            self._read()
+        except Unavailable as error:
+            self._counts.uncounted = error.detail
+        return self._counts
+
+    def _read(self) -> None:
         from schemas.dead_letter import read_dead_letter_headers
 
         deadline = time.monotonic() + _WAIT_S
@@ -149,7 +164,6 @@ class _Letters:
             positions = self._reading.positions()
             if not records and all(positions[partition] >= end for partition, end in self._ends.items()):
                 break
-        return self._counts
 
 
 @contextmanager
@@ -160,10 +174,15 @@ def observing(settings: Settings, since_ms: int) -> Iterator[Observer]:
     at, how, topic = servers(settings), security(settings), settings.dead_letter_topic
     with ExitStack() as stack:
         watch = stack.enter_context(group_watch(at, settings.group, settings.input_topics, security=how))
-        recent = recent_offsets(at, topic, since_ms, MOST_LETTERS, security=how)
+        try:
+            recent = recent_offsets(at, topic, since_ms, MOST_LETTERS, security=how)
+        except Unavailable as error:  # to find a time in the topic, the broker opens batches
+            uncounted = LetterCounts(since_ms, uncounted=error.detail)
+            yield Observer(settings, watch, lambda: uncounted)
+            return
         starts = {partition: each.start for partition, each in recent.items()}
         reading = stack.enter_context(tail(at, [topic], at=starts, follow=True, security=how))
-        yield Observer(settings, watch, _Letters(reading, recent, since_ms))
+        yield Observer(settings, watch, _Letters(reading, recent, since_ms).count)
 
 
 def snapshots(observer: Observer, interval: float, watch: bool) -> Iterator[Snapshot]:

@@ -55,13 +55,14 @@ def run(
 def _run(until_idle_s: float | None) -> None:
     from workers.service.logs import start_logging
     from workers.service.stray_output import stray_output_logged
-    from workers.settings import secret_values
+    from workers.settings import secret_values, url_tokens
 
     if os.environ.get("TAGSTREAM_LOG_FORMAT", "").strip().lower() == "json":
         start_logging("info", "json")  # what is wrong with the settings is a line of JSON too
     settings = needed("kafka_servers", "s3_endpoint", "buckets", worker=True)
     with stray_output_logged() as stderr:
-        start_logging(settings.log_level, settings.log_format, secrets=secret_values(settings), stream=stderr)
+        secrets = secret_values(settings) + url_tokens(os.environ)
+        start_logging(settings.log_level, settings.log_format, secrets=secrets, stream=stderr)
         try:
             _Process(settings, until_idle_s).run()
         except Unavailable as error:

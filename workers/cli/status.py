@@ -84,7 +84,8 @@ def document(settings: Settings, snapshot: Snapshot) -> dict[str, Any]:
         "dead_letters": {
             "topic": settings.dead_letter_topic,
             "since": terminal.moment(letters.since_ms),
-            "count": letters.letters,
+            "count": None if letters.uncounted else letters.letters,
+            "uncounted": letters.uncounted or None,
             "older_left_out": letters.cut,
             "reasons": dict(letters.reasons.most_common()),
             "unknown": letters.others,
@@ -170,6 +171,8 @@ def _letters(settings: Settings, letters: LetterCounts) -> str:
     which = f"since {terminal.moment(letters.since_ms)} UTC"
     if letters.cut:
         which += f", of the last {MOST_LETTERS:,} of a partition"
+    if letters.uncounted:
+        return f"dead letters in {settings.dead_letter_topic} can't be counted: {letters.uncounted}"
     lines = [f"{counted(letters.letters, 'dead letter')} in {settings.dead_letter_topic} {which}"]
     lines += [f"{count:7,} {reason}" for reason, count in letters.reasons.most_common()]
     if letters.others:

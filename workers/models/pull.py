@@ -172,8 +172,15 @@ def licence_of(kind: Kind, sha256: str) -> str | None:
 
 
 def default_endpoint() -> str:
-    """The hub that HF_ENDPOINT names, or the public one."""
-    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    """The hub that HF_ENDPOINT names, or the public one.
+
+    Raises:
+        Misconfigured: it holds more than a hub's address, such as a token that a message would show.
+    """
+    named = os.environ.get("HF_ENDPOINT") or HUB
+    if re.search("[?#@]", named):
+        raise Misconfigured("HF_ENDPOINT must be the hub's bare URL, without user, query and fragment.")
+    return named.rstrip("/")
 
 
 def download_folder() -> Path:

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import pytest
+import zstandard
 from kafka import KafkaProducer
 
 from schemas.dead_letter import Failure, Reason, dead_letter_headers
 from tests.fixtures import Stack
+from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka import GroupMember, GroupState, KafkaEmitter, KafkaRecordSource, Reach, ensure_topics
@@ -199,6 +201,25 @@ def test_members_lag_age_and_dead_letters_of_a_real_group(
     assert told["dead_letters"]["reasons"] == {"unreadable": 2, "forbidden": 1}
     assert told["dead_letters"]["unknown"] == 1
     assert json.loads(tagstream("status", "--json", "--since", "2100-01-01").out)["dead_letters"]["count"] == 0
+
+
+def test_what_the_broker_can_not_open_is_not_counted_and_all_else_is_told(
+    topics: tuple[str, str], stack: Stack, tagstream: Callable[..., Ran]
+) -> None:
+    """Asked for a time, a broker opens the batch, and has no room for this one."""
+    images, dead = topics
+    huge = batch([record(bytes(400 << 20))], attributes=ZSTD, compress=zstandard.ZstdCompressor().compress)
+    assert produce(stack.kafka.servers, dead, 0, huge)[0] == 0
+    with KafkaEmitter(stack.kafka.servers) as emitter:
+        emitter.send(images, b"key", b"value")
+        emitter.flush()
+    ran = tagstream("status", "--json", "--interval", "0.5")
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
+    assert (told["lag"], told["dead_letters"]["count"]) == (1, None)
+    assert told["dead_letters"]["uncounted"]
+    ran = tagstream("status", "--interval", "0.5")
+    assert (ran.code, f"dead letters in {dead} can't be counted" in ran.out) == (0, True)
 
 
 def test_it_watches_until_it_is_interrupted(topics: tuple[str, str], stack: Stack) -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.unit.models.hub import Hub, answering, serving
 from workers.errors import Misconfigured, Unavailable
 from workers.models import hub_session
-from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, fetch, licence_of, sha256_of
+from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, default_endpoint, fetch, licence_of, sha256_of
 
 BODY = bytes(range(256)) * 400
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -336,3 +336,11 @@ def test_a_list_comes_from_its_own_host() -> None:
     origin = PUBLISHED["ram"].tags.url()
     assert hub_session.is_trusted(origin, origin)
     assert not hub_session.is_trusted("https://example.org/list", origin)
+
+
+@pytest.mark.parametrize("url", ["https://mirror/?token=hush", "https://me:hush@mirror", "https://mirror#hush"])
+def test_a_hub_address_with_a_token_is_refused_and_not_shown(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    with pytest.raises(Misconfigured) as caught:
+        default_endpoint()
+    assert "hush" not in str(caught.value)

@@ -20,6 +20,7 @@ from workers.settings import (
     read,
     secret_values,
     shown,
+    url_tokens,
     variable,
 )
 
@@ -74,6 +75,20 @@ def test_a_login_in_the_stores_endpoint_is_refused_and_not_shown() -> None:
         with pytest.raises(Misconfigured) as caught:
             read({"TAGSTREAM_S3_ENDPOINT": url})
         assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["S3_ENDPOINT", "S3_STS_ENDPOINT", "KAFKA_TOKEN_ENDPOINT"])
+@pytest.mark.parametrize("url", ["https://store/?token=hush", "store:9000?token=hush", "https://store#hush"])
+def test_a_query_in_an_endpoint_is_refused_and_not_shown(name: str, url: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        read({f"TAGSTREAM_{name}": url})
+    assert "hush" not in str(caught.value)
+    assert "store" in str(caught.value)
+
+
+def test_what_other_urls_hold_as_tokens_is_seen_nowhere() -> None:
+    urls = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://c/v1/traces?key=hush%2Fhush1&format=json", "HOME": "/?x=y"}
+    assert set(url_tokens(urls)) == {"key=hush%2Fhush1&format=json", "hush/hush1"}
 
 
 def test_what_must_be_seen_nowhere_is_every_secret_and_of_a_url_its_password() -> None:
