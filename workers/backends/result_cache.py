@@ -1,28 +1,52 @@
-"""The result cache in Redis (or Valkey). Nothing but this and `resp` knows redis."""
+"""The result cache in Redis (or Valkey), by redis-py. Nothing but this knows redis."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.connection import Connection, parse_url
+from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
+from schemas.printable import printable
 from workers import metrics
-from workers.backends import resp
+from workers.backends.names import connected
 from workers.backends.probing_breaker import ProbingBreaker
-from workers.backends.resp import Command
 from workers.errors import Misconfigured, Unavailable
 from workers.settings import place
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", str, tuple[str, str])
 
+Command: TypeAlias = tuple[str | bytes | int, ...]
+
 _CHUNK = 128
-"""Keys, fields or values of one call: few enough for its time limit, though all be large, and for `resp`'s bounds."""
+"""Keys, fields or values of one call: few enough for its time limit, though all be large."""
+MAX_VALUE_BYTES = 1024 * 1024
+"""The longest value. Ours have a few kB; the scores of 100,000 labels would have 800 kB."""
+MAX_CALL_BYTES = 32 * 1024 * 1024
+"""The most bytes of all values of one call together."""
+
+_LOOKUP = """
+local most, room = tonumber(ARGV[1]), tonumber(ARGV[2])
+local values = {}
+for number, name in ipairs(KEYS) do
+    local field, size, value = ARGV[number + 2], 0, false
+    if field then size = redis.pcall('HSTRLEN', name, field) else size = redis.pcall('STRLEN', name) end
+    if type(size) == 'number' and size > 0 then
+        if size > most or size > room then value = size
+        elseif field then value = redis.call('HGET', name, field)
+        else value = redis.call('GET', name) end
+        if value ~= size then room = room - size end
+    end
+    values[number] = value
+end
+return values
+"""
+"""Runs in the server: the values of keys, or of a field of each; in place of one above the bounds, its size."""
 
 _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.AuthenticationError, "auth"),
@@ -30,7 +54,6 @@ _CAUSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.NoPermissionError, "auth"),
     (redis.exceptions.TimeoutError, "timeout"),
     (TimeoutError, "timeout"),
-    (resp.ReplyTooLarge, "too-large"),
     (redis.exceptions.BusyLoadingError, "loading"),
     (redis.exceptions.ConnectionError, "connection"),
     (OSError, "connection"),
@@ -88,27 +111,23 @@ class RedisResultCache:
         self._shown = place(url)
         self._timeout_s = timeout_s
         self._ttl_ms = max(1, round(ttl_s * 1000))
-        self._connections = _connections(url, timeout_s, now)
+        self._client = _client(url, timeout_s, now)
+        self._script = self._client.register_script(_LOOKUP)
         self._breaker = ProbingBreaker(self._shown, self._answers)
 
     def lookup(self, keys: Sequence[str]) -> list[bytes | None]:
-        return [
-            value
-            for chunk in _chunks(keys)
-            for [answer] in [self._call([("MGET", *chunk)])]
-            for value in _values(answer, chunk)
-        ]
+        return [value for chunk in _chunks(keys) for value in self._look_up(chunk, ())]
 
     def lookup_fields(self, fields: Sequence[tuple[str, str]]) -> list[bytes | None]:
-        found: dict[tuple[str, str], bytes | None] = {}
-        for chunk in _chunks(list(dict.fromkeys(fields))):
-            hashes: dict[str, list[str]] = {}
-            for name, field in chunk:
-                hashes.setdefault(name, []).append(field)
-            answers = self._call([("HMGET", name, *names) for name, names in hashes.items()])
-            for (name, names), answer in zip(hashes.items(), answers, strict=True):
-                found.update(zip(((name, field) for field in names), _values(answer, names), strict=True))
-        return [found[pair] for pair in fields]
+        return [
+            value
+            for chunk in _chunks(fields)
+            for value in self._look_up([name for name, _ in chunk], [field for _, field in chunk])
+        ]
+
+    def _look_up(self, names: Sequence[str], fields: Sequence[str]) -> list[bytes | None]:
+        answer = self._call(lambda: self._script(keys=names, args=[MAX_VALUE_BYTES, MAX_CALL_BYTES, *fields]))
+        return _values(answer, len(names))
 
     def remember(self, values: Mapping[str, bytes], fields: Mapping[tuple[str, str], bytes]) -> None:
         commands: list[Command] = [("SET", key, value, "PX", self._ttl_ms) for key, value in _kept(values).items()]
@@ -116,15 +135,24 @@ class RedisResultCache:
         commands += [("HSET", name, field, value) for (name, field), value in kept.items()]
         commands += [("PEXPIRE", name, self._ttl_ms) for name in dict.fromkeys(name for name, _ in kept)]
         for chunk in _chunks(commands):
-            self._call(chunk)
+            self._write(chunk)
 
     def forget(self, hashes: Sequence[str]) -> None:
         for chunk in _chunks(hashes):
-            self._call([("DEL", *chunk)])
+            self._write([("DEL", *chunk)])
+
+    def _write(self, commands: Sequence[Command]) -> None:
+        pipeline = self._client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)  # type: ignore[no-untyped-call]
+        for answer in self._call(lambda: pipeline.execute(raise_on_error=False)) or ():
+            if isinstance(answer, Exception):
+                metrics.CACHE_ERRORS.add(cause=_cause(answer))
 
     def close(self) -> None:
         self._breaker.close()
-        self._connections.close()
+        self._client.close()
+        self._client.connection_pool.disconnect()
 
     def check(self) -> None:
         """Ask for a sign of life, without the breaker.
@@ -145,40 +173,30 @@ class RedisResultCache:
                 "Is TAGSTREAM_REDIS_URL right, and the server running?",
             ) from None
 
-    def _call(self, commands: Sequence[Command]) -> list[Any]:
-        """One answer a command; None where there is none. What went wrong is counted."""
-        answers = self._exchange(commands) if self._breaker.closed() else _paused(commands)
-        return [self._unless_refused(answer) for answer in answers]
-
-    def _exchange(self, commands: Sequence[Command]) -> Sequence[Any]:
+    def _call(self, ask: Callable[[], Any]) -> Any:
+        """What the server answers; None without an answer. What went wrong is counted."""
+        if not self._breaker.closed():
+            metrics.CACHE_ERRORS.add(cause="paused")
+            return None
         try:
-            answers = self._connections.exchange(commands, self._timeout_s)
-        except resp.ReplyTooLarge as error:
+            answer = ask()
+        except redis.exceptions.ResponseError as error:
             metrics.CACHE_ERRORS.add(cause=_cause(error))
-            return [None] * len(commands)
+            return None
         except _FAULTS as error:
             cause = _cause(error)
             metrics.CACHE_ERRORS.add(cause=cause)
-            self._breaker.failure(f"{cause} ({error})")
-            return [None] * len(commands)
+            self._breaker.failure(f"{cause} ({printable(str(error))})")
+            return None
         self._breaker.success()
-        return answers
-
-    def _unless_refused(self, answer: Any) -> Any:
-        if not isinstance(answer, Exception):
-            return answer
-        metrics.CACHE_ERRORS.add(cause=_cause(answer))
-        return None
+        return answer
 
     def _ping(self) -> None:
         """
         Raises:
             One of `_FAULTS`: the server gives no answer, or refuses.
         """
-        [answer] = self._connections.exchange([("PING",)], self._timeout_s)
-        if isinstance(answer, Exception):
-            raise answer
-        if answer != b"PONG":
+        if self._client.execute_command("PING") is not True:  # type: ignore[no-untyped-call]
             raise redis.exceptions.InvalidResponse("a wrong answer to PING")
 
     def _answers(self) -> bool:
@@ -204,7 +222,29 @@ class _Login(redis.CredentialProvider):
         return (options["username"], password) if "username" in options else (password,)
 
 
-def _connections(url: str, timeout_s: float, now: Callable[[], str] | None) -> resp.Connections:
+class _Named(Connection):
+    """Finds its host's addresses within the time to connect, which the system's resolver does not keep."""
+
+    def _connect(self) -> Any:
+        return connected(self.host, self.port, self.socket_connect_timeout or 0, self._connect_to, OSError)
+
+    def _connect_to(self, address: str, within_s: float) -> Any:
+        before = self.host, self.socket_connect_timeout
+        self.host, self.socket_connect_timeout = address, within_s
+        try:
+            return super()._connect()  # type: ignore[no-untyped-call]
+        finally:
+            self.host, self.socket_connect_timeout = before
+
+
+class _NamedTls(SSLConnection, _Named):
+    """The same over TLS."""
+
+
+_KINDS: Mapping[type, type] = {Connection: _Named, SSLConnection: _NamedTls}
+
+
+def _client(url: str, timeout_s: float, now: Callable[[], str] | None) -> redis.Redis:
     try:
         options = parse_url(url)  # type: ignore[no-untyped-call]
     except ValueError:  # its text may quote the password
@@ -223,8 +263,13 @@ def _connections(url: str, timeout_s: float, now: Callable[[], str] | None) -> r
         for replaced in ("username", "password"):
             options.pop(replaced, None)
         options["credential_provider"] = _Login(now)
+    options |= _settled(timeout_s)
+    if kind is UnixDomainSocketConnection:
+        options.pop("socket_keepalive", None)
     try:
-        return resp.Connections(kind, options | _settled(timeout_s))
+        pool = ConnectionPool(connection_class=_KINDS.get(kind, kind), **options)
+        pool.make_connection()  # connects to nothing; names what it does not know
+        return redis.Redis(connection_pool=pool)
     except (TypeError, ValueError, LookupError, redis.exceptions.RedisError) as error:
         raise Misconfigured(f"TAGSTREAM_REDIS_URL has an option that does not work: {error}") from None
 
@@ -251,26 +296,23 @@ def _cause(error: Exception) -> str:
     return next(cause for kind, cause in _CAUSES if isinstance(error, kind))
 
 
-def _paused(commands: Sequence[Command]) -> list[None]:
-    metrics.CACHE_ERRORS.add(cause="paused")
-    return [None] * len(commands)
-
-
 def _kept(values: Mapping[Name, bytes]) -> dict[Name, bytes]:
     """The values that are small enough to be read back; the others are counted."""
-    kept = {name: value for name, value in values.items() if len(value) <= resp.MAX_VALUE_BYTES}
+    kept = {name: value for name, value in values.items() if len(value) <= MAX_VALUE_BYTES}
     if len(kept) < len(values):
         metrics.CACHE_ERRORS.add(len(values) - len(kept), cause="too-large")
     return kept
 
 
-def _values(answer: Any, names: Sequence[str]) -> list[bytes | None]:
-    """An answer to MGET or HMGET, if it is one."""
+def _values(answer: Any, asked: int) -> list[bytes | None]:
+    """The answer of `_LOOKUP`, if it is one."""
     if answer is None:
-        return [None] * len(names)
-    if not isinstance(answer, list) or len(answer) != len(names):
+        return [None] * asked
+    if not isinstance(answer, list) or len(answer) != asked:
         metrics.CACHE_ERRORS.add(cause="garbage")
-        return [None] * len(names)
+        return [None] * asked
+    if too_large := sum(isinstance(value, int) for value in answer):
+        metrics.CACHE_ERRORS.add(too_large, cause="too-large")
     return [value if isinstance(value, bytes) else None for value in answer]
 
 

@@ -23,7 +23,6 @@ from tests.fuzz.parts import Parts
 from tests.fuzz.targets.files import Folder
 from tests.support.loopback import Loopback
 from workers.backends.object_store import MinioObjectStore
-from workers.backends.result_cache import RedisResultCache
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.models import hub_session
 from workers.models.pull import HubFile, fetch
@@ -186,43 +185,6 @@ def listed(parts: Parts) -> str:
     return "some objects" if found else "none"
 
 
-# ---- Redis ------------------------------------------------------------------------------------------------------
-
-
-def resp_answers() -> Iterator[Parts]:
-    yield (b"*2\r\n$5\r\nhello\r\n$-1\r\n",)
-    yield (b"*2\r\n$0\r\n\r\n$3\r\nabc\r\n",)
-    yield (b"-ERR no\r\n",)
-    yield (b"-LOADING Redis is loading\r\n",)
-    yield (b"-NOAUTH Authentication required.\r\n",)
-    yield (b"+OK\r\n:7\r\n",)
-    yield (b"*2\r\n*1\r\n$1\r\na\r\n:5\r\n",)
-    yield (b"%1\r\n+a\r\n~1\r\n_\r\n",)
-    yield (b"*2\r\n" * 2000,)
-    yield (b"*2\r\n$3000000000\r\n" + b"x" * 1000,)
-    yield (b"*1000000000\r\n",)
-
-
-_redis_says = Says()
-
-
-def looked_up(parts: Parts) -> str:
-    """A miss or bytes for each key, within a moment, whatever a server says."""
-    port = _redis_says.port(parts[0])
-    cache = RedisResultCache(f"redis://127.0.0.1:{port}/0", ttl_s=60, timeout_s=0.1)
-    began = time.monotonic()
-    try:
-        answers = [cache.lookup(["a", "b"]), cache.lookup_fields([("h", "a"), ("h", "b")])]
-    finally:
-        took_s = time.monotonic() - began
-        cache.close()
-    assert took_s < 5, f"{took_s:.1f} s for a cache with a timeout of 0.1 s"
-    for answer in answers:
-        assert len(answer) == 2
-        assert all(value is None or isinstance(value, bytes) for value in answer)
-    return "a hit" if any(value is not None for answer in answers for value in answer) else "misses"
-
-
 # ---- the model hub ----------------------------------------------------------------------------------------------
 
 _WANTED = HubFile("some/model", "weights.pth", 5, (hashlib.sha256(b"hello").hexdigest(),))
@@ -312,7 +274,4 @@ TARGETS = (
     Target("cache-entries", cached, unpacked),
     Target("store-answers", http_answers, got, watched=("/workers/", "/minio/"), bounds=_NET, close=_store_says.close),
     Target("store-answers-kept", kept_answers, got_again, watched=_STORE, bounds=_NET, close=_store_keeps.close),
-    Target(
-        "redis-answers", resp_answers, looked_up, watched=("/workers/", "/redis/"), bounds=_NET, close=_redis_says.close
-    ),
 )

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-import random
 import socket
-import sys
 import threading
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +18,6 @@ from tagstream_testing.local.valkey import Valkey
 from tests.support.loopback import loopback, silence
 from tests.support.waiting import bounded, eventually
 from workers import metrics
-from workers.backends import resp
 from workers.backends.no_cache import NoCache
 from workers.backends.result_cache import RedisResultCache
 from workers.errors import Misconfigured, Unavailable
@@ -177,155 +173,6 @@ def test_whatever_a_server_replies_is_a_miss_with_a_cause(
     assert causes[:1] == ([cause] if cause else [])
 
 
-def test_random_bytes_from_a_server_are_never_an_error(make: Make) -> None:
-    chance = random.Random(7)
-
-    def answer() -> bytes:
-        kinds = (b"+", b"-", b":", b"$", b"*", b"%", b">", b"_", b"#", b"", bytes([chance.randrange(256)]))
-        return chance.choice(kinds) + chance.randbytes(chance.randrange(12)) + b"\r\n" + chance.randbytes(9) + b"\r\n"
-
-    for _ in range(60):
-        with loopback(lambda connection, _: connection.sendall(answer())) as server:
-            cache = make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S)
-            for value in cache.lookup(["a", "b"]) + cache.lookup_fields([("h", "a")]):
-                assert value is None or isinstance(value, bytes)
-
-
-def trickle(reply: bytes, pause_s: float) -> Callable[[socket.socket, bytes], None]:
-    """Sends a reply byte by byte."""
-
-    def answer(connection: socket.socket, _: bytes) -> None:
-        for number in range(len(reply)):
-            connection.sendall(reply[number : number + 1])
-            time.sleep(pause_s)
-
-    return answer
-
-
-def test_a_server_that_answers_byte_by_byte_costs_one_timeout(make: Make, causes: list[object]) -> None:
-    with loopback(trickle(b"*2\r\n$9000\r\n" + b"x" * 9000 + b"\r\n$-1\r\n", TIMEOUT_S / 10)) as server:
-        cache = make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S)
-        with bounded():
-            assert cache.lookup(["a", "b"]) == [None, None]
-    assert causes == ["timeout"]
-
-
-def test_a_server_that_greets_byte_by_byte_costs_one_timeout(make: Make, causes: list[object]) -> None:
-    """AUTH and SELECT come before the first call, on its time."""
-    with loopback(trickle(b"+OK\r\n", TIMEOUT_S / 4)) as server:
-        cache = make(f"redis://user:secret@127.0.0.1:{server.port}/2", TIMEOUT_S)
-        assert cache.lookup(["a", "b"]) == [None, None]
-    assert causes == ["timeout"]
-
-
-def test_a_server_that_takes_byte_by_byte_costs_one_timeout(make: Make, causes: list[object]) -> None:
-    def read_slowly(connection: socket.socket, _: bytes) -> None:
-        while connection.recv(100_000):
-            time.sleep(TIMEOUT_S / 5)
-
-    with loopback(read_slowly) as server:
-        cache = make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S)
-        cache.remember({f"{number}": b"x" * 100_000 for number in range(100)}, {})
-    assert causes == ["timeout"]
-
-
-def test_a_server_that_takes_slowly_gets_all(make: Make, causes: list[object]) -> None:
-    """Guard: a socket that never blocks takes a part at a time."""
-    sizes: list[int] = []
-
-    def read_slowly(connection: socket.socket, first: bytes) -> None:
-        taken = len(first)
-        while taken < 20_000_000:
-            time.sleep(0.001)
-            taken += len(connection.recv(200_000))
-        sizes.append(taken)
-        connection.sendall(b"+OK\r\n" * 20)
-
-    with loopback(read_slowly) as server:
-        cache = make(f"redis://127.0.0.1:{server.port}", 30.0)
-        cache.remember({f"{number}": b"x" * 1_000_000 for number in range(20)}, {})
-    assert causes == []
-    assert sizes[0] > 20_000_000
-
-
-def test_an_answer_that_came_in_time_is_taken_though_we_are_late(
-    make: Make, causes: list[object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The processor may be taken for longer than a call has."""
-    answered = threading.Event()
-
-    def answer(connection: socket.socket, _: bytes) -> None:
-        connection.sendall(b"*2\r\n$1\r\nx\r\n$-1\r\n")
-        answered.set()
-
-    wait_s = resp._left_to_read_s
-
-    def stopped() -> float:
-        assert answered.wait(30)
-        time.sleep(1.5 * TIMEOUT_S)
-        return wait_s()
-
-    monkeypatch.setattr(resp, "_left_to_read_s", stopped)
-    with loopback(answer) as server:
-        assert make(f"redis://127.0.0.1:{server.port}", TIMEOUT_S).lookup(["a", "b"]) == [b"x", None]
-    assert causes == []
-
-
-HUGE = 10**9
-
-
-def flood(head: bytes) -> Callable[[socket.socket, bytes], None]:
-    """Says `head` and then sends zeros for as long as they are taken."""
-
-    def answer(connection: socket.socket, _: bytes) -> None:
-        connection.sendall(head)
-        while True:
-            connection.sendall(bytes(1 << 20))
-
-    return answer
-
-
-@pytest.mark.parametrize(
-    ("head", "cause"),
-    [
-        (b"*2\r\n$%d\r\n" % HUGE, "too-large"),
-        (b"*%d\r\n" % HUGE, "too-large"),
-        (b"*2\r\n$1048577\r\n", "too-large"),
-        (b"*2\r\n" + b"$1000000\r\n" + bytes(1_000_000) + b"\r\n$1000000\r\n", "garbage"),
-        (b"*1\r\n" * 5000, "garbage"),
-        (b"$%d\r\n" % -HUGE, "garbage"),
-        (b"*-7\r\n", "garbage"),
-        (b"$" + b"9" * 5000 + b"\r\n", "garbage"),
-        (b":" + b"9" * 900 + b"\r\n", "garbage"),
-        (b"+", "garbage"),
-        (b"-", "garbage"),
-        (b"-MOVED somewhere\r\n", "garbage"),
-    ],
-)
-def test_a_reply_is_bounded_before_it_is_read(make: Make, causes: list[object], head: bytes, cause: str) -> None:
-    with loopback(flood(head)) as server, grown_bytes() as grown:
-        cache = make(f"redis://127.0.0.1:{server.port}")
-        assert cache.lookup(["a", "b"]) == [None, None]
-    assert causes == [cause]
-    assert grown() < 20e6
-
-
-def test_many_large_values_are_bounded_together(make: Make, causes: list[object]) -> None:
-    value = b"$1000000\r\n" + bytes(1_000_000) + b"\r\n"
-
-    def answer(connection: socket.socket, _: bytes) -> None:
-        connection.sendall(b"*100\r\n")
-        for _number in range(100):
-            connection.sendall(value)
-
-    with loopback(answer) as server, grown_bytes() as grown:
-        cache = RedisResultCache(f"redis://127.0.0.1:{server.port}", ttl_s=60.0, timeout_s=PATIENT_S)
-        assert cache.lookup([str(number) for number in range(100)]) == [None] * 100
-        cache.close()
-    assert causes == ["too-large"]
-    assert grown() < 80e6
-
-
 def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
     valkey: Valkey, make: Make, unique: Callable[[str], str], causes: list[object]
 ) -> None:
@@ -463,15 +310,6 @@ def test_one_thread_uses_one_connection(make: Make) -> None:
     assert server.accepted == 1
 
 
-def test_what_was_not_asked_for_is_not_taken_for_the_next_answer(make: Make, causes: list[object]) -> None:
-    answers = iter((value_of(b"a") + value_of(b"stray"), value_of(b"b")))
-    with loopback(lambda connection, _: connection.sendall(next(answers))) as server:
-        cache = make(f"redis://127.0.0.1:{server.port}")
-        assert cache.lookup(["a"]) == [b"a"]
-        assert cache.lookup(["b"]) == [b"b"]
-    assert causes == []
-
-
 def test_a_connection_that_the_server_has_closed_is_replaced_before_it_is_used(
     valkey: Valkey, make: Make, unique: Callable[[str], str], causes: list[object]
 ) -> None:
@@ -494,41 +332,6 @@ def test_threads_that_ask_at_once_get_their_own_answers(
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask, range(8)))
-
-
-def test_close_ends_a_connection_that_is_in_use(make: Make) -> None:
-    asked, closed, ended = threading.Event(), threading.Event(), threading.Event()
-
-    def answer(connection: socket.socket, _: bytes) -> None:
-        asked.set()
-        assert closed.wait(30)
-        connection.sendall(value_of(b"x"))
-        if not connection.recv(1):
-            ended.set()
-
-    with loopback(answer) as server, ThreadPoolExecutor(1) as threads:
-        cache = make(f"redis://127.0.0.1:{server.port}")
-        answered = threads.submit(cache.lookup, ["a"])
-        assert asked.wait(30)
-        cache.close()
-        closed.set()
-        assert answered.result() == [b"x"]
-        assert ended.wait(30)
-
-
-def test_connections_are_closed_by_several_threads_at_once(make: Make) -> None:
-    """As by the last of those that use them while the cache is closed."""
-    connections = make(UNREACHABLE)._connections
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as threads:
-            for _ in range(500):
-                connections._free = [connections._make() for _ in range(6)]
-                for closed in [threads.submit(connections.close) for _ in range(4)]:
-                    closed.result()
-    finally:
-        sys.setswitchinterval(before)
 
 
 def test_a_connection_without_its_login_is_not_used(caplog: pytest.LogCaptureFixture) -> None:
@@ -556,7 +359,7 @@ def test_check_refuses_what_answers_a_ping_with_anything_else(make: Make) -> Non
             cache.check()
 
 
-@pytest.mark.parametrize("size", [0, 1, 16 * 1024 - 1, 16 * 1024, 100_000])
+@pytest.mark.parametrize("size", [1, 16 * 1024 - 1, 16 * 1024, 100_000])
 def test_values_of_any_size_are_sent_whole(valkey: Valkey, make: Make, unique: Callable[[str], str], size: int) -> None:
     cache, key, other = make(valkey.url), unique("ключ"), unique("key")
     cache.remember({key: b"\r\n" + b"x" * size, other: b"$1\r\n"}, {(key + "h", "ф"): b"y" * size})
