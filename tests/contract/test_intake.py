@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, wait
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ from workers.ports import Intake
 from workers.types import Assignment, Coordinates, Job, Partition, Transform
 
 SQUASH, CROP = Transform(32), Transform(24, "crop", 28, "bicubic")
-EPOCH = Assignment(Partition("images", 0), "member")
+EPOCH, OTHER = (Assignment(Partition("images", number), "member") for number in (0, 1))
 
 Make: TypeAlias = Callable[..., Intake]
 
@@ -64,7 +64,14 @@ def intake(make: Make) -> Intake:
     return make()
 
 
-def job(key: str, *, etag: str | None = None, version_id: str | None = None, size: int | None = None) -> Job:
+def job(
+    key: str,
+    *,
+    etag: str | None = None,
+    version_id: str | None = None,
+    size: int | None = None,
+    assignment: Assignment = EPOCH,
+) -> Job:
     event = ImageEvent(
         id="1",
         dialect="own",
@@ -76,7 +83,7 @@ def job(key: str, *, etag: str | None = None, version_id: str | None = None, siz
         version_id=version_id,
         size=size,
     )
-    return Job(Coordinates("images", 0, 0, 0), EPOCH, event)
+    return Job(Coordinates("images", assignment.partition.number, 0, 0), assignment, event)
 
 
 def test_an_image_is_fetched_with_its_facts(intake: Intake, store: MemoryObjectStore) -> None:
@@ -269,6 +276,24 @@ def test_after_close_every_future_is_cancelled(intake: Intake, store: MemoryObje
     for future in futures:
         with pytest.raises(CancelledError):
             future.result(0)
+
+
+@pytest.mark.parametrize("make", [threads, processes], indirect=True)
+@pytest.mark.parametrize("kind", ["inspect", "decode"])
+def test_no_image_waits_for_all_those_of_another_partition(
+    intake: Intake, store: MemoryObjectStore, kind: Literal["inspect", "decode"]
+) -> None:
+    """Guard: a queue a partition. By one for all, who sends slow images to one partition holds the others."""
+    store.put("photos", "large", encoded(noise(1200, 1200), "png"))
+    store.put("photos", "small", encoded(ramp(), "png"))
+    decoding(intake, job("small")).result(30)  # children are ready
+    many = [read(intake, job("large")) for _ in range(40)]
+    fetched, facts = read(intake, job("small", assignment=OTHER))
+    waiting: list[Future[Any]] = [intake.decode(*each) for each in many]
+    one = intake.inspect(fetched) if kind == "inspect" else intake.decode(fetched, facts)
+    one.result(60)
+    assert sum(future.done() for future in waiting) < 20, "it came after most that were there before"
+    assert not wait(waiting, 100).not_done
 
 
 in_this_process = pytest.mark.parametrize("make", [inline, threads], indirect=True)

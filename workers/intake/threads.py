@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from workers.intake.limits import Limits
 from workers.intake.pool import Pool
 from workers.intake.stages import Stages
+from workers.intake.turns import Turns
 from workers.ports import ObjectStore
-from workers.types import DecodedImage, Facts, Fetched, Job, Transform
+from workers.types import DecodedImage, Facts, Fetched, Job, Partition, Transform
+
+Answer = TypeVar("Answer")
 
 
 class ThreadIntake:
     """`ports.Intake` in threads of this process.
 
     It can't stop a decoder that hangs, nor survive one that crashes, and a decoder that is taken over by the image it
-    reads has all that this process has: for those promises decode in child processes. Work is started in the order of
-    the calls. A call after `close`, and one that `close` found waiting, has a cancelled future.
+    reads has all that this process has: for those promises decode in child processes. Objects are fetched in the order
+    of the calls; partitions are inspected and decoded in turn. A call after `close`, and one that `close` found
+    waiting, has a cancelled future.
 
     Args:
         store: where the objects are; its pool should allow `fetch_threads` connections.
@@ -47,24 +53,24 @@ class ThreadIntake:
     ) -> None:
         self._stages = Stages(store, transforms, limits or Limits(), reducing_gap)
         self._fetchers = Pool(fetch_threads, "tagstream-fetch")
-        self._decoders = Pool(decode_threads, "tagstream-decode")
+        self._decoders = _InTurn(decode_threads, "tagstream-decode")
         self._close_s = close_s
 
     def fetch(self, job: Job, max_bytes: int) -> Future[Fetched]:
         return self._fetchers.submit(lambda: self._stages.fetch(job, max_bytes))
 
     def inspect(self, fetched: Fetched) -> Future[Facts]:
-        return self._decoders.submit(lambda: self._stages.inspect(fetched))
+        return self._decoders.submit_for(fetched.job.assignment.partition, lambda: self._stages.inspect(fetched))
 
     def decode(self, fetched: Fetched, facts: Facts) -> Future[DecodedImage]:
-        return self._decoders.submit(lambda: self._stages.decode(fetched, facts))
+        return self._decoders.submit_for(fetched.job.assignment.partition, lambda: self._stages.decode(fetched, facts))
 
     def discard(self, fetched: Fetched) -> None:
         self._stages.discard(fetched)
 
     def check(self) -> Future[None]:
         """Decode an image known to be good of every format that is taken; Broken if it can't be done here."""
-        return self._decoders.submit(lambda: self._stages.check(None))
+        return self._decoders.submit_for(None, lambda: self._stages.check(None))
 
     def close(self) -> None:
         until = time.monotonic() + self._close_s
@@ -73,3 +79,46 @@ class ThreadIntake:
             pool.stop()
         for pool in pools:
             pool.wait(max(0.0, until - time.monotonic()))
+
+
+class _InTurn(Pool):
+    """Threads for which partitions take turns. Thread-safe."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        super().__init__(threads, name)
+        self._turns: Turns[tuple[Partition | None, Future[Any], Callable[[], Any]]] = Turns()
+        self._turning = threading.Lock()
+
+    def submit_for(self, partition: Partition | None, work: Callable[[], Answer]) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        with self._turning:
+            self._turns.add(partition, (partition, future, work))
+        if self.submit(self._run_next).cancelled():
+            self._drop()
+        return future
+
+    def stop(self) -> None:
+        super().stop()
+        self._drop()
+
+    def _drop(self) -> None:
+        with self._turning:
+            dropped = list(self._turns.drain())
+        for _, future, _ in dropped:
+            future.cancel()
+            future.set_running_or_notify_cancel()
+
+    def _run_next(self) -> None:
+        with self._turning:
+            if self._turns.next() is None:  # dropped meanwhile
+                return
+            partition, future, work = self._turns.take()
+        if not future.set_running_or_notify_cancel():
+            return
+        began = time.monotonic()
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  # a future carries every error to the caller of its result
+            future.set_exception(error)
+        with self._turning:
+            self._turns.took(partition, time.monotonic() - began)

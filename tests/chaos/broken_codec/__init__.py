@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.support.images import encoded, png_chunk, ramp
 
 FOLDER = Path(__file__).parent
-DAWDLES_S = 4
+DAWDLES_S = 1.2
 """How long an image takes that `dawdles`; sitecustomize, which can import nothing of ours, says the same."""
 _END = png_chunk(b"IEND", b"")
 _HEADER_BYTES = 8 + 25

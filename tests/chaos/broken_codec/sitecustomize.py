@@ -71,7 +71,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "aborts": os.abort,
     "aborts-without-memory": _abort_without_memory,
     "breaks-out": _break_out,
-    "dawdles": lambda: time.sleep(4),
+    "dawdles": lambda: time.sleep(1.2),
     "dies": _kill,
     "hangs": lambda: time.sleep(3600),
     "segfaults": lambda: ctypes.string_at(0),

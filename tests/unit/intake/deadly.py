@@ -39,21 +39,21 @@ SAYS_WHY_AND_EXITS, TAKES_ITS_TIME = 52, 53
 HEADERS: Final = {HEADER_SEGFAULTS: SEGFAULTS, HEADER_HANGS: HANGS, HEADER_GROWS: GROWS}
 """What is done while a header is read, in terms of what is done while pixels are."""
 LARGEST: Final = 1 << 30
-_EPOCH = Assignment(Partition("images", 0), "member")
+_EPOCHS = [Assignment(Partition("images", number), "member") for number in range(4)]
 _intact = ImageFile.ImageFile.load
 _intact_open = Image.open
 
 
-def job(width: int, name: str = "png", shade: int = 7) -> Job:
-    """An image of this width, whose red is `shade`."""
+def job(width: int, name: str = "png", shade: int = 7, partition: int = 0) -> Job:
+    """An image of this width, whose red is `shade`; of a record in this partition."""
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=f"{name}/{width}/{shade}")
-    return Job(Coordinates("images", 0, 0, 0), _EPOCH, event)
+    return Job(Coordinates("images", partition, 0, 0), _EPOCHS[partition], event)
 
 
 def sleeping_job(seconds: float) -> Job:
     """A GET that takes so long."""
     event = ImageEvent(id="1", dialect="own", action="enrich", index=0, bucket="photos", key=f"sleep/{seconds}")
-    return Job(Coordinates("images", 0, 0, 0), _EPOCH, event)
+    return Job(Coordinates("images", 0, 0, 0), _EPOCHS[0], event)
 
 
 def read(intake: Intake, wanted: Job) -> tuple[Fetched, Facts]:

@@ -12,6 +12,7 @@ from PIL import Image
 from tests.support.images import encoded, ramp
 from tests.unit.intake.memory import Apart, needs_linux, peak_bytes
 from workers.errors import Rejected
+from workers.intake.decoding import Decoding
 from workers.intake.header import guard, read_header
 from workers.intake.limits import Limits
 from workers.intake.scan import scan
@@ -152,6 +153,47 @@ def test_frames_that_are_kept_for_later_ones_are_part_of_the_estimate() -> None:
 def test_more_pieces_than_any_honest_file_has_are_refused() -> None:
     with pytest.raises(Rejected, match="pieces of AV1"):
         sizes_of(b"\x12\0" * 70_000)
+
+
+def with_frames(body: bytes, count: int) -> bytes:
+    """The same AVIF, whose bitstream has its frame so many times."""
+    at = body.index(b"mdat") + 4
+    stream = body[at:]
+    head = 2 + stream[1]  # of the sequence's header: a type, a length and so many bytes
+    more = stream[:head] + stream[head:] * count
+    for old, new in ((len(stream), len(more)), (len(stream) + 8, len(more) + 8)):
+        assert body[:at].count(struct.pack(">L", old)) == 1
+        body = body[:at].replace(struct.pack(">L", old), struct.pack(">L", new)) + body[at:]
+    return body[:at] + more
+
+
+def test_a_picture_may_have_sixty_four_frames_and_no_more() -> None:
+    """Guard: a decoder goes through all of them before the one that it shows."""
+    decoding = Decoding([Transform(8)], Limits())
+    body = encoded(photo(64, 48), "avif", speed=10)
+
+    def both(body: bytes) -> int:
+        width = decoding.inspect(body).width
+        decoding.decode(body, "avif")
+        return width
+
+    assert [both(with_frames(body, count)) for count in (1, 64)] == [64, 64]
+    with pytest.raises(Rejected) as refused:
+        both(with_frames(body, 65))
+    assert refused.value.reason in {"too-complex", "decode-timeout"}
+
+
+def test_many_bitstreams_with_layers_of_their_own_are_taken_and_with_frames_of_any_number_are_not() -> None:
+    head = sequence(80, 60, bits=13)
+
+    def many(bitstreams: int, frames: int) -> None:
+        found = FrameSizes()
+        for _ in range(bitstreams):
+            found.add(memoryview(head + frame(False) * frames))
+
+    many(1_000, 4)
+    with pytest.raises(Rejected, match="too-complex"):
+        many(10, 12)
 
 
 @pytest.mark.parametrize("cut", range(40))

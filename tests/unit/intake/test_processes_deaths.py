@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,9 @@ SMALL = Transform(8)
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Callable[..., ProcessIntake]]:
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., ProcessIntake]]:
     made: list[ProcessIntake] = []
+    monkeypatch.setattr("workers.intake.processes.intake._LEAST_S", 100.0)  # the clock is `decode_s` here
 
     def build(
         *,
@@ -152,6 +154,29 @@ def test_images_behind_a_slow_one_are_done_by_another_child(make: Callable[..., 
     assert not slow.done()
     assert (slow.result(30).pixels[SMALL] == (7, 0, 0)).all()
     assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
+
+
+def test_a_small_image_that_hangs_is_given_up_long_before_the_longest_time(
+    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guard: by one clock for all, each small image could hold a decoder for as long as the largest may."""
+    monkeypatch.setattr("workers.intake.processes.intake._LEAST_S", 0.5)
+    intake = make(decode_s=100.0)
+    began = time.monotonic()
+    assert reason(decoding(intake, job(HANGS)).exception(90)) == "decode-timeout"
+    assert time.monotonic() - began < 90
+
+
+def test_the_clock_of_an_image_is_by_its_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[PendingRequest] = []
+    intake = ProcessIntake(PaintedStore(), (SMALL,), children=1, decode_s=20.0)
+    fetched, facts = read(intake, job(GOOD))
+    monkeypatch.setattr(intake._supervisor, "submit", given.append)
+    for estimate in (10_000_000, 100_000_000, 1_000_000_000):
+        fetched = intake.fetch(job(GOOD), LARGEST).result(30)
+        intake.decode(fetched, replace(facts, decode_bytes=estimate))
+    assert [request.limit_s for request in given] == [pytest.approx(3.0), pytest.approx(12.0), 20.0]
+    intake.close()
 
 
 def test_an_only_child_that_was_slow_does_what_was_taken_back_from_it(make: Callable[..., ProcessIntake]) -> None:

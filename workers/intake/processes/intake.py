@@ -18,6 +18,9 @@ from workers.intake.processes.supervisor import Supervisor
 from workers.ports import ObjectStore
 from workers.types import DecodedImage, Facts, Fetched, Job, Transform
 
+_LEAST_S, _S_A_BYTE = 2.0, 1e-7
+"""What a try at decoding an image may take, and how much more for each byte of its estimate: ten times the usual."""
+
 
 class ProcessIntake:
     """`ports.Intake` whose decoders are child processes, which no image can hang, bring down for long, or get out of.
@@ -26,7 +29,7 @@ class ProcessIntake:
     it has no secret, no network, no file and no descriptor but its own socket (`sandbox.py`), and what it answers is
     checked as if its worst enemy had written it (`wire.py`).
 
-    A child that is at one image for more than its time (`decode_s`, or `Limits.inspect_s` for a header) is killed.
+    A child that is at one image for more than its time (by `decode_s`, or `Limits.inspect_s` for a header) is killed.
     Whether it was or died by itself, its image is tried again in a child that has seen no other, and all else that it
     had in hand is done by another child. If a second child is lost with the image, that is rejected as
     `decode-timeout` or `kills-decoder`, after an image known to be good was decoded. So a child that something else
@@ -43,7 +46,8 @@ class ProcessIntake:
         limits: what an object and its image may be.
         children: images being inspected or decoded at the same time; more than cores gain nothing.
         fetch_threads: GETs at the same time.
-        decode_s: wall clock of one try at decoding one image.
+        decode_s: wall clock of one try at decoding one image, at most; a small one has 2 s, and 0.1 s for each megabyte
+            of its estimate.
         decode_memory_bytes: what a decoder may allocate for one image.
         reducing_gap: as in `geometry.scale_of`.
         close_s: how long `close` waits for what runs.
@@ -109,8 +113,9 @@ class ProcessIntake:
             future.set_exception(error)
             return future
         most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._decode_memory_bytes)
+        limit_s = min(self._decode_s, _LEAST_S + _S_A_BYTE * facts.decode_bytes)
         self._supervisor.submit(
-            PendingRequest("decode", future, self._decode_s, most, image=fetched.job, body=body, format=facts.format)
+            PendingRequest("decode", future, limit_s, most, image=fetched.job, body=body, format=facts.format)
         )
         return future
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import socket
+import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from workers.errors import Rejected
@@ -26,7 +28,7 @@ from workers.intake.processes.wire import (
     Request,
     Withdrawn,
 )
-from workers.types import Fetched, Job, LogFields
+from workers.types import Fetched, Job, LogFields, Partition
 
 Loss: TypeAlias = Literal["death", "clock", "bad-answer"]
 """Why a child was given up: it died, it was at one image for too long, or it said what no child can say."""
@@ -38,6 +40,8 @@ _ANSWERS_TO: dict[Kind, tuple[type[Inspected | Completed | Refused | Failed | Wi
 }
 
 _request_ids = itertools.count(1)
+_CHECK_S = 20.0
+"""How long a child may be at an image known to be good: if that fails, the worker ends, so a slow machine has time."""
 
 HESITATION_S = 1.0
 """Of a child that has been at one image for so long, all others are taken back, and it gets nothing new until it is
@@ -46,6 +50,8 @@ _MUCH_IN_HAND = PLACES * 3 // 4
 """With so many requests before it a child has work for a while, and several of its answers may be waited for."""
 _ENOUGH_IN_HAND = 2
 """With so many a child does not wait for us, if it gets more when it has answered the first."""
+LONG_S = 0.06
+"""Of a partition whose last image took so long, a child has no more before it than it has enough of."""
 _AHEAD_BYTES = 2 * PLACE_BYTES
 """Beyond that it gets only as many as have so many encoded bytes together, which take it some 60 ms: what takes longer
 is better shared out when the next child is free."""
@@ -90,12 +96,21 @@ class PendingRequest:
         """
         return self.losses > 0 or self.kind == "check"
 
+    @property
+    def partition(self) -> Partition | None:
+        return None if self.image is None else self.image.assignment.partition
+
+    @property
+    def rank(self) -> int:
+        """Its place among those of its partition: decodes give back memory that inspections wait for."""
+        return 0 if self.alone else 1 if self.kind == "decode" else 2
+
     def check(self, verdict: Rejected) -> PendingRequest:
         """A request to check, before this image is rejected, that an image known to be good takes the same step."""
         return PendingRequest(
             "check",
             self.future,
-            self.limit_s,
+            max(_CHECK_S, self.limit_s),
             self.memory_bytes,
             image=self.image,
             format=self.format or sniff(self.body),
@@ -147,8 +162,9 @@ class Child:
 
     It works on what it was given in the order in which it was given, so the first in hand is what it is at. `at` is the
     request id of that one when it was last looked at, 0 none; `at_s` for how many seconds, or how long it has not been
-    ready. `fresh`: it was given nothing yet. `retiring`: it is given nothing more. `complaints`: the end of
-    its standard error that can be read. `words`: what it has just said that the codec wrote there.
+    ready. `took_s`: for how long it was at the one that it answered last. `fresh`: it was given nothing yet.
+    `retiring`: it is given nothing more. `complaints`: the end of its standard error that can be read. `words`: what it
+    has just said that the codec wrote there.
     """
 
     def __init__(
@@ -167,6 +183,9 @@ class Child:
         self.loss: Loss = "death"
         self.at = 0
         self.at_s = 0.0
+        self.took_s = 0.0
+        self._began = 0.0
+        self._queued_s: float | None = None
         self._places: dict[int, int] = {}
         self._withdrawn: set[int] = set()
 
@@ -177,6 +196,10 @@ class Child:
     @property
     def at_image(self) -> AtImage:
         return AtImage(self.first.image if self.first is not None else None)
+
+    @property
+    def has_suspect(self) -> bool:
+        return any(each.alone for each in self.in_hand.values())
 
     @property
     def waits_for_us(self) -> bool:
@@ -192,18 +215,22 @@ class Child:
     def hesitates(self) -> bool:
         return self.ready and self.at_s >= HESITATION_S
 
-    def open_to(self, request: PendingRequest) -> bool:
+    def open_to(self, request: PendingRequest, expected_s: float = 0.0) -> bool:
         if not self.ready or self.retiring or self.hesitates or self._withdrawn:
             return False
         if request.alone:
             return self.fresh
-        if any(each.alone for each in self.in_hand.values()) or len(self.in_hand) >= PLACES:
+        if self.has_suspect or len(self.in_hand) >= PLACES:
             return False
+        if len(self.in_hand) < _ENOUGH_IN_HAND:
+            return True
         ahead = sum(len(each.body) for each in self.in_hand.values())
-        return len(self.in_hand) < _ENOUGH_IN_HAND or ahead + len(request.body) <= _AHEAD_BYTES
+        return expected_s < LONG_S and ahead + len(request.body) <= _AHEAD_BYTES
 
     def give(self, request: PendingRequest) -> None:
         self.fresh = False
+        if not self.in_hand:
+            self._began = time.monotonic()
         self.in_hand[request.request_id] = request
         place = next(number for number in range(PLACES) if number not in self._places.values())
         self._places[request.request_id] = place
@@ -243,6 +270,8 @@ class Child:
         lost = self.has_lost(first)
         if isinstance(answer, Withdrawn) and not lost:
             raise Garbled("it skips what it was to do")
+        now = time.monotonic()
+        self.took_s, self._began = now - self._began, now
         self._withdrawn.discard(first.request_id)
         del self.in_hand[first.request_id]
         return None if lost else first, self._places.pop(first.request_id)
@@ -257,8 +286,20 @@ class Child:
         self.words = answer.words or "?"
 
     def watch(self, gap_s: float) -> float:
-        """`at_s`, brought up to date; to be called every `gap_s`."""
+        """`at_s`, brought up to date; to be called every `gap_s`. Of one that hesitates, time in which it waits for a
+        processor does not count, as far as the system tells: a busy machine is no image's fault."""
         at = self.first.request_id if self.first is not None else 0
-        self.at_s = self.at_s + gap_s if at == self.at and (at or not self.ready) else 0.0
-        self.at = at
+        if at != self.at or (not at and self.ready):
+            self.at, self.at_s, self._queued_s = at, 0.0, None
+            return 0.0
+        self.at_s += max(0.0, gap_s - self._waited_s()) if self.hesitates else gap_s
         return self.at_s
+
+    def _waited_s(self) -> float:
+        """For how long it has waited for a processor since the last call."""
+        try:
+            queued_s = int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
+        before, self._queued_s = self._queued_s, queued_s
+        return 0.0 if before is None else queued_s - before

@@ -25,11 +25,12 @@ from workers.intake.processes.last_words import last_words, make_pipe, with_word
 from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
 from workers.intake.processes.wire import Answer, Complained, Failed, Garbled, Inspected, Ready, Refused
+from workers.intake.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.05
-_LONGEST_GAP_S = 1.0
+_LONGEST_GAP_S = 0.5
 """If we ourselves did not run for longer (a frozen machine, a stopped process), that time does not count."""
 _BIRTH_S = 30.0
 """A child that is not ready after so long is taken for one that hangs."""
@@ -69,9 +70,9 @@ class Supervisor:
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
         # Of the thread alone.
-        self._suspected: deque[PendingRequest] = deque()
-        self._decodes: deque[PendingRequest] = deque()
-        self._inspections: deque[PendingRequest] = deque()
+        self._turns: Turns[PendingRequest] = Turns(ranks=3)
+        self._suspect: PendingRequest | None = None
+        """A request that needs a fresh child, whose turn has come. One at a time, so that others go on meanwhile."""
         self._fork_server: ForkServer | None = None
         self._children: list[Child | None] = [None] * children
         self._selector = selectors.DefaultSelector()
@@ -183,27 +184,40 @@ class Supervisor:
             if self._broken is not None:
                 request.failed(self._broken)
             else:
-                self._queue(request).append(request)
-
-    def _queue(self, request: PendingRequest) -> deque[PendingRequest]:
-        if request.alone:
-            return self._suspected
-        return self._decodes if request.kind == "decode" else self._inspections
+                self._turns.add(request.partition, request, request.rank)
 
     def _hand_out(self) -> None:
-        for queue in (self._suspected, self._decodes, self._inspections):
-            while queue and (child := self._least_busy(queue[0])):
-                child.give(queue.popleft())
-                self._listen(child)
+        """Give to children what is next in turn, as long as they have room for it."""
+        self._hand_out_suspect()
+        while request := self._turns.next(from_rank=1):
+            child = self._least_busy(request)
+            if child is None:
+                break
+            self._give(child, self._turns.take(from_rank=1))
         self._retire_idle()
-        if self._suspected:
+        if self._suspect is not None:
             self._make_fresh()
+
+    def _hand_out_suspect(self) -> None:
+        if self._suspect is None:
+            request = self._turns.next()
+            if request is None or not request.alone or any(child and child.has_suspect for child in self._children):
+                return
+            self._suspect = self._turns.take()
+        if child := self._least_busy(self._suspect):
+            self._give(child, self._suspect)
+            self._suspect = None
+
+    def _give(self, child: Child, request: PendingRequest) -> None:
+        child.give(request)
+        self._listen(child)
 
     def _least_busy(self, request: PendingRequest) -> Child | None:
         """The least busy child that may be given this request. While a suspect waits, fresh ones are kept for it."""
-        kept = bool(self._suspected) and not request.alone
+        kept = self._suspect is not None and not request.alone
+        expected_s = self._turns.expected_s(request.partition)
         children = [child for child in self._children if child is not None and not (kept and child.fresh)]
-        open_ones = [child for child in children if child.open_to(request)]
+        open_ones = [child for child in children if child.open_to(request, expected_s)]
         return min(open_ones, key=lambda child: len(child.in_hand), default=None)
 
     def _retire_idle(self) -> None:
@@ -269,6 +283,8 @@ class Supervisor:
             self._take_complaint(child, answer)
             return
         request, place = child.take_from(answer)
+        if request is not None:
+            self._turns.took(request.partition, child.took_s)
         words, child.words = child.words, ""
         if request is None:
             return
@@ -332,6 +348,8 @@ class Supervisor:
             return
         self._stillborn += not child.ready
         suspect = _suspect(child)
+        if child.first is not None:
+            self._turns.took(child.first.partition, child.at_s)
         lines, complaint = last_words(child.complaints)
         words, at_image = with_words(_exit_description(child, code), complaint or child.words), child.at_image
         self._forget(child, suspect)
@@ -352,16 +370,16 @@ class Supervisor:
     def _put_back(self, requests: Sequence[PendingRequest]) -> None:
         """To the front of their queues, in order."""
         for request in sorted(requests, key=lambda each: each.request_id, reverse=True):
-            self._queue(request).appendleft(request)
+            self._turns.add(request.partition, request, request.rank, first=True)
 
     def _blame(self, request: PendingRequest, reason: Reason, words: str) -> None:
         request.losses += 1
         if request.kind == "check":
             request.failed(Broken(f"a decoder fails on an image known to be good: {words}"))
         elif request.losses >= _TRIES:
-            self._suspected.appendleft(request.check(Rejected("decode", reason, words)))
+            self._put_back([request.check(Rejected("decode", reason, words))])
         else:
-            self._queue(request).appendleft(request)
+            self._put_back([request])
 
     def _checked(self, check: PendingRequest) -> None:
         """An image known to be good was decoded: if that was for a suspect, it is poison."""
@@ -438,11 +456,13 @@ class Supervisor:
             request.failed(error)
 
     def _waiting(self) -> list[PendingRequest]:
+        """Take out all requests that no child has."""
         with self._lock:
-            requests = [*self._submitted, *self._suspected, *self._decodes, *self._inspections]
+            requests = [*self._submitted, *self._turns.drain()]
             self._submitted.clear()
-        for queue in (self._suspected, self._decodes, self._inspections):
-            queue.clear()
+        if self._suspect is not None:
+            requests.append(self._suspect)
+            self._suspect = None
         return requests
 
     def _wind_up(self) -> None:

@@ -13,6 +13,10 @@ from workers.intake.scan.essence import at_most
 
 _UNITS: Final = 65_536
 """OBUs, the packets of a bitstream, in all of a file. A still has three, a grid of 1,024 tiles with alpha 6,000."""
+_MOST_FRAMES: Final = 64
+"""Of one bitstream: the decoder goes through all before the one that it shows. Encoders of stills write one to four."""
+_LAYERS: Final = 4
+"""So many in each of many bitstreams count as none, and those beyond as if they were of one."""
 _SEQUENCE_BYTES: Final = 512
 """The longest sequence header, of 32 operating points, has 400 up to what is read of it."""
 _FRAME_BYTES: Final = 32
@@ -61,6 +65,7 @@ class FrameSizes:
         self.deep = False
         self.frames = 0
         self._units = 0
+        self._beyond = 0
 
     def add(self, stream: memoryview) -> None:
         """Read one more bitstream: an item, or a sample of a track. What is cut is left to the decoder.
@@ -81,7 +86,9 @@ class FrameSizes:
                 frames += 1
                 if has_own_size(unit, sequence):
                     self._see(*sequence.could_be)
+        self._beyond += max(0, frames - _LAYERS)
         self.frames = max(self.frames, frames)
+        at_most(_MOST_FRAMES, max(frames, self._beyond), "frames in an AVIF before the one that is shown")
 
     def _see(self, width: int, height: int) -> None:
         self.sides = max(self.sides[0], width), max(self.sides[1], height)

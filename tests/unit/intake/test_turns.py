@@ -1,0 +1,63 @@
+"""Whose turn it is at the decoders."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from workers.intake.turns import Turns
+from workers.types import Partition
+
+A, B, C = (Partition("images", number) for number in range(3))
+
+
+def test_items_of_one_partition_come_in_order_and_by_rank() -> None:
+    turns: Turns[str] = Turns(ranks=2)
+    turns.add(A, "second")
+    turns.add(A, "last", rank=1)
+    turns.add(A, "first", first=True)
+    assert turns.next(from_rank=1) == "last"
+    assert [turns.next(), turns.take(), turns.take(), turns.take()] == ["first", "first", "second", "last"]
+    assert turns.next() is None
+
+
+def served(turns: Turns[str], seconds: dict[Partition, float], count: int) -> Counter[str]:
+    """How often the partition of each name was served, whose items take so long."""
+    found: Counter[str] = Counter()
+    by_name = {str(partition): partition for partition in seconds}
+    for _ in range(count):
+        name = turns.take()
+        found[name] += 1
+        turns.took(by_name[name], seconds[by_name[name]])
+        turns.add(by_name[name], name)
+    return found
+
+
+def test_partitions_get_the_same_time_and_not_the_same_number() -> None:
+    """Guard: by number, one image of two seconds goes before each of two milliseconds."""
+    turns: Turns[str] = Turns()
+    for partition in (A, B, C):
+        turns.add(partition, str(partition))
+    found = served(turns, {A: 2.0, B: 0.02, C: 0.01}, 3_000)
+    assert 0 < found[str(A)] <= 15
+    assert 1_900 < found[str(C)] < 2_100
+
+
+def test_one_that_had_nothing_for_a_while_is_next_and_has_no_more_to_ask_for() -> None:
+    turns: Turns[str] = Turns()
+    turns.add(A, str(A))
+    served(turns, {A: 1.0}, 100)
+    turns.add(A, str(A))
+    for _ in range(100):
+        turns.add(B, str(B))
+    turns.took(B, 0.4)
+    found = [turns.take() for _ in range(8)]
+    assert found[0] == str(B)
+    assert found.count(str(A)) == 2
+
+
+def test_what_is_drained_is_all() -> None:
+    turns: Turns[str] = Turns(ranks=2)
+    turns.add(A, "a", rank=1)
+    turns.add(None, "b")
+    assert sorted(turns.drain()) == ["a", "b"]
+    assert turns.next() is None

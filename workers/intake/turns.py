@@ -1,0 +1,87 @@
+"""Queues of partitions, of which the one that has used the decoders least comes next.
+
+By time and not by number: an image may take a thousand times what another takes, and who sends such images waits for
+them; the images of other partitions do not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from workers.types import Partition
+
+Item = TypeVar("Item")
+
+_LEAST_S = 0.005
+"""What an item takes at least, and the first of a partition until more is known."""
+
+
+class Turns(Generic[Item]):
+    """Items by partition, given out so that all partitions that have some get the same time. For one thread.
+
+    As start-time fair queueing: after each item a partition's next turn is later by what its last one took, and a
+    partition that had nothing for a while has no more to ask for than the others.
+
+    Args:
+        ranks: of a partition's items those of a lower rank go first.
+    """
+
+    def __init__(self, ranks: int = 1) -> None:
+        self._ranks = ranks
+        self._queues: dict[Partition | None, tuple[deque[Item], ...]] = {}
+        self._turns: dict[Partition | None, float] = {}
+        self._took: dict[Partition | None, float] = {}
+        self._now = 0.0
+
+    def add(self, partition: Partition | None, item: Item, rank: int = 0, *, first: bool = False) -> None:
+        """Enter an item behind those of its partition and rank, or before them."""
+        if partition not in self._queues:
+            self._queues[partition] = tuple(deque() for _ in range(self._ranks))
+            self._turns[partition] = max(self._now, self._turns.get(partition, 0.0))
+        queue = self._queues[partition][rank]
+        (queue.appendleft if first else queue.append)(item)
+
+    def next(self, from_rank: int = 0) -> Item | None:
+        """The item whose turn it is, of those of this rank and above; it stays until it is taken."""
+        found = self._next(from_rank)
+        return None if found is None else found[1][0]
+
+    def take(self, from_rank: int = 0) -> Item:
+        """Take out what `next` answers."""
+        found = self._next(from_rank)
+        assert found is not None
+        partition, queue = found
+        self._now = max(self._now, self._turns[partition])
+        self._turns[partition] += self.expected_s(partition)
+        item = queue.popleft()
+        if not any(self._queues[partition]):
+            del self._queues[partition]
+        return item
+
+    def took(self, partition: Partition | None, seconds: float) -> None:
+        """Tell how long an item of this partition has taken."""
+        self._took[partition] = max(_LEAST_S, seconds)
+
+    def expected_s(self, partition: Partition | None) -> float:
+        """What the next item of this partition will take, if it is as the last one."""
+        return self._took.get(partition, _LEAST_S)
+
+    def drain(self) -> Iterator[Item]:
+        """Take out all items."""
+        queues, self._queues = self._queues, {}
+        for ranked in queues.values():
+            for queue in ranked:
+                yield from queue
+
+    def _next(self, from_rank: int) -> tuple[Partition | None, deque[Item]] | None:
+        ready = [
+            (self._turns[partition], partition, queue)
+            for partition, ranked in self._queues.items()
+            if (queue := next((each for each in ranked[from_rank:] if each), None)) is not None
+        ]
+        if not ready:
+            return None
+        _, partition, queue = min(ready, key=lambda each: each[0])
+        return partition, queue
