@@ -6,7 +6,7 @@ the real server. Raised errors are those of workers/errors.py; anything else is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, runtime_checkable
 
@@ -273,6 +273,11 @@ class Intake(Protocol):
 
     def discard(self, fetched: Fetched) -> None:
         """The bytes are not needed (a cache hit, an ended assignment)."""
+        ...
+
+    def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
+        """Have `doubted` called, from any thread, with the hashes of contents about which `inspect` or `decode` may
+        have lied: what came of them in the last minute is not to be kept."""
         ...
 
     def close(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -40,6 +40,9 @@ class InlineIntake:
 
     def discard(self, fetched: Fetched) -> None:
         self._stages.discard(fetched)
+
+    def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
+        """Never: what lies here could lie about that as well."""
 
     def close(self) -> None:
         self._closed = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -67,6 +67,9 @@ class ThreadIntake:
 
     def discard(self, fetched: Fetched) -> None:
         self._stages.discard(fetched)
+
+    def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
+        """Never: what lies here could lie about that as well."""
 
     def check(self) -> Future[None]:
         """Decode an image known to be good of every format that is taken; Broken if it can't be done here."""

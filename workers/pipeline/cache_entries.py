@@ -75,11 +75,16 @@ _CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
 
 @dataclass(frozen=True, slots=True)
 class CacheWrite:
-    """What one outcome tells the cache: plain values, (hash, field) values, and hashes to forget before them."""
+    """What one outcome tells the cache: plain values, (hash, field) values, and hashes to forget before them.
+
+    Args:
+        content: the hash of the content that the fields are about.
+    """
 
     values: Mapping[str, bytes] = field(default_factory=dict)
     fields: Mapping[tuple[str, str], bytes] = field(default_factory=dict)
     forget: tuple[str, ...] = ()
+    content: str = ""
 
 
 NOTHING = CacheWrite()
@@ -140,6 +145,11 @@ def captioner_key(captioner: Captioner) -> str:
 def result_key(kind: str, sha256: str, *made_by: str) -> str:
     """The key of a result of this kind for these bytes, made of everything else that it depends on."""
     return ":".join((_FORMAT, kind, sha256, *made_by))
+
+
+def content_of(key: str) -> str:
+    """The hash of the content that a result or verdict with this key is about."""
+    return "".join(key.split(":", 3)[2:3])
 
 
 def scaled_key(key: str, scale: int) -> str:

@@ -7,9 +7,12 @@ raises: a miss is all that can go wrong.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import islice
+from typing import Any, Final
 
 from schemas.image_event import ImageEvent
 from workers import metrics
@@ -20,6 +23,11 @@ from workers.pipeline.roles import ModelRole, Roles
 from workers.pipeline.task import Task
 from workers.ports import ResultCache
 from workers.types import Facts
+
+_LATELY_S: Final = 90.0
+"""What was kept within so long can be taken back: a decoder's last minute, and what its images took afterwards."""
+_DOUBTED_S: Final = 600.0
+"""For so long nothing is kept of what a lost decoder has answered about: as long as that may wait for its commit."""
 
 
 class KnownResults:
@@ -45,7 +53,9 @@ class KnownResults:
         allows: Callable[[Facts], bool] = lambda _: True,
         scale_of: Callable[[Facts], int] = lambda _: 1,
         unproven: int = 0,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._now = now
         self._judge = judge
         self._allows = allows
         self._scale_of = scale_of
@@ -56,6 +66,10 @@ class KnownResults:
         self._unproven: dict[str, None] = {}
         self._disowned = False
         self._writing = threading.Lock()
+        self._lately: OrderedDict[str | tuple[str, str], tuple[float, str]] = OrderedDict()
+        """What was kept of late, when, and about which content."""
+        self._doubted: dict[str, float] = {}
+        """Contents about which nothing is kept, and until when."""
 
     # ---- what a task needs (touch no cache) ---------------------------------------------------------------------
 
@@ -96,7 +110,7 @@ class KnownResults:
         if task.facts is not None and not task.source_hit:
             place, facts = entries.source_hash(self._store, event), entries.pack_facts(task.facts)
             fields = {(place, field): facts for field in entries.source_fields(event)}
-        return CacheWrite(values, fields)
+        return CacheWrite(values, fields, content=task.facts.sha256 if task.facts is not None else "")
 
     def removal(self, event: ImageEvent) -> CacheWrite:
         return CacheWrite(self._newest(event), forget=(entries.source_hash(self._store, event),))
@@ -177,11 +191,43 @@ class KnownResults:
 
     def remember(self, results: Sequence[Mapping[str, bytes]]) -> None:
         """Keep results by content. They are pure: any worker may write them, at any time."""
-        values = {key: value for result in results for key, value in result.items()}
+        values = {
+            key: value
+            for result in results
+            for key, value in result.items()
+            if not self._is_doubted(entries.content_of(key))
+        }
         with self._writing:
             if values and not self._disowned:
                 self._cache.remember(values, {})
                 self._note_unproven(values)
+                self._note_lately({key: entries.content_of(key) for key in values})
+
+    def doubt(self, contents: Set[str]) -> None:
+        """A decoder may have lied about these contents: overwrite what was lately kept of them with what is a miss, and
+        keep nothing of them for a while, because answers of that decoder are still on their way."""
+        self._note_lately({})
+        now = self._now()
+        self._doubted = {content: until for content, until in self._doubted.items() if until > now}
+        self._doubted |= dict.fromkeys(contents, now + _DOUBTED_S)
+        wrong = [place for place, (_, content) in self._lately.items() if content in contents]
+        for place in wrong:
+            del self._lately[place]
+        values = {place: b"" for place in wrong if isinstance(place, str)}
+        fields = {place: b"" for place in wrong if not isinstance(place, str)}
+        if wrong:
+            self._cache.remember(values, fields)
+
+    def _is_doubted(self, content: str) -> bool:
+        return self._doubted.get(content, 0.0) > self._now() if self._doubted else False
+
+    def _note_lately(self, places: Mapping[Any, str]) -> None:
+        now = self._now()
+        for place, content in places.items():
+            self._lately[place] = now, content
+            self._lately.move_to_end(place)
+        while self._lately and next(iter(self._lately.values()))[0] < now - _LATELY_S:
+            self._lately.popitem(last=False)
 
     def _note_unproven(self, keys: Iterable[str]) -> None:
         if self._unproven_limit:
@@ -205,20 +251,25 @@ class KnownResults:
         """Tell the source level what was committed, in ledger order: a later removal wins over an earlier arrival."""
         values: dict[str, bytes] = {}
         hashes: dict[str, dict[tuple[str, str], bytes]] = {}
+        contents: dict[tuple[str, str], str] = {}
         forget: dict[str, None] = {}
         for write in writes:
             for gone in write.forget:
                 hashes.pop(gone, None)
                 forget[gone] = None
             values.update(write.values)
+            if self._is_doubted(write.content):
+                continue
             for place, value in write.fields.items():
                 hashes.setdefault(place[0], {})[place] = value
+                contents[place] = write.content
         if forget:
             self._cache.forget(list(forget))
         if values or hashes:
             self._cache.remember(
                 values, {place: value for fields in hashes.values() for place, value in fields.items()}
             )
+            self._note_lately(contents)
 
 
 class _Answers:

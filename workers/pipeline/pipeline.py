@@ -134,6 +134,7 @@ class Pipeline:
             tell_cache=self.lookup.committed,
             read_on=self.parse.wake,
         )
+        intake.on_doubt(self.lookup.doubt)
         if shadow is not None:
             # Not beside an image under suspicion: a death of the process would count against that image.
             shadow.attend(forbidden=lambda: bool(journal.suspects), idle=lambda: not progress.working())

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 import platform
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.unit.intake.deadly import GOOD, PaintedStore, decoding, job, read
+from tests.support.waiting import eventually
+from tests.unit.intake.deadly import GOOD, LARGEST, PaintedStore, decoding, job, read
 from tests.unit.intake.hostile import FORGERIES, FORGES, KEEPS, TRIES, Report, take_over
 from workers.errors import Rejected
 from workers.intake import ProcessIntake
@@ -145,6 +148,50 @@ def test_a_decoder_that_was_taken_over_can_have_no_other_image_blamed_and_ends_n
     for future in [intake.decode(*each) for each in known]:  # in both children
         assert (future.result(30).pixels[SMALL] == (7, 0, 0)).all()
     assert (decoding(intake, job(GOOD)).result(30).pixels[SMALL] == (7, 0, 0)).all()
+
+
+def hashes(*shades: int) -> set[str]:
+    store = PaintedStore()
+    bodies = [store.get("photos", f"png/{GOOD}/{shade}").body for shade in shades]
+    return {hashlib.sha256(body).hexdigest() for body in bodies}
+
+
+@pytest.mark.parametrize("end", ["a signal", "a lie", "the clock"])
+def test_what_a_decoder_has_answered_before_it_died_or_lied_is_doubted(
+    make: Callable[..., ProcessIntake], end: str
+) -> None:
+    """Guard: it may have been taken over long before, by an image that it decoded as if nothing was."""
+    told: list[Collection[str]] = []
+    intake = make(children=1, forgery="garbage")
+    intake.on_doubt(told.append)
+    for shade in (1, 2):
+        decoding(intake, job(GOOD, shade=shade)).result(30)
+    (pid,) = intake.pids
+    if end == "a lie":
+        decoding(intake, job(FORGES)).exception(60)
+    else:
+        os.kill(pid, signal.SIGKILL if end == "a signal" else signal.SIGSTOP)
+        if end == "the clock":
+            waiting = intake.inspect(intake.fetch(job(GOOD), LARGEST).result(30))
+            waiting.result(60)
+    eventually(lambda: intake.pids not in {(), (pid,)})
+    found = [hashes(1, 2) <= set(each) for each in told[:1]]
+    assert found == ([] if end == "the clock" else [True])
+
+
+def test_answers_of_longer_ago_are_not_doubted(
+    make: Callable[..., ProcessIntake], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.intake.processes.pending.DOUBTED_S", 0.5)
+    told: list[Collection[str]] = []
+    intake = make(children=1)
+    intake.on_doubt(told.append)
+    decoding(intake, job(GOOD, shade=1)).result(30)
+    time.sleep(0.6)
+    (pid,) = intake.pids
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: intake.pids not in {(), (pid,)})
+    assert told == []
 
 
 def parent_of(pid: int) -> int:

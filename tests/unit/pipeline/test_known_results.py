@@ -340,6 +340,46 @@ def test_what_was_kept_since_the_last_proof_is_taken_back_up_to_a_number(cache: 
     assert cache.lookup(["late"]) == [None]
 
 
+# ---- a decoder that may have lied ------------------------------------------------------------------------------------
+
+
+def test_what_was_lately_kept_of_a_doubted_content_becomes_a_miss_and_nothing_of_it_is_kept(cache: Counting) -> None:
+    """Guard: results of a decoder that was taken over would be believed for as long as the cache keeps them."""
+    now = [1000.0]
+    known = KnownResults(cache, make_roles({"tagger": TAGGER}), STORE, "judge", now=lambda: now[0])
+    lied, true = finished(**V1), finished(version_id="v2", key="b.png")
+    assert true.facts is not None
+    true.facts = replace(true.facts, sha256="b" * 64)
+    verdict = known.verdict_values("a" * 64, BROKEN)
+
+    def keep() -> None:
+        known.remember([known.values(lied), verdict, known.values(true)])
+        known.settle([known.arrival(lied), known.arrival(true)])
+
+    def hits() -> list[bool]:
+        first, second = new(**V1), new(version_id="v2", key="b.png")
+        known.sources([first, second])
+        tasks = [finished(**V1), replace(true)]
+        for task in tasks:
+            task.results = {}
+        known.contents(tasks)
+        rejected = known.verdicts([fetched("a" * 64)])[0] is not None
+        return [first.source_hit, "tags" in tasks[0].results, rejected, second.source_hit, "tags" in tasks[1].results]
+
+    keep()
+    assert hits() == [True] * 5
+    known.doubt({"a" * 64})
+    assert hits() == [False, False, False, True, True]
+    keep()  # it was on its way
+    assert hits() == [False, False, False, True, True]
+    now[0] += 601
+    keep()
+    assert hits() == [True] * 5
+    now[0] += 91
+    known.doubt({"a" * 64})
+    assert hits() == [True] * 5, "what is older is not its"
+
+
 def test_what_was_taken_back_is_a_miss_of_every_role() -> None:
     roles = make_roles({"tagger": TAGGER, "captioner": EchoCaptioner()}).models
     assert [role.unpack(b"") for role in roles] == [None, None]

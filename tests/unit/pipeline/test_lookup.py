@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from tagstream_testing.memory import MemoryResultCache
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from tagstream_testing.memory import MemoryObjectStore, MemoryResultCache
 from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
+from workers.intake import InlineIntake
+from workers.types import Pixels
 
 RED, BLUE = png((255, 0, 0)), png((0, 0, 255))
 
@@ -78,3 +84,42 @@ def test_equal_images_in_flight_whose_results_are_known_are_not_computed() -> No
     manual = ManualPipeline(cache=cache)
     red_twice(manual)
     assert manual.tagger.batches == []
+
+
+class Doubting(InlineIntake):
+    def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
+        self.doubted = doubted
+
+
+class Counting(ColourTagger):
+    images = 0
+
+    def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
+        self.images += len(images)
+        return super().forward(images)
+
+
+def test_what_the_intake_doubts_is_computed_again_and_what_is_on_its_way_is_not_kept() -> None:
+    """Guard: else what a decoder that was taken over made of an image is published of each equal image."""
+    intakes: list[Doubting] = []
+
+    def make(store: MemoryObjectStore) -> Doubting:
+        intakes.append(Doubting(store, [ColourTagger.transform]))
+        return intakes[0]
+
+    tagger = Counting()
+    manual = ManualPipeline(make_intake=make, tagger=tagger)
+    manual.put("a")
+    content = hashlib.sha256(png((0, 1, 9))).hexdigest()
+
+    def computed() -> int:
+        before = tagger.images
+        manual.events("a")
+        manual.turn()
+        return tagger.images - before
+
+    assert [computed(), computed()] == [1, 0]
+    intakes[0].doubted({"b" * 64})
+    assert computed() == 0
+    intakes[0].doubted({content})
+    assert [computed(), computed()] == [1, 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 
 from workers.intake.decoding import Decoding
@@ -33,8 +33,8 @@ class ProcessIntake:
     Whether it was or died by itself, its image is tried again in a child that has seen no other, and all else that it
     had in hand is done by another child. If a second child is lost with the image, that is rejected as
     `decode-timeout` or `kills-decoder`, after an image known to be good was decoded. So a child that something else
-    killed, or that was slow because the machine was, costs nothing. An image that wants more memory than it may have
-    is rejected as `decode-memory`.
+    killed, or that was slow because the machine was, costs nothing. What one that died or lied had answered in its last
+    minute is doubted. An image that wants more memory than it may have is rejected as `decode-memory`.
 
     Futures are completed by the supervisor's thread or by the one that fetched, so their callbacks should be short. A
     call after `close`, and one that `close` could not wait for, has a cancelled future. If no child can be kept alive,
@@ -115,12 +115,17 @@ class ProcessIntake:
         most = min(self._limits.decode_address_bytes(facts.decode_bytes), self._decode_memory_bytes)
         limit_s = min(self._decode_s, _LEAST_S + _S_A_BYTE * facts.decode_bytes)
         self._supervisor.submit(
-            PendingRequest("decode", future, limit_s, most, image=fetched.job, body=body, format=facts.format)
+            PendingRequest(
+                "decode", future, limit_s, most, image=fetched.job, fetched=fetched, body=body, format=facts.format
+            )
         )
         return future
 
     def discard(self, fetched: Fetched) -> None:
         encoded(fetched).drop()
+
+    def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
+        self._supervisor.doubted = doubted
 
     def check(self) -> Future[None]:
         """Decode an image known to be good of every format that is taken; Broken if it can't be done here."""

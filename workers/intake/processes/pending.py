@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 import time
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,8 @@ _ANSWERS_TO: dict[Kind, tuple[type[Inspected | Completed | Refused | Failed | Wi
 }
 
 _request_ids = itertools.count(1)
+DOUBTED_S = 60.0
+"""What a child has answered within so long of its death or its first lie is not kept."""
 _CHECK_S = 20.0
 """How long a child may be at an image known to be good: if that fails, the worker ends, so a slow machine has time."""
 
@@ -65,7 +68,7 @@ class PendingRequest:
         limit_s: how long a child may be at it.
         memory_bytes: by how much a child may grow for it.
         image: the job whose image it is; None for a check that no image asked for.
-        fetched: of an inspection.
+        fetched: of an inspection or a decode.
         body, format: the image; kept until it is done, so that a child that dies takes no bytes with it.
         suspect, verdict: of a check on behalf of an image: whose decoder was lost, and what is to be said of it if an
             image known to be good can be decoded.
@@ -184,6 +187,7 @@ class Child:
         self.at = 0
         self.at_s = 0.0
         self.took_s = 0.0
+        self._answered: deque[tuple[float, str]] = deque()
         self._began = 0.0
         self._queued_s: float | None = None
         self._places: dict[int, int] = {}
@@ -274,7 +278,16 @@ class Child:
         self.took_s, self._began = now - self._began, now
         self._withdrawn.discard(first.request_id)
         del self.in_hand[first.request_id]
+        if first.fetched is not None and not lost:
+            self._answered.append((now, first.fetched.sha256))
+            self.lately_answered(now)
         return None if lost else first, self._places.pop(first.request_id)
+
+    def lately_answered(self, now: float) -> set[str]:
+        """The hashes of contents that it answered about of late."""
+        while self._answered and self._answered[0][0] < now - DOUBTED_S:
+            self._answered.popleft()
+        return {content for _, content in self._answered}
 
     def complained(self, answer: Complained) -> None:
         """

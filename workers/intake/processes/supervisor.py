@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from schemas.dead_letter import Reason
 from workers import metrics
@@ -83,6 +83,8 @@ class Supervisor:
         self._no_room_until = 0.0
         self._rest_s = _LONGEST_REST_S
         self._told_of_room = False
+        self.doubted: Callable[[Collection[str]], None] = lambda _: None
+        """As in `Intake.on_doubt`."""
         self.lacks: tuple[str, ...] = ()
         """Protections that this kernel does not give to children, as far as the first of them has told."""
 
@@ -353,6 +355,8 @@ class Supervisor:
         lines, complaint = last_words(child.complaints)
         words, at_image = with_words(_exit_description(child, code), complaint or child.words), child.at_image
         self._forget(child, suspect)
+        if child.loss != "clock" and (contents := child.lately_answered(time.monotonic())):
+            self.doubted(contents)
         metrics.DECODERS_LOST.add(cause=child.loss)
         metrics.STDERR_LINES.add(lines, of="decoder")
         logger.warning("a decoder's process was lost, %s: %s", at_image, words)

@@ -6,7 +6,7 @@ was computed comes back here to be remembered, and is handed to the equal images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 
@@ -70,7 +70,9 @@ class LookupStage(QueueStage):
         self._decode = decode
         self._finish = complete
         self._equal = EqualImages(results.flight_key, progress, endings=endings, compute=inspect, shared=self._share)
-        # In this order: what was committed or computed by now is found by those that look it up.
+        # In this order: what is doubted is not kept, and what was committed or computed by now is found by those that
+        # look it up.
+        self._doubted: StageQueue[Collection[str]] = self._queue(self._take_back)
         self._committed: StageQueue[Sequence[CacheWrite]] = self._queue(self._settle)
         self._computed: StageQueue[Computed] = self._queue(self._remember)
         self._events: StageQueue[Task] = self._queue(self._by_source)
@@ -115,6 +117,10 @@ class LookupStage(QueueStage):
         """Tell the cache what was committed, as soon as anything is looked up. In ledger order."""
         self._committed.add(writes)
 
+    def doubt(self, contents: Collection[str]) -> None:
+        """Take back from the cache what was lately kept about these contents, and keep nothing that is on its way."""
+        self._doubted.put(contents)
+
     # ---- for the worker ---------------------------------------------------------------------------------------
 
     def holds_back(self, assignment: Assignment) -> bool:
@@ -122,10 +128,14 @@ class LookupStage(QueueStage):
 
     def wind_up(self) -> None:
         """What the last commits tell the cache comes after the thread's end."""
+        self._take_back(self._doubted.take(len(self._doubted)))
         self._settle(self._committed.take(len(self._committed)))
         self._remember(self._computed.take(len(self._computed)))
 
     # ---- lookup thread ----------------------------------------------------------------------------------------
+
+    def _take_back(self, doubted: Sequence[Collection[str]]) -> None:
+        self._results.doubt({content for contents in doubted for content in contents})
 
     def _settle(self, committed: Sequence[Sequence[CacheWrite]]) -> None:
         self._results.settle([write for writes in committed for write in writes])
