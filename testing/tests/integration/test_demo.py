@@ -20,7 +20,7 @@ from tests.support.processes import survivors, with_environment
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
-CHECKOUT = Path(__file__).parents[2]
+CHECKOUT = Path(__file__).parents[3]
 PAGE = CHECKOUT / "build" / "demo.html"
 
 
