@@ -79,10 +79,14 @@ class ManualPipeline:
         """One record for each key; `more` are further fields of the event."""
         for key in keys:
             event = {"schema": "image-event/1", "id": key, "bucket": bucket, "key": key, **more}
-            value = json.dumps(event).encode()
-            offset, self._next[partition] = self._next[partition], self._next[partition] + 1
-            assignment = self.assignments[partition]
-            self.pipeline.take(Record(assignment.partition, offset, 0, None, value, (), assignment))
+            self.send(json.dumps(event).encode(), partition)
+
+    def send(self, value: bytes, partition: int = 0) -> int:
+        """One record; its offset."""
+        offset, self._next[partition] = self._next[partition], self._next[partition] + 1
+        assignment = self.assignments[partition]
+        self.pipeline.take(Record(assignment.partition, offset, 0, None, value, (), assignment))
+        return offset
 
     def turn(self) -> None:
         """Let every task go on until none can without time."""
@@ -103,6 +107,12 @@ class ManualPipeline:
             record = done.entry.record
             self.done[record.partition.number, record.offset, done.index] = done.outcomes
             self.pipeline.finish._complete([done])
+
+    def commit_all(self) -> None:
+        """Let all that is ready be committed, and the cache be told."""
+        while ready := self.pipeline.ledger.ready(1_000, 1_000_000):
+            self.pipeline.ledger.settle(ready)
+            self.pipeline.settle(ready.entries)
 
     def turns(self, seconds: float, every_s: float = 0.1) -> None:
         """Turns as the poll thread takes them, while this time passes."""
