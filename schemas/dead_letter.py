@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from .printable import printable
 from .text import Headers, first_fault
@@ -96,10 +97,14 @@ CUSTOMARY: Final = (
 """Headers that other software reads, in its own encodings: Spring's DeadLetterPublishingRecoverer writes the first six
 (numbers in big-endian, 4 bytes of the partition, 8 of offset and timestamp)."""
 INPUT_KEY: Final = "tagstream-input-key"
-"""Header of enriched images, retractions and skips: the producer's own record key, of at most 1,024 bytes."""
+"""Header of a record's first enriched image, retraction or skip: the producer's own record key, of at most 1,024
+bytes."""
 INPUT_KEY_SHA256: Final = "tagstream-input-key-sha256"
-"""In its place for a longer key: the key's sha256, lower-case hex. One record may have a thousand outcomes."""
+"""In its place for a longer key: the key's sha256, lower-case hex."""
 INPUT_KEY_BYTES_MAX: Final = 1024
+
+KEYS_BYTES_MAX: Final = 64_000
+"""Of the header that names the keys of all records that one dead letter stands for."""
 
 _SCHEMA: Final = "dead-letter/1"
 _READ_MAX = 4_000
@@ -140,6 +145,14 @@ class Failure(BaseModel):
     )
 
 
+def _base64(key: str) -> str:
+    b64decode(key, validate=True)
+    return key
+
+
+_Keys: TypeAlias = Annotated[tuple[Annotated[str, AfterValidator(_base64)] | None, ...], Field(fail_fast=True)]
+
+
 class DeadLetter(BaseModel):
     """The added headers of a dead letter, read back."""
 
@@ -155,7 +168,20 @@ class DeadLetter(BaseModel):
     worker: str = Field(max_length=256)
     models: dict[str, str]
     nulls: tuple[str, ...] = ()
+    keys: tuple[str | None, ...] = Field(
+        default=(), description="Of the records that it stands for, in base64, in the order of their offsets."
+    )
     truncated: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where the original stands, or all of them."""
+        last = f"-{self.last_offset}" if self.last_offset > self.offset else ""
+        return f"{self.topic}:{self.partition}:{self.offset}{last}"
+
+    def keys_or(self, key: bytes | None) -> list[bytes | None]:
+        """Of the records that it stands for; of a single one the dead letter's own key."""
+        return [None if each is None else b64decode(each) for each in self.keys] or [key]
 
     @property
     def indexes(self) -> frozenset[int]:
@@ -166,6 +192,7 @@ class DeadLetter(BaseModel):
 # Lists are read up to their first fault: an error for each of many items takes a hundred times the items' memory.
 _FAILURES = TypeAdapter(Annotated[tuple[Failure, ...], Field(fail_fast=True)])
 _NULLS = TypeAdapter(Annotated[tuple[str, ...], Field(fail_fast=True)])
+_KEYS = TypeAdapter(_Keys)
 _MODELS = TypeAdapter(dict[str, str])
 _MODELS_BYTES_MAX = 10_000
 
@@ -181,6 +208,7 @@ def dead_letter_headers(
     worker: str,
     models: Mapping[str, str],
     nulls: Sequence[str] = (),
+    keys: Sequence[bytes | None] = (),
     truncated: bool = False,
     last_offset: int | None = None,
     append_time: bool = False,
@@ -196,6 +224,8 @@ def dead_letter_headers(
         worker: the worker's version.
         models: version by role, e.g. {"tagger": "compact 3f2a…"}.
         nulls: what was null, as `without_nulls` names it.
+        keys: of the records from `offset` to `last_offset`, which are equal but for them; empty: it is one record, or
+            a batch that could not be read.
         truncated: not all of the original is here: its value would not have fitted, or it can't be read.
     """
     if not failures:
@@ -216,6 +246,7 @@ def dead_letter_headers(
         "worker": worker.encode(),
         "models": _json(dict(models)),
         "nulls": _json(list(nulls)),
+        **({"keys": _json([None if key is None else b64encode(key).decode() for key in keys])} if keys else {}),
         "truncated": b"true" if truncated else b"false",
     }
     customary = (
@@ -255,23 +286,33 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetter:
         found = repr(schema[:60])
         raise ValueError(f"not a dead letter of this project: header tagstream-schema is {found}, not {_SCHEMA!r}")
     try:
+        offset, last_offset = int(own["offset"]), int(own["last-offset"])
+        keys = _KEYS.validate_json(own.get("keys", b"[]"))
+        if keys and len(keys) != last_offset - offset + 1:
+            raise ValueError(f"{len(keys)} keys of the offsets {offset} to {last_offset}")
         return DeadLetter(
             topic=own["topic"].decode(),
             partition=int(own["partition"]),
-            offset=int(own["offset"]),
-            last_offset=int(own["last-offset"]),
+            offset=offset,
+            last_offset=last_offset,
             timestamp_ms=int(own["timestamp"]),
             failures=_FAILURES.validate_json(own["failures"]),
             attempts=int(own["attempts"]),
             worker=own["worker"].decode(),
             models=_MODELS.validate_json(own["models"][:_MODELS_BYTES_MAX]),
             nulls=_NULLS.validate_json(own["nulls"]),
+            keys=keys,
             truncated=own["truncated"] == b"true",
         )
     except KeyError as missing:
         raise ValueError(f"a dead letter without the header tagstream-{missing.args[0]}") from None
     except (ValidationError, ValueError) as error:
         raise ValueError(f"a dead letter with a header that does not read: {first_fault(error)}") from None
+
+
+def bytes_in_keys(key: bytes | None) -> int:
+    """Bytes that a key takes in the header that names the keys of many records."""
+    return len("null,") if key is None else 4 * -(-len(key) // 3) + len('"",')
 
 
 def input_key(key: bytes | None) -> Headers:
@@ -326,19 +367,23 @@ def with_nulls(
     return None if "key" in named else key, None if "value" in named else value, restored
 
 
-def replay(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[bytes | None, bytes | None, Headers]:
-    """The record with which a dead letter goes back to its topic: the original, and which of its events failed.
+def replay(
+    key: bytes | None, value: bytes | None, headers: Headers
+) -> list[tuple[bytes | None, bytes | None, Headers]]:
+    """The records with which a dead letter goes back to its topic: the originals, and which of their events failed.
+
+    It is one, or one for each of the dead letter's keys.
 
     Raises:
         ValueError: it is no dead letter, or its value had to be dropped; the text is fit for a person.
     """
     dead_letter = read_dead_letter_headers(headers)
     if dead_letter.truncated:
-        place = f"{dead_letter.topic}:{dead_letter.partition}:{dead_letter.offset}"
-        raise ValueError(f"not all of the original was kept; it may still stand at {place}")
-    original_key, original_value, restored = with_nulls(key, value, headers, dead_letter.nulls)
+        raise ValueError(f"not all of the original was kept; it may still stand at {dead_letter.place}")
+    first_key, original_value, restored = with_nulls(key, value, headers, dead_letter.nulls)
     only = ",".join(str(index) for index in sorted(dead_letter.indexes))
-    return original_key, original_value, (*strip_own_headers(restored), (ONLY, only.encode()))
+    sent = (*strip_own_headers(restored), (ONLY, only.encode()))
+    return [(each, original_value, sent) for each in dead_letter.keys_or(first_key)]
 
 
 def _json(value: Any) -> bytes:

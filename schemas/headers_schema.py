@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from .dead_letter import INPUT_KEY, INPUT_KEY_BYTES_MAX, INPUT_KEY_SHA256, ONLY, PREFIX
+from .dead_letter import INPUT_KEY, INPUT_KEY_BYTES_MAX, INPUT_KEY_SHA256, KEYS_BYTES_MAX, ONLY, PREFIX
 from .enriched_image import USES
 from .version import VERSION_HEADER
 
@@ -34,12 +34,13 @@ OUTPUT_HEADERS: Final[dict[str, Any]] = {
         "traceparent": TRACEPARENT,
         INPUT_KEY: {
             "type": "string",
-            "description": f"The key of the input record, where it has at most {INPUT_KEY_BYTES_MAX:,} bytes.",
+            "description": f"The key of the input record, where it has at most {INPUT_KEY_BYTES_MAX:,} bytes; "
+            "of several outcomes of one record the first has it.",
         },
         INPUT_KEY_SHA256: {
             "type": "string",
             "pattern": "^[0-9a-f]{64}$",
-            "description": "The sha256 of the key of the input record, where it is longer.",
+            "description": "The sha256 of the key of the input record, where it is longer; in its place.",
         },
     },
 }
@@ -69,7 +70,8 @@ def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
         "offset": _NATURAL,
         "last-offset": {
             **_NATURAL,
-            "description": "The last offset of a batch of records that could not be read; else the same as the offset.",
+            "description": "The last offset of a batch of records that could not be read, or of records in a row that "
+            "are equal but for their keys; else the same as the offset.",
         },
         "timestamp": {
             "type": "string",
@@ -86,6 +88,11 @@ def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
             {"type": "array", "items": {"type": "string", "pattern": r"^(key|value|headers\[[0-9]+\])$"}},
             "What was null in the original and is empty here.",
         ),
+        "keys": _json(
+            {"type": "array", "minItems": 2, "items": {"type": ["string", "null"], "contentEncoding": "base64"}},
+            "Where the dead letter stands for records that are equal but for their keys: the key of each, from the "
+            f"offset to the last offset; at most {KEYS_BYTES_MAX:,} bytes.",
+        ),
         "truncated": {
             "type": "string",
             "enum": ["true", "false"],
@@ -99,5 +106,5 @@ def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
         "original's bytes.",
         "type": "object",
         "properties": {PREFIX + name: schema for name, schema in own.items()},
-        "required": [PREFIX + name for name in own],
+        "required": [PREFIX + name for name in own if name != "keys"],
     }

@@ -141,6 +141,7 @@ class Record:
         offsets: how many offsets it stands for, from `offset` on.
         append_time: the timestamp is when the broker appended it, and not when the producer made it.
         stored: its part of the bytes of its batch as the broker stores it; 0: not known, it counts as its size.
+        repeats: in its batch stands, one offset before it, a record that differs in nothing but its key.
     """
 
     partition: Partition
@@ -154,6 +155,7 @@ class Record:
     unreadable: Unreadable | None = None
     append_time: bool = False
     stored: int = field(default=0, compare=False)
+    repeats: bool = field(default=False, compare=False)
     size: int = field(init=False, compare=False, repr=False)
     """Bytes that it holds in memory, near enough for a budget."""
 

@@ -7,13 +7,14 @@ import uuid
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from schemas.correction import correction
 from tests.fixtures import Stack
 from tests.hostile.scene import Batch, Scene
 from tests.hostile.test_hostile import MIB
-from tests.support.raw_kafka import batch, produce, record
-from tests.support.worker_process import photo
+from tests.support.raw_kafka import ZSTD, batch, produce, record
+from tests.support.worker_process import Seen, photo
 from workers.backends.kafka import ensure_topics
 
 pytestmark = pytest.mark.timeout(300)
@@ -22,10 +23,10 @@ OTHERS_WITHIN_S = 10.0
 EVENTS = 1_000
 
 
-def notification(scene: Scene, key: str) -> bytes:
+def notification(scene: Scene, key: str, name: str = "ObjectCreated:Put") -> bytes:
     """So many events of one image."""
     event = {
-        "eventName": "s3:ObjectCreated:Put",
+        "eventName": f"s3:{name}",
         "s3": {"bucket": {"name": scene.site.name}, "object": {"key": key}},
     }
     return json.dumps({"Records": [event] * EVENTS}).encode()
@@ -53,3 +54,45 @@ def test_corrections_of_one_image_make_little_of_a_message_that_names_it_a_thous
         assert scene.worker.peak_memory() - held < 300 * MIB
         assert verdict.others_s < OTHERS_WITHIN_S
         assert scene.site.audit().proved
+
+
+def stored(scene: Scene, topic: str) -> int:
+    """Bytes that the broker keeps of a topic."""
+    data = scene.site.stack.kafka.folder / "data"
+    return sum(log.stat().st_size for log in data.glob(f"{topic}-*/*.log"))
+
+
+def zipped(records: list[bytes]) -> bytes:
+    return batch(records, attributes=ZSTD, compress=zstandard.ZstdCompressor().compress)
+
+
+def test_a_few_kilobytes_of_zstd_cause_little_in_the_output_topics(stack: Stack, tmp_path: Path) -> None:
+    with Scene.started(stack, tmp_path) as scene:
+        held = scene.worker.peak_memory()
+        graves = 60_000
+        tombstones = zipped([record(None, key=b"k", delta=delta) for delta in range(graves)])
+        trace = [(b"traceparent", b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"), (b"tracestate", b"v=" + b"1" * 510)]
+        tagged = notification(scene, "a.jpg", "ObjectTagging:Put")
+        skips = zipped([record(tagged, key=b"k" * 1024, headers=trace, delta=delta) for delta in range(20)])
+        padded = zipped([record(b"%d" % delta + bytes(200_000), delta=delta) for delta in range(100)])
+        assert len(tombstones) + len(skips) + len(padded) < 150_000
+        batches = [Batch("tombstones", tombstones, graves)] * 3
+        batches += [Batch("a thousand skips", skips, 20), Batch("zeros", padded, 100)]
+        verdict = scene.attack("compression", batches)
+        assert verdict.outcomes == {"undecodable": 3 * graves + 100, "skip": 20 * EVENTS}
+
+        letters = scene.site.read(scene.site.dead)
+        assert len(letters) < 3 * 10 + 100
+        assert sum(size(seen) for seen in letters) < 50 * (3 * len(tombstones) + len(padded)) + 100 * (80 << 10)
+        assert stored(scene, scene.site.dead) < MIB
+        skipped = scene.site.read(scene.site.skipped)
+        inherited = [len(value or b"") for seen in skipped for name, value in seen.headers if name != "traceparent"]
+        assert sum(inherited) == 20 * (1024 + 512)
+        assert sum(map(size, skipped)) < 50 * len(skips) + 20 * (64 << 10) + 20 * EVENTS * (16 << 10)
+        assert scene.worker.peak_memory() - held < 300 * MIB
+        assert verdict.others_s < OTHERS_WITHIN_S
+        assert scene.site.audit().proved
+
+
+def size(seen: Seen) -> int:
+    return len(seen.key or b"") + len(seen.value) + sum(len(name) + len(value or b"") for name, value in seen.headers)

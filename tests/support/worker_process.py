@@ -74,7 +74,12 @@ class Site:
         self.dead, self.skipped = f"{self.name}.dead", f"{self.name}.skipped"
         ensure_topics(
             self.stack.kafka.servers,
-            {self.images: (self.partitions, {}), self.enriched: (3, {}), self.dead: (1, {}), self.skipped: (1, {})},
+            {
+                self.images: (self.partitions, {}),
+                self.enriched: (3, {}),
+                self.dead: (1, {"compression.type": "zstd"}),
+                self.skipped: (1, {}),
+            },
         )
         s3 = self.stack.s3
         self.store = MinioObjectStore(s3.endpoint_url, s3.access_key, s3.secret_key)

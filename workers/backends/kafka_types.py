@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from workers.errors import Broken
@@ -35,7 +35,7 @@ def refusal(membership: Membership, assignments: Iterable[Assignment]) -> str | 
 class ReadRecord:
     """One committed record as any reader of the topic sees it, outside of any consumer group.
 
-    `offsets`, `unreadable` and `append_time` are those of `workers.types.Record`.
+    All from `offsets` on are those of `workers.types.Record`.
     """
 
     topic: str
@@ -48,6 +48,8 @@ class ReadRecord:
     offsets: int = 1
     unreadable: Unreadable | None = None
     append_time: bool = False
+    stored: int = field(default=0, compare=False)
+    repeats: bool = field(default=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -68,6 +70,8 @@ def record_of(read: ReadRecord, assignment: Assignment) -> Record:
         read.offsets,
         read.unreadable,
         read.append_time,
+        read.stored,
+        read.repeats,
     )
 
 

@@ -60,10 +60,14 @@ class LegacyBatch(Batch):
             raise Malformed("a compressed message that holds none")
         # In v1 the messages inside count from 0, and the one around them has the offset of the last.
         shift = own.offset - found[-1].offset if self.head.magic == 1 else 0
-        moved = [_moved(record, shift) for record in found]
+        total = sum(record.size for record in found)
+        moved = [
+            replace(each, offset=each.offset + shift, stored=max(1, len(self.data) * each.size // total))
+            for each in found
+        ]
         if any(one.offset >= other.offset for one, other in pairwise(moved)):
             raise Malformed("messages whose offsets do not ascend")
-        return moved, max(held, sum(record.size for record in moved))
+        return moved, max(held, total)
 
 
 def _within(body: bytes | bytearray, partition: Partition, limit: int) -> Iterator[ReadRecord]:
@@ -74,10 +78,6 @@ def _within(body: bytes | bytearray, partition: Partition, limit: int) -> Iterat
         if held > limit:
             raise TooLarge
         yield record
-
-
-def _moved(record: ReadRecord, by: int) -> ReadRecord:
-    return replace(record, offset=record.offset + by)
 
 
 def _message(data: memoryview, partition: Partition) -> ReadRecord:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Self
 
 import crc32c
@@ -107,7 +107,7 @@ class Batch:
         if self.head.record_count * record_size(None, None, ()) > limit:
             raise TooLarge  # by its head alone: to read so many would take a third of a second, and ends so as well
         body = decompress(self.head.attributes & CODEC, bytes(self.data[FIELDS.size :]), limit)
-        cursor = _Cursor(body)
+        cursor = _Cursor(body, len(self.data))
         found: list[ReadRecord] = []
         held, after = 0, self.head.base_offset - 1
         for _ in range(self.head.record_count):
@@ -118,7 +118,7 @@ class Batch:
             held += record.size
             if held > limit:
                 raise TooLarge
-            found.append(record)
+            found.append(_marked(record, found[-1]) if found else record)
         if not cursor.at_end:
             raise Malformed(f"{self.head.record_count} records and something behind them")
         return found, max(held, len(body))
@@ -128,7 +128,8 @@ class Batch:
         value = bytes(self.data) if keep else None
         when = self.head.max_timestamp
         appended = bool(self.head.attributes & APPEND_TIME)
-        return ReadRecord(*partition, first, when, None, value, (), max(1, last - first + 1), why, appended)
+        offsets = max(1, last - first + 1)
+        return ReadRecord(*partition, first, when, None, value, (), offsets, why, appended, len(self.data))
 
 
 def batches(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
@@ -143,11 +144,25 @@ def batches(data: bytes | bytearray | memoryview) -> Iterator[memoryview]:
         at = end
 
 
-class _Cursor:
-    """Reads the records of an uncompressed body one after the other."""
+def _marked(record: ReadRecord, before: ReadRecord) -> ReadRecord:
+    """Marked as a repetition, and sharing its value, where it differs from the one before in nothing but its key."""
+    if record.offset != before.offset + 1 or record.value != before.value or record.headers != before.headers:
+        return record
+    if record.unreadable != before.unreadable:
+        return record
+    return replace(record, value=before.value, headers=before.headers, repeats=True)
 
-    def __init__(self, body: bytes | bytearray | memoryview) -> None:
+
+class _Cursor:
+    """Reads the records of an uncompressed body one after the other.
+
+    Args:
+        stored: bytes of the batch, of which each record has its part.
+    """
+
+    def __init__(self, body: bytes | bytearray | memoryview, stored: int = 0) -> None:
         self._body = body
+        self._stored = stored
         self._view = memoryview(body)
         self._at = 0
 
@@ -170,6 +185,7 @@ class _Cursor:
         end = self._at + length
         if length < 0 or end > len(self._body):
             raise Malformed(f"a record of {length} bytes where {len(self._body) - self._at} are left")
+        stored = max(1, self._stored * length // len(self._body))
         self._at += 1  # its attributes, of which none is in use
         timestamp = head.first_timestamp + self._varint()
         if not -_TIMES <= timestamp < _TIMES:  # goes round, as in the broker, which has looked at the result alone
@@ -185,11 +201,11 @@ class _Cursor:
         if count > MAX_HEADERS:
             self._at = end
             why = Unreadable("too-many-headers", f"{count} headers, at most {MAX_HEADERS} are read; they are left out")
-            return ReadRecord(*partition, offset, timestamp, key, value, (), 1, why, appended)
+            return ReadRecord(*partition, offset, timestamp, key, value, (), 1, why, appended, stored)
         headers = self._headers(count, end)
         if self._at != end:
             raise Malformed(f"a record of {length} bytes that ends {self._at - end:+} bytes from there")
-        return ReadRecord(*partition, offset, timestamp, key, value, headers, append_time=appended)
+        return ReadRecord(*partition, offset, timestamp, key, value, headers, append_time=appended, stored=stored)
 
     def _headers(self, count: int, end: int) -> Headers:
         """Names are any bytes, as the broker takes them; what is not UTF-8 is replaced, as Kafka's own clients do."""

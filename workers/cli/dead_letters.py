@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -55,10 +55,15 @@ Keys = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRecord:
-    """A dead letter as it lies in its topic, and its headers read."""
+    """A dead letter as it lies in its topic, and its headers read.
+
+    Args:
+        meant: which of the records that it stands for, counted from 0.
+    """
 
     record: ReadRecord
     told: DeadLetter
+    meant: Sequence[int] = field(default=(0,), compare=False)
 
     @property
     def place(self) -> str:
@@ -69,6 +74,10 @@ class DeadLetterRecord:
         """Each reason once for each result that failed for it: "annotate-failed (embedding)"."""
         named = (f"{one.reason} ({one.want})" if one.want else one.reason for one in self.told.failures)
         return tuple(dict.fromkeys(named))
+
+    @property
+    def keys(self) -> list[str]:
+        return [(key or b"").decode("utf-8", "replace") for key in self.told.keys_or(self.record.key)]
 
     @property
     def key(self) -> str:
@@ -90,14 +99,17 @@ class Choice:
     until_ms: int | None = None
     key: str | None = None
 
-    def holds(self, dead_letter: DeadLetterRecord) -> bool:
+    def of(self, dead_letter: DeadLetterRecord) -> DeadLetterRecord | None:
+        """The dead letter with those of its records that are meant; None: none is."""
         at = dead_letter.record.timestamp_ms
-        return (
+        holds = (
             any(self._names(failure) for failure in dead_letter.told.failures)
             and (self.since_ms is None or at >= self.since_ms)
             and (self.until_ms is None or at < self.until_ms)
-            and (self.key is None or fnmatchcase(dead_letter.key, self.key))
         )
+        keys = dead_letter.keys if holds else []
+        meant = [number for number, key in enumerate(keys) if self.key is None or fnmatchcase(key, self.key)]
+        return replace(dead_letter, meant=meant) if meant else None
 
     def _names(self, failure: Failure) -> bool:
         return (not self.reasons or failure.reason in self.reasons) and (not self.wants or failure.want in self.wants)
@@ -211,10 +223,13 @@ def replay(
     dead_letters = up_to(limit, read_letters(settings, _choice(reason, want, since, until, key), passed_over))
     passed_over.tell()
     whole = sendable(dead_letters, {*settings.input_topics, *(topics or ())})
-    for name, count in Counter(cause for dead_letter in whole for cause in dead_letter.causes).most_common():
+    counts = Counter[str]()
+    for dead_letter in whole:
+        counts.update(dict.fromkeys(dead_letter.causes, len(dead_letter.meant)))
+    for name, count in counts.most_common():
         typer.echo(f"{count:7} {name}")
     if not go:
-        typer.echo(f"{len(whole):7} would be sent back. This was a dry run: add --go to send them.")
+        typer.echo(f"{_records(whole):7} would be sent back. This was a dry run: add --go to send them.")
         return
     typer.echo(f"{send_back(settings, whole, rate):7} sent back")
 
@@ -223,14 +238,21 @@ def sendable(dead_letters: Sequence[DeadLetterRecord], topics: Set[str]) -> list
     """The dead letters that have their value and name one of these topics; says of the others why they stay."""
     whole = [dead_letter for dead_letter in dead_letters if not dead_letter.told.truncated]
     if len(whole) < len(dead_letters):
-        typer.echo(f"{len(dead_letters) - len(whole):7} can't be sent: not all of the originals was kept")
-    strange = Counter(dead_letter.told.topic for dead_letter in whole if dead_letter.told.topic not in topics)
+        typer.echo(f"{_records(dead_letters) - _records(whole):7} can't be sent: not all of the originals was kept")
+    strange = Counter[str]()
+    for dead_letter in whole:
+        if dead_letter.told.topic not in topics:
+            strange[dead_letter.told.topic] += len(dead_letter.meant)
     for topic, count in strange.most_common(_SHOWN_TOPICS):
         named = printable(topic[:TOPIC_LENGTH_MAX])
         typer.echo(f"{count:7} not sent: they name the topic {named!r}, outside of TAGSTREAM_INPUT_TOPICS (--topic)")
     if len(strange) > _SHOWN_TOPICS:
         typer.echo(f"{len(strange) - _SHOWN_TOPICS:7} more such topics")
     return [dead_letter for dead_letter in whole if dead_letter.told.topic in topics]
+
+
+def _records(dead_letters: Sequence[DeadLetterRecord]) -> int:
+    return sum(len(dead_letter.meant) for dead_letter in dead_letters)
 
 
 def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) -> Iterator[DeadLetterRecord]:
@@ -247,8 +269,8 @@ def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) ->
             except ValueError as error:
                 passed_over.note(record, str(error))
                 continue
-            if choice.holds(dead_letter):
-                yield dead_letter
+            if chosen := choice.of(dead_letter):
+                yield chosen
 
 
 def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate: float) -> int:
@@ -269,34 +291,35 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
     topics = sorted({dead_letter.told.topic for dead_letter in dead_letters})
     limits = max_message_bytes(servers(settings), topics, security=security(settings))
     largest = max(limits.values())
+    count = _records(dead_letters)
+    messages = ((dead_letter.place, message) for dead_letter in dead_letters for message in originals(dead_letter))
     started, sent = time.monotonic(), 0
     at = "none"
     try:
         with (
             KafkaEmitter(servers(settings), security=security(settings), max_message_bytes=largest) as emitter,
-            counting("sent back", len(dead_letters)) as advance,
+            counting("sent back", count) as advance,
         ):
-            for number, dead_letter in enumerate(dead_letters):
+            for number, (place, message) in enumerate(messages):
                 time.sleep(max(0.0, started + number / rate - time.monotonic()))
-                message = original(dead_letter)
                 advance(1)
                 if message.size > limits[message.topic]:
                     most = limits[message.topic]
-                    told = f"{dead_letter.place} not sent: {message.size:,} bytes, and its topic takes {most:,}"
+                    told = f"{place} not sent: {message.size:,} bytes, and its topic takes {most:,}"
                     typer.echo(told)
                     continue
                 emitter.send(message.topic, message.key, message.value, message.headers)
                 emitter.flush()
-                sent, at = sent + 1, dead_letter.place
+                sent, at = sent + 1, place
     except (KeyboardInterrupt, TagstreamError):
-        told = f"stopped: {sent} of {len(dead_letters)} sent back, the last is {at}. The same command sends all again."
+        told = f"stopped: {sent} of {count} sent back, the last is {at}. The same command sends all again."
         typer.echo(told, err=True)
         raise
     return sent
 
 
-def original(dead_letter: DeadLetterRecord) -> Message:
-    """The record that a dead letter was made of, with the header that names what failed in it.
+def originals(dead_letter: DeadLetterRecord) -> list[Message]:
+    """The records that are meant of those that a dead letter was made of, with the header that names what failed.
 
     Nulls come back as nulls, but for header values, which no client can send as such, and for a key beside a null
     value: those stay empty.
@@ -304,10 +327,14 @@ def original(dead_letter: DeadLetterRecord) -> Message:
     from schemas.dead_letter import replay
     from workers.types import Message
 
-    key, value, headers = replay(dead_letter.record.key, dead_letter.record.value, dead_letter.record.headers)
-    if key is None and value is None:
-        key = b""
-    return Message(dead_letter.told.topic, key, value, tuple((name, content or b"") for name, content in headers))
+    record = dead_letter.record
+    found = replay(record.key, record.value, record.headers)
+    headers = tuple((name, content or b"") for name, content in found[0][2])
+    chosen = (found[number][:2] for number in dead_letter.meant)
+    return [
+        Message(dead_letter.told.topic, b"" if key is None and value is None else key, value, headers)
+        for key, value in chosen
+    ]
 
 
 def _settings() -> Settings:
@@ -348,8 +375,12 @@ def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> fro
 def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLetterRecord:
     """By the dead letter's own place, or by that of the record it was made of."""
     for dead_letter in read_letters(settings, Choice(), PassedOver()):
-        at = dead_letter.record if topic == settings.dead_letter_topic else dead_letter.told
-        if (at.topic, at.partition, at.offset) == (topic, partition, offset):
+        told, at = dead_letter.told, dead_letter.record
+        if topic == settings.dead_letter_topic:
+            found = (at.partition, at.offset) == (partition, offset)
+        else:
+            found = (told.topic, told.partition) == (topic, partition) and told.offset <= offset <= told.last_offset
+        if found:
             return dead_letter
     raise Misconfigured(f"there is no dead letter {topic}:{partition}:{offset} in {settings.dead_letter_topic}")
 
@@ -357,29 +388,30 @@ def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLe
 def up_to(
     limit: int | None, dead_letters: Iterator[DeadLetterRecord], most_bytes: int = _REPLAY_BYTES
 ) -> list[DeadLetterRecord]:
-    """The first of them.
+    """The first of them, for so many records in all.
 
     Raises:
         Misconfigured: they are more than should be held in memory.
     """
     held: list[DeadLetterRecord] = []
-    size = 0
-    for dead_letter in islice(dead_letters, limit):
-        held.append(dead_letter)
+    size, left = 0, limit
+    for dead_letter in dead_letters:
+        held.append(dead_letter if left is None else replace(dead_letter, meant=dead_letter.meant[:left]))
         size += dead_letter.record.size
         if size > most_bytes:
             raise Misconfigured(
                 f"the first {len(held):,} of these dead letters have more than {most_bytes:,} bytes: choose fewer at a "
                 "time with --since and --until, --reason, --key or --limit; nothing was sent"
             )
+        if left is not None and (left := left - len(dead_letter.meant)) <= 0:
+            break
     return held
 
 
 def row_of(dead_letter: DeadLetterRecord) -> tuple[str, ...]:
     told = dead_letter.told
     when = terminal.moment(dead_letter.record.timestamp_ms)
-    record = f"{told.topic}:{told.partition}:{told.offset}"
-    return dead_letter.place, when, record, dead_letter.key, ", ".join(dead_letter.causes), told.failures[0].detail
+    return dead_letter.place, when, told.place, dead_letter.key, ", ".join(dead_letter.causes), told.failures[0].detail
 
 
 def _summary(dead_letter: DeadLetterRecord) -> dict[str, Any]:

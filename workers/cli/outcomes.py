@@ -115,7 +115,7 @@ class Outcome:
                 return Shown(what, skip.subject or _place(skip.event), "", skip.reason, "dim")
             case DeadLetter() as dead_letter:
                 reasons = ", ".join(dict.fromkeys(failure.reason for failure in dead_letter.failures))
-                place, detail = _place(dead_letter), dead_letter.failures[0].detail
+                place, detail = dead_letter.place, dead_letter.failures[0].detail
                 return Shown(what, self.key or place, reasons, detail if most else f"{place}: {detail}", "red")
             case str(why):
                 return Shown(what, _place(self.record), "", why, "red")
@@ -125,7 +125,7 @@ def _named(tags: Iterable[Tag]) -> str:
     return ", ".join(f"{tag.name} {tag.score:.2f}" for tag in tags)
 
 
-def _place(found: EventRef | DeadLetter | ReadRecord) -> str:
+def _place(found: EventRef | ReadRecord) -> str:
     return f"{found.topic}:{found.partition}:{found.offset}"
 
 

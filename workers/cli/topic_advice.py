@@ -72,6 +72,7 @@ _ROLES: Mapping[str, tuple[bool, tuple[Advice, ...]]] = {
         (
             Advice("cleanup.policy", "delete", "compaction keeps only the last dead letter of a key"),
             Advice("retention.ms", "-1", "dead letters vanish after that time, looked at or not"),
+            Advice("compression.type", "zstd", "dead letters are kept for ever, and many hold the same bytes"),
         ),
     ),
     "skipped": (False, (Advice("cleanup.policy", "delete", "compaction keeps only the last skip of an image"),)),

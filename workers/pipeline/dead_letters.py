@@ -8,8 +8,42 @@ from schemas.dead_letter import Failure, dead_letter_headers, strip_own_headers,
 from workers.types import Headers, Message, Record
 
 
+def dead_letters(
+    records: Sequence[Record],
+    failures: Sequence[Failure],
+    *,
+    topic: str,
+    limit: int,
+    allowed: int,
+    worker: str,
+    models: Mapping[str, str],
+) -> list[Message]:
+    """One of all records, which are equal but for their keys; or one of each, where it could not have all of them.
+
+    Args:
+        limit: the largest `Message.size` that the topic takes.
+        allowed: bytes that the dead letter of one record may have.
+    """
+    first, *others = records
+    if others:
+        keys = [record.key for record in records]
+        most = min(limit, allowed * len(records))
+        of_all = dead_letter(first, failures, topic=topic, limit=most, worker=worker, models=models, keys=keys)
+        if of_all.value == (first.value or b""):
+            return [of_all]
+    most = min(limit, allowed)
+    return [dead_letter(one, failures, topic=topic, limit=most, worker=worker, models=models) for one in records]
+
+
 def dead_letter(
-    record: Record, failures: Sequence[Failure], *, topic: str, limit: int, worker: str, models: Mapping[str, str]
+    record: Record,
+    failures: Sequence[Failure],
+    *,
+    topic: str,
+    limit: int,
+    worker: str,
+    models: Mapping[str, str],
+    keys: Sequence[bytes | None] = (),
 ) -> Message:
     """The original's bytes with our headers; without its value where it would not fit, or with nothing of it.
 
@@ -19,6 +53,7 @@ def dead_letter(
         limit: the largest `Message.size` that the topic takes.
         worker: the worker's version.
         models: versions by role.
+        keys: of the records that it stands for, one offset after the other; empty: it stands for one.
     """
     original = without_nulls(record.key, record.value, strip_own_headers(record.headers))
 
@@ -27,7 +62,7 @@ def dead_letter(
             topic=record.partition.topic,
             partition=record.partition.number,
             offset=record.offset,
-            last_offset=record.next_offset - 1,
+            last_offset=record.next_offset - 1 + max(0, len(keys) - 1),
             timestamp_ms=record.timestamp_ms,
             append_time=record.append_time,
             failures=failures,
@@ -35,6 +70,7 @@ def dead_letter(
             worker=worker,
             models=models,
             nulls=nulls,
+            keys=keys,
             truncated=truncated,
         )
 

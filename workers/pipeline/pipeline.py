@@ -147,9 +147,9 @@ class Pipeline:
 
     # ---- poll thread ------------------------------------------------------------------------------------------
 
-    def take(self, record: Record) -> bool:
-        """Admit a polled record. False: its assignment has ended."""
-        entry = self.ledger.admit(record, self._clock.monotonic())
+    def take(self, record: Record, *repeats: Record) -> bool:
+        """Admit a polled record, and those behind it that repeat it. False: their assignment has ended."""
+        entry = self.ledger.admit(record, self._clock.monotonic(), repeats)
         if entry is None:
             return False
         self.progress.moved()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +29,7 @@ from schemas.image_event import ImageEvent
 from schemas.text import version_or_none
 from schemas.version import VERSION_HEADER, version_of
 from workers.pipeline.commit.ledger import Entry, Rendered
-from workers.pipeline.dead_letters import dead_letter
+from workers.pipeline.dead_letters import dead_letters
 from workers.pipeline.drift import content_of, reference
 from workers.pipeline.options import WorkerOptions
 from workers.pipeline.profiles import Profile
@@ -222,6 +223,8 @@ class Renderer:
             outcomes: list[Rendered | Failure] = []
             for outcome in entry.outcomes[index]:
                 message = outcome.message if isinstance(outcome, Rendered) else None
+                if message is not None and not messages:
+                    message = _with_the_records_own(message, entry, index)
                 if message is not None and message.size > self._limits[message.topic]:
                     detail = f"{message.size} bytes, and {message.topic} takes {self._limits[message.topic]}"
                     outcomes.append(Failure(index=index, stage="publish", reason="result-too-large", detail=detail))
@@ -232,7 +235,7 @@ class Renderer:
             entry.outcomes[index] = tuple(outcomes)
         failures = [outcome for found in entry.outcomes.values() for outcome in found if isinstance(outcome, Failure)]
         if failures:
-            messages.append(self._dead_letter(entry, failures))
+            messages += self._dead_letters(entry, failures)
         return messages
 
     def messages_again(self, entry: Entry) -> list[Message] | None:
@@ -247,21 +250,29 @@ class Renderer:
         topic = self._options.skipped_topic if document.kind == "skip" else self._options.output_topic
         if not topic:
             return None
-        headers = (*entry.traces.get(index, entry.trace), *entry.input_key)
+        headers = entry.traces.get(index, entry.trace)
         if document.version is not None:
             headers += ((VERSION_HEADER, b"%d" % document.version),)
         return Message(topic, document.key, document.value, headers)
 
-    def _dead_letter(self, entry: Entry, failures: Sequence[Failure]) -> Message:
+    def _dead_letters(self, entry: Entry, failures: Sequence[Failure]) -> list[Message]:
         topic = self._options.dead_letter_topic
-        return dead_letter(
-            entry.record,
+        return dead_letters(
+            (entry.record, *entry.repeats),
             failures,
             topic=topic,
-            limit=min(self._limits[topic], entry.may_cause - entry.outcome_bytes),
+            limit=self._limits[topic],
+            allowed=entry.may_cause - entry.outcome_bytes,
             worker=self._options.worker_version,
             models={role.use: reference(role.model) for role in self._roles.models},
         )
+
+
+def _with_the_records_own(message: Message, entry: Entry, index: int) -> Message:
+    """With what one outcome of a record inherits for all of them."""
+    tracestate = () if index in entry.traces else entry.tracestate
+    own = (*tracestate, *entry.input_key)
+    return replace(message, headers=(*own, *message.headers)) if own else message
 
 
 def _too_much(index: int) -> Failure:

@@ -22,7 +22,7 @@ BUCKET = "photos"
 TOPICS = ("images", "images.enriched", "images.dead-letters", "images.skipped")
 """Input, output, dead letters and skips: everything is published, so that nothing can vanish."""
 _PARTITIONS = 3
-_SETTINGS = {"images.dead-letters": {"retention.ms": "-1"}}
+_SETTINGS = {"images.dead-letters": {"retention.ms": "-1", "compression.type": "zstd"}}
 """As `tagstream topics check` advises."""
 
 ServerT = TypeVar("ServerT", bound=Server)

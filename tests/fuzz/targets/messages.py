@@ -117,7 +117,7 @@ def _dead_lettered(failures: list[Failure], value: bytes | None, named: Any) -> 
         assert b"MARKED-SECRET" not in content, "a signed URL's query left in a detail"
     dead_letter = read_dead_letter_headers((*kept_headers, *added))
     assert dead_letter.indexes == {failure.index for failure in failures}
-    again = replay(key, kept_value, (*kept_headers, *added))
+    [again] = replay(key, kept_value, (*kept_headers, *added))
     assert again[:2] == (None, value)
 
 
@@ -139,10 +139,12 @@ def _rendered(entry: ImageEvent | Ignored) -> None:
 def letters() -> Iterator[Parts]:
     """Dead letters: key, value, then names and values of headers."""
     failures = [Failure(index=n, stage="fetch", reason="unreadable", detail="HTTP 500") for n in (0, 3)]
+    keys = (b"", None, b"\xff") * 17
     for truncated, nulls in ((False, ()), (True, ("value", "headers[0]")), (False, ("key", "headers[999999999999]"))):
         added = dead_letter_headers(
             topic="images", partition=0, offset=7, timestamp_ms=1_800_000_000_000, failures=failures, attempts=1,
             worker="0.1.0", models={"tagger": "compact 3f2a"}, nulls=nulls, truncated=truncated,
+            keys=keys, last_offset=6 + len(keys),
         )  # fmt: skip
         named = [part for name, content in added for part in (name.encode(), content or b"")]
         yield (b"key", _json(own()), b"trace", b"1", *named)
@@ -158,7 +160,7 @@ def replayed(parts: Parts) -> str:
         return "not a dead letter"
     with_nulls(key, value, named, dead_letter.nulls)
     try:
-        _, _, sent = replay(key, value, named)
+        (_, _, sent), *_ = replay(key, value, named)
     except ValueError as error:
         sentence(error)
         return "can't be sent back"

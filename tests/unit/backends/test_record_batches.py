@@ -81,6 +81,28 @@ def test_the_brokers_time_counts_where_the_topic_says_so() -> None:
     assert found.timestamp_ms == 7
 
 
+def test_each_record_has_its_part_of_the_batch_as_stored() -> None:
+    values = [b"x" * 30_000, b"y" * 10_000, None, *[b"z"] * 10]
+    data = batch(
+        [record(value, delta=at) for at, value in enumerate(values)],
+        attributes=ZSTD,
+        compress=zstandard.ZstdCompressor().compress,
+    )
+    parts = [found.stored for found in read(data)]
+    assert sum(parts) <= len(data) + len(values) < 300
+    assert parts[0] > 2 * parts[1] > 10 * parts[2] >= 10
+
+
+def test_a_record_that_differs_from_the_one_before_it_in_its_key_alone_is_marked() -> None:
+    headers = ((b"h", b"1"), (b"n", None))
+    records = [
+        record(b"v", key=b"a"), record(b"v", key=None, delta=1), record(b"w", delta=2), record(b"w", delta=4),
+        record(b"w", headers=headers, delta=5), record(b"w", headers=headers, delta=6), record(None, delta=7),
+        record(None, delta=8), record(b"", delta=9),
+    ]  # fmt: skip
+    assert [found.offset for found in read(batch(records, last_delta=9)) if found.repeats] == [1, 6, 8]
+
+
 def test_records_that_compaction_took_out_are_gaps() -> None:
     data = batch([record(b"a", delta=2), record(b"b", delta=5)], base_offset=10, last_delta=9)
     assert [found.offset for found in read(data)] == [12, 15]
@@ -202,7 +224,7 @@ def test_a_marker_says_how_its_transaction_ended() -> None:
 def test_a_records_size_is_what_it_holds(headers: Headers) -> None:
     """Guard: it once was 202 bytes for a record of 914 MB."""
     names = [(name.encode(), content) for name, content in headers]
-    data = batch([record(b"v" * 100, headers=names, delta=n) for n in range(50)])
+    data = batch([record(b"%0100d" % n, headers=names, delta=n) for n in range(50)])
     tracemalloc.start()
     found = read(data, 1 << 30)
     held = tracemalloc.get_traced_memory()[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -11,10 +11,10 @@ import pytest
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
 from tests.unit.cli.conftest import Ran
 from workers.backends.kafka_types import ReadRecord
-from workers.cli.dead_letters import Choice, DeadLetterRecord, original, print_table, up_to
+from workers.cli.dead_letters import Choice, DeadLetterRecord, originals, print_table, up_to
 from workers.cli.times import moment_ms
 from workers.errors import Misconfigured
-from workers.types import Headers
+from workers.types import Headers, Message
 
 
 def dead_letter(
@@ -25,29 +25,53 @@ def dead_letter(
     at_ms: int = 1000,
     reason: str = "unreadable",
     want: str | None = None,
+    keys: Sequence[bytes | None] = (),
 ) -> DeadLetterRecord:
     bare = without_nulls(key, value, headers)
     kind: Any = {"stage": "annotate" if want else "fetch", "reason": reason, "want": want}
     failures = [Failure(index=index, detail="d", **kind) for index in (3, 1)]
     added = dead_letter_headers(
         topic="images", partition=2, offset=7, timestamp_ms=5, failures=failures, attempts=1, worker="0", models={},
-        nulls=bare.nulls,
+        nulls=bare.nulls, keys=keys, last_offset=7 + max(0, len(keys) - 1),
     )  # fmt: skip
     record = ReadRecord("dead", 0, 0, at_ms, bare.key, bare.value, bare.headers + added)
     return DeadLetterRecord(record, read_dead_letter_headers(record.headers))
 
 
+def only_original(of: DeadLetterRecord) -> Message:
+    [message] = originals(of)
+    return message
+
+
+def test_of_one_that_stands_for_many_each_goes_back_or_those_whose_keys_are_meant() -> None:
+    keys = [b"photos/a.jpg", None, b"\xff", b"photos/b.jpg"]
+    several = dead_letter(value=None, keys=keys)
+    assert several.told.place == "images:2:7-10"
+    every = Choice().of(several)
+    assert every is not None
+    assert [(message.key, message.value) for message in originals(every)] == [
+        (b"photos/a.jpg", None), (b"", None), (b"\xff", None), (b"photos/b.jpg", None),
+    ]  # fmt: skip
+    assert {message.headers for message in originals(every)} == {(("tagstream-only", b"1,3"),)}
+    some = Choice(key="photos/*").of(several)
+    assert some is not None
+    assert [message.key for message in originals(some)] == [b"photos/a.jpg", b"photos/b.jpg"]
+    assert Choice(key="other/*").of(several) is None
+    first, second = up_to(3, iter([some, every, every]))
+    assert [len(originals(each)) for each in (first, second)] == [2, 1]
+
+
 def test_what_goes_back_is_the_original_and_what_failed_in_it() -> None:
-    message = original(dead_letter(headers=(("traceparent", b"t"),)))
+    message = only_original(dead_letter(headers=(("traceparent", b"t"),)))
     assert (message.topic, message.key, message.value) == ("images", b"photos/a.jpg", b"{}")
     assert message.headers == (("traceparent", b"t"), ("tagstream-only", b"1,3"))
     assert only_indexes(message.headers) == frozenset({1, 3})
 
 
 def test_nulls_come_back_as_far_as_they_can_be_sent() -> None:
-    assert original(dead_letter(key=None)).key is None
-    assert original(dead_letter(value=None)).value is None
-    both = original(dead_letter(key=None, value=None, headers=(("h", None),)))
+    assert only_original(dead_letter(key=None)).key is None
+    assert only_original(dead_letter(value=None)).value is None
+    both = only_original(dead_letter(key=None, value=None, headers=(("h", None),)))
     assert (both.key, both.value) == (b"", None)
     assert both.headers[0] == ("h", b"")
 
@@ -68,14 +92,14 @@ def test_nulls_come_back_as_far_as_they_can_be_sent() -> None:
     ],
 )
 def test_a_dead_letter_is_chosen_when_everything_that_was_given_holds(choice: Choice, holds: bool) -> None:
-    assert choice.holds(dead_letter()) is holds
+    assert (choice.of(dead_letter()) is not None) is holds
 
 
 def test_what_failed_for_one_reason_is_told_apart_by_the_result_that_is_missing() -> None:
     tags, embedding = (dead_letter(reason="annotate-failed", want=want) for want in ("tags", "embedding"))
     chosen = Choice(reasons=frozenset({"annotate-failed"}), wants=frozenset({"embedding"}))
-    assert (chosen.holds(embedding), chosen.holds(tags), chosen.holds(dead_letter())) == (True, False, False)
-    assert not Choice(reasons=frozenset({"caption-failed"}), wants=frozenset({"embedding"})).holds(embedding)
+    assert [chosen.of(each) for each in (embedding, tags, dead_letter())] == [embedding, None, None]
+    assert Choice(reasons=frozenset({"caption-failed"}), wants=frozenset({"embedding"})).of(embedding) is None
     assert embedding.causes == ("annotate-failed (embedding)",)
     assert dead_letter().causes == ("unreadable",)
 

@@ -25,7 +25,7 @@ ROLES = {
 SOUND: dict[str, dict[str, str]] = {
     "images": {"compression.type": "producer"},
     "images.enriched": {"cleanup.policy": "compact"},
-    "images.dead-letters": {"cleanup.policy": "delete", "retention.ms": "-1"},
+    "images.dead-letters": {"cleanup.policy": "delete", "retention.ms": "-1", "compression.type": "zstd"},
     "skips": {"cleanup.policy": "delete"},
     "said": {"cleanup.policy": "delete", "retention.ms": "-1"},
 }
@@ -64,6 +64,7 @@ def test_topics_as_they_are_made_have_no_deviation(wanted: list[WantedTopic]) ->
         ("images", "min.insync.replicas", "1"),
         ("dead-letters", "cleanup.policy", "compact"),
         ("dead-letters", "retention.ms", "604800000"),
+        ("dead-letters", "compression.type", "producer"),
         ("skips", "cleanup.policy", "compact,delete"),
         ("said", "cleanup.policy", "compact"),
         ("said", "retention.ms", "604800000"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from schemas.dead_letter import Failure, read_dead_letter_headers, strip_own_headers
-from workers.pipeline.dead_letters import dead_letter
+from workers.pipeline.dead_letters import dead_letter, dead_letters
 from workers.types import Assignment, Headers, Message, Partition, Record, Unreadable
 
 FAILURE = Failure(index=0, stage="parse", reason="not-an-event", detail="no object")
@@ -74,3 +76,33 @@ def test_it_drops_nothing_more_where_it_fits_to_the_byte_without_its_value() -> 
 def test_of_nulls_it_names_the_key_where_it_has_no_headers_any_more() -> None:
     bare = letter(record(key=None), 1)
     assert read_dead_letter_headers(bare.headers).nulls == ("key",)
+
+
+def letters(records: list[Record], limit: int = 1 << 20, allowed: int = 1 << 20) -> list[Message]:
+    return dead_letters(records, [FAILURE], topic="dead", limit=limit, allowed=allowed, worker="1.2.3", models={})
+
+
+def repeated(count: int) -> list[Record]:
+    return [replace(record(key=b"%d" % number), offset=7 + number) for number in range(count)]
+
+
+def test_records_that_are_equal_but_for_their_keys_are_one_dead_letter_that_names_the_keys() -> None:
+    [message] = letters(repeated(50))
+    read = read_dead_letter_headers(message.headers)
+    assert (read.offset, read.last_offset, message.key, message.value) == (7, 56, b"0", b"v" * 500)
+    assert read.keys_or(None) == [b"%d" % number for number in range(50)]
+    [single] = letters(repeated(1))
+    assert "tagstream-keys" not in dict(single.headers)
+
+
+def test_they_are_one_each_where_one_for_all_would_lose_the_value_that_each_can_have() -> None:
+    single = letters(repeated(1))[0].size
+    each = letters(repeated(200), limit=single + 20)
+    assert [read_dead_letter_headers(message.headers).offset for message in each] == list(range(7, 207))
+    assert {message.value for message in each} == {b"v" * 500}
+
+
+def test_no_dead_letter_is_larger_than_its_record_may_cause() -> None:
+    whole = letters(repeated(1))[0].size
+    assert [message.value for message in letters(repeated(3), allowed=whole // 3)] == [b""] * 3
+    assert len(letters(repeated(3), allowed=whole)) == 1

@@ -17,6 +17,7 @@ from schemas.dead_letter import (
     REASONS,
     STAGES,
     Failure,
+    bytes_in_keys,
     dead_letter_headers,
     only_indexes,
     read_dead_letter_headers,
@@ -196,10 +197,33 @@ def test_a_replay_is_the_original_record_and_names_what_failed() -> None:
     original: Headers = (("traceparent", b"00-1"), ("a", None), ("a", b"2"))
     sent = without_nulls(None, b"{}", original)
     failed = [FAILURE, FAILURE.model_copy(update={"index": 0}), FAILURE]
-    key, value, headers = replay(sent.key, sent.value, (*sent.headers, *dead_letter(failures=failed, nulls=sent.nulls)))
+    added = dead_letter(failures=failed, nulls=sent.nulls)
+    [(key, value, headers)] = replay(sent.key, sent.value, (*sent.headers, *added))
     assert (key, value) == (None, b"{}")
     assert headers == (*original, ("tagstream-only", b"0,2"))
     assert only_indexes(headers) == frozenset({0, 2})
+
+
+def test_one_that_stands_for_many_records_names_their_keys_and_each_is_replayed() -> None:
+    keys = [b"k", None, b"", b"\xff\x00"]
+    headers = (("a", b"1"), *dead_letter(keys=keys, last_offset=20))
+    read = read_dead_letter_headers(headers)
+    assert (read.offset, read.last_offset, read.place) == (17, 20, "images:3:17-20")
+    assert read.keys_or(b"k") == keys
+    assert json.loads(read.model_dump_json())["keys"] == ["aw==", None, "", "/wA="]
+    sent = (("a", b"1"), ("tagstream-only", b"2"))
+    assert replay(b"k", b"v", headers) == [(key, b"v", sent) for key in keys]
+    [written] = [value for name, value in headers if name == "tagstream-keys"]
+    assert len(written or b"") == sum(map(bytes_in_keys, keys)) + len("[]") - len(",")
+
+
+@pytest.mark.parametrize(
+    ("keys", "last"),
+    [(b'["aw==","aw=="]', 17), (b'["aw==","a"]', 18), (b'["aw==",7]', 18), (b'"aw=="', 17), (b"[" * 100_000, 18)],
+)
+def test_keys_that_are_none_or_not_as_many_as_offsets_are_refused(keys: bytes, last: int) -> None:
+    with pytest.raises(ValueError, match="a header that does not read"):
+        read_dead_letter_headers((*dead_letter(last_offset=last), ("tagstream-keys", keys)))
 
 
 def test_a_dead_letter_that_lost_its_value_is_not_replayed() -> None:
@@ -229,7 +253,7 @@ def test_other_software_finds_the_headers_that_it_knows() -> None:
 def test_a_replay_takes_the_headers_of_other_software_with_it_no_more() -> None:
     forged: Headers = (("kafka_dlt-original-topic", b"elsewhere"), ("x-original-topic", b"elsewhere"), ("a", b"1"))
     assert strip_own_headers(forged) == (("a", b"1"),)
-    _, _, headers = replay(b"k", b"v", (("a", b"1"), *dead_letter()))
+    [(_, _, headers)] = replay(b"k", b"v", (("a", b"1"), *dead_letter()))
     assert headers == (("a", b"1"), ("tagstream-only", b"2"))
 
 

@@ -116,13 +116,15 @@ def test_the_headers_of_a_dead_letter_are_valid_and_so_is_the_json_in_them() -> 
             worker="0.1.0",
             models={"tagger": "compact cccc"},
             nulls=("key", "value", "headers[3]"),
+            keys=(None, b"\xff"),
+            last_offset=2,
             truncated=True,
         )
     )
     schema = json.loads(DOCUMENTS[DEAD_LETTER])
     jsonschema.Draft202012Validator(schema).validate(written)
-    assert set(schema["properties"]) == set(schema["required"]) == set(written)
+    assert set(schema["properties"]) == {*schema["required"], "tagstream-keys"} == set(written)
     held = {name: part["contentSchema"] for name, part in schema["properties"].items() if "contentSchema" in part}
-    assert set(held) == {"tagstream-failures", "tagstream-models", "tagstream-nulls"}
+    assert set(held) == {"tagstream-failures", "tagstream-models", "tagstream-nulls", "tagstream-keys"}
     for name, inner in held.items():
         jsonschema.Draft202012Validator(inner).validate(json.loads(written[name]))

@@ -55,7 +55,8 @@ class Rendered:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One record on its way through the pipeline.
+    """One record on its way through the pipeline, and those behind it that repeat it: with it, they are refused whole
+    or get entries of their own (`Ledger.split`).
 
     `outcomes` has one item for each index that is done, `traces` the trace headers of those that have their own;
     `messages` is set once all indexes are done. `after_commit` holds what the cache is told when the commit is known.
@@ -63,13 +64,16 @@ class Entry:
 
     record: Record
     taken_at: float
+    repeats: tuple[Record, ...] = ()
     expected: int | None = None
     outcomes: dict[int, tuple[Rendered | Failure, ...]] = field(default_factory=dict)
     traces: dict[int, Headers] = field(default_factory=dict)
     trace: Headers = ()
     """What an outcome without a trace of its own inherits from the record; bounded, and found out once."""
+    tracestate: Headers = ()
+    """As `trace`, for the record's first outcome alone."""
     input_key: Headers = ()
-    """What every outcome inherits from the record's key; bounded."""
+    """What the first outcome inherits from the record's key; bounded."""
     outcome_bytes: int = 0
     full: bool = False
     """An outcome was refused for the bytes of those before it: so are all further ones."""
@@ -81,7 +85,13 @@ class Entry:
     @property
     def size(self) -> int:
         """Bytes with its messages, near enough for a bound."""
-        return _ENTRY_BYTES + self.record.size + sum(message.size for message in self.messages or ())
+        records = self.record.size + sum(record.size for record in self.repeats)
+        return _ENTRY_BYTES + records + sum(message.size for message in self.messages or ())
+
+    @property
+    def next_offset(self) -> int:
+        """The offset to commit once it is done."""
+        return (self.repeats or (self.record,))[-1].next_offset
 
     @property
     def may_cause(self) -> int:
@@ -158,8 +168,11 @@ class Ledger:
                 self._forget(queue, queue.entries)
             return ended
 
-    def admit(self, record: Record, now: float) -> Entry | None:
+    def admit(self, record: Record, now: float, repeats: Sequence[Record] = ()) -> Entry | None:
         """Enter a record behind those of its queue. None: its assignment has no queue (any more).
+
+        Args:
+            repeats: the records right behind it that repeat it.
 
         Raises:
             ValueError: the record does not come after those before it. Publishing would break the order.
@@ -168,16 +181,26 @@ class Ledger:
             queue = self._queues.get(record.assignment)
             if queue is None:
                 return None
-            next_offset = queue.entries[-1].record.next_offset if queue.entries else queue.committed
+            next_offset = queue.entries[-1].next_offset if queue.entries else queue.committed
             if record.offset < next_offset:
                 raise ValueError(f"{record.partition}: offset {record.offset} came after {next_offset - 1}")
-            entry = Entry(record, now)
+            entry = Entry(record, now, tuple(repeats))
             queue.entries.append(entry)
-            queue.jobs += 1
-            self._count(entry, entry.size)
-            self._records += 1
-            self._under_way += 1
+            self._enter(queue, entry, entry.size)
             return entry
+
+    def split(self, entry: Entry) -> Entry | None:
+        """Give the records that repeat an entry's an entry of their own. None: the assignment has ended."""
+        with self._lock:
+            queue = self._queues.get(entry.record.assignment)
+            if queue is None:
+                return None
+            rest = Entry(entry.repeats[0], entry.taken_at, entry.repeats[1:])
+            entry.repeats = ()
+            queue.entries.insert(queue.entries.index(entry) + 1, rest)
+            self._enter(queue, rest, entry.counted - entry.record.size)
+            self._count(entry, entry.size)
+            return rest
 
     def has_room(self, entry: Entry, max_jobs: int, max_bytes: int) -> bool:
         """Whether an admitted record may be parsed: whatever it holds, the bounds are exceeded by that alone.
@@ -314,7 +337,7 @@ class Ledger:
                     entries.append(entry)
                     messages.extend(entry.messages)
                     size += entry_bytes
-                    offsets[queue.assignment] = entry.record.next_offset
+                    offsets[queue.assignment] = entry.next_offset
             if not entries:
                 return None
             return Publishable(Transaction(tuple(messages), offsets), tuple(entries), full)
@@ -338,7 +361,7 @@ class Ledger:
             queue = self._queues.get(assignment)
             if queue is None:
                 return []
-            ends = {entry.record.next_offset for entry in queue.front()}
+            ends = {entry.next_offset for entry in queue.front()}
             if committed != queue.committed and committed not in ends:
                 assignment.end()
                 return []
@@ -382,6 +405,12 @@ class Ledger:
 
     def _front_is_ready(self, queue: _PartitionQueue) -> bool:
         return queue.assignment.current and bool(queue.entries) and queue.entries[0].messages is not None
+
+    def _enter(self, queue: _PartitionQueue, entry: Entry, size: int) -> None:
+        queue.jobs += 1
+        self._records += 1
+        self._under_way += 1
+        self._count(entry, size)
 
     def _count(self, entry: Entry, size: int) -> None:
         self._bytes += size - entry.counted

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+from schemas.dead_letter import KEYS_BYTES_MAX, bytes_in_keys
 from workers.pipeline.flow.byte_turns import ByteTurns
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.options import WorkerOptions
@@ -39,7 +42,7 @@ class Poller:
         self._options = options
         self._opening = opening
         self._opened = opened
-        self._backlog = ByteTurns[Record](self._may_admit)
+        self._backlog = ByteTurns[list[Record]](self._may_admit)
         self._paused: set[Partition] = set()
         self.admitting = True
         self.opening = 0
@@ -50,14 +53,14 @@ class Poller:
         self._leave_ended()
         self._begin(polled)
         self._open()
-        for record in polled.records:
-            self._backlog.add(record.assignment, record, record.size)
+        for run in runs(polled.records):
+            self._backlog.add(run[0].assignment, run, sum(record.size for record in run))
         for stage in self._pipeline.stages:
             stage.poll()
         if not self.admitting:
             self._backlog.clear()
         quiet = not self._pipeline.ledger.records
-        admitted = sum(map(self._pipeline.take, self._backlog.rounds()))
+        admitted = sum(self._pipeline.take(*run) for run in self._backlog.rounds())
         self._hold_back()
         if quiet and admitted:
             self._pipeline.ledger.wait_until_empty(HEAD_START_S)
@@ -105,8 +108,8 @@ class Poller:
         for stage in self._pipeline.stages:
             stage.divide(partitions)
 
-    def _may_admit(self, record: Record) -> bool:
-        assignment, ledger = record.assignment, self._pipeline.ledger
+    def _may_admit(self, run: list[Record]) -> bool:
+        assignment, ledger = run[0].assignment, self._pipeline.ledger
         ahead = ledger.jobs_ahead(assignment)
         if ahead >= self._options.jobs_ahead:
             return False
@@ -131,3 +134,20 @@ class Poller:
         if resume := self._paused - full:
             self._source.resume(sorted(resume))
         self._paused = full
+
+
+def runs(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Records, each with those behind it that repeat it, as many as one dead letter can name."""
+    run: list[Record] = []
+    keys = 0
+    for record in records:
+        keys += bytes_in_keys(record.key)
+        behind = run and record.assignment is run[-1].assignment and record.offset == run[-1].next_offset
+        if behind and record.repeats and keys <= KEYS_BYTES_MAX:
+            run.append(record)
+            continue
+        if run:
+            yield run
+        run, keys = [record], bytes_in_keys(record.key)
+    if run:
+        yield run

@@ -39,6 +39,12 @@ class ByteTurns(Generic[Item]):
         queue.items.append((item, size))
         queue.bytes += size
 
+    def put_back(self, assignment: Assignment, item: Item, size: int) -> None:
+        """Make it the assignment's next."""
+        queue = self._queues.setdefault(assignment, _Queue())
+        queue.items.appendleft((item, size))
+        queue.bytes += size
+
     def round(self) -> Iterator[Item]:
         """What one round gives; nothing where nothing may leave. Who was given something is last in the next round.
 

@@ -88,7 +88,11 @@ class ParseStage(QueueStage):
 
     def _read(self, entry: Entry) -> list[Task]:
         filtered = self._filter.read(entry.record)
-        entry.trace = tracing.inherited(entry.record.headers)
+        refused = all(isinstance(item, Failure) for item in filtered) and not self._journal.poison
+        if entry.repeats and not refused and (rest := self._ledger.split(entry)) is not None:
+            self.unread.put_back(rest.record.assignment, rest, rest.record.size)
+        inherited = tracing.inherited(entry.record.headers)
+        entry.trace, entry.tracestate = inherited[:1], inherited[1:]
         entry.input_key = input_key(entry.record.key)
         self._ledger.expect(entry, len(filtered))
         tasks: list[Task] = []
