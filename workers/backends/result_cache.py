@@ -93,7 +93,7 @@ class RedisResultCache:
     Args:
         url: redis://, rediss:// or unix://; may hold a password, which is never shown.
         ttl_s: how long entries live; a hash lives so long from its last write.
-        timeout_s: wall clock of one call (of at most `_CHUNK` entries) from connecting to its last byte.
+        timeout_s: of connecting, and of each wait for the server.
         now: the URL as it is at the moment, asked for each connection; only its user and password may change.
 
     Raises:

@@ -192,6 +192,20 @@ def test_a_value_too_large_to_be_ours_leaves_the_next_call_alone(
     cache.close()
 
 
+def test_all_values_of_a_call_together_have_a_bound(
+    valkey: Valkey, unique: Callable[[str], str], causes: list[object]
+) -> None:
+    name, mebibyte = unique("key"), bytes(2**20)
+    keys = [f"{name}-{number}" for number in range(40)]
+    cache = RedisResultCache(valkey.url, ttl_s=60.0, timeout_s=PATIENT_S)
+    with redis.Redis.from_url(valkey.url) as client:
+        for key in keys:
+            client.set(key, mebibyte)
+    assert cache.lookup(keys) == [mebibyte] * 32 + [None] * 8
+    assert set(causes) == {"too-large"}
+    cache.close()
+
+
 def test_what_could_not_be_read_back_is_not_written(
     valkey: Valkey, unique: Callable[[str], str], causes: list[object]
 ) -> None:
