@@ -49,6 +49,8 @@ class _Selector(selectors.DefaultSelector):
 
 _SETUP: dict[str, Any] = {
     "selector": _Selector,
+    # It would warn of each step that takes 0.1 s, which every step may on a busy machine. What hangs we see ourselves.
+    "slow_task_threshold_secs": 0,
     # The default of 10 s is how long a node that hangs is waited for each time that chance leads back to it.
     "socket_connection_setup_timeout_ms": 3_000,
     "socket_connection_setup_timeout_max_ms": 10_000,
@@ -322,7 +324,7 @@ def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool
 
 def _named_by(node: str, security: Security, timeout_s: float) -> set[str] | None:
     """host:port of the brokers that this one names; None if it does not answer."""
-    client = KafkaNetClient(bootstrap_servers=[node], **SHARED, **security)
+    client = KafkaNetClient(bootstrap_servers=[node], **SHARED, **_SETUP, **security)
     try:
         client._manager.bootstrap(timeout_ms=int(timeout_s * 1000))
         return {_address(broker.host, broker.port) for broker in client.cluster.brokers()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,9 +57,11 @@ def bench(
     """
     from workers.cli.bench_measures import measured
 
-    settings = with_models(model, captioner, device)
+    settings, images = with_models(model, captioner, device), _some(photos or [], most)
+    if output is not None and not os.access(output.parent, os.W_OK):
+        raise Misconfigured(f"{output} can't be written: its folder is missing, or may not be written to")
     with bars() as tell:
-        profile = measured(settings, _some(photos or [], most), tell, note)
+        profile = measured(settings, images, tell, note)
     document = profile.model_dump_json(by_alias=True, indent=1)
     if output is not None:
         _write(output, document + "\n")

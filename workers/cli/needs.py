@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -31,18 +31,26 @@ def needed(*fields: str, worker: bool = False) -> Settings:
     from workers.settings import examine
 
     settings, wrong = examine(os.environ, *fields)
-    for question in (*_files(settings), *(_of_a_worker(settings) if worker else ())):
+    _ask(wrong, (*_files(settings), *(_of_a_worker(settings) if worker else ())))
+    return settings
+
+
+_Question = Callable[[], object]
+"""Raises `Misconfigured` where the answer is no."""
+
+
+def _ask(wrong: list[str], questions: Iterable[_Question]) -> None:
+    """
+    Raises:
+        Misconfigured: all that is wrong, what was known before first.
+    """
+    for question in questions:
         try:
             question()
         except Misconfigured as error:
             wrong.append(str(error))
     if wrong:
         raise Misconfigured("\n".join(dict.fromkeys(wrong)))
-    return settings
-
-
-_Question = Callable[[], object]
-"""Raises `Misconfigured` where the answer is no."""
 
 
 def with_models(tagger: str | None, captioner: str | None, device: str | None) -> Settings:
@@ -51,7 +59,7 @@ def with_models(tagger: str | None, captioner: str | None, device: str | None) -
     An option goes before its variable, and before the digest that pins what the variable names.
 
     Raises:
-        Misconfigured: a line for each setting that is wrong.
+        Misconfigured: a line for each setting, bundle and file of a setting that can't be used.
     """
     from workers.settings import read
 
@@ -59,7 +67,9 @@ def with_models(tagger: str | None, captioner: str | None, device: str | None) -
     named = {variable: name for variable, name in bundles.items() if name is not None}
     unpinned = {f"{variable}_DIGEST": "" for variable in named}
     place = {} if device is None else {"TAGSTREAM_DEVICE": device}
-    return read({**os.environ, **named, **unpinned, **place})
+    settings = read({**os.environ, **named, **unpinned, **place})
+    _ask([], _of_models(settings, settings.bundles()))
+    return settings
 
 
 def _files(settings: Settings) -> Iterator[_Question]:
@@ -70,6 +80,12 @@ def _files(settings: Settings) -> Iterator[_Question]:
 
 def _of_a_worker(settings: Settings) -> Iterator[_Question]:
     yield partial(_require_state, settings)
+    yield from _of_models(settings, settings.all_bundles())
+    if settings.shadow_tagger:
+        yield partial(require_shadow, settings)
+
+
+def _of_models(settings: Settings, bundles: Iterable[str]) -> Iterator[_Question]:
     tagger = _tagger(settings)
     if tagger is None:
         yield partial(_require_file, settings, "labels_file")
@@ -77,10 +93,8 @@ def _of_a_worker(settings: Settings) -> Iterator[_Question]:
     else:
         yield partial(_require_labels, settings, tagger)
         yield partial(_require_profiles, settings, tagger)
-    for field in settings.all_bundles():
+    for field in bundles:
         yield partial(_require_bundle, settings, field)
-    if settings.shadow_tagger:
-        yield partial(require_shadow, settings)
 
 
 def _tagger(settings: Settings) -> Bundle | None:

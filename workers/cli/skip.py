@@ -78,6 +78,7 @@ class Skipping:
         """
         from workers.cli.clients import publisher, record_source
 
+        self._require_record()
         source = record_source(self._settings)
         try:
             way_out = publisher(self._settings, source, f"{self._settings.group}-skip-{self._topic}-{self._partition}")
@@ -93,7 +94,6 @@ class Skipping:
 
         assignment = self._take_partition(source)
         self._require_next(way_out, assignment)
-        self._require_record()
         limit = way_out.max_message_bytes[self._settings.dead_letter_topic]
         way_out.publish(Transaction([self._dead_letter(assignment, limit)], {assignment: self._offset + 1}))
 
@@ -105,8 +105,8 @@ class Skipping:
                     return assignment
         raise Unavailable(
             "kafka",
-            f"{self._topic}:{self._partition} did not become ours within {JOIN_S:g} s: it does not exist, or another "
-            f"member of the group {self._settings.group!r} keeps it. Stop the workers first",
+            f"{self._topic}:{self._partition} did not become ours within {JOIN_S:g} s: another member of the "
+            f"group {self._settings.group!r} keeps it. Stop the workers first",
         )
 
     def _require_next(self, way_out: Publisher, assignment: Assignment) -> None:
@@ -126,14 +126,16 @@ class Skipping:
             )
 
     def _require_record(self) -> None:
-        """An offset beyond the partition's end would end every worker."""
-        from workers.backends.kafka import lag
+        """Asked before the group is joined. An offset beyond the partition's end would end every worker."""
+        from workers.backends.kafka import group_watch
         from workers.cli.clients import security, servers
-        from workers.types import Partition
 
         settings = self._settings
-        behind = lag(servers(settings), settings.group, [self._topic], security=security(settings))
-        if not behind.get(Partition(self._topic, self._partition)):
+        with group_watch(servers(settings), settings.group, [self._topic], security=security(settings)) as watch:
+            reaches = {place.number: reach for place, reach in watch.look().partitions.items()}
+        if self._partition not in reaches:
+            raise Misconfigured(f"{self._topic} has no partition {self._partition}: its last is {max(reaches)}")
+        if self._offset >= reaches[self._partition].end:
             raise Misconfigured(f"{self._topic}:{self._partition} has no record at {self._offset} (yet)")
 
     def _dead_letter(self, assignment: Assignment, limit: int) -> Message:

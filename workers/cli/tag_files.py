@@ -190,8 +190,10 @@ def image_files(arguments: Sequence[Path]) -> list[Path]:
     What is neither, and a folder that can't be listed, stands for itself: reading it says what is wrong.
 
     Raises:
-        Misconfigured: there is none.
+        Misconfigured: there is none, or nothing is there by any of these names.
     """
+    if not any(map(os.path.lexists, arguments)):
+        raise Misconfigured(f"{', '.join(map(str, arguments))}: there is no such file or folder")
     found: list[Path] = []
     for path in arguments:
         found += _below(path) if path.is_dir() else [path]

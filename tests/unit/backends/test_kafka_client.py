@@ -129,6 +129,18 @@ def test_every_client_waits_for_its_sockets_without_asking_for_their_addresses()
     client.close()
 
 
+def test_a_busy_machine_is_no_warning_of_the_library() -> None:
+    made: list[KafkaNetClient] = []
+
+    def make(**settings: Any) -> None:
+        made.append(settings["kafka_client"](bootstrap_servers=[]))
+
+    connect(make, "127.0.0.1:1", {}, timeout_s=1.0)
+    [client] = made
+    assert client._net.config["slow_task_threshold_secs"] == 0
+    client.close()
+
+
 def test_tls_and_sasl_settings_reach_every_client_as_they_are() -> None:
     security = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "ssl_cafile": "ca.pem"}
     make = Mock()

@@ -28,9 +28,8 @@ from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
 from tests.unit.schemas.documents import enriched
-from workers.backends.kafka import KafkaEmitter, ensure_topics, lag, read_range
+from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, lag, read_range
 from workers.backends.object_store import MinioObjectStore
-from workers.cli import skip
 from workers.cli.exit_codes import READER_LEFT
 from workers.cli.resume_point import ResumePoint
 from workers.errors import Unavailable
@@ -476,13 +475,22 @@ def test_a_record_that_can_not_be_read_is_skipped_unread(site: Site, tagstream: 
     assert [(dead_letter["offset"], dead_letter["truncated"]) for dead_letter in letters] == [(0, True), (1, True)]
 
 
-def test_a_skip_says_what_it_waits_for(
-    site: Site, tagstream: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+def test_a_skip_says_what_it_waits_for(site: Site, tagstream: Callable[..., Ran]) -> None:
+    site.send(b"poison")
+    ran = tagstream("skip", f"{site.images}:0:0")
+    assert f"for the group '{site.name}' to give us {site.images}:0; stop its workers" in ran.err
+
+
+def test_a_partition_that_does_not_exist_is_refused_before_a_group_is_joined(
+    site: Site, tagstream: Callable[..., Ran]
 ) -> None:
-    monkeypatch.setattr(skip, "JOIN_S", 2.0)
+    """Guard: joining takes the partitions of every member for a moment, and was waited for half a minute."""
     ran = tagstream("skip", f"{site.images}:7:0")
-    assert ran.code == 4
-    assert f"waiting at most 2 s for the group '{site.name}' to give us {site.images}:7; stop its workers" in ran.err
+    assert ran.code == 2
+    assert f"{site.images} has no partition 7" in ran.err
+    assert "waiting" not in ran.err
+    with group_watch(site.servers, site.name, [site.images]) as watch:
+        assert watch.look().state == "dead"  # as Kafka calls a group that never was
 
 
 def test_a_check_of_sound_settings_ends_with_0(

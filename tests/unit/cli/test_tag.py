@@ -182,14 +182,6 @@ def test_a_page_is_bounded_and_hostile_names_stay_text(
     assert all(line.isprintable() for line in found.splitlines())
 
 
-def test_a_page_that_can_not_be_written_is_told_before_anything_is_loaded(
-    tagstream: Run, folder: Path, tmp_path: Path
-) -> None:
-    ran = tagstream("tag", folder, "--model", "no-bundle", "--page", tmp_path / "nowhere" / "out.html")
-    assert ran.code == MISCONFIGURED
-    assert "out.html: it can't be written: No such file or directory" in ran.err
-
-
 def test_a_page_replaces_no_device_and_no_pipe(tagstream: Run, folder: Path, tmp_path: Path) -> None:
     """As root, `--page /dev/null` would leave a file in its place."""
     os.mkfifo(tmp_path / "out.html")

@@ -35,6 +35,7 @@ def fit(
     data: Annotated[
         Path | None,
         typer.Argument(
+            exists=True,
             help="Images with tags: a training set, or whatever `train import` reads (a folder for each tag, a CSV, "
             "COCO, …).",
             show_default=False,
@@ -71,7 +72,11 @@ def fit(
     ] = None,
     replay: Annotated[
         Path | None,
-        typer.Option(help="A set with tags that the bundle knows already, mixed in to keep them.", show_default=False),
+        typer.Option(
+            exists=True,
+            help="A set with tags that the bundle knows already, mixed in to keep them.",
+            show_default=False,
+        ),
     ] = None,
     guard: Annotated[
         float, typer.Option(min=0, help="How strongly the bundle's other labels are held where they are; 0: not.")
