@@ -41,6 +41,7 @@ def test_without_a_stored_answer_it_falls_back_with_one_warning(
         assert resolve("tuned", DIGEST, "tagger", device, tmp_path) == (precision, 0, device.execution)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert device.name in caplog.text
+    assert "tagstream models tune" in caplog.text
 
 
 def test_an_execution_counts_for_the_precision_that_it_was_measured_in(tmp_path: Path) -> None:
