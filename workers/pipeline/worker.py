@@ -298,12 +298,23 @@ class Worker:
 
     def _run_watch(self, publisher: Publisher, activity: ActivityLog) -> None:
         """A publish thread that hangs in its client can't be freed: only the end of the process helps."""
+        told: str | None = None
         while not self._drained.wait(1.0):
             activity.step()
+            told = self._tell_readiness(told)
             if self._shadow is not None:
                 self._shadow.watch()
             if reason := publisher.stuck():
                 raise Broken(reason)
+
+    def _tell_readiness(self, before: str | None) -> str | None:
+        """Log why it is not ready any more, or that it is again; returns why. Joining and draining have their lines."""
+        reason = self.unready() if self._joined else None
+        if reason and reason != before:
+            _log.warning("not ready: %s", reason)
+        elif before and not reason and self._joined:
+            _log.info("ready again")
+        return reason
 
     # ---- trouble ----------------------------------------------------------------------------------------------
 

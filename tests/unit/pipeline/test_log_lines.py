@@ -15,6 +15,7 @@ from tagstream_testing.memory_broker import Fault
 from tests.support import logs
 from tests.support.harness import BUCKET, POISON, Harness
 from tests.support.tasks import a_task
+from tests.support.waiting import eventually
 from workers.errors import Unavailable
 from workers.pipeline.task import TaskNames
 from workers.service.logs import LINES_A_MINUTE, flush_logs, start_logging
@@ -84,6 +85,26 @@ def test_a_flood_of_dead_letters_is_counted_and_not_told_one_by_one() -> None:
     assert 0 < len(told) <= LINES_A_MINUTE
     assert {line["tagstream.topic"] for line in told} == {"images"}
     assert any(str(3 * LINES_A_MINUTE - len(told)) in line["message"] for line in lines)
+
+
+def test_changes_of_readiness_are_told_with_their_reason_and_so_are_wrong_credentials(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def told(logger: str, word: str) -> list[str]:
+        lines = [(record.name, record.getMessage()) for record in list(caplog.records)]
+        return [line for name, line in lines if name == f"workers.pipeline.{logger}" and word in line]
+
+    harness = Harness(partitions=1)
+    harness.put("a.png", (255, 0, 0))
+    refused = Unavailable("s3", "HTTP 403", fault="access", advice="correct TAGSTREAM_S3_SECRET_KEY")
+    harness.store.fail(BUCKET, None, refused)
+    with caplog.at_level(logging.INFO), harness.running() as worker:
+        harness.send(harness.event("a.png"))
+        eventually(lambda: len(told("worker", "TAGSTREAM_S3_SECRET_KEY")) == 1)
+        assert not worker.ready
+        harness.store.heal()
+        eventually(lambda: len(told("worker", "ready")) == 3)
+    assert len(told("flow.bucket_breakers", "TAGSTREAM_S3_SECRET_KEY")) == 1, "once a bucket"
 
 
 def test_of_a_large_batch_three_records_are_named_and_all_events_are_fields() -> None:

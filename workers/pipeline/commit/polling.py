@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 
 from schemas.dead_letter import KEYS_BYTES_MAX, bytes_in_keys
@@ -11,6 +12,8 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.ports import RecordSource
 from workers.types import Assignment, Partition, Polled, Record
+
+_log = logging.getLogger(__name__)
 
 HEAD_START_S = 0.003
 """So long records that come to a worker with nothing in hand go ahead of the next poll. To ask for more takes the
@@ -85,6 +88,7 @@ class Poller:
             self._paused.discard(assignment.partition)
             self._opening.put(assignment)
         if polled.started:
+            _log.info("partitions assigned: %s", _named(polled.started))
             self._pipeline.ledger.wake()
 
     def _open(self) -> None:
@@ -99,6 +103,7 @@ class Poller:
         ended = self._pipeline.ledger.close_ended()
         self._backlog.drop_ended()
         if ended:
+            _log.info("partitions revoked: %s", _named(ended))
             for stage in self._pipeline.stages:
                 stage.drop_ended()
             self._divide()
@@ -151,3 +156,7 @@ def runs(records: Iterable[Record]) -> Iterator[list[Record]]:
         run, keys = [record], bytes_in_keys(record.key)
     if run:
         yield run
+
+
+def _named(assignments: Iterable[Assignment]) -> str:
+    return ", ".join(map(str, sorted(assignment.partition for assignment in assignments)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -110,6 +111,16 @@ def test_what_waits_of_an_ended_assignment_is_dropped_with_its_bytes() -> None:
     poller.step()
     assert poller.idle
     assert not source.paused
+
+
+def test_partitions_that_come_and_go_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    _, poller, _, assignment = polling()
+    assert [str(HERE) in record.getMessage() for record in caplog.records] == [True]
+    assignment.end()
+    poller.step()
+    poller.step()
+    assert [str(HERE) in record.getMessage() for record in caplog.records] == [True, True]
 
 
 def test_no_record_is_admitted_while_a_thousand_wait_to_be_parsed() -> None:
