@@ -40,9 +40,6 @@ class Breaker:
         self._pause_s = first_pause_s
         self._probe_at = 0.0
         self._probing_since: float | None = None
-        self._probe_failed = False
-        self.recovered_at = float("-inf")
-        """When it last closed after a probe had failed: no sooner was the dependency known to be back."""
 
     @property
     def state(self) -> State:
@@ -50,10 +47,14 @@ class Breaker:
             return "closed"
         return "open" if self._probing_since is None else "half-open"
 
-    def failed(self, what: Hashable, now: float) -> bool:
-        """A call about `what` failed. True: that has opened it."""
+    def failed(self, what: Hashable, now: float, *, at_once: bool = False) -> bool:
+        """A call about `what` failed. True: that has opened it.
+
+        Args:
+            at_once: others need not fail as well.
+        """
         self._failing.add(what)
-        if self._open or len(self._failing) < self._opens_after:
+        if self._open or (len(self._failing) < self._opens_after and not at_once):
             return False
         self._open = True
         self._wait(now)
@@ -62,7 +63,7 @@ class Breaker:
     def succeeded(self, now: float) -> bool:
         """A call was answered. True: that has closed it."""
         self._pause_s = self._first_pause_s
-        return self._close(now)
+        return self._close()
 
     def may_probe(self, now: float) -> bool:
         if not self._open or now < self._probe_at:
@@ -79,25 +80,21 @@ class Breaker:
 
     def probe_failed(self, now: float) -> None:
         self._probing_since = None
-        self._probe_failed = True
         self._lengthen()
         self._wait(now)
 
     def probe_answered(self, now: float) -> None:
         """Close it. Should calls go on failing, the pauses go on growing: only `succeeded` makes them short again."""
         self._lengthen()
-        self._close(now)
+        self._close()
 
     def probe_lost(self) -> None:
         """It never got to ask: the next may go at once."""
         self._probing_since = None
 
-    def _close(self, now: float) -> bool:
-        if self._probe_failed:
-            self.recovered_at = now
+    def _close(self) -> bool:
         self._failing.clear()
         self._probing_since = None
-        self._probe_failed = False
         was_open, self._open = self._open, False
         return was_open
 

@@ -100,8 +100,8 @@ def test_a_get_that_fails_by(shared: SharedWorker, account: Account, lie: Lie, t
 
 @pytest.mark.chaos
 def test_every_get_is_forbidden_for_a_while(shared: SharedWorker, account: Account) -> None:
-    """Guards: one refusal is not enough, and different objects that are refused in a row open the breaker. Credentials
-    that are taken away must not empty the topic into the dead-letter topic, although the bucket was read just now."""
+    """Guard: a refusal is no fault of its object unless another one was given after it. Rights that are taken away must
+    not empty the topic into the dead-letter topic, although the bucket was read just now."""
     records = shared.send(fresh(shared, "before.jpg"))
     shared.committed()
     shared.store.lies["*"] = says(403)

@@ -70,7 +70,10 @@ HEAD = (
 
 
 class Scene:
-    """A worker with its liars. `attack` may be called again and again."""
+    """A worker with its liars. `attack` may be called again and again.
+
+    `bucket_of` names the bucket of a partition's good records where it is not the site's.
+    """
 
     def __init__(self, site: Site, process: WorkerProcess, store: LyingStore, redis: LyingRedis, seen: Witness) -> None:
         self.site = site
@@ -79,13 +82,15 @@ class Scene:
         self.redis = redis
         self.witness = seen
         self.verdicts: list[Verdict] = []
+        self.bucket_of: dict[int, str] = {}
         self._numbers = iter(range(1_000_000))
         self._goods: dict[Place, float] = {}
         self._hostile: set[Place] = set()
 
     @classmethod
     @contextmanager
-    def started(cls, stack: Stack, folder: Path, **settings: str) -> Iterator[Scene]:
+    def started(cls, stack: Stack, folder: Path, *, also: str = "", **settings: str) -> Iterator[Scene]:
+        """A scene while the block lasts; `also` is another bucket that events may name."""
         site = Site(stack, f"hostile-{uuid.uuid4().hex[:8]}")
         s3_port = int(stack.s3.endpoint_url.rpartition(":")[2])
         secrets = (stack.s3.secret_key.encode(), REDIS_PASSWORD.encode(), SIGNATURE.encode())
@@ -98,25 +103,34 @@ class Scene:
                 "TAGSTREAM_GET_TIMEOUT_S": "5",
                 "TAGSTREAM_MAX_OBJECT_BYTES": "2MiB",
                 "TAGSTREAM_LOG_LEVEL": "info",
+                "TAGSTREAM_BUCKETS": f"{site.name},{also}".rstrip(","),
             }
             with worker(site, "w", folder, **{**own, **settings}) as process:
                 yield cls(site, process, store, redis, witness)
 
     def attack(
-        self, name: str, batches: Sequence[Batch], during_s: float = 0.0, same_within_s: float = SAME_WITHIN_S
+        self,
+        name: str,
+        batches: Sequence[Batch],
+        during_s: float = 0.0,
+        same_within_s: float = SAME_WITHIN_S,
+        *,
+        others_first: bool = True,
     ) -> Verdict:
         """Send these between good records, and see to it that all is answered as promised.
 
         Args:
             during_s: how long good records are sent at least.
             same_within_s: what good records of the hostile partition may take.
+            others_first: whether a good record comes before the hostile ones.
         """
         verdict = Verdict(name)
         began = time.monotonic()
         goods, hostile = set(self._goods), set(self._hostile)
         assert self.worker.pid is not None
         with Watched(self.worker.pid) as memory:
-            self._good(HOSTILE)
+            if others_first:
+                self._good(HOSTILE)
             for each in batches:
                 self._send_hostile(each, verdict)
             self._good(HOSTILE)
@@ -134,8 +148,9 @@ class Scene:
 
     def _good(self, partition: int) -> None:
         key = f"good-{next(self._numbers)}.jpg"
-        self.site.upload(key, photo(next(self._numbers), 48))
-        value = self.site.own(key, sequencer="0A", etag=None)
+        bucket = self.bucket_of.get(partition, self.site.name)
+        self.site.store.put(bucket, key, photo(next(self._numbers), 48))
+        value = self.site.own(key, bucket=bucket, sequencer="0A", etag=None)
         error, offset = produce(self.site.stack.kafka.servers, self.site.images, partition, batch([record(value)]))
         assert error == 0
         self._goods[partition, offset] = time.monotonic()

@@ -75,17 +75,17 @@ class ManualPipeline:
         for number, key in enumerate(keys):
             self.store.put(BUCKET, key, png((number, len(key), 9)))
 
-    def events(self, *keys: str, partition: int = 0, bucket: str = BUCKET, **more: Any) -> None:
+    def events(self, *keys: str, partition: int = 0, bucket: str = BUCKET, timestamp_ms: int = 0, **more: Any) -> None:
         """One record for each key; `more` are further fields of the event."""
         for key in keys:
             event = {"schema": "image-event/1", "id": key, "bucket": bucket, "key": key, **more}
-            self.send(json.dumps(event).encode(), partition)
+            self.send(json.dumps(event).encode(), partition, timestamp_ms)
 
-    def send(self, value: bytes, partition: int = 0) -> int:
+    def send(self, value: bytes, partition: int = 0, timestamp_ms: int = 0) -> int:
         """One record; its offset."""
         offset, self._next[partition] = self._next[partition], self._next[partition] + 1
         assignment = self.assignments[partition]
-        self.pipeline.take(Record(assignment.partition, offset, 0, None, value, (), assignment))
+        self.pipeline.take(Record(assignment.partition, offset, timestamp_ms, None, value, (), assignment))
         return offset
 
     def turn(self) -> None:

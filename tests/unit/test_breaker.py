@@ -110,19 +110,11 @@ def test_a_pause_is_short_again_after_it_had_closed(breaker: Breaker) -> None:
     assert pause_s(breaker, 500.0) <= PAUSE_S + 0.1
 
 
-def test_it_recovers_when_an_answer_follows_a_probe_that_failed(breaker: Breaker) -> None:
-    assert breaker.recovered_at == float("-inf")
-    fail(breaker, now=0.0)
-    breaker.succeeded(1.0)
-    assert breaker.recovered_at == float("-inf"), "no probe had failed: nothing shows that it was away"
-    fail(breaker, now=2.0)
-    breaker.probe(20.0)
-    breaker.probe_failed(20.0)
-    breaker.succeeded(30.0)
-    assert breaker.recovered_at == 30.0
-    fail(breaker, now=40.0)
-    breaker.succeeded(50.0)
-    assert breaker.recovered_at == 30.0
+def test_what_is_true_of_all_opens_it_at_once() -> None:
+    breaker = Breaker(PAUSE_S, LONGEST_S, opens_after=3)
+    assert breaker.failed("a call", 0.0, at_once=True) is True
+    assert breaker.failed("a call", 0.0, at_once=True) is False, "it is open already"
+    assert state(breaker) == "open"
 
 
 def test_pauses_grow_while_probes_are_answered_and_calls_fail() -> None:

@@ -25,16 +25,14 @@ from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception_type,
-    stop_after_attempt,
     stop_before_delay,
-    wait_fixed,
     wait_random_exponential,
 )
 
 from schemas.text import version_or_none
 from workers import metrics
 from workers.backends.plain_http import ObjectAnswer
-from workers.backends.s3_answers import TOO_SKEWED, S3Answer, advice, meaning
+from workers.backends.s3_answers import TOO_SKEWED, WRONG_SIGNATURE, S3Answer, advice, meaning
 from workers.backends.s3_client import SkewCorrectedMinio
 from workers.backends.s3_credentials import FileCredentials, KeyFiles, Renewable, WebIdentity, WebIdentityCredentials
 from workers.backends.s3_http import ClockedPool, NotAnAnswer, S3Refusal
@@ -54,9 +52,9 @@ Answer = TypeVar("Answer")
 
 _CHUNK = 256 * 1024
 _PAGE = 1000
-_GONE_TRIES = 3
-_GONE_WAIT_S = 0.1
 _CHECK_S = 5.0
+_OWN_KEY = ".tagstream-asks-whether-it-may-read"
+"""No event chose it, so what a store says of it is about us."""
 _ETAG = re.compile(r"[\x21\x23-\x7e]{1,1024}")
 """What can be asked for in a header and signed. No store gives an object another."""
 _SHA256 = "sha256"
@@ -175,7 +173,7 @@ class MinioObjectStore:
             with self._asking(bucket, until - time.monotonic()):
                 return self._read(bucket, key, version_id, wanted, max_bytes)
 
-        return self._patiently(_until_surely_gone(once), min(self._retry_s, deadline_s))
+        return self._patiently(once, min(self._retry_s, deadline_s))
 
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
         until = time.monotonic() + deadline_s
@@ -360,26 +358,52 @@ class MinioObjectStore:
             return Gone("no such object")
         if found == "superseded":
             return Superseded("the object has another etag than the event names")
+        said = advice(self._endpoint, bucket, answer)
         if answer.code == TOO_SKEWED and self._client.take_time_of(answer):
-            return _Passing("its clock and ours differ by minutes")
+            return _Passing(answer.said, fault="access", advice=said)
+        if found == "service":
+            return _Passing(answer.said, advice=said)
+        if answer.code == WRONG_SIGNATURE and not self._refuses_us(bucket):
+            found = "refused"
         if found == "access" and self._renewable is not None:
             self._renewable.renew()
-        if found == "service":
-            return _Passing(answer.said, advice=advice(self._endpoint, bucket, answer))
-        return Unavailable("s3", answer.said, fault=found, advice=advice(self._endpoint, bucket, answer))
+        return Unavailable("s3", answer.said, fault=found, advice=said)
+
+    def _refuses_us(self, bucket: str) -> bool:
+        """Whether it refuses a name of ours too. A gateway that rewrites odd keys makes their signatures wrong."""
+        try:
+            with self._http.within(_CHECK_S):
+                answer = self._client.open_object(bucket, _OWN_KEY, None, None)
+            answer.close()
+            answer.release_conn()
+        except S3Refusal as refusal:
+            return meaning(refusal.answer) == "access"
+        except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError):
+            pass
+        return False
 
     def _patiently(self, call: Callable[[], Answer], seconds: float) -> Answer:
-        return _tried_again(
-            call,
-            _Passing,
-            lambda spent: Retrying(
-                retry=retry_if_exception_type(_Passing),
-                stop=stop_before_delay(seconds - spent),
-                wait=wait_random_exponential(multiplier=0.1, max=2.0),
-                before_sleep=_count_retry,
-                reraise=True,
-            ),
+        """The call's answer. What may pass is tried again as tenacity wants, which takes 0.1 ms where the first try
+        succeeds: so it is told of that only if it failed."""
+        began = time.monotonic()
+        try:
+            return call()
+        except _Passing as first:
+            failed = [first]
+
+        def again() -> Answer:
+            if failed:
+                raise failed.pop()
+            return call()
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(_Passing),
+            stop=stop_before_delay(seconds - (time.monotonic() - began)),
+            wait=wait_random_exponential(multiplier=0.1, max=2.0),
+            before_sleep=_count_retry,
+            reraise=True,
         )
+        return retrying(again)
 
 
 def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None) -> None:
@@ -409,43 +433,6 @@ def _words(error: Exception) -> str:
             return "the connection broke"
         case _:
             return type(error).__name__
-
-
-def _until_surely_gone(call: Callable[[], Answer]) -> Callable[[], Answer]:
-    """A store behind a gateway may not show a new object at once: ask a few times before believing that it is gone."""
-
-    def retrying(_: float) -> Retrying:
-        return Retrying(
-            retry=retry_if_exception_type(Gone),
-            stop=stop_after_attempt(_GONE_TRIES),
-            wait=wait_fixed(_GONE_WAIT_S),
-            before_sleep=_count_retry,
-            reraise=True,
-        )
-
-    return lambda: _tried_again(call, Gone, retrying)
-
-
-def _tried_again(call: Callable[[], Answer], error: type[Exception], retrying: Callable[[float], Retrying]) -> Answer:
-    """The call's answer, after so many tries as tenacity wants, which takes 0.1 ms where the first try succeeds: so it
-    is told of that only if it failed.
-
-    Args:
-        error: what may pass.
-        retrying: how it is tried again, given the seconds that the first try took.
-    """
-    began = time.monotonic()
-    try:
-        return call()
-    except error as first:
-        failed = [first]
-
-    def again() -> Answer:
-        if failed:
-            raise failed.pop()
-        return call()
-
-    return retrying(time.monotonic() - began)(again)
 
 
 def _count_retry(_: RetryCallState) -> None:

@@ -17,6 +17,7 @@ from workers.errors import Fault
 Meaning: TypeAlias = Fault | Literal["gone", "superseded"]
 
 TOO_SKEWED: Final = "RequestTimeTooSkewed"
+WRONG_SIGNATURE: Final = "SignatureDoesNotMatch"
 
 _CODES_OF: Final[Mapping[Meaning, str]] = {
     "gone": "NoSuchKey NoSuchVersion",
@@ -24,13 +25,14 @@ _CODES_OF: Final[Mapping[Meaning, str]] = {
     # It fails, or asks for patience.
     "service": """
         InternalError ServiceUnavailable SlowDown SlowDownRead SlowDownWrite Busy ServerBusy RequestTimeout
-        RequestTimeTooSkewed RequestLimitExceeded BandwidthLimitExceeded Throttling ThrottlingException
+        RequestLimitExceeded BandwidthLimitExceeded Throttling ThrottlingException
         TooManyRequests OperationAborted OperationTimedOut ConditionalRequestConflict RestoreAlreadyInProgress
         ResponseInterrupted ConnectionClosedByRequester IncompleteBody ClientTokenConflict
         XMinioServerNotInitialized XMinioBackendDown XMinioStorageFull XMinioReadQuorum XMinioWriteQuorum
         """,
-    # The credentials or the address are wrong, whatever object is asked for.
+    # The credentials, the clock or the address are wrong, whatever object is asked for.
     "access": """
+        RequestTimeTooSkewed
         InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken InvalidToken InvalidSecurity TokenRefreshRequired
         TokenCodeInvalidError MissingAuthenticationToken MissingSecurityHeader MissingSecurityElement AccountProblem
         NotSignedUp InvalidPayer UnexpectedIPError CredentialsNotSupported NotDeviceOwnerError DeviceNotActiveError
@@ -127,7 +129,7 @@ def advice(endpoint: str, bucket: str, answer: S3Answer) -> str:
     known = {
         "NoSuchBucket": f"the bucket {bucket!r} does not exist: make it, or correct TAGSTREAM_BUCKETS",
         "InvalidAccessKeyId": about_key,
-        "SignatureDoesNotMatch": "the secret key does not fit the access key: correct TAGSTREAM_S3_SECRET_KEY",
+        WRONG_SIGNATURE: "the secret key does not fit the access key: correct TAGSTREAM_S3_SECRET_KEY",
         "ExpiredToken": about_token,
         "InvalidToken": about_token,
         "TokenRefreshRequired": about_token,

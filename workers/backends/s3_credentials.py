@@ -148,20 +148,20 @@ class WebIdentityCredentials(Provider):
 
     def _failed(self, error: Exception) -> Unavailable:
         where = f"the token service {self._identity.sts_endpoint}"
+        remedy = "is TAGSTREAM_S3_STS_ENDPOINT right, and can it be reached?"
         match error:
             case S3Refusal() if meaning(error.answer) == "service":
-                return Unavailable("s3", f"{where} fails: {error.answer.said}")
+                said = f"{where} fails: {error.answer.said}"
             case S3Refusal():
                 said = f"{where} answered {error.answer.said} {error.answer.message}".rstrip()
-                advice = f"{said}: check TAGSTREAM_S3_ROLE_ARN and TAGSTREAM_S3_WEB_IDENTITY_TOKEN_FILE"
-                return Unavailable("s3", said, fault="access", advice=advice)
+                remedy = "check TAGSTREAM_S3_ROLE_ARN and TAGSTREAM_S3_WEB_IDENTITY_TOKEN_FILE"
             case OSError() if not isinstance(error, urllib3.exceptions.HTTPError):
                 return _unusable(self._identity.token_file, error)
             case urllib3.exceptions.HTTPError():
-                return Unavailable("s3", f"{where} does not answer: {type(error).__name__}")
+                said = f"{where} does not answer: {type(error).__name__}"
             case _:
                 said = f"{where} answers no credentials"
-                return Unavailable("s3", said, fault="access", advice=f"{said}: is TAGSTREAM_S3_STS_ENDPOINT right?")
+        return Unavailable("s3", said, fault="access", advice=f"{said}: {remedy}")
 
 
 def _profile(text: str) -> Credentials:

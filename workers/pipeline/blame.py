@@ -1,9 +1,7 @@
 """Decides whether an object or the object store is at fault when a read fails; the pipeline acts on it.
 
 One failure proves nothing: the store may be away, or our credentials may have expired. What tells is comparison: after
-the object failed, another one of its bucket was asked for and given, and then the object failed again. The pipeline
-takes care that there is something to compare with: before it asks again for an object that failed, and nothing else of
-the bucket was read since, it reads one again that it could read before (`BucketBreakers.reference`).
+the object failed, another one of its bucket was asked for and given, and then the object failed again.
 """
 
 from __future__ import annotations
@@ -13,10 +11,8 @@ from dataclasses import dataclass
 from schemas.dead_letter import Reason
 from workers.errors import Fault, Rejected
 
-REFUSALS: frozenset[Fault] = frozenset({"access", "forbidden", "refused"})
-"""Faults of which every object of a bucket may be refused: by our credentials or settings."""
-_ANSWERS: frozenset[Fault] = frozenset({"forbidden", "refused", "object"})
-"""Faults that a single object may have. They do not pass by themselves."""
+REFUSALS: frozenset[Fault] = frozenset({"forbidden", "refused", "object"})
+"""Faults that a single object may have. They do not pass by themselves, and a store that says so is up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +23,8 @@ class Evidence:
         fault: what this failure's answer says about the cause.
         said: the answer for a person: status and code, no key.
         before: the fault of the try before this one; None: this is the first.
-        others_read: another object of the bucket was asked for after the try before, and given.
-        failing_s: since the first of the tries that failed in a row while others were read; an outage ends the row.
+        others_read: another object of the bucket was asked for after an earlier try failed, and given.
+        failing_s: for how long it has failed while others were read; outages and quiet hours do not count.
         next_s: how long from now the next answer would take, with the pause before it.
     """
 
@@ -52,7 +48,7 @@ def blame(known: Evidence, unreadable_s: float) -> Rejected | None:
         return Rejected("fetch", "unreadable", f"{known.said}, twice")
     if not known.others_read:
         return None
-    if known.fault in _ANSWERS and known.before in _ANSWERS:
+    if known.fault in REFUSALS and known.before in REFUSALS:
         reason: Reason = "forbidden" if known.fault == "forbidden" else "unreadable"
         return Rejected("fetch", reason, f"{known.said}, twice, while others of its bucket are given")
     if known.failing_s + known.next_s < unreadable_s:

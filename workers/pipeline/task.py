@@ -36,12 +36,16 @@ class Tries:
     """When it was last asked for."""
     failed_at: float = 0.0
     """When the last of its failures came."""
+    refused_at: float | None = None
+    """When the first of its refusals in a row came."""
+    failing_s: float = 0.0
+    """For how long it has failed while others were read."""
     failing_since: float = 0.0
-    """When the first was asked of the tries that failed in a row while others were read."""
+    """Up to when that is counted."""
+    absent: int = 0
+    """How often it was not there."""
     true_size: int | None = None
     """Bytes to reserve for the object, where its event says fewer than it has."""
-    reference: Job | None = None
-    """What is read again before it, to compare."""
 
 
 @dataclass(slots=True, eq=False)

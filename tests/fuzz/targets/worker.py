@@ -78,9 +78,9 @@ def worked(parts: Parts) -> str:
     for _ in range(2):
         goods.add(_send(manual, _GOOD))
         _send(manual, hostile)
-    for _ in range(6):  # others of the bucket are read meanwhile, so that what fails alone is known to
+    for _ in range(60):  # others of the bucket are read meanwhile, so that what fails alone is known to
         goods.add(_send(manual, _GOOD))
-        manual.turns(UNREADABLE_S / 2, every_s=1.0)
+        manual.turns(1.0, every_s=1.0)
         if not manual.in_flight:
             break
     return _checked(manual, goods)

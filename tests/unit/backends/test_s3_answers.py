@@ -12,7 +12,7 @@ from workers.backends.s3_answers import KNOWN_CODES, S3Answer, advice, meaning, 
     ("status", "code", "expected"),
     [
         (400, "RequestTimeout", "service"),
-        (403, "RequestTimeTooSkewed", "service"),
+        (403, "RequestTimeTooSkewed", "access"),
         (503, "SlowDown", "service"),
         (409, "OperationAborted", "service"),
         (403, "InvalidAccessKeyId", "access"),

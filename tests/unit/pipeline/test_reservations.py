@@ -16,7 +16,7 @@ from tests.support.harness import BUCKET, ColourTagger, png
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.outcomes import read
 from tests.unit.pipeline.test_progress import Hanging
-from workers.errors import LargerThanReserved, Unavailable
+from workers.errors import LargerThanReserved
 from workers.intake.inline import InlineIntake
 from workers.types import DecodedImage, Facts, Fetched, Job, StoredObject
 
@@ -188,24 +188,6 @@ def test_an_equal_image_that_waits_gives_its_bytes_back_to_the_intake() -> None:
     manual.turn()
     assert len(manual.done) == 2
     assert store.held == 0
-
-
-def test_what_is_read_for_comparison_has_room_as_well() -> None:
-    """Guard: cut off at the size of another, it would tell nothing of the store but that it answers."""
-    store = _Watched()
-    large = png((1, 2, 3)) + bytes(5_000)
-    store.put(BUCKET, "large", large)
-    store.put(BUCKET, "small", png((4, 5, 6)))
-    store.fail(BUCKET, "small", Unavailable("s3", "away"), times=1)
-    manual = ManualPipeline(intake=_Counting(store))
-    manual.events("large", size=len(large))
-    manual.turn()
-    manual.events("small", size=len(png((4, 5, 6))))
-    manual.turns(10)
-    assert [key for _, key in store.reads] == ["large", "small", "large", "small"]
-    assert store.asked[2:] == [len(large)] * 2
-    assert len(manual.done) == 2
-    assert (manual.pipeline.fetch.encoded.used, store.held) == (0, 0)
 
 
 def test_what_waits_for_its_commit_holds_no_more_memory_than_its_ledger_counts() -> None:

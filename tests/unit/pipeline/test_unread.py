@@ -62,7 +62,7 @@ def test_the_first_record_of_a_partition_is_read_whatever_it_holds_and_whatever_
 
 def test_between_two_large_messages_of_a_partition_the_records_of_others_are_read() -> None:
     manual = ManualPipeline(partitions=2)
-    long = {"schema": "image-event/1", "id": "a", "more": "x" * 1_000_000}
+    long: dict[str, Any] = {"schema": "image-event/1", "id": "a", "more": "x" * 1_000_000}
     for _ in range(5):
         manual.events("a", partition=0, **long)
     read = []

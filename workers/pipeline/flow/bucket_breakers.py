@@ -1,11 +1,11 @@
 """The object store's state by bucket: which images wait for it, until when, and which may ask it meanwhile.
 
 Each bucket has a breaker. While it is closed, a task that failed waits by itself, for a time of its own. Once different
-objects have failed in a row it opens: one task at a time asks (a probe), and all others wait without a time. Any
-answer closes it and lets all go at once: an outage is over for all together.
+objects have failed in a row, or the store refuses our credentials, it opens: one task at a time asks (a probe), and all
+others wait without a time. Any answer closes it and lets all go at once: an outage is over for all together.
 
 An object that fails while others are read says nothing about the store: it never opens the breaker nor keeps it open.
-To tell, a few objects that were read are remembered as references, and read again in case of doubt.
+Neither does one that is refused, for a store that refuses is up; but if one after the other is, that may be a policy.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from schemas.printable import counted
 from workers.breaker import STATES, Breaker, State
-from workers.types import Assignment, Job
+from workers.errors import Unavailable
+from workers.types import Assignment
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +30,14 @@ Waiter = TypeVar("Waiter", bound=Hashable)
 _LAST_PAUSE_S = 5.0
 """The longest time that a store may be back without being asked."""
 
-_REFERENCES = 3
-"""Objects of a bucket that are remembered as readable: one may be removed or forbidden since."""
+REFUSES_ALL = 10
+"""Different objects refused in a row: then a policy may be why, and none of them."""
+
+HOLDS_BACK = 100
+"""Images of a partition that wait for a bucket that fails, from which on it takes no new records."""
+
+TELL_AFTER_S = 30.0
+"""A bucket that has failed for so long is told of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +57,17 @@ class _Bucket(Generic[Waiter]):
     first_until: float = float("inf")
     """No later than the time of the first that waits."""
     probe: Waiter | None = None
+    probed_at: dict[Assignment, float] = field(default_factory=dict)
+    """When a task of each partition last was the probe."""
     asked_at: float = float("-inf")
     """When the last of the objects was asked for that were read."""
-    references: deque[Job] = field(default_factory=lambda: deque(maxlen=_REFERENCES))
-    reference_failed: bool = False
-    """The last one that was read again could not be."""
-    refusal: str = ""
-    """What it says to every request; empty: it does not."""
+    opened_at: float = 0.0
+    said: str = ""
+    """The last failure, for a person."""
+    denied: str = ""
+    """What to correct, where the store refuses our credentials; empty: it does not."""
+    refused: set[str] = field(default_factory=set)
+    """Keys that were refused for the first time since the last object was read, at most `REFUSES_ALL`."""
 
     def due(self, now: float) -> list[Waiter]:
         if self.breaker.state != "closed":
@@ -68,11 +79,17 @@ class _Bucket(Generic[Waiter]):
         return found
 
     def _probe(self, now: float) -> list[Waiter]:
-        """One of those that were tried least. By chance, so that no order of arrival puts bad objects first."""
+        """The partition that has probed longest ago, and in it by chance one of the tasks that were tried least.
+
+        So the bad objects of one partition, however many, do not hide a good store from the others.
+        """
         if not self.waiting or not self.breaker.may_probe(now):
             return []
-        least = min(wait.tries for wait in self.waiting.values())
-        self.probe = random.choice([waiter for waiter, wait in self.waiting.items() if wait.tries == least])
+        here = min(self.assignments, key=lambda assignment: self.probed_at.get(assignment, float("-inf")))
+        self.probed_at = {known: at for known, at in self.probed_at.items() if known.current} | {here: now}
+        tries = {waiter: wait.tries for waiter, wait in self.waiting.items() if wait.assignment == here}
+        least = min(tries.values())
+        self.probe = random.choice([waiter for waiter, count in tries.items() if count == least])
         self.breaker.probe(now)
         return [self.probe]
 
@@ -83,20 +100,62 @@ class _Bucket(Generic[Waiter]):
             del self.assignments[assignment]
         return waiter
 
-    def failed(self, what: Hashable, waiter: Waiter, now: float) -> None:
+    def failed(self, key: str, waiter: Waiter, error: Unavailable, now: float) -> None:
+        self.said, ours = error.detail, error.fault == "access"
+        if ours and not self.denied:
+            self.denied = error.advice or error.detail
+            _log.warning("the object store refuses us the bucket %r (%s): %s", self.name, error.detail, self.denied)
         if self.probe is waiter:
             self.probe = None
             self.breaker.probe_failed(now)
-        elif self.breaker.failed(what, now):
-            _log.warning("the bucket %r fails for one object after another: only one at a time asks it now", self.name)
+        elif self.breaker.failed(key, now, at_once=ours):
+            self.opened_at = now
+            if not ours:
+                _log.warning(
+                    "the bucket %r fails for one object after another: only one at a time asks it now", self.name
+                )
+
+    def was_refused(self, key: str, error: Unavailable) -> None:
+        if len(self.refused) < REFUSES_ALL:
+            self.refused.add(key)
+            if self.refuses_all:
+                self.said = error.detail
+                _log.warning(
+                    "the bucket %r refuses one object after another (%s), so none is blamed: %s",
+                    self.name,
+                    error.detail,
+                    error.advice or "is one of them to be had?",
+                )
+
+    @property
+    def refuses_all(self) -> bool:
+        return len(self.refused) >= REFUSES_ALL
 
     def answered(self, now: float) -> None:
-        self.refusal = ""
+        self.denied = ""
         if self.breaker.succeeded(now):
             self.probe = None
-            self.waiting = {waiter: _Wait(wait.assignment, now, wait.tries) for waiter, wait in self.waiting.items()}
-            self.first_until = now
-            _log.info("the bucket %r answers again: %s may go on", self.name, counted(len(self.waiting), "image"))
+            self._release(now)
+
+    def read(self, asked_at: float, now: float) -> None:
+        self.asked_at = max(self.asked_at, asked_at)
+        self.answered(now)
+        if self.refuses_all:
+            self._release(now)
+        self.refused.clear()
+
+    def _release(self, now: float) -> None:
+        self.waiting = {waiter: _Wait(wait.assignment, now, wait.tries) for waiter, wait in self.waiting.items()}
+        self.first_until = now
+        _log.info("the bucket %r answers again: %s may go on", self.name, counted(len(self.waiting), "image"))
+
+    def notice(self, now: float) -> str:
+        """What a person should know of it; empty: nothing."""
+        if not self.denied and self.breaker.state != "closed" and now - self.opened_at >= TELL_AFTER_S:
+            return f"the bucket {self.name!r} has failed for more than {TELL_AFTER_S:g} s: {self.said}"
+        if self.refuses_all and self.waiting:
+            return f"the bucket {self.name!r} refuses one object after another ({self.said}), so none is blamed"
+        return ""
 
 
 class BucketBreakers(Generic[Waiter]):
@@ -140,17 +199,20 @@ class BucketBreakers(Generic[Waiter]):
             ]
             for known in self._buckets.values():
                 if not known.waiting:
-                    known.refusal = ""
+                    known.denied = ""
+                    known.refused.clear()
             return left
 
     def holds_back(self, assignment: Assignment) -> bool:
-        """Whether a task of this assignment waits for a bucket that fails: then its partition takes no new records.
+        """Whether many tasks of this assignment wait for a bucket that fails: then its partition takes no new records.
 
-        What waits because of itself alone holds nothing back: the events after it tell that it is to blame.
+        A few hold nothing back: if they alone are why it seems to fail, only an event after them can tell.
         """
         with self._lock:
             return any(
-                assignment in known.assignments for known in self._buckets.values() if known.breaker.state != "closed"
+                known.assignments[assignment] >= HOLDS_BACK
+                for known in self._buckets.values()
+                if known.breaker.state != "closed"
             )
 
     # ---- what may ask, and what came of it --------------------------------------------------------------------
@@ -161,30 +223,25 @@ class BucketBreakers(Generic[Waiter]):
             known = self._buckets.get(bucket)
             return known is None or known.breaker.state == "closed" or known.probe is waiter
 
-    def failed(self, bucket: str, what: Hashable, waiter: Waiter, now: float) -> None:
-        """The store failed this task, which asked for the object `what`."""
+    def failed(self, bucket: str, key: str, waiter: Waiter, error: Unavailable, now: float) -> None:
+        """The store failed this task, for a reason that may be the store's; of our credentials, it opens at once."""
         with self._lock:
-            self._bucket(bucket).failed(what, waiter, now)
+            self._bucket(bucket).failed(key, waiter, error, now)
 
-    def read(self, bucket: str, job: Job | None, asked_at: float, now: float) -> None:
-        """The store gave an object that it was asked for at that time. With a job it becomes a reference."""
+    def refused(self, bucket: str, key: str, error: Unavailable) -> None:
+        """The store refused this object for the first time."""
         with self._lock:
-            known = self._bucket(bucket)
-            known.asked_at = max(known.asked_at, asked_at)
-            if job is not None:
-                _forget(known.references, job)
-                known.references.append(job)
-            known.answered(now)
+            self._bucket(bucket).was_refused(key, error)
+
+    def read(self, bucket: str, asked_at: float, now: float) -> None:
+        """The store gave an object that it was asked for at that time."""
+        with self._lock:
+            self._bucket(bucket).read(asked_at, now)
 
     def answered(self, bucket: str, now: float) -> None:
-        """The store answered about an object: that it is not there, or what is wrong with it."""
+        """The store answered about an object: that it is not there, that it is refused, or what is wrong with it."""
         with self._lock:
             self._bucket(bucket).answered(now)
-
-    def refused(self, bucket: str, says: str) -> None:
-        """The store refuses us this bucket, until `read` or `answered` says otherwise."""
-        with self._lock:
-            self._bucket(bucket).refusal = says
 
     def left(self, bucket: str, waiter: Waiter) -> None:
         """This task needs the store no more. A probe that leaves without an answer makes room for another."""
@@ -207,44 +264,26 @@ class BucketBreakers(Generic[Waiter]):
             known = self._buckets.get(bucket)
             return known is not None and known.asked_at > after
 
-    def recovered_at(self, bucket: str) -> float:
-        """When its last outage ended. What failed before says nothing about an object."""
+    def refuses_all(self, bucket: str) -> bool:
+        """Whether so many different objects were refused since one was read that a policy may be why."""
         with self._lock:
             known = self._buckets.get(bucket)
-            return known.breaker.recovered_at if known is not None else float("-inf")
+            return known is not None and known.refuses_all
 
-    def reference(self, bucket: str, key: str) -> Job | None:
-        """An object of the bucket that could be read, other than `key`; each call names another.
-
-        None: there is none, or the last one could not be read. So references that have all become unreadable since
-        never keep what waits from being asked for itself.
-        """
+    def waiting(self, bucket: str) -> int:
         with self._lock:
-            known = self._bucket(bucket)
-            found = next((job for job in known.references if job.event.key != key), None)
-            if found is None or known.reference_failed:
-                known.reference_failed = False
-                return None
-            known.references.remove(found)
-            known.references.append(found)
-            return found
+            known = self._buckets.get(bucket)
+            return len(known.waiting) if known is not None else 0
 
-    def reference_failed(self, bucket: str, reference: Job, waiter: Waiter, now: float) -> None:
-        """A reference could not be read, for a reason that may be the store's."""
+    def denials(self) -> list[str]:
+        """What to correct where the store refuses our credentials, for people."""
         with self._lock:
-            known = self._bucket(bucket)
-            known.reference_failed = True
-            known.failed(reference.event.key, waiter, now)
+            return sorted({known.denied for known in self._buckets.values() if known.denied})
 
-    def forget(self, bucket: str, reference: Job) -> None:
-        """Forget a reference that can't be read any more, for a reason of its own."""
+    def notices(self, now: float) -> list[str]:
+        """Which buckets have failed for long or refuse one object after another, for people."""
         with self._lock:
-            _forget(self._bucket(bucket).references, reference)
-
-    def refusals(self) -> list[str]:
-        """What the buckets say that refuse us, for people."""
-        with self._lock:
-            return sorted({known.refusal for known in self._buckets.values() if known.refusal})
+            return [line for known in self._buckets.values() if (line := known.notice(now))]
 
     def breakers(self) -> dict[State, int]:
         """How many buckets' breakers are in each state."""
@@ -257,8 +296,3 @@ class BucketBreakers(Generic[Waiter]):
         if known is None:
             known = self._buckets[name] = _Bucket(name, Breaker(*self._pauses))
         return known
-
-
-def _forget(references: deque[Job], job: Job) -> None:
-    for known in [known for known in references if known.event.key == job.event.key]:
-        references.remove(known)

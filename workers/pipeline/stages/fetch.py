@@ -25,9 +25,17 @@ from workers.pipeline.stages.endings import Endings
 from workers.pipeline.stages.stage import Stage
 from workers.pipeline.task import Task
 from workers.ports import Clock, Intake
-from workers.types import Assignment, Fetched, Job
+from workers.types import Assignment, Fetched
 
 _log = logging.getLogger(__name__)
+
+_ABSENT_TRIES = 3
+_ABSENT_WAIT_S = 0.1
+_YOUNG_S = 10.0
+"""So long after an event was written a store behind a gateway may not show its object yet."""
+
+_ASKED_PER_S = 100
+"""However many objects of a bucket are refused, at most twice as many of them are asked for again in a second."""
 
 
 class FetchStage(Stage):
@@ -72,7 +80,10 @@ class FetchStage(Stage):
         return {"fetch": self._options.stall_timeout_s + self._options.get_timeout_s}
 
     def unready(self) -> list[str]:
-        return self.bucket_breakers.refusals()
+        return self.bucket_breakers.denials()
+
+    def notices(self) -> list[str]:
+        return self.bucket_breakers.notices(self._clock.monotonic())
 
     @property
     def gauges(self) -> Mapping[ObservedGauge, Reader]:
@@ -87,7 +98,7 @@ class FetchStage(Stage):
 
     def poll(self) -> None:
         for task in self.bucket_breakers.due(self._clock.monotonic()):
-            if task.tries.failed:
+            if task.tries.failed or task.tries.absent:
                 metrics.RETRIES.add(dependency="s3")
             self.begin(task)
 
@@ -100,12 +111,10 @@ class FetchStage(Stage):
         if not self._endings.still_wanted(task) or self._left_alone(task):
             return
         self._progress.move(task, "wait-fetch")
-        size = self._size_to_reserve(task)
-        task.tries.reference = self._reference(task)
-        if task.tries.reference is not None:
-            size = max(size, task.tries.reference.event.size or 0)
         self.encoded.reserve(
-            task.job.assignment.partition, size, lambda reservation: self._want_slot(task, reservation)
+            task.job.assignment.partition,
+            self._size_to_reserve(task),
+            lambda reservation: self._want_slot(task, reservation),
         )
 
     def _size_to_reserve(self, task: Task) -> int:
@@ -126,49 +135,7 @@ class FetchStage(Stage):
         self._progress.move(task, "fetch")
         task.tries.asked_at = self._clock.monotonic()
         assert task.encoded is not None
-        if task.tries.reference is None:
-            self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
-        else:
-            self._endings.when_done(task, self._intake.fetch(task.tries.reference, task.encoded.size), self._compared)
-
-    def _reference(self, task: Task) -> Job | None:
-        """What to read before this task's object, so that the answer tells whether object or store is at fault."""
-        bucket = task.event.bucket
-        if self.bucket_breakers.closed(bucket) and (
-            not task.tries.failed or self.bucket_breakers.has_read(bucket, after=task.tries.failed_at)
-        ):
-            return None
-        return self.bucket_breakers.reference(bucket, task.event.key)
-
-    def _compared(self, task: Task, future: Future[Fetched]) -> None:
-        """Fetch the task's object if the reference was given. Else the store fails, and the task waits, not blamed."""
-        reference, task.tries.reference = task.tries.reference, None
-        assert reference is not None
-        bucket, now = task.event.bucket, self._clock.monotonic()
-        try:
-            self._intake.discard(future.result())
-            self.bucket_breakers.read(bucket, reference, task.tries.asked_at, now)
-        except Unavailable as error:
-            if error.fault != "object":
-                self._away(task, reference, error, now)
-                return
-            self.bucket_breakers.forget(bucket, reference)
-            self.bucket_breakers.answered(bucket, now)
-        except (Gone, Superseded, LargerThanReserved, Rejected):
-            self.bucket_breakers.forget(bucket, reference)
-            self.bucket_breakers.answered(bucket, now)
-        if self._endings.still_wanted(task):
-            assert task.encoded is not None
-            self._progress.move(task, "fetch")
-            task.tries.asked_at = now
-            self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
-
-    def _away(self, task: Task, reference: Job, error: Unavailable, now: float) -> None:
-        if error.advice and error.fault in REFUSALS:
-            self.bucket_breakers.refused(task.event.bucket, error.advice)
-        self.bucket_breakers.reference_failed(task.event.bucket, reference, task, now)
-        self._wait(task, now + self._pause(task))
-        _log.warning("the object store fails for what it gave before: %s; %s waits", error.detail, task)
+        self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
 
     def _left_alone(self, task: Task) -> bool:
         """Whether the store is left alone for now: then the task waits, holding nothing."""
@@ -193,7 +160,7 @@ class FetchStage(Stage):
             return
         except Gone:
             self.bucket_breakers.answered(task.event.bucket, now)
-            self._endings.skip(task, "gone")
+            self._absent(task, now)
             return
         except Superseded:
             self.bucket_breakers.answered(task.event.bucket, now)
@@ -201,13 +168,13 @@ class FetchStage(Stage):
             self._endings.skip(task, reason)
             return
         except LargerThanReserved as error:
-            self.bucket_breakers.read(task.event.bucket, None, task.tries.asked_at, now)
+            self.bucket_breakers.read(task.event.bucket, task.tries.asked_at, now)
             self._reserve_more(task, error)
             return
         except Rejected as error:
             self._endings.reject(task, error)
             return
-        self.bucket_breakers.read(task.event.bucket, _as_reference(task, task.fetched), task.tries.asked_at, now)
+        self.bucket_breakers.read(task.event.bucket, task.tries.asked_at, now)
         task.release("slot")
         task.hold("bytes", lambda: self._discard(task))
         if task.encoded is not None:
@@ -230,13 +197,23 @@ class FetchStage(Stage):
         task.release("slot", "encoded")
         self.begin(task)
 
+    def _absent(self, task: Task, now: float) -> None:
+        """Skip it. A young one is asked for again first: a store may show a new object late."""
+        task.tries.absent += 1
+        age_s = self._clock.wall() - task.entry.record.timestamp_ms / 1000
+        if task.tries.absent < _ABSENT_TRIES and age_s < _YOUNG_S:
+            self._wait(task, now + _ABSENT_WAIT_S)
+        else:
+            self._endings.skip(task, "gone")
+
     def _try_later(self, task: Task, error: Unavailable, now: float) -> None:
-        """The store failed it: wait and try again, unless this object alone is what fails."""
-        bucket, tries = task.event.bucket, task.tries
-        others_read = tries.failed > 0 and self.bucket_breakers.has_read(bucket, after=tries.failed_at)
-        if not others_read:
-            tries.failing_since = tries.asked_at
-        tries.failing_since = max(tries.failing_since, self.bucket_breakers.recovered_at(bucket))
+        """The store did not give it: wait and try again, unless this object alone is what fails."""
+        bucket, tries, breakers = task.event.bucket, task.tries, self.bucket_breakers
+        others_read = self._others_read(task, error)
+        if others_read:
+            outage_s = tries.asked_at - tries.failed_at - self._options.retry_max_s  # by itself no pause is longer
+            tries.failing_s += now - tries.failing_since - max(0.0, outage_s)
+        tries.failing_since = now if others_read else tries.asked_at
         pause = self._pause(task)
         rejection = blame(
             Evidence(
@@ -244,33 +221,45 @@ class FetchStage(Stage):
                 said=error.detail,
                 before=tries.fault,
                 others_read=others_read,
-                failing_s=now - tries.failing_since,
+                failing_s=tries.failing_s,
                 next_s=pause + now - tries.asked_at,
             ),
             self._options.unreadable_s,
         )
-        if error.fault == "object":
-            self.bucket_breakers.answered(bucket, now)
+        if error.fault in REFUSALS:
+            breakers.answered(bucket, now)
         if rejection is not None:
             self._endings.reject(task, rejection)
             return
-        if tries.failed and not others_read and error.advice and error.fault in REFUSALS:
-            self.bucket_breakers.refused(bucket, error.advice)
+        if error.fault in REFUSALS:
+            if tries.refused_at is None and error.fault != "object":
+                breakers.refused(bucket, task.event.key, error)
+            tries.refused_at = now if tries.refused_at is None else tries.refused_at
+            pause = max(pause, random.uniform(0.5, 1.0) * breakers.waiting(bucket) / _ASKED_PER_S)
+        else:
+            tries.refused_at = None
+            if others_read:
+                breakers.left(bucket, task)  # a failure of its own, which says nothing of the store
+            else:
+                breakers.failed(bucket, task.event.key, task, error, now)
         tries.failed += 1
         tries.fault, tries.failed_at = error.fault, now
-        if others_read or error.fault == "object":
-            self.bucket_breakers.left(bucket, task)  # a failure of its own, which says nothing of the store
-        else:
-            self.bucket_breakers.failed(bucket, task.event.key, task, now)
         self._wait(task, now + pause)
         _log.warning("the object store fails, attempt %d: %s; %s waits", tries.failed, error.detail, task)
+
+    def _others_read(self, task: Task, error: Unavailable) -> bool:
+        """Whether another object was asked for since an earlier try failed, and given: the first refusal, or the last.
+
+        Of a bucket that refuses one object after another, none that it refuses is compared.
+        """
+        tries, bucket = task.tries, task.event.bucket
+        if not tries.failed or (error.fault in REFUSALS and self.bucket_breakers.refuses_all(bucket)):
+            return False
+        since = tries.failed_at
+        if error.fault in REFUSALS and tries.refused_at is not None:
+            since = tries.refused_at
+        return self.bucket_breakers.has_read(bucket, after=since)
 
     def _pause(self, task: Task) -> float:
         ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.tries.failed + 1, 10))
         return random.uniform(ceiling / 2, ceiling)
-
-
-def _as_reference(task: Task, fetched: Fetched) -> Job:
-    """The same object, as it was read: with its true size and etag."""
-    event = replace(task.event, size=fetched.size, etag=fetched.etag or task.event.etag)
-    return replace(task.job, event=event, only_newest=False)

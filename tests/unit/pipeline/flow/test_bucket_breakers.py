@@ -6,24 +6,26 @@ import logging
 
 import pytest
 
-from schemas.image_event import ImageEvent
 from workers.breaker import OPENS_AFTER
-from workers.pipeline.flow.bucket_breakers import BucketBreakers
-from workers.types import Assignment, Coordinates, Job, Partition
+from workers.errors import Fault, Unavailable
+from workers.pipeline.flow.bucket_breakers import HOLDS_BACK, REFUSES_ALL, TELL_AFTER_S, BucketBreakers
+from workers.types import Assignment, Partition
 
 HERE = Assignment(Partition("in", 0), "m")
 
 
-def job(key: str, offset: int = 0) -> Job:
-    event = ImageEvent(id=key, dialect="own", action="enrich", index=0, bucket="photos", key=key)
-    return Job(Coordinates("in", 0, offset, 0), HERE, event)
+AWAY = Unavailable("s3", "no connection")
+
+
+def saying(fault: Fault, advice: str = "correct the key") -> Unavailable:
+    return Unavailable("s3", f"HTTP 403 {fault}", fault=fault, advice=advice)
 
 
 def opened(now: float = 0.0) -> BucketBreakers[str]:
     """Different objects have failed in a row; each of those who asked waits for a second."""
     breakers = BucketBreakers[str](first_pause_s=1.0, last_pause_s=8.0)
     for number in range(OPENS_AFTER):
-        breakers.failed("photos", f"key-{number}", f"waiter-{number}", now)
+        breakers.failed("photos", f"key-{number}", f"waiter-{number}", AWAY, now)
         breakers.wait("photos", HERE, f"waiter-{number}", until=now + 1.0, tries=1)
     return breakers
 
@@ -38,28 +40,23 @@ def test_waiters_come_out_when_their_time_has_come() -> None:
     assert breakers.due(30.0) == ["late"]
 
 
-def test_an_assignment_is_held_back_while_something_of_it_waits_for_a_bucket_that_fails_and_no_other_is() -> None:
+def test_an_assignment_is_held_back_while_many_tasks_of_it_wait_for_a_bucket_that_fails_and_no_other_is() -> None:
     breakers = opened()
     elsewhere, regained = Assignment(Partition("in", 1), "m"), Assignment(Partition("in", 0), "m")
-    breakers.wait("others", elsewhere, "own fault", until=10.0)
+    for number in range(HOLDS_BACK):
+        breakers.wait("others", elsewhere, f"own fault {number}", until=10.0)
+    for number in range(HOLDS_BACK - OPENS_AFTER - 1):
+        breakers.wait("photos", HERE, f"more {number}", until=10.0)
+    assert not breakers.holds_back(HERE), "one of the next may tell that they alone are to blame"
+    breakers.wait("photos", HERE, "one more", until=10.0)
     assert breakers.holds_back(HERE)
     assert not breakers.holds_back(regained)
     assert not breakers.holds_back(elsewhere)
-    breakers.read("photos", None, 1.0, 1.0)
+    [probe] = breakers.due(1.0)
+    assert not breakers.holds_back(HERE)
+    breakers.wait("photos", HERE, probe, until=10.0)
+    breakers.read("photos", 1.0, 1.0)
     assert not breakers.holds_back(HERE), "those that wait on wait because of themselves"
-
-
-def test_an_assignment_is_held_back_until_the_last_of_its_tasks_waits_no_more() -> None:
-    breakers = opened()
-    there = Assignment(Partition("in", 2), "m")
-    breakers.wait("photos", there, "one", until=10.0)
-    breakers.wait("photos", there, "two", until=10.0)
-    [first] = breakers.due(1.0)
-    assert breakers.holds_back(there)
-    breakers.failed("photos", "key", first, 1.1)
-    [second] = breakers.due(10.0)
-    assert {first, second} == {"one", "two"}
-    assert not breakers.holds_back(there)
 
 
 def test_those_of_an_ended_assignment_can_be_fetched_out_before_their_time() -> None:
@@ -76,76 +73,32 @@ def test_those_of_an_ended_assignment_can_be_fetched_out_before_their_time() -> 
 def test_a_read_counts_from_when_it_was_asked_for() -> None:
     breakers = BucketBreakers[str]()
     assert not breakers.has_read("photos", after=0.0)
-    breakers.read("photos", None, 50.0, 70.0)
+    breakers.read("photos", 50.0, 70.0)
     breakers.answered("photos", 80.0)
     assert breakers.has_read("photos", after=49.9)
     assert not breakers.has_read("photos", after=50.0), "what was under way already says nothing"
     assert not breakers.has_read("others", after=0.0)
 
 
-def test_a_reference_is_an_object_that_was_read_and_is_another() -> None:
-    breakers = BucketBreakers[str]()
-    assert breakers.reference("photos", "bad") is None
-    for number in range(5):
-        breakers.read("photos", job(f"good-{number}"), 1.0, 1.0)
-    breakers.read("photos", job("bad"), 1.0, 1.0)
-    named = {found.event.key for _ in range(4) if (found := breakers.reference("photos", "bad"))}
-    assert named == {"good-3", "good-4"}, "of the last three"
-    breakers.forget("photos", job("good-3"))
-    breakers.forget("photos", job("good-4"))
-    assert breakers.reference("photos", "bad") is None
-
-
-def test_an_object_that_is_read_again_displaces_no_other_reference() -> None:
-    breakers = BucketBreakers[str]()
-    for key in ("a", "b", "c", "c", "c"):
-        breakers.read("photos", job(key), 1.0, 1.0)
-    assert {found.event.key for _ in range(3) if (found := breakers.reference("photos", "bad"))} == {"a", "b", "c"}
-
-
-def test_references_are_named_in_turn() -> None:
-    breakers = BucketBreakers[str]()
-    for key in ("a", "b"):
-        breakers.read("photos", job(key), 1.0, 1.0)
-    named = [breakers.reference("photos", "bad") for _ in range(4)]
-    assert [found.event.key for found in named if found] == ["a", "b", "a", "b"]
-
-
-def test_references_that_fail_in_a_row_open_it() -> None:
-    breakers = BucketBreakers[str]()
-    for number in range(OPENS_AFTER):
-        assert breakers.closed("photos")
-        breakers.reference_failed("photos", job(f"good-{number}"), "waiter", 1.0)
-    assert not breakers.closed("photos")
-
-
-def test_a_reference_that_fails_lets_what_waits_be_asked_for_itself_next_time() -> None:
-    """Guard: else references that all became unreadable would keep all tasks waiting for ever."""
-    breakers = BucketBreakers[str]()
-    breakers.read("photos", job("good"), 1.0, 1.0)
-    assert breakers.reference("photos", "bad") is not None
-    breakers.reference_failed("photos", job("good"), "waiter", 2.0)
-    assert breakers.reference("photos", "bad") is None
-    assert breakers.reference("photos", "bad") is not None
-
-
 def test_a_bucket_refuses_us_until_it_answers_or_none_waits_for_it() -> None:
     breakers = BucketBreakers[str]()
     for end in (
-        lambda: breakers.read("photos", None, 1.0, 1.0),
+        lambda: breakers.read("photos", 1.0, 1.0),
         lambda: breakers.answered("photos", 1.0),
         breakers.leave_ended,
     ):
-        breakers.refused("photos", "correct the key")
-        assert breakers.refusals() == ["correct the key"]
+        breakers.failed("photos", "key", "waiter", saying("access"), 0.0)
+        assert not breakers.may_ask("photos", "another"), "at once"
+        assert breakers.denials() == ["correct the key"]
+        assert breakers.notices(1e6) == []
         end()
-        assert breakers.refusals() == []
+        assert breakers.denials() == []
 
 
 def test_one_object_that_fails_however_often_keeps_no_other_from_asking() -> None:
     breakers = BucketBreakers[str]()
     for _ in range(100):
-        breakers.failed("photos", "bad", "waiter", 0.0)
+        breakers.failed("photos", "bad", "waiter", AWAY, 0.0)
     assert breakers.may_ask("photos", "another")
     assert breakers.closed("photos")
 
@@ -153,7 +106,7 @@ def test_one_object_that_fails_however_often_keeps_no_other_from_asking() -> Non
 def test_an_answer_between_them_makes_failures_no_row() -> None:
     breakers = BucketBreakers[str]()
     for number in range(100):
-        breakers.failed("photos", f"bad-{number}", "waiter", 0.0)
+        breakers.failed("photos", f"bad-{number}", "waiter", AWAY, 0.0)
         if number % 2:
             breakers.answered("photos", 0.0)
     assert breakers.closed("photos")
@@ -180,7 +133,7 @@ def test_pauses_between_probes_grow_and_stay_bounded() -> None:
         while not (found := breakers.due(now)):
             now += 0.01
         gaps.append(now - asked)
-        breakers.failed("photos", found[0], found[0], now)
+        breakers.failed("photos", found[0], found[0], AWAY, now)
         breakers.wait("photos", HERE, found[0], until=now, tries=9)
     for gap, pause in zip(gaps, (1.0, 2.0, 4.0, 5.0, 5.0, 5.0, 5.0, 5.0), strict=True):
         assert pause / 2 - 0.02 <= gap <= pause + 0.02
@@ -208,11 +161,11 @@ def test_a_probe_that_is_over_may_ask_no_more() -> None:
         [probe] = breakers.due(1.0)
         match end:
             case "failed":
-                breakers.failed("photos", "key", probe, 1.1)
+                breakers.failed("photos", "key", probe, AWAY, 1.1)
             case "answered":
                 breakers.answered("photos", 1.1)
                 for number in range(OPENS_AFTER):
-                    breakers.failed("photos", f"key-{number}", "another", 1.2)
+                    breakers.failed("photos", f"key-{number}", "another", AWAY, 1.2)
             case "left":
                 breakers.left("photos", probe)
         assert not breakers.may_ask("photos", probe), end
@@ -232,7 +185,7 @@ def test_it_is_told_once_that_a_bucket_fails_and_that_it_answers_again(caplog: p
     breakers = opened()
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "the bucket 'photos' fails for one object after another" in caplog.text
-    breakers.failed("photos", "one more", "another", 0.1)
+    breakers.failed("photos", "one more", "another", AWAY, 0.1)
     assert len(caplog.records) == 1
     breakers.answered("photos", 1.0)
     breakers.answered("photos", 1.1)
@@ -240,17 +193,44 @@ def test_it_is_told_once_that_a_bucket_fails_and_that_it_answers_again(caplog: p
     assert f"the bucket 'photos' answers again: {OPENS_AFTER} images may go on" in caplog.text
 
 
-def test_an_outage_is_one_that_a_probe_met() -> None:
-    """Guard: else bad objects that open the breaker again and again would have each other excused."""
+def test_a_probe_is_drawn_by_partition_first_then_by_task() -> None:
+    """Guard: else one object of a good partition would wait for all the odd ones of another."""
     breakers = opened()
-    breakers.due(1.0)
-    breakers.read("photos", None, 1.0, 1.2)
-    assert breakers.recovered_at("photos") < 0
-    again = opened()
-    [probe] = again.due(1.0)
-    again.failed("photos", "key", probe, 1.1)
-    again.read("photos", None, 9.0, 9.0)
-    assert again.recovered_at("photos") == 9.0
+    elsewhere = Assignment(Partition("in", 1), "m")
+    for number in range(10_000):
+        breakers.wait("photos", HERE, f"odd {number}", until=0.0)
+    breakers.wait("photos", elsewhere, "good", until=0.0, tries=7)
+    first, second = breakers.due(1.0), breakers.due(7.0)
+    assert "good" in first + second
+
+
+def test_different_objects_that_are_refused_in_a_row_are_told_until_one_is_read() -> None:
+    breakers = BucketBreakers[str]()
+    breakers.wait("photos", HERE, "waiter", until=1e9)
+    for number in range(3 * REFUSES_ALL):
+        breakers.refused("photos", f"key-{number % (REFUSES_ALL - 1)}", saying("forbidden"))
+    assert not breakers.refuses_all("photos")
+    breakers.refused("photos", "another", saying("forbidden"))
+    assert breakers.refuses_all("photos")
+    assert not breakers.refuses_all("others")
+    assert breakers.closed("photos")
+    assert len(breakers.notices(0.0)) == 1
+    breakers.answered("photos", 1.0)
+    assert breakers.refuses_all("photos"), "what is not there is no comparison"
+    breakers.read("photos", 1.0, 2.0)
+    assert not breakers.refuses_all("photos")
+    assert breakers.notices(2.0) == []
+    assert breakers.due(2.0) == ["waiter"], "at once"
+
+
+def test_an_outage_is_told_once_it_is_long() -> None:
+    breakers = opened()
+    assert breakers.notices(TELL_AFTER_S - 0.1) == []
+    [notice] = breakers.notices(TELL_AFTER_S)
+    assert "'photos'" in notice
+    assert AWAY.detail in notice
+    breakers.answered("photos", 40.0)
+    assert breakers.notices(99.0) == []
 
 
 def test_an_answer_to_a_task_that_asked_before_it_opened_closes_it_too() -> None:
