@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, WrapValidator
 
 Headers: TypeAlias = tuple[tuple[str, bytes | None], ...]
 """Kafka headers in order; a name may come more than once, a value may be null."""
@@ -81,26 +82,16 @@ def _tag_name(name: str) -> str:
     return name
 
 
-def unquoted(etag: object) -> object:
+def _unquoted(etag: object) -> object:
     """HTTP quotes an etag, notifications don't: here it never has quotes."""
     return etag.strip('"') if isinstance(etag, str) else etag
 
 
-def or_none(wanted: Any) -> BeforeValidator:
-    """Before a nullable field: what is not as `wanted` counts as absent."""
-    adapter: TypeAdapter[Any] = TypeAdapter(wanted)
-
-    def lenient(value: object) -> object:
-        try:
-            return None if value is None else adapter.validate_python(value)
-        except ValidationError:
-            return None
-
-    return BeforeValidator(lenient)
-
-
-def empty_is_none(value: object) -> object:
-    return None if value == "" else value
+def _or_none(value: Any, validate: Callable[[Any], Any]) -> Any:
+    try:
+        return validate(value)
+    except ValidationError:
+        return None
 
 
 def _moment(text: str) -> str:
@@ -128,9 +119,19 @@ Moment = Annotated[
     AfterValidator(_moment),
 ]
 """An RFC 3339 timestamp with its offset from UTC."""
-Size = Annotated[int, Field(ge=0, lt=2**63)]
 TagName: TypeAlias = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_tag_name)]
 """One line that steers no terminal and no model."""
+
+_OR_NONE = WrapValidator(_or_none)
+"""Around a nullable field of an event that only helps: what is not as it should be counts as absent."""
+EventEtag = Annotated[
+    Short | None, BeforeValidator(_unquoted), _OR_NONE, AfterValidator(lambda etag: etag and visible(etag))
+]
+"""Characters that no store writes are a fault: such an etag was made up."""
+EventVersion = Annotated[Version | None, BeforeValidator(lambda version_id: None if version_id == "" else version_id)]
+EventSize = Annotated[Annotated[int, Field(ge=0, lt=2**63)] | None, _OR_NONE]
+EventSequencer = Annotated[Sequencer | None, _OR_NONE]
+EventTime = Annotated[Moment | None, _OR_NONE]
 
 
 def first_fault(error: ValueError) -> str:

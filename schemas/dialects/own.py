@@ -4,30 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..options import Options
-from ..text import (
-    Bucket,
-    Key,
-    Moment,
-    Sequencer,
-    Short,
-    Size,
-    Version,
-    empty_is_none,
-    or_none,
-    unquoted,
-    version_or_none,
-    visible,
-)
+from ..text import Bucket, EventEtag, EventSequencer, EventSize, EventTime, EventVersion, Key, Short, version_or_none
 from .words import Document, ImageEvent, UnreadableDocument, quoted, schema_fault
 
 SCHEMA = "image-event/1"
-
-_Etag = Annotated[
-    Annotated[Short, AfterValidator(visible)] | None, or_none(Annotated[Short, BeforeValidator(unquoted)])
-]
 
 
 def _without_nulls(options: object) -> object:
@@ -49,18 +32,18 @@ class ImageEventDocument(BaseModel):
     id: Short = Field(description="The producer's own id of this event; the same when it is sent again.")
     bucket: Bucket
     key: Key = Field(description="The object's key as the store knows it, nothing escaped; at most 1,024 bytes.")
-    version_id: Annotated[Version | None, BeforeValidator(empty_is_none)] = Field(
+    version_id: EventVersion = Field(
         default=None, description='Visible ASCII characters; "null", as S3 calls what has no version, counts as none.'
     )
-    etag: _Etag = Field(
+    etag: EventEtag = Field(
         default=None,
         description="Read only this content; another one is skipped as superseded. Visible ASCII characters.",
     )
-    size: Annotated[Size | None, or_none(Size)] = Field(default=None, description="Bytes.")
-    sequencer: Annotated[Sequencer | None, or_none(Sequencer)] = Field(
+    size: EventSize = Field(default=None, description="Bytes.")
+    sequencer: EventSequencer = Field(
         default=None, description="Hexadecimal, growing with every change of one object, as S3 counts."
     )
-    event_time: Annotated[Moment | None, or_none(Moment)] = None
+    event_time: EventTime = None
     options: Annotated[Options, BeforeValidator(_without_nulls)] = Options()
 
 

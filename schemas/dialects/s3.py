@@ -9,23 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, WithJsonSchema
 
 from ..text import (
     Bucket,
+    EventEtag,
+    EventSequencer,
+    EventSize,
+    EventTime,
+    EventVersion,
     Key,
-    Moment,
-    Sequencer,
-    Short,
-    Size,
-    Version,
-    empty_is_none,
-    or_none,
     percent_decoded,
     subject,
-    unquoted,
     version_or_none,
-    visible,
 )
 from .words import Document, Entry, Ignored, ImageEvent, RecordPlace, UnreadableDocument, document, quoted, schema_fault
 
@@ -47,11 +43,15 @@ def unescaped(key: str) -> str:
     return percent_decoded(key.replace("+", " "))
 
 
-_Size = Annotated[int | None, or_none(Size)]
-_Etag = Annotated[Annotated[str, AfterValidator(visible)] | None, or_none(Annotated[Short, BeforeValidator(unquoted)])]
-_Version = Annotated[Version | None, BeforeValidator(empty_is_none)]
-_Sequencer = Annotated[str | None, or_none(Sequencer)]
-_Time = Annotated[str | None, or_none(Moment)]
+def _any(kind: str) -> WithJsonSchema:
+    """How a field that only helps is published here: notifications are as their stores write them."""
+    return WithJsonSchema({"anyOf": [{"type": kind}, {"type": "null"}]})
+
+
+_Size = Annotated[EventSize, _any("integer")]
+_Etag = Annotated[EventEtag, _any("string")]
+_Sequencer = Annotated[EventSequencer, _any("string")]
+_Time = Annotated[EventTime, _any("string")]
 _EscapedKey = Annotated[
     str, Field(min_length=1), AfterValidator(unescaped), AfterValidator(TypeAdapter(Key).validate_python)
 ]
@@ -65,7 +65,7 @@ class S3Object(BaseModel):
     key: _EscapedKey = Field(description="Query-escaped: a space is a plus sign, other bytes are percent-encoded.")
     size: _Size = None
     etag: _Etag = Field(None, alias="eTag")
-    version_id: _Version = Field(None, alias="versionId")
+    version_id: EventVersion = Field(None, alias="versionId")
     sequencer: _Sequencer = None
 
 
@@ -90,7 +90,7 @@ class _BridgeObject(BaseModel):
     key: Key  # EventBridge does not escape it
     size: _Size = None
     etag: _Etag = None
-    version_id: _Version = Field(None, alias="version-id")
+    version_id: EventVersion = Field(None, alias="version-id")
     sequencer: _Sequencer = None
 
 

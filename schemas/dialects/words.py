@@ -124,11 +124,11 @@ def quoted(value: str) -> str:
 def excess(data: bytes) -> str | None:
     """Why this is more JSON than is parsed, for a person; None: it is not."""
     most, note = MESSAGE_BYTES_MAX, ""
-    if len(data) <= most and not any(name in data for name in _LONG):
+    if EVENT_BYTES_MAX < len(data) <= most and not any(name in data for name in _LONG):
         most, note = EVENT_BYTES_MAX, " without S3's `Records`"
     if len(data) > most:
         return f"{len(data):,} bytes of JSON; at most {most:,} are read{note}"
-    if (containers := data.count(b"[") + data.count(b"{")) > CONTAINERS_MAX:
+    if len(data) > CONTAINERS_MAX and (containers := data.count(b"[") + data.count(b"{")) > CONTAINERS_MAX:
         return f"{containers:,} lists and objects; at most {CONTAINERS_MAX:,} are read"
     return None
 
