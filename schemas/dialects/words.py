@@ -24,6 +24,8 @@ in."""
 CONTAINERS_MAX = 50_000
 """Lists and objects of a message: each takes seventy bytes, and a place in the garbage collector's next round, for the
 two bytes that it is written with. 1,000 S3 records have some 10,000."""
+COMMAS_MAX = 100_000
+"""What stands between members and elements, each of which is an object too. 1,000 S3 records have some 30,000."""
 _LONG = (b"Records", b"data_base64")
 """One of these names stands in whatever may be longer than one event."""
 
@@ -130,6 +132,8 @@ def excess(data: bytes) -> str | None:
         return f"{len(data):,} bytes of JSON; at most {most:,} are read{note}"
     if len(data) > CONTAINERS_MAX and (containers := data.count(b"[") + data.count(b"{")) > CONTAINERS_MAX:
         return f"{containers:,} lists and objects; at most {CONTAINERS_MAX:,} are read"
+    if len(data) > COMMAS_MAX and (commas := data.count(b",")) > COMMAS_MAX:
+        return f"{commas:,} commas; at most {COMMAS_MAX:,} are read"
     return None
 
 

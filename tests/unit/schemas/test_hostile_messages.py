@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from schemas.dead_letter import DETAIL_MAX, Failure
 from schemas.dialects import words
-from schemas.dialects.words import CONTAINERS_MAX, EVENT_BYTES_MAX, MESSAGE_BYTES_MAX
+from schemas.dialects.words import COMMAS_MAX, CONTAINERS_MAX, EVENT_BYTES_MAX, MESSAGE_BYTES_MAX
 from schemas.enriched_image import read_output
 from schemas.image_event import BadEvent, ImageEvent
 from schemas.text import Headers, first_fault
@@ -155,13 +155,15 @@ def test_more_lists_and_objects_than_an_honest_message_has_are_not_made(
         bad = fault(before + (one + b",") * lists + b"0]}")
         assert bad.reason == "undecodable"
         assert re.search("at most (50,000|65,536) are read", bad.detail)
+    many = b'{"Records":[],' + b",".join(b'"%x":0' % number for number in range(COMMAS_MAX + 1)) + b"}"
+    assert fault(many).detail == f"{COMMAS_MAX + 1:,} commas; at most 100,000 are read"
     assert not read
 
 
 def aws(count: int, key: str) -> dict[str, Any]:
     """Records with all that S3 and its like write."""
-    every = max((*AWS.values(), *(record["value"] for record in MINIO)), key=lambda each: len(json.dumps(each)))
-    record = every["Records"][0]
+    known = [one for each in (*AWS.values(), *(each["value"] for each in MINIO)) for one in each.get("Records", [])]
+    record = max(known, key=lambda one: len(json.dumps(one)))
     record = {**record, "s3": {**record["s3"], "object": {**record["s3"]["object"], "key": quote_plus(key)}}}
     return {"Records": [record] * count}
 
@@ -179,6 +181,7 @@ def test_a_thousand_records_have_a_third_of_the_lists_and_objects_that_are_read(
     value = json.dumps(aws(1_000, "photos/a.jpg")).encode()
     assert len(parse(sns(value.decode()))) == 1_000
     assert 8_000 < value.count(b"{") + value.count(b"[") < CONTAINERS_MAX / 3
+    assert 20_000 < value.count(b",") < COMMAS_MAX / 3
 
 
 @pytest.mark.parametrize("ascii_only", [False, True])
