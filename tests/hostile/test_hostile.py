@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from tests.hostile.store_lies import lies
 from tests.support.images import png_bomb
 from tests.support.loopback import loopback
 from tests.support.raw_kafka import GZIP, ZSTD, batch, record, varint
+from tests.support.slow_images import avif_of_frames, jpeg_of_scans
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -149,6 +151,21 @@ def hostile_images(scene: Scene, seed: int, count: int) -> list[Batch]:
 
 def test_images_are_damaged_and_crowded(scene: Scene) -> None:
     scene.attack("images", hostile_images(scene, seed=1, count=60))
+
+
+def test_images_that_take_a_decoder_long_hold_no_other_partition(scene: Scene) -> None:
+    """Guards: turns by partition at the decoders; a bound of the frames before the one that is shown."""
+    batches = []
+    for number in range(40):
+        key = f"long-{number}"
+        if number % 10:
+            body = avif_of_frames(512, 20_000) + struct.pack(">L4sL", 12, b"free", number)
+        else:
+            body = jpeg_of_scans(5_000, 100) + bytes([number])
+        scene.site.upload(key, body)
+        batches += events(scene, "an image of many frames or scans", [key])
+    verdict = scene.attack("decoders", batches)
+    assert verdict.outcomes == {"too-complex": 36, "enriched": 4}
 
 
 @pytest.mark.chaos

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.support.images import encoded, ramp
+from tests.support.slow_images import avif_of_frames
 from tests.unit.intake.memory import Apart, needs_linux, peak_bytes
 from workers.errors import Rejected
 from workers.intake.decoding import Decoding
@@ -155,31 +156,18 @@ def test_more_pieces_than_any_honest_file_has_are_refused() -> None:
         sizes_of(b"\x12\0" * 70_000)
 
 
-def with_frames(body: bytes, count: int) -> bytes:
-    """The same AVIF, whose bitstream has its frame so many times."""
-    at = body.index(b"mdat") + 4
-    stream = body[at:]
-    head = 2 + stream[1]  # of the sequence's header: a type, a length and so many bytes
-    more = stream[:head] + stream[head:] * count
-    for old, new in ((len(stream), len(more)), (len(stream) + 8, len(more) + 8)):
-        assert body[:at].count(struct.pack(">L", old)) == 1
-        body = body[:at].replace(struct.pack(">L", old), struct.pack(">L", new)) + body[at:]
-    return body[:at] + more
-
-
 def test_a_picture_may_have_sixty_four_frames_and_no_more() -> None:
     """Guard: a decoder goes through all of them before the one that it shows."""
     decoding = Decoding([Transform(8)], Limits())
-    body = encoded(photo(64, 48), "avif", speed=10)
 
     def both(body: bytes) -> int:
         width = decoding.inspect(body).width
         decoding.decode(body, "avif")
         return width
 
-    assert [both(with_frames(body, count)) for count in (1, 64)] == [64, 64]
+    assert [both(avif_of_frames(64, count)) for count in (1, 64)] == [64, 64]
     with pytest.raises(Rejected) as refused:
-        both(with_frames(body, 65))
+        both(avif_of_frames(64, 65))
     assert refused.value.reason in {"too-complex", "decode-timeout"}
 
 
