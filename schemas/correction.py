@@ -171,23 +171,20 @@ class Corrections:
             self._withdraw((key or b"").decode(errors="replace"))
             return
         said = read_correction(value)
-        words = {name: _Statement(True, said.sha256) for name in said.added}
-        words |= {name: _Statement(False, said.sha256) for name in said.removed}
         found = self._said.get(said.subject, {})
-        new = [name for name in words if name not in found]  # a difference of both would go over all of `found`
-        if len(found) + len(new) > MAX_NAMES:
+        words = found | {name: _Statement(True, said.sha256) for name in said.added}
+        words |= {name: _Statement(False, said.sha256) for name in said.removed}
+        if len(words) > MAX_NAMES:
             raise ValueError(f"more than {MAX_NAMES} names of one image")
-        self.bytes += self._cost(said.subject, new, with_subject=not found)
-        found.update(words)  # in one step, for those who look meanwhile
-        self._said[said.subject] = found
+        self.bytes += self._cost(said.subject, words.keys() - found.keys(), with_subject=not found)
+        self._said[said.subject] = words
 
     def on(self, subject: str, sha256: str) -> Word | None:
         """What was said of this content of the subject, names in alphabetical order; None: nothing."""
         found = self._said.get(subject)
         if found is None:
             return None
-        words = list(found.items())  # in one step: a record may be added meanwhile
-        holding = sorted((name, each.present) for name, each in words if each.sha256 in (None, sha256))
+        holding = sorted((name, each.present) for name, each in found.items() if each.sha256 in (None, sha256))
         if not holding:
             return None
         return Word(

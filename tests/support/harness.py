@@ -300,7 +300,11 @@ class Harness:
         events = [item.event for item in self.outputs()] + [item.event for item in self.skips()]
         found = [(event.partition, event.offset, event.index) for event in events]
         for dead_letter in self.dead():
-            found += [(dead_letter.partition, dead_letter.offset, failure.index) for failure in dead_letter.failures]
+            found += [
+                (dead_letter.partition, dead_letter.offset + number, failure.index)
+                for number in range(max(1, len(dead_letter.keys)))
+                for failure in dead_letter.failures
+            ]
         return sorted(found)
 
 

@@ -177,7 +177,11 @@ class Site:
         """The coordinates of every outcome there is: the delivery invariant is checked by this list, never by ids."""
         found = [(o.event.partition, o.event.offset, o.event.index) for o in self.outputs()]
         for dead_letter in self.letters():
-            found += [(dead_letter.partition, dead_letter.offset, failure.index) for failure in dead_letter.failures]
+            found += [
+                (dead_letter.partition, dead_letter.offset + number, failure.index)
+                for number in range(max(1, len(dead_letter.keys)))
+                for failure in dead_letter.failures
+            ]
         return sorted(found)
 
     def behind(self) -> int:

@@ -46,6 +46,17 @@ def test_a_dead_letter_stands_behind_the_other_outcomes_of_its_record() -> None:
     assert found(report, "out-of-order") == [f"{IN}:0:0"]
 
 
+def test_a_dead_letter_of_records_in_a_row_answers_each_of_them_once_and_no_other() -> None:
+    records = [record(offset) for offset in range(5)]
+    of_all = dead_letter(1, at=(DEAD, 0, 0), last=3, reason="undecodable")
+    assert judged(records, [out(0), of_all, out(4)]).proved
+    assert found(judged(records, [out(0), of_all]), "missing") == [f"{IN}:0:4"]
+    again = dead_letter(2, at=(DEAD, 0, 1), reason="undecodable")
+    assert found(judged(records, [out(0), of_all, again, out(4)]), "doubled") == [f"{IN}:0:2"]
+    half = dead_letter(3, at=(DEAD, 0, 1), last=4, reason="undecodable")
+    assert found(judged(records, [out(0), of_all, half]), "doubled") == [f"{IN}:0:3"]
+
+
 def test_outcomes_of_other_ranges_and_strange_records_are_counted_apart() -> None:
     elsewhere = outcome(3, of=7, at=(OUT, 0, 0))
     report = judged([record(5)], [out(4), elsewhere, out(5), out(6), replace(out(5), value=b"?")], ranges={0: (5, 6)})

@@ -55,6 +55,60 @@ def test_a_record_waits_for_those_before_it() -> None:
     assert dict(ready.transaction.offsets) == {assignment: 8}
 
 
+def repeated(ledger: Ledger, assignment: Assignment, first: int, count: int) -> Entry:
+    """One entry of so many records."""
+    one, *others = (record(assignment, offset) for offset in range(first, first + count))
+    entry = ledger.admit(one, 0.0, others)
+    assert entry is not None
+    return entry
+
+
+def test_records_that_repeat_one_leave_with_it_or_not_at_all() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 5)
+    several = repeated(ledger, assignment, 5, 3)
+    with pytest.raises(ValueError, match="offset 7 came after 7"):
+        admit(ledger, assignment, 7)
+    finish(ledger, admit(ledger, assignment, 8))
+    finish(ledger, several)
+    ready = ledger.ready(1, 10_000)
+    assert ready is not None
+    assert (values(ready), dict(ready.transaction.offsets)) == ([b"in:0@5"], {assignment: 8})
+    assert ledger.rewind(assignment, 5) == []
+    assert [entry.record.offset for entry in ledger.rewind(assignment, 8)] == [5]
+    assert ledger.jobs_ahead(assignment) == 1
+
+
+def test_records_that_repeat_one_get_entries_of_their_own_in_its_place_and_nothing_is_counted_twice() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    finish(ledger, admit(ledger, assignment, 0))
+    one = repeated(ledger, assignment, 1, 3)
+    finish(ledger, admit(ledger, assignment, 4))
+    two = ledger.split(one)
+    assert two is not None
+    three = ledger.split(two)
+    assert three is not None
+    assert (ledger.records, ledger.under_way, ledger.jobs_ahead(assignment)) == (5, 3, 5)
+    for entry in (three, one, two):
+        assert finish(ledger, entry)
+    ready = ledger.ready(500, 10_000)
+    assert ready is not None
+    assert values(ready) == [b"in:0@%d" % offset for offset in range(5)]
+    ledger.settle(ready)
+    assert (ledger.records, ledger.bytes, ledger.jobs_ahead(assignment)) == (0, 0, 0)
+
+
+def test_of_an_ended_assignment_nothing_is_split() -> None:
+    ledger, assignment = Ledger(), Assignment(Partition("in", 0), "m")
+    ledger.open(assignment, 0)
+    several = repeated(ledger, assignment, 0, 3)
+    assignment.end()
+    ledger.close_ended()
+    assert ledger.split(several) is None
+    assert ledger.bytes == 0
+
+
 def test_entries_filled_at_once_leave_together_and_those_of_an_ended_assignment_are_given_back() -> None:
     ledger, stays, left = Ledger(), Assignment(Partition("in", 0), "m"), Assignment(Partition("in", 1), "m")
     ledger.open(stays, 0)
