@@ -4,7 +4,7 @@ Consumers of an output wrote their code against the old schema: everything that 
 under the old one. Producers of an input did so too: everything that the old one lets them send must be valid under the
 new one. Both are one question, whether one schema lies inside another, asked in opposite directions. Fields that a
 schema does not name are ignored by those who read, so a new field breaks none; a field that is gone does, whichever
-way it travelled.
+way it travelled. Readers pass over a `reason` that they do not know, so a new one breaks none of them.
 
 It knows the keywords that the published schemas use, and refuses others: better no answer than a wrong one.
 """
@@ -85,6 +85,9 @@ class _Node(NamedTuple):
             return [one for option in schema["anyOf"] for one in self.at(option).alternatives()]
         return [self.at(schema)]
 
+
+_GROWING: Final = frozenset({"reason"})
+"""Fields whose list of values may grow within a version of an output's schema."""
 
 Whose: TypeAlias = Literal["consumers", "producers"]
 """The side that relies on the old schema: for consumers it is the outer one, for producers the inner."""
@@ -184,7 +187,8 @@ def _field_differences(inner: _Node, outer: _Node, path: str, whose: Whose) -> I
     for name in sorted(missing):
         yield f"{path}.{name} may be missing"
     for name in sorted(want.keys() & have.keys()):
-        yield from _outside(inner.at(have[name]), outer.at(want[name]), f"{path}.{name}", whose)
+        wanted = _any_value(want[name]) if whose == "consumers" and name in _GROWING else want[name]
+        yield from _outside(inner.at(have[name]), outer.at(wanted), f"{path}.{name}", whose)
     if whose == "producers":
         yield from _default_differences(have, want, path)
     before, after = (want, have) if whose == "consumers" else (have, want)
@@ -193,6 +197,14 @@ def _field_differences(inner: _Node, outer: _Node, path: str, whose: Whose) -> I
     if outer.schema.get("additionalProperties") is False:
         for name in sorted(have.keys() - want.keys()):
             yield f"{path}.{name} is not allowed, as no field is that the schema does not name"
+
+
+def _any_value(schema: Json) -> Json:
+    """The same schema without its list of values."""
+    opened = {keyword: value for keyword, value in schema.items() if keyword not in ("enum", "const")}
+    if "anyOf" in opened:
+        opened["anyOf"] = [_any_value(option) for option in opened["anyOf"]]
+    return opened
 
 
 def _default_differences(before: Json, after: Json, path: str) -> Iterator[str]:

@@ -30,6 +30,7 @@ SkipReason: TypeAlias = Literal[
     "test-event",  # a bucket's own sign of life
     "event-type",  # nothing that changes an image
     "key-not-matched",  # outside TAGSTREAM_KEY_GLOBS
+    "not-sampled",  # outside TAGSTREAM_SAMPLE
     "not-replayed",  # a replay named other events of this message
     "stale",  # a newer event of this object was seen before, and its store has another content by now
     "gone",  # the object does not exist any more

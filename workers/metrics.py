@@ -342,23 +342,6 @@ SELF_TESTS = Counter(
 SELF_TEST_AGE = ObservedGauge(
     "tagstream_self_test_age_seconds", "Since the last self-test that was right, or the start", unit="s"
 )
-SHADOW_IMAGES = Counter(
-    "tagstream_shadow_images", "Images of the shadow tagger's share, by result: compared, dropped", labels=("result",)
-)
-SHADOW_TAGS = Counter(
-    "tagstream_shadow_tags",
-    "Tags of compared images, of labels that both taggers have, by who gave them: both, live alone, shadow alone",
-    labels=("by",),
-)
-SHADOW_JACCARD = Histogram(
-    "tagstream_shadow_jaccard",
-    "Of the tags that the live or the shadow tagger gave an image, the share that both gave",
-    unit="1",
-    buckets=TENTHS,
-)
-SHADOW_WORKS = ObservedGauge(
-    "tagstream_shadow_works", "1 while the shadow tagger works, 0 once it has switched itself off"
-)
 
 
 def markdown() -> str:

@@ -282,6 +282,9 @@ class Settings(BaseModel):
     key_globs: Annotated[Words, Field(min_length=1)] = _setting(
         "Object storage", ("*",), "Globs of keys to work on, comma separated; others are skipped. `*` crosses `/`"
     )
+    sample: Annotated[float, Field(gt=0, le=1)] = _setting(
+        "Object storage", 1.0, "Share of the objects to work on, chosen by a hash of bucket and key; others are skipped"
+    )
 
     redis_url: Annotated[SecretUrl, AfterValidator(_check_redis)] = _setting(
         "Cache", SecretUrl(""), "`redis://[user:password@]host:port/db`; empty: no cache"
@@ -307,18 +310,6 @@ class Settings(BaseModel):
         "Models", "", "The only digest that the tagger's bundle may have, with every file checked; empty: any"
     )
     captioner_digest: Digest = _setting("Models", "", "As `TAGSTREAM_TAGGER_DIGEST`, of the captioner's bundle")
-    shadow_tagger: str = _setting(
-        "Models",
-        "",
-        "A second tagger, as `TAGSTREAM_TAGGER`, that sees some images and is only compared with it; empty: none",
-    )
-    shadow_tagger_digest: Digest = _setting("Models", "", "As `TAGSTREAM_TAGGER_DIGEST`, of the shadow tagger's bundle")
-    shadow_share: Annotated[float, Field(gt=0, le=1)] = _setting(
-        "Models", 0.01, "Share of the images that the shadow tagger sees, chosen by their content"
-    )
-    shadow_reports: OptionalFile = _setting(
-        "Models", None, "Folder for the shadow tagger's report; empty: `shadow` in `TAGSTREAM_STATE_DIR`"
-    )
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower)] = _setting(
         "Models", "auto", "`auto` (CUDA where there is one), `cpu` or `cuda`"
     )
@@ -443,15 +434,6 @@ class Settings(BaseModel):
             if (name := getattr(self, use)) not in NO_BUNDLE.get(use, ())
         }
 
-    def shadow_folder(self) -> Path:
-        """Where the shadow tagger's reports are, one for each worker."""
-        return self.shadow_reports or self.state_dir / "shadow"
-
-    def all_bundles(self) -> dict[str, PinnedBundle]:
-        """Every bundle that is named, by the field that names it."""
-        shadow = PinnedBundle(self.shadow_tagger, self.shadow_tagger_digest)
-        return self.bundles() | ({"shadow_tagger": shadow} if self.shadow_tagger else {})
-
 
 def _missing(settings: Settings, fields: Iterable[str]) -> Iterator[str]:
     for field in fields:
@@ -473,8 +455,8 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"{' and '.join(logins)} are each a way to log in to the object store: keep one"
     if 0 < len(settings.cache_key.get_secret_value()) < 32:
         yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
-    for use in (*USES, "shadow_tagger"):
-        if getattr(settings, f"{use}_digest") and use not in settings.all_bundles():
+    for use in USES:
+        if getattr(settings, f"{use}_digest") and use not in settings.bundles():
             named = f"{variable(use)}={getattr(settings, use)}"
             yield f"{variable(f'{use}_digest')} is set, and {named} is no bundle: unset one"
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
@@ -698,8 +680,17 @@ _FORMER = {
 }
 """Names that settings had before the first release: they are suggested, not read."""
 
+_GONE = dict.fromkeys(
+    ("SHADOW_TAGGER", "SHADOW_TAGGER_DIGEST", "SHADOW_SHARE", "SHADOW_REPORTS"),
+    "Run the new tagger as a second group with an output topic of its own and TAGSTREAM_SAMPLE, "
+    "then `tagstream compare` the two topics.",
+)
+"""What to do instead of a setting that is no more."""
+
 
 def _nearest(name: str) -> str:
+    if instead := _GONE.get(name.removeprefix(PREFIX).upper()):
+        return f" {instead}"
     if former := _FORMER.get(name.removeprefix(PREFIX).upper()):
         return f" Do you mean {PREFIX}{former}?"
     known = [field.upper() for field in FIELDS]

@@ -118,46 +118,11 @@ SELF_TEST = Row(
 )
 
 
-def _of_shadow(part: str, by: str = "") -> str:
-    return f"sum{by} (rate(tagstream_shadow_jaccard_{part}{{WORKERS}}[$window]))"
-
-
-SHADOW = Row(
-    "Shadow tagger",
-    [
-        graph(
-            "Agreement with the live tagger",
-            "Of the tags that either gave an image the share that both gave: the mean, and what nine in ten images "
-            "exceed. `tagstream shadow report` says by label whether the shadow may be promoted.",
-            "percentunit",
-            (f"{_of_shadow('sum')} / {_of_shadow('count')}", "mean"),
-            (f"histogram_quantile(0.1, {_of_shadow('bucket', by=' by (le)')})", "nine in ten exceed"),
-            needs="a shadow tagger is set and has seen images",
-        ),
-        graph(
-            "Tags by who gave them",
-            "Of compared images, and of the labels that both taggers have.",
-            "tags/s",
-            ("sum by (by) (rate(tagstream_shadow_tags_total{WORKERS}[$window]))", "{{by}}"),
-            needs="a shadow tagger is set and has seen images",
-        ),
-        graph(
-            "Images of the shadow",
-            "By result. Dropped: the shadow was too slow for its share, which costs the live tagger nothing. "
-            "`at work`: workers whose shadow has not switched itself off.",
-            "short",
-            ("sum by (result) (rate(tagstream_shadow_images_total{WORKERS}[$window]))", "{{result}} a second"),
-            ("sum(tagstream_shadow_works{WORKERS})", "at work"),
-            needs="a shadow tagger is set and has seen images",
-        ),
-    ],
-)
-
 QUALITY = Dashboard(
     "tagstream-quality",
     "tagstream: quality",
-    "Whether the models' answers are what they were: drift against a baseline, self-tests of the device, and a shadow.",
-    [DRIFT, CLASSES, SELF_TEST, SHADOW],
+    "Whether the models' answers are what they were: drift against a baseline, and self-tests of the device.",
+    [DRIFT, CLASSES, SELF_TEST],
     [
         Choice("window", "Window", ["1h", "6h", "1d"]),
         Choice("baseline", "Baseline, so long before", ["7d", "1d", "14d", "28d"]),

@@ -23,8 +23,6 @@ from tests.unit.models.photographs import SKIMAGE
 
 SETTINGS = {
     "TAGSTREAM_SELF_TEST_S": "2",
-    "TAGSTREAM_SHADOW_TAGGER": "compact",
-    "TAGSTREAM_SHADOW_SHARE": "1",
 }
 PATIENCE_S = 240.0
 """On a busy machine a worker needs a minute to start."""

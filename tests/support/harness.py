@@ -24,7 +24,6 @@ from workers.intake.limits import Limits
 from workers.intake.threads import ThreadIntake
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import ModelsByUse, make_roles
-from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import CorrectionLog, RecordSource
 from workers.types import Caption, Headers, LabelScores, Pixels, Subset, Transform
@@ -171,7 +170,6 @@ class Harness:
         self.tagger = ColourTagger()
         self.captioner: EchoCaptioner | None = None
         self.corrections: CorrectionLog | None = None
-        self.shadow: Shadow | None = None
         self.publisher_hangs: str | None = None
         self.delivery: Delivery = "exactly_once"
         self.partitions = partitions
@@ -247,7 +245,6 @@ class Harness:
             cache=self.cache,
             corrections=self.corrections,
             roles=roles,
-            shadow=self.shadow,
             clock=SystemClock(),
             options=options,
         )

@@ -13,7 +13,6 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.profiles import default_profiles
 from workers.pipeline.roles import make_roles
-from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker
 from workers.ports import CorrectionLog, Intake, ResultCache
 from workers.types import Assignment, Message, Outcome, Partition, Record
@@ -40,7 +39,6 @@ class ManualPipeline:
         tagger: ColourTagger | None = None,
         cache: ResultCache | None = None,
         corrections: CorrectionLog | None = None,
-        make_shadow: Callable[[ManualPipeline], Shadow] | None = None,
         **options: Any,
     ) -> None:
         self.clock = ManualClock()
@@ -50,14 +48,12 @@ class ManualPipeline:
         self.cache = cache or MemoryResultCache(clock=self.clock)
         if make_intake is not None:
             intake = make_intake(self.store)
-        self.shadow = make_shadow(self) if make_shadow is not None else None
         self.worker = Worker(
             source=none_of_this,
             publisher=none_of_this,
             intake=intake or InlineIntake(self.store, [tagger.transform]),
             cache=self.cache,
             roles=make_roles({"tagger": tagger}, None, corrections),
-            shadow=self.shadow,
             clock=self.clock,
             options=WorkerOptions(
                 output_topic="out", dead_letter_topic="dead", profiles=default_profiles(tagger), **options

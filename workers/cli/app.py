@@ -50,7 +50,7 @@ COMMANDS = (
     "dead-letters",
     "skip",
     "models",
-    "shadow",
+    "compare",
     "train",
     "schemas",
 )

@@ -18,8 +18,8 @@ def banner(settings: Settings, models: ModelsByUse, device: str) -> str:
     """
     by_use: Mapping[str, Model | None] = {"tagger": models.get("tagger"), "captioner": models.get("captioner")}
     used = ", ".join(f"{use} {_model(model) if model else getattr(settings, use)}" for use, model in by_use.items())
-    if settings.shadow_tagger:
-        used += f", {settings.shadow_tagger} as the tagger's shadow for {settings.shadow_share:.2%} of the images"
+    if settings.sample < 1:
+        used += f", a sample of {settings.sample:.2%} of the objects"
     skipped = settings.skipped_topic or "nowhere, counted only"
     return (
         f"tagstream {__version__}: {used}, on {device}; reads {', '.join(settings.input_topics)} as group "

@@ -107,8 +107,6 @@ def _questions(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     yield "Redis", lambda: _redis(settings)
     for use in USES:
         yield use.capitalize(), lambda use=use: _bundle(settings, use)  # type: ignore[misc]
-    if settings.shadow_tagger:
-        yield "Shadow tagger", lambda: _shadow(settings)
     if settings.labels_file is not None:
         yield "Allowed labels", lambda: _allowed(settings)
     if settings.profiles is not None:
@@ -150,7 +148,7 @@ def _memory(settings: Settings) -> str:
     from workers.cli.decoders import decoders
     from workers.cli.memory import compared, container_limit, worst_bytes
 
-    weights = sum(_weights_bytes(bundle.name_or_folder) for bundle in settings.all_bundles().values())
+    weights = sum(_weights_bytes(bundle.name_or_folder) for bundle in settings.bundles().values())
     return compared(worst_bytes(settings, decoders(settings), weights), container_limit())
 
 
@@ -181,7 +179,7 @@ def _bundle(settings: Settings, field: str) -> str:
     from workers.models.bundle import pinned
     from workers.settings import variable
 
-    named = settings.all_bundles().get(field)
+    named = settings.bundles().get(field)
     if named is None:
         word: str = getattr(settings, field)
         return word
@@ -189,14 +187,6 @@ def _bundle(settings: Settings, field: str) -> str:
     bundle = pinned(opened(named.name_or_folder), named.digest, setting)
     is_pinned = f", pinned by {setting}" if named.digest else ""
     return f"{bundle.name}, {counted(bundle.manifest.labels, 'label')}, digest {bundle.digest}{is_pinned}"
-
-
-def _shadow(settings: Settings) -> str:
-    from workers.cli.needs import require_shadow
-
-    says = _bundle(settings, "shadow_tagger")
-    require_shadow(settings)
-    return f"{says}; sees {settings.shadow_share:.2%} of the images, and is in no event"
 
 
 def _allowed(settings: Settings) -> str:

@@ -15,15 +15,13 @@ from workers.cli.decoders import intake, judge, limits, scale_of_facts
 from workers.cli.profiles import allowed_names, profiles
 from workers.errors import Unavailable
 from workers.models.device import choose_device
-from workers.models.load import load, load_tagger
+from workers.models.load import load
 from workers.models.template import TemplateCaptioner
 from workers.pipeline.captioning import Template
-from workers.pipeline.profiles import Profile
 from workers.pipeline.roles import ModelsByUse, Roles, make_roles
-from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.worker import Worker, WorkerOptions
 from workers.ports import Tagger
-from workers.settings import Settings, variable
+from workers.settings import Settings
 from workers.types import Transform
 
 logger = logging.getLogger(__name__)
@@ -52,7 +50,6 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
     transforms = _transforms(roles)
     device = choose_device(settings.device).name
     options = worker_options(settings, models.get("tagger"), transactional_id, transforms)
-    shadow = _shadow(settings, models["tagger"], options, transactional_id) if settings.shadow_tagger else None
 
     def say_what_runs() -> None:
         logger.info("%s", banner(settings, models, device))  # the warm-up has settled precision and batch by now
@@ -65,7 +62,6 @@ def compose(settings: Settings, *, transactional_id: str, stopping: Callable[[],
         cache=result_cache(settings),
         corrections=said,
         roles=roles,
-        shadow=shadow,
         clock=SystemClock(),
         options=options,
     )
@@ -89,33 +85,6 @@ def load_models(settings: Settings) -> ModelsByUse:
     for model in models.values() if settings.max_batch else ():
         model.max_batch = min(settings.max_batch, model.max_batch or settings.max_batch)
     return cast(ModelsByUse, models)
-
-
-def _shadow(settings: Settings, live: Tagger, options: WorkerOptions, worker: str) -> Shadow:
-    """A second tagger beside the live one, as it would be in its place."""
-
-    def load_it() -> tuple[Tagger, Profile]:
-        tagger = load_tagger(
-            settings.shadow_tagger,
-            digest=settings.shadow_tagger_digest,
-            pinned_by=variable("shadow_tagger_digest"),
-            device=settings.device,
-            precision=settings.precision,
-            state_dir=settings.state_dir,
-            allow=allowed_names(settings),
-        )
-        return tagger, profiles(settings, tagger)["default"]
-
-    return Shadow(
-        load_it,
-        live,
-        options.profiles["default"],
-        SystemClock(),
-        share=settings.shadow_share,
-        report=settings.shadow_folder() / f"{_file_name(worker)}.json",
-        worker=worker,
-        limit_s=settings.stall_timeout_s,
-    )
 
 
 def _file_name(transactional_id: str) -> str:

@@ -68,7 +68,7 @@ def with_models(tagger: str | None, captioner: str | None, device: str | None) -
     unpinned = {f"{variable}_DIGEST": "" for variable in named}
     place = {} if device is None else {"TAGSTREAM_DEVICE": device}
     settings = read({**os.environ, **named, **unpinned, **place})
-    _ask([], _of_models(settings, settings.bundles()))
+    _ask([], _of_models(settings))
     return settings
 
 
@@ -80,12 +80,10 @@ def _files(settings: Settings) -> Iterator[_Question]:
 
 def _of_a_worker(settings: Settings) -> Iterator[_Question]:
     yield partial(_require_state, settings)
-    yield from _of_models(settings, settings.all_bundles())
-    if settings.shadow_tagger:
-        yield partial(require_shadow, settings)
+    yield from _of_models(settings)
 
 
-def _of_models(settings: Settings, bundles: Iterable[str]) -> Iterator[_Question]:
+def _of_models(settings: Settings) -> Iterator[_Question]:
     tagger = _tagger(settings)
     if tagger is None:
         yield partial(_require_file, settings, "labels_file")
@@ -93,7 +91,7 @@ def _of_models(settings: Settings, bundles: Iterable[str]) -> Iterator[_Question
     else:
         yield partial(_require_labels, settings, tagger)
         yield partial(_require_profiles, settings, tagger)
-    for field in bundles:
+    for field in settings.bundles():
         yield partial(_require_bundle, settings, field)
 
 
@@ -139,30 +137,13 @@ def _require_profiles(settings: Settings, tagger: Bundle) -> None:
     profiles(settings, tagger)
 
 
-def require_shadow(settings: Settings) -> None:
-    """That the shadow tagger could take the place of the live one, with the same files of labels and profiles.
-
-    Raises:
-        Misconfigured: it could not, or can't be compared with it.
-    """
-    from workers.pipeline.shadow.comparison import require_comparable
-
-    shadow = opened(settings.shadow_tagger)
-    require_comparable(opened(settings.tagger), shadow)
-    try:
-        _require_labels(settings, shadow)
-        _require_profiles(settings, shadow)
-    except Misconfigured as error:
-        raise Misconfigured(f"TAGSTREAM_SHADOW_TAGGER: {error}") from error
-
-
 def _require_bundle(settings: Settings, field: str) -> None:
     """That it is there, whole and the one that is pinned; the content of its weights, which takes long to read, is
     compared when they are loaded. The compact tagger's is made where it is missing."""
     from workers.models.bundle import require_pinned
     from workers.settings import variable
 
-    name, digest = settings.all_bundles()[field]
+    name, digest = settings.bundles()[field]
     if name != "compact" or digest:
         require_pinned(opened(name), digest, variable(f"{field}_digest"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from schemas.dead_letter import Failure
@@ -47,15 +47,10 @@ class Ceiling:
 
 
 class Annotator:
-    """Runs the models of all roles on a batch, and finds the image that makes one fail. For the device thread.
+    """Runs the models of all roles on a batch, and finds the image that makes one fail. For the device thread."""
 
-    Args:
-        make_room: called when the device's memory runs out, before a smaller batch is tried.
-    """
-
-    def __init__(self, roles: Roles, make_room: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, roles: Roles) -> None:
         self.roles = roles
-        self._make_room = make_room
         self.safe = SafeBatch(min((role.model.max_batch for role in roles.models), default=1))
         self._ceilings = {role.name: Ceiling() for role in roles.models}
         self._essential = {role.name for role in roles.models if role.essential}
@@ -107,7 +102,6 @@ class Annotator:
         metrics.BATCH_FAILURES.add(cause="memory" if out_of_memory else "error")
         _log.warning("the model failed (%s) on a batch of %d: %s", type(error).__name__, len(tasks), TaskNames(tasks))
         if out_of_memory:
-            self._make_room()
             self.safe.ran_out_of_memory(len(tasks))
 
     def _blame(self, role: ModelRole, task: Task, error: Exception) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -49,11 +50,13 @@ class EventFilter:
         buckets: allowed names; empty allows all.
         key_globs: keys to work on; empty means all.
         profiles: by name, `default` among them.
+        sample: share of the objects to work on.
     """
 
     buckets: tuple[str, ...]
     key_globs: tuple[str, ...]
     profiles: Mapping[str, Profile]
+    sample: float = 1.0
 
     def read(self, record: Record) -> list[Filtered]:
         """One answer for each index of the record's message, in order; at least one."""
@@ -82,6 +85,8 @@ class EventFilter:
             return Failure(index=item.index, stage="parse", reason="bucket-not-allowed", detail=detail)
         if self.key_globs and not any(fnmatchcase(item.key, glob) for glob in self.key_globs):
             return Skipped("key-not-matched", item)
+        if self.sample < 1 and not sampled(item.subject, self.sample):
+            return Skipped("not-sampled", item)
         if item.action == "retract":
             return Removed(item)
         profile = self.profiles.get(item.options.profile or "default")
@@ -89,6 +94,11 @@ class EventFilter:
             detail = f"there is no threshold profile {item.options.profile!r}"
             return Failure(index=item.index, stage="parse", reason="unknown-profile", detail=detail)
         return Wanted(item, profile)
+
+
+def sampled(subject: str, share: float) -> bool:
+    """Whether an object belongs to this share of all; a larger share holds every smaller one."""
+    return int.from_bytes(hashlib.sha256(subject.encode()).digest()[:8]) < share * 2**64
 
 
 def coordinates(record: Record, index: int) -> Coordinates:

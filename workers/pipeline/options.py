@@ -45,6 +45,7 @@ class WorkerOptions:
     s3_endpoint: str = _setting("s3_endpoint")
     buckets: tuple[str, ...] = _setting("buckets")
     key_globs: tuple[str, ...] = _setting("key_globs")
+    sample: float = _setting("sample")
     max_object_bytes: int = _setting("max_object_bytes")
     fetch_threads: int = _setting("fetch_threads")
     get_timeout_s: float = _setting("get_timeout_s")

@@ -21,7 +21,6 @@ from workers.pipeline.options import WorkerOptions
 from workers.pipeline.progress import TaskProgress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.self_test import DeviceSelfTest
-from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.stages.annotate import AnnotateStage
 from workers.pipeline.stages.decode import DecodeStage
 from workers.pipeline.stages.endings import Endings
@@ -30,7 +29,6 @@ from workers.pipeline.stages.finish import FinishStage
 from workers.pipeline.stages.lookup import LookupStage
 from workers.pipeline.stages.parse import ParseStage
 from workers.pipeline.stages.stage import Stage
-from workers.pipeline.task import Task
 from workers.ports import Clock, Intake
 from workers.types import Assignment, Record
 
@@ -41,7 +39,6 @@ class Pipeline:
     """Every stage, in order, between the records that are taken and the ledger.
 
     Args:
-        shadow: sees some images once they are annotated; None: there is none.
         crash: told of an exception that is our bug; it ends the process.
     """
 
@@ -53,7 +50,6 @@ class Pipeline:
         annotator: Annotator,
         renderer: Renderer,
         journal: Journal,
-        shadow: Shadow | None = None,
         clock: Clock,
         options: WorkerOptions,
         crash: Callable[[BaseException], None],
@@ -61,7 +57,6 @@ class Pipeline:
         self._clock = clock
         self._journal = journal
         self._renderer = renderer
-        self._shadow = shadow
         self.ledger = Ledger()
         self.tally = Tally()
         self.progress = progress = TaskProgress(clock, [place for stage in STAGES for place in stage.places])
@@ -114,7 +109,7 @@ class Pipeline:
             clock,
             options,
             endings=endings,
-            computed=self._computed,
+            computed=self.lookup.keep,
             again=self.annotate.begin,
         )
         self.stages: tuple[Stage, ...] = (
@@ -135,15 +130,6 @@ class Pipeline:
             read_on=self.parse.wake,
         )
         intake.on_doubt(self.lookup.doubt)
-        if shadow is not None:
-            # Not beside an image under suspicion: a death of the process would count against that image.
-            shadow.attend(forbidden=lambda: bool(journal.suspects), idle=lambda: not progress.working())
-
-    def _computed(self, task: Task) -> None:
-        """A task has its results. Finish thread."""
-        self.lookup.keep(task)
-        if self._shadow is not None:
-            self._shadow.offer(task)
 
     # ---- poll thread ------------------------------------------------------------------------------------------
 

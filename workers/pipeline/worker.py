@@ -11,8 +11,7 @@
 | publish | the publisher: messages and offsets |
 | connect | nothing: it makes source and publisher while the models warm up |
 | corrections | what persons said, where a topic of it is set |
-| shadow | the tagger that is tried beside the live one, where one is set |
-| watch | nothing: it asks whether the publisher or the shadow hangs, and logs what is done |
+| watch | nothing: it asks whether the publisher hangs, and logs what is done |
 """
 
 from __future__ import annotations
@@ -40,7 +39,6 @@ from workers.pipeline.pipeline import Pipeline
 from workers.pipeline.progress import Progress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.roles import Roles
-from workers.pipeline.shadow.shadow import Shadow
 from workers.pipeline.stages.stage import Stage
 from workers.ports import Clock, CorrectionLog, Intake, Publisher, RecordSource, ResultCache
 from workers.types import Assignment
@@ -78,7 +76,6 @@ class Worker:
         intake, cache, clock: ports.
         corrections: what persons said, for the roles; read here. None: not asked for.
         roles: what is made of each image; at least one by a model, or no image needs the device.
-        shadow: a tagger that is tried beside the live one; None: there is none.
     """
 
     def __init__(
@@ -91,7 +88,6 @@ class Worker:
         cache: ResultCache,
         corrections: CorrectionLog | None = None,
         roles: Roles,
-        shadow: Shadow | None = None,
         clock: Clock,
         options: WorkerOptions,
     ) -> None:
@@ -102,7 +98,6 @@ class Worker:
         self._cache = cache
         self._corrections = corrections
         self._roles = roles
-        self._shadow = shadow
         self._clock = clock
         self._options = options
         self._journal = Journal(options.journal)
@@ -117,8 +112,6 @@ class Worker:
         self._polling_since: float | None = None
         self._joined = False
         self._gauges: dict[metrics.ObservedGauge, metrics.Reader] = {metrics.READY: lambda: [(self.ready, {})]}
-        if shadow is not None:
-            self._gauges[metrics.SHADOW_WORKS] = shadow.works
 
     # ---- life -------------------------------------------------------------------------------------------------
 
@@ -130,15 +123,9 @@ class Worker:
             Exception: our own bug, from whichever thread; nothing after it was committed.
         """
         with metrics.shown(self._gauges):
-            try:
-                self._run()
-            finally:
-                if self._shadow is not None:
-                    self._shadow.close()
+            self._run()
 
     def _run(self) -> None:
-        if self._shadow is not None:
-            self._shadow.start(self._stop.is_set)  # before the live models find out how much memory is left
         threads = [threading.Thread(target=self._guarded(self._run_device), name="device", daemon=True)]
         threads[0].start()
         connected: Future[_Connected] = Future()
@@ -267,18 +254,8 @@ class Worker:
         while not self._drained.is_set():
             stage.step()
 
-    def _warm_up(self) -> None:
-        """Warm up the models; without the shadow, should they fail beside it for want of memory or whatever else."""
-        try:
-            self._roles.warm_up()
-        except Exception as error:
-            if self._shadow is None or self._shadow.off:
-                raise
-            self._shadow.give_way(f"the live models do not start beside it: {error}")
-            self._roles.warm_up()
-
     def _run_device(self) -> None:
-        self._warm_up()
+        self._roles.warm_up()
         self._warm.set()
         while self._pipeline is None:
             if self._drained.wait(0.05):
@@ -302,8 +279,6 @@ class Worker:
         while not self._drained.wait(1.0):
             activity.step()
             told = self._tell_readiness(told)
-            if self._shadow is not None:
-                self._shadow.watch()
             if reason := publisher.stuck():
                 raise Broken(reason)
 
@@ -398,10 +373,9 @@ class Worker:
                 scale_of=self._options.scale_of,
                 unproven=_UNPROVEN if self._options.self_test_s else 0,
             ),
-            annotator=Annotator(self._roles) if self._shadow is None else Annotator(self._roles, self._shadow.give_way),
+            annotator=Annotator(self._roles),
             renderer=Renderer(self._roles, self._options, publisher.max_message_bytes, self._clock),
             journal=self._journal,
-            shadow=self._shadow,
             clock=self._clock,
             options=self._options,
             crash=self._crash,

@@ -24,10 +24,10 @@ def test_the_banner_names_version_models_device_topics_and_delivery() -> None:
     )
 
 
-def test_a_shadow_is_named_with_its_share() -> None:
-    settings = Settings.model_validate({"shadow_tagger": "bundles/new", "shadow_share": 0.005})
+def test_a_sample_is_named_with_its_share() -> None:
+    settings = Settings.model_validate({"sample": 0.005})
     said = banner(settings, ModelsByUse(tagger=ColourTagger()), "Some CPU")
-    assert ", bundles/new as the tagger's shadow for 0.50% of the images, on Some CPU; " in said
+    assert "0.50%" in said
 
 
 def test_what_runs_without_a_model_is_named_as_it_is_set() -> None:

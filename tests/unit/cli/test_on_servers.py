@@ -620,3 +620,22 @@ def test_what_was_enriched_and_corrected_becomes_a_training_set(
     again = tagstream("train", "collect", "--out", tmp_path / "set")
     assert again.out.startswith("4 images in")
     assert "none of" not in again.err  # what was read before is not read again
+
+
+def test_two_topics_are_compared_image_by_image(site: Site, tagstream: Callable[..., Ran]) -> None:
+    candidate = f"{site.name}.skipped"
+    for topic, tags in ((f"{site.name}.enriched", ("dog", "grass")), (candidate, ("dog",))):
+        with KafkaEmitter(site.servers) as emitter:
+            for number in range(3):
+                emitter.send(topic, b"k", enriched_photo(f"{number}.jpg", *tags).to_bytes())
+            emitter.send(topic, b"k", b"no outcome")
+            emitter.flush()
+    compared = ("compare", f"{site.name}.enriched", candidate, "--images", "3", "--label-images", "1", "--json")
+    refused = tagstream(*compared, "--jaccard", "0.6")
+    found = json.loads(refused.out)
+    assert (refused.code, found["may_be_promoted"], found["compared"]) == (1, False, 3)
+    assert found["mean_jaccard"] == pytest.approx(0.5)
+    assert found["lost_labels"] == {"grass": 3}
+    accepted = tagstream(*compared, "--jaccard", "0.4", "--may-lose-labels")
+    assert (accepted.code, json.loads(accepted.out)["objections"]) == (0, [])
+    assert "1 record of" in accepted.err

@@ -49,6 +49,20 @@ def test_each_event_has_an_answer_in_its_place() -> None:
     assert unmatched.event.key == "e.txt"
 
 
+def test_a_sample_takes_its_share_of_the_objects_and_all_that_happens_to_them() -> None:
+    tenth, half = (EventFilter(("photos",), ("*.jpg",), default_profiles(None), share) for share in (0.1, 0.5))
+    value = notification(*(of_s3(f"{number}.jpg") for number in range(1_000)))
+    in_tenth, in_half = (
+        {n for n, answer in enumerate(each.read(record(value))) if isinstance(answer, Wanted)} for each in (tenth, half)
+    )
+    assert 60 < len(in_tenth) < 140
+    assert in_tenth < in_half
+    gone = notification(*(of_s3(f"{number}.jpg", "ObjectRemoved:Delete") for number in range(1_000)))
+    answers = tenth.read(record(gone))
+    assert {n for n, answer in enumerate(answers) if isinstance(answer, Removed)} == in_tenth
+    assert {answer.reason for answer in answers if isinstance(answer, Skipped)} == {"not-sampled"}
+
+
 def test_an_event_that_can_not_be_read_and_one_of_an_unknown_profile_are_refused() -> None:
     [bad] = FILTER.read(record(b"no event"))
     assert isinstance(bad, Failure)

@@ -43,6 +43,13 @@ def test_a_schema_that_is_gone_breaks() -> None:
     assert breaking_changes(DOCUMENTS, rest, DIRECTIONS) == ["skipped-1.json: no longer published"]
 
 
+def test_a_new_reason_breaks_no_reader_and_a_new_status_does() -> None:
+    assert changed("skipped-1.json", lambda s: s["properties"]["reason"]["enum"].append("not-today")) == []
+    assert changed(DEAD, lambda s: _failure(s)["properties"]["reason"]["enum"].append("not-today")) == []
+    (said,) = changed(ENRICHED, lambda s: s["properties"]["status"]["enum"].append("doubtful"))
+    assert "doubtful" in said
+
+
 ENRICHED, EVENT, DEAD = "enriched-image-1.json", "image-event-1.json", "dead-letter-1.json"
 
 
@@ -75,7 +82,7 @@ def _failure(schema: dict[str, Any]) -> dict[str, Any]:
             lambda s: s["properties"]["timings_ms"].update(additionalProperties={"type": "string"}),
             "$.timings_ms.* may be string, not only number",
         ),
-        (DEAD, lambda s: _failure(s)["properties"]["reason"]["enum"].append("bad-luck"), "reason may be"),
+        (DEAD, lambda s: _failure(s)["properties"]["stage"]["enum"].append("bad-luck"), "stage may be"),
         (DEAD, lambda s: s["properties"].pop("tagstream-offset"), "$.tagstream-offset is no longer sent"),
         (EVENT, lambda s: s["required"].append("etag"), "$.etag may be missing"),
         (EVENT, lambda s: s["properties"].pop("etag"), "$.etag is ignored now"),

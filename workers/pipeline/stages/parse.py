@@ -62,7 +62,7 @@ class ParseStage(QueueStage):
         self._options = options
         self._wanted = wanted
         self._complete = complete
-        self._filter = EventFilter(options.buckets, options.key_globs, options.profiles)
+        self._filter = EventFilter(options.buckets, options.key_globs, options.profiles, options.sample)
         self.unread = ByteTurns[Entry](self._has_room)
         self.entries: StageQueue[Entry] = self._queue(self._add)
 

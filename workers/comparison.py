@@ -1,0 +1,223 @@
+"""Compares what two taggers said of the same images, by the names of their tags."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from schemas.enriched_image import EnrichedImage, Retraction
+from schemas.printable import counted
+from schemas.version import Order, order
+
+BINS = 11
+"""Of Jaccard indices: ten of a tenth each, and one of equal sets alone."""
+_NAMED = 3
+"""A sentence names so many labels."""
+
+
+@dataclass(slots=True)
+class TagCounts:
+    """How often both taggers gave a tag, the live one alone, and the candidate alone."""
+
+    both: int = 0
+    live: int = 0
+    candidate: int = 0
+
+    @property
+    def by_live(self) -> int:
+        return self.both + self.live
+
+    @property
+    def by_any(self) -> int:
+        return self.both + self.live + self.candidate
+
+    @property
+    def share(self) -> float:
+        """Of what either gave, what both gave; 1 where none did."""
+        return self.both / self.by_any if self.by_any else 1.0
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """The newest outcome of each subject in one topic: its content and tags.
+
+    Args:
+        only: subjects to keep; None keeps all.
+    """
+
+    only: Set[str] | None = None
+    taggers: dict[str, str] = field(default_factory=dict)
+    """Name, digest and thresholds of each tagger that was seen, by digests."""
+    _newest: dict[str, tuple[Order, str, frozenset[str]]] = field(default_factory=dict)
+
+    def take(self, output: EnrichedImage | Retraction) -> None:
+        """Keep it, unless something newer is known. A person's tags are left out: they are no tagger's answer."""
+        if self.only is not None and output.subject not in self.only:
+            return
+        place = order(output)
+        known = self._newest.get(output.subject)
+        if known is not None and place <= known[0]:
+            return
+        if isinstance(output, Retraction):
+            if output.scope == "object":
+                self._newest[output.subject] = place, "", frozenset()
+            return
+        if (model := output.models.tagger) is not None:
+            name = f"{model.name} {model.digest[:12]} (thresholds {output.thresholds.digest[:12]})"
+            self.taggers[f"{model.digest} {output.thresholds.digest}"] = name
+        tags = frozenset(tag.name for tag in output.tags if tag.source is None)
+        self._newest[output.subject] = place, output.source.sha256, tags
+
+    def subjects(self) -> Set[str]:
+        return self._newest.keys()
+
+    def images(self) -> Iterator[tuple[str, str, frozenset[str]]]:
+        """Subject, sha256 and tags of each image that is there."""
+        return ((subject, sha256, tags) for subject, (_, sha256, tags) in self._newest.items() if sha256)
+
+    def tags_of(self, subject: str, sha256: str) -> frozenset[str] | None:
+        """The tags of this content; None: it is not known under this subject."""
+        _, known, tags = self._newest.get(subject, (None, None, None))
+        return tags if known == sha256 else None
+
+
+@dataclass(slots=True)
+class TagAgreement:
+    """On how many images two taggers gave the same tags, in all and by label."""
+
+    compared: int = 0
+    other_content: int = 0
+    """Images that the candidate knows with other bytes, or not at all any more."""
+    jaccard_sum: float = 0.0
+    jaccard: list[int] = field(default_factory=lambda: [0] * BINS)
+    """Images by the Jaccard index of their two sets of tags: 0 to 0.1, …, 0.9 to 1, and 1 itself."""
+    labels: dict[str, TagCounts] = field(default_factory=dict)
+
+    @property
+    def mean_jaccard(self) -> float | None:
+        """None before the first image."""
+        return self.jaccard_sum / self.compared if self.compared else None
+
+    @property
+    def tags(self) -> TagCounts:
+        """Of all labels together."""
+        found = self.labels.values()
+        return TagCounts(sum(e.both for e in found), sum(e.live for e in found), sum(e.candidate for e in found))
+
+    def count(self, live: Set[str], candidate: Set[str]) -> None:
+        """Count one image with these names of tags."""
+        both = live & candidate
+        for name in live | candidate:
+            found = self.labels.setdefault(name, TagCounts())
+            found.both += name in both
+            found.live += name not in candidate
+            found.candidate += name not in live
+        share = len(both) / len(live | candidate) if live or candidate else 1.0
+        self.compared += 1
+        self.jaccard_sum += share
+        self.jaccard[int(share * (BINS - 1))] += 1
+
+
+def agreement(live: Outcomes, candidate: Outcomes) -> TagAgreement:
+    """Of the images that both topics hold with the same content."""
+    found = TagAgreement()
+    for subject, sha256, tags in candidate.images():
+        known = live.tags_of(subject, sha256)
+        if known is None:
+            found.other_content += 1
+        else:
+            found.count(known, tags)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class PromotionRule:
+    """What has to be true of a comparison.
+
+    Args:
+        images: so many were compared at least.
+        jaccard: the mean Jaccard index of the two sets of tags is no less.
+        label_images: labels that the live tagger gave to so many images at least are judged each by itself:
+        label_agreement: of the images to which either gave it, both gave it to this share at least.
+        may_lose_labels: the candidate need not give all these labels.
+    """
+
+    images: int
+    jaccard: float
+    label_images: int
+    label_agreement: float
+    may_lose_labels: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why the candidate may not be promoted, and what to do next."""
+
+    reason: str
+    advice: str
+
+
+def judged(found: TagAgreement, rule: PromotionRule) -> Mapping[str, TagCounts]:
+    """Labels that both taggers give and that are judged by themselves, the worst first."""
+    often = {
+        name: counts
+        for name, counts in found.labels.items()
+        if counts.by_live >= rule.label_images and counts.both + counts.candidate
+    }
+    return dict(sorted(often.items(), key=lambda item: (item[1].share, -item[1].by_any, item[0])))
+
+
+def lost(found: TagAgreement, rule: PromotionRule) -> Mapping[str, int]:
+    """Images with each label that the live tagger gave often and the candidate never; most first."""
+    often = {
+        name: counts.live
+        for name, counts in found.labels.items()
+        if counts.by_live >= rule.label_images and not counts.both + counts.candidate
+    }
+    return dict(sorted(often.items(), key=lambda item: (-item[1], item[0])))
+
+
+def objections(found: TagAgreement, rule: PromotionRule, taggers: Sequence[str] = ()) -> list[Objection]:
+    """Everything of the rule that a comparison does not fulfil; empty: the candidate may be promoted.
+
+    Args:
+        taggers: the candidate topic's, for people.
+    """
+    return list(_objections(found, rule, taggers))
+
+
+def _objections(found: TagAgreement, rule: PromotionRule, taggers: Sequence[str]) -> Iterator[Objection]:
+    if len(taggers) > 1:
+        yield Objection(
+            f"the candidate's topic holds outcomes of {len(taggers)} taggers: {', '.join(taggers[:_NAMED])}",
+            "send the images again, or take a new topic",
+        )
+    if found.compared < rule.images:
+        yield Objection(
+            f"{counted(found.compared, 'image')} compared; the rule wants {rule.images:,}",
+            "wait, or raise TAGSTREAM_SAMPLE of the candidate's workers",
+        )
+    mean = found.mean_jaccard
+    if mean is not None and mean < rule.jaccard:
+        yield Objection(
+            f"the mean Jaccard index is {mean:.3f}; the rule wants {rule.jaccard:g}",
+            "look at images of the worst labels with `tagstream tag`; adapt the candidate's thresholds or its training",
+        )
+    bad = [name for name, counts in judged(found, rule).items() if counts.share < rule.label_agreement]
+    if bad:
+        yield Objection(
+            f"of the images to which either gives {_labels(bad)}, both give it to less than {rule.label_agreement:.0%}",
+            "look at these labels: it may be the live tagger that is wrong; --label-agreement accepts less",
+        )
+    missing = [] if rule.may_lose_labels else list(lost(found, rule))
+    if missing:
+        yield Objection(
+            f"it never gives {_labels(missing)}, which the live tagger gives",
+            "tell those who read the events, and accept it with --may-lose-labels",
+        )
+
+
+def _labels(names: Sequence[str]) -> str:
+    named = ", ".join(names[:_NAMED])
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return f"{len(names):,} labels ({named}{more})" if len(names) > 1 else f"the label {named}"
