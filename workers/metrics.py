@@ -294,12 +294,19 @@ LEDGER_RECORDS = ObservedGauge(
 )
 LAG_RECORDS = ObservedGauge(
     "tagstream_lag_records",
-    "Offsets of a partition of this worker that are not committed, as of its last fetch; transaction markers count",
+    "Offsets up to the last record of a partition of this worker that are not committed, as of its last fetch",
     labels=("topic", "partition"),
 )
 LAG_SECONDS = ObservedGauge(
     "tagstream_lag_seconds",
-    "Age of the oldest record of a partition of this worker that was read and not committed, by its timestamp",
+    "Since the oldest record of a partition of this worker that was read and not committed was appended by the broker, "
+    "where the topic notes that, or else was read",
+    unit="s",
+    labels=("topic", "partition"),
+)
+HELD_UP_SECONDS = ObservedGauge(
+    "tagstream_held_up_seconds",
+    "For how long an open transaction of a producer has hidden the next records of a partition of this worker; 0: none",
     unit="s",
     labels=("topic", "partition"),
 )

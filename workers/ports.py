@@ -34,8 +34,8 @@ from workers.types import (
 class RecordSource(Protocol):
     """The input topics as one member of the consumer group.
 
-    `membership` and `commit` are what a publisher needs of it; these and `ends` may be called by any thread. All else
-    belongs to the poll thread.
+    `membership` and `commit` are what a publisher needs of it; these, `ends` and `held_up` may be called by any thread.
+    All else belongs to the poll thread.
     """
 
     def membership(self) -> Membership:
@@ -84,7 +84,15 @@ class RecordSource(Protocol):
         ...
 
     def ends(self) -> Mapping[Partition, int]:
-        """Behind the last record of our partitions, as far as it is known: as of the last fetch of each."""
+        """Behind the last record of our partitions, as far as it is known: as of the last fetch of each.
+
+        What of a partition is not read yet may be no records.
+        """
+        ...
+
+    def held_up(self) -> Mapping[Partition, float]:
+        """Seconds for which an open transaction has kept us from reading on in partitions of ours; others are left
+        out."""
         ...
 
     def close(self) -> None:

@@ -212,6 +212,12 @@ class Settings(BaseModel):
     corrections_bytes: Bytes = _setting(
         "Kafka", ByteSize(256 * MIB), "Memory that corrections may hold; a worker ends when they are more"
     )
+    input_isolation: Annotated[Literal["read_committed", "read_uncommitted"], BeforeValidator(_lower)] = _setting(
+        "Kafka",
+        "read_committed",
+        "`read_committed`; or `read_uncommitted` where no producer of events uses transactions, so that none which is "
+        "left open can hold up a partition",
+    )
     delivery: Annotated[Literal["exactly_once", "at_least_once"], BeforeValidator(_lower)] = _setting(
         "Kafka", "exactly_once", "`exactly_once` publishes and commits in one Kafka transaction; or `at_least_once`"
     )

@@ -49,7 +49,7 @@ NOW = Row(
         ),
         number(
             "Oldest record",
-            "Age of the oldest record that was read and is not committed.",
+            "Since the oldest record that is not committed was appended (LogAppendTime), or else was read.",
             "s",
             "max(tagstream_lag_seconds{WORKERS})",
         ),
@@ -157,6 +157,7 @@ LAG = Row(
             "By topic. It grows as fast as time passes: nothing is committed.",
             "s",
             ("max by (topic) (tagstream_lag_seconds{WORKERS})", "{{topic}}"),
+            ("max by (topic) (tagstream_held_up_seconds{WORKERS})", "{{topic}}, held up by an open transaction"),
         ),
         graph(
             "Partitions furthest behind",

@@ -163,11 +163,20 @@ class MemoryBroker:
 
     def append_aborted(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> None:
         """Add one record in a transaction that is aborted: readers see a gap."""
+        self.append_open(topic, partition, key, value)()
+
+    def append_open(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> Callable[[], None]:
+        """Add one record in a transaction that stays open until the answer is called, which aborts it."""
         with self.changed:
             transaction = self.begin("aborted", self.init_producer("aborted"))
             transaction.partitions.add(Partition(topic, partition))
             self._append(Partition(topic, partition), key, value, (), transaction)
-            self.abort(transaction)
+
+        def abort() -> None:
+            with self.changed:
+                self.abort(transaction)
+
+        return abort
 
     def visible(self, topic: str) -> list[ReadRecord]:
         """What a read_committed reader of the topic sees, partition by partition, in offset order."""

@@ -5,6 +5,7 @@ They follow the same rules as the real ones (workers/backends/kafka.py), and one
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tagstream_testing.memory_broker import Fault, Member, MemoryBroker
@@ -42,6 +43,8 @@ class MemoryRecordSource:
         self._group = group
         self._positions: dict[Assignment, int] = {}
         self._paused: set[Assignment] = set()
+        self._opens: dict[Partition, tuple[int, float]] = {}
+        """Where the first open transaction of a partition begins, and since when that is known."""
 
     def membership(self) -> Membership:
         with self._broker.changed:
@@ -64,6 +67,7 @@ class MemoryRecordSource:
             self._rejoin_if_needed()
             if not self._anything():
                 self._broker.changed.wait_for(self._anything, timeout_s)
+            self._note_open()
             return Polled(tuple(self._take()), tuple(self._started()))
 
     def start(self, assignment: Assignment, offset: int) -> None:
@@ -81,11 +85,35 @@ class MemoryRecordSource:
 
     def ends(self) -> dict[Partition, int]:
         with self._broker.changed:
-            return {each.partition: self._broker.end(each.partition) for each in self._positions if each.current}
+            return {
+                each.partition: self._end(each.partition, at) for each, at in self._positions.items() if each.current
+            }
+
+    def held_up(self) -> dict[Partition, float]:
+        now = time.monotonic()
+        with self._broker.changed:
+            return {
+                each.partition: now - self._opens[each.partition][1]
+                for each, at in self._positions.items()
+                if each.current and each.partition in self._opens and not self._broker.read(each.partition, at)
+            }
 
     def close(self) -> None:
         with self._broker.changed:
             self._broker.leave(self._group, self.member)
+
+    def _end(self, partition: Partition, at: int) -> int:
+        """Where all is read: behind the last record."""
+        all_read = partition not in self._opens and not self._broker.read(partition, at)
+        return at if all_read else self._broker.end(partition)
+
+    def _note_open(self) -> None:
+        for assignment in self._positions:
+            _, stable = self._broker.bounds(assignment.partition)
+            if stable == self._broker.end(assignment.partition):
+                self._opens.pop(assignment.partition, None)
+            elif self._opens.get(assignment.partition, (-1, 0.0))[0] != stable:
+                self._opens[assignment.partition] = stable, time.monotonic()
 
     def _rejoin_if_needed(self) -> None:
         member = self.member

@@ -14,6 +14,7 @@ from tests.support.kafka_worlds import (
     poll_until,
     records_of,
 )
+from tests.support.waiting import eventually
 from workers.errors import Broken, Misconfigured
 from workers.ports import RecordSource
 from workers.types import Assignment
@@ -70,6 +71,33 @@ def test_the_end_of_a_partition_is_known_once_it_was_read(world: World) -> None:
     source.start(assignments[0], 0)
     records_of(source, 3)
     assert source.ends()[partition_of(world, 0)] == 3
+
+
+def test_what_stands_behind_the_last_record_does_not_count(world: World) -> None:
+    """A marker and an aborted record: they would be lag for ever."""
+    last = world.append(0, b"0")
+    world.append_aborted(0, b"aborted")
+    source = world.source()
+    started(source)
+    records_of(source, 1)
+    eventually(lambda: poll_for(source, 0.1) or source.ends()[partition_of(world, 0)] == last + 1)
+
+
+def test_an_open_transaction_is_told_until_it_ends_and_is_lag_meanwhile(world: World) -> None:
+    first = world.append(0, b"before")
+    abort = world.append_open(0, b"open")
+    world.append(0, b"behind")
+    world.append(1, b"beside")
+    source = world.source()
+    started(source)
+    place = partition_of(world, 0)
+    assert {record.value for record in records_of(source, 2)} == {b"before", b"beside"}
+    eventually(lambda: poll_for(source, 0.1) or source.held_up().get(place, 0.0) > 0.3)
+    assert list(source.held_up()) == [place]
+    assert source.ends()[place] == first + 3
+    abort()
+    assert [record.value for record in records_of(source, 1)] == [b"behind"]
+    eventually(lambda: poll_for(source, 0.1) or not source.held_up())
 
 
 def test_records_of_an_aborted_transaction_are_a_gap(world: World) -> None:

@@ -57,6 +57,10 @@ class World(Protocol):
         """Add a record to the input in a transaction that is aborted."""
         ...
 
+    def append_open(self, partition: int, value: bytes) -> Callable[[], None]:
+        """Add a record to the input in a transaction that stays open until the answer is called, which aborts it."""
+        ...
+
     def append_unreadable(self, partition: int, offsets: int) -> int:
         """Add a batch of so many records that is too large to be opened; its first offset."""
         ...
@@ -131,6 +135,9 @@ class MemoryWorld:
 
     def append_aborted(self, partition: int, value: bytes) -> None:
         self.broker.append_aborted(self.input, partition, b"key", value)
+
+    def append_open(self, partition: int, value: bytes) -> Callable[[], None]:
+        return self.broker.append_open(self.input, partition, b"key", value)
 
     def append_unreadable(self, partition: int, offsets: int) -> int:
         why = Unreadable("batch-too-large", "more than fits")
@@ -223,11 +230,18 @@ class KafkaWorld:
         return int(future.get(timeout=10).offset)
 
     def append_aborted(self, partition: int, value: bytes) -> None:
+        self.append_open(partition, value)()
+
+    def append_open(self, partition: int, value: bytes) -> Callable[[], None]:
         producer = self._transactional("aborting")
         producer.begin_transaction()
         producer.send(self.input, value, b"key", partition=partition).get(timeout=10)
-        producer.abort_transaction()
-        producer.close()
+
+        def abort() -> None:
+            producer.abort_transaction()
+            producer.close()
+
+        return abort
 
     def append_unreadable(self, partition: int, offsets: int) -> int:
         records = [record(bytes(2 * BATCH_BYTES // offsets), delta=delta) for delta in range(offsets)]

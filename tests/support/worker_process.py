@@ -222,9 +222,9 @@ class Site:
         for events in places.values():
             assert events == sorted(events)
 
-    def audit(self) -> AuditReport:
+    def audit(self, **settings: str) -> AuditReport:
         """The product's own opinion on the same topics."""
-        return Auditing(read(self.settings("audit")), (), (), None, None).run()
+        return Auditing(read(self.settings("audit") | settings), (), (), None, None).run()
 
     def assert_within_budgets(self) -> None:
         """No worker here ever held more bytes in flight than its budgets allow, as far as it was asked."""

@@ -5,7 +5,8 @@ a corrupt record; and after any error keeps the half-read batch and goes round f
 class of it that reads batches is replaced, on each consumer by itself. What is patched, and why:
 
 * `Fetcher.PartitionRecords`, made for each answer: the reader itself.
-* `Fetcher._parse_fetched_data`: takes the bytes away before the library looks at them.
+* `Fetcher._parse_fetched_data`: takes the bytes away before the library looks at them, and notes how far the partition
+  can be read, which the library forgets.
 * `Fetcher._send_fetches_async`: asks for nothing while an answer waits to be read. An answer that comes just as a poll
   begins is else overlooked: the next request leaves its partitions out, whose new records then wait until that one is
   answered (up to `fetch_max_wait_ms`), or the poll takes it that nothing is under way, and sleeps for 100 ms.
@@ -15,6 +16,7 @@ class of it that reads batches is replaced, on each consumer by itself. What is 
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
@@ -57,6 +59,8 @@ class BoundedReading:
         self._offered: set[TopicPartition] = set()
         self._held_up = False
         self._failed: dict[TopicPartition, tuple[int, int]] = {}
+        self._opens: dict[TopicPartition, tuple[int, float]] = {}
+        """Where the first open transaction of a partition begins, and since when that is known."""
         self._fetcher = consumer._fetcher
         self._parse: Callable[[Any], Any] = self._fetcher._parse_fetched_data
         self._send: Callable[[], Awaitable[Any]] = self._fetcher._send_fetches_async
@@ -98,12 +102,30 @@ class BoundedReading:
         self._failed[partition] = seen
         return again
 
+    def held_up_s(self, partition: TopicPartition, position: int) -> float:
+        """How long an open transaction has hidden what stands at this position; 0: none does. Any thread."""
+        begins, since = self._opens.get(partition, (position + 1, 0.0))
+        return time.monotonic() - since if position >= begins else 0.0
+
+    def forget(self, partition: TopicPartition) -> None:
+        """It is read no more: what was known of it may be out of date when it comes again. Any thread."""
+        self._opens.pop(partition, None)
+
+    def _note_open(self, partition: TopicPartition, told: Any) -> None:
+        """A broker mentions a partition only where something of it has changed."""
+        stable = told.last_stable_offset
+        if told.error_code or not 0 <= stable < told.high_watermark:
+            self._opens.pop(partition, None)
+        elif self._opens.get(partition, (-1, 0.0))[0] != stable:
+            self._opens[partition] = stable, time.monotonic()
+
     async def _send_fetches_async(self) -> Any:
         """On the thread that takes answers in: none comes in between."""
         return [] if self._fetcher._completed_fetches else await self._send()
 
     def _parse_fetched_data(self, completed: Any) -> Any:
         data, completed.partition_data.records = completed.partition_data.records or b"", b""
+        self._note_open(completed.topic_partition, completed.partition_data)
         parsed = self._parse(completed)
         if parsed is not None:
             parsed.give(data, completed.partition_data.high_watermark)

@@ -13,7 +13,7 @@ from kafka import KafkaConsumer, TopicPartition
 from workers.backends.kafka_client import FETCH_ANSWER_BYTES, Security, connect, end_consumer, mapped
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
 from workers.backends.kafka_topics import first_since, numbers, partitions_of
-from workers.backends.kafka_types import ReadRecord
+from workers.backends.kafka_types import Isolation, ReadRecord
 from workers.errors import Misconfigured, Unavailable
 from workers.types import Partition
 
@@ -173,7 +173,13 @@ def tail(
     return Tail(consumer, None if follow else ends, until)
 
 
-def between(servers: str, spans: Mapping[Partition, tuple[int, int]], *, security: Security | None = None) -> Tail:
+def between(
+    servers: str,
+    spans: Mapping[Partition, tuple[int, int]],
+    *,
+    security: Security | None = None,
+    isolation: Isolation = "read_committed",
+) -> Tail:
     """Read what is committed of these partitions from the first offset of a span up to its end, which is not read.
 
     What can't be read comes too, as one record for all its offsets. Where a transaction is open, reading waits for its
@@ -182,7 +188,7 @@ def between(servers: str, spans: Mapping[Partition, tuple[int, int]], *, securit
     Raises:
         Unavailable: no broker answers.
     """
-    consumer = _consumer(servers, security)
+    consumer = _consumer(servers, security, isolation_level=isolation)
     try:
         with mapped("beginning to read"):
             consumer.assign([TopicPartition(*place) for place in spans])
@@ -280,11 +286,10 @@ def _consumer(servers: str, security: Security | None, **settings: Any) -> Any:
         timeout_s=_CONNECT_S,
         answer_bytes=FETCH_ANSWER_BYTES,
         group_id=None,
-        isolation_level="read_committed",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         allow_auto_create_topics=False,
         fetch_max_wait_ms=int(_POLL_S * 1000),
         metrics_enabled=False,
-        **settings,
+        **{"isolation_level": "read_committed", **settings},
     )

@@ -32,7 +32,7 @@ from workers.backends.kafka_client import (
     translated,
 )
 from workers.backends.kafka_fetch import BATCH_BYTES, BoundedReading
-from workers.backends.kafka_types import ReadRecord, out_of_range, record_of
+from workers.backends.kafka_types import Isolation, ReadRecord, out_of_range, record_of
 from workers.errors import Broken, Unavailable
 from workers.types import Assignment, Coordinates, Membership, Partition, Polled, Record
 
@@ -67,6 +67,7 @@ class KafkaRecordSource:
         session_timeout_s: how long the group waits for a silent member before it gives its partitions away.
         fetch_bytes: about how much one poll may bring, in bytes as stored (compressed) and in memory.
         batch_bytes: what one batch of records may hold in memory; one that would hold more is not opened.
+        isolation: whether open transactions hold up what stands behind them, and records of aborted ones are left out.
         connect_timeout_s: how long to try to reach a broker at first.
 
     Raises:
@@ -84,6 +85,7 @@ class KafkaRecordSource:
         session_timeout_s: float = 8.0,
         fetch_bytes: int = 8 << 20,
         batch_bytes: int = BATCH_BYTES,
+        isolation: Isolation = "read_committed",
         connect_timeout_s: float = 30.0,
     ) -> None:
         self._topics = tuple(topics)
@@ -98,6 +100,9 @@ class KafkaRecordSource:
         self._fresh: list[Assignment] = []
         self._open: set[Assignment] = set()
         self._paused: set[Assignment] = set()
+        self._isolation = isolation
+        self._handed_on: dict[TopicPartition, int] = {}
+        """Behind the last record of a partition that `poll` has given, or where it began."""
         self._consumer: Any = connect(
             KafkaConsumer,
             servers,
@@ -105,7 +110,7 @@ class KafkaRecordSource:
             timeout_s=connect_timeout_s,
             answer_bytes=FETCH_ANSWER_BYTES,
             group_id=group,
-            isolation_level="read_committed",
+            isolation_level=isolation,
             enable_auto_commit=False,
             auto_offset_reset="none",
             allow_auto_create_topics=False,
@@ -166,6 +171,7 @@ class KafkaRecordSource:
                 return
             self._open.add(assignment)
         partition = TopicPartition(*assignment.partition)
+        self._handed_on[partition] = offset
         self._consumer.seek(partition, offset)
         if assignment not in self._paused:
             self._consumer.resume(partition)
@@ -182,14 +188,28 @@ class KafkaRecordSource:
                 self._consumer.resume(partition)
 
     def ends(self) -> dict[Partition, int]:
+        ends = {}
+        for place, (position, end) in self._positions().items():
+            # All of it was read: what comes after the last record are markers, and records of aborted transactions.
+            ends[Partition(*place)] = end if position < end else self._handed_on.get(place, end)
+        return ends
+
+    def held_up(self) -> dict[Partition, float]:
+        if self._isolation == "read_uncommitted":
+            return {}
+        waits = {place: self._reading.held_up_s(place, position) for place, (position, _) in self._positions().items()}
+        return {Partition(*place): seconds for place, seconds in waits.items() if seconds}
+
+    def _positions(self) -> dict[TopicPartition, tuple[int, int]]:
+        """Where each of our partitions is read next, and its end as of the last fetch, where both are known."""
         # Of the client's own state only what one step reads: it belongs to other threads.
         known = self._consumer._subscription.assignment
         with self._lock:
             states = {place: known.get(place) for place in self._assignments}
         return {
-            Partition(*place): state.highwater
+            place: (position.offset, state.highwater)
             for place, state in states.items()
-            if state is not None and state.highwater is not None
+            if state is not None and state.highwater is not None and (position := state.position) is not None
         }
 
     def close(self) -> None:
@@ -204,6 +224,7 @@ class KafkaRecordSource:
             for partition in partitions:
                 if (assignment := self._assignments.pop(partition, None)) is not None:
                     assignment.end()
+                    self._reading.forget(partition)
 
     def take(self, partitions: Iterable[TopicPartition]) -> None:
         """Begin assignments, which wait for `start`, of partitions that are ours by the present member id."""
@@ -349,6 +370,8 @@ class KafkaRecordSource:
                 len(batch), **metrics.messaging("poll", topic=partition.topic, group=self._group)
             )
             _tell_unreadable(assignment.partition, batch)
+            if batch:
+                self._handed_on[partition] = batch[-1].offset + batch[-1].offsets
             for read in batch:
                 yield record_of(read, assignment)
 

@@ -12,6 +12,7 @@ from workers.types import Assignment, Headers, Membership, Message, Partition, R
 
 Delivery: TypeAlias = Literal["exactly_once", "at_least_once"]
 OffsetReset: TypeAlias = Literal["earliest", "latest"]
+Isolation: TypeAlias = Literal["read_committed", "read_uncommitted"]
 
 
 def refusal(membership: Membership, assignments: Iterable[Assignment]) -> str | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workers.audit.judge import Judge, Reached, Topics
     from workers.audit.report import AuditReport
     from workers.backends.kafka import Extent, Reach, ReadRecord
+    from workers.backends.kafka_types import Isolation
     from workers.settings import Settings
     from workers.types import Partition
 
@@ -217,12 +218,12 @@ class Auditing:
         whole = frozenset(self._settings.input_topics if self._whole else ())
         with Seen() as seen:
             judge = Judge(ranges, self._topics(outputs, spans), seen, self._limits, whole)
-            self._read(spans, judge.outcome, "outcomes")
+            self._read(spans, judge.outcome, "outcomes", "read_committed")
             judge.reached(self._reached(judge))
             for place in ranges:
                 judge.expired(place, inputs[place].first)
             there = {place: (max(first, inputs[place].first), end) for place, (first, end) in ranges.items()}
-            self._read(there, judge.record, "records")
+            self._read(there, judge.record, "records", self._settings.input_isolation)
             return judge.finish()
 
     def _reached(self, judge: Judge) -> Reached:
@@ -259,14 +260,20 @@ class Auditing:
             exactly_once=settings.delivery == "exactly_once",
         )
 
-    def _read(self, spans: Mapping[Partition, tuple[int, int]], take: Callable[[ReadRecord], None], what: str) -> None:
+    def _read(
+        self,
+        spans: Mapping[Partition, tuple[int, int]],
+        take: Callable[[ReadRecord], None],
+        what: str,
+        isolation: Isolation,
+    ) -> None:
         """Show all of it, in order within each partition."""
         from workers.backends.kafka import between
 
         wanted = {place: span for place, span in spans.items() if span[0] < span[1]}
         if not wanted:
             return
-        with between(self._servers, wanted, security=self._security) as reading:
+        with between(self._servers, wanted, security=self._security, isolation=isolation) as reading:
             left = reading.left()
             with terminal.counting(f"offsets of {what}", left) as advance:
                 moved_at = time.monotonic()

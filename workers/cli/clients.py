@@ -145,6 +145,7 @@ def record_source(settings: Settings) -> KafkaRecordSource:
         security=security(settings),
         session_timeout_s=settings.kafka_session_timeout_s,
         batch_bytes=settings.polled_bytes,
+        isolation=settings.input_isolation,
         connect_timeout_s=CONNECT_S,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 from workers import metrics
 from workers.metrics import ObservedGauge, Reader, Reading
@@ -11,14 +10,11 @@ from workers.pipeline.commit.ledger import Entry, Ledger
 from workers.pipeline.commit.polling import Poller
 from workers.pipeline.flow.budget import Budget
 from workers.pipeline.pipeline import Pipeline
-from workers.ports import Clock
+from workers.ports import Clock, RecordSource
 from workers.types import Partition
 
-Ends: TypeAlias = Callable[[], Mapping[Partition, int]]
-"""Where partitions of ours end, as far as it is known."""
 
-
-def gauges(pipeline: Pipeline, poller: Poller, ends: Ends, clock: Clock) -> Mapping[ObservedGauge, Reader]:
+def gauges(pipeline: Pipeline, poller: Poller, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
     """The function that reads each gauge; any thread."""
 
     def budgets(read: Callable[[Budget], int]) -> Reader:
@@ -43,20 +39,25 @@ def gauges(pipeline: Pipeline, poller: Poller, ends: Ends, clock: Clock) -> Mapp
         metrics.BUDGET_BYTES: budgets(lambda budget: budget.used),
         metrics.BUDGET_PEAK_BYTES: budgets(lambda budget: budget.peak),
         metrics.BUDGET_LIMIT_BYTES: budgets(lambda budget: budget.limit),
-        **_lags(pipeline.ledger, ends, clock),
+        **_lags(pipeline.ledger, source, clock),
         **shown,
     }
 
 
-def _lags(ledger: Ledger, ends: Ends, clock: Clock) -> Mapping[ObservedGauge, Reader]:
+def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[ObservedGauge, Reader]:
     """How far each partition is behind."""
 
     def records() -> list[Reading]:
-        known = ends()
+        known = source.ends()
         behind = {place: max(0, known[place] - at) for place, at in ledger.committed().items() if place in known}
         return [_of(place, lag) for place, lag in behind.items()]
 
+    def held_up() -> list[Reading]:
+        known = source.held_up()
+        return [_of(place, known.get(place, 0.0)) for place in ledger.committed()]
+
     return {
+        metrics.HELD_UP_SECONDS: held_up,
         metrics.LAG_RECORDS: records,
         metrics.LAG_SECONDS: lambda: [_of(place, age_of(entry, clock)) for place, entry in ledger.oldest().items()],
         metrics.COMMITTED_OFFSET: lambda: [_of(place, at) for place, at in ledger.committed().items()],
@@ -64,12 +65,14 @@ def _lags(ledger: Ledger, ends: Ends, clock: Clock) -> Mapping[ObservedGauge, Re
 
 
 def age_of(entry: Entry | None, clock: Clock) -> float:
-    """Seconds since a record was made; of one without a time, or with one that is still to come, since we took it."""
+    """Seconds since the broker appended a record, if that is what its timestamp says, or else since we took it: what a
+    producer says of its time may be decades off."""
     if entry is None:
         return 0.0
-    made_at = entry.record.timestamp_ms / 1000
-    now = clock.wall()
-    return now - made_at if 0 < made_at <= now else max(0.0, clock.monotonic() - entry.taken_at)
+    since_append = clock.wall() - entry.record.timestamp_ms / 1000
+    if entry.record.append_time and since_append >= 0:
+        return since_append
+    return max(0.0, clock.monotonic() - entry.taken_at)
 
 
 def _of(place: Partition, value: float) -> Reading:

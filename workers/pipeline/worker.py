@@ -32,6 +32,7 @@ from workers.pipeline.commit.polling import Poller
 from workers.pipeline.commit.publishing import Publishing
 from workers.pipeline.flow.queue import StageQueue
 from workers.pipeline.gauges import gauges
+from workers.pipeline.held_up import HeldUp
 from workers.pipeline.journal import Journal
 from workers.pipeline.known_results import KnownResults
 from workers.pipeline.options import WorkerOptions
@@ -107,6 +108,7 @@ class Worker:
         self._warm = threading.Event()
         self._drained = threading.Event()
         self._pipeline: Pipeline | None = None
+        self._held_up = HeldUp()
         self._publisher: Publisher | None = None
         self._busy_at = clock.monotonic()
         self._polling_since: float | None = None
@@ -172,6 +174,7 @@ class Worker:
         opened: StageQueue[tuple[Assignment, int]] = StageQueue()
         poller = Poller(source, pipeline, self._options, opening, opened)
         publishing = Publishing(publisher, pipeline, self._options, opening, opened, self._drained.is_set)
+        self._held_up = HeldUp(source.held_up)
         activity = ActivityLog(self._clock, pipeline.tally, pipeline.progress, pipeline.ledger, source.ends)
         loops: dict[str, Callable[[], None]] = {
             stage.thread: partial(self._run_stage, stage)
@@ -185,7 +188,7 @@ class Worker:
         }
         if self._corrections is not None:
             loops["corrections"] = partial(self._run_corrections, self._corrections)
-        with metrics.shown(gauges(pipeline, poller, source.ends, self._clock)):
+        with metrics.shown(gauges(pipeline, poller, source, self._clock)):
             for name, loop in loops.items():
                 thread = threading.Thread(target=self._guarded(loop), name=name, daemon=True)
                 thread.start()
@@ -278,6 +281,7 @@ class Worker:
         told: str | None = None
         while not self._drained.wait(1.0):
             activity.step()
+            self._held_up.step()
             told = self._tell_readiness(told)
             if reason := publisher.stuck():
                 raise Broken(reason)
@@ -339,7 +343,9 @@ class Worker:
     def notices(self) -> tuple[str, ...]:
         """What holds some work up while the worker is ready, one line each, for people. Any thread."""
         pipeline = self._pipeline
-        return () if pipeline is None else tuple(line for stage in pipeline.stages for line in stage.notices())
+        if pipeline is None:
+            return ()
+        return (*(line for stage in pipeline.stages for line in stage.notices()), *self._held_up.notices())
 
     def idle_s(self) -> float:
         """Seconds since there was last something to do."""

@@ -46,11 +46,20 @@ class Fetches:
         consumer = SimpleNamespace(_fetcher=self.fetcher)
         self.reading = BoundedReading(consumer, batch_bytes=LIMIT, poll_bytes=poll_bytes) if bounded else None
 
-    def answered(self, data: bytes, partition: TopicPartition = HERE, *, end: int = 1_000, aborted: Any = None) -> None:
-        """The broker sends this for the offset that comes next."""
+    def answered(
+        self,
+        data: bytes,
+        partition: TopicPartition = HERE,
+        *,
+        end: int = 1_000,
+        stable: int | None = None,
+        aborted: Any = None,
+    ) -> None:
+        """The broker sends this for the offset that comes next; an open transaction begins at `stable`."""
         told = SimpleNamespace(
             error_code=0,
             high_watermark=end,
+            last_stable_offset=end if stable is None else stable,
             records=data,
             aborted_transactions=aborted,
             diverging_epoch=None,
@@ -163,6 +172,24 @@ def test_records_of_aborted_transactions_and_markers_are_passed() -> None:
     fetches.answered(b"".join(parts), aborted=[SimpleNamespace(producer_id=7, first_offset=0)])
     assert values(fetches.poll()) == [b"kept", b"later"]
     assert fetches.at() == 7
+
+
+def test_an_open_transaction_holds_up_what_stands_at_its_beginning_until_it_ends() -> None:
+    fetches = Fetches()
+    reading = fetches.reading
+    assert reading is not None
+    fetches.answered(batch([record(b"before")]), stable=1)
+    fetches.poll()
+    assert reading.held_up_s(HERE, fetches.at()) > 0
+    assert reading.held_up_s(HERE, 0) == 0, "what stands before it can be read"
+    assert reading.held_up_s(THERE, 0) == 0
+    before = reading.held_up_s(HERE, 1)
+    fetches.answered(b"", end=2_000, stable=1)
+    fetches.poll()
+    assert reading.held_up_s(HERE, 1) > before, "more came, and it is the same transaction"
+    fetches.answered(batch([record(b"behind")], base_offset=1), end=2_000)
+    fetches.poll()
+    assert reading.held_up_s(HERE, fetches.at()) == 0
 
 
 @pytest.mark.parametrize("magic", [0, 1])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from opentelemetry.metrics import CallbackOptions
 
@@ -13,6 +15,7 @@ from workers.backends.probing_breaker import ProbingBreaker
 from workers.errors import Unavailable
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.gauges import age_of
+from workers.pipeline.held_up import HeldUp
 from workers.types import Assignment, Partition, Record
 
 Shown = dict[tuple[str, ...], float]
@@ -52,6 +55,29 @@ def test_a_worker_shows_where_its_images_and_partitions_are_and_nothing_after_it
         assert look(gauge) == {}
 
 
+def test_a_worker_tells_which_partition_an_open_transaction_holds_up(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("workers.pipeline.worker.HeldUp", partial(HeldUp, after_s=0.2))
+    caplog.set_level("INFO", "workers.pipeline.held_up")
+    abort = harness.broker.append_open("images", 0, b"k", b"open")
+    harness.send(harness.event("1.png"), partition=0)
+    harness.send(harness.event("0.png"), partition=1)
+    with harness.running() as worker:
+        eventually(lambda: look(metrics.HELD_UP_SECONDS).get(("images", "0"), 0) > 0.2)
+        assert look(metrics.HELD_UP_SECONDS)["images", "1"] == 0
+        eventually(lambda: [line.split()[0] for line in worker.notices()] == ["images:0"])
+        assert worker.unready() is None
+        assert look(metrics.LAG_RECORDS)["images", "0"] == 2
+        eventually(lambda: "images:0 is held up" in caplog.text)
+        abort()
+        eventually(lambda: "images:0 is held up no longer" in caplog.text)
+        assert not worker.notices()
+        assert caplog.text.count("images:0 is held up by") == 1
+        eventually(lambda: look(metrics.LAG_RECORDS) == {("images", "0"): 0, ("images", "1"): 0})
+        assert look(metrics.HELD_UP_SECONDS) == {("images", "0"): 0, ("images", "1"): 0}
+
+
 def test_a_worker_shows_how_far_each_of_its_partitions_is_behind(harness: Harness) -> None:
     harness.tagger.gate.clear()
     with harness.running(jobs_ahead=3):
@@ -72,16 +98,17 @@ def test_a_worker_shows_how_far_each_of_its_partitions_is_behind(harness: Harnes
 
 
 @pytest.mark.parametrize(
-    ("made_at_s", "age_s"),
-    [(940.0, 60.0), (1000.0, 0.0), (-0.001, 5.0), (1060.0, 5.0)],
-    ids=["an older one", "a new one", "one without a time", "one that is still to come"],
+    ("made_at_s", "appended", "age_s"),
+    [(940.0, True, 60.0), (1000.0, True, 0.0), (1060.0, True, 5.0), (940.0, False, 5.0), (0.001, False, 5.0)],
+    ids=["an older one", "a new one", "one that is still to come", "a producer's time", "a false time"],
 )
-def test_the_age_of_a_record_is_never_below_zero_and_needs_no_right_time(made_at_s: float, age_s: float) -> None:
+def test_the_age_of_a_record_is_by_the_brokers_time_or_our_own(made_at_s: float, appended: bool, age_s: float) -> None:
     clock = ManualClock(wall=995.0)
     taken_at = clock.monotonic()
     clock.advance(5.0)
     partition = Partition("images", 0)
-    record = Record(partition, 7, int(made_at_s * 1000), None, b"", (), Assignment(partition, "m"))
+    made_at_ms = int(made_at_s * 1000)
+    record = Record(partition, 7, made_at_ms, None, b"", (), Assignment(partition, "m"), append_time=appended)
     assert age_of(Entry(record, taken_at), clock) == pytest.approx(age_s)
     assert age_of(None, clock) == 0
 
