@@ -8,23 +8,26 @@ unexport PYTHONDONTWRITEBYTECODE
 TIED := exec .venv/bin/python testing/tagstream_testing/local/tied.py TERM 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards soak fuzz hostile release coverage
+.PHONY: help install install-demo demo stack unit test lint rules docs audit bench bench-models learn learn-fast parity chaos kube dashboards soak fuzz hostile release coverage
 
 help: ## This list
 	@awk 'BEGIN { print "tagstream: tags and captions for every image of an image store\n" } \
 	  /^[a-z-]+:.*## / { split($$0, part, ":.*## "); printf "  make %-14s %s\n", part[1], part[2] } \
 	  /^# \+ / { printf "  %-19s %s\n", "", substr($$0, 5) }' $(MAKEFILE_LIST)
 
-install: ## Make .venv and put all that is needed into it
+install: ## Make .venv and put all into it: worker, demo, training, the tests' tools (5.3 GB; make demo takes 4.5)
 # + PYTHON=python3.12 chooses the interpreter (3.11 to 3.13)
 	@scripts/install
 
-demo: install ## Start real servers, tag photographs, watch it happen (ends by itself)
+install-demo: # of that what the demo needs
+	@scripts/install --demo
+
+demo: install-demo ## Start real servers, tag photographs, watch it happen (ends by itself)
 # + PHOTOS=folder takes your own images, KEEP=1 leaves everything running
 	@$(TIED) .venv/bin/tagstream demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(KEEP)),--keep) \
 	  --page build/demo.html
 
-stack: install ## Start the servers alone and print the environment to export (until Ctrl-C)
+stack: install-demo ## Start the servers alone and print the environment to export (until Ctrl-C)
 	@$(TIED) .venv/bin/tagstream stack up
 
 test: install ## Run the tests, on real servers where they need them

