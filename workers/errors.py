@@ -56,11 +56,27 @@ class LargerThanReserved(TagstreamError):
 
 
 class Gone(TagstreamError):
-    """The object does not exist (any more). Becomes a skip `gone`."""
+    """The object does not exist (any more). Becomes a skip `gone`, or the retraction that was asked about.
+
+    Args:
+        date: when the store said so, by its clock, RFC 3339; None: it does not tell.
+    """
+
+    def __init__(self, detail: str, date: str | None = None) -> None:
+        super().__init__(detail)
+        self.date = date
 
 
 class Superseded(TagstreamError):
-    """The object has another etag than the event names: a newer event is on its way. Becomes a skip `superseded`."""
+    """The object is another than the event names: a newer event is on its way. Becomes a skip `superseded` or `stale`.
+
+    Args:
+        last_modified: of the object that is there, RFC 3339, where it was looked at.
+    """
+
+    def __init__(self, detail: str, last_modified: str | None = None) -> None:
+        super().__init__(detail)
+        self.last_modified = last_modified
 
 
 class Unavailable(TagstreamError):
@@ -80,6 +96,10 @@ class Unavailable(TagstreamError):
         self.detail = detail
         self.fault: Fault = fault
         self.advice = advice
+
+
+class BucketGone(Unavailable):
+    """There is no such bucket (any more), or none of this name yet."""
 
 
 class Unpublished(TagstreamError):

@@ -188,8 +188,9 @@ class ObjectStore(Protocol):
         """What the object is now, whichever version an event named.
 
         Raises:
-            Gone: there is no object of this key (any more), whatever older versions there are.
+            Gone: there is no object of this key (any more), whatever older versions there are; with the answer's date.
             Rejected: no client can ask for this name.
+            BucketGone: there is no such bucket.
             Unavailable: anything else that came instead of an answer, as with `get`.
         """
         ...
@@ -261,6 +262,8 @@ class Intake(Protocol):
         Fails with Gone, Superseded, Unavailable, Rejected (an object over the limit, or an empty one), or with
         LargerThanReserved: over `max_bytes`, and within the limit as far as is known. Of a job that asks for
         `only_newest`, it is Superseded too if the object by now is another than the event names.
+
+        A removal's job reads nothing and never succeeds: it is Gone if the object is, or Superseded if it is there.
         """
         ...
 

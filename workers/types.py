@@ -226,10 +226,12 @@ class ObjectVersion:
 
     Args:
         version_id: None where the store keeps no versions of it.
+        last_modified: RFC 3339, UTC; None: it does not tell.
     """
 
     etag: str
     version_id: str | None
+    last_modified: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from schemas.correction import CorrectionRecord, Corrections, Word
 from workers.backends.clock import SystemClock
-from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
+from workers.errors import BucketGone, Gone, LargerThanReserved, Rejected, Superseded, TagstreamError, Unavailable
 from workers.ports import Clock
 from workers.types import ObjectVersion, StoredObject
 
@@ -139,7 +139,7 @@ class MemoryObjectStore:
 
     def head(self, bucket: str, key: str, *, deadline_s: float) -> ObjectVersion:
         stored = self._met(bucket, key, None, deadline_s)
-        return ObjectVersion(stored.etag, stored.version_id)
+        return ObjectVersion(stored.etag, stored.version_id, stored.last_modified)
 
     def _date(self) -> str:
         """In whole seconds, as HTTP tells time."""
@@ -172,12 +172,12 @@ class MemoryObjectStore:
     def _find(self, bucket: str, key: str, version_id: str | None) -> StoredObject:
         with self._lock:
             if bucket not in self._buckets:
-                raise Unavailable("s3", f"the bucket {bucket!r} does not exist", fault="access")
+                raise BucketGone("s3", f"the bucket {bucket!r} does not exist", fault="access")
             versions = self._buckets[bucket].get(key, [])
             if version_id is not None:
                 versions = [stored for stored in versions if stored is not None and stored.version_id == version_id]
             if not versions or versions[-1] is None:
-                raise Gone("no such object")
+                raise Gone("no such object", self._date())
             return versions[-1]
 
 

@@ -18,7 +18,7 @@ from minio.versioningconfig import VersioningConfig
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.memory import MemoryObjectStore
 from workers.backends.object_store import MinioObjectStore
-from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, Unavailable
+from workers.errors import BucketGone, Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, Unavailable
 from workers.ports import ObjectStore
 from workers.types import ObjectVersion, StoredObject
 
@@ -158,7 +158,7 @@ def test_an_objects_version_of_now_is_told_without_its_bytes(bucket: Bucket) -> 
     bucket.put("folder/ä image.jpg", b"two")
     stored = bucket.get("folder/ä image.jpg")
     now = bucket.store.head(bucket.name, "folder/ä image.jpg", deadline_s=30.0)
-    assert now == ObjectVersion(stored.etag, stored.version_id)
+    assert now == ObjectVersion(stored.etag, stored.version_id, stored.last_modified)
     assert now.version_id is not None
 
 
@@ -171,12 +171,15 @@ def test_a_removed_object_has_no_version_of_now_although_older_ones_can_be_read(
     bucket.put("a", b"one")
     bucket.remove("a")
     for key in ("a", "nothing"):
-        with pytest.raises(Gone):
+        with pytest.raises(Gone) as gone:
             bucket.store.head(bucket.name, key, deadline_s=30.0)
+        assert gone.value.date is not None
+        said = datetime.strptime(gone.value.date, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+        assert abs(datetime.now(UTC) - said) < timedelta(minutes=2)
 
 
 def test_an_object_of_a_bucket_that_does_not_exist_is_not_called_gone(bucket: Bucket) -> None:
-    with pytest.raises(Unavailable):
+    with pytest.raises(BucketGone):
         bucket.store.head("no-such-bucket-here", "a", deadline_s=30.0)
 
 

@@ -37,6 +37,7 @@ from workers.backends.s3_client import SkewCorrectedMinio
 from workers.backends.s3_credentials import FileCredentials, KeyFiles, Renewable, WebIdentity, WebIdentityCredentials
 from workers.backends.s3_http import ClockedPool, NotAnAnswer, S3Refusal
 from workers.errors import (
+    BucketGone,
     Fault,
     Gone,
     LargerThanReserved,
@@ -307,15 +308,17 @@ class MinioObjectStore:
     def _look(self, bucket: str, key: str) -> ObjectVersion:
         try:
             found = self._client.stat_object(bucket, key)
-            return _version(found.etag, found.version_id)
+            modified = _rfc3339(found.last_modified) if found.last_modified is not None else None
+            return ObjectVersion(_bare(found.etag) or "", version_or_none(found.version_id), modified)
         except S3Refusal as refusal:
-            if refusal.answer.status != 404:
+            if refusal.answer.status >= 500:
                 raise
-        # Answers to HEAD have no body, and so no word on what is missing: this object, or the bucket with all objects.
+        # Answers to HEAD have no body, and so no word on why: is this object missing, or its bucket, or our rights?
         response = self._client.open_object(bucket, key, None, None)
         response.close()  # it is there after all; its bytes are not read
         response.release_conn()
-        return _version(_word(response, "etag"), _word(response, "x-amz-version-id"))
+        etag, version_id = _word(response, "etag"), _word(response, "x-amz-version-id")
+        return ObjectVersion(_bare(etag) or "", version_or_none(version_id), _last_modified(response))
 
     def _page(self, bucket: str, prefix: str, start_after: str) -> Sequence[ListedObject]:
         with self._asking(bucket, self._command_s):
@@ -355,7 +358,7 @@ class MinioObjectStore:
     def _refused(self, bucket: str, answer: S3Answer) -> TagstreamError:
         found = meaning(answer)
         if found == "gone":
-            return Gone("no such object")
+            return Gone("no such object", _date(answer.date))
         if found == "superseded":
             return Superseded("the object has another etag than the event names")
         said = advice(self._endpoint, bucket, answer)
@@ -367,7 +370,8 @@ class MinioObjectStore:
             found = "refused"
         if found == "access" and self._renewable is not None:
             self._renewable.renew()
-        return Unavailable("s3", answer.said, fault=found, advice=said)
+        kind = BucketGone if answer.code == "NoSuchBucket" else Unavailable
+        return kind("s3", answer.said, fault=found, advice=said)
 
     def _refuses_us(self, bucket: str) -> bool:
         """Whether it refuses a name of ours too. A gateway that rewrites odd keys makes their signatures wrong."""
@@ -467,10 +471,6 @@ def _room(size: int) -> io.BytesIO:
         body.write(b"\0")
         body.seek(0)
     return body
-
-
-def _version(etag: str | None, version_id: str | None) -> ObjectVersion:
-    return ObjectVersion(_bare(etag) or "", version_or_none(version_id))
 
 
 def _word(response: ObjectAnswer, header: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import replace
+from typing import NoReturn
 
 from schemas.image_event import ImageEvent
 from workers.errors import LargerThanReserved, Rejected, Superseded, Unavailable
@@ -78,6 +79,8 @@ class Fetching:
     def fetch(self, job: Job, max_bytes: int) -> Fetched:
         """Errors as in `ports.Intake.fetch`."""
         most, event = self._limits.max_object_bytes, job.event
+        if event.action == "retract":
+            self._check_gone(event)
         self._check(event.size)
         if job.only_newest:
             self._check_newest(event)
@@ -116,6 +119,11 @@ class Fetching:
         )
         header = self._decoding.glance(stored.body)
         return fetched if header is None else replace(fetched, facts=facts_of(fetched, header))
+
+    def _check_gone(self, event: ImageEvent) -> NoReturn:
+        """Raises Superseded: the object is there. Or what `ObjectStore.head` raises."""
+        now = self._store.head(event.bucket, event.key, deadline_s=self._limits.fetch_s)
+        raise Superseded("the object that was removed is there", now.last_modified)
 
     def _check_newest(self, event: ImageEvent) -> None:
         """Raises Superseded: the store has another object under this key than the event names."""

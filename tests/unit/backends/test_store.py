@@ -18,6 +18,7 @@ from tests.support.waiting import bounded, eventually
 from workers import metrics
 from workers.backends.object_store import FoundObject, MinioObjectStore
 from workers.errors import (
+    BucketGone,
     Fault,
     Gone,
     LargerThanReserved,
@@ -776,12 +777,12 @@ def head(*answers: bytes) -> ObjectVersion:
 
 def test_what_an_object_is_now_is_told_without_its_bytes() -> None:
     with loopback(says(message("200 OK", ETAG, DATE, "x-amz-version-id: v7", length=700_000))) as server:
-        assert store_of(server).head("bucket", "k", deadline_s=5) == ObjectVersion("e7a6", "v7")
+        assert store_of(server).head("bucket", "k", deadline_s=5) == ObjectVersion("e7a6", "v7", "2026-11-25T01:02:03Z")
         assert server.received[0].startswith(b"HEAD /bucket/k ")
 
 
 @pytest.mark.parametrize(
-    ("missing", "error"), [("NoSuchKey", Gone), ("NoSuchVersion", Gone), ("NoSuchBucket", Unavailable)]
+    ("missing", "error"), [("NoSuchKey", Gone), ("NoSuchVersion", Gone), ("NoSuchBucket", BucketGone)]
 )
 def test_what_is_missing_is_asked_once_more_since_answers_to_head_do_not_say_it(
     missing: str, error: type[TagstreamError]
@@ -794,14 +795,32 @@ def test_an_object_that_turns_up_at_the_second_question_is_what_that_says_and_is
     endless_one = message("200 OK", ETAG, DATE, "x-amz-version-id: v7", length=5_000_000_000)
     with loopback(says(message("404 Not Found"), endless_one, GOOD)) as server:
         store = store_of(server, connections=1)
-        assert store.head("bucket", "k", deadline_s=5) == ObjectVersion("e7a6", "v7")
+        assert store.head("bucket", "k", deadline_s=5) == ObjectVersion("e7a6", "v7", "2026-11-25T01:02:03Z")
         assert read(store, deadline_s=2).body == b"image", "its connection is given back"
 
 
-def test_a_store_that_refuses_to_tell_what_an_object_is_has_not_told_that_it_is_gone() -> None:
+def test_that_an_object_is_gone_comes_with_the_date_of_that_answer() -> None:
+    date = "Date: Wed, 25 Nov 2026 01:02:04 GMT"
+    with pytest.raises(Gone) as gone:
+        head(message("404 Not Found"), NOT_FOUND.replace(b"\r\n", f"\r\n{date}\r\n".encode(), 1))
+    assert gone.value.date == "2026-11-25T01:02:04Z"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "cause"),
+    [
+        ("403 Forbidden", "AccessDenied", "forbidden"),
+        ("403 Forbidden", "InvalidAccessKeyId", "access"),
+        ("400 Bad Request", "ExpiredToken", "access"),
+        ("400 Bad Request", "InvalidRequest", "refused"),
+    ],
+)
+def test_why_a_look_is_refused_is_asked_by_a_get_since_answers_to_head_have_no_code(
+    status: str, code: str, cause: Fault
+) -> None:
     with pytest.raises(Unavailable) as refused:
-        head(message("403 Forbidden"), NOT_FOUND)
-    assert refused.value.fault == "forbidden"
+        head(message(status), fault(status, code))
+    assert refused.value.fault == cause
 
 
 def test_what_an_object_is_can_not_be_asked_under_a_name_that_is_none() -> None:
@@ -813,7 +832,7 @@ def test_what_an_object_is_can_not_be_asked_under_a_name_that_is_none() -> None:
 
 
 def test_a_look_that_fails_is_tried_again_until_its_deadline() -> None:
-    assert head(SLOW_DOWN, message("200 OK", ETAG, DATE)) == ObjectVersion("e7a6", None)
+    assert head(SLOW_DOWN, message("200 OK", ETAG, DATE)) == ObjectVersion("e7a6", None, "2026-11-25T01:02:03Z")
     with loopback(silence) as server, bounded(), pytest.raises(Unavailable):
         store_of(server, retry_s=100).head("bucket", "k", deadline_s=0.4)
 
