@@ -32,7 +32,7 @@ SkipReason: TypeAlias = Literal[
     "key-not-matched",  # outside TAGSTREAM_KEY_GLOBS
     "not-sampled",  # outside TAGSTREAM_SAMPLE
     "not-replayed",  # a replay named other events of this message
-    "stale",  # a newer event of this object was seen before, and its store has another content by now
+    "stale",  # its store has another content by now than this older event says, or has the object that it says is gone
     "gone",  # the object does not exist any more
     "superseded",  # the object has another content by now; its event is on the way
 ]

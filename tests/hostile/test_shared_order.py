@@ -64,6 +64,8 @@ def test_a_forged_sequencer_decides_nothing(stack: Stack, unique: Callable[[str]
         number = dict(seen.headers)["tagstream-version"]
         assert number is not None
         assert json.loads(seen.value)["version"] == int(number)
+    gone = [output.source.key for output in site.outputs() if isinstance(output, Retraction)]
+    assert gone == ["a.jpg"], "what is there is not retracted"
     assert reader["shown"](f"{site.name}/a.jpg", held) is None
     image = reader["shown"](f"{site.name}/b.jpg", held)
     assert image is not None

@@ -2,6 +2,8 @@
 
     take → parse → lookup → fetch → lookup → inspect → lookup → decode → annotate → finish → (ledger) → settle
 
+An event that says that an object is gone goes from parse to fetch, which only looks, and to finish.
+
 Each stage is told here what comes after it. A task is in the hands of one thread at a time, handed on through a queue,
 a budget or a future.
 """
@@ -70,6 +72,7 @@ class Pipeline:
             progress,
             options,
             wanted=lambda tasks: self.lookup.begin(tasks),
+            removed=lambda task: self.fetch.begin(task),
             complete=lambda done: self.finish.complete(done),
         )
         self.lookup = LookupStage(

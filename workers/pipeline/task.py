@@ -12,6 +12,7 @@ from schemas.correction import Word
 from schemas.dead_letter import Failure
 from schemas.image_event import ImageEvent
 from workers.errors import Fault
+from workers.pipeline.cache_entries import CacheWrite
 from workers.pipeline.commit.ledger import Entry
 from workers.pipeline.flow.budget import Reservation
 from workers.pipeline.profiles import Profile
@@ -43,9 +44,18 @@ class Tries:
     failing_since: float = 0.0
     """Up to when that is counted."""
     absent: int = 0
-    """How often it was not there."""
+    """How often it was not there; of a removed one, how often it was there after all."""
     true_size: int | None = None
     """Bytes to reserve for the object, where its event says fewer than it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """An event that says that an object is gone, and what the cache is told if that is so."""
+
+    index: int
+    event: ImageEvent
+    write: CacheWrite
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +67,7 @@ class Task:
         answers: by role, what its model returned and the finish thread has yet to make a result of.
         failures: by role, why its result is not to be had.
         hits: the roles whose result was not computed for this task.
+        removals: all events of its message that say that this object is gone, where the store is asked whether it is.
     """
 
     job: Job
@@ -73,6 +84,7 @@ class Task:
     results: dict[str, Any] = field(default_factory=dict)
     answers: dict[str, Any] = field(default_factory=dict)
     hits: set[str] = field(default_factory=set)
+    removals: list[Removal] = field(default_factory=list)
     failures: dict[str, Failure] = field(default_factory=dict)
     encoded: Reservation | None = None
     decoded: Reservation | None = None

@@ -108,6 +108,7 @@ def test_a_removal_becomes_a_retraction_and_the_first_cache_level_forgets() -> N
     harness.send(harness.event("a.png", etag=etag))
     with harness.running():
         harness.settled()
+        harness.store.remove(BUCKET, "a.png")
         harness.send(harness.notification("a.png", name="ObjectRemoved:Delete"))
         harness.settled()
         eventually(lambda: harness.cache.lookup_fields([("2:source:/photos/a.png", f"e:{etag}")]) == [None])

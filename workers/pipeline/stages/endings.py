@@ -14,6 +14,7 @@ from workers import metrics
 from workers.errors import Rejected
 from workers.pipeline.cache_entries import NOTHING, CacheWrite
 from workers.pipeline.commit.ledger import Entry
+from workers.pipeline.event_filter import coordinates
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.task import Task
 from workers.types import Outcome
@@ -79,6 +80,23 @@ class Endings:
     def skip(self, task: Task, reason: SkipReason) -> None:
         """End a task that needs no work."""
         self.end(task, (self._renderer.skip(task.job.coordinates, task.event, reason),))
+
+    def stale(self, task: Task) -> None:
+        """End a task whose object is there, although its message's events say that it was removed."""
+        task.close("done")
+        _log.debug("%s is done: stale", task)
+        for said in task.removals:
+            where = coordinates(task.entry.record, said.index)
+            self._complete(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
+
+    def retract(self, task: Task, date: str | None = None) -> None:
+        """End a task whose object is gone, as the store said at that time; None: as the events say."""
+        task.close("done")
+        _log.debug("%s is done: gone", task)
+        record = task.entry.record
+        for said in task.removals:
+            outcome = self._renderer.retraction(coordinates(record, said.index), said.event, record.timestamp_ms, date)
+            self._complete(Done(task.entry, said.index, (outcome,), said.write))
 
     def reject(self, task: Task, error: Rejected) -> None:
         """End a task whose event becomes a dead letter."""

@@ -13,8 +13,9 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from schemas.enriched_image import SkipReason
+from schemas.version import microseconds
 from workers import metrics
-from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
+from workers.errors import BucketGone, Gone, LargerThanReserved, Rejected, Superseded, Unavailable
 from workers.metrics import ObservedGauge, Reader, Reading
 from workers.pipeline.blame import REFUSALS, Evidence, blame
 from workers.pipeline.flow.bucket_breakers import BucketBreakers
@@ -118,7 +119,9 @@ class FetchStage(Stage):
         )
 
     def _size_to_reserve(self, task: Task) -> int:
-        """What the object's size is known to be, or else the largest that is allowed."""
+        """What the object's size is known to be, or else the largest that is allowed. To look takes next to nothing."""
+        if task.removals:
+            return 1
         size = task.event.size if task.tries.true_size is None else task.tries.true_size
         most = self._options.max_object_bytes
         return most if size is None else min(size, most)
@@ -135,7 +138,8 @@ class FetchStage(Stage):
         self._progress.move(task, "fetch")
         task.tries.asked_at = self._clock.monotonic()
         assert task.encoded is not None
-        self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), self._fetched)
+        then = self._looked if task.removals else self._fetched
+        self._endings.when_done(task, self._intake.fetch(task.job, task.encoded.size), then)
 
     def _left_alone(self, task: Task) -> bool:
         """Whether the store is left alone for now: then the task waits, holding nothing."""
@@ -181,6 +185,31 @@ class FetchStage(Stage):
             task.encoded.shrink(task.fetched.size)
         task.read = replace(task.fetched, handle=None)
         self._when_fetched(task)
+
+    def _looked(self, task: Task, future: Future[Fetched]) -> None:
+        """What came of looking for an object that is gone by its event's word, which stands where the store can't tell
+        and need not be waited for."""
+        bucket, now = task.event.bucket, self._clock.monotonic()
+        try:
+            future.result()
+        except (Rejected, BucketGone):
+            self._endings.retract(task)
+        except Unavailable as error:
+            if error.fault in REFUSALS:
+                self.bucket_breakers.answered(bucket, now)
+                self._endings.retract(task)
+            else:
+                self._try_later(task, error, now)
+        except Gone as gone:
+            self.bucket_breakers.answered(bucket, now)
+            self._endings.retract(task, gone.date)
+        except Superseded as found:
+            self.bucket_breakers.answered(bucket, now)
+            task.tries.absent += 1
+            if task.tries.absent < _ABSENT_TRIES and _is_older(found, task):
+                self._wait(task, now + _ABSENT_WAIT_S)
+            else:
+                self._endings.stale(task)
 
     def _discard(self, task: Task) -> None:
         if task.fetched is not None:
@@ -228,6 +257,9 @@ class FetchStage(Stage):
         )
         if error.fault in REFUSALS:
             breakers.answered(bucket, now)
+        if rejection is not None and task.removals:
+            self._endings.retract(task)
+            return
         if rejection is not None:
             self._endings.reject(task, rejection)
             return
@@ -263,3 +295,9 @@ class FetchStage(Stage):
     def _pause(self, task: Task) -> float:
         ceiling = min(self._options.retry_max_s, self._options.retry_min_s * 2 ** min(task.tries.failed + 1, 10))
         return random.uniform(ceiling / 2, ceiling)
+
+
+def _is_older(found: Superseded, task: Task) -> bool:
+    """Whether the object that is there was written before it was removed: then the store may show it still."""
+    removed = max(microseconds(said.event.event_time) or 0 for said in task.removals)
+    return (microseconds(found.last_modified) or removed) < removed

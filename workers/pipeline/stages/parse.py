@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from opentelemetry.trace import Span
 
 from schemas.dead_letter import Failure, input_key
+from schemas.image_event import ImageEvent
 from workers import metrics
 from workers.pipeline import tracing
 from workers.pipeline.cache_entries import NOTHING
@@ -22,7 +23,7 @@ from workers.pipeline.progress import TaskProgress
 from workers.pipeline.rendering import Renderer
 from workers.pipeline.stages.endings import Done
 from workers.pipeline.stages.stage import QueueStage
-from workers.pipeline.task import Task
+from workers.pipeline.task import Removal, Task
 from workers.types import Assignment, Coordinates, Job, Outcome
 
 _log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ class ParseStage(QueueStage):
 
     Args:
         wanted: takes the tasks of all that was read at once.
+        removed: takes a task whose object is gone by its events' word.
         complete: takes what is known of an event without its image.
     """
 
@@ -51,6 +53,7 @@ class ParseStage(QueueStage):
         options: WorkerOptions,
         *,
         wanted: Callable[[Sequence[Task]], None],
+        removed: Callable[[Task], None],
         complete: Callable[[Done], None],
     ) -> None:
         super().__init__("parse")
@@ -61,6 +64,7 @@ class ParseStage(QueueStage):
         self._progress = progress
         self._options = options
         self._wanted = wanted
+        self._removed = removed
         self._complete = complete
         self._filter = EventFilter(options.buckets, options.key_globs, options.profiles, options.sample)
         self.unread = ByteTurns[Entry](self._has_room)
@@ -96,18 +100,34 @@ class ParseStage(QueueStage):
         entry.input_key = input_key(entry.record.key)
         self._ledger.expect(entry, len(filtered))
         tasks: list[Task] = []
+        removed: dict[str, Task] = {}
         for index, item in enumerate(filtered):
             if coordinates(entry.record, index) in self._journal.poison:
                 self._dead_letter_poison(entry, index)
             elif isinstance(item, Wanted):
-                tasks.append(self._begin(entry, index, item))
+                tasks.append(self._begin(entry, index, item, "annotate image"))
+            elif isinstance(item, Removed) and not item.event.versioned_removal:
+                self._ask(removed, entry, index, item.event)
             else:
                 self._finish_without_image(entry, index, item)
+        for task in removed.values():
+            self._removed(task)
         return tasks
 
-    def _begin(self, entry: Entry, index: int, wanted: Wanted) -> Task:
+    def _ask(self, removed: dict[str, Task], entry: Entry, index: int, event: ImageEvent) -> None:
+        """Let the store be asked whether the object is gone: once for all events of a message that say so."""
+        name = "look for the removed object"
+        task = removed.get(event.subject)
+        if task is None:
+            wanted = Wanted(event, self._options.profiles["default"])
+            task = removed[event.subject] = self._begin(entry, index, wanted, name)
+        else:
+            tracing.end(self._span(entry, index, name), "done")
+        task.removals.append(Removal(index, event, self._results.removal(event)))
+
+    def _begin(self, entry: Entry, index: int, wanted: Wanted, name: str) -> Task:
         job = Job(coordinates(entry.record, index), entry.record.assignment, wanted.event)
-        task = Task(job, entry, wanted.profile, self._span(entry, index, "annotate image"))
+        task = Task(job, entry, wanted.profile, self._span(entry, index, name))
         tracing.tell_event(task.span, wanted.event)
         _log.debug("%s is taken", task)
         task.hold("span", lambda: tracing.end(task.span, task.ending))
