@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from PIL import ImageFile, PngImagePlugin
 
@@ -67,9 +68,22 @@ def _break_out() -> None:
             os.write(descriptor, bytes(range(256)) * 4)
 
 
+def _blacken_from_now_on() -> None:
+    """Take this process over: every image that it loads comes out black, and nothing else is to be seen of it."""
+    intact = ImageFile.ImageFile.load
+
+    def load(image: ImageFile.ImageFile) -> Any:
+        loaded = intact(image)
+        image.im.paste(0, (0, 0, *image.size))
+        return loaded
+
+    ImageFile.ImageFile.load = load  # type: ignore[method-assign,assignment]
+
+
 DEEDS: dict[str, Callable[[], object]] = {
     "aborts": os.abort,
     "aborts-without-memory": _abort_without_memory,
+    "blackens": _blacken_from_now_on,
     "breaks-out": _break_out,
     "dawdles": lambda: time.sleep(1.2),
     "dies": _kill,
