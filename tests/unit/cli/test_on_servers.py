@@ -138,7 +138,7 @@ def test_a_folder_goes_in_and_what_became_of_it_comes_out(
     ]
     ran = tagstream("tail", "--no-follow")
     assert ran.code == 0
-    assert "complete" in ran.out
+    assert "enriched" in ran.out
     assert "undecodable" in ran.out
 
 
