@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def created(bucket: str, keys: list[str]) -> Batch:
         {"eventName": "s3:ObjectCreated:Put", "s3": {"bucket": {"name": bucket}, "object": {"key": key}}}
         for key in keys
     ]
-    return Batch(f"{len(keys)} objects of a message", batch([record(json.dumps({"Records": named}).encode())]))
+    value = record(json.dumps({"Records": named}).encode())
+    return Batch(f"{len(keys)} objects of a message", batch([value], timestamp=int(time.time() * 1000)))
 
 
 def refused(scene: Scene, bucket: str) -> Batch:
@@ -58,3 +60,12 @@ def test_refused_objects_of_a_bucket_that_was_never_read_silence_no_other_bucket
         assert verdict.others_s <= OTHERS_WITHIN_S
         assert verdict.outcomes == {reason: OBJECTS / 2 for _, reason in REFUSALS}
         assert scene.worker.get("/readyz")[0] == 200
+
+
+def test_absent_objects_of_three_messages_hold_neither_their_partition_nor_others(stack: Stack, tmp_path: Path) -> None:
+    """Guard: they are asked for again without a thread, and once if the message is older than seconds."""
+    with Scene.started(stack, tmp_path) as scene:
+        batches = [created(scene.site.name, [f"absent-{n}-{m}.jpg" for m in range(OBJECTS)]) for n in range(3)]
+        verdict = scene.attack("absent objects", batches)
+        assert verdict.others_s <= OTHERS_WITHIN_S
+        assert verdict.outcomes == {"skip": 3 * OBJECTS}
