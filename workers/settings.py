@@ -346,7 +346,7 @@ class Settings(BaseModel):
         "Limits", DECODABLE, "Image formats to decode, comma separated"
     )
     decode_timeout_s: Seconds = _setting(
-        "Limits", 20.0, "Wall-clock of decoding one image, with `processes` (`decode-timeout`)"
+        "Limits", 20.0, "Most wall-clock of decoding an image, with `processes`; small ones get less (`decode-timeout`)"
     )
     decode_memory: Bytes = _setting(
         "Limits",
