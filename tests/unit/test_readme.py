@@ -56,3 +56,24 @@ def test_the_pages_and_files_that_it_links_are_there() -> None:
 def test_it_tells_consumers_how_to_read_and_producers_to_give_keys() -> None:
     assert "isolation.level=read_committed" in TEXT
     assert "Give records a key" in TEXT
+
+
+def test_its_first_screen_says_what_ram_is_how_fast_and_what_never_ran() -> None:
+    screen = "\n".join(TEXT.splitlines()[:30])
+    for named in ("arxiv.org/abs/2306.03514", "github.com/xinyu1205/recognize-anything", "CUDA", "EPYC"):
+        assert named in screen
+    assert re.search(r"\d images", screen)
+
+
+def test_the_size_of_the_first_run_stands_before_its_command() -> None:
+    before = TEXT.partition("make demo ")[0]
+    assert re.search(r"\d GB", before)
+    assert re.search(r"\d minutes", before)
+
+
+def test_it_is_short_and_says_where_to_ask_how_to_behave_and_how_to_uninstall() -> None:
+    assert len(TEXT.splitlines()) < 250
+    assert "(CODE_OF_CONDUCT.md)" in TEXT
+    assert "(SECURITY.md)" in TEXT
+    assert re.search(r"(?m)^## .*uninstall", TEXT)
+    assert "rm -rf .venv" in TEXT
