@@ -96,7 +96,7 @@ kube: install ## Scale real workers on a real Kubernetes control plane (19 minut
 	@.venv/bin/python -m pytest -q -m kube tests/kube $(ARGS)
 
 dashboards: install ## Ask a real Prometheus every query of every dashboard, make alerts fire, run compose's collector
-# + 20 minutes; builds both once (some minutes, 1 GB in the user's cache); ARGS="-k panel" goes to pytest
+# + a quarter of an hour; builds both once (some minutes, 1 GB in the user's cache); ARGS="-k panel" goes to pytest
 	@.venv/bin/python -m uv pip install --quiet --no-deps --require-hashes -r requirements-go.lock
 	@.venv/bin/python -m tests.support.go_programs prometheus
 	@.venv/bin/python -m tests.support.go_programs collector
