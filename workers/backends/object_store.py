@@ -216,7 +216,7 @@ class MinioObjectStore:
                         return None
                     raise
                 said = (found.metadata or {}).get(f"x-amz-meta-{_SHA256}", "")
-                return FoundObject(found.size or 0, _bare(found.etag) or "", said, _date(self._http.date))
+                return FoundObject(found.size or 0, _bare(found.etag) or "", said, self.date)
 
         return self._patiently(once, self._retry_s)
 
@@ -281,6 +281,11 @@ class MinioObjectStore:
         except (MinioException, urllib3.exceptions.HTTPError, ElementTree.ParseError) as error:
             raise Unavailable("s3", f"{self._endpoint}: {_words(error)}. {_REMEDY}") from error
 
+    @property
+    def date(self) -> str | None:
+        """When the store last answered this thread, but for objects' bytes, by its clock; None: it told no time."""
+        return _date(self._http.date)
+
     def close(self) -> None:
         """Close what is kept alive."""
         self._http.clear()
@@ -324,7 +329,7 @@ class MinioObjectStore:
         with self._asking(bucket, self._command_s):
             entries = self._client.list_objects(bucket, prefix, recursive=True, start_after=start_after or None)
             # Each is had before the next answer is asked for, should the store list fewer at once.
-            return [_listed(entry, _date(self._http.date)) for entry in itertools.islice(entries, _PAGE)]
+            return [_listed(entry, self.date) for entry in itertools.islice(entries, _PAGE)]
 
     def _has_bucket(self, bucket: str) -> bool:
         """Asked by a listing, because a HEAD is refused without a reason."""

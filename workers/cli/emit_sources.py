@@ -202,7 +202,8 @@ class _Upload:
         kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         sha256 = hashlib.sha256(body).hexdigest()
         etag = "" if self._try_only else self._store.put(self._bucket, key, body, kind, sha256=sha256)
-        return StoredImage(self._bucket, key, len(body), etag), "uploaded" if found is None else "replaced"
+        outcome: Outcome = "uploaded" if found is None else "replaced"
+        return StoredImage(self._bucket, key, len(body), etag, self._store.date), outcome
 
     def _is_same(self, key: str, found: FoundObject, body: bytes) -> bool:
         """By size, then by our own sha256 of it, else by an etag that is an MD5; what has neither is read."""

@@ -20,8 +20,7 @@ class StoredImage:
 
     Args:
         etag: without quotes.
-        date: when the store said so, RFC 3339: the event's time, by which a removal after it is the newer. None: the
-            event has no time, and the object's own date counts.
+        date: when the store said so, RFC 3339: the event's time. None: it told no time, and the event has none.
     """
 
     bucket: str

@@ -719,6 +719,16 @@ def test_each_object_of_a_listing_has_the_date_of_the_answer_that_named_it() -> 
     assert found == [("a", "2026-11-25T01:02:03Z"), ("b", "2026-11-25T01:02:03Z"), ("c", "2026-11-25T01:02:04Z")]
 
 
+def test_a_stores_last_date_is_of_what_was_put() -> None:
+    dates = [message("200 OK", ETAG, f"Date: Wed, 25 Nov 2026 01:02:{second:02} GMT") for second in (3, 4)]
+    with loopback(says(*dates)) as server:
+        store = store_of(server)
+        assert store.date is None
+        for second in (3, 4):
+            store.put("bucket", "k", b"image")
+            assert store.date == f"2026-11-25T01:02:{second:02}Z"
+
+
 def test_what_is_found_has_the_date_of_the_answer() -> None:
     with loopback(says(message("200 OK", ETAG, DATE, "Date: Wed, 25 Nov 2026 01:02:04 GMT", length=7))) as server:
         found = store_of(server).find("bucket", "k")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,9 +115,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def events(site: Site) -> list[str]:
-    """The keys that were asked for so far."""
+    """The keys that were asked for so far, each with the time of a store's answer: HTTP tells whole seconds."""
     records = read_range(site.servers, Partition(site.images, 0), 0, 1_000)
-    return [json.loads(record.value or b"")["key"] for record in records]
+    documents = [json.loads(record.value or b"") for record in records]
+    assert all(re.fullmatch(r"[0-9T:-]{19}Z", document["event_time"]) for document in documents)
+    return [document["key"] for document in documents]
 
 
 def test_a_folder_goes_in_and_what_became_of_it_comes_out(
