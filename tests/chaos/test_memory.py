@@ -19,11 +19,11 @@ from tests.chaos.account import Account
 from tests.chaos.shared_worker import is_committed
 from tests.fixtures import Stack
 from tests.support.images import encoded, png_chunk
+from tests.support.kafka_lag import lag
 from tests.support.memory import Watched, resident
 from tests.support.processes import children
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
-from workers.backends.kafka import lag
 from workers.intake.decoding import Decoding
 from workers.intake.limits import Limits
 from workers.types import Transform

@@ -15,10 +15,10 @@ from PIL import Image
 
 from schemas.enriched_image import EnrichedImage
 from tests.fixtures import Stack
+from tests.support.kafka_lag import lag
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, worker
 from tests.unit.models.small import SMALL, small_bundle, small_checkpoint
-from workers.backends.kafka import lag
 from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.importer import Lists, import_checkpoint
 from workers.models.tagger import sample_image

@@ -11,9 +11,10 @@ import pytest
 from schemas.correction import correction
 from schemas.enriched_image import EnrichedImage, Retraction, Skip
 from tests.fixtures import Stack
+from tests.support.kafka_lag import lag
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
-from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
+from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.types import Headers, Message
 
 pytestmark = pytest.mark.timeout(240)

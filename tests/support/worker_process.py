@@ -21,10 +21,11 @@ from schemas.dead_letter import DeadLetter, read_dead_letter_headers
 from schemas.enriched_image import EnrichedImage, Retraction, Skip, read_output
 from tagstream_testing.local.worker_process import WorkerProcess as LocalWorker
 from tests.fixtures import Stack
+from tests.support.kafka_lag import lag
 from tests.support.processes import children
 from tests.support.waiting import eventually
 from workers.audit.report import AuditReport
-from workers.backends.kafka import KafkaEmitter, ensure_topics, lag
+from workers.backends.kafka import KafkaEmitter, ensure_topics
 from workers.backends.object_store import MinioObjectStore
 from workers.cli.audit import Auditing
 from workers.errors import Unavailable

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kafka import KafkaConsumer
 from kafka import errors as kafka_errors
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.structs import TopicPartition
@@ -15,14 +14,10 @@ from kafka.structs import TopicPartition
 from workers.backends.kafka_client import (
     Security,
     admin,
-    connect,
-    end_consumer,
-    mapped,
     no_such_topic,
     require_among,
     translated,
 )
-from workers.types import Partition
 
 logger = logging.getLogger(__name__)
 
@@ -200,33 +195,3 @@ def first_since(consumer: Any, partitions: Iterable[TopicPartition], time_ms: in
     asked = dict.fromkeys(partitions, max(0, time_ms))
     found = consumer.offsets_for_times(asked, timeout_ms=_TIMEOUT_MS)
     return {place: None if found.get(place) is None else found[place].offset for place in asked}
-
-
-def lag(
-    servers: str, group: str, topics: Sequence[str], *, security: Security | None = None
-) -> dict[Partition, int | None]:
-    """How many offsets each partition has beyond the group's committed one; None where the group has none.
-
-    For people to read: markers count as well, and what is in an open transaction does not.
-    """
-    consumer = connect(
-        KafkaConsumer,
-        servers,
-        security or {},
-        timeout_s=10.0,
-        group_id=group,
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        metrics_enabled=False,
-    )
-    try:
-        with mapped(f"asking for the lag of {group!r}"):
-            partitions = partitions_of(consumer, topics)
-            ends = consumer.end_offsets(partitions, timeout_ms=_TIMEOUT_MS)
-            offsets = {partition: consumer.committed(partition, timeout_ms=5_000) for partition in partitions}
-    finally:
-        end_consumer(consumer)
-    return {
-        Partition(*partition): None if (offset := offsets[partition]) is None else max(0, ends[partition] - offset)
-        for partition in partitions
-    }

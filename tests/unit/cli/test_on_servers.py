@@ -25,11 +25,12 @@ from schemas.dead_letter import Failure, dead_letter_headers, only_indexes
 from schemas.enriched_image import EnrichedImage, Source, Tag
 from tagstream_train.data.samples import DataSet
 from tests.fixtures import Stack
+from tests.support.kafka_lag import lag
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from tests.support.waiting import eventually
 from tests.unit.cli.conftest import Ran
 from tests.unit.schemas.documents import enriched
-from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, lag, read_range
+from workers.backends.kafka import KafkaEmitter, ensure_topics, group_watch, read_range
 from workers.backends.object_store import MinioObjectStore
 from workers.cli.exit_codes import READER_LEFT
 from workers.cli.resume_point import ResumePoint
