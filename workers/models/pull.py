@@ -1,13 +1,13 @@
 """Downloads the published model files from the Hugging Face hub and GitHub, resumed after a cut and checked by hash.
 
-What has come lies in `<name>.part` beside its goal, and the next try goes on from there, in this process or a later
-one. A file gets its own name only when its sha256 is the published one.
+A partial download stays in `<name>.part`, where this command or the next one continues; so not `hf_hub_download`, which
+deletes it. A file gets its own name only if its sha256 is the published one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from workers.errors import Misconfigured, Unavailable
-from workers.models import hub_session
-from workers.models.hub_session import StallTimer, only_trusted
 from workers.models.ram.config import Kind
 
 Progress = Callable[[str, int, int], None]
@@ -201,8 +199,7 @@ def fetch(
         endpoint: of the hub; None takes HF_ENDPOINT, or the public one.
 
     Raises:
-        Unavailable: the hub does not answer or trickles, has no such file, has another one under its name, or sends us
-            to a host that is not its own.
+        Unavailable: the hub does not answer, lacks the file, or has another one under its name.
         Misconfigured: the folder can't be written.
     """
     target = folder / wanted.name
@@ -213,8 +210,12 @@ def fetch(
             if wanted.is_this(sha256_of(target, progress)):
                 return target
             target.unlink()
-        _download(wanted, part, endpoint, progress)
-        _check(wanted, part, progress)
+        with _faults_as_sentences(wanted, part, endpoint):
+            _download(wanted, part, endpoint, progress)
+        digest = sha256_of(part, progress)
+        if not wanted.is_this(digest):
+            part.unlink()
+            raise Unavailable("hub", _another(wanted, digest, f"what came for {wanted.name} is", "It was thrown away."))
         os.replace(part, target)
     except OSError as error:
         raise Misconfigured(f"{folder} can't take {wanted.name}: {error.strerror or error}.") from error
@@ -222,7 +223,7 @@ def fetch(
 
 
 def sha256_of(path: Path, progress: Progress = lambda doing, done, total: None) -> str:
-    """In hex; about a second a gigabyte."""
+    """The sha256 of a file in hex; about a second a gigabyte."""
     digest = hashlib.sha256()
     total = path.stat().st_size
     with path.open("rb") as file:
@@ -236,95 +237,56 @@ def _download(wanted: HubFile, part: Path, endpoint: str | None, progress: Progr
     """Append to `part` what is missing of the file."""
     from huggingface_hub.file_download import http_get
 
-    clock = StallTimer(hub_session.STALL_S)
-
-    def work() -> None:
-        location, size = _locate(wanted, endpoint)
-        total = size or wanted.size
-        if part.exists() and part.stat().st_size > total:
-            part.unlink()
-        with _Bounded(io.FileIO(part, "ab"), _most(wanted), wanted, clock) as file:
-            http_get(
-                location,
-                file,
-                resume_size=file.tell(),
-                expected_size=size,
-                displayed_filename=wanted.name,
-                tqdm_class=_bar(f"downloading {wanted.name}", file.tell(), total, progress),
-            )
-
-    with _hub_spoken(wanted, part, endpoint), only_trusted(wanted.url(endpoint)):
-        clock.run(work)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings show signed addresses
+    location, size = _locate(wanted, endpoint)
+    if part.exists() and part.stat().st_size > (size or wanted.size):
+        part.unlink()
+    with part.open("ab") as file:
+        http_get(
+            location,
+            file,
+            resume_size=file.tell(),
+            expected_size=size,
+            displayed_filename=wanted.name,
+            tqdm_class=_bar(wanted, file.tell(), size or wanted.size, progress),
+        )
 
 
 def _locate(wanted: HubFile, endpoint: str | None) -> tuple[str, int | None]:
-    """From where its bytes come, and how many there are, where that is told."""
+    """The address of its bytes, and their number if the hub says it.
+
+    Raises:
+        Unavailable: it is known beforehand that this is another file.
+    """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     if wanted.address is not None:
         return wanted.address, wanted.size
-    kind = "space" if wanted.space else None
-    facts = get_hf_file_metadata(
-        hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=endpoint or default_endpoint())
-    )
-    _check_announced(wanted, facts.etag, endpoint)
-    if facts.size is not None and facts.size > _most(wanted):
-        raise Unavailable("hub", f"{wanted.url(endpoint)} has {facts.size:,} bytes, {_far_more(wanted)}")
+    hub, kind = endpoint or default_endpoint(), "space" if wanted.space else None
+    facts = get_hf_file_metadata(hf_hub_url(wanted.repo, wanted.name, repo_type=kind, endpoint=hub))
+    if hub.startswith("https:") and not facts.location.startswith("https:"):
+        raise Unavailable("hub", f"{wanted.url(hub)} sends us to an address without TLS. Nothing was downloaded.")
+    etag = facts.etag or ""  # of a large file its sha256
+    if re.fullmatch(r"[0-9a-f]{64}", etag) and not wanted.is_this(etag):
+        raise Unavailable("hub", _another(wanted, etag, f"{wanted.url(hub)} is", "Nothing was downloaded."))
     return facts.location, facts.size
 
 
-def _most(wanted: HubFile) -> int:
-    """Bytes that the file may have: of some only about how many is known."""
-    return wanted.size + max(wanted.size // 4, 1_000_000)
-
-
-def _far_more(wanted: HubFile) -> str:
-    return f"far more than the {wanted.size:,} of the published file. It was thrown away."
-
-
-class _Bounded(io.BufferedWriter):
-    """A file that takes so many bytes and no more, whatever the hub sends, and tells the clock of each piece."""
-
-    def __init__(self, raw: io.FileIO, most: int, wanted: HubFile, clock: StallTimer) -> None:
-        super().__init__(raw)
-        self._clock = clock
-        self._most = most
-        self._wanted = wanted
-
-    def write(self, chunk: Any, /) -> int:
-        """Raises Unavailable: it would be too large; it is emptied."""
-        self._clock.tick()
-        if self.tell() + len(chunk) > self._most:
-            self.seek(0)
-            self.truncate()
-            raise Unavailable("hub", f"what comes for {self._wanted.name} is {_far_more(self._wanted)}")
-        return super().write(chunk)
-
-
-def _bar(doing: str, done: int, total: int, progress: Progress) -> Any:
-    """A progress bar as the library takes them, that tells our own."""
+def _bar(wanted: HubFile, done: int, total: int, progress: Progress) -> Any:
+    """A progress bar for the library that calls `progress`, and ends a download that is far too large."""
     from huggingface_hub.utils.tqdm import silent_tqdm
+
+    most = wanted.size + max(wanted.size // 4, 1_000_000)
 
     class Bar(silent_tqdm):
         def update(self, n: float | None = 1) -> None:
             nonlocal done
             done += int(n or 0)
-            progress(doing, done, total)
+            if done > most:
+                raise Unavailable("hub", f"{wanted.name} has far more than the {wanted.size:,} bytes published.")
+            progress(f"downloading {wanted.name}", done, total)
 
     return Bar
-
-
-def _check_announced(wanted: HubFile, etag: str | None, endpoint: str | None) -> None:
-    """The hub names the sha256 of a large file beforehand: a wrong one need not be fetched to be known as such."""
-    if etag is not None and re.fullmatch(r"[0-9a-f]{64}", etag) and not wanted.is_this(etag):
-        raise Unavailable("hub", _another(wanted, etag, f"{wanted.url(endpoint)} is", "Nothing was downloaded."))
-
-
-def _check(wanted: HubFile, part: Path, progress: Progress) -> None:
-    digest = sha256_of(part, progress)
-    if not wanted.is_this(digest):
-        part.unlink()
-        raise Unavailable("hub", _another(wanted, digest, f"what came for {wanted.name} is", "It was thrown away."))
 
 
 def _another(wanted: HubFile, digest: str, subject: str, outcome: str) -> str:
@@ -333,9 +295,8 @@ def _another(wanted: HubFile, digest: str, subject: str, outcome: str) -> str:
 
 
 @contextmanager
-def _hub_spoken(wanted: HubFile, part: Path, endpoint: str | None) -> Iterator[None]:
-    """What the client library raises, as a sentence that says how to go on without it: ValueError where a header of an
-    answer is no number or no address."""
+def _faults_as_sentences(wanted: HubFile, part: Path, endpoint: str | None) -> Iterator[None]:
+    """Turn the library's exceptions into sentences that also say how to do without the hub."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -356,13 +317,9 @@ def _hub_spoken(wanted: HubFile, part: Path, endpoint: str | None) -> Iterator[N
 
 
 def _go_on(wanted: HubFile, part: Path, says: str, url: str) -> str:
-    """What went wrong, what is not lost, and how to do without the hub."""
+    """The fault, the bytes that are kept, and how to fetch the file by hand."""
     kept = part.stat().st_size if part.exists() else 0
     goes_on = f" {kept:,} bytes have come; the same command goes on from there." if kept else ""
-    return f"{says}.{goes_on}\n{_by_hand(wanted, url)}"
-
-
-def _by_hand(wanted: HubFile, url: str) -> str:
     how = f"give it to `{wanted.option}`" if wanted.option else "turn it into a bundle with `tagstream models import`"
     size = f"{wanted.size / 1e6:,.0f} MB" if wanted.size > 1e6 else f"{wanted.size / 1e3:,.0f} kB"
-    return f"By hand: fetch {url} ({size}) on a machine that can, and {how}."
+    return f"{says}.{goes_on}\nBy hand: fetch {url} ({size}) on a machine that can, and {how}."

@@ -1,17 +1,13 @@
-"""What servers answer, byte by byte: an object store and a model hub over HTTP, Redis over RESP, and what lies in its
-entries."""
+"""What servers answer, byte by byte: an object store over HTTP, and what lies in the cache's entries."""
 
 from __future__ import annotations
 
 import contextlib
-import gzip
-import hashlib
 import itertools
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from unittest import mock
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -20,12 +16,9 @@ import orjson
 from schemas.enriched_image import CaptionText, ImageFacts, Source, Tag
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts
-from tests.fuzz.targets.files import Folder
 from tests.support.loopback import Loopback
 from workers.backends.object_store import MinioObjectStore
 from workers.errors import Gone, LargerThanReserved, Rejected, Superseded, Unavailable
-from workers.models import hub_session
-from workers.models.pull import HubFile, fetch
 from workers.pipeline import cache_entries as entries
 from workers.types import Caption, Facts, LabelScores
 
@@ -185,43 +178,6 @@ def listed(parts: Parts) -> str:
     return "some objects" if found else "none"
 
 
-# ---- the model hub ----------------------------------------------------------------------------------------------
-
-_WANTED = HubFile("some/model", "weights.pth", 5, (hashlib.sha256(b"hello").hexdigest(),))
-_hub_says = Says()
-_downloads = Folder()
-
-
-def hub_answers() -> Iterator[Parts]:
-    """What it says of the file, and the file: to a HEAD and to a GET alike."""
-    head = b'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nETag: "e"\r\nX-Repo-Commit: ' + b"c" * 40
-    yield (head, b"hello")
-    yield (head.replace(b"200 OK", b"206 Part") + b"\r\nContent-Range: bytes 0-4/5", b"hello")
-    yield (head.replace(b"Length: 5", b"Encoding: gzip\r\nX-Linked-Size: 5"), gzip.compress(b"hello", mtime=0))
-    yield (b'HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nX-Linked-Size: 5\r\nX-Linked-ETag: "e"', b"")
-    yield (b'HTTP/1.1 429 Slow\r\nRetry-After: 9\r\nratelimit: "api";r=0;t=9', b"")
-    for status in (401, 403, 404, 410, 416, 500, 503):
-        yield (b"HTTP/1.1 %d No\r\nX-Error-Code: RepoNotFound\r\nX-HF-Warning: a; b" % status, b'{"error": "no"}')
-
-
-def pulled(parts: Parts) -> str:
-    """The file, or one of the port's errors."""
-    port = _hub_says.port(parts[0] + b"\r\n\r\n" + b"".join(parts[1:]))
-    with mock.patch("time.sleep"), mock.patch.object(hub_session, "STALL_S", 5.0):
-        try:
-            path = fetch(_WANTED, _downloads.fresh(), endpoint=f"http://127.0.0.1:{port}")
-        except Unavailable as error:
-            sentence(error)
-            return "Unavailable"
-    assert path.read_bytes() == b"hello"
-    return "the file"
-
-
-def _end_hub() -> None:
-    _hub_says.close()
-    _downloads.remove()
-
-
 # ---- cache entries ----------------------------------------------------------------------------------------------
 
 LABELS = 10
@@ -266,10 +222,8 @@ def unpacked(parts: Parts) -> str:
 
 _STORE = ("/workers/", "/minio/")
 _NET = Bounds(seconds=1.0, seconds_per_mib=4.0, mib=48.0)
-_HUB = ("/workers/", "/huggingface_hub/")
 
 TARGETS = (
-    Target("hub-answers", hub_answers, pulled, watched=_HUB, bounds=_NET, close=_end_hub),
     Target("store-listings", listings, listed, watched=_STORE, bounds=_NET, close=_store_says.close),
     Target("cache-entries", cached, unpacked),
     Target("store-answers", http_answers, got, watched=("/workers/", "/minio/"), bounds=_NET, close=_store_says.close),

@@ -1,14 +1,13 @@
-"""A hub on a loopback port: files under their repositories, and every way in which a download goes wrong."""
+"""A hub on a loopback port: files under their repositories, and what goes wrong with downloads."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 
 @dataclass
@@ -25,16 +24,11 @@ class Hub:
     ranges: bool = True
     elsewhere: bool = False
     """Send a client that asks for a file to another address for it, as the hub does for large files."""
-    sends_to: str | None = None
-    """Another address to which every GET of that one is sent."""
-    trickle_s: float | None = None
-    """Send one byte at a time, and rest so long after each."""
     expires_after: int | None = None
     """That other address answers 403 after so many GETs, as a signed one does after an hour."""
     asked: list[tuple[str, str]] = field(default_factory=list)
     """(method, range) of every request."""
     endpoint: str = ""
-    ended: threading.Event = field(default_factory=threading.Event)
 
 
 @contextmanager
@@ -46,19 +40,8 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def do_GET(self) -> None:
             start, body = self._head()
             stop = hub.cut_after.pop(0) if hub.cut_after else len(body)
-            coming = body[start : start + stop]
-            if hub.trickle_s is None:
-                self.wfile.write(coming)
-            else:
-                self._trickle(coming, hub.trickle_s)
+            self.wfile.write(body[start : start + stop])
             self.close_connection = True
-
-        def _trickle(self, coming: bytes, rest_s: float) -> None:
-            with suppress(OSError):  # until the other side has enough
-                for byte in coming:
-                    self.wfile.write(bytes([byte]))
-                    if hub.ended.wait(rest_s):
-                        return
 
         def _head(self) -> tuple[int, bytes]:
             wanted = self.headers.get("Range", "")
@@ -76,12 +59,6 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 self.send_header("Location", f"{hub.endpoint.replace('127.0.0.1', 'localhost')}/elsewhere{self.path}")
                 self.send_header("X-Linked-Size", str(len(body)))
                 self.send_header("X-Linked-ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return 0, b""
-            if hub.sends_to is not None and self.command == "GET":
-                self.send_response(302)
-                self.send_header("Location", hub.sends_to)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return 0, b""
@@ -105,42 +82,6 @@ def serving(hub: Hub) -> Iterator[Hub]:
     try:
         yield hub
     finally:
-        hub.ended.set()
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-@contextmanager
-def answering(head: Callable[[bool], bytes], body: bytes = b"") -> Iterator[str]:
-    """A hub that answers every request in bytes of the caller's; gives its address.
-
-    Args:
-        head: what it answers, given whether the request is a HEAD.
-        body: comes behind the answer to a GET, for as long as the client reads: at most a gigabyte.
-    """
-
-    class Handler(StreamRequestHandler):
-        def handle(self) -> None:
-            with suppress(OSError):
-                asked = self.rfile.readline()
-                while self.rfile.readline().strip():
-                    pass
-                head_only = asked.startswith(b"HEAD")
-                self.wfile.write(head(head_only))
-                sent = 0
-                while body and not head_only and sent < 1 << 30:
-                    self.wfile.write(body)
-                    sent += len(body)
-
-    class Server(ThreadingTCPServer):
-        daemon_threads = True
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()

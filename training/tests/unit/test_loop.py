@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -259,18 +258,6 @@ def test_what_a_checkpoint_is_of_is_told_in_few_words(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="is of a run with data") as refusal:
         run(tmp_path, PLAN)
     assert len(str(refusal.value)) < 2000
-
-
-def test_a_checkpoint_with_compressed_parts_is_not_unpacked(tmp_path: Path) -> None:
-    run(tmp_path, PLAN)
-    content = tmp_path / NAME
-    with zipfile.ZipFile(content) as stored:
-        parts = {part.filename: stored.read(part) for part in stored.infolist()}
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as compressed:
-        for name, part in parts.items():
-            compressed.writestr(name, part)
-    with pytest.raises(Misconfigured, match="compressed parts"):
-        run(tmp_path, PLAN)
 
 
 @pytest.mark.parametrize(
