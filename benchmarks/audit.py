@@ -28,7 +28,7 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from workers.audit.judge import Judge, Topics
 from workers.audit.seen import Seen
 from workers.backends.kafka import ensure_topics
-from workers.backends.kafka_types import ReadRecord
+from workers.backends.kafka.types import ReadRecord
 from workers.cli.audit import Auditing
 from workers.settings import read
 from workers.types import Partition

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tagstream_testing.memory_log import BrokerTransaction, Log, TransactionState
-from workers.backends.kafka_types import ReadRecord
+from workers.backends.kafka.types import ReadRecord
 from workers.errors import Misconfigured, Unpublished
 from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Partition, Unreadable
 

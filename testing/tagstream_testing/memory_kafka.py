@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tagstream_testing.memory_broker import Fault, Member, MemoryBroker
 from tagstream_testing.memory_log import BrokerTransaction
-from workers.backends.kafka_types import (
+from workers.backends.kafka.types import (
     Delivery,
     FencingDetector,
     OffsetReset,

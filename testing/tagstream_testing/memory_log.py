@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from workers.backends.kafka_types import ReadRecord
+from workers.backends.kafka.types import ReadRecord
 from workers.types import Partition
 
 

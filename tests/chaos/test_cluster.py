@@ -19,7 +19,7 @@ from tests.fixtures import Stack, up_or_skip
 from tests.support.broker import catch_open_transaction
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, worker
-from workers.backends.kafka_client import answers
+from workers.backends.kafka.client import answers
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(500)]
 

@@ -9,9 +9,9 @@ import pytest
 from schemas.correction import CorrectionRecord, Word, correction, withdrawal
 from tagstream_testing.memory import MemoryCorrections
 from tests.support.waiting import eventually
-from workers.backends import kafka_reader
 from workers.backends.kafka import KafkaEmitter, ensure_topics
-from workers.backends.kafka_corrections import KafkaCorrections
+from workers.backends.kafka import reader as kafka_reader
+from workers.backends.kafka.corrections import KafkaCorrections
 from workers.errors import Misconfigured
 from workers.ports import CorrectionLog
 

@@ -18,7 +18,7 @@ from tests.support.kafka_worlds import (
     assignments_of,
     poll_until,
 )
-from workers.backends import kafka_publisher
+from workers.backends.kafka import publisher as kafka_publisher
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
 from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Transaction

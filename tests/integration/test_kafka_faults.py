@@ -20,8 +20,8 @@ from tagstream_testing.local.scratch import Scratch
 from tests.fixtures import up_or_skip
 from tests.support.kafka_worlds import KafkaWorld, assignments_of, poll_for
 from tests.support.waiting import eventually
-from workers.backends import kafka_publisher
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
+from workers.backends.kafka import publisher as kafka_publisher
 from workers.errors import TagstreamError, Unpublished
 from workers.service.logs import LimitedStream
 from workers.types import Assignment, Membership, Message, Transaction

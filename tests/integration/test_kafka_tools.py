@@ -12,7 +12,7 @@ from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.support.kafka_lag import lag
 from tests.support.kafka_worlds import KafkaWorld, assignments_of
 from workers.backends.kafka import KafkaEmitter, ensure_topics, read_range, tail, topic_exists
-from workers.backends.kafka_client import answers
+from workers.backends.kafka.client import answers
 from workers.errors import Misconfigured, Unavailable
 from workers.types import Message, Partition, Transaction
 

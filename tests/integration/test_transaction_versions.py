@@ -13,7 +13,7 @@ from tests.support.broker import BrokerBehindProxy, agree
 from tests.support.kafka_proxy import Api
 from tests.support.kafka_worlds import KafkaWorld, assignments_of
 from tests.support.waiting import eventually
-from workers.backends.kafka_topics import transaction_version
+from workers.backends.kafka.topics import transaction_version
 from workers.types import Message, Transaction
 
 pytestmark = pytest.mark.servers

@@ -16,7 +16,7 @@ record of each partition that takes part. The broker behaves as Apache Kafka doe
 owns a partition; it lets offsets without a generation through when the member id is empty too, or when the group is;
 a plain commit wins over a transaction's pending one; taking a transactional id aborts what is open under it.
 
-`Rules` are those of `workers/backends/kafka_publisher.py`, `kafka_types.refusal` and `pipeline/publishing.py`, each of
+`Rules` are those of `workers/backends/kafka/publisher.py`, `types.refusal` and `pipeline/publishing.py`, each of
 which can be taken out.
 """
 

@@ -14,7 +14,7 @@ from kafka.errors import TransactionalIdNotFoundError
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.support.kafka_proxy import KafkaProxy
 from tests.support.waiting import eventually
-from workers.backends.kafka_topics import transaction_version
+from workers.backends.kafka.topics import transaction_version
 
 
 class BrokerBehindProxy(ApacheKafka):

@@ -19,7 +19,7 @@ from tagstream_testing.memory_broker import MemoryBroker
 from tagstream_testing.memory_kafka import MemoryPublisher, MemoryRecordSource
 from tests.support.waiting import eventually
 from workers.backends.clock import SystemClock
-from workers.backends.kafka_types import Delivery
+from workers.backends.kafka.types import Delivery
 from workers.intake.limits import Limits
 from workers.intake.threads import ThreadIntake
 from workers.pipeline.profiles import default_profiles

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from kafka import KafkaConsumer
 
-from workers.backends.kafka_client import Security, connect, end_consumer, mapped
-from workers.backends.kafka_topics import partitions_of
+from workers.backends.kafka.client import Security, connect, end_consumer, mapped
+from workers.backends.kafka.topics import partitions_of
 from workers.types import Partition
 
 _TIMEOUT_MS = 10_000

@@ -18,7 +18,7 @@ from tagstream_testing.memory_broker import Member
 from tagstream_testing.memory_kafka import Fault, MemoryBroker, MemoryPublisher, MemoryRecordSource
 from tests.support.raw_kafka import ZSTD, batch, produce, record
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource, ensure_topics
-from workers.backends.kafka_types import Delivery, OffsetReset, ReadRecord
+from workers.backends.kafka.types import Delivery, OffsetReset, ReadRecord
 from workers.ports import Publisher, RecordSource
 from workers.types import Assignment, Headers, Membership, Partition, Record, Unreadable
 

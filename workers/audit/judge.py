@@ -32,7 +32,7 @@ Reached: TypeAlias = Mapping[Partition, tuple[int, int]]
 
 
 class Read(Protocol):
-    """A record as a reader of its topic has it: `workers.backends.kafka_types.ReadRecord`."""
+    """A record as a reader of its topic has it: `workers.backends.kafka.types.ReadRecord`."""
 
     @property
     def topic(self) -> str: ...

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from workers.audit.judge import Judge, Reached, Topics
     from workers.audit.report import AuditReport
     from workers.backends.kafka import Extent, Reach, ReadRecord
-    from workers.backends.kafka_types import Isolation
+    from workers.backends.kafka.types import Isolation
     from workers.settings import Settings
     from workers.types import Partition
 

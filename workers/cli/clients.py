@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from workers.backends import kafka_login
 from workers.backends.kafka import KafkaPublisher, KafkaRecordSource
-from workers.backends.kafka_corrections import KafkaCorrections
+from workers.backends.kafka import login as kafka_login
+from workers.backends.kafka.corrections import KafkaCorrections
 from workers.backends.no_cache import NoCache
 from workers.backends.oauth import ClientCredentials, GrantedToken
 from workers.backends.object_store import MinioObjectStore

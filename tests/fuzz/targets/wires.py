@@ -17,9 +17,9 @@ from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts
 from tests.support.raw_kafka import CONTROL, GZIP, LZ4, SNAPPY, ZSTD, batch, record
-from workers.backends.batch_codecs import Malformed, TooLarge
-from workers.backends.kafka_fetch import _batch
-from workers.backends.record_batches import MAX_HEADERS, batches
+from workers.backends.kafka.batches.batch import MAX_HEADERS, batches
+from workers.backends.kafka.batches.codecs import Malformed, TooLarge
+from workers.backends.kafka.fetch import _batch
 from workers.intake.header import Header
 from workers.intake.limits import Limits
 from workers.intake.processes.last_words import PIPE_BYTES

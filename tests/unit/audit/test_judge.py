@@ -10,7 +10,7 @@ from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, found,
 from workers.audit import judge
 from workers.audit.judge import CLOCKS_MS, Topics
 from workers.audit.seen import Seen
-from workers.backends.kafka_types import ReadRecord
+from workers.backends.kafka.types import ReadRecord
 from workers.types import Partition, Unreadable
 
 HOURS = CLOCKS_MS

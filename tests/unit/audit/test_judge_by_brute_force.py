@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, judged, outcome, record
 from workers.audit.seen import CHUNK, Seen
-from workers.backends.kafka_types import ReadRecord
+from workers.backends.kafka.types import ReadRecord
 
 STEP = CHUNK // 3 + 1
 """Between the offsets of two records: hardly two of them share a chunk, so that chunks come and go."""

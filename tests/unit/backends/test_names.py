@@ -15,7 +15,8 @@ from kafka import errors as kafka_errors
 from kafka.net.inet import KafkaNetSocket
 
 from tests.support.waiting import eventually
-from workers.backends import kafka_client, names
+from workers.backends import names
+from workers.backends.kafka import client as kafka_client
 from workers.backends.names import resolved
 from workers.errors import Unavailable
 

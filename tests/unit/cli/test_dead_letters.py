@@ -10,7 +10,7 @@ import pytest
 
 from schemas.dead_letter import Failure, dead_letter_headers, only_indexes, read_dead_letter_headers, without_nulls
 from tests.unit.cli.conftest import Ran
-from workers.backends.kafka_types import ReadRecord
+from workers.backends.kafka.types import ReadRecord
 from workers.cli.dead_letters import Choice, DeadLetterRecord, originals, print_table, up_to
 from workers.cli.times import moment_ms
 from workers.errors import Misconfigured

@@ -19,8 +19,8 @@ from tests.support.harness import BUCKET, DEAD, IN, OUT, SKIPPED, ColourTagger, 
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.raw_kafka import ZSTD, batch
 from tests.support.raw_kafka import record as raw
-from workers.backends.kafka_types import record_of
-from workers.backends.record_batches import Batch
+from workers.backends.kafka.batches.batch import Batch
+from workers.backends.kafka.types import record_of
 from workers.pipeline.commit.polling import runs
 from workers.types import Document, Headers, LabelScores, Message, Record
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from schemas.correction import Corrections
     from tagstream_train.data.samples import Sample
     from tagstream_train.engine.collect import Collection, Labels
-    from workers.backends.kafka_types import ReadRecord
+    from workers.backends.kafka.types import ReadRecord
     from workers.settings import Settings
 
 BATCH = 2_000

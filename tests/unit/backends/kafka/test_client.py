@@ -1,0 +1,355 @@
+"""How kafka-python's errors become ours, and the one private method of it that is guarded."""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import struct
+import time
+import tracemalloc
+import types
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
+
+import kafka
+import pytest
+from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
+from kafka.net.inet import KafkaNetSocket
+from kafka.producer.sender import Sender
+
+from tests.support.loopback import loopback
+from tests.support.waiting import bounded
+from workers.backends.kafka import client as kafka_client
+from workers.backends.kafka.client import RetryingNetClient, answers, connect, mapped, translated
+from workers.backends.kafka.publisher import cause_of
+from workers.errors import Broken, Misconfigured, Unavailable
+
+
+@pytest.mark.parametrize(
+    ("error", "ours"),
+    [
+        (kafka_errors.TopicAuthorizationFailedError({"images"}), Misconfigured),
+        (kafka_errors.SaslAuthenticationFailedError("bad password"), Misconfigured),
+        (kafka_errors.KafkaConfigurationError("no"), Misconfigured),
+        (kafka_errors.UnknownTopicOrPartitionError("images"), Misconfigured),
+        (kafka_errors.KafkaTimeoutError("late"), Unavailable),
+        (kafka_errors.KafkaConnectionError("reset"), Unavailable),
+        (kafka_errors.NotLeaderForPartitionError(), Unavailable),
+        (kafka_errors.UnknownError(), Unavailable),
+        (kafka_errors.IllegalStateError("closed"), Broken),
+    ],
+)
+def test_every_error_of_the_client_says_whose_fault_it_is(
+    error: kafka_errors.KafkaError, ours: type[Exception]
+) -> None:
+    told = translated("reading images", error)
+    assert type(told) is ours
+    assert "reading images" in str(told)
+
+
+def test_no_error_of_the_client_leaves_the_backend() -> None:
+    with pytest.raises(Unavailable) as told, mapped("listing topics"):
+        raise kafka_errors.KafkaTimeoutError("late")
+    assert isinstance(told.value.__cause__, kafka_errors.KafkaTimeoutError)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (kafka_errors.CommitFailedError(kafka_errors.UnknownMemberIdError()), "membership"),
+        (kafka_errors.IllegalGenerationError(), "membership"),
+        (kafka_errors.ProducerFencedError(), "fenced"),
+        (kafka_errors.KafkaError(kafka_errors.ProducerFencedError()), "fenced"),
+        (kafka_errors.InvalidProducerEpochError(), "fenced"),
+        (kafka_errors.KafkaTimeoutError("expired"), "timeout"),
+        (kafka_errors.MessageSizeTooLargeError(), "size"),
+        (kafka_errors.TopicAuthorizationFailedError({"out"}), "authorization"),
+        (kafka_errors.KafkaConnectionError(), "broker"),
+    ],
+)
+def test_a_failed_run_has_one_word_for_its_cause(error: kafka_errors.KafkaError, cause: str) -> None:
+    assert cause_of(error) == cause
+
+
+def test_a_cause_is_found_behind_the_error_that_wraps_it() -> None:
+    error = kafka_errors.KafkaError("Cannot execute transactional method")
+    error.__cause__ = kafka_errors.ProducerFencedError()
+    assert cause_of(error) == "fenced"
+
+
+def test_no_server_at_the_address_is_said_in_a_sentence_and_leaves_no_socket_behind() -> None:
+    with (
+        bounded(),
+        pytest.raises(Unavailable, match=r"none of 127\.0\.0\.1:\d+ answered within 0\.5 s; check the address"),
+    ):
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {}, timeout_s=0.5)
+
+
+def test_settings_that_the_client_does_not_know_are_said_in_a_sentence() -> None:
+    with pytest.raises(Misconfigured, match="ssl_moon"):
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", {"ssl_moon": 1}, timeout_s=0.5)
+
+
+def test_a_certificate_that_is_not_there_is_said_in_a_sentence() -> None:
+    security = {"security_protocol": "SSL", "ssl_cafile": "/nowhere/ca.pem"}
+    with pytest.raises((Misconfigured, Unavailable)):
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{unused_port()}", security, timeout_s=0.5)
+
+
+class _Socket(socket.socket):
+    """One whose addresses are not to be asked for."""
+
+    def __repr__(self) -> str:
+        raise AssertionError("it was asked for its addresses")
+
+
+def test_every_client_waits_for_its_sockets_without_asking_for_their_addresses() -> None:
+    made: list[Any] = []
+
+    def make(kafka_client: Callable[..., KafkaNetClient], **_: Any) -> None:
+        made.append(kafka_client())
+
+    connect(make, "127.0.0.1:1", {}, timeout_s=1.0)
+    [client] = made
+    net = client._net
+    before = len(net._selector.get_map())
+    with _Socket() as one:
+        net.register_event(one, selectors.EVENT_READ, lambda: None)
+        assert net._selector.get_key(one).fileobj is one
+        net.unregister_event(one, selectors.EVENT_READ)
+        net.unregister_event(one, selectors.EVENT_READ)
+        net.register_event(one, selectors.EVENT_READ, lambda: None)
+    net.unregister_event(one, selectors.EVENT_READ)  # closed meanwhile
+    assert len(net._selector.get_map()) == before
+    client.close()
+
+
+def test_a_busy_machine_is_no_warning_of_the_library() -> None:
+    made: list[KafkaNetClient] = []
+
+    def make(**settings: Any) -> None:
+        made.append(settings["kafka_client"](bootstrap_servers=[]))
+
+    connect(make, "127.0.0.1:1", {}, timeout_s=1.0)
+    [client] = made
+    assert client._net.config["slow_task_threshold_secs"] == 0
+    client.close()
+
+
+def test_tls_and_sasl_settings_reach_every_client_as_they_are() -> None:
+    security = {"security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "ssl_cafile": "ca.pem"}
+    make = Mock()
+    assert connect(make, "a:1", security, timeout_s=3, group_id="group") is make.return_value
+    settings = make.call_args.kwargs
+    assert settings["bootstrap_servers"] == ["a:1"]
+    assert settings["bootstrap_timeout_ms"] == 3_000
+    assert security.items() <= settings.items()
+    assert settings["reconnect_backoff_max_ms"] <= 1_000
+
+
+def test_a_node_that_hangs_is_not_waited_for_while_others_could_be_asked() -> None:
+    """kafka-python chooses the node, and waits for it as long as it may."""
+    client = object()
+    make = Mock(
+        side_effect=[kafka_errors.KafkaTimeoutError("a:1 hangs"), kafka_errors.KafkaTimeoutError("again"), client]
+    )
+    assert connect(make, "a:1,b:2", {}, timeout_s=30) is client
+    waited = [call.kwargs["bootstrap_timeout_ms"] for call in make.call_args_list]
+    assert waited == [1_000, 2_000, 4_000]
+    assert all(call.kwargs["bootstrap_servers"] == ["a:1", "b:2"] for call in make.call_args_list)
+
+
+def test_trying_several_nodes_ends_when_the_time_is_over() -> None:
+    make = Mock(side_effect=kafka_errors.KafkaTimeoutError("all hang"))
+    with pytest.raises(Unavailable, match="none of a:1,b:2 answered within 5 s"):
+        connect(make, "a:1,b:2", {}, timeout_s=5)
+    assert [call.kwargs["bootstrap_timeout_ms"] for call in make.call_args_list] == [1_000, 2_000, 2_000]
+
+
+def test_a_node_that_hangs_is_given_up_while_a_connection_to_it_is_made() -> None:
+    """The network client under each client says how long; ten seconds, if it is told nothing."""
+    client = connect(lambda **settings: settings["kafka_client"](bootstrap_servers="a:1"), "a:1", {}, timeout_s=1)
+    try:
+        assert client._manager.config["socket_connection_setup_timeout_ms"] == 3_000
+        assert client._manager.config["receive_message_max_bytes"] == 8 << 20
+    finally:
+        client.close()
+
+
+def framed(body: bytes) -> bytes:
+    return struct.pack(">i", len(body)) + body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(lambda _: struct.pack(">i", 2**31 - 1) + b"x" * 100, id="two gigabytes announced"),
+        pytest.param(lambda _: struct.pack(">i", 99_000_000) + b"x" * 100, id="99 megabytes announced"),
+        pytest.param(lambda _: struct.pack(">i", -5), id="a negative length"),
+        pytest.param(lambda asked: framed(asked), id="nothing behind the head"),
+        pytest.param(
+            lambda asked: framed(asked + b"\0\0" + b"\xff" * 4 + b"\x0f" + bytes(900)), id="4 billion entries"
+        ),
+        pytest.param(lambda asked: framed(bytes(4) + bytes(100)), id="the answer to another question"),
+        pytest.param(lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n", id="another protocol"),
+    ],
+)
+def test_a_broker_that_answers_nonsense_costs_its_time_and_little_memory(answer: Callable[[bytes], bytes]) -> None:
+    """Guard: `answer_bytes`; what a frame announces is allocated before it comes."""
+    tracemalloc.start()
+    with (
+        bounded(),
+        loopback(lambda connection, asked: connection.sendall(answer(asked[8:12]))) as server,
+        pytest.raises(Unavailable, match="none of"),
+    ):
+        connect(kafka.KafkaConsumer, f"127.0.0.1:{server.port}", {}, timeout_s=0.4)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+def test_a_broker_can_silence_a_connection_for_seconds_and_not_for_weeks() -> None:
+    """Guard: `_throttle_within_bounds`; four bytes of an answer held up a worker for 24 days, alive and well."""
+    net = Mock()
+    connection = KafkaConnection(net, node_id=1, broker_version_data=SimpleNamespace(broker_version=(4, 3)))
+    for asked_ms, silent_s in ((2**31 - 1, 15), (500, 0.5)):
+        connection._throttle_time = 0
+        connection._maybe_throttle(SimpleNamespace(throttle_time_ms=asked_ms))
+        until = net.call_at.call_args.args[0]
+        assert until - time.monotonic() == pytest.approx(silent_s, abs=0.4)
+
+
+class Waiting:
+    """A network in which a connection takes for ever."""
+
+    @types.coroutine
+    def wait_write(self, _: socket.socket, **__: object) -> Iterator[None]:
+        yield
+
+
+def test_a_client_that_is_closed_while_it_connects_leaves_no_socket_open() -> None:
+    """Guard: `_closing_what_it_gives_up`; kafka-python leaves it to the garbage collector."""
+    maker = KafkaNetSocket()
+    maker.connect_ex = lambda *_: errno.EINPROGRESS
+    with socket.socket() as connecting:
+        coroutine = maker.sock_connect(Waiting(), connecting, ("127.0.0.1", 1))
+        coroutine.send(None)
+        assert connecting.fileno() >= 0
+        coroutine.close()
+        assert connecting.fileno() == -1
+
+
+def test_an_absent_broker_does_not_answer() -> None:
+    assert not answers(f"127.0.0.1:{unused_port()}", {}, timeout_s=0.3)
+
+
+@pytest.mark.parametrize(
+    ("well", "all_answer"),
+    [({"a:1", "b:2", "[::1]:3"}, True), ({"b:2", "[::1]:3"}, True), ({"a:1", "b:2"}, False), (set(), False)],
+)
+def test_a_cluster_answers_when_each_broker_that_it_names_does(
+    monkeypatch: pytest.MonkeyPatch, well: set[str], all_answer: bool
+) -> None:
+    """It names b and ::1; a is an address of either. The client that is asked is a stand-in."""
+
+    class Asked:
+        def __init__(self, bootstrap_servers: list[str], **config: object) -> None:
+            self._node = bootstrap_servers[0]
+            self._manager = self
+            self.cluster = SimpleNamespace(
+                brokers=lambda: [SimpleNamespace(host="b", port=2), SimpleNamespace(host="::1", port=3)]
+            )
+
+        def bootstrap(self, timeout_ms: int) -> None:
+            if self._node not in well:
+                raise kafka_errors.KafkaTimeoutError(f"{self._node} within {timeout_ms} ms")
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(kafka_client, "KafkaNetClient", Asked)
+    assert answers("a:1,b:2", {}) is all_answer
+
+
+def test_the_guard_is_for_the_versions_that_it_was_made_for() -> None:
+    """A new release must be read again: is `await_ready` still what the sender asks, and does it still raise?"""
+    assert kafka.__version__.split(".")[:2] == ["3", "0"]
+
+
+class Unready(KafkaNetClient):  # type: ignore[misc]
+    """A client whose only node can't be reached."""
+
+    def __init__(self) -> None:
+        pass
+
+    def is_ready(self, node_id: Any) -> bool:
+        return False
+
+    def maybe_connect(self, node_id: Any, **kwargs: Any) -> None:
+        pass
+
+    @property
+    def _manager(self) -> Any:
+        return SimpleNamespace(_conns={}, cluster=None)
+
+
+class PatientlyUnready(RetryingNetClient, Unready):
+    pass
+
+
+def offer(client: KafkaNetClient) -> Mock:
+    """Let a sender find a node for the commit of a transaction; its transaction manager afterwards."""
+    manager = Mock()
+    manager.is_completing.return_value = False
+    manager.next_request_handler.return_value.needs_coordinator.return_value = True
+    accumulator = SimpleNamespace(has_incomplete=False)
+    sender = Sender(client, None, accumulator, transaction_manager=manager, request_timeout_ms=10, retry_backoff_ms=1)
+    assert sender._maybe_send_pending_request()
+    return manager
+
+
+def test_without_the_guard_the_sender_forgets_a_request_whose_node_is_away() -> None:
+    """When this fails, kafka-python has repaired it and the guard can go."""
+    manager = offer(Unready())
+    manager.retry.assert_not_called()
+
+
+def test_with_the_guard_the_sender_puts_the_request_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RetryingNetClient, "RETRY_S", 0.01)
+    manager = offer(PatientlyUnready())
+    manager.retry.assert_called_once_with(manager.next_request_handler.return_value)
+
+
+def test_a_producer_whose_thread_does_not_stop_is_not_replaced() -> None:
+    producer = Mock()
+    producer._sender.is_alive.return_value = True
+    with pytest.raises(Broken, match="does not stop"):
+        kafka_client.end_producer(producer, within_s=0.01)
+    producer._sender.force_close.assert_called_once()
+
+
+def test_a_producer_is_ended_although_closing_it_raises() -> None:
+    producer = Mock()
+    producer.close.side_effect = kafka_errors.KafkaTimeoutError("flush")
+    producer._sender.is_alive.return_value = False
+    kafka_client.end_producer(producer, within_s=1)
+    producer._sender.force_close.assert_called_once()
+    producer._sender.join.assert_called_once_with(1)
+
+
+def test_a_consumer_that_can_not_leave_its_group_closes_its_connections() -> None:
+    consumer = Mock()
+    consumer.close.side_effect = kafka_errors.NodeNotReadyError("the coordinator")
+    kafka_client.end_consumer(consumer)
+    consumer._client.close.assert_called_once_with()
+
+
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,95 @@
+"""The rules that the Kafka backend and its fake share."""
+
+from __future__ import annotations
+
+import pytest
+
+from workers.backends.kafka.types import FencingDetector, check_sendable, out_of_range, refusal
+from workers.errors import Broken
+from workers.types import NO_MEMBERSHIP, Assignment, Membership, Message, Partition
+
+PARTITION = Partition("images", 3)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_member_may_commit_for_its_current_assignments() -> None:
+    assignments = [Assignment(PARTITION, "me"), Assignment(Partition("images", 4), "me")]
+    assert refusal(Membership(7, "me"), assignments) is None
+
+
+@pytest.mark.parametrize("membership", [NO_MEMBERSHIP, Membership(-1, "me"), Membership(7, "")])
+def test_no_commit_is_made_without_a_membership(membership: Membership) -> None:
+    assert refusal(membership, [Assignment(PARTITION, membership.member_id)]) == "we are not a member of the group"
+
+
+def test_an_ended_assignment_is_refused_by_name() -> None:
+    ended = Assignment(PARTITION, "me")
+    ended.end()
+    assert (
+        refusal(Membership(7, "me"), [Assignment(Partition("images", 4), "me"), ended]) == "images:3 is no longer ours"
+    )
+
+
+def test_an_assignment_of_another_member_id_is_refused_although_it_is_current() -> None:
+    assert "assigned to 'before'" in str(refusal(Membership(7, "now"), [Assignment(PARTITION, "before")]))
+
+
+def test_the_gap_of_deleted_records_is_named() -> None:
+    text = out_of_range(PARTITION, 5, 9, 20)
+    assert "offsets 5 to 8 were deleted before they were read" in text
+    assert "--reset-offsets" in text
+
+
+def test_an_offset_beyond_the_end_is_told_apart_from_deleted_records() -> None:
+    assert "the partition ends at 20, before the offset that was committed" in out_of_range(PARTITION, 25, 9, 20)
+
+
+def test_what_no_publisher_can_send_is_refused_before_anything_is_sent() -> None:
+    limits = {"out": 1_000}
+    check_sendable([Message("out", b"k", None, ()), Message("out", None, b"v", (("h", b""), ("h", b"")))], limits)
+    for message, said in (
+        (Message("elsewhere", b"k", b"v", ()), "not one of the output topics"),
+        (Message("out", b"k", b"v" * 1_000, ()), "too large"),
+        (Message("out", None, None, ()), "a key or a value"),
+        (Message("out", b"k", b"v", (("h", None),)), "can't be null"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check_sendable([message], limits)
+
+
+def test_one_fencing_may_be_our_own_doing() -> None:
+    stolen = FencingDetector("worker-0", 10.0, Clock())
+    stolen.note("fenced")
+
+
+def test_fenced_again_soon_after_taking_the_id_back_means_that_another_process_has_it() -> None:
+    clock = Clock()
+    stolen = FencingDetector("worker-0", 10.0, clock)
+    stolen.note("fenced")
+    stolen.initialised()
+    clock.now += 9.9
+    with pytest.raises(Broken, match=r"'worker-0'.*TAGSTREAM_TRANSACTIONAL_ID"):
+        stolen.note("fenced")
+
+
+def test_fenced_again_after_a_transaction_timeout_may_be_our_own_doing_again() -> None:
+    clock = Clock()
+    stolen = FencingDetector("worker-0", 10.0, clock)
+    stolen.note("fenced")
+    stolen.initialised()
+    clock.now += 10.0
+    stolen.note("fenced")
+
+
+def test_a_fencing_after_recovering_from_something_else_is_the_first() -> None:
+    stolen = FencingDetector("worker-0", 10.0, Clock())
+    stolen.note("timeout")
+    stolen.initialised()
+    stolen.note("fenced")

@@ -1,0 +1,49 @@
+"""Apache Kafka by kafka-python: what other packages import of the Kafka modules."""
+
+from workers.backends.kafka.emitter import KafkaEmitter
+from workers.backends.kafka.extents import Extent, extents, offsets_at
+from workers.backends.kafka.group import GroupMember, GroupState, GroupWatch, Reach, Recent, group_watch, recent_offsets
+from workers.backends.kafka.publisher import KafkaPublisher
+from workers.backends.kafka.reader import Tail, between, first_times, read_range, tail
+from workers.backends.kafka.source import KafkaRecordSource
+from workers.backends.kafka.topics import (
+    TopicState,
+    brokers,
+    describe_topics,
+    ensure_topics,
+    max_message_bytes,
+    require_topics,
+    topic_exists,
+)
+from workers.backends.kafka.types import ReadRecord
+from workers.types import Membership
+
+__all__ = [
+    "Extent",
+    "GroupMember",
+    "GroupState",
+    "GroupWatch",
+    "KafkaEmitter",
+    "KafkaPublisher",
+    "KafkaRecordSource",
+    "Membership",
+    "Reach",
+    "ReadRecord",
+    "Recent",
+    "Tail",
+    "TopicState",
+    "between",
+    "brokers",
+    "describe_topics",
+    "ensure_topics",
+    "extents",
+    "first_times",
+    "group_watch",
+    "max_message_bytes",
+    "offsets_at",
+    "read_range",
+    "recent_offsets",
+    "require_topics",
+    "tail",
+    "topic_exists",
+]

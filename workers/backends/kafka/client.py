@@ -1,0 +1,381 @@
+"""What every use of kafka-python here has in common: settings, the errors it may raise, and making and ending clients.
+
+No exception of the client library leaves the backend; `mapped` turns them all into ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
+
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
+from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
+from kafka.net.connection import KafkaConnection
+from kafka.net.inet import KafkaNetSocket
+
+from workers.backends.kafka import answers as kafka_answers
+from workers.backends.names import resolved
+from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
+
+logger = logging.getLogger(__name__)
+_library_log = logging.getLogger(KafkaNetSocket.__module__)
+
+Client = TypeVar("Client")
+Security = Mapping[str, Any]
+"""TLS and SASL settings by kafka-python's names: security_protocol, ssl_cafile, sasl_mechanism, …"""
+
+CLIENT_ID = "tagstream"
+
+_FIRST_TRY_S = 1.0
+"""How long one of several nodes is waited for at first."""
+
+
+class _Selector(selectors.DefaultSelector):
+    """kafka-python 3.0.12 asks for a socket's key before each wait for it, when there is none. That of a number is
+    refused at once; for the refusal of a socket, the standard library asks the system for both of its addresses, twice.
+    """
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        number = fileobj.fileno()
+        return super().get_key(number if number >= 0 else fileobj)
+
+
+_SETUP: dict[str, Any] = {
+    "selector": _Selector,
+    # It would warn of each step that takes 0.1 s, which every step may on a busy machine. What hangs we see ourselves.
+    "slow_task_threshold_secs": 0,
+    # The default of 10 s is how long a node that hangs is waited for each time that chance leads back to it.
+    "socket_connection_setup_timeout_ms": 3_000,
+    "socket_connection_setup_timeout_max_ms": 10_000,
+}
+"""For the network client under each client; those that it is under do not take these by name."""
+
+ANSWER_BYTES = 8 << 20
+"""The longest answer that is taken where no records are fetched: the names of some 100,000 partitions fit."""
+
+FETCH_ANSWER_BYTES = 100_000_000
+"""The longest that may hold records. An answer brings a batch whole, however large its topic lets it be."""
+
+SHARED: dict[str, Any] = {
+    "client_id": CLIENT_ID,
+    # The default of 30 s keeps a client away for as long after a broker has come back.
+    "reconnect_backoff_max_ms": 800,
+}
+
+LOOKUP_S = 2.0
+"""For the addresses of a broker's name to be found; an answer that comes later serves the next try."""
+
+THROTTLE_MS = 15_000
+"""The longest that a broker may tell us to be silent. It enforces its quotas by itself, within 11 s by its defaults."""
+
+_NOT_ALLOWED = (
+    kafka_errors.AuthorizationError,
+    kafka_errors.SaslAuthenticationFailedError,
+    kafka_errors.UnsupportedSaslMechanismError,
+    kafka_errors.IllegalSaslStateError,
+)
+_WRONG_SETTINGS = (
+    kafka_errors.KafkaConfigurationError,
+    kafka_errors.InconsistentGroupProtocolError,
+    kafka_errors.InvalidSessionTimeoutError,
+    kafka_errors.InvalidTransactionTimeoutError,
+    kafka_errors.InvalidTopicError,
+    kafka_errors.InvalidPartitionsError,
+    kafka_errors.InvalidReplicationFactorError,
+    kafka_errors.InvalidConfigurationError,
+    kafka_errors.PolicyViolationError,
+    kafka_errors.UnsupportedVersionError,
+    kafka_errors.UnsupportedCodecError,
+)
+
+
+_MALFORMED = (
+    kafka_errors.KafkaProtocolError,
+    kafka_errors.UnknownBrokerIdError,
+    kafka_errors.QuotaViolationError,
+)
+"""A broker's own faults that kafka-python does not count among those that may pass."""
+
+
+def translated(doing: str, error: kafka_errors.KafkaError) -> TagstreamError:
+    """The error of ours that says what went wrong while `doing` something, a phrase such as "reading images"."""
+    if isinstance(error, _NOT_ALLOWED):
+        return Misconfigured(f"Kafka does not allow {doing}: {error}. Check the user's password and its ACLs")
+    if isinstance(error, _WRONG_SETTINGS):
+        return Misconfigured(f"Kafka refuses {doing}: {error}")
+    if isinstance(error, kafka_errors.UnknownTopicOrPartitionError):
+        return Misconfigured(f"{doing}: the topic does not exist; create it first")
+    if passing(error) or isinstance(error, (kafka_errors.BrokerResponseError, *_MALFORMED)):
+        return Unavailable("kafka", f"{doing}: {error}")
+    return Broken(f"the Kafka client failed {doing}: {error}")
+
+
+def no_such_topic(*topics: str) -> Misconfigured:
+    """What every command says of topics that are missing."""
+    return Misconfigured(
+        "\n".join(
+            f"the topic {topic!r} does not exist; create it first (`tagstream topics create`, or kafka-topics.sh "
+            f"--create --topic {topic}), or correct what names it"
+            for topic in topics
+        )
+    )
+
+
+def require_among(known: Iterable[str], topics: Iterable[str]) -> None:
+    """
+    Raises:
+        Misconfigured: some of these topics are not among those that the cluster has; all of them are named.
+    """
+    there = set(known)
+    if missing := [topic for topic in dict.fromkeys(topics) if topic not in there]:
+        raise no_such_topic(*missing)
+
+
+def passing(error: kafka_errors.KafkaError) -> bool:
+    """Whether the same call may succeed later."""
+    return bool(error.retriable)
+
+
+@contextmanager
+def sensible(doing: str) -> Iterator[None]:
+    """Context for a call whose arguments are right: what kafka-python raises then comes of a broker's answer.
+
+    Raises:
+        Broken: the client could make nothing of an answer. Its state is then unknown.
+    """
+    try:
+        yield
+    except kafka_answers.NONSENSE as error:
+        logger.debug("in the Kafka client", exc_info=True)
+        raise Broken(f"{doing}: the Kafka client can make nothing of what the broker answers ({error!r})") from error
+
+
+@contextmanager
+def mapped(doing: str) -> Iterator[None]:
+    """Let no exception of kafka-python through.
+
+    Raises:
+        Misconfigured, Unavailable, Broken: see `translated`.
+    """
+    try:
+        yield
+    except kafka_errors.KafkaError as error:
+        raise translated(doing, error) from error
+
+
+def connect(
+    make: Callable[..., Client],
+    servers: str,
+    security: Security,
+    *,
+    timeout_s: float,
+    answer_bytes: int = ANSWER_BYTES,
+    **settings: Any,
+) -> Client:
+    """Make one of kafka-python's clients, which talk to the broker before they are made.
+
+    Args:
+        make: KafkaConsumer, KafkaProducer or KafkaAdminClient.
+        servers: "host:port,host:port".
+        timeout_s: how long to try.
+        answer_bytes: a broker that announces a longer answer is disconnected before it is read.
+
+    Raises:
+        Unavailable: no broker answered. kafka-python does not say why: a wrong password looks the same.
+        Misconfigured: settings that can't work.
+    """
+    nodes = servers.split(",")
+    sockets: list[KafkaNetClient] = []
+    base = settings.pop("kafka_client", KafkaNetClient)
+
+    def remember(**config: Any) -> KafkaNetClient:
+        # By the client's own name the least is what its fetches may bring, also where it never fetches.
+        sockets.append(base(**{**config, **_SETUP, "receive_message_max_bytes": answer_bytes}))
+        return sockets[-1]
+
+    for try_s in _tries(timeout_s, len(nodes)):
+        try:
+            return make(
+                bootstrap_servers=nodes,
+                bootstrap_timeout_ms=int(try_s * 1000),
+                kafka_client=remember,
+                **SHARED,
+                **security,
+                **settings,
+            )
+        except (OSError, ssl.SSLError, ValueError, AssertionError) as error:
+            raise Misconfigured(f"the Kafka settings can't work: {error}") from error
+        except kafka_errors.KafkaError as error:
+            # A constructor that fails leaves its sockets and its thread behind.
+            while sockets:
+                sockets.pop().close()
+            if not isinstance(error, kafka_errors.KafkaTimeoutError):
+                raise translated(f"connecting to {servers}", error) from error
+            silence = error
+    if unknown := [node for node in nodes if not _has_address(node)]:
+        why = f"none of {servers} answered within {timeout_s:g} s; no address is found for {', '.join(unknown)}"
+    else:
+        why = f"none of {servers} answered within {timeout_s:g} s; check the address, TLS and the password"
+    raise Unavailable("kafka", why) from silence
+
+
+def _has_address(node: str) -> bool:
+    host, _, port = node.rpartition(":")
+    try:
+        return bool(resolved(host.strip("[]"), int(port), LOOKUP_S))
+    except (OSError, ValueError):
+        return False
+
+
+def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
+    """How long to wait for an answer, time after time, until `timeout_s` is over.
+
+    kafka-python asks one node, any of those that it is given, and gives it all the time that there is: one that accepts
+    connections and hangs would be waited for although others are well.
+    """
+    left_s, try_s = timeout_s, _FIRST_TRY_S if nodes > 1 else timeout_s
+    while left_s > 0:
+        yield min(try_s, left_s)
+        left_s -= try_s
+        try_s *= 2
+
+
+def _throttle_within_bounds(throttle: Callable[[KafkaConnection, Any], None]) -> Callable[[KafkaConnection, Any], None]:
+    """Bound how long a broker can silence a client: kafka-python 3.0.12 obeys for up to 24 days."""
+
+    def bounded(connection: KafkaConnection, response: Any) -> None:
+        if getattr(response, "throttle_time_ms", 0) > THROTTLE_MS:
+            response.throttle_time_ms = THROTTLE_MS
+        throttle(connection, response)
+
+    return bounded
+
+
+def _closing_what_it_gives_up(sock_connect: Callable[..., Any]) -> Callable[..., Any]:
+    """kafka-python 3.0.12 leaves the socket of a connection that comes to nothing to the garbage collector."""
+
+    async def closing(maker: KafkaNetSocket, net: Any, sock: socket.socket, *where: Any, **until: Any) -> socket.socket:
+        try:
+            return cast(socket.socket, await sock_connect(maker, net, sock, *where, **until))
+        except BaseException:  # a client that is closed meanwhile ends its coroutines
+            sock.close()
+            raise
+
+    return closing
+
+
+def _lookup_within_a_time(_maker: KafkaNetSocket, host: str, port: int, raise_error: bool = False) -> Sequence[Any]:
+    """kafka-python 3.0.12 waits for the system to resolve a name, in the thread that polls and sends heartbeats too,
+    and lets the error of a name that can't be one end it. It asks again and again: the line counts as its own, of
+    which a worker's log has one until it is quiet, and a command none."""
+    try:
+        return resolved(host, port, LOOKUP_S)
+    except (OSError, ValueError) as error:
+        if raise_error:
+            raise kafka_errors.KafkaConnectionError(f"{host}:{port} can't be resolved: {error}") from error
+        _library_log.warning("%s:%d can't be resolved: %s", host, port, error)
+        return []
+
+
+# Connections are made deep inside of every client.
+kafka_answers.install()
+KafkaNetSocket.dns_lookup = _lookup_within_a_time
+KafkaNetSocket.sock_connect = _closing_what_it_gives_up(KafkaNetSocket.sock_connect)
+KafkaConnection._maybe_throttle = _throttle_within_bounds(KafkaConnection._maybe_throttle)
+
+
+class RetryingNetClient(KafkaNetClient):  # type: ignore[misc]
+    """The network client of a producer that outlives a broker's absence.
+
+    kafka-python 3.0.12 drops a transaction's request for ever when its connection can't be made (the sender takes
+    the exception of `await_ready` for a reason to look for the coordinator, and forgets to put the request back); the
+    thread that waits for its answer then never returns. It does put it back when the answer is "not ready".
+    """
+
+    RETRY_S = 0.1
+
+    def await_ready(self, node_id: Any, timeout_ms: float = 30000) -> bool:
+        try:
+            return bool(super().await_ready(node_id, timeout_ms=timeout_ms))
+        except kafka_errors.KafkaError as error:
+            logger.debug("node %s is not ready: %s", node_id, error)
+            time.sleep(self.RETRY_S)
+            return False
+
+
+def answers(servers: str, security: Security, *, timeout_s: float = 2.0) -> bool:
+    """Whether every broker of the cluster answers a fresh connection, each within `timeout_s`.
+
+    A broker that has just died is named by the others until the controller gives it up (9 s by Kafka's defaults), and
+    for as long no other broker leads its partitions.
+    """
+    for node in servers.split(","):
+        if (brokers := _named_by(node, security, timeout_s)) is not None:
+            return all(_named_by(broker, security, timeout_s) is not None for broker in brokers - {node})
+    return False
+
+
+def _named_by(node: str, security: Security, timeout_s: float) -> set[str] | None:
+    """host:port of the brokers that this one names; None if it does not answer."""
+    client = KafkaNetClient(bootstrap_servers=[node], **SHARED, **_SETUP, **security)
+    try:
+        client._manager.bootstrap(timeout_ms=int(timeout_s * 1000))
+        return {_address(broker.host, broker.port) for broker in client.cluster.brokers()}
+    except (kafka_errors.KafkaError, OSError):
+        return None
+    finally:
+        client.close()
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def end_producer(producer: KafkaProducer, *, within_s: float) -> None:
+    """Stop a producer for good, whatever state it is in, so that nothing of it can reach a broker any more.
+
+    `close` flushes first, and may leave by an exception before its thread was told to stop, hence the rest.
+
+    Raises:
+        Broken: its thread does not stop.
+    """
+    try:
+        producer.close(timeout=3)
+    except kafka_errors.KafkaError as error:
+        logger.debug("closing the producer: %s", error)
+    sender = producer._sender
+    sender.force_close()
+    sender.join(within_s)
+    # Else the finalizer would try to flush again.
+    producer._closed = True
+    if sender.is_alive():
+        raise Broken("the thread of the old Kafka producer does not stop; its messages could still be sent")
+
+
+def end_consumer(consumer: KafkaConsumer, *, within_s: float = 3.0) -> None:
+    """Close a consumer, leaving its group; an unreachable broker learns of it by the session timeout instead."""
+    try:
+        consumer.close(autocommit=False, timeout_ms=int(within_s * 1000))
+    except kafka_errors.KafkaError as error:
+        logger.debug("closing the consumer: %s", error)
+    finally:
+        # An error on the way out, such as a coordinator that can't be told, leaves the connections open.
+        consumer._client.close()
+
+
+@contextmanager
+def admin(servers: str, security: Security, *, timeout_s: float = 10.0) -> Iterator[KafkaAdminClient]:
+    """An admin client for a few calls; its exceptions are mapped."""
+    client = connect(KafkaAdminClient, servers, security, timeout_s=timeout_s)
+    try:
+        with mapped("asking the cluster"):
+            yield client
+    finally:
+        client.close()

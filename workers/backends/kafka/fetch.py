@@ -1,0 +1,262 @@
+"""How our consumers read what kafka-python has fetched: by our own reader, within bounds, never twice in one place.
+
+kafka-python 3.0.12 reads a batch with no bound on what it decompresses to; takes a header's name that is not UTF-8 for
+a corrupt record; and after any error keeps the half-read batch and goes round for ever in the next poll. So the one
+class of it that reads batches is replaced, on each consumer by itself. What is patched, and why:
+
+* `Fetcher.PartitionRecords`, made for each answer: the reader itself.
+* `Fetcher._parse_fetched_data`: takes the bytes away before the library looks at them, and notes how far the partition
+  can be read, which the library forgets.
+* `Fetcher._send_fetches_async`: asks for nothing while an answer waits to be read. An answer that comes just as a poll
+  begins is else overlooked: the next request leaves its partitions out, whose new records then wait until that one is
+  answered (up to `fetch_max_wait_ms`), or the poll takes it that nothing is under way, and sleeps for 100 ms.
+
+`tests/unit/backends/kafka/test_fetch.py` notices a library in which these are not what they were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+from kafka import TopicPartition
+from kafka.errors import CorruptRecordError
+from kafka.protocol.consumer import IsolationLevel
+
+from workers.backends.kafka.batches.batch import Batch, batches
+from workers.backends.kafka.batches.codecs import Malformed, TooLarge
+from workers.backends.kafka.batches.legacy import LegacyBatch
+from workers.backends.kafka.types import ReadRecord
+from workers.types import Partition, Unreadable
+
+_MAGIC_AT, _SHORTEST = 16, 18
+"""Where every format has the number of its version, and the shortest head of them all."""
+
+BATCH_BYTES = 32 << 20
+"""What one batch may hold in memory by default."""
+
+
+class BoundedReading:
+    """Bounds what a consumer's polls hold in memory. Belongs to the thread that polls.
+
+    Call `begin` before each poll. What a poll has fetched and may not read any more is let go, and fetched again. A
+    broker puts its partitions in the same order into every answer, so those that were not read wait in a row, and the
+    first of them is read before any other: a partition full of batches that are too large delays no other for long.
+
+    Args:
+        consumer: a KafkaConsumer that has fetched nothing yet.
+        batch_bytes: one batch that would hold more is not opened.
+        poll_bytes: after so many bytes a poll reads no further batch.
+    """
+
+    def __init__(self, consumer: Any, *, batch_bytes: int, poll_bytes: int) -> None:
+        self.batch_bytes = batch_bytes
+        self._poll_bytes = poll_bytes
+        self._left = poll_bytes
+        self._waiting: dict[TopicPartition, None] = {}
+        self._offered: set[TopicPartition] = set()
+        self._held_up = False
+        self._failed: dict[TopicPartition, tuple[int, int]] = {}
+        self._opens: dict[TopicPartition, tuple[int, float]] = {}
+        """Where the first open transaction of a partition begins, and since when that is known."""
+        self._fetcher = consumer._fetcher
+        self._parse: Callable[[Any], Any] = self._fetcher._parse_fetched_data
+        self._send: Callable[[], Awaitable[Any]] = self._fetcher._send_fetches_async
+        self._fetcher.PartitionRecords = self._make
+        self._fetcher._parse_fetched_data = self._parse_fetched_data
+        self._fetcher._send_fetches_async = self._send_fetches_async
+
+    def begin(self) -> None:
+        """A poll begins. A partition that held up the others in the last one and was absent does not do so again."""
+        head = next(iter(self._waiting), None)
+        if self._held_up and head is not None and head not in self._offered:
+            del self._waiting[head]
+        self._left = self._poll_bytes
+        self._offered.clear()
+        self._held_up = False
+
+    def may_read(self, partition: TopicPartition) -> bool:
+        """Whether it is this partition's turn; if not, it waits for it from now on."""
+        self._offered.add(partition)
+        head = next(iter(self._waiting), partition)
+        if head == partition and not self.exhausted:
+            self._waiting.pop(partition, None)
+            return True
+        self._waiting.setdefault(partition)
+        self._held_up |= head != partition
+        return False
+
+    @property
+    def exhausted(self) -> bool:
+        return self._left <= 0
+
+    def spend(self, size: int) -> None:
+        self._left -= size
+
+    def failed_before(self, partition: TopicPartition, batch: Batch, checksum: int) -> bool:
+        """Whether just these bytes came before: then it is not the network that spoils them."""
+        seen = batch.head.base_offset, checksum
+        again = self._failed.get(partition) == seen
+        self._failed[partition] = seen
+        return again
+
+    def held_up_s(self, partition: TopicPartition, position: int) -> float:
+        """How long an open transaction has hidden what stands at this position; 0: none does. Any thread."""
+        begins, since = self._opens.get(partition, (position + 1, 0.0))
+        return time.monotonic() - since if position >= begins else 0.0
+
+    def forget(self, partition: TopicPartition) -> None:
+        """It is read no more: what was known of it may be out of date when it comes again. Any thread."""
+        self._opens.pop(partition, None)
+
+    def _note_open(self, partition: TopicPartition, told: Any) -> None:
+        """A broker mentions a partition only where something of it has changed."""
+        stable = told.last_stable_offset
+        if told.error_code or not 0 <= stable < told.high_watermark:
+            self._opens.pop(partition, None)
+        elif self._opens.get(partition, (-1, 0.0))[0] != stable:
+            self._opens[partition] = stable, time.monotonic()
+
+    async def _send_fetches_async(self) -> Any:
+        """On the thread that takes answers in: none comes in between."""
+        return [] if self._fetcher._completed_fetches else await self._send()
+
+    def _parse_fetched_data(self, completed: Any) -> Any:
+        data, completed.partition_data.records = completed.partition_data.records or b"", b""
+        self._note_open(completed.topic_partition, completed.partition_data)
+        parsed = self._parse(completed)
+        if parsed is not None:
+            parsed.give(data, completed.partition_data.high_watermark)
+        return parsed
+
+    def _make(
+        self,
+        fetch_offset: int,
+        partition: TopicPartition,
+        _records: Any,
+        *,
+        isolation_level: int,
+        aborted_transactions: Sequence[Any] | None,
+        on_drain: Callable[[Any], None],
+        **_others: Any,
+    ) -> _Fetched:
+        leader_epoch = self._fetcher._subscriptions.assignment[partition].position.leader_epoch
+        committed_only = isolation_level == IsolationLevel.READ_COMMITTED
+        aborted = aborted_transactions or () if committed_only else ()
+        return _Fetched(self, partition, fetch_offset, leader_epoch, aborted, on_drain)
+
+
+class _Fetched:
+    """One partition's part of an answer; the attributes without an underscore are those that kafka-python uses."""
+
+    def __init__(
+        self,
+        reading: BoundedReading,
+        partition: TopicPartition,
+        fetch_offset: int,
+        leader_epoch: int,
+        aborted: Sequence[Any],
+        on_drain: Callable[[Any], None],
+    ) -> None:
+        self.topic_partition = partition
+        self.next_fetch_offset = fetch_offset
+        self.leader_epoch = leader_epoch
+        self.bytes_read = 0
+        self._reading = reading
+        self._aborting = deque(sorted(aborted, key=lambda transaction: transaction.first_offset))
+        self._aborted: set[int] = set()
+        self._on_drain = on_drain
+        self._batches: Iterator[memoryview] | None = None
+        self._end = 0
+        self._size = 0
+
+    def give(self, data: bytes, end: int) -> None:
+        """What was fetched, and the offset at which the partition ends."""
+        self._batches, self._size, self._end = batches(data), len(data), end
+
+    def __bool__(self) -> bool:
+        return self._batches is not None
+
+    def drain(self) -> None:
+        if self._batches is not None:
+            self._batches = None
+            self._on_drain(self)
+
+    def take(self, _most: int | None = None) -> list[ReadRecord]:
+        """All that a poll may read of it, after which nothing of it is left.
+
+        Raises:
+            CorruptRecordError: the position could not move. The broker is asked again, no sooner than at the next poll.
+        """
+        if not self._reading.may_read(self.topic_partition):
+            self.drain()
+            return []
+        before, found = self.next_fetch_offset, list[ReadRecord]()
+        spoilt = None
+        for data in self._batches or ():
+            if self._reading.exhausted:
+                break
+            try:
+                found += self._read(_batch(data))
+            except (Malformed, CorruptRecordError) as error:
+                spoilt = str(error)
+                break
+        stays = self._size and self.next_fetch_offset == before and not self._reading.exhausted
+        self.drain()
+        if stays:
+            raise CorruptRecordError(f"{Partition(*self.topic_partition)} at {before}: {spoilt or 'no whole batch'}")
+        return found
+
+    def _read(self, batch: Batch) -> list[ReadRecord]:
+        checksum = batch.checksum
+        failed = checksum != batch.head.crc
+        if failed and not self._reading.failed_before(self.topic_partition, batch, checksum):
+            raise CorruptRecordError(f"the batch at {batch.head.base_offset} fails its checksum; it is fetched again")
+        first = self.next_fetch_offset
+        last = min(batch.last_offset, self._end - 1) if failed else batch.last_offset
+        self.next_fetch_offset = max(first, last + 1)
+        self.leader_epoch = batch.head.leader_epoch
+        self.bytes_read += len(batch.data)
+        if self.next_fetch_offset == first or not (failed or self._is_for_readers(batch)):
+            return []
+        first = max(first, batch.head.base_offset)
+        place = Partition(*self.topic_partition)
+        try:
+            if failed:
+                raise Malformed("fails its checksum")
+            records, size = batch.records(place, self._reading.batch_bytes)
+        except TooLarge:
+            why = f"more than {self._reading.batch_bytes} bytes in memory, {len(batch.data)} as stored; see"
+            why += f" TAGSTREAM_POLLED_BYTES. Offsets {first} to {last}"
+            unread = batch.unread(place, first, last, Unreadable("batch-too-large", why), keep=False)
+        except Malformed as error:
+            why = f"offsets {first} to {last}: {error}"
+            unread = batch.unread(place, first, last, Unreadable("batch-unreadable", why), keep=True)
+        else:
+            self._reading.spend(size)
+            return [record for record in records if record.offset >= first]
+        # To find that out may have taken as long as the largest batch that can be read.
+        self._reading.spend(self._reading.batch_bytes)
+        return [unread]
+
+    def _is_for_readers(self, batch: Batch) -> bool:
+        """Whether it holds records of no aborted transaction."""
+        while self._aborting and self._aborting[0].first_offset <= batch.last_offset:
+            self._aborted.add(self._aborting.popleft().producer_id)
+        if batch.control:
+            if batch.ends_aborted():
+                self._aborted.discard(batch.head.producer_id)
+            return False
+        return not (batch.transactional and batch.head.producer_id in self._aborted)
+
+
+def _batch(data: memoryview) -> Batch:
+    """
+    Raises:
+        Malformed: too short to be one.
+    """
+    if len(data) < _SHORTEST:
+        raise Malformed(f"a batch of {len(data)} bytes")
+    return LegacyBatch.of(data) if data[_MAGIC_AT] <= 1 else Batch.of(data)

@@ -1,0 +1,295 @@
+"""Reading topics as any outsider would: committed records only, in no group, nothing committed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from kafka import KafkaConsumer, TopicPartition
+
+from workers.backends.kafka.client import FETCH_ANSWER_BYTES, Security, connect, end_consumer, mapped
+from workers.backends.kafka.fetch import BATCH_BYTES, BoundedReading
+from workers.backends.kafka.topics import first_since, numbers, partitions_of
+from workers.backends.kafka.types import Isolation, ReadRecord
+from workers.errors import Misconfigured, Unavailable
+from workers.types import Partition
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_S = 10.0
+"""How long a broker is tried to be reached."""
+
+_POLL_S = 0.2
+
+_ONE_BATCH_BYTES = 64 << 10
+"""What is fetched of a partition at once where its first record is all that is wanted. A larger batch comes whole."""
+
+
+class Tail:
+    """Some partitions read from a settled position on. Made by `tail` and `read_range`.
+
+    Iterating goes on until the ends that were set, or for ever; `poll` takes what is there. Use it in a `with`, or
+    `close` it.
+    """
+
+    def __init__(
+        self,
+        consumer: Any,
+        ends: dict[TopicPartition, int] | None,
+        until: Callable[[], bool] | None = None,
+        *,
+        unreadable: bool = False,
+    ) -> None:
+        self._consumer = consumer
+        self._unreadable = unreadable
+        self._reading = BoundedReading(consumer, batch_bytes=BATCH_BYTES, poll_bytes=BATCH_BYTES)
+        self._ends = ends
+        self._until = until
+
+    def poll(self, timeout_s: float) -> list[ReadRecord]:
+        """What has come, waiting at most this long for the first of it. Each partition's records come in order.
+
+        What can't be read is passed over with a warning, unless it was asked for.
+
+        Raises:
+            Unavailable, Misconfigured: see `workers.backends.kafka.client.mapped`.
+        """
+        self._reading.begin()
+        with mapped("reading"):
+            batches: dict[TopicPartition, list[ReadRecord]] = self._consumer.poll(timeout_ms=timeout_s * 1000)
+            self._pause_what_is_read()
+        return [
+            read
+            for partition, batch in batches.items()
+            for read in batch
+            if (self._ends is None or read.offset < self._ends[partition]) and (self._unreadable or _readable(read))
+        ]
+
+    def _pause_what_is_read(self) -> None:
+        """What comes behind the ends that were set is not fetched while other partitions are read."""
+        ends = self._ends or {}
+        self._consumer.pause(*(place for place, end in ends.items() if self._consumer.position(place) >= end))
+
+    def __iter__(self) -> Iterator[ReadRecord]:
+        while not self.at_end():
+            yield from self.poll(_POLL_S)
+            if self._until is not None and self._until():
+                return
+
+    def close(self) -> None:
+        end_consumer(self._consumer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def positions(self) -> dict[Partition, int]:
+        """Where each partition is read next: behind all that was polled, and behind markers and aborted records."""
+        with mapped("asking for positions"):
+            return {Partition(*place): self._consumer.position(place) for place in self._consumer.assignment()}
+
+    def numbers(self, topic: str) -> list[int]:
+        """The numbers of the topic's partitions, of which later ones may not be read here.
+
+        Raises:
+            Misconfigured: it does not exist any more.
+        """
+        with mapped(f"asking for the partitions of {topic}"):
+            return numbers(self._consumer, topic)
+
+    def left(self) -> int:
+        """Offsets up to the ends that were set, some of which may be no records; 0 without ends."""
+        positions = self.positions()
+        return sum(max(0, end - positions[Partition(*place)]) for place, end in (self._ends or {}).items())
+
+    def at_end(self) -> bool:
+        """Whether all up to the ends that were set has been read; never without ends."""
+        if self._ends is None:
+            return False
+        # Positions move over markers and aborted records too, which `poll` never shows.
+        with mapped("asking for positions"):
+            return all(self._consumer.position(partition) >= end for partition, end in self._ends.items())
+
+
+def _readable(read: ReadRecord) -> bool:
+    if (why := read.unreadable) is not None:
+        logger.warning(
+            "%s:%d:%d is passed over (%s): %s", read.topic, read.partition, read.offset, why.reason, why.detail
+        )
+    return why is None
+
+
+def tail(
+    servers: str,
+    topics: Sequence[str],
+    *,
+    start: Literal["beginning", "end"] = "end",
+    since_ms: int | None = None,
+    at: Mapping[Partition, int] | None = None,
+    follow: bool = True,
+    until: Callable[[], bool] | None = None,
+    security: Security | None = None,
+) -> Tail:
+    """Read whole topics. What is committed after this returns is in it, whenever iterating begins.
+
+    Args:
+        start: where every partition begins.
+        since_ms: begin with each partition's first record of this time or later instead, in ms since 1970.
+        at: offsets to begin at instead, of some partitions; one that the topic no longer has is its first.
+        follow: go on for ever; else up to what is committed now.
+        until: asked about five times a second while iterating; true ends it.
+
+    Raises:
+        Misconfigured: a topic does not exist.
+        Unavailable: no broker answers.
+    """
+    consumer = _consumer(servers, security)
+    try:
+        with mapped(f"reading {', '.join(topics)}"):
+            partitions = partitions_of(consumer, topics)
+            consumer.assign(partitions)
+            ends = consumer.end_offsets(partitions, timeout_ms=10_000)
+            first = consumer.beginning_offsets(partitions, timeout_ms=10_000)
+            starts = dict(ends if start == "end" else first)
+            if since_ms is not None:
+                since = first_since(consumer, partitions, since_ms)
+                starts = {place: ends[place] if offset is None else offset for place, offset in since.items()}
+            for partition, offset in (at or {}).items():
+                place = TopicPartition(*partition)
+                if place in starts:
+                    starts[place] = min(max(offset, first[place]), ends[place])
+            for place in partitions:
+                consumer.seek(place, starts[place])
+    except BaseException:
+        end_consumer(consumer)
+        raise
+    return Tail(consumer, None if follow else ends, until)
+
+
+def between(
+    servers: str,
+    spans: Mapping[Partition, tuple[int, int]],
+    *,
+    security: Security | None = None,
+    isolation: Isolation = "read_committed",
+) -> Tail:
+    """Read what is committed of these partitions from the first offset of a span up to its end, which is not read.
+
+    What can't be read comes too, as one record for all its offsets. Where a transaction is open, reading waits for its
+    end. The offsets must exist, or have existed: `extents`.
+
+    Raises:
+        Unavailable: no broker answers.
+    """
+    consumer = _consumer(servers, security, isolation_level=isolation)
+    try:
+        with mapped("beginning to read"):
+            consumer.assign([TopicPartition(*place) for place in spans])
+            for place, (first, _) in spans.items():
+                consumer.seek(TopicPartition(*place), first)
+    except BaseException:
+        end_consumer(consumer)
+        raise
+    return Tail(consumer, {TopicPartition(*place): end for place, (_, end) in spans.items()}, unreadable=True)
+
+
+def read_range(
+    servers: str,
+    partition: Partition,
+    start: int,
+    end: int,
+    *,
+    timeout_s: float = 10.0,
+    security: Security | None = None,
+) -> list[ReadRecord]:
+    """The committed records at offsets from `start` on and below `end`, as far as they exist now.
+
+    Raises:
+        Misconfigured: no such topic or partition.
+        Unavailable: they did not come within `timeout_s`.
+    """
+    consumer = _consumer(servers, security)
+    deadline = time.monotonic() + timeout_s
+    place = TopicPartition(*partition)
+    with mapped(f"reading {partition}"):
+        try:
+            if partition.number not in numbers(consumer, partition.topic):
+                raise Misconfigured(f"there is no partition {partition}")
+            consumer.assign([place])
+            first = consumer.beginning_offsets([place], timeout_ms=timeout_s * 1000)[place]
+            last = consumer.end_offsets([place], timeout_ms=timeout_s * 1000)[place]
+            start, end = max(start, first), min(end, last)
+            if start >= end:
+                return []
+            consumer.seek(place, start)
+            reading = Tail(consumer, {place: end}, lambda: time.monotonic() > deadline)
+            records = list(reading)
+            if not reading.at_end():
+                raise Unavailable("kafka", f"{partition} from {start} to {end} did not come within {timeout_s:g} s")
+            return records
+        finally:
+            end_consumer(consumer)
+
+
+def first_times(
+    servers: str,
+    spans: Mapping[Partition, tuple[int, int]],
+    *,
+    timeout_s: float = 5.0,
+    security: Security | None = None,
+) -> dict[Partition, int]:
+    """The time (ms since 1970) of the first committed record at or behind the first offset of each span.
+
+    Without those whose span, up to its end, has no record, and those that did not come within `timeout_s`. Little more
+    than a batch of each partition is fetched.
+    """
+    if not spans:
+        return {}
+    consumer = _consumer(servers, security, max_partition_fetch_bytes=_ONE_BATCH_BYTES)
+    ends = {TopicPartition(*partition): end for partition, (_, end) in spans.items()}
+    found: dict[Partition, int] = {}
+    deadline = time.monotonic() + timeout_s
+    try:
+        with mapped("reading the times of records"):
+            consumer.assign(list(ends))
+            committed = consumer.end_offsets(list(ends), timeout_ms=timeout_s * 1000)
+            ends = {place: min(end, committed[place]) for place, end in ends.items()}
+            for partition, (start, _) in spans.items():
+                consumer.seek(TopicPartition(*partition), start)
+            reading = BoundedReading(consumer, batch_bytes=BATCH_BYTES, poll_bytes=BATCH_BYTES)
+            while ends and time.monotonic() < deadline:
+                reading.begin()
+                for place, batch in consumer.poll(timeout_ms=_POLL_S * 1000).items():
+                    if batch:
+                        found.setdefault(Partition(*place), batch[0].timestamp_ms)
+                done = [place for place, end in ends.items() if place in found or consumer.position(place) >= end]
+                consumer.pause(*done)
+                for place in done:
+                    del ends[place]
+    finally:
+        end_consumer(consumer)
+    return found
+
+
+def _consumer(servers: str, security: Security | None, **settings: Any) -> Any:
+    return connect(
+        KafkaConsumer,
+        servers,
+        security or {},
+        timeout_s=_CONNECT_S,
+        answer_bytes=FETCH_ANSWER_BYTES,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        allow_auto_create_topics=False,
+        fetch_max_wait_ms=int(_POLL_S * 1000),
+        metrics_enabled=False,
+        **{"isolation_level": "read_committed", **settings},
+    )

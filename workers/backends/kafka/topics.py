@@ -1,0 +1,197 @@
+"""Topics: whether they exist, making them, and what they take."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kafka import errors as kafka_errors
+from kafka.admin import ConfigResource, ConfigResourceType
+from kafka.structs import TopicPartition
+
+from workers.backends.kafka.client import (
+    Security,
+    admin,
+    no_such_topic,
+    require_among,
+    translated,
+)
+
+logger = logging.getLogger(__name__)
+
+_MAX_MESSAGE_BYTES = "max.message.bytes"
+_DEFAULT_MAX_MESSAGE_BYTES = 1_048_588
+_TIMEOUT_MS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """A topic as the cluster has it.
+
+    Args:
+        replication: copies of the partition that has the fewest.
+        settings: by Kafka's names, those that were asked for and that we may read.
+    """
+
+    partitions: int
+    replication: int
+    settings: Mapping[str, str]
+
+
+def ensure_topics(
+    servers: str,
+    topics: Mapping[str, tuple[int, Mapping[str, str]]],
+    *,
+    replication: int = -1,
+    security: Security | None = None,
+) -> list[str]:
+    """Make the topics that do not exist yet, and wait until they can be used. Those that do are left as they are.
+
+    Args:
+        topics: for each name its partitions and its settings by Kafka's names.
+        replication: copies of each partition; -1 for the broker's default.
+
+    Returns:
+        The names of those that did not exist.
+
+    Raises:
+        Misconfigured: the cluster refuses one of them; those that it does not refuse may have been made.
+    """
+    with admin(servers, security or {}) as client:
+        known = set(client.list_topics())
+        missing = {
+            name: {"num_partitions": partitions, "replication_factor": replication, "configs": dict(configs)}
+            for name, (partitions, configs) in topics.items()
+            if name not in known
+        }
+        if missing:
+            for answer in client.create_topics(missing, raise_errors=False)["topics"]:
+                _require_made(answer)
+            client.wait_for_topics(list(missing))
+    return list(missing)
+
+
+def _require_made(answer: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        Misconfigured, Unavailable: the cluster did not make the topic. One that another client just made will do.
+    """
+    error = kafka_errors.for_code(answer["error_code"])
+    if error not in (kafka_errors.NoError, kafka_errors.TopicAlreadyExistsError):
+        raise translated(f"making the topic {answer['name']!r}", error(answer.get("error_message") or ""))
+
+
+def brokers(servers: str, *, security: Security | None = None) -> int:
+    """How many brokers the cluster has now."""
+    with admin(servers, security or {}) as client:
+        # `describe_cluster` fails with brokers older than 3.7.
+        return len(client._manager.cluster.brokers())
+
+
+def describe_topics(
+    servers: str, settings: Mapping[str, Sequence[str]], *, security: Security | None = None
+) -> dict[str, TopicState]:
+    """Look at topics; those that do not exist are not in the answer.
+
+    Args:
+        settings: for each topic the settings to look at, by Kafka's names.
+    """
+    with admin(servers, security or {}) as client:
+        known = set(client.list_topics())
+        names = [topic for topic in settings if topic in known]
+        found = {topic["name"]: topic["partitions"] for topic in client.describe_topics(names)} if names else {}
+        return {
+            name: TopicState(
+                partitions=len(partitions),
+                replication=min((len(partition["replica_nodes"]) for partition in partitions), default=0),
+                settings=_settings(client, name, settings[name]),
+            )
+            for name, partitions in found.items()
+        }
+
+
+def topic_exists(servers: str, topic: str, *, security: Security | None = None) -> bool:
+    with admin(servers, security or {}) as client:
+        return topic in client.list_topics()
+
+
+def require_topics(servers: str, topics: Sequence[str], *, security: Security | None = None) -> None:
+    """Ask the cluster whether these topics exist: a producer would look for a missing one until its time is over.
+
+    Raises:
+        Misconfigured: some do not; all of them are named.
+    """
+    with admin(servers, security or {}) as client:
+        known = client.list_topics()
+    require_among(known, topics)
+
+
+def max_message_bytes(
+    servers: str, topics: Sequence[str], *, security: Security | None = None, connect_timeout_s: float = 30.0
+) -> dict[str, int]:
+    """The largest record batch that each topic takes.
+
+    Raises:
+        Misconfigured: one of them does not exist.
+    """
+    with admin(servers, security or {}, timeout_s=connect_timeout_s) as client:
+        require_among(client.list_topics(), topics)
+        return {topic: _max_message_bytes(client, topic) for topic in topics}
+
+
+def transaction_version(servers: str, *, security: Security | None = None, connect_timeout_s: float = 30.0) -> int:
+    """The version of transactions that all brokers of the cluster have agreed on; 0 where they know of none, or not the
+    question."""
+    with admin(servers, security or {}, timeout_s=connect_timeout_s) as client:
+        try:
+            feature = client.describe_features().get("transaction.version", {})
+        except kafka_errors.UnsupportedVersionError:  # said by the client, or by a broker
+            return 0
+    return int(feature.get("finalized", (0, 0))[1])
+
+
+def _max_message_bytes(client: Any, topic: str) -> int:
+    value = _settings(client, topic, [_MAX_MESSAGE_BYTES]).get(_MAX_MESSAGE_BYTES)
+    if value is None:
+        logger.warning("%s of %r can't be read; taking Kafka's default", _MAX_MESSAGE_BYTES, topic)
+        return _DEFAULT_MAX_MESSAGE_BYTES
+    return int(value)
+
+
+def _settings(client: Any, topic: str, names: Sequence[str]) -> dict[str, str]:
+    """A topic's settings by Kafka's names, without those that we may not read."""
+    resource = ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(names))
+    try:
+        found = client.describe_configs([resource], config_filter="all")["topic"][topic]
+    except (kafka_errors.AuthorizationError, KeyError):
+        return {}
+    return {name: str(found[name]["value"]) for name in names if name in found}
+
+
+def numbers(consumer: Any, topic: str) -> list[int]:
+    """The numbers of a topic's partitions.
+
+    Raises:
+        Misconfigured: no such topic.
+    """
+    known = consumer.partitions_for_topic(topic)
+    if not known:
+        raise no_such_topic(topic)
+    return sorted(known)
+
+
+def partitions_of(consumer: Any, topics: Sequence[str]) -> list[TopicPartition]:
+    """
+    Raises:
+        Misconfigured: one of the topics does not exist.
+    """
+    return [TopicPartition(topic, number) for topic in topics for number in numbers(consumer, topic)]
+
+
+def first_since(consumer: Any, partitions: Iterable[TopicPartition], time_ms: int) -> dict[TopicPartition, int | None]:
+    """Of each partition the first record of that time (ms since 1970) or a later one; None where there is none."""
+    asked = dict.fromkeys(partitions, max(0, time_ms))
+    found = consumer.offsets_for_times(asked, timeout_ms=_TIMEOUT_MS)
+    return {place: None if found.get(place) is None else found[place].offset for place in asked}
