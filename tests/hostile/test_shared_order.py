@@ -12,8 +12,9 @@ from urllib.parse import quote_plus
 import pytest
 
 from schemas.enriched_image import EnrichedImage, Retraction
+from schemas.version import microseconds
 from tests.fixtures import Stack
-from tests.support.lying_store import Answer, Lie, LyingStore
+from tests.support.lying_store import Answer, Lie, LyingStore, errs
 from tests.support.readme_reader import readme_reader
 from tests.support.waiting import eventually
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
@@ -99,3 +100,34 @@ def test_two_contents_under_one_etag_are_told_apart(stack: Stack, unique: Callab
             answered(site, process, [site.own(f"other-{number}.jpg")])  # by now the cache was told of the one before
     images = [output for output in site.outputs() if isinstance(output, EnrichedImage)]
     assert len({image.source.sha256 for image in images}) == len(images) == 2
+
+
+def denies(answer: Answer) -> None:
+    """As S3 refuses by a policy: an answer to HEAD has no body, so that only a GET tells the code."""
+    if answer.handler.command == "HEAD":
+        answer.status, answer.headers, answer.body = 403, {}, b""
+        answer.tell()
+    else:
+        errs(403, "AccessDenied")(answer)
+
+
+def test_where_a_worker_may_not_look_a_removal_is_of_its_events_time(
+    stack: Stack, unique: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Of a hundred such objects each is asked for once, no dead letter comes of them, and the worker stays ready."""
+    site = Site(stack, unique("denied"))
+    port = int(stack.s3.endpoint_url.rpartition(":")[2])
+    keys = [f"{number}.jpg" for number in range(100)]
+    with (
+        LyingStore(lambda: port) as store,
+        worker(site, "w", tmp_path, TAGSTREAM_S3_ENDPOINT=store.url) as process,
+    ):
+        store.lies |= dict.fromkeys(keys, denies)
+        events = [notification(site, REMOVED, key) for key in keys]
+        answered(site, process, events)
+        assert process.get("/readyz")[0] == 200
+        assert set(store.told.values()) == {2}, "a HEAD and a GET each"
+    said = {key: json.loads(event)["Records"][0]["eventTime"] for key, event in zip(keys, events, strict=True)}
+    gone = {output.source.key: output.version for output in site.outputs() if isinstance(output, Retraction)}
+    assert gone == {key: microseconds(time) for key, time in said.items()}
+    assert not site.letters()
