@@ -236,12 +236,15 @@ def test_a_cache_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> 
 
 def test_a_full_disk_is_a_sentence(tmp_path: Path) -> None:
     """safetensors writes by itself, and has an error of its own for it."""
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(b"never looked into")
     code = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
-        "from workers.cli.app import run_command; sys.exit(run_command(['tag', 'photo.jpg']))"
+        "from workers.cli.app import run_command; sys.exit(run_command(['tag', sys.argv[1]]))"
     )
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "TAGSTREAM_DEVICE": "cpu"}
-    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    command = [sys.executable, "-c", code, str(photo)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert ran.returncode == MISCONFIGURED
     folder = tmp_path / "tagstream" / f"compact-{EDITION}"
     assert ran.stderr.endswith(f"The compact bundle can't be written to {folder}: File too large.\n")
