@@ -1,6 +1,6 @@
 """What the tests measured, as a page and as series in build/.
 
-docs/autoscaling.csv is such a series; docs/autoscaling.md says the same in words.
+benchmarks/autoscaling.csv is such a series; benchmarks/RESULTS.md says the same in words.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/autoscaling.md, compared with the series that `make kube` wrote."""
+"""benchmarks/RESULTS.md, compared with the series that `make kube` wrote."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.unit.deploy.tools import ROOT
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return (ROOT / "docs" / "autoscaling.md").read_text(encoding="utf-8")
+    return (ROOT / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    return read(ROOT / "docs" / "autoscaling.csv")
+    return read(ROOT / "benchmarks" / "autoscaling.csv")
 
 
 def test_the_page_says_in_words_what_was_seen(page: str, samples: list[Sample]) -> None:
