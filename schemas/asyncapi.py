@@ -42,47 +42,55 @@ def asyncapi(schemas: dict[str, Any], dead_letter_headers: dict[str, Any]) -> di
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": "application/json",
-        "channels": {
-            "images": _channel(
-                "images",
-                "What happened to images (TAGSTREAM_INPUT_TOPICS).",
-                "imageEvent",
-                "s3Notification",
-                "cloudEventBinary",
-                "cloudEventStructured",
-            ),
-            "enriched": _channel(
-                "images.enriched",
-                "Tags and captions, and images that are gone (TAGSTREAM_OUTPUT_TOPIC). May be compacted.",
-                "enrichedImage",
-                "retraction",
-            ),
-            "deadLetters": _channel(
-                "images.dead-letters", "What can't be enriched (TAGSTREAM_DEAD_LETTER_TOPIC).", "deadLetter"
-            ),
-            "skipped": _channel(
-                "images.skipped",
-                "What was rightly passed over (TAGSTREAM_SKIPPED_TOPIC; unset: not published).",
-                "skip",
-            ),
-            "corrections": _channel(
-                "images.corrections",
-                "What persons say of images' tags (TAGSTREAM_CORRECTIONS_TOPIC). Not to be compacted: of each tag the "
-                "last word counts.",
-                "correction",
-                "withdrawal",
-            ),
-        },
-        "operations": {
-            "readEvents": _operation("receive", "images", "Read events in any dialect."),
-            "sendEnriched": _operation(
-                "send", "enriched", "One outcome for each event, in the order of its partition."
-            ),
-            "sendDeadLetters": _operation("send", "deadLetters", "At most one for each record."),
-            "readCorrections": _operation("receive", "corrections", "What a person said goes before a model's answer."),
-            "sendSkipped": _operation("send", "skipped", "One for each event that is passed over."),
-        },
+        "channels": _channels(),
+        "operations": _operations(),
         "components": {"messages": _messages(dead_letter_headers), "schemas": schemas},
+    }
+
+
+def _channels() -> dict[str, Any]:
+    """Topics by name."""
+    return {
+        "images": _channel(
+            "images",
+            "What happened to images (TAGSTREAM_INPUT_TOPICS).",
+            "imageEvent",
+            "s3Notification",
+            "cloudEventBinary",
+            "cloudEventStructured",
+        ),
+        "enriched": _channel(
+            "images.enriched",
+            "Tags and captions, and images that are gone (TAGSTREAM_OUTPUT_TOPIC). May be compacted.",
+            "enrichedImage",
+            "retraction",
+        ),
+        "deadLetters": _channel(
+            "images.dead-letters", "What can't be enriched (TAGSTREAM_DEAD_LETTER_TOPIC).", "deadLetter"
+        ),
+        "skipped": _channel(
+            "images.skipped",
+            "What was rightly passed over (TAGSTREAM_SKIPPED_TOPIC; unset: not published).",
+            "skip",
+        ),
+        "corrections": _channel(
+            "images.corrections",
+            "What persons say of images' tags (TAGSTREAM_CORRECTIONS_TOPIC). Not to be compacted: of each tag the "
+            "last word counts.",
+            "correction",
+            "withdrawal",
+        ),
+    }
+
+
+def _operations() -> dict[str, Any]:
+    """What the worker reads and sends."""
+    return {
+        "readEvents": _operation("receive", "images", "Read events in any dialect."),
+        "sendEnriched": _operation("send", "enriched", "One outcome for each event, in the order of its partition."),
+        "sendDeadLetters": _operation("send", "deadLetters", "At most one for each record."),
+        "readCorrections": _operation("receive", "corrections", "What a person said goes before a model's answer."),
+        "sendSkipped": _operation("send", "skipped", "One for each event that is passed over."),
     }
 
 
@@ -114,20 +122,7 @@ def _messages(dead_letter_headers: dict[str, Any]) -> dict[str, Any]:
         ),
         "cloudEventStructured": _message(
             "A CloudEvent in structured mode; its data is one of the two above.",
-            {
-                "type": "object",
-                "properties": {
-                    "specversion": {"type": "string", "pattern": "^1\\.[0-9]+$"},
-                    "id": {"type": "string", "minLength": 1},
-                    "source": {"type": "string", "minLength": 1},
-                    "type": {"type": "string", "minLength": 1},
-                    "time": {"type": "string", "format": "date-time"},
-                    "dataref": {"type": "string", "pattern": "^s3://"},
-                    "data": {"anyOf": [_ref("ImageEventDocument"), _ref("S3Notification")]},
-                    "data_base64": {"type": "string", "contentEncoding": "base64"},
-                },
-                "required": ["specversion", "id", "source", "type"],
-            },
+            _structured(),
             INPUT_HEADERS,
             content_type="application/cloudevents+json",
         ),
@@ -155,6 +150,23 @@ def _messages(dead_letter_headers: dict[str, Any]) -> dict[str, Any]:
         "withdrawal": _message(
             "All that was said of an image is withdrawn.", {"type": "null"}, _NO_HEADERS, _SUBJECT_KEY
         ),
+    }
+
+
+def _structured() -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {
+            "specversion": {"type": "string", "pattern": "^1\\.[0-9]+$"},
+            "id": {"type": "string", "minLength": 1},
+            "source": {"type": "string", "minLength": 1},
+            "type": {"type": "string", "minLength": 1},
+            "time": {"type": "string", "format": "date-time"},
+            "dataref": {"type": "string", "pattern": "^s3://"},
+            "data": {"anyOf": [_ref("ImageEventDocument"), _ref("S3Notification")]},
+            "data_base64": {"type": "string", "contentEncoding": "base64"},
+        },
+        "required": ["specversion", "id", "source", "type"],
     }
 
 

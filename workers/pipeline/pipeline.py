@@ -61,67 +61,26 @@ class Pipeline:
         self._renderer = renderer
         self.ledger = Ledger()
         self.tally = Tally()
-        self.progress = progress = TaskProgress(clock, [place for stage in STAGES for place in stage.places])
-        # A lambda where a stage hands on to one that is made below.
-        endings = Endings(renderer, complete=lambda done: self.finish.complete(done), crash=crash)
-        self.parse = ParseStage(
-            self.ledger,
-            journal,
-            renderer,
-            results,
-            progress,
-            options,
-            wanted=lambda tasks: self.lookup.begin(tasks),
-            removed=lambda task: self.fetch.begin(task),
-            complete=lambda done: self.finish.complete(done),
-        )
-        self.lookup = LookupStage(
-            results,
-            progress,
-            endings=endings,
-            fetch=lambda task: self.fetch.begin(task),
-            inspect=lambda task: self.decode.inspect(task),
-            decode=lambda task: self.decode.decode(task),
-            complete=lambda tasks: self.finish.begin(*tasks),
-        )
-        self.fetch = FetchStage(intake, progress, clock, options, endings=endings, fetched=self.lookup.fetched)
-        self.decode = DecodeStage(
-            intake,
-            journal,
-            progress,
-            options,
-            endings=endings,
-            inspected=self.lookup.inspected,
-            decoded=lambda task: self.annotate.begin(task),
-            refused=self.lookup.refuse,
-            fetch_again=self.fetch.begin,
-        )
-        self.annotate = AnnotateStage(
-            DeviceSelfTest(annotator, self.ledger, results, clock, options.self_test_s),
-            progress,
-            clock,
-            options,
-            endings=endings,
-            annotated=lambda tasks: self.finish.begin(*tasks),
+        self.progress = TaskProgress(clock, [place for stage in STAGES for place in stage.places])
+        self._endings = Endings(renderer, complete=lambda done: self.finish.complete(done), crash=crash)
+        self._read_and_fetch(intake, results, options)
+        self._decode_and_annotate(
+            intake, DeviceSelfTest(annotator, self.ledger, results, clock, options.self_test_s), options
         )
         self.finish = FinishStage(
             renderer,
             self.ledger,
             results,
-            progress,
+            self.progress,
             clock,
             options,
-            endings=endings,
+            endings=self._endings,
             computed=self.lookup.keep,
             again=self.annotate.begin,
         )
         self.stages: tuple[Stage, ...] = (
-            self.parse,
-            self.lookup,
-            self.fetch,
-            self.decode,
-            self.annotate,
-            self.finish,
+            *(self.parse, self.lookup, self.fetch),
+            *(self.decode, self.annotate, self.finish),
         )
         self._after_commit = AfterCommit(
             journal,
@@ -133,6 +92,54 @@ class Pipeline:
             read_on=self.parse.wake,
         )
         intake.on_doubt(self.lookup.doubt)
+
+    # ---- the stages; a lambda where one hands on to another that is made later ---------------------------------
+
+    def _read_and_fetch(self, intake: Intake, results: KnownResults, options: WorkerOptions) -> None:
+        self.parse = ParseStage(
+            self.ledger,
+            self._journal,
+            self._renderer,
+            results,
+            self.progress,
+            options,
+            wanted=lambda tasks: self.lookup.begin(tasks),
+            removed=lambda task: self.fetch.begin(task),
+            complete=lambda done: self.finish.complete(done),
+        )
+        self.lookup = LookupStage(
+            results,
+            self.progress,
+            endings=self._endings,
+            fetch=lambda task: self.fetch.begin(task),
+            inspect=lambda task: self.decode.inspect(task),
+            decode=lambda task: self.decode.decode(task),
+            complete=lambda tasks: self.finish.begin(*tasks),
+        )
+        self.fetch = FetchStage(
+            intake, self.progress, self._clock, options, endings=self._endings, fetched=self.lookup.fetched
+        )
+
+    def _decode_and_annotate(self, intake: Intake, models: DeviceSelfTest, options: WorkerOptions) -> None:
+        self.decode = DecodeStage(
+            intake,
+            self._journal,
+            self.progress,
+            options,
+            endings=self._endings,
+            inspected=self.lookup.inspected,
+            decoded=lambda task: self.annotate.begin(task),
+            refused=self.lookup.refuse,
+            fetch_again=self.fetch.begin,
+        )
+        self.annotate = AnnotateStage(
+            models,
+            self.progress,
+            self._clock,
+            options,
+            endings=self._endings,
+            annotated=lambda tasks: self.finish.begin(*tasks),
+        )
 
     # ---- poll thread ------------------------------------------------------------------------------------------
 
