@@ -33,7 +33,7 @@ from workers.cli.audit import Auditing
 from workers.settings import read
 from workers.types import Partition
 
-RECORDS = 200_000
+RECORDS = 198_000
 PARTITIONS = 6
 IN, OUT, DEAD, SKIPPED = "images", "images.enriched", "images.dead-letters", "images.skipped"
 

@@ -1,52 +1,33 @@
-"""Which events have been answered, for any number of records in a bounded part of memory.
-
-A byte for each offset, in chunks; those that were not touched for long lie compressed in a temporary database. What
-needs more than a byte (a message of several events) stands beside the bytes of its chunk.
-"""
+"""Which events have been answered, for any number of records: a row of SQLite for each, and the latest in memory."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-import zlib
-from collections import OrderedDict
-from collections.abc import Mapping
 from typing import Final, Self
-
-from pydantic_core import from_json
 
 from workers.audit.claims import Kind
 from workers.errors import Misconfigured
 
-CHUNK: Final = 1 << 14
-CHUNKS: Final = 1_024
-"""Chunks in memory: 16 MB."""
-SEVERAL: Final = 100_000
-"""Records of several events in memory, some 30 MB; 60 MB where each has a thousand. One chunk may exceed it alone."""
-
+RECORDS: Final = 100_000
+"""Records in memory before they are stored, some 30 MB; 60 MB where each has a thousand events."""
+LAST_OFFSET: Final = 2**63 - 1
 KEYS: Final = 100_000
 """Keys in memory, some 20 MB, before they are stored."""
 
-_NONE, _WHOLE, _FAILED, _PARTIAL, _PAIRED, _RECORD, _MANY = range(7)
 _TABLES: Final = """
 PRAGMA journal_mode = OFF;
-PRAGMA cache_size = -16000;
-CREATE TABLE chunks (place INT, number INT, states BLOB, many TEXT, PRIMARY KEY (place, number));
+PRAGMA cache_size = -64000;
+CREATE TABLE answers (
+    place INT, at INT, whole BLOB, partial BLOB, failed BLOB, record INT, dead_letter INT, PRIMARY KEY (place, at)
+) WITHOUT ROWID;
 CREATE TABLE keys (hash INT, place INT, newest INT, PRIMARY KEY (hash, place)) WITHOUT ROWID;
 """
+_KEEP: Final = "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)"
+_FIND: Final = "SELECT whole, partial, failed, record, dead_letter FROM answers WHERE place = ? AND at = ?"
+_BETWEEN: Final = "SELECT at FROM answers WHERE place = ? AND at BETWEEN ? AND ? ORDER BY at LIMIT ?"
 _KEEP_NEWEST: Final = (
     "INSERT INTO keys VALUES (?, ?, ?) ON CONFLICT (hash, place) DO UPDATE SET newest = max(newest, excluded.newest)"
 )
-
-_ONE: Final[Mapping[tuple[int, Kind], int]] = {
-    (_NONE, "whole"): _WHOLE,
-    (_NONE, "failed"): _FAILED,
-    (_NONE, "partial"): _PARTIAL,
-    (_NONE, "record"): _RECORD,
-    (_FAILED, "partial"): _PAIRED,
-    (_PARTIAL, "failed"): _PAIRED,
-}
-"""What a byte becomes by an outcome of the first event alone; what is not here comes again."""
 
 
 class Answers:
@@ -62,16 +43,6 @@ class Answers:
         self.failed = failed
         self.record = record
         self.dead_letter = dead_letter
-
-    @classmethod
-    def by(cls, state: int) -> Self:
-        return cls(
-            whole=int(state == _WHOLE),
-            partial=int(state in (_PARTIAL, _PAIRED)),
-            failed=int(state in (_FAILED, _PAIRED)),
-            record=state == _RECORD,
-            dead_letter=state in (_FAILED, _PAIRED),
-        )
 
     @property
     def any(self) -> bool:
@@ -108,35 +79,16 @@ class Answers:
         return 0 if self.record else (self.whole | self.partial | self.failed) >> events << events
 
 
-class _Chunk:
-    __slots__ = ("many", "states")
-
-    def __init__(self, states: bytearray, many: dict[int, Answers]) -> None:
-        self.states = states
-        self.many = many
-
-    def dumped(self) -> tuple[bytes, str]:
-        many = {at: (a.whole, a.partial, a.failed, a.record, a.dead_letter) for at, a in self.many.items()}
-        return zlib.compress(self.states, 1), json.dumps(many)
-
-    @classmethod
-    def loaded(cls, states: bytes, many: str) -> Self:
-        answers = {int(at): Answers(*told) for at, told in from_json(many).items()}
-        return cls(bytearray(zlib.decompress(states)), answers)
-
-
 class Seen:
     """The outcomes of all partitions, each known here by a number. Use it in a `with`, or `close` it."""
 
-    def __init__(self, chunks: int = CHUNKS, several: int = SEVERAL) -> None:
-        self._most, self._most_several = chunks, several
-        self._chunks: OrderedDict[tuple[int, int], _Chunk] = OrderedDict()
-        self._several = 0
-        self._last: tuple[int, int] = (-1, -1)
-        self._chunk = _Chunk(bytearray(), {})
+    def __init__(self, records: int = RECORDS) -> None:
+        self._most = records
+        self._answers: dict[tuple[int, int], Answers] = {}
         # Without a name: a file that SQLite removes by itself.
         self._stored = sqlite3.connect("", isolation_level=None)
         self._stored.executescript(_TABLES)
+        self._is_stored = False
         self._keys: dict[tuple[int, int], int] = {}
 
     def close(self) -> None:
@@ -157,51 +109,39 @@ class Seen:
             ) from error
 
     @property
-    def held(self) -> tuple[int, int]:
-        """Chunks, and records of several events, that are in memory."""
-        return len(self._chunks), self._several
+    def held(self) -> int:
+        """Records that are in memory."""
+        return len(self._answers)
 
     def add(self, place: int, offset: int, kind: Kind, events: int) -> bool:
         """Note an outcome. True: some of it was answered before."""
-        number, at = divmod(offset, CHUNK)
-        chunk = self._at(place, number)
-        state = chunk.states[at]
-        if events == 1 and state != _MANY:
-            after = _ONE.get((state, kind))
-            if after is not None:
-                chunk.states[at] = after
-            return after is None
-        answers = chunk.many.get(at)
-        if answers is None:
-            answers = chunk.many[at] = Answers.by(state)
-            chunk.states[at] = _MANY
-            self._several += 1
-        return answers.add(kind, events)
+        answers = self.of(place, offset)
+        again = answers.add(kind, events)
+        self._answers[place, offset] = answers
+        if len(self._answers) >= self._most:
+            self._store()
+        return again
 
     def answered(self, place: int, offset: int) -> bool:
-        """Whether it has one event, which has its outcome, as almost all have. False says nothing."""
-        number, at = divmod(offset, CHUNK)
-        return self._at(place, number).states[at] in (_WHOLE, _FAILED, _PAIRED)
+        """Whether its first event has its outcome and no other was answered. False says nothing."""
+        answers = self.of(place, offset)
+        return answers.whole | answers.failed == 1 and not answers.partial & ~1
 
     def of(self, place: int, offset: int) -> Answers:
         """What was seen of a record."""
-        number, at = divmod(offset, CHUNK)
-        chunk = self._at(place, number)
-        state = chunk.states[at]
-        return chunk.many[at] if state == _MANY else Answers.by(state)
+        found = self._answers.get((place, offset))
+        if found is not None:
+            return found
+        row = self._stored.execute(_FIND, (place, offset)).fetchone() if self._is_stored else None
+        if row is None:
+            return Answers()
+        whole, partial, failed, record, dead_letter = row
+        return Answers(_number(whole), _number(partial), _number(failed), bool(record), bool(dead_letter))
 
     def between(self, place: int, first: int, end: int, most: int) -> list[int]:
         """The offsets from `first` on and below `end` of which anything was seen; at most so many."""
-        found: list[int] = []
-        for number in self._touched(place, first // CHUNK, (end - 1) // CHUNK):
-            base = number * CHUNK
-            begin, until = max(first - base, 0), min(end - base, CHUNK)
-            part = self._at(place, number).states[begin:until]
-            if part.count(0) < len(part):
-                found += [base + begin + step for step, state in enumerate(part) if state]
-            if len(found) >= most:
-                return found[:most]
-        return found
+        self._store()
+        return [at for (at,) in self._stored.execute(_BETWEEN, (place, first, min(end - 1, LAST_OFFSET), most))]
 
     def note_key(self, key: bytes, place: int, offset: int) -> None:
         """An outcome with this key answers the record at `offset`."""
@@ -216,44 +156,30 @@ class Seen:
         rows = self._stored.execute("SELECT place, newest FROM keys WHERE hash = ?", (hash(key),))
         return any(other != place or newest >= offset for other, newest in rows)
 
+    def _store(self) -> None:
+        if self._answers:
+            rows = sorted(
+                (*at, *map(_bytes, (a.whole, a.partial, a.failed)), a.record, a.dead_letter)
+                for at, a in self._answers.items()
+            )
+            self._write(_KEEP, rows)
+            self._answers.clear()
+            self._is_stored = True
+
     def _store_keys(self) -> None:
         if self._keys:
-            rows = sorted((*entry, newest) for entry, newest in self._keys.items())
-            self._stored.execute("BEGIN")
-            self._stored.executemany(_KEEP_NEWEST, rows)
-            self._stored.execute("COMMIT")
+            self._write(_KEEP_NEWEST, sorted((*entry, newest) for entry, newest in self._keys.items()))
             self._keys.clear()
 
-    def _at(self, place: int, number: int) -> _Chunk:
-        key = place, number
-        if key == self._last:
-            return self._chunk
-        chunk = self._chunks.get(key)
-        if chunk is None:
-            self._make_room()
-            chunk = self._chunks[key] = self._load(key)
-            self._several += len(chunk.many)
-        else:
-            self._chunks.move_to_end(key)
-        self._last, self._chunk = key, chunk
-        return chunk
+    def _write(self, statement: str, rows: list[tuple[object, ...]]) -> None:
+        self._stored.execute("BEGIN")
+        self._stored.executemany(statement, rows)
+        self._stored.execute("COMMIT")
 
-    def _touched(self, place: int, first: int, last: int) -> list[int]:
-        """The chunks from `first` to `last` in which there may be anything, in order."""
-        if first == last:
-            return [first]
-        query = "SELECT number FROM chunks WHERE place = ? AND number BETWEEN ? AND ?"
-        stored = {number for (number,) in self._stored.execute(query, (place, first, last))}
-        return sorted(stored | {number for of, number in self._chunks if of == place and first <= number <= last})
 
-    def _load(self, key: tuple[int, int]) -> _Chunk:
-        found = self._stored.execute("SELECT states, many FROM chunks WHERE place = ? AND number = ?", key).fetchone()
-        return _Chunk(bytearray(CHUNK), {}) if found is None else _Chunk.loaded(*found)
+def _bytes(bits: int) -> bytes:
+    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
-    def _make_room(self) -> None:
-        while len(self._chunks) >= self._most or (self._chunks and self._several > self._most_several):
-            key, chunk = self._chunks.popitem(last=False)
-            self._several -= len(chunk.many)
-            if chunk.states.count(0) < CHUNK:
-                self._stored.execute("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?)", (*key, *chunk.dumped()))
-        self._last = (-1, -1)
+
+def _number(stored: bytes) -> int:
+    return int.from_bytes(stored, "little")

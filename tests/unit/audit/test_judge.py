@@ -214,5 +214,5 @@ def test_an_outcome_of_a_partition_that_the_input_never_had_is_a_fault_where_all
 
 def test_outcomes_beyond_the_log_cost_no_memory_and_little_time() -> None:
     forged = [out(offset << 40) for offset in range(1, 3_000)]
-    report = judged([record(0)], [out(0), *forged], limits={0: ALL}, reached={0: (1, 1)}, seen=Seen(chunks=4))
+    report = judged([record(0)], [out(0), *forged], limits={0: ALL}, reached={0: (1, 1)}, seen=Seen(records=4))
     assert report.counts == {"without-record": 2_999}

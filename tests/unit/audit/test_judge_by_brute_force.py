@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.audit.history import DEAD, IN, OUT, SKIPPED, dead_letter, judged, outcome, record
-from workers.audit.seen import CHUNK, Seen
+from workers.audit.seen import Seen
 from workers.backends.kafka.types import ReadRecord
 
-STEP = CHUNK // 3 + 1
+STEP = 5_462
 """Between the offsets of two records: hardly two of them share a chunk, so that chunks come and go."""
 
 
@@ -190,7 +190,7 @@ def test_the_judge_finds_what_brute_force_finds(seed: int) -> None:
         [record(offset, events, partition=partition) for partition, offset, events in records],
         outcomes,
         ranges={0: (0, end), 1: (0, end)},
-        seen=Seen(chunks=2, several=1),
+        seen=Seen(records=3),
     )
     mine = sorted((fault, one.record) for fault, ones in report.findings.items() for one in ones)
     theirs = sorted(
