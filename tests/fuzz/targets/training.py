@@ -13,7 +13,7 @@ from random import Random
 from tagstream_train.data.formats import FORMATS, Request, open_source
 from tagstream_train.data.images import BadImage, Images
 from tagstream_train.data.samples import HEADER, LABELS, SAMPLES, DataSet, Sample, write_dataset
-from tagstream_train.data.tar_headers import MAX_NAME_BYTES, PlainFile, plain_files
+from tagstream_train.data.shards import MAX_NAME_BYTES, PlainFile, plain_files
 from tests.fuzz import mutators
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts

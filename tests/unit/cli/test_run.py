@@ -190,7 +190,6 @@ NOT_BEFORE_READY = (
     "torch._dynamo",
     "torchvision",
     "triton",
-    "webdataset",
     "workers.audit",
     "workers.capacity",
     "workers.cli.check",

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from workers.errors import not_installed
 
-_PACKAGES = {"train": ("accelerate", "matplotlib", "tensorboard", "webdataset"), "parse": ("spacy",)}
+_PACKAGES = {"train": ("accelerate", "matplotlib", "tensorboard"), "parse": ("spacy",)}
 
 
 def needs(extra: str = "train") -> None:

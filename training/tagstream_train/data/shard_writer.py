@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,18 +104,17 @@ class _Packing:
         """Fill a shard; also answers the first image of the next one."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self.count:06}.tar"
-        from webdataset import TarWriter
-
         samples: list[Sample] = []
         size = 0
-        with path.open("wb") as file, TarWriter(file, user="", group="", encoder=False, mtime=0) as tar:
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             while item is not None and (not samples or size + len(item[2]) <= shard_bytes):
                 number, sample, body = item
                 suffix = sniff(body) or "bin"
                 suffix = _SUFFIX.get(suffix, suffix)
                 key = f"{number:09}"
                 placed = sample.model_copy(update={"image": f"{self._name}/{path.name}/{key}.{suffix}"})
-                tar.write({"__key__": key, suffix: body, "json": self._document(placed)})
+                _add(tar, f"{key}.json", self._document(placed))
+                _add(tar, f"{key}.{suffix}", body)
                 samples.append(placed)
                 size += len(body)
                 item = next(rest, None)
@@ -133,6 +134,13 @@ class _Packing:
         document = sample.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         document["tags"] = [self._dataset.labels[label] for label in sample.tags]
         return json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """A file without time, owner and mode of its own: the same set gives the same bytes."""
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(content), 0o444
+    tar.addfile(member, io.BytesIO(content))
 
 
 def _upload(path: Path, name: str, put: Put) -> None:

@@ -1,4 +1,4 @@
-"""WebDataset shards: tar files that hold many images, each with a JSON document of the same name beside it.
+"""WebDataset shards: tar files with many images, each beside its JSON document.
 
 A sample names its image as a path through the shard: `shards/000017.tar/000123456.jpg`, or the same below
 `s3://bucket/prefix`. One read of a shard then takes the place of thousands of small ones. What lies in a bucket is
@@ -7,17 +7,19 @@ fetched as a whole, into a file that is gone with the process.
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 import tempfile
 import threading
+import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, cast
 
-from tagstream_train.data.tar_headers import plain_files
 from workers.errors import Misconfigured
 
 SUFFIX: Final = ".tar/"
@@ -25,6 +27,11 @@ WINDOW = 4
 """Shards whose images are mixed with each other in training, and so are open at once."""
 MAX_SHARD_BYTES = 2 * 1024**3
 MAX_MEMBERS = 2_000_000
+MAX_NAME_BYTES: Final = 4096
+MAX_HEADER_BYTES: Final = 6 * 1024
+"""The most that is read of one member's headers: a long name or pax attributes, and the header itself."""
+HEADERS_S = 600.0
+"""The longest that the headers of one shard may take."""
 
 _OPEN = 2 * WINDOW + 1
 """Those of one window and of the next, which is begun before the last batch of the first is done."""
@@ -117,8 +124,65 @@ class _Shard:
         return os.pread(self._file, min(size, most + 1), start)
 
 
+class PlainFile(NamedTuple):
+    """Where a member's content lies, in bytes."""
+
+    name: str
+    start: int
+    size: int
+
+
+class _Headers(io.RawIOBase):
+    """A file of which at most `left` bytes are read.
+
+    Python's tarfile reads what stands before a member about it (its long name) whole, however much is announced, and
+    one inside the other: without a bound a few megabytes become many gigabytes, or an endless recursion.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.left = MAX_HEADER_BYTES
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self.left:
+            raise ValueError(f"more than {MAX_HEADER_BYTES:,} bytes of headers about a member")
+        self.left -= size
+        return self._file.read(size)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(place, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def plain_files(file: BinaryIO) -> Iterator[PlainFile]:
+    """The plain files of a tar file, in its order.
+
+    Raises:
+        ValueError: the first header is none, or one is larger than headers are, or takes too long.
+        OSError: the file can't be read.
+    """
+    headers, end, deadline = _Headers(file), 0, time.monotonic() + HEADERS_S
+    try:
+        tar = tarfile.TarFile(fileobj=cast("BinaryIO", headers), encoding="utf-8", errors="surrogateescape")
+        while member := tar.next():
+            tar.members = []  # type: ignore[attr-defined]  # else all are kept
+            tar.pax_headers = {}  # else each member gets a copy of what was said of all before it
+            headers.left = MAX_HEADER_BYTES
+            if member.size < 0 or member.offset_data <= end or member.issparse() or len(member.name) > MAX_NAME_BYTES:
+                raise ValueError("a damaged or sparse member")
+            if time.monotonic() > deadline:
+                raise ValueError(f"its headers take more than {HEADERS_S:.0f} s")
+            end = member.offset_data
+            if member.isreg():
+                yield PlainFile(member.name, member.offset_data, member.size)
+    except (tarfile.TarError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"a damaged header: {error}") from None
+
+
 def members(file: int | Path) -> dict[str, tuple[int, int]]:
-    """Where each plain file of a tar file begins, and how many bytes it has. Reads headers alone.
+    """Offset and size of each plain file in a tar file.
 
     Of a file that is damaged or cut short, what comes before that.
 
@@ -133,7 +197,7 @@ def members(file: int | Path) -> dict[str, tuple[int, int]]:
                 found.setdefault(name.removeprefix("./"), (start, size))
                 if len(found) > MAX_MEMBERS:
                     raise BadShard(f"the shard has more than {MAX_MEMBERS:,} members")
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, ValueError) as error:
         if not found:
             raise BadShard(f"the shard is no tar file: {error}") from None
     return found

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from tagstream_testing.memory import MemoryObjectStore
 from tagstream_train.data.augment import Augment
@@ -67,14 +66,19 @@ def test_the_same_set_gives_the_same_bytes(tmp_path: Path) -> None:
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
 
 
-def test_webdataset_reads_the_shards(tmp_path: Path) -> None:
+def test_an_image_lies_beside_its_document_of_the_same_name(tmp_path: Path) -> None:
     packed(shades(tmp_path / "set", 6), tmp_path / "packed")
-    samples = []
+    files: dict[str, bytes] = {}
     for path in sorted((tmp_path / "packed/shards").iterdir()):
-        with path.open("rb") as stream:
-            samples += group_by_keys({**file, "__url__": path.name} for file in tar_file_iterator(stream))
-    assert [sample["png"] for sample in samples] == [png(number) for number in range(6)]
-    assert [json.loads(sample["json"])["tags"] for sample in samples] == [["even"], ["odd"]] * 3
+        with tarfile.open(path) as shard:
+            assert [(member.mode, member.mtime, member.uid) for member in shard] == [(0o444, 0, 0)] * len(
+                shard.getnames()
+            )
+            assert shard.getnames() == sorted(shard.getnames())
+            files |= {member.name: content.read() for member in shard if (content := shard.extractfile(member))}
+    assert [files[f"{number:09}.png"] for number in range(6)] == [png(number) for number in range(6)]
+    tags = [json.loads(files[f"{number:09}.json"])["tags"] for number in range(6)]
+    assert tags == [["even"], ["odd"]] * 3
 
 
 def test_an_image_that_is_broken_is_left_out_of_the_shards(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Headers of tar files: what Python's tarfile finds, without what it can be made to do."""
+"""Headers of tar files: hostile ones cost little and hide no file before them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import io
 import resource
 import tarfile
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from tagstream_train.data.tar_headers import MAX_ABOUT_BYTES, plain_files
+from tagstream_train.data.shards import MAX_HEADER_BYTES, plain_files
 
 LONG = "folder/" * 40 + "photo.jpg"
 NAMES = ("a.jpg", "./b.jpg", "ümläut.jpg", "p/" * 70 + "c.jpg", LONG, f"{LONG}é", "empty.txt")
@@ -63,8 +64,13 @@ def changed(block: bytes, place: slice, field: bytes) -> bytes:
 
 SIZE = slice(124, 136)
 ONE = header("one.jpg", b"0", 0)
-OVERLAPPING = b"2 " * (MAX_ABOUT_BYTES // 2 - 2) + b"=a"
+ABOUT = MAX_HEADER_BYTES - 3 * 512
+"""The most that may stand before a member."""
+OVERLAPPING = b"2 " * (ABOUT // 2 - 2) + b"=a"
 """Each two bytes announce a record whose key is all that follows."""
+
+
+DECLARED = b"".join(b"%d path%05d=\n" % (len("13 path00000=\n"), number) for number in range(ABOUT // 14))
 
 
 @pytest.mark.parametrize(
@@ -73,41 +79,65 @@ OVERLAPPING = b"2 " * (MAX_ABOUT_BYTES // 2 - 2) + b"=a"
         header("x", b"x", 3_000_000_000),
         header("x", b"L", 3_000_000_000),
         header("x", b"g", 3_000_000_000),
-        about(OVERLAPPING) * 100,
-        about(b"0 path=a\n"),
-        about(b"-5 path=a\n"),
-        about(b"99999 path=a\n"),
-        about(b"13 path=a.jpg"),
-        about(b"path"),
-        about(b"12 size=-51\n") + ONE,
-        about(b"13 path=abcd\n" + b"22 GNU.sparse.major=1\n") + ONE,
+        changed(ONE, slice(124, 157), b"\xff" * 10 + b"\0\0" + ONE[136:156] + b"L"),
+        changed(ONE, slice(124, 157), b"\xff" * 10 + b"\0\0" + ONE[136:156] + b"0"),
+        about(b"x" * 5000, b"L"),
+        about(b"x", b"L") * 20_000,
+        about(b"17 path=last.jpg\n") * 20_000,
+        about(b"12 size=-51\n"),
         changed(ONE, SIZE, b"-0000000777\0"),
-        changed(ONE, SIZE, b"0_0_0_0_777\0"),
-        changed(ONE, SIZE, b"many bytes \0"),
+        about(b"13 path=abcd\n" + b"22 GNU.sparse.major=1\n" + b"22 GNU.sparse.minor=0\n"),
         header("x", b"S", 512),
-        about(b"x" * 5000, b"L") + ONE,
-        ONE[:-1],
-        b"\1" * 512,
     ],
 )
 def test_a_hostile_header_costs_nothing_and_ends_the_reading(hostile: bytes) -> None:
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     files = plain_files(io.BytesIO(ONE + hostile + ONE + bytes(1024)))
     assert next(files).name == "one.jpg"
-    with pytest.raises(ValueError, match=r"member|number|length|record|name|header"):
+    with pytest.raises(ValueError):  # noqa: PT011 - tarfile's own words
         list(files)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        (about(OVERLAPPING) + ONE) * 10,
+        (about(b"1" * ABOUT) + ONE) * 10,
+        (about(DECLARED, b"g") + ONE) * 200,
+        about(b"0 path=a\n"),
+        about(b"-5 path=a\n"),
+        about(b"99999 path=a\n"),
+        about(b"13 path=a.jpg"),
+        about(b"path"),
+        changed(ONE, SIZE, b"0_0_0_0_777\0"),
+        changed(ONE, SIZE, b"many bytes \0"),
+        ONE[:-1],
+        b"\1" * 512,
+    ],
+)
+def test_a_damaged_header_costs_little_and_hides_no_file_before_it(damaged: bytes) -> None:
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    found = list(plain_files(io.BytesIO(ONE + damaged + ONE + bytes(1024))))
+    assert found[0].name == "one.jpg"
+    assert len(found) <= 2 + len(damaged) / 512
+    assert time.monotonic() - began < 60
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+def test_a_shard_of_many_files_is_read_in_little_memory() -> None:
+    content = (about(b"17 path=last.jpg\n") + ONE) * 5_000
+    tracemalloc.start()
+    assert sum(1 for _ in plain_files(io.BytesIO(content))) == 5_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
 
 
 def test_an_empty_file_is_none() -> None:
     with pytest.raises(ValueError, match="empty"):
         list(plain_files(io.BytesIO()))
-
-
-def test_names_before_names_are_read_one_after_the_other() -> None:
-    named = about(b"first.jpg", b"L") * 5_000 + about(b"17 path=last.jpg\n") * 5_000 + ONE
-    assert [each.name for each in plain_files(io.BytesIO(named))] == ["last.jpg"]
 
 
 def test_a_size_larger_than_octal_digits_hold_is_read(tmp_path: Path) -> None:
