@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from tagstream_train import checkpoints
-from tagstream_train.ema import Ema
 from tagstream_train.plan import Plan as Plan  # part of what this module offers
 from tagstream_train.record import Hook, Record
 from tagstream_train.schedules import rate
@@ -189,7 +189,8 @@ class _Run:
         self._parameters = [p for p in self._model.parameters() if p.requires_grad]
         leave_triton_out()  # optimizers import torch's compiler
         self._optimizer = torch.optim.AdamW(self._parameters, lr=plan.lr, weight_decay=plan.weight_decay)
-        self._ema = Ema(self._model, plan.ema) if plan.ema else None
+        self._trained = nn.ParameterList(self._parameters)
+        self._average = _average_of(self._trained, plan.ema) if plan.ema else None
         self._epoch = len(batches) / plan.accumulation
         """Steps of one epoch."""
         self._steps = plan.steps or math.ceil((plan.epochs or 0) * self._epoch)
@@ -209,8 +210,7 @@ class _Run:
                     report(self._progress(losses, lr, first, time.monotonic() - began))
                 if self._done == self._steps or self._done % self._plan.checkpoint_every == 0:
                     self._save()
-        if self._ema is not None:
-            self._ema.settle()
+        self._swap()
         self._model.eval().to("cpu")
         seconds = time.monotonic() - began
         return Trained(self._folder, self._steps, self._images(self._steps), seconds, losses)
@@ -256,8 +256,8 @@ class _Run:
             self._accelerator.clip_grad_norm_(self._parameters, self._plan.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        if self._ema is not None:
-            self._ema.update(self._done)
+        if self._average is not None:
+            self._average.update_parameters(self._trained)
         self._done += 1
         return shown
 
@@ -288,8 +288,20 @@ class _Run:
 
     def _validated(self, validate: Validate) -> Mapping[str, float]:
         self._model.eval()
-        with torch.no_grad(), nullcontext() if self._ema is None else self._ema.in_use():
-            return validate()
+        self._swap()
+        try:
+            with torch.no_grad():
+                return validate()
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange the trained parameters for their averages, if the plan has one."""
+        for own, mean in zip(self._trained, self._average.parameters() if self._average else (), strict=False):
+            kept = own.clone()
+            own.copy_(mean)
+            mean.copy_(kept)
 
     def _save(self) -> None:
         if self._accelerator.is_main_process:
@@ -297,7 +309,7 @@ class _Run:
                 "step": self._done,
                 "weights": checkpoints.changing(self._model),
                 "optimizer": self._optimizer.state_dict(),
-                "ema": {} if self._ema is None else self._ema.averages,
+                "ema": {} if self._average is None else self._average.state_dict(),
                 "batches": self._batches.state(),
             }
             checkpoints.save(self._folder, content, self._plan, self._identity)
@@ -313,8 +325,8 @@ class _Run:
                 raise ValueError(f"step {self._done} of {self._steps}")
             checkpoints.put_back(self._model, found["weights"], self._folder)
             self._optimizer.load_state_dict(found["optimizer"])
-            if self._ema is not None:
-                self._ema.restore(found["ema"])
+            if self._average is not None:
+                self._average.load_state_dict(found["ema"])
             self._batches.restore(found["batches"])
 
     def _progress(self, losses: Mapping[str, float], lr: float, first: int, seconds: float) -> Progress:
@@ -331,6 +343,21 @@ class _Run:
     def _images(self, steps: int) -> int:
         processes: int = self._accelerator.num_processes
         return steps * self._plan.batch * self._plan.accumulation * processes
+
+
+def _average_of(parameters: nn.ParameterList, decay: float) -> AveragedModel:
+    """Moving average of the parameters, which starts at their values.
+
+    After step n it keeps min(decay, (1 + n) / (10 + n)) of itself, so that the first weights of a short run fade.
+    """
+
+    def mixed(mean: Tensor, new: Tensor, updates: Tensor | int) -> Tensor:
+        step = int(updates) - 1
+        return torch.lerp(mean, new, 1 - min(decay, (1 + step) / (10 + step)))
+
+    average = AveragedModel(parameters, avg_fn=mixed)
+    average.update_parameters(parameters)  # the first update copies
+    return average
 
 
 @contextmanager
