@@ -17,7 +17,14 @@ from typing import TypeAlias
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/quickstart.md", "docs/operating.md", "docs/failure-modes.md", "docs/security.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/operating.md",
+    "docs/failure-modes.md",
+    "docs/dead-letters.md",
+    "docs/security.md",
+)
 FILE = "tests/claims.toml"
 UNTRIED = "not testable: "
 Tests: TypeAlias = list[str] | str
