@@ -44,8 +44,8 @@ def events(scene: Scene, kind: str, keys: list[str]) -> list[Batch]:
     return [Batch(kind, batch([record(scene.site.own(key))])) for key in keys]
 
 
-def test_a_store_lies_in_every_field_of_its_answers(scene: Scene) -> None:
-    """Each lie is told of an object of its own; all of them stand in one partition, one behind the other."""
+def test_a_store_fails_in_every_way_that_stores_do(scene: Scene) -> None:
+    """Each failure is told of an object of its own; all of them stand in one partition, one behind the other."""
     with loopback(lambda connection, chunk: None) as elsewhere:
         told = lies(lambda: f"http://127.0.0.1:{elsewhere.port}/x")
         scene.store.lies |= {f"{name}.jpg": lie for name, lie in told.items()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from tests.fuzz.fuzzer import Target
-from tests.fuzz.targets import answers, files, images, messages, topics, training, wires, worker
+from tests.fuzz.targets import cached, files, images, messages, topics, training, wires, worker
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (messages, images, files, answers, topics, training, wires, worker)
+    for module in (messages, images, files, cached, topics, training, wires, worker)
     for target in module.TARGETS
 }

@@ -1,0 +1,57 @@
+"""What lies in the cache's entries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import numpy as np
+import orjson
+
+from schemas.enriched_image import CaptionText, ImageFacts, Tag
+from tests.fuzz.fuzzer import Target
+from tests.fuzz.parts import Parts
+from workers.pipeline import cache_entries as entries
+from workers.types import Caption, Facts, LabelScores
+
+LABELS = 10
+FACTS = Facts("a" * 64, "e", "v1", "2026-01-02T03:04:05Z", 1000, "jpeg", 40, 30, 3600)
+
+
+def cached() -> Iterator[Parts]:
+    """What kind of entry it is, and its bytes."""
+    yield (b"facts", entries.pack_facts(FACTS))
+    yield (b"facts", orjson.dumps({**asdict(FACTS), "version_id": None}))
+    yield (b"caption", entries.pack_caption(Caption("a dog", -0.5, "beam")))
+    yield (b"caption", entries.pack_caption(Caption("a dog", None, "template")))
+    for count in (0, 1, LABELS):
+        scores = LabelScores(np.arange(count, dtype=np.int32), np.linspace(0, 1, count).astype(np.float32))
+        yield (b"scores", entries.pack_scores(scores))
+
+
+def unpacked(parts: Parts) -> str:
+    """A miss, or what the schema of the outcome takes."""
+    kind, value = (*parts, b"", b"")[:2]
+    match kind:
+        case b"facts":
+            facts = entries.unpack_facts(value)
+            if facts is not None:
+                ImageFacts(format=facts.format, width=facts.width, height=facts.height, bytes=facts.size)
+                assert facts.decode_bytes >= 0
+                return "facts"
+        case b"caption":
+            caption = entries.unpack_caption(value)
+            if caption is not None:
+                CaptionText(text=caption.text, score=caption.score, method=caption.method)
+                return "a caption"
+        case _:
+            scores = entries.unpack_scores(value, LABELS)
+            if scores is not None:
+                assert (np.diff(scores.label_ids) > 0).all()
+                for label, score in zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True):
+                    Tag(name="x", score=score, label_id=label)
+                return "scores"
+    return "a miss"
+
+
+TARGETS = (Target("cache-entries", cached, unpacked),)
