@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import urllib3
 from minio.datatypes import Object as MinioObject
 from minio.error import MinioException
-from minio.helpers import check_bucket_name, check_object_name
+from minio.helpers import DictType, check_bucket_name, check_object_name
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -28,14 +28,14 @@ from tenacity import (
     stop_before_delay,
     wait_random_exponential,
 )
+from urllib3.response import BaseHTTPResponse
 
 from schemas.text import version_or_none
 from workers import metrics
-from workers.backends.plain_http import ObjectAnswer
 from workers.backends.s3_answers import TOO_SKEWED, WRONG_SIGNATURE, S3Answer, advice, meaning
 from workers.backends.s3_client import SkewCorrectedMinio
 from workers.backends.s3_credentials import FileCredentials, KeyFiles, Renewable, WebIdentity, WebIdentityCredentials
-from workers.backends.s3_http import ClockedPool, NotAnAnswer, S3Refusal
+from workers.backends.s3_http import ClockedPool, S3Refusal, TooLargeAnswer, let_go
 from workers.errors import (
     BucketGone,
     Fault,
@@ -60,7 +60,6 @@ _ETAG = re.compile(r"[\x21\x23-\x7e]{1,1024}")
 """What can be asked for in a header and signed. No store gives an object another."""
 _SHA256 = "sha256"
 """The name under which an object's metadata say this of its content."""
-_LENGTH = re.compile(r"[0-9]{1,18}")
 _REMEDY = "Is TAGSTREAM_S3_ENDPOINT right, and the store running?"
 _LONGEST_WORD = 1024
 """Characters of an etag or version id that a store may answer."""
@@ -291,7 +290,8 @@ class MinioObjectStore:
         self._http.clear()
 
     def _read(self, bucket: str, key: str, version_id: str | None, etag: str | None, max_bytes: int) -> StoredObject:
-        response = self._client.open_object(bucket, key, version_id, etag)
+        wanted: DictType = {"If-Match": f'"{etag}"'} if etag else {}
+        response = self._client.get_object(bucket, key, version_id=version_id, request_headers=wanted)
         try:
             if response.status != 200:  # a part of it, or nothing
                 raise S3Refusal(S3Answer(response.status))
@@ -300,15 +300,29 @@ class MinioObjectStore:
                 raise Superseded("the object has another etag than the event names")
             modified, date = _last_modified(response), _date(response.headers.get("date"))
             return StoredObject(
-                body=_body(response, max_bytes),
+                body=self._body(response, max_bytes),
                 etag=found or "",
                 version_id=version_or_none(_word(response, "x-amz-version-id")),
                 last_modified=modified if date is None else min(modified, date),  # RFC 9110: never later than that
                 date=date,
             )
         finally:
-            response.close()
-            response.release_conn()
+            let_go(response)
+
+    def _body(self, response: BaseHTTPResponse, max_bytes: int) -> bytes:
+        """As it is stored: a Content-Encoding is not undone, since etag, size and hash are of the stored bytes."""
+        size = response.length_remaining or 0
+        if size > max_bytes:
+            raise LargerThanReserved(size)
+        body = _room(size)
+        while chunk := self._http.read_chunk(response, min(_CHUNK, max_bytes + 1 - body.tell())):
+            body.write(chunk)
+            if body.tell() > max_bytes:
+                raise LargerThanReserved(None)
+        if not body.tell():
+            raise Rejected("fetch", "empty-object", "the object has no bytes")
+        body.truncate()
+        return body.getvalue()
 
     def _look(self, bucket: str, key: str) -> ObjectVersion:
         try:
@@ -319,9 +333,8 @@ class MinioObjectStore:
             if refusal.answer.status >= 500:
                 raise
         # Answers to HEAD have no body, and so no word on why: is this object missing, or its bucket, or our rights?
-        response = self._client.open_object(bucket, key, None, None)
-        response.close()  # it is there after all; its bytes are not read
-        response.release_conn()
+        response = self._client.get_object(bucket, key)
+        let_go(response)  # it is there after all; its bytes are not read
         etag, version_id = _word(response, "etag"), _word(response, "x-amz-version-id")
         return ObjectVersion(_bare(etag) or "", version_or_none(version_id), _last_modified(response))
 
@@ -382,9 +395,7 @@ class MinioObjectStore:
         """Whether it refuses a name of ours too. A gateway that rewrites odd keys makes their signatures wrong."""
         try:
             with self._http.within(_CHECK_S):
-                answer = self._client.open_object(bucket, _OWN_KEY, None, None)
-            answer.close()
-            answer.release_conn()
+                let_go(self._client.get_object(bucket, _OWN_KEY))
         except S3Refusal as refusal:
             return meaning(refusal.answer) == "access"
         except (urllib3.exceptions.HTTPError, MinioException, ElementTree.ParseError):
@@ -392,27 +403,15 @@ class MinioObjectStore:
         return False
 
     def _patiently(self, call: Callable[[], Answer], seconds: float) -> Answer:
-        """The call's answer. What may pass is tried again as tenacity wants, which takes 0.1 ms where the first try
-        succeeds: so it is told of that only if it failed."""
-        began = time.monotonic()
-        try:
-            return call()
-        except _Passing as first:
-            failed = [first]
-
-        def again() -> Answer:
-            if failed:
-                raise failed.pop()
-            return call()
-
+        """The call's answer. What may pass is tried again."""
         retrying = Retrying(
             retry=retry_if_exception_type(_Passing),
-            stop=stop_before_delay(seconds - (time.monotonic() - began)),
+            stop=stop_before_delay(seconds),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
             before_sleep=_count_retry,
             reraise=True,
         )
-        return retrying(again)
+        return retrying(call)
 
 
 def _check_names(bucket: str, key: str, version_id: str | None, etag: str | None) -> None:
@@ -436,7 +435,7 @@ def _words(error: Exception) -> str:
             return "no whole answer in time"
         case urllib3.exceptions.SSLError():
             return f"TLS failed ({error.__cause__ or error})"
-        case NotAnAnswer():
+        case TooLargeAnswer():
             return str(error)
         case urllib3.exceptions.ProtocolError():
             return "the connection broke"
@@ -446,23 +445,6 @@ def _words(error: Exception) -> str:
 
 def _count_retry(_: RetryCallState) -> None:
     metrics.RETRIES.add(dependency="s3")
-
-
-def _body(response: ObjectAnswer, max_bytes: int) -> bytes:
-    """As it is stored: a Content-Encoding is not undone, since etag, size and hash are of the stored bytes."""
-    announced = response.headers.get("content-length", "")
-    size = int(announced) if _LENGTH.fullmatch(announced) else 0
-    if size > max_bytes:
-        raise LargerThanReserved(size)
-    body = _room(size)
-    while chunk := response.read1(min(_CHUNK, max_bytes + 1 - body.tell()), decode_content=False):
-        body.write(chunk)
-        if body.tell() > max_bytes:
-            raise LargerThanReserved(None)
-    if not body.tell():
-        raise Rejected("fetch", "empty-object", "the object has no bytes")
-    body.truncate()
-    return body.getvalue()
 
 
 def _room(size: int) -> io.BytesIO:
@@ -478,7 +460,7 @@ def _room(size: int) -> io.BytesIO:
     return body
 
 
-def _word(response: ObjectAnswer, header: str) -> str | None:
+def _word(response: BaseHTTPResponse, header: str) -> str | None:
     word = response.headers.get(header)
     if word is not None and len(word) > _LONGEST_WORD:
         raise Unavailable("s3", f"its {header} has {len(word)} characters", fault="refused")
@@ -490,7 +472,7 @@ def _listed(entry: MinioObject, date: str | None) -> ListedObject:
     return ListedObject(entry.object_name or "", entry.size or 0, _bare(entry.etag) or "", _rfc3339(modified), date)
 
 
-def _last_modified(response: ObjectAnswer) -> str:
+def _last_modified(response: BaseHTTPResponse) -> str:
     try:
         return _rfc3339(parsedate_to_datetime(response.headers.get("last-modified", "")))
     except (ValueError, OverflowError) as error:

@@ -1,49 +1,36 @@
-"""An HTTP pool whose time limit is a wall clock over the whole answer: waiting, headers and body.
+"""An HTTP pool for a store's servers: one deadline a call, bounded answers, no redirects.
 
-urllib3's read timeout starts anew with every byte that arrives, so a server that sends one byte a second is never
-too slow for it. Here the clock is set once an answer, and every read of the socket gets only what is left of it.
-
-No answer is held in memory without a bound either: what is not an answer to the question becomes `S3Refusal` with what
-its first bytes tell, and an answer that is read whole for its caller may have `_LARGEST_ANSWER` bytes.
+urllib3's read timeout starts anew with every byte that arrives, so the deadline is looked at between chunks too.
 """
 
 from __future__ import annotations
 
-import http.client
 import io
 import os
-import re
 import socket
-import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import certifi
 import urllib3
-from urllib3 import HTTPHeaderDict
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
-from workers.backends import plain_http
 from workers.backends.names import connected
-from workers.backends.plain_http import ClockedReader, ObjectAnswer, PlainAnswer
 from workers.backends.s3_answers import S3Answer, read_answer
 
 _SHORTEST_S = 0.001
 _MOST_SERVERS = 16
-"""Whose connections are kept; at AWS each bucket has its own."""
+"""Servers whose connections are kept; at AWS each bucket has its own."""
 _CHUNK = 64 * 1024
 _LARGEST_REFUSAL = 64 * 1024
 _LARGEST_ANSWER = 8 * 1024 * 1024
 """A page of a listing, at most: 1,000 keys of 1,024 bytes, escaped, with what else is said of each."""
-_MOST_TAGS = 100_000
-"""In such an answer, and as many attributes. They take up to a hundred times the memory of their text."""
-_TAG = re.compile(rb"""<(?:[^>"']|"[^"]*+"|'[^']*+')*+""")
 
 
 class S3Refusal(Exception):
@@ -54,25 +41,12 @@ class S3Refusal(Exception):
         self.answer = answer
 
 
-class NotAnAnswer(urllib3.exceptions.ProtocolError):
-    """A success that can't be one: too large, or no document that S3 defines."""
-
-
-class _ClockedAnswer(http.client.HTTPResponse):
-    """Takes the connection's read timeout, which urllib3 has just set on the socket, as the clock of this answer."""
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        timeout = sock.gettimeout()
-        if timeout is not None:
-            self.fp.close()
-            self.fp = io.BufferedReader(ClockedReader(sock, time.monotonic() + timeout))
+class TooLargeAnswer(urllib3.exceptions.ProtocolError):
+    """A listing, or another answer that is read whole, has more bytes than any that S3 defines."""
 
 
 class _Connection(HTTPConnection):
     """Finding the server's addresses, and trying one after the other, take the timeout of one connection together."""
-
-    response_class = _ClockedAnswer
 
     def _new_conn(self) -> socket.socket:
         timeout = self.timeout
@@ -98,10 +72,7 @@ class _Connection(HTTPConnection):
 
 
 class _TlsConnection(HTTPSConnection, _Connection):
-    @property
-    def is_connected(self) -> bool:
-        """Whether it can be asked again: also what came unasked and is decrypted already must not become an answer."""
-        return super().is_connected and not (isinstance(self.sock, ssl.SSLSocket) and self.sock.pending())
+    pass
 
 
 class _Pool(HTTPConnectionPool):
@@ -132,13 +103,12 @@ class ClockedPool(urllib3.PoolManager):
         self._connect_s = connect_s
         self._request_s = request_s
         self._clock = threading.local()
-        self._of_servers: dict[str, HTTPConnectionPool] = {}
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """All requests that this thread makes inside have so long together, to the last byte of their answers.
+        """All that this thread asks and reads inside has so long together.
 
-        Inside another such block they have what is left of that, if it is less.
+        Inside another such block it has what is left of that, if it is less.
         """
         outer = getattr(self._clock, "until", None)
         until = time.monotonic() + seconds
@@ -151,100 +121,66 @@ class ClockedPool(urllib3.PoolManager):
     def urlopen(  # type: ignore[override]  # urllib3 overloads what is plain here
         self, method: str, url: str, redirect: bool = True, **kwargs: Any
     ) -> BaseHTTPResponse:
-        left = self._left_s()
-        timeout = urllib3.Timeout(connect=min(self._connect_s, left), read=left)
+        left = max(_SHORTEST_S, self._left_s())
+        timeout = urllib3.Timeout(connect=min(self._connect_s, left), total=left)
         whole = kwargs.pop("preload_content", True)
         clocked = {**kwargs, "timeout": timeout, "pool_timeout": left, "retries": False, "preload_content": False}
         answer = super().urlopen(method, url, redirect=False, **clocked)
         self._clock.date = answer.headers.get("Date")
         if not 200 <= answer.status < 300:
-            raise S3Refusal(_refusal(answer))
-        return _held(answer) if whole else answer
+            raise S3Refusal(self._refusal(answer))
+        return self._held(answer) if whole else answer
 
-    def open_object(self, server: str, target: str, headers: Mapping[str, str]) -> ObjectAnswer:
-        """Ask for an object: over a connection that is open already, if there is one, which is the cheapest way. The
-        caller reads the answer, closes it and releases its connection.
-
-        Args:
-            server: `http://host:port` or `https://host`.
-            target: path and query, quoted.
+    def read_chunk(self, answer: BaseHTTPResponse, amount: int) -> bytes:
+        """The next bytes of a body as it is stored, at most `amount`; none: it has ended.
 
         Raises:
-            S3Refusal, urllib3.exceptions.HTTPError: as `urlopen`.
+            ReadTimeoutError: the time is over.
         """
-        until = time.monotonic() + self._left_s()
-        answer = plain_http.get(self._of_server(server), target, headers, until)
-        if answer is None:
-            return self.urlopen("GET", server + target, headers=headers, preload_content=False)
-        if not isinstance(answer, PlainAnswer) and not 200 <= answer.status < 300:
-            raise S3Refusal(_refusal(answer))
-        return answer
+        left = self._left_s()
+        if left <= 0:
+            raise ReadTimeoutError(None, "", "no time is left")  # type: ignore[arg-type]  # the pool is not read
+        connection = answer.connection
+        if connection is not None and (sock := getattr(connection, "sock", None)) is not None:
+            sock.settimeout(left)
+        return answer.read1(amount, decode_content=False)
 
     @property
     def date(self) -> str | None:
-        """The Date of the last answer that `urlopen` had for this thread."""
+        """The Date of the last answer that this thread had."""
         return getattr(self._clock, "date", None)
 
     def _left_s(self) -> float:
         until = getattr(self._clock, "until", None)
-        return self._request_s if until is None else max(_SHORTEST_S, until - time.monotonic())
+        return self._request_s if until is None else until - time.monotonic()
 
-    def _of_server(self, server: str) -> HTTPConnectionPool:
-        """The connections to one server: `connection_from_url`, which takes 0.1 ms to tell that it is the same one."""
-        pool = self._of_servers.get(server)
-        if pool is None or pool.pool is None:  # not asked yet, or closed in favour of others
-            if len(self._of_servers) >= _MOST_SERVERS:
-                self._of_servers.clear()
-            pool = self._of_servers[server] = self.connection_from_url(server)
-        return pool
+    def _refusal(self, answer: BaseHTTPResponse) -> S3Answer:
+        """The refusal that an answer tells. A body that breaks off is read as far as it came."""
+        body = b""
+        try:
+            while len(body) < _LARGEST_REFUSAL and (chunk := self.read_chunk(answer, _CHUNK)):
+                body += chunk
+        except urllib3.exceptions.HTTPError:
+            pass
+        finally:
+            let_go(answer)
+        return read_answer(answer.status, body, answer.headers.get("Date", ""))
 
-
-def _refusal(answer: BaseHTTPResponse) -> S3Answer:
-    """The refusal that an answer tells. A body that breaks off or does not end is read as far as it came."""
-    body = bytearray()
-    try:
-        while len(body) < _LARGEST_REFUSAL and (chunk := answer.read1(_CHUNK, decode_content=False)):
-            body += chunk
-    except (urllib3.exceptions.HTTPError, http.client.HTTPException):
-        pass
-    finally:
-        _let_go(answer)
-    return read_answer(answer.status, bytes(body[:_LARGEST_REFUSAL]), answer.headers.get("Date", ""))
-
-
-def _held(answer: BaseHTTPResponse) -> HTTPResponse:
-    """The same answer with its body in memory, which any XML parser may be given."""
-    body = io.BytesIO()
-    try:
-        while chunk := answer.read1(_CHUNK, decode_content=False):
-            body.write(chunk)
-            if body.tell() > _LARGEST_ANSWER:
-                raise NotAnAnswer(f"an answer of more than {_LARGEST_ANSWER} bytes")
-    finally:
-        _let_go(answer)
-    text = body.getvalue()
-    if not _harmless(text):
-        raise NotAnAnswer("a document that S3 does not define")
-    headers = HTTPHeaderDict(answer.headers)
-    for name in ("Content-Encoding", "Transfer-Encoding"):
-        headers.pop(name, None)
-    return HTTPResponse(io.BytesIO(text), headers, answer.status, enforce_content_length=False)
+    def _held(self, answer: BaseHTTPResponse) -> HTTPResponse:
+        """The same answer with its body in memory."""
+        body = bytearray()
+        try:
+            while chunk := self.read_chunk(answer, _CHUNK):
+                body += chunk
+                if len(body) > _LARGEST_ANSWER:
+                    raise TooLargeAnswer(f"an answer of more than {_LARGEST_ANSWER} bytes")
+        finally:
+            let_go(answer)
+        text = io.BytesIO(body)
+        return HTTPResponse(text, answer.headers, answer.status, decode_content=False, enforce_content_length=False)
 
 
-def _harmless(text: bytes) -> bool:
-    """Whether XML is safe to parse: no entities, bounded depth and number of elements and attributes, text in UTF-8."""
-    if b"<!" in text or text.count(b"<") > _MOST_TAGS:
-        return False
-    if sum(tag.count(b"=") for tag in _TAG.findall(text)) > _MOST_TAGS:  # a key may be full of them
-        return False
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _let_go(answer: BaseHTTPResponse) -> None:
+def let_go(answer: BaseHTTPResponse) -> None:
     """Give a connection back to the pool if its answer was read to the end; close it otherwise."""
     answer.close()
     answer.release_conn()
