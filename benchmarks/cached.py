@@ -123,7 +123,7 @@ def started(stack: LocalStack, events: Sequence[bytes]) -> dict[str, Subject]:
             settings = worker_settings(stack, topics) | {
                 "TAGSTREAM_TRANSACTIONAL_ID": topics["input"],
                 "TAGSTREAM_DELIVERY": delivery,
-                "TAGSTREAM_CACHE_TIMEOUT_S": "5",  # on a machine that is busy nothing is to be computed again
+                "cache_timeout_s": "5",  # on a machine that is busy nothing is to be computed again
             }
             worker = Working(stack.scratch.path / topics["input"], settings, checkout)
             subject = subjects[f"{name}, {delivery}"] = Subject(stack, worker, topics, events, require_hit)

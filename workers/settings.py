@@ -181,6 +181,11 @@ def _setting(group: str, default: Any, meaning: str) -> Any:
     return Field(default, description=meaning, json_schema_extra={"group": group})
 
 
+def _no_transaction_outlives(values: dict[str, Any]) -> float:
+    """The time-out of a transaction: the session's and two seconds, and no less than eight."""
+    return max(8.0, float(values.get("kafka_session_timeout_s", 8.0)) + 2.0)
+
+
 class PinnedBundle(NamedTuple):
     """A bundle's name or folder, and the only digest that it may have; empty: any."""
 
@@ -193,7 +198,11 @@ NO_BUNDLE: Mapping[str, tuple[str, ...]] = {"captioner": ("template", "none")}
 
 
 class Settings(BaseModel):
-    """Everything that the environment says, validated and frozen. A field `x_y` is the variable TAGSTREAM_X_Y."""
+    """Everything that the environment says, validated and frozen.
+
+    A field `x_y` that is made by `_setting` is the variable TAGSTREAM_X_Y. The others have no variable: no operator
+    gains by changing them, and tests do.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -228,11 +237,12 @@ class Settings(BaseModel):
         "Kafka", "earliest", "Where a new group begins: `earliest` or `latest`"
     )
     kafka_session_timeout_s: Annotated[float, Field(ge=1, le=300)] = _setting(
-        "Kafka", 8.0, "A worker that is silent for so long loses its partitions"
+        "Kafka",
+        8.0,
+        "A silent worker loses its partitions after so long; two seconds later the broker ends its open transaction, "
+        "for which readers wait",
     )
-    kafka_transaction_timeout_s: Annotated[float, Field(ge=8, le=900)] = _setting(
-        "Kafka", 10.0, "The broker aborts a dead worker's transaction after so long; readers wait that long"
-    )
+    kafka_transaction_timeout_s: Annotated[float, Field(ge=8, le=900)] = Field(default_factory=_no_transaction_outlives)
     kafka_security_protocol: Annotated[
         Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], BeforeValidator(_upper)
     ] = _setting("Kafka", "PLAINTEXT", "`PLAINTEXT`, `SSL`, `SASL_PLAINTEXT` or `SASL_SSL`")
@@ -304,9 +314,8 @@ class Settings(BaseModel):
         "Authenticates every entry, at least 32 characters; empty: entries are not authenticated",
     )
     cache_ttl_s: Seconds = _setting("Cache", 30 * 86400.0, "How long results are remembered")
-    cache_timeout_s: Annotated[float, Field(gt=0, le=5)] = _setting(
-        "Cache", 0.1, "A cache that does not answer within this is a miss"
-    )
+    cache_timeout_s: Annotated[float, Field(gt=0, le=5)] = 0.1
+    """A cache that does not answer within this is a miss."""
 
     tagger: Annotated[str, Field(min_length=1)] = _setting("Models", "compact", "`compact`, or a bundle's folder")
     captioner: Annotated[str, Field(min_length=1)] = _setting(
@@ -341,24 +350,23 @@ class Settings(BaseModel):
     max_pixels: Count = _setting(
         "Limits", 50_000_000, "Most pixels of an image, read from its header (`too-many-pixels`)"
     )
-    min_side: Count = _setting("Limits", 3, "Shortest side in pixels (`too-small`)")
+    min_side: Count = 3
+    """Shortest side in pixels (`too-small`)."""
     formats: Annotated[Words, Field(min_length=1), AfterValidator(_check_formats)] = _setting(
         "Limits", DECODABLE, "Image formats to decode, comma separated"
     )
-    decode_timeout_s: Seconds = _setting(
-        "Limits", 20.0, "Most wall-clock of decoding an image, with `processes`; small ones get less (`decode-timeout`)"
-    )
+    decode_timeout_s: Seconds = 20.0
+    """Most wall-clock of decoding an image, with `processes`; small ones get less (`decode-timeout`). It is below half
+    of `stall_timeout_s`: an image that hangs its decoder is tried twice."""
     decode_memory: Bytes = _setting(
         "Limits",
         ByteSize(2048 * MIB),
         "Memory for decoding one image: by its header's estimate, and in its child process (`decode-memory`)",
     )
-    retry_s: Seconds = _setting(
-        "Limits", 5.0, "A GET's passing failures (5xx, resets) are retried for so long; then its partition waits"
-    )
-    unreadable_s: Seconds = _setting(
-        "Limits", 60.0, "An object that fails for so long while others of its bucket read is dead-lettered"
-    )
+    retry_s: Seconds = 5.0
+    """A GET's passing failures (5xx, resets) are retried for so long; then its partition waits."""
+    unreadable_s: Seconds = 60.0
+    """An object that fails for so long while others of its bucket read is dead-lettered."""
 
     encoded_bytes: Bytes = _setting("Tuning", ByteSize(256 * MIB), "Memory for images as fetched")
     decoded_bytes: Bytes = _setting("Tuning", ByteSize(512 * MIB), "Memory for images being decoded and batched")
@@ -366,7 +374,8 @@ class Settings(BaseModel):
         "Tuning", ByteSize(32 * MIB), "Memory for records that wait, and for one batch of them (`batch-too-large`)"
     )
     ledger_bytes: Bytes = _setting("Tuning", ByteSize(64 * MIB), "Memory for outcomes that wait for those before them")
-    jobs_ahead: Count = _setting("Tuning", 2_000, "Most images of a partition ahead of its committed offset")
+    jobs_ahead: Count = 2_000
+    """Most images of a partition ahead of its committed offset."""
     max_batch: Annotated[int, Field(ge=0)] = _setting(
         "Tuning", 0, "Images in a batch at most; 0: what tuning or the warm-up found"
     )
@@ -385,12 +394,10 @@ class Settings(BaseModel):
         "Decode large JPEGs at 1/2, 1/4 or 1/8, which changes some answers: `close` leaves three times the model's "
         "side, `fast` one and a half; or `off`",
     )
-    transaction_outcomes: Annotated[int, Field(ge=1, le=10_000)] = _setting(
-        "Tuning", 500, "Most outcomes of one transaction"
-    )
-    transaction_bytes: Bytes = _setting(
-        "Tuning", ByteSize(4_000_000), "Most bytes of one transaction, unless the outcomes of one record are more"
-    )
+    transaction_outcomes: Annotated[int, Field(ge=1, le=10_000)] = 500
+    """Most outcomes of one transaction."""
+    transaction_bytes: Bytes = ByteSize(4_000_000)
+    """Most bytes of one transaction, unless the outcomes of one record are more."""
 
     http_host: str = _setting("Running", "0.0.0.0", "Address that /livez, /startupz, /readyz and /metrics listen on")
     http_port: Annotated[Annotated[int, Field(ge=0, le=65535)] | None, BeforeValidator(_off)] = _setting(
@@ -399,16 +406,10 @@ class Settings(BaseModel):
     drain_s: Seconds = _setting(
         "Running", 25.0, "After SIGTERM the work in hand may take so long; keep it below the grace period"
     )
-    stall_timeout_s: Annotated[float, Field(ge=1, le=3600)] = _setting(
-        "Running",
-        60.0,
-        "If no image changes stage, or one is worked on, for this long: log all stacks and exit with code 3",
-    )
-    self_test_s: Annotated[float, Field(ge=0, le=86400)] = _setting(
-        "Running",
-        300.0,
-        "So often an image whose right answer is known takes the images' way through the models; 0: never",
-    )
+    stall_timeout_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """If no image changes stage, or one is worked on, for this long: log all stacks and exit with code 3."""
+    self_test_s: Annotated[float, Field(ge=0, le=86400)] = 300.0
+    """Seconds between self-tests of the device; 0 turns them off."""
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = _setting(
         "Running", "info", "`debug` (names keys), `info`, `warning` or `error`"
     )
@@ -473,11 +474,6 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield f"the topic {settings.corrections_topic!r} can't hold both image events and corrections"
     if settings.max_object_bytes > settings.encoded_bytes:
         yield "TAGSTREAM_MAX_OBJECT_BYTES is above TAGSTREAM_ENCODED_BYTES: such an object could never be fetched"
-    if settings.decoder == "processes" and 2 * settings.decode_timeout_s >= settings.stall_timeout_s:
-        yield (
-            "TAGSTREAM_STALL_TIMEOUT_S is not above twice TAGSTREAM_DECODE_TIMEOUT_S: "
-            "an image that hangs its decoder is tried twice, and would end the worker"
-        )
 
 
 def _login_contradictions(settings: Settings) -> Iterator[str]:
@@ -512,9 +508,7 @@ def _login_contradictions(settings: Settings) -> Iterator[str]:
 S3_LOGINS = ("s3_access_key", "s3_credentials_file", "s3_web_identity_token_file")
 """Each is a whole way to log in; none: anonymous."""
 
-_DERIVED = {"otlp_traces", "otlp_metrics", "secret_files"}
-
-FIELDS: Mapping[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if name not in _DERIVED}
+FIELDS: Mapping[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if info.json_schema_extra}
 """The fields that have a variable, in the order of the table."""
 
 
@@ -676,26 +670,33 @@ def read_secret(path: Path) -> str:
         raise ValueError("it is not text in UTF-8") from None
 
 
-_FORMER = {
-    "KEYS": "KEY_GLOBS",
-    "ALLOW": "LABELS_FILE",
-    "INTAKE": "DECODER",
-    "RUN_OUTCOMES": "TRANSACTION_OUTCOMES",
-    "RUN_BYTES": "TRANSACTION_BYTES",
-    "WEDGED_S": "STALL_TIMEOUT_S",
-}
+_FORMER = {"KEYS": "KEY_GLOBS", "ALLOW": "LABELS_FILE", "INTAKE": "DECODER"}
 """Names that settings had before the first release: they are suggested, not read."""
 
-_GONE = dict.fromkeys(
-    ("SHADOW_TAGGER", "SHADOW_TAGGER_DIGEST", "SHADOW_SHARE", "SHADOW_REPORTS"),
-    "Run the new tagger as a second group with an output topic of its own and TAGSTREAM_SAMPLE, "
-    "then `tagstream compare` the two topics.",
-)
+_FIXED = "It is fixed now at {}: leave it out."
+GONE = {
+    **dict.fromkeys(
+        ("SHADOW_TAGGER", "SHADOW_TAGGER_DIGEST", "SHADOW_SHARE", "SHADOW_REPORTS"),
+        "Run the new tagger as a second group with an output topic of its own and TAGSTREAM_SAMPLE, "
+        "then `tagstream compare` the two topics.",
+    ),
+    "KAFKA_TRANSACTION_TIMEOUT_S": "It is two seconds above TAGSTREAM_KAFKA_SESSION_TIMEOUT_S: set that one.",
+    "CACHE_TIMEOUT_S": _FIXED.format("0.1 seconds"),
+    "MIN_SIDE": _FIXED.format("3 pixels"),
+    "DECODE_TIMEOUT_S": _FIXED.format("20 seconds"),
+    "RETRY_S": _FIXED.format("5 seconds"),
+    "UNREADABLE_S": _FIXED.format("60 seconds"),
+    "JOBS_AHEAD": _FIXED.format("2,000 images of a partition"),
+    **dict.fromkeys(("TRANSACTION_OUTCOMES", "RUN_OUTCOMES"), _FIXED.format("500 outcomes")),
+    **dict.fromkeys(("TRANSACTION_BYTES", "RUN_BYTES"), _FIXED.format("4 MB")),
+    **dict.fromkeys(("STALL_TIMEOUT_S", "WEDGED_S"), _FIXED.format("60 seconds")),
+    "SELF_TEST_S": _FIXED.format("300 seconds"),
+}
 """What to do instead of a setting that is no more."""
 
 
 def _nearest(name: str) -> str:
-    if instead := _GONE.get(name.removeprefix(PREFIX).upper()):
+    if instead := GONE.get(name.removeprefix(PREFIX).upper()):
         return f" {instead}"
     if former := _FORMER.get(name.removeprefix(PREFIX).upper()):
         return f" Do you mean {PREFIX}{former}?"
@@ -758,6 +759,8 @@ def _sentences(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False, include_context=False):
         says = _SAYS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         field = str(problem["loc"][0])
+        if field not in FIELDS:  # it follows from a field that is told of itself
+            continue
         given = (
             "" if is_secret(field) or "@" in str(problem["input"]) else f"={_without_query(field, problem['input'])}"
         )

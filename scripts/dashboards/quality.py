@@ -103,7 +103,7 @@ SELF_TEST = Row(
     [
         number(
             "Since the last right answer",
-            "Of the worker for which it is longest. It grows past TAGSTREAM_SELF_TEST_S: its device is stuck.",
+            "Of the worker for which it is longest. It grows past five minutes: its device is stuck.",
             "s",
             "max(tagstream_self_test_age_seconds{WORKERS})",
         ),

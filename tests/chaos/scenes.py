@@ -24,9 +24,9 @@ SESSION_S = 4
 
 BUSY = {
     "TAGSTREAM_REDIS_URL": "",
-    "TAGSTREAM_TRANSACTION_OUTCOMES": "8",
+    "transaction_outcomes": "8",
     "TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S),
-    "TAGSTREAM_JOBS_AHEAD": "30",
+    "jobs_ahead": "30",
 }
 """No cache, small transactions, a session that lapses soon, and a short reach, so that work lasts for a while."""
 
@@ -36,7 +36,7 @@ def behind_proxy(broker: BrokerBehindProxy, **more: str) -> dict[str, str]:
     return {
         "TAGSTREAM_KAFKA_SERVERS": broker.proxied,
         "TAGSTREAM_REDIS_URL": "",
-        "TAGSTREAM_TRANSACTION_OUTCOMES": "4",
+        "transaction_outcomes": "4",
         **more,
     }
 

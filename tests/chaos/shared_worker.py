@@ -92,8 +92,8 @@ class SharedWorker:
                 **{
                     "TAGSTREAM_S3_ENDPOINT": store.url,
                     "TAGSTREAM_REDIS_URL": f"redis://127.0.0.1:{cache.port}/0",
-                    "TAGSTREAM_RETRY_S": "1",
-                    "TAGSTREAM_UNREADABLE_S": "4",
+                    "retry_s": "1",
+                    "unreadable_s": "4",
                     "TAGSTREAM_GET_TIMEOUT_S": "20",
                     "TAGSTREAM_MAX_OBJECT_BYTES": "2MiB",
                     "TAGSTREAM_MAX_PIXELS": "1000000",

@@ -226,7 +226,7 @@ class Soak:
             TAGSTREAM_KAFKA_SERVERS=self._broker.proxied,
             TAGSTREAM_REDIS_URL="",
             TAGSTREAM_KAFKA_SESSION_TIMEOUT_S="6",
-            TAGSTREAM_TRANSACTION_OUTCOMES="20",
+            transaction_outcomes="20",
             **settings,
         )
 

@@ -51,7 +51,7 @@ def test_each_node_in_turn_is_lost_for_a_while(
     connecting, without which a frozen node is waited for again and again, if chance has it. A pause before the
     coordinator is asked for again, without which the log has thousands of lines of a node that was killed. A node that
     is stopped hands over what it leads and asks for no rule of ours."""
-    settings = {"TAGSTREAM_REDIS_URL": "", "TAGSTREAM_TRANSACTION_OUTCOMES": "4"}
+    settings = {"TAGSTREAM_REDIS_URL": "", "transaction_outcomes": "4"}
     with worker(town, "w", tmp_path, **settings) as process:
         load(town, 40)
         eventually(lambda: is_committed(town), 60, process.said)

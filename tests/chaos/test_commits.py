@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(300)
 _HERE = Path(__file__).parent
 
 SHORT_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": str(SESSION_S)}
-LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60"}
+LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60", "kafka_transaction_timeout_s": "10"}
 """What a lost membership does is another test's."""
 
 
@@ -108,10 +108,9 @@ def test_broker_goes_away_before_offsets_are_sent(
     hesitation = tmp_path / "hesitation"
     settings = behind_proxy(
         broker,
-        TAGSTREAM_KAFKA_TRANSACTION_TIMEOUT_S="90",
         HESITATION=str(hesitation),
         PYTHONPATH=os.pathsep.join([str(_HERE / "hesitation"), str(_HERE.parents[1])]),
-        **LONG_SESSION,
+        **LONG_SESSION | {"kafka_transaction_timeout_s": "90"},
     )
     with settled(outpost, "w", tmp_path, **settings) as process:
         hesitation.touch()
@@ -191,7 +190,7 @@ def test_the_broker_times_a_transaction_out(
 ) -> None:
     """Guard: a producer that was fenced once is replaced, and its transaction published again. Used again it is
     fenced for ever; taken for another process with our id, which it looks like, it ends the worker."""
-    settings = behind_proxy(broker, TAGSTREAM_KAFKA_TRANSACTION_TIMEOUT_S="8", **LONG_SESSION)
+    settings = behind_proxy(broker, **LONG_SESSION | {"kafka_transaction_timeout_s": "8"})
     with agreed(broker, version), settled(outpost, "w", tmp_path, **settings) as process:
         before = failed(process, cause="fenced")
         sent, offsets = broker.proxy.hold(Api.PRODUCE, "answer"), broker.proxy.hold(api)

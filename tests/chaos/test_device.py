@@ -227,7 +227,7 @@ def test_a_device_that_begins_to_answer_wrongly_while_idle(
 ) -> None:
     """Guard: the self-test while the worker runs; without it the next images are published with wrong scores, which
     are numbers like any others."""
-    settings = unruly.settings() | {"TAGSTREAM_SELF_TEST_S": "0.001"}
+    settings = unruly.settings() | {"self_test_s": "0.001"}
     load(home, 20)
     with worker(home, "w", tmp_path, **settings) as process:
         eventually(lambda: is_committed(home), 60, process.said)
@@ -248,7 +248,7 @@ def test_a_device_that_answers_wrongly_for_several_images_together(
     """Guard: the self-test image has a place in a batch, and is repeated in one of that size; alone it is right."""
     unruly.order(lies=2)
     load(home, 60)
-    settings = unruly.settings() | {"TAGSTREAM_SELF_TEST_S": "0.000001"}
+    settings = unruly.settings() | {"self_test_s": "0.000001"}
     gives_up(home, unruly, account, tmp_path, "two wrong answers in a row", lands="lies", **settings)
     assert_untouched(home, 60)
     unruly.order()
@@ -256,7 +256,7 @@ def test_a_device_that_answers_wrongly_for_several_images_together(
 
 
 def test_a_hang_in_forward(home: Site, unruly: Unruly, account: Account, tmp_path: Path) -> None:
-    """Guard: the device's clock of 15 s; without it only the clocks of `TAGSTREAM_STALL_TIMEOUT_S` see that nothing
+    """Guard: the device's clock of 15 s; without it only the clocks of `stall_timeout_s` see that nothing
     moves."""
     unruly.order(hangs=True)
     load(home, 20)

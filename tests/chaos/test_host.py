@@ -138,9 +138,9 @@ def test_the_wall_clock_jumps_by_an_hour(home: Site, account: Account, tmp_path:
             "PYTHONPATH": path,
             "WALL_CLOCK": str(wall_clock),
             "TAGSTREAM_REDIS_URL": home.stack.valkey.url,
-            "TAGSTREAM_CACHE_TIMEOUT_S": "5",  # on a busy machine a miss would say nothing of clocks
+            "cache_timeout_s": "5",  # on a busy machine a miss would say nothing of clocks
             "TAGSTREAM_S3_ENDPOINT": store.url,
-            "TAGSTREAM_RETRY_S": "1",
+            "retry_s": "1",
         }
         store.lies["fails.jpg"] = says(503)
         home.upload("fails.jpg", photo(9_999))
@@ -208,7 +208,7 @@ def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, ac
     image when all fall asleep would have been at it for twenty seconds on waking, and be killed for it."""
     settings = BUSY | {
         "TAGSTREAM_DECODER": "processes",
-        "TAGSTREAM_DECODE_TIMEOUT_S": str(2 * DAWDLES_S),
+        "decode_timeout_s": str(2 * DAWDLES_S),
         "PYTHONPATH": str(BROKEN_CODEC),
     }
     home.upload("slow.png", png_that("dawdles", "at first"))
@@ -225,7 +225,7 @@ def test_a_worker_sleeps_for_twenty_seconds_with_all_its_decoders(home: Site, ac
             done = len(home.outcomes())
             assert done < 300
             time.sleep(20)
-            assert len(home.outcomes()) - done <= int(BUSY["TAGSTREAM_TRANSACTION_OUTCOMES"])
+            assert len(home.outcomes()) - done <= int(BUSY["transaction_outcomes"])
             account.landed()
         finally:
             for pid in family:

@@ -34,7 +34,7 @@ def decoders(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         PYTHONPATH=str(FOLDER),
         TAGSTREAM_DECODER="processes",
         TAGSTREAM_DECODE_THREADS="2",
-        TAGSTREAM_DECODE_TIMEOUT_S=str(CLOCK_S),
+        decode_timeout_s=str(CLOCK_S),
         TAGSTREAM_DECODE_MEMORY="256MiB",
     ) as shared:
         yield shared
@@ -132,7 +132,7 @@ THREADS = {
     "PYTHONPATH": str(FOLDER),
     "TAGSTREAM_DECODER": "threads",
     "TAGSTREAM_DECODE_THREADS": "2",
-    "TAGSTREAM_STALL_TIMEOUT_S": "4",
+    "stall_timeout_s": "4",
     "TAGSTREAM_REDIS_URL": "",
 }
 

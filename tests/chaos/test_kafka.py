@@ -27,7 +27,7 @@ def test_broker_frozen_during_a_commit_beyond_the_request_timeout(
 ) -> None:
     """Guard: an ambiguous commit is settled by the committed offset; trusting the client's error publishes twice what
     the broker committed and could not say."""
-    long_session = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60"}
+    long_session = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60", "kafka_transaction_timeout_s": "10"}
     with settled(outpost, "w", tmp_path, **behind_proxy(broker, **long_session)) as process:
         before = failed(process)
         commit = broker.proxy.hold(Api.END_TXN, "answer")

@@ -36,7 +36,7 @@ from workers.types import Assignment
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 STORM_S = 30
-LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60"}
+LONG_SESSION = {"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "60", "kafka_transaction_timeout_s": "10"}
 
 
 @contextmanager

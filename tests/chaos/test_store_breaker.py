@@ -46,7 +46,7 @@ def test_a_store_that_fails_for_every_object_for_a_while(shared: SharedWorker, a
     time.sleep(2.0)  # GETs that were under way when it opened come to their end
     told = shared.store.told.total()
     time.sleep(8.0)
-    # A probe every few seconds, each trying for TAGSTREAM_RETRY_S.
+    # A probe every few seconds, each trying for retry_s.
     assert shared.store.told.total() - told <= 40, "one image at a time may ask"
     assert shared.results(records).coordinates == []
     shared.store.lies.clear()

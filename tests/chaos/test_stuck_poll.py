@@ -24,8 +24,8 @@ def stuck_settings(stuck: Path) -> dict[str, str]:
         "STUCK": str(stuck),
         "PYTHONPATH": os.pathsep.join([str(_HERE / "stuck_poll"), str(_HERE.parents[1])]),
         "TAGSTREAM_DRAIN_S": "2",
-        "TAGSTREAM_DECODE_TIMEOUT_S": "2",
-        "TAGSTREAM_STALL_TIMEOUT_S": "5",
+        "decode_timeout_s": "2",
+        "stall_timeout_s": "5",
     }
 
 

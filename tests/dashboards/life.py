@@ -22,7 +22,7 @@ from tests.support.worker_process import Site, WorkerProcess, photo
 from tests.unit.models.photographs import SKIMAGE
 
 SETTINGS = {
-    "TAGSTREAM_SELF_TEST_S": "2",
+    "self_test_s": "2",
 }
 PATIENCE_S = 240.0
 """On a busy machine a worker needs a minute to start."""

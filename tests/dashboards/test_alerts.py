@@ -54,7 +54,7 @@ def shared(stack: Stack, scratch: Scratch, watched: Prometheus) -> Iterator[Shar
     """A worker that is watched as `job="shared"`, and tests itself never."""
     folder = scratch.path / "alerts"
     folder.mkdir()
-    with SharedWorker.started(stack, folder, TAGSTREAM_SELF_TEST_S="80000") as shared:
+    with SharedWorker.started(stack, folder, self_test_s="80000") as shared:
         watched.scrape(shared=[place(shared.worker)])
         yield shared
 
@@ -143,7 +143,7 @@ def test_a_store_that_fails_all(shared: SharedWorker, watched: Prometheus) -> No
 def test_a_device_that_errs_once_and_has_little_memory(stack: Stack, scratch: Scratch, watched: Prometheus) -> None:
     """One batch gets wrong answers; then any of more than one image runs out of memory."""
     site, unruly = Site(stack, "alerts-device"), Unruly(scratch.path / "alerts-device")
-    settings = unruly.settings() | {"TAGSTREAM_SELF_TEST_S": "2"}
+    settings = unruly.settings() | {"self_test_s": "2"}
     with worker(site, "device", scratch.path, **settings) as process:
         watched.scrape(device=[place(process)])
         eventually(lambda: watched.now('tagstream_self_tests_total{result="right"} > 0'), 60)

@@ -98,8 +98,8 @@ class Scene:
             own = {
                 "TAGSTREAM_S3_ENDPOINT": store.url,
                 "TAGSTREAM_REDIS_URL": f"redis://me:{REDIS_PASSWORD}@127.0.0.1:{redis.port}/0",
-                "TAGSTREAM_RETRY_S": "1",
-                "TAGSTREAM_UNREADABLE_S": "10",
+                "retry_s": "1",
+                "unreadable_s": "10",
                 "TAGSTREAM_GET_TIMEOUT_S": "5",
                 "TAGSTREAM_MAX_OBJECT_BYTES": "2MiB",
                 "TAGSTREAM_LOG_LEVEL": "info",

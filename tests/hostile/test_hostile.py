@@ -239,7 +239,7 @@ def _one_client(port: int, client: Client) -> None:
 def test_objects_without_an_end_leave_others_the_threads_that_fetch(stack: Stack, tmp_path: Path, objects: int) -> None:
     """Guard: `fetches` is the number of threads. With the time limits that a worker has by itself; the partition of
     the objects itself takes as long as they take its threads, twice."""
-    limits = {"TAGSTREAM_GET_TIMEOUT_S": "", "TAGSTREAM_UNREADABLE_S": "", "TAGSTREAM_RETRY_S": ""}
+    limits = {"TAGSTREAM_GET_TIMEOUT_S": "", "unreadable_s": "", "retry_s": ""}
     with Scene.started(stack, tmp_path, **limits) as scene:
         keys = [f"slow-{number}.jpg" for number in range(objects)]
         for key in keys:

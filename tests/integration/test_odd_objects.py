@@ -58,8 +58,8 @@ def test_odd_objects_cost_themselves_and_a_store_that_refuses_us_costs_time(site
             "w",
             tmp_path,
             TAGSTREAM_S3_ENDPOINT=store.url,
-            TAGSTREAM_RETRY_S="0.5",
-            TAGSTREAM_UNREADABLE_S=f"{UNREADABLE_S:g}",
+            retry_s="0.5",
+            unreadable_s=f"{UNREADABLE_S:g}",
         ) as process,
     ):
         _odd_objects(site, store, process)

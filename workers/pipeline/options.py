@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, Self
 
 from workers.pipeline.profiles import Profile, default_profiles
-from workers.settings import FIELDS, Settings
+from workers.settings import Settings
 from workers.types import Facts
+
+_DEFAULTS = Settings()
 
 
 def _setting(name: str) -> Any:
-    """A field that is the setting of this name, with its default."""
-    return field(default=FIELDS[name].default, metadata={"setting": True})
+    """A field that `Settings` has by the same name, with its default."""
+    return field(default=getattr(_DEFAULTS, name), metadata={"setting": True})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

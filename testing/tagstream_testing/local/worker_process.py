@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import urllib.error
@@ -11,8 +12,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from schemas.enriched_image import USES
+from tagstream_testing.local import tuned
 from tagstream_testing.local.server import CannotStart, Server
-from workers.settings import variable
+from workers.settings import Settings, variable
 
 _MODELS = tuple(variable(name) for name in (*USES, "device", "precision", "profiles"))
 """What a demonstration takes over from its caller: the models. The other settings are for other servers."""
@@ -23,7 +25,7 @@ class WorkerProcess(Server):
 
     Args:
         folder: its log and its state.
-        settings: TAGSTREAM_* variables. The port of /readyz is chosen here.
+        settings: TAGSTREAM_* variables, and fields of `Settings` that have none. The port of /readyz is chosen here.
         arguments: for the command, after `run`.
     """
 
@@ -34,7 +36,11 @@ class WorkerProcess(Server):
 
     def __init__(self, folder: Path, settings: Mapping[str, str], arguments: Sequence[str] = ()) -> None:
         super().__init__(folder)
-        self._settings = dict(settings)
+        fixed = {name: value for name, value in settings.items() if name in Settings.model_fields}
+        self._tuned = {name: value for name, value in fixed.items() if value}
+        self._settings = {name: value for name, value in settings.items() if name not in fixed}
+        if self._tuned:
+            self._settings[tuned.VARIABLE] = json.dumps(self._tuned)
         self._arguments = list(arguments)
         self._where = Path.cwd()
 
@@ -47,7 +53,8 @@ class WorkerProcess(Server):
         (self.folder / "state").mkdir(exist_ok=True)
 
     def command(self) -> Sequence[str]:
-        return [sys.executable, "-m", "workers", "run", *self._arguments]
+        program = tuned.__name__ if self._tuned else "workers"
+        return [sys.executable, "-m", program, "run", *self._arguments]
 
     def environment(self) -> Mapping[str, str]:
         inherited = {

@@ -164,7 +164,7 @@ def environments() -> Iterator[Parts]:
         "TAGSTREAM_REDIS_URL": f"rediss://me:{SECRET}@cache:6379/0?ssl_cert_reqs=none",
         "TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "sasl_ssl", "TAGSTREAM_KAFKA_USER": "me",
         "TAGSTREAM_KAFKA_PASSWORD": SECRET, "TAGSTREAM_MAX_OBJECT_BYTES": "20MiB", "TAGSTREAM_HTTP_PORT": "off",
-        "TAGSTREAM_CACHE_TTL_S": "1e3", "TAGSTREAM_FORMATS": "jpeg, png", "TAGSTREAM_JOBS_AHEAD": "10",
+        "TAGSTREAM_CACHE_TTL_S": "1e3", "TAGSTREAM_FORMATS": "jpeg, png", "TAGSTREAM_MAX_BATCH": "10",
         "TAGSTREAM_PORT": "tcp://1.2.3.4:80", "XDG_STATE_HOME": "/x", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://o:1",
     }  # fmt: skip
     yield tuple(part.encode() for pair in good.items() for part in pair)

@@ -19,7 +19,7 @@ from workers.intake import Limits, ProcessIntake, ThreadIntake
 from workers.intake.decoding import Decoding
 from workers.pipeline.options import WorkerOptions
 from workers.ports import Tagger
-from workers.settings import FIELDS, Settings
+from workers.settings import Settings
 from workers.types import Facts, Transform
 
 TAGGER = cast(Tagger, SimpleNamespace(name="toy", labels=["cat", "dog"], thresholds=[0.5, 0.5], profiles={}))
@@ -114,7 +114,7 @@ def test_an_option_that_is_a_setting_has_its_name_its_default_and_its_value() ->
     unset = settings()
     changed: dict[str, object] = {}
     for option in fields(WorkerOptions):
-        if option.name in FIELDS and option.name != "profiles":
+        if option.metadata.get("setting"):
             default = getattr(WorkerOptions(), option.name)
             assert default == getattr(unset, option.name), option.name
             changed[option.name] = _other(option.name, default)

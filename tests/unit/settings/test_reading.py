@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from workers.errors import Misconfigured
-from workers.settings import Settings, examine, read, variables
+from workers.settings import FIELDS, GONE, Settings, examine, read, variables
 
 OAUTH = {"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "TAGSTREAM_KAFKA_SASL_MECHANISM": "OAUTHBEARER"}
 
@@ -32,7 +33,6 @@ def test_values_are_read_by_their_types() -> None:
         {
             "TAGSTREAM_KAFKA_SERVERS": "one:9092, two:9093 ,[::1]:9094",
             "TAGSTREAM_MAX_OBJECT_BYTES": "1MiB",
-            "TAGSTREAM_TRANSACTION_BYTES": "1000",
             "TAGSTREAM_FORMATS": "JPEG,png",
             "TAGSTREAM_DELIVERY": "At_Least_Once",
             "TAGSTREAM_DRAIN_S": "7.5",
@@ -41,7 +41,6 @@ def test_values_are_read_by_their_types() -> None:
     )
     assert settings.kafka_servers == ("one:9092", "two:9093", "[::1]:9094")
     assert settings.max_object_bytes == 1024 * 1024
-    assert settings.transaction_bytes == 1000
     assert settings.formats == ("jpeg", "png")
     assert settings.delivery == "at_least_once"
     assert settings.drain_s == 7.5
@@ -74,9 +73,6 @@ def test_an_unknown_name_is_an_error_that_suggests_the_nearest() -> None:
         ("KEYS", "KEY_GLOBS"),
         ("ALLOW", "LABELS_FILE"),
         ("INTAKE", "DECODER"),
-        ("RUN_OUTCOMES", "TRANSACTION_OUTCOMES"),
-        ("RUN_BYTES", "TRANSACTION_BYTES"),
-        ("WEDGED_S", "STALL_TIMEOUT_S"),
     ],
 )
 def test_a_former_name_suggests_the_one_that_it_has_now(former: str, now: str) -> None:
@@ -191,7 +187,7 @@ def test_a_wrong_value_is_told_with_what_the_setting_is() -> None:
         ("MAX_OBJECT_BYTES", "20,000,000", "a size, such as 20MiB"),
         ("MAX_OBJECT_BYTES", "1e-3", "a size, such as 20MiB"),
         ("MAX_OBJECT_BYTES", "64MiB each", "a size, such as 20MiB"),
-        ("STALL_TIMEOUT_S", "0", "greater than or equal to 1"),
+        ("KAFKA_SESSION_TIMEOUT_S", "0", "greater than or equal to 1"),
         ("FETCH_THREADS", "many", "a whole number"),
         ("INPUT_TOPICS", ",", "at least one"),
         ("HTTP_PORT", "70000", "less than or equal to 65535"),
@@ -221,18 +217,38 @@ def test_wrong_values_get_a_sentence(name: str, value: str, says: str) -> None:
         ({"TAGSTREAM_S3_ACCESS_KEY": "a"}, "go together"),
         ({"TAGSTREAM_INPUT_TOPICS": "a,images.enriched"}, "read its own output"),
         ({"TAGSTREAM_ENCODED_BYTES": "1MiB"}, "could never be fetched"),
-        (
-            {"TAGSTREAM_DECODE_TIMEOUT_S": "30"},
-            "TAGSTREAM_STALL_TIMEOUT_S is not above twice TAGSTREAM_DECODE_TIMEOUT_S",
-        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_an_error(environ: dict[str, str], says: str) -> None:
     assert says in complaint(environ)
 
 
-def test_the_clock_of_a_decoder_binds_no_worker_that_decodes_in_threads() -> None:
-    assert read({"TAGSTREAM_DECODER": "threads", "TAGSTREAM_DECODE_TIMEOUT_S": "90"}).decode_timeout_s == 90
+def test_an_image_that_hangs_its_decoder_twice_ends_no_worker() -> None:
+    settings = read({})
+    assert 2 * settings.decode_timeout_s < settings.stall_timeout_s
+
+
+@pytest.mark.parametrize(("session", "transaction"), [("1", 8), ("8", 10), ("60", 62)])
+def test_a_transaction_ends_soon_after_the_session_of_its_worker(session: str, transaction: int) -> None:
+    assert read({"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": session}).kafka_transaction_timeout_s == transaction
+    assert read({}).kafka_transaction_timeout_s == 10
+
+
+def test_of_a_wrong_value_alone_is_told_and_not_of_what_follows_from_it() -> None:
+    assert len(complaint({"TAGSTREAM_KAFKA_SESSION_TIMEOUT_S": "0"}).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("name", "remedy"), sorted(GONE.items()))
+def test_a_setting_that_is_gone_says_what_to_do(name: str, remedy: str) -> None:
+    assert remedy in complaint({f"TAGSTREAM_{name}": "1"})
+    named = set(re.findall("TAGSTREAM_[A-Z0-9_]+", remedy))
+    assert named <= variables()
+    assert named or re.search("fixed|AWS_|`tagstream ", remedy), "it names a setting, a variable, a command or a value"
+
+
+@pytest.mark.parametrize("field", sorted(set(Settings.model_fields) - set(FIELDS)))
+def test_no_variable_changes_what_is_fixed(field: str) -> None:
+    assert "is not a setting" in complaint({f"TAGSTREAM_{field.upper()}": "1"})
 
 
 def test_a_required_setting_is_named_with_its_meaning() -> None:

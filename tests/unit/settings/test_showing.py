@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from workers.settings import (
     shown,
     url_tokens,
     variable,
+    variables,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -143,6 +145,21 @@ def test_the_documentations_table_is_up_to_date() -> None:
     page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
     assert markdown() in page
     assert fill_tables(page) == page
+
+
+_NOT_OURS = {"TAGSTREAM_SERVICE_HOST"}
+"""Made by Kubernetes."""
+
+
+@pytest.mark.parametrize(
+    "where", ["*.md", "docs/**/*.md", "docs/**/*.svg", "deploy/**/*.*", "*.yml", "workers/**/*.py"]
+)
+def test_every_name_in_docs_manifests_and_messages_is_a_setting(where: str) -> None:
+    pages = [page for page in ROOT.glob(where) if page.name not in ("CHANGELOG.md", "settings.py") and page.is_file()]
+    assert pages
+    for page in pages:
+        named = set(re.findall(r"TAGSTREAM_[A-Z0-9_]*[A-Z0-9]\b", page.read_text(encoding="utf-8")))
+        assert named <= variables() | _NOT_OURS, page
 
 
 def test_a_page_without_markers_is_left_alone() -> None:
