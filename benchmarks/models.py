@@ -29,14 +29,14 @@ from benchmarks.memory import peak
 from benchmarks.official import DEFAULT_INTERPRETER, Official
 from benchmarks.stages import TAGGING, Answers, Subject, is_stage, subject_of
 from workers.errors import Broken, Misconfigured, TagstreamError
-from workers.models.agreement import of_captions, of_rows
 from workers.models.bundle import Bundle
-from workers.models.compiler import keep_in
 from workers.models.device import EXECUTIONS, PRECISIONS, Device, Execution, Precision, choose_device, named
+from workers.models.execution import keep_in
 from workers.models.load import COMPILED, with_golden
 from workers.models.ram.config import Kind
 from workers.models.ram.random_bundle import random_bundle
 from workers.models.tagger import sample_image
+from workers.models.uses import of_captions, of_rows
 from workers.types import Pixels
 
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")

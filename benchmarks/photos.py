@@ -52,9 +52,10 @@ from benchmarks.models import cache_folder, full_size
 from tagstream_testing.local.stack import BUCKET, LocalStack
 from tagstream_testing.local.worker_process import WorkerProcess
 from workers.intake.transform import decode
-from workers.models.bundle import Bundle, Manifest, Provenance
+from workers.models.bundle import Bundle
 from workers.models.device import Precision
 from workers.models.load import load_tagger
+from workers.models.manifest import Manifest, Provenance
 from workers.ports import Tagger
 from workers.types import Pixels, Transform
 

@@ -12,7 +12,8 @@ from typing import Any
 from PIL import Image
 
 from tests.chaos import unruly_model
-from workers.models.bundle import Bundle, Manifest, Provenance
+from workers.models.bundle import Bundle
+from workers.models.manifest import Manifest, Provenance
 from workers.types import Transform
 
 _KIND = "unruly"

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 
 from tests.parity import recipe
-from workers.models.ram.build import empty_model, filled_model
 from workers.models.ram.config import (
     PUBLISHED,
     AnyConfig,
@@ -29,7 +28,7 @@ from workers.models.ram.config import (
     TextConfig,
 )
 from workers.models.ram.keys import plan, translate
-from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.networks import LabelScorer, empty_model, filled_model
 from workers.models.ram.wordpiece import ENC, GUIDE_LENGTH, PAD, SEP
 
 REFERENCE = Path(__file__).with_name("reference")

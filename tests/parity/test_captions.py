@@ -10,7 +10,7 @@ import torch
 
 from tests.parity.subjects import Subject, guide_ids
 from workers.models.ram.decoding import CaptionDecoding, LengthRule, Tokens, decode
-from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.networks import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP
 
 SETUPS = {

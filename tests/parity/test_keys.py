@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests.parity.subjects import SMALL, checkpoint, config_of, official_keys
 from workers.errors import Misconfigured
-from workers.models.ram.build import empty_model, filled_model
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, from_json, to_json
 from workers.models.ram.keys import CONSTANT, UNUSED, plan, translate
+from workers.models.ram.networks import empty_model, filled_model
 
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
 

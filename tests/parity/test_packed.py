@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.models.cpu_layers import PackedLinear, gelu_of, pack, sum_of
 from workers.models.device import Device
-from workers.models.ram.packed import PackedLinear, gelu_of, pack, sum_of
 
 CPU = Device("cpu", "this one")
 

@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.parity.subjects import Subject, images
-from workers.models.ram.ram import Ram
-from workers.models.ram.ram_plus import RamPlus
-from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.networks import Ram, RamPlus, Tag2Text
 
 
 def test_the_transform_leaves_the_original_pixels(subject: Subject) -> None:

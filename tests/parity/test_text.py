@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.parity.subjects import REFERENCE, Subject
-from workers.models.ram.ram import Ram
-from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.networks import Ram, Tag2Text
 from workers.models.ram.text import TextBranch
 from workers.models.ram.wordpiece import DEC, PROMPT, PROMPT_IDS, SEP, WordPiece
 

@@ -17,7 +17,6 @@ from workers.errors import Misconfigured
 from workers.models.device import choose_device
 from workers.models.ram import config
 from workers.models.ram.adapters import build_tagger
-from workers.models.ram.build import empty_model, filled_model
 from workers.models.ram.config import (
     PUBLISHED,
     SWIN_BASE,
@@ -33,8 +32,8 @@ from workers.models.ram.config import (
 )
 from workers.models.ram.importer import Lists, import_checkpoint
 from workers.models.ram.keys import translate
-from workers.models.ram.resample import resampled, window_of
-from workers.models.ram.sizes import sizes_in, trained_at, with_windows
+from workers.models.ram.networks import empty_model, filled_model
+from workers.models.ram.sizes import resampled, sizes_in, trained_at, window_of, with_windows
 from workers.models.tagger import sample_image
 
 KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")

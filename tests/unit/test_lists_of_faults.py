@@ -12,7 +12,7 @@ from tagstream_train.data.formats import coco, fiftyone, label_studio, official
 from tagstream_train.data.samples import Header, Sample
 from tagstream_train.learned import Learned
 from workers.capacity.profile import MachineProfile
-from workers.models.bundle import Manifest
+from workers.models.manifest import Manifest
 
 BAD = b"[" + b",".join([b"{}"] * 1_000) + b"]"
 

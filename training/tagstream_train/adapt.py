@@ -24,11 +24,9 @@ from workers.models import timm_network
 from workers.models.bundle import Bundle
 from workers.models.compact import KIND as COMPACT
 from workers.models.efficientnet import FEATURES, EfficientNetLite0, unfolded
-from workers.models.ram.build import filled_model
 from workers.models.ram.config import RamPlusConfig, from_json, to_json
 from workers.models.ram.heads import label_chunks
-from workers.models.ram.ram import Ram
-from workers.models.ram.ram_plus import RamPlus
+from workers.models.ram.networks import Ram, RamPlus, filled_model
 
 What: TypeAlias = Literal["labels", "head", "lora", "all"]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tagstream_train.plan import Plan
 from workers.errors import Misconfigured
-from workers.models import torch_file
+from workers.models.files import read_saved
 
 NAME = "checkpoint.pt"
 _FORMAT = "tagstream-checkpoint/1"
@@ -51,7 +51,7 @@ def load(folder: Path, plan: Plan, identity: Mapping[str, str]) -> dict[str, Any
     path = folder / NAME
     if not path.exists():
         return None
-    found = torch_file.read(path, mapped=False, remedy=_REMEDY)
+    found = read_saved(path, mapped=False, remedy=_REMEDY)
     if not isinstance(found, dict) or found.get("format") != _FORMAT:
         raise Misconfigured(f"{path} is no checkpoint of this version; {_REMEDY}.")
     _compare(path, found["identity"], dict(identity))

@@ -8,9 +8,10 @@ from pathlib import Path
 from torch import Tensor
 
 from tagstream_train.card import Card
-from workers.models.bundle import Bundle, Golden, Manifest
+from workers.models.bundle import Bundle, Golden
 from workers.models.device import choose_device
 from workers.models.load import load_tagger
+from workers.models.manifest import Manifest
 from workers.models.ram.adapters import golden_of
 from workers.models.tagger import TorchTagger, golden_answers
 

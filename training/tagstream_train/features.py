@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tagstream_train.data.samples import Sample
 from workers.errors import Misconfigured
-from workers.models.bundle import reading_safetensors
+from workers.models.files import reading_safetensors
 from workers.models.labels import NORM_SLACK
 
 MAX_KEYS_BYTES = 4 * 1024**3

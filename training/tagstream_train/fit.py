@@ -30,7 +30,8 @@ from tagstream_train.record import Hook
 from tagstream_train.thresholds import Threshold
 from tagstream_train.toml import toml_of
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, Manifest, Thresholds
+from workers.models.bundle import Bundle
+from workers.models.manifest import Manifest, Thresholds
 from workers.ports import ObjectStore
 
 Tell: TypeAlias = Callable[[str, int, int | None], None]

@@ -17,7 +17,8 @@ from tagstream_train.data.splits import split
 from tagstream_train.features import Features
 from workers.errors import Misconfigured
 from workers.models import timm_network
-from workers.models.bundle import MANIFEST, Bundle, sha256_of
+from workers.models.bundle import MANIFEST, Bundle
+from workers.models.files import sha256_of
 from workers.models.load import open_bundle
 from workers.models.ram.config import RamConfig, RamPlusConfig, from_json
 from workers.ports import ObjectStore

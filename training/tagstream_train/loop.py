@@ -24,7 +24,7 @@ from tagstream_train.plan import Plan as Plan  # part of what this module offers
 from tagstream_train.record import Hook, Record
 from tagstream_train.schedules import rate
 from workers.errors import Misconfigured
-from workers.models.compiler import leave_triton_out
+from workers.models.execution import leave_triton_out
 
 if TYPE_CHECKING:
     from tagstream_train.data.loader import Batch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from workers.models.replacing import replace_layers
+from workers.models.cpu_layers import replace_layers
 
 
 class LoraLinear(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.models.ram.layers import CrossLayer, SelfAttention
-from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.networks import LabelScorer
 from workers.models.ram.swin import Block
 from workers.models.ram.text import Embeddings
 

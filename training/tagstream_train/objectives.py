@@ -23,10 +23,7 @@ from tagstream_train import losses
 from tagstream_train.captions import GIVEN, Drawn, caption_tokens, draw, guide_tokens
 from tagstream_train.data.loader import Batch, multi_hot
 from tagstream_train.features import Features, image_key, text_key
-from workers.models.ram.ram import Ram
-from workers.models.ram.ram_plus import RamPlus
-from workers.models.ram.scoring import LabelScorer
-from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.networks import LabelScorer, Ram, RamPlus, Tag2Text
 from workers.models.ram.text import TextBranch
 from workers.models.ram.wordpiece import WordPiece
 

@@ -35,12 +35,14 @@ from tagstream_train.thresholds import Threshold
 from tagstream_train.toml import toml_of
 from tagstream_train.wordlist import vocabulary_of
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, Provenance, sha256_of, text_of
+from workers.models.bundle import Bundle
+from workers.models.files import sha256_of, text_of
 from workers.models.labels import label_matrix, with_embedding
+from workers.models.manifest import Provenance
 from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
 from workers.models.ram.decoding import CaptionDecoding
 from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD, manifest_of
-from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.networks import LabelScorer
 from workers.models.ram.wordpiece import WordPiece
 from workers.ports import ObjectStore
 

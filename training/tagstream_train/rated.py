@@ -19,7 +19,7 @@ from tagstream_train.thresholds import Threshold, best_f1, choose
 from workers.errors import Misconfigured
 from workers.models.ram.config import AnyConfig
 from workers.models.ram.importer import DEFAULT_THRESHOLD, MEAN, STD
-from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.networks import LabelScorer
 
 AT_MOST = 20_000
 """Images that are scored; of more, every second, third, … one."""

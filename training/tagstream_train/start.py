@@ -12,14 +12,12 @@ from torch import Tensor
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
-from workers.models.ram.build import empty_model, filled_model
 from workers.models.ram.config import AnyConfig, SwinConfig, Tag2TextConfig
 from workers.models.ram.importer import read_checkpoint
 from workers.models.ram.keys import translate_encoder
-from workers.models.ram.resample import resampled, window_of
-from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.networks import LabelScorer, Tag2Text, empty_model, filled_model
+from workers.models.ram.sizes import resampled, window_of
 from workers.models.ram.swin import PATCH
-from workers.models.ram.tag2text import Tag2Text
 
 _BERT = 0.02
 """Standard deviation of a fresh weight of a transformer."""

@@ -257,8 +257,7 @@ def _import(
     sha256: str | None = None,
     licence: str | None = None,
 ) -> None:
-    from workers.models.ram.importer import import_checkpoint
-    from workers.models.summary import summarise
+    from workers.models.ram.importer import import_checkpoint, summarise
 
     with bars() as tell:
         made = import_checkpoint(

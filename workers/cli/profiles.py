@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic_core import from_json
 
 from workers.errors import Misconfigured
-from workers.models.bundle import text_of
+from workers.models.files import text_of
 from workers.models.labels import read_names
 from workers.pipeline.profiles import Labelled, Profile, read_profiles
 from workers.settings import Settings, expanded

@@ -16,35 +16,26 @@ A bundle may come from anywhere: every size is bounded before anything is read, 
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    PositiveFloat,
     ValidationError,
-    field_validator,
-    model_validator,
 )
 from pydantic_core import from_json
 
 from workers.errors import Misconfigured
+from workers.models.files import CONTROLS, content_of, disk_faults, reading_safetensors, sha256_of
+from workers.models.manifest import GOLDEN, MAX_LABELS, FileFacts, Manifest, Thresholds, digest_of
 from workers.types import Pixels, Transform
 
 if TYPE_CHECKING:
@@ -54,103 +45,10 @@ MANIFEST = "model.json"
 WEIGHTS = "weights.safetensors"
 LABELS = "tags.txt"
 VOCABULARY = "vocab.txt"
-GOLDEN = "golden.safetensors"
 
-MAX_LABELS = 100_000
-MAX_SIDE = 4096
-"""Pixels, of the square that a transform makes and of the shorter side before its cut."""
 _MAX_MANIFEST_BYTES = 16 * 1024**2
-_MAX_NAMES = 1000
 _MAX_FILE_BYTES = 256 * 1024**2
 """The most bytes of every file but the weights, which are mapped and not read."""
-_MAX_LIST_BYTES = 16 * 1024**2
-_MAX_HEADER_BYTES = 16 * 1024**2
-"""The most bytes of a safetensors header: names and shapes, read as JSON before anything else."""
-
-Score = Annotated[float, Field(ge=0, le=1)]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
-"""The name of a file in the folder itself."""
-Language = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,35}$")]
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Thresholds = Score | Annotated[tuple[Score, ...], Field(fail_fast=True)]
-"""One number for all labels, or one for each, by label id."""
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class FileFacts(_Frozen):
-    """The size and sha256 that a file of the bundle must have."""
-
-    bytes: int = Field(ge=0)
-    sha256: Sha256
-
-
-class Provenance(_Frozen):
-    """Where the weights come from."""
-
-    source: str
-    sha256: str | None = None
-    """The sha256 of the file that the weights were taken from."""
-    licence: str | None = None
-    random: bool = False
-    """Seeded random weights, for trials and benchmarks: the answers mean nothing."""
-    training: dict[str, JsonValue] | None = None
-    """The card of a model that was trained here: `tagstream_train.card.Card`."""
-
-
-class Manifest(_Frozen):
-    """The content of model.json. Fields that the format does not define go to the builder of the bundle's `kind`."""
-
-    format: Literal["tagstream-bundle/1"] = "tagstream-bundle/1"
-    kind: str
-    """Which builder makes a model of it."""
-    name: str
-    provenance: Provenance
-    transform: Transform
-    mean: tuple[float, float, float]
-    """By channel, of pixels scaled to 0..1."""
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat]
-    labels: int = Field(default=0, ge=0, le=MAX_LABELS)
-    languages: Annotated[tuple[Language, ...], Field(fail_fast=True)] = ()
-    thresholds: Thresholds = 0.5
-    profiles: dict[str, Thresholds] = {}
-    """Other thresholds that an event may ask for by name."""
-    floor: Score = 0.0
-    architecture: dict[str, JsonValue] = {}
-    """Sizes: widths, depths, heads, …"""
-    options: dict[str, JsonValue] = {}
-    """How to run it: decoding of captions, …"""
-    files: dict[FileName, FileFacts] = {}
-    digest: str = ""
-    """sha256 over all that an answer depends on (`digest_of`)."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_names(cls, given: Any) -> Any:
-        """Each of a million wrong ones would take a kilobyte to be told."""
-        for each in (given, given.get("files"), given.get("profiles")) if isinstance(given, dict) else ():
-            if isinstance(each, dict) and len(each) > _MAX_NAMES:
-                raise ValueError(f"more than {_MAX_NAMES:,} fields, files or profiles")
-        return given
-
-    @field_validator("transform")
-    @classmethod
-    def _bounded(cls, transform: Transform) -> Transform:
-        if not 1 <= transform.size <= MAX_SIDE or not 0 <= transform.resize <= MAX_SIDE:
-            raise ValueError(f"its sides are from 1 to {MAX_SIDE} pixels")
-        return transform
-
-
-NOT_IN_DIGEST = {
-    "name": "what people call it; it stands beside the digest in every event",
-    "provenance": "where it comes from; that its weights are random stands in every event",
-    "thresholds": "which scores are shown: they have a digest of their own in every event",
-    "profiles": "as thresholds",
-    "digest": "is what is computed",
-}
-"""Fields of the manifest that no score, caption or translation depends on, each with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,18 +207,6 @@ class Bundle:
         return f"<Bundle {self.name} ({self.manifest.kind}, {self.manifest.labels} labels, {self.digest[:12]})>"
 
 
-def digest_of(manifest: Manifest) -> str:
-    """A model's identity, hex: sha256 over all that an answer depends on besides the precision.
-
-    That is the manifest without `NOT_IN_DIGEST` (kind, transform, mean and std, floor, architecture, options, …), and
-    of every file its sha256, except of the golden answers, which are a test of the rest. Encoded as JSON with sorted
-    names.
-    """
-    document = manifest.model_dump(mode="json", exclude=set(NOT_IN_DIGEST))
-    document["files"] = {name: facts.sha256 for name, facts in manifest.files.items() if name != GOLDEN}
-    return hashlib.sha256(json.dumps(document, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
-
-
 def pinned(bundle: Bundle, digest: str, setting: str) -> Bundle:
     """The same bundle, once its digest and all its files are found to be the expected ones; an empty digest allows any.
 
@@ -365,7 +251,7 @@ def list_bundles(folder: Path) -> list[Bundle | Misconfigured]:
 def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate_json(_content(path, _MAX_MANIFEST_BYTES))
+        return Manifest.model_validate_json(content_of(path, _MAX_MANIFEST_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         lacks = f"it has no {MANIFEST}" if folder.is_dir() else "there is no such folder"
         raise Misconfigured(
@@ -470,12 +356,6 @@ def _facts(path: Path) -> FileFacts:
     return FileFacts(bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
-def sha256_of(path: Path) -> str:
-    """Hex, of what a file holds; read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _translated(language: str) -> str:
     return f"tags.{language}.txt"
 
@@ -486,7 +366,7 @@ def _lines(path: Path) -> tuple[str, ...]:
     Raises:
         Misconfigured: no text in UTF-8, too many names, or one that would be read as a command by a terminal.
     """
-    content = _content(path, _MAX_FILE_BYTES)
+    content = content_of(path, _MAX_FILE_BYTES)
     if content.count(b"\n") > MAX_LABELS:
         raise Misconfigured(f"{path} has more than {MAX_LABELS:,} lines.")
     try:
@@ -500,39 +380,6 @@ def _lines(path: Path) -> tuple[str, ...]:
     return names
 
 
-CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
-"""In a name: no label of any model has them."""
-
-
-def text_of(path: Path) -> str:
-    """A list written by a person: UTF-8, with or without a byte order mark, of a size that lists have.
-
-    Raises:
-        OSError: it can't be read.
-        UnicodeDecodeError: it is no such text.
-        Misconfigured: it is no file, or too large.
-    """
-    return _content(path, _MAX_LIST_BYTES).decode("utf-8-sig")
-
-
-def _content(path: Path, max_bytes: int) -> bytes:
-    """The bytes of a file.
-
-    Raises:
-        OSError: it can't be read.
-        Misconfigured: it is no file, or larger than this.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if path.exists() and not path.is_file():
-        raise Misconfigured(f"{path} is no file.")
-    with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise Misconfigured(f"{path} has more than the {max_bytes:,} bytes that it may have.")
-    return content
-
-
 def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:
     return given if isinstance(given, tuple) else (given,) * labels
 
@@ -540,7 +387,7 @@ def _spread(given: Thresholds, labels: int) -> tuple[float, ...]:
 def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    with _disk_spoken(path):
+    with disk_faults(path):
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 
@@ -548,22 +395,8 @@ def _write_golden(path: Path, golden: Golden) -> None:
     from safetensors.numpy import save_file
 
     texts = {"guides": json.dumps(golden.guides), "captions": json.dumps(golden.captions)}
-    with _disk_spoken(path):
+    with disk_faults(path):
         save_file({"pixels": golden.pixels, "outputs": golden.outputs}, path, metadata=texts)
-
-
-@contextmanager
-def _disk_spoken(path: Path) -> Iterator[None]:
-    """What safetensors says of a disk that is full, or can't be written, as the OSError that it was."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except SafetensorError as error:
-        if (said := re.search(r"\(os error (\d+)\)", str(error))) is None:
-            raise
-        number = int(said[1])
-        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _read_golden(path: Path, side: int) -> Golden:
@@ -599,24 +432,3 @@ def _texts(document: str) -> tuple[str, ...]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError("guides or captions that are no texts")
     return tuple(texts)
-
-
-@contextmanager
-def reading_safetensors(path: Path) -> Iterator[None]:
-    """Context for reading a safetensors file: bounds its header, and turns what is wrong with it into a sentence.
-
-    Raises:
-        Misconfigured: it can't be read, or the body raised ValueError.
-    """
-    from safetensors import SafetensorError
-
-    try:
-        with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-        if header > _MAX_HEADER_BYTES:
-            raise ValueError(f"a header of {header:,} bytes")
-        yield
-    except OSError as error:
-        raise Misconfigured(f"{path} can't be read: {error.strerror or error}.") from None
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise Misconfigured(f"{path} is damaged, or no safetensors file ({error}); take another copy of it.") from None

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.errors import Misconfigured, not_installed
-from workers.models.bundle import Bundle, Manifest, Provenance
+from workers.models.bundle import Bundle
+from workers.models.cpu_layers import leave_file
 from workers.models.device import Device, Precision, choose_device
 from workers.models.efficientnet import EfficientNetLite0, parameter_names
-from workers.models.imagenet import label_names
-from workers.models.replacing import leave_file
+from workers.models.labels import label_names
+from workers.models.manifest import Manifest, Provenance
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform
 

@@ -22,9 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from workers.errors import Broken, Misconfigured
-from workers.models.compiler import Compiled, try_out
-from workers.models.graphs import Bucketed, CudaRecorder, Function, call_again, sizes_up_to
-from workers.models.int8 import quantize_linears
+from workers.models.cpu_layers import quantize_linears
+from workers.models.execution import Bucketed, Compiled, CudaRecorder, Function, call_again, sizes_up_to, try_out
 from workers.processors import processors
 from workers.types import Pixels
 

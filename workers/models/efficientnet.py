@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
 from workers.errors import Misconfigured
-from workers.models.replacing import replace_layers
+from workers.models.cpu_layers import replace_layers
 
 STAGES = (
     # kernel, stride, expansion, channels, blocks

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.errors import Misconfigured, nearest
-from workers.models.bundle import Bundle, reading_safetensors, text_of
+from workers.models.bundle import Bundle
+from workers.models.files import reading_safetensors, text_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from workers.models.ram.config import AnyConfig
+
 
 THRESHOLD = 0.5
 """What the official programs take for labels that the model was not trained with."""
@@ -144,3 +146,12 @@ def with_embedding(config: AnyConfig, matrix: Tensor, labels: int, path: Path) -
     if rows != labels:
         raise Misconfigured(f"{path} has {rows:,} rows for {labels:,} names; RAM wants one for each.")
     return replace(config, labels=labels)
+
+
+def label_names() -> list[str]:
+    """A thousand names by label id, no two alike.
+
+    `imagenet_labels.txt` has one a line: the first of the label's WordNet words ("hog" of "hog, pig, grunter,
+    squealer"), or another where that one reads badly or two labels have it ("crane (bird)", "crane (machine)").
+    """
+    return Path(__file__).with_name("imagenet_labels.txt").read_text(encoding="utf-8").splitlines()

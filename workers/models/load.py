@@ -19,15 +19,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack
 
 from workers.errors import Misconfigured
-from workers.models.agreement import Agreement
 from workers.models.bundle import Bundle, pinned
 from workers.models.compact import compact_bundle
-from workers.models.compiler import keep_in
 from workers.models.device import Device, Execution, Precision, choose_device
+from workers.models.execution import keep_in
 from workers.models.labels import label_ids
 from workers.models.precision import Tuned, resolve
 from workers.models.tune import Trial, tune
-from workers.models.uses import USES
+from workers.models.uses import USES, Agreement
 from workers.ports import Captioner, Model, Tagger
 
 GROUP = "tagstream.models"

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from workers.errors import Misconfigured, nearest, not_installed
-from workers.models.bundle import Bundle, Manifest, Provenance, reading_safetensors
-from workers.models.compiler import leave_triton_out
+from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision, choose_device
-from workers.models.imagenet import label_names
+from workers.models.execution import leave_triton_out
+from workers.models.files import reading_safetensors
+from workers.models.labels import label_names
+from workers.models.manifest import Manifest, Provenance
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform
 

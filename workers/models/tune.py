@@ -17,10 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from workers.errors import Broken, Misconfigured
-from workers.models.agreement import Agreement
 from workers.models.device import PRECISIONS, Device, Execution, Precision, named
 from workers.models.precision import LONGEST_BATCH_S, Tuned, remember_tuned
-from workers.models.uses import USES
+from workers.models.uses import USES, Agreement
 from workers.ports import Model
 
 LARGEST_BATCH = 128

@@ -17,7 +17,8 @@ from safetensors.numpy import save
 from tests.fuzz.fuzzer import Bounds, Target, sentence
 from tests.fuzz.parts import Parts
 from workers.errors import Misconfigured
-from workers.models.bundle import GOLDEN, LABELS, MANIFEST, WEIGHTS, Bundle, Manifest, digest_of
+from workers.models.bundle import LABELS, MANIFEST, WEIGHTS, Bundle
+from workers.models.manifest import GOLDEN, Manifest, digest_of
 from workers.pipeline.journal import Journal
 from workers.settings import FIELDS, PREFIX, Settings, is_secret, read, secret_values
 from workers.types import Coordinates, Partition, Transform

@@ -18,17 +18,8 @@ from safetensors.numpy import save
 
 from tests.unit.models.tiny import LABELS, SIDE, tiny_bundle, tiny_manifest, tiny_weights
 from workers.errors import Misconfigured
-from workers.models.bundle import (
-    NOT_IN_DIGEST,
-    Bundle,
-    FileFacts,
-    Golden,
-    Manifest,
-    Provenance,
-    digest_of,
-    list_bundles,
-    pinned,
-)
+from workers.models.bundle import Bundle, Golden, list_bundles, pinned
+from workers.models.manifest import NOT_IN_DIGEST, FileFacts, Manifest, Provenance, digest_of
 from workers.types import Transform
 
 

@@ -20,9 +20,8 @@ from torch import Tensor
 from tests.unit.models.small import CPU, small_bundle
 from tests.unit.models.tiny import build_tagger, tiny_bundle
 from workers.errors import Misconfigured
-from workers.models.compiler import SHAPES, Compiled, keep_in, leave_triton_out, try_out
 from workers.models.device import EXECUTIONS, PRECISIONS, Device, Precision, choose_device
-from workers.models.graphs import BUCKETS, Function
+from workers.models.execution import BUCKETS, SHAPES, Compiled, Function, keep_in, leave_triton_out, try_out
 from workers.models.load import BUILDERS, load_tagger
 from workers.models.precision import Tuned, remember_tuned
 from workers.models.ram.adapters import build_tagger as build_ram

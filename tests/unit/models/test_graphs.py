@@ -17,7 +17,7 @@ from tests.unit.models import tiny
 from tests.unit.models.small import CPU, small_bundle
 from workers.errors import Broken
 from workers.models.device import Device, choose_device
-from workers.models.graphs import (
+from workers.models.execution import (
     BUCKETS,
     WARM_UPS,
     Bucketed,

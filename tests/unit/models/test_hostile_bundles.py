@@ -12,7 +12,8 @@ import pytest
 
 from tests.unit.models.small import CPU, small_bundle
 from workers.errors import Misconfigured
-from workers.models.bundle import Bundle, Manifest, digest_of
+from workers.models.bundle import Bundle
+from workers.models.manifest import Manifest, digest_of
 from workers.models.ram.adapters import build_captioner, build_tagger
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from workers.models.imagenet import label_names
+from workers.models.labels import label_names
 
 RENAMED = 154
 """Labels that have another name than the first of their WordNet words."""

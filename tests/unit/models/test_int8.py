@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from workers.models.int8 import Int8Linear, quantize_linears
+from workers.models.cpu_layers import Int8Linear, quantize_linears
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -14,9 +14,8 @@ from torch import nn
 
 from tests.unit.models.small import CPU, SMALL, small_bundle
 from workers.models.bundle import Bundle
-from workers.models.ram.adapters import RamTagger, SubsetLogits, build_tagger
+from workers.models.ram.adapters import PASS_ROWS, Pass, RamTagger, SubsetLogits, build_tagger, plan
 from workers.models.ram.config import Kind
-from workers.models.ram.passes import PASS_ROWS, Pass, plan
 from workers.models.tagger import sample_image
 from workers.pipeline.profiles import read_profiles
 from workers.ports import SubsetTagger
@@ -81,7 +80,7 @@ def _logits(raw: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
 def test_images_are_encoded_together_once_and_the_head_computes_what_is_wanted(
     bundle_of: Callable[[Kind], Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.models.ram.passes.PASS_ROWS", 0)
+    monkeypatch.setattr("workers.models.ram.adapters.PASS_ROWS", 0)
     tagger = build_tagger(bundle_of("ram"), CPU, "fp32")
     model = tagger._engine.model
     with shapes_out_of(model.encoder) as encoded, shapes_out_of(model.head) as scored:

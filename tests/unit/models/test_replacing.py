@@ -8,11 +8,11 @@ import pytest
 from torch import Tensor, nn
 
 from tests.unit.models.small import CPU, small_bundle
-from workers.models import replacing
+from workers.models import cpu_layers
 from workers.models.bundle import WEIGHTS, Bundle
+from workers.models.cpu_layers import replace_layers
 from workers.models.load import load_tagger
 from workers.models.ram.engine import engine_of
-from workers.models.replacing import replace_layers
 from workers.models.tagger import sample_image
 
 
@@ -63,7 +63,7 @@ def test_a_large_parameter_that_stays_as_it_is_is_shared_with_other_processes(
     right = np.stack(copied.forward([image]))
     del copied
     gc.collect()
-    monkeypatch.setattr(replacing, "SHARED_BYTES", bundle.weights()["label_embed"].nbytes)
+    monkeypatch.setattr(cpu_layers, "SHARED_BYTES", bundle.weights()["label_embed"].nbytes)
     tagger = load_tagger(bundle.folder, device="cpu", precision=precision)
     gc.collect()
     assert _mapped_from(bundle) == 1

@@ -9,7 +9,7 @@ import pytest
 
 LAY_OUT = """
 import sys
-from workers.models.ram.build import empty_model
+from workers.models.ram.networks import empty_model
 from workers.models.ram.config import PUBLISHED
 empty_model(PUBLISHED["tag2text"])
 print([name for name in ("sympy", "triton", "torch._dynamo") if name in sys.modules])

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tests.unit.models.small import CPU, small_bundle
 from workers.models.device import Precision
-from workers.models.ram import chunks
+from workers.models.ram import swin
 from workers.models.ram.config import SwinConfig
 from workers.models.ram.engine import engine_of
 from workers.models.ram.swin import Swin, WindowAttention
@@ -63,7 +63,7 @@ def test_windows_in_chunks_give_what_all_give(
     made = attention(window, window // 2 if shifted else 0, "cpu", dtype)
     x = torch.randn(images, 4, window * window, 64, dtype=dtype)
     scores_bytes = 2 * window**4 * 4
-    monkeypatch.setattr(chunks, "SCORES_BYTES", 1 + together * scores_bytes // torch.get_num_threads())
+    monkeypatch.setattr(swin, "SCORES_BYTES", 1 + together * scores_bytes // torch.get_num_threads())
     with torch.inference_mode():
         with sdpa_kernel([SDPBackend.MATH]):
             wanted = made(x)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from workers.models.bundle import Bundle, Manifest, Provenance
+from workers.models.bundle import Bundle
 from workers.models.device import Device, Precision, choose_device
+from workers.models.manifest import Manifest, Provenance
 from workers.models.tagger import TorchTagger, golden_answers
 from workers.types import Transform
 

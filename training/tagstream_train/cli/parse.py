@@ -87,7 +87,7 @@ def parse(
 
 
 def _names(path: Path) -> list[str]:
-    from workers.models.bundle import text_of
+    from workers.models.files import text_of
 
     try:
         names = [line.strip() for line in text_of(path).splitlines()]

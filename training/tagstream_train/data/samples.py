@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from schemas.printable import escaped
 from schemas.text import first_fault
 from workers.errors import Misconfigured
-from workers.models.bundle import CONTROLS
+from workers.models.files import CONTROLS
 
 HEADER = "dataset.json"
 LABELS = "tags.txt"

@@ -30,7 +30,7 @@ from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, write_da
 from tagstream_train.engine.outliers import farthest
 from tagstream_train.engine.regions import Box, Regions, crops
 from workers.errors import Misconfigured
-from workers.models.bundle import sha256_of
+from workers.models.files import sha256_of
 
 Reason = Literal[
     "confirmed", "protected", "not-asked", "unknown-label", "unreadable", "unconfirmed", "disagreement", "outlier"

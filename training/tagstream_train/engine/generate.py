@@ -24,7 +24,7 @@ from tagstream_train.data.images import Images
 from tagstream_train.data.opening import decoded
 from tagstream_train.data.samples import MAX_LINE_BYTES, SAMPLES, DataSet, Origin, Sample, write_dataset
 from workers.errors import Misconfigured
-from workers.models.bundle import sha256_of
+from workers.models.files import sha256_of
 from workers.ports import Captioner, Tagger
 from workers.types import Pixels
 

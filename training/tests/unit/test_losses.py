@@ -15,10 +15,7 @@ from tagstream_train.objectives import matched
 from tagstream_train.start import fresh
 from tests.unit.models.small import SMALL
 from workers.models.ram.config import Kind, Tag2TextConfig
-from workers.models.ram.ram import Ram
-from workers.models.ram.ram_plus import RamPlus
-from workers.models.ram.scoring import LabelScorer
-from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.networks import LabelScorer, Ram, RamPlus, Tag2Text
 
 STEP = 1e-7
 

@@ -1,11 +1,17 @@
-"""RAM, RAM++ and Tag2Text behind the ports `Tagger` and `Captioner`."""
+"""RAM, RAM++ and Tag2Text behind the ports `Tagger` and `Captioner`.
+
+Images of one batch that want different labels share passes of the head: a pass costs a multiplication by the head's
+matrices for every row (a label of an image), and something for itself, because these matrices have to be read, and
+kernels started, however few rows there are. Sets that differ share one where the unwanted rows cost less than the
+second pass would.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import NamedTuple
 from weakref import ReferenceType, ref
 
@@ -21,13 +27,68 @@ from workers.models.device import Device, Precision
 from workers.models.precision import DRIFT, check_batches, check_golden, settle_batch
 from workers.models.ram.decoding import CaptionDecoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
-from workers.models.ram.passes import Ids, plan
-from workers.models.ram.ram import Ram
-from workers.models.ram.ram_plus import RamPlus
-from workers.models.ram.tag2text import Tag2Text
+from workers.models.ram.networks import Ram, RamPlus, Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
 from workers.models.tagger import TorchTagger, sample_image
 from workers.types import Caption, LabelScores, Pixels, Subset, Transform
+
+PASS_ROWS = 64
+"""What a pass costs before its first row, in rows. Measured at the published size on a CPU: 20 to 40 in fp32, 55 to 75
+in bf16, where a row is quicker and reading the matrices is not."""
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One run of the head.
+
+    Args:
+        images: places in the batch, (p,).
+        labels: ids, ascending, (n,).
+    """
+
+    images: tuple[int, ...]
+    labels: Ids
+
+    @property
+    def rows(self) -> int:
+        return len(self.images) * len(self.labels)
+
+    def joined(self, other: Pass) -> Pass:
+        """All images of both, for all labels of both."""
+        return Pass(self.images + other.images, np.union1d(self.labels, other.labels))
+
+
+def plan(subsets: Sequence[Subset | None], every: Ids) -> list[Pass]:
+    """Passes in which each image of a batch is once, for its labels at least.
+
+    Args:
+        subsets: one for each image; None: every label.
+        every: ids of the labels that there are to score, ascending.
+    """
+    groups: dict[Subset | None, list[int]] = {}
+    for place, subset in enumerate(subsets):
+        groups.setdefault(subset, []).append(place)
+    wanted = [
+        Pass(tuple(places), every if subset is None else np.array(subset.ids, np.int32))
+        for subset, places in groups.items()
+    ]
+    passes: list[Pass] = []
+    for each in sorted(wanted, key=lambda found: len(found.labels), reverse=True):
+        _add(passes, each)
+    return passes
+
+
+def _add(passes: list[Pass], new: Pass) -> None:
+    """Let the new one share a pass where that is cheaper; what had more labels is there already."""
+    shared = [(one.joined(new).rows - one.rows, place) for place, one in enumerate(passes)]
+    extra, place = min(shared, default=(PASS_ROWS + new.rows, -1))
+    if extra < PASS_ROWS + new.rows:
+        passes[place] = passes[place].joined(new)
+    else:
+        passes.append(new)
+
 
 SEPARATOR = " | "
 

@@ -12,13 +12,11 @@ from torch import Tensor
 
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle
+from workers.models.cpu_layers import leave_file, pack
 from workers.models.device import Device, Precision, normaliser
-from workers.models.ram.build import filled_model
 from workers.models.ram.config import from_json
-from workers.models.ram.packed import pack
-from workers.models.ram.scoring import LabelScorer
+from workers.models.ram.networks import LabelScorer, filled_model
 from workers.models.ram.text import TextBranch
-from workers.models.replacing import leave_file
 from workers.types import Pixels
 
 PIECE = 16

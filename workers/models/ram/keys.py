@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.ram.build import empty_model
 from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
+from workers.models.ram.networks import empty_model
 
 CONSTANT = "constant, computed from the sizes"
 TIED = "the same tensor as {}"

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar, cast
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
-from workers.models.ram.packed import gelu_of, sum_of
+from workers.models.cpu_layers import gelu_of, sum_of
 
 EPS = 1e-12
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from workers.models.bundle import Bundle, Provenance
+from workers.models.bundle import Bundle
 from workers.models.device import choose_device
+from workers.models.manifest import Provenance
 from workers.models.ram.adapters import golden_of
-from workers.models.ram.build import empty_model, filled_model
 from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, kind_of
 from workers.models.ram.importer import DEFAULT_THRESHOLD, DTYPES, MEAN, STD, Progress, WeightDtype, manifest_of
+from workers.models.ram.networks import empty_model, filled_model
 from workers.models.ram.wordpiece import PROMPT, PROMPT_IDS, SEP, SPECIAL, VOCABULARY_SIZE
 from workers.models.tagger import sample_image
 

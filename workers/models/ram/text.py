@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.models.cpu_layers import PackedLinear, gelu_of
 from workers.models.ram.config import TextConfig
 from workers.models.ram.layers import EPS, CrossLayer, KeyValue, SelfAttention, layers_of
-from workers.models.ram.packed import PackedLinear, gelu_of
 
 
 class Embeddings(nn.Module):

@@ -14,7 +14,7 @@ from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from workers.errors import Misconfigured
-from workers.models.bundle import text_of
+from workers.models.files import text_of
 
 VOCABULARY_SIZE = 30522
 PAD, UNKNOWN, CLS, SEP, MASK = 0, 100, 101, 102, 103

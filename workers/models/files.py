@@ -1,0 +1,122 @@
+"""Reads the files of models, each bounded before it is read: lists of names, safetensors, and what torch.save wrote."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from workers.errors import Misconfigured
+
+_MAX_LIST_BYTES = 16 * 1024**2
+_MAX_HEADER_BYTES = 16 * 1024**2
+"""The most bytes of a safetensors header: names and shapes, read as JSON before anything else."""
+
+
+def sha256_of(path: Path) -> str:
+    """Hex, of what a file holds; read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
+"""In a name: no label of any model has them."""
+
+
+def text_of(path: Path) -> str:
+    """A list written by a person: UTF-8, with or without a byte order mark, of a size that lists have.
+
+    Raises:
+        OSError: it can't be read.
+        UnicodeDecodeError: it is no such text.
+        Misconfigured: it is no file, or too large.
+    """
+    return content_of(path, _MAX_LIST_BYTES).decode("utf-8-sig")
+
+
+def content_of(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file.
+
+    Raises:
+        OSError: it can't be read.
+        Misconfigured: it is no file, or larger than this.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and not path.is_file():
+        raise Misconfigured(f"{path} is no file.")
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise Misconfigured(f"{path} has more than the {max_bytes:,} bytes that it may have.")
+    return content
+
+
+@contextmanager
+def reading_safetensors(path: Path) -> Iterator[None]:
+    """Context for reading a safetensors file: bounds its header, and turns what is wrong with it into a sentence.
+
+    Raises:
+        Misconfigured: it can't be read, or the body raised ValueError.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+        if header > _MAX_HEADER_BYTES:
+            raise ValueError(f"a header of {header:,} bytes")
+        yield
+    except OSError as error:
+        raise Misconfigured(f"{path} can't be read: {error.strerror or error}.") from None
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise Misconfigured(f"{path} is damaged, or no safetensors file ({error}); take another copy of it.") from None
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """What safetensors says of a disk that is full, or can't be written, as the OSError that it was."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        if (said := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        number = int(said[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def read_saved(path: Path, *, mapped: bool, remedy: str) -> object:
+    """The content of a file of the operator's own; code in it is refused, its memory is not bounded.
+
+    Args:
+        mapped: leave tensors in the file until they are used, where its format allows it.
+        remedy: what to do about a file that can't be read, for the complaint.
+
+    Raises:
+        Misconfigured: it can't be read, or holds more than that.
+    """
+    if not path.is_file():
+        raise Misconfigured(f"{path} {'is no file' if path.exists() else 'does not exist'}.")
+    import torch  # takes seconds, and most who read bundles need none
+
+    try:
+        with path.open("rb") as file:
+            archived = file.read(2) == b"PK"  # before version 1.6 torch.save wrote no archives
+        return torch.load(path, map_location="cpu", mmap=mapped and archived, weights_only=True)
+    except Exception as error:  # noqa: BLE001  # torch's unpickler raises whatever a wrong opcode makes Python raise
+        said = str(error) or type(error).__name__
+        if named := re.search(r"GLOBAL (\S{1,100})", said):
+            raise Misconfigured(
+                f"{path} holds more than tensors ({named[1]}), and nothing else is read here."
+            ) from None
+        reason = (said.partition("WeightsUnpickler error: ")[2].strip() or said).splitlines()[0].split(". ")[0]
+        raise Misconfigured(
+            f"{path} ({path.stat().st_size:,} bytes) is no checkpoint that torch can read, or is cut short; "
+            f"{remedy} ({reason[:200]})."
+        ) from None

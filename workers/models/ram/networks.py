@@ -1,0 +1,242 @@
+"""The networks RAM, RAM++ and Tag2Text: encode the image, score labels chunk by chunk."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - the field's name for it
+
+from workers.models.ram.config import AnyConfig, HeadConfig, RamConfig, RamPlusConfig, SwinConfig, Tag2TextConfig
+from workers.models.ram.heads import ROWS_AT_ONCE, TagHead, label_chunks
+from workers.models.ram.swin import Swin
+from workers.models.ram.text import TextBranch
+
+
+class LabelScorer(nn.Module):
+    """An image's logit for every label, or for some of them.
+
+    Life: build, load weights, `eval()`, move and cast, `freeze()`. What is frozen does not follow later changes of
+    weights; in training, leave it unfrozen.
+    """
+
+    rows_at_once = ROWS_AT_ONCE
+
+    def __init__(self, encoder: SwinConfig, labels: int, head: HeadConfig, memory: int) -> None:
+        super().__init__()
+        self.labels = labels
+        self.encoder = Swin(encoder)
+        self.head = TagHead(head, memory)
+
+    def freeze(self) -> None:
+        """Compute once what does not depend on the image."""
+        self.encoder.freeze()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(images, 3, side, side) normalised → image tokens (images, 1 + tokens, encoder width)."""
+        tokens: Tensor = self.encoder(images)
+        return tokens
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Image tokens as the heads read them."""
+        return tokens
+
+    def score(self, embeds: Tensor, subset: Tensor | None = None) -> Tensor:
+        """Logits in fp32, or in the model's own precision where that is higher.
+
+        Args:
+            embeds: (images, 1 + tokens, width) from `embed`.
+            subset: (n,) int64 label ids; None scores all. The same numbers (to float rounding) as the columns of all.
+
+        Returns:
+            (images, n) or (images, labels).
+        """
+        ids = torch.arange(self.labels, device=embeds.device) if subset is None else subset
+        memory = self.head.remember(embeds, len(ids), self.constant_queries)
+        parts = []
+        for chunk in label_chunks(len(ids), len(embeds), self.rows_at_once):
+            part = chunk if subset is None else ids[chunk]
+            queries, first = self.queries(embeds, part)
+            logits = self.classify(self.head(queries, memory, first), part)
+            parts.append(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+        return torch.cat(parts, dim=1)
+
+    @property
+    @abstractmethod
+    def constant_queries(self) -> bool:
+        """Whether `queries` will give `first`: label queries that don't depend on the image, frozen."""
+
+    @abstractmethod
+    def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        """Queries of these labels and, where they are constant and frozen, their first projection."""
+
+    @abstractmethod
+    def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:
+        """(images, n, width) hidden states of these labels → (images, n) logits."""
+
+
+class Ram(LabelScorer):
+    """The tagger of the published `ram_swin_large_14m`; `text` is its captioning branch where the config asks for it.
+
+    Open set: replace `label_embed` by (n, 512) text embeddings of other labels, of norm 1.
+    """
+
+    frozen_queries: Tensor | None
+    frozen_first: Tensor | None
+
+    def __init__(self, config: RamConfig) -> None:
+        super().__init__(config.encoder, config.labels, config.head, config.embedding)
+        self.config = config
+        self.label_embed = nn.Parameter(torch.zeros(config.labels, config.embedding))
+        self.image_proj = nn.Linear(config.encoder.width_out, config.embedding)
+        self.label_proj = nn.Linear(config.embedding, config.head.width)
+        self.class_weight = nn.Parameter(torch.zeros(1, config.head.width))
+        self.class_bias = nn.Parameter(torch.zeros(1))
+        self.text = None if config.text is None else TextBranch(config.text, config.embedding, config.head.layers)
+        self.register_buffer("frozen_queries", None, persistent=False)
+        self.register_buffer("frozen_first", None, persistent=False)
+
+    def freeze(self) -> None:
+        super().freeze()
+        with torch.no_grad():
+            self.frozen_queries = self.label_queries(slice(None))
+            self.frozen_first = self.head.first_queries(self.frozen_queries)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        embeds: Tensor = self.image_proj(tokens)
+        return embeds
+
+    def label_queries(self, labels: slice | Tensor) -> Tensor:
+        """(n, head width), the same for every image."""
+        queries: Tensor = self.label_proj(self.label_embed[labels]).relu()
+        return queries
+
+    @property
+    def constant_queries(self) -> bool:
+        return self.frozen_first is not None
+
+    def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.frozen_queries is None or self.frozen_first is None:
+            return self.label_queries(labels), None
+        return self.frozen_queries[labels], self.frozen_first[:, labels]
+
+    def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:
+        return F.linear(hidden, self.class_weight, self.class_bias).squeeze(-1)
+
+
+class RamPlus(LabelScorer):
+    """The tagger of the published `ram_plus_swin_large_14m`.
+
+    Open set: replace `label_embed` by (n × descriptions, 512) text embeddings, label by label, of norm 1.
+    """
+
+    def __init__(self, config: RamPlusConfig) -> None:
+        super().__init__(config.encoder, config.labels, config.head, config.embedding)
+        self.config = config
+        self.label_embed = nn.Parameter(torch.zeros(config.labels * config.descriptions, config.embedding))
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.image_proj = nn.Linear(config.encoder.width_out, config.embedding)
+        self.label_proj = nn.Linear(config.embedding, config.head.width)
+        self.class_weight = nn.Parameter(torch.zeros(1, config.head.width))
+        self.class_bias = nn.Parameter(torch.zeros(1))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        embeds: Tensor = self.image_proj(tokens)
+        return embeds
+
+    def description_weights(self, embeds: Tensor, descriptions: Tensor) -> Tensor:
+        """How much each description counts for each image.
+
+        Args:
+            embeds: (images, 1 + tokens, embedding); token 0 stands for the image.
+            descriptions: (n, descriptions, embedding) of n labels.
+
+        Returns:
+            (n, images, descriptions), each row summing to 1.
+        """
+        image = F.normalize(embeds[:, 0], dim=-1) * self.log_scale.exp()
+        similarity = torch.mm(descriptions.flatten(0, 1), image.t())  # n × descriptions, images
+        return similarity.view(*descriptions.shape[:2], -1).transpose(1, 2).softmax(dim=-1)
+
+    def label_queries(self, embeds: Tensor, labels: slice | Tensor) -> Tensor:
+        """(images, n, head width), different for each image.
+
+        The weighted sum over descriptions is one batched product, label by label, for all images together.
+        """
+        return self.queries_of(embeds, self.label_embed.view(self.labels, self.config.descriptions, -1)[labels])
+
+    def queries_of(self, embeds: Tensor, descriptions: Tensor) -> Tensor:
+        """As `label_queries`, of any labels: (n, descriptions, embedding)."""
+        mean = torch.bmm(self.description_weights(embeds, descriptions), descriptions)
+        queries: Tensor = self.label_proj(mean.transpose(0, 1)).relu()
+        return queries
+
+    @property
+    def constant_queries(self) -> bool:
+        return False
+
+    def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        return self.label_queries(embeds, labels), None
+
+    def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:
+        return F.linear(hidden, self.class_weight, self.class_bias).squeeze(-1)
+
+
+class Tag2Text(LabelScorer):
+    """The tagger and captioner of the published `tag2text_swin_14m`. Captions take `guide`, then `decoding.decode`."""
+
+    frozen_first: Tensor | None
+
+    def __init__(self, config: Tag2TextConfig) -> None:
+        super().__init__(config.encoder, config.labels, config.head, config.encoder.width_out)
+        self.config = config
+        self.label_embed = nn.Parameter(torch.zeros(config.labels, config.head.width))
+        self.class_weight = nn.Parameter(torch.zeros(config.labels, config.head.width))
+        self.class_bias = nn.Parameter(torch.zeros(config.labels))
+        self.text = TextBranch(config.text, config.encoder.width_out, config.head.layers)
+        self.register_buffer("frozen_first", None, persistent=False)
+
+    def freeze(self) -> None:
+        super().freeze()
+        with torch.no_grad():
+            self.frozen_first = self.head.first_queries(self.label_embed)
+
+    @property
+    def constant_queries(self) -> bool:
+        return self.frozen_first is not None
+
+    def queries(self, embeds: Tensor, labels: slice | Tensor) -> tuple[Tensor, Tensor | None]:
+        first = None if self.frozen_first is None else self.frozen_first[:, labels]
+        return self.label_embed[labels], first
+
+    def classify(self, hidden: Tensor, labels: slice | Tensor) -> Tensor:
+        return (hidden * self.class_weight[labels]).sum(dim=-1) + self.class_bias[labels]
+
+    def guide(self, ids: Tensor, mask: Tensor, tokens: Tensor) -> Tensor:
+        """Tag ids and mask (images, n), image tokens → what the text decoder reads: (images, n, width)."""
+        states: Tensor = self.text.tag_encoder(ids, mask, tokens, self.head.layers)
+        return states
+
+
+def empty_model(config: AnyConfig) -> LabelScorer:
+    """The model without storage for its parameters (on the meta device): quick, whatever its size."""
+    with torch.device("meta"):
+        if isinstance(config, RamConfig):
+            return Ram(config)
+        if isinstance(config, RamPlusConfig):
+            return RamPlus(config)
+        return Tag2Text(config)
+
+
+def filled_model(config: AnyConfig, weights: Mapping[str, Tensor]) -> LabelScorer:
+    """The model for inference around these tensors (taken over, not copied); not frozen yet.
+
+    Raises:
+        RuntimeError: a name or shape does not fit.
+    """
+    model = empty_model(config)
+    model.load_state_dict(weights, strict=True, assign=True)
+    return model.requires_grad_(False).eval()
