@@ -257,7 +257,8 @@ class Settings(BaseModel):
     ] = _setting(
         "Kafka",
         "SCRAM-SHA-512",
-        "`PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, `OAUTHBEARER` or `AWS_MSK_IAM`; used with `SASL_…`",
+        "`PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512`, `OAUTHBEARER`, or `AWS_MSK_IAM` in the region `AWS_REGION`; used "
+        "with `SASL_…`",
     )
     kafka_user: str = _setting("Kafka", "", "User name for `SASL_…`; of `OAUTHBEARER` the client's id")
     kafka_password: SecretStr = _setting(
@@ -270,30 +271,15 @@ class Settings(BaseModel):
     kafka_token_file: OptionalFile = _setting(
         "Kafka", None, "File with a token for `OAUTHBEARER`, instead of asking for one; read again when it changes"
     )
-    kafka_aws_region: str = _setting("Kafka", "", "Region of `AWS_MSK_IAM`; by default `AWS_REGION`")
 
     s3_endpoint: Endpoint = _setting("Object storage", "", "URL of the object store, `http://host:port`. Required")
     s3_region: str = _setting("Object storage", "", "Region; empty: asked of the store")
-    s3_access_key: SecretStr = _setting("Object storage", SecretStr(""), "Access key; empty: anonymous")
+    s3_access_key: SecretStr = _setting(
+        "Object storage",
+        SecretStr(""),
+        "Access key; empty: as `AWS_WEB_IDENTITY_TOKEN_FILE` or `AWS_SHARED_CREDENTIALS_FILE` says, or anonymous",
+    )
     s3_secret_key: SecretStr = _setting("Object storage", SecretStr(""), "Secret key")
-    s3_session_token: SecretStr = _setting("Object storage", SecretStr(""), "Session token of keys that are temporary")
-    s3_credentials_file: OptionalFile = _setting(
-        "Object storage",
-        None,
-        "INI file with the keys and the session token as AWS' tools write it, instead of the three above; "
-        "read again when it changes",
-    )
-    s3_web_identity_token_file: OptionalFile = _setting(
-        "Object storage",
-        None,
-        "File with a token to exchange for keys, instead of all above; by default `AWS_WEB_IDENTITY_TOKEN_FILE`",
-    )
-    s3_role_arn: str = _setting("Object storage", "", "Role that the token is for; by default `AWS_ROLE_ARN`")
-    s3_sts_endpoint: Endpoint = _setting(
-        "Object storage",
-        "",
-        "URL of the token service; by default `AWS_ENDPOINT_URL_STS`, AWS' own for AWS, and else the object store's",
-    )
     buckets: Words = _setting("Object storage", (), "Buckets that events may name, comma separated. Required")
     key_globs: Annotated[Words, Field(min_length=1)] = _setting(
         "Object storage", ("*",), "Globs of keys to work on, comma separated; others are skipped. `*` crosses `/`"
@@ -417,6 +403,17 @@ class Settings(BaseModel):
         "Running", "auto", "`text`, `json` (a line each), or `auto`: text on a terminal"
     )
 
+    # What AWS' own variables say, each by its own name in lower case.
+    aws_region: str = ""
+    aws_web_identity_token_file: OptionalFile = None
+    """A token to exchange for keys of the object store."""
+    aws_role_arn: str = ""
+    """The role that the token is for."""
+    aws_endpoint_url_sts: Endpoint = ""
+    """The token service; empty: AWS' own for AWS, and else the object store's."""
+    aws_shared_credentials_file: OptionalFile = None
+    """INI file with keys as AWS' tools write it, profile `default`; read again when it changes."""
+
     # Not TAGSTREAM_ names: whether OpenTelemetry's own variables ask for an export.
     secret_files: Mapping[str, Path] = {}
     """Where the secrets came from that were in files, by field: clients read them again."""
@@ -455,11 +452,6 @@ def _contradictions(settings: Settings) -> Iterator[str]:
         yield "TAGSTREAM_KAFKA_TLS_CERT and TAGSTREAM_KAFKA_TLS_KEY go together: set both or none"
     if bool(settings.s3_access_key) != bool(settings.s3_secret_key):
         yield "TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY go together: set both or none (anonymous)"
-    if settings.s3_session_token and not settings.s3_access_key:
-        yield "TAGSTREAM_S3_SESSION_TOKEN goes with TAGSTREAM_S3_ACCESS_KEY and TAGSTREAM_S3_SECRET_KEY"
-    logins = [variable(field) for field in S3_LOGINS if getattr(settings, field)]
-    if len(logins) > 1:
-        yield f"{' and '.join(logins)} are each a way to log in to the object store: keep one"
     if 0 < len(settings.cache_key.get_secret_value()) < 32:
         yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
     for use in USES:
@@ -485,6 +477,8 @@ def _login_contradictions(settings: Settings) -> Iterator[str]:
         if mechanism == "AWS_MSK_IAM":
             if protocol != "SASL_SSL":
                 yield "TAGSTREAM_KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs TAGSTREAM_KAFKA_SECURITY_PROTOCOL=SASL_SSL"
+            if not settings.aws_region:
+                yield "TAGSTREAM_KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs AWS_REGION"
         elif not by_file and not (settings.kafka_user and settings.kafka_password):
             yield (
                 f"TAGSTREAM_KAFKA_SECURITY_PROTOCOL={protocol} needs TAGSTREAM_KAFKA_USER and "
@@ -504,9 +498,6 @@ def _login_contradictions(settings: Settings) -> Iterator[str]:
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         yield "TAGSTREAM_KAFKA_TOKEN_ENDPOINT must be https:// (RFC 6749): a password is sent there"
 
-
-S3_LOGINS = ("s3_access_key", "s3_credentials_file", "s3_web_identity_token_file")
-"""Each is a whole way to log in; none: anonymous."""
 
 FIELDS: Mapping[str, FieldInfo] = {name: info for name, info in Settings.model_fields.items() if info.json_schema_extra}
 """The fields that have a variable, in the order of the table."""
@@ -618,8 +609,7 @@ def _values(environ: Mapping[str, str]) -> dict[str, Any]:
             files[field] = expanded(Path(text))
     if wrong:
         raise Misconfigured("\n".join(wrong))
-    identity = {} if values.keys() & set(S3_LOGINS) else _aws_web_identity(environ)
-    return {**_from_elsewhere(environ), **identity, **values, "secret_files": files}
+    return {**_from_elsewhere(environ), **_aws(environ, "s3_access_key" in values), **values, "secret_files": files}
 
 
 def _take(name: str, text: str) -> tuple[str, str]:
@@ -690,19 +680,26 @@ GONE = {
     **dict.fromkeys(("TRANSACTION_OUTCOMES", "RUN_OUTCOMES"), _FIXED.format("500 outcomes")),
     **dict.fromkeys(("TRANSACTION_BYTES", "RUN_BYTES"), _FIXED.format("4 MB")),
     **dict.fromkeys(("STALL_TIMEOUT_S", "WEDGED_S"), _FIXED.format("60 seconds")),
+    "S3_SESSION_TOKEN": "Keep keys that expire in a file, and name it in AWS_SHARED_CREDENTIALS_FILE.",
+    "S3_CREDENTIALS_FILE": "Name the file in AWS_SHARED_CREDENTIALS_FILE.",
+    "S3_WEB_IDENTITY_TOKEN_FILE": "Name the file in AWS_WEB_IDENTITY_TOKEN_FILE.",
+    "S3_ROLE_ARN": "Name the role in AWS_ROLE_ARN.",
+    "S3_STS_ENDPOINT": "Name the service in AWS_ENDPOINT_URL_STS.",
+    "KAFKA_AWS_REGION": "Name the region in AWS_REGION.",
     "SELF_TEST_S": _FIXED.format("300 seconds"),
 }
 """What to do instead of a setting that is no more."""
 
 
 def _nearest(name: str) -> str:
-    if instead := GONE.get(name.removeprefix(PREFIX).upper()):
+    bare = name.removeprefix(PREFIX).upper()
+    if instead := GONE.get(bare) or GONE.get(bare.removesuffix("_FILE")):
         return f" {instead}"
-    if former := _FORMER.get(name.removeprefix(PREFIX).upper()):
+    if former := _FORMER.get(bare):
         return f" Do you mean {PREFIX}{former}?"
     known = [field.upper() for field in FIELDS]
     known += [f"{field.upper()}_FILE" for field in FIELDS if is_secret(field)]
-    near = closest(name.removeprefix(PREFIX).upper(), known)
+    near = closest(bare, known)
     return f" Do you mean {PREFIX}{near}?" if near else " `tagstream settings` lists them all."
 
 
@@ -724,16 +721,14 @@ def _from_elsewhere(environ: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _aws_web_identity(environ: Mapping[str, str]) -> dict[str, str]:
-    """What AWS puts into a pod whose service account has a role, unless we are told of another way to log in."""
-    names = {
-        "s3_web_identity_token_file": "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "s3_role_arn": "AWS_ROLE_ARN",
-        "s3_sts_endpoint": "AWS_ENDPOINT_URL_STS",
-    }
-    if not environ.get(names["s3_web_identity_token_file"]):
-        return {}
-    return {field: environ[name] for field, name in names.items() if environ.get(name)}
+def _aws(environ: Mapping[str, str], has_keys: bool) -> dict[str, str]:
+    """What AWS' own variables say, in the order of its own tools: keys, a web identity, a file with keys."""
+    found = {"aws_region": environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION", "")}
+    identity = ("aws_web_identity_token_file", "aws_role_arn", "aws_endpoint_url_sts")
+    if has_keys:
+        return found
+    names = identity if environ.get("AWS_WEB_IDENTITY_TOKEN_FILE") else ("aws_shared_credentials_file",)
+    return found | {name: text for name in names if (text := environ.get(name.upper()))}
 
 
 def _exports(environ: Mapping[str, str], signal: str) -> bool:
@@ -757,20 +752,21 @@ _SAYS = {
 
 def _sentences(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False, include_context=False):
+        if problem["type"] == "default_factory_not_called":  # it follows from another field, which is told of
+            continue
         says = _SAYS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         field = str(problem["loc"][0])
-        if field not in FIELDS:  # it follows from a field that is told of itself
-            continue
-        given = (
-            "" if is_secret(field) or "@" in str(problem["input"]) else f"={_without_query(field, problem['input'])}"
-        )
-        yield f"{variable(field)}{given}: {says[:1].lower()}{says[1:]}. It is: {plain(FIELDS[field].description)}."
+        ours = field in FIELDS
+        hidden = (ours and is_secret(field)) or "@" in str(problem["input"])
+        given = "" if hidden else f"={_without_query(field, problem['input'])}"
+        meaning = f" It is: {plain(FIELDS[field].description)}." if ours else ""
+        yield f"{variable(field) if ours else field.upper()}{given}: {says[:1].lower()}{says[1:]}.{meaning}"
 
 
 def _without_query(field: str, value: object) -> str:
     """A value as it was given; of a URL's query, which may hold a token, only that there is one."""
     text = _as_text(value)
-    is_url = "://" in text or field.endswith("endpoint")
+    is_url = "://" in text or "endpoint" in field
     return re.sub(r"[?#].*", lambda query: f"{query[0][0]}…", text, flags=re.DOTALL) if is_url else text
 
 

@@ -123,9 +123,7 @@ def advice(endpoint: str, bucket: str, answer: S3Answer) -> str:
     """What to do about a refusal, if not one object but every object meets it. One sentence with the endpoint."""
     about_region = "the bucket is in another region: correct TAGSTREAM_S3_REGION"
     about_key = "it does not know the access key: correct TAGSTREAM_S3_ACCESS_KEY"
-    about_token = (
-        "the session token has expired or is wrong: renew TAGSTREAM_S3_SESSION_TOKEN or what renews the credentials"
-    )
+    about_token = "the session token has expired or is wrong: look at what renews the credentials"
     known = {
         "NoSuchBucket": f"the bucket {bucket!r} does not exist: make it, or correct TAGSTREAM_BUCKETS",
         "InvalidAccessKeyId": about_key,

@@ -84,12 +84,12 @@ class FileCredentials(Provider):
 class KeyFiles(Provider):
     """Keys of which each may be in a file of its own, as a Secret of Kubernetes is mounted."""
 
-    def __init__(self, access_key: Secret, secret_key: Secret, session_token: Secret) -> None:
-        self._keys = access_key, secret_key, session_token
+    def __init__(self, access_key: Secret, secret_key: Secret) -> None:
+        self._keys = access_key, secret_key
 
     def retrieve(self) -> Credentials:
-        access_key, secret_key, session_token = (key() for key in self._keys)
-        return Credentials(access_key, secret_key, session_token or None)
+        access_key, secret_key = (key() for key in self._keys)
+        return Credentials(access_key, secret_key)
 
     def renew(self) -> None:
         for key in self._keys:
@@ -148,13 +148,13 @@ class WebIdentityCredentials(Provider):
 
     def _failed(self, error: Exception) -> Unavailable:
         where = f"the token service {self._identity.sts_endpoint}"
-        remedy = "is TAGSTREAM_S3_STS_ENDPOINT right, and can it be reached?"
+        remedy = "is AWS_ENDPOINT_URL_STS right, and can it be reached?"
         match error:
             case S3Refusal() if meaning(error.answer) == "service":
                 said = f"{where} fails: {error.answer.said}"
             case S3Refusal():
                 said = f"{where} answered {error.answer.said} {error.answer.message}".rstrip()
-                remedy = "check TAGSTREAM_S3_ROLE_ARN and TAGSTREAM_S3_WEB_IDENTITY_TOKEN_FILE"
+                remedy = "check AWS_ROLE_ARN and AWS_WEB_IDENTITY_TOKEN_FILE"
             case OSError() if not isinstance(error, urllib3.exceptions.HTTPError):
                 return _unusable(self._identity.token_file, error)
             case urllib3.exceptions.HTTPError():

@@ -49,7 +49,7 @@ def security(settings: Settings) -> dict[str, Any]:
 def _login(settings: Settings) -> dict[str, Any]:
     mechanism = settings.kafka_sasl_mechanism
     if mechanism == "AWS_MSK_IAM":
-        return kafka_login.by_aws(kafka_login.aws_region(settings.kafka_aws_region))
+        return kafka_login.by_aws(settings.aws_region)
     password = _secret(settings, "kafka_password")
     if mechanism != "OAUTHBEARER":
         return kafka_login.by_password(mechanism, settings.kafka_user, password)
@@ -65,7 +65,7 @@ def _secret(settings: Settings, field: str) -> Secret:
 
 def _key_files(settings: Settings) -> KeyFiles | None:
     """Where a key of the store is in a file, all of them as they are at the moment."""
-    fields = ("s3_access_key", "s3_secret_key", "s3_session_token")
+    fields = ("s3_access_key", "s3_secret_key")
     if not settings.secret_files.keys() & set(fields):
         return None
     return KeyFiles(*(_secret(settings, field) for field in fields))
@@ -84,8 +84,7 @@ def object_store(settings: Settings) -> MinioObjectStore:
             settings.s3_access_key.get_secret_value(),
             settings.s3_secret_key.get_secret_value(),
             settings.s3_region,
-            session_token=settings.s3_session_token.get_secret_value(),
-            credentials_file=settings.s3_credentials_file,
+            credentials_file=settings.aws_shared_credentials_file,
             key_files=_key_files(settings),
             web_identity=_web_identity(settings),
             connections=settings.fetch_threads,
@@ -108,19 +107,20 @@ def redis(settings: Settings) -> RedisResultCache | None:
 
 
 def _web_identity(settings: Settings) -> WebIdentity | None:
-    if settings.s3_web_identity_token_file is None:
+    if settings.aws_web_identity_token_file is None:
         return None
-    return WebIdentity(settings.s3_web_identity_token_file, _sts_endpoint(settings), settings.s3_role_arn)
+    return WebIdentity(settings.aws_web_identity_token_file, _sts_endpoint(settings), settings.aws_role_arn)
 
 
 def _sts_endpoint(settings: Settings) -> str:
     """AWS has a token service of its own in each region; MinIO and its like answer on the store's own address."""
-    if settings.s3_sts_endpoint:
-        return settings.s3_sts_endpoint
+    if settings.aws_endpoint_url_sts:
+        return settings.aws_endpoint_url_sts
     host = urlsplit(settings.s3_endpoint).hostname or ""
     for domain in ("amazonaws.com", "amazonaws.com.cn"):
         if host.endswith(f".{domain}"):
-            return f"https://sts.{settings.s3_region}.{domain}" if settings.s3_region else f"https://sts.{domain}"
+            region = settings.aws_region or settings.s3_region
+            return f"https://sts.{region}.{domain}" if region else f"https://sts.{domain}"
     return settings.s3_endpoint
 
 

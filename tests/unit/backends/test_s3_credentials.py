@@ -213,7 +213,7 @@ def test_while_the_token_service_is_away_the_last_credentials_serve_until_they_e
         with pytest.raises(Unavailable) as raised:
             sts.key()
         assert raised.value.fault == "access", "without credentials nothing can be read"
-        assert "TAGSTREAM_S3_STS_ENDPOINT" in raised.value.advice
+        assert "AWS_ENDPOINT_URL_STS" in raised.value.advice
 
 
 def test_credentials_that_the_store_refuses_are_renewed_before_their_time(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_a_broker_that_is_away_is_waited_for_and_a_stop_ends_the_waiting() -> No
     ],
 )
 def test_the_token_service_is_the_one_beside_the_store(endpoint: str, region: str, own: str, expected: str) -> None:
-    made = settings(s3_endpoint=endpoint, s3_region=region, s3_sts_endpoint=own)
+    made = settings(s3_endpoint=endpoint, s3_region=region, aws_endpoint_url_sts=own)
     assert clients._sts_endpoint(made) == expected
 
 

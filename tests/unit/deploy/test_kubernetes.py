@@ -127,7 +127,7 @@ def test_the_worker_accepts_its_settings(base: str, components: Sequence[str], t
     manifests = overlay(base, *components)
     read = read_settings(manifests, tmp_path)
     assert read.s3_secret_key.get_secret_value() == ("" if "web-identity" in components else "secret")
-    assert (read.s3_web_identity_token_file is not None) is ("web-identity" in components)
+    assert (read.aws_web_identity_token_file is not None) is ("web-identity" in components)
     assert read.cache_key.get_secret_value() == SECRET_VALUES["cache-key"]
     assert read.device == {"cpu": "cpu", "gpu": "cuda"}[base]
     expected = dict.fromkeys(("kafka-sasl-tls", "kafka-oauth", "kafka-msk-iam"), "SASL_SSL") | {"kafka-mtls": "SSL"}
@@ -405,7 +405,7 @@ def test_the_autoscaler_asks_for_tokens_and_for_aws_roles_as_the_worker_does(tmp
     assert asked["oauthTokenEndpointUri"] == "kafka-token-endpoint"
     assert read_settings(by_token, tmp_path).kafka_token_endpoint == SECRET_VALUES["kafka-token-endpoint"]
     (trigger,) = the(by_role, "ScaledObject")["spec"]["triggers"]
-    assert trigger["metadata"]["awsRegion"] == read_settings(by_role, tmp_path).kafka_aws_region
+    assert trigger["metadata"]["awsRegion"] == read_settings(by_role, tmp_path).aws_region
     assert the(by_role, "TriggerAuthentication")["spec"] == {"podIdentity": {"provider": "aws"}}
 
 

@@ -133,7 +133,7 @@ def test_where_a_secret_came_from_is_known_so_that_it_can_be_read_again(tmp_path
             "TAGSTREAM_KAFKA_PASSWORD": "p",
             "TAGSTREAM_KAFKA_TOKEN_ENDPOINT": "https://auth/realms/r/token",
         },
-        {"TAGSTREAM_KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"},
+        {"TAGSTREAM_KAFKA_SASL_MECHANISM": "AWS_MSK_IAM", "AWS_REGION": "eu-west-1"},
     ],
 )
 def test_each_login_of_kafka_needs_what_it_needs_and_nothing_else(login: dict[str, str]) -> None:
@@ -241,6 +241,7 @@ def test_of_a_wrong_value_alone_is_told_and_not_of_what_follows_from_it() -> Non
 @pytest.mark.parametrize(("name", "remedy"), sorted(GONE.items()))
 def test_a_setting_that_is_gone_says_what_to_do(name: str, remedy: str) -> None:
     assert remedy in complaint({f"TAGSTREAM_{name}": "1"})
+    assert remedy in complaint({f"TAGSTREAM_{name}_FILE": "1"})
     named = set(re.findall("TAGSTREAM_[A-Z0-9_]+", remedy))
     assert named <= variables()
     assert named or re.search("fixed|AWS_|`tagstream ", remedy), "it names a setting, a variable, a command or a value"
@@ -306,31 +307,25 @@ def test_the_web_identity_that_aws_gives_a_pod_is_used(tmp_path: Path) -> None:
     empty.touch()
     for ours in ({}, {"TAGSTREAM_S3_ACCESS_KEY_FILE": str(empty), "TAGSTREAM_S3_SECRET_KEY_FILE": str(empty)}):
         found = read(AWS | ours)
-        assert found.s3_web_identity_token_file == Path("/var/run/token")
-        assert (found.s3_role_arn, found.s3_sts_endpoint) == ("arn:aws:iam::1:role/r", "https://sts.example.com")
-    assert read({"AWS_ROLE_ARN": "r"}).s3_role_arn == "", "without a token it means something else"
+        assert found.aws_web_identity_token_file == Path("/var/run/token")
+        assert (found.aws_role_arn, found.aws_endpoint_url_sts) == ("arn:aws:iam::1:role/r", "https://sts.example.com")
+    assert read({"AWS_ROLE_ARN": "r"}).aws_role_arn == "", "without a token it means something else"
 
 
-def test_our_own_way_to_log_in_goes_before_the_one_of_aws() -> None:
-    for ours in (
-        {"TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_S3_SECRET_KEY": "b"},
-        {"TAGSTREAM_S3_CREDENTIALS_FILE": "/credentials"},
-    ):
-        assert read(AWS | ours).s3_web_identity_token_file is None
-    assert read(AWS | {"TAGSTREAM_S3_WEB_IDENTITY_TOKEN_FILE": "/own"}).s3_role_arn == ""
+def test_the_stores_login_is_our_keys_or_what_aws_own_tools_would_take() -> None:
+    file = {"AWS_SHARED_CREDENTIALS_FILE": "/credentials"}
+    assert read(file).aws_shared_credentials_file == Path("/credentials")
+    assert read(AWS | file).aws_shared_credentials_file is None, "a web identity goes before it"
+    keys = read(AWS | file | {"TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_S3_SECRET_KEY": "b"})
+    assert (keys.aws_web_identity_token_file, keys.aws_shared_credentials_file) == (None, None)
 
 
-@pytest.mark.parametrize(
-    "environ",
-    [
-        {"TAGSTREAM_S3_CREDENTIALS_FILE": "/c", "TAGSTREAM_S3_WEB_IDENTITY_TOKEN_FILE": "/w"},
-        {"TAGSTREAM_S3_CREDENTIALS_FILE": "/c", "TAGSTREAM_S3_ACCESS_KEY": "a", "TAGSTREAM_S3_SECRET_KEY": "b"},
-        {"TAGSTREAM_S3_SESSION_TOKEN": "t"},
-        {"TAGSTREAM_S3_SESSION_TOKEN": "t", "TAGSTREAM_S3_CREDENTIALS_FILE": "/c"},
-    ],
-)
-def test_two_ways_to_log_in_to_the_store_are_an_error(environ: dict[str, str]) -> None:
-    assert "TAGSTREAM_S3_" in complaint(environ)
+def test_the_region_is_the_one_that_aws_tells() -> None:
+    assert read({"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "us-east-1"}).aws_region == "eu-west-1"
+    assert read({"AWS_DEFAULT_REGION": "us-east-1"}).aws_region == "us-east-1"
+    msk = {"TAGSTREAM_KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "TAGSTREAM_KAFKA_SASL_MECHANISM": "AWS_MSK_IAM"}
+    assert "AWS_REGION" in complaint(msk)
+    assert read(msk | {"AWS_REGION": "eu-west-1"}).kafka_sasl_mechanism == "AWS_MSK_IAM"
 
 
 def test_all_contradictions_are_told_at_once() -> None:

@@ -8,8 +8,7 @@ Connections whose login ends (KIP-368) log in again by themselves.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import urllib3
@@ -23,7 +22,6 @@ from minio.credentials.providers import ChainedProvider, EnvAWSProvider, IamAwsP
 
 from workers.backends.oauth import token_service_pool
 from workers.backends.s3_http import S3Refusal
-from workers.errors import Misconfigured
 
 logger = logging.getLogger(__name__)
 
@@ -133,14 +131,3 @@ register_sasl_mechanism("AWS_MSK_IAM", _MskIam, overwrite=True)
 
 def _aws_credentials() -> Provider:
     return ChainedProvider([EnvAWSProvider(), IamAwsProvider(http_client=token_service_pool())])
-
-
-def aws_region(given: str, environ: Mapping[str, str] = os.environ) -> str:
-    """The region that was set, or the one that AWS tells this process.
-
-    Raises:
-        Misconfigured: there is none.
-    """
-    if found := given or environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION"):
-        return found
-    raise Misconfigured("TAGSTREAM_KAFKA_SASL_MECHANISM=AWS_MSK_IAM needs TAGSTREAM_KAFKA_AWS_REGION (or AWS_REGION)")

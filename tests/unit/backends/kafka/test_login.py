@@ -16,7 +16,6 @@ from kafka.net.sasl import get_sasl_mechanism, msk
 from tests.support.loopback import loopback
 from tests.unit.backends.test_oauth import http
 from workers.backends.kafka import login as kafka_login
-from workers.errors import Misconfigured
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 BROKER = "b-1.cluster.kafka.eu-west-1.amazonaws.com"
@@ -128,10 +127,3 @@ def test_without_aws_credentials_a_connection_ends_with_one_line(
     with pytest.raises(KafkaConnectionError, match="AWS gives no credentials"):
         first_words(kafka_login.by_aws("eu-west-1"))
     assert len(caplog.messages) == 1
-
-
-def test_the_region_is_the_one_that_is_set_or_aws_own() -> None:
-    assert kafka_login.aws_region("eu-west-1", {"AWS_REGION": "us-east-1"}) == "eu-west-1"
-    assert kafka_login.aws_region("", {"AWS_DEFAULT_REGION": "us-east-1"}) == "us-east-1"
-    with pytest.raises(Misconfigured, match="TAGSTREAM_KAFKA_AWS_REGION"):
-        kafka_login.aws_region("", {})
