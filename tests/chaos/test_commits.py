@@ -23,7 +23,7 @@ from tests.chaos.scenes import (
     settled,
 )
 from tests.chaos.shared_worker import held, is_committed
-from tests.support.broker import BrokerBehindProxy, agreed, transaction_state
+from tests.support.broker import BrokerBehindProxy, transaction_state
 from tests.support.kafka_proxy import Api, Side
 from tests.support.waiting import eventually
 from tests.support.worker_process import Coordinates, Site
@@ -131,22 +131,20 @@ def test_broker_goes_away_before_offsets_are_sent(
 
 @pytest.mark.chaos
 @pytest.mark.parametrize(
-    ("version", "api"),
+    "api",
     [
-        pytest.param(1, Api.ADD_OFFSETS_TO_TXN, id="adding offsets, version 1"),
-        pytest.param(1, Api.TXN_OFFSET_COMMIT, id="sending offsets, version 1"),
-        pytest.param(1, Api.END_TXN, id="committing, version 1"),
-        pytest.param(2, Api.TXN_OFFSET_COMMIT, id="sending offsets"),
-        pytest.param(2, Api.END_TXN, id="committing"),
+        pytest.param(Api.ADD_OFFSETS_TO_TXN, id="adding offsets"),
+        pytest.param(Api.TXN_OFFSET_COMMIT, id="sending offsets"),
+        pytest.param(Api.END_TXN, id="committing"),
     ],
 )
 def test_connections_cut_before_the_answer(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, version: int, api: Api
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, api: Api
 ) -> None:
     """Guard: the client's own, which asks again on a new connection what it has not been answered; without it the
     transaction would fail, and be told by the committed offset."""
     settings = behind_proxy(broker, **LONG_SESSION)
-    with agreed(broker, version), settled(outpost, "w", tmp_path, **settings) as process:
+    with settled(outpost, "w", tmp_path, **settings) as process:
         before = failed(process)
         step = broker.proxy.hold(api, "answer")
         load(outpost, 60)
@@ -178,22 +176,15 @@ def test_connection_cut_before_the_acknowledgement_of_outcomes(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(
-    ("version", "api"),
-    [
-        pytest.param(1, Api.ADD_OFFSETS_TO_TXN, id="version 1"),
-        pytest.param(2, Api.TXN_OFFSET_COMMIT, id="version 2"),
-    ],
-)
 def test_the_broker_times_a_transaction_out(
-    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path, version: int, api: Api
+    broker: BrokerBehindProxy, outpost: Site, account: Account, tmp_path: Path
 ) -> None:
     """Guard: a producer that was fenced once is replaced, and its transaction published again. Used again it is
     fenced for ever; taken for another process with our id, which it looks like, it ends the worker."""
     settings = behind_proxy(broker, **LONG_SESSION | {"kafka_transaction_timeout_s": "8"})
-    with agreed(broker, version), settled(outpost, "w", tmp_path, **settings) as process:
+    with settled(outpost, "w", tmp_path, **settings) as process:
         before = failed(process, cause="fenced")
-        sent, offsets = broker.proxy.hold(Api.PRODUCE, "answer"), broker.proxy.hold(api)
+        sent, offsets = broker.proxy.hold(Api.PRODUCE, "answer"), broker.proxy.hold(Api.ADD_OFFSETS_TO_TXN)
         load(outpost, 60)
         sent.wait_caught()
         # Each step takes less than a request may, both together more than the transaction.

@@ -18,22 +18,14 @@ from tests.support.kafka_worlds import (
     assignments_of,
     poll_until,
 )
-from workers.backends.kafka import publisher as kafka_publisher
 from workers.errors import Broken, Misconfigured, Unpublished
 from workers.ports import Publisher
 from workers.types import NO_MEMBERSHIP, Assignment, Headers, Membership, Message, Transaction
 
 
-@pytest.fixture(
-    params=["memory", *(pytest.param(kind, marks=pytest.mark.servers) for kind in ("kafka", "kafka, version 1"))]
-)
-def world(
-    request: pytest.FixtureRequest, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[World]:
-    """Also with the transactions of brokers that have not agreed on version 2."""
-    if request.param == "kafka, version 1":
-        monkeypatch.setattr(kafka_publisher, "transaction_version", lambda *_, **__: 1)
-    yield from opened("memory" if request.param == "memory" else "kafka", request, unique)
+@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.servers)])
+def world(request: pytest.FixtureRequest, unique: Callable[[str], str]) -> Iterator[World]:
+    yield from opened(request.param, request, unique)
 
 
 def transaction_of(world: World, offsets: dict[Assignment, int], *values: bytes) -> Transaction:

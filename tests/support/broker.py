@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,8 +12,6 @@ from kafka.errors import TransactionalIdNotFoundError
 
 from tagstream_testing.local.apache_kafka import ApacheKafka
 from tests.support.kafka_proxy import KafkaProxy
-from tests.support.waiting import eventually
-from workers.backends.kafka.topics import transaction_version
 
 
 class BrokerBehindProxy(ApacheKafka):
@@ -59,27 +56,6 @@ class BrokerBehindProxy(ApacheKafka):
             "broker.session.timeout.ms": "15000",
             "controller.quorum.fetch.timeout.ms": "15000",
         }
-
-
-def agree(broker: ApacheKafka, version: int) -> None:
-    """Let the cluster use another version of transactions than it does; producers that are made later go by it."""
-    admin = KafkaAdminClient(bootstrap_servers=broker.servers)
-    admin.update_features({"transaction.version": ("safe_downgrade" if version < 2 else "upgrade", version)})
-    admin.close()
-
-
-@contextmanager
-def agreed(broker: ApacheKafka, version: int) -> Iterator[None]:
-    """The cluster uses this version of transactions for a while, and then what it used before."""
-    before = transaction_version(broker.servers)
-    if version != before:
-        agree(broker, version)
-    try:
-        eventually(lambda: transaction_version(broker.servers) == version)
-        yield
-    finally:
-        if version != before:
-            agree(broker, before)
 
 
 def transaction_state(servers: str, transactional_id: str) -> str:

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import logging
 import selectors
-import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer
 from kafka import errors as kafka_errors
 from kafka.net.compat import KafkaNetClient
-from kafka.net.connection import KafkaConnection
 from kafka.net.inet import KafkaNetSocket
 
-from workers.backends.kafka import answers as kafka_answers
 from workers.backends.names import resolved
 from workers.errors import Broken, Misconfigured, TagstreamError, Unavailable
 
@@ -71,9 +68,6 @@ SHARED: dict[str, Any] = {
 
 LOOKUP_S = 2.0
 """For the addresses of a broker's name to be found; an answer that comes later serves the next try."""
-
-THROTTLE_MS = 15_000
-"""The longest that a broker may tell us to be silent. It enforces its quotas by itself, within 11 s by its defaults."""
 
 _NOT_ALLOWED = (
     kafka_errors.AuthorizationError,
@@ -141,20 +135,6 @@ def require_among(known: Iterable[str], topics: Iterable[str]) -> None:
 def passing(error: kafka_errors.KafkaError) -> bool:
     """Whether the same call may succeed later."""
     return bool(error.retriable)
-
-
-@contextmanager
-def sensible(doing: str) -> Iterator[None]:
-    """Context for a call whose arguments are right: what kafka-python raises then comes of a broker's answer.
-
-    Raises:
-        Broken: the client could make nothing of an answer. Its state is then unknown.
-    """
-    try:
-        yield
-    except kafka_answers.NONSENSE as error:
-        logger.debug("in the Kafka client", exc_info=True)
-        raise Broken(f"{doing}: the Kafka client can make nothing of what the broker answers ({error!r})") from error
 
 
 @contextmanager
@@ -247,30 +227,6 @@ def _tries(timeout_s: float, nodes: int) -> Iterator[float]:
         try_s *= 2
 
 
-def _throttle_within_bounds(throttle: Callable[[KafkaConnection, Any], None]) -> Callable[[KafkaConnection, Any], None]:
-    """Bound how long a broker can silence a client: kafka-python 3.0.12 obeys for up to 24 days."""
-
-    def bounded(connection: KafkaConnection, response: Any) -> None:
-        if getattr(response, "throttle_time_ms", 0) > THROTTLE_MS:
-            response.throttle_time_ms = THROTTLE_MS
-        throttle(connection, response)
-
-    return bounded
-
-
-def _closing_what_it_gives_up(sock_connect: Callable[..., Any]) -> Callable[..., Any]:
-    """kafka-python 3.0.12 leaves the socket of a connection that comes to nothing to the garbage collector."""
-
-    async def closing(maker: KafkaNetSocket, net: Any, sock: socket.socket, *where: Any, **until: Any) -> socket.socket:
-        try:
-            return cast(socket.socket, await sock_connect(maker, net, sock, *where, **until))
-        except BaseException:  # a client that is closed meanwhile ends its coroutines
-            sock.close()
-            raise
-
-    return closing
-
-
 def _lookup_within_a_time(_maker: KafkaNetSocket, host: str, port: int, raise_error: bool = False) -> Sequence[Any]:
     """kafka-python 3.0.12 waits for the system to resolve a name, in the thread that polls and sends heartbeats too,
     and lets the error of a name that can't be one end it. It asks again and again: the line counts as its own, of
@@ -285,10 +241,7 @@ def _lookup_within_a_time(_maker: KafkaNetSocket, host: str, port: int, raise_er
 
 
 # Connections are made deep inside of every client.
-kafka_answers.install()
 KafkaNetSocket.dns_lookup = _lookup_within_a_time
-KafkaNetSocket.sock_connect = _closing_what_it_gives_up(KafkaNetSocket.sock_connect)
-KafkaConnection._maybe_throttle = _throttle_within_bounds(KafkaConnection._maybe_throttle)
 
 
 class RetryingNetClient(KafkaNetClient):  # type: ignore[misc]

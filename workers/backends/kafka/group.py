@@ -12,7 +12,7 @@ from kafka import errors as kafka_errors
 from kafka.protocol.consumer import IsolationLevel, OffsetSpec
 from kafka.structs import TopicPartition
 
-from workers.backends.kafka.client import Security, admin, mapped, passing, require_among, sensible
+from workers.backends.kafka.client import Security, admin, mapped, passing, require_among
 from workers.types import Partition
 
 Answer = TypeVar("Answer")
@@ -61,7 +61,7 @@ class GroupWatch:
             Unavailable: the cluster does not answer.
         """
         doing = f"asking about the group {self._group!r}"
-        with mapped(doing), sensible(doing):
+        with mapped(doing):
             return _patiently(self._look)
 
     def _look(self) -> GroupState:
@@ -115,7 +115,7 @@ def recent_offsets(
         Unavailable: the cluster does not answer.
     """
     doing = f"asking for the offsets of {topic!r}"
-    with admin(servers, security or {}) as client, mapped(doing), sensible(doing):
+    with admin(servers, security or {}) as client, mapped(doing):
         return _patiently(lambda: _recent(client, topic, since_ms, most))
 
 

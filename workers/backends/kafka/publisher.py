@@ -2,8 +2,8 @@
 
 The rules here are what kafka-python 3.0.12 needs so that nothing is lost or published twice:
 
-* Before the commit every batch's future is asked. A batch that expired inside a transaction would else be left out
-  of a commit that succeeds.
+* Before the commit every message's future is asked. A message that expired inside a transaction would else be left
+  out of a commit that succeeds.
 * The group's membership is read after that, not per job: metadata from before a join is refused for ever. It is checked
   against every assignment, because the broker lets a membership without a generation through unchecked, and never asks
   who owns a partition.
@@ -34,12 +34,9 @@ from workers.backends.kafka.client import (
     end_consumer,
     end_producer,
     mapped,
-    sensible,
     translated,
 )
-from workers.backends.kafka.sending import keep_whole, send_all
-from workers.backends.kafka.topics import max_message_bytes, transaction_version
-from workers.backends.kafka.transactions import use_version_2
+from workers.backends.kafka.topics import max_message_bytes
 from workers.backends.kafka.types import Delivery, FencingDetector, OffsetReset, check_sendable, refusal
 from workers.backends.kafka.watch import CallWatchdog
 from workers.errors import Misconfigured, TagstreamError, Unavailable, Unpublished
@@ -167,8 +164,6 @@ class KafkaPublisher:
         self.max_message_bytes: Mapping[str, int] = self._limits
         self._read_limits(output_topics, connect_timeout_s)
         self._offsets = self._make_offsets_consumer(connect_timeout_s)
-        self._version = 0
-        """Of transactions, as the brokers told when the last producer was made."""
         self._producer: Any = self._make_producer(connect_timeout_s)
         self._failed = False
 
@@ -178,8 +173,7 @@ class KafkaPublisher:
         check_sendable(transaction.messages, self.max_message_bytes)
         self._failed = True
         try:
-            with sensible("publishing"):
-                self._publish(transaction)
+            self._publish(transaction)
         except kafka_errors.KafkaError as error:
             _require_allowed(error)
             unpublished = Unpublished(cause_of(error), str(error))
@@ -213,10 +207,7 @@ class KafkaPublisher:
             time.sleep(_PAUSE_S)
             return None
         try:
-            with sensible(f"asking for the offset of {assignment.partition}"):
-                offset = self._offsets.committed(
-                    TopicPartition(*assignment.partition), timeout_ms=int(_LOOKUP_S * 1000)
-                )
+            offset = self._offsets.committed(TopicPartition(*assignment.partition), timeout_ms=int(_LOOKUP_S * 1000))
         except kafka_errors.KafkaError as error:
             self._note_unanswered(assignment, error)
             return None
@@ -240,10 +231,9 @@ class KafkaPublisher:
             end_consumer(self._offsets)
 
     def _end_open_transaction(self) -> None:
-        """Readers would wait behind it until it times out; taking our id once more ends it at once. What brokers speak
-        is not asked again: it would be one more connection to wait for at the end of the process."""
+        """Take our id once more, which ends the transaction at once: readers would wait until it times out."""
         try:
-            ender = self._make_producer(timeout_s=_LOOKUP_S, version=self._version)
+            ender = self._make_producer(timeout_s=_LOOKUP_S)
             end_producer(ender, within_s=REQUEST_TIMEOUT_S)
         except TagstreamError as error:
             logger.warning("the transaction that failed stays open until it times out: %s", error)
@@ -260,10 +250,11 @@ class KafkaPublisher:
         self._commit(membership, {assignment.partition: offset for assignment, offset in transaction.offsets.items()})
 
     def _send(self, messages: Iterable[Message]) -> None:
-        batches = send_all(self._producer, messages)
+        send = self._producer.send
+        sent = [send(message.topic, message.value, message.key, list(message.headers)) for message in messages]
         self._producer.flush(timeout=_DELIVERY_TIMEOUT_S + 1)
-        for batch in batches:
-            batch.confirm(timeout_s=1)
+        for future in sent:
+            future.get(timeout=1)
 
     def _commit(self, membership: Membership, offsets: Mapping[Partition, int]) -> None:
         if not self._transactional:
@@ -285,11 +276,8 @@ class KafkaPublisher:
         found = max_message_bytes(self._servers, topics, security=self._security, connect_timeout_s=timeout_s)
         self._limits.update(found)
 
-    def _make_producer(self, timeout_s: float, version: int | None = None) -> Any:
+    def _make_producer(self, timeout_s: float) -> Any:
         """A producer that can publish; with transactions it has ended what was open under its id.
-
-        Args:
-            version: of transactions; None: what the brokers have agreed on by now, which they are asked.
 
         Raises:
             Unavailable: not now.
@@ -318,18 +306,12 @@ class KafkaPublisher:
             metrics_enabled=False,
             **settings,
         )
-        keep_whole(producer)
         if self._transactional:
-            self._initialise(producer, timeout_s, version)
+            self._initialise(producer)
         return producer
 
-    def _initialise(self, producer: Any, timeout_s: float, version: int | None) -> None:
+    def _initialise(self, producer: Any) -> None:
         try:
-            if version is None:
-                version = transaction_version(self._servers, security=self._security, connect_timeout_s=timeout_s)
-            self._version = version
-            if version >= 2:
-                use_version_2(producer)
             with mapped(f"taking the transactional id {self._transactional_id!r}"):
                 producer.init_transactions()
         except TagstreamError:

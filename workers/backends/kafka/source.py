@@ -28,7 +28,6 @@ from workers.backends.kafka.client import (
     mapped,
     passing,
     require_among,
-    sensible,
     translated,
 )
 from workers.backends.kafka.fetch import BATCH_BYTES, BoundedReading
@@ -262,8 +261,7 @@ class KafkaRecordSource:
         timeout_s = self._await_heartbeat(timeout_s)
         self._reading.begin()
         try:
-            with sensible(doing):
-                return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
+            return dict(self._consumer.poll(timeout_ms=timeout_s * 1000))
         except kafka_errors.OffsetOutOfRangeError as error:
             raise self._out_of_range(error) from error
         except kafka_errors.LogTruncationError as error:

@@ -141,17 +141,6 @@ def max_message_bytes(
         return {topic: _max_message_bytes(client, topic) for topic in topics}
 
 
-def transaction_version(servers: str, *, security: Security | None = None, connect_timeout_s: float = 30.0) -> int:
-    """The version of transactions that all brokers of the cluster have agreed on; 0 where they know of none, or not the
-    question."""
-    with admin(servers, security or {}, timeout_s=connect_timeout_s) as client:
-        try:
-            feature = client.describe_features().get("transaction.version", {})
-        except kafka_errors.UnsupportedVersionError:  # said by the client, or by a broker
-            return 0
-    return int(feature.get("finalized", (0, 0))[1])
-
-
 def _max_message_bytes(client: Any, topic: str) -> int:
     value = _settings(client, topic, [_MAX_MESSAGE_BYTES]).get(_MAX_MESSAGE_BYTES)
     if value is None:

@@ -42,15 +42,11 @@ class Scene:
         self.unreachable = 0
         self.slow_to_take = 0
         self.refused: Exception | None = None
-        self.version = 1
         monkeypatch.setattr(kafka_publisher, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=self._sleep))
         monkeypatch.setattr(kafka_publisher, "answers", lambda *_: self.answers)
         found = limits or {"out": 1_000, "large": 5_000}
         monkeypatch.setattr(kafka_publisher, "max_message_bytes", lambda *_, **__: found)
-        monkeypatch.setattr(kafka_publisher, "transaction_version", self._version)
-        monkeypatch.setattr(kafka_publisher, "use_version_2", lambda _: self.calls.append("use version 2"))
         monkeypatch.setattr(kafka_publisher, "connect", self._connect)
-        monkeypatch.setattr(kafka_publisher, "send_all", self._send)
         monkeypatch.setattr(kafka_publisher, "end_producer", lambda producer, within_s: self.calls.append("end"))
         self.publisher = KafkaPublisher(
             "broker:9092",
@@ -83,12 +79,6 @@ class Scene:
         self.calls.append("membership")
         return self.member
 
-    def _version(self, *_: Any, **__: Any) -> int:
-        if self.version < 0:
-            self.version = -self.version
-            raise Unavailable("kafka", "no broker answers")
-        return self.version
-
     def _connect(self, make: type, *_: Any, **settings: Any) -> Any:
         if make is not KafkaProducer:
             self.asking = settings
@@ -97,6 +87,7 @@ class Scene:
             self.unreachable -= 1
             raise Unavailable("kafka", "no broker answers")
         producer = Mock(settings=settings)
+        producer.send.side_effect = self._send
         for name in (
             "init_transactions",
             "begin_transaction",
@@ -114,13 +105,13 @@ class Scene:
     def _note(self, name: str) -> Callable[..., None]:
         return lambda *_, **__: self.calls.append(name)
 
-    def _send(self, producer: Any, messages: Sequence[Message]) -> list[Any]:
-        assert producer is self.producer
-        self.calls.append(f"send {len(messages)}")
-        return [Mock(confirm=self._confirm) for _ in range(2)]
+    def _send(self, topic: str, value: bytes, key: bytes, headers: list[tuple[str, bytes]]) -> Any:
+        assert (topic, key, headers) == ("out", b"k", [])
+        self.calls.append(f"send {value.decode()}")
+        return Mock(get=self._acknowledged)
 
-    def _confirm(self, timeout_s: float) -> None:
-        self.calls.append("confirm")
+    def _acknowledged(self, timeout: float) -> None:
+        self.calls.append("acknowledged")
         if self.refused is not None:
             raise self.refused
 
@@ -133,24 +124,9 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 def test_the_steps_of_a_transaction_come_in_the_order_that_makes_them_safe(scene: Scene) -> None:
     scene.publish()
     assert scene.calls == [
-        "begin_transaction", "send 2", "flush", "confirm", "confirm",
+        "begin_transaction", "send v", "send w", "flush", "acknowledged", "acknowledged",
         "membership", "send_offsets_to_transaction", "commit_transaction",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("version", "told"), [(0, []), (1, []), (2, ["use version 2"]), (3, ["use version 2"])])
-def test_each_new_producer_uses_what_the_brokers_have_agreed_on_by_then(
-    scene: Scene, version: int, told: Sequence[str]
-) -> None:
-    scene.version = version
-    scene.publisher.recover()
-    assert scene.calls == ["end", *told, "init_transactions"]
-
-
-def test_a_producer_is_ended_whose_brokers_do_not_say_what_they_speak(scene: Scene) -> None:
-    scene.version = -2
-    scene.publisher.recover()
-    assert scene.calls == ["end", "end", "use version 2", "init_transactions"]
 
 
 def test_offsets_go_with_the_group_the_generation_and_the_member_id(scene: Scene) -> None:
@@ -167,17 +143,6 @@ def test_a_message_that_failed_is_never_left_out_of_a_commit(scene: Scene) -> No
     assert failed.value.cause == "timeout"
     scene.producer.send_offsets_to_transaction.assert_not_called()
     scene.producer.commit_transaction.assert_not_called()
-
-
-def test_an_answer_that_makes_no_sense_to_the_client_ends_the_process_with_a_sentence(scene: Scene) -> None:
-    scene.offsets.committed.side_effect = KeyError("images")
-    with pytest.raises(
-        Broken, match="offset of images:0: the Kafka client can make nothing of what the broker answers"
-    ):
-        scene.publisher.committed(Assignment(PARTITION, "me"))
-    scene.producer.commit_transaction = Mock(side_effect=ValueError("Buffer underrun"))
-    with pytest.raises(Broken, match="publishing: the Kafka client can make nothing"):
-        scene.publish()
 
 
 def caused(error: Exception, by: Exception) -> Exception:
@@ -273,11 +238,6 @@ def test_a_batch_is_no_larger_than_64_kib_however_much_a_topic_takes(monkeypatch
     assert Scene(monkeypatch, limits={"out": 1 << 20}).producer.settings["batch_size"] == 65_536
 
 
-def test_a_batch_that_a_broker_finds_too_large_is_not_halved(scene: Scene) -> None:
-    """Guard: half a batch has no future to ask before the commit."""
-    assert scene.producer._sender._can_split(None, None) is False
-
-
 def test_a_message_is_given_up_before_the_broker_aborts_its_transaction(scene: Scene) -> None:
     settings = scene.producer.settings
     assert settings["request_timeout_ms"] == 6_000
@@ -312,7 +272,8 @@ def test_at_least_once_sends_first_and_commits_with_the_member_after(monkeypatch
     scene = Scene(monkeypatch, "at_least_once")
     scene.publish()
     assert scene.calls == [
-        "send 2", "flush", "confirm", "confirm", "membership", f"commit beside {{{PARTITION!r}: 5}}",
+        "send v", "send w", "flush", "acknowledged", "acknowledged",
+        "membership", f"commit beside {{{PARTITION!r}: 5}}",
     ]  # fmt: skip
     assert "transactional_id" not in scene.producer.settings
 
@@ -569,22 +530,6 @@ def test_closing_after_a_failed_run_ends_its_transaction(scene: Scene) -> None:
     scene.publisher.close()
     assert scene.calls == ["end", "init_transactions", "end"]
     scene.offsets.close.assert_called_once()
-
-
-@pytest.mark.parametrize(("version", "told"), [(1, []), (2, ["use version 2"])])
-def test_closing_after_a_failed_run_does_not_ask_again_what_brokers_speak(
-    scene: Scene, version: int, told: Sequence[str]
-) -> None:
-    """Guard: one connection less to wait for, where brokers hang, before the process ends."""
-    scene.version = version
-    scene.publisher.recover()
-    scene.producer.commit_transaction.side_effect = kafka_errors.KafkaTimeoutError("late")
-    with pytest.raises(Unpublished):
-        scene.publish()
-    scene.calls.clear()
-    scene.version = -version  # it is not told again
-    scene.publisher.close()
-    assert scene.calls == ["end", *told, "init_transactions", "end"]
 
 
 def test_closing_in_peace_takes_the_id_no_more(scene: Scene) -> None:

@@ -219,12 +219,6 @@ def test_what_a_broker_does_wrong_ends_no_worker(
         (kafka_errors.LogTruncationError({HERE: None}), Broken, "images:0 ends before what was read"),
         (kafka_errors.NoOffsetForPartitionError({HERE}), Broken, "reading images"),
         (kafka_errors.IllegalStateError("closed"), Broken, "reading images"),
-        (
-            ValueError("Buffer underrun decoding string"),
-            Broken,
-            r"can make nothing of what the broker answers \(ValueErr",
-        ),
-        (KeyError(HERE), Broken, "can make nothing of what the broker answers"),
     ],
 )
 def test_what_no_polling_can_repair_ends_it_with_a_sentence(
