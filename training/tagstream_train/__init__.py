@@ -1,4 +1,4 @@
-"""Training: from captions to tags, from tags to a bundle, and from a bundle's answers to better tags.
+"""Train and measure taggers and captioners.
 
 The commands are `tagstream train …` (training/tagstream_train/cli); docs/training.md is the guide. It needs the extra
 the extra `train`, and nothing outside this package and the command line imports it.

@@ -1,4 +1,4 @@
-"""Networks that can be trained further: made of a bundle, with new labels behind the old ones, and back to weights.
+"""Trainable networks around the tagger of a bundle.
 
 labels new labels of RAM and RAM++ are learnt, and nothing else: the bundle's own give the very scores they gave
 head   the encoder stays; what reads its features learns. Minutes: features are computed once for each image
@@ -50,8 +50,10 @@ class Learner(nn.Module):
         self.what: What = what
 
     def encode(self, images: Tensor) -> Tensor:
-        """(n, 3, side, side) normalised → features, the first dimension of which is n; constants if the encoder
-        stays."""
+        """Features of (n, 3, side, side) normalised images.
+
+        Their first dimension is n; constants if the encoder stays.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_stays):
             return self._encode(images)
 
@@ -61,7 +63,7 @@ class Learner(nn.Module):
         return self.what in ("labels", "head")
 
     def train(self, mode: bool = True) -> Self:
-        """An encoder that stays is always in evaluation mode: its batch norms would go on counting."""
+        """Set the mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.encoder_stays:
             self.encoder().eval()
@@ -89,7 +91,10 @@ class Learner(nn.Module):
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """What a bundle of this network has. Ends the training: LoRA is merged."""
+        """Weights for a bundle of this network.
+
+        Ends the training: LoRA is merged.
+        """
 
     @abstractmethod
     def architecture(self) -> dict[str, JsonValue]:
@@ -101,7 +106,9 @@ class Learner(nn.Module):
 
 
 class RamLearner(Learner):
-    """RAM or RAM++. A new label is a text embedding that was given, or one that is learnt (RAM++: several).
+    """RAM or RAM++ with new labels.
+
+    A new label is a given text embedding, or a learnt one (RAM++: several).
 
     The image's projection towards CLIP stays unless everything learns: embeddings are made with it.
     """
@@ -138,7 +145,7 @@ class RamLearner(Learner):
         return self._config.descriptions if isinstance(self._config, RamPlusConfig) else 1
 
     def _row(self, name: str, given: Tensor | None) -> nn.Parameter:
-        """(descriptions, embedding) of one label, each of length 1 or learnt from there."""
+        """Return (descriptions, embedding) of one label."""
         if given is not None:
             return nn.Parameter(given.float().view(self._descriptions, -1), requires_grad=False)
         chance = torch.Generator().manual_seed(int.from_bytes(name.encode()[:7], "big"))
@@ -195,7 +202,7 @@ class RamLearner(Learner):
 
 
 class CompactLearner(Learner):
-    """EfficientNet-Lite0. Its old labels exclude each other, so they are not kept: a tag of the result stands alone."""
+    """EfficientNet-Lite0 without its old labels."""
 
     def __init__(self, bundle: Bundle, labels: Sequence[str], what: What) -> None:
         super().__init__(labels, 0, what)
@@ -230,7 +237,7 @@ class CompactLearner(Learner):
 
 
 class TimmLearner(Learner):
-    """A network of timm. As of the compact tagger, its old labels are not kept."""
+    """A network of timm, without its old labels."""
 
     def __init__(self, bundle: Bundle, labels: Sequence[str], what: What, rank: int) -> None:
         super().__init__(labels, 0, what)

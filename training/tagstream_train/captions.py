@@ -1,4 +1,4 @@
-"""Captions and tags as a text decoder is taught them: drawn, cleaned, and cut into tokens."""
+"""Captions and tags as tokens for a text decoder."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ _REMOVED = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """One of an image's captions, as the data set has it, and the labels that were parsed from it."""
+    """A caption of an image, with the labels parsed from it."""
 
     caption: str
     tags: Ids
 
 
 def draw(sample: Sample, seed: int) -> Drawn | None:
-    """A caption at random, the same for the same seed; None for an image without captions.
+    """Draw one of the image's captions, or None without captions.
+
+    The same seed gives the same caption.
 
     Where captions have not been parsed, all tags of the image stand for those of its caption.
     """
@@ -39,7 +41,7 @@ def draw(sample: Sample, seed: int) -> Drawn | None:
 
 
 def cleaned(caption: str) -> str:
-    """Lower case, without punctuation, at most 30 words: as the official programs read captions."""
+    """Lower case, without punctuation, at most 30 words."""
     return " ".join(caption.lower().translate(_REMOVED).split()[:MAX_WORDS])
 
 
@@ -60,7 +62,7 @@ def caption_tokens(wordpiece: WordPiece, captions: Sequence[str], *, prompt: boo
 
 
 def guide_tokens(wordpiece: WordPiece, labels: Sequence[str], tags: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """Ids and mask, (texts, 40) each, of the tags' names in the order of their numbers."""
+    """Token ids and mask of the tags' names, in label order."""
     rows = [wordpiece.guide(SEPARATOR.join(labels[i] for i in sorted(ids))) for ids in tags]
     return torch.tensor([ids for ids, _ in rows]), torch.tensor([mask for _, mask in rows])
 

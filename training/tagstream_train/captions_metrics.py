@@ -52,7 +52,9 @@ def bleu(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> tu
 
 
 def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
-    """CIDEr-D of each caption, 0..10; its mean, times 100 in the papers' tables, is that of the set.
+    """CIDEr-D of each caption, 0..10.
+
+    The set's is their mean; the papers' tables show 100 times that.
 
     How much a word tells is counted on the references of this set: a set of one image has none that tells anything.
     """
@@ -76,7 +78,7 @@ def cider(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> l
 
 
 def _alike(mine: list[dict[tuple[str, ...], float]], other: list[dict[tuple[str, ...], float]], longer: int) -> float:
-    """Clipped cosine of two captions, a mean over orders, less for other lengths."""
+    """Clipped cosine of two captions, averaged over orders."""
     total = 0.0
     for a, b in zip(mine, other, strict=True):
         norms = math.sqrt(sum(x * x for x in a.values())) * math.sqrt(sum(x * x for x in b.values()))

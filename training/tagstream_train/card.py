@@ -1,4 +1,4 @@
-"""The card of a trained bundle: what it was trained on, how, and how good it was then.
+"""The card of a trained bundle: data, plan and metrics.
 
 It lies in the bundle's model.json under provenance.training, and changes nothing about the model's digest.
 """
@@ -13,7 +13,7 @@ from workers.models.bundle import Bundle
 
 
 class Card(BaseModel):
-    """Says of a bundle where it comes from. All numbers are of images that it was not trained on."""
+    """Says where a bundle comes from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

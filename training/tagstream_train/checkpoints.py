@@ -1,4 +1,4 @@
-"""A checkpoint: one file from which a killed run goes on as if nothing had happened.
+"""Checkpoints: one file each, to resume a killed run exactly.
 
 It has what changes while a run trains: trained parameters, buffers (statistics of batch norms), the optimizer's
 moments, the moving average, and the place in the data. What is frozen comes from where the run began. The file is
@@ -43,7 +43,7 @@ def save(folder: Path, content: Mapping[str, Any], plan: Plan, identity: Mapping
 
 
 def load(folder: Path, plan: Plan, identity: Mapping[str, str]) -> dict[str, Any] | None:
-    """The content of the folder's checkpoint, on the host; None where there is none.
+    """Content of the folder's checkpoint, on the host, or None.
 
     Raises:
         Misconfigured: it is of another run, or is damaged.
@@ -61,7 +61,7 @@ def load(folder: Path, plan: Plan, identity: Mapping[str, str]) -> dict[str, Any
 
 @contextmanager
 def going_on(folder: Path) -> Iterator[None]:
-    """Context for loading the folder's checkpoint and putting back what it has, which any program may have written.
+    """Context for restoring a checkpoint of unknown origin.
 
     Raises:
         Misconfigured: something of it has another form than `save` gives it.
@@ -76,7 +76,7 @@ def going_on(folder: Path) -> Iterator[None]:
 
 
 def changing(model: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a model that training changes: they share memory with it."""
+    """Tensors of a model that training changes, sharing its memory."""
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     kept = model.state_dict()
     return trained | {name: buffer for name, buffer in model.named_buffers() if name in kept}
@@ -105,7 +105,10 @@ def _compare(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> Non
 
 
 def _short(value: object) -> str:
-    """What differs, for a sentence. Lists that hold each other twice would have no end otherwise."""
+    """Short form of a value for a sentence.
+
+    Bounded: lists that contain each other twice never end otherwise.
+    """
     shorter = reprlib.Repr()
     shorter.maxstring = 100
     return shorter.repr(value).strip("'")

@@ -10,7 +10,7 @@ from tagstream_train.evaluate import Tagged
 
 
 def draw_thresholds(tagged: Tagged, path: Path) -> None:
-    """Draw mean precision, recall and F1 by one threshold for all labels, into a PNG."""
+    """Draw precision, recall and F1 by threshold into a PNG."""
     from matplotlib.figure import Figure
 
     bars = np.linspace(0, 1, 101)

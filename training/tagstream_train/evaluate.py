@@ -1,4 +1,4 @@
-"""Measure a bundle on images whose tags and captions are known, by the code that a worker runs."""
+"""Measure a bundle on labelled images, by the worker's code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Absent = Literal["negative", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Tagged:
-    """Scores of a model for the labels that it shares with some data.
+    """Scores of a model for labels shared with the data.
 
     Args:
         labels: those labels.
@@ -152,7 +152,7 @@ def caption(
 
 
 def label_columns(known: Sequence[str], wanted: Sequence[str]) -> dict[int, int]:
-    """The model's label id of each label of the data that it has, by the label's number in the data.
+    """The model's label ids, by the data's label numbers.
 
     Raises:
         Misconfigured: it has none of them.
@@ -172,7 +172,7 @@ def label_columns(known: Sequence[str], wanted: Sequence[str]) -> dict[int, int]
 
 @contextmanager
 def open_set(bundle: Path, embeddings: Path, labels: Sequence[str]) -> Iterator[Path]:
-    """Within it, a copy of a RAM or RAM++ bundle that knows these labels by the text embeddings of a file.
+    """Context with a bundle copy that knows the data's labels.
 
     Raises:
         Misconfigured: as `workers.models.labels.relabel`.

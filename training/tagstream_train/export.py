@@ -29,7 +29,7 @@ def export(
     vocabulary: bytes | None = None,
     replace_existing: bool = False,
 ) -> Bundle:
-    """Write a bundle with its card and golden answers, as a whole or not at all.
+    """Write a bundle with card and golden answers, atomically.
 
     The golden answers are those of the worker's own code, loaded from what was written.
 

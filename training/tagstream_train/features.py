@@ -1,4 +1,4 @@
-"""Files of vectors that another model computed: CLIP's features of images and of texts.
+"""Files of another model's vectors: CLIP's image and text features.
 
 Two forms, both safetensors, which hold numbers and nothing that runs:
 
@@ -30,7 +30,7 @@ MAX_WIDTH = 16_384
 
 
 class Features:
-    """Vectors by key. The file is mapped: what is never asked for is never read."""
+    """Vectors by key, from a mapped file."""
 
     def __init__(self, path: Path, width: int | None = None) -> None:
         """
@@ -95,12 +95,12 @@ class Features:
 
 
 def image_key(features: Features, sample: Sample) -> str:
-    """The key under which the file has this image: its sha256 if that is there, else its name."""
+    """The file's key for this image: its sha256, else its name."""
     return sample.sha256 if sample.sha256 is not None and sample.sha256 in features else sample.image
 
 
 def text_key(features: Features, text: str) -> str:
-    """The key under which the file has this text: the text if that is there, else its sha256."""
+    """The file's key for this text: itself, else its sha256."""
     return text if text in features else hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -117,7 +117,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _width(tensors: Mapping[str, Tensor], wanted: int | None) -> int:
-    """The length of each vector, or of the rows of the one matrix; ValueError: it is neither."""
+    """The vectors' length."""
     shapes = sorted({tuple(tensor.shape) for tensor in tensors.values()})
     allowed = (1, 2) if len(tensors) == 1 else (1,)
     if len(shapes) != 1 or len(shapes[0]) not in allowed:

@@ -1,4 +1,4 @@
-"""`train fit`: from a bundle and a person's images with tags to a bundle that knows these tags, with thresholds."""
+"""`train fit`: a bundle and tagged images become a better bundle."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def fit(
     say: Callable[[str], None] = lambda line: None,
     replace_existing: bool = False,
 ) -> Fitted | None:
-    """Train, and write the bundle. Called again after it was stopped, it goes on where it was.
+    """Train and write the bundle; resumes after a stop.
 
     Args:
         folder: of the run: checkpoint, curves, run.toml.

@@ -1,4 +1,4 @@
-"""What `train fit` begins with: a bundle, the training set and the replay set, in one numbering of labels."""
+"""Inputs of `train fit`: options, bundle, training and replay sets."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Part:
 
 
 def opened_bundle(given: str, folder: Path) -> Bundle:
-    """The bundle of a `FitRun.parent`; that of a network of timm is made in the folder.
+    """Open a `FitRun.parent`; a timm network's bundle is made first.
 
     Raises:
         Misconfigured: there is none.
@@ -65,7 +65,7 @@ def opened_bundle(given: str, folder: Path) -> Bundle:
 
 
 def opened_set(given: str, folder: Path, store: ObjectStore | None, *, alone: bool) -> DataSet:
-    """A training set; of annotations in another format one is made in the folder.
+    """Open a training set; other annotations are imported into the folder.
 
     Args:
         alone: whether this process is the run's only one.
@@ -88,7 +88,7 @@ def opened_set(given: str, folder: Path, store: ObjectStore | None, *, alone: bo
 def part_of(
     data: DataSet, labels: Sequence[str], validation: float, store: ObjectStore | None, kind: type[Sample]
 ) -> Part:
-    """A set with its labels numbered as in `labels`, divided by its images' content.
+    """Split a set, with its labels numbered as in `labels`.
 
     Args:
         kind: of the samples.
@@ -111,7 +111,7 @@ def part_of(
 
 
 def embeddings_of(path: Path | None, bundle: Bundle, labels: Sequence[str]) -> dict[str, Tensor]:
-    """Text embeddings of new labels that a file has, by name: (descriptions, embedding) each.
+    """New labels' text embeddings from a file, by name.
 
     Raises:
         Misconfigured: the bundle knows labels otherwise, or the file can't be used.

@@ -1,4 +1,4 @@
-"""How good labels are before and after a fit, and the thresholds that they get."""
+"""Metrics of labels before and after a fit, and thresholds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNKNOWN_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Row:
-    """Mean average precision of some labels, before and after; None: it can't be measured.
+    """Labels' mean average precision before and after, or None.
 
     Args:
         truth: what was taken for right.
@@ -33,14 +33,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Scored:
-    """Validation images: (n, labels) scores, what they have (1, 0), and where that is known."""
+    """Scores, targets and known places of validation images."""
 
     scores: NDArray[np.float32]
     targets: NDArray[np.float32]
     known: NDArray[np.float32]
 
     def map(self, ids: Sequence[int], targets: NDArray[np.float32] | None = None) -> float | None:
-        """Mean average precision of these labels; `targets` in the place of the set's, all of them known."""
+        """Mean average precision of these labels.
+
+        `targets` in the place of the set's, all of them known.
+        """
         if not len(ids):
             return None
         columns = list(ids)
@@ -79,7 +82,7 @@ class Labels:
 
 
 def rows_of(labels: Labels, before: Scored, after: Scored, old_before: Scored, old_after: Scored) -> list[Row]:
-    """Labels that were new, that were trained further, and that were not trained.
+    """Rows for new labels, further trained ones, and the others.
 
     Args:
         old_before, old_after: the replay set's images, where there is one.
@@ -135,7 +138,7 @@ def metrics_of(rows: Sequence[Row], summary: Summary) -> Mapping[str, float | No
 
 
 def _shown(labels: Labels, before: Scored) -> NDArray[np.float32]:
-    """The bundle's own tags, as if they were true: 1 or 0 for each of all labels."""
+    """The bundle's own tags as targets, for all labels."""
     shown = np.zeros_like(before.scores)
     shown[:, : labels.kept] = before.scores[:, : labels.kept] > np.asarray(labels.thresholds)
     return shown

@@ -1,4 +1,4 @@
-"""All that `train fit` was told, as one TOML file that repeats the run."""
+"""The options of `train fit` as one TOML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `train fit` minimises: the tags of the user's images, while the labels that a bundle had are guarded."""
+"""The loss of `train fit`: new tags, with old labels guarded."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ image."""
 
 
 class Replayed(Sample):
-    """A sample of the replay set, which says what an image has of the old labels."""
+    """A replay set's sample, which knows the old labels."""
 
 
 class Fitting:
-    """Tags by the asymmetric loss, and old labels by distillation: the old model's scores are what the new one is to
-    give, unless the replay set knows better.
+    """Asymmetric loss of new tags, distillation of old labels.
+
+    The old model's scores are the targets, unless the replay set knows better.
 
     Args:
         own: ids of the training set's labels, ascending; nothing is said of the others.
@@ -72,14 +73,14 @@ class Fitting:
         return {"tagging": tagging, "guard": guard / images, TOTAL: tagging + self._guard * guard / images}
 
     def _ids(self) -> Tensor:
-        """Labels of this step, ascending: those with known truth, and some of the guarded ones."""
+        """Labels of this step: trained ones and some guarded ones, ascending."""
         if self.teacher is None:
             return self._trained.nonzero()[:, 0]
         drawn = self._guarded[torch.randperm(len(self._guarded), device="cpu")[:GUARDED_AT_ONCE]]
         return (self._trained | _mask(drawn.tolist(), len(self._trained))).nonzero()[:, 0]
 
     def _wanted(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Targets and weights of all labels: a set says nothing of labels that it does not have."""
+        """Targets and weights of all labels."""
         targets, weights = multi_hot(samples, len(self._trained), absent="negative" if self._negative else "unknown")
         known = torch.stack([self._replayed if isinstance(s, Replayed) else self._own for s in samples])
         return targets, weights * known
@@ -87,7 +88,7 @@ class Fitting:
     def _distillation(
         self, batch: Batch, features: Tensor, ids: Tensor, logits: Tensor, weights: Tensor
     ) -> Tensor | None:
-        """Cross-entropy against the old model's scores, of old labels of which nothing is known; summed."""
+        """Summed cross-entropy against the old model, for unknown old labels."""
         if self.teacher is None:
             return None
         old = ids[ids < self._learner.kept]
@@ -100,7 +101,10 @@ class Fitting:
         return ((each - sure) * (weights[:, : len(old)] == 0)).sum()
 
     def keep(self, batch: Batch) -> None:
-        """Remember the features of these images from now on: of a head that learns, and of images that stay the same.
+        """Keep these images' features for later steps.
+
+        For a head that learns on images that stay the same. Which images are computed together decides about last bits,
+        so a run that is resumed keeps the same batches.
 
         Which images are computed together decides about last bits, so a run that is resumed keeps the same batches.
         """
@@ -116,7 +120,7 @@ class Fitting:
 
 
 class WithReplay:
-    """Batches of the training set, each with a batch of the replay set behind it."""
+    """Training batches, each followed by a replay batch."""
 
     def __init__(self, batches: Batches, replay: Batches) -> None:
         self._batches = batches

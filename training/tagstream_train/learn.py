@@ -1,4 +1,4 @@
-"""The whole loop of the papers on a drawn set: parse, pre-train, generate, clean, train again, fine-tune, evaluate.
+"""The papers' whole loop on a drawn set.
 
 Each round trains the same model from the same random weights for the same number of steps; only what it learns from
 differs. So what a round gains over the one before is what its tags and captions are better by:
@@ -143,7 +143,7 @@ def learn(folder: Path, size: Size, *, seed: int = 0, tell: Tell = lambda doing,
 def learn_seeds(
     folder: Path, size: Size, seeds: Sequence[int], *, tell: Tell = lambda doing, done, total: None
 ) -> list[Learned]:
-    """Run the loop once for each seed, in a folder of its own: `learn` of `folder/seed-0`, and so on."""
+    """Run the loop for each seed, in `folder/seed-0` and so on."""
     return [learn(folder / f"seed-{seed}", size, seed=seed, tell=_named(tell, f"seed {seed}")) for seed in seeds]
 
 
@@ -218,7 +218,7 @@ class _Loop:
         )
 
     def _set(self, name: str, make: Callable[[Path], DataSet]) -> DataSet:
-        """The set of this name in the folder, made unless it is there."""
+        """Open the folder's set of this name, or make it."""
         out = self._folder / name
         return DataSet(out) if (out / HEADER).is_file() else make(out)
 
@@ -294,8 +294,11 @@ def tagging(size: Size) -> Run:
 
 
 def captioning(run: Run, tagger: Bundle, size: Size) -> Run:
-    """Tag2Text around the image encoder of a tagger that `run` trained. Most of a step is the output over BERT's 30,524
-    tokens, so that small batches, and more of them, teach more in the same time."""
+    """Tag2Text around the image encoder of a trained tagger.
+
+    Most of a step is the output over BERT's 30,524 tokens, so that small batches, and more of them, teach more in the
+    same time.
+    """
     encoder, head = _encoder_and_head(size)
     text = TextConfig(width=head.width, heads=4, layers=2, hidden=head.hidden, positions=64)
     sizes = _sizes(Tag2TextConfig(encoder, labels=1, head=head, text=text))
@@ -310,7 +313,7 @@ def _encoder_and_head(size: Size) -> tuple[SwinConfig, HeadConfig]:
 
 
 def going_on(run: Run, start: Bundle, steps: int, **plan: float) -> Run:
-    """The run from a bundle's weights; for so many steps, and with other changes of its plan."""
+    """The run from a bundle's weights, with other steps and plan."""
     stage = run.stages[0]
     changes = {"steps": steps, "warmup_steps": steps // 10, "checkpoint_every": steps, **plan}
     stages = (stage.model_copy(update={"plan": stage.plan.model_copy(update=changes)}),)
@@ -318,14 +321,14 @@ def going_on(run: Run, start: Bundle, steps: int, **plan: float) -> Run:
 
 
 def _sizes(config: AnyConfig) -> dict[str, Any]:
-    """As a run has them: without what the set and the stages say."""
+    """Sizes for a run: without labels and image size."""
     sizes = to_json(config)
     del sizes["labels"], sizes["encoder"]["image_size"]
     return sizes
 
 
 def against(truth: DataSet, dataset: DataSet) -> tuple[float, float]:
-    """The part of a set's tags that are true, and the part of the true tags of its images that it has."""
+    """Precision and recall of a set's tags against the truth."""
     known = {sample.image: {truth.labels[at] for at in sample.tags} for sample in truth}
     tags = [({dataset.labels[at] for at in sample.tags}, known[sample.image]) for sample in dataset]
     right = sum(len(said & true) for said, true in tags)
@@ -333,7 +336,7 @@ def against(truth: DataSet, dataset: DataSet) -> tuple[float, float]:
 
 
 def _first_of(dataset: DataSet, count: int, out: Path) -> DataSet:
-    """The first samples of a set, their captions' tags being all of theirs."""
+    """The first samples; their captions name all their tags."""
     carrier = Carrier(dataset.folder, out)
 
     def samples() -> Iterator[Sample]:

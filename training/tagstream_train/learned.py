@@ -1,4 +1,4 @@
-"""What came of the whole loop, for one seed as a file, and over several seeds as means with their spread."""
+"""Results of the whole loop, and their spread over seeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Exact(BaseModel):
 
 
 class Round(_Exact):
-    """What a round learned from, and how well it does; all in 0..1."""
+    """A round's training set and results, all in 0..1."""
 
     name: str
     bundle: str
@@ -38,7 +38,7 @@ class Round(_Exact):
 
 
 class Learned(_Exact):
-    """The rounds of one seed in their order, and CIDEr-D of captions, guided by the last tagger's tags and not.
+    """One seed's rounds, and CIDEr-D of captions with and without guide.
 
     `images` and `steps` say of which size the run was.
     """
@@ -89,7 +89,7 @@ def spread(numbers: Sequence[float]) -> Spread:
 
 
 def gains(seeds: Sequence[Learned], measure: str) -> list[Spread]:
-    """What each round but the first has more of this measure (`test`, `unseen`) than the round before, seed by seed."""
+    """Each round's gain in a measure over the last, by seed."""
     values = [[float(getattr(each, measure)) for each in learned.rounds] for learned in seeds]
     pairs = [[later - earlier for earlier, later in pairwise(row)] for row in values]
     return [spread(column) for column in zip(*pairs, strict=True)]

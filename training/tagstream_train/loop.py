@@ -1,4 +1,4 @@
-"""The training loop: from an objective and batches to trained weights, and on from where a killed run was.
+"""The training loop: trains an objective, and resumes killed runs.
 
 What is trained, and on which loss, is the `Objective`'s; which images, the batches'; how, the `Plan`'s.
 """
@@ -57,15 +57,15 @@ class Source(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Batch]:
-        """From where it stands to the end of an epoch, or of several; asked again, it goes on behind that."""
+        """Yield batches to an epoch's end; the next call continues."""
         ...
 
     def state(self) -> dict[str, Any]:
-        """Where it stands, after the batch that was handed out last: what can be written as JSON."""
+        """The position after the last batch, as JSON-ready values."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on behind the batch that was the last when `state` was taken."""
+        """Continue behind the batch of this `state`."""
         ...
 
 
@@ -84,7 +84,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a run ended. The objective's model has the trained weights: the moving average where the plan has one."""
+    """How a run ended.
+
+    The objective's model has the trained weights: the moving average where the plan has one.
+    """
 
     folder: Path
     steps: int
@@ -115,7 +118,7 @@ def train(
     identity: Mapping[str, str] | None = None,
     hooks: Sequence[Hook] = (),
 ) -> Trained:
-    """Train to the plan's end, from the folder's checkpoint if it has one.
+    """Train to the plan's end, from the folder's checkpoint if any.
 
     The folder gets plan.toml, checkpoint.pt, metrics.jsonl, tensorboard/ and curves.png. Under torchrun every process
     calls this with its own batches; gradients are averaged, and the first process writes the files. On a CPU a run
@@ -147,7 +150,7 @@ def device_of(plan: Plan) -> torch.device:
 
 
 def _accelerator(plan: Plan) -> Any:
-    """Device and processes. Precision stays with us: accelerate has one for the life of a process."""
+    """Device and processes, without accelerate's precision."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     parallel = DistributedDataParallelKwargs(find_unused_parameters=True)
@@ -156,7 +159,7 @@ def _accelerator(plan: Plan) -> Any:
 
 
 class _Step(nn.Module):
-    """The objective's losses as a module's forward, which is what data parallelism wraps."""
+    """The objective's losses as a forward pass, for data parallelism."""
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
@@ -362,7 +365,10 @@ def _average_of(parameters: nn.ParameterList, decay: float) -> AveragedModel:
 
 @contextmanager
 def _settings(plan: Plan, device: torch.device) -> Iterator[None]:
-    """torch's settings for the whole process, put back at the end. On a CPU no operation adds in a random order."""
+    """Context with the plan's torch settings, restored at the end.
+
+    On a CPU no operation adds in a random order.
+    """
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

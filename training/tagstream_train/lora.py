@@ -1,4 +1,6 @@
-"""LoRA (Hu et al., 2021): a linear layer learns by a product of two narrow matrices, which is added to it at the end.
+"""LoRA (Hu et al., 2021): linear layers learn by low-rank matrices.
+
+peft does the same, but brings 67 MB of transformers along.
 
 So a large encoder is trained with the memory of a small one, and the bundle that comes out is like any other.
 """
@@ -15,7 +17,7 @@ from workers.models.cpu_layers import replace_layers
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer plus what it learns: `up` times `down`, zero at first."""
+    """A frozen linear layer plus `up` times `down`, zero at first."""
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -29,15 +31,14 @@ class LoraLinear(nn.Module):
         return out + F.linear(F.linear(x, self.down), self.up)
 
     def merged(self) -> nn.Linear:
-        """The layer that gives the same, as it was before but for its weight. The base is changed."""
+        """Merge into the base layer, and return it."""
         with torch.no_grad():
             self.base.weight += self.up @ self.down
         return self.base
 
 
 def add_lora(module: nn.Module, rank: int, *, keep: nn.Module | None = None) -> None:
-    """Let every linear layer below a module, which is frozen as a whole, learn by LoRA; `keep` stays as it is. In
-    place."""
+    """Freeze a module, and give its linear layers LoRA, in place."""
     module.requires_grad_(False)
 
     def learning(_: str, layer: nn.Module) -> nn.Module | None:
@@ -49,5 +50,5 @@ def add_lora(module: nn.Module, rank: int, *, keep: nn.Module | None = None) -> 
 
 
 def merge_lora(module: nn.Module) -> None:
-    """Put linear layers back in the place of what `add_lora` made of them, with all that they learnt. In place."""
+    """Merge LoRA back into plain linear layers, in place."""
     replace_layers(module, lambda _, layer: layer.merged() if isinstance(layer, LoraLinear) else None)

@@ -1,4 +1,4 @@
-"""What RAM, RAM++ and Tag2Text minimise: four losses, and how they add up.
+"""The four losses of RAM, RAM++ and Tag2Text, and their sum.
 
 The formulas are those of the official programs (github.com/xinyu1205/recognize-anything); tests compare the values
 with theirs.
@@ -25,7 +25,9 @@ def asymmetric(
     clip: float = 0.05,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Asymmetric loss (Ridnik et al., 2021), summed: a label's cross-entropy counts less the better it is known.
+    """Asymmetric loss (Ridnik et al., 2021), summed.
+
+    A label's cross-entropy counts less the better it is known.
 
     Negatives are many and easy, so that their exponent is large, and those whose probability is below `clip` count
     nothing. The factor is taken as a constant: no gradient flows through it.
@@ -47,7 +49,7 @@ def asymmetric(
 
 
 def text(logits: Tensor, ids: Tensor, mask: Tensor, *, prompt: int) -> Tensor:
-    """Cross-entropy of each next token, label smoothing 0.1, mean over tokens (BLIP's language modelling loss).
+    """Mean cross-entropy of next tokens, label smoothing 0.1.
 
     Args:
         logits: (rows, n, vocabulary), after each token.
@@ -66,7 +68,7 @@ def text(logits: Tensor, ids: Tensor, mask: Tensor, *, prompt: int) -> Tensor:
 
 
 def distillation(embeds: Tensor, features: Tensor) -> Tensor:
-    """Mean absolute difference between projected images and CLIP's features of them (RAM and RAM++).
+    """Mean absolute difference between projected images and CLIP's features.
 
     Args:
         embeds: (images, embedding), the projection of the token that stands for the image.
@@ -76,7 +78,9 @@ def distillation(embeds: Tensor, features: Tensor) -> Tensor:
 
 
 def alignment(logits: Tensor) -> Tensor:
-    """Every image against every text of the batch (RAM++): its own is right, the others are wrong.
+    """Contrast every image with every text of the batch.
+
+    RAM++'s: its own is right, the others are wrong.
 
     Args:
         logits: (n, n), of image i and text j.
@@ -86,7 +90,9 @@ def alignment(logits: Tensor) -> Tensor:
 
 
 def balanced(tagging: Tensor, text: Tensor | None) -> Tensor:
-    """Tag2Text's total, and RAM's before distillation: text plus tagging, which is scaled to the size of text.
+    """Text loss plus tagging loss, scaled to the text's size.
+
+    Tag2Text's total, and RAM's before distillation.
 
     Without texts it is tagging alone.
     """

@@ -68,7 +68,7 @@ def estimate(
     extra: int = 0,
     images: int | None = None,
 ) -> Estimate:
-    """Compute the losses of a small batch on the host, and count what is kept for the gradient.
+    """Estimate a training's memory from one small batch.
 
     Args:
         one: any batch of the run's images; its first image is looked at.
@@ -102,7 +102,7 @@ def check(estimated: Estimate, advice: str = "") -> None:
 
 
 def available(plan: Plan) -> int | None:
-    """Bytes that are free where the plan trains; None: the system does not say."""
+    """Free bytes on the plan's device, or None if unknown."""
     if plan.device == "auto" and torch.cuda.is_available():
         free: int = torch.cuda.mem_get_info()[0]
         return free
@@ -115,7 +115,10 @@ def _host_memory() -> int | None:
 
 
 def _container() -> int | None:
-    """What the container's limit leaves; file pages, which the system drops when it needs them, count as free."""
+    """Bytes that the container's limit leaves.
+
+    File pages, which the system drops when it needs them, count as free.
+    """
     try:
         limit, statistics = (Path(path).read_text() for path in _CGROUP)
     except OSError:
@@ -133,7 +136,10 @@ def _free() -> int | None:
 
 
 def _kept_for_gradient(loss: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes of the tensors that a loss keeps for its gradient, besides the parameters, each storage once."""
+    """Bytes that a loss keeps for its gradient, each storage once.
+
+    Without the parameters.
+    """
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     storages: dict[int, int] = {}
 

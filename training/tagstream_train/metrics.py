@@ -1,4 +1,4 @@
-"""How good scores are: average precision, precision and recall, as the papers count them.
+"""Average precision, precision and recall, as in the papers.
 
 Everything is counted for each class alone and then averaged over classes, so a rare class counts as much as a common
 one. Where a `weights` matrix says that a label is not known for an image (0), the image does not count for that class.
@@ -41,7 +41,9 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Means over classes, 0..1. `f1` is that of the two means, as the papers have it.
+    """Means over classes, 0..1.
+
+    `f1` is of the two means, as the papers have it.
 
     Args:
         measured: classes that at least one image has.
@@ -57,7 +59,10 @@ class Summary:
 
 
 def table(scores: Scores, targets: Scores, thresholds: Scores | float, weights: Scores | None = None) -> Table:
-    """Every class of (images, classes) scores against 0/1 targets. A score at its threshold counts as above it."""
+    """Metrics of each class from scores and 0/1 targets.
+
+    (images, classes) each. A score at its threshold counts as above it.
+    """
     positives = _known(targets, weights).sum(0).astype(np.int64)
     bars = np.broadcast_to(np.asarray(thresholds).astype(scores.dtype), scores.shape[1:])
     ap, precision, recall = np.full((3, scores.shape[1]), np.nan)
@@ -72,7 +77,7 @@ def table(scores: Scores, targets: Scores, thresholds: Scores | float, weights: 
 
 
 def average_precision(scores: Scores, has: NDArray[np.bool_]) -> float:
-    """The mean over positives of the precision among all that score as high or higher; equal scores in their order."""
+    """Average precision of a class; ties stay in order."""
     hits = has[np.argsort(-scores, kind="stable")]
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     return float((precision * hits).sum() / (hits.sum() + 1e-8))
@@ -80,7 +85,7 @@ def average_precision(scores: Scores, has: NDArray[np.bool_]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Precision and recall of one class at every threshold that changes them, falling.
+    """Precision and recall of one class at every falling threshold.
 
     Args:
         thresholds: halfway between one score and the next lower one, so that it does not matter whether a score at

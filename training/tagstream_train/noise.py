@@ -1,4 +1,4 @@
-"""Dropout and stochastic depth: what training alone does to the layers of RAM, RAM++ and Tag2Text.
+"""Dropout and stochastic depth for RAM, RAM++ and Tag2Text.
 
 The models are written for inference and have neither. Both act on what a projection gives before it is added to the
 residual, so that hooks on these projections are exactly what the original programs do.
@@ -17,7 +17,7 @@ from workers.models.ram.text import Embeddings
 
 
 def add_noise(model: LabelScorer, *, depth: float = 0.1, dropout: float = 0.1) -> None:
-    """From now on the model drops, while it is in training mode; in evaluation nothing changes.
+    """Add dropout and stochastic depth, active in training mode only.
 
     Args:
         depth: probability that an image skips a residual branch of the encoder's last block; it rises linearly from
@@ -45,7 +45,7 @@ def _before_residuals(module: nn.Module) -> tuple[nn.Module, ...]:
 
 
 class _Skips:
-    """Zeroes some images' whole branch and scales the others up, so that the mean stays."""
+    """Skips a branch for some images, keeping its mean."""
 
     def __init__(self, rate: float) -> None:
         self.rate = rate

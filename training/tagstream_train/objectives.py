@@ -1,4 +1,4 @@
-"""What Tag2Text, RAM and RAM++ learn together in pre-training, as an `Objective` of the training loop.
+"""The joint pre-training losses of Tag2Text, RAM and RAM++.
 
 The three differ in which of these losses they have, and in the labels that tagging learns:
 
@@ -32,7 +32,7 @@ Absent: TypeAlias = Literal["unknown", "negative"]
 
 @dataclass(frozen=True, slots=True)
 class Teachers:
-    """Features that CLIP ViT-B/16 gave; without a file, its loss is left out.
+    """CLIP ViT-B/16's features; without a file, no such loss.
 
     Args:
         images: for distillation, as they are.
@@ -131,7 +131,7 @@ class Pretraining:
 
 
 def matched(model: RamPlus, embeds: Tensor, texts: Tensor) -> Tensor:
-    """(images, texts) logits: how well each text, as if it were a label, fits each image."""
+    """Logits (images, texts) of each text as if a label."""
     queries = model.label_proj(texts).relu()
     memory = model.head.remember(embeds, len(texts), False)
     logits = model.classify(model.head(queries, memory), slice(None))

@@ -1,4 +1,4 @@
-"""What the papers report on the public evaluation sets (papers.json), to stand beside a result of one's own."""
+"""Published results on public evaluation sets (papers.json)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Frozen(BaseModel):
 
 
 class Row(_Frozen):
-    """One model's numbers in percent, and where they stand. None: the paper has no such number."""
+    """A model's published numbers in percent; None: not reported."""
 
     model: str
     source: str
@@ -27,7 +27,10 @@ class Row(_Frozen):
 
 
 class Benchmark(_Frozen):
-    """An evaluation set that papers report on. `files`: what the names of its annotation files begin with."""
+    """An evaluation set that papers report on.
+
+    `files`: what the names of its annotation files begin with.
+    """
 
     files: str
     classes: int

@@ -19,7 +19,7 @@ from tagstream_train.toml import read_toml, toml_of
 
 
 class Plan(BaseModel):
-    """Every number that a run depends on, besides the model, the data and the number of processes.
+    """Every number of a run besides model, data and processes.
 
     A step is one change of the weights; it sees `batch` x `accumulation` images in each process.
     """

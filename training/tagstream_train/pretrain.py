@@ -1,4 +1,4 @@
-"""Pre-training: Tag2Text, RAM or RAM++ from images with captions and tags, in stages of growing images, to a bundle."""
+"""Pre-training: Tag2Text, RAM or RAM++ from captions and tags."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def pretrain(
     hooks: Sequence[Hook] = (),
     report: Report = lambda stage, progress: None,
 ) -> Pretrained:
-    """Train to the end of the run's last stage, from the folder's checkpoints if it has some.
+    """Train all stages of the run; resumes from the checkpoints.
 
     The folder gets run.toml and a folder for each stage (see `loop.train`). Under torchrun every process calls this.
 
@@ -190,7 +190,7 @@ def write_bundle(
 
 
 def _options(made: Pretrained) -> dict[str, JsonValue]:
-    """How a captioner decodes: captions as short as all but a tenth of those that it was taught may end."""
+    """Decoding options: captions may be as short as the taught ones."""
     if not isinstance(made.config, Tag2TextConfig) or made.vocabulary is None:
         return {}
     captions = list(islice((caption for sample in made.seen for caption in sample.captions), LENGTHS))
@@ -227,12 +227,12 @@ def _card(made: Pretrained, rated: Rated, chosen: Sequence[Threshold]) -> Card:
 
 
 def is_first_process() -> bool:
-    """Whether this process of a run under torchrun is the one that writes and speaks."""
+    """Whether this process writes and speaks for the run."""
     return _rank() == 0
 
 
 def digest_of_set(dataset: DataSet) -> str:
-    """sha256 over what a set says: its labels and its samples, images by what is written of them."""
+    """sha256 over a set's labels and samples."""
     digest = hashlib.sha256()
     for name in (LABELS, SAMPLES):
         digest.update(bytes.fromhex(sha256_of(dataset.folder / name)))
@@ -250,7 +250,7 @@ def _divided(dataset: DataSet, run: Run) -> tuple[Sequence[Sample], Sequence[Sam
 
 
 def _teachers(run: Run, samples: Sequence[Sample]) -> Teachers:
-    """Files of features, of which every image and caption is looked for now rather than in the middle of the run."""
+    """Open the files of features, and check that nothing is missing."""
     width = 1 if run.model == "tag2text" else _embedding(run)
     if run.image_features and run.model == "tag2text":
         raise Misconfigured("Tag2Text learns from no image features: that is RAM's and RAM++'s distillation.")
@@ -278,7 +278,7 @@ def _embedding(run: Run) -> int:
 
 
 def _started(dataset: DataSet, run: Run) -> tuple[LabelScorer, AnyConfig, bytes | None, dict[str, str]]:
-    """The model at the first stage's size, its vocabulary, and what both come from."""
+    """First model, sizes, vocabulary, and the digests of their sources."""
     labels = dataset.labels
     config = run.config(len(labels))
     check_grids(config.encoder)
@@ -316,7 +316,7 @@ def _label_matrix(run: Run) -> Tensor | None:
 
 
 def _check_labels(run: Run, matrix: Tensor | None, bundle: Bundle, missing: Sequence[str]) -> None:
-    """RAM and RAM++ don't learn what a label means: one that is new to them has to be given."""
+    """Refuse new labels of RAM and RAM++ without an embedding."""
     new = [name.removeprefix("label ") for name in missing if name.startswith("label")]
     if new and matrix is None and run.model != "tag2text":
         raise Misconfigured(

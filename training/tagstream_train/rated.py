@@ -1,4 +1,4 @@
-"""A model's scores of a set's images, and what follows from them: thresholds and metrics."""
+"""A model's scores of a set, with thresholds and metrics."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Rated:
-    """(images, labels) each: scores, targets, and 0 where a target is not known."""
+    """Scores, targets, and 0 for unknown targets."""
 
     scores: Floats
     targets: Floats
     weights: Floats
 
     def choose(self, least_positives: int) -> list[Threshold]:
-        """The threshold of the best F1 for each label; the published default for labels that few images have."""
+        """Each label's best-F1 threshold; rare labels keep the default."""
         return choose(
             self.scores,
             self.targets,
@@ -48,7 +48,7 @@ class Rated:
         )
 
     def metrics(self, thresholds: Sequence[Threshold]) -> dict[str, float | None]:
-        """mAP, and macro precision and recall at these thresholds; None: no image has any label."""
+        """mAP, macro precision and recall at these thresholds, or None."""
         values = np.array([each.value for each in thresholds])
         mean = table(self.scores, self.targets, values, self.weights).mean()
         found = {"mAP": mean.map, "precision": mean.precision, "recall": mean.recall}
@@ -64,7 +64,7 @@ def rate_samples(
     absent: Literal["unknown", "negative"],
     workers: int = 2,
 ) -> Rated:
-    """Score images as a worker does, on the device and in the mode (evaluation) that the model is in.
+    """Score images as a worker does, on the model's device.
 
     Raises:
         Misconfigured: not one image can be used.

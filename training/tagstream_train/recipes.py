@@ -1,4 +1,4 @@
-"""How a model is pre-trained: all that a run depends on besides its data, as one file; and runs to begin with."""
+"""Recipes: all of a pre-training but its data."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class _Exact(BaseModel):
 
 
 class Stage(_Exact):
-    """A part of a run, with images of one size. Between two, what depends on the size is resampled."""
+    """A part of a run, with images of one size.
+
+    Between two, what depends on the size is resampled.
+    """
 
     image_size: int = Field(ge=32, le=1024)
     augment: Literal["paper", "flip", "none"] = "paper"
@@ -47,7 +50,10 @@ class Stage(_Exact):
 
 
 class Run(_Exact):
-    """A pre-training. Files are named as the command line names them: from where it is called."""
+    """A pre-training.
+
+    Files are named as the command line names them: from where it is called.
+    """
 
     model: Model
     start: str | None = None
@@ -91,7 +97,9 @@ class Run(_Exact):
         return from_json(KINDS[self.model], {**self.sizes, "encoder": encoder, "labels": labels})
 
     def sized_as(self, kind: str, architecture: Mapping[str, Any]) -> Run:
-        """The same with the sizes of a model that it starts from; of another kind of model, its image encoder's.
+        """The run with a start model's sizes.
+
+        Of another kind of model, its image encoder's.
 
         Raises:
             Misconfigured: the architecture is none, or its windows don't fit the first stage.
@@ -144,7 +152,7 @@ def _small(model: Model) -> tuple[AnyConfig, tuple[Stage, ...]]:
 
 
 def _paper(model: Model) -> tuple[AnyConfig, tuple[Stage, ...]]:
-    """5 epochs at 224 pixels and 2 at 384, batches for each of eight GPUs."""
+    """The papers' schedule, for eight GPUs."""
     large = model != "tag2text"
     swin = SWIN_LARGE_224 if large else SWIN_BASE_224
     first = Plan(

@@ -1,4 +1,4 @@
-"""What a run writes down about itself: numbers by step, TensorBoard, learning curves, and hooks of other trackers."""
+"""A run's record: metrics, TensorBoard, curves and hooks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Hook = Callable[[dict[str, Any], Path], Log]
 
 
 class Record:
-    """A run's numbers in its folder: metrics.jsonl, tensorboard/ and, when it is closed, curves.png.
+    """Writes metrics.jsonl and tensorboard/, and curves.png at the end.
 
     A context manager: however the run ends, it is closed.
     """
@@ -67,7 +67,9 @@ class Record:
 
 
 def find_hook(name: str) -> Hook:
-    """A hook by `module:function`, or by the name of an entry point of the group `tagstream.training_hooks`.
+    """Find a hook by `module:function` or by entry point.
+
+    Its group is `tagstream.training_hooks`.
 
     Raises:
         Misconfigured: there is none.
@@ -108,7 +110,7 @@ def draw(lines: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def _read(path: Path) -> list[dict[str, float]]:
-    """What an earlier process wrote down, up to a line that was cut off or damaged."""
+    """Read an earlier process's lines, up to a damaged one."""
     lines: list[dict[str, float]] = []
     if not path.exists():
         return lines

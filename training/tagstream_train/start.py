@@ -1,4 +1,4 @@
-"""Where a training starts: from random weights, from a Swin encoder's checkpoint, or from a bundle."""
+"""Starting weights: random, a Swin checkpoint, or a bundle."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TABLE = ".attention.bias_table"
 
 
 def fresh(config: AnyConfig, *, seed: int) -> LabelScorer:
-    """A model of random weights, ready to be trained; the same seed gives the same weights.
+    """A randomly initialised model, reproducible by seed.
 
     Distributions are those of the official programs. In an encoder or head that is narrower than BERT they are wider
     by as much as signals would be weaker: with those of the official programs a small model is slow to begin to learn.
@@ -47,7 +47,7 @@ def trainable(config: AnyConfig, weights: Mapping[str, Tensor]) -> LabelScorer:
 
 
 def at_size(model: LabelScorer, config: AnyConfig, image_size: int) -> tuple[LabelScorer, AnyConfig]:
-    """A copy for images of another side, with windows that grow with them: biases resampled, the rest as it is.
+    """Copy the model for another image size.
 
     Raises:
         Misconfigured: its grids don't fit windows of any side then.
@@ -94,7 +94,7 @@ def check_grids(encoder: SwinConfig) -> None:
 
 
 def load_encoder(model: LabelScorer, checkpoint: Path) -> None:
-    """Take the image encoder's weights from an official Swin checkpoint (.pth), e.g. pre-trained on ImageNet-22k.
+    """Load an official Swin checkpoint's (.pth) weights into the encoder.
 
     Raises:
         Misconfigured: the file can't be read, or is of another size.
@@ -115,7 +115,7 @@ def load_encoder(model: LabelScorer, checkpoint: Path) -> None:
 
 
 def load_bundle(model: LabelScorer, bundle: Bundle, labels: Sequence[str]) -> list[str]:
-    """Take from a bundle what fits, label by label where names are the same.
+    """Load matching weights of a bundle, label by label.
 
     Args:
         labels: of the model, by label id.
@@ -161,7 +161,7 @@ def _take_rows(name: str, own: Tensor, given: Tensor | None, labels: Sequence[st
 
 
 def _with_biases(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights with relative position biases for windows of the wanted tables' sizes."""
+    """Resample relative position biases to the wanted window sizes."""
     return {
         name: _resampled(tensor, wanted[name]) if name.endswith(_TABLE) and name in wanted else tensor
         for name, tensor in weights.items()

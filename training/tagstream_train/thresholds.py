@@ -1,4 +1,4 @@
-"""A threshold for each label, chosen on images that the model was not trained on."""
+"""Choose each label's threshold on held-out images."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ Rule = Callable[[Curve], int | None]
 
 
 def best_f1(points: Curve) -> int | None:
-    """The point with the best F1; of several, the one with the highest threshold."""
+    """The point with the best F1, at the highest threshold."""
     return int(points.f1.argmax())
 
 
 def precision_floor(least: float) -> Rule:
-    """The point with the best recall among those with at least this precision."""
+    """The point with the best recall at this precision."""
 
     def rule(points: Curve) -> int | None:
         good = np.flatnonzero(points.precision >= least)

@@ -1,4 +1,4 @@
-"""Files that a person and a program both read and write: one model of values as TOML."""
+"""TOML files for people and programs, checked by a model."""
 
 from __future__ import annotations
 
@@ -39,12 +39,15 @@ def read_toml(kind: type[Values], path: Path) -> Values:
 
 
 def toml_of(values: BaseModel) -> str:
-    """All values, defaults too: a later version with other defaults reads the same. None is left out."""
+    """All values as TOML, defaults too, without None.
+
+    A later version with other defaults reads the same.
+    """
     return "\n".join(_table(values.model_dump(mode="json", exclude_none=True), ())).lstrip("\n") + "\n"
 
 
 def _table(values: Mapping[str, Any], name: tuple[str, ...]) -> Iterator[str]:
-    """A table's own values first, then the tables in it, as TOML wants it. JSON's values are TOML's too."""
+    """Yield a table's values, then its nested tables."""
     tables = {key: value for key, value in values.items() if isinstance(value, dict)}
     lists = {key: value for key, value in values.items() if isinstance(value, list) and any(_tables(value))}
     yield from (f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in tables | lists)

@@ -1,4 +1,4 @@
-"""A WordPiece vocabulary made of a set's own captions, for models that don't start from published weights."""
+"""A WordPiece vocabulary of a set's own captions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORD = "word"
 
 
 def vocabulary_of(texts: Iterable[str]) -> bytes:
-    """A vocab.txt with the words of these texts, the most frequent ones first, of the length that the models have.
+    """A vocab.txt of the texts' words, the most frequent first.
 
     Its special tokens, the prompt's words, and letters to spell what it does not know stand where they always do.
     """

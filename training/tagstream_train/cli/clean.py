@@ -1,4 +1,4 @@
-"""`tagstream train clean`: a training set without the tags that do not hold."""
+"""`tagstream train clean`: drop the wrong tags of a training set."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def clean(
     bucket: BucketOption = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto",
 ) -> None:
-    """Drop tags that no region of the image confirms, on which models disagree, or whose region is an outlier.
+    """Drop tags that no image region, model vote or neighbourhood confirms.
 
     Every decision is in OUT/decisions.jsonl with its reason; OUT/report.html shows some of each with their pictures.
     Images stay where they are. Interrupted, it goes on where it stopped when the same command is given again.

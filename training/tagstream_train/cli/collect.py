@@ -1,4 +1,4 @@
-"""`tagstream train collect`: what workers published and what persons corrected, as a training set."""
+"""`tagstream train collect`: published events and corrections as a training set."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def collect(
         str | None, typer.Option(help="By default TAGSTREAM_CORRECTIONS_TOPIC, if it is set.")
     ] = None,
 ) -> None:
-    """Make a training set of the enriched topic, and of what persons corrected.
+    """Make a training set from the enriched topic and people's corrections.
 
     Of each image the event with the greatest version counts; what is gone is left out; a person's word goes before a
     model's. The images stay where they are: the set names them as s3://bucket/key. Interrupted, it goes on where it
@@ -65,7 +65,7 @@ def collect(
 
 @dataclass(slots=True)
 class _Strange:
-    """Records that are passed over, because any producer may write to a topic."""
+    """Counts skipped records; any producer may write to a topic."""
 
     count: int = 0
     first: str = ""
@@ -82,7 +82,7 @@ class _Strange:
 
 
 def _read(settings: Settings, topic: str, collection: Collection) -> _Strange:
-    """Take what the topic has that was not read before; the records that were none of ours."""
+    """Read the topic's new records; return the foreign ones."""
     from workers.backends.kafka import tail
     from workers.cli.clients import security, servers
     from workers.cli.terminal import counting

@@ -71,7 +71,7 @@ def import_data(
     bucket: BucketOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a training set: a folder with images, tags, captions, and the hash of each image.
+    """Make a training set: images, tags, captions and hashes.
 
     Reads folders (one for each class), a CSV with a column `image` and a column `tags`, COCO, the official JSON,
     exports of FiftyOne and Label Studio, and the official evaluation files. Each image's header is checked; those that
@@ -111,7 +111,7 @@ def split(
     test: Annotated[float, typer.Option(min=0, max=1, help="Part of the images for tests.")] = 0.1,
     salt: Annotated[str, typer.Option(help="Any word; another one gives another division.")] = "",
 ) -> None:
-    """Divide a set into OUT/train, OUT/val and OUT/test by the hashes of its images.
+    """Divide a set into train, val and test by image hash.
 
     So no image is in two parts, and what is in a part stays there when the set grows. `train fit` divides by itself:
     this is for parts that others should have too.
@@ -140,7 +140,9 @@ def shards(
     size_mb: Annotated[int, typer.Option(min=1, max=1000, help="Of a shard, at most.")] = 100,
     bucket: BucketOption = None,
 ) -> None:
-    """Pack a set's images into WebDataset shards, which are read in one go each: for large sets, slow disks, and S3.
+    """Pack a set's images into WebDataset shards.
+
+    A shard is read in one go: for large sets, slow disks, and S3.
 
     The new set is used like the old one. Other programs read the shards too: beside each image lies a JSON document
     with its tags and captions.
@@ -181,7 +183,7 @@ def shards(
 
 
 def store(buckets: list[str] | None) -> NamedBuckets | None:
-    """The object store of the settings, where one is set: its buckets that are named there, and these."""
+    """The settings' object store, limited to its buckets and these."""
     from tagstream_train.data.images import NamedBuckets
     from workers.cli.clients import object_store
     from workers.settings import read

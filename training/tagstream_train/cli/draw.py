@@ -20,7 +20,9 @@ def draw(
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
     side: Annotated[int, typer.Option(min=32, max=512, help="Of an image, pixels.")] = 96,
 ) -> None:
-    """Draw images to try training on: shapes with colours, textures and sizes, on grounds, that touch and cover.
+    """Draw images to try training on.
+
+    Shapes with colours, textures and sizes, on grounds, that touch and cover.
 
     Their captions are as the web has them: they leave out, err and advertise. What is true of each image is known, so
     how much a model learned from such captions can be measured.

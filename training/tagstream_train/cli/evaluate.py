@@ -1,4 +1,4 @@
-"""`tagstream train evaluate`: how good a bundle is on images whose tags or captions are known."""
+"""`tagstream train evaluate`: measure a bundle on labelled images."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def evaluate(
     bucket: BucketOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON, with every label.")] = False,
 ) -> None:
-    """Measure a bundle: mAP, macro precision and recall, a row for each label; or BLEU and CIDEr of its captions.
+    """Measure a bundle's tags or captions.
+
+    Tags: mAP, macro precision and recall, a row for each label. Captions: BLEU and CIDEr.
 
     Averages are over labels, so a rare one counts as much as a common one; a label that no image of the data has is
     left out. On a public evaluation set the papers' numbers stand below.

@@ -134,7 +134,7 @@ def fit(
     replace: Replace = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Teach a tagger your own tags, and get a bundle with a threshold for each.
+    """Teach a tagger your own tags, with a threshold for each.
 
     New labels stand behind those of the bundle, which are held where they are; a table shows how good both are before
     and after, on images that were not trained on. The memory is estimated first. Interrupted, the same command goes

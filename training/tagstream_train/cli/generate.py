@@ -1,4 +1,4 @@
-"""`tagstream train generate`: a first model writes tags and captions into a training set."""
+"""`tagstream train generate`: add a model's tags and captions to a set."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def generate(
     bucket: BucketOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Let a model tag and caption every image of a set, and write a set that has both: the second round of training.
+    """Add a model's tags and captions to every image of a set.
 
     A tag is added when its score is above the bundle's threshold, unless the image is known not to have it; it is
     marked as generated, so that `train clean` can look at it again. Labels that a model has hardly learned have

@@ -1,4 +1,4 @@
-"""`tagstream train learn`: the whole loop of the papers on a drawn set."""
+"""`tagstream train learn`: run the papers' whole loop on drawn images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def learn(
     ] = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw images, parse their captions, train, generate, clean, train again, fine-tune, and measure each step.
+    """Run the papers' whole loop on drawn images, and measure it.
+
+    It draws, parses captions, trains, generates, cleans, trains again and fine-tunes.
 
     It takes some minutes of one core for each seed, and shows on images whose truth is known what each step of
     the papers is worth: mAP on new images and on combinations never seen, and how right and how complete
@@ -68,7 +70,7 @@ def _table(found: Sequence[Learned]) -> Iterator[str]:
 
 
 def spreads(found: Sequence[Learned]) -> Iterator[str]:
-    """Means with standard deviations over the seeds, and what each round gains over the one before."""
+    """Means and deviations over seeds, and each round's gain."""
     from tagstream_train.learned import gains, means, spread
 
     names = [each.name for each in found[0].rounds]

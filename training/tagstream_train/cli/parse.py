@@ -44,7 +44,7 @@ def parse(
         ),
     ] = None,
 ) -> None:
-    """Find the tags that captions name: objects and scenes, their attributes, and actions.
+    """Find the objects, scenes, attributes and actions that captions name.
 
     "Two young women are riding brown horses" gives woman, horse, young, brown and ride. Compound nouns (stop sign) are
     tags where they are common, plurals and synonyms are merged, and the commonest tags become the labels.

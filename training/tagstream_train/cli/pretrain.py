@@ -1,4 +1,4 @@
-"""`tagstream train pretrain`: a tagger, or a tagger and captioner, from images with captions and tags."""
+"""`tagstream train pretrain`: train a tagger or captioner from captions and tags."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def pretrain(
     replace: Replace = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train Tag2Text, RAM or RAM++ on tags and captions together, and write a bundle with thresholds and its card.
+    """Pre-train Tag2Text, RAM or RAM++, and write a bundle.
 
     Interrupted, the same command goes on from the last checkpoint. Everything that the run depends on is in
     WORK/run.toml, which repeats it with --run-file; to change a recipe, print it with --show, edit it, and give that.
@@ -167,7 +167,7 @@ def _chosen(
     seed: int | None,
     files: dict[str, str],
 ) -> Run:
-    """The run of a file or a recipe, with what else the command line says."""
+    """Read the run's file or recipe, with the command line's changes."""
     from tagstream_train import recipes
     from tagstream_train.toml import read_toml
     from workers.models.bundle import Bundle

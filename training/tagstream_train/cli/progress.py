@@ -1,4 +1,4 @@
-"""How far a training command is, on standard error: a bar with the time left on a terminal, else lines now and then."""
+"""Progress on standard error: bars on a terminal, else lines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EVERY_S = 10.0
 
 @contextmanager
 def progress() -> Iterator[Tell]:
-    """A bar for each thing that is told of, gone at the end; or lines."""
+    """Show a bar for each activity, or lines; gone at the end."""
     console = terminal.console(stderr=True)
     if not console.is_terminal:
         yield _Lines().tell
@@ -39,7 +39,7 @@ def progress() -> Iterator[Tell]:
 
 
 class _Lines:
-    """A line at most every few seconds for each thing that is being done, with an estimate of the time left."""
+    """Prints a line every few seconds for each activity."""
 
     def __init__(self) -> None:
         self._began: dict[str, float] = {}

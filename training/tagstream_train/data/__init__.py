@@ -1,1 +1,1 @@
-"""Data sets: their format, ways into it, and the batches that come out of it."""
+"""Data sets: format, import, and batches."""

@@ -1,4 +1,8 @@
-"""Random changes to training images, as the papers have them: a crop, a flip, and two of ten further changes."""
+"""Random changes of training images: crop, flip, and two more.
+
+As the papers have them. torchvision's RandAugment draws other operations and magnitudes, from the process's one
+generator, so that threads could not repeat a run.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +39,7 @@ class Augment:
     probability: float = 0.5
 
     def __call__(self, image: Image.Image, side: int, random: Random) -> Image.Image:
-        """A square of `side` pixels out of an RGB image. The same numbers of `random` give the same pixels."""
+        """Return a square of `side` pixels."""
         box = self._box(image.size, random)
         square = image.resize((side, side), Image.Resampling.BICUBIC, box=box)
         if random.random() < self.flip:
@@ -48,7 +52,7 @@ class Augment:
         return square
 
     def _box(self, size: tuple[int, int], random: Random) -> tuple[int, int, int, int]:
-        """The crop: left, top, right, bottom. Of an image that no crop of the wanted shape fits, its middle."""
+        """Draw the crop: left, top, right, bottom."""
         width, height = size
         for _ in range(_TRIES):
             area = width * height * random.uniform(*self.scale)

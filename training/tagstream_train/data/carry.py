@@ -1,4 +1,4 @@
-"""Bring the images of a set into the folder of another set that is made of it."""
+"""Carry a set's images into a derived set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.errors import Misconfigured
 
 
 class Carrier:
-    """Links the files of images from one folder into another; copies where links can't be made.
+    """Links image files into another folder, or copies them.
 
     Hard links cost no space, and each set can be moved or deleted without the other. Objects in a bucket stay there.
     """
@@ -44,7 +44,7 @@ class Carrier:
 
 
 def link(path: Path, target: Path) -> None:
-    """Make a file appear at another place as well; nothing is done where there is one already.
+    """Link or copy a file, unless the target exists.
 
     Raises:
         Misconfigured: it can't be.

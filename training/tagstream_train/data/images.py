@@ -1,4 +1,4 @@
-"""The images of a training set, read and decoded as the worker does it: within its limits, by its code."""
+"""Reads and decodes a training set's images within the worker's limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SHARD_S = 300.0
 
 
 class BadImage(Misconfigured):
-    """One image of a data set can't be used; where others will do, it is skipped and reported."""
+    """An image is unusable; skipped and reported where others will do."""
 
     def __init__(self, image: str, reason: str) -> None:
         self.image = escaped(image)
@@ -34,7 +34,7 @@ class BadImage(Misconfigured):
 
 
 class NamedBuckets:
-    """Reads objects of these buckets alone: a data set may name objects of any.
+    """Reads objects of the named buckets only.
 
     Args:
         store: which has other buckets too.
@@ -59,7 +59,7 @@ class NamedBuckets:
 
 
 class Images:
-    """Opens the images of one data set by the names that its samples give them. Thread-safe.
+    """Opens a data set's images by name. Thread-safe.
 
     Args:
         folder: the data set's; a name without `s3://` is a path below it, or through a shard below it.
@@ -93,7 +93,9 @@ class Images:
         return body
 
     def load(self, image: str, *, exif_transpose: bool = False) -> Image.Image:
-        """The image in RGB at its own size; `exif_transpose`: turned as its EXIF orientation says.
+        """Return the image in RGB at its own size.
+
+        `exif_transpose`: turned as its EXIF orientation says.
 
         Raises:
             As `read`, and BadImage: it can't be decoded, or is over a limit.
@@ -136,7 +138,7 @@ class Images:
             raise BadImage(image, str(error)) from None
 
     def _shard(self, name: str) -> tuple[Path, bool]:
-        """Where a shard is as a file, and whether that file is ours."""
+        """A shard's file, and whether it is temporary."""
         if not name.startswith(S3):
             return below(self._folder, name), False
         return scratch(self._object(name, MAX_SHARD_BYTES, _SHARD_S))

@@ -1,4 +1,4 @@
-"""From annotations in any format to a training set: a folder of its own, with its images and their hashes."""
+"""Import: annotations of any format into a training set."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def import_dataset(
     limits: Limits | None = None,
     report: Callable[[int], None] = lambda _: None,
 ) -> Imported:
-    """Read every image's header, and write those that can be used with what is said of them.
+    """Check every image's header and write the usable ones.
 
     Equal images become one sample with the tags and captions of all. Files are linked where the file system can, else
     copied; objects stay where they are. What was skipped is written to skipped.txt.
@@ -82,7 +82,7 @@ def import_dataset(
 
 
 def write_parts(dataset: DataSet, out: Path, fractions: Mapping[str, float], *, salt: str = "") -> list[DataSet]:
-    """Write each part of a set (`splits.split`) as a set of its own, with its images.
+    """Write each part of a set (`splits.split`) as a set.
 
     Raises:
         Misconfigured: `out` has something in it, a part that comes out empty, an image that is missing.
@@ -162,7 +162,7 @@ def _take(gathered: _Gathered, root: Path, found: Found, ids: Callable[[Ids], Id
 
 
 def _name(out: Path, name: str, sha256: str) -> str:
-    """The name below the set's folder for an image that was called so; none has it yet, and its folder is there."""
+    """Choose a free file name for an image, and make its folder."""
     kept = PurePosixPath("images", *(part for part in PurePosixPath(name).parts if part not in ("..", "/", "images")))
     other = kept.with_name(f"{kept.stem}-{sha256[:8]}{kept.suffix}")  # another source has an image of this name
     last = PurePosixPath("images", f"{sha256}{kept.suffix[:5]}")
@@ -170,7 +170,7 @@ def _name(out: Path, name: str, sha256: str) -> str:
 
 
 def _is_free(path: Path) -> bool:
-    """Whether a file can have this name: it is not too long, and what it leads through are folders."""
+    """Whether a file can take this path."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return not path.exists()
@@ -181,7 +181,7 @@ def _is_free(path: Path) -> bool:
 
 
 def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
-    """The names of all labels: of one source its list as it is; of several, each name once."""
+    """All label names; of several sources each name once."""
     if len(sources) == 1:
         return tuple(sources[0].labels)
     return tuple(dict.fromkeys(label for source in sources for label in source.labels))

@@ -1,4 +1,4 @@
-"""Batches of images for training and evaluation: decoded in threads, the same on every run, resumed at the next batch.
+"""Batches of images, decoded in threads, reproducible and resumable.
 
 Everything that is drawn for an image (its crop, its changes) comes from a seed of its own, made of the run's seed, the
 epoch and its place in it. So the batches depend neither on how many threads there are nor on where a run was resumed.
@@ -97,7 +97,7 @@ class _Made:
 
 
 class Batches:
-    """Iterates over batches, from where it stands to the end of the last epoch.
+    """Iterates over batches to the end of the last epoch.
 
     In training (`shuffle`) each epoch has its own order, every batch is full (the last is filled up from the epoch's
     first images), and an image that can't be used is replaced by the next that can: so all processes make the same
@@ -159,7 +159,9 @@ class Batches:
         return len(range(self._rank, batches, self._world))
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches to come. At the end, without `shuffle`, the next call begins again.
+        """Yield the remaining batches.
+
+        At the end, without `shuffle`, the next call begins again.
 
         Raises:
             Misconfigured: in training, too many images in a row can't be used.
@@ -182,7 +184,7 @@ class Batches:
                     yield self._collated(made)
 
     def state(self) -> State:
-        """Where it stands: behind the last batch that it gave. Small, and fit for JSON."""
+        """The position behind the last batch, as JSON-ready values."""
         return {"epoch": self._at[0], "batch": self._at[1], **self._kind()}
 
     def restore(self, state: Mapping[str, int]) -> None:
@@ -203,7 +205,7 @@ class Batches:
         self._at = (epoch, batch)
 
     def _kind(self) -> State:
-        """What must be the same for a state to mean the same place."""
+        """Values that must match for a state to mean the same."""
         return {"samples": len(self._samples), "size": self._batch, "world": self._world, "seed": self._seed}
 
     def _places(self) -> Iterator[tuple[int, int]]:
@@ -214,7 +216,7 @@ class Batches:
             epoch, number = epoch + 1, 0
 
     def _tasks(self, epoch: int, number: int) -> Iterator[tuple[NDArray[np.int64], int, int]]:
-        """For each image of a batch: the epoch's order, the image's place in it, and the epoch."""
+        """Order, place and epoch of each image of a batch."""
         order = self._order_of(epoch)
         start = (number * self._world + self._rank) * self._batch
         end = start + self._batch if self._shuffle else min(start + self._batch, len(order))
@@ -288,8 +290,11 @@ def multi_hot(
 
 
 def _shuffled(random: np.random.Generator, count: int, shard_of: NDArray[np.int32] | None) -> NDArray[np.int64]:
-    """An order of all samples. Of those in shards only the images of `WINDOW` shards are mixed at a time, so that few
-    shards are open at once; which these are is random too."""
+    """Draw an order of all samples.
+
+    Of those in shards only the images of `WINDOW` shards are mixed at a time, so that few shards are open at once;
+    which these are is random too.
+    """
     if shard_of is None:
         return random.permutation(count)
     shards = int(shard_of.max()) + 1 + int(shard_of.min() < 0)  # -1, in none, is the last
@@ -314,7 +319,7 @@ def _images_of(samples: DataSet | Sequence[Sample], images: Images | None) -> Im
 
 
 def _seed(*parts: int) -> int:
-    """A number of 64 bits that is as good as random, and the same for the same parts everywhere."""
+    """A 64-bit seed, equal for equal parts on every machine."""
     return int.from_bytes(hashlib.sha256(":".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
@@ -323,7 +328,7 @@ Submit: TypeAlias = Callable[..., "Future[_Made | None]"]
 
 @contextmanager
 def _pool(threads: int) -> Iterator[Submit]:
-    """Within it, a function that starts tasks in so many threads; with none, it does them at once."""
+    """Context with a function that submits tasks to threads."""
     if not threads:
         yield _at_once
         return

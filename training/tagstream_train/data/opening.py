@@ -1,4 +1,4 @@
-"""Data to measure with: a training set, or annotations in any format, as they are and without an import."""
+"""Data to measure with, without an import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _AHEAD = 32
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Samples with the names of their labels and the images that they name."""
+    """Samples, their labels' names, and their images."""
 
     name: str
     samples: Sequence[Sample]
@@ -49,7 +49,7 @@ def open_data(request: Request, format: str | None = None, *, store: ObjectStore
 def decoded(
     samples: Iterable[Sample], images: Images, transform: Transform, *, threads: int, skipped: dict[str, str]
 ) -> Iterator[tuple[Sample, Pixels]]:
-    """The samples in their order, each with its image as a worker would give it to the model.
+    """Yield samples in order, each with its pixels for the model.
 
     Args:
         skipped: gets the images that can't be used, with the reason.

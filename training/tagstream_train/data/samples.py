@@ -1,4 +1,4 @@
-"""The format of a training set: one folder, with one line for each image.
+"""A training set's format: one folder, one line an image.
 
     dataset.json     what it is (`Header`)
     tags.txt         label names, one a line; the line number, from 0, is the label id
@@ -88,7 +88,10 @@ class Sample(_Exact):
 
 
 def joined(one: Sample, other: Sample) -> Sample:
-    """What both say of one image. A label that one of them has is not absent, whatever the other says."""
+    """Merge two samples of one image.
+
+    A label that one of them has is not absent, whatever the other says.
+    """
     tags = set(one.tags) | set(other.tags)
     absent = None
     if one.absent is not None or other.absent is not None:
@@ -122,7 +125,7 @@ class Header(_Exact):
 
 
 class DataSet:
-    """An opened training set. Its lines are read as they are asked for."""
+    """An opened training set; its lines are read on demand."""
 
     def __init__(self, folder: Path) -> None:
         """
@@ -161,7 +164,7 @@ class DataSet:
                 yield self.sample(number, line)
 
     def lines(self) -> Lines:
-        """The samples for access in any order, parsed when they are asked for.
+        """The samples by number, parsed on demand.
 
         Raises:
             Misconfigured: there are more or fewer than the header says, or a line is too long.
@@ -189,7 +192,9 @@ class DataSet:
 
 
 class Lines(Sequence[Sample]):
-    """Samples by their number, of a set too large to be held as objects: it holds where each line begins. Thread-safe.
+    """Samples by number, parsed on demand. Thread-safe.
+
+    For sets too large to be held as objects: it holds where each line begins.
 
     Args:
         shard_of: (samples,) int32, for each sample the number of the shard that its image lies in; None: in none.
@@ -262,7 +267,7 @@ _IN_SHARD = re.compile(rb'"image_path":"([^"]{1,4096}?\.tar)/')
 
 
 def is_name(label: str) -> bool:
-    """Whether a label can be called so: a line of tags.txt, without what a terminal would take for a command."""
+    """Whether a label may have this name."""
     return bool(label) and not CONTROLS.search(label) and not _SURROGATES.search(label)
 
 
@@ -292,7 +297,9 @@ def write_dataset(
     steps: Sequence[str] = (),
     parents: dict[str, str] | None = None,
 ) -> DataSet:
-    """Write the lines and the two files beside them; the header comes last, so a half-written set does not open.
+    """Write a set's lines, labels and header.
+
+    The header comes last, so a half-written set does not open.
 
     Images are not touched: they lie in the folder already, or elsewhere. Labels, steps and parents are read when all
     samples are written, so they may grow with them.
@@ -321,7 +328,7 @@ def write_dataset(
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file that takes the place of the old one when it is complete."""
+    """Context with a new file that replaces the old when complete."""
     handle, scratch = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -334,7 +341,7 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """Of a list with a name in each line, whatever system wrote it."""
+    """The names of a list with one a line."""
     lines = text.replace("\r\n", "\n").removesuffix("\n")
     return tuple(lines.split("\n")) if lines else ()
 

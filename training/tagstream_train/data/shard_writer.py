@@ -1,4 +1,4 @@
-"""Pack a training set's images into WebDataset shards, in a folder or in a bucket."""
+"""Pack a training set's images into WebDataset shards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SUFFIX = {"jpeg": "jpg", "tiff": "tif"}
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What came of it. `skipped`: images that could not be read, with the reason."""
+    """The packed set. `skipped`: unreadable images, with the reason."""
 
     dataset: DataSet
     shards: int
@@ -83,7 +83,7 @@ class _Shard:
 
 
 class _Packing:
-    """Goes over the set once, and gives each shard when it is complete."""
+    """Goes over the set once and yields each complete shard."""
 
     def __init__(self, dataset: DataSet, images: Images, folder: Path, name: str) -> None:
         self._dataset, self._images, self._folder, self._name = dataset, images, folder, name
@@ -137,7 +137,10 @@ class _Packing:
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """A file without time, owner and mode of its own: the same set gives the same bytes."""
+    """Add a file with fixed time, owner and mode.
+
+    So the same set gives the same bytes.
+    """
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(content), 0o444
     tar.addfile(member, io.BytesIO(content))

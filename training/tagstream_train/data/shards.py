@@ -104,7 +104,7 @@ class Shards:
 
 
 class _Shard:
-    """One open tar file and where its members are. Its file is closed (and removed, where it is ours) with it."""
+    """One open tar file and its members' places."""
 
     def __init__(self, path: Path, ours: bool) -> None:
         try:

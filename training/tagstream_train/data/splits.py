@@ -1,4 +1,4 @@
-"""Parts of a data set for training, validation and tests, by what an image's bytes are.
+"""Divide data sets by the hashes of their images.
 
 An image belongs to the part that its sha256 falls into. So no image is in two parts, whatever it is called; and as a
 set grows, what was in a part stays there.
@@ -40,7 +40,7 @@ def part_of(sha256: str, fractions: Mapping[str, float], *, salt: str = "") -> s
 def split(
     samples: DataSet | Iterable[Sample], fractions: Mapping[str, float] = DEFAULT, *, salt: str = ""
 ) -> dict[str, Sequence[Sample]]:
-    """The samples of each part, in their order. Those of a data set are parsed when they are asked for.
+    """The samples of each part, in order, parsed on demand.
 
     Raises:
         Misconfigured: fractions that are not 1 in all, a sample without a sha256, or a part that comes out empty.

@@ -1,1 +1,1 @@
-"""Images that the project draws itself: what is in each is known, so that learning from noise can be judged."""
+"""Drawn images with known contents, to judge learning from noise."""

@@ -1,4 +1,4 @@
-"""A scene as pixels: rough enough that a model has to learn shapes, not values."""
+"""Paint a scene, rough enough that shapes must be learned."""
 
 from __future__ import annotations
 

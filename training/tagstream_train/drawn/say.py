@@ -1,4 +1,4 @@
-"""Captions of a scene: true ones in many forms, and such as the web has them, which leave out, err, and advertise."""
+"""Captions of a scene: true ones, and noisy ones as online."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def describe(scene: Scene, random: Random, *, says: float = 1.0) -> str:
 
 
 def web_caption(scene: Scene, other: Scene, random: Random) -> str:
-    """A caption as the web has them: it leaves out much; one in ten is of another image, one in ten errs in a word."""
+    """A noisy caption as the web has them."""
     told = other if random.random() < 0.1 else scene
     if random.random() < 0.1:
         told = _mistaken(told, random)
@@ -122,7 +122,7 @@ def _joined(groups: Sequence[Sequence[Thing]], names: Sequence[str], random: Ran
 
 
 def _placed(groups: Sequence[Sequence[Thing]], names: Sequence[str], random: Random) -> str:
-    """The second group left of, right of, above or below the first, where that is plain to see."""
+    """Say where the second group is relative to the first."""
     (x1, y1), (x2, y2) = map(_middle, groups)
     first, second = names
     if abs(x2 - x1) > 2 * abs(y2 - y1):

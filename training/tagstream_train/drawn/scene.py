@@ -1,4 +1,4 @@
-"""What is in a drawn image: things with shape, colour, texture and size, where they are, and what they do."""
+"""Scenes: things, their looks and places, and what they do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ _GAP = 1.15
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing. Places and radius are parts of the image's side, the angle is in radians."""
+    """One thing of a scene.
+
+    Places and radius are parts of the image's side, the angle is in radians.
+    """
 
     shape: str
     colour: str
@@ -74,7 +77,7 @@ class Scene:
 
 
 def is_held_out(thing: Thing) -> bool:
-    """Whether this shape in this colour is kept for a test of what was never seen together: one in eight."""
+    """Whether this shape and colour are kept for the unseen test."""
     return (COLOURS.index(thing.colour) + 3 * SHAPES.index(thing.shape)) % len(COLOURS) == 0
 
 
@@ -105,7 +108,7 @@ def _at(thing: Thing, x: float, y: float, random: Random | None = None) -> Thing
 
 
 def _scattered(random: Random) -> Scene:
-    """One to three groups of one to three equal things, none over another."""
+    """One to three groups of equal things, none over another."""
     placed: list[Thing] = []
     groups = []
     for _ in range(random.choice((1, 2, 2, 3))):
@@ -118,7 +121,7 @@ def _scattered(random: Random) -> Scene:
 
 
 def _free(random: Random, thing: Thing, placed: list[Thing]) -> Thing | None:
-    """The thing at a place where nothing is; it is noted as placed."""
+    """Place the thing where nothing is, and note it."""
     for _ in range(_TRIES):
         x, y = (random.uniform(thing.radius, 1 - thing.radius) for _ in range(2))
         if all(math.dist((x, y), (each.x, each.y)) > _GAP * (thing.radius + each.radius) for each in placed):

@@ -1,4 +1,4 @@
-"""The drawn sets in one folder: what a model learns from, and what it is judged by.
+"""Drawn sets for training and tests, in one folder.
 
 train    images with captions as the web has them, and no tag
 truth    the same images with all tags that are true, the others known to be absent, and true captions
@@ -31,7 +31,7 @@ _REFERENCES = 5
 def draw(
     out: Path, *, images: int, seed: int, report: Callable[[int, int], None], side: int = 96, tests: int | None = None
 ) -> dict[str, DataSet]:
-    """Draw `images` to learn from, and `tests` for each of the two tests; by default a fifth as many.
+    """Draw training images, and `tests` images for each test.
 
     The same arguments give the same sets, and images of a larger set begin with those of a smaller one.
 
@@ -69,7 +69,7 @@ class _Drawn:
         self._done = 0
 
     def scenes(self, part: str, count: int) -> Iterator[tuple[str, str, Scene]]:
-        """Name, sha256 and scene of each image of a part; its file is written."""
+        """Write a part's images; yield name, sha256 and scene."""
         for number in range(count):
             random = Random(f"{self._seed} {part} {number}")
             scene = compose(random, held_out=part == UNSEEN)

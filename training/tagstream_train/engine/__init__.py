@@ -1,1 +1,1 @@
-"""The data engine: better training sets out of models' answers and people's corrections (RAM, section 3.3)."""
+"""The data engine: training sets improved by models and people."""

@@ -1,4 +1,4 @@
-"""Thresholds for generating, by how often a model agrees with what a set says already."""
+"""Thresholds for generating, by agreement with a set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HELD: Final = 0.1
 
 
 def agreeing(tagger: Tagger, dataset: DataSet, images: Images, least: float) -> list[float]:
-    """For each label the threshold above which at least this part of its tags are among the set's.
+    """Each label's threshold for at least this agreement with the set.
 
     Tags that were parsed of captions name but a part of what is there, so more are true than agree. The best F1, which
     a bundle's thresholds have, gives a label that a model has not learned to every image; here it is given to none.

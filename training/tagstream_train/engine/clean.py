@@ -1,4 +1,4 @@
-"""Cleaning: which tags of a training set do not hold, found by looking at parts of the images (RAM, section 3.3).
+"""Cleaning: find a set's wrong tags by looking at regions.
 
 A tag goes when
 
@@ -98,7 +98,10 @@ class Decision(_Exact):
 
 
 class _Seen(_Exact):
-    """A tag's evidence. A line of evidence.jsonl has those of one image; its row of features is in features.bin."""
+    """Evidence for a tag.
+
+    A line of evidence.jsonl has those of one image; its row of features is in features.bin.
+    """
 
     label: int
     box: Box
@@ -118,7 +121,7 @@ class Progress:
 
 
 class Cleaner:
-    """Looks at the images of a set with some models, then decides about every tag by the rules."""
+    """Judges every tag of a set by models and rules."""
 
     def __init__(self, dataset: DataSet, models: Sequence[Looker], regions: Regions, rules: Rules) -> None:
         """
@@ -146,7 +149,9 @@ class Cleaner:
         folder: Path,
         report: Callable[[Progress], None] = lambda _: None,
     ) -> Iterator[tuple[Sample, list[Decision]]]:
-        """Every sample with the tags that stand, and a decision for each tag that it had, in the set's order.
+        """Yield each cleaned sample with a decision for every old tag.
+
+        In the set's order.
 
         Args:
             read: an image as RGB; raises `BadImage` for one that can't be used, whose tags then stay.
@@ -266,7 +271,7 @@ class Cleaner:
 
 
 def _without(sample: Sample, decisions: Sequence[Decision]) -> Sample:
-    """The sample with the tags that stand; what was dropped goes from its captions' tags too."""
+    """Return the sample without its dropped tags."""
     dropped = {decision.tag for decision in decisions if not decision.kept}
     if not dropped:
         return sample
@@ -290,7 +295,7 @@ def write_cleaned(
     models: Sequence[Looker],
     each: Callable[[Decision], None] = lambda _: None,
 ) -> DataSet:
-    """Write what `Cleaner.clean` gives as a set, with its images and, in decisions.jsonl, every decision.
+    """Write the cleaned set, its images and decisions.jsonl.
 
     Args:
         each: told of every decision.
@@ -321,7 +326,7 @@ def write_cleaned(
 
 
 class _EvidenceFiles:
-    """Evidence on disk: one line an image and one row of features a tag, both only ever appended."""
+    """Append-only evidence on disk: lines for images, rows for tags."""
 
     def __init__(self, folder: Path, models: Sequence[Looker], dataset: DataSet, regions: Regions) -> None:
         self._folder = folder
@@ -338,7 +343,7 @@ class _EvidenceFiles:
         """Tags so far; there is a row of features for each."""
 
     def open(self) -> None:
-        """Start, or go on behind the last image whose line and rows are both whole.
+        """Open the files behind the last complete image.
 
         Raises:
             Misconfigured: the evidence there is of other models, or of another set.

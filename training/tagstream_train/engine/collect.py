@@ -50,7 +50,7 @@ FROM newest AS image WHERE document IS NOT NULL AND NOT EXISTS (
 
 
 class Collection:
-    """The newest word of the enriched topic on each subject. Use it in a `with`; it belongs to one thread."""
+    """Newest event of each subject of the enriched topic."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -125,7 +125,10 @@ class Collection:
 
 
 def _unfit(image: EnrichedImage) -> str:
-    """Why it would spoil a set; empty: it would not. Any producer may write to the topic."""
+    """Why an event would spoil a set, or empty.
+
+    Any producer may write to the topic.
+    """
     if len(image.tags) > _MOST_TAGS:
         return f"more than {_MOST_TAGS:,} tags"
     if not all(is_name(tag.name) for tag in image.tags):
@@ -136,7 +139,7 @@ def _unfit(image: EnrichedImage) -> str:
 
 
 class Labels:
-    """The names of a set, in a list that was given or in the order in which they come."""
+    """Label names of a set, given or in order of appearance."""
 
     def __init__(self, names: Sequence[str] | None = None) -> None:
         self._growing = names is None
@@ -161,7 +164,7 @@ class Labels:
 
 
 def sample_of(image: EnrichedImage, labels: Labels, corrections: Corrections | None = None) -> Sample:
-    """An enriched image as a sample: its tags as generated, and what persons said of it in their place.
+    """Convert an enriched image, with people's corrections, to a sample.
 
     Where corrections are read they alone say what persons say now: a person's tag in the event may be withdrawn since.
     """

@@ -1,4 +1,4 @@
-"""Generation: a first model writes tags and captions of every image into a set (RAM, section 3.2).
+"""Generation: add a model's tags and captions to a set.
 
 Answers are kept in a journal as they come, so that a run that was cut goes on where it was; the set is written from it
 at the end. What the set says already stays: a tag that an image is known not to have is not given to it.
@@ -76,7 +76,7 @@ def generate(
     threads: int = 2,
     report: Report = lambda done: None,
 ) -> Generated:
-    """Write a set with the tags and captions of `source` and those of the models.
+    """Write `source` with the models' tags and captions added.
 
     A set without labels gets the tagger's. A caption is guided by the image's generated tags, and these stand for what
     would be parsed of it, where the set's captions are parsed.
@@ -126,7 +126,7 @@ def _answers(
 
 
 def _shown(tagger: Tagger, raw: Any) -> dict[str, float]:
-    """Tags that a worker would show, in the order of the model's labels."""
+    """Tags above their thresholds, in label order."""
     scores = tagger.postprocess(raw)
     pairs = zip(scores.label_ids.tolist(), scores.scores.tolist(), strict=True)
     return {tagger.labels[label]: round(score, 4) for label, score in pairs if score > tagger.thresholds[label]}
@@ -144,7 +144,7 @@ def _identity(tagger: Tagger, captioner: Captioner | None, source: DataSet) -> d
 
 
 class _Numbered:
-    """Samples from one on, and the number of each that was handed out."""
+    """Yields samples and remembers their numbers."""
 
     def __init__(self, source: DataSet, first: int) -> None:
         self._samples = source
@@ -157,7 +157,7 @@ class _Numbered:
             yield sample
 
     def number_of(self, sample: Sample) -> int:
-        """The place of a sample that was handed out; those handed out before it are forgotten."""
+        """Return a yielded sample's number and forget the earlier ones."""
         while True:
             at, found = self._out.popleft()
             if found is sample:
@@ -165,7 +165,7 @@ class _Numbered:
 
 
 class _Journal:
-    """Answers in the order of the samples, behind a line that says what they depend on.
+    """Answers in sample order, below a line with their conditions.
 
     A line that was cut off is forgotten.
     """
@@ -263,7 +263,7 @@ class _Writer:
         return sample.model_copy(update=changes)
 
     def _known(self, answer: Answer) -> set[int]:
-        """Label ids of the set; names that it does not have are counted."""
+        """Label ids of these names; unknown names are counted."""
         for name in answer.tags.keys() - self._ids.keys():
             self.unknown[name] = self.unknown.get(name, 0) + 1
         return {self._ids[name] for name in answer.tags if name in self._ids}

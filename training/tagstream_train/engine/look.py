@@ -1,4 +1,4 @@
-"""A bundle's tagger as a `Looker`: scores and features of parts of images."""
+"""Scores and features of image parts by a bundle's tagger."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _BATCH = 32
 
 
 class TaggerLooker:
-    """Any tagger. Features are its embedding where it gives one, else its scores of all labels as logits.
+    """Any tagger as a `Looker`.
+
+    Features are its embedding where it gives one, else its scores of all labels as logits.
 
     The tagger is warm; it runs in the caller's thread.
     """

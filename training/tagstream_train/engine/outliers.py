@@ -1,4 +1,4 @@
-"""Which regions of a label look like none of the others: k-means++ and the distance to the nearest centre.
+"""Outlier regions of a label, by k-means++ distance.
 
 Arthur and Vassilvitskii 2007 for the seeding; RAM (section 3.3) for the use: the farthest tenth loses the tag.
 """
@@ -55,7 +55,7 @@ def kmeans(rows: Features, clusters: int, random: np.random.Generator) -> Featur
 
 
 def _seeds(rows: Features, clusters: int, random: np.random.Generator) -> Features:
-    """Each further centre is a row drawn by its squared distance from those that were chosen."""
+    """Draw centres, each by its squared distance from the chosen ones."""
     chosen = [int(random.integers(len(rows)))]
     distance = _squares(rows, rows[chosen]).min(axis=1)
     while len(chosen) < clusters:

@@ -1,4 +1,4 @@
-"""Region proposals: which parts of an image are looked at when a tag is checked.
+"""Region proposals: the image parts to check for a tag.
 
 A grid of crops works without a detector. A detector plugs in by an entry point of the group `tagstream.regions`: its
 name is what `--regions` names, its value is a callable without arguments that makes a `Regions`.
@@ -30,7 +30,7 @@ class Box(NamedTuple):
 
 
 class Regions(Protocol):
-    """Proposes parts of an image where one of these labels may be seen."""
+    """Proposes image parts that may show these labels."""
 
     def propose(self, image: Image.Image, labels: Sequence[str]) -> Sequence[Box]:
         """Boxes inside the image, the likeliest first.
@@ -64,7 +64,7 @@ def _level(width: int, height: int, part: float) -> list[Box]:
 
 
 def _starts(whole: int, part: int) -> list[int]:
-    """Where pieces of this length begin, each half a piece after the one before, the last at the end."""
+    """Starts of half-overlapping pieces that reach the end."""
     steps = -(-2 * (whole - part) // part)
     return sorted({round(i * (whole - part) / steps) for i in range(steps + 1)}) if steps else [0]
 
@@ -88,7 +88,7 @@ def regions_of(name: str) -> Regions:
 
 
 def crops(image: Image.Image, boxes: Sequence[Box]) -> list[tuple[Box, Image.Image]]:
-    """The parts of the image that lie in it, at most `MAX_REGIONS`; what a detector proposed outside is cut off."""
+    """Cut proposed boxes from the image, at most `MAX_REGIONS`."""
     found = []
     for box in boxes[:MAX_REGIONS]:
         inside = Box(max(0, box.left), max(0, box.top), min(image.width, box.right), min(image.height, box.bottom))

@@ -1,4 +1,4 @@
-"""The report of a cleaning: one HTML page with pictures, for a person to judge the rules by.
+"""A cleaning's HTML report, to judge its rules by pictures.
 
 It needs no network and no other file, and it is bounded: as many decisions of each reason as were asked for, spread
 evenly over the run, each with a small picture of the image and its region.
@@ -31,7 +31,7 @@ figcaption { font-size: 13px; overflow-wrap: anywhere } img { max-width: 100% }
 
 
 class Examples:
-    """Keeps a bounded, evenly spread part of the decisions of each reason, whatever their number."""
+    """Keeps a bounded, evenly spread sample of each reason's decisions."""
 
     def __init__(self, each: int = SHOWN) -> None:
         self._each = each

@@ -1,1 +1,1 @@
-"""Captions into tags: what things, properties and actions a caption names, and which of them become labels."""
+"""Parse captions into tags, and choose the labels."""

@@ -30,7 +30,7 @@ _BEFORE_HEAD = frozenset({"amod", "compound", "nmod", "npadvmod", "nn"})
 
 
 class GrammarParser:
-    """Parses by a model of spaCy's, which is loaded when the first caption comes."""
+    """Parses by a model of spaCy's, loaded at the first caption."""
 
     def __init__(self, model: str = DEFAULT_MODEL) -> None:
         self._model = model
@@ -99,7 +99,7 @@ def _is_head(token: Token) -> bool:
 
 
 def _phrase(head: Token) -> list[Token]:
-    """The head and the words before it that name or describe it, without a gap."""
+    """The head with its naming and describing words, without gaps."""
     start = head.i
     doc = head.doc
     while start and _belongs(doc[start - 1], doc[start : head.i + 1]):
@@ -126,7 +126,7 @@ def _is_before_of(token: Token) -> bool:
 
 
 def _alone(token: Token) -> Iterator[Mention]:
-    """A word outside of noun phrases: what something is (the bus is red), or does."""
+    """A word outside noun phrases: a property (red), or an action."""
     if token.tag_ in _ADJECTIVES:
         yield from attribute(token.lower_)
     elif token.tag_ in _VERBS and token.dep_ not in _AUXILIARY and token.lower_ not in words.AUXILIARIES:

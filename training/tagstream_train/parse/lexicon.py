@@ -1,4 +1,6 @@
-"""The parser without a grammar: closed-class words split a caption, and what was learned of a corpus tells the rest.
+"""The rule-based parser: closed-class words split a caption.
+
+What was learned of a corpus tells the rest.
 
 Some sixty microseconds a caption. It needs no model and no word list: which words are adjectives, nouns and verbs is
 learned from where they stand in the captions (`learn`), on top of the few below that nearly every caption has.
@@ -126,7 +128,10 @@ class LexiconParser:
 
 
 class _Reading:
-    """One caption, read from left to right. A noun phrase grows until a word ends it."""
+    """One caption, read from left to right.
+
+    A noun phrase grows until a word ends it.
+    """
 
     def __init__(self, caption: Sequence[str], lexicon: Lexicon) -> None:
         self._words = [*caption, "."]

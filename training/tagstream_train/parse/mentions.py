@@ -1,4 +1,4 @@
-"""What a parser finds in a caption: tags as the caption's words say them, in one normal form."""
+"""Mentions: a caption's tags in one normal form."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Parser(Protocol):
 
 
 def noun_phrase(phrase: Sequence[tuple[str, Role]], before_of: bool = False) -> Iterable[Mention]:
-    """The mentions of one noun phrase, its head last: `big red fire engine` is an object and two attributes.
+    """Mentions of one noun phrase, its head last.
 
     Args:
         phrase: its words in lower case, without determiners.
@@ -89,7 +89,10 @@ def attribute(word: str) -> Iterable[Mention]:
 
 
 def action(bases: Sequence[str], known: Collection[str] = ()) -> Iterable[Mention]:
-    """The action that a word names: of the verbs it may be a form of, the first that is known, or the first."""
+    """The action that an inflected verb names.
+
+    Of the verbs it may be a form of, the first that is known, or the first.
+    """
     base = next((verb for verb in bases if verb in known), bases[0] if bases else "")
     if base and base not in words.LIGHT_VERBS:
         yield Mention("action", base)

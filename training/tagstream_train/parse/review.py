@@ -1,4 +1,4 @@
-"""The review file: the vocabulary as a table that a person edits, and that the next run obeys.
+"""The review file: a vocabulary table that people edit.
 
 One tag a line, columns with tabs between them, the most frequent first:
 
@@ -47,7 +47,7 @@ class Row:
 
 
 def read(path: Path) -> dict[Mention, Decision]:
-    """The decisions in a review file, chains of merges followed to their end; none if there is no file yet.
+    """Read a review file's decisions, with chains of merges resolved.
 
     Raises:
         Misconfigured: the file can't be read, or says what can't be done; with the line.
@@ -91,7 +91,7 @@ def _decision(path: Path, number: int, row: Mapping[str, str]) -> Decision:
 
 
 def _final(path: Path, mention: Mention, decisions: Decisions) -> Decision:
-    """What a decision comes to when the tag that it merges into is merged itself."""
+    """Resolve a decision whose target is merged itself."""
     decision, passed = decisions[mention], {mention.text}
     while decision.verdict == "merge":
         if decision.into in passed:
@@ -105,7 +105,7 @@ def _final(path: Path, mention: Mention, decisions: Decisions) -> Decision:
 
 
 def write(path: Path, rows: Sequence[Row], decisions: Decisions) -> None:
-    """Write the table; decisions on tags that have no row come last, with count 0.
+    """Write the table; decisions without a row come last, count 0.
 
     Raises:
         Misconfigured: the file can't be written.

@@ -1,4 +1,4 @@
-"""A set's captions parsed into tags: each caption once, in several processes, then the vocabulary, then the set."""
+"""Parse a set: captions in processes, vocabulary, then samples."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ class _Writer:
 def _write_review(
     choices: Choices, seen: dict[Mention, Seen], decisions: review_file.Decisions, vocabulary: Vocabulary
 ) -> None:
-    """All that is seen often enough to be worth a look, and all that a person has decided on."""
+    """Write frequent tags and all decisions of people."""
     rows = [
         review_file.Row(mention, found.count, vocabulary.id_of(mention) is not None, found.example)
         for mention, found in sorted(seen.items(), key=lambda item: (-item[1].count, item[0]))

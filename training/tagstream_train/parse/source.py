@@ -1,4 +1,4 @@
-"""Captions from a table: the image, a tab, what is said of it."""
+"""Captions from a table: image, tab, caption."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.errors import Misconfigured
 
 
 class CaptionsFile:
-    """A file with `image<TAB>caption` in each line; an image's captions stand one after another.
+    """A file of `image<TAB>caption` lines, grouped by image.
 
     Images are named relative to the file's folder, or `s3://bucket/key`.
     """

@@ -1,4 +1,4 @@
-"""Names that mean the same, and names of two words whose first is no property of the second.
+"""Synonyms, and compound names that are not property and thing.
 
 Short on purpose: what else is the same for a data set, its author says in the review file.
 """

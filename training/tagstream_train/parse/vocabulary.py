@@ -1,4 +1,4 @@
-"""Which mentions become labels: the commonest, or those of a given list, and always as a person's review says.
+"""Choose labels: common mentions or given names, and reviewed ones.
 
 A text that was found as two kinds (the *orange* fruit, an *orange* shirt) is a label of its commoner kind alone; a
 person can keep both, or merge one into another name.
@@ -25,7 +25,9 @@ class Seen:
 
 
 class Vocabulary:
-    """The labels, and which of them each mention gives. *Running* is also given by the action *run*, *Dogs* by *dog*.
+    """The labels, and each mention's label.
+
+    *Running* is also given by the action *run*, *Dogs* by *dog*.
 
     Args:
         labels: their names, in the order of their ids.
@@ -43,7 +45,7 @@ class Vocabulary:
         self._known: dict[Mention, int | None] = {}
 
     def _kinds_of(self, seen: Mapping[Mention, Seen], decisions: Mapping[Mention, Decision]) -> dict[int, set[str]]:
-        """For each label id the kinds of mention that give it: the commonest, and those that a person keeps."""
+        """Kinds of mention that give each label."""
         kinds: dict[int, set[str]] = {}
         for mention in _by_count(seen):
             decision = decisions.get(mention)
@@ -59,7 +61,10 @@ class Vocabulary:
         return tuple(sorted({at for mention in mentions if (at := self.id_of(mention)) is not None}))
 
     def id_of(self, mention: Mention) -> int | None:
-        """The label that a mention gives, if any: of *city street* that of *street* where the whole is no label."""
+        """The label of a mention, if any.
+
+        Of *city street* it is *street* where the whole is no label.
+        """
         if mention not in self._known:
             self._known[mention] = self._find(mention)
         return self._known[mention]
@@ -85,7 +90,7 @@ def ranked(
     least: int,
     first: Sequence[str] = (),
 ) -> list[str]:
-    """The labels: `first`, then the commonest names, then those that a person keeps although they are rare.
+    """The labels: `first`, the commonest names, then reviewed rare ones.
 
     Args:
         top: how many of the commonest at most.
@@ -109,7 +114,7 @@ def ranked(
 
 
 def endings(mention: Mention) -> Iterable[Mention]:
-    """A mention, then what it is without its first word, and so on."""
+    """A mention, then its shorter and shorter endings."""
     parts = mention.text.split()
     return (mention._replace(text=" ".join(parts[start:])) for start in range(len(parts)))
 
@@ -119,7 +124,7 @@ def _by_count(seen: Mapping[Mention, Seen]) -> list[Mention]:
 
 
 def _spellings(labels: Sequence[str]) -> dict[str, int]:
-    """The id of a label by each way that a parser may write what it means; a name itself comes before other names."""
+    """Label ids by every spelling a parser may write."""
     spelled: dict[str, int] = {}
     for at, label in enumerate(labels):
         spelled.setdefault(label, at)
@@ -139,7 +144,7 @@ def _forms(label: str) -> Iterable[str]:
 
 
 def settled(seen: Mapping[Mention, Seen], least: int, decided: Collection[Mention] = ()) -> dict[Mention, Seen]:
-    """Compounds too rare to be a label count for what they end in: *harbor seal* for *seal*."""
+    """Count rare compounds as their endings: *harbor seal* as *seal*."""
     result = {mention: Seen(found.count, found.example) for mention, found in seen.items()}
     for mention in sorted(seen, key=lambda each: -len(each.text.split())):
         found = result[mention]

@@ -1,4 +1,4 @@
-"""The closed classes of English, and the forms that its nouns and verbs take.
+"""English closed-class words, and forms of nouns and verbs.
 
 Open classes (most nouns, verbs and adjectives) are not listed here: the parsers learn them from the captions.
 """
@@ -147,7 +147,7 @@ _DOUBLED = re.compile(r"([bdgkmnprt])\1$")
 
 @lru_cache(100_000)
 def singular(noun: str) -> str:
-    """The singular of a noun; the noun itself if it is none that looks like a plural."""
+    """The singular of a noun, or the word itself."""
     if noun in _IRREGULAR_PLURALS:
         return _IRREGULAR_PLURALS[noun]
     if not noun.endswith("s") or noun in PLURAL_ONLY or len(noun) < 4 or noun.endswith(("ss", "us", "sis")):
@@ -166,7 +166,7 @@ def is_plural(noun: str) -> bool:
 
 @lru_cache(100_000)
 def base_forms(form: str) -> tuple[str, ...]:
-    """The verbs that a word may be a form of, likeliest first; none if it does not look like an inflected verb."""
+    """Possible base verbs of a word, likeliest first."""
     if form in _IRREGULAR_VERBS:
         return (_IRREGULAR_VERBS[form],)
     if form.endswith("ing") and len(form) > 4:

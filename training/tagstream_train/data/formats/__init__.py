@@ -1,4 +1,4 @@
-"""Annotations as others write them: which format a file or folder has, and what it says."""
+"""Annotations in others' formats, and how each is recognised."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def open_source(request: Request, format: str | None = None) -> Source:  # noqa:
 
 
 def guess(path: Path) -> str:
-    """The format of a file or folder, by its name and how it begins.
+    """Guess a format from the file's name and beginning.
 
     Raises:
         Misconfigured: it is like none of them.
@@ -92,7 +92,7 @@ def _of_file(path: Path) -> str | None:
 
 
 def _of_json(head: bytes) -> str | None:
-    """The format of a JSON document, by the keys that come up in how it begins."""
+    """Guess a JSON document's format from its first keys."""
     if head.startswith(b"["):
         return "official" if b'"image_path"' in head else "label-studio" if b'"data"' in head else None
     if b'"images"' in head or b'"annotations"' in head or b'"categories"' in head:

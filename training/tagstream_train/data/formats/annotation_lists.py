@@ -1,4 +1,4 @@
-"""The official evaluation files: one image a line, with the names or ids of its tags.
+"""The official evaluation files: an image and its tags a line.
 
     test/0a1b2c3d4e5f6789,dog,grass            OpenImages: names (or ids), between commas; files end in .jpg
     ILSVRC2012_val_00000001.JPEG,65 112        ImageNet-Multi and HICO: ids, between blanks

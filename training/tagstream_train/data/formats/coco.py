@@ -1,4 +1,6 @@
-"""COCO's files: instances, captions, panoptic segmentation, and what else has their shape (LVIS, Objects365, …).
+"""COCO's files: instances, captions, panoptic segmentation.
+
+Others of their shape too (LVIS, Objects365, …).
 
 The tags of an image are the categories of its annotations. Where a file names categories that were looked for and not
 found (LVIS does), these are known to be absent.
@@ -86,7 +88,7 @@ def _items(path: Path, coco: _Coco, by_id: Mapping[int, tuple[int, ...]]) -> Ite
 
 
 def _by_id(path: Path, images: Iterable[_Image]) -> dict[_Id, tuple[int, _Image]]:
-    """Images with their numbers in the list; one that is named twice comes once."""
+    """Images with their list numbers; repeated names once."""
     found: dict[_Id, tuple[int, _Image]] = {}
     for number, image in enumerate(images):
         first, known = found.setdefault(image.id, (number, image))

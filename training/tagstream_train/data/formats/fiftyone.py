@@ -1,4 +1,4 @@
-"""FiftyOne's exports: its own format (`samples.json`), and those of classifications and detections (`labels.json`).
+"""FiftyOne's exports: `samples.json`, and `labels.json` of classifications and detections.
 
 Of its own format the labels of all fields are taken, classifications and detections alike; a sample's `tags`, which
 people use for parts and reviews, are not.
@@ -93,7 +93,7 @@ def _read_labels(request: Request) -> Source:
 
 
 def _targets(value: Any, classes: list[str], where: str) -> Iterator[str]:
-    """The labels of one image: a name, a number, an object, or a list of them."""
+    """The labels of one image."""
     for each in value if isinstance(value, list) else [value]:
         label = each.get("label") if isinstance(each, dict) else each
         if isinstance(label, int) and not isinstance(label, bool):

@@ -1,4 +1,4 @@
-"""One folder for each class, as torchvision's ImageFolder and timm have it: the folder that a file lies in is its tag.
+"""Class folders: an image's tag is its folder's name.
 
 The same image in two folders has both tags.
 """
@@ -29,7 +29,7 @@ def read(request: Request) -> Source:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Paths below the root, sorted; hidden folders and files, and those in no folder, don't count."""
+    """Sorted image paths below the root."""
     for folder, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         if Path(folder) != root:

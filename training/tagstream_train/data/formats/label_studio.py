@@ -56,7 +56,7 @@ def read(request: Request) -> Source:
 
 
 def _tags(results: list[_Result], where: str) -> Iterator[str]:
-    """The names chosen: a result of the type `rectanglelabels` has them under that name."""
+    """Chosen names of a result; a `rectanglelabels` result keeps them there."""
     for result in results:
         if not result.type.endswith(("labels", "choices")):
             continue
@@ -75,7 +75,7 @@ def _captions(results: list[_Result]) -> Iterator[str]:
 
 
 def _image(task: _Task, where: str) -> str:
-    """The image's name: of an upload or a local file the part that says where it was."""
+    """The image's name, from an upload's or a local file's address."""
     given = task.data.get("image") or next((value for value in task.data.values() if isinstance(value, str)), None)
     if not isinstance(given, str):
         raise Misconfigured(f"{where}: its data name no image.")
@@ -92,7 +92,7 @@ def _image(task: _Task, where: str) -> str:
 
 
 def _placed(root: Path, image: str) -> str:
-    """The path below the root: as the task says, or the bare name, where the export has its files in one folder."""
+    """The path below the root, or the bare name."""
     if image.startswith("s3://"):
         return image
     plain = _plain(relative(root, image))

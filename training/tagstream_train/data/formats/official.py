@@ -1,4 +1,4 @@
-"""The JSON lists that the official programs of Tag2Text, RAM and RAM++ train on.
+"""The training lists of Tag2Text's, RAM's and RAM++'s official programs.
 
     [{"image_path": "…", "caption": ["…"], "parse_label_id": [[3, 8]], "union_label_id": [3, 8, 21]}, …]
 

@@ -1,4 +1,4 @@
-"""What every format of annotations is read as: images with label ids, and the names of the labels."""
+"""What every annotation format is read as: images with label ids."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Request:
     labels: tuple[str, ...] | None = None
 
     def root(self, names: Iterable[str]) -> Path:
-        """The folder of the images: the one given, or one near the annotations that has the first of these files."""
+        """The given image folder, or one near the annotations."""
         if self.images is not None:
             return self.images
         folder = self.path if self.path.is_dir() else self.path.parent
@@ -103,7 +103,7 @@ class Names:
             self._ids.setdefault(name, []).append(number)
 
     def ids(self, names: Iterable[str], where: str) -> Ids:
-        """The ids of these names, ascending; of a name that several labels share, all.
+        """Ascending label ids of these names.
 
         Raises:
             Misconfigured: there is no such label.
@@ -151,7 +151,7 @@ def document(path: Path, adapter: TypeAdapter[Document]) -> Document:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines of a text file with their numbers from 1, without their ends.
+    """Numbered lines of a text file, from 1, without line ends.
 
     Raises:
         Misconfigured: it can't be read, is no UTF-8, or has a line that is too long.
@@ -174,7 +174,7 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def with_suffix(root: Path, name: str) -> str | None:
-    """The name under which a file is there: as it is or, if it has none, with the suffix of an image; else None."""
+    """Return the file's name, completed by an image suffix, or None."""
     path = os.path.join(root, name)  # strings: a table may have millions of names
     for suffix in ("",) if name.lower().endswith(SUFFIXES) else ("", *SUFFIXES):
         try:
@@ -191,7 +191,7 @@ def finder(root: Path) -> Callable[[str], str | None]:
 
 
 def relative(root: Path, name: str) -> str:
-    """An absolute path as one below the root, where it lies there; any other name as it is."""
+    """Shorten an absolute path below the root; keep other names."""
     if os.path.isabs(name):
         try:
             return str(Path(name).relative_to(root.absolute()))

@@ -1,4 +1,4 @@
-"""A table in a CSV or TSV file: one image a row (or one tag a row), in either of two shapes.
+"""CSV and TSV tables: one row an image, or a tag.
 
     image,tags,caption           dog.jpg,animal|dog,"a dog on grass"
     image,dog,cat,grass          dog.jpg,1,0,        (1 has it, 0 has it not, empty or -1 is not known)
@@ -33,7 +33,7 @@ class _Row(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """Numbers of columns by what they hold; `labels`: those named after a label."""
+    """Column numbers by content; `labels`: columns named after a label."""
 
     image: int
     tags: int | None
@@ -118,7 +118,7 @@ def _column(places: dict[str, int], words: Sequence[str]) -> int | None:
 
 
 def _rows(path: Path, header: Sequence[str] | None = None) -> Iterator[_Row]:
-    """The rows below the header, or all from it on. Empty lines don't count."""
+    """Rows below the header, or all rows; empty lines don't count."""
     text = (f"{line}\n" for _, line in lines(path))
     first = next(text, "")
     delimiter = max(",\t;", key=first.count)

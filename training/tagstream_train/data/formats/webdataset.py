@@ -1,4 +1,4 @@
-"""WebDataset shards: a tar file, or a folder of them, as `train shards` or another program wrote them.
+"""WebDataset shards of ours or of others: a file, or a folder.
 
 What belongs to one image has one name: `000123.jpg` beside `000123.json` (our own lines; or `tags`, `labels` or
 `label`, and `caption`), `000123.txt` (a caption) or `000123.cls` (a label's number, or its name).
@@ -34,7 +34,7 @@ def read(request: Request) -> Source:
 
 
 def _images(root: Path, shard: str, reader: Shards) -> Iterator[tuple[str, list[str], tuple[str, ...], str]]:
-    """Each image of a shard: its name, tags, captions, and where that stands."""
+    """Each image's name, tags, captions and place."""
     beside: dict[str, dict[str, str]] = defaultdict(dict)
     try:
         for member in members(root / shard):
@@ -81,7 +81,7 @@ def _said(texts: Mapping[str, str], where: str) -> tuple[list[str], tuple[str, .
 
 
 def _names(document: Mapping[str, Any], keys: Sequence[str], where: str) -> list[str]:
-    """A text, or a list of them, under the first of these keys that is there."""
+    """Texts under the first of these keys."""
     given: Any = next((document[key] for key in keys if key in document), [])
     values: list[Any] = given if isinstance(given, list) else [given]
     if not all(isinstance(value, str) for value in values):
