@@ -59,7 +59,7 @@ class Learner(nn.Module):
 
     @property
     def encoder_stays(self) -> bool:
-        """Whether it is the bundle's until the end."""
+        """Whether training leaves the bundle's encoder unchanged."""
         return self.what in ("labels", "head")
 
     def train(self, mode: bool = True) -> Self:
@@ -80,7 +80,7 @@ class Learner(nn.Module):
 
     @abstractmethod
     def encoder(self) -> nn.Module:
-        """The part that gives the features."""
+        """The network's feature extractor."""
 
     @abstractmethod
     def _encode(self, images: Tensor) -> Tensor: ...
@@ -194,7 +194,7 @@ class RamLearner(Learner):
         }
 
     def _stays(self, name: str) -> bool:
-        """Whether a weight is the bundle's to the last bit."""
+        """Whether training leaves a weight unchanged to the last bit."""
         return self.encoder_stays and (name.startswith("encoder.") or (self.what == "labels" and name != "label_embed"))
 
     def architecture(self) -> dict[str, JsonValue]:

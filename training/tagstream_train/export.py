@@ -1,4 +1,4 @@
-"""From trained weights to a bundle that a worker opens."""
+"""Export trained weights as a bundle for workers."""
 
 from __future__ import annotations
 

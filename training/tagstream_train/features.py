@@ -72,7 +72,7 @@ class Features:
         return rows
 
     def units(self, keys: Iterable[str]) -> Tensor:
-        """As `rows`, and each of length 1.
+        """Vectors by key, normalised to length 1.
 
         Raises:
             Misconfigured: a vector has another length by more than rounding.

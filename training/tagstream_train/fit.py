@@ -45,7 +45,7 @@ _FEATURES_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Fitted:
-    """What came of it, on images that were not trained on.
+    """A fit's result, measured on validation images.
 
     Args:
         thresholds: of the training set's labels.

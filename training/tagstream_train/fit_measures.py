@@ -129,7 +129,7 @@ def thresholds_of(labels: Labels, scored: Scored, floor: float | None, least_pos
 
 
 def metrics_of(rows: Sequence[Row], summary: Summary) -> Mapping[str, float | None]:
-    """What a card says of them."""
+    """Metrics for the bundle's card."""
     metrics: dict[str, float | None] = {}
     for row in rows:
         metrics |= {f"map, {row.labels}, before": row.before, f"map, {row.labels}": row.after}

@@ -13,7 +13,7 @@ NAME = "run.toml"
 
 
 class FitRun(BaseModel):
-    """What is trained on what, and how."""
+    """Model, data and options of a fit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

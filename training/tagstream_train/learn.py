@@ -71,7 +71,7 @@ _AGREES = 0.5
 
 @dataclass(frozen=True)
 class Size:
-    """How much is drawn and trained.
+    """Sizes of the drawn sets and of training.
 
     Args:
         images: to learn from.
@@ -148,7 +148,7 @@ def learn_seeds(
 
 
 def _claim(folder: Path, size: Size, seed: int) -> None:
-    """Note whose folder it is.
+    """Mark the folder as this run's.
 
     Raises:
         Misconfigured: it is another run's, or there is something else in it.

@@ -55,7 +55,7 @@ class Learned(_Exact):
 
     @classmethod
     def read(cls, folder: Path) -> Learned | None:
-        """What `write` wrote; None: the folder has no result.
+        """Read the folder's result, or None without one.
 
         Raises:
             Misconfigured: the file is damaged.
@@ -84,7 +84,7 @@ class Spread:
 
 
 def spread(numbers: Sequence[float]) -> Spread:
-    """Of at least one number."""
+    """Mean and deviation of at least one number."""
     return Spread(fmean(numbers), stdev(numbers) if len(numbers) > 1 else 0.0, sum(number > 0 for number in numbers))
 
 

@@ -71,7 +71,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run is, after a step."""
+    """A run's progress after a step."""
 
     step: int
     steps: int
@@ -84,7 +84,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Trained:
-    """How a run ended.
+    """A finished run.
 
     The objective's model has the trained weights: the moving average where the plan has one.
     """
@@ -144,7 +144,7 @@ def train(
 
 
 def device_of(plan: Plan) -> torch.device:
-    """Where this process trains."""
+    """The device of this process."""
     device: torch.device = _accelerator(plan).device
     return device
 
@@ -232,7 +232,7 @@ class _Run:
 
     @property
     def _epoch_ended(self) -> bool:
-        """With the step that was just done."""
+        """Whether the last step ended an epoch."""
         return self._done == self._steps or int(self._done / self._epoch) > int((self._done - 1) / self._epoch)
 
     def _train_step(self, stream: Iterator[Batch], lr: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How much memory a training takes, estimated before it starts."""
+"""Estimate a training's memory before it starts."""
 
 from __future__ import annotations
 

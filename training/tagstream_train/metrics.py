@@ -103,7 +103,7 @@ class Curve:
 
 
 def curve(scores: Scores, has: NDArray[np.bool_]) -> Curve:
-    """The curve of one class that at least one image has."""
+    """The curve of one class with at least one image."""
     order = np.argsort(-scores, kind="stable")
     ranked, hits = scores[order].astype(np.float64), np.cumsum(has[order])
     last = np.append(ranked[1:] != ranked[:-1], True)  # of a row of equal scores

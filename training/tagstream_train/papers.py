@@ -45,5 +45,5 @@ def benchmarks() -> dict[str, Benchmark]:
 
 
 def benchmark_of(file: str) -> tuple[str, Benchmark] | None:
-    """The benchmark that an annotation file of this name belongs to."""
+    """The benchmark with an annotation file of this name."""
     return next((each for each in benchmarks().items() if file.startswith(each[1].files)), None)

@@ -1,4 +1,4 @@
-"""How a run is trained, as one TOML file that repeats it."""
+"""A training plan, as one TOML file that repeats it."""
 
 from __future__ import annotations
 

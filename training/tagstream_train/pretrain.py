@@ -58,7 +58,7 @@ Report = Callable[[int, Progress], None]
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model that was trained, ready to be written as a bundle."""
+    """A trained model, ready to be written as a bundle."""
 
     run: Run
     dataset: DataSet

@@ -74,7 +74,7 @@ def scaled(encoder: SwinConfig, image_size: int) -> SwinConfig:
 
 
 def check_grids(encoder: SwinConfig) -> None:
-    """Whether each stage's grid of tokens can be cut into windows.
+    """Check that windows tile each stage's grid of tokens.
 
     Raises:
         Misconfigured: it can't.

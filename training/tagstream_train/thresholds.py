@@ -17,7 +17,7 @@ OFF = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """What was chosen for one label.
+    """A label's chosen threshold.
 
     Args:
         value: the tag is shown when its score is greater.

@@ -34,6 +34,6 @@ def vocabulary_of(texts: Iterable[str]) -> bytes:
 
 
 def _words(text: str) -> list[str]:
-    """As BERT's tokenizer sees them: without accents, cut at punctuation."""
+    """Split words like BERT's tokenizer, without accents."""
     plain = unicodedata.normalize("NFD", cleaned(text))
     return re.findall(r"[^\W_]+", "".join(c for c in plain if unicodedata.category(c) != "Mn"))

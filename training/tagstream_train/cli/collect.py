@@ -144,7 +144,7 @@ def _labels(file: Path | None) -> Labels:
 
 
 def _corrections(settings: Settings, topic: str) -> Corrections | None:
-    """All that persons said; None without a topic."""
+    """All corrections of people; None without a topic."""
     from schemas.correction import Corrections
     from workers.backends.kafka import tail
     from workers.cli.clients import security, servers

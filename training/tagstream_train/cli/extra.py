@@ -1,4 +1,4 @@
-"""What only the extras `train` and `parse` install."""
+"""Check for packages of the extras `train` and `parse`."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ class Images:
         return self.decode(image, self.read(image), exif_transpose=exif_transpose)
 
     def decode(self, image: str, body: bytes, *, exif_transpose: bool = False) -> Image.Image:
-        """As `load`, of bytes that were read before."""
+        """Decode bytes of `read`, as `load` does."""
         try:
             name = self._decoding.inspect(body).format
             return self._decoding.load_rgb(body, name, exif_transpose=exif_transpose)

@@ -26,7 +26,7 @@ SKIPPED = "skipped.txt"
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came of it.
+    """An imported set, and its skipped and merged images.
 
     Args:
         skipped: images that can't be used, with the reason.
@@ -188,7 +188,7 @@ def _labels(sources: Sequence[Source]) -> tuple[str, ...]:
 
 
 def _ids_of(source: Source, labels: Sequence[str]) -> Callable[[Ids], Ids]:
-    """From a source's label ids to those of the set."""
+    """Map a source's label ids to the set's."""
     if tuple(source.labels) == tuple(labels):
         return lambda given: given
     numbers = {label: number for number, label in reversed(list(enumerate(labels)))}

@@ -42,7 +42,7 @@ _TRIES = 100
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How an image becomes the model's input.
+    """Converts an image into a model's input.
 
     Args:
         side: of the square, pixels.
@@ -188,7 +188,7 @@ class Batches:
         return {"epoch": self._at[0], "batch": self._at[1], **self._kind()}
 
     def restore(self, state: Mapping[str, int]) -> None:
-        """Go on behind the batch after which `state` was asked for.
+        """Continue behind the batch of this `state`.
 
         Raises:
             Misconfigured: the state is of other data, or of another division into batches.
@@ -271,7 +271,7 @@ class Batches:
 def multi_hot(
     samples: Sequence[Sample], labels: int, *, absent: Literal["unknown", "negative"]
 ) -> tuple[Tensor, Tensor]:
-    """What the samples have of each label, and whether it is known.
+    """Targets and weights of the samples' labels.
 
     Args:
         labels: how many there are.

@@ -55,13 +55,13 @@ def place_of(image: str) -> Place | None:
 
 
 def file_of(image: str) -> str:
-    """The file that an image lies in: its shard, or its own."""
+    """The file with an image: its shard, or its own."""
     place = place_of(image)
     return place.shard if place else image
 
 
 class Shards:
-    """Reads members of shards, of which it keeps some open. Thread-safe.
+    """Reads shards' members, and keeps some shards open. Thread-safe.
 
     Args:
         locate: the file of a shard by its name, fetched if need be; the second answer: it is ours, to be removed.
@@ -133,7 +133,7 @@ class PlainFile(NamedTuple):
 
 
 class _Headers(io.RawIOBase):
-    """A file of which at most `left` bytes are read.
+    """A file that yields at most `left` more bytes.
 
     Python's tarfile reads what stands before a member about it (its long name) whole, however much is announced, and
     one inside the other: without a bound a few megabytes become many gigabytes, or an endless recursion.
@@ -204,7 +204,7 @@ def members(file: int | Path) -> dict[str, tuple[int, int]]:
 
 
 def scratch(content: bytes) -> tuple[Path, bool]:
-    """A shard that was fetched, as a file of ours."""
+    """Write a fetched shard to a temporary file."""
     handle, path = tempfile.mkstemp(prefix="tagstream-shard-", suffix=".tar")
     with os.fdopen(handle, "wb") as file:
         file.write(content)

@@ -20,7 +20,7 @@ DEFAULT: Final[Mapping[str, float]] = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 def part_of(sha256: str, fractions: Mapping[str, float], *, salt: str = "") -> str:
-    """The part that an image belongs to.
+    """The image's part, by its hash.
 
     Args:
         sha256: of the image's bytes, hex.

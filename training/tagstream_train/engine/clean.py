@@ -57,7 +57,7 @@ class Looker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a tag must stand.
+    """Conditions under which a tag stays.
 
     Args:
         confirm: a label's threshold is multiplied by it; lower asks for less.
@@ -82,7 +82,7 @@ class _Exact(BaseModel):
 
 
 class Decision(_Exact):
-    """What became of one tag, and why. A line of decisions.jsonl."""
+    """A decision on one tag, with its reason: a line of decisions.jsonl."""
 
     image: str
     label: str

@@ -1,4 +1,4 @@
-"""From the enriched topic and people's corrections to a training set.
+"""Collect a training set from the enriched topic and corrections.
 
 What the topic says of each subject is kept in a file beside the set (SQLite), with how far each partition was read: a
 set of any size takes no memory, a run that was cut goes on, and a later run adds what is new.
@@ -113,7 +113,7 @@ class Collection:
         self._db.commit()
 
     def images(self) -> Iterator[EnrichedImage]:
-        """The newest event of every subject that is not gone, by subject."""
+        """Newest events of all present subjects, by subject."""
         for (document,) in self._db.execute(f"SELECT document {_SHOWN} ORDER BY key"):
             found = read_output(document)
             assert isinstance(found, EnrichedImage)

@@ -49,7 +49,7 @@ class Answer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a run made.
+    """A run's result.
 
     Args:
         tags: that were new to their images.
@@ -133,7 +133,7 @@ def _shown(tagger: Tagger, raw: Any) -> dict[str, float]:
 
 
 def _identity(tagger: Tagger, captioner: Captioner | None, source: DataSet) -> dict[str, str]:
-    """What answers depend on."""
+    """Values that the answers depend on."""
     thresholds = json.dumps(list(tagger.thresholds))
     return {
         "tagger": tagger.digest,

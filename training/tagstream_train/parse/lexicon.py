@@ -51,7 +51,7 @@ _Phrase: TypeAlias = list[tuple[str, Role]]
 
 @dataclass(frozen=True)
 class Lexicon:
-    """The open-class words that a corpus taught us."""
+    """Open-class words learned from a corpus."""
 
     adjectives: frozenset[str] = _ADJECTIVES
     nouns: frozenset[str] = frozenset()
@@ -61,7 +61,7 @@ class Lexicon:
 
 @dataclass
 class _Places:
-    """Where a word was seen."""
+    """Positions where a word was seen."""
 
     head: int = 0
     """The last of a noun phrase."""
@@ -71,7 +71,7 @@ class _Places:
 
 
 def learn(captions: Iterable[str], *, least: int = 3) -> Lexicon:
-    """What the captions say about the words in them.
+    """Learn a lexicon from captions.
 
     An adjective stands before many different words and is hardly ever the last of a phrase; a noun is; a verb is seen
     with -ing after a noun or an auxiliary.
@@ -168,7 +168,7 @@ class _Reading:
         self._determiner, self._joined = word, joined
 
     def _end(self, by: str) -> Iterator[Mention]:
-        """The phrase ends, by a word that does not belong to it."""
+        """End the phrase before a foreign word."""
         if self._phrase:
             if self._determiner and len(self._phrase) == 1 and not self._is_predicate():
                 self._phrase = [(self._phrase[0][0], "noun")]
@@ -229,7 +229,7 @@ class _Reading:
         return subjects and (word in self._lexicon.verbs or following in words.DETERMINERS)
 
     def _role(self, word: str, following: str) -> Role | None:
-        """What a word is in a noun phrase; None for an adverb."""
+        """A word's role in a noun phrase; None for an adverb."""
         if word in self._lexicon.adjectives:
             return "adjective"
         if word.endswith("ly") and word not in words.LY_OTHERS:

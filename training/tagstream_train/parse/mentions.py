@@ -29,7 +29,7 @@ class Parser(Protocol):
 
     @property
     def name(self) -> str:
-        """What parsed, with its version, for the history of a data set."""
+        """Name and version of the parser, for a set's history."""
 
     def parse(self, captions: Sequence[str]) -> list[tuple[Mention, ...]]:
         """The mentions of each caption, without repetitions, in order."""

@@ -27,7 +27,7 @@ MAX_BYTES = 64 * 1024**2
 
 @dataclass(frozen=True)
 class Decision:
-    """What a person decided on a tag."""
+    """A person's decision on a tag."""
 
     verdict: Verdict
     into: str = ""

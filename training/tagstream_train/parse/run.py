@@ -33,7 +33,7 @@ _LEARN_FROM = 200_000
 
 @dataclass(frozen=True)
 class Choices:
-    """What becomes a label, and how the captions are parsed.
+    """Options of labels and of parsing.
 
     Args:
         labels: a list of tags that the labels are; None: the captions' own.
@@ -52,7 +52,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a run made."""
+    """A run's result."""
 
     dataset: DataSet
     captions: int

@@ -18,7 +18,7 @@ from tagstream_train.parse.synonyms import SYNONYMS
 
 @dataclass
 class Seen:
-    """How often a mention was found, and one caption with it."""
+    """A mention's count and one of its captions."""
 
     count: int
     example: str

@@ -41,7 +41,7 @@ def _ids(rest: str, names: Names, where: str) -> tuple[int, ...]:
 
 
 def _labels_beside(path: Path) -> tuple[str, ...]:
-    """The list that the official repository keeps beside such a file."""
+    """The official label list beside such a file."""
     stem = path.name.replace("annots.txt", "")
     for name in (f"{stem}taglist.txt", f"{stem}tagidlist.txt"):
         if stem != path.name and (path.parent / name).is_file():

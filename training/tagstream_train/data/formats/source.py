@@ -1,4 +1,4 @@
-"""What every annotation format is read as: images with label ids."""
+"""Common types of all annotation formats: images with label ids."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Annotations that were opened.
+    """Opened annotations.
 
     Args:
         format: its name.
@@ -60,7 +60,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is to be read, and how.
+    """A file or folder to read, and the user's options.
 
     Args:
         path: a file or a folder.
@@ -186,7 +186,7 @@ def with_suffix(root: Path, name: str) -> str | None:
 
 
 def finder(root: Path) -> Callable[[str], str | None]:
-    """As `with_suffix`, for annotations that name an image many times."""
+    """A cached `with_suffix`, for annotations that repeat an image."""
     return lru_cache(maxsize=10_000)(partial(with_suffix, root))
 
 
