@@ -18,7 +18,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
 
-from tagstream_train.lora import LoraLinear, add_lora, merge_lora
+from tagstream_train.layers import LoraLinear, add_lora, merge_lora
 from workers.errors import Misconfigured
 from workers.models import timm_network
 from workers.models.bundle import Bundle

@@ -6,12 +6,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from tagstream_train.captions_metrics import bleu, cider, words
 from tagstream_train.data.opening import Opened, decoded
@@ -221,3 +223,64 @@ def _no_image(skipped: dict[str, str]) -> Misconfigured:
         return Misconfigured("The data names no image.")
     image, reason = next(iter(skipped.items()))
     return Misconfigured(f"None of {len(skipped):,} images can be used. The first is {image}: {reason}.")
+
+
+_FILE = Path(__file__).with_name("papers.json")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Row(_Frozen):
+    """A model's published numbers in percent; None: not reported."""
+
+    model: str
+    source: str
+    map: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    bleu4: float | None = None
+    cider: float | None = None
+
+
+class Benchmark(_Frozen):
+    """An evaluation set that papers report on.
+
+    `files`: what the names of its annotation files begin with.
+    """
+
+    files: str
+    classes: int
+    rows: tuple[Row, ...]
+    note: str = ""
+
+
+@cache
+def benchmarks() -> dict[str, Benchmark]:
+    """All of them, by name."""
+    return TypeAdapter(dict[str, Benchmark]).validate_json(_FILE.read_bytes())
+
+
+def benchmark_of(file: str) -> tuple[str, Benchmark] | None:
+    """The benchmark with an annotation file of this name."""
+    return next((each for each in benchmarks().items() if file.startswith(each[1].files)), None)
+
+
+def draw_thresholds(tagged: Tagged, path: Path) -> None:
+    """Draw precision, recall and F1 by threshold into a PNG."""
+    from matplotlib.figure import Figure
+
+    bars = np.linspace(0, 1, 101)
+    means = [tagged.table(float(bar)).mean() for bar in bars]
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name in ("precision", "recall", "f1"):
+        axes.plot(bars, [getattr(mean, name) for mean in means], label=name)
+    own = tagged.table().mean()
+    axes.plot([], [], " ", label=f"at the bundle's thresholds: {own.precision:.3f} / {own.recall:.3f} / {own.f1:.3f}")
+    axes.set(xlabel="one threshold for all labels", ylabel="mean over labels", xlim=(0, 1), ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, format="png")

@@ -1,13 +1,15 @@
-"""Export trained weights as a bundle for workers."""
+"""Export trained weights, with their card, as a bundle for workers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import Tensor
 
-from tagstream_train.card import Card
+from workers import __version__
+from workers.errors import Misconfigured
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import choose_device
 from workers.models.load import load_tagger
@@ -58,3 +60,46 @@ def _golden(bundle: Bundle) -> Golden:
     tagger = load_tagger(bundle.folder, device="cpu", precision="fp32")
     assert isinstance(tagger, TorchTagger)
     return golden_answers(tagger)
+
+
+class Card(BaseModel):
+    """Says where a bundle comes from: provenance.training of model.json, outside the digest.
+
+    All numbers are of images outside the training set.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    command: str
+    """What was done: "train fit", …"""
+    data: dict[str, JsonValue]
+    """The training set: its name, how many images each part has, what an absent tag was taken for, …"""
+    plan: dict[str, JsonValue]
+    """`tagstream_train.plan.Plan`, and what else the run was told."""
+    steps: int
+    images: int
+    """Images seen in training, each counted as often as it was seen."""
+    metrics: dict[str, float | None] = {}
+    """What was measured, by name; None: it could not be."""
+    thresholds: dict[str, JsonValue] = {}
+    """The rule that they were chosen by, and the labels for which none could be."""
+    parents: dict[str, str] = {}
+    """Digests of the bundles that it was made of, by name."""
+    version: str = __version__
+    """The version of tagstream."""
+
+
+def card_of(bundle: Bundle) -> Card | None:
+    """The bundle's card; None if it was not trained here.
+
+    Raises:
+        Misconfigured: the card is not one that this version reads.
+    """
+    document = bundle.manifest.provenance.training
+    if document is None:
+        return None
+    try:
+        return Card.model_validate(document)
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        raise Misconfigured(f"{bundle.folder}: the card of its training can't be read: {reason}.") from None

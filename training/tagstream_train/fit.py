@@ -13,15 +13,13 @@ from torch import Tensor
 
 from tagstream_train import memory
 from tagstream_train.adapt import Learner, learner_of
-from tagstream_train.card import Card
 from tagstream_train.data.augment import Augment
 from tagstream_train.data.images import Images
 from tagstream_train.data.loader import Batches, multi_hot
 from tagstream_train.data.samples import Sample
-from tagstream_train.export import export
-from tagstream_train.fit_data import Part, embeddings_of, opened_bundle, opened_set, part_of
+from tagstream_train.export import Card, export
+from tagstream_train.fit_data import NAME, FitRun, Part, embeddings_of, opened_bundle, opened_set, part_of
 from tagstream_train.fit_measures import Labels, Row, Scored, metrics_of, rows_of, thresholds_of
-from tagstream_train.fit_run import NAME, FitRun
 from tagstream_train.fitting import Fitting, Replayed, WithReplay
 from tagstream_train.loop import Progress, Source, Trained, device_of, train
 from tagstream_train.metrics import Summary

@@ -6,15 +6,19 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt
 from torch import Tensor
 
+from tagstream_train.adapt import What
 from tagstream_train.data.formats import Request, open_source
 from tagstream_train.data.images import Images
 from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.samples import HEADER, SAMPLES, DataSet, Sample
 from tagstream_train.data.splits import split
 from tagstream_train.features import Features
+from tagstream_train.plan import Plan
 from workers.errors import Misconfigured
 from workers.models import timm_network
 from workers.models.bundle import MANIFEST, Bundle
@@ -140,3 +144,40 @@ def _renumbered(sample: Sample, ids: Sequence[int], kind: type[Sample]) -> Sampl
         absent=None if sample.absent is None else tuple(ids[tag] for tag in sample.absent),
         sha256=sample.sha256,
     )
+
+
+NAME = "run.toml"
+
+
+class FitRun(BaseModel):
+    """Model, data and options of a fit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    data: str
+    """A training set, or annotations of any format that `train import` reads."""
+    parent: str
+    """A bundle's folder, "compact", or "timm:NAME" for a network of timm; with "@FILE" behind it, that has weights of
+    your own (safetensors)."""
+    what: What = "head"
+    rank: int = Field(default=8, ge=1, le=1024)
+    """The rank of LoRA's matrices."""
+    absent: Literal["negative", "unknown"] = "negative"
+    """What a label means that an image is not said to have."""
+    guard: NonNegativeFloat = 3.0
+    """Weight of the old model's answers, for labels that the bundle had; 0: none."""
+    replay: str | None = None
+    """A training set with old labels, mixed into every batch."""
+    embeddings: str | None = None
+    """Text embeddings of new labels by name, in a safetensors file; a label without one is learnt."""
+    gamma: NonNegativeFloat = 2.0
+    """How much less a negative counts the better it is known."""
+    validation: float = Field(default=0.2, gt=0, lt=1)
+    """Part of the images that is not trained on: thresholds are chosen and numbers measured there."""
+    precision_floor: float | None = Field(default=None, gt=0, le=1)
+    """The least precision of a tag that is shown; None: thresholds with the best F1."""
+    least_positives: PositiveInt = 3
+    """The least validation images that have a label; one with fewer gets no threshold of its own."""
+    workers: int = Field(default=2, ge=0, le=64)
+    """Threads that read and decode images."""
+    plan: Plan

@@ -32,11 +32,9 @@ from tagstream_train.data.opening import Opened
 from tagstream_train.data.samples import HEADER, DataSet, Sample, write_dataset
 from tagstream_train.drawn.scene import LABELS
 from tagstream_train.drawn.sets import TEST, TRAIN, TRUTH, UNSEEN, draw
-from tagstream_train.engine.agreement import agreeing
 from tagstream_train.engine.clean import Cleaner, Rules, write_cleaned
-from tagstream_train.engine.generate import generate
-from tagstream_train.engine.look import TaggerLooker
-from tagstream_train.engine.regions import Grid
+from tagstream_train.engine.generate import agreeing, generate
+from tagstream_train.engine.regions import Grid, TaggerLooker
 from tagstream_train.evaluate import caption, score_tags
 from tagstream_train.learned import Learned, Round
 from tagstream_train.parse.run import Choices, parse

@@ -21,8 +21,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from tagstream_train import checkpoints
 from tagstream_train.plan import Plan as Plan  # part of what this module offers
+from tagstream_train.plan import rate
 from tagstream_train.record import Hook, Record
-from tagstream_train.schedules import rate
 from workers.errors import Misconfigured
 from workers.models.execution import leave_triton_out
 

@@ -46,7 +46,7 @@ class Provenance(_Frozen):
     random: bool = False
     """Seeded random weights, for trials and benchmarks: the answers mean nothing."""
     training: dict[str, JsonValue] | None = None
-    """The card of a model that was trained here: `tagstream_train.card.Card`."""
+    """The card of a model that was trained here: `tagstream_train.export.Card`."""
 
 
 class Manifest(_Frozen):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from tagstream_train.cli import clean, collect, data, draw, evaluate, fit, generate, learn, parse, pretrain
+from tagstream_train.cli import clean, collect, data, evaluate, fit, generate, learn, parse, pretrain
 
 app = typer.Typer(
     help="Train taggers and captioners on your own images, and measure them. docs/training.md is the guide.",
@@ -20,5 +20,5 @@ app.command()(parse.parse)
 app.command("pretrain")(pretrain.pretrain)
 app.command("generate")(generate.generate)
 app.command("evaluate")(evaluate.evaluate)
-app.command()(draw.draw)
+app.command()(learn.draw)
 app.command()(learn.learn)

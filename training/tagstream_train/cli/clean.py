@@ -53,8 +53,7 @@ def clean(
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
     from tagstream_train.engine.clean import DROPPED, Cleaner, Rules, write_cleaned
-    from tagstream_train.engine.look import TaggerLooker
-    from tagstream_train.engine.regions import regions_of
+    from tagstream_train.engine.regions import TaggerLooker, regions_of
     from tagstream_train.engine.report import Examples, page
     from workers.cli.terminal import counting
     from workers.models.labels import read_names

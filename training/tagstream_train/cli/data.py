@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.extra import needs
+from tagstream_train.cli.common import needs
 from workers.cli import terminal
 from workers.cli.models_terminal import note, say
 from workers.errors import Misconfigured

@@ -11,16 +11,15 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
+from tagstream_train.cli.common import needs
 from tagstream_train.cli.data import BucketOption, store
-from tagstream_train.cli.extra import needs
 from workers.cli import terminal
 from workers.cli.models_terminal import note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from tagstream_train.data.opening import Opened
-    from tagstream_train.evaluate import Captioned, Tagged
-    from tagstream_train.papers import Benchmark
+    from tagstream_train.evaluate import Benchmark, Captioned, Tagged
 
 
 def evaluate(
@@ -81,7 +80,7 @@ def evaluate(
     needs("train")
     from tagstream_train.data.formats import Request
     from tagstream_train.data.opening import open_data
-    from tagstream_train.papers import benchmark_of
+    from tagstream_train.evaluate import benchmark_of
     from workers.models.labels import read_names
 
     given = tuple(read_names(labels)) if labels else None
@@ -100,7 +99,7 @@ def evaluate(
             tagged = _tags(bundle, opened, options, absent=absent, batch=batch, threads=threads)
             shown |= _tag_numbers(tagged, threshold)
     if curves is not None and not captions:
-        from tagstream_train.curves import draw_thresholds
+        from tagstream_train.evaluate import draw_thresholds
 
         draw_thresholds(tagged, curves)
         note(f"{curves} has the curves")

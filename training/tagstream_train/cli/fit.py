@@ -11,9 +11,8 @@ import typer
 from rich.table import Table
 
 from schemas.printable import counted
+from tagstream_train.cli.common import needs, progress
 from tagstream_train.cli.data import BucketOption, HookOption, JsonOption, WorkOption, store
-from tagstream_train.cli.extra import needs
-from tagstream_train.cli.progress import progress
 from workers.cli import terminal
 from workers.cli.models_make import Replace, check_free
 from workers.cli.models_terminal import describe, note, say
@@ -21,7 +20,7 @@ from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
     from tagstream_train.fit import Fitted
-    from tagstream_train.fit_run import FitRun
+    from tagstream_train.fit_data import FitRun
 
 What = Literal["labels", "head", "lora", "all"]
 Absent = Literal["negative", "unknown"]
@@ -149,7 +148,7 @@ def fit(
     """
     needs("train")
     from tagstream_train import fit as fitting
-    from tagstream_train.fit_run import FitRun
+    from tagstream_train.fit_data import FitRun
     from tagstream_train.loop import Plan
     from tagstream_train.record import find_hook
     from tagstream_train.toml import read_toml

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from schemas.printable import counted
+from tagstream_train.cli.common import needs, progress
 from tagstream_train.cli.data import BucketOption, JsonOption, store
-from tagstream_train.cli.extra import needs
-from tagstream_train.cli.progress import progress
 from workers.cli import terminal
 from workers.cli.models_terminal import note, say
 
@@ -62,7 +61,7 @@ def generate(
     needs("train")
     from tagstream_train.data.images import Images
     from tagstream_train.data.samples import DataSet
-    from tagstream_train.engine.agreement import agreeing
+    from tagstream_train.engine.generate import agreeing
     from tagstream_train.engine.generate import generate as run
     from workers.models.load import load_tagger
 

@@ -1,4 +1,4 @@
-"""`tagstream train learn`: run the papers' whole loop on drawn images."""
+"""`tagstream train draw` and `learn`: the papers' loop on drawn images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from schemas.printable import counted
+from tagstream_train.cli.common import needs, progress
 from tagstream_train.cli.data import JsonOption
-from tagstream_train.cli.extra import needs
-from tagstream_train.cli.progress import progress
 from workers.cli import terminal
 from workers.cli.models_terminal import say
 
 if TYPE_CHECKING:
     from tagstream_train.learned import Learned, Spread
+
 
 _MEASURES = {"mAP": "test", "mAP unseen": "unseen", "tags right": "right", "tags found": "found"}
 
@@ -98,3 +98,31 @@ def _row(name: str, cells: Iterable[str]) -> str:
 
 def _percent(each: Spread, sign: str = "") -> str:
     return f"{100 * each.mean:{sign}.1f} ± {100 * each.deviation:.1f}"
+
+
+def draw(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="SETS", help="The folder to write; must be empty.")],
+    images: Annotated[int, typer.Option(min=2, max=1_000_000, help="To learn from; a fifth as many for each test.")] = (
+        2000
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same images.")] = 0,
+    side: Annotated[int, typer.Option(min=32, max=512, help="Of an image, pixels.")] = 96,
+) -> None:
+    """Draw images to try training on.
+
+    Shapes with colours, textures and sizes, on grounds, that touch and cover.
+
+    Their captions are as the web has them: they leave out, err and advertise. What is true of each image is known, so
+    how much a model learned from such captions can be measured.
+
+    [dim]SETS/train:[/]   images with captions of the web, and no tag
+    [dim]SETS/truth:[/]   the same images with all true tags
+    [dim]SETS/test:[/]    other images with the truth
+    [dim]SETS/unseen:[/]  images with the truth, each with a shape in a colour that SETS/train never has
+    """
+    from tagstream_train.drawn.sets import draw as run
+
+    with progress() as tell:
+        sets = run(out, images=images, seed=seed, side=side, report=lambda done, of: tell("images drawn", done, of))
+    for dataset in sets.values():
+        say(f"{dataset.folder}: {counted(len(dataset), 'image')}, {counted(len(dataset.labels), 'label')}")

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from schemas.printable import counted
-from tagstream_train.cli.progress import progress
+from tagstream_train.cli.common import progress
 from workers.cli.models_terminal import note, say
 from workers.errors import Misconfigured
 

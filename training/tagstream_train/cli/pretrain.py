@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from schemas.printable import counted
+from tagstream_train.cli.common import needs, progress
 from tagstream_train.cli.data import BucketOption, HookOption, JsonOption, WorkOption, store
-from tagstream_train.cli.extra import needs
-from tagstream_train.cli.progress import progress
 from workers.cli import terminal
 from workers.cli.models_make import Replace, check_free
 from workers.cli.models_terminal import describe, say
@@ -187,7 +186,7 @@ def _chosen(
 
 
 def _document(made: Pretrained, bundle: Bundle) -> dict[str, Any]:
-    from tagstream_train.card import card_of
+    from tagstream_train.export import card_of
 
     card = card_of(bundle)
     return {

@@ -28,7 +28,7 @@ from tagstream_train.data.carry import Carrier
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import SAMPLES, DataSet, Ids, Sample, write_dataset
 from tagstream_train.engine.outliers import farthest
-from tagstream_train.engine.regions import Box, Regions, crops
+from tagstream_train.engine.regions import Box, Regions, Row, crops
 from workers.errors import Misconfigured
 from workers.models.files import sha256_of
 
@@ -36,8 +36,6 @@ Reason = Literal[
     "confirmed", "protected", "not-asked", "unknown-label", "unreadable", "unconfirmed", "disagreement", "outlier"
 ]
 DROPPED: tuple[Reason, ...] = ("unconfirmed", "disagreement", "outlier")
-
-Row = NDArray[np.float32]
 
 
 class Looker(Protocol):

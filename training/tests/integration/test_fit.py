@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tagstream_train.fit import fit
-from tagstream_train.fit_run import FitRun
+from tagstream_train.fit_data import FitRun
 from tagstream_train.loop import Plan
 from tests.fixtures import Stack
 from tests.support.worker_process import Site, enriched_by_a_worker

@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 
 from tagstream_train.data.formats import Request
 from tagstream_train.data.opening import open_data
-from tagstream_train.evaluate import caption, label_columns, score_tags
-from tagstream_train.papers import benchmark_of, benchmarks
+from tagstream_train.evaluate import benchmark_of, benchmarks, caption, label_columns, score_tags
 from tests.unit.models.small import small_bundle
 from training.tests.unit.pictures import BROKEN
 from workers.cli.app import run_command

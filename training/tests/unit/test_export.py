@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tagstream_train.card import Card, card_of
-from tagstream_train.export import export
+from tagstream_train.export import Card, card_of, export
 from tests.unit.models.small import small_bundle
 from workers.errors import Misconfigured
 from workers.models.bundle import Bundle

@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from tagstream_train import memory
-from tagstream_train.card import card_of
 from tagstream_train.data.samples import DataSet, write_dataset
+from tagstream_train.export import card_of
 from tagstream_train.fit import Fitted, fit
+from tagstream_train.fit_data import FitRun
 from tagstream_train.fit_measures import Row
-from tagstream_train.fit_run import FitRun
 from tagstream_train.toml import read_toml
 from tests.unit.models.small import SMALL, small_bundle
 from training.tests.unit.colours import LABELS, colours

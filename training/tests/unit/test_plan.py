@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from tagstream_train.plan import Plan
-from tagstream_train.schedules import rate
+from tagstream_train.plan import Plan, rate
 from workers.errors import Misconfigured
 
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from tagstream_train import memory
-from tagstream_train.card import card_of
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet
+from tagstream_train.export import card_of
 from tagstream_train.loop import Progress
 from tagstream_train.pretrain import RUN, Pretrained, pretrain, write_bundle
 from tagstream_train.recipes import Model, Run, recipe

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tagstream_train.data.formats import (
-    annotation_lists,
     coco,
     fiftyone,
     folders,
     label_studio,
     official,
     table,
-    tagstream,
     webdataset,
 )
 from tagstream_train.data.formats.source import Found, Request, Source
@@ -23,14 +21,14 @@ from workers.errors import Misconfigured, nearest
 __all__ = ["FORMATS", "Found", "Request", "Source", "guess", "open_source"]
 
 FORMATS: Mapping[str, Callable[[Request], Source]] = {
-    "tagstream": tagstream.read,
+    "tagstream": folders.read_tagstream,
     "folders": folders.read,
     "csv": table.read,
     "coco": coco.read,
     "official": official.read,
     "fiftyone": fiftyone.read,
     "label-studio": label_studio.read,
-    "annotation-list": annotation_lists.read,
+    "annotation-list": official.read_annotation_list,
     "webdataset": webdataset.read,
 }
 

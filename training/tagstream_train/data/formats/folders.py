@@ -1,4 +1,4 @@
-"""Class folders: an image's tag is its folder's name.
+"""Folders of ours, or class folders: an image's tag is its folder's name.
 
 The same image in two folders has both tags.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tagstream_train.data.formats.source import SUFFIXES, Found, Names, Request, Source
+from tagstream_train.data.samples import DataSet, Sample
 from workers.errors import Misconfigured
 
 _PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
@@ -44,3 +45,19 @@ def _refuse_parts(root: Path) -> None:
             f"{root} has the parts {', '.join(inner)}. Import each into a set of its own, "
             f"beginning with {root / inner[0]}."
         )
+
+
+def read_tagstream(request: Request) -> Source:
+    """A set of ours, to join it with others."""
+    dataset = DataSet(request.path)
+    names = Names(request.labels or dataset.labels)
+    same = names.labels == dataset.labels
+
+    def ids(given: tuple[int, ...]) -> tuple[int, ...]:
+        return given if same else names.ids((dataset.labels[label] for label in given), str(request.path))
+
+    def found(sample: Sample) -> Found:
+        absent = None if sample.absent is None else ids(sample.absent)
+        return Found(sample.image, ids(sample.tags), sample.captions, tuple(map(ids, sample.caption_tags)), absent)
+
+    return Source("tagstream", request.images or request.path, names.labels, map(found, dataset))

@@ -8,7 +8,7 @@ import pytest
 
 from tagstream_train.data.images import Images
 from tagstream_train.data.samples import DataSet, write_dataset
-from tagstream_train.engine.agreement import agreeing
+from tagstream_train.engine.generate import agreeing
 from tagstream_train.thresholds import OFF
 from tests.support.harness import ColourTagger
 from training.tests.unit.pictures import png, shades, write

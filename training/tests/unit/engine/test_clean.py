@@ -11,8 +11,8 @@ from PIL import Image
 
 from tagstream_train.data.images import BadImage
 from tagstream_train.data.samples import DataSet, Sample, write_dataset
-from tagstream_train.engine.clean import Cleaner, Decision, Row, Rules
-from tagstream_train.engine.regions import Box, Grid
+from tagstream_train.engine.clean import Cleaner, Decision, Rules
+from tagstream_train.engine.regions import Box, Grid, Row
 from workers.errors import Misconfigured
 
 LABELS = ["red", "green", "blue", "unheard"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tagstream_train.lora import LoraLinear, add_lora, merge_lora
+from tagstream_train.layers import LoraLinear, add_lora, merge_lora
 
 
 def _network() -> nn.Sequential:

@@ -1,16 +1,18 @@
-"""Progress on standard error: bars on a terminal, else lines."""
+"""Progress lines and checks that the commands share."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TypeAlias
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from schemas.printable import printable
 from workers.cli import terminal
+from workers.errors import not_installed
 
 Tell: TypeAlias = Callable[[str, int, int | None], None]
 """Is told what is being done, how much of it is done, and how much there is if that is known."""
@@ -54,3 +56,16 @@ class _Lines:
         self._said[doing] = now
         left = f", {(now - began) * (total - done) / done:.0f} s left" if total and done else ""
         self._console.print(terminal.text(f"{doing}: {done:,}{f' of {total:,}' if total else ''}{left}"))
+
+
+_PACKAGES = {"train": ("accelerate", "matplotlib", "tensorboard"), "parse": ("spacy",)}
+
+
+def needs(extra: str = "train") -> None:
+    """
+    Raises:
+        Misconfigured: packages of this extra are not installed.
+    """
+    missing = [name for name in _PACKAGES[extra] if find_spec(name) is None]
+    if missing:
+        raise not_installed(missing[0])

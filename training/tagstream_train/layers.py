@@ -1,15 +1,18 @@
-"""Dropout and stochastic depth for RAM, RAM++ and Tag2Text.
+"""Layers for training alone: dropout, stochastic depth and LoRA.
 
-The models are written for inference and have neither. Both act on what a projection gives before it is added to the
-residual, so that hooks on these projections are exactly what the original programs do.
+The models are written for inference and have none. Dropout and depth act on what a projection gives before it is
+added to the residual, so that hooks on these projections are exactly what the original programs do.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the field's name for it
 
+from workers.models.cpu_layers import replace_layers
 from workers.models.ram.layers import CrossLayer, SelfAttention
 from workers.models.ram.networks import LabelScorer
 from workers.models.ram.swin import Block
@@ -63,3 +66,45 @@ class _Drops:
 
     def __call__(self, module: nn.Module, _: object, out: Tensor) -> Tensor | None:
         return F.dropout(out, self.rate) if module.training else None
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer plus `up` times `down`, zero at first.
+
+    LoRA (Hu et al., 2021): an encoder trains in the memory of a small one, and merged its bundle is like any other.
+    peft does the same, but brings 67 MB of transformers along.
+    """
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base.requires_grad_(False)
+        self.down = nn.Parameter(torch.empty(rank, base.in_features))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.base(x)
+        return out + F.linear(F.linear(x, self.down), self.up)
+
+    def merged(self) -> nn.Linear:
+        """Merge into the base layer, and return it."""
+        with torch.no_grad():
+            self.base.weight += self.up @ self.down
+        return self.base
+
+
+def add_lora(module: nn.Module, rank: int, *, keep: nn.Module | None = None) -> None:
+    """Freeze a module, and give its linear layers LoRA, in place."""
+    module.requires_grad_(False)
+
+    def learning(_: str, layer: nn.Module) -> nn.Module | None:
+        if layer is keep:
+            return layer
+        return LoraLinear(layer, rank) if type(layer) is nn.Linear else None
+
+    replace_layers(module, learning)
+
+
+def merge_lora(module: nn.Module) -> None:
+    """Merge LoRA back into plain linear layers, in place."""
+    replace_layers(module, lambda _, layer: layer.merged() if isinstance(layer, LoraLinear) else None)
