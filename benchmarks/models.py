@@ -33,13 +33,13 @@ from workers.models.bundle import Bundle
 from workers.models.device import EXECUTIONS, PRECISIONS, Device, Execution, Precision, choose_device, named
 from workers.models.execution import keep_in
 from workers.models.load import COMPILED, with_golden
-from workers.models.ram.config import Kind
+from workers.models.ram.config import PUBLISHED, Kind
 from workers.models.ram.random_bundle import random_bundle
 from workers.models.tagger import sample_image
 from workers.models.uses import of_captions, of_rows
 from workers.types import Pixels
 
-KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+KINDS = tuple(PUBLISHED)
 COMPARED = 4
 """Images whose answers are compared."""
 

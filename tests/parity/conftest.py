@@ -9,9 +9,9 @@ import pytest
 from torch import Tensor
 
 from tests.parity.subjects import Subject
-from workers.models.ram.config import Kind
+from workers.models.ram.config import PUBLISHED, Kind
 
-KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+KINDS = tuple(PUBLISHED)
 TEXT_KINDS: tuple[Kind, ...] = ("ram", "tag2text")
 
 

@@ -20,16 +20,16 @@ from workers.models.device import choose_device
 from workers.models.labels import label_ids
 from workers.models.load import load_captioner, load_tagger
 from workers.models.ram.adapters import RamTagger, build_captioner, build_tagger
-from workers.models.ram.config import AnyConfig, Kind, RamConfig
+from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, RamConfig
 from workers.models.ram.importer import TAG2TEXT_SILENT, Lists, import_checkpoint, read_checkpoint
+from workers.models.ram.keys import kind_in
 from workers.models.ram.random_bundle import made_up_vocabulary
-from workers.models.ram.sizes import kind_in
 from workers.models.ram.wordpiece import WordPiece
 from workers.models.tagger import sample_image
 from workers.pipeline.embedding import Embedder
 from workers.ports import Captioner, Tagger
 
-KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+KINDS = tuple(PUBLISHED)
 CPU = choose_device("cpu")
 
 

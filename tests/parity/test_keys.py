@@ -15,7 +15,7 @@ from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, from_json, to_
 from workers.models.ram.keys import CONSTANT, UNUSED, plan, translate
 from workers.models.ram.networks import empty_model, filled_model
 
-KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+KINDS = tuple(PUBLISHED)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,7 +36,7 @@ from workers.models.ram.networks import empty_model, filled_model
 from workers.models.ram.sizes import resampled, sizes_in, trained_at, window_of, with_windows
 from workers.models.tagger import sample_image
 
-KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+KINDS = tuple(PUBLISHED)
 MADE: Mapping[Kind, type[RamConfig] | type[RamPlusConfig] | type[Tag2TextConfig]] = {
     "ram": RamConfig,
     "ram_plus": RamPlusConfig,

@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from workers.models.ram.config import Kind
     from workers.models.ram.importer import Lists
 
-Word = Literal["ram", "ram-plus", "tag2text"]
+
+def _words() -> list[str]:
+    from workers.models.ram.config import PUBLISHED
+
+    return [kind.replace("_", "-") for kind in PUBLISHED]
+
+
+Word = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=_words, help="ram, ram-plus or tag2text.")]
 Dtype = Literal["bf16", "fp32", "fp16"]
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
@@ -85,7 +92,7 @@ def import_model(
 
 
 def pull(
-    model: Annotated[Word, typer.Argument(help="What to fetch.")],
+    model: Word,
     out: Out,
     tags: Annotated[
         Path | None,
@@ -131,7 +138,7 @@ def pull(
                 thresholds = have(published.thresholds)
             if not named and published.chinese is not None:
                 named = {"zh": have(published.chinese)}
-        if kind == "tag2text" and vocab is None:
+        if SIZES[kind].facts.captions and vocab is None:
             vocab = have(VOCABULARY)
         checkpoint = have(published.checkpoint)
     _import(checkpoint, out, Lists(tags, thresholds, named, vocab), dtype, replace)
@@ -169,7 +176,7 @@ def labels(
 
 
 def random(
-    model: Annotated[Word, typer.Argument(help="Whose sizes to take.")],
+    model: Word,
     out: Out,
     seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
     vocab: Vocab = None,
@@ -241,9 +248,11 @@ def check_free(out: Path, replace: bool) -> None:
         raise Misconfigured(f"{out} exists already; give --replace, or choose another name.")
 
 
-def kind_of(word: Word) -> Kind:
+def kind_of(word: str) -> Kind:
     """A bundle's kind, as its manifest writes it."""
-    return "ram_plus" if word == "ram-plus" else word
+    if word not in _words():
+        raise typer.BadParameter(f"{word!r} is none of {', '.join(_words())}.", param_hint="MODEL")
+    return word.replace("-", "_")
 
 
 def _import(
@@ -281,7 +290,7 @@ def _import(
 def _licence(bundle: Bundle) -> str:
     from workers.models.pull import PUBLISHED
 
-    checkpoint = PUBLISHED[_kind(bundle)].checkpoint
+    checkpoint = PUBLISHED[bundle.manifest.kind].checkpoint
     provenance = bundle.manifest.provenance
     if provenance.licence is not None:
         return f"licence of the weights: {provenance.licence}"
@@ -293,7 +302,7 @@ def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Iterator[str]:
     from workers.models.pull import PUBLISHED
     from workers.models.ram.config import PUBLISHED as SIZES
 
-    published = PUBLISHED[_kind(bundle)]
+    published = PUBLISHED[bundle.manifest.kind]
     sha256 = bundle.manifest.provenance.sha256 or ""
     known = published.checkpoint.known_by(sha256)
     if not checked and not known:
@@ -308,14 +317,9 @@ def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Iterator[str]:
             "and they agree: it is not damaged, but whether it is genuine they can't prove."
         )
     if lists.thresholds is None and published.thresholds is not None:
-        own = bundle.manifest.labels != SIZES[_kind(bundle)].labels
+        own = bundle.manifest.labels != SIZES[bundle.manifest.kind].labels
         better = "give your own" if own else f"give {published.thresholds.name}, the published ones,"
         yield f"every label has the threshold {bundle.thresholds[0]:g}; {better} with --thresholds."
-
-
-def _kind(bundle: Bundle) -> Kind:
-    kind: Kind = bundle.manifest.kind  # type: ignore[assignment] # just imported as one of them
-    return kind
 
 
 def _lists(tags: Path, thresholds: Path | None, translations: Sequence[str] | None, vocab: Path | None) -> Lists:

@@ -79,13 +79,14 @@ def relabel(bundle: Bundle, embeddings: Path, names: Path, out: Path, *, thresho
     """
     from workers.models.device import choose_device
     from workers.models.ram.adapters import golden_of
-    from workers.models.ram.config import from_json, to_json
+    from workers.models.ram.config import PUBLISHED, from_json, to_json
 
     labels = read_names(names)
-    if bundle.manifest.kind not in ("ram", "ram_plus"):
+    kind = PUBLISHED.get(bundle.manifest.kind)
+    if kind is None or not kind.facts.clip:
         raise Misconfigured(
             f"{bundle.folder} is a bundle of the kind {bundle.manifest.kind!r}, whose labels are learnt one by one: "
-            "only RAM and RAM++ take others."
+            f"only {' and '.join(each.facts.name for each in PUBLISHED.values() if each.facts.clip)} take others."
         )
     matrix = label_matrix(embeddings)
     config = with_embedding(

@@ -25,6 +25,7 @@ from workers.models.device import Device, Execution, Precision, choose_device
 from workers.models.execution import keep_in
 from workers.models.labels import label_ids
 from workers.models.precision import Tuned, resolve
+from workers.models.ram.config import PUBLISHED
 from workers.models.tune import Trial, tune
 from workers.models.uses import USES, Agreement
 from workers.ports import Captioner, Model, Tagger
@@ -35,10 +36,8 @@ COMPILED = "compiled"
 
 BUILDERS = {
     "efficientnet_lite0": "workers.models.compact",
-    "ram": "workers.models.ram",
-    "ram_plus": "workers.models.ram",
-    "tag2text": "workers.models.ram",
     "timm": "workers.models.timm_network",
+    **dict.fromkeys(PUBLISHED, "workers.models.ram.adapters"),
 }
 
 

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 COMPUTED = ("encoder", "head")
 TAGGING = ["upload", "encoder", "head", "results", "tagging", "head, 60 labels", "tagging, 60 labels"]
-KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+KINDS = tuple(PUBLISHED)
 
 BOTH = [models.Variant("fp32"), models.Variant("bf16")]
 

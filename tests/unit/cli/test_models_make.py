@@ -20,13 +20,13 @@ from workers.models.bundle import Bundle
 from workers.models.load import load_captioner, load_tagger
 from workers.models.pull import HubFile
 from workers.models.ram import config
-from workers.models.ram.config import Kind
+from workers.models.ram.config import PUBLISHED, Kind
 from workers.models.ram.random_bundle import made_up_vocabulary
 
 pytestmark = pytest.mark.slow
 
-KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
-WORDS = {"ram": "ram", "ram_plus": "ram-plus", "tag2text": "tag2text"}
+KINDS = tuple(PUBLISHED)
+WORDS = {kind: kind.replace("_", "-") for kind in KINDS}
 
 Told = Callable[[], tuple[str, str]]
 

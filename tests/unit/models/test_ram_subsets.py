@@ -15,13 +15,13 @@ from torch import nn
 from tests.unit.models.small import CPU, SMALL, small_bundle
 from workers.models.bundle import Bundle
 from workers.models.ram.adapters import PASS_ROWS, Pass, RamTagger, SubsetLogits, build_tagger, plan
-from workers.models.ram.config import Kind
+from workers.models.ram.config import PUBLISHED, Kind
 from workers.models.tagger import sample_image
 from workers.pipeline.profiles import read_profiles
 from workers.ports import SubsetTagger
 from workers.types import Pixels, Subset
 
-KINDS: tuple[Kind, ...] = ("ram", "ram_plus", "tag2text")
+KINDS = tuple(PUBLISHED)
 LABELS = 60
 EVERY = np.arange(LABELS, dtype=np.int32)
 SOME, OTHERS, LAST = Subset(tuple(range(0, LABELS, 7))), Subset(tuple(range(30))), Subset((LABELS - 1,))

@@ -25,9 +25,10 @@ from workers.errors import Broken, Misconfigured
 from workers.models.bundle import Bundle, Golden
 from workers.models.device import Device, Precision
 from workers.models.precision import DRIFT, check_batches, check_golden, settle_batch
+from workers.models.ram.config import PUBLISHED, Tag2TextConfig
 from workers.models.ram.decoding import CaptionDecoding, Tokens, decode
 from workers.models.ram.engine import Engine, engine_of
-from workers.models.ram.networks import Ram, RamPlus, Tag2Text
+from workers.models.ram.networks import Tag2Text
 from workers.models.ram.wordpiece import PROMPT_IDS, SEP, WordPiece
 from workers.models.tagger import TorchTagger, sample_image
 from workers.types import Caption, LabelScores, Pixels, Subset, Transform
@@ -162,7 +163,7 @@ class RamEmbedder(RamTagger):
         self, bundle: Bundle, device: Device, precision: Precision, engine: Engine, subset: Sequence[int] | None
     ) -> None:
         super().__init__(bundle, device, precision, engine, subset)
-        assert isinstance(engine.model, Ram | RamPlus)
+        assert not isinstance(engine.model.config, Tag2TextConfig)
         self.embedding_dimensions = engine.model.config.embedding
         self._seen: dict[int, tuple[ReferenceType[Pixels], Tensor]] = {}
 
@@ -305,7 +306,7 @@ def build_tagger(
         Misconfigured: the weights do not fit, or the device lacks the precision.
     """
     engine = engine_of(bundle, device, precision)
-    made = RamEmbedder if isinstance(engine.model, Ram | RamPlus) else RamTagger
+    made = RamEmbedder if PUBLISHED[bundle.manifest.kind].facts.clip else RamTagger
     return made(bundle, device, precision, engine, subset)
 
 
@@ -319,12 +320,17 @@ def build_captioner(bundle: Bundle, device: Device, precision: Precision) -> Tag
     return Tag2TextCaptioner(bundle, device, precision, engine_of(bundle, device, precision))
 
 
+def uses_of(bundle: Bundle) -> tuple[str, ...]:
+    """What a bundle's model can be: all tag, and some caption too."""
+    return ("tagger", "captioner") if PUBLISHED[bundle.manifest.kind].facts.captions else ("tagger",)
+
+
 def golden_of(bundle: Bundle, device: Device) -> Golden:
     """The golden answers of a new bundle, in fp32: label logits, for a captioner with its first logits behind them."""
     tagger = build_tagger(bundle, device, "fp32")
     images = [sample_image(bundle.manifest.transform.size, seed) for seed in (0, 1)]
     logits = np.stack(tagger.forward(images))
-    if bundle.manifest.kind != "tag2text":
+    if "captioner" not in uses_of(bundle):
         return Golden(np.stack(images), logits)
     captioner = build_captioner(bundle, device, "fp32")
     guides = tuple(captioner.guide(_tags(tagger, row)) for row in logits)

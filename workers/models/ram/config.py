@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from workers.errors import Misconfigured
 
-Kind: TypeAlias = Literal["ram", "ram_plus", "tag2text"]
+Kind: TypeAlias = str
+"""A bundle's kind: a key of `PUBLISHED`."""
 
 Few: TypeAlias = Annotated[int, Field(ge=1, le=99)]
 Width: TypeAlias = Annotated[int, Field(ge=1, le=16_384)]
@@ -68,9 +69,27 @@ class TextConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Facts:
+    """What is true of every model of a kind.
+
+    Args:
+        kind: of its bundles.
+        name: for people.
+        clip: labels and images lie in CLIP's space: it takes labels it was not trained with, and gives embeddings.
+        captions: it is a captioner too.
+    """
+
+    kind: Kind
+    name: str
+    clip: bool = False
+    captions: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RamConfig:
     """RAM. `text` is the captioning branch that its published file also holds; tagging needs none."""
 
+    facts: ClassVar = Facts("ram", "RAM", clip=True)
     encoder: SwinConfig
     labels: Many
     head: HeadConfig = HeadConfig()
@@ -82,6 +101,7 @@ class RamConfig:
 class RamPlusConfig:
     """RAM++: `descriptions` text embeddings for each label."""
 
+    facts: ClassVar = Facts("ram_plus", "RAM++", clip=True)
     encoder: SwinConfig
     labels: Many
     head: HeadConfig = HeadConfig()
@@ -93,6 +113,7 @@ class RamPlusConfig:
 class Tag2TextConfig:
     """Tag2Text: tags, and a caption guided by them."""
 
+    facts: ClassVar = Facts("tag2text", "Tag2Text", captions=True)
     encoder: SwinConfig
     labels: Many
     head: HeadConfig = HeadConfig()
@@ -107,22 +128,14 @@ SWIN_BASE_224 = SwinConfig(image_size=224, width=128, depths=(2, 2, 18, 2), head
 SWIN_LARGE_224 = SwinConfig(image_size=224, width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=7)
 
 PUBLISHED: Mapping[Kind, AnyConfig] = {
-    "ram": RamConfig(SWIN_LARGE, labels=4585),
-    "ram_plus": RamPlusConfig(SWIN_LARGE, labels=4585),
-    "tag2text": Tag2TextConfig(SWIN_BASE, labels=3429),
+    config.facts.kind: config
+    for config in (
+        RamConfig(SWIN_LARGE, labels=4585),
+        RamPlusConfig(SWIN_LARGE, labels=4585),
+        Tag2TextConfig(SWIN_BASE, labels=3429),
+    )
 }
-
-_ADAPTERS: Mapping[str, TypeAdapter[Any]] = {
-    "ram": TypeAdapter(RamConfig),
-    "ram_plus": TypeAdapter(RamPlusConfig),
-    "tag2text": TypeAdapter(Tag2TextConfig),
-}
-
-
-def kind_of(config: AnyConfig) -> Kind:
-    """The bundle kind that a configuration belongs to."""
-    kinds: dict[type[Any], Kind] = {RamConfig: "ram", RamPlusConfig: "ram_plus", Tag2TextConfig: "tag2text"}
-    return kinds[type(config)]
+"""Every kind, with the sizes of its published checkpoint."""
 
 
 def to_json(config: AnyConfig) -> dict[str, Any]:
@@ -136,11 +149,10 @@ def from_json(kind: str, document: Mapping[str, Any]) -> AnyConfig:
     Raises:
         Misconfigured: another kind, or a size that is missing or is no number.
     """
-    adapter = _ADAPTERS.get(kind)
-    if adapter is None:
-        raise Misconfigured(f"{kind!r} is no bundle of RAM, RAM++ or Tag2Text; those are {', '.join(_ADAPTERS)}.")
+    if kind not in PUBLISHED:
+        raise Misconfigured(f"{kind!r} is no bundle of RAM, RAM++ or Tag2Text; those are {', '.join(PUBLISHED)}.")
     try:
-        config: AnyConfig = adapter.validate_python(dict(document))
+        config: AnyConfig = TypeAdapter[Any](type(PUBLISHED[kind])).validate_python(dict(document))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

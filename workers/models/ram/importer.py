@@ -18,7 +18,7 @@ from workers.models.files import read_saved, text_of
 from workers.models.manifest import Manifest, Provenance
 from workers.models.pull import licence_of
 from workers.models.ram.adapters import golden_of
-from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, SwinConfig, from_json, kind_of, to_json
+from workers.models.ram.config import PUBLISHED, AnyConfig, SwinConfig, from_json, to_json
 from workers.models.ram.keys import plan, translate
 from workers.models.ram.sizes import sizes_in, trained_at, with_windows
 from workers.models.ram.wordpiece import WordPiece
@@ -33,7 +33,6 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 FLOOR = 0.1
 
-NAMES: Mapping[Kind, str] = {"ram": "RAM", "ram_plus": "RAM++", "tag2text": "Tag2Text"}
 DEFAULT_THRESHOLD = 0.68
 PAPER_THRESHOLD = 0.86
 """RAM's paper shows its results under this one threshold."""
@@ -105,7 +104,7 @@ def import_checkpoint(
         raise Misconfigured(f"{checkpoint}: {error}") from None
     convert.finish()
     provenance = Provenance(
-        source=checkpoint.name, sha256=digest, licence=licence or licence_of(kind_of(found), digest)
+        source=checkpoint.name, sha256=digest, licence=licence or licence_of(found.facts.kind, digest)
     )
     progress("writing the bundle and its golden answers", 0, 1)
     bundle = Bundle.write(
@@ -124,16 +123,15 @@ def import_checkpoint(
 
 def manifest_of(config: AnyConfig, provenance: Provenance, thresholds: float | tuple[float, ...]) -> Manifest:
     """The manifest of a bundle of these sizes, with the published transform."""
-    kind = kind_of(config)
     return Manifest(
-        kind=kind,
-        name=NAMES[kind],
+        kind=config.facts.kind,
+        name=config.facts.name,
         provenance=provenance,
         transform=Transform(size=config.encoder.image_size),
         mean=MEAN,
         std=STD,
         thresholds=thresholds,
-        profiles={} if kind == "tag2text" else {"paper": PAPER_THRESHOLD},
+        profiles={} if config.facts.captions else {"paper": PAPER_THRESHOLD},
         floor=FLOOR,
         architecture=to_json(config),
     )
@@ -179,7 +177,7 @@ class _Converter:
 def _sizes(path: Path, tensors: Mapping[str, Tensor], image_size: int | None) -> AnyConfig:
     try:
         found = sizes_in(tensors, image_size)
-        return from_json(kind_of(found), to_json(found))  # with its bounds checked
+        return from_json(found.facts.kind, to_json(found))  # with its bounds checked
     except Misconfigured as error:
         raise Misconfigured(f"{path}: {error}") from None
 
@@ -199,14 +197,14 @@ def _thresholds(lists: Lists, config: AnyConfig) -> float | tuple[float, ...]:
         if not all(0 <= threshold <= 1 for threshold in thresholds):  # written so that a NaN fails
             raise Misconfigured(f"{lists.thresholds}: a threshold is a number from 0 to 1.")
         return thresholds
-    if config.labels != PUBLISHED["tag2text"].labels or kind_of(config) != "tag2text":
+    if config.facts.kind != "tag2text" or config.labels != PUBLISHED["tag2text"].labels:
         return DEFAULT_THRESHOLD
     special = dict.fromkeys(TAG2TEXT_PEOPLE, 0.7) | dict.fromkeys(TAG2TEXT_SILENT, 1.0)
     return tuple(special.get(label, DEFAULT_THRESHOLD) for label in range(config.labels))
 
 
 def _vocabulary(lists: Lists, config: AnyConfig) -> bytes | None:
-    if kind_of(config) != "tag2text":
+    if not config.facts.captions:
         return None
     if lists.vocabulary is None:
         raise Misconfigured("Tag2Text needs the vocabulary of bert-base-uncased; give its vocab.txt.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.ram.config import AnyConfig, RamConfig, RamPlusConfig, Tag2TextConfig
+from workers.models.ram.config import AnyConfig, Kind, RamConfig, RamPlusConfig, Tag2TextConfig
 from workers.models.ram.networks import empty_model
 
 CONSTANT = "constant, computed from the sizes"
@@ -86,7 +86,7 @@ _PREDICTIONS = {
     "transform.LayerNorm.weight": "transform_norm.weight",
     "transform.LayerNorm.bias": "transform_norm.bias",
 }
-_TOP = {
+TOP: dict[type[AnyConfig], dict[str, str]] = {
     RamConfig: {
         "label_embed": "label_embed",
         **{f"image_proj.{p}": f"image_proj.{p}" for p in ("weight", "bias")},
@@ -95,11 +95,19 @@ _TOP = {
     },
     Tag2TextConfig: {"label_embed.weight": "label_embed", "fc.W": "class_weight", "fc.b": "class_bias"},
 }
-_TOP[RamPlusConfig] = {**_TOP[RamConfig], "reweight_scale": "log_scale"}
+TOP[RamPlusConfig] = {**TOP[RamConfig], "reweight_scale": "log_scale"}
+"""Official name → ours, of what differs between the kinds."""
+MARKS: dict[str, Kind] = {"fc.W": "tag2text", "reweight_scale": "ram_plus", "fc.weight": "ram"}
+"""Name → kind; the first that a checkpoint has decides."""
 
 _CONSTANTS = re.compile(r".*\.(relative_position_index|attn_mask|position_ids)")
 _LM = "text_decoder.cls.predictions."
 _WORDS = "text_decoder.bert.embeddings.word_embeddings.weight"
+
+
+def kind_in(names: Collection[str]) -> Kind | None:
+    """The kind of a checkpoint, by its names."""
+    return next((kind for mark, kind in MARKS.items() if mark in names), None)
 
 
 def plan(names: Collection[str], config: AnyConfig) -> Plan:
@@ -178,7 +186,7 @@ def _place(name: str, config: AnyConfig, draft: _Draft) -> bool:
 
 
 def _place_text(name: str, current: str, config: AnyConfig, draft: _Draft) -> bool:
-    if isinstance(config, RamPlusConfig):
+    if not hasattr(config, "text"):
         return False
     tie = _tie(current, config.head.layers)
     target = _text_target(current, config.head.layers)
@@ -195,7 +203,7 @@ def _place_text(name: str, current: str, config: AnyConfig, draft: _Draft) -> bo
 
 
 def _tagging_target(name: str, config: AnyConfig) -> Target | None:
-    top = _TOP[type(config)].get(name)
+    top = TOP[type(config)].get(name)
     if top is not None:
         return Target(top)
     if match := re.fullmatch(r"tagging_head\.encoder\.layer\.(\d+)\.(.+)\.(weight|bias)", name):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ class LabelScorer(nn.Module):
     """
 
     rows_at_once = ROWS_AT_ONCE
+    config: AnyConfig
 
     def __init__(self, encoder: SwinConfig, labels: int, head: HeadConfig, memory: int) -> None:
         super().__init__()
@@ -86,6 +88,7 @@ class Ram(LabelScorer):
 
     frozen_queries: Tensor | None
     frozen_first: Tensor | None
+    config: RamConfig
 
     def __init__(self, config: RamConfig) -> None:
         super().__init__(config.encoder, config.labels, config.head, config.embedding)
@@ -132,6 +135,8 @@ class RamPlus(LabelScorer):
 
     Open set: replace `label_embed` by (n × descriptions, 512) text embeddings, label by label, of norm 1.
     """
+
+    config: RamPlusConfig
 
     def __init__(self, config: RamPlusConfig) -> None:
         super().__init__(config.encoder, config.labels, config.head, config.embedding)
@@ -189,6 +194,7 @@ class Tag2Text(LabelScorer):
     """The tagger and captioner of the published `tag2text_swin_14m`. Captions take `guide`, then `decoding.decode`."""
 
     frozen_first: Tensor | None
+    config: Tag2TextConfig
 
     def __init__(self, config: Tag2TextConfig) -> None:
         super().__init__(config.encoder, config.labels, config.head, config.encoder.width_out)
@@ -221,14 +227,17 @@ class Tag2Text(LabelScorer):
         return states
 
 
+NETWORKS: Mapping[type[AnyConfig], Callable[[Any], LabelScorer]] = {
+    RamConfig: Ram,
+    RamPlusConfig: RamPlus,
+    Tag2TextConfig: Tag2Text,
+}
+
+
 def empty_model(config: AnyConfig) -> LabelScorer:
     """The model without storage for its parameters (on the meta device): quick, whatever its size."""
     with torch.device("meta"):
-        if isinstance(config, RamConfig):
-            return Ram(config)
-        if isinstance(config, RamPlusConfig):
-            return RamPlus(config)
-        return Tag2Text(config)
+        return NETWORKS[type(config)](config)
 
 
 def filled_model(config: AnyConfig, weights: Mapping[str, Tensor]) -> LabelScorer:

@@ -18,7 +18,7 @@ from workers.models.bundle import Bundle
 from workers.models.device import choose_device
 from workers.models.manifest import Provenance
 from workers.models.ram.adapters import golden_of
-from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, kind_of
+from workers.models.ram.config import PUBLISHED, AnyConfig, Kind
 from workers.models.ram.importer import DEFAULT_THRESHOLD, DTYPES, MEAN, STD, Progress, WeightDtype, manifest_of
 from workers.models.ram.networks import empty_model, filled_model
 from workers.models.ram.wordpiece import PROMPT, PROMPT_IDS, SEP, SPECIAL, VOCABULARY_SIZE
@@ -59,7 +59,7 @@ def random_bundle(
         progress("drawing weights", index + 1, len(shapes))
     weights["class_bias"] = _bias_that_shows(sizes, weights)
     progress("writing the bundle and its golden answers", 0, 1)
-    made_up = "\n".join(made_up_vocabulary()).encode() + b"\n" if kind_of(sizes) == "tag2text" else None
+    made_up = "\n".join(made_up_vocabulary()).encode() + b"\n" if sizes.facts.captions else None
     bundle = Bundle.write(
         out,
         manifest_of(sizes, Provenance(source=f"seed {seed}", random=True), DEFAULT_THRESHOLD),

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from workers.errors import Misconfigured
-from workers.models.ram.config import PUBLISHED, AnyConfig, Kind, RamPlusConfig, SwinConfig
+from workers.models.ram.config import PUBLISHED, AnyConfig, RamPlusConfig, SwinConfig
+from workers.models.ram.keys import TOP, kind_in
 from workers.models.ram.swin import PATCH
 
 Checkpoint = Mapping[str, Tensor]
@@ -32,15 +33,6 @@ Checkpoint = Mapping[str, Tensor]
 
 _TABLE = re.compile(r"visual_encoder\.layers\.(\d)\.blocks\.(\d{1,2})\.attn\.relative_position_bias_table")
 _PATCHES = "visual_encoder.patch_embed.proj.weight"
-
-
-def kind_in(names: Checkpoint) -> Kind | None:
-    """Which model a checkpoint is of, by its names."""
-    if "fc.W" in names:
-        return "tag2text"
-    if "reweight_scale" in names:
-        return "ram_plus"
-    return "ram" if {"label_embed", "fc.weight"} <= names.keys() else None
 
 
 def sizes_in(checkpoint: Checkpoint, image_size: int | None = None) -> AnyConfig:
@@ -57,7 +49,7 @@ def sizes_in(checkpoint: Checkpoint, image_size: int | None = None) -> AnyConfig
     if kind is None:
         raise Misconfigured("this is no checkpoint of RAM, RAM++ or Tag2Text: it has none of their classifiers.")
     found = replace(PUBLISHED[kind], encoder=_encoder(checkpoint, image_size))
-    embedded = checkpoint.get("label_embed.weight" if kind == "tag2text" else "label_embed")
+    embedded = checkpoint.get(next(name for name, ours in TOP[type(found)].items() if ours == "label_embed"))
     if embedded is None or embedded.dim() != 2:
         raise Misconfigured("it has no label_embed with a row for each label.")
     rows = embedded.shape[0]
