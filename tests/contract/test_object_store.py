@@ -17,7 +17,7 @@ from minio.versioningconfig import VersioningConfig
 
 from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.memory import MemoryObjectStore
-from workers.backends.object_store import MinioObjectStore
+from workers.backends.s3.store import MinioObjectStore
 from workers.errors import BucketGone, Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, Unavailable
 from workers.ports import ObjectStore
 from workers.types import ObjectVersion, StoredObject
@@ -207,7 +207,7 @@ def commands(s3: SeaweedFS, bucket_name: str) -> Iterator[MinioObjectStore]:
 def test_a_bucket_is_listed_in_key_order_by_prefix_and_from_a_key_on(
     commands: MinioObjectStore, bucket_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.backends.object_store._PAGE", 2)  # so that seven objects are several pages
+    monkeypatch.setattr("workers.backends.s3.store._PAGE", 2)  # so that seven objects are several pages
     for number in (3, 1, 2, 5, 4):
         commands.put(bucket_name, f"in/{number} a+b.jpg", b"x" * number, "image/jpeg")
     commands.put(bucket_name, "in/deeper/6", b"x")

@@ -26,7 +26,7 @@ from tests.support.processes import children
 from tests.support.waiting import eventually
 from workers.audit.report import AuditReport
 from workers.backends.kafka import KafkaEmitter, ensure_topics
-from workers.backends.object_store import MinioObjectStore
+from workers.backends.s3.store import MinioObjectStore
 from workers.cli.audit import Auditing
 from workers.errors import Unavailable
 from workers.settings import read

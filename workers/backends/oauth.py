@@ -14,8 +14,8 @@ from urllib.parse import quote, urlencode
 import urllib3
 from pydantic import BaseModel, Field, ValidationError
 
-from workers.backends.lease import Lease
-from workers.backends.s3_http import ClockedPool, S3Refusal
+from workers.backends.renewal import Lease
+from workers.backends.s3.client import ClockedPool, S3Refusal
 
 logger = logging.getLogger(__name__)
 

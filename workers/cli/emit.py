@@ -19,7 +19,7 @@ from workers.errors import Misconfigured, TagstreamError
 
 if TYPE_CHECKING:
     from workers.backends.kafka import KafkaEmitter
-    from workers.backends.object_store import MinioObjectStore
+    from workers.backends.s3.store import MinioObjectStore
     from workers.cli.emit_sources import ImageSource
     from workers.cli.events import Dialect, StoredImage
     from workers.settings import Settings

@@ -20,7 +20,7 @@ from workers.cli.local_files import IMAGES, read_regular_file
 from workers.errors import Gone, LargerThanReserved, Misconfigured, Rejected, Superseded, TagstreamError
 
 if TYPE_CHECKING:
-    from workers.backends.object_store import FoundObject, MinioObjectStore
+    from workers.backends.s3.store import FoundObject, MinioObjectStore
 
 BATCH = 100
 """Events that are acknowledged before the place is noted; so many may be sent twice after a kill."""

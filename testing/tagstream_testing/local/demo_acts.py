@@ -15,7 +15,7 @@ from tagstream_testing.local.server import CannotStart
 from tagstream_testing.local.stack import BUCKET, TOPICS, LocalStack
 from tagstream_testing.local.worker_process import WorkerProcess
 from workers.backends.kafka import KafkaEmitter
-from workers.backends.object_store import MinioObjectStore
+from workers.backends.s3.store import MinioObjectStore
 from workers.types import Message
 
 _PATIENCE_S = 120.0

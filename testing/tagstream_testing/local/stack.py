@@ -16,7 +16,7 @@ from tagstream_testing.local.seaweedfs import SeaweedFS
 from tagstream_testing.local.server import Server
 from tagstream_testing.local.valkey import Valkey
 from workers.backends.kafka import ensure_topics
-from workers.backends.object_store import MinioObjectStore
+from workers.backends.s3.store import MinioObjectStore
 
 BUCKET = "photos"
 TOPICS = ("images", "images.enriched", "images.dead-letters", "images.skipped")

@@ -29,7 +29,7 @@ from tests.support.go_programs import path as go_program
 from tests.support.worker_process import photo
 from tests.unit.deploy.tools import ROOT, Manifest, compose
 from workers.backends.kafka import KafkaEmitter
-from workers.backends.object_store import MinioObjectStore
+from workers.backends.s3.store import MinioObjectStore
 
 
 class ComposedKafka(ApacheKafka):

@@ -24,7 +24,7 @@ from tests.unit.deploy.tools import (
     worker_of,
 )
 from workers import settings
-from workers.backends import lease
+from workers.backends import renewal
 from workers.capacity import BUILT_IN
 from workers.cli import exit_codes, memory, topic_advice
 from workers.cli.topic_advice import wanted_topics
@@ -302,7 +302,7 @@ def test_the_lines_that_one_place_logs_are_the_loggers() -> None:
 
 
 def test_keys_of_the_storage_are_renewed_when_the_code_does_it() -> None:
-    assert lease.RENEWED_AFTER == 4 / 5
+    assert renewal.RENEWED_AFTER == 4 / 5
     assert_says("Keys are renewed when four fifths of their life are over")
 
 

@@ -20,7 +20,7 @@ from tagstream_testing.memory import MemoryObjectStore
 from tests.support.harness import BUCKET, png
 from tests.support.manual_pipeline import ManualPipeline
 from tests.support.outcomes import read
-from workers.backends.s3_answers import KNOWN_CODES, S3Answer, meaning
+from workers.backends.s3.answers import KNOWN_CODES, S3Answer, meaning
 from workers.breaker import OPENS_AFTER
 from workers.errors import FAULTS, Fault, Gone, Superseded, TagstreamError, Unavailable
 from workers.intake.inline import InlineIntake

@@ -17,7 +17,7 @@ from tagstream_train.data.importer import import_dataset
 from tagstream_train.data.loader import Batches
 from tagstream_train.data.shard_writer import pack
 from training.tests.unit.pictures import png
-from workers.backends.object_store import MinioObjectStore
+from workers.backends.s3.store import MinioObjectStore
 
 COUNT = 20
 

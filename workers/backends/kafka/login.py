@@ -21,7 +21,7 @@ from kafka.net.sasl.scram import SaslMechanismScram
 from minio.credentials.providers import ChainedProvider, EnvAWSProvider, IamAwsProvider, Provider
 
 from workers.backends.oauth import token_service_pool
-from workers.backends.s3_http import S3Refusal
+from workers.backends.s3.client import S3Refusal
 
 logger = logging.getLogger(__name__)
 

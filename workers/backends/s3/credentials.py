@@ -21,10 +21,9 @@ import urllib3
 from minio.credentials.credentials import Credentials
 from minio.credentials.providers import Provider, WebIdentityProvider
 
-from workers.backends.lease import Lease
-from workers.backends.renewed_file import RenewedFile, Secret, why
-from workers.backends.s3_answers import meaning
-from workers.backends.s3_http import ClockedPool, S3Refusal
+from workers.backends.renewal import Lease, RenewedFile, Secret, why
+from workers.backends.s3.answers import meaning
+from workers.backends.s3.client import ClockedPool, S3Refusal
 from workers.errors import Unavailable
 from workers.settings import read_secret
 

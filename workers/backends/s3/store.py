@@ -1,4 +1,4 @@
-"""The object store over S3's protocol: AWS, MinIO, SeaweedFS and others. The only module that knows minio."""
+"""The port of the object store over S3's protocol, and what the commands need besides."""
 
 from __future__ import annotations
 
@@ -32,10 +32,9 @@ from urllib3.response import BaseHTTPResponse
 
 from schemas.text import version_or_none
 from workers import metrics
-from workers.backends.s3_answers import TOO_SKEWED, WRONG_SIGNATURE, S3Answer, advice, meaning
-from workers.backends.s3_client import SkewCorrectedMinio
-from workers.backends.s3_credentials import FileCredentials, KeyFiles, Renewable, WebIdentity, WebIdentityCredentials
-from workers.backends.s3_http import ClockedPool, S3Refusal, TooLargeAnswer, let_go
+from workers.backends.s3.answers import TOO_SKEWED, WRONG_SIGNATURE, S3Answer, advice, meaning
+from workers.backends.s3.client import ClockedPool, S3Refusal, SkewCorrectedMinio, TooLargeAnswer, let_go
+from workers.backends.s3.credentials import FileCredentials, KeyFiles, Renewable, WebIdentity, WebIdentityCredentials
 from workers.errors import (
     BucketGone,
     Fault,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.growth import LINEAR, growth
-from workers.backends.s3_answers import KNOWN_CODES, S3Answer, advice, meaning, read_answer
+from workers.backends.s3.answers import KNOWN_CODES, S3Answer, advice, meaning, read_answer
 
 
 @pytest.mark.parametrize(

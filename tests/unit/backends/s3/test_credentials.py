@@ -14,10 +14,10 @@ import pytest
 
 from tagstream_testing.memory import ManualClock
 from tests.support.loopback import Answer, Loopback, loopback
-from tests.unit.backends.test_store import GOOD, fault, message, says
-from workers.backends.object_store import MinioObjectStore
-from workers.backends.s3_credentials import FileCredentials, WebIdentity, WebIdentityCredentials
-from workers.backends.s3_http import ClockedPool
+from tests.unit.backends.s3.test_store import GOOD, fault, message, says
+from workers.backends.s3.client import ClockedPool
+from workers.backends.s3.credentials import FileCredentials, WebIdentity, WebIdentityCredentials
+from workers.backends.s3.store import MinioObjectStore
 from workers.errors import Misconfigured, Unavailable
 
 

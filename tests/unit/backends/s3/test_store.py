@@ -15,7 +15,7 @@ import urllib3
 from tests.support.loopback import Answer, Loopback, loopback, silence
 from tests.support.waiting import bounded, eventually
 from workers import metrics
-from workers.backends.object_store import FoundObject, MinioObjectStore
+from workers.backends.s3.store import FoundObject, MinioObjectStore
 from workers.errors import (
     BucketGone,
     Fault,

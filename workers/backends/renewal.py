@@ -1,4 +1,4 @@
-"""Files whose content changes while the worker runs: credentials, passwords and tokens that others renew."""
+"""Credentials, passwords and tokens that change while the worker runs: by a file, or for a time by a service."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ from workers.settings import read_secret
 logger = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
+
+RENEWED_AFTER = 0.8
+"""A lease is renewed after this share of its life: for the rest the service may be away."""
+_AGAIN_S = 1.0
+"""After a failure the service is not asked again for so long, or all threads would ask, one after the other."""
 
 
 class RenewedFile(Generic[Made]):
@@ -99,3 +104,37 @@ def why(error: Exception) -> str:
 def _stamp(path: Path) -> tuple[int, int, int]:
     found = path.stat()
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+class Lease:
+    """The times of one lease, by a monotonic clock. Not thread-safe.
+
+    Args:
+        shortest_s: it is used for so long at least, even if by our clock it has ended.
+    """
+
+    def __init__(self, shortest_s: float, monotonic: Callable[[], float]) -> None:
+        self._shortest_s = shortest_s
+        self._monotonic = monotonic
+        self._ask_at = self._valid_until = float("-inf")
+
+    @property
+    def due(self) -> bool:
+        """Whether to ask for it now."""
+        return self._monotonic() >= self._ask_at
+
+    @property
+    def valid(self) -> bool:
+        return self._monotonic() < self._valid_until
+
+    def granted(self, life_s: float) -> None:
+        life_s = max(self._shortest_s, life_s)
+        now = self._monotonic()
+        self._ask_at, self._valid_until = now + RENEWED_AFTER * life_s, now + life_s
+
+    def failed(self) -> None:
+        self._ask_at = self._monotonic() + _AGAIN_S
+
+    def ask_within(self, seconds: float) -> None:
+        """Ask no later than in so long."""
+        self._ask_at = min(self._ask_at, self._monotonic() + seconds)
