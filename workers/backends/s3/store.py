@@ -21,13 +21,7 @@ import urllib3
 from minio.datatypes import Object as MinioObject
 from minio.error import MinioException
 from minio.helpers import DictType, check_bucket_name, check_object_name
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_before_delay,
-    wait_random_exponential,
-)
+from tenacity import Retrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 from urllib3.response import BaseHTTPResponse
 
 from schemas.text import version_or_none
@@ -407,7 +401,7 @@ class MinioObjectStore:
             retry=retry_if_exception_type(_Passing),
             stop=stop_before_delay(seconds),
             wait=wait_random_exponential(multiplier=0.1, max=2.0),
-            before_sleep=_count_retry,
+            before_sleep=lambda _: metrics.RETRIES.add(dependency="s3"),
             reraise=True,
         )
         return retrying(call)
@@ -440,10 +434,6 @@ def _words(error: Exception) -> str:
             return "the connection broke"
         case _:
             return type(error).__name__
-
-
-def _count_retry(_: RetryCallState) -> None:
-    metrics.RETRIES.add(dependency="s3")
 
 
 def _room(size: int) -> io.BytesIO:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.growth import LINEAR, growth
 from workers.backends.s3.answers import KNOWN_CODES, S3Answer, advice, meaning, read_answer
 
 
@@ -64,12 +63,6 @@ def test_a_body_is_read_for_its_code_and_message_alone() -> None:
     assert read_answer(503, body, "now") == S3Answer(503, "SlowDown", "a <b", "now")
     assert read_answer(503, b"\xff\x00<Code>" + b"x" * 500) == S3Answer(503, "x" * 100)
     assert read_answer(503, b"") == S3Answer(503)
-
-
-@pytest.mark.parametrize("worst", [b"<Code>", b"<Code> ", b"<a:Code>  ", b"<aaaaaaaaaaaaaaaa", b"<Message>", b"<"])
-def test_reading_a_body_takes_time_by_its_length(worst: bytes) -> None:
-    half, whole = (worst * (size // len(worst)) for size in (500_000, 1_000_000))
-    assert growth(lambda: read_answer(500, half), lambda: read_answer(500, whole)) < LINEAR
 
 
 def test_advice_names_endpoint_and_remedy_and_no_markup_of_the_stores() -> None:
