@@ -117,10 +117,17 @@ def _check_topic(topic: str) -> str:
     return topic
 
 
-def _check_digest(digest: str) -> str:
-    if digest and not re.fullmatch("[0-9a-f]{64}", digest):
-        raise ValueError("it must be all 64 digits that `tagstream models verify` shows")
-    return digest
+_PIN = "@sha256:"
+"""Between a bundle's name or folder and the only digest that it may have."""
+
+
+def _check_pin(bundle: str) -> str:
+    name, pin, digest = bundle.rpartition(_PIN)
+    if not pin:
+        return bundle
+    if not name or not re.fullmatch("[0-9a-f]{64}", digest.lower()):
+        raise ValueError(f"after {_PIN} it must have all 64 digits that `tagstream models verify` shows")
+    return f"{name}{_PIN}{digest.lower()}"
 
 
 def _check_namespace(name: str) -> str:
@@ -172,7 +179,7 @@ Url = Annotated[str, AfterValidator(lambda url: _check_url(url) if url else url)
 Bytes = Annotated[ByteSize, BeforeValidator(_size_alone), Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=100 * 365 * 86400)]
-Digest = Annotated[str, BeforeValidator(_lower), AfterValidator(_check_digest)]
+BundleName = Annotated[str, Field(min_length=1), AfterValidator(_check_pin)]
 Folder = Annotated[Path, AfterValidator(expanded)]
 OptionalFile = Annotated[Path | None, AfterValidator(lambda path: path and expanded(path))]
 
@@ -191,6 +198,12 @@ class PinnedBundle(NamedTuple):
 
     name_or_folder: str
     digest: str
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """The bundle of `name@sha256:digest`, or of a name alone."""
+        name, pin, digest = text.rpartition(_PIN)
+        return cls(name, digest) if pin else cls(text, "")
 
 
 NO_BUNDLE: Mapping[str, tuple[str, ...]] = {"captioner": ("template", "none")}
@@ -303,14 +316,17 @@ class Settings(BaseModel):
     cache_timeout_s: Annotated[float, Field(gt=0, le=5)] = 0.1
     """A cache that does not answer within this is a miss."""
 
-    tagger: Annotated[str, Field(min_length=1)] = _setting("Models", "compact", "`compact`, or a bundle's folder")
-    captioner: Annotated[str, Field(min_length=1)] = _setting(
-        "Models", "template", "`template` (a caption made of the tags by rule), `none`, or a bundle's folder"
+    tagger: BundleName = _setting(
+        "Models",
+        "compact",
+        "`compact`, or a bundle's folder. `bundles/ram@sha256:…` starts with a bundle of that digest alone, and checks "
+        "every file",
     )
-    tagger_digest: Digest = _setting(
-        "Models", "", "The only digest that the tagger's bundle may have, with every file checked; empty: any"
+    captioner: BundleName = _setting(
+        "Models",
+        "template",
+        "`template` (a caption made of the tags by rule), `none`, or a bundle's folder, with a digest or without",
     )
-    captioner_digest: Digest = _setting("Models", "", "As `TAGSTREAM_TAGGER_DIGEST`, of the captioner's bundle")
     device: Annotated[Literal["auto", "cpu", "cuda"], BeforeValidator(_lower)] = _setting(
         "Models", "auto", "`auto` (CUDA where there is one), `cpu` or `cuda`"
     )
@@ -433,9 +449,9 @@ class Settings(BaseModel):
     def bundles(self) -> dict[str, PinnedBundle]:
         """The bundles of the live models, by what each is used as."""
         return {
-            use: PinnedBundle(name, getattr(self, f"{use}_digest"))
+            use: bundle
             for use in USES
-            if (name := getattr(self, use)) not in NO_BUNDLE.get(use, ())
+            if (bundle := PinnedBundle.of(getattr(self, use))).name_or_folder not in NO_BUNDLE.get(use, ())
         }
 
 
@@ -455,9 +471,9 @@ def _contradictions(settings: Settings) -> Iterator[str]:
     if 0 < len(settings.cache_key.get_secret_value()) < 32:
         yield "TAGSTREAM_CACHE_KEY is too short: it must have at least 32 characters (openssl rand -hex 32)"
     for use in USES:
-        if getattr(settings, f"{use}_digest") and use not in settings.bundles():
-            named = f"{variable(use)}={getattr(settings, use)}"
-            yield f"{variable(f'{use}_digest')} is set, and {named} is no bundle: unset one"
+        named = PinnedBundle.of(getattr(settings, use))
+        if named.digest and use not in settings.bundles():
+            yield f"{variable(use)} has a digest, and {named.name_or_folder!r} is no bundle: leave the digest out"
     outputs = [settings.output_topic, settings.dead_letter_topic, settings.skipped_topic]
     for topic in (*settings.input_topics, settings.corrections_topic):
         if topic and topic in outputs:
@@ -680,6 +696,8 @@ GONE = {
     **dict.fromkeys(("TRANSACTION_OUTCOMES", "RUN_OUTCOMES"), _FIXED.format("500 outcomes")),
     **dict.fromkeys(("TRANSACTION_BYTES", "RUN_BYTES"), _FIXED.format("4 MB")),
     **dict.fromkeys(("STALL_TIMEOUT_S", "WEDGED_S"), _FIXED.format("60 seconds")),
+    "TAGGER_DIGEST": "Write it behind the bundle, as in TAGSTREAM_TAGGER=bundles/ram@sha256:….",
+    "CAPTIONER_DIGEST": "Write it behind the bundle, as in TAGSTREAM_CAPTIONER=bundles/tag2text@sha256:….",
     "S3_SESSION_TOKEN": "Keep keys that expire in a file, and name it in AWS_SHARED_CREDENTIALS_FILE.",
     "S3_CREDENTIALS_FILE": "Name the file in AWS_SHARED_CREDENTIALS_FILE.",
     "S3_WEB_IDENTITY_TOKEN_FILE": "Name the file in AWS_WEB_IDENTITY_TOKEN_FILE.",

@@ -183,9 +183,8 @@ def _bundle(settings: Settings, field: str) -> str:
     if named is None:
         word: str = getattr(settings, field)
         return word
-    setting = variable(f"{field}_digest")
-    bundle = pinned(opened(named.name_or_folder), named.digest, setting)
-    is_pinned = f", pinned by {setting}" if named.digest else ""
+    bundle = pinned(opened(named.name_or_folder), named.digest, variable(field))
+    is_pinned = f", pinned by {variable(field)}" if named.digest else ""
     return f"{bundle.name}, {counted(bundle.manifest.labels, 'label')}, digest {bundle.digest}{is_pinned}"
 
 
@@ -193,7 +192,7 @@ def _allowed(settings: Settings) -> str:
     from workers.cli.profiles import allowed_names
     from workers.models.labels import label_ids
 
-    bundle = opened(settings.tagger)
+    bundle = opened(settings.bundles()["tagger"].name_or_folder)
     ids = label_ids(bundle, allowed_names(settings) or [])
     return f"{len(ids)} of the {bundle.manifest.labels} of {bundle.name}, from {settings.labels_file}"
 
@@ -203,7 +202,7 @@ def _profiles(settings: Settings) -> str:
     from workers.models.labels import label_ids
     from workers.pipeline.profiles import OFF
 
-    bundle = opened(settings.tagger)
+    bundle = opened(settings.bundles()["tagger"].name_or_folder)
     found = profiles(settings, bundle)
     scored = label_ids(bundle, allowed_names(settings) or bundle.labels)
     counts = {name: int((profile.thresholds[scored] < OFF).sum()) for name, profile in sorted(found.items())}

@@ -88,7 +88,7 @@ def verify(
         opened.verify()
     say(f"✓ {counted(len(opened.manifest.files), 'file')}, {size_of(opened)}: as they were when the bundle was made")
     uses = uses_of(opened)
-    say(f"  its digest, for {' or '.join(variable(f'{use}_digest') for use in uses)}: {opened.digest}")
+    say(f"  to pin it: {' or '.join(variable(use) for use in uses)}={bundle}@sha256:{opened.digest}")
     if opened.golden is None:
         note("the bundle has no golden answers: what it computes can't be checked.")
         return

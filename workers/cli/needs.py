@@ -56,7 +56,7 @@ def _ask(wrong: list[str], questions: Iterable[_Question]) -> None:
 def with_models(tagger: str | None, captioner: str | None, device: str | None) -> Settings:
     """The environment's settings, with what options name in place of it; None: as the environment says.
 
-    An option goes before its variable, and before the digest that pins what the variable names.
+    An option goes before its variable.
 
     Raises:
         Misconfigured: a line for each setting, bundle and file of a setting that can't be used.
@@ -65,9 +65,8 @@ def with_models(tagger: str | None, captioner: str | None, device: str | None) -
 
     bundles = {"TAGSTREAM_TAGGER": tagger, "TAGSTREAM_CAPTIONER": captioner}
     named = {variable: name for variable, name in bundles.items() if name is not None}
-    unpinned = {f"{variable}_DIGEST": "" for variable in named}
     place = {} if device is None else {"TAGSTREAM_DEVICE": device}
-    settings = read({**os.environ, **named, **unpinned, **place})
+    settings = read({**os.environ, **named, **place})
     _ask([], _of_models(settings))
     return settings
 
@@ -100,7 +99,7 @@ def _tagger(settings: Settings) -> Bundle | None:
     if settings.labels_file is None and settings.profiles is None:
         return None
     with suppress(Misconfigured):
-        return opened(settings.tagger)
+        return opened(settings.bundles()["tagger"].name_or_folder)
     return None
 
 
@@ -145,7 +144,7 @@ def _require_bundle(settings: Settings, field: str) -> None:
 
     name, digest = settings.bundles()[field]
     if name != "compact" or digest:
-        require_pinned(opened(name), digest, variable(f"{field}_digest"))
+        require_pinned(opened(name), digest, variable(field))
 
 
 def opened(name: str) -> Bundle:

@@ -99,7 +99,7 @@ def load(
             that others can write to.
         Broken: the CUDA device does not start.
     """
-    bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, pinned_by or f"TAGSTREAM_{use.upper()}_DIGEST")
+    bundle = pinned(open_bundle(name_or_folder, cache_dir), digest, pinned_by or f"TAGSTREAM_{use.upper()}")
     build = _builder(bundle, use)
     place = choose_device(device, threads=threads)
     chosen = resolve(precision, bundle.digest, use, place, state_dir)

@@ -260,8 +260,7 @@ def test_contradictions_the_state_folder_pins_and_profiles_are_told_before_the_w
         "S3_ENDPOINT": "http://127.0.0.1:1",
         "S3_ACCESS_KEY": "a",
         "STATE_DIR": str(tmp_path / "file"),
-        "TAGGER": str(bundle.folder),
-        "TAGGER_DIGEST": "0" * 64,
+        "TAGGER": f"{bundle.folder}@sha256:{'0' * 64}",
         "PROFILES": str(tmp_path / "profiles.json"),
     }
     for name, value in settings.items():
@@ -273,7 +272,7 @@ def test_contradictions_the_state_folder_pins_and_profiles_are_told_before_the_w
     assert "TAGSTREAM_S3_SECRET_KEY go together" in contradiction
     assert state.startswith("TAGSTREAM_STATE_DIR: ")
     assert "has no tag 'unicorn'" in profile
-    assert f"{bundle.digest}, and TAGSTREAM_TAGGER_DIGEST wants {'0' * 64}" in pin
+    assert f"{bundle.digest}, and TAGSTREAM_TAGGER wants {'0' * 64}" in pin
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_verify_reads_every_file_and_computes_the_golden_answers(
     captured = capsys.readouterr()
     files, digest, tagger, captioner = captured.out.splitlines()
     assert files.startswith("✓ 4 files")
-    assert digest.endswith(f"TAGSTREAM_CAPTIONER_DIGEST: {tag2text.digest}")
+    assert digest.endswith(f"TAGSTREAM_CAPTIONER={tag2text.folder}@sha256:{tag2text.digest}")
     assert tagger.startswith("✓ tagger in fp32: its golden answers (2 of 2 tag sets, logits within ")
     assert captioner == "✓ captioner in fp32: its golden answers (2 of 2 captions)"
     assert "its answers mean nothing" in captured.err

@@ -122,8 +122,7 @@ def test_a_file_name_can_not_steer_the_terminal(tagstream: Run, tmp_path: Path) 
 def test_options_name_the_models_before_the_settings_do(
     tagstream: Run, folder: Path, ram: Bundle, tag2text: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TAGSTREAM_TAGGER", "/no/such/bundle")
-    monkeypatch.setenv("TAGSTREAM_TAGGER_DIGEST", "0" * 64)
+    monkeypatch.setenv("TAGSTREAM_TAGGER", f"/no/such/bundle@sha256:{'0' * 64}")
     ran = tagstream(
         "tag", folder / "c0.jpg", "--model", ram.folder, "--captioner", tag2text.folder, "--json", "--top", 3
     )

@@ -47,9 +47,9 @@ def test_a_bundles_folder_is_loaded_too(compact: Bundle) -> None:
 def test_a_pinned_bundle_is_loaded_and_another_refused(compact: Bundle, cache_dir: Path) -> None:
     pinned = load_tagger("compact", device="cpu", precision="fp32", cache_dir=cache_dir, digest=compact.digest)
     assert pinned.digest == compact.digest
-    with pytest.raises(Misconfigured, match="TAGSTREAM_TAGGER_DIGEST wants 0000"):
+    with pytest.raises(Misconfigured, match="TAGSTREAM_TAGGER wants 0000"):
         load_tagger("compact", device="cpu", precision="fp32", cache_dir=cache_dir, digest="0" * 64)
-    with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTIONER_DIGEST wants 0000"):
+    with pytest.raises(Misconfigured, match="TAGSTREAM_CAPTIONER wants 0000"):
         load_captioner(compact.folder, device="cpu", digest="0" * 64)
 
 

@@ -283,8 +283,8 @@ def test_otlp_is_exported_when_opentelemetrys_own_variables_ask_for_it() -> None
 @pytest.mark.parametrize(
     ("environ", "says"),
     [
-        ({"TAGSTREAM_TAGGER_DIGEST": "abc"}, "models verify"),
-        ({"TAGSTREAM_CAPTIONER_DIGEST": "a" * 64}, "TAGSTREAM_CAPTIONER=template is no bundle"),
+        ({"TAGSTREAM_TAGGER": "bundles/ram@sha256:abc"}, "models verify"),
+        ({"TAGSTREAM_CAPTIONER": f"template@sha256:{'a' * 64}"}, "'template' is no bundle"),
         ({"TAGSTREAM_CACHE_NAMESPACE": "a:b"}, "letters, digits"),
         ({"TAGSTREAM_CACHE_KEY": "short"}, "at least 32 characters"),
     ],
@@ -292,7 +292,8 @@ def test_otlp_is_exported_when_opentelemetrys_own_variables_ask_for_it() -> None
 def test_pins_namespaces_and_keys_that_would_hold_nothing_are_refused(environ: dict[str, str], says: str) -> None:
     with pytest.raises(Misconfigured, match=says):
         read(environ)
-    assert read({"TAGSTREAM_TAGGER_DIGEST": "A" * 64}).tagger_digest == "a" * 64
+    pinned = read({"TAGSTREAM_TAGGER": f"bundles/ram@sha256:{'A' * 64}"}).bundles()["tagger"]
+    assert pinned == ("bundles/ram", "a" * 64)
 
 
 AWS = {
