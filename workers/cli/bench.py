@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from workers.cli import terminal
-from workers.cli.models_terminal import bars, note
 from workers.cli.needs import with_models
+from workers.cli.terminal import bars, note
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from workers.processors import processors
 from workers.settings import Settings
 
 if TYPE_CHECKING:
-    from workers.cli.models_terminal import Tell
+    from workers.cli.terminal import Tell
 
 SIZES = (0.3, 2.0, 12.0)
 """Megapixels of what is drawn."""

@@ -14,7 +14,7 @@ from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.local_files import read_regular_file
 from workers.cli.memory import worst_bytes
-from workers.cli.models_terminal import say
+from workers.cli.terminal import say
 from workers.errors import LargerThanReserved, Misconfigured
 
 if TYPE_CHECKING:

@@ -1,16 +1,361 @@
-"""`tagstream models`: bundles of models."""
+"""`tagstream models`: its commands, and those that make bundles (`import`, `pull`, `labels`, `random`)."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
 import typer
 
-from workers.cli import models_make, models_use
+from workers.cli import models_use
+from workers.cli.local_files import require_writable
+from workers.cli.models_use import describe
+from workers.cli.terminal import bars, note, say
+from workers.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from workers.models.bundle import Bundle
+    from workers.models.ram.config import Kind
+    from workers.models.ram.importer import Lists
+
+
+def _words() -> list[str]:
+    from workers.models.ram.config import PUBLISHED
+
+    return [kind.replace("_", "-") for kind in PUBLISHED]
+
+
+Word = Annotated[str, typer.Argument(metavar="MODEL", autocompletion=_words, help="ram, ram-plus or tag2text.")]
+Dtype = Literal["bf16", "fp32", "fp16"]
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle's folder, to be made.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Put it in the place of a bundle of that name.")]
+Keep = Annotated[
+    bool,
+    typer.Option("--keep", help="Leave a bundle of that name as it is, if every byte is right: a job may run twice."),
+]
+DtypeOption = Annotated[
+    Dtype, typer.Option(help="What weights are stored in; which precision computes is another question.")
+]
+Thresholds = Annotated[
+    Path | None,
+    typer.Option(
+        help="Thresholds, a number a line, e.g. ram_tag_list_threshold.txt. Where there is no list: 0.68 for each "
+        "label, for Tag2Text those of its program.",
+        show_default=False,
+    ),
+]
+Translations = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LANGUAGE=FILE", help="Names in another language, e.g. zh=ram_tag_list_chinese.txt."),
+]
+Vocab = Annotated[
+    Path | None, typer.Option(help="vocab.txt of bert-base-uncased, which Tag2Text needs.", show_default=False)
+]
+
+
+def import_model(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of RAM, RAM++ or Tag2Text (.pth).")],
+    tags: Annotated[Path, typer.Option(help="Tag names, one a line, e.g. ram_tag_list.txt.")],
+    out: Out,
+    thresholds: Thresholds = None,
+    translations: Translations = None,
+    vocab: Vocab = None,
+    dtype: DtypeOption = "bf16",
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the images, pixels; by default what it was trained with.", show_default=False),
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="What the file has to be.", show_default=False)] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Of the weights, to be kept in the bundle.", show_default=False)
+    ] = None,
+    replace: Replace = False,
+    keep: Keep = False,
+) -> None:
+    """Make a bundle of a checkpoint, published or fine-tuned: only what inference needs, and only tensors are read.
+
+    Which model it is and of which size (Swin-B or Swin-L, 224 or 384 pixels, how many labels), the file says itself.
+    The published lists are in the folder ram/data of the repository xinyu1205/recognize-anything on GitHub; a
+    fine-tune with other labels brings its own.
+
+    [dim]RAM:[/]       tagstream models import ram_swin_large_14m.pth -o bundles/ram
+               --tags ram_tag_list.txt --thresholds ram_tag_list_threshold.txt
+               --translations zh=ram_tag_list_chinese.txt
+    [dim]Tag2Text:[/]  tagstream models import tag2text_swin_14m.pth -o bundles/tag2text
+               --tags tag2text_ori_tag_list.txt --vocab vocab.txt
+    """
+    if is_there(out, keep=keep, replace=replace):
+        return
+    given = _lists(tags, thresholds, translations, vocab)
+    _import(file, out, given, dtype, replace, image_size=image_size, sha256=sha256, licence=licence)
+
+
+def pull(
+    model: Word,
+    out: Out,
+    tags: Annotated[
+        Path | None,
+        typer.Option(help="Tag names, one a line. Without it the published lists are fetched too.", show_default=False),
+    ] = None,
+    thresholds: Thresholds = None,
+    translations: Translations = None,
+    vocab: Vocab = None,
+    dtype: DtypeOption = "bf16",
+    downloads: Annotated[
+        Path | None, typer.Option(help="Where the download is kept; by default in your cache folder.")
+    ] = None,
+    replace: Replace = False,
+    keep: Keep = False,
+) -> None:
+    """Fetch a published checkpoint with its lists and make a bundle of it.
+
+    The checkpoint comes from the Hugging Face hub, or from another that HF_ENDPOINT names; tags, thresholds and Chinese
+    names come from the repository xinyu1205/recognize-anything on GitHub, unless --tags is given. A download that was
+    cut goes on where it ended, and only files with the published sha256 are taken.
+
+    [dim]From nothing to a tagger:[/]     tagstream models pull ram -o bundles/ram
+    [dim]From nothing to a captioner:[/]  tagstream models pull tag2text -o bundles/tag2text
+    """
+    from workers.models.pull import PUBLISHED, VOCABULARY, HubFile, download_folder, fetch
+    from workers.models.ram.config import PUBLISHED as SIZES
+    from workers.models.ram.importer import Lists
+
+    kind = kind_of(model)
+    if is_there(out, keep=keep, replace=replace, kind=kind):
+        return
+    published = PUBLISHED[kind]
+    named = _translated(translations)
+    _check_lists([tags, thresholds, *named.values()], SIZES[kind].labels)
+    with bars() as tell:
+
+        def have(wanted: HubFile) -> Path:
+            return fetch(wanted, downloads or download_folder(), progress=tell)
+
+        if tags is None:
+            tags = have(published.tags)
+            if thresholds is None and published.thresholds is not None:
+                thresholds = have(published.thresholds)
+            if not named and published.chinese is not None:
+                named = {"zh": have(published.chinese)}
+        if SIZES[kind].facts.captions and vocab is None:
+            vocab = have(VOCABULARY)
+        checkpoint = have(published.checkpoint)
+    _import(checkpoint, out, Lists(tags, thresholds, named, vocab), dtype, replace)
+    say(f"The download stays at {checkpoint}; the bundle does not need it.")
+
+
+def labels(
+    bundle: Annotated[Path, typer.Argument(help="A bundle of RAM or RAM++.")],
+    embeddings: Annotated[
+        Path,
+        typer.Option(
+            help="A safetensors file with one matrix: text embeddings of length 1, for RAM a row for each name, for "
+            "RAM++ equally many rows (descriptions) for each, name by name."
+        ),
+    ],
+    names: Annotated[Path, typer.Option(help="Their names, one a line.")],
+    out: Out,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="A tag is shown when its score is greater.")] = 0.5,
+) -> None:
+    """Copy a bundle with other labels, which it was never trained for: the open set.
+
+    The embeddings come from the text side of CLIP ViT-B/16, 512 numbers each.
+
+    [dim]Tools:[/]  tagstream models labels bundles/ram -o bundles/tools
+            --embeddings tools.safetensors --names tools.txt
+    """
+    from workers.models.bundle import Bundle
+    from workers.models.labels import relabel
+
+    check_free(out, replace=False)
+    with bars() as tell:
+        tell("writing the bundle and its golden answers", 0, 1)
+        made = relabel(Bundle.open(bundle), embeddings, names, out, threshold=threshold)
+    say(describe(made))
+
+
+def random(
+    model: Word,
+    out: Out,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same weights.")] = 0,
+    vocab: Vocab = None,
+    dtype: DtypeOption = "bf16",
+    replace: Replace = False,
+) -> None:
+    """Make a full-size bundle of seeded random weights: for trials and benchmarks, without a download.
+
+    Its answers mean nothing, and every event that it makes says so.
+
+    [dim]Try it at full size:[/]  tagstream models random ram -o bundles/random-ram
+    """
+    from workers.models.ram.random_bundle import random_bundle
+    from workers.models.ram.wordpiece import WordPiece
+
+    check_free(out, replace)
+    if vocab is not None:
+        WordPiece.read(vocab)
+    with bars() as tell:
+        made = random_bundle(
+            kind_of(model),
+            out,
+            seed=seed,
+            dtype=dtype,
+            vocabulary=None if vocab is None else vocab.read_bytes(),
+            progress=tell,
+            replace_existing=replace,
+        )
+    say(describe(made))
+
+
+def is_there(out: Path, *, keep: bool, replace: bool, kind: Kind | None = None) -> bool:
+    """Whether there is a whole bundle that is to be kept; if not, a bundle may be put there.
+
+    Args:
+        kind: that the bundle has to be of; None: any.
+
+    Raises:
+        Misconfigured: the bundle there is damaged or of another kind, or something there may not be replaced.
+    """
+    from workers.models.bundle import Bundle
+
+    if keep and replace:
+        raise Misconfigured("--keep leaves a bundle and --replace replaces it; give one of them.")
+    if not keep or not (out / "model.json").is_file():
+        check_free(out, replace)
+        return False
+    bundle = Bundle.open(out)
+    if kind is not None and bundle.manifest.kind != kind:
+        raise Misconfigured(f"{out} is a bundle of {bundle.manifest.kind}, not of {kind}; choose another name.")
+    bundle.verify()
+    say(f"{describe(bundle)}: there already, every byte checked")
+    return True
+
+
+def check_free(out: Path, replace: bool) -> None:
+    """Check, before minutes of work, that the bundle may be put there.
+
+    Raises:
+        Misconfigured: something is there already, or is no bundle that could be replaced, or the folder above can't be
+            written.
+    """
+    require_writable(out.parent)
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / "model.json").is_file():
+        raise Misconfigured(f"{out} exists and is no bundle; choose another name.")
+    if not replace:
+        raise Misconfigured(f"{out} exists already; give --replace, or choose another name.")
+
+
+def kind_of(word: str) -> Kind:
+    """A bundle's kind, as its manifest writes it."""
+    if word not in _words():
+        raise typer.BadParameter(f"{word!r} is none of {', '.join(_words())}.", param_hint="MODEL")
+    return word.replace("-", "_")
+
+
+def _import(
+    checkpoint: Path,
+    out: Path,
+    lists: Lists,
+    dtype: Dtype,
+    replace: bool,
+    *,
+    image_size: int | None = None,
+    sha256: str | None = None,
+    licence: str | None = None,
+) -> None:
+    from workers.models.ram.importer import import_checkpoint, summarise
+
+    with bars() as tell:
+        made = import_checkpoint(
+            checkpoint,
+            out,
+            lists,
+            dtype=dtype,
+            image_size=image_size,
+            sha256=sha256,
+            licence=licence,
+            progress=tell,
+            replace_existing=replace,
+        )
+    say(describe(made))
+    for line in (*summarise(checkpoint, made).lines(), _licence(made)):
+        say(f"  {line}")
+    for line in _notes(made, lists, checked=sha256 is not None):
+        note(line)
+
+
+def _licence(bundle: Bundle) -> str:
+    from workers.models.pull import PUBLISHED
+
+    checkpoint = PUBLISHED[bundle.manifest.kind].checkpoint
+    provenance = bundle.manifest.provenance
+    if provenance.licence is not None:
+        return f"licence of the weights: {provenance.licence}"
+    page = f"; look at {checkpoint.page}" if checkpoint.is_this(provenance.sha256 or "") else ""
+    return f"licence of the weights: not known here{page} (`models import --licence` keeps it in the bundle)"
+
+
+def _notes(bundle: Bundle, lists: Lists, *, checked: bool) -> Iterator[str]:
+    from workers.models.pull import PUBLISHED
+    from workers.models.ram.config import PUBLISHED as SIZES
+
+    published = PUBLISHED[bundle.manifest.kind]
+    sha256 = bundle.manifest.provenance.sha256 or ""
+    known = published.checkpoint.known_by(sha256)
+    if not checked and not known:
+        wanted = " or ".join(f"{each[:12]}…" for each in published.checkpoint.sha256)
+        yield (
+            f"this is not the published {published.checkpoint.name} (sha256 {sha256[:12]}… instead of {wanted}): "
+            "a checkpoint of your own, or a damaged copy."
+        )
+    if not checked and 0 < known < len(sha256):
+        yield (
+            f"of the published {published.checkpoint.name} only the first {known} digits of the sha256 are known here, "
+            "and they agree: it is not damaged, but whether it is genuine they can't prove."
+        )
+    if lists.thresholds is None and published.thresholds is not None:
+        own = bundle.manifest.labels != SIZES[bundle.manifest.kind].labels
+        better = "give your own" if own else f"give {published.thresholds.name}, the published ones,"
+        yield f"every label has the threshold {bundle.thresholds[0]:g}; {better} with --thresholds."
+
+
+def _lists(tags: Path, thresholds: Path | None, translations: Sequence[str] | None, vocab: Path | None) -> Lists:
+    from workers.models.ram.importer import Lists
+
+    return Lists(tags, thresholds, _translated(translations), vocab)
+
+
+def _translated(given: Sequence[str] | None) -> dict[str, Path]:
+    """Label lists by language, from options such as `zh=file`."""
+    found = {}
+    for each in given or ():
+        language, equals, path = each.partition("=")
+        if not equals or not path or not re.fullmatch("[A-Za-z0-9-]+", language):
+            raise Misconfigured(f"--translations {each}: write LANGUAGE=FILE, e.g. zh=ram_tag_list_chinese.txt.")
+        found[language] = Path(path)
+    return found
+
+
+def _check_lists(lists: Sequence[Path | None], wanted: int) -> None:
+    """Check, before gigabytes are fetched, that all lists have the published length."""
+    from workers.models.labels import read_names
+
+    for path in filter(None, lists):
+        lines = len(read_names(path))
+        if lines != wanted:
+            raise Misconfigured(f"{path} has {lines:,} lines where the published checkpoint has {wanted:,} labels.")
+
 
 app = typer.Typer(help="Bundles: folders that hold a model with all that it needs.", no_args_is_help=True)
 app.command("list")(models_use.list_models)
-app.command("import")(models_make.import_model)
-app.command("pull")(models_make.pull)
+app.command("import")(import_model)
+app.command("pull")(pull)
 app.command("verify")(models_use.verify)
 app.command("tune")(models_use.tune)
-app.command("labels")(models_make.labels)
-app.command("random")(models_make.random)
+app.command("labels")(labels)
+app.command("random")(random)

@@ -14,7 +14,7 @@ from rich.table import Table
 from schemas.printable import counted
 from workers.cli import terminal
 from workers.cli.local_files import require_writable
-from workers.cli.models_terminal import bars, note, say, size_of
+from workers.cli.terminal import bars, note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -250,3 +250,15 @@ def _trials(trials: list[Trial], chosen: Tuned) -> Table:
         style = "bold" if _is(trial, chosen) else ""
         table.add_row(trial.name, speed, str(trial.max_batch), str(trial.agreement or "not known"), style=style)
     return table
+
+
+def size_of(bundle: Bundle) -> str:
+    count = bundle.size_bytes
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def describe(bundle: Bundle) -> str:
+    """A bundle in one line."""
+    random = ", RANDOM weights: its answers mean nothing" if bundle.manifest.provenance.random else ""
+    labels = counted(bundle.manifest.labels, "label")
+    return f"{bundle.folder}: {bundle.name}, {labels}, {size_of(bundle)}, digest {bundle.digest[:12]}{random}"

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from schemas.printable import counted
 from workers.cli import terminal
-from workers.cli.models_terminal import note
 from workers.cli.needs import with_models
+from workers.cli.terminal import note
 
 if TYPE_CHECKING:
     from workers.cli.tag_files import FailedFile, FileTagger, TaggedFile

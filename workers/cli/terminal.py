@@ -27,6 +27,8 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -161,3 +163,34 @@ def counting(what: str, total: int | Callable[[], int | None] | None) -> Iterato
             found = threading.Thread(target=lambda: progress.update(task, total=find()), name="count", daemon=True)
             found.start()
         yield lambda count: progress.advance(task, count)
+
+
+Tell = Callable[[str, int, int], None]
+"""Gets the name of a task, how much of it is done, and how much there is."""
+
+
+@contextmanager
+def bars() -> Iterator[Tell]:
+    """A bar for each task on a terminal; gone at the end."""
+    screen = console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(doing: str, done: int, total: int) -> None:
+            in_one_go = total == 1 and done == 0  # progress is unknown: the bar pulses
+            if doing not in tasks:
+                tasks[doing] = progress.add_task(printable(doing), total=None)
+            progress.update(tasks[doing], completed=done, total=None if in_one_go else total)
+
+        yield tell
+
+
+def say(line: str) -> None:
+    """Print to standard output."""
+    console().print(text(line))
+
+
+def note(line: str) -> None:
+    """Print what a person need not act on, to standard error."""
+    console(stderr=True).print(text(f"note: {line}", "yellow"))

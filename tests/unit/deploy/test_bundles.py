@@ -10,7 +10,7 @@ import pytest
 from tests.unit.deploy.tools import ROOT, Manifest, overlay, the, worker_of
 from workers.cli.app import run_command
 from workers.cli.exit_codes import MISCONFIGURED, UNAVAILABLE
-from workers.cli.models_make import kind_of
+from workers.cli.models import kind_of
 from workers.errors import Unavailable
 from workers.models import pull
 

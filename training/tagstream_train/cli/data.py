@@ -12,7 +12,7 @@ import typer
 from schemas.printable import counted
 from tagstream_train.cli.common import needs
 from workers.cli import terminal
-from workers.cli.models_terminal import note, say
+from workers.cli.terminal import note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from schemas.printable import counted
 from tagstream_train.cli.common import needs
 from tagstream_train.cli.data import BucketOption, store
 from workers.cli import terminal
-from workers.cli.models_terminal import note, say
+from workers.cli.terminal import note, say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from schemas.printable import counted
 from tagstream_train.cli.common import needs, progress
 from tagstream_train.cli.data import BucketOption, JsonOption, store
 from workers.cli import terminal
-from workers.cli.models_terminal import note, say
+from workers.cli.terminal import note, say
 
 if TYPE_CHECKING:
     from tagstream_train.engine.generate import Generated

@@ -12,7 +12,7 @@ from schemas.printable import counted
 from tagstream_train.cli.common import needs, progress
 from tagstream_train.cli.data import JsonOption
 from workers.cli import terminal
-from workers.cli.models_terminal import say
+from workers.cli.terminal import say
 
 if TYPE_CHECKING:
     from tagstream_train.learned import Learned, Spread

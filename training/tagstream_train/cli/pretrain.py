@@ -11,8 +11,9 @@ from schemas.printable import counted
 from tagstream_train.cli.common import needs, progress
 from tagstream_train.cli.data import BucketOption, HookOption, JsonOption, WorkOption, store
 from workers.cli import terminal
-from workers.cli.models_make import Replace, check_free
-from workers.cli.models_terminal import describe, say
+from workers.cli.models import Replace, check_free
+from workers.cli.models_use import describe
+from workers.cli.terminal import say
 from workers.errors import Misconfigured
 
 if TYPE_CHECKING:
