@@ -1,10 +1,9 @@
 """Apache Kafka by kafka-python: what other packages import of the Kafka modules."""
 
 from workers.backends.kafka.emitter import KafkaEmitter
-from workers.backends.kafka.extents import Extent, extents, offsets_at
 from workers.backends.kafka.group import GroupMember, GroupState, GroupWatch, Reach, Recent, group_watch, recent_offsets
 from workers.backends.kafka.publisher import KafkaPublisher
-from workers.backends.kafka.reader import Tail, between, first_times, read_range, tail
+from workers.backends.kafka.reader import Extent, Tail, between, extents, first_times, offsets_at, read_range, tail
 from workers.backends.kafka.source import KafkaRecordSource
 from workers.backends.kafka.topics import (
     TopicState,

@@ -27,6 +27,7 @@ from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata
 
 from workers import metrics
 from workers.backends.kafka.client import (
+    CallWatchdog,
     RetryingNetClient,
     Security,
     answers,
@@ -38,7 +39,6 @@ from workers.backends.kafka.client import (
 )
 from workers.backends.kafka.topics import max_message_bytes
 from workers.backends.kafka.types import Delivery, FencingDetector, OffsetReset, check_sendable, refusal
-from workers.backends.kafka.watch import CallWatchdog
 from workers.errors import Misconfigured, TagstreamError, Unavailable, Unpublished
 from workers.types import Assignment, Membership, Message, Partition, Transaction
 

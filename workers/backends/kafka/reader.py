@@ -1,12 +1,13 @@
-"""Reading topics as any outsider would: committed records only, in no group, nothing committed."""
+"""Reads topics and their ends as any outsider would: committed records only, in no group."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from kafka import KafkaConsumer, TopicPartition
 
@@ -23,6 +24,8 @@ _CONNECT_S = 10.0
 """How long a broker is tried to be reached."""
 
 _POLL_S = 0.2
+
+_TIMEOUT_MS = 10_000
 
 _ONE_BATCH_BYTES = 64 << 10
 """What is fetched of a partition at once where its first record is all that is wanted. A larger batch comes whole."""
@@ -293,3 +296,56 @@ def _consumer(servers: str, security: Security | None, **settings: Any) -> Any:
         metrics_enabled=False,
         **{"isolation_level": "read_committed", **settings},
     )
+
+
+class Extent(NamedTuple):
+    """The first offset that a partition still has, and the one behind its last; open transactions included."""
+
+    begin: int
+    end: int
+
+
+def extents(servers: str, topics: Sequence[str], *, security: Security | None = None) -> dict[Partition, Extent]:
+    """What every partition of these topics has now.
+
+    Raises:
+        Misconfigured: a topic does not exist.
+        Unavailable: no broker answers.
+    """
+    with _asking(servers, security, topics, "asking for the ends of topics") as (consumer, places):
+        begins = consumer.beginning_offsets(places, timeout_ms=_TIMEOUT_MS)
+        ends = consumer.end_offsets(places, timeout_ms=_TIMEOUT_MS)
+    return {Partition(*place): Extent(begins[place], ends[place]) for place in places}
+
+
+def offsets_at(
+    servers: str, topics: Sequence[str], time_ms: int, *, security: Security | None = None
+) -> dict[Partition, int | None]:
+    """Of each partition the first record of that time (ms since 1970) or a later one; None where there is none.
+
+    Raises:
+        Misconfigured, Unavailable: as for `extents`.
+    """
+    with _asking(servers, security, topics, "asking for offsets by time") as (consumer, places):
+        return {Partition(*place): offset for place, offset in first_since(consumer, places, time_ms).items()}
+
+
+@contextmanager
+def _asking(
+    servers: str, security: Security | None, topics: Sequence[str], doing: str
+) -> Iterator[tuple[Any, list[TopicPartition]]]:
+    """A client that fetches nothing and joins no group, and the partitions of these topics."""
+    consumer = connect(
+        KafkaConsumer,
+        servers,
+        security or {},
+        timeout_s=10.0,
+        enable_auto_commit=False,
+        allow_auto_create_topics=False,
+        metrics_enabled=False,
+    )
+    try:
+        with mapped(doing):
+            yield consumer, partitions_of(consumer, topics)
+    finally:
+        end_consumer(consumer)

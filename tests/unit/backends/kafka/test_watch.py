@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from workers.backends.kafka.watch import CallWatchdog
+from workers.backends.kafka.client import CallWatchdog
 
 
 class Scene:
