@@ -6,14 +6,16 @@ them; the images of other partitions do not.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Generic, TypeVar
 
 from workers.types import Partition
 
 Item = TypeVar("Item")
 
+_LATELY_S = 60.0
 _LEAST_S = 0.005
 """What an item takes at least, and the first of a partition until more is known."""
 
@@ -33,6 +35,7 @@ class Turns(Generic[Item]):
         self._queues: dict[Partition | None, tuple[deque[Item], ...]] = {}
         self._turns: dict[Partition | None, float] = {}
         self._took: dict[Partition | None, float] = {}
+        self._asked: dict[Partition | None, float] = {}
         self._now = 0.0
 
     def add(self, partition: Partition | None, item: Item, rank: int = 0, *, first: bool = False) -> None:
@@ -40,17 +43,21 @@ class Turns(Generic[Item]):
         if partition not in self._queues:
             self._queues[partition] = tuple(deque() for _ in range(self._ranks))
             self._turns[partition] = max(self._now, self._turns.get(partition, 0.0))
+        self._asked[partition] = time.monotonic()
         queue = self._queues[partition][rank]
         (queue.appendleft if first else queue.append)(item)
 
-    def next(self, from_rank: int = 0) -> Item | None:
-        """The item whose turn it is, of those of this rank and above; it stays until it is taken."""
-        found = self._next(from_rank)
+    def next(self, from_rank: int = 0, passed: Collection[Partition | None] = ()) -> Item | None:
+        """The item whose turn it is, of those of this rank and above; it stays until it is taken.
+
+        `passed`: partitions that are passed over.
+        """
+        found = self._next(from_rank, passed)
         return None if found is None else found[1][0]
 
-    def take(self, from_rank: int = 0) -> Item:
+    def take(self, from_rank: int = 0, passed: Collection[Partition | None] = ()) -> Item:
         """Take out what `next` answers."""
-        found = self._next(from_rank)
+        found = self._next(from_rank, passed)
         assert found is not None
         partition, queue = found
         self._now = max(self._now, self._turns[partition])
@@ -68,6 +75,11 @@ class Turns(Generic[Item]):
         """What the next item of this partition will take, if it is as the last one."""
         return self._took.get(partition, _LEAST_S)
 
+    def alone(self, partition: Partition | None) -> bool:
+        """Whether no other partition has had an item within the last minute."""
+        since = time.monotonic() - _LATELY_S
+        return all(asked < since for other, asked in self._asked.items() if other != partition)
+
     def drain(self) -> Iterator[Item]:
         """Take out all items."""
         queues, self._queues = self._queues, {}
@@ -75,11 +87,14 @@ class Turns(Generic[Item]):
             for queue in ranked:
                 yield from queue
 
-    def _next(self, from_rank: int) -> tuple[Partition | None, deque[Item]] | None:
+    def _next(
+        self, from_rank: int, passed: Collection[Partition | None]
+    ) -> tuple[Partition | None, deque[Item]] | None:
         ready = [
             (self._turns[partition], partition, queue)
             for partition, ranked in self._queues.items()
-            if (queue := next((each for each in ranked[from_rank:] if each), None)) is not None
+            if partition not in passed
+            and (queue := next((each for each in ranked[from_rank:] if each), None)) is not None
         ]
         if not ready:
             return None

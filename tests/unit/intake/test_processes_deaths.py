@@ -179,6 +179,21 @@ def test_the_clock_of_an_image_is_by_its_estimate(monkeypatch: pytest.MonkeyPatc
     intake.close()
 
 
+def test_no_partition_holds_the_last_child_with_images_that_may_take_long(make: Callable[..., ProcessIntake]) -> None:
+    """Guard: the images of all others waited until one of them was done, or given up."""
+    intake = make(children=2, decode_s=20.0)
+    eventually(lambda: len(intake.pids) == 2)
+    others = [read(intake, job(GOOD, partition=1)) for _ in range(2)]
+    long = [read(intake, job(HANGS, shade=shade)) for shade in range(3)]
+    before = intake.pids
+    intake.decode(*others[0]).result(30)
+    hung = [intake.decode(*each) for each in long]
+    time.sleep(0.3)
+    intake.decode(*others[1]).result(60)
+    assert intake.pids == before, "another image waited until a decoder was given up"
+    assert not any(future.done() for future in hung)
+
+
 def test_an_only_child_that_was_slow_does_what_was_taken_back_from_it(make: Callable[..., ProcessIntake]) -> None:
     intake = make(children=1, decode_s=20.0)
     known = [read(intake, job(each, shade=shade)) for shade, each in enumerate([TAKES_ITS_TIME, *[GOOD] * 12])]

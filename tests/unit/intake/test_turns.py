@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+
 from workers.intake.turns import Turns
 from workers.types import Partition
 
@@ -53,6 +55,24 @@ def test_one_that_had_nothing_for_a_while_is_next_and_has_no_more_to_ask_for() -
     found = [turns.take() for _ in range(8)]
     assert found[0] == str(B)
     assert found.count(str(A)) == 2
+
+
+def test_partitions_can_be_passed_over_and_one_is_alone_a_minute_after_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1_000.0
+    monkeypatch.setattr("workers.intake.turns.time.monotonic", lambda: now)
+    turns: Turns[str] = Turns()
+    turns.add(A, "a")
+    assert turns.alone(A)
+    turns.add(B, "b")
+    assert not turns.alone(A)
+    assert [turns.next(), turns.next(passed=[A]), turns.next(passed=[A, B])] == ["a", "b", None]
+    assert turns.take(passed=[A]) == "b"
+    now += 61
+    turns.add(A, "a again")
+    assert turns.alone(A)
+    assert not turns.alone(B)
 
 
 def test_what_is_drained_is_all() -> None:

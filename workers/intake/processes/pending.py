@@ -219,6 +219,10 @@ class Child:
     def hesitates(self) -> bool:
         return self.ready and self.at_s >= HESITATION_S
 
+    def may_take(self, seconds: float, partition: Partition | None) -> bool:
+        """Whether it has an image of this partition that may take longer."""
+        return any(each.limit_s > seconds and each.partition == partition for each in self.in_hand.values())
+
     def open_to(self, request: PendingRequest, expected_s: float = 0.0) -> bool:
         if not self.ready or self.retiring or self.hesitates or self._withdrawn:
             return False

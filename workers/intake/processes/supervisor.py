@@ -26,6 +26,7 @@ from workers.intake.processes.pending import Child, PendingRequest
 from workers.intake.processes.shared_memory import Layout, Region, make_shared_memory
 from workers.intake.processes.wire import Answer, Complained, Failed, Garbled, Inspected, Ready, Refused
 from workers.intake.turns import Turns
+from workers.types import Partition
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ _MOST_UNCLAIMED = 5
 never named there is not tried for ever."""
 _LONGEST_REST_S = 0.02
 """How long answers may lie while every child has much before it."""
+_SHARED_S = 10.0
+"""With images that may take longer no partition holds every child while others have images too."""
 _NO_ROOM = frozenset({errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _NO_ROOM_S = 0.5
 """How long to wait for descriptors or processes, where the system has none left for a child."""
@@ -191,11 +194,15 @@ class Supervisor:
     def _hand_out(self) -> None:
         """Give to children what is next in turn, as long as they have room for it."""
         self._hand_out_suspect()
-        while request := self._turns.next(from_rank=1):
+        passed: set[Partition | None] = set()
+        while request := self._turns.next(1, passed):
+            if self._leaves_none(request):
+                passed.add(request.partition)
+                continue
             child = self._least_busy(request)
             if child is None:
                 break
-            self._give(child, self._turns.take(from_rank=1))
+            self._give(child, self._turns.take(1, passed))
         self._retire_idle()
         if self._suspect is not None:
             self._make_fresh()
@@ -203,12 +210,21 @@ class Supervisor:
     def _hand_out_suspect(self) -> None:
         if self._suspect is None:
             request = self._turns.next()
-            if request is None or not request.alone or any(child and child.has_suspect for child in self._children):
+            if request is None or not request.alone or self._leaves_none(request):
+                return
+            if any(child and child.has_suspect for child in self._children):
                 return
             self._suspect = self._turns.take()
         if child := self._least_busy(self._suspect):
             self._give(child, self._suspect)
             self._suspect = None
+
+    def _leaves_none(self, request: PendingRequest) -> bool:
+        """Whether its partition would hold every child with images that may take long, while others have images too."""
+        if request.limit_s <= _SHARED_S or len(self._children) == 1 or self._turns.alone(request.partition):
+            return False
+        left = [child for child in self._children if child is None or not child.may_take(_SHARED_S, request.partition)]
+        return len(left) <= 1
 
     def _give(self, child: Child, request: PendingRequest) -> None:
         child.give(request)
