@@ -1,7 +1,7 @@
-"""One worker among liars, and an attack on it: hostile records in one partition, good ones around them and beside.
+"""One worker among liars, and an attack on it: hostile records in some partitions, good ones around them and beside.
 
 What an attack has to leave standing: every record has its outcome, each index once; good records of other partitions
-are answered within 30 s and of the same one within 60 s; memory stays within the pod's limit; no secret leaves.
+are answered within 30 s and of the same one within 60 s; memory stays within what a worker may hold; no secret leaves.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from tests.support.lying_store import LyingStore
 from tests.support.memory import Watched
 from tests.support.raw_kafka import batch, produce, record
 from tests.support.worker_process import Site, WorkerProcess, photo, worker
+from workers.cli.decoders import decoders
+from workers.cli.memory import worst_bytes
+from workers.settings import read
 
 HOSTILE, OTHERS = 0, (1, 2, 3)
 """Partitions."""
 OTHERS_WITHIN_S = 30.0
 SAME_WITHIN_S = 60.0
-POD_BYTES = 3 << 30
-"""The memory limit of a pod in deploy/k8s/base."""
+WEIGHTS_BYTES = 20 << 20
+"""Of the compact model, about."""
 REDIS_PASSWORD = "MARKED-redis-password"
 SIGNATURE = "MARKED-SECRET"
 """What stands in the query strings of signed URLs that messages hold."""
@@ -40,6 +43,7 @@ class Batch:
     kind: str
     data: bytes
     records: int = 1
+    partition: int = HOSTILE
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Verdict:
     kinds: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     refused: int = 0
+    goods: int = 0
     others_s: float = 0.0
     same_s: float = 0.0
     peak_bytes: int = 0
@@ -63,6 +68,12 @@ class Verdict:
         )
 
 
+def may_hold(process: WorkerProcess) -> int:
+    """Bytes of memory that a worker of its settings may hold at worst."""
+    settings = read(process.environment())
+    return worst_bytes(settings, decoders(settings), WEIGHTS_BYTES)
+
+
 HEAD = (
     "| attack | inputs | others within | same partition within | peak memory | what came of them | inputs by kind |\n"
     "|---|---|---|---|---|---|---|\n"
@@ -72,7 +83,8 @@ HEAD = (
 class Scene:
     """A worker with its liars. `attack` may be called again and again.
 
-    `bucket_of` names the bucket of a partition's good records where it is not the site's.
+    `bucket_of` names the bucket of a partition's good records where it is not the site's. `may_hold`: bytes of memory,
+    as docs/deploying.md adds them up.
     """
 
     def __init__(self, site: Site, process: WorkerProcess, store: LyingStore, redis: LyingRedis, seen: Witness) -> None:
@@ -83,15 +95,19 @@ class Scene:
         self.witness = seen
         self.verdicts: list[Verdict] = []
         self.bucket_of: dict[int, str] = {}
+        self.may_hold = may_hold(process)
         self._numbers = iter(range(1_000_000))
+        self._shown: dict[int, tuple[int, str]] = {}
         self._goods: dict[Place, float] = {}
         self._hostile: set[Place] = set()
 
     @classmethod
     @contextmanager
-    def started(cls, stack: Stack, folder: Path, *, also: str = "", **settings: str) -> Iterator[Scene]:
+    def started(
+        cls, stack: Stack, folder: Path, partitions: int = 4, /, *, also: str = "", **settings: str
+    ) -> Iterator[Scene]:
         """A scene while the block lasts; `also` is another bucket that events may name."""
-        site = Site(stack, f"hostile-{uuid.uuid4().hex[:8]}")
+        site = Site(stack, f"hostile-{uuid.uuid4().hex[:8]}", partitions)
         s3_port = int(stack.s3.endpoint_url.rpartition(":")[2])
         secrets = (stack.s3.secret_key.encode(), REDIS_PASSWORD.encode(), SIGNATURE.encode())
         with LyingStore(lambda: s3_port) as store, LyingRedis(LIES) as redis, Witness(site, secrets) as witness:
@@ -115,64 +131,85 @@ class Scene:
         during_s: float = 0.0,
         same_within_s: float = SAME_WITHIN_S,
         *,
+        others: Sequence[int] = OTHERS,
+        others_within_s: float = OTHERS_WITHIN_S,
         others_first: bool = True,
+        every_s: float = 1.0,
     ) -> Verdict:
         """Send these between good records, and see to it that all is answered as promised.
 
         Args:
             during_s: how long good records are sent at least.
-            same_within_s: what good records of the hostile partition may take.
+            same_within_s: what good records of the hostile partitions may take.
+            others: the partitions that get a good record `every_s`.
+            others_within_s: what those may take.
             others_first: whether a good record comes before the hostile ones.
         """
         verdict = Verdict(name)
         began = time.monotonic()
         goods, hostile = set(self._goods), set(self._hostile)
+        attacked = {each.partition for each in batches} or {HOSTILE}
         assert self.worker.pid is not None
         with Watched(self.worker.pid) as memory:
-            if others_first:
-                self._good(HOSTILE)
+            for partition in attacked if others_first else ():
+                self._good(partition)
             for each in batches:
                 self._send_hostile(each, verdict)
-            self._good(HOSTILE)
+            for partition in attacked:
+                self._good(partition)
+            due = time.monotonic()
             while self._open() or time.monotonic() < began + during_s:
                 assert self.worker.running, self.worker.said()[-4000:]
                 if time.monotonic() > began + same_within_s + during_s:
                     break
-                for partition in OTHERS:
+                for partition in others:
                     self._good(partition)
-                time.sleep(1.0)
+                due += every_s
+                time.sleep(max(0.0, due - time.monotonic()))
         verdict.peak_bytes = memory.peak
-        self._check(verdict, self._goods.keys() - goods, self._hostile - hostile, same_within_s)
+        self._judge(verdict, self._goods.keys() - goods, self._hostile - hostile, attacked)
+        self._check(verdict, others_within_s, same_within_s)
         self.verdicts.append(verdict)
         return verdict
 
     def _good(self, partition: int) -> None:
-        key = f"good-{next(self._numbers)}.jpg"
+        """Those of one second show the same image."""
         bucket = self.bucket_of.get(partition, self.site.name)
-        self.site.store.put(bucket, key, photo(next(self._numbers), 48))
+        second, key = self._shown.get(partition, (0, ""))
+        if second != int(time.monotonic()):
+            number = next(self._numbers)
+            key = f"good-{number}.jpg"
+            self._shown[partition] = int(time.monotonic()), key
+            self.site.store.put(bucket, key, photo(number, 48))
         value = self.site.own(key, bucket=bucket, sequencer="0A", etag=None)
         error, offset = produce(self.site.stack.kafka.servers, self.site.images, partition, batch([record(value)]))
         assert error == 0
         self._goods[partition, offset] = time.monotonic()
 
+    def send(self, each: Batch) -> Place:
+        """Send records that no attack waits for; the place of the first."""
+        error, offset = produce(self.site.stack.kafka.servers, self.site.images, each.partition, each.data)
+        assert error == 0
+        return each.partition, offset
+
     def _send_hostile(self, each: Batch, verdict: Verdict) -> None:
-        error, offset = produce(self.site.stack.kafka.servers, self.site.images, HOSTILE, each.data)
+        error, offset = produce(self.site.stack.kafka.servers, self.site.images, each.partition, each.data)
         verdict.kinds[each.kind] += 1
         if error:
             verdict.refused += 1
         else:
-            self._hostile |= {(HOSTILE, offset + number) for number in range(each.records)}
+            self._hostile |= {(each.partition, offset + number) for number in range(each.records)}
 
     def _open(self) -> set[Place]:
         return self.witness.unanswered(self._hostile | self._goods.keys())
 
-    def _check(self, verdict: Verdict, goods: set[Place], hostile: set[Place], same_within_s: float) -> None:
-        said = self.worker.said()
+    def _judge(self, verdict: Verdict, goods: set[Place], hostile: set[Place], attacked: set[int]) -> None:
+        verdict.goods = len(goods)
         for place in sorted(goods):
             answer = self._answer(place)
             took_s = answer.at - self._goods[place]
             assert answer.kinds == ["enriched"], f"the good record {place} became {answer.kinds}"
-            if place[0] == HOSTILE:
+            if place[0] in attacked:
                 verdict.same_s = max(verdict.same_s, took_s)
             else:
                 verdict.others_s = max(verdict.others_s, took_s)
@@ -181,10 +218,13 @@ class Scene:
             assert set(answer.indexes) == set(range(len(answer.indexes))), f"{place}: {answer.indexes}"
             assert set(answer.indexes.values()) <= {1, 2}, f"{place} was answered twice: {answer.indexes}"
             verdict.outcomes.update(answer.kinds)
-        assert verdict.others_s <= OTHERS_WITHIN_S, f"{verdict.others_s:.1f} s for a good record of another partition"
+
+    def _check(self, verdict: Verdict, others_within_s: float, same_within_s: float) -> None:
+        said = self.worker.said()
+        assert verdict.others_s <= others_within_s, f"{verdict.others_s:.1f} s for a good record of another partition"
         assert verdict.same_s <= same_within_s, f"{verdict.same_s:.1f} s for a good record of the same partition"
-        assert verdict.peak_bytes < POD_BYTES, f"{verdict.peak_bytes >> 20} MiB"
-        assert self.worker.peak_memory() < POD_BYTES
+        assert verdict.peak_bytes < self.may_hold, f"{verdict.peak_bytes >> 20} MiB"
+        assert self.worker.peak_memory() < self.may_hold
         assert not self.witness.leaks, f"a secret left: {self.witness.leaks}"
         assert not self.witness.errors, self.witness.errors
         for secret in (self.site.stack.s3.secret_key, REDIS_PASSWORD, SIGNATURE):

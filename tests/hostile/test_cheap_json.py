@@ -33,7 +33,8 @@ def _most(before: bytes) -> bytes:
     return _members(members, 50_000)
 
 
-def cheap_messages() -> Iterator[Batch]:
+def cheap_messages(times: int = 50) -> Iterator[Batch]:
+    """Eight kinds, in turn."""
     zstd = zstandard.ZstdCompressor().compress
     made = [
         Batch(kind, batch([record(value)], attributes=codec, compress=compress))
@@ -45,7 +46,7 @@ def cheap_messages() -> Iterator[Batch]:
         )
         for codec, compress in ((ZSTD, zstd), (GZIP, gzip.compress))
     ]
-    for _ in range(50):
+    for _ in range(times):
         yield from made
 
 

@@ -17,6 +17,16 @@ from workers.audit.report import AuditReport
 pytestmark = pytest.mark.timeout(300)
 
 
+def forge(site: Site, partition: int, offset: int) -> None:
+    """Publish a real outcome once more, as if it were of this record."""
+    real = site.read(site.enriched)[0]
+    document = json.loads(real.value)
+    document["event"] |= {"partition": partition, "offset": offset}
+    headers = [(name.encode(), value) for name, value in real.headers]
+    forged = batch([record(json.dumps(document).encode(), key=real.key, headers=headers)])
+    assert produce(site.stack.kafka.servers, site.enriched, 0, forged)[0] == 0
+
+
 def test_audit_finds_each_forged_outcome(
     stack: Stack, unique: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -31,19 +41,16 @@ def test_audit_finds_each_forged_outcome(
         assert process.terminate() == 0
     site.send([(site.own("3.jpg"), ())])
     assert site.audit().proved
-    [real, *_] = site.read(site.enriched)
     for partition, offset in ((0, 99_999), (0, 3), (7, 0)):
-        document = json.loads(real.value)
-        document["event"] |= {"partition": partition, "offset": offset}
-        forged = batch([record(json.dumps(document).encode(), key=real.key)])
-        assert produce(stack.kafka.servers, site.enriched, 0, forged)[0] == 0
+        forge(site, partition, offset)
     report = site.audit()
     assert not report.proved
-    assert _named(report) == {
+    assert named(report) == {
         "without-record": [f"{site.images}:0:99999", f"{site.images}:7:0"],
         "uncommitted": [f"{site.images}:0:3"],
     }
 
 
-def _named(report: AuditReport) -> dict[str, list[str]]:
+def named(report: AuditReport) -> dict[str, list[str]]:
+    """The records that are wrong, by fault."""
     return {fault: [one.record for one in found] for fault, found in report.findings.items() if found}

@@ -153,10 +153,10 @@ def test_images_are_damaged_and_crowded(scene: Scene) -> None:
     scene.attack("images", hostile_images(scene, seed=1, count=60))
 
 
-def test_images_that_take_a_decoder_long_hold_no_other_partition(scene: Scene) -> None:
-    """Guards: turns by partition at the decoders; a bound of the frames before the one that is shown."""
+def long_images(scene: Scene, count: int) -> list[Batch]:
+    """Nine of ten have very many frames before the one that is shown, the tenth has a hundred scans."""
     batches = []
-    for number in range(40):
+    for number in range(count):
         key = f"long-{number}"
         if number % 10:
             body = avif_of_frames(512, 20_000) + struct.pack(">L4sL", 12, b"free", number)
@@ -164,7 +164,12 @@ def test_images_that_take_a_decoder_long_hold_no_other_partition(scene: Scene) -
             body = jpeg_of_scans(5_000, 100) + bytes([number])
         scene.site.upload(key, body)
         batches += events(scene, "an image of many frames or scans", [key])
-    verdict = scene.attack("decoders", batches)
+    return batches
+
+
+def test_images_that_take_a_decoder_long_hold_no_other_partition(scene: Scene) -> None:
+    """Guards: turns by partition at the decoders; a bound of the frames before the one that is shown."""
+    verdict = scene.attack("decoders", long_images(scene, 40))
     assert verdict.outcomes == {"too-complex": 36, "enriched": 4}
 
 

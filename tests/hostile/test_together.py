@@ -1,0 +1,107 @@
+"""All at once: attacks in three partitions, a transaction open in a fourth, forged outcomes, and good records beside.
+
+A slow machine is no finding: bounds are for one that answers within a second without an attack, and grow with what
+the same worker takes just before the attack.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from dataclasses import replace
+from functools import partial
+from hashlib import md5
+from pathlib import Path
+
+import pytest
+
+from tests.fixtures import Stack
+from tests.hostile.scene import Batch, Scene
+from tests.hostile.test_amplification import GRAVES, corrected, skips, tombstones
+from tests.hostile.test_cheap_json import cheap_messages
+from tests.hostile.test_forged_outcomes import forge, named
+from tests.hostile.test_hostile import long_images
+from tests.hostile.test_open_transaction import open_transaction
+from tests.hostile.test_refusals import OBJECTS, refused
+from tests.hostile.test_shared_order import etags_shown, forgeries, overwritten, removed
+from tests.support.raw_kafka import batch, record
+from tests.support.waiting import eventually
+from tests.support.worker_process import photo
+from workers.backends.kafka import ensure_topics
+
+pytestmark = pytest.mark.timeout(600)
+
+STORE, DECODERS, WORDS, HELD = range(4)
+"""The attacked partitions: by objects and bytes, by what is long to read, by what is handed on, and the one that a
+transaction holds."""
+OTHERS = (4, 5)
+OTHERS_WITHIN_S, SAME_WITHIN_S = 10.0, 60.0
+SMALL = {
+    "TAGSTREAM_ENCODED_BYTES": "64MiB",
+    "TAGSTREAM_DECODED_BYTES": "256MiB",
+    "TAGSTREAM_DECODE_MEMORY": "512MiB",
+}
+"""Budgets that are soon full, so that what may be held is not far above what is."""
+NOWHERE = 10**9
+
+
+def attacks(scene: Scene, said: str, times: int) -> list[Batch]:
+    """Each kind in its partition; what is sent again and again, so often."""
+    sent = {
+        STORE: [refused(scene, scene.site.name), tombstones(), *[skips(scene)] * times],
+        DECODERS: [*cheap_messages(10 * times), *long_images(scene, 10 * times)],
+        WORDS: [*[corrected(scene, said)] * times, *(Batch("a forged sequencer", batch([record(value)]))
+                                                     for value in forgeries(scene.site))],
+    }  # fmt: skip
+    return [replace(each, partition=partition) for partition, batches in sent.items() for each in batches]
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(4, marks=pytest.mark.chaos)])
+def test_all_attacks_at_once_leave_other_partitions_their_ten_records_a_second(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr("workers.cli.audit.SETTLED_S", 1.0)
+    said = f"said-{uuid.uuid4().hex[:8]}"
+    ensure_topics(stack.kafka.servers, {said: (1, {"cleanup.policy": "delete"})})
+    own = {**SMALL, "TAGSTREAM_CORRECTIONS_TOPIC": said, "TAGSTREAM_REDIS_URL": stack.valkey.url}
+    with Scene.started(stack, tmp_path, 6, **own) as scene:
+        site = scene.site
+        calm = scene.attack("none", [], 5.0, others=OTHERS, every_s=0.1)
+        slow = max(1.0, calm.others_s)
+        attack = partial(
+            scene.attack,
+            others=OTHERS,
+            every_s=0.1,
+            same_within_s=SAME_WITHIN_S * slow,
+            others_within_s=OTHERS_WITHIN_S * slow,
+        )
+        with open_transaction(site, HELD):
+            behind = Batch("behind an open transaction", batch([record(site.own("a.jpg"))]), partition=HELD)
+            held = {scene.send(behind) for _ in range(3)}
+            for partition in (STORE, 7):
+                forge(site, partition, NOWHERE)
+            verdict = attack("together", attacks(scene, said, times), 25.0)
+            assert scene.witness.unanswered(held) == held
+            eventually(lambda: _told(scene) == [f"{site.images}:{HELD}"], 60, scene.worker.said)
+        eventually(lambda: not scene.witness.unanswered(held), SAME_WITHIN_S * slow, scene.worker.said)
+        assert verdict.goods > 100, "the machine is too slow to send ten good records a second"
+        assert verdict.outcomes["forbidden"] == verdict.outcomes["unreadable"] == OBJECTS / 2
+        assert verdict.outcomes["too-many-records"] > 0
+        assert verdict.outcomes["too-complex"] == 9 * times
+        assert verdict.outcomes["undecodable"] >= GRAVES
+
+        for values in (overwritten(site), [removed(site)]):
+            batches = [Batch("an honest event", batch([record(value)]), partition=WORDS) for value in values]
+            attack("what became of it", batches)
+        assert etags_shown(site) == {"a.jpg": None, "b.jpg": md5(photo(2), usedforsecurity=False).hexdigest()}
+        assert scene.worker.terminate() == 0, scene.worker.said()
+        assert named(site.audit()) == {
+            "without-record": [f"{site.images}:{STORE}:{NOWHERE}", f"{site.images}:7:{NOWHERE}"]
+        }
+
+
+def _told(scene: Scene) -> list[str]:
+    """What the lines of /readyz are about; the worker is ready in spite of them."""
+    status, body = scene.worker.get("/readyz")
+    assert status == 200
+    return [str(line).split()[0] for line in json.loads(body)["reasons"]]
