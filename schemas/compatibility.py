@@ -1,4 +1,4 @@
-"""Whether a change of the published schemas would break those who rely on them.
+"""Tells whether a change of the published schemas breaks their users.
 
 Consumers of an output wrote their code against the old schema: everything that the new one lets us send must be valid
 under the old one. Producers of an input did so too: everything that the old one lets them send must be valid under the
@@ -55,12 +55,15 @@ def breaking_changes(
 
 
 def breaks_consumers(old: Json, new: Json) -> list[str]:
-    """Why what is sent under `new` may not be what readers of `old` expect."""
+    """Why readers of `old` may not understand what is sent under `new`."""
     return list(_outside(_Node(new, new), _Node(old, old), "$", "consumers"))
 
 
 def breaks_producers(old: Json, new: Json) -> list[str]:
-    """Why what producers send under `old` may be refused, or read differently, under `new`."""
+    """Why what producers send under `old` may break under `new`.
+
+    It may be refused, or read differently.
+    """
     return list(_outside(_Node(old, old), _Node(new, new), "$", "producers"))
 
 

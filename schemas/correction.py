@@ -1,4 +1,4 @@
-"""What a person says about an image's tags, and what all that was said adds up to.
+"""People's corrections of an image's tags, and their sum.
 
 Corrections are increments: the topic is read from its beginning and of each tag name the last word counts, so it must
 not be compacted (`cleanup.policy=delete` with an endless retention). A record without a value withdraws all that was
@@ -82,7 +82,7 @@ def correction(
     by: str | None = None,
     at: str | None = None,
 ) -> CorrectionRecord:
-    """The record that says which tags an image has and which it has not.
+    """The record that corrects an image's tags: which it has and lacks.
 
     Args:
         sha256: of the content that the person saw, from the enriched event; None: any content of this key.
@@ -135,7 +135,7 @@ def read_correction(value: bytes) -> Correction:
 
 
 class Word(NamedTuple):
-    """What persons said of one image, each name in one of the two."""
+    """The corrections of one image: added and removed tag names."""
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
@@ -180,7 +180,7 @@ class Corrections:
         self._said[said.subject] = words
 
     def on(self, subject: str, sha256: str) -> Word | None:
-        """What was said of this content of the subject, names in alphabetical order; None: nothing."""
+        """The corrections of this content, names in alphabetical order; None: none."""
         found = self._said.get(subject)
         if found is None:
             return None

@@ -127,7 +127,7 @@ def _without_query(word: str) -> str:
 
 
 class Failure(BaseModel):
-    """What became of one event of a message that could not be enriched. Never raises for a long or dirty detail."""
+    """What became of an event that could not be enriched."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -263,7 +263,7 @@ def dead_letter_headers(
 
 
 def _sentence(failures: Sequence[Failure]) -> bytes:
-    """The first failure, for a person who looks with other software, and how many more there are."""
+    """The first failure as a sentence, and how many more there are."""
     first = failures[0]
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
     return f"{first.stage}: {first.reason}: {first.detail}{more}".encode("utf-8", "replace")
@@ -311,7 +311,7 @@ def read_dead_letter_headers(headers: Headers) -> DeadLetter:
 
 
 def bytes_in_keys(key: bytes | None) -> int:
-    """Bytes that a key takes in the header that names the keys of many records."""
+    """Bytes of a key in the header that lists several records' keys."""
     return len("null,") if key is None else 4 * -(-len(key) // 3) + len('"",')
 
 
@@ -341,7 +341,7 @@ def strip_own_headers(headers: Headers) -> Headers:
 
 
 class Nonnull(NamedTuple):
-    """A record that every client can send, and what was null in it."""
+    """A record without nulls, which every client can send, and its nulls."""
 
     key: bytes
     value: bytes

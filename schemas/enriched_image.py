@@ -99,7 +99,7 @@ class ImageFacts(_Exact):
 
 
 class Tag(_Exact):
-    """A label that the tagger is sure enough of, or a person's tag."""
+    """A label above the tagger's threshold, or a person's tag."""
 
     name: str
     score: float = Field(ge=0, le=1)
@@ -127,7 +127,7 @@ class Tag(_Exact):
 
 
 class CorrectedTags(_Exact):
-    """What persons said of the image, which went before what the tagger said."""
+    """People's corrections of the image's tags, which override the tagger."""
 
     added: tuple[str, ...] = Field(
         default=(), fail_fast=True, description="Names, also of tags that the tagger does not know."
@@ -147,7 +147,10 @@ class CaptionText(_Exact):
 
 
 class Embedding(_Exact):
-    """The image as a point in a space that other models know too, for search by image and by text."""
+    """The image as a vector, in a space that other models share.
+
+    Other models know the same space.
+    """
 
     space: str = Field(description="Points are comparable within one space alone, e.g. clip-vit-b-16.")
     dimensions: int = Field(ge=1, le=65_536)
@@ -269,7 +272,10 @@ class EnrichedImage(_Output):
 
     @property
     def message_key(self) -> bytes:
-        """Outputs of one object share a partition, and a compacted topic keeps the newest."""
+        """The object's name: one partition for all outputs of an object.
+
+        A compacted topic keeps the newest.
+        """
         return self.subject.encode()
 
 
@@ -335,7 +341,7 @@ _OUTPUT: TypeAdapter[EnrichedImage | Retraction | Skip] = TypeAdapter(
 
 
 def read_output(value: bytes) -> EnrichedImage | Retraction | Skip:
-    """Read one of ours, also from a later version that has more fields.
+    """Read an enriched image, retraction or skip, also of a later version.
 
     Raises:
         ValueError: it is none of the three kinds.

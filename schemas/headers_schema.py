@@ -62,7 +62,10 @@ def _json(schema: dict[str, Any], description: str) -> dict[str, Any]:
 
 
 def dead_letter_headers_schema(failure: dict[str, Any]) -> dict[str, Any]:
-    """The schema of the headers that a dead letter has beside the original's, given the schema of a Failure."""
+    """JSON Schema of the headers that a dead letter adds.
+
+    `failure` is the schema of a Failure.
+    """
     own: dict[str, dict[str, Any]] = {
         "schema": {"const": "dead-letter/1", "type": "string"},
         "topic": {"type": "string", "description": "Where the original stands; with partition and offset."},

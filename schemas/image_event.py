@@ -1,4 +1,4 @@
-"""The events that come in, and the way to read them from whatever arrives.
+"""Reads image events from whatever arrives.
 
 Three dialects: our own `image-event/1`, S3's bucket notifications (bare, or inside SNS or EventBridge), and
 CloudEvents around one of these two. Which buckets and keys are welcome is not decided here.

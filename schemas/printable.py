@@ -6,7 +6,7 @@ import json
 
 
 def printable(text: str) -> str:
-    """Foreign text for one line of a terminal, a log or a header.
+    """Foreign text, made fit for one line of terminal, log or header.
 
     Control characters (an escape sequence begins with one), characters that turn the direction of writing, and others
     that are invisible become U+FFFD. Markup is not its business.

@@ -1,4 +1,4 @@
-"""JSON Schema of everything that travels, and one AsyncAPI document over it, made from the models.
+"""Makes JSON Schemas and one AsyncAPI document of all messages.
 
 `python -m schemas.publish` rewrites `schemas/published`, which is committed: a test fails when it differs, another
 when a change would break readers or writers of these documents (`compatibility`).
@@ -82,7 +82,7 @@ class _Plain(GenerateJsonSchema):
 
 
 def _schemas(items: Sequence[tuple[type[BaseModel], JsonSchemaMode]], refs: str) -> Json:
-    """The definitions of these models and of all that they hold, by name."""
+    """The definitions, by name, of these models and all that they hold."""
     _, whole = models_json_schema(list(items), ref_template=refs + "{model}", schema_generator=_Plain)
     definitions: Json = whole["$defs"]
     output = all(mode == "serialization" for _, mode in items)

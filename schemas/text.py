@@ -1,4 +1,4 @@
-"""Strings that several documents share, with the bounds that the wire gives them."""
+"""Strings that several documents share, with their bounds on the wire."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ EventTime = Annotated[Moment | None, _OR_NONE]
 
 
 def first_fault(error: ValueError) -> str:
-    """What is wrong, in a few words that hold no value that was read: of a ValidationError the first fault alone."""
+    """The first fault of a ValidationError in few words, without read values."""
     if not isinstance(error, ValidationError):
         return str(error)
     fault = error.errors(include_url=False, include_context=False, include_input=False)[0]

@@ -21,13 +21,16 @@ def open_closed_streams() -> None:
 
 
 def escape_unknown_characters() -> None:
-    """Standard output of an encoding other than UTF-8 lacks characters of keys, labels and our own marks: `\\u2717`."""
+    """Make standard output escape characters that its encoding lacks.
+
+    Keys, labels and our own marks have such: `\u2717`.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:
-    """Run the command line, and be gone soon after it has ended, whatever some thread still waits for."""
+    """Run the command line and exit soon after, whatever threads still wait."""
     open_closed_streams()
     escape_unknown_characters()
     try:

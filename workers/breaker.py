@@ -17,9 +17,10 @@ _PROBE_S = 5.0
 
 
 class Breaker:
-    """Opens when different things fail in a row, lets one probe through at a time, and closes at any success.
+    """Opens when different things fail in a row; any success closes it.
 
-    While it is open, probes come after `first_pause_s`, then after twice the pause before, up to `last_pause_s`.
+    While it is open, one probe at a time is let through: after `first_pause_s`, then after twice the pause before, up
+    to `last_pause_s`.
 
     Not thread-safe. Times are a monotonic clock's seconds.
 
@@ -71,7 +72,7 @@ class Breaker:
         return self._probing_since is None or now - self._probing_since >= _PROBE_S
 
     def pause_s(self, now: float) -> float:
-        """Seconds until the next probe may be sent, while it is open and none is on its way."""
+        """Seconds until an open breaker may send its next probe."""
         return max(0.0, self._probe_at - now)
 
     def probe(self, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Compares what two taggers said of the same images, by the names of their tags."""
+"""Compares two taggers' tags of the same images, by tag name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAMED = 3
 
 @dataclass(slots=True)
 class TagCounts:
-    """How often both taggers gave a tag, the live one alone, and the candidate alone."""
+    """How often a tag came from both taggers, or from one alone."""
 
     both: int = 0
     live: int = 0
@@ -83,7 +83,7 @@ class Outcomes:
 
 @dataclass(slots=True)
 class TagAgreement:
-    """On how many images two taggers gave the same tags, in all and by label."""
+    """How many images got the same tags, in all and by label."""
 
     compared: int = 0
     other_content: int = 0
@@ -158,7 +158,7 @@ class Objection:
 
 
 def judged(found: TagAgreement, rule: PromotionRule) -> Mapping[str, TagCounts]:
-    """Labels that both taggers give and that are judged by themselves, the worst first."""
+    """The labels to judge one by one, the worst first."""
     often = {
         name: counts
         for name, counts in found.labels.items()
@@ -168,7 +168,7 @@ def judged(found: TagAgreement, rule: PromotionRule) -> Mapping[str, TagCounts]:
 
 
 def lost(found: TagAgreement, rule: PromotionRule) -> Mapping[str, int]:
-    """Images with each label that the live tagger gave often and the candidate never; most first."""
+    """The live tagger's frequent labels that the candidate never gives, with images."""
     often = {
         name: counts.live
         for name, counts in found.labels.items()

@@ -80,8 +80,9 @@ class Superseded(TagstreamError):
 
 
 class Unavailable(TagstreamError):
-    """A dependency (store, broker, cache, hub) does not answer, or not as it should. Retried. It becomes a record's own
-    fault only where the same dependency serves others meanwhile (`workers.pipeline.blame`).
+    """A dependency (store, broker, cache, hub) fails or gives no usable answer. Retried.
+
+    It becomes a record's own fault only if the same dependency serves others meanwhile (`workers.pipeline.blame`).
 
     Args:
         dependency: "s3", "kafka", "redis", or, for downloads of models alone, "hub".
@@ -99,7 +100,7 @@ class Unavailable(TagstreamError):
 
 
 class BucketGone(Unavailable):
-    """There is no such bucket (any more), or none of this name yet."""
+    """The bucket does not exist, or does not exist any more."""
 
 
 class Unpublished(TagstreamError):

@@ -92,7 +92,7 @@ Reader: TypeAlias = Callable[[], Iterable[Reading]]
 
 
 class ObservedGauge:
-    """A gauge that is read when it is scraped, which costs the working threads nothing.
+    """A gauge that is read on scrape and costs working threads nothing.
 
     Its readers are called on the scraping thread; they must answer at once.
     """

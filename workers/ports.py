@@ -39,11 +39,11 @@ class RecordSource(Protocol):
     """
 
     def membership(self) -> Membership:
-        """Our member id and generation in the group at this moment, as the client knows them."""
+        """Our member id and generation in the group, by the client."""
         ...
 
     def commit(self, offsets: Mapping[Partition, int], timeout_s: float) -> None:
-        """Commit outside of any transaction, for at_least_once, under the membership of this moment.
+        """Commit outside a transaction, for at_least_once, under the current membership.
 
         Raises:
             Exception: the client's own errors; the publisher of the same client says what they mean.
@@ -51,11 +51,14 @@ class RecordSource(Protocol):
         ...
 
     def joined(self) -> bool:
-        """Whether every topic exists and the group has taken us as a member, be it without a partition."""
+        """Whether every topic exists and we are a member of the group.
+
+        A member may have no partition.
+        """
         ...
 
     def poll(self, timeout_s: float) -> Polled:
-        """Take all that has arrived, waiting at most `timeout_s` for the first record.
+        """Return all records that arrived, waiting at most `timeout_s` for the first.
 
         Records of one partition come in offset order (offsets may have gaps). An assignment ends by itself when its
         partition is revoked or lost, or when the member id changes with or without a callback; a partition that we
@@ -84,15 +87,17 @@ class RecordSource(Protocol):
         ...
 
     def ends(self) -> Mapping[Partition, int]:
-        """Behind the last record of our partitions, as far as it is known: as of the last fetch of each.
+        """The known end offset of each of our partitions, as last fetched.
 
         What of a partition is not read yet may be no records.
         """
         ...
 
     def held_up(self) -> Mapping[Partition, float]:
-        """Seconds for which an open transaction has kept us from reading on in partitions of ours; others are left
-        out."""
+        """Seconds since when an open transaction blocks each partition of ours.
+
+        Partitions without one are omitted.
+        """
         ...
 
     def close(self) -> None:
@@ -133,7 +138,7 @@ class Publisher(Protocol):
         ...
 
     def committed(self, assignment: Assignment) -> int | None:
-        """The group's committed offset of the assignment's partition, when no transaction on it is pending.
+        """The group's committed offset of the partition, with no pending transaction.
 
         For a group without one: resolve TAGSTREAM_OFFSET_RESET to a position, commit it, return it.
         None: the assignment has ended meanwhile, or there is no answer for now (ask again, also when it is `lost`: the
@@ -170,7 +175,7 @@ class ObjectStore(Protocol):
         max_bytes: int,
         deadline_s: float,
     ) -> StoredObject:
-        """Read one object whole, its bytes as they are stored, and never more than `max_bytes` of it.
+        """Read one object's stored bytes, never more than `max_bytes`.
 
         With an `etag` (quotes or not), only that one.
 
@@ -225,7 +230,7 @@ class CorrectionLog(Protocol):
     """What persons said of images' tags, as it comes. One thread reads at a time; any may ask."""
 
     def catch_up(self, stopping: Callable[[], bool]) -> None:
-        """Read all that was said until now, waiting for a broker that is away; asked `stopping`, give up.
+        """Read the whole topic, waiting for absent brokers; `stopping` ends it early.
 
         Raises:
             Misconfigured: there is no such topic, or it may not be read, or it holds more than fits the memory.
@@ -248,7 +253,7 @@ class CorrectionLog(Protocol):
 
 
 class Intake(Protocol):
-    """From a job to its pixels in three steps, in threads or in child processes. Thread-safe; futures carry the errors.
+    """Fetches, inspects and decodes images, in threads or child processes. Thread-safe; futures carry the errors.
 
     The caller reserves memory before each call and gives it back at its end: an intake holds the encoded bytes from
     `fetch` to the end of `decode` or `discard`. Only `inspect` and `decode` look into the bytes, which may be made to
@@ -287,8 +292,11 @@ class Intake(Protocol):
         ...
 
     def on_doubt(self, doubted: Callable[[Collection[str]], None]) -> None:
-        """Have `doubted` called, from any thread, with the hashes of contents about which `inspect` or `decode` may
-        have lied: what came of them in the last minute is not to be kept."""
+        """Have `doubted` called with the hashes of contents that may be wrong.
+
+        From any thread: `inspect` or `decode` may have lied about these, so that their results of the last minute are
+        not to be kept.
+        """
         ...
 
     def close(self) -> None:
@@ -319,7 +327,7 @@ class Model(Protocol):
         ...
 
     def self_test_image(self) -> Pixels:
-        """An image that is known to be good, as its transform leaves it."""
+        """An image that is known to be good, after its transform."""
         ...
 
 
@@ -328,7 +336,7 @@ class SelfTested(Model, Protocol):
     """A model that knows the right answer for its self-test image. Optional: of others an answer need only be one."""
 
     def check_self_test(self, answer: Any) -> None:
-        """Compare an answer for `self_test_image` with the right one, as far as `warm_up` does. After `warm_up`.
+        """Compare the answer for `self_test_image` with the right one, after `warm_up`.
 
         Args:
             answer: of a tagger, what `forward` gives; of a captioner, the `Caption` under no guide.
@@ -355,7 +363,7 @@ class Tagger(Model, Protocol):
     """Scores below are not kept."""
 
     def forward(self, images: Sequence[Pixels]) -> Sequence[Any]:
-        """A list in, a list of the same length and order out, on the host.
+        """One answer for each image, in the same order, on the host.
 
         Raises:
             OutOfMemoryError of the device as `MemoryError`; anything else blames an image or the device.
@@ -392,7 +400,7 @@ class SubsetTagger(Tagger, Protocol):
 
 @runtime_checkable
 class Captioner(Model, Protocol):
-    """Writes a caption of each image under the guidance of a tag string."""
+    """Writes an image's caption, guided by a tag string."""
 
     options_digest: str
     """Decoding options, as part of a cache key."""

@@ -21,7 +21,7 @@ def processors() -> int:
 
 
 def _limits() -> list[float]:
-    """The limits of its control group and of those around it, in processors (cgroup v2: cpu.max)."""
+    """CPU limits of our control group and its parents (cgroup v2: cpu.max)."""
     try:
         own = next(line for line in _OWN.read_text().splitlines() if line.startswith("0::/")).removeprefix("0::/")
     except (OSError, UnicodeDecodeError, StopIteration):

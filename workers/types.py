@@ -70,7 +70,7 @@ class Coordinates:
     index: int
 
     def __str__(self) -> str:
-        """`topic:partition:offset` and the index, as every line of the log names a record."""
+        """The record's name in log lines: `topic:partition:offset, index 0`."""
         return f"{self.topic}:{self.partition}:{self.offset}, index {self.index}"
 
     def log_fields(self, *, keys: bool) -> LogFields:
@@ -109,7 +109,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Why a record, or a whole batch of records, can't be read within bounds.
+    """Why a record or batch can't be read within bounds.
 
     Args:
         reason: `batch-too-large`, `batch-unreadable` or `too-many-headers`.
@@ -203,7 +203,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is known of an object's bytes and its image without its pixels; kept in the cache's first level."""
+    """Known facts of an object and its image, without the pixels. Cached."""
 
     sha256: str
     etag: str
@@ -252,7 +252,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An object's bytes in the hands of an intake, and what the store said of them. Nothing has been read of them yet.
+    """A fetched object in the hands of an intake, its bytes unread.
 
     Args:
         job: what it was fetched for.
@@ -312,7 +312,7 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class Subset:
-    """Some of a tagger's labels, at least one, where an image needs no others. Compared by `digest`.
+    """The labels of a tagger that an image needs scored; at least one. Compared by `digest`.
 
     Args:
         ids: label ids, ascending, each once.
@@ -382,7 +382,7 @@ OUTCOME_KINDS: Final[tuple[OutcomeKind, ...]] = get_args(OutcomeKind)
 
 
 class Content(NamedTuple):
-    """What a model's answers in an enriched image come to, in the numbers that show when these change.
+    """The scores and caption length of one event, for the drift metrics.
 
     Args:
         scores: of its tags that are no person's, a byte each, in tenths rounded down; None: it did not ask for tags.
@@ -420,7 +420,9 @@ Outcome: TypeAlias = Document | Failure
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """Messages to publish and the offsets to commit with them, all or nothing. Offsets mean "next to read".
+    """Messages to publish with the offsets to commit, all or nothing.
+
+    Offsets mean "next to read".
 
     Under at_least_once no transaction of Kafka's is around them: the messages come first, then the offsets.
     """
@@ -432,6 +434,6 @@ class Transaction:
         return f"<Transaction of {self}>"
 
     def __str__(self) -> str:
-        """How many messages, and as `topic:partition:offset` the offsets that are committed with them."""
+        """The number of messages and each partition's committed offset, as `topic:partition:offset`."""
         ends = ", ".join(f"{assignment.partition}:{offset}" for assignment, offset in self.offsets.items())
         return f"{len(self.messages)} messages up to {ends}"

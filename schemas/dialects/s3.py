@@ -1,4 +1,6 @@
-"""S3's bucket notifications, as MinIO, AWS and others send them, and as SNS and EventBridge wrap them.
+"""S3's bucket notifications, bare or wrapped by SNS or EventBridge.
+
+MinIO, AWS and others send them.
 
 What names the object is taken strictly; what only helps (etag, size, sequencer, time) counts as absent where it is
 not what it should be. An etag with characters that no store writes is a fault: it was made up.

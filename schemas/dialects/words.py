@@ -84,7 +84,7 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class BadEvent:
-    """A message that can't be read (index 0), or one event of it."""
+    """An unreadable message (index 0), or one unreadable event of it."""
 
     index: int
     reason: Reason

@@ -72,7 +72,7 @@ def _let_help_flow(commands: typer.Typer) -> None:
 
 
 class _Commands(TyperGroup):
-    """Says where an option goes that stands behind the command and belongs before it."""
+    """Says where an option belongs that stands behind the command."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -123,7 +123,10 @@ def _globals(
 
 
 def _log_everything() -> None:
-    """Also where the command is not `run`, which begins its log anew once its settings are known to be right."""
+    """Log at all levels, for commands other than `run`.
+
+    `run` begins its log anew once its settings are known to be right.
+    """
     from workers.service.logs import start_logging
     from workers.settings import read, secret_values, url_tokens
 
@@ -173,7 +176,7 @@ def _command(name: str) -> Any:
 
 
 def _absent(name: str) -> Callable[..., None]:
-    """Stands for a command whose package is not installed, and says how to get it."""
+    """A command that only says which package to install."""
     package = ELSEWHERE[name]
 
     def absent() -> None:

@@ -57,7 +57,7 @@ def audit(
     until: Annotated[str | None, typer.Option(metavar="TIME", help="Up to the first record of that time.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The report as one JSON document.")] = False,
 ) -> None:
-    """Prove from the topics that every record has its outcomes once, and in order.
+    """Prove from the topics that every record has its outcomes exactly once.
 
     Reads the outputs and then the input, committed records only, in no group. Records beyond what TAGSTREAM_GROUP has
     committed are not judged; an outcome beyond them is a fault. What the topics can't show any more is counted, with
@@ -111,7 +111,7 @@ class _Given:
 
 
 class Auditing:
-    """One audit, from what the brokers say of the topics to the report."""
+    """One audit, from the topics' offsets to the report."""
 
     def __init__(
         self, settings: Settings, begin: Sequence[str], end: Sequence[str], since: str | None, until: str | None

@@ -11,7 +11,9 @@ from workers.settings import Settings
 
 
 def banner(settings: Settings, models: ModelsByUse, device: str) -> str:
-    """Version, models with precision and batch, device, topics, group and delivery, in one line for the log.
+    """One log line: version, models, device, topics, group and delivery.
+
+    A model has its precision and batch.
 
     Args:
         device: the device's name.

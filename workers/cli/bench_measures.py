@@ -74,7 +74,7 @@ def measured(settings: Settings, photos: Sequence[Path], tell: Tell, note: Calla
 
 
 def _of_a_batch(models: Mapping[str, Model], device: Device, images: int, tell: Tell) -> tuple[float, float]:
-    """(seconds, processors that were busy) of a batch in all models, one after the other."""
+    """Seconds and busy processors of one batch through all models in turn."""
     doing = f"a batch of {images}"
     runs: list[tuple[float, float]] = []
     until = time.perf_counter() + TIMED_S

@@ -122,7 +122,10 @@ def read_profile(name_or_file: str) -> MachineProfile:
 
 
 def on_a_gpu(profile: MachineProfile, images_per_s: float) -> MachineProfile:
-    """The same model on a device that does so many images a second in batches of 32, one alone in twice its share."""
+    """The profile of the same model on a GPU of that speed.
+
+    `images_per_s` is in batches of 32; one alone takes twice its share.
+    """
     changed = {"device": "cuda", "single_s": 2 / images_per_s, "batch": 32, "batch_s": 32 / images_per_s}
     name = profile.name.partition(",")[0]
     return profile.model_copy(update=changed | {"device_cores": 1.0, "machine": "a GPU", "name": f"{name} on a GPU"})

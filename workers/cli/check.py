@@ -36,7 +36,9 @@ def check(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Read the settings, mask the secrets, ask Kafka, the object store, Redis and the bundles, and say what is wrong.
+    """Check the settings, dependencies and bundles, and say what is wrong.
+
+    Reads the settings with secrets masked, and asks Kafka, the object store, Redis and the bundles.
 
     Changes nothing anywhere. Ends with 0 when a worker could start, with 2 when a setting is wrong, and with 4 when
     only a dependency does not answer.

@@ -64,7 +64,7 @@ def _secret(settings: Settings, field: str) -> Secret:
 
 
 def _key_files(settings: Settings) -> KeyFiles | None:
-    """Where a key of the store is in a file, all of them as they are at the moment."""
+    """The files of the store's keys; None: no key is in a file."""
     fields = ("s3_access_key", "s3_secret_key")
     if not settings.secret_files.keys() & set(fields):
         return None
@@ -151,7 +151,10 @@ def record_source(settings: Settings) -> KafkaRecordSource:
 
 
 def corrections(settings: Settings) -> KafkaCorrections | None:
-    """What persons said of tags, where the settings name a topic of it; nothing is read yet."""
+    """The reader of the corrections topic; None: no topic is set.
+
+    Nothing is read yet.
+    """
     if not settings.corrections_topic:
         return None
     return KafkaCorrections(

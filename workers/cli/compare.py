@@ -38,7 +38,7 @@ def compare(
     worst: Annotated[int, typer.Option(min=0, max=1_000, help="How many of the worst labels to list.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
 ) -> None:
-    """Compare the tags of two output topics image by image, and say whether the second tagger may be promoted.
+    """Compare two output topics' tags and say whether the second tagger passes.
 
     Run the candidate as a second group with an output topic of its own and TAGSTREAM_SAMPLE=0.01. Images are joined by
     subject and content, tags by name; people's tags do not count. Ends with 0 when the candidate may be promoted, and

@@ -55,7 +55,7 @@ Keys = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRecord:
-    """A dead letter as it lies in its topic, and its headers read.
+    """A dead letter of the topic with its headers read.
 
     Args:
         meant: which of the records that it stands for, counted from 0.
@@ -235,7 +235,10 @@ def replay(
 
 
 def sendable(dead_letters: Sequence[DeadLetterRecord], topics: Set[str]) -> list[DeadLetterRecord]:
-    """The dead letters that have their value and name one of these topics; says of the others why they stay."""
+    """The dead letters that can be sent to one of these topics.
+
+    They have their value and name the topic. Says of the others why they stay.
+    """
     whole = [dead_letter for dead_letter in dead_letters if not dead_letter.told.truncated]
     if len(whole) < len(dead_letters):
         typer.echo(f"{_records(dead_letters) - _records(whole):7} can't be sent: not all of the originals was kept")
@@ -256,7 +259,10 @@ def _records(dead_letters: Sequence[DeadLetterRecord]) -> int:
 
 
 def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) -> Iterator[DeadLetterRecord]:
-    """The chosen dead letters that are in the topic now, each partition's in order; what is none is noted."""
+    """Read the chosen dead letters of the topic, in order by partition.
+
+    Records that are no dead letters are counted.
+    """
     from schemas.dead_letter import read_dead_letter_headers
     from workers.backends.kafka import tail
     from workers.cli.clients import security, servers
@@ -274,7 +280,9 @@ def read_letters(settings: Settings, choice: Choice, passed_over: PassedOver) ->
 
 
 def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate: float) -> int:
-    """Send each to the topic it came from, at most `rate` a second, each acknowledged before the next.
+    """Send each to its original topic, at most `rate` a second.
+
+    Each is acknowledged before the next.
 
     One that its topic would not take is told and left out: the header that names what failed makes a record longer, and
     a producer that was refused once sends nothing any more. Where it is stopped before the end it says how far it came.
@@ -319,7 +327,9 @@ def send_back(settings: Settings, dead_letters: Sequence[DeadLetterRecord], rate
 
 
 def originals(dead_letter: DeadLetterRecord) -> list[Message]:
-    """The records that are meant of those that a dead letter was made of, with the header that names what failed.
+    """The chosen original records of a dead letter.
+
+    Each has the header that names what failed.
 
     Nulls come back as nulls, but for header values, which no client can send as such, and for a key beside a null
     value: those stay empty.
@@ -373,7 +383,7 @@ def known(option: str, given: Sequence[str] | None, names: Sequence[str]) -> fro
 
 
 def _find(settings: Settings, topic: str, partition: int, offset: int) -> DeadLetterRecord:
-    """By the dead letter's own place, or by that of the record it was made of."""
+    """The dead letter at these coordinates, its own or its record's."""
     for dead_letter in read_letters(settings, Choice(), PassedOver()):
         told, at = dead_letter.told, dead_letter.record
         if topic == settings.dead_letter_topic:
@@ -437,7 +447,10 @@ def _text(content: bytes | None) -> str | None:
 
 
 def _json_or_text(content: bytes | None) -> Any:
-    """JSON that a worker would not read for its size is text here as well: opened, it may take forty times as much."""
+    """Parsed JSON of a worker's size limit, else text.
+
+    Opened, larger JSON may take forty times as much memory.
+    """
     from pydantic_core import from_json
 
     from schemas.dialects.words import excess

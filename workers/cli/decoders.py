@@ -29,7 +29,7 @@ REDUCING_GAPS: Final = {"off": 0.0, "close": 3.0, "fast": 1.5}
 def intake(
     settings: Settings, transforms: Sequence[Transform], store: ObjectStore | None = None
 ) -> ThreadIntake | ProcessIntake:
-    """The intake of these settings, which reads the store that they name, or else the one that is given.
+    """The intake of these settings, with their store or the given one.
 
     Off Linux there are threads only: the default becomes that, and a log line says so.
 
@@ -75,12 +75,14 @@ def limits(settings: Settings) -> Limits:
 
 
 def reducing_gap(settings: Settings) -> float:
-    """How many times the side that a model takes is left when a JPEG is scaled, at least; 0: none is scaled."""
+    """Least ratio of a scaled JPEG's side to the model's; 0: never scale."""
     return REDUCING_GAPS[settings.decode_scaling]
 
 
 def scale_of_facts(settings: Settings, transforms: Sequence[Transform]) -> Callable[[Facts], int]:
-    """At what scale the intake of these settings decodes the image that has these facts: 1/1, 1/2, 1/4 or 1/8.
+    """A function that tells at what scale an image is decoded.
+
+    That is 1, 2, 4 or 8, for 1/1 to 1/8.
 
     A JPEG that has no scaled form is named with the scale that others of its size have: its bytes are decoded the same
     way whenever the scale is the same.
@@ -95,7 +97,10 @@ def scale_of_facts(settings: Settings, transforms: Sequence[Transform]) -> Calla
 
 
 def judge(settings: Settings) -> str:
-    """Names all that the rejection of an image depends on besides its bytes: other limits or decoders judge anew."""
+    """A key of what decides an image's rejection besides its bytes.
+
+    Other limits or decoders judge anew.
+    """
     scaling = settings.decode_scaling
     bounds = (settings.max_pixels, settings.min_side, settings.decode_memory, scaling, *settings.formats)
     return " ".join(map(str, (__version__, PIL.__version__, *bounds)))

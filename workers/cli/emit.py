@@ -65,7 +65,9 @@ def emit(
         bool, typer.Option("--dry-run", help="Upload and send nothing: list what would be, one line for each image.")
     ] = False,
 ) -> None:
-    """Send an event for each image of a folder (uploading it) or of a bucket (as it is).
+    """Send an event for each image of a folder or bucket.
+
+    Images of a folder are uploaded first; those of a bucket stay as they are.
 
     Interrupted, it goes on where it stopped when the same command is given again. An image whose content is in the
     bucket already is not uploaded again, but gets its event. Where other content lies under its key, the image is left
@@ -151,7 +153,10 @@ class Pace:
         self._next = max(self._next, now - 1.0) + 1 / self.rate
 
     def batch(self, most: int) -> int:
-        """How many events are about a second's, so that the place is noted every second; at most `most`."""
+        """Events per batch: about a second's, at most `most`.
+
+        So the place is noted every second.
+        """
         return most if self.rate is None else max(1, min(most, int(self.rate)))
 
 
@@ -227,7 +232,7 @@ class Emission:
         return [*done, *self._source.left_out.lines()]
 
     def _begin(self) -> str:
-        """The key to go on after, once it is known that the topic is there."""
+        """Require the topic; returns the key to go on after."""
         from workers.backends.kafka import require_topics
         from workers.cli.clients import security, servers
 

@@ -35,7 +35,7 @@ Item = TypeVar("Item")
 
 
 class LeftOut:
-    """What got no event, counted by reason, each with the first of its names."""
+    """Counts images without an event by reason, with a first name each."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -63,7 +63,10 @@ class ImageSource(Protocol):
         ...
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
-        """Those behind `last`, and what was done to have each in the store; `try_only`: what would be done."""
+        """The images behind `last`, each with what was done to store it.
+
+        `try_only`: what would be done.
+        """
         ...
 
 
@@ -116,7 +119,7 @@ class FolderSource:
         return len(self.behind(last))
 
     def behind(self, last: str) -> list[tuple[str, Path]]:
-        """(key, file) of the images behind `last`, in key order as a store lists them."""
+        """The images behind `last` as (key, file), in a store's key order."""
         return [(key, path) for key, path in self._files if key.encode() > last.encode()]
 
     def images(self, store: MinioObjectStore, last: str, *, try_only: bool) -> Images:
@@ -155,7 +158,7 @@ class FolderSource:
         return sorted(files, key=lambda file: file[0].encode())
 
     def _refusal(self, path: Path, key: str) -> str:
-        """Why this file is no image to upload, by its name and size; empty: it may be one."""
+        """Why this file is not uploaded, by name and size; empty: it may be."""
         if path.suffix.lower() not in IMAGES:
             return "not an image by its ending"
         try:
@@ -206,7 +209,10 @@ class _Upload:
         return StoredImage(self._bucket, key, len(body), etag, self._store.date), outcome
 
     def _is_same(self, key: str, found: FoundObject, body: bytes) -> bool:
-        """By size, then by our own sha256 of it, else by an etag that is an MD5; what has neither is read."""
+        """Whether the stored object has this content.
+
+        Compares size, then our own sha256 of it, else an etag that is an MD5; an object with neither is read.
+        """
         if found.size != len(body):
             return False
         if found.sha256:

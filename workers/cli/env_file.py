@@ -23,7 +23,7 @@ _FILE = "_FILE"
 
 
 def load(path: Path) -> None:
-    """Put what the file says into this process's environment, where nothing is set by that name yet.
+    """Set the file's variables in this process's environment, where unset.
 
     Raises:
         Misconfigured: a line for everything that is wrong with it; nothing was set then. Values are not named.

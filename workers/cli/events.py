@@ -1,4 +1,7 @@
-"""Image events as `tagstream emit` makes them, in the own dialect or as S3 would."""
+"""Makes the image events of `tagstream emit`, in either dialect.
+
+The dialects are our own and S3's.
+"""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class Observer:
 
 
 class _Letters:
-    """Counts the dead letters of a window that began at `recent`, and what came since."""
+    """Counts a window's dead letters, which began at `recent`, and later ones."""
 
     def __init__(self, reading: Tail, recent: Mapping[Partition, Recent], since_ms: int) -> None:
         self._reading = reading
@@ -139,7 +139,7 @@ class _Letters:
         self._counts = LetterCounts(since_ms, any(each.cut for each in recent.values()))
 
     def count(self) -> LetterCounts:
-        """All up to the ends that the window had at first, and whatever else has come meanwhile."""
+        """The counts up to the window's ends, and of what came since."""
         self._counts.uncounted = ""
         try:
             self._read()
@@ -186,7 +186,7 @@ def observing(settings: Settings, since_ms: int) -> Iterator[Observer]:
 
 
 def snapshots(observer: Observer, interval: float, watch: bool) -> Iterator[Snapshot]:
-    """One, or with `watch` one after the other, `interval` seconds between two looks."""
+    """Yield a snapshot, or with `watch` one every `interval` seconds."""
     looks = deque([observer.group()], maxlen=LOOKS)
     while True:
         time.sleep(max(0.0, looks[-1].at + interval - time.monotonic()))

@@ -34,7 +34,9 @@ def read_regular_file(path: Path, max_bytes: int) -> bytes:
 
 
 def require_writable(folder: Path) -> None:
-    """Check, before minutes of work, that something can be put into this folder, which need not be there yet.
+    """Check that a file can be put into this folder.
+
+    The check comes before minutes of work; the folder need not exist yet.
 
     Raises:
         Misconfigured: it can't.

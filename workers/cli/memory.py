@@ -17,7 +17,9 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 
 def worst_bytes(settings: Settings, decoders: int, weights_bytes: int) -> int:
-    """The budgets, one image that is larger than its budget's pool, the children, the models and the program.
+    """Most bytes that the worker may hold.
+
+    That is the budgets, one image that is larger than its budget's pool, the children, the models and the program.
 
     Half of the budget for decoded bytes is shares that are always held back, and an image larger than the other half
     runs alone there: it may take all that one image is allowed (`TAGSTREAM_DECODE_MEMORY`). Decoders may grow by a
@@ -46,7 +48,7 @@ def container_limit() -> int | None:
 
 
 def compared(worst: int, limit: int | None) -> str:
-    """A sentence about what the worker may hold and what it may have."""
+    """A sentence that compares the worker's need with its limit."""
     says = f"up to {worst // MIB} MiB"
     if limit is None:
         return f"{says}; nothing limits it here"

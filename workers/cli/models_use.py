@@ -74,7 +74,7 @@ def verify(
         typer.Option(help="By default what TAGSTREAM_PRECISION says.", show_default=False),
     ] = None,
 ) -> None:
-    """Check every byte of a bundle, and that this device computes its golden answers.
+    """Check a bundle's bytes and this device's golden answers.
 
     [dim]Before a roll-out:[/]  tagstream models verify bundles/ram
     """
@@ -112,7 +112,9 @@ def tune(
     device: DeviceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, a precision each.")] = False,
 ) -> None:
-    """Find the fastest precision and the best batch on this device, and keep the answer in TAGSTREAM_STATE_DIR.
+    """Find the fastest precision and the best batch on this device.
+
+    The answer is kept in TAGSTREAM_STATE_DIR.
 
     Each precision must give the golden answers; it is then run until it is warm, and growing batches are timed: half a
     minute for a small model, some minutes for a large one. One that takes ten times as long as the best for one image
@@ -212,7 +214,7 @@ def _uses(bundle: Bundle) -> list[str]:
 
 
 def _golden(name: str, bundle: Bundle, use: str, device: str, precision: str, settings: Settings) -> str:
-    """Run the golden images, which raises Broken where they do not come out right; a sentence where they do."""
+    """Run the golden images; returns a sentence, or raises Broken."""
     from workers.models.load import load, with_golden
 
     model = load(use, name, device=device, precision=precision, state_dir=settings.state_dir)

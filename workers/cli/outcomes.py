@@ -71,7 +71,7 @@ class Outcome:
 
     @property
     def key(self) -> str:
-        """`bucket/key` of the image, or the record's key where no image is named."""
+        """The image's `bucket/key`, or else the record's key."""
         subject = None if isinstance(self.told, DeadLetter | str) else self.told.subject
         return subject or (self.record.key or b"").decode("utf-8", "replace")
 

@@ -12,7 +12,10 @@ from workers.errors import Misconfigured
 
 
 class ResumePoint:
-    """How far a command came, in a file of TAGSTREAM_STATE_DIR that is named after what was asked for."""
+    """How far a command came, in a file of TAGSTREAM_STATE_DIR.
+
+    The file is named after the command and its arguments.
+    """
 
     def __init__(self, folder: Path, command: Iterable[str]) -> None:
         name = hashlib.sha256(json.dumps(list(command)).encode()).hexdigest()[:16]

@@ -91,7 +91,7 @@ def _set_apart_what_is_imported() -> None:
 
 
 def _set_apart_what_is_loaded() -> None:
-    """Spare the garbage collector what models have made and keep, as it is spared what was imported.
+    """Spare the garbage collector the loaded models, as it is spared imports.
 
     CPython puts off a full collection until what is new is a quarter of what is old. With all these counted as old,
     cycles that the clients leave behind pile up to 10 MB between two collections, and each stops every thread for as

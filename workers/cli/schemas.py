@@ -14,7 +14,7 @@ app = typer.Typer(help="JSON Schema and AsyncAPI of everything that travels.", n
 def export(
     folder: Annotated[Path, typer.Argument(file_okay=False, help="Where to write them; made if it is not there.")],
 ) -> None:
-    """Write a JSON Schema for each event and one AsyncAPI document over them all.
+    """Write each event's JSON Schema and one AsyncAPI document.
 
     tagstream schemas export ./schemas
     """

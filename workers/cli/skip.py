@@ -55,7 +55,9 @@ def parse_place(text: str) -> tuple[str, int, int]:
 
 
 class Skipping:
-    """One short membership of the group, just long enough to publish the dead letter and commit the next offset.
+    """A short membership of the group that skips one record.
+
+    It lasts until the dead letter is published and the next offset committed.
 
     Nothing is read of the partition: its assignment is never started.
     """
@@ -69,7 +71,7 @@ class Skipping:
         self._offset = offset
 
     def run(self) -> None:
-        """Publish the dead letter and commit the offset behind it, in one transaction.
+        """Publish the dead letter and commit the next offset in one transaction.
 
         Raises:
             Misconfigured: the record is not the next one, or does not exist.
@@ -139,7 +141,7 @@ class Skipping:
             raise Misconfigured(f"{self._topic}:{self._partition} has no record at {self._offset} (yet)")
 
     def _dead_letter(self, assignment: Assignment, limit: int) -> Message:
-        """Made as those of the worker are, of a record of which nothing was read."""
+        """The worker's kind of dead letter, of an unread record."""
         from schemas.dead_letter import Failure
         from workers import __version__
         from workers.pipeline.dead_letters import dead_letter
@@ -154,7 +156,7 @@ class Skipping:
 
 
 def _tries(why: str) -> Iterator[None]:
-    """Say what is waited for, and yield for `JOIN_S` at most, once a try."""
+    """Say what is awaited; yield for each try, at most `JOIN_S`."""
     typer.echo(f"waiting at most {JOIN_S:g} s for {why}", err=True)
     began = time.monotonic()
     while time.monotonic() - began < JOIN_S:

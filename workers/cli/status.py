@@ -35,7 +35,9 @@ def status(
     ] = "24h",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document; with --watch one a line.")] = False,
 ) -> None:
-    """Show the group's members, what waits for them by partition, the rate, when they will be done, and dead letters.
+    """Show the group's members, lag by partition, rate and dead letters.
+
+    And when the lag will be done.
 
     Lag is counted in offsets behind the group's committed one, and in seconds: the age of the first record there. Of
     dead letters the last 1,000 of each partition are read. Nothing is changed, and the group is not joined.

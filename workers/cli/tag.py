@@ -57,7 +57,9 @@ def tag(
         ),
     ] = None,
 ) -> None:
-    """Tag and caption images of this machine with the worker's own decoders, limits and models.
+    """Tag and caption local images as the worker would.
+
+    It has the worker's own decoders, limits and models.
 
     The shortest way to judge a model: nothing else needs to run. A file that can't be tagged takes one line that says
     why, and the others go on; only when no file could be tagged the exit code is 2. In folders, files are taken by
@@ -148,7 +150,7 @@ def _document(result: TaggedFile | FailedFile, top: int) -> dict[str, Any]:
 
 
 def _row(result: TaggedFile | FailedFile, top: int, width: int) -> Table:
-    """A table of one row, so that it is shown as soon as it is known."""
+    """A table of one row, to be shown at once."""
     from workers.cli.tag_files import FailedFile
 
     name = _shortened(_name(result.path), width // 4 - 2)

@@ -1,4 +1,7 @@
-"""Files of this machine through the worker's own intake and models, without Kafka and without a store."""
+"""Runs local files through the worker's intake and models.
+
+Needs neither Kafka nor a store.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ class FailedFile:
 
 
 class FileTagger:
-    """Tags files in the order in which they come, a few at a time.
+    """Tags files in order, a few at a time.
 
     Args:
         intake: reads `files`, and decodes for both models.
@@ -131,7 +134,7 @@ class FileTagger:
             yield from (failed[number] if number in failed else tagged[number] for number in numbers)
 
     def _decoded(self, numbers: Sequence[int], failed: dict[int, FailedFile]) -> dict[int, tuple[Facts, DecodedImage]]:
-        """All files of a batch go through each step of the intake together; what fails goes to `failed`."""
+        """Take a batch's files through the intake; failures go to `failed`."""
         intake = self._intake
         fetched = self._done({number: intake.fetch(_job(number), self._max_bytes) for number in numbers}, failed)
         facts = self._done({number: intake.inspect(held) for number, held in fetched.items()}, failed)
@@ -185,7 +188,9 @@ class FileTagger:
 
 
 def image_files(arguments: Sequence[Path]) -> list[Path]:
-    """The files that are named, and those of named folders that are images by their endings, in order of their names.
+    """The named files and the images of named folders, by name.
+
+    Images of folders are told by their endings.
 
     What is neither, and a folder that can't be listed, stands for itself: reading it says what is wrong.
 
@@ -210,7 +215,9 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _unpadded(transform: Transform, image: DecodedImage, facts: Facts) -> Pixels:
-    """The picture without the black that "pad" left, whether or not the image was turned by its EXIF orientation.
+    """The picture without the black border that "pad" added.
+
+    It may have been turned by its EXIF orientation.
 
     Lying, it has nothing below its rows; if there is something, it was turned.
     """

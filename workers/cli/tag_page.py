@@ -24,7 +24,10 @@ MOST = 1_000
 
 
 class Page:
-    """A page that grows by a card for each result, up to `MOST`. Begun once the tagger is known, ended once."""
+    """An HTML page that gets a card for each result.
+
+    At most `MOST`. Begun once the tagger is known, ended once.
+    """
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file

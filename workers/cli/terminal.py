@@ -62,7 +62,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def text(foreign: str, style: str = "", *, lines: bool = False) -> Text:
-    """Text from outside, as one line or else as the `lines` that it has."""
+    """Text from outside as one line, or with `lines` as several."""
     return Text("\n".join(map(printable, foreign.splitlines())) if lines else printable(foreign), style)
 
 

@@ -9,7 +9,9 @@ from workers.errors import Misconfigured
 
 
 def moment_ms(text: str) -> int:
-    """ "2026-01-31", an ISO time, or "90m", "12h", "7d" before now, in milliseconds since 1970. Without a zone: UTC.
+    """Milliseconds since 1970 of a date, an ISO time or an age.
+
+    Such as "2026-01-31", or "90m", "12h", "7d" before now. Without a zone: UTC.
 
     Raises:
         Misconfigured: it is none of these.

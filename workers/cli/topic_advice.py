@@ -1,4 +1,4 @@
-"""What each topic should be like, and how those of a cluster differ from that."""
+"""Advised settings of each topic, and how a cluster's topics differ."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class WantedTopic:
         return busy if self.busy else 1
 
     def settings(self, replication: int) -> dict[str, str]:
-        """By Kafka's names, for a topic that is made with so many copies."""
+        """Settings under Kafka's names for a topic with so many copies."""
         safe = {MIN_INSYNC: "2"} if replication >= REPLICATION_MAX else {}
         return {advice.name: advice.value for advice in self.advice} | safe
 
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """Something of a topic that is not as it should be, in a sentence, and a command for a shell that corrects it."""
+    """A difference from the advice: a sentence, and a command that corrects it."""
 
     topic: str
     says: str

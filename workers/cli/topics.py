@@ -43,7 +43,7 @@ def create(
     replication: Replication = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the topics that are missing, with the partitions, copies and settings that are advised.
+    """Create the missing topics with the advised partitions, copies and settings.
 
     A topic that exists is never changed. If its number of partitions is not that of --partitions, this is said, with
     the command that adds some; [bold]tagstream topics check[/] says what else is not as advised. Topics for dead
@@ -76,7 +76,7 @@ def create(
 def _tell_other_numbers(
     settings: Settings, busy: Sequence[WantedTopic], found: Mapping[str, TopicState], asked: int
 ) -> None:
-    """Of topics that were there, and have another number of partitions than was asked for."""
+    """Warn about existing topics with another number of partitions."""
     from workers.cli.clients import servers
     from workers.cli.topic_advice import more_partitions
 
@@ -106,7 +106,9 @@ def check(
     replication: Replication = None,
     as_json: AsJson = False,
 ) -> None:
-    """List how the topics differ from what is advised, each with the command that corrects it. Changes nothing.
+    """List how topics differ from the advice, with commands that correct them.
+
+    Changes nothing.
 
     Ends with 1 if there is any difference. What of a topic we may not read is not looked at; Kafka's own commands need
     [bold]--command-config[/] where the cluster asks for a password.
@@ -131,7 +133,7 @@ def check(
 
 
 def topic_deviations(settings: Settings) -> list[Deviation]:
-    """How the topics that exist differ from what is advised, for `tagstream check`."""
+    """How existing topics differ from the advice, for `tagstream check`."""
 
     wanted = _wanted(settings)
     found = _found(settings, wanted)

@@ -47,7 +47,7 @@ class Decoding:
         self._self_test = SelfTest(limits.formats)
 
     def glance(self, body: bytes) -> Header | None:
-        """What `inspect` would say of the most ordinary images, by Python's code alone; None: ask `inspect`."""
+        """`inspect` for the most ordinary images, by Python's code alone; None: call `inspect`."""
         header = header_at_a_glance(body, self._limits, self._scale_of)
         try:
             return None if header is None else self._transformed(header)
@@ -70,7 +70,7 @@ class Decoding:
         return self._transformed(header)
 
     def decode(self, body: bytes, name: str) -> DecodedImage:
-        """Decode and transform an image of the format `name`, whose header was read before.
+        """Decode and transform an image of format `name`, whose header was read.
 
         Raises:
             Rejected: stage "decode"; it can't be decoded.
@@ -112,7 +112,7 @@ class Decoding:
 
     @contextmanager
     def _tested(self, name: str) -> Iterator[None]:
-        """A verdict of the decoder of this format stands only if that decoder can decode an image known to be good."""
+        """Reject only if the format's decoder can still decode the self-test image."""
         try:
             yield
         except Rejected:

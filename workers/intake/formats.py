@@ -1,7 +1,7 @@
-"""Which image format some bytes claim to be, by their first bytes alone.
+"""Tells an image's format by its first bytes alone.
 
-Pillow is then asked for that one format only. So no decoder outside the allow-list ever sees a byte, and an image
-in a format that we do not take is told from what is no image at all.
+Pillow then tries that one format only. So no decoder outside the allow-list ever sees a byte, and a format that we do
+not take is told from what is no image at all.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ISO_IMAGE = re.compile(rb"(.{4})ftypm(?:if|sf)1", re.DOTALL)
 
 
 def sniff(body: bytes) -> str | None:
-    """The format's name, or None when the first bytes are those of no image format known here."""
+    """The format's name, or None if no known signature matches."""
     head = body[:1024]
     if boxed := _ISO_IMAGE.match(head):
         brands = head[8 : int.from_bytes(boxed[1], "big")]

@@ -1,4 +1,4 @@
-"""Which part of an image a transform takes, how large that becomes, and at what scale a JPEG is still enough for it."""
+"""The part of an image that a transform takes; its size and JPEG scale."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def resized_to(transform: Transform, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def within(transform: Transform, size: tuple[int, int]) -> tuple[int, int]:
-    """Columns and rows that an image of this size has after "pad", before what is black."""
+    """Columns and rows of an image after "pad", without the black border."""
     scale = min(1.0, transform.size / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def scale_of(transforms: Iterable[Transform], size: tuple[int, int], reducing_gap: float) -> int:
-    """The n of the 1/n that a JPEG of this size is decoded at: 1, 2, 4 or 8.
+    """The n of the scale 1/n to decode a JPEG at: 1, 2, 4 or 8.
 
     The largest that leaves each side with at least `reducing_gap` times the pixels that any transform resizes it to,
     as Pillow's argument of that name. Whether an image is turned makes no difference: its targets turn with it.
@@ -74,5 +74,5 @@ def scale_of(transforms: Iterable[Transform], size: tuple[int, int], reducing_ga
 
 
 def scaled(size: tuple[int, int], scale: int) -> tuple[int, int]:
-    """Columns and rows of a JPEG of this size that is decoded at 1/scale: what is begun counts whole."""
+    """Columns and rows of a JPEG decoded at 1/scale, rounded up."""
     return -(-size[0] // scale), -(-size[1] // scale)

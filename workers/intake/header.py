@@ -1,4 +1,4 @@
-"""What an image's header says, checked against the limits before anything is decoded."""
+"""Reads an image's header and checks it against the limits before decoding."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def check_decode_bytes(decode_bytes: int, limits: Limits) -> None:
 
 
 def opened(essence: Essence, name: str) -> Image.Image:
-    """The first image of a file of this format, with the decoder of this format alone; nothing is decoded yet."""
+    """Open the file's first image with this format's decoder; decodes no pixels yet."""
     return Image.open(io.BytesIO(essence.body), formats=(name.upper(),))
 
 

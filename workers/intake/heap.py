@@ -27,15 +27,15 @@ _KEPT = 8 << 20
 
 
 def give_back_large_blocks() -> None:
-    """Have blocks of 4 MiB and more go back to the system whenever they are freed. Process-wide; forks inherit it.
+    """Return blocks of 4 MiB and more to the system when freed. Process-wide.
 
-    Does nothing where the C library is not glibc.
+    Forks inherit it. Does nothing where the C library is not glibc.
     """
     _take_from_the_system(_LARGE)
 
 
 def keep_large_blocks() -> None:
-    """Have blocks of up to 16 MiB stay in the process's heap until `freed` empties it. Process-wide.
+    """Keep blocks of up to 16 MiB in the heap until `freed`. Process-wide.
 
     To be called before there are threads, whose heaps would stay. Does nothing where the C library is not glibc.
     """
@@ -78,7 +78,10 @@ _heap: Heap | None = None
 
 
 def _take_from_the_system(larger: int) -> bool:
-    """Have blocks of so many bytes and more come from the system itself; False: this C library can't be told."""
+    """Allocate blocks of `larger` bytes and more from the system.
+
+    False: the C library has no `mallopt`.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -42,7 +42,7 @@ class Limits:
     formats: tuple[str, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif")
 
     def allow(self, facts: Facts) -> bool:
-        """Whether an image with these facts is within the bounds of size, sides and format."""
+        """Whether an image with these facts is within the limits."""
         return (
             facts.size <= self.max_object_bytes
             and facts.width * facts.height <= self.max_pixels
@@ -61,7 +61,9 @@ class Limits:
         return most + 8 * self.max_pixels
 
     def inspect_held_bytes(self, name: str | None, encoded_bytes: int) -> int:
-        """What reading the header of so many bytes of the format `name` holds; None: of no format known here.
+        """Bytes held while the header of an encoded image is read.
+
+        The name None: a format that is not known here.
 
         It is by format because the share of a partition must have room for it: with one bound for all, a photo of some
         hundred kB would wait for the pool, which others may hold.

@@ -72,7 +72,7 @@ class ThreadIntake:
         """Never: what lies here could lie about that as well."""
 
     def check(self) -> Future[None]:
-        """Decode an image known to be good of every format that is taken; Broken if it can't be done here."""
+        """Decode the self-test image of every allowed format; Broken if one fails."""
         return self._decoders.submit_for(None, lambda: self._stages.check(None))
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 
 @dataclass(frozen=True, slots=True)
 class Raster:
-    """An RGB image as it was decoded, perhaps at a part of its size.
+    """A decoded RGB image, perhaps at a part of its size.
 
     Args:
         size: columns and rows of the image in its file.
@@ -97,7 +97,7 @@ class Raster:
 
 
 def decode(body: bytes, name: str, transforms: Sequence[Transform], reducing_gap: float = 0.0) -> DecodedImage:
-    """Decode the bytes of an image of format `name` once, and transform it for every Transform.
+    """Decode an image of format `name` once; apply every Transform to it.
 
     Args:
         reducing_gap: as in `geometry.scale_of`, for a JPEG.
@@ -116,7 +116,7 @@ def decode(body: bytes, name: str, transforms: Sequence[Transform], reducing_gap
 
 
 def load_rgb(body: bytes, name: str, *, exif_transpose: bool = False) -> Image.Image:
-    """Decode the bytes of an image of format `name` to RGB, at its own size.
+    """Decode an image of format `name` to RGB at its own size.
 
     Args:
         exif_transpose: as its EXIF orientation says it is to be looked at.
@@ -161,7 +161,7 @@ def _applied(transform: Transform, raster: Raster) -> Pixels:
 
 
 def transform_bytes(transforms: Sequence[Transform], size: tuple[int, int]) -> int:
-    """An upper bound of what `apply` holds besides an RGB image of this size, until it has been called for each.
+    """Upper bound of the memory that `apply` holds besides the RGB image.
 
     An image may be turned before that, so it counts whichever way takes more.
     """
@@ -171,7 +171,7 @@ def transform_bytes(transforms: Sequence[Transform], size: tuple[int, int]) -> i
 
 
 def _held_bytes(transform: Transform, size: tuple[int, int]) -> int:
-    """What one transform holds at most, as the sum of all its images, though some are gone before others come."""
+    """Upper bound of the memory of one transform: the sum of all its images."""
     square = transform.size**2
     part = part_of(transform, size).size
     cut = 0 if part == size else math.prod(part)
@@ -182,7 +182,7 @@ def _held_bytes(transform: Transform, size: tuple[int, int]) -> int:
 
 
 def _resized(raster: Raster, part: Part, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    """Resize as Pillow does, antialiased, but never through an intermediate image of gigabytes.
+    """Resize as Pillow does, antialiased, without an intermediate image of gigabytes.
 
     Pillow resizes rows first, so a very high and narrow image, inside every limit, would be held at its full
     height and its new width. Such a one is resized by its columns first, which differs by rounding alone. No such one

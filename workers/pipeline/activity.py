@@ -48,13 +48,13 @@ class Tally:
 
 
 class ActivityLog:
-    """Logs the rate, where images are, what came of them, and what bounds the work. On one thread.
+    """Logs the worker's rate, outcomes and current bottleneck. On one thread.
 
-    `step` is to be called about once a second: each call looks at where the images are, and what most of them wait
-    for in most of the looks is what bounds the work.
+    Call `step` about once a second. Each call counts the images in each place; the place where most images wait in most
+    calls is the bottleneck.
 
     Args:
-        ends: where partitions of ours end, as far as it is known, for the lag.
+        ends: known end offsets of our partitions, for the lag.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ActivityLog:
             metrics.BOUND.begin(by=_label(bound))
 
     def step(self) -> None:
-        """Look, and log a line where it is time for one and there was work."""
+        """Count the images in each place; log a line when one is due and something was done."""
         places, records = self._progress.counts(), self._ledger.records
         bound = bound_by(places, records)
         self._looks[bound] += 1
@@ -125,7 +125,7 @@ def _kind(outcome: Rendered | Failure) -> tuple[OutcomeKind, str]:
 
 
 def _told(counts: Mapping[tuple[OutcomeKind, str], int], seconds: float) -> str:
-    """`12.5 images/s (370 enriched, 5 partial), 2 retractions, 3 dead letters (broken-image 3), 0 skips`"""
+    """The outcomes as text, e.g. "12.5 images/s (370 enriched, 5 partial), 3 dead letters (broken-image 3)"."""
     by_kind: Counter[OutcomeKind] = Counter()
     for (kind, _), count in counts.items():
         by_kind[kind] += count

@@ -47,7 +47,7 @@ class Ceiling:
 
 
 class Annotator:
-    """Runs the models of all roles on a batch, and finds the image that makes one fail. For the device thread."""
+    """Runs all roles' models on a batch, and isolates a failing image. For the device thread."""
 
     def __init__(self, roles: Roles) -> None:
         self.roles = roles
@@ -105,10 +105,10 @@ class Annotator:
             self.safe.ran_out_of_memory(len(tasks))
 
     def _blame(self, role: ModelRole, task: Task, error: Exception) -> None:
-        """Before an image is blamed, one that is known to be good takes the same step.
+        """Run the same step on a good image before blaming the task.
 
         Raises:
-            Broken: the good one fails too, or too many were blamed of late.
+            Broken: the good image fails too, or too many images were blamed of late.
         """
         try:
             role.self_test(task)

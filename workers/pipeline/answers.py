@@ -1,4 +1,4 @@
-"""Checks of what a model returns, so that an error names the model."""
+"""Checks of what a model returns; each error names the model."""
 
 from __future__ import annotations
 

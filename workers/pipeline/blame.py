@@ -1,7 +1,7 @@
-"""Decides whether an object or the object store is at fault when a read fails; the pipeline acts on it.
+"""Decides whether a failed read is the object's fault or the store's.
 
-One failure proves nothing: the store may be away, or our credentials may have expired. What tells is comparison: after
-the object failed, another one of its bucket was asked for and given, and then the object failed again.
+One failure proves nothing: the store may be away, or our credentials may have expired. So we compare: the object
+failed, then another object of its bucket was read, then the object failed again. The pipeline acts on the decision.
 """
 
 from __future__ import annotations

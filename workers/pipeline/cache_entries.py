@@ -98,7 +98,7 @@ def source_hash(store: str, event: ImageEvent) -> str:
 
 
 def source_fields(event: ImageEvent) -> tuple[str, ...]:
-    """The fields of what an event names, the one that it is found under first; none where it names no content.
+    """Cache fields of the content that an event names, preferred first; may be empty.
 
     An etag is an MD5: two contents may share one, but not their event's sequencer. The version "null" is none: it is
     overwritten under its name.
@@ -112,7 +112,10 @@ def source_fields(event: ImageEvent) -> tuple[str, ...]:
 
 
 def is_of(facts: Facts, event: ImageEvent) -> bool:
-    """Whether the facts are of the content that the event names, as far as either tells."""
+    """Whether the known facts' version and etag match the event's.
+
+    An unknown one matches.
+    """
     etag, version_id = event.etag, event.version_id
     same_version = None in (version_id, facts.version_id) or version_id == facts.version_id
     return same_version and (etag is None or etag.strip('"') == facts.etag)
@@ -143,17 +146,17 @@ def captioner_key(captioner: Captioner) -> str:
 
 
 def result_key(kind: str, sha256: str, *made_by: str) -> str:
-    """The key of a result of this kind for these bytes, made of everything else that it depends on."""
+    """Cache key of a result: its kind, the content's hash and all else that it depends on."""
     return ":".join((_FORMAT, kind, sha256, *made_by))
 
 
 def content_of(key: str) -> str:
-    """The hash of the content that a result or verdict with this key is about."""
+    """The content hash in the key of a result or verdict."""
     return "".join(key.split(":", 3)[2:3])
 
 
 def scaled_key(key: str, scale: int) -> str:
-    """The key of such a result from pixels that were decoded at 1/scale."""
+    """The key of a result computed from pixels decoded at 1/scale."""
     return f"{key}:scale=1/{scale}"
 
 

@@ -21,7 +21,7 @@ Template: TypeAlias = Callable[[Sequence[str]], Caption | None]
 
 
 class Captioning:
-    """A captioner's sentence, guided by the tags that the event gives, or else by the image's own.
+    """The captioner's role: a sentence guided by the event's tags or the image's own.
 
     Args:
         tagging: gives an image's own tags; None: it has none.
@@ -93,8 +93,10 @@ class Captioning:
         return entries.digest(self._captioner.guide(self._names(task)))
 
     def _chooses_the_guide(self, task: Task, known: Mapping[str, Any]) -> str | None:
-        """A profile's thresholds choose the own tags that will be the guide, as long as these are not known; and what
-        persons said of them."""
+        """Digest of the thresholds and corrections that will choose the guide.
+
+        None if the guide is known, or is not made of the image's own tags.
+        """
         if self._knows_guide(task, known) or self._tagging is None:
             return None
         word = self._tagging.word(task)
@@ -102,7 +104,7 @@ class Captioning:
 
 
 class TemplateCaptioning:
-    """A sentence made by rule from the tags, best first, where no captioner runs."""
+    """Makes a sentence by rule from the best tags, without a captioner."""
 
     name: Want = "caption"
 

@@ -1,8 +1,7 @@
-"""What published tags and captions are like, counted, so that one sees when a model's answers change.
+"""Counts published tags, scores and caption lengths, so that drift shows.
 
-A model may still answer as it always did while what it is shown is something else, or the other way round: either way
-the numbers of tags, their scores and the lengths of captions are distributed otherwise than a week before. They are
-counted in fixed classes, one sum for each transaction, because a histogram would have to be told of each value.
+A change of model or of images changes these distributions from one week to the next. They are counted in fixed classes,
+one sum for each transaction, because a histogram would have to be told of each value.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def reference(model: Model) -> str:
 
 
 def _classes(values: Iterable[int], classes: Mapping[int, str]) -> dict[str, int]:
-    """How many values are in each class, as far as there are any."""
+    """The number of values in each class; empty classes are omitted."""
     found: Counter[str] = Counter()
     for value, count in Counter(values).items():
         found[classes[max(bound for bound in classes if bound <= value)]] += count

@@ -65,8 +65,10 @@ def _lags(ledger: Ledger, source: RecordSource, clock: Clock) -> Mapping[Observe
 
 
 def age_of(entry: Entry | None, clock: Clock) -> float:
-    """Seconds since the broker appended a record, if that is what its timestamp says, or else since we took it: what a
-    producer says of its time may be decades off."""
+    """Age of a record in seconds, by append time or by ours.
+
+    A producer's timestamp may be decades off, so without an append time the age counts from when we took the record.
+    """
     if entry is None:
         return 0.0
     since_append = clock.wall() - entry.record.timestamp_ms / 1000

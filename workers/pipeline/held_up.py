@@ -1,4 +1,4 @@
-"""What the log and /readyz say of partitions that an open transaction of a producer holds up."""
+"""What the log and /readyz say of partitions with an open transaction."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class Journal:
         return self._mark_of_suspect(image, _SUSPECT, _SUSPECT_AGAIN)
 
     def _note(self, mark: str, image: Coordinates) -> None:
-        """Write one line, or the whole file when it has grown or did not take the last one."""
+        """Append one line; rewrite the file if it has grown or the last write failed."""
         if self._file is None or self._path is None:
             return
         try:

@@ -89,7 +89,7 @@ class KnownResults:
         return {self._keys(role, task)[0]: role.pack(task.results[role.name]) for role in new}
 
     def _keys(self, role: ModelRole, task: Task) -> Sequence[str]:
-        """As `Roles.cache_keys`, and apart for images whose pixels are not those of a decoding in full."""
+        """`Roles.cache_keys`; separate keys for images decoded at a part of their size."""
         assert task.facts is not None
         scale = self._scale_of(task.facts)
         keys = self._roles.cache_keys(role, task)
@@ -121,7 +121,7 @@ class KnownResults:
     # ---- reading ------------------------------------------------------------------------------------------------
 
     def sources(self, tasks: Sequence[Task]) -> None:
-        """Fill in `facts` from the first level, except where the cache knows a newer event of the object.
+        """Fill in `facts` from the cache, unless it knows a newer event.
 
         The cache alone silences no event: such a task is to ask the store what the object is now (`only_newest`).
         """
@@ -154,7 +154,7 @@ class KnownResults:
         asked.count("source")
 
     def contents(self, tasks: Sequence[Task]) -> None:
-        """Fill in results from the second level, for tasks whose content's hash is known."""
+        """Fill in cached results of tasks whose content hash is known."""
         for role in self._roles.models:
             self._results(role, [task for task in tasks if role in self._roles.missing(task)])
 
@@ -175,7 +175,7 @@ class KnownResults:
         asked.count(role.name)
 
     def verdicts(self, tasks: Sequence[Task]) -> list[Rejected | None]:
-        """For each task with an object's bytes in hand the rejection that those bytes met before; None: none known."""
+        """The cached rejection of each task's fetched bytes; None: none is cached."""
         if not self._judge or not tasks:
             return [None] * len(tasks)
         hashes = [task.fetched.sha256 for task in tasks if task.fetched is not None]

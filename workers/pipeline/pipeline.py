@@ -38,7 +38,7 @@ STAGES: tuple[type[Stage], ...] = (ParseStage, LookupStage, FetchStage, DecodeSt
 
 
 class Pipeline:
-    """Every stage, in order, between the records that are taken and the ledger.
+    """All stages, in order, from the admitted records to the ledger.
 
     Args:
         crash: told of an exception that is our bug; it ends the process.

@@ -40,7 +40,7 @@ class Labelled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Labels that count and their thresholds, under a name that an event may choose.
+    """Named thresholds and labels that an event may choose.
 
     Args:
         thresholds: by label id, (n,) float32; a tag is shown when its score is greater.
@@ -54,7 +54,10 @@ class Profile:
     subset: Subset | None = None
 
     def select(self, scores: LabelScores) -> list[tuple[int, float]]:
-        """(label id, score to 6 decimals) of the tags to show, best first; equal scores in label order."""
+        """The tags to show, best first: (label id, score to 6 decimals).
+
+        Equal scores are in label order.
+        """
         shown = (scores.scores > self.thresholds.take(scores.label_ids)).nonzero()[0]
         if not len(shown):
             return []
@@ -69,7 +72,7 @@ def make_profile(name: str, thresholds: Sequence[float] | NDArray[np.float32], s
 
 
 def default_profiles(tagger: Labelled | None) -> dict[str, Profile]:
-    """The bundle's own thresholds, as the profile `default`, and the others that it offers by name."""
+    """The bundle's own thresholds as profile `default`, and its named profiles."""
     if tagger is None:
         return {"default": make_profile("default", [])}
     offered = {**tagger.profiles, "default": tagger.thresholds}
@@ -99,7 +102,7 @@ def read_profiles(
 
 
 class _Reading:
-    """One profile's rules on their way to a `Profile`, and the errors that name it."""
+    """The rules of one profile while they are read; its errors name the profile."""
 
     def __init__(self, name: str, tagger: Labelled | None, allowed: Collection[str] | None) -> None:
         self._name = name

@@ -17,7 +17,7 @@ from workers.ports import Clock
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an image can be on its way, as `timings_ms` and the metrics call it.
+    """A place of an image in the pipeline, by its metrics' name.
 
     Args:
         works: an image there is worked on, or is queued for a thread of ours: it has a limit in time.
@@ -39,7 +39,7 @@ class Progress:
 
 
 class _AtWork:
-    """The tasks in one working stage, and since when at the latest each has been worked on.
+    """The tasks in one working stage, each with its latest possible start.
 
     Work begins in the order of arrival, but only the working thread knows when. What can be told from outside: the
     first of those that are there is at work, and so is every one that was overtaken. So time in a queue does not count
@@ -98,7 +98,7 @@ class TaskProgress:
         task.hold("progress", lambda: self._end(task))
 
     def move(self, task: Task, stage: str) -> None:
-        """Note the time that the last stage took (waits are a stage too) and begin the next."""
+        """Record how long the last stage took (waits are stages too); begin the next."""
         self.move_all((task,), stage)
 
     def move_all(self, tasks: Sequence[Task], stage: str) -> None:

@@ -1,4 +1,4 @@
-"""From results to outcomes, and from a record's outcomes to the messages that leave."""
+"""Turns results into outcomes, and a record's outcomes into messages."""
 
 from __future__ import annotations
 

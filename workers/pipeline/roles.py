@@ -44,7 +44,7 @@ class Rule(Role, Protocol):
 
 
 class ModelRole(Role, Protocol):
-    """A role whose result a model computes for each image, and the cache keeps."""
+    """A role with a model, which computes each image's result."""
 
     model: Model
     use: str
@@ -90,7 +90,7 @@ class ModelRole(Role, Protocol):
         ...
 
     def self_test(self, task: Task) -> None:
-        """Run an image that is known to be good as the task is run.
+        """Run the self-test image in the same way as the task.
 
         Raises:
             Exception: the device fails.
@@ -98,7 +98,7 @@ class ModelRole(Role, Protocol):
         ...
 
     def check_self_test(self, answer: Any) -> None:
-        """Look whether this is right as the answer of `run` for a task that is known to be good.
+        """Check the answer that `run` gave for the self-test image.
 
         Raises:
             ValueError, Broken: it is not, or it is no answer at all.
@@ -126,7 +126,7 @@ class Roles:
             model.warm_up()
 
     def wanted(self, options: Options) -> tuple[ModelRole, ...]:
-        """The models' roles that these options ask for, and those that are needed for it, in order of work."""
+        """The models' roles that the options need, in order of work."""
         names: set[Want] = set(options.want)
         for role in reversed(self.all):
             if role.name in names:
@@ -134,7 +134,7 @@ class Roles:
         return tuple(role for role in self.models if role.name in names)
 
     def missing(self, task: Task) -> tuple[ModelRole, ...]:
-        """The roles wanted of a task that have neither a result nor an answer yet."""
+        """The roles of which a task has neither result nor answer yet."""
         return tuple(
             [role for role in self._wanted(task) if role.name not in task.results and role.name not in task.answers]
         )
@@ -146,12 +146,15 @@ class Roles:
         return task.roles
 
     def flight_key(self, task: Task) -> Hashable:
-        """Equal for two tasks exactly when one's results are the other's, whatever is known of either by now."""
+        """A key that two tasks share exactly when they share all results."""
         wanted = self._wanted(task)
         return (task.sha256, *((role.name, option_parts(role.option_rules, task, {})) for role in wanted))
 
     def cache_keys(self, role: ModelRole, task: Task) -> Sequence[str]:
-        """Where the cache may have a result, the key to write it under first; none while a needed one is missing."""
+        """The cache keys of a result, the one to write first.
+
+        Empty while the result of a needed role is missing.
+        """
         assert task.facts is not None
         if not self._computed.isdisjoint(role.needs(task.event.options) - task.results.keys()):
             return ()

@@ -73,7 +73,7 @@ class DeviceSelfTest:
         return [(self._annotator.safe.size, {})]
 
     def annotate(self, batch: Sequence[Task]) -> None:
-        """As `Annotator.annotate`, with the known image among the batch if it is due and has a place there.
+        """`Annotator.annotate`, with the self-test image if it is due and fits.
 
         Raises:
             Broken: as `Annotator.annotate`; and after two wrong answers in a row.

@@ -101,7 +101,10 @@ class Tagging:
         return [*(labels[label] for label in known), *unknown, *models]
 
     def names_by_label(self, task: Task) -> list[str]:
-        """Names of the image's tags in label order, as captioners were trained on; unknown ones of persons last."""
+        """Names of the image's tags in label order, as captioners expect.
+
+        Unknown names of corrections come last.
+        """
         scores: LabelScores | None = task.results.get(self.name)
         if scores is None:
             return []

@@ -51,7 +51,7 @@ class Tries:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """An event that says that an object is gone, and what the cache is told if that is so."""
+    """A removal event, and its cache write if the object is gone."""
 
     index: int
     event: ImageEvent

@@ -1,4 +1,4 @@
-"""One trace for each event, carried on through the headers of its outcomes (W3C Trace Context).
+"""One trace for each event, continued in its outcomes' headers (W3C).
 
 Where we trace, an event's span is the root of a new trace that links to the producer's, as OpenTelemetry's messaging
 conventions have it: so our own sampler decides what is recorded, and no producer.
@@ -28,7 +28,7 @@ _TRACESTATE = re.compile(rb"[ -~]{1,%d}" % TRACESTATE_BYTES_MAX)
 
 
 def inherited(headers: Headers) -> Headers:
-    """The trace context of an input record as far as it may be passed on unchanged; else nothing.
+    """The part of a record's trace context that may be passed on.
 
     That is one valid traceparent, and beside it at most one tracestate of at most 512 bytes.
     """
@@ -42,7 +42,7 @@ def inherited(headers: Headers) -> Headers:
 
 
 def start(name: str, where: Coordinates, producer: Headers) -> Span:
-    """Begin the span of one event, a root that links to the producer's.
+    """Begin an event's span, a root that links to the producer's span.
 
     Args:
         producer: trace headers as `inherited` gives them.
@@ -61,8 +61,10 @@ def start(name: str, where: Coordinates, producer: Headers) -> Span:
 
 @contextmanager
 def batch(spans: Sequence[Span]) -> Iterator[Span | None]:
-    """Context of a span of its own, a batch's, that links to those of its images; None where none of these is recorded:
-    to begin one that is not recorded takes 0.1 ms."""
+    """Run in a batch's span that links to its images' spans.
+
+    Yields None if none of these is recorded: to begin an unrecorded span takes 0.1 ms.
+    """
     if not any(span.is_recording() for span in spans):
         yield None
         return
@@ -73,7 +75,7 @@ def batch(spans: Sequence[Span]) -> Iterator[Span | None]:
 
 
 def tell_event(span: Span, event: ImageEvent) -> None:
-    """Say in an event's span which object it is about, so that one query finds all that was done for it."""
+    """Set the event's object on its span, for queries by object."""
     if span.is_recording():
         span.set_attribute("tagstream.subject", event.subject)
         span.set_attribute("tagstream.event_id", event.id)
@@ -89,7 +91,7 @@ def carried(headers: Headers) -> SpanContext | None:
 
 
 def example(spans: Iterable[SpanContext | None]) -> Context | None:
-    """The first of these spans that is recorded, as the context of what is measured of them all."""
+    """Context of the first recorded span, as an example for metrics."""
     for span in spans:
         if span is not None and span.trace_flags.sampled:
             return trace.set_span_in_context(NonRecordingSpan(span), Context())

@@ -219,7 +219,7 @@ class Worker:
                 stage.wind_up()
 
     def _wait_for_drain(self) -> None:
-        """Until the poll thread says that the drain is over, or should have said so long ago."""
+        """Wait for the poll thread's drain; crash if it is much too late."""
         stopped_at: float | None = None
         while not self._drained.wait(0.1):
             now = self._clock.monotonic()
@@ -287,7 +287,10 @@ class Worker:
                 raise Broken(reason)
 
     def _tell_readiness(self, before: str | None) -> str | None:
-        """Log why it is not ready any more, or that it is again; returns why. Joining and draining have their lines."""
+        """Log a change of readiness; returns why the worker is not ready.
+
+        Joining and draining have their own lines.
+        """
         reason = self.unready() if self._joined else None
         if reason and reason != before:
             _log.warning("not ready: %s", reason)
@@ -323,7 +326,7 @@ class Worker:
 
     @property
     def ready(self) -> bool:
-        """Warmed up, joined, not stopping, and able to work on all that it holds."""
+        """Warmed up, joined, not stopping, and every partition's work can go on."""
         return self.unready() is None
 
     @property
@@ -341,7 +344,7 @@ class Worker:
         return "; ".join(why) or None
 
     def notices(self) -> tuple[str, ...]:
-        """What holds some work up while the worker is ready, one line each, for people. Any thread."""
+        """What holds up some work of a ready worker, for people. Any thread."""
         pipeline = self._pipeline
         if pipeline is None:
             return ()
@@ -396,7 +399,7 @@ def _close_connected(connected: Future[_Connected]) -> None:
 
 
 def _close_quietly(name: str, closable: RecordSource | Publisher | None) -> None:
-    """At the end of the process a client that can't close is logged, and hides no earlier error."""
+    """Close a client at the end of the process; log its error instead of raising it."""
     if closable is None:
         return
     try:

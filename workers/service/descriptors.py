@@ -16,7 +16,7 @@ ENOUGH = 1024
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit to the hard one (at most `WANTED`) and return it; children inherit it.
+    """Raise the soft limit to the hard one, at most `WANTED`; returns it. children inherit it.
 
     The soft limit is 1,024 by default for the sake of select(), which nothing here uses.
     """

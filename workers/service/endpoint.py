@@ -68,7 +68,9 @@ class Endpoint:
 
 
 class _Reused:
-    """A page that is made anew only after nine times as long as it took: making it has a tenth of a processor at most.
+    """A page that is rendered at most a tenth of the time.
+
+    It is made anew only after nine times as long as it took.
 
     A page of 1,200 lines takes 12 ms, in which no other Python runs: 80 requests a second would be all that it does.
     """
@@ -88,7 +90,9 @@ class _Reused:
 
 
 def _rather_open_metrics(accept: str) -> bool:
-    """Whether OpenMetrics 1.0 is named in a header Accept (RFC 9110, 12.5.1), and plain text has no larger weight.
+    """Whether the header Accept prefers OpenMetrics 1.0 (RFC 9110, 12.5.1).
+
+    It is named there, and plain text has no larger weight.
 
     A wildcard does not name it: who would take anything gets the text.
     """

@@ -60,7 +60,7 @@ class ExemplarReader(PrometheusMetricReader):
 
 
 class WithExemplars:
-    """What a registry collects, with an exemplar in each bucket for which its reader has one."""
+    """A registry's metrics, with an exemplar in each bucket that has one."""
 
     def __init__(self, registry: CollectorRegistry, reader: ExemplarReader) -> None:
         self._registry = registry
@@ -82,7 +82,7 @@ def _labels(attributes: Mapping[str, AttributeValue]) -> frozenset[tuple[str, st
 
 
 def _by_bucket(point: HistogramDataPoint) -> dict[str, Exemplar]:
-    """A point's exemplars by the upper bound of their bucket, as the page writes it."""
+    """A point's exemplars, by upper bound of their bucket as printed."""
     bounds = [*map(str, point.explicit_bounds), "+Inf"]
     return {
         bounds[bisect_left(point.explicit_bounds, found.value)]: Exemplar(

@@ -1,4 +1,4 @@
-"""The standard library's web server for probes and scrapes, with a time-out and a limit of connections."""
+"""The standard library's web server with a time-out and a connection limit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_DESCRIPTOR_PAUSE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """What is asked for, and in which forms (the header Accept) the client takes it."""
+    """The path and the Accept header of a request."""
 
     path: str
     accept: str
@@ -50,7 +50,9 @@ class ConnectionLimits:
 
 
 class ProbeServer(ThreadingMixIn, HTTPServer):
-    """Answers GET and HEAD with what `answer` says of a request, on threads of its own, until `close`.
+    """Answers GET and HEAD by calling `answer`, on its own threads.
+
+    It runs until `close`.
 
     Args:
         listener: bound and listening; closed by `close`.

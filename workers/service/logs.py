@@ -67,7 +67,7 @@ def start_logging(
     secrets: Sequence[str] = (),
     stream: TextIO | None = None,
 ) -> None:
-    """Send every log record of the process to `stream` (standard error), and nowhere else."""
+    """Send the process's log records to `stream` (standard error) alone."""
     out = stream if stream is not None else sys.stderr
     text = form == "text" or (form == "auto" and out.isatty())
     handler = LimitedStream(out)
@@ -91,13 +91,15 @@ def log_stream() -> TextIO:
 
 
 def is_json() -> bool:
-    """Whether a log of JSON lines was started, among which no other line should stand."""
+    """Whether the log is JSON lines, where no other line may stand."""
     return any(isinstance(handler.formatter, JsonLines) for handler in logging.getLogger().handlers)
 
 
 def flush_logs() -> None:
-    """Write all that is to be written, what was left out so far too: before the last words, or an exit that runs no
-    handlers (os._exit)."""
+    """Write all log lines, and the counts of suppressed ones.
+
+    Call it before the last words, or before an exit that runs no handlers (os._exit).
+    """
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LimitedStream):
             handler.tell_left_out()
@@ -122,7 +124,7 @@ class Cleaner:
         return f"{text[:half]} [… {len(text) - 2 * half} characters left out …] {text[-half:]}"
 
     def value(self, value: object) -> object:
-        """What came by `extra` or as a field, with texts and everything that has to become one made fit."""
+        """An extra field's value with its texts cleaned; other types become text."""
         if value is None or isinstance(value, bool | int | float):
             return value
         if isinstance(value, list):
@@ -179,7 +181,10 @@ class JsonLines(logging.Formatter):
 
 
 class LimitedStream(logging.StreamHandler[TextIO]):
-    """Writes `LINES_A_MINUTE` records a minute from one place in the code, and afterwards how many more there were."""
+    """Writes `LINES_A_MINUTE` records a minute of each place in the code.
+
+    Afterwards it logs how many were suppressed.
+    """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(stream)
@@ -275,7 +280,7 @@ class _State:
 
 
 class _States:
-    """Counts a library's records by the error that they name, or else by their place in its code."""
+    """Counts a library's records by error, or by place in its code."""
 
     def __init__(self) -> None:
         self._states: dict[str, _State] = {}

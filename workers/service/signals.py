@@ -21,7 +21,9 @@ _END = 0
 
 
 def leave_at_once(number: int) -> NoReturn:
-    """End without draining, with the exit code that a shell gives to a signal (130, 143).
+    """End without draining, with a shell's exit code of the signal.
+
+    That is 130 or 143.
 
     Safe at any moment: what was not committed comes again.
     """
@@ -31,7 +33,7 @@ def leave_at_once(number: int) -> NoReturn:
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None], hurry: Callable[[int], None] = leave_at_once) -> Iterator[None]:
-    """While the body runs, a first SIGTERM or SIGINT calls `stop` and each further one `hurry`.
+    """In the body, the first SIGTERM or SIGINT calls `stop`, others `hurry`.
 
     Both are called on a thread of their own. A handler written in Python would run in the middle of the main thread's
     work, where it could wait for a lock that the main thread holds, and it would not run at all while the main thread
@@ -58,7 +60,7 @@ def stop_on_signals(stop: Callable[[], None], hurry: Callable[[int], None] = lea
 
 
 def _no_more_than_wake_up(_number: int, _frame: FrameType | None) -> None:
-    """Without a handler of ours the signal would do what it does by default."""
+    """Replace the signal's default action, which would end the process."""
 
 
 def _act(told: socket.socket, stop: Callable[[], None], hurry: Callable[[int], None]) -> None:

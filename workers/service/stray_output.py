@@ -1,4 +1,4 @@
-"""What libraries write to this process's standard output and error, as log lines.
+"""Logs what libraries write to standard output and error.
 
 Codecs in C (libtiff, libpng) and others write there by themselves, whatever form the log has. Decoders in processes of
 their own have pipes of their own (workers/intake/processes/last_words.py).
@@ -26,7 +26,7 @@ _END_S = 1.0
 
 @contextmanager
 def stray_output_logged() -> Iterator[TextIO]:
-    """Context in which standard output and error are read, line by line, and logged; gives the real standard error.
+    """Log this process's standard output and error; yields the real standard error.
 
     The writers never wait: some hold the interpreter's lock, which the reader needs. So what they write faster than it
     is read is dropped. The real standard error stays open after the context, for the log.

@@ -94,7 +94,9 @@ def _otlp_tracer_provider(resource: Resource) -> TracerProvider:
 
 
 def _session() -> Session:
-    """An HTTP session that reads of a collector's answer only status and headers, which is all the exporters need.
+    """An HTTP session that reads only status and headers of an answer.
+
+    The exporters need no more.
 
     Its body would be read whole before that, however large it is and however slowly it comes.
     """

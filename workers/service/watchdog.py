@@ -19,7 +19,9 @@ STALLED = 3
 
 
 class Watchdog:
-    """Asks `alive` twice in every `every_s` seconds, and ends the process after `patience` bad answers in a row.
+    """Ends the process after `patience` bad answers of `alive` in a row.
+
+    It asks twice in every `every_s` seconds.
 
     Answers are counted, not seconds: a process that was frozen or a machine that slept gets its chance to move on
     when it wakes. An `alive` that does not return is a stall too (a lock that is never released), but only after a
@@ -131,7 +133,7 @@ def _tell_stacks(stream: TextIO) -> None:
 
 
 def _packed(stacks: Iterable[str]) -> Iterator[str]:
-    """As many stacks together as a line of the log has room for: of the lines there is a limit, too."""
+    """Join stacks up to a log line's length: lines are limited, too."""
     text = ""
     for stack in stacks:
         if text and len(text) + len(stack) > TEXT_CHARS - 2:

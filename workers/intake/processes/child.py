@@ -135,7 +135,7 @@ class _Child:
 
     @contextmanager
     def _at(self, request: Request) -> Iterator[None]:
-        """The image is known by its request id, and its decoder bounded in what it may allocate."""
+        """Note the image's request id, and bound its decoder's memory."""
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         self._region.current_request = request.request_id
         resource.setrlimit(resource.RLIMIT_AS, (min(hard, self._address_bytes() + request.memory_bytes), hard))

@@ -171,7 +171,7 @@ def _environment() -> dict[str, str]:
 
 
 def _warm(plan: ChildPlan) -> Decoding:
-    """Everything that a decoder imports or makes at its first image, done once for all children."""
+    """Import and make what decoders need, once for all children."""
     Image.init()
     for name in _IMPORTED_LATE:
         importlib.import_module(f"PIL.{name}")
@@ -182,7 +182,7 @@ def _warm(plan: ChildPlan) -> Decoding:
 
 
 def _fork(descriptors: list[int], control: socket.socket, plan: ChildPlan, decoding: Decoding) -> int:
-    """The new child's process id, or the negative number of what went wrong."""
+    """The new child's process id, or the negative errno."""
     fork_server = os.getpid()
     try:
         pid = os.fork()
@@ -202,7 +202,10 @@ def _fork(descriptors: list[int], control: socket.socket, plan: ChildPlan, decod
 
 
 def _reap(pid: int) -> int:
-    """Killing a process that is dead or about to be does not change what it died of."""
+    """Kill and reap a process; returns its exit code.
+
+    A kill does not change what a dead or dying process died of.
+    """
     os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

@@ -23,18 +23,19 @@ _LEAST_S, _S_A_BYTE = 2.0, 1e-7
 
 
 class ProcessIntake:
-    """`ports.Intake` whose decoders are child processes, which no image can hang, bring down for long, or get out of.
+    """`ports.Intake` with sandboxed child processes as decoders.
 
-    Objects are fetched by threads of this process. A child only ever gets bytes, and can do nothing but decode them:
-    it has no secret, no network, no file and no descriptor but its own socket (`sandbox.py`), and what it answers is
-    checked as if its worst enemy had written it (`wire.py`).
+    No image can hang it, bring it down for long, or get out of a child. Objects are fetched by threads of this process.
+    A child only ever gets bytes, and can do nothing but decode them: it has no secret, no network, no file and no
+    descriptor but its own socket (`sandbox.py`), and what it answers is checked as if its worst enemy had written it
+    (`wire.py`).
 
-    A child that is at one image for more than its time (by `decode_s`, or `Limits.inspect_s` for a header) is killed.
-    Whether it was or died by itself, its image is tried again in a child that has seen no other, and all else that it
-    had in hand is done by another child. If a second child is lost with the image, that is rejected as
-    `decode-timeout` or `kills-decoder`, after an image known to be good was decoded. So a child that something else
-    killed, or that was slow because the machine was, costs nothing. What one that died or lied had answered in its last
-    minute is doubted. An image that wants more memory than it may have is rejected as `decode-memory`.
+    A child that works on one image for more than its time (by `decode_s`, or `Limits.inspect_s` for a header) is
+    killed. If it was killed or died by itself, its image is tried again in a child that has seen no other, and another
+    child does its other requests. If a second child is lost with the image, the image is rejected as `decode-timeout`
+    or `kills-decoder`, after the self-test image was decoded. So a child that something else killed, or that was slow
+    because the machine was, costs nothing. The answers of the last minute of a child that died or lied are doubted. An
+    image that needs more memory than its limit is rejected as `decode-memory`.
 
     Futures are completed by the supervisor's thread or by the one that fetched, so their callbacks should be short. A
     call after `close`, and one that `close` could not wait for, has a cancelled future. If no child can be kept alive,
@@ -46,8 +47,8 @@ class ProcessIntake:
         limits: what an object and its image may be.
         children: images being inspected or decoded at the same time; more than cores gain nothing.
         fetch_threads: GETs at the same time.
-        decode_s: wall clock of one try at decoding one image, at most; a small one has 2 s, and 0.1 s for each megabyte
-            of its estimate.
+        decode_s: wall clock of one try at decoding one image, at most; a small one has 2 s, and 0.1 s for each
+            megabyte of its estimate.
         decode_memory_bytes: what a decoder may allocate for one image.
         reducing_gap: as in `geometry.scale_of`.
         close_s: how long `close` waits for what runs.
@@ -128,7 +129,7 @@ class ProcessIntake:
         self._supervisor.doubted = doubted
 
     def check(self) -> Future[None]:
-        """Decode an image known to be good of every format that is taken; Broken if it can't be done here."""
+        """Decode the self-test image of every allowed format; Broken if one fails."""
         future: Future[None] = Future()
         self._supervisor.submit(PendingRequest("check", future, self._decode_s, self._decode_memory_bytes))
         return future

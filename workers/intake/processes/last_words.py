@@ -19,12 +19,12 @@ PIPE_BYTES = 1 << 16
 
 
 def make_pipe() -> tuple[int, int]:
-    """The end to read from, and the one that becomes a child's standard error; neither ever blocks."""
+    """A pipe for a child's standard error: read end, write end; neither blocks."""
     return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def last_words(pipe: int) -> tuple[int, str]:
-    """How many lines the pipe held, and the last of them that is not empty, fit for a log; the pipe is empty then."""
+    """Empty the pipe: its number of lines, and the last one, fit for a log."""
     try:
         text = os.read(pipe, PIPE_BYTES)
     except OSError:  # nothing is in it

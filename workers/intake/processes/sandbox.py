@@ -92,7 +92,7 @@ CALLS_ON_OURSELVES: Final = {"kill": (62, 129), "prlimit64": (302, 261), "tgkill
 
 
 def close_off(keep: Iterable[int], *, stderr: int, address_bytes: int) -> tuple[str, ...]:
-    """Give up, for good and for this process alone, all that a decoder has no need of.
+    """Give up, in this process and for good, what decoding doesn't need.
 
     What is to be used later must be imported, opened and mapped before.
 
@@ -119,7 +119,10 @@ def close_off(keep: Iterable[int], *, stderr: int, address_bytes: int) -> tuple[
 
 
 def harden() -> None:
-    """The least for a process that has no image in hand, but forks those that have: no new privileges, no dump."""
+    """Set no new privileges and no dump.
+
+    The least for the process that forks the decoders and holds no image.
+    """
     os.environ.clear()
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_SET_DUMPABLE, 0)

@@ -1,5 +1,6 @@
-"""The shared memory that images go out in and pixels come back in: a region for each child, and in it the current
-request, and places for encoded bytes and for the pixels that come of them.
+"""The memory that a child shares with the worker: one region for each child.
+
+It holds the current request, and places for encoded bytes and for the pixels decoded from them.
 
 Each region is a memory file of its own, which ends with its child: nothing that a child writes, however late or wild,
 reaches another child's images, and it finds none of them. Its size is sealed, so that no access of ours can fail.
@@ -73,7 +74,7 @@ class Region:
         self._current_request[0] = request_id
 
     def withdraw(self, place: int) -> None:
-        """Tell the child to skip the request that has this place, if it has not begun it."""
+        """Tell the child to skip this place's request unless it has begun."""
         self._withdrawn[place] = True
 
     def is_withdrawn(self, place: int) -> bool:
@@ -97,7 +98,7 @@ class Region:
             pixels[:] = image.pixels[transform]
 
     def read(self, place: int) -> DecodedImage:
-        """A copy, so that the place is free at once and a DecodedImage is owned by its holder."""
+        """A copy of this place's pixels; the place is free at once."""
         return DecodedImage({transform: pixels.copy() for transform, pixels in self._views(place).items()})
 
     def _start(self, place: int) -> int:

@@ -121,7 +121,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Complained:
-    """The codec wrote to standard error while the child was at this request, whose answer follows.
+    """The codec wrote to standard error during this request; the answer follows.
 
     Args:
         lines: how many, above 0.

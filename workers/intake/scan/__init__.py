@@ -1,4 +1,4 @@
-"""What a file's structure will cost, and the part of it that holds the pixels: read before any decoder sees a byte.
+"""Bounds a file's decoding cost and cuts out its pixel data.
 
 A decoder reads what a file says about itself before a caller can ask what that costs: tables of strips, segments,
 chunks, profiles, comments. So each format has a reader of ours that walks its outermost structure and nothing else, in

@@ -1,4 +1,4 @@
-"""How large the frames of an AV1 bitstream are, by its sequence and frame headers (AV1 specification, section 5).
+"""Reads an AV1 bitstream's frame sizes from its headers (specification, section 5).
 
 A decoder makes room by these, whatever the file around the bitstream says. Only the first fields of a header are read.
 """
@@ -108,7 +108,7 @@ def _units(stream: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _leb128(stream: memoryview, at: int) -> tuple[int, int]:
-    """A number of up to eight bytes with seven bits each, and where it ends."""
+    """A number of up to eight bytes, seven bits each; its end."""
     value = 0
     for place, byte in enumerate(stream[at : at + 8]):
         value |= (byte & 127) << 7 * place
@@ -130,7 +130,7 @@ class _Bits:
         return shifted & (1 << count) - 1
 
     def skip_uvlc(self) -> None:
-        """A number that is preceded by as many zeros as it has bits after its first."""
+        """Skip a uvlc number: leading zeros, a one, then as many bits as zeros."""
         zeros = 0
         while zeros < 32 and not self():
             zeros += 1

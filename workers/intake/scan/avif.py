@@ -50,7 +50,7 @@ _SAMPLE_TABLES: Final = {b"stsz": 8, b"stts": 4, b"stsc": 4, b"stco": 4, b"co64"
 
 
 def scan_avif(body: bytes) -> Essence:
-    """Count what the decoder would make objects of, and what its codec makes room for.
+    """Count the objects and frame memory that decoder and codec will allocate.
 
     The size in pixels is left to the decoder, which reads it from tables. The codec knows nothing of that size: it
     makes room for the frames of the bitstream, which may be larger, and are scaled to the image's size afterwards.
@@ -91,7 +91,7 @@ class _Walk:
         self.lengths: dict[int, int] = {}
 
     def frame_sizes(self) -> FrameSizes:
-        """What the codec will find in every coded item, and in the first sample of every track."""
+        """Frame sizes in every coded item and in each track's first sample."""
         sizes = FrameSizes()
         view = memoryview(self._body)
         joined = 0
@@ -161,7 +161,7 @@ class _Walk:
             self._coded.add(item)
 
     def _sample(self, kind: bytes, start: int) -> None:
-        """Where the first sample of a track lies, and how long it is: in two tables, in any order."""
+        """Read offset and length of a track's first sample from two tables."""
         if kind in (b"stco", b"co64"):
             (self._first_sample,) = struct.unpack_from(">L" if kind == b"stco" else ">Q", self._body, start + 8)
         elif kind == b"stsz":

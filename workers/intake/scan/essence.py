@@ -1,4 +1,4 @@
-"""What every reader of a format's structure returns (`Essence`), and how it refuses a file."""
+"""What every format's reader returns (`Essence`), and how it rejects a file."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _CONTROL: Final = 0xF9
 
 
 def scan_gif(body: bytes) -> Essence:
-    """Keep the palette, the last control block before the first image, and all from that image on."""
+    """Keep the palette, the first image, its control block and the rest."""
     width, height, flags = struct.unpack_from("<HHB", body, 6)
     at = _HEADER + _palette_bytes(flags)
     cut = Cut(body)
@@ -37,7 +37,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _first_image(body: bytes, at: int) -> tuple[int, tuple[int, int] | None]:
-    """Where the first image begins, and from where to where the last control block before it goes."""
+    """Offset of the first image; start and end of its control block."""
     pieces = 0
     control: tuple[int, int] | None = None
     while found := _BLOCK.search(body, at):

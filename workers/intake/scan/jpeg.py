@@ -45,7 +45,7 @@ _WITHOUT_SEGMENT: Final = frozenset({*range(0xD0, 0xDA), 0xFF})
 
 @dataclass(frozen=True, slots=True)
 class PlainJpeg:
-    """What the header of a JPEG in one scan says, as `scan_jpeg` would.
+    """The header of a JPEG in one scan, with `scan_jpeg`'s values.
 
     Args:
         width, height: pixels.
@@ -82,7 +82,7 @@ class _Frame:
 
 
 def scan_jpeg(body: bytes) -> Essence:
-    """Drop what is no table, frame or scan, but for the segments that the colour space stands in."""
+    """Keep tables, frames, scans and the segments that define the colour space."""
     header = _Header(body)
     frame, at, together = header.read()
     several = frame.marker in _PROGRESSIVE or not together
@@ -98,8 +98,9 @@ def scan_jpeg(body: bytes) -> Essence:
 
 
 def plain_jpeg(body: bytes) -> PlainJpeg | None:
-    """Look at the header of a JPEG in one scan, of eight bits, grey or in three colours; None: it is none, or its
-    header is not as cameras and programs write it.
+    """Read the header of a plain JPEG; None: not plain, ask `scan_jpeg`.
+
+    Plain is one scan of eight bits, grey or in three colours, with a header as cameras and programs write it.
 
     No decoder and no code but Python's sees a byte, and few bytes are looked at, whatever they are. All in one loop,
     because it runs for each photo in the process that all of them share.
@@ -167,7 +168,7 @@ class _Header:
         self.xmp = b""
 
     def read(self) -> tuple[_Frame, int, bool]:
-        """The frame, where the first scan's segment ends, and whether that scan has all components."""
+        """The frame, the first scan's start, and whether it has all components."""
         at = 2
         while True:
             marker, start, end = _segment(self._body, at)
@@ -198,7 +199,7 @@ class _Header:
         self.kept.keep(start, end)
 
     def _take_metadata(self, start: int, end: int) -> None:
-        """EXIF may go on in further segments, which begin as the first does; of XMP the last one counts."""
+        """Keep a segment's EXIF, which may continue, or XMP: the last one counts."""
         if self._body.startswith(_EXIF_WORDS, start):
             self._exif_bytes += end - start
             if self._exif_bytes <= 2 * EXIF_MOST:

@@ -150,7 +150,7 @@ def _entries(layout: _Layout, body: bytes) -> Iterator[tuple[int, _Entry]]:
 
 
 def _blocks(directory: _Directory, width: int, height: int) -> tuple[int, int, int]:
-    """Width and height of a strip or tile, and how many there are: by the file, or by what its sizes imply."""
+    """Width, height and number of strips or tiles: stated, or implied by the sizes."""
     planes = directory.number(_SAMPLES, 1) if directory.number(_PLANAR, 1) == 2 else 1
     if _TILE_WIDTH in directory.entries:
         across, down = directory.number(_TILE_WIDTH), directory.number(_TILE_HEIGHT)
@@ -165,7 +165,7 @@ def _blocks(directory: _Directory, width: int, height: int) -> tuple[int, int, i
 
 
 def _held_bytes(directory: _Directory, size: tuple[int, int], pixels: int) -> int:
-    """A strip or tile as it is unpacked, what its codec needs besides, and the image once more to turn it."""
+    """Bytes of an unpacked strip or tile, its codec, and a turn."""
     compression = directory.number(_COMPRESSION, 1)
     samples = directory.number(_SAMPLES, 1)
     bits = directory.numbers(_BITS, 1)

@@ -55,8 +55,9 @@ class Rendered:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """One record on its way through the pipeline, and those behind it that repeat it: with it, they are refused whole
-    or get entries of their own (`Ledger.split`).
+    """One record in the pipeline, and the repeats behind it.
+
+    The repeats are refused whole with it or get entries of their own (`Ledger.split`).
 
     `outcomes` has one item for each index that is done, `traces` the trace headers of those that have their own;
     `messages` is set once all indexes are done. `after_commit` holds what the cache is told when the commit is known.
@@ -117,7 +118,7 @@ class Publishable:
 
 
 class _PartitionQueue:
-    """The records of one assignment, in offset order, that are not known to be committed."""
+    """The uncommitted records of one assignment, in offset order."""
 
     __slots__ = ("assignment", "committed", "entries", "jobs", "read")
 
@@ -155,7 +156,7 @@ class Ledger:
         self._held = False
 
     def open(self, assignment: Assignment, offset: int) -> None:
-        """Begin a queue whose next record is the first at or after `offset`."""
+        """Begin an assignment's queue; its next record is the first at or after `offset`."""
         with self._lock:
             self._queues[assignment] = _PartitionQueue(assignment, offset)
 
@@ -214,7 +215,7 @@ class Ledger:
             return queue.entries[0] is entry or (queue.read < max_jobs and self._bytes < max_bytes)
 
     def expect(self, entry: Entry, jobs: int) -> None:
-        """Say how many indexes the record's message holds, before the first of them completes."""
+        """Set how many indexes the record's message holds, before the first completes."""
         with self._lock:
             entry.expected = jobs
             queue = self._queues.get(entry.record.assignment)
@@ -280,7 +281,7 @@ class Ledger:
                 self._ready.wait(timeout_s)
 
     def wait_for_more(self, timeout_s: float, messages: int) -> None:
-        """Wait until so many messages more are there or no record is under way, or for `wake`, at most this long.
+        """Wait for `messages` more, an idle ledger, `wake` or the timeout.
 
         A thread that came for each of them would cost as much as the transaction that waits for them.
         """
@@ -290,7 +291,7 @@ class Ledger:
                 self._enough.wait(timeout_s)
 
     def wait_until_empty(self, timeout_s: float) -> None:
-        """Wait until every record is known to be committed, or dropped, at most this long."""
+        """Wait until every record is committed or dropped, at most this long."""
         with self._lock:
             if self._records:
                 self._empty.wait(timeout_s)
@@ -311,10 +312,10 @@ class Ledger:
             self._ready.notify_all()
 
     def ready(self, max_messages: int, max_bytes: int) -> Publishable | None:
-        """What is done at the front of every current queue, up to the bounds (one record may exceed them alone).
+        """The finished records at the front of every queue, within the bounds.
 
-        None where there is nothing, or while all is held. Changes nothing: until `settle` or `rewind` the same entries
-        are shown again.
+        One record may exceed the bounds alone. None if nothing is finished, or while all is held. Changes nothing:
+        until `settle` or `rewind` the same entries are returned again.
         """
         with self._lock:
             if self._held:
@@ -391,12 +392,12 @@ class Ledger:
         return self._under_way
 
     def committed(self) -> dict[Partition, int]:
-        """Of each partition in our hands the offset below which all is known to be committed."""
+        """For each partition of ours, the offset below which all is committed."""
         with self._lock:
             return {assignment.partition: queue.committed for assignment, queue in self._queues.items()}
 
     def oldest(self) -> dict[Partition, Entry | None]:
-        """Of each partition in our hands the first record that is not known to be committed; None: there is none."""
+        """For each partition of ours, the first uncommitted record; None: there is none."""
         with self._lock:
             return {
                 assignment.partition: queue.entries[0] if queue.entries else None

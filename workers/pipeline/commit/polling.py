@@ -142,7 +142,7 @@ class Poller:
 
 
 def runs(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Records, each with those behind it that repeat it, as many as one dead letter can name."""
+    """Group records with the repeats behind them, within a dead letter's bounds."""
     run: list[Record] = []
     keys = 0
     for record in records:

@@ -110,7 +110,7 @@ class Publishing:
             self._opened.put((assignment, -1 if offset is None else offset))
 
     def _reconcile(self) -> None:
-        """A new producer under the same id, then the committed offsets decide what is still to be published."""
+        """Restart the producer under its id; publish again from the committed offsets."""
         metrics.RECOVERIES.add()
         self._publisher.recover()
         self._pipeline.render_again()

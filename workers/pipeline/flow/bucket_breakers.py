@@ -79,7 +79,7 @@ class _Bucket(Generic[Waiter]):
         return found
 
     def _probe(self, now: float) -> list[Waiter]:
-        """The partition that has probed longest ago, and in it by chance one of the tasks that were tried least.
+        """One of the least-tried tasks of the partition that probed longest ago.
 
         So the bad objects of one partition, however many, do not hide a good store from the others.
         """
@@ -224,7 +224,7 @@ class BucketBreakers(Generic[Waiter]):
             return known is None or known.breaker.state == "closed" or known.probe is waiter
 
     def failed(self, bucket: str, key: str, waiter: Waiter, error: Unavailable, now: float) -> None:
-        """The store failed this task, for a reason that may be the store's; of our credentials, it opens at once."""
+        """The store failed this task, perhaps by its own fault; a credentials error opens the breaker."""
         with self._lock:
             self._bucket(bucket).failed(key, waiter, error, now)
 
@@ -234,7 +234,7 @@ class BucketBreakers(Generic[Waiter]):
             self._bucket(bucket).was_refused(key, error)
 
     def read(self, bucket: str, asked_at: float, now: float) -> None:
-        """The store gave an object that it was asked for at that time."""
+        """An object that was requested at `asked_at` was read."""
         with self._lock:
             self._bucket(bucket).read(asked_at, now)
 
@@ -259,13 +259,16 @@ class BucketBreakers(Generic[Waiter]):
             return known is None or known.breaker.state == "closed"
 
     def has_read(self, bucket: str, *, after: float) -> bool:
-        """Whether an object of this bucket was asked for after that moment, and given."""
+        """Whether an object of this bucket, requested after that moment, was read."""
         with self._lock:
             known = self._buckets.get(bucket)
             return known is not None and known.asked_at > after
 
     def refuses_all(self, bucket: str) -> bool:
-        """Whether so many different objects were refused since one was read that a policy may be why."""
+        """Whether so many objects were refused that a policy may be why.
+
+        Counts different objects since the last one that was read.
+        """
         with self._lock:
             known = self._buckets.get(bucket)
             return known is not None and known.refuses_all
@@ -281,7 +284,7 @@ class BucketBreakers(Generic[Waiter]):
             return sorted({known.denied for known in self._buckets.values() if known.denied})
 
     def notices(self, now: float) -> list[str]:
-        """Which buckets have failed for long or refuse one object after another, for people."""
+        """Sentences for people: buckets that fail for long or refuse object after object."""
         with self._lock:
             return [line for known in self._buckets.values() if (line := known.notice(now))]
 

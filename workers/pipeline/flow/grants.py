@@ -1,4 +1,4 @@
-"""The loop in which budgets and the gate call what may go on, one thread at a time."""
+"""The loop that makes granted calls of budgets and the gate."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class GrantLoop:
-    """Makes the calls that `choose` decides on, one after the other, outside the lock. Thread-safe.
+    """Makes the calls that `choose` returns, one by one, outside the lock. Thread-safe.
 
     A call that makes room for the next one, or that asks for more, neither recurses nor waits: the thread that runs the
     loop already finds what it has left behind.

@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 class StageQueue(Generic[Item]):
-    """A queue between threads that hands out all that is ready, up to a number.
+    """A queue between threads; one call takes several items.
 
     Its length is bounded by the budgets of what is put in, not here: a put never waits.
 
@@ -33,7 +33,7 @@ class StageQueue(Generic[Item]):
             self._items.append(item)
 
     def take(self, most: int) -> list[Item]:
-        """Up to `most` items at once, in the order in which they were put; empty where none is ready."""
+        """Up to `most` items in FIFO order; empty if there are none."""
         with self._filled:
             return [self._items.popleft() for _ in range(min(most, len(self._items)))]
 

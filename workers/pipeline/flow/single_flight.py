@@ -31,7 +31,10 @@ class SingleFlight(Generic[Follower]):
             return False
 
     def land(self, key: Hashable) -> list[Follower]:
-        """End a flight whose answer is known (and found by lookup from now on); returns all that waited for it."""
+        """End a flight whose answer is known, and return its followers.
+
+        From now on a lookup finds the answer.
+        """
         with self._lock:
             return self._single_flight.pop(key, [])
 

@@ -53,12 +53,12 @@ class AnnotateStage(QueueStage):
         self._tasks: StageQueue[Task] = self._queue(self._annotate, most=lambda: self_test.most_images)
 
     def begin(self, task: Task) -> None:
-        """Annotate the task's image, with those that are ready when the device is. Any thread."""
+        """Queue the task's image for the next batch. Any thread."""
         self._progress.move(task, "wait-device")
         self._tasks.put(task)
 
     def work(self) -> None:
-        """Work on what is ready, and then on the self-test, if it is due and no batch had a place for it."""
+        """Annotate what is ready, then run a self-test that is still due."""
         super().work()
         if self._self_test.due:
             with self._timed():

@@ -22,7 +22,7 @@ from workers.types import DecodedImage, Facts
 
 
 class DecodeStage(Stage):
-    """Reads each image's header for its facts, then makes pixels of its bytes.
+    """Reads each image's header for its facts, then decodes its pixels.
 
     Args:
         inspected, decoded: take a task that has its facts, or its pixels.
@@ -71,7 +71,7 @@ class DecodeStage(Stage):
         return {"inspect": self._stall_timeout_s, "decode": self._stall_timeout_s}
 
     def inspect(self, task: Task) -> None:
-        """Read the header of its bytes, unless a glance has told, then go on with `inspected`."""
+        """Read the header, unless a glance already did, then call `inspected`."""
         if task.fetched is None:  # promoted, after its bytes were let go
             self._fetch_again(task)
             return

@@ -39,7 +39,7 @@ class Done:
 
 
 class Endings:
-    """What a stage calls when a task does not go on to the next one. Any thread.
+    """The ends of a task: what a stage calls instead of the next stage. Any thread.
 
     Args:
         complete: takes what is known of an index.
@@ -71,7 +71,7 @@ class Endings:
         self._complete(self.ended(task, outcomes, write))
 
     def ended(self, task: Task, outcomes: tuple[Outcome, ...], write: CacheWrite = NOTHING) -> Done:
-        """As `end`, but what is known of its index is the caller's to complete."""
+        """As `end`, but the caller completes the index."""
         task.close("done")
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s is done: %s, after %s ms", task, "; ".join(map(_told, outcomes)), task.timings_ms)
@@ -82,7 +82,7 @@ class Endings:
         self.end(task, (self._renderer.skip(task.job.coordinates, task.event, reason),))
 
     def stale(self, task: Task) -> None:
-        """End a task whose object is there, although its message's events say that it was removed."""
+        """End a task whose events report a removal although the object exists."""
         task.close("done")
         _log.debug("%s is done: stale", task)
         for said in task.removals:
@@ -90,7 +90,10 @@ class Endings:
             self._complete(Done(task.entry, said.index, (self._renderer.skip(where, said.event, "stale"),)))
 
     def retract(self, task: Task, date: str | None = None) -> None:
-        """End a task whose object is gone, as the store said at that time; None: as the events say."""
+        """End a task whose object is gone.
+
+        The date is the store's; None: that of the events.
+        """
         task.close("done")
         _log.debug("%s is done: gone", task)
         record = task.entry.record

@@ -13,7 +13,7 @@ from workers.pipeline.task import Task
 
 
 class EqualImages:
-    """Lets one of several equal images be looked into, and gives its results to the others.
+    """Computes one of several equal images and shares its results.
 
     Args:
         key: equal for two tasks exactly when one's results are the other's.
@@ -38,7 +38,7 @@ class EqualImages:
         self._single_flight: SingleFlight[Task] = SingleFlight()
 
     def compute_once(self, task: Task) -> None:
-        """Compute the task's results, or let it wait for an equal task that does."""
+        """Compute the task's results, or wait for an equal task that does."""
         if task.flight is not None:  # it leads already, and had to fetch its bytes again
             if task.flight == self._key(task):
                 self._compute(task)
@@ -54,7 +54,7 @@ class EqualImages:
             self._compute(task)
 
     def hand_over(self, leader: Task) -> Hashable | None:
-        """The flight that it leads, which does not end with it any more; `share` does. None: it leads none."""
+        """Take the flight from its leader, so that `share` ends it; None: it leads none."""
         flight, leader.flight = leader.flight, None
         return flight
 

@@ -108,7 +108,7 @@ class FetchStage(Stage):
             self._endings.drop(task)
 
     def begin(self, task: Task) -> None:
-        """Fetch the task's object, as soon as there is room for it and its store may be asked."""
+        """Fetch the object once there is room and its breaker allows it."""
         if not self._endings.still_wanted(task) or self._left_alone(task):
             return
         self._progress.move(task, "wait-fetch")
@@ -119,7 +119,10 @@ class FetchStage(Stage):
         )
 
     def _size_to_reserve(self, task: Task) -> int:
-        """What the object's size is known to be, or else the largest that is allowed. To look takes next to nothing."""
+        """Bytes to reserve: the known size, or else the largest allowed.
+
+        A HEAD reserves 1 byte.
+        """
         if task.removals:
             return 1
         size = task.event.size if task.tries.true_size is None else task.tries.true_size
@@ -187,8 +190,10 @@ class FetchStage(Stage):
         self._when_fetched(task)
 
     def _looked(self, task: Task, future: Future[Fetched]) -> None:
-        """What came of looking for an object that is gone by its event's word, which stands where the store can't tell
-        and need not be waited for."""
+        """Handle the HEAD's answer for an object that its event calls removed.
+
+        The event's word stands where the store can't tell and need not be waited for.
+        """
         bucket, now = task.event.bucket, self._clock.monotonic()
         try:
             future.result()
@@ -280,7 +285,7 @@ class FetchStage(Stage):
         _log.warning("the object store fails, attempt %d: %s; %s waits", tries.failed, error.detail, task)
 
     def _others_read(self, task: Task, error: Unavailable) -> bool:
-        """Whether another object was asked for since an earlier try failed, and given: the first refusal, or the last.
+        """Whether another object was requested and read since an earlier try failed.
 
         Of a bucket that refuses one object after another, none that it refuses is compared.
         """

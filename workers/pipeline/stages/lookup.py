@@ -27,7 +27,7 @@ _BACKLOG = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """A task's results, to be remembered and handed to the equal images that wait for `flight`.
+    """A task's results, for the cache and the images waiting for `flight`.
 
     Args:
         verdict: the result is that the image is rejected.
@@ -114,11 +114,11 @@ class LookupStage(QueueStage):
         self._endings.reject(task, error)
 
     def committed(self, writes: Sequence[CacheWrite]) -> None:
-        """Tell the cache what was committed, as soon as anything is looked up. In ledger order."""
+        """Queue the cache writes of committed records for the next lookup. In ledger order."""
         self._committed.add(writes)
 
     def doubt(self, contents: Collection[str]) -> None:
-        """Take back from the cache what was lately kept about these contents, and keep nothing that is on its way."""
+        """Remove recent cache entries of these contents, and drop the queued ones."""
         self._doubted.put(contents)
 
     # ---- for the worker ---------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ class LookupStage(QueueStage):
                 self._fetch(task)
 
     def _verdicts(self, tasks: Sequence[Task]) -> None:
-        """Bytes that were rejected before are rejected again, before anything looks into them."""
+        """Reject again the bytes that were rejected before, before anything reads them."""
         live = [task for task in tasks if self._endings.still_wanted(task)]
         for task, verdict in zip(live, self._results.verdicts(live), strict=True):
             if verdict is not None:

@@ -33,7 +33,7 @@ _BACKLOG = 1_000
 
 
 class ParseStage(QueueStage):
-    """Reads records as far as there is room for what they hold, partitions taking turns by bytes.
+    """Parses records while there is room; partitions take turns by bytes.
 
     One message may hold a thousand events, which is unknown before it is read.
 

@@ -60,7 +60,7 @@ class Stage:
 
     @property
     def limits_s(self) -> Mapping[str, float]:
-        """How long it may work on one image, for each of its places where it works."""
+        """Most seconds for one image, by working place of the stage."""
         return {}
 
     def stalled(self, now: float) -> str | None:
@@ -82,7 +82,7 @@ class Stage:
 
 
 class QueueStage(Stage):
-    """A stage with a thread of its own, which works off its queues: each has one type and work of its own."""
+    """A stage with its own thread, which drains its typed queues."""
 
     def __init__(self, thread: str) -> None:
         self.thread = thread

@@ -22,7 +22,7 @@ class StageTimes:
         self._allowed = EACH_S
 
     def record(self, tasks: Sequence[Task]) -> None:
-        """All of them where there are few, and otherwise some that are spread evenly over them."""
+        """Record the times of these tasks: all if few, else an even sample."""
         now = self._clock.monotonic()
         self._allowed = min(EACH_S, self._allowed + EACH_S * (now - self._at))
         self._at = now
